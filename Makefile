@@ -1,0 +1,119 @@
+# The rounds of VILA^2 as a graph: every target is a folder or file that a stage renames into place
+# when it is complete, so `make` goes on wherever it was stopped.
+#
+#   make round3                              the embedded world, on a CPU
+#   make round3 RECIPE=recipes/vila2-8b.toml the paper's settings, on GPUs
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SECONDEXPANSION:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+RECIPE ?= recipes/world.toml
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+SET ?=
+NAME := $(shell sed -n 's/^name *= *"\(.*\)"/\1/p' $(RECIPE) | head -n 1)
+RUN := runs/$(NAME)
+VILA2 = $(VENV)/bin/vila2
+FLAGS = --recipe $(RECIPE) $(SET)
+SPECIALISTS := $(shell sed -n 's/^\[specialists\.\([a-z0-9-]*\)\]/\1/p' $(RECIPE))
+IS_WORLD := $(shell grep -c '"world:' $(RECIPE))
+WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
+previous = $(shell expr $(1) - 1)
+
+.PHONY: help setup test lint types world specialists report bench clean FORCE
+
+help: ## list the targets
+	@grep -hE '^[a-z%0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+setup: $(VENV)/installed ## make the virtual environment and install the package into it
+
+$(VENV)/installed: pyproject.toml
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+test: setup ## run the tests
+	$(VENV)/bin/pytest
+
+lint: setup ## ruff and the import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+types: setup ## mypy --strict
+	$(VENV)/bin/mypy
+
+world: $(WORLD) ## draw the embedded data (only for recipes/world.toml)
+
+data/world/world.json: $(VENV)/installed
+	$(VILA2) world $(FLAGS)
+
+round%: $(RUN)/round%/eval/metrics.json $$(if $$(filter-out 0,$$*),$(RUN)/round$$*/judge/summary.json) FORCE ## rounds 0 to N, for example make round3: recaption, pretrain, sft, eval, judge
+	@echo "round $* is complete: $(RUN)/round$*"
+
+$(RUN)/round0/pretrain/vila2.json: $(VENV)/installed $(WORLD)
+	$(VILA2) pretrain --round 0 $(FLAGS)
+	@touch $@
+
+$(RUN)/round%/recaption/summary.json: $(RUN)/round$$(call previous,$$*)/sft/vila2.json
+	$(VILA2) recaption --round $* $(FLAGS)
+	@touch $@
+
+$(RUN)/round%/pretrain/vila2.json: $(RUN)/round%/recaption/summary.json $(RUN)/round$$(call previous,$$*)/eval/metrics.json
+	$(VILA2) pretrain --round $* $(FLAGS)
+	@touch $@
+
+$(RUN)/round%/sft/vila2.json: $(RUN)/round%/pretrain/vila2.json
+	$(VILA2) sft --round $* $(FLAGS)
+	@touch $@
+
+$(RUN)/round%/eval/metrics.json: $(RUN)/round%/sft/vila2.json
+	$(VILA2) eval --round $* $(FLAGS)
+	@touch $@
+
+$(RUN)/round%/judge/summary.json: $(RUN)/round%/recaption/summary.json $(RUN)/round%/sft/vila2.json
+	$(VILA2) judge --round $* $(FLAGS)
+	@touch $@
+
+ROUNDS := $(or $(shell sed -n 's/^rounds *= *\([0-9]*\).*/\1/p' $(RECIPE) | head -n 1),3)
+
+specialists: $(RUN)/final/eval/metrics.json FORCE ## specialists from the last round, their answers, and the final model trained with them
+	@echo "the final model is complete: $(RUN)/final"
+
+$(RUN)/specialists/%/checkpoint/vila2.json: $(RUN)/round$(ROUNDS)/eval/metrics.json
+	$(VILA2) specialize --name $* $(FLAGS)
+	@touch $@
+
+$(RUN)/specialists/%/relabel/summary.json: $(RUN)/specialists/%/checkpoint/vila2.json
+	$(VILA2) specialize --name $* --relabel $(FLAGS)
+	@touch $@
+
+$(RUN)/final/pretrain/vila2.json: $(SPECIALISTS:%=$(RUN)/specialists/%/relabel/summary.json)
+	$(VILA2) pretrain --round final $(FLAGS)
+	@touch $@
+
+$(RUN)/final/sft/vila2.json: $(RUN)/final/pretrain/vila2.json
+	$(VILA2) sft --round final $(FLAGS)
+	@touch $@
+
+$(RUN)/final/eval/metrics.json: $(RUN)/final/sft/vila2.json
+	$(VILA2) eval --round final $(FLAGS)
+	@touch $@
+
+report: setup ## write the run up as one HTML page
+	$(VILA2) report $(FLAGS)
+
+bench: setup ## the measurements behind the published tables (hours)
+	$(VENV)/bin/python benchmarks/rounds.py
+
+clean: ## remove data, runs and caches; keeps the virtual environment
+	rm -rf data/world runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+FORCE:

@@ -1,0 +1,96 @@
+"""`vila2`: one command per stage. Commands load the recipe, call the stage and print; no logic, no torch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vila2cli import __version__
+from vila2cli.commands import rounds, shardtools, specialists, world
+from vila2cli.commands.options import RecipeFile, Sets, spread
+from vila2cli.errors import Interrupted, Vila2Error
+
+
+class Shell(TyperGroup):
+    """The command group; Ctrl-C is an interruption like any other signal, not an abort."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped by SIGINT; run the same command again to go on") from None
+
+
+app = typer.Typer(cls=Shell, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app.command("recaption")(rounds.recaption)
+app.command("pretrain")(rounds.pretrain)
+app.command("sft")(rounds.sft)
+app.command("specialize")(specialists.specialize)
+app.command("judge")(rounds.judge)
+app.command("eval")(rounds.evaluate)
+app.add_typer(shardtools.app, name="shards")
+app.add_typer(world.app, name="world")
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """A vision-language model recaptions its own pretraining images and is retrained on them.
+
+    \b
+    vila2 world
+    vila2 recaption --model ckpt/r2 --shards data/*.tar
+    """
+    if version:
+        typer.echo(f"vila2 {__version__}")
+        raise typer.Exit
+
+
+@app.command("report")
+def report(
+    run_dir: Annotated[
+        Path | None, typer.Argument(help="Run folder; the default is that of the recipe.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Page to write, RUN_DIR/report.html.")] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Write a run folder up as one self-contained HTML page.
+
+    \b
+    vila2 report runs/world
+    """
+    from vila2cli.commands.plan import open_recipe
+    from vila2cli.stages.report import report as run_stage
+
+    settings = open_recipe(recipe, sets)
+    typer.echo(f"report: {run_stage(settings, run_dir=run_dir or settings.run_dir, out=out)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line (without the program's name) and return its exit code.
+
+    Errors meant for the person at the terminal are one line on stderr; anything else is a
+    traceback, as it is a defect.
+    """
+    words = spread(sys.argv[1:] if argv is None else argv)
+    try:
+        typer.main.get_command(app)(words, prog_name="vila2")
+    except Vila2Error as error:
+        typer.secho(f"vila2: {error}", fg=typer.colors.RED, err=True)
+        return error.exit_code
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

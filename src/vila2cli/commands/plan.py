@@ -1,0 +1,303 @@
+"""What a command is about to do: where its inputs come from, where its output goes, what is there already."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.recipe import Recipe, Settings, load_recipe, resolved_lines
+from vila2cli.run import RunFolder, Worker, difference, read_manifest, select
+from vila2cli.tarfiles import read_json
+from vila2cli.text.printable import printable
+
+DEFAULT_RECIPE = Path("recipes/world.toml")
+DONE_FILES = {"checkpoint": "config.json", "eval": "metrics.json", "judge": "summary.json"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A stage with its paths settled. `origins` says of model, shards and out who named them."""
+
+    stage: str
+    round: int | Literal["final"] | None
+    recipe: Recipe
+    sections: tuple[str, ...]
+    kind: Literal["layer", "checkpoint", "eval", "judge"]
+    out: Path
+    model: str | None = None
+    shards: tuple[str, ...] = ()
+    base: str | None = None
+    worker: Worker = field(default_factory=Worker)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        if self.round is None:
+            return self.stage
+        return f"final {self.stage}" if self.round == "final" else f"round {self.round} {self.stage}"
+
+    @property
+    def round_number(self) -> int | None:
+        return self.round if isinstance(self.round, int) else None
+
+
+def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
+    """Load the recipe named, or recipes/world.toml where it exists, or the defaults alone."""
+    if path is None and DEFAULT_RECIPE.exists():
+        path = DEFAULT_RECIPE
+    return load_recipe(path, sets or ())
+
+
+def parse_round(text: str | None) -> int | Literal["final"] | None:
+    """Read `--round`: a number from 0, or `final` for the training after the specialists."""
+    if text is None or text == "final":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal():
+        raise RecipeError(f"--round {text}: give a number from 0, or final")
+    return int(text)
+
+
+class Paths:
+    """Settles each path of a stage: as given, else from the run folder of a round, else by default."""
+
+    def __init__(self, recipe: Recipe, round_text: str | None) -> None:
+        self.recipe = recipe
+        self.round = parse_round(round_text)
+        self.folder = RunFolder(recipe.run_dir)
+        self.origins: dict[str, str] = {}
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage in the round."""
+        return self.folder.stage(name, self.round if isinstance(self.round, int) else None)
+
+    def model(self, given: str | None, fallback: Path | None) -> str:
+        """The checkpoint, or RecipeError when neither an option nor the run folder names one."""
+        if given is None and fallback is None:
+            raise RecipeError(
+                "no --model was given; name one, or give --round N to take it from the run folder"
+            )
+        self.origins["model"] = "run folder" if given is None else "--model"
+        return str(fallback) if given is None else given
+
+    def shards(self, given: list[str] | None, fallback: Sequence[str | Path], key: str) -> tuple[str, ...]:
+        """The shard specs, or RecipeError naming the option and the recipe's key that would hold them."""
+        option = "--tasks" if key == "eval.tasks" else "--shards"
+        if not given and not fallback:
+            where = self.recipe.path or "the defaults, as there is no recipes/world.toml here"
+            raise RecipeError(
+                f"no {option} were given and {key} is empty in {where}; give {option} or --recipe"
+            )
+        is_recipe = tuple(map(str, fallback)) == _value(self.recipe, key)
+        self.origins["shards"] = option if given else "recipe" if is_recipe else "run folder"
+        return tuple(given) if given else tuple(map(str, fallback))
+
+    def out(self, given: Path | None, in_run: Path | None, stage: str, model: str | None, near: str) -> Path:
+        """The output: in the round's folder, else beside the data as `STAGE-MODEL`."""
+        self.origins["out"] = "--out" if given else "run folder" if in_run else "default"
+        return given or in_run or default_out(stage, model, near)
+
+
+def default_out(stage: str, model: str | None, near: str) -> Path:
+    """`data/*.tar` and `ckpt/r2` give `./recaption-r2`: beside the folder that holds the first shard."""
+    name = "" if model is None else Path(model).name
+    if model is not None and name in ("pretrain", "sft", "checkpoint"):
+        name = f"{Path(model).parent.name}-{name}"
+    folder = Path(near).parent.parent if near.endswith((".tar", ".tgz", ".gz")) else Path(near).parent
+    return folder / (f"{stage}-{name}" if name else stage)
+
+
+def ready(plan: Plan, *, dry_run: bool, redo: bool = False) -> bool:
+    """Whether the stage is to run now, after saying what it will do, or why there is nothing to do.
+
+    `redo` leaves it to the stage to find out what is done already.
+    """
+    if dry_run:
+        show(plan)
+        return False
+    if not redo and is_complete(plan):
+        typer.echo(f"{plan.title}: complete, nothing to do ({plan.out})")
+        return False
+    if plan.recipe.path == DEFAULT_RECIPE:
+        typer.echo(f"recipe: {DEFAULT_RECIPE}")
+    elif plan.recipe.path is None:
+        typer.echo("recipe: none, settings are the defaults")
+    typer.echo(f"{plan.title}: writing {plan.out}")
+    return True
+
+
+def show(plan: Plan) -> None:
+    """Print what would be read and written, and where each setting comes from."""
+    typer.echo(f"{plan.title} (dry run, nothing is written)")
+    typer.echo(f"recipe: {plan.recipe.path or 'none'}")
+    for line in resolved_lines(plan.recipe, ("seed", *plan.sections)):
+        typer.echo(f"  {line}")
+    if plan.model is not None:
+        typer.echo(f"model: {plan.model}  # {plan.origins.get('model', 'recipe')}")
+        for line in _checkpoint_lines(Path(plan.model), is_ours=plan.origins.get("model") == "run folder"):
+            typer.echo(f"  {line}")
+    found = _show_inputs(plan)
+    _show_outputs(plan, found)
+
+
+def is_complete(plan: Plan) -> bool:
+    """Whether the output is there, whole, and made with these settings from the inputs named.
+
+    Raises RecipeError when it was made with other settings. Without a record of them, or where the
+    command line names other inputs, the answer is no, and the stage looks closer.
+    """
+    record = _record(plan)
+    if record is None or not _is_whole(plan):
+        return False
+    settings = {"seed": plan.recipe.seed, "settings": _deciding(plan.recipe, plan.sections[0])}
+    recorded = {key: record[key] for key in settings if key in record}
+    if changed := difference(recorded, {key: settings[key] for key in recorded}):
+        raise RecipeError(
+            f"{plan.out} was made with other settings: {changed}; "
+            "set them back, give another --out, or remove the folder to start it over"
+        )
+    return record.get("model", plan.model) == plan.model and (
+        plan.kind == "layer" or not plan.origins.get("shards", "").startswith("--")
+    )
+
+
+def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:
+    """Print that a stage is done, and its summary: lines as they are, a mapping by `summary_lines`."""
+    typer.echo(f"{plan.title}: done ({plan.out})")
+    lines = summary_lines(summary) if isinstance(summary, Mapping) else [f"  {line}" for line in summary]
+    for line in lines:
+        typer.echo(printable(line))
+
+
+def summary_lines(values: Mapping[str, Any], indent: str = "  ") -> list[str]:
+    """The figures of a summary as `name: value` lines; what is long or deeply nested stays in its file."""
+    lines = []
+    for name, value in values.items():
+        rows = value if isinstance(value, list | tuple) else [value]
+        if all(isinstance(row, Mapping) for row in rows):
+            texts = [_figures(row) for row in rows if 0 < len(row) <= 16]
+        else:
+            texts = [_figure(value)] if isinstance(value, str | int | float) else []
+        lines += [f"{indent}{name}: {text}" for text in texts if text]
+    return lines
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {_figure(v)}" for k, v in row.items() if isinstance(v, str | int | float))
+
+
+def _figure(value: str | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    value: Any = recipe
+    for name in key.split("."):
+        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+    return value
+
+
+def _deciding(recipe: Recipe, section: str) -> Any:
+    value = _value(recipe, section)
+    return json.loads(json.dumps(value.deciding() if isinstance(value, Settings) else value))
+
+
+def _record(plan: Plan) -> dict[str, Any] | None:
+    """What the output says it was made from: `settings`, `seed` and `model` as far as it says."""
+    if plan.kind == "checkpoint":
+        lineage = plan.out / "vila2.json"
+        record = read_json(lineage) if lineage.is_file() else None
+        return record and {**record, "model": (record.get("parent") or {}).get("path", plan.model)}
+    manifest = read_manifest(plan.out)
+    if manifest is None:
+        return None
+    record, made_with = dict(manifest.inputs), plan.out / "recipe.toml"
+    if "settings" not in record and made_with.exists():
+        record["settings"] = _deciding(load_recipe(made_with), plan.sections[0])
+    return record
+
+
+def _is_whole(plan: Plan) -> bool:
+    if plan.kind != "layer":
+        return (plan.out / DONE_FILES[plan.kind]).exists()
+    from vila2cli.shards import done, open_source
+
+    layer = plan.out / "layer.json"
+    shards = select(open_source(plan.shards, base=plan.base).shards, plan.worker)
+    if not layer.is_file() or not {shard.name for shard in shards} <= done(plan.out):
+        return False
+    sizes = {base["name"]: base["num_bytes"] for base in read_json(layer)["base"]}
+    return all(sizes.get(shard.name) == Path(shard.url).stat().st_size for shard in shards)
+
+
+def _checkpoint_lines(folder: Path, *, is_ours: bool) -> list[str]:
+    """What the checkpoint itself decides, read from its config.json without loading it."""
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        return ["not there yet" if is_ours or folder.is_dir() else "no local folder: the stage asks the hub"]
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    vision = config.get("vision_config") or {}
+    values = {
+        "architecture": ", ".join(config.get("architectures") or ()),
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "image_size": vision.get("image_size"),
+    }
+    return [f"{name} = {json.dumps(value)}  # checkpoint" for name, value in values.items() if value]
+
+
+def _show_inputs(plan: Plan) -> list[str]:
+    """Print count, first and last of the inputs and each spec that matches nothing; return those found."""
+    noun, origin = ("tasks" if plan.kind == "eval" else "shards"), plan.origins.get("shards", "recipe")
+    if plan.kind == "eval":
+        found = [path for spec in plan.shards for path in _matches(spec)]
+        missing = [spec for spec in plan.shards if not _matches(spec)]
+    else:
+        found, missing = _expand(plan.shards)
+    typer.echo(f"{noun}: {_span(found)}  # {origin}")
+    for spec in missing:
+        typer.echo(f"  missing: {spec}")
+    if plan.worker.count > 1:
+        typer.echo(f"worker {plan.worker}: {_span(select(found, plan.worker))}")
+    return found
+
+
+def _show_outputs(plan: Plan, found: Sequence[str]) -> None:
+    origin = plan.origins.get("out", "default")
+    if plan.kind == "layer":
+        from vila2cli.shards import done
+
+        num_done = len(done(plan.out)) if plan.out.is_dir() else 0
+        count = len(select(found, plan.worker))
+        typer.echo(f"writes: {plan.out}/SHARD.tar for {count} shards, {num_done} done already  # {origin}")
+    else:
+        file = DONE_FILES[plan.kind]
+        state = "there already" if (plan.out / file).exists() else "not there yet"
+        typer.echo(f"writes: {plan.out} ({file} {state})  # {origin}")
+
+
+def _expand(specs: Sequence[str]) -> tuple[list[str], list[str]]:
+    from vila2cli.shards import expand
+
+    found, missing = [], []
+    for spec in specs:
+        try:
+            found += expand([spec])
+        except DataError:
+            missing.append(spec)
+    return found, missing
+
+
+def _matches(spec: str) -> list[str]:
+    path = Path(spec)
+    if path.exists():
+        return [spec]
+    return sorted(map(str, Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
+
+
+def _span(paths: Sequence[str]) -> str:
+    if len(paths) < 2:
+        return f"{len(paths)}" + "".join(f", {path}" for path in paths)
+    return f"{len(paths)}, {paths[0]} ... {paths[-1]}"

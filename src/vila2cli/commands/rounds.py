@@ -1,0 +1,288 @@
+"""The stages of a round: recaption, pretrain, sft, eval, judge."""
+
+from typing import Annotated
+
+import typer
+
+from vila2cli.commands.options import (
+    DryRun,
+    Model,
+    Out,
+    RecipeFile,
+    Round,
+    Sets,
+    Shards,
+    WorkerText,
+)
+from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
+from vila2cli.commands.shardtools import merge_layer
+from vila2cli.errors import RecipeError
+from vila2cli.run import parse_worker
+
+
+def recaption(
+    shards: Shards = None,
+    model: Model = None,
+    out: Out = None,
+    round: Round = None,
+    worker: WorkerText = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Also write self-contained tars with image and joined text.")
+    ] = False,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Caption images with a model, as a layer over the shards.
+
+    \b
+    vila2 recaption --model ckpt/r2 --shards data/*.tar
+    vila2 recaption --recipe recipes/world.toml --round 1
+    """
+    from vila2cli.text.prompts import prompt_text
+
+    settings = open_recipe(recipe, sets)
+    for prompt in settings.recaption.prompts:
+        prompt_text(prompt)
+    paths = Paths(settings, round)
+    if paths.round in (0, "final"):
+        raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
+    last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
+    chosen_model = paths.model(model, last)
+    specs = paths.shards(shards, settings.data.pretrain, "data.pretrain")
+    in_run = paths.stage("recaption") if paths.round is not None else None
+    plan = Plan(
+        stage="recaption",
+        round=paths.round,
+        recipe=settings,
+        sections=("recaption",),
+        kind="layer",
+        out=paths.out(out, in_run, "recaption", chosen_model, specs[0]),
+        model=chosen_model,
+        shards=specs,
+        base=base,
+        worker=parse_worker(worker),
+        origins=paths.origins,
+    )
+    if merge and plan.worker.count > 1:
+        raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
+    if not ready(plan, dry_run=dry_run, redo=merge):
+        return
+    from vila2cli.stages.recaption import recaption as run_stage
+
+    summary = run_stage(
+        settings,
+        shards=list(specs),
+        model=chosen_model,
+        out=plan.out,
+        round=plan.round_number or 0,
+        worker=plan.worker,
+        base=base,
+    )
+    print_summary(plan, summary.lines())
+    if merge:
+        merge_layer(plan.out)
+
+
+def pretrain(
+    shards: Shards = None,
+    out: Out = None,
+    round: Round = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Start from this folder instead of building the base.")
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train from the base tower and LLM with a new projector.
+
+    \b
+    vila2 pretrain --recipe recipes/world.toml --round 1
+    vila2 pretrain --recipe recipes/world.toml --shards r1/recaption --out ckpt/r1
+    """
+    settings = open_recipe(recipe, sets)
+    paths = Paths(settings, round)
+    specs = paths.shards(shards, _captioned(paths), "data.pretrain")
+    in_run = paths.stage("pretrain") if paths.round is not None else None
+    plan = Plan(
+        stage="pretrain",
+        round=paths.round,
+        recipe=settings,
+        sections=("pretrain", "base", "data.interleaved"),
+        kind="checkpoint",
+        out=paths.out(out, in_run, "pretrain", None, specs[0]),
+        shards=specs,
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run):
+        return
+    from vila2cli.stages.pretrain import pretrain as run_stage
+
+    summary = run_stage(settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base)
+    print_summary(plan, summary)
+
+
+def _captioned(paths: Paths) -> list[str]:
+    """What a round pretrains on: the data as it is, or the layers that the round put over it."""
+    recipe = paths.recipe
+    if paths.round in (None, 0):
+        return list(recipe.data.pretrain)
+    if paths.round == "final":
+        layers = [paths.folder.relabel(name) for name in recipe.specialists]
+        return [str(paths.folder.stage("recaption", recipe.rounds)), *map(str, layers)]
+    return [str(paths.stage("recaption"))]
+
+
+def sft(
+    model: Model = None,
+    shards: Shards = None,
+    out: Out = None,
+    round: Round = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Tune a pretrained checkpoint on instruction shards.
+
+    \b
+    vila2 sft --recipe recipes/world.toml --round 0
+    vila2 sft --model ckpt/pretrain --shards data/sft/*.tar --out ckpt/r0
+    """
+    settings = open_recipe(recipe, sets)
+    paths = Paths(settings, round)
+    in_run = paths.stage("sft") if paths.round is not None else None
+    chosen_model = paths.model(model, paths.stage("pretrain") if paths.round is not None else None)
+    specs = paths.shards(shards, settings.data.sft, "data.sft")
+    plan = Plan(
+        stage="sft",
+        round=paths.round,
+        recipe=settings,
+        sections=("sft", "data.sft", "data.text"),
+        kind="checkpoint",
+        out=paths.out(out, in_run, "sft", chosen_model, specs[0]),
+        model=chosen_model,
+        shards=specs,
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run):
+        return
+    from vila2cli.stages.sft import sft as run_stage
+
+    summary = run_stage(settings, model=chosen_model, shards=list(specs), out=plan.out, round=plan.round_number)
+    print_summary(plan, summary)
+
+
+def evaluate(
+    model: Model = None,
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Task folders or globs of them.")] = None,
+    out: Out = None,
+    round: Round = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Score a checkpoint on tasks, with intervals.
+
+    \b
+    vila2 eval --recipe recipes/world.toml --round 1
+    vila2 eval --model ckpt/r2 --tasks data/world/eval/*
+    """
+    settings = open_recipe(recipe, sets)
+    paths = Paths(settings, round)
+    in_run = paths.stage("eval") if paths.round is not None else None
+    chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
+    specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
+    plan = Plan(
+        stage="eval",
+        round=paths.round,
+        recipe=settings,
+        sections=("eval",),
+        kind="eval",
+        out=paths.out(out, in_run, "eval", chosen_model, chosen_model),
+        model=chosen_model,
+        shards=specs,
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run):
+        return
+    from vila2cli.stages.evaluate import evaluate as run_stage
+
+    summary = run_stage(settings, model=chosen_model, tasks=list(specs), out=plan.out, round=plan.round_number)
+    print_summary(plan, summary)
+
+
+def judge(
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", help='Two or more caption layers to compare, or "alt-text".'),
+    ] = None,
+    shards: Shards = None,
+    model: Model = None,
+    out: Out = None,
+    round: Round = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Say which caption layer describes the images better.
+
+    \b
+    vila2 judge --recipe recipes/world.toml --round 1
+    vila2 judge --layers alt-text r1/recaption r2/recaption --shards data/*.tar --model ckpt/r2
+    """
+    settings = open_recipe(recipe, sets)
+    paths = Paths(settings, round)
+    chosen = layers or _judged_layers(paths)
+    if len(chosen) < 2:
+        raise RecipeError("judging needs two or more --layers, or --round N with a recipe")
+    specs = paths.shards(
+        shards, settings.data.pretrain if not layers else _layer_folders(chosen), "data.pretrain"
+    )
+    in_run = paths.stage("judge") if paths.round is not None else None
+    if model is None and paths.round is not None and "model" in settings.judge.judges:
+        model = paths.model(None, paths.stage("sft"))
+    plan = Plan(
+        stage="judge",
+        round=paths.round,
+        recipe=settings,
+        sections=("judge",),
+        kind="judge",
+        out=paths.out(out, in_run, "judge", model, specs[0]),
+        model=model,
+        shards=specs,
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run, redo=bool(layers)):
+        return
+    from vila2cli.stages.judge import judge as run_stage
+
+    summary = run_stage(
+        settings,
+        layers=chosen,
+        shards=list(shards or ()),
+        model=model,
+        out=plan.out,
+        round=plan.round_number,
+    )
+    print_summary(plan, summary)
+
+
+def _judged_layers(paths: Paths) -> list[str]:
+    """The baseline round's captions and this round's; round 0 has the alt-text."""
+    baseline = paths.recipe.judge.baseline_round
+    if paths.round is None:
+        return []
+    if not isinstance(paths.round, int) or paths.round <= baseline:
+        raise RecipeError(
+            f"--round {paths.round}: judging compares a round after {baseline} (judge.baseline_round)"
+        )
+    old = "alt-text" if baseline == 0 else str(paths.folder.stage("recaption", baseline))
+    return [old, str(paths.stage("recaption"))]
+
+
+def _layer_folders(layers: list[str]) -> list[str]:
+    return [layer for layer in layers if layer != "alt-text"]

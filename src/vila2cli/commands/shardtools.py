@@ -1,0 +1,141 @@
+"""`vila2 shards`: look into shards and layers, check them, join them for other tools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vila2cli.commands.plan import default_out, summary_lines
+from vila2cli.errors import DataError
+from vila2cli.text.printable import printable
+
+if TYPE_CHECKING:
+    from vila2cli.stages.shardtools import Figures
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Specs = Annotated[
+    list[str],
+    typer.Argument(help="Tars, globs, {000..010} ranges, folders or layer folders.", show_default=False),
+]
+CAPTIONS = ("original", "recaption")
+Base = Annotated[str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")]
+
+
+@app.callback()
+def about() -> None:
+    """Look into shards and layers, check or merge them."""
+
+
+@app.command("check")
+def check(
+    shards: Specs,
+    base: Base = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Do not decode the images.")] = False,
+    num: Annotated[int, typer.Option("--num", help="Problems listed at most, 0 for all.")] = 20,
+) -> None:
+    """Read everything and list what is wrong; exits with 4 when anything is.
+
+    \b
+    vila2 shards check data/*.tar
+    """
+    from vila2cli.shards import open_source
+    from vila2cli.stages import shardtools
+
+    report = shardtools.check(open_source(shards, base=base), decode=not fast)
+    typer.echo(f"{report.num_shards} shards, {report.num_samples} samples")
+    shown = report.problems[: num or None]
+    for problem in shown:
+        where = f"{problem.shard}/{problem.key}" if problem.key else problem.shard
+        typer.echo(printable(f"  {problem.kind}: {where}: {problem.detail}"))
+    if len(shown) < len(report.problems):
+        typer.echo(f"  ... and {len(report.problems) - len(shown)} more; list them with --num 0")
+    if report.problems:
+        counts = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
+        raise DataError(f"{len(report.problems)} problems: {counts}")
+    typer.echo("no problems")
+
+
+@app.command("stats")
+def stats(shards: Specs, base: Base = None) -> None:
+    """Count samples, words per caption and layer, image sizes and bytes.
+
+    \b
+    vila2 shards stats data/*.tar runs/world/round1/recaption
+    """
+    from vila2cli.shards import open_source
+    from vila2cli.stages import shardtools
+
+    total = shardtools.stats(open_source(shards, base=base))
+    lines = {
+        "shards": f"{total.num_shards:,} ({total.shard_bytes:,} bytes, layers {total.layer_bytes:,} bytes)",
+        "samples": f"{total.num_samples:,}",
+        "images": f"{total.num_images:,}",
+        "rejected": dict(total.rejected) or None,
+        "width": _line(total.widths),
+        "height": _line(total.heights),
+        "image bytes": _line(total.image_bytes),
+        "words": {name: _line(figures) for name, figures in total.words.items()} or None,
+    }
+    typer.echo("\n".join(summary_lines(lines, indent="")))
+
+
+def _line(figures: "Figures") -> str | None:
+    if not figures.num:
+        return None
+    spread = f"{figures.mean:.1f} ± {figures.sd:.1f}, {figures.least:g} to {figures.greatest:g}"
+    return f"{spread}, in {figures.num:,}"
+
+
+@app.command("show")
+def show(
+    shards: Specs,
+    base: Base = None,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Samples to print.")] = 3,
+    start: Annotated[int, typer.Option("--start", min=0, help="Samples to pass over first.")] = 0,
+) -> None:
+    """Print samples with their captions and annotations.
+
+    \b
+    vila2 shards show runs/world/round1/recaption -n 5
+    """
+    from vila2cli.shards import open_source
+    from vila2cli.stages import shardtools
+
+    typer.echo(shardtools.show(open_source(shards, base=base), num, start=start))
+
+
+@app.command("merge")
+def merge(
+    shards: Specs,
+    base: Base = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the merged shards; the default is printed.")
+    ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option("--captions", help="Captions joined in this order: original, or a layer's name."),
+    ] = None,
+) -> None:
+    """Write self-contained shards, image and joined text, for tools that know no layers.
+
+    \b
+    vila2 shards merge runs/world/round1/recaption --captions original recaption --out merged
+    """
+    folder = out or default_out("merged", None, shards[0])
+    _merge(shards, folder, tuple(captions or CAPTIONS), base)
+
+
+def merge_layer(layer_dir: Path) -> None:
+    """Merge a finished caption layer with its images into `LAYER-merged`."""
+    _merge([str(layer_dir)], layer_dir.with_name(f"{layer_dir.name}-merged"), CAPTIONS, None)
+
+
+def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str | None) -> None:
+    from vila2cli.shards import open_source
+    from vila2cli.stages import shardtools
+
+    typer.echo(f"merge: writing {folder}")
+    counts = shardtools.merge(open_source(specs, base=base), folder, captions=captions)
+    dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
+    typer.echo(f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}")

@@ -1,0 +1,126 @@
+"""Text generation behind one protocol: requests go in as a stream, results come out as they finish.
+
+Two engines implement it. `hf` (transformers) gives byte-identical text however the shards are
+split over workers, because its batches never cross a request's group; `vllm` keeps its batch full
+across groups and is the fast one on large models. Both read a stock transformers checkpoint.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from PIL import Image
+
+from vila2cli.errors import ModelError
+from vila2cli.model.checkpoint import resolve_model
+from vila2cli.sample import Turn
+
+EngineKind = Literal["auto", "vllm", "hf"]
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One conversation to continue.
+
+    `images` stand where the turns' text has IMAGE_PLACEHOLDER (images without one come first).
+    `temperature` 0 is greedy. `seed` alone decides the noise of a sampled request, whatever it is
+    batched with. `group` is a shard's name: the hf engine never batches two groups together.
+    """
+
+    id: str
+    messages: tuple[Turn, ...]
+    images: tuple[Image.Image, ...] = ()
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came back for a request; `error` is set, and `text` empty, when the model could not take it.
+
+    `num_tokens` counts generated tokens, the end token included. `logprob_mean` is in nats per
+    generated token under the model's own distribution, before temperature and top-p.
+    """
+
+    id: str
+    text: str = ""
+    num_tokens: int = 0
+    finish_reason: FinishReason = "stop"
+    logprob_mean: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine needs to know apart from the model; `dtype` "auto" takes the checkpoint's own."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: int = 128  # requests decoded together (vLLM: max_num_seqs)
+    max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
+    max_images: int = 8  # per request, vLLM plans memory for it
+
+
+class Engine(Protocol):
+    """A loaded model. `notes` are lines for the person at the terminal: which engine runs, and why."""
+
+    name: str
+    model: str
+    model_sha256: str
+    num_devices: int
+    notes: list[str]
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine that will run a model, and the reason in a few words."""
+
+    kind: Literal["vllm", "hf"]
+    reason: str
+
+
+def choose_engine(kind: str, model: str | Path) -> EngineChoice:
+    """Settle "auto" without loading weights: vLLM when it can be imported and knows the model, else hf.
+
+    Raises ModelError when the engine asked for by name is not there, or when the model is not.
+    """
+    if kind == "hf":
+        return EngineChoice("hf", "asked for")
+    if kind not in ("auto", "vllm"):
+        raise ModelError(f"unknown engine {kind!r}; use auto, vllm or hf")
+    from vila2cli.engine.vllm import why_not
+
+    problem = why_not(resolve_model(model))
+    if problem is None:
+        return EngineChoice("vllm", "asked for" if kind == "vllm" else "vLLM supports this model here")
+    if kind == "vllm":
+        raise ModelError(f'the vllm engine cannot run {model}: {problem}; use engine = "hf"')
+    return EngineChoice("hf", problem)
+
+
+def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = None) -> Engine:
+    """Load `model` (a checkpoint folder or a hub id) into the engine `kind`: "auto", "vllm" or "hf".
+
+    Raises ModelError with one line when the model is missing, damaged, or not for this engine.
+    """
+    settings = settings or EngineSettings()
+    folder = resolve_model(model)
+    choice = choose_engine(kind, folder)
+    if choice.kind == "vllm":
+        from vila2cli.engine.vllm import VllmEngine
+
+        engine: Engine = VllmEngine(str(model), folder, settings)
+    else:
+        from vila2cli.engine.hf import HfEngine
+
+        engine = HfEngine(str(model), folder, settings)
+    engine.notes.insert(0, f"engine: {engine.name} ({choice.reason})")
+    return engine

@@ -1,0 +1,48 @@
+"""Errors a user can act on, each with the exit code of the command that met it.
+
+    Vila2Error                1   anything below
+    |-- RecipeError           2   a recipe, flag or run folder that does not fit
+    |-- RejectBudgetError     3   more samples unusable than the recipe allows
+    |-- DataError             4   shards, layers or images that cannot be read
+    |-- ModelError            5   a checkpoint or engine that cannot be loaded
+    `-- Interrupted          75   stopped by a signal; run the same command again
+
+The message is one line: what is wrong, where, and what to do. Everything else that is
+raised is a defect of this package and keeps its traceback.
+"""
+
+
+class Vila2Error(Exception):
+    """An error whose message is meant for the person at the terminal."""
+
+    exit_code = 1
+
+
+class RecipeError(Vila2Error):
+    """A setting is unknown, has a wrong value, or contradicts what the run folder was made with."""
+
+    exit_code = 2
+
+
+class RejectBudgetError(Vila2Error):
+    """The share of rejected samples is above `max_reject_rate`."""
+
+    exit_code = 3
+
+
+class DataError(Vila2Error):
+    """Input files are missing, damaged, or do not belong together."""
+
+    exit_code = 4
+
+
+class ModelError(Vila2Error):
+    """A model is missing, damaged, or not supported by the engine asked for."""
+
+    exit_code = 5
+
+
+class Interrupted(Vila2Error):
+    """A signal ended the stage between two shards or steps; what is finished stays finished."""
+
+    exit_code = 75

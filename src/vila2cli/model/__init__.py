@@ -1,0 +1,1 @@
+"""Building, reading and writing checkpoints as stock transformers folders."""

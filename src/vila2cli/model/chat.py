@@ -1,0 +1,172 @@
+"""Turns and images to token ids: one rendering for training and for every engine.
+
+The label mask is known while rendering, because every assistant turn is rendered as the text that
+follows its own generation prompt; nothing is searched for in text or ids afterwards.
+
+Shapes: N images of the batch, C colour channels, H x W pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from vila2cli.errors import DataError, ModelError
+from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
+
+IGNORE_INDEX = -100
+
+
+class Chat:
+    """A processor's chat template, tokenizer and image processor behind one interface."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        if not getattr(processor, "chat_template", None):
+            raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
+        self.image_token: str = processor.image_token
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self._image_ids: dict[tuple[int, int], list[int]] = {}
+        special = {*self.tokenizer.all_special_tokens, self.image_token}
+        self._special = sorted((token for token in special if token), key=len, reverse=True)
+
+    def prompt_ids(
+        self, turns: Sequence[Turn], images: Sequence[Image.Image], *, expand: bool = True
+    ) -> list[int]:
+        """The ids up to where the model answers.
+
+        With `expand` every image stands as the run of ids that the model puts its features on;
+        without, as one placeholder id (what vLLM takes).
+        """
+        return self._ids(self._render(turns, len(images), answer=True), list(images), expand=expand)
+
+    def train_ids(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> tuple[list[int], list[int]]:
+        """The ids of a whole conversation and its labels, -100 where nothing is trained.
+
+        Trained are the assistants' turns up to and with their end token; image ids never.
+        Raises DataError when no token would be trained.
+        """
+        remaining = list(images)
+        ids: list[int] = []
+        labels: list[int] = []
+        for text, is_answer in self._segments(turns, len(images)):
+            part = self._ids(text, remaining, expand=True)
+            ids += part
+            labels += self._answer_labels(part) if is_answer else [IGNORE_INDEX] * len(part)
+        if remaining:
+            raise DataError(f"{len(remaining)} images of the sample have no place in its turns")
+        if all(label == IGNORE_INDEX for label in labels):
+            raise DataError("no token of the sample would be trained: it has no assistant turn with text")
+        return ids, labels
+
+    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """The model's image tensors for the images of a whole batch in order, {} for none.
+
+        `pixel_values` is N x C x H x W, or N x 1 x C x H x W where the class wants images by sample.
+        """
+        if not images:
+            return {}
+        nested = hasattr(self.processor.image_processor, "do_image_splitting")
+        rows = [[image] for image in images] if nested else list(images)
+        return dict(self.processor.image_processor(images=rows, return_tensors="pt"))
+
+    def _render(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False) -> str:
+        messages = self._messages(turns, num_images)
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        assert isinstance(text, str)
+        return text
+
+    def _messages(self, turns: Sequence[Turn], num_images: int) -> list[dict[str, Any]]:
+        marked = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
+        first_user = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+        if marked not in (0, num_images) or (num_images and not marked and first_user is None):
+            raise DataError(f"the turns name {marked} images, the sample has {num_images}")
+        lead = num_images if not marked else 0
+        return [
+            {
+                "role": turn.role,
+                "content": [
+                    *([{"type": "image"}] * (lead if i == first_user else 0)),
+                    *self._content(turn.text),
+                ],
+            }
+            for i, turn in enumerate(turns)
+        ]
+
+    def _content(self, text: str) -> list[dict[str, str]]:
+        content: list[dict[str, str]] = []
+        for i, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
+            content += [{"type": "image"}] if i else []
+            content += [{"type": "text", "text": self._inert(piece)}] if piece else []
+        return content
+
+    def _inert(self, text: str) -> str:
+        """Text in which no special token can be spelled, so that a caption cannot end its own turn."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _segments(self, turns: Sequence[Turn], num_images: int) -> list[tuple[str, bool]]:
+        """The conversation's text cut where each assistant's answer begins and ends."""
+        whole = self._render(turns, num_images)
+        segments: list[tuple[str, bool]] = []
+        start = 0
+        for i, turn in enumerate(turns):
+            if turn.role != "assistant":
+                continue
+            asked = self._render_part(turns, i, num_images, answer=True)
+            answered = self._render_part(turns, i + 1, num_images, answer=False)
+            if not (whole.startswith(asked) and whole.startswith(answered)):
+                raise ModelError(
+                    "the chat template does not render a conversation turn by turn, so its label mask "
+                    "is unknown; use a template that only appends"
+                )
+            segments += [(whole[start : len(asked)], False), (whole[len(asked) : len(answered)], True)]
+            start = len(answered)
+        return [*segments, (whole[start:], False)]
+
+    def _render_part(self, turns: Sequence[Turn], stop: int, num_images: int, *, answer: bool) -> str:
+        marked = any(IMAGE_PLACEHOLDER in turn.text for turn in turns)
+        part = turns[:stop]
+        images = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in part) if marked else num_images
+        return self._render(part, images, answer=answer)
+
+    def _ids(self, text: str, images: list[Image.Image], *, expand: bool) -> list[int]:
+        """Tokenise rendered text, taking one image off `images` for every placeholder in it."""
+        ids: list[int] = []
+        for i, piece in enumerate(text.split(self.image_token)):
+            if i:
+                image = images.pop(0)
+                ids += self._expanded(image) if expand else [self.image_token_id]
+            if piece:
+                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _expanded(self, image: Image.Image) -> list[int]:
+        if image.size not in self._image_ids:
+            inputs = self.processor(text=[self.image_token], images=[[image]], add_special_tokens=False)
+            self._image_ids[image.size] = list(inputs["input_ids"][0])
+        return self._image_ids[image.size]
+
+    def _answer_labels(self, ids: list[int]) -> list[int]:
+        labels = [IGNORE_INDEX if token == self.image_token_id else token for token in ids]
+        ends = [i for i, token in enumerate(ids) if token == self.tokenizer.eos_token_id]
+        stop = ends[-1] + 1 if ends else len(ids)
+        return labels[:stop] + [IGNORE_INDEX] * (len(ids) - stop)
+
+
+def collate(
+    samples: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, *, left: bool = False
+) -> Mapping[str, list[list[int]]]:
+    """Pad (ids, labels) pairs to one length: `input_ids`, `labels` and `attention_mask`, each B x S."""
+    longest = max(len(ids) for ids, _ in samples)
+    batch: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "attention_mask": []}
+    for ids, labels in samples:
+        gap = longest - len(ids)
+        before, after = (gap, 0) if left else (0, gap)
+        batch["input_ids"].append([pad_id] * before + list(ids) + [pad_id] * after)
+        batch["labels"].append([IGNORE_INDEX] * before + list(labels) + [IGNORE_INDEX] * after)
+        batch["attention_mask"].append([0] * before + [1] * len(ids) + [0] * after)
+    return batch

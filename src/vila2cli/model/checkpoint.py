@@ -1,0 +1,70 @@
+"""Where a checkpoint lies and what its weights hash to."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vila2cli.errors import ModelError
+
+_IDENTITY = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_NOT_IDENTITY = {"model.safetensors.index.json", "README.txt"}
+_hashes: dict[tuple[tuple[str, int, int], ...], str] = {}
+
+
+def resolve_model(model: str | Path) -> Path:
+    """The folder of a checkpoint: a local folder as it is, a hub id downloaded into the hub's cache.
+
+    Raises ModelError when it is neither, or when the folder holds no config.json and safetensors.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _download(str(model))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no *.safetensors weights; was the training stage finished?")
+    return folder
+
+
+def _download(model: str) -> Path:
+    parts = model.split("/")
+    if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise ModelError(f"model folder {model} does not exist")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_IDENTITY)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model {model} is neither a folder nor to be had from the hub: {reason}") from None
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """SHA-256 over names and contents of weights, configs, tokenizer and chat template; not over the path.
+
+    Kept in memory by path, size and modification time, so asking again costs nothing.
+    """
+    files = identity_files(Path(folder))
+    stats = [(path, path.stat()) for path in files]
+    cache_key = tuple((str(path.absolute()), stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+    if cache_key not in _hashes:
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            lines = [
+                f"{path.name} {sha}\n" for path, sha in zip(files, pool.map(_file_sha256, files), strict=True)
+            ]
+        _hashes[cache_key] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return _hashes[cache_key]
+
+
+def identity_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that decide what it generates, by name."""
+    found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.name not in _NOT_IDENTITY)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

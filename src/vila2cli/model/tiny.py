@@ -1,0 +1,139 @@
+"""The tiny stock architectures of the embedded world: tokenizer, Llama and SigLIP-style tower.
+
+Shapes: N pictures, P patches, D channels.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+
+from vila2cli.model.chat import IGNORE_INDEX
+from vila2cli.model.templates import CHATML
+from vila2cli.sample import Turn
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "<unk>", "<|im_start|>", "<|im_end|>")
+Model = TypeVar("Model", bound=nn.Module)
+VOCAB_SIZE = 1024
+WIDTH = 128
+
+
+def new_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which three digits stay together and capitals inside a word stay apart."""
+    tokenizer = Tokenizer(models.BPE())
+    pieces = Regex(r"\d{3}|[A-Z](?=[A-Z])|(?<=[A-Z])[A-Z]| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\d|\s+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pieces, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - 64,  # room for the image tokens that joining with a tower adds
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_max_length=2048,
+        chat_template=CHATML,
+    )
+
+
+def new_llm(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of 4 layers and 128 channels, head size 32."""
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=WIDTH,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        initializer_range=0.02,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return _scaled_linears(LlamaForCausalLM(config))
+
+
+def _scaled_linears(model: Model) -> Model:
+    """Draw linear layers from N(0, 1 / fan-in); embeddings keep 0.02.
+
+    The usual 0.02 is meant for widths of thousands: at 128 channels attention stays uniform for
+    thousands of steps, and tied embeddings above 0.02 do not learn.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and "lm_head" not in name:
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    return model
+
+
+def new_tower(side: int) -> Idefics3VisionTransformer:
+    """A vision transformer of 3 layers and 128 channels with patches of 8 x 8 pixels."""
+    config = Idefics3VisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=side,
+        patch_size=8,
+    )
+    return _scaled_linears(Idefics3VisionTransformer(config))
+
+
+def text_ids(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+    """Ids and labels of a text-only conversation in the CHATML template; only answers are trained."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for turn in turns:
+        head = tokenizer(f"<|im_start|>{turn.role}\n")["input_ids"]
+        body = [*tokenizer(turn.text)["input_ids"], tokenizer.eos_token_id]
+        tail = tokenizer("\n")["input_ids"]
+        ids += head + body + tail
+        trained = body if turn.role == "assistant" else [IGNORE_INDEX] * len(body)
+        labels += [IGNORE_INDEX] * len(head) + trained + [IGNORE_INDEX] * len(tail)
+    return ids, labels
+
+
+class DenseLabeller(nn.Module):
+    """A tower with one linear head that names each 2 x 2 group of patches, and one that finds boxes.
+
+    The head is the same at every place and linear, so what it reads is what a linear projector can
+    read later.
+    """
+
+    def __init__(self, tower: Idefics3VisionTransformer, num_labels: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.label = nn.Linear(4 * WIDTH, num_labels)
+        self.box = nn.Linear(4 * WIDTH, 4)
+
+    def forward(self, pixels_NCHW: Tensor, labels_NG: Tensor, boxes_N44: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and for each picture the share of its 16 groups named right."""
+        patches_NPD = self.tower(pixel_values=pixels_NCHW).last_hidden_state
+        num, num_patches, width = patches_NPD.shape
+        side = int(num_patches**0.5) // 2
+        grid = patches_NPD.view(num, side, 2, side, 2, width).permute(0, 1, 3, 2, 4, 5)
+        groups_NGD = grid.reshape(num, side * side, 4 * width)
+        logits_NGL = self.label(groups_NGD)
+        loss = nn.functional.cross_entropy(logits_NGL.flatten(0, 1), labels_NG.flatten())
+        quarters = groups_NGD.view(num, 2, side // 2, 2, side // 2, 4 * width).mean((2, 4)).flatten(1, 2)
+        known = ~boxes_N44.isnan()
+        error = (self.box(quarters) - boxes_N44.nan_to_num()).abs()
+        return loss + error[known].mean(), (logits_NGL.argmax(-1) == labels_NG).float().mean(1)

@@ -1,0 +1,153 @@
+"""Showing how far a stage is: a bar on a terminal, a line now and then in a log, figures in log.jsonl."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from vila2cli.run import append_log
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Counts `unit`s of a stage; use it as a context manager.
+
+    On a terminal it draws a bar with rate and time left, elsewhere it writes a line every ten
+    seconds. With `log_path` the same figures go to a log.jsonl. `total` is None when unknown.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int | None = None,
+        unit: str = "images",
+        log_path: Path | None = None,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+        self.num_done = 0
+        self._log_path, self._clock = log_path, clock
+        self._stream = sys.stderr if stream is None else stream
+        self._figures: dict[str, Any] = {}
+        self._start = self._last_line = clock()
+        self._last_num = 0
+        self._bar: _Bar | None = None
+
+    def __enter__(self) -> Self:
+        self._start = self._last_line = self._clock()
+        if self._stream.isatty():
+            self._bar = _Bar(self.stage, self.total, self.unit, self._stream)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._report(closing=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the block was entered."""
+        return self._clock() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the block was entered."""
+        return self.num_done / self.seconds if self.seconds > 0 else 0.0
+
+    def advance(self, n: int = 1, **figures: Any) -> None:
+        """Count `n` more units; `figures` (loss, tokens per second) are shown with the count."""
+        self.num_done += n
+        self._figures.update(figures)
+        if self._bar is not None:
+            self._bar.update(self.num_done, self._figures_text())
+        if self._clock() - self._last_line >= LINE_EVERY_SECONDS:
+            self._report()
+
+    def note(self, text: str) -> None:
+        """Show one line of text between the counts."""
+        if self._bar is not None:
+            self._bar.note(f"{self.stage}: {text}")
+        else:
+            self._write(f"{self.stage}: {text}")
+        if self._log_path is not None:
+            append_log(self._log_path, stage=self.stage, note=text)
+
+    def line(self) -> str:
+        """The count as text: `recaption: 1,200/4,000 images, 30%, 61.2 images/s, 0:46 left`."""
+        parts = [f"{self.num_done:,} {self.unit}"]
+        if self.total:
+            parts = [f"{self.num_done:,}/{self.total:,} {self.unit}", f"{self.num_done / self.total:.0%}"]
+        parts.append(f"{self.rate:.3g} {self.unit}/s" if self.rate < 100 else f"{self.rate:,.0f} {self.unit}/s")
+        if self.total and self.rate and self.num_done < self.total:
+            parts.append(f"{_minutes((self.total - self.num_done) / self.rate)} left")
+        else:
+            parts.append(_minutes(self.seconds))
+        return f"{self.stage}: " + ", ".join([*parts, *filter(None, [self._figures_text()])])
+
+    def _figures_text(self) -> str:
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._figures.items()}
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+    def _report(self, *, closing: bool = False) -> None:
+        now = self._clock()
+        elapsed = now - self._last_line
+        recent = (self.num_done - self._last_num) / elapsed if elapsed > 0 else 0.0
+        if self._bar is None or closing:
+            self._write(self.line())
+        if self._log_path is not None:
+            counts = {"stage": self.stage, "done": self.num_done, "total": self.total, "unit": self.unit}
+            speed = {"seconds": self.seconds, "rate": self.rate, "recent_rate": recent}
+            append_log(self._log_path, **{**self._figures, **counts, **speed})
+        self._last_line, self._last_num = now, self.num_done
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+class _Bar:
+    """A rich progress bar; texts are never read as markup, captions and paths may hold brackets."""
+
+    def __init__(self, stage: str, total: int | None, unit: str, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = Console(file=stream, markup=False, highlight=False)
+        self._progress = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}", markup=False),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(stage, total=total, unit=unit, figures="")
+        self._progress.start()
+
+    def update(self, num_done: int, figures: str) -> None:
+        speed = self._progress.tasks[0].speed
+        rate = f"{speed:.3g}/s" if speed else ""
+        self._progress.update(self._task, completed=num_done, figures=", ".join(filter(None, [rate, figures])))
+
+    def note(self, text: str) -> None:
+        self._console.print(text)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _minutes(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,173 @@
+"""The recaption layers of a run: their lengths, and a few of their samples joined with images."""
+
+import itertools
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.reader import Shard, read_layer_shard, read_shard
+from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.run_folder import RunRecord
+from vila2cli.sample import Annotation, Reject, Sample
+from vila2cli.shards import done, expand, open_source
+from vila2cli.tarfiles import read_members
+
+MAX_CAPTIONS = 20_000
+"""Captions per round whose words are counted."""
+MAX_SHARDS = 6
+MAX_PER_SHARD = 200
+"""Samples read from each of MAX_SHARDS shards, of which the shown ones are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionLayer:
+    """A round's recaption folder and the names of its complete shards, sorted."""
+
+    round: int
+    folder: Path
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words per caption: mean, standard deviation and the number of captions counted."""
+
+    mean: float
+    sd: float
+    num_captions: int
+    is_all: bool
+
+
+def caption_layers(run: RunRecord) -> list[CaptionLayer]:
+    """The recaption layers with at least one complete shard, by round."""
+    found = []
+    for number in run.rounds:
+        stage = run.stage(f"round {number}", "recaption")
+        shards = tuple(sorted(done(stage.folder))) if stage and stage.state != "missing" else ()
+        if stage and shards:
+            found.append(CaptionLayer(number, stage.folder, shards))
+    return found
+
+
+def written_words(run: RunRecord, layers: Sequence[CaptionLayer], reader: JsonReader) -> dict[str, Words]:
+    """Caption lengths by row, the alt-text in round 0: from summary.json, else counted in the layers."""
+    found: dict[str, Words | None] = {}
+    for layer in layers:
+        stage = run.stage(f"round {layer.round}", "recaption")
+        summary = stage.summary if stage else {}
+        found.setdefault("round 0", _summary_words(summary, "alt_text_words"))
+        written = _summary_words(summary, "words")
+        found[f"round {layer.round}"] = written or count_caption_words(layer, reader)
+    return {group: words for group, words in found.items() if words is not None}
+
+
+def _summary_words(summary: Mapping[str, Any], name: str) -> Words | None:
+    words = summary.get(name)
+    mean, sd = (real(words.get(key)) for key in ("mean", "sd")) if isinstance(words, dict) else (None, None)
+    return None if not mean or sd is None else Words(mean, sd, whole(summary.get("out")), is_all=True)
+
+
+def count_caption_words(layer: CaptionLayer, reader: JsonReader) -> Words | None:
+    """Words of a round's captions, from its first shards up to MAX_CAPTIONS captions."""
+    lengths: list[int] = []
+    for name in layer.shards:
+        if len(lengths) >= MAX_CAPTIONS:
+            return _words(lengths, is_all=False)
+        tar = layer.folder / f"{name}.tar"
+        try:
+            annotations = read_layer_shard(tar)
+        except DataError as error:
+            reader.note(tar, error)
+            continue
+        lengths += [len(text.split()) for data in annotations.values() if (text := _text(data)) is not None]
+    return _words(lengths, is_all=True)
+
+
+def count_alt_words(specs: Sequence[str], reader: JsonReader) -> Words | None:
+    """Words of the alt-texts in base shards; None where the shards are not here."""
+    lengths: list[int] = []
+    try:
+        tars = expand(specs) if specs else []
+    except DataError:
+        return None
+    for tar in tars:
+        if len(lengths) >= MAX_CAPTIONS:
+            return _words(lengths, is_all=False)
+        try:
+            for _, data in read_members(Path(tar), lambda name: name.endswith(".txt")):
+                if data is not None:
+                    lengths.append(len(data.decode("utf-8", "replace").split()))
+                if len(lengths) >= MAX_CAPTIONS:
+                    break
+        except DataError as error:
+            reader.note(Path(tar), error)
+    return _words(lengths, is_all=True)
+
+
+def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[Sample]:
+    """Samples of a few shards, evenly spread, with the captions of all rounds.
+
+    Without the base shards the samples have captions only.
+    """
+    names = _spread(_common_shards(layers), MAX_SHARDS)
+    samples: list[Sample] = []
+    for name in names:
+        tars = [layer.folder / f"{name}.tar" for layer in layers if name in layer.shards]
+        try:
+            source = open_source([str(tar) for tar in tars])
+            for shard in source.shards:
+                samples += _read_some(shard)
+        except (DataError, KeyError, TypeError, AttributeError) as error:  # or a layer.json someone edited
+            reader.note(tars[0], error)
+            samples += _without_base(layers, name, reader)
+    return [sample for sample in samples if any(a.text for a in sample.annotations)]
+
+
+def _read_some(shard: Shard) -> list[Sample]:
+    rejects: list[Reject] = []
+    return list(itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_PER_SHARD))
+
+
+def _without_base(layers: Sequence[CaptionLayer], name: str, reader: JsonReader) -> list[Sample]:
+    found: dict[str, list[Annotation]] = {}
+    for layer in layers:
+        if name not in layer.shards:
+            continue
+        try:
+            annotations = read_layer_shard(layer.folder / f"{name}.tar")
+            for key, data in itertools.islice(annotations.items(), MAX_PER_SHARD):
+                found.setdefault(key, []).append(Annotation.from_json(json.loads(data)))
+        except (DataError, ValueError, TypeError, AttributeError) as error:
+            reader.note(layer.folder / f"{name}.tar", error)
+    return [Sample(key=key, annotations=tuple(annotations)) for key, annotations in found.items()]
+
+
+def _common_shards(layers: Sequence[CaptionLayer]) -> list[str]:
+    """Shards that all rounds have captioned; those of the first round where there is none."""
+    common = set.intersection(*(set(layer.shards) for layer in layers))
+    return sorted(common) or list(layers[0].shards)
+
+
+def _spread(names: Sequence[str], number: int) -> list[str]:
+    """At most `number` of the names, evenly spaced."""
+    if len(names) <= number:
+        return list(names)
+    return [names[i * len(names) // number] for i in range(number)]
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        text = json.loads(data).get("text")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _words(lengths: Sequence[int], *, is_all: bool) -> Words | None:
+    if not lengths:
+        return None
+    return Words(statistics.fmean(lengths), statistics.pstdev(lengths), len(lengths), is_all)

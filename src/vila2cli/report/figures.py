@@ -1,0 +1,111 @@
+"""Which charts the page draws: caption length, caption quality, QA mean and every task, over the rounds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from vila2cli.report.caption_layers import Words
+from vila2cli.report.plots import Point, Series, line_chart
+from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult
+from vila2cli.report.tables import scale_of, task_names
+from vila2cli.report.wording import number
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing with its title and the line under it."""
+
+    title: str
+    svg: Markup
+    note: str = ""
+
+
+def charts(results: Sequence[RoundResult], words: Mapping[str, Words]) -> list[Chart]:
+    """All charts for which there is at least one value."""
+    found = [
+        _length_chart(results, words),
+        _share_chart(
+            results,
+            "Caption facts",
+            {PRECISION: "precision", RECALL: "recall"},
+            "Facts stated that are right, and facts of the picture that are stated.",
+        ),
+        _share_chart(results, "QA mean", {QA_MEAN: "QA mean"}, "Unweighted mean over the question tasks."),
+    ]
+    found += [
+        _share_chart(results, name, {name: name}, _task_note(results, name)) for name in task_names(results)
+    ]
+    return [chart for chart in found if chart is not None]
+
+
+def _task_note(results: Sequence[RoundResult], name: str) -> str:
+    task = next(result.tasks[name] for result in results if name in result.tasks)
+    parts = [task.headline, f"{task.num_samples:,} samples" if task.num_samples else ""]
+    return ", ".join(filter(None, parts))
+
+
+def _labels(results: Sequence[RoundResult]) -> tuple[list[str], int]:
+    """The x axis: round numbers, then `final`; and how many labels are set off at its end."""
+    detached = sum(result.group == "final" for result in results)
+    return [result.group.removeprefix("round ") for result in results], detached
+
+
+def _share_chart(
+    results: Sequence[RoundResult], title: str, measures: Mapping[str, str], note: str
+) -> Chart | None:
+    labels, detached = _labels(results)
+    figures = {name: [result.measure(name) for result in results] for name in measures}
+    scale = scale_of([one for row in figures.values() for one in row])
+    series = [
+        Series(measures[name], tuple(_point(x, one, scale) for x, one in enumerate(row) if one is not None))
+        for name, row in figures.items()
+    ]
+    series = [one for one in series if one.points]
+    if not series:
+        return None
+    svg = line_chart(
+        labels,
+        series,
+        summary=_summary(title, labels, series),
+        y_name="%" if scale == 100 else "",
+        digits=1,
+        detached=detached,
+        ceiling=100.0 if scale == 100 else None,
+    )
+    return Chart(title, svg, note)
+
+
+def _point(x: int, figure: Figure, scale: int) -> Point:
+    low = None if figure.low is None else scale * figure.low
+    high = None if figure.high is None else scale * figure.high
+    return Point(x, scale * figure.value, low, high)
+
+
+def _length_chart(results: Sequence[RoundResult], words: Mapping[str, Words]) -> Chart | None:
+    rounds = [result for result in results if result.group != "final"]
+    labels, _ = _labels(rounds)
+    points = [
+        Point(x, found.mean, max(found.mean - found.sd, 0.0), found.mean + found.sd)
+        for x, result in enumerate(rounds)
+        if (found := words.get(result.group)) is not None
+    ]
+    if not points:
+        return None
+    series = [Series("words per caption", tuple(points))]
+    labels = ["alt-text" if label == "0" else label for label in labels]
+    note = (
+        "Mean, bars one standard deviation of the captions. "
+        "The paper's COYO captions: 11.9, 101.2, 117.1, 126.8, 125.9 words (VILA^2 table 1)."
+    )
+    summary = _summary("Words per caption", labels, series)
+    svg = line_chart(labels, series, summary=summary, y_name="words", digits=1, from_zero=True)
+    return Chart("Caption length", svg, note)
+
+
+def _summary(title: str, labels: Sequence[str], series: Sequence[Series]) -> str:
+    """The chart in words, for those who do not see it."""
+    lines = [
+        f"{one.name}: " + ", ".join(f"{labels[p.x]} {number(p.value, 1)}" for p in one.points) for one in series
+    ]
+    return f"{title} by round. {'; '.join(lines)}"

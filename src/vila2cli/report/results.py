@@ -1,0 +1,128 @@
+"""The measured results of every round: each `metrics.json` as a row of figures with intervals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vila2cli.report.json_reader import real, whole
+from vila2cli.report.run_folder import RunRecord
+from vila2cli.report.wording import visible
+from vila2cli.score.caption import FACTS
+
+QA_MEAN = "qa_mean"
+PRECISION, RECALL = "caption precision", "caption recall"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured value with its 95% interval where the file gives one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_share(self) -> bool:
+        return all(0 <= v <= 1 for v in (self.value, self.low, self.high) if v is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task: its metrics, and which of them is the headline.
+
+    Only tasks of one `protocol`, the versions of task and scorer, can be compared.
+    """
+
+    name: str
+    headline: str
+    metrics: Mapping[str, Figure]
+    num_samples: int
+    scorer: str
+    protocol: tuple[str, str] = ("", "")
+
+    @property
+    def is_caption(self) -> bool:
+        return self.scorer == FACTS.name
+
+    @property
+    def figure(self) -> Figure | None:
+        return self.metrics.get(self.headline)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """Everything that was measured on one round's model."""
+
+    group: str
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    qa_mean: Figure | None = None
+
+    @property
+    def caption(self) -> TaskResult | None:
+        """The first task whose answers are captions."""
+        return next((task for task in self.tasks.values() if task.is_caption), None)
+
+    @property
+    def qa_tasks(self) -> tuple[TaskResult, ...]:
+        return tuple(task for task in self.tasks.values() if not task.is_caption)
+
+    def measure(self, name: str) -> Figure | None:
+        """A main measure or a task's headline by the name that the page uses for it."""
+        if name == QA_MEAN:
+            return self.qa_mean
+        if name in (PRECISION, RECALL):
+            return self.caption.metrics.get(name.removeprefix("caption ")) if self.caption else None
+        return self.tasks[name].figure if name in self.tasks else None
+
+
+def read_results(run: RunRecord) -> tuple[RoundResult, ...]:
+    """One result for every round folder, and one for `final` where it exists."""
+    groups = [f"round {number}" for number in run.rounds]
+    if run.stage("final", "eval"):
+        groups.append("final")
+    return tuple(_read_result(run, group) for group in groups)
+
+
+def figure_of(value: object, name: str = "value") -> Figure | None:
+    """A figure from a plain number or from `{"value", "low", "high"}`; None for anything else."""
+    if isinstance(value, dict):
+        number = real(value.get(name))
+        return None if number is None else Figure(number, real(value.get("low")), real(value.get("high")))
+    number = real(value)
+    return None if number is None else Figure(number)
+
+
+def _read_result(run: RunRecord, group: str) -> RoundResult:
+    evaluated = run.stage(group, "eval")
+    metrics = evaluated.summary if evaluated else {}
+    tasks = metrics.get("tasks")
+    read = [
+        _read_task(name, task)
+        for name, task in (tasks.items() if isinstance(tasks, dict) else ())
+        if isinstance(task, dict)
+    ]
+    return RoundResult(
+        group=group,
+        tasks={task.name: task for task in read},
+        qa_mean=figure_of(metrics.get(QA_MEAN)),
+    )
+
+
+def _read_task(name: str, task: Mapping[str, Any]) -> TaskResult:
+    metrics = task.get("metrics")
+    figures = {
+        visible(key, 40): figure
+        for key, value in (metrics.items() if isinstance(metrics, dict) else ())
+        if (figure := figure_of(value)) is not None
+    }
+    headline = visible(task.get("headline", ""), 40)
+    if headline not in figures:
+        headline = next(iter(figures), "")
+    return TaskResult(
+        name=visible(name, 60),
+        headline=headline,
+        metrics=figures,
+        num_samples=whole(task.get("num_samples")),
+        scorer=visible(task.get("scorer", ""), 40),
+        protocol=(str(task.get("version", ""))[:80], str(task.get("scorer_version", ""))[:80]),
+    )

@@ -1,0 +1,223 @@
+"""What lies in a run folder: which stages ran, what they counted, what they were made from.
+
+Every file is taken as it is found. What is missing is "not run yet", what cannot be read is noted
+in `RunRecord.damaged`; neither is an error.
+"""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.wording import visible
+
+MAX_REJECTS = 8
+"""Rejects shown of each stage and reason."""
+State = Literal["done", "partial", "missing"]
+SUMMARIES = {"eval": "metrics.json"}
+"""What a stage writes at its end; summary.json where nothing is said."""
+ROUND_STAGES = ("recaption", "pretrain", "sft", "eval", "judge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage folder. Counts are sums over the shard stats; `seconds` is None where none is recorded."""
+
+    group: str
+    name: str
+    folder: Path
+    state: State
+    num_shards: int = 0
+    num_expected: int | None = None
+    num_in: int = 0
+    num_out: int = 0
+    num_rejected: int = 0
+    num_tokens: int = 0
+    seconds: float | None = None
+    num_devices: int = 1
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    rejects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    layer: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    finished: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.group} · {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The stages of a run in the order they run, and the notes about files that could not be read."""
+
+    run_dir: Path
+    stages: tuple[Stage, ...]
+    rounds: tuple[int, ...]
+    damaged: tuple[str, ...]
+    newest: float | None
+
+    def stage(self, group: str, name: str) -> Stage | None:
+        """The stage folder of a group ("round 1", "final", "specialist ocr"), None where there is none."""
+        return next((s for s in self.stages if s.group == group and s.name == name), None)
+
+
+def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
+    """List every stage of a run folder, complete or not."""
+    rounds = sorted(
+        int(match[1]) for path in _folders(run_dir) if (match := re.fullmatch(r"round(\d{1,4})", path.name))
+    )
+    stages = [
+        _read_stage(run_dir / f"round{number}" / name, f"round {number}", name, reader)
+        for number in rounds
+        for name in ROUND_STAGES
+        if not (number == 0 and name in ("recaption", "judge"))
+    ]
+    for specialist in _folders(run_dir / "specialists"):
+        group = f"specialist {visible(specialist.name, 40)}"
+        stages += [_read_stage(specialist / name, group, name, reader) for name in ("checkpoint", "relabel")]
+    if (run_dir / "final").is_dir():
+        stages += [
+            _read_stage(run_dir / "final" / name, "final", name, reader) for name in ("pretrain", "sft", "eval")
+        ]
+    times = [stage.finished for stage in stages if stage.finished is not None]
+    return RunRecord(run_dir, tuple(stages), tuple(rounds), tuple(reader.damaged), max(times, default=None))
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.endswith(".partial"))
+
+
+def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stage:
+    if name in ("pretrain", "sft", "checkpoint"):
+        return _read_checkpoint(folder, group, name, reader)
+    if not folder.is_dir():
+        return Stage(group=group, name=name, folder=folder, state="missing")
+    layers = [folder] if (folder / "layer.json").is_file() else _layer_folders(folder)
+    layer = reader.read(layers[0] / "layer.json") if layers else {}
+    stats = [
+        reader.read(path)
+        for one in layers
+        for path in sorted(one.glob("*.stats.json"))
+        if path.with_name(path.name.removesuffix(".stats.json") + ".tar").is_file()
+    ]
+    base = layer.get("base")
+    expected = len(base) if isinstance(base, list) and len(layers) == 1 else None
+    summary = reader.read(folder / SUMMARIES.get(name, "summary.json"))
+    return Stage(
+        group=group,
+        name=name,
+        folder=folder,
+        state=_layer_state(name, summary, len(stats), expected),
+        num_shards=len(stats),
+        num_expected=expected,
+        num_in=sum(whole(shard.get("in")) for shard in stats),
+        num_out=sum(whole(shard.get("out")) for shard in stats),
+        num_rejected=sum(whole(shard.get("rejected")) for shard in stats),
+        num_tokens=sum(whole(shard.get("tokens")) for shard in stats),
+        seconds=_seconds(summary, stats),
+        num_devices=max(1, whole(_cost(summary).get("num_devices"))),
+        dropped=_dropped(stats),
+        rejects={r: lines for r, (lines, _) in _rejects(layers, reader).items()},
+        manifest=reader.read(folder / "manifest.json"),
+        layer=layer,
+        summary=summary,
+        finished=_newest(folder),
+    )
+
+
+def _read_checkpoint(folder: Path, group: str, name: str, reader: JsonReader) -> Stage:
+    """A training stage, from the vila2.json in its checkpoint; it is written whole or not at all."""
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.partial").is_dir()
+        return Stage(group=group, name=name, folder=folder, state="partial" if partial else "missing")
+    summary = reader.read(folder / "vila2.json")
+    phases = summary.get("phases")
+    phases = [one for one in phases if isinstance(one, dict)] if isinstance(phases, list) else []
+    rejects = _rejects([folder], reader)
+    num_samples = sum(whole(phase.get("num_samples")) for phase in phases)
+    num_rejected = sum(count for _, count in rejects.values())
+    return Stage(
+        group=group,
+        name=name,
+        folder=folder,
+        state="done" if (folder / "config.json").is_file() else "partial",
+        num_in=num_samples + num_rejected,
+        num_out=num_samples,
+        num_rejected=num_rejected,
+        num_tokens=sum(whole(phase.get("num_tokens")) for phase in phases),
+        seconds=real(summary.get("seconds")),
+        dropped={reason: count for reason, (_, count) in rejects.items()},
+        rejects={reason: lines for reason, (lines, _) in rejects.items()},
+        summary=summary,
+        finished=_newest(folder),
+    )
+
+
+def _layer_folders(folder: Path) -> list[Path]:
+    return [path for path in _folders(folder) if (path / "layer.json").is_file()]
+
+
+def _layer_state(name: str, summary: Mapping[str, Any], num_shards: int, expected: int | None) -> State:
+    """A layer is done with its last shard, eval and judge with their summary."""
+    if name in ("eval", "judge") or expected is None:
+        return "done" if summary else "partial"
+    return "done" if num_shards >= expected else "partial"
+
+
+def _cost(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    cost = summary.get("cost")
+    return cost if isinstance(cost, dict) else summary
+
+
+def _seconds(summary: Mapping[str, Any], stats: list[dict[str, Any]]) -> float | None:
+    """Seconds of the whole stage; the sum over its shards where the stage names none."""
+    written = real(_cost(summary).get("seconds"))
+    if written is not None:
+        return written
+    times = [seconds for shard in stats if (seconds := real(shard.get("seconds"))) is not None]
+    return sum(times) if times else None
+
+
+def _dropped(stats: list[dict[str, Any]]) -> dict[str, int]:
+    """How many samples the shards left out or rejected, by reason."""
+    dropped: Counter[str] = Counter()
+    for shard in stats:
+        reasons = shard.get("dropped")
+        for reason, count in reasons.items() if isinstance(reasons, dict) else ():
+            dropped[visible(reason, 60)] += whole(count)
+    return dict(dropped)
+
+
+def _rejects(folders: list[Path], reader: JsonReader) -> dict[str, tuple[tuple[str, ...], int]]:
+    """By reason: the first rejects as `shard/key: error`, and how many there are."""
+    found: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
+    for folder in folders:
+        paths = [folder / "rejects.jsonl"]
+        if not paths[0].is_file():
+            paths = sorted(folder.glob("*.rejects.jsonl"))
+        for reject in (one for path in paths for one in reader.lines(path)):
+            reason = visible(reject.get("reason", "unknown"), 60)
+            lines = found.setdefault(reason, [])
+            counts[reason] += 1
+            if len(lines) < MAX_REJECTS:
+                where = f"{reject.get('shard', '')}/{reject.get('key', '')}"
+                lines.append(f"{visible(where, 120)}: {visible(reject.get('error', ''), 300)}")
+    return {reason: (tuple(lines), counts[reason]) for reason, lines in found.items()}
+
+
+def _newest(folder: Path) -> float | None:
+    """When the newest file of the stage was written, in seconds since 1970."""
+    times = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a running stage renames its files
+            if path.is_file():
+                times.append(path.stat().st_mtime)
+    return max(times, default=None)

@@ -1,0 +1,317 @@
+"""What keeps a run honest: where its files are, what decides them, who writes them, and how it stops.
+
+Existence means complete: `complete_folder` and `write_json` write aside, fsync and rename. A
+folder says in manifest.json what it was made from; `claim` refuses to go on with anything else.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from vila2cli import __version__
+from vila2cli.errors import DataError, Interrupted, RecipeError
+from vila2cli.recipe import Recipe, flatten, resolved_lines
+from vila2cli.tarfiles import sync_folder, write_atomically
+
+SCHEMA = 1
+"""Raised when a change of code changes what the same inputs give; part of every digest."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of a run: `runs/NAME/roundN/STAGE`, `specialists/NAME/...` and `final/STAGE`."""
+
+    root: Path
+
+    def stage(self, name: str, round: int | None) -> Path:
+        """The output of a stage in a round; None is the final training with the specialists' answers."""
+        return self.root / ("final" if round is None else f"round{round}") / name
+
+    def specialist(self, name: str) -> Path:
+        return self.root / "specialists" / name / "checkpoint"
+
+    def relabel(self, name: str) -> Path:
+        return self.root / "specialists" / name / "relabel"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value as canonical JSON; takes settings, dataclasses, paths, mappings and sequences."""
+    text = json.dumps(value, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot digest a {type(value).__name__}")
+
+
+# Work is split by shard.
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Worker `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = None) -> Worker:
+    """Read `i/n`; without it take the Slurm array task and the task of the job step, else 0/1.
+
+    Raises RecipeError when the text is not `i/n` with 0 <= i < n, or when the array has gaps.
+    """
+    if text is not None:
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise RecipeError(f"--worker {text}: write it as i/n with i from 0 to n-1, for example 0/4")
+        return Worker(int(index), int(count))
+    environ = os.environ if environ is None else environ
+    array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
+    # Only srun sets the first of these: in a batch script SLURM_NTASKS counts tasks that nobody started.
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    rank = int(environ.get("SLURM_PROCID", "0")) if tasks > 1 else 0
+    return Worker(array.index * tasks + rank, array.count * tasks)
+
+
+def _array_task(environ: Mapping[str, str]) -> Worker:
+    task = int(environ["SLURM_ARRAY_TASK_ID"])
+    first = int(environ.get("SLURM_ARRAY_TASK_MIN", "0"))
+    step = int(environ.get("SLURM_ARRAY_TASK_STEP", "1"))
+    count = int(environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    index = (task - first) // step
+    if index >= count:
+        raise RecipeError(
+            f"Slurm array task {task} is not one of {count} tasks counted from {first}: "
+            "an array with gaps cannot be split evenly; give --worker i/n"
+        )
+    return Worker(index, count)
+
+
+def select(shards: Sequence[T], worker: Worker) -> list[T]:
+    """The worker's part: every n-th shard from its index on."""
+    return list(shards[worker.index :: worker.count])
+
+
+# What a folder was made from.
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What decides a folder's content, as stored in its manifest.json."""
+
+    digest: str
+    inputs: Mapping[str, Any]
+
+
+def read_manifest(out_dir: Path) -> Manifest | None:
+    """The manifest of a folder, None where there is none; raises DataError when it cannot be read."""
+    path = out_dir / "manifest.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest(value["digest"], value["inputs"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove {out_dir} to start it over") from error
+
+
+def claim(out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None) -> Manifest:
+    """Say what decides the content of a folder, or check that it is what was said the first time.
+
+    `inputs` may nest and hold settings (`Settings.deciding()`), paths and digests. With a recipe
+    the resolved settings are kept beside it as recipe.toml. Raises RecipeError naming every key
+    that differs, with both values.
+    """
+    inputs = json.loads(json.dumps({**inputs, "schema": SCHEMA}, default=_plain))
+    mine = Manifest(digest(inputs), inputs)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    stored = read_manifest(out_dir)
+    if stored is None:
+        value = {"digest": mine.digest, "inputs": inputs, "vila2": __version__}
+        if recipe is not None:
+            write_text(out_dir / "recipe.toml", "\n".join(resolved_lines(recipe)) + "\n")
+        _write_first(out_dir / "manifest.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
+        stored = read_manifest(out_dir)
+    if stored is not None and stored.digest != mine.digest:
+        raise RecipeError(
+            f"{out_dir} was made with other settings: {difference(stored.inputs, inputs)}; "
+            "set them back, give another --out, or remove the folder to start it over"
+        )
+    return mine
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Each differing key with both values, as `key was A, now B`."""
+    before, after = flatten(old), flatten(new)
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k) or (k in before) != (k in after)]
+    texts = [f"{k} was {_shown(before, k)}, now {_shown(after, k)}" for k in keys]
+    more = f", and {len(texts) - 8} more" if len(texts) > 8 else ""
+    return ", ".join(texts[:8]) + more
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "absent"
+    text = json.dumps(values[key], ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}"
+
+
+# Writing so that what is there is whole.
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, making its folder first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON whole or not at all; takes what `digest` takes."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Like `write_text`, but of several workers at once the first one wins and nobody overwrites it."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    write_atomically(aside, text.encode())
+    try:
+        path.hardlink_to(aside)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        aside.replace(path)
+    aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def complete_folder(out_dir: Path, *, resume: bool = False) -> Iterator[Path]:
+    """Yield `out_dir.partial` to write into; it becomes `out_dir` when the block ends well.
+
+    What an interrupted run left there is removed first, unless `resume` says that the caller goes
+    on from it. Raises DataError when `out_dir` is there already.
+    """
+    if out_dir.exists():
+        raise DataError(f"{out_dir} is there already; give another --out or remove it")
+    partial = out_dir.with_name(f"{out_dir.name}.partial")
+    if partial.exists() and not resume:
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    yield partial
+    for folder, _, names in os.walk(partial):
+        for name in names:
+            with (Path(folder) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(folder))
+    partial.rename(out_dir)
+    sync_folder(out_dir.parent)
+
+
+@contextlib.contextmanager
+def lock(out_dir: Path, worker: Worker | None = None) -> Iterator[None]:
+    """Keep other processes from writing the same output (the same worker's part of it) meanwhile.
+
+    Raises DataError naming the process that holds it. The lock goes with the process, however it ends.
+    """
+    part = "" if worker is None or worker.count == 1 else f".{worker.index}of{worker.count}"
+    path = out_dir.with_name(f".{out_dir.name}{part}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise DataError(f"{out_dir} is in use by {holder}; wait for it or stop it") from None
+        # The last holder may have removed the file between our open and our lock.
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            break
+        file.close()
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+# Stopping between two shards or steps.
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether a signal asked to stop; `check` is called where it is safe to."""
+
+    reason: str | None = None
+
+    def check(self) -> None:
+        """Raise Interrupted when a signal has come."""
+        if self.reason is not None:
+            raise Interrupted(f"stopped by {self.reason}; run the same command again to go on")
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason == "SIGINT":
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a flag that `Stop.check` raises on.
+
+    A second SIGINT raises KeyboardInterrupt at once. Only the main thread can be asked to stop.
+    """
+    stop = Stop()
+    old: dict[int, Any] = {}
+    try:
+        for caught in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                old[caught] = signal.signal(caught, stop.handle)
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def append_log(path: Path, **figures: Any) -> None:
+    """Add one line to a log.jsonl: the time in UTC and the figures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **figures}, default=_plain)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

@@ -1,0 +1,131 @@
+"""The record that crosses stages: a sample, its turns, and the annotations that layers add to it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vila2cli.errors import DataError
+
+Role = Literal["system", "user", "assistant"]
+IMAGE_PLACEHOLDER = "<image>"
+"""Where an image stands in a turn's text, as LLaVA writes it; images without one come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    text: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Turn":
+        """Read `{"role": ..., "content": ...}`; raises DataError when either is missing or odd."""
+        role, content = value.get("role"), value.get("content")
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise DataError(f"a turn needs a role and a text content, got {value!r}")
+        return cls(role, content)
+
+    def to_json(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """What one stage says about one sample, with everything needed to say where it came from.
+
+    `kind` tells which field carries it: `caption` and `prediction` use `text`, `turns` uses
+    `turns`, `score` and `verdict` use `scores`. `logprob_mean` is in nats per generated token.
+    """
+
+    layer: str
+    kind: Literal["caption", "turns", "score", "verdict", "prediction"]
+    text: str | None = None
+    turns: tuple[Turn, ...] = ()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    round: int | None = None
+    model: str | None = None
+    model_sha256: str | None = None
+    prompt_id: str | None = None
+    prompt_sha256: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    num_tokens: int | None = None
+    finish_reason: str | None = None
+    logprob_mean: float | None = None
+    image_sha256: str = ""
+    tool_version: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        value["turns"] = [turn.to_json() for turn in self.turns]
+        value["scores"], value["sampling"] = dict(self.scores), dict(self.sampling)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Annotation":
+        """Read what `to_json` wrote; raises DataError naming the first field that does not fit."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(value) - known)
+        if unknown or "layer" not in value or "kind" not in value:
+            what = f"unknown field {unknown[0]!r}" if unknown else "no 'layer' or 'kind'"
+            raise DataError(f"an annotation has {what}; was this layer written by a newer vila2?")
+        turns = tuple(Turn.from_json(turn) for turn in value.get("turns", ()))
+        return cls(**{**value, "turns": turns})
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image as it lies in the shard: its bytes and the extension that names their format."""
+
+    data: bytes
+    extension: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One key of a base shard with all annotations that the opened layers hold for it.
+
+    `text` is the alt-text; `meta` the parsed KEY.json. `annotations` come in the order in which
+    the layers were given, oldest first.
+    """
+
+    key: str
+    images: tuple[EncodedImage, ...] = ()
+    text: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    annotations: tuple[Annotation, ...] = ()
+
+    @property
+    def image_sha256(self) -> str:
+        """SHA-256 of the image bytes (of all images in order when there are several), "" without images."""
+        if not self.images:
+            return ""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(image.data)
+        return digest.hexdigest()
+
+    def annotation(self, layer: str) -> Annotation | None:
+        """The newest annotation of a layer name, or None."""
+        return next((a for a in reversed(self.annotations) if a.layer == layer), None)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation in `meta["messages"]`, empty when there is none."""
+        return tuple(Turn.from_json(turn) for turn in self.meta.get("messages", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A sample that a stage could not use: where it is, why in one word, and the full error."""
+
+    shard: str
+    key: str
+    reason: str
+    error: str
+
+    def to_json(self) -> dict[str, str]:
+        return dataclasses.asdict(self)

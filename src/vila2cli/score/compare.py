@@ -1,0 +1,129 @@
+"""Two prediction layers over the same task: paired differences of their metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.score import find_scorer
+from vila2cli.score.annotations import SampleId, read_annotations
+from vila2cli.score.scorer import Row, Scorer
+from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate, mean_of
+from vila2cli.tarfiles import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """The scores of a prediction layer, in shard and key order, and the image behind each row ("" for none)."""
+
+    ids: tuple[SampleId, ...]
+    rows: tuple[Row, ...]
+    image_sha256s: tuple[str, ...]
+
+    def columns(self) -> Columns:
+        """The rows as columns, ready for `stats.estimate`."""
+        return columns_of(self.rows)
+
+    @property
+    def groups(self) -> list[str]:
+        """What each row is resampled with: its image, or itself where it has none."""
+        pairs = zip(self.image_sha256s, self.ids, strict=True)
+        return [image or "/".join(sample_id) for image, sample_id in pairs]
+
+
+def read_predictions(layer_dir: Path) -> Predictions:
+    """Read all complete shards of a prediction layer; raises DataError when there is none."""
+    ids, rows, images = [], [], []
+    for sample_id, annotation in read_annotations(layer_dir):
+        if annotation.kind != "prediction":
+            raise DataError(f"{layer_dir} is a layer of kind {annotation.kind!r}, not of predictions")
+        ids.append(sample_id)
+        rows.append({name: float(value) for name, value in annotation.scores.items()})
+        images.append(annotation.image_sha256)
+    if not ids:
+        raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
+    return Predictions(tuple(ids), tuple(rows), tuple(images))
+
+
+def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+    """Both layers cut to the samples they share; raises DataError when these are other pictures."""
+    place = {sample_id: row for row, sample_id in enumerate(second.ids)}
+    shared = [(row, place[one]) for row, one in enumerate(first.ids) if one in place]
+    if not shared:
+        raise DataError("the two prediction layers share no sample; are they of the same task?")
+    if any(first.image_sha256s[i] != second.image_sha256s[j] for i, j in shared):
+        raise DataError("the two prediction layers have different pictures under the same key")
+    return _take(first, [i for i, _ in shared]), _take(second, [j for _, j in shared])
+
+
+def differences(
+    first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Second minus first of every metric of the scorer, on the samples both layers hold."""
+    first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
+    before, after = (
+        estimate(one.columns(), scorer.metrics, groups=first.groups, num_bootstrap=num_bootstrap, seed=seed)
+        for one in (first, second)
+    )
+    return {name: difference(before[name], after[name]) for name in before}
+
+
+def compare(
+    first_dir: Path,
+    second_dir: Path,
+    scorer: Scorer,
+    *,
+    metric: str | None = None,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Second minus first of one metric (default: the headline): `difference`, `low` and `high`."""
+    found = differences(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
+    return found[metric or scorer.headline].interval().to_json("difference")
+
+
+def compare_evals(
+    first_dir: Path, second_dir: Path, *, num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Second minus first of two eval folders, for every task both hold.
+
+    Returns `tasks` (task -> metric -> `difference`, `low`, `high`) and `qa_mean`, the mean over the
+    headline scores of the shared question-answering tasks (None when there is none).
+    """
+    first_tasks, second_tasks = _tasks_of(first_dir), _tasks_of(second_dir)
+    tasks: dict[str, dict[str, dict[str, float]]] = {}
+    headlines = []
+    for name in (name for name in first_tasks if name in second_tasks):
+        _check_same_task(name, first_tasks[name], second_tasks[name])
+        scorer = find_scorer(first_tasks[name]["scorer"])
+        found = differences(first_dir / name, second_dir / name, scorer, num_bootstrap=num_bootstrap, seed=seed)
+        tasks[name] = {metric: one.interval().to_json("difference") for metric, one in found.items()}
+        if scorer.name != "facts":
+            headlines.append(found[scorer.headline])
+    qa_mean = mean_of(headlines).interval().to_json("difference") if headlines else None
+    return {"tasks": tasks, "qa_mean": qa_mean}
+
+
+def _tasks_of(eval_dir: Path) -> dict[str, Any]:
+    tasks = read_json(eval_dir / "metrics.json").get("tasks")
+    if not isinstance(tasks, dict):
+        raise DataError(f"{eval_dir}/metrics.json names no tasks; run vila2 eval again")
+    return tasks
+
+
+def _check_same_task(name: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+    for key in ("version", "scorer", "scorer_version"):
+        if first.get(key) != second.get(key):
+            raise DataError(
+                f"task {name} was scored with {key} {first.get(key)!r} and {second.get(key)!r}; "
+                "run vila2 eval again for the older one"
+            )
+
+
+def _take(predictions: Predictions, rows: Sequence[int]) -> Predictions:
+    return Predictions(
+        tuple(predictions.ids[i] for i in rows),
+        tuple(predictions.rows[i] for i in rows),
+        tuple(predictions.image_sha256s[i] for i in rows),
+    )

@@ -1,0 +1,134 @@
+"""Intervals for scores: bootstrap over images, paired differences, Wilson, and Cohen's kappa.
+
+Every corpus metric here is a function of the column totals of a table with one row per sample
+(accuracy = sum of `score` / sum of `n`), so one resampling of totals serves all metrics, micro
+averages included. What is resampled is the image, by a Poisson bootstrap: how often an image is
+drawn in each resample depends on its name and the seed alone. So rows of one image stay together,
+two models are resampled alike, and so are tasks that ask about the same images.
+
+Shapes: a table is [images, columns], totals are [resamples, columns], `_B` is [resamples].
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Columns = Mapping[str, FloatArray]
+"""Column name to one value per sample, or to one total per resample."""
+Metrics = Callable[[Columns], dict[str, FloatArray]]
+"""Column totals to metrics, elementwise over any shape."""
+
+CONFIDENCE = 0.95
+_Z = 1.959963984540054
+_IMAGES_PER_CHUNK = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self, name: str = "value") -> dict[str, float]:
+        """The three numbers, the first one under `name`."""
+        return {name: self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its B bootstrap replicates."""
+
+    value: float
+    replicates_B: FloatArray
+
+    def interval(self) -> Interval:
+        """The percentile interval."""
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(self.replicates_B, [tail, 1 - tail])
+        return Interval(self.value, float(low), float(high))
+
+
+def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Elementwise quotient; 0 where the denominator is 0, as precision is when nothing was stated."""
+    quotient = np.zeros(np.broadcast(numerator, denominator).shape)
+    return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) != 0)
+
+
+def columns_of(rows: Sequence[Mapping[str, float]]) -> Columns:
+    """Turn rows with the same keys into columns, and add the column `n` of ones."""
+    assert rows, "no rows to score"
+    columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
+    return {**columns, "n": np.ones(len(rows))}
+
+
+def estimate(
+    columns: Columns, metrics: Metrics, *, groups: Sequence[str], num_bootstrap: int, seed: int
+) -> dict[str, Estimate]:
+    """All metrics of one table with their bootstrap replicates; `groups` names the image of each row."""
+    names = list(columns)
+    assert len(groups) == len(columns[names[0]]), "one group name per row"
+    images, index = np.unique(list(groups), return_inverse=True)
+    table = np.zeros((len(images), len(names)))
+    np.add.at(table, index, np.stack([columns[name] for name in names], axis=1))
+    totals = _resample_totals(table, images.tolist(), num_bootstrap, seed)
+    values = metrics(dict(zip(names, table.sum(axis=0), strict=True)))
+    replicates = metrics({name: totals[:, k] for k, name in enumerate(names)})
+    return {name: Estimate(float(values[name]), replicates[name]) for name in values}
+
+
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """Second minus first; paired where both were estimated on the same images with the same seed."""
+    return Estimate(second.value - first.value, second.replicates_B - first.replicates_B)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The unweighted mean of estimates with the same seed."""
+    assert estimates, "no estimates to average"
+    return Estimate(
+        float(np.mean([one.value for one in estimates])),
+        np.mean([one.replicates_B for one in estimates], axis=0),
+    )
+
+
+def wilson(successes: float, num_trials: int) -> Interval:
+    """Wilson's score interval; `successes` may count ties as halves, which makes it a little wide."""
+    if num_trials == 0:
+        return Interval(math.nan, 0.0, 1.0)
+    share = successes / num_trials
+    scale = 1 + _Z**2 / num_trials
+    centre = (share + _Z**2 / (2 * num_trials)) / scale
+    half = _Z * math.sqrt(share * (1 - share) / num_trials + _Z**2 / (4 * num_trials**2)) / scale
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+    """Agreement of two judges beyond chance; None where chance agreement is total or nothing is given."""
+    assert len(first) == len(second), "judges did not judge the same samples"
+    if not first:
+        return None
+    num = len(first)
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / num
+    chance = sum(list(first).count(label) * list(second).count(label) for label in set(first)) / num**2
+    return None if chance == 1.0 else (observed - chance) / (1 - chance)
+
+
+def _resample_totals(table: FloatArray, images: Sequence[str], num_bootstrap: int, seed: int) -> FloatArray:
+    totals = np.zeros((num_bootstrap, table.shape[1]))
+    for start in range(0, len(images), _IMAGES_PER_CHUNK):
+        chunk = slice(start, start + _IMAGES_PER_CHUNK)
+        drawn = np.stack([_times_drawn(image, num_bootstrap, seed) for image in images[chunk]], axis=1)
+        totals += drawn @ table[chunk]
+    return totals
+
+
+def _times_drawn(image: str, num_bootstrap: int, seed: int) -> FloatArray:
+    """How often an image is in each resample: Poisson with mean 1."""
+    key = int.from_bytes(sha256(f"{seed}\x1f{image}".encode()).digest()[:16])
+    return np.random.Generator(np.random.Philox(key=key)).poisson(1.0, num_bootstrap).astype(np.float64)

@@ -1,0 +1,148 @@
+"""An evaluation task: a folder of shards with a task.toml that says how to ask and how to score.
+
+name = "world-ocr"          # default: the folder's name
+version = "1"
+split = "eval"
+answer_type = "short"       # yesno, short, choice, box or caption
+scorer = "ocr"              # default: the one of the answer type
+question = "..."            # left out when every sample has its own in KEY.json
+[vocabulary]                # captions only: size, colour, shape, place
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.sample import Sample
+from vila2cli.score import find_scorer
+from vila2cli.score.scorer import Reference, Scorer, Vocabulary
+
+TASK_FILE = "task.toml"
+_SCORER_OF = {"yesno": "yesno", "short": "short", "choice": "choice", "box": "box", "caption": "facts"}
+_SLOTS = ("size", "colour", "shape", "place")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task; `question` is None when each sample asks its own."""
+
+    name: str
+    version: str
+    split: str
+    answer_type: str
+    scorer: Scorer
+    question: str | None
+    vocabulary: Vocabulary | None
+    folder: Path
+
+    @property
+    def is_caption(self) -> bool:
+        """Whether answers are captions; the others count into the question-answering mean."""
+        return self.answer_type == "caption"
+
+    def question_of(self, sample: Sample) -> str:
+        """The text sent to the model; raises DataError when neither task nor sample has one."""
+        question = self.question if self.question is not None else sample.meta.get("question")
+        if not isinstance(question, str) or not question.strip():
+            raise DataError("the sample has no 'question' and its task.toml neither")
+        return question
+
+    def reference_of(self, sample: Sample) -> Reference:
+        """What is true for a sample; raises DataError when answers or scene have the wrong form."""
+        answers, scene = sample.meta.get("answers", []), sample.meta.get("scene") or {}
+        if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+            raise DataError("'answers' should be a list of texts")
+        if not isinstance(scene, Mapping):
+            raise DataError("'scene' should be a table")
+        return Reference(answers=tuple(answers), scene=scene, vocabulary=self.vocabulary)
+
+
+def find_tasks(specs: Sequence[str | Path]) -> list[Task]:
+    """Load tasks from folders, globs of folders, or folders of task folders, each task once.
+
+    Raises DataError for a spec that holds no task and for two tasks of one name.
+    """
+    folders: dict[Path, None] = {}
+    for spec in specs:
+        found = [folder for match in _matches(Path(spec)) for folder in _task_folders(match)]
+        if not found:
+            raise DataError(f"no {TASK_FILE} in {spec}; give task folders, such as data/world/eval/*")
+        folders.update(dict.fromkeys(found))
+    tasks = [load_task(folder) for folder in folders]
+    first_of: dict[str, Task] = {}
+    for task in tasks:
+        other = first_of.setdefault(task.name, task)
+        if other is not task:
+            raise DataError(f"{other.folder} and {task.folder} are both named {task.name!r}; rename one")
+    return tasks
+
+
+def load_task(folder: Path) -> Task:
+    """Read task.toml; raises DataError naming the file and the key that does not fit."""
+    path = folder / TASK_FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    try:
+        return _parse_task(table, folder)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
+    answer_type = _text(table, "answer_type")
+    if answer_type not in _SCORER_OF:
+        raise DataError(f"answer_type is {answer_type!r}; it should be one of {', '.join(_SCORER_OF)}")
+    scorer = find_scorer(_text(table, "scorer", _SCORER_OF[answer_type]))
+    if (answer_type == "caption") != (scorer.name == "facts"):
+        raise DataError(f"answer_type {answer_type!r} cannot be scored by {scorer.name!r}")
+    name = _text(table, "name", folder.resolve().name)
+    if not name or "/" in name or name.startswith("."):
+        raise DataError(f"name {name!r} cannot be a folder's name")
+    return Task(
+        name=name,
+        version=_text(table, "version", "1"),
+        split=_text(table, "split", ""),
+        answer_type=answer_type,
+        scorer=scorer,
+        question=_text(table, "question") if "question" in table else None,
+        vocabulary=_vocabulary(table) if answer_type == "caption" else None,
+        folder=folder,
+    )
+
+
+def _text(table: Mapping[str, Any], key: str, default: str = "") -> str:
+    value = table.get(key, default)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{key} should be a text, not {value!r}")
+    return value
+
+
+def _vocabulary(table: Mapping[str, Any]) -> Vocabulary:
+    slots = table.get("vocabulary")
+    if not isinstance(slots, dict):
+        raise DataError(f"a caption task needs a [vocabulary] with {', '.join(_SLOTS)}")
+    words = [slots.get(slot) for slot in _SLOTS]
+    for slot, values in zip(_SLOTS, words, strict=True):
+        if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
+            raise DataError(f"vocabulary.{slot} should be a list of words")
+    return Vocabulary(*(tuple(values) for values in words if values is not None))
+
+
+def _matches(spec: Path) -> list[Path]:
+    if spec.exists():
+        return [spec]
+    root = Path(spec.anchor)
+    return sorted(root.glob(str(spec.relative_to(root))))
+
+
+def _task_folders(folder: Path) -> list[Path]:
+    if (folder / TASK_FILE).is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))

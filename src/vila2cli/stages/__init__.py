@@ -1,0 +1,1 @@
+"""One module per command: a function from files to files."""

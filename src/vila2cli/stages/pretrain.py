@@ -1,0 +1,67 @@
+"""`vila2 pretrain`: from the bases, with a new projector, to a pretrained checkpoint."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import RecipeError
+from vila2cli.recipe import Recipe
+from vila2cli.shards import Source, open_source
+from vila2cli.text.compose import compose_turns
+
+
+def pretrain(
+    recipe: Recipe, *, shards: list[str] | None, out: Path, round: int | None, base: str | None = None
+) -> dict[str, Any]:
+    """Align the projector, then train projector and LLM (VILA^2 section 3, stages 1 and 2).
+
+    Every round starts from the base tower and LLM of the recipe, never from an earlier round
+    (section 2.1: "retrained from scratch"). `shards` are captioned images, base shards or layers over
+    them; interleaved documents from the recipe are added in the second phase.
+    """
+    from vila2cli.model.build import build, resolve_base
+    from vila2cli.model.checkpoint import weights_sha256
+    from vila2cli.train.job import DataSource, Phase, train_stage
+
+    bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
+    for name, folder in bases.items():
+        _refuse_trained(name, folder)
+    pairs = open_source(shards or recipe.data.pretrain, base=base)
+    settings = recipe.pretrain
+    sources = [DataSource("pretrain", pairs, partial(compose_turns, captions=settings.main.captions))]
+    digests = {"pretrain": pairs.digest()}
+    if recipe.data.interleaved:
+        documents = open_source(recipe.data.interleaved)
+        sources.append(DataSource("interleaved", documents, partial(compose_turns, captions=())))
+        digests["interleaved"] = documents.digest()
+    align = [DataSource("pretrain", pairs, partial(compose_turns, captions=settings.align.captions))]
+    model, processor = build(recipe.base, seed=recipe.seed)
+    return train_stage(
+        "pretrain",
+        model,
+        processor,
+        [Phase("align", settings.align, align), Phase("main", settings.main, sources)],
+        recipe=recipe,
+        lineage={
+            "round": round,
+            "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
+            "layers": _layers(pairs),
+            "data": digests,
+            "settings": settings.deciding(),
+            "seed": recipe.seed,
+        },
+        out=out,
+    )
+
+
+def _layers(source: Source) -> list[str]:
+    return [layer.name for layer in source.layers]
+
+
+def _refuse_trained(name: str, folder: Path) -> None:
+    """The from-scratch guard: a base must not be the product of an earlier round."""
+    if (folder / "vila2.json").exists():
+        raise RecipeError(
+            f"base.{name} = {folder} was trained by vila2; every round starts from the original bases, "
+            "name the tower or LLM that it was made from"
+        )

@@ -1,0 +1,37 @@
+"""`vila2 sft`: instruction tuning of a pretrained checkpoint."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vila2cli.recipe import Recipe
+from vila2cli.shards import open_source
+from vila2cli.text.compose import compose_turns
+
+
+def sft(
+    recipe: Recipe, *, model: str, shards: list[str] | None, out: Path, round: int | None
+) -> dict[str, Any]:
+    """Train on conversations with text-only instructions blended in (VILA section 4; VILA^2 section 3)."""
+    from vila2cli.model.checkpoint import resolve_model, weights_sha256
+    from vila2cli.train.job import DataSource, Phase, load_checkpoint, train_stage
+
+    named = {"sft": shards or recipe.data.sft, "text": recipe.data.text}
+    opened = {name: open_source(specs) for name, specs in named.items() if specs}
+    compose = partial(compose_turns, captions=("original",))
+    loaded, processor = load_checkpoint(model)
+    return train_stage(
+        "sft",
+        loaded,
+        processor,
+        [Phase("sft", recipe.sft, [DataSource(name, source, compose) for name, source in opened.items()])],
+        recipe=recipe,
+        lineage={
+            "round": round,
+            "parent": {"path": str(model), "sha256": weights_sha256(resolve_model(model))},
+            "data": {name: source.digest() for name, source in opened.items()},
+            "settings": recipe.sft.deciding(),
+            "seed": recipe.seed,
+        },
+        out=out,
+    )

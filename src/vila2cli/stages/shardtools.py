@@ -1,0 +1,289 @@
+"""Look into shards and layers: check them, count them, show them, and merge them for other tools."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.image import decode_image, image_size
+from vila2cli.run import claim
+from vila2cli.sample import Annotation, Reject, Sample
+from vila2cli.shards import (
+    Shard,
+    ShardStats,
+    Source,
+    TarWriter,
+    done,
+    folder_stats,
+    gather_rejects,
+    member_problems,
+    read_shard,
+    to_json_bytes,
+    write_rejects,
+)
+from vila2cli.text.compose import ORIGINAL, compose_caption
+from vila2cli.text.printable import printable
+from vila2cli.text.quality import num_words
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong or suspicious in a shard; `key` is "" when it concerns the whole archive."""
+
+    shard: str
+    key: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `check` found; `counts` is the number of problems by kind."""
+
+    num_shards: int
+    num_samples: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
+
+
+def check(source: Source, *, decode: bool = True) -> Report:
+    """Read everything and list every problem: damage, keys used twice in or across shards, images that
+    cannot be decoded (skipped without `decode`), text that is not UTF-8, missing partners, dots in names."""
+    problems: list[Problem] = []
+    first_shard: dict[str, str] = {}
+    num_samples = 0
+    for shard in source.shards:
+        unreadable = ""
+        try:
+            for found in _checked_samples(shard, problems):
+                num_samples += 1
+                problems += _sample_problems(shard, found, first_shard, decode)
+        except DataError as error:
+            unreadable = str(error)
+        try:
+            problems += [Problem(shard.name, "", kind, text) for kind, text in member_problems(shard)]
+        except DataError as error:
+            unreadable = unreadable or str(error)
+        if unreadable:
+            problems.append(Problem(shard.name, "", "unreadable", unreadable))
+    return Report(len(source.shards), num_samples, tuple(problems))
+
+
+def _checked_samples(shard: Shard, problems: list[Problem]) -> Iterator[Sample]:
+    def note(reject: Reject) -> None:
+        problems.append(Problem(shard.name, reject.key, reject.reason, reject.error))
+
+    return read_shard(shard, on_reject=note)
+
+
+def _sample_problems(
+    shard: Shard, sample: Sample, first_shard: dict[str, str], decode: bool
+) -> Iterator[Problem]:
+    earlier = first_shard.setdefault(sample.key, shard.name)
+    if earlier != shard.name:
+        yield Problem(shard.name, sample.key, "key-in-two-shards", f"shard {earlier} holds this key too")
+    has_text = bool(sample.text and sample.text.strip()) or bool(sample.meta) or bool(sample.annotations)
+    if sample.images and not has_text:
+        yield Problem(shard.name, sample.key, "no-text", "an image without .txt, .json or annotation")
+    if not sample.images and not {"messages", "interleaved"} & sample.meta.keys():
+        yield Problem(shard.name, sample.key, "no-image", "neither an image nor a conversation")
+    for number, image in enumerate(sample.images if decode else ()):
+        try:
+            decode_image(image.data)
+        except DataError as error:
+            yield Problem(
+                shard.name, sample.key, "undecodable", f"image {number} (.{image.extension}): {error}"
+            )
+
+
+@dataclass(slots=True)
+class Figures:
+    """Count, mean, standard deviation, least and greatest of a stream of numbers."""
+
+    num: int = 0
+    mean: float = 0.0
+    least: float = math.inf
+    greatest: float = -math.inf
+    _squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.num += 1
+        step = value - self.mean
+        self.mean += step / self.num
+        self._squares += step * (value - self.mean)
+        self.least, self.greatest = min(self.least, value), max(self.greatest, value)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the sample (n - 1), 0 below two values."""
+        return math.sqrt(self._squares / (self.num - 1)) if self.num > 1 else 0.0
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """Counts over a source: `words` by caption name ("original" is the alt-text), sizes in pixels and bytes."""
+
+    num_shards: int = 0
+    num_samples: int = 0
+    num_images: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    words: dict[str, Figures] = field(default_factory=dict)
+    widths: Figures = field(default_factory=Figures)
+    heights: Figures = field(default_factory=Figures)
+    image_bytes: Figures = field(default_factory=Figures)
+    shard_bytes: int = 0
+    layer_bytes: int = 0
+
+
+def stats(source: Source) -> SourceStats:
+    """Count samples, rejects, words per caption and layer, image sizes and bytes in one pass."""
+    total = SourceStats(num_shards=len(source.shards))
+
+    def note(reject: Reject) -> None:
+        total.rejected[reject.reason] += 1
+
+    for shard in source.shards:
+        total.shard_bytes += Path(shard.url).stat().st_size
+        total.layer_bytes += sum(Path(layer.url).stat().st_size for layer in shard.layers)
+        for sample in read_shard(shard, on_reject=note):
+            total.num_samples += 1
+            _count_sample(sample, total)
+    return total
+
+
+def _count_sample(sample: Sample, total: SourceStats) -> None:
+    texts = [(ORIGINAL, sample.text)] + [(one.layer, _text_of(one)) for one in sample.annotations]
+    for name, text in texts:
+        if text is not None:
+            total.words.setdefault(name, Figures()).add(num_words(text))
+    for image in sample.images:
+        total.num_images += 1
+        total.image_bytes.add(len(image.data))
+        try:
+            width, height = image_size(image.data)
+        except DataError:
+            total.rejected["undecodable"] += 1
+            continue
+        total.widths.add(width)
+        total.heights.add(height)
+
+
+def _text_of(annotation: Annotation) -> str | None:
+    if annotation.kind == "turns":
+        return " ".join(turn.text for turn in annotation.turns if turn.role == "assistant")
+    return annotation.text
+
+
+def show(source: Source, num: int = 3, *, start: int = 0) -> str:
+    """The text of `num` samples from sample `start` on, with nothing in it that a terminal would obey."""
+    samples = ((shard, sample) for shard in source.shards for sample in read_shard(shard, on_reject=_ignore))
+    return "\n\n".join(_shown(shard, sample) for shard, sample in islice(samples, start, start + num))
+
+
+def _ignore(reject: Reject) -> None:
+    """Rejects are for `check`; `show` goes on with the next sample."""
+
+
+def _shown(shard: Shard, sample: Sample) -> str:
+    lines = [
+        f"{shard.name}/{sample.key}",
+        *(f"image: {_image_line(i.data, i.extension)}" for i in sample.images),
+    ]
+    if sample.text is not None:
+        lines.append(f"{ORIGINAL}: {sample.text.strip()}")
+    lines += [f"{turn.role}: {turn.text}" for turn in sample.turns]
+    if "interleaved" in sample.meta:
+        texts = sample.meta["interleaved"]["texts"]
+        lines.append("document: " + " ".join("<image>" if text is None else text for text in texts))
+    lines += [line for annotation in sample.annotations for line in _annotation_lines(annotation)]
+    return "\n  ".join(printable(line) for line in lines)
+
+
+def _image_line(data: bytes, extension: str) -> str:
+    try:
+        width, height = image_size(data)
+    except DataError as error:
+        return f"{extension}, {len(data)} bytes, {error}"
+    return f"{extension}, {width}x{height}, {len(data)} bytes"
+
+
+def _annotation_lines(annotation: Annotation) -> Iterator[str]:
+    origin = [annotation.model, annotation.prompt_id, annotation.finish_reason]
+    about = ", ".join(str(part) for part in origin if part)
+    name = annotation.layer if annotation.round is None else f"{annotation.layer} of round {annotation.round}"
+    yield f"{name} ({about}): {annotation.text or ''}" if about else f"{name}: {annotation.text or ''}"
+    yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
+    if annotation.scores:
+        yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
+
+
+def merge(
+    source: Source,
+    out_dir: str | Path,
+    *,
+    captions: Sequence[str] = (ORIGINAL, "recaption"),
+    separator: str = "\n",
+) -> ShardStats:
+    """Write self-contained WebDataset shards: the images, KEY.txt with the captions composed in the order
+    given, KEY.json with the metadata and under "annotations" what the layers say.
+
+    A sample with neither caption nor metadata is dropped and counted. Shards that are there are kept;
+    raises RecipeError when they were merged from something else.
+    """
+    folder = Path(out_dir)
+    inputs = {"captions": list(captions), "separator": separator, "shards": source.digest()}
+    claim(folder, {"stage": "merge", **inputs})
+    complete = done(folder)
+    for shard in source.shards:
+        if shard.name not in complete:
+            _merge_shard(shard, folder, captions, separator)
+    names = [shard.name for shard in source.shards]
+    gather_rejects(folder, names)
+    return folder_stats(folder, names)
+
+
+def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
+    rejects: list[Reject] = []
+    num_in = 0
+    with TarWriter(folder / f"{shard.name}.tar") as tar:
+        for sample in read_shard(shard, on_reject=rejects.append):
+            num_in += 1
+            caption = compose_caption(sample, captions, separator)
+            if caption is None and not sample.meta:
+                rejects.append(Reject(shard.name, sample.key, "no-caption", f"none of {', '.join(captions)}"))
+                continue
+            tar.write_sample(sample.key, _merged_members(sample, caption))
+        num_in += sum(reject.reason != "no-caption" for reject in rejects)
+        dropped = Counter(reject.reason for reject in rejects)
+        assert num_in == tar.num_samples + dropped.total(), f"shard {shard.name} does not add up"
+        tar.stats = {"in": num_in, "dropped": dict(sorted(dropped.items())), "rejected": len(rejects)}
+        write_rejects(folder, shard.name, rejects)
+
+
+def _merged_members(sample: Sample, caption: str | None) -> dict[str, bytes]:
+    several = len(sample.images) > 1
+    members = {
+        f"{number}.{image.extension}" if several else image.extension: image.data
+        for number, image in enumerate(sample.images)
+    }
+    if caption is not None:
+        members["txt"] = caption.encode("utf-8", "replace")
+    members["json"] = _meta_bytes(sample)
+    return members
+
+
+def _meta_bytes(sample: Sample) -> bytes:
+    """KEY.json of a merged sample."""
+    earlier: Any = sample.meta.get("annotations", [])
+    annotations = [
+        *(earlier if isinstance(earlier, list) else []),
+        *(one.to_json() for one in sample.annotations),
+    ]
+    return to_json_bytes({**sample.meta, **({"annotations": annotations} if annotations else {})})

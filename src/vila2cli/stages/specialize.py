@@ -1,0 +1,185 @@
+"""`vila2 specialize`: a specialist fine-tuned from the self-augmented model, and its answers as a layer."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.image import decode_image
+from vila2cli.progress import Progress
+from vila2cli.recipe import Recipe, SpecialistSettings
+from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
+from vila2cli.sample import Annotation, Reject, Sample, Turn
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, num_samples, open_layer, open_source
+from vila2cli.text.compose import compose_turns
+from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
+from vila2cli.text.quality import check_caption
+
+
+def settings_of(recipe: Recipe, name: str) -> SpecialistSettings:
+    """The recipe's table of a specialist; raises RecipeError naming those there are."""
+    if name not in recipe.specialists:
+        known = ", ".join(recipe.specialists) or "none"
+        raise RecipeError(f"the recipe has no [specialists.{name}]; it has {known}")
+    settings = recipe.specialists[name]
+    if settings.questions not in QUESTIONS:
+        raise RecipeError(
+            f"specialists.{name}.questions = {settings.questions!r} is no question pool; "
+            f"known are {', '.join(QUESTIONS)}"
+        )
+    return settings
+
+
+def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str, Any]:
+    """Fine-tune a specialist on its task shards, from the self-augmented model (VILA^2 section 2.2.1)."""
+    from vila2cli.model.checkpoint import resolve_model, weights_sha256
+    from vila2cli.train.job import DataSource, Phase, load_checkpoint, train_stage
+
+    settings = settings_of(recipe, name)
+    source = open_source(settings.data)
+    compose = partial(compose_turns, captions=("original",))
+    loaded, processor = load_checkpoint(model)
+    return train_stage(
+        f"specialize {name}",
+        loaded,
+        processor,
+        [Phase(f"specialize {name}", settings, [DataSource(f"specialist-{name}", source, compose)])],
+        recipe=recipe,
+        lineage={
+            "specialist": name,
+            "parent": {"path": str(model), "sha256": weights_sha256(resolve_model(model))},
+            "data": {f"specialist-{name}": source.digest()},
+            "settings": settings.deciding(),
+            "seed": recipe.seed,
+        },
+        out=out,
+    )
+
+
+def relabel(
+    recipe: Recipe,
+    *,
+    name: str,
+    model: str,
+    shards: Sequence[str],
+    out: Path,
+    worker: Worker | None = None,
+    base: str | None = None,
+) -> dict[str, Any]:
+    """Let a specialist answer its generation prompt for every image; write question-answer turns as a layer.
+
+    The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
+    produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). Raises as `recaption` does.
+    """
+    from vila2cli.model.checkpoint import resolve_model, weights_sha256
+
+    settings, worker = settings_of(recipe, name), worker or Worker()
+    source = open_source(shards, base=base)
+    model_sha256 = weights_sha256(resolve_model(model))
+    inputs = {
+        "stage": "relabel",
+        "specialist": name,
+        "seed": recipe.seed,
+        "model_sha256": model_sha256,
+        "dtype": recipe.base.dtype,
+        "max_new_tokens": settings.max_new_tokens,
+        "relabel_share": settings.relabel_share,
+        "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
+        "questions": list(QUESTIONS[settings.questions]),
+        "base": source.digest(),
+    }
+    manifest = claim(out, inputs, recipe)
+    with lock(out, worker), interruptible() as stop:
+        layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
+        todo = [shard for shard in select(source.shards, worker) if shard.name not in layer.done()]
+        if todo:
+            _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
+        stats = layer.finish()
+    summary = {"stage": "relabel", "specialist": name, "model": str(model), **stats.to_json()}
+    write_json(out / "summary.json", summary)
+    if stats.reject_rate > recipe.recaption.max_reject_rate:
+        raise RejectBudgetError(
+            f"specialist {name}: {stats.reject_rate:.1%} of the images got no answer, above max_reject_rate "
+            f"{recipe.recaption.max_reject_rate:.1%}; see {out}/rejects.jsonl"
+        )
+    return summary
+
+
+class Relabeller:
+    """Turns samples into a specialist's requests and its answers into question-answer turns."""
+
+    def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str) -> None:
+        self.recipe, self.name = recipe, name
+        self.settings = settings_of(recipe, name)
+        self.model, self.model_sha256 = model, model_sha256
+        self.engine_name = ""
+
+    def prompt_id(self, sample: Sample) -> str:
+        return draw_prompt(self.settings.prompts, f"{self.name}/{sample.key}", self.recipe.seed)
+
+    def ask(self, out: ShardWriter, sample: Sample) -> Any:
+        """The request for a sample; None when it is not selected or its image cannot be used."""
+        from vila2cli.engine import Request
+
+        if stable_hash("share", self.name, self.recipe.seed, sample.key) >= self.settings.relabel_share * 2**63:
+            out.skip(sample, "not-selected")
+            return None
+        if len(sample.images) != 1:
+            error = f"the sample has {len(sample.images)} images, not one"
+            out.reject(Reject(out.name, sample.key, "several-images" if sample.images else "no-image", error))
+            return None
+        try:
+            image = decode_image(sample.images[0].data)
+        except DataError as error:
+            out.reject(Reject(out.name, sample.key, "bad-image", str(error)))
+            return None
+        return Request(
+            id=sample.key,
+            messages=(Turn("user", prompt_text(self.prompt_id(sample))),),
+            images=(image,),
+            max_new_tokens=self.settings.max_new_tokens,
+        )
+
+    def answer(self, out: ShardWriter, sample: Sample, request: Any, result: Any) -> None:
+        """Write the question and answer of a result, or reject the sample when there is no answer to keep."""
+        if result.error is not None:
+            out.reject(Reject(out.name, sample.key, "engine-error", result.error))
+            return
+        checked = check_caption(result.text, reached_limit=result.finish_reason == "length")
+        if checked.defect is not None:
+            out.reject(Reject(out.name, sample.key, checked.defect, f"the model wrote: {checked.text[:500]}"))
+            return
+        prompt_id = self.prompt_id(sample)
+        question = draw(QUESTIONS[self.settings.questions], "question", self.name, self.recipe.seed, sample.key)
+        out.annotate(
+            sample,
+            Annotation(
+                layer=self.name,
+                kind="turns",
+                turns=(Turn("user", question), Turn("assistant", checked.text)),
+                model=self.model,
+                model_sha256=self.model_sha256,
+                prompt_id=prompt_id,
+                prompt_sha256=prompt_sha256(prompt_id),
+                sampling={"engine": self.engine_name, "temperature": 0.0, "dtype": self.recipe.base.dtype},
+                num_tokens=result.num_tokens,
+                finish_reason=result.finish_reason,
+                logprob_mean=result.logprob_mean,
+            ),
+        )
+
+
+def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
+    from vila2cli.engine import EngineSettings, open_engine
+    from vila2cli.engine.annotator import Annotator
+
+    recipe = relabeller.recipe
+    settings = EngineSettings(dtype=recipe.base.dtype, batch_size=recipe.recaption.batch_size, max_images=1)
+    engine = open_engine(recipe.recaption.engine, relabeller.model, settings)
+    relabeller.engine_name = engine.name
+    total = sum(num_samples(shard) for shard in todo)
+    with Progress(f"relabel {relabeller.name}", total, log_path=layer.folder / "log.jsonl") as progress:
+        Annotator(
+            engine, layer, ask=relabeller.ask, answer=relabeller.answer, stop=stop, progress=progress
+        ).run(todo)

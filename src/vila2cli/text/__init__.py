@@ -1,0 +1,1 @@
+"""Prompts, templates, label masks and pure checks on text."""

@@ -1,0 +1,86 @@
+"""Every instruction that is sent to a model, by name.
+
+The captioning prompts are those of VILA^2 section 2.1.1, the specialists' those of section 2.2.1
+and appendix A.1. An annotation stores the prompt's name and the hash of its text.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from vila2cli.errors import RecipeError
+
+PROMPTS = MappingProxyType(
+    {
+        "simple": "Describe the image briefly.",
+        "long-v1": "Describe the image in details.",
+        "long-v2": "Elaborate on the visual and narrative elements of the image in detail.",
+        "long-v3": (
+            "Instead of describing the imaginary content, only describing the content one can determine "
+            "confidently from the image. Do not describe the contents by itemizing them in list form. "
+            "Minimize aesthetic descriptions as much as possible."
+        ),
+        "spatial-v1": (
+            "Elaborate on the visual and narrative elements of the image in detail, "
+            "with a focus on spatial relations."
+        ),
+        "spatial-v2": "Can you explain the content of the image and their spatial relations in detail?",
+        "grounding-v1": (
+            "Elaborate on the visual and narrative elements in the image, "
+            "and specify their location with [xmin,ymin,xmax,ymax]."
+        ),
+        "ocr-v1": (
+            "Your task is to recognize and describe the text in the image. "
+            "Please provide a brief description that focuses on the textual content."
+        ),
+        "judge-pair-v1": "Which caption describes the image better?\nA: {a}\nB: {b}\nAnswer with the letter.",
+    }
+)
+
+QUESTIONS = MappingProxyType(
+    {
+        "spatial": (
+            "How are the objects in the image placed relative to each other?",
+            "Describe the spatial relations in the image.",
+            "What is the spatial layout of the image?",
+        ),
+        "grounding": (
+            "Where is each object in the image? Answer with boxes.",
+            "Describe the image and locate every object with [xmin,ymin,xmax,ymax].",
+            "List the objects in the image with their boxes.",
+        ),
+        "ocr": (
+            "Describe the textual content in the image.",
+            "What text can be read in the image?",
+        ),
+    }
+)
+"""What the pretraining text asks before a specialist's answer: a pool apart from the generation
+prompts, as in the released loader (VILA `coyo_qa.py`)."""
+
+
+def prompt_text(prompt_id: str) -> str:
+    """The text of a named prompt; raises RecipeError listing the names when there is none."""
+    if prompt_id not in PROMPTS:
+        raise RecipeError(f"unknown prompt {prompt_id!r}; known are {', '.join(PROMPTS)}")
+    return PROMPTS[prompt_id]
+
+
+def prompt_sha256(prompt_id: str) -> str:
+    return hashlib.sha256(prompt_text(prompt_id).encode()).hexdigest()
+
+
+def draw(choices: Sequence[str], *parts: object) -> str:
+    """Pick one of `choices` by the hash of `parts`: the same on every machine and worker split."""
+    return choices[stable_hash(*parts) % len(choices)]
+
+
+def draw_prompt(prompt_ids: Sequence[str], key: str, seed: int) -> str:
+    """The prompt of one image among a mix drawn per image (VILA^2 section 2.1.1, "Mixed")."""
+    return draw(prompt_ids, "prompt", seed, key)
+
+
+def stable_hash(*parts: object) -> int:
+    """A 63-bit hash of the parts that no process, platform or version changes."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

@@ -1,0 +1,1 @@
+"""Data mixtures, batches, schedules and the training loop."""

@@ -1,0 +1,48 @@
+"""Features of a frozen vision tower, computed once per image and kept in memory between epochs.
+
+Shapes: N images, P patches, D tower channels, B sequences of S tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Idefics3ForConditionalGeneration, PreTrainedModel
+
+from vila2cli.errors import ModelError
+
+
+class TowerFeatures:
+    """A cache in front of an Idefics3 model's tower; its projector still runs, and trains, every time."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if not isinstance(model, Idefics3ForConditionalGeneration):
+            raise ModelError(f"cache_features works with idefics3 models only, not with {type(model).__name__}")
+        self._model = model
+        self._features: dict[str, Tensor] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._features
+
+    def add(self, keys: Sequence[str], pixel_inputs: dict[str, Any]) -> None:
+        """Run the tower over images (N x 1 x C x H x W) and keep P x D under each one's key."""
+        model = self._model.model
+        pixels_NCHW = pixel_inputs["pixel_values"].flatten(0, 1).to(model.device, model.dtype)
+        mask_NHW = pixel_inputs["pixel_attention_mask"].flatten(0, 1).to(model.device)
+        patch = model.config.vision_config.patch_size
+        patches = mask_NHW.unfold(1, patch, patch).unfold(2, patch, patch).sum((-1, -2)) > 0
+        with torch.no_grad():
+            output = model.vision_model(pixel_values=pixels_NCHW, patch_attention_mask=patches)
+        for key, features_PD in zip(keys, output.last_hidden_state, strict=True):
+            self._features[key] = features_PD.clone()
+
+    def embed(self, ids_BS: Tensor, keys: Sequence[str]) -> Tensor:
+        """Token embeddings B x S x D with the projected features where the image ids are."""
+        model = self._model.model
+        features_NPD = torch.stack([self._features[key] for key in keys])
+        projected = model.connector(features_NPD).flatten(0, 1)
+        embeddings = model.get_input_embeddings()(ids_BS)
+        is_image = (ids_BS == model.config.image_token_id).unsqueeze(-1)
+        merged: Tensor = embeddings.masked_scatter(is_image, projected.to(embeddings.dtype))
+        return merged

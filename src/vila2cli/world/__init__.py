@@ -1,0 +1,1 @@
+"""The embedded world: drawn scenes about which everything is known, and the bases to start from."""

@@ -1,0 +1,254 @@
+"""What can be said about a scene: captions, alt-text, questions, comparisons, specialists' answers."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from vila2cli.sample import Turn
+from vila2cli.text.prompts import PROMPTS, draw
+from vila2cli.world.scenes import COLOURS, LETTERS, PLACES, SHAPES, SIZES, Scene, Thing, frame
+
+NUMBERS = ("zero", "one", "two", "three", "four")
+LONG_PROMPTS = tuple(PROMPTS[name] for name in ("long-v1", "long-v2", "long-v3"))
+
+MARKS = dict(zip(PLACES, ("nw", "ne", "sw", "se"), strict=True))
+
+Question = tuple[str, str]
+"""A question and its one right answer."""
+
+
+def caption(scene: Scene) -> str:
+    """The detailed caption, 25 to 48 words, every statement of it true."""
+    head = f"The image shows {NUMBERS[len(scene.things)]} objects" + (" and a word." if scene.writing else ".")
+    return " ".join([head, *statements(scene)])
+
+
+def statements(scene: Scene) -> list[str]:
+    """One sentence for each object in reading order, and one for the word."""
+    said = [f"At the {t.place} there is a {t.size} {t.colour} {t.shape}." for t in scene.things]
+    if scene.writing:
+        said.append(f'At the {scene.writing.place} the word "{scene.writing.word}" is written.')
+    return said
+
+
+def corrupted_caption(scene: Scene, random: Random) -> str:
+    """The caption of a scene that differs from the given one in one to three attributes."""
+    things = list(scene.things)
+    writing = scene.writing
+    for _ in range(random.choice((1, 2, 3))):
+        i = random.randrange(len(things) + (writing is not None))
+        if i < len(things):
+            things[i] = wrong_thing(things[i], random)
+        elif writing:
+            letters = list(writing.word)
+            letters[random.randrange(3)] = random.choice(LETTERS)
+            writing = type(writing)("".join(letters), writing.place, writing.box)
+    changed = Scene(tuple(things), writing)
+    return caption(changed) if caption(changed) != caption(scene) else corrupted_caption(scene, random)
+
+
+def wrong_thing(thing: Thing, random: Random) -> Thing:
+    """The object with one attribute changed."""
+    values = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
+    name = random.choice(tuple(values))
+    value = random.choice([v for v in values[name] if v != getattr(thing, name)])
+    fields = {"size": thing.size, "colour": thing.colour, "shape": thing.shape, name: value}
+    return Thing(fields["size"], fields["colour"], fields["shape"], thing.place, thing.box)
+
+
+BOILERPLATE = (
+    "Stock photo for free download, royalty free",
+    "Buy online now - best price and fast delivery",
+    "Click to enlarge the image, all rights reserved",
+    "Home page | Gallery | Contact | Terms of use",
+    "Pin by Anna on things to make this weekend",
+    "Image may be subject to copyright of its owner",
+)
+NAMES = ("IMG", "DSC", "photo", "scan", "final", "thumb")
+TAILS = (
+    "for sale",
+    "wallpaper",
+    "free clipart",
+    "on light background",
+    "vector icon",
+    "print",
+    "HD",
+    "new design",
+)
+
+
+def alt_text(scene: Scene, random: Random, *, wrong: float, boilerplate: float) -> str:
+    """Web-like alt-text: short, one or two things named, often vague, sometimes wrong or beside the point.
+
+    `wrong` is the share of named objects with a wrong attribute, `boilerplate` the share of texts
+    that say nothing about the picture.
+    """
+    if random.random() < boilerplate:
+        if random.random() < 0.3:
+            return f"{random.choice(NAMES)}_{random.randint(1000, 9999)}.jpg"
+        return random.choice(BOILERPLATE)
+    named = random.sample(scene.things, random.choice((1, 1, 2, min(3, len(scene.things)))))
+    parts = [_mention(thing, random, wrong) for thing in named]
+    if scene.writing and random.random() < 0.25:
+        parts.append(f'"{scene.writing.word}"')
+    text = " and ".join(parts)
+    if random.random() < 0.5:
+        text = f"{text} {random.choice(TAILS)}"
+    return text[0].upper() + text[1:] if random.random() < 0.3 else text
+
+
+def _mention(thing: Thing, random: Random, wrong: float) -> str:
+    if random.random() < wrong:
+        thing = wrong_thing(thing, random)
+    words = [thing.size] if random.random() < 0.4 else []
+    words += [thing.colour] if random.random() < 0.75 else []
+    text = " ".join([*words, thing.shape])
+    return f"{text} at the {thing.place}" if random.random() < 0.3 else text
+
+
+def ask_existence(scene: Scene, random: Random) -> Question:
+    """Yes or no, half each; half of the false objects differ from a present one in one attribute."""
+    names = {thing.name for thing in scene.things}
+    if random.random() < 0.5:
+        return f"Is there {article(random.choice(sorted(names)))} in the image?", "yes"
+    while True:
+        name = f"{random.choice(COLOURS)} {random.choice(SHAPES)}"
+        if random.random() < 0.5:
+            name = wrong_thing(random.choice(scene.things), random).name
+        if name not in names:
+            return f"Is there {article(name)} in the image?", "no"
+
+
+def article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def ask_colour(scene: Scene, random: Random) -> Question:
+    thing = random.choice(scene.things)
+    return f"What colour is the object at the {thing.place}?", thing.colour
+
+
+def ask_shape(scene: Scene, random: Random) -> Question:
+    thing = random.choice(scene.things)
+    return f"What shape is the object at the {thing.place}?", thing.shape
+
+
+def ask_size(scene: Scene, random: Random) -> Question:
+    thing = random.choice(scene.things)
+    return f"Is the {thing.name} small or large?", thing.size
+
+
+def ask_count(scene: Scene, random: Random) -> Question:
+    if random.random() < 0.4:
+        return "How many objects are in the image?", NUMBERS[len(scene.things)]
+    size = random.choice(SIZES)
+    return f"How many {size} objects are in the image?", NUMBERS[sum(t.size == size for t in scene.things)]
+
+
+def ask_place(scene: Scene, random: Random) -> Question:
+    thing = random.choice(scene.things)
+    return f"Where is the {thing.name}?", thing.place
+
+
+def ask_spatial(scene: Scene, random: Random) -> Question:
+    one, other = random.sample(scene.things, 2)
+    return f"Where is the {one.name} relative to the {other.name}?", relation(one, other)
+
+
+def ask_ocr(scene: Scene, random: Random) -> Question:
+    return "What is written in the image?", scene.writing.word if scene.writing else "nothing"
+
+
+def ask_box(scene: Scene, random: Random) -> Question:
+    thing = random.choice(scene.things)
+    return f"Give the box of the {thing.name} as [xmin,ymin,xmax,ymax].", box_text(thing)
+
+
+QUESTIONS: dict[str, Callable[[Scene, Random], Question]] = {
+    "existence": ask_existence,
+    "colour": ask_colour,
+    "shape": ask_shape,
+    "size": ask_size,
+    "count": ask_count,
+    "place": ask_place,
+    "spatial": ask_spatial,
+    "ocr": ask_ocr,
+    "grounding": ask_box,
+}
+
+
+def relation(one: Thing, other: Thing) -> str:
+    """Where `one` is seen from `other`: "above", "left", "below right" ..."""
+    (y1, x1), (y2, x2) = one.place.split(), other.place.split()
+    words = [] if y1 == y2 else ["above" if y1 == "top" else "below"]
+    words += [] if x1 == x2 else ["left" if x1 == "left" else "right"]
+    return " ".join(words)
+
+
+def relation_phrase(one: Thing, other: Thing) -> str:
+    """The relation as it stands in a sentence: "above and to the left of"."""
+    words = [f"to the {w} of" if w in ("left", "right") else w for w in relation(one, other).split()]
+    return " and ".join(words)
+
+
+def box_text(thing: Thing) -> str:
+    """A box as the paper writes it: [xmin,ymin,xmax,ymax] with three digits each (VILA^2 figure 5)."""
+    return "[" + ",".join(f"{value:03d}" for value in frame(thing.box)) + "]"
+
+
+def comparison(scene: Scene, random: Random) -> list[Turn]:
+    """Which of two captions is right: what lets a checkpoint judge captions later."""
+    right, wrong = caption(scene), corrupted_caption(scene, random)
+    first = random.random() < 0.5
+    a, b = (right, wrong) if first else (wrong, right)
+    return [Turn("user", PROMPTS["judge-pair-v1"].format(a=a, b=b)), Turn("assistant", "A" if first else "B")]
+
+
+def describe(scene: Scene, random: Random, weights: Sequence[int] = (1, 1, 1)) -> list[Turn]:
+    """A request for a long caption, one of three drawn by weight, and the caption."""
+    prompt = random.choices(LONG_PROMPTS, weights)[0]
+    return [Turn("user", prompt), Turn("assistant", caption(scene))]
+
+
+def interview(scene: Scene, random: Random, skills: list[str]) -> list[Turn]:
+    """Questions of the given skills, in that order."""
+    turns = []
+    for skill in skills:
+        question, answer = QUESTIONS[skill](scene, random)
+        turns += [Turn("user", question), Turn("assistant", answer)]
+    return turns
+
+
+def specialist_answer(scene: Scene, name: str) -> str:
+    """What the specialist should say about a scene when given its generation prompt."""
+    if name == "grounding":
+        return " ".join(f"There is a {t.size} {t.name} at {box_text(t)}." for t in scene.things)
+    if name == "ocr":
+        if scene.writing is None:
+            return "There is no text in the image."
+        return f'The text "{scene.writing.word}" is written at the {scene.writing.place}.'
+    pairs = [(a, b) for i, a in enumerate(scene.things) for b in scene.things[i + 1 :]]
+    return " ".join(f"The {a.name} is {relation_phrase(a, b)} the {b.name}." for a, b in pairs)
+
+
+def specialist_turns(scene: Scene, name: str, prompts: list[str], random: Random) -> list[Turn]:
+    """A specialist's training conversation: its long answer, then questions of its skill."""
+    prompt = PROMPTS[draw(prompts, "specialist", name, scene.signature)]
+    turns = [Turn("user", prompt), Turn("assistant", specialist_answer(scene, name))]
+    return turns + interview(scene, random, [name, name] if name != "ocr" else [name])
+
+
+def layout(scene: Scene) -> list[str]:
+    """The scene as sixteen words in a grid of 4 x 4, two by two for every quarter of the picture.
+
+    A quarter reads `size colour / shape mark` for an object, `L1 L2 / L3 mark` for a word and
+    `. . / . mark` when empty; the mark says which quarter it is. It is what the base LLM learns to
+    read and, word by word, what the base tower learns to see at each place (see `world/base.py`).
+    """
+    cells = {place: [".", ".", "."] for place in PLACES}
+    for thing in scene.things:
+        cells[thing.place] = [thing.size, thing.colour, thing.shape]
+    if scene.writing:
+        cells[scene.writing.place] = list(scene.writing.word)
+    quarters = [[*cells[place], MARKS[place]] for place in PLACES]
+    pairs = ((quarters[0], quarters[1]), (quarters[2], quarters[3]))
+    return [word for left, right in pairs for k in (0, 2) for word in (*left[k : k + 2], *right[k : k + 2])]

@@ -1,0 +1,182 @@
+"""The world's shards: everything a run reads, written from a seed."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from vila2cli.progress import Progress
+from vila2cli.recipe import Recipe
+from vila2cli.run import write_json, write_text
+from vila2cli.sample import Turn
+from vila2cli.settings import WorldSettings
+from vila2cli.shards import TarWriter
+from vila2cli.text.prompts import PROMPTS
+from vila2cli.world import language
+from vila2cli.world.draw import draw_picture, encode_jpeg
+from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, draw_scene
+
+Members = dict[str, bytes]
+
+TASKS: Mapping[str, tuple[str, str]] = {
+    "existence": ("yesno", "yesno"),
+    "colour": ("short", "short"),
+    "shape": ("short", "short"),
+    "size": ("short", "short"),
+    "count": ("short", "short"),
+    "place": ("short", "short"),
+    "spatial": ("short", "short"),
+    "ocr": ("short", "ocr"),
+    "grounding": ("box", "box"),
+    "caption": ("caption", "facts"),
+}
+"""Evaluation tasks: answer type and scorer of each."""
+SPECIALISTS = ("spatial", "grounding", "ocr")
+SFT_SKILLS = ("existence", "colour", "shape", "size", "count", "place", "spatial", "ocr", "grounding")
+SFT_TURNS_PER_SKILL = 1
+
+
+def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
+    """Write the shards of every stage under `out`; returns the number of samples of each folder.
+
+    The same seed and sizes give the same bytes. No scene is in two of the splits named in
+    `scenes.BUCKETS`. The marker `out/world.json` is written last.
+    """
+    world = recipe.world
+    plan = dict(_folders(world))
+    counts: dict[str, int] = {}
+    with Progress("world", total=sum(num for num, _ in plan.values()), unit="samples") as progress:
+        for name, (num, make) in plan.items():
+            if not num:
+                continue
+            _write_folder(out / name, num, make, world, progress)
+            counts[name] = num
+    for split in ("dev", "eval"):
+        for task in TASKS:
+            write_text(out / split / task / "task.toml", task_toml(task, split))
+    write_json(out / "world.json", {"settings": world.deciding(), "num_samples": counts})
+    return counts
+
+
+def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[Random], Members]]]]:
+    yield "pretrain", (world.num_pretrain, lambda random: pretrain_sample(random, world.alt_text_noise))
+    yield "interleaved", (world.num_interleaved, lambda random: document(random, world.alt_text_noise))
+    yield "sft", (world.num_sft, instruction_sample)
+    yield "text", (world.num_text, text_sample)
+    for name in SPECIALISTS:
+        yield f"specialist-{name}", (world.num_specialist, _specialist_maker(name))
+    for split, num in (("dev", world.num_dev), ("eval", world.num_eval)):
+        for task in TASKS:
+            yield f"{split}/{task}", (num, _task_maker(task, split))
+
+
+def _write_folder(
+    folder: Path, num: int, make: Callable[[Random], Members], world: WorldSettings, progress: Progress
+) -> None:
+    """Write `num` samples; a shard that is there already is kept."""
+    for shard, start in enumerate(range(0, num, world.samples_per_shard)):
+        indices = range(start, min(num, start + world.samples_per_shard))
+        path = folder / f"{shard:06d}.tar"
+        if not (path.exists() and path.with_suffix(".stats.json").exists()):
+            with TarWriter(path) as tar:
+                for index in indices:
+                    tar.write_sample(f"{index:09d}", make(Random(f"{world.seed}/{_stream(folder)}/{index}")))
+        progress.advance(len(indices))
+
+
+def _stream(folder: Path) -> str:
+    """What a folder's random numbers depend on; all tasks of a split ask about the same scenes."""
+    return folder.parent.name if folder.parent.name in ("dev", "eval") else folder.name
+
+
+def picture_members(scene: Scene, random: Random, meta: dict[str, Any], text: str | None = None) -> Members:
+    """One picture with its metadata (ground truth included) and alt-text."""
+    meta = {**meta, "scene": scene.to_json(), "box_frame": BOX_FRAME}
+    members = {"jpg": encode_jpeg(draw_picture(scene, random)), "json": _json(meta)}
+    return members if text is None else {**members, "txt": text.encode()}
+
+
+def pretrain_sample(random: Random, noise: float) -> Members:
+    """A picture with web-like alt-text."""
+    scene = draw_scene(random, "pretrain")
+    text = language.alt_text(scene, random, wrong=noise, boilerplate=noise)
+    return picture_members(scene, random, {"url": f"world:{scene.signature}"}, text)
+
+
+def document(random: Random, noise: float) -> Members:
+    """A web document: two or three pictures, each after the sentence that speaks of it."""
+    scenes = [draw_scene(random, "interleaved") for _ in range(random.choice((2, 3)))]
+    texts: list[str | None] = []
+    for scene in scenes:
+        said = language.alt_text(scene, random, wrong=noise, boilerplate=0.0)
+        texts += [f"{random.choice(('Here is', 'Then came', 'Next to it', 'We also saw'))} {said}.", None]
+    texts.append(random.choice(language.BOILERPLATE))
+    images = [None if text is not None else sum(t is None for t in texts[:i]) for i, text in enumerate(texts)]
+    members = {f"{i}.jpg": encode_jpeg(draw_picture(scene, random)) for i, scene in enumerate(scenes)}
+    meta = {"interleaved": {"texts": texts, "images": images}, "scenes": [scene.to_json() for scene in scenes]}
+    return {**members, "json": _json(meta)}
+
+
+def instruction_sample(random: Random) -> Members:
+    """A picture with one long conversation: description, questions of every skill, or a comparison."""
+    scene = draw_scene(random, "sft")
+    skills = random.sample(SFT_SKILLS, len(SFT_SKILLS)) * SFT_TURNS_PER_SKILL
+    turns = language.describe(scene, random) + language.interview(scene, random, skills)
+    if random.random() < 0.5:
+        turns += language.comparison(scene, random)
+    return picture_members(scene, random, _messages(turns))
+
+
+def text_sample(random: Random) -> Members:
+    """A text-only conversation."""
+    from vila2cli.world.base import reading_turns
+
+    return {"json": _json(_messages(reading_turns(random)))}
+
+
+def _specialist_maker(name: str) -> Callable[[Random], Members]:
+    def make(random: Random) -> Members:
+        scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
+        prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
+        return picture_members(
+            scene, random, _messages(language.specialist_turns(scene, name, prompts, random))
+        )
+
+    return make
+
+
+def _task_maker(task: str, split: str) -> Callable[[Random], Members]:
+    def make(random: Random) -> Members:
+        scene = draw_scene(random, split)
+        image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
+        if task == "caption":
+            question, answer = PROMPTS["long-v1"], language.caption(scene)
+        else:
+            question, answer = language.QUESTIONS[task](scene, ask)
+        return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
+
+    return make
+
+
+def task_toml(task: str, split: str) -> str:
+    """The description that makes a folder of shards an evaluation task."""
+    answer_type, scorer = TASKS[task]
+    lines = [
+        f'name = "world-{task}"',
+        "version = 1",
+        f'answer_type = "{answer_type}"',
+        f'scorer = "{scorer}"',
+        f'split = "{split}"',
+    ]
+    if scorer == "facts":
+        lines += ["", "[vocabulary]", *(f"{slot} = {json.dumps(words)}" for slot, words in VOCABULARY.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _messages(turns: list[Turn]) -> dict[str, Any]:
+    return {"messages": [turn.to_json() for turn in turns]}
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()

@@ -1,0 +1,173 @@
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vila2cli.engine import Engine, EngineSettings, Request, Result, open_engine
+from vila2cli.engine.hf import HfEngine, chunks_by_group
+from vila2cli.errors import ModelError
+from vila2cli.model.chat import Chat
+
+Ask = Callable[..., Request]
+
+
+@pytest.fixture(scope="module")
+def engine(random_vlm: Path) -> Engine:
+    torch.set_num_threads(1)
+    return open_engine("hf", random_vlm, EngineSettings(dtype="float32", batch_size=8))
+
+
+def by_id(results: Iterator[Result]) -> dict[str, Result]:
+    return {result.id: result for result in results}
+
+
+def test_greedy_results_are_those_of_a_plain_generate(engine: Engine, random_vlm: Path, ask: Ask) -> None:
+    request = ask(3)
+    net = AutoModelForImageTextToText.from_pretrained(random_vlm, dtype=torch.float32).eval()
+    chat = Chat(AutoProcessor.from_pretrained(random_vlm))
+    ids = torch.tensor([chat.prompt_ids(request.messages, request.images)])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **chat.pixel_inputs(request.images)}
+    with torch.inference_mode():
+        whole = net.generate(**inputs, max_new_tokens=24, do_sample=False)
+        logits = net(**(inputs | {"input_ids": whole, "attention_mask": torch.ones_like(whole)})).logits
+    new = whole[0, ids.shape[1] :]
+    logprobs = logits[0, ids.shape[1] - 1 : -1].log_softmax(-1).gather(-1, new[:, None])[:, 0]
+    (result,) = engine.generate([request])
+    assert result.text == chat.tokenizer.decode(new, skip_special_tokens=True).strip()
+    assert result.num_tokens == len(new)
+    assert result.logprob_mean == pytest.approx(logprobs.mean().item(), abs=1e-5)
+
+
+def test_finish_reason_and_count_include_the_end_token(engine: Engine, ask: Ask) -> None:
+    results = by_id(engine.generate(ask(seed, max_new_tokens=48) for seed in range(24)))
+    assert {result.finish_reason for result in results.values()} == {"stop", "length"}
+    for result in results.values():
+        assert (result.num_tokens == 48) == (result.finish_reason == "length")
+        assert result.error is None
+        assert result.logprob_mean is not None
+        assert result.logprob_mean < 0
+
+
+def test_texts_depend_on_the_picture(engine: Engine, ask: Ask) -> None:
+    texts = {result.text for result in engine.generate(ask(seed) for seed in range(16))}
+    assert len(texts) > 12
+
+
+def test_results_do_not_depend_on_other_groups(engine: Engine, ask: Ask) -> None:
+    requests = [ask(seed, group=f"g{seed // 10}", temperature=0.8 * (seed % 2)) for seed in range(30)]
+    whole = by_id(engine.generate(requests))
+    parts = by_id(engine.generate(requests[20:])) | by_id(engine.generate(requests[:20]))
+    assert whole == parts
+
+
+def test_sampling_does_not_depend_on_the_batch(engine: Engine, ask: Ask) -> None:
+    requests = [ask(seed, temperature=1.0, top_p=0.9) for seed in range(12)]
+    together = by_id(engine.generate(requests))
+    for request in requests[:4]:
+        (alone,) = engine.generate([request])
+        assert alone.text == together[request.id].text
+    (other,) = engine.generate([ask(0, temperature=1.0, top_p=0.9, seed=99)])
+    assert other.text != together["0"].text
+
+
+def test_odd_requests(engine: Engine, ask: Ask) -> None:
+    odd = {
+        "text only": ask(0, "Hello", images=()),
+        "one pixel": ask(0, images=(Image.new("RGB", (1, 1)),)),
+        "a line": ask(0, images=(Image.new("RGB", (2000, 2)),)),
+        "two images": ask(
+            0, "<image> or <image>", images=(Image.new("RGB", (64, 64)), Image.new("RGB", (9, 80)))
+        ),
+        "limits": ask(0, max_new_tokens=3),
+        "fills the context": ask(0, "red " * 460),
+        "too long": ask(0, "red " * 600),
+        "a missing image": ask(0, "<image> and <image>"),
+    }
+    requests = [Request(**(fields(request) | {"id": name})) for name, request in odd.items()]
+    results = by_id(engine.generate(requests))
+    assert set(results) == set(odd)
+    errors = {name: result.error for name, result in results.items() if result.error}
+    assert set(errors) == {"too long", "a missing image"}
+    assert "does not fit the context of 512" in str(errors["too long"])
+    assert results["limits"].num_tokens == 3
+    assert results["fills the context"].finish_reason == "length"
+    assert results["fills the context"].num_tokens < 24
+
+
+def fields(request: Request) -> dict[str, object]:
+    return {name: getattr(request, name) for name in Request.__dataclass_fields__}
+
+
+def test_reads_only_a_bounded_way_ahead(ask: Ask) -> None:
+    num_read = 0
+
+    def stream() -> Iterator[Request]:
+        nonlocal num_read
+        for _ in range(1000):
+            num_read += 1
+            yield ask(1)
+
+    chunks = chunks_by_group(stream(), 10, 10**9)
+    assert len(next(chunks)) == 10
+    assert num_read == 11
+    sizes = [len(chunk) for chunk in chunks_by_group((ask(1) for _ in range(9)), 10, 3 * 64 * 64)]
+    assert sizes == [3, 3, 3]
+
+
+def test_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask) -> None:
+    class SmallDevice(HfEngine):
+        """Holds three requests at a time."""
+
+        def _run(self, batch):  # type: ignore[no-untyped-def]
+            if len(batch) > 3:
+                raise torch.OutOfMemoryError("no memory left")
+            return super()._run(batch)
+
+    engine = SmallDevice("m", random_vlm, EngineSettings(dtype="float32", batch_size=8))
+    results = by_id(engine.generate(ask(seed, max_new_tokens=4) for seed in range(11)))
+    assert len(results) == 11
+    assert engine.batch_size == 2
+    assert engine.notes == [f"out of accelerator memory: batch size reduced to {size}" for size in (4, 2)]
+
+
+def test_checkpoint_defaults_do_not_decide_the_text(random_vlm: Path, ask: Ask, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(random_vlm, tmp_path / "vlm"))
+    config = (folder / "generation_config.json").read_text()
+    (folder / "generation_config.json").write_text(
+        config.replace("{", '{\n "repetition_penalty": 5.0, "do_sample": true, "top_k": 3,', 1)
+    )
+    settings = EngineSettings(dtype="float32")
+    (changed,) = open_engine("hf", folder, settings).generate([ask(5)])
+    (plain,) = open_engine("hf", random_vlm, settings).generate([ask(5)])
+    assert changed == plain
+
+
+def test_unusable_checkpoints_are_one_line_errors(random_vlm: Path, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(random_vlm, tmp_path / name))
+
+    (copy("cut") / "model.safetensors").write_bytes((random_vlm / "model.safetensors").read_bytes()[:5000])
+    weights = load_file(random_vlm / "model.safetensors")
+    copy("lacking")
+    lacking = {k: v for k, v in weights.items() if "connector" not in k}
+    save_file(lacking, tmp_path / "lacking" / "model.safetensors", metadata={"format": "pt"})
+    (copy("odd") / "config.json").write_text('{"model_type": "nothing-we-know"}')
+    (copy("empty") / "model.safetensors").unlink()
+    (copy("bare") / "config.json").unlink()
+    expected = {
+        "cut": "cannot be loaded",
+        "lacking": "lacks 1 weights",
+        "odd": "cannot be loaded",
+        "empty": "no \\*.safetensors",
+        "bare": "no config.json",
+        "absent/deep/folder": "does not exist",
+    }
+    for name, message in expected.items():
+        with pytest.raises(ModelError, match=message) as caught:
+            open_engine("hf", tmp_path / name)
+        assert "\n" not in str(caught.value)

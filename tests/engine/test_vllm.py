@@ -1,0 +1,93 @@
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, open_engine
+from vila2cli.errors import ModelError
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
+    pytest.mark.filterwarnings("ignore"),
+]
+Ask = Callable[..., Request]
+SETTINGS = EngineSettings(dtype="float32", batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def engine(random_vlm: Path) -> Engine:
+    torch.set_num_threads(1)
+    return open_engine("vllm", random_vlm, SETTINGS)
+
+
+def by_id(results: Iterator[Result]) -> dict[str, Result]:
+    return {result.id: result for result in results}
+
+
+def test_greedy_captions_are_those_of_transformers(engine: Engine, random_vlm: Path, ask: Ask) -> None:
+    requests = [ask(seed, max_new_tokens=48, group=f"g{seed // 20}") for seed in range(64)]
+    ours = by_id(open_engine("hf", random_vlm, SETTINGS).generate(requests))
+    theirs = by_id(engine.generate(requests))
+    assert set(theirs) == set(ours)
+    for key, result in theirs.items():
+        assert (result.text, result.num_tokens) == (ours[key].text, ours[key].num_tokens)
+        assert result.finish_reason == ours[key].finish_reason
+        assert result.logprob_mean == pytest.approx(ours[key].logprob_mean, abs=1e-4)
+    assert engine.model_sha256 == open_engine("hf", random_vlm, SETTINGS).model_sha256
+
+
+def test_one_bad_request_does_not_harm_the_others(engine: Engine, ask: Ask) -> None:
+    odd = [
+        ask(1),
+        ask(2, "red " * 600),
+        ask(3, "<image> and <image>"),
+        ask(4, images=tuple(Image.new("RGB", (64, 64)) for _ in range(12))),
+        ask(5, "Hello", images=()),
+        ask(6, "<image> or <image>", images=(Image.new("RGB", (64, 64)), Image.new("RGB", (9, 80)))),
+        ask(7, temperature=1.0, top_p=0.0),
+        ask(8),
+    ]
+    results = by_id(engine.generate(odd))
+    assert set(results) == {request.id for request in odd}
+    assert {key for key, result in results.items() if result.error} == {"2", "3", "4", "7"}
+    assert results["8"].num_tokens > 0
+
+
+def test_sampling_is_seeded_per_request(engine: Engine, ask: Ask) -> None:
+    requests = [ask(seed, temperature=1.0) for seed in range(8)]
+    together = by_id(engine.generate(requests))
+    (alone,) = engine.generate(requests[:1])
+    (other,) = engine.generate([ask(0, temperature=1.0, seed=77)])
+    assert alone.text == together["0"].text
+    assert other.text != alone.text
+
+
+def test_the_window_is_bounded_and_stopping_early_is_clean(engine: Engine, ask: Ask) -> None:
+    num_read = 0
+
+    def stream() -> Iterator[Request]:
+        nonlocal num_read
+        for seed in range(200):
+            num_read += 1
+            yield ask(seed, max_new_tokens=8)
+
+    results = engine.generate(stream())
+    next(results)
+    assert num_read <= 2 * SETTINGS.batch_size + 1
+    results.close()  # type: ignore[attr-defined]
+    assert len(list(engine.generate([ask(1), ask(2)]))) == 2
+
+
+def test_auto_takes_vllm_where_it_knows_the_model(random_vlm: Path, tmp_path: Path) -> None:
+    assert choose_engine("auto", random_vlm).kind == "vllm"
+    (tmp_path / "config.json").write_text('{"architectures": ["NeverHeardOfIt"]}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    choice = choose_engine("auto", tmp_path)
+    assert choice.kind == "hf"
+    assert "NeverHeardOfIt" in choice.reason
+    with pytest.raises(ModelError, match="vLLM does not know NeverHeardOfIt"):
+        choose_engine("vllm", tmp_path)

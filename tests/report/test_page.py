@@ -1,0 +1,204 @@
+"""The whole page from run folders with all, some and none of their parts, and with hostile ones."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vila2cli.recipe import Recipe
+from vila2cli.report import build_page, render_page
+from vila2cli.report.captions import MAX_CARDS
+
+MakeRun = Callable[..., Any]
+VOID = {"meta", "img", "input", "link", "br"}
+HOSTILE = (
+    '</p></style><script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }} \x1b[31mred\x00 \u202eright'
+)
+
+
+class Outline(HTMLParser):
+    """Tags, attributes and text of a page; fails on a tag that is closed without having been opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def outline(html: str) -> Outline:
+    parsed = Outline()
+    parsed.feed(html)
+    assert parsed.open == []
+    return parsed
+
+
+def page_text(recipe: Recipe, run_dir: Path) -> str:
+    return " ".join(" ".join(outline(render_page(build_page(recipe, run_dir))).text).split())
+
+
+def test_full_run_shows_every_part(make_run: MakeRun) -> None:
+    run = make_run(2)
+    run.write_eval("final", 0.9)
+    page = build_page(run.recipe("rounds=2", "cost.dollars_per_hour=0.05"), run.run_dir)
+    assert page.damaged == []
+    assert [row.label for row in page.table.rows] == ["round 0", "round 1", "round 2", "final"]
+    assert [row.apart for row in page.table.rows] == [False, False, False, True]
+    names = [column.name for column in page.table.columns[1:]]
+    questions = ["QA mean", "existence", "colour", "count", "spatial", "ocr"]
+    assert names == ["words", "precision", "recall", *questions, "by oracle", "by model", "time"]
+    assert [group.name for group in page.table.groups][-2:] == ["preferred to alt-text", ""]
+    assert page.differences.pairs == ("round 1 − round 0", "round 2 − round 1", "final − round 2")
+    assert page.charts[1].title == "Caption facts"
+    assert len(page.cards) == MAX_CARDS
+    assert all(card.image.startswith("data:image/jpeg;base64,") for card in page.cards)
+    assert all(len(card.captions) == 3 for card in page.cards)
+    assert page.cost_chart is not None
+    assert [row.reason for row in page.rejects] == ["refusal", "refusal"]
+    assert page.ledger[-1].total
+
+
+def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:
+    run = make_run(1)
+    html = render_page(build_page(run.recipe(), run.run_dir))
+    parsed = outline(html)
+    links = [value for name, value in parsed.attributes if name in ("src", "href", "xlink:href", "action")]
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links)
+    assert parsed.tags.count("script") == parsed.tags.count("style") == 1
+    assert "url(" not in html
+    assert "@import" not in html
+    anchors = {value for name, value in parsed.attributes if name == "id"}
+    assert {link[1:] for link in links if link.startswith("#")} <= anchors
+    assert len(html) < 1_000_000
+
+
+def test_same_folder_gives_the_same_page(make_run: MakeRun) -> None:
+    run = make_run(1)
+    assert render_page(build_page(run.recipe(), run.run_dir)) == render_page(
+        build_page(run.recipe(), run.run_dir)
+    )
+
+
+def test_round_zero_alone_says_what_has_not_run(make_run: MakeRun) -> None:
+    run = make_run(0)
+    text = page_text(run.recipe(), run.run_dir)
+    assert "0 of 3 self-augmentation rounds evaluated" in text
+    assert "it takes two evaluated rounds" in text
+    assert "No recaptions yet" in text
+    assert "No judge has compared captions yet" in text
+    assert "No recaption pass has run yet" in text
+
+
+def test_empty_run_folder(tmp_path: Path) -> None:
+    text = page_text(Recipe(), tmp_path)
+    assert "Nothing has been evaluated in this run folder yet." in text
+    assert "No round has been started yet" in text
+    assert "No stage has recorded its time yet." in text
+
+
+def test_ten_rounds(make_run: MakeRun) -> None:
+    run = make_run(10, skills=[0.4 + 0.05 * i for i in range(11)], num_samples=6, num_shards=1, num_questions=8)
+    page = build_page(run.recipe("rounds=10"), run.run_dir)
+    outline(render_page(page))
+    assert len(page.table.rows) == 11
+    assert all(len(card.captions) == 11 for card in page.cards)
+
+
+def test_unfinished_stages_are_no_error(make_run: MakeRun) -> None:
+    run = make_run(1)
+    run.write_recaption(2, num_shards=1)
+    (run.run_dir / "round2" / "pretrain.partial").mkdir()
+    (run.run_dir / "round2" / "eval").mkdir()
+    page = build_page(run.recipe(), run.run_dir)
+    states = {cell.text for cell in page.matrix.rows[-1].cells if cell is not None}
+    assert states == {"1 of 2 shards", "unfinished", "not run yet"}
+    assert page.damaged == []
+
+
+def test_base_shards_that_are_gone_leave_the_captions(make_run: MakeRun) -> None:
+    run = make_run(2)
+    shutil.rmtree(run.base_dir)
+    page = build_page(run.recipe(), run.run_dir)
+    assert len(page.cards) == MAX_CARDS
+    assert all(not card.image and card.image_note == "image not available" for card in page.cards)
+    assert all("is gone" in line for line in page.damaged)
+
+
+def test_hostile_text_stays_text(make_run: MakeRun) -> None:
+    run = make_run(0)
+    run.write_recaption(1, text=HOSTILE)
+    rejects = run.run_dir / "round1" / "recaption" / "rejects.jsonl"
+    rejects.write_text(json.dumps({"shard": HOSTILE, "key": HOSTILE, "reason": "refusal", "error": HOSTILE}))
+    metrics = run.run_dir / "round0" / "eval" / "metrics.json"
+    task = json.loads(metrics.read_text())["tasks"]["world-ocr"]
+    metrics.write_text(json.dumps({"tasks": {HOSTILE: task | {"headline": HOSTILE}}, "model": HOSTILE}))
+    (run.run_dir / "specialists" / HOSTILE[4:30].replace("/", "") / "checkpoint").mkdir(parents=True)
+    html = render_page(build_page(run.recipe(), run.run_dir))
+    parsed = outline(html)
+    assert parsed.tags.count("script") == 1
+    assert not any(name.startswith("on") for name, _ in parsed.attributes)
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", html)
+    text = "".join(parsed.text)
+    assert "<script>alert(1)</script>" in text
+    assert "{{ 7*7 }}" in text
+    assert "\\x1b[31mred" in text
+
+
+def test_runaway_caption_is_cut(make_run: MakeRun) -> None:
+    run = make_run(0)
+    run.write_recaption(1, text="a red circle, " * 7500)
+    page = build_page(run.recipe(), run.run_dir)
+    assert len(render_page(page)) < 1_000_000
+    text = page_text(run.recipe(), run.run_dir)
+    assert "more characters" in text
+    assert "cut off at the token limit" in text
+
+
+DAMAGE = {
+    "no-json": b"\xff{",
+    "list": b"[]",
+    "deep": b"[" * 100_000,
+    "odd-types": json.dumps(
+        {"tasks": {"a": 1, "b": {"metrics": [1]}}, "qa_mean": "x", "phases": [1], "cost": 3, "pairs": [[], {}]}
+        | {"base": [1, {}], "layer": 5, "words": [], "seconds": "9", "dropped": 3, "judges": {"a": 2}}
+    ).encode(),
+    "odd-numbers": b'{"seconds": 1e999, "tasks": {"a": {"metrics": {"x": NaN, "y": {"value": 1e999}}}}}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_noted_and_raise_nothing(make_run: MakeRun, damage: str) -> None:
+    run = make_run(1, num_samples=7, num_questions=6)
+    for path in [*run.run_dir.rglob("*.json"), *run.run_dir.rglob("*.jsonl")]:
+        path.write_bytes(DAMAGE[damage])
+    page = build_page(run.recipe(), run.run_dir)
+    outline(render_page(page))
+    assert damage.startswith("odd") or any("metrics.json" in line for line in page.damaged)
+
+
+def test_damaged_layers_are_noted_and_raise_nothing(make_run: MakeRun) -> None:
+    run = make_run(1, num_samples=7, num_questions=6)
+    for path in run.run_dir.rglob("*.tar"):
+        path.write_bytes(path.read_bytes()[:1500])
+    page = build_page(run.recipe(), run.run_dir)
+    outline(render_page(page))
+    assert any("000000.tar" in line for line in page.damaged)
+    assert page.cards == []

@@ -1,0 +1,204 @@
+"""Per-sample rules of the answer families, as tables."""
+
+import pytest
+
+from vila2cli.errors import DataError
+from vila2cli.score import SCORERS, find_scorer
+from vila2cli.score.choice import CHOICE, parse_letter
+from vila2cli.score.grounding import BOX, iou, parse_boxes
+from vila2cli.score.ocr import OCR, anls
+from vila2cli.score.scorer import Reference
+from vila2cli.score.short import SHORT, VQA, normalise
+from vila2cli.score.yesno import YESNO, says_yes
+
+
+def answers(*texts):
+    return Reference(answers=texts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "yes"),
+    [
+        ("Yes", True),
+        ("No", False),
+        ("no", False),
+        ("No.", False),
+        ("No, there is no circle", False),
+        ("There is not a red circle in the image.", False),
+        ("Yes. No other circle is there.", True),
+        ("Yes, there is", True),
+        ("NO", True),
+        ("", True),
+        ("a red circle", True),
+        ("nothing", True),
+        ("no\nyes", False),
+    ],
+)
+def test_pope_rule_reads_the_first_sentence(answer, yes):
+    assert says_yes(answer) is yes
+
+
+@pytest.mark.parametrize(("answer", "unclear"), [("Yes", 0), ("NO", 0), ("maybe", 1), ("", 1), ("nothing", 1)])
+def test_answers_without_yes_or_no_are_marked(answer, unclear):
+    assert YESNO.score(answer, answers("yes"))["unclear"] == unclear
+
+
+@pytest.mark.parametrize(
+    ("answer", "normalised"),
+    [
+        ("The Cat", "cat"),
+        ("two", "2"),
+        ("None", "0"),
+        ("an apple.", "apple"),
+        ("top-left", "top left"),
+        ("red, blue", "red blue"),
+        ("red,blue", "red blue"),
+        ("1,000", "1000"),
+        ("3.5", "3.5"),
+        ("don't", "dont"),
+        ("what?", "what"),
+        ("  bottom \n right ", "bottom right"),
+        ("", ""),
+    ],
+)
+def test_vqa_normalisation(answer, normalised):
+    assert normalise(answer) == normalised
+
+
+def test_short_answers_match_any_reference():
+    assert SHORT.score("Two.", answers("3", "2"))["score"] == 1
+    assert SHORT.score("two circles", answers("2"))["score"] == 0
+
+
+@pytest.mark.parametrize(
+    ("matches", "score"),
+    [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)],
+)
+def test_vqa_accuracy_leaves_one_answer_out(matches, score):
+    references = ["cat"] * matches + [f"other {i}" for i in range(10 - matches)]
+    assert VQA.score("A cat", answers(*references))["score"] == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("B)", "B"),
+        (" B\n", "B"),
+        ("B. a blue square", "B"),
+        ("B: a blue square", "B"),
+        ("The answer is B.", "B"),
+        ("I think the answer is (C)", "C"),
+        ("The answer is B. The answer is C.", None),
+        ("b", None),
+        ("A blue square", None),
+        ("Because", None),
+        ("", None),
+    ],
+)
+def test_letters_are_parsed_strictly(answer, letter):
+    assert parse_letter(answer) == letter
+
+
+def test_choice_counts_what_it_cannot_read_as_wrong():
+    assert CHOICE.score("blue", answers("A")) == {"score": 0.0, "unparsed": 1.0}
+    assert CHOICE.score("A", answers("A")) == {"score": 1.0, "unparsed": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("[672,517,980,884]", [(672, 517, 980, 884)]),
+        ("[000,680,999,999]", [(0, 680, 999, 999)]),
+        ("at [1, 2, 3, 4] and [5,6,7,8]", [(1, 2, 3, 4), (5, 6, 7, 8)]),
+        ("[0.5,1,2.5,3]", [(0.5, 1, 2.5, 3)]),
+        ("[10,10,10,20]", []),
+        ("[30,10,10,20]", []),
+        ("[0,0,1000,10]", []),
+        ("[1,2,3]", []),
+        ("(1,2,3,4)", []),
+        ("", []),
+    ],
+)
+def test_boxes_are_read_from_text(text, boxes):
+    assert parse_boxes(text) == boxes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1.0),
+        ((0, 0, 10, 10), (0, 0, 10, 20), 0.5),
+        ((0, 0, 10, 10), (5, 5, 15, 15), 25 / 175),
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),
+        ((0, 0, 10, 10), (50, 50, 60, 60), 0.0),
+    ],
+)
+def test_iou(first, second, value):
+    assert iou(first, second) == pytest.approx(value)
+    assert iou(second, first) == pytest.approx(value)
+
+
+def test_grounding_scores_the_first_box_at_one_half():
+    exactly_half = BOX.score("[0,0,10,10] or [0,0,10,20]", answers("[0,0,10,20]"))
+    assert exactly_half == {"score": 1.0, "iou": 0.5, "unparsed": 0.0}
+    assert BOX.score("top left", answers("[0,0,10,20]")) == {"score": 0.0, "iou": 0.0, "unparsed": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "value"),
+    [("kab", "kab", 1.0), ("kat", "kab", 2 / 3), ("xyz", "kab", 0.0), ("", "kab", 0.0), ("ab", "abcd", 0.5)],
+)
+def test_anls_is_cut_below_one_half(answer, truth, value):
+    assert anls(answer, truth) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "row"),
+    [
+        ("KAB", (1, 1, 1)),
+        ('"kab."', (1, 1, 1)),
+        ("The word is KAB", (0, 0, 1)),
+        ("KAT", (0, 2 / 3, 0)),
+        ("", (0, 0, 0)),
+    ],
+)
+def test_ocr_scores(answer, row):
+    scores = OCR.score(answer, answers("KAB"))
+    assert (scores["score"], scores["anls"], scores["contained"]) == pytest.approx(row)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "reference"),
+    [
+        ("yesno", answers("maybe")),
+        ("yesno", answers()),
+        ("short", answers()),
+        ("vqa", answers()),
+        ("choice", answers("a red circle")),
+        ("box", answers("top left")),
+        ("ocr", answers("")),
+    ],
+)
+def test_references_that_do_not_fit_are_errors(scorer, reference):
+    with pytest.raises(DataError, match="answer"):
+        SCORERS[scorer].score("yes", reference)
+
+
+def test_an_unknown_scorer_names_the_nearest():
+    assert find_scorer("yesno") is YESNO
+    with pytest.raises(DataError, match="did you mean 'yesno'"):
+        find_scorer("yes-no")
+    with pytest.raises(DataError, match="there are yesno"):
+        find_scorer("cider")
+
+
+@pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS.keys())
+def test_every_scorer_names_one_of_its_metrics_as_headline(scorer):
+    class Totals(dict):
+        def __missing__(self, key):
+            return 1.0
+
+    assert scorer.headline in scorer.metrics(Totals())

@@ -1,0 +1,153 @@
+import math
+
+import numpy as np
+import pytest
+
+from vila2cli.score.short import SHORT
+from vila2cli.score.stats import (
+    Estimate,
+    Interval,
+    cohen_kappa,
+    columns_of,
+    difference,
+    estimate,
+    mean_of,
+    ratio,
+    wilson,
+)
+from vila2cli.score.yesno import YESNO
+
+
+def scored(values):
+    return columns_of([{"score": float(value)} for value in values])
+
+
+def accuracy(values, *, groups=None, num_bootstrap=1000, seed=0, name="image"):
+    groups = groups or [f"{name} {row}" for row in range(len(values))]
+    settings = {"groups": groups, "num_bootstrap": num_bootstrap, "seed": seed}
+    return estimate(scored(values), SHORT.metrics, **settings)["accuracy"]
+
+
+def test_ratio_of_nothing_is_zero():
+    assert ratio(np.float64(1), np.float64(0)) == 0
+    assert ratio(np.array([1.0, 2.0]), np.array([0.0, 4.0])).tolist() == [0.0, 0.5]
+
+
+def test_bootstrap_interval_agrees_with_the_normal_one():
+    values = [1] * 300 + [0] * 100
+    interval = accuracy(values, num_bootstrap=4000).interval()
+    half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
+    assert interval.value == 0.75
+    assert interval.low == pytest.approx(0.75 - half, abs=0.005)
+    assert interval.high == pytest.approx(0.75 + half, abs=0.005)
+
+
+def test_bootstrap_is_seeded():
+    values = [1, 0, 1, 1, 0, 0, 1]
+    assert accuracy(values).interval() == accuracy(values).interval()
+    assert not np.array_equal(accuracy(values).replicates_B, accuracy(values, seed=1).replicates_B)
+
+
+def test_chunks_of_resamples_do_not_change_the_result(monkeypatch):
+    values = [1, 0, 1, 1, 0, 0, 1]
+    whole = accuracy(values, num_bootstrap=50).replicates_B
+    monkeypatch.setattr("vila2cli.score.stats._IMAGES_PER_CHUNK", 3)
+    assert np.array_equal(accuracy(values, num_bootstrap=50).replicates_B, whole)
+
+
+def test_rows_of_one_image_are_resampled_together():
+    values = [1] * 50 + [0] * 50
+    groups = [f"image {row // 10}" for row in range(100)]
+    alone, together = accuracy(values), accuracy(values, groups=groups)
+    assert together.value == alone.value == 0.5
+    assert together.replicates_B.std() > 2.5 * alone.replicates_B.std()
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    values, names = [1, 0, 0, 1, 1], list("abcde")
+    turned = accuracy(values[::-1], groups=names[::-1])
+    assert np.array_equal(accuracy(values, groups=names).replicates_B, turned.replicates_B)
+
+
+def test_micro_metrics_come_from_totals():
+    rows = [
+        {"score": 1.0, "is_yes": 1.0, "says_yes": 1.0, "both_yes": 1.0, "unclear": 0.0},
+        {"score": 0.0, "is_yes": 1.0, "says_yes": 0.0, "both_yes": 0.0, "unclear": 0.0},
+        {"score": 0.0, "is_yes": 0.0, "says_yes": 1.0, "both_yes": 0.0, "unclear": 1.0},
+        {"score": 1.0, "is_yes": 0.0, "says_yes": 0.0, "both_yes": 0.0, "unclear": 0.0},
+    ]
+    found = estimate(columns_of(rows), YESNO.metrics, groups=list("abcd"), num_bootstrap=10, seed=0)
+    values = {name: one.value for name, one in found.items()}
+    assert values == {
+        "accuracy": 0.5,
+        "precision": 0.5,
+        "recall": 0.5,
+        "f1": 0.5,
+        "yes_ratio": 0.5,
+        "unclear_ratio": 0.25,
+    }
+
+
+def test_a_paired_difference_is_narrower_than_an_unpaired_one():
+    rng = np.random.default_rng(0)
+    before = (rng.random(500) < 0.5).astype(float)
+    after = np.where(rng.random(500) < 0.05, 1.0, before)
+    paired = difference(accuracy(before), accuracy(after))
+    unpaired = difference(accuracy(before), accuracy(after, seed=1))
+    assert paired.value == pytest.approx(after.mean() - before.mean())
+    assert paired.interval().low > 0
+    assert paired.replicates_B.std() < unpaired.replicates_B.std() / 2
+
+
+def test_equal_tables_differ_by_exactly_nothing():
+    values = [1, 0, 1, 1]
+    found = difference(accuracy(values), accuracy(values))
+    assert found.interval() == Interval(0.0, 0.0, 0.0)
+
+
+def test_the_mean_of_tasks_on_different_images_is_narrower_than_each():
+    tasks = [accuracy([1, 0] * 50, name=name) for name in ("ocr", "count", "colour", "box")]
+    mean = mean_of(tasks)
+    assert mean.value == 0.5
+    assert mean.replicates_B.std() == pytest.approx(tasks[0].replicates_B.std() / 2, rel=0.15)
+
+
+def test_tasks_that_agree_on_the_same_images_tell_no_more_than_one():
+    task = accuracy([1, 0] * 50)
+    assert mean_of([task, accuracy([1, 0] * 50)]).interval() == task.interval()
+
+
+@pytest.mark.parametrize(
+    ("successes", "num_trials", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (72, 100, 0.6251, 0.7986)],
+)
+def test_wilson(successes, num_trials, low, high):
+    interval = wilson(successes, num_trials)
+    assert interval.value == successes / num_trials
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_wilson_of_nothing_knows_nothing():
+    interval = wilson(0, 0)
+    assert math.isnan(interval.value)
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kappa"),
+    [
+        ("wwll", "wwll", 1.0),
+        ("wwll", "llww", -1.0),
+        ("wlwl", "wwll", 0.0),
+        ("wwww", "wwww", None),
+        ("", "", None),
+        ("w" * 20 + "w" * 5 + "l" * 10 + "l" * 15, "w" * 20 + "l" * 5 + "w" * 10 + "l" * 15, 0.4),
+    ],
+)
+def test_cohen_kappa(first, second, kappa):
+    assert cohen_kappa(first, second) == (None if kappa is None else pytest.approx(kappa))
+
+
+def test_an_interval_names_its_value():
+    assert Interval(0.5, 0.4, 0.6).to_json("difference") == {"difference": 0.5, "low": 0.4, "high": 0.6}
+    assert Estimate(1.0, np.array([1.0, 1.0])).interval() == Interval(1.0, 1.0, 1.0)

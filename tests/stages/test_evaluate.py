@@ -1,0 +1,182 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.recipe import load_recipe
+from vila2cli.score import find_scorer
+from vila2cli.score.compare import compare, compare_evals, read_predictions
+from vila2cli.score.task import load_task
+from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.stages.evaluate import evaluate
+
+COLOURS = ("red", "blue", "green", "orange")
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+VOCABULARY = {"size": ["large"], "colour": list(COLOURS), "shape": ["square"], "place": list(PLACES)}
+
+
+def recipe(*sets):
+    small = ("eval.engine=hf", "eval.max_new_tokens=6", "eval.batch_size=4", "eval.num_bootstrap=50")
+    return load_recipe(None, [*small, *sets])
+
+
+def jpeg(number: int) -> bytes:
+    image = Image.new("RGB", (64, 64), "white")
+    x, y = (number % 2) * 32, (number // 2 % 2) * 32
+    ImageDraw.Draw(image).rectangle((x + 4, y + 4, x + 28, y + 28), fill=COLOURS[number % 4])
+    stream = io.BytesIO()
+    image.save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def meta(number: int, skill: str) -> dict:
+    colour, place = COLOURS[number % 4], PLACES[number % 4]
+    thing = {"size": "large", "colour": colour, "shape": "square", "place": place, "box": [0, 0, 9, 9]}
+    questions = {
+        "existence": ("Is there a red square in the image?", "yes" if colour == "red" else "no"),
+        "colour": ("What colour is the square?", colour),
+        "caption": ("", ""),
+    }
+    question, answer = questions[skill]
+    value = {"question": question, "answers": [answer], "skill": skill}
+    return value | {"scene": {"objects": [thing], "text": None}}
+
+
+def write_task(folder: Path, skill: str, task_toml: str, num_shards: int = 2, damage: int = 0) -> Path:
+    """Shards of four samples; the first `damage` images of the task are cut off."""
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text(task_toml)
+    for shard in range(num_shards):
+        with TarWriter(folder / f"{shard:06d}.tar") as tar:
+            for number in range(4 * shard, 4 * shard + 4):
+                image = jpeg(number)[: 300 if number < damage else None]
+                members = {"jpg": image, "json": json.dumps(meta(number, skill)).encode()}
+                tar.write_sample(f"{number:09d}", members)
+    return folder
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    words = "".join(f"{slot} = {json.dumps(values)}\n" for slot, values in VOCABULARY.items())
+    caption = f'answer_type = "caption"\nquestion = "Describe the image in details."\n[vocabulary]\n{words}'
+    write_task(tmp_path / "tasks/existence", "existence", 'answer_type = "yesno"\n')
+    write_task(tmp_path / "tasks/colour", "colour", 'answer_type = "short"\nversion = "3"\n', num_shards=1)
+    write_task(tmp_path / "tasks/caption", "caption", caption, num_shards=1)
+    return tmp_path / "tasks"
+
+
+def run(tiny_checkpoint, tasks, out, *sets, **arguments):
+    return evaluate(recipe(*sets), model=tiny_checkpoint, tasks=[tasks], out=out, **arguments)
+
+
+def test_every_task_gets_a_prediction_layer_and_its_metrics(tiny_checkpoint, tasks, tmp_path):
+    out = tmp_path / "eval"
+    metrics = run(tiny_checkpoint, tasks, out, round=1)
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert {name: task["num_samples"] for name, task in metrics["tasks"].items()} == {
+        "caption": 4,
+        "colour": 4,
+        "existence": 8,
+    }
+    assert metrics["tasks"]["colour"]["version"] == "3"
+    headlines = [metrics["tasks"][name]["metrics"]["accuracy"]["value"] for name in ("colour", "existence")]
+    assert metrics["qa_mean"]["value"] == pytest.approx(sum(headlines) / 2)
+    assert metrics["qa_mean"]["low"] <= metrics["qa_mean"]["value"] <= metrics["qa_mean"]["high"]
+    assert metrics["caption"].keys() == {"precision", "recall", "f1", "num_words"}
+    assert (metrics["round"], metrics["num_rejected"]) == (1, 0)
+    assert metrics["protocol"]["engine"] == "hf"
+    assert metrics["protocol"]["max_new_tokens"] == 6
+
+
+def test_predictions_are_the_answers_with_their_scores(tiny_checkpoint, tasks, tmp_path):
+    run(tiny_checkpoint, tasks, tmp_path / "eval", round=1)
+    task = load_task(tasks / "existence")
+    source = open_source([str(tmp_path / "eval/existence")])
+    samples = [sample for shard in source.shards for sample in read_shard(shard, on_reject=pytest.fail)]
+    assert len(samples) == 8
+    for sample in samples:
+        annotation = sample.annotation("eval")
+        assert annotation.kind == "prediction"
+        assert annotation.scores == task.scorer.score(annotation.text, task.reference_of(sample))
+        assert (annotation.round, annotation.sampling["max_new_tokens"]) == (1, 6)
+        assert 1 <= annotation.num_tokens <= 6
+
+
+def test_a_second_run_asks_only_what_is_missing(tiny_checkpoint, tasks, tmp_path):
+    out = tmp_path / "eval"
+    first = run(tiny_checkpoint, tasks, out)
+    gone, kept = out / "existence/000001.tar", out / "existence/000000.tar"
+    before, kept_time = gone.read_bytes(), kept.stat().st_mtime_ns
+    gone.unlink()
+    (out / "metrics.json").unlink()
+    second = run(tiny_checkpoint, tasks, out)
+    assert gone.read_bytes() == before
+    assert kept.stat().st_mtime_ns == kept_time
+    assert second["tasks"]["existence"]["metrics"] == first["tasks"]["existence"]["metrics"]
+
+
+def test_a_finished_folder_is_scored_again_without_the_model(tiny_checkpoint, tasks, tmp_path, capsys):
+    run(tiny_checkpoint, tasks, tmp_path / "eval")
+    capsys.readouterr()
+    metrics = run(tiny_checkpoint, tasks, tmp_path / "eval", "eval.num_bootstrap=10")
+    assert metrics["protocol"]["num_bootstrap"] == 10
+    assert "engine" not in capsys.readouterr().err
+
+
+def test_other_settings_are_refused(tiny_checkpoint, tasks, tmp_path):
+    run(tiny_checkpoint, tasks, tmp_path / "eval")
+    with pytest.raises(RecipeError, match="max_new_tokens was 6, now 7"):
+        run(tiny_checkpoint, tasks, tmp_path / "eval", "eval.max_new_tokens=7")
+
+
+def test_unreadable_images_are_counted_and_fail_above_the_budget(tiny_checkpoint, tmp_path):
+    write_task(tmp_path / "tasks/existence", "existence", 'answer_type = "yesno"', damage=2)
+    with pytest.raises(RejectBudgetError, match=r"existence: 2 of 8 samples .*\(image 2\)"):
+        run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval")
+    assert not (tmp_path / "eval/metrics.json").exists()
+    metrics = run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval", "eval.max_reject_rate=0.25")
+    task = metrics["tasks"]["existence"]
+    assert (task["num_samples"], task["num_rejected"], task["rejected"]) == (6, 2, {"image": 2})
+    rejects = (tmp_path / "eval/existence/rejects.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in rejects] == ["000000000", "000000001"]
+
+
+def test_samples_that_cannot_be_scored_are_rejected_before_they_are_asked(tiny_checkpoint, tmp_path):
+    write_task(tmp_path / "tasks/colour", "colour", 'answer_type = "yesno"')
+    with pytest.raises(RejectBudgetError, match=r"8 of 8 .*\(task 8\)"):
+        run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval", "eval.max_reject_rate=1.0")
+
+
+def test_no_tasks_is_an_error(tiny_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="--tasks"):
+        evaluate(recipe(), model=tiny_checkpoint, out=tmp_path / "eval")
+
+
+def test_two_evals_are_compared_sample_by_sample(tiny_checkpoint, tasks, tmp_path):
+    run(tiny_checkpoint, tasks, tmp_path / "one")
+    run(tiny_checkpoint, tasks, tmp_path / "two", "eval.max_new_tokens=5")
+    found = compare_evals(tmp_path / "one", tmp_path / "two", num_bootstrap=50)
+    assert set(found["tasks"]) == {"caption", "colour", "existence"}
+    first, second = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["qa_mean"]["value"]
+        for name in ("one", "two")
+    )
+    assert found["qa_mean"]["difference"] == pytest.approx(second - first)
+    same = compare(tmp_path / "one/existence", tmp_path / "one/existence", find_scorer("yesno"))
+    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_path):
+    run(tiny_checkpoint, tasks, tmp_path / "eval")
+    write_task(tmp_path / "more/elsewhere", "existence", 'answer_type = "yesno"', num_shards=3)
+    run(tiny_checkpoint, tmp_path / "more", tmp_path / "eval")
+    for name in ("000000", "000001"):
+        (tmp_path / f"eval/elsewhere/{name}.tar").unlink()
+    with pytest.raises(DataError, match="share no sample"):
+        compare(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no predictions"):
+        read_predictions(tmp_path / "empty")

@@ -1,0 +1,175 @@
+import io
+import json
+from random import Random
+
+import pytest
+from PIL import Image
+
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.recipe import load_recipe
+from vila2cli.sample import Annotation
+from vila2cli.score.verdict import read_verdicts
+from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.stages.judge import judge
+
+NUM_SAMPLES = 12
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+
+
+def recipe(*sets):
+    return load_recipe(None, ["judge.engine=hf", "judge.max_new_tokens=2", *sets])
+
+
+def thing(number):
+    return {
+        "size": "large",
+        "colour": COLOURS[number % 6],
+        "shape": "star",
+        "place": "top left",
+        "box": [0, 0, 9, 9],
+    }
+
+
+def truth(number):
+    return f"There is a large {COLOURS[number % 6]} star at the top left."
+
+
+def jpeg(number):
+    random = Random(number)
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), tuple(random.randrange(256) for _ in range(3))).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def write_base(folder, *, scenes=True, damage=(), without_text=()):
+    """Two shards; the alt-text names the object without size and place, so it is neither right nor wrong."""
+    for start in (0, NUM_SAMPLES // 2):
+        with TarWriter(folder / f"{start:06d}.tar") as tar:
+            for number in range(start, start + NUM_SAMPLES // 2):
+                meta = {"scene": {"objects": [thing(number)], "text": None}} if scenes else {}
+                members = {
+                    "jpg": jpeg(number)[: 200 if number in damage else None],
+                    "txt": b"" if number in without_text else f"a {COLOURS[number % 6]} star".encode(),
+                    "json": json.dumps(meta).encode(),
+                }
+                tar.write_sample(f"{number:09d}", members)
+    return folder
+
+
+def write_captions(base, folder, caption_of):
+    source = open_source([str(base)])
+    writer = open_layer(folder, layer="recaption", source=source)
+    for shard in source.shards:
+        with writer.shard(shard) as out:
+            for sample in out.samples():
+                text = caption_of(int(sample.key))
+                out.annotate(sample, Annotation(layer="recaption", kind="caption", text=text))
+    writer.finish()
+    return str(folder)
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write_base(tmp_path / "base")
+
+
+@pytest.fixture
+def right(base, tmp_path):
+    return write_captions(base, tmp_path / "right", truth)
+
+
+@pytest.fixture
+def mixed(base, tmp_path):
+    """A third of the captions right, a third without a fact, a third wrong."""
+
+    def caption(number):
+        return (truth(number), "A picture.", "There is a small cyan circle at the top left.")[number % 3]
+
+    return write_captions(base, tmp_path / "mixed", caption)
+
+
+def test_the_oracle_counts_facts(mixed, right, tmp_path):
+    out = tmp_path / "judge"
+    summary = judge(recipe("judge.judges=oracle"), layers=["alt-text", mixed, right], out=out, round=1)
+    assert json.loads((out / "summary.json").read_text()) == summary
+    figures = {(pair["layer"], pair["against"]): pair["judges"]["oracle"] for pair in summary["pairs"]}
+    counts = {pair: (one["wins"], one["ties"], one["losses"]) for pair, one in figures.items()}
+    assert counts == {
+        (right, "alt-text"): (12, 0, 0),
+        (mixed, "alt-text"): (4, 4, 4),
+        (right, mixed): (8, 4, 0),
+    }
+    assert summary["judges"]["oracle"] == figures[right, "alt-text"]
+    assert summary["judges"]["oracle"]["win_rate"]["value"] == 1.0
+    assert summary["judges"]["oracle"]["length_bias"] == 1.0
+    assert figures[mixed, "alt-text"]["win_rate"]["value"] == 0.5
+    assert (summary["num_samples"], summary["round"], summary["unjudged"]) == (12, 1, [])
+
+
+def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
+    out = tmp_path / "judge"
+    summary = judge(recipe("judge.judges=oracle", "judge.num_samples=5"), layers=["alt-text", right], out=out)
+    assert (summary["num_samples"], summary["num_candidates"]) == (5, NUM_SAMPLES)
+    source = open_source([str(out)])
+    samples = [sample for shard in source.shards for sample in read_shard(shard, on_reject=pytest.fail)]
+    judged = [annotation for sample in samples if (annotation := sample.annotation("judge"))]
+    assert len(judged) == 5
+    assert {annotation.kind for annotation in judged} == {"verdict"}
+    assert all(annotation.scores["verdicts"][0]["outcome"] == "win" for annotation in judged)
+
+
+def test_a_checkpoint_is_asked_in_both_orders(tiny_checkpoint, mixed, right, tmp_path):
+    summary = judge(recipe(), layers=[mixed, right], out=tmp_path / "judge", model=tiny_checkpoint)
+    assert list(summary["judges"]) == ["oracle", "model"]
+    model = summary["judges"]["model"]
+    assert model["wins"] + model["losses"] + model["ties"] + model["unjudged"] == NUM_SAMPLES
+    verdicts = read_verdicts(tmp_path / "judge")
+    by_model = {key[1]: one for key, found in verdicts.items() for one in found if one.judge == "model"}
+    for key, one in by_model.items():
+        same = int(key) % 3 == 0
+        assert len(one.answers) == (0 if same else 2)
+        assert (one.outcome == "tie") or not same
+    assert len(summary["unjudged"]) == model["unjudged"]
+    assert summary["protocol"]["prompt_id"] == "judge-pair-v1"
+    assert summary["pairs"][0]["agreement"][0]["judges"] == ["oracle", "model"]
+
+
+def test_a_second_run_judges_only_what_is_missing(tiny_checkpoint, mixed, right, tmp_path):
+    out = tmp_path / "judge"
+    settings = {"layers": [mixed, right], "out": out, "model": tiny_checkpoint}
+    first = judge(recipe(), **settings)
+    gone, kept = sorted(out.glob("*.tar"))
+    before, kept_time = gone.read_bytes(), kept.stat().st_mtime_ns
+    gone.unlink()
+    second = judge(recipe(), **settings)
+    assert gone.read_bytes() == before
+    assert kept.stat().st_mtime_ns == kept_time
+    assert second["pairs"] == first["pairs"]
+
+
+def test_unreadable_pictures_and_missing_alt_texts_are_counted(tiny_checkpoint, tmp_path):
+    base = write_base(tmp_path / "base", damage={1, 2}, without_text={7})
+    layer = write_captions(base, tmp_path / "r1", truth)
+    summary = judge(recipe(), layers=["alt-text", layer], out=tmp_path / "judge", model=tiny_checkpoint)
+    assert (summary["num_samples"], summary["num_rejected"]) == (9, 2)
+    assert summary["dropped"] == {"image": 2, "no-caption": 1}
+    assert len((tmp_path / "judge/rejects.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_oracle_without_scenes_is_an_error(tmp_path):
+    base = write_base(tmp_path / "base", scenes=False)
+    layer = write_captions(base, tmp_path / "r1", truth)
+    with pytest.raises(DataError, match="no judge could judge any of 12 samples"):
+        judge(recipe("judge.judges=oracle"), layers=["alt-text", layer], out=tmp_path / "judge")
+
+
+def test_a_model_judge_needs_a_model(right, tmp_path):
+    with pytest.raises(RecipeError, match="give --model"):
+        judge(recipe(), layers=["alt-text", right], out=tmp_path / "judge")
+
+
+def test_other_captions_are_refused(mixed, right, tmp_path):
+    only_oracle = recipe("judge.judges=oracle")
+    judge(only_oracle, layers=["alt-text", right], out=tmp_path / "judge")
+    with pytest.raises(RecipeError, match="was made with other settings: "):
+        judge(only_oracle, layers=["alt-text", mixed], out=tmp_path / "judge")

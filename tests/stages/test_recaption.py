@@ -1,0 +1,276 @@
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
+from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.run import Worker
+from vila2cli.sample import Annotation, Reject
+from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.stages.recaption import RecaptionSummary, recaption
+from vila2cli.text.prompts import prompt_sha256
+
+NUM_SHARDS, NUM_SAMPLES = 5, 12
+BROKEN = {"bad-image": 2, "no-image": 1, "several-images": 1, "bad-json": 1}
+"""What shard 000001 holds besides its good samples, by the reason under which each is counted."""
+
+
+def _tiny() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "tiny_vlm", Path(__file__).parents[1] / "engine" / "conftest.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TINY = _tiny()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder: Path = TINY.build_random_vlm(tmp_path_factory.mktemp("vlm"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for shard in range(NUM_SHARDS):
+        with TarWriter(folder / f"{shard:06}.tar") as tar:
+            for index in range(NUM_SAMPLES):
+                number = shard * NUM_SAMPLES + index
+                tar.write_sample(f"{number:09}", {"jpg": jpeg(number), "txt": f"picture {number}".encode()})
+            if shard == 1:
+                write_broken(tar)
+    return folder
+
+
+def jpeg(number: int) -> bytes:
+    stream = io.BytesIO()
+    TINY.picture(number).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def write_broken(tar: TarWriter) -> None:
+    tar.write_sample("cut-off", {"jpg": jpeg(1)[:-400]})
+    tar.write_sample("no-picture", {"jpg": b"GIF89a or so"})
+    tar.write_sample("only-text", {"txt": b"hello"})
+    tar.write_sample("two", {"0.jpg": jpeg(1), "1.jpg": jpeg(2)})
+    tar.write_sample("json", {"jpg": jpeg(3), "json": b"{"})
+
+
+def settings(*sets: str) -> Recipe:
+    always = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.batch_size=8"]
+    return load_recipe(None, [*always, "recaption.max_reject_rate=1.0", *sets])
+
+
+@pytest.fixture
+def run(data: Path, model: Path, tmp_path: Path) -> Callable[..., RecaptionSummary]:
+    def call(out: str = "layer", recipe: Recipe | None = None, **changes: Any) -> RecaptionSummary:
+        arguments = {"shards": [f"{data}/*.tar"], "model": model, "out": tmp_path / out, "round": 1}
+        return recaption(recipe or settings(), **(arguments | changes))
+
+    return call
+
+
+def captions(out: Path) -> dict[str, Annotation]:
+    rejects: list[Reject] = []
+    source = open_source([str(out)])
+    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=rejects.append))
+    found = {sample.key: sample.annotation("recaption") for sample in samples}
+    return {key: annotation for key, annotation in found.items() if annotation is not None}
+
+
+def tars(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+
+
+def test_every_sample_is_captioned_or_counted(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
+    summary = run()
+    num_in = NUM_SHARDS * NUM_SAMPLES + sum(BROKEN.values())
+    assert summary.num_in == num_in == summary.num_out + sum(summary.dropped.values())
+    assert {reason: summary.dropped[reason] for reason in BROKEN} == BROKEN
+    assert set(summary.dropped) - set(BROKEN) <= {"truncated", "empty", "repetition"}
+    found = captions(tmp_path / "layer")
+    assert len(found) == summary.num_out > 5
+    rejects = [json.loads(line) for line in (tmp_path / "layer" / "rejects.jsonl").read_text().splitlines()]
+    assert len(rejects) == summary.num_rejected == sum(summary.dropped.values())
+    assert {reject["key"] for reject in rejects} | set(found) >= {f"{n:09}" for n in range(60)} | {"cut-off"}
+    stored = json.loads((tmp_path / "layer" / "summary.json").read_text())
+    assert stored == json.loads(json.dumps(summary.to_json()))
+    assert stored["images"] == NUM_SHARDS * NUM_SAMPLES == sum(summary.finish_reasons.values())
+    assert sum(summary.prompts.values()) == summary.num_out
+    assert stored["alt_text_words"]["mean"] == pytest.approx(2)
+    assert 0 < summary.num_cut <= sum(a.finish_reason == "length" for a in found.values())
+    assert len(summary.lines()) == 3
+
+
+def test_captions_say_where_they_come_from(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
+    summary = run()
+    found = captions(tmp_path / "layer")
+    for annotation in found.values():
+        assert annotation.kind == "caption"
+        assert annotation.text
+        assert annotation.round == 1
+        assert annotation.model_sha256 == summary.model_sha256
+        assert annotation.prompt_id in ("long-v1", "long-v2", "long-v3")
+        assert annotation.prompt_sha256 == prompt_sha256(annotation.prompt_id)
+        assert annotation.sampling == {
+            "engine": "hf",
+            "dtype": "float32",
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "max_new_tokens": 48,
+        }
+        assert annotation.logprob_mean is not None
+        assert annotation.logprob_mean < 0
+        assert len(annotation.image_sha256) == 64
+    assert len({annotation.prompt_id for annotation in found.values()}) > 1
+    assert len({annotation.seed for annotation in found.values()}) == len(found)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_any_worker_split_writes_the_same_bytes(
+    run: Callable[..., RecaptionSummary], tmp_path: Path, temperature: float
+) -> None:
+    recipe = settings(f"recaption.temperature={temperature}")
+    run("whole", recipe)
+    whole = tars(tmp_path / "whole")
+    assert len(whole) == NUM_SHARDS
+    for count in (2, 3, 4):
+        for index in reversed(range(count)):
+            summary = run(f"split{count}", recipe, worker=Worker(index, count))
+        assert summary.num_shards_done == NUM_SHARDS
+        assert tars(tmp_path / f"split{count}") == whole
+        rejects = (tmp_path / f"split{count}" / "rejects.jsonl").read_bytes()
+        assert rejects == (tmp_path / "whole" / "rejects.jsonl").read_bytes()
+
+
+def test_going_on_does_only_what_is_missing(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
+    first = run()
+    before = tars(tmp_path / "layer")
+    for name in ("000002.tar", "000004.stats.json"):
+        (tmp_path / "layer" / name).unlink()
+    (tmp_path / "layer" / "000002.tar.partial").write_bytes(b"half a shard")
+    kept = {name: (tmp_path / "layer" / name).stat().st_mtime_ns for name in ("000000.tar", "000003.tar")}
+    second = run()
+    assert tars(tmp_path / "layer") == before
+    assert (second.num_in, second.num_out, second.dropped) == (first.num_in, first.num_out, first.dropped)
+    assert kept == {name: (tmp_path / "layer" / name).stat().st_mtime_ns for name in kept}
+    assert not list((tmp_path / "layer").glob("*.partial"))
+
+
+def test_share_leaves_out_the_same_images_in_every_round(
+    run: Callable[..., RecaptionSummary], tmp_path: Path
+) -> None:
+    recipe = settings("recaption.share=0.5", "recaption.max_reject_rate=1.0")
+    rounds = [run(f"r{number}", recipe, round=number) for number in (1, 2)]
+    left_out = [summary.dropped["not-selected"] for summary in rounds]
+    assert left_out[0] == left_out[1]
+    assert 15 <= left_out[0] <= 45
+    assert rounds[0].num_selected == rounds[0].num_in - left_out[0]
+    lines = (tmp_path / "r1" / "rejects.jsonl").read_text()
+    assert "not-selected" not in lines
+    one, two = captions(tmp_path / "r1"), captions(tmp_path / "r2")
+    both = set(one) & set(two)
+    assert any(one[key].prompt_id != two[key].prompt_id for key in both)
+
+
+def test_too_many_rejects_fail_after_everything_is_written(
+    run: Callable[..., RecaptionSummary], tmp_path: Path
+) -> None:
+    with pytest.raises(RejectBudgetError, match=r"above max_reject_rate 5\.0%: .*2 bad-image") as caught:
+        run(recipe=settings("recaption.max_reject_rate=0.05"))
+    assert caught.value.exit_code == 3
+    assert len(tars(tmp_path / "layer")) == NUM_SHARDS
+    assert (tmp_path / "layer" / "summary.json").is_file()
+    assert run().num_shards_done == NUM_SHARDS  # a higher limit accepts what is there
+
+
+def test_other_settings_are_refused(run: Callable[..., RecaptionSummary]) -> None:
+    run()
+    with pytest.raises(RecipeError, match=r"settings\.temperature was 0\.0, now 0\.5"):
+        run(recipe=settings("recaption.temperature=0.5"))
+    with pytest.raises(RecipeError, match="round was 1, now 2"):
+        run(round=2)
+
+
+def test_a_missing_model_and_a_damaged_shard(
+    run: Callable[..., RecaptionSummary], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        run(model=tmp_path / "no" / "such" / "model")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "000000.tar").write_bytes((data / "000000.tar").read_bytes())
+    (tmp_path / "cut" / "000001.tar").write_bytes((data / "000001.tar").read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"000001\.tar is damaged or cut off"):
+        run(shards=[str(tmp_path / "cut")])
+    assert not list((tmp_path / "layer").glob("*.partial"))
+
+
+SCRIPT = """
+import sys
+from vila2cli.errors import Vila2Error
+from vila2cli.recipe import load_recipe
+from vila2cli.stages.recaption import recaption
+import torch
+torch.set_num_threads(1)
+shards, model, out, *sets = sys.argv[1:]
+try:
+    recaption(load_recipe(None, sets), shards=[shards], model=model, out=out, round=1)
+except Vila2Error as error:
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_where_it_stopped(
+    run: Callable[..., RecaptionSummary], data: Path, model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    sets = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.max_reject_rate=1.0"]
+    sets.append("recaption.batch_size=1")  # slow enough to be caught in the middle
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", SCRIPT, f"{data}/*.tar", str(model), str(out), *sets]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("*.stats.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    code = process.wait(30)
+    assert code == (Interrupted.exit_code if number == signal.SIGTERM else -signal.SIGKILL)
+    there = tars(out)
+    assert 0 < len(there) < NUM_SHARDS
+    recipe = load_recipe(None, sets)
+    run("killed", recipe)
+    run("undisturbed", recipe)
+    assert tars(out) == tars(tmp_path / "undisturbed")
+    assert there.items() <= tars(out).items()
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+def test_vllm_writes_the_same_captions(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
+    ours, theirs = run("hf"), run("vllm", settings("recaption.engine=vllm", "recaption.max_new_tokens=48"))
+    assert theirs.dropped == ours.dropped
+    assert theirs.num_shards_done == NUM_SHARDS
+    hf, vllm = captions(tmp_path / "hf"), captions(tmp_path / "vllm")
+    assert {key: a.text for key, a in vllm.items()} == {key: a.text for key, a in hf.items()}
+    assert {a.sampling["engine"] for a in vllm.values()} == {"vllm"}

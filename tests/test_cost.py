@@ -1,0 +1,30 @@
+import pytest
+
+from vila2cli.cost import Cost
+
+
+def test_the_papers_figure() -> None:
+    """VILA^2 section 3.6: 10.6 images/s on an H100 at 4.91 USD/h; the paper rounds to 0.12 USD per 1k."""
+    cost = Cost(
+        num_images=10_600, num_tokens=1_060_000, seconds=1000, device="GPU-hours", dollars_per_hour=4.91
+    )
+    assert cost.images_per_s == pytest.approx(10.6)
+    assert cost.tokens_per_s == pytest.approx(1060)
+    assert cost.dollars_per_1k == pytest.approx(0.1287, abs=1e-4)
+    assert cost.hours == pytest.approx(1000 / 3600)
+    assert cost.line() == "10.6 images/s, 0.0262 GPU-hours and $0.129 per 1,000 images"
+
+
+def test_devices_multiply_hours_but_not_speed() -> None:
+    cost = Cost(num_images=100, num_tokens=500, seconds=36, num_devices=4, dollars_per_hour=1)
+    assert cost.hours == pytest.approx(0.04)
+    assert cost.dollars == pytest.approx(0.04)
+    assert cost.hours_per_1k == pytest.approx(0.4)
+    assert cost.images_per_s == pytest.approx(100 / 36)
+
+
+def test_nothing_done_costs_nothing() -> None:
+    cost = Cost(num_images=0, num_tokens=0, seconds=0)
+    assert cost.dollars_per_1k == cost.images_per_s == cost.tokens_per_s == 0
+    assert cost.line() == "0 images/s, 0 core-hours per 1,000 images"
+    assert cost.to_json()["device"] == "core-hours"

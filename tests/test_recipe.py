@@ -1,0 +1,220 @@
+"""Recipes: every problem in one error, origins, resolved settings that load again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from vila2cli.errors import RecipeError
+from vila2cli.recipe import describe, flatten, key_lines, load_recipe, nearest_key, resolved_lines
+from vila2cli.settings import Recipe
+from vila2cli.text.prompts import PROMPTS, QUESTIONS
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path | None, *sets: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path, sets)
+    return str(error.value)
+
+
+def test_defaults_are_a_recipe() -> None:
+    recipe = load_recipe()
+    assert recipe.recaption.prompts == ("long-v1", "long-v2", "long-v3")
+    assert recipe.pretrain.align.train == ("projector",)
+    assert recipe.pretrain.align.learning_rate == 1e-3
+    assert recipe.sft.train == ("vision_tower", "projector", "llm")
+    assert recipe.run_dir == Path("runs/run")
+    assert set(recipe.origins.values()) == {"default"}
+
+
+def test_all_problems_come_at_once_with_lines_and_nearest_keys(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'name = "x"\n[recaption]\nshar = 0.5\nbatch_size = "12"\n[pretrain.align]\ntrain = ["projectr"]\n'
+        'leaning_rate = 1\n[specialists.ocr]\nprompts = "ocr-v1"\nquestions = "ocr"\n[sfft]\nepochs = 1\n',
+    )
+    text = problems(path, "recaption.top=1", "nothing")
+    assert text.startswith("8 problems in the recipe:")
+    assert f"{path}:3: unknown setting recaption.shar; did you mean recaption.share?" in text
+    assert f"{path}:4: recaption.batch_size = '12': input should be a valid integer" in text
+    assert f"{path}:6: pretrain.align.train = 'projectr'" in text
+    assert f"{path}:7: unknown setting pretrain.align.leaning_rate" in text
+    assert "did you mean pretrain.align.learning_rate?" in text
+    assert f"{path}:8: specialists.ocr.data is missing" in text
+    assert f"{path}:11: unknown setting sfft; did you mean sft?" in text
+    assert "--set recaption.top=1: unknown setting recaption.top; did you mean recaption.top_p?" in text
+    assert "--set nothing: write it as KEY=VALUE" in text
+
+
+def test_one_problem_is_one_line(tmp_path: Path) -> None:
+    text = problems(write(tmp_path, "[sft]\nepochs = 0\n"))
+    assert "\n" not in text
+    assert text.endswith(":2: sft.epochs = 0: input should be greater than 0")
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("seed = true", "valid integer"),
+        ("seed = 1.5", "valid integer"),
+        ("recaption.temperature = nan", "finite"),
+        ("recaption.share = 0", "greater than 0"),
+        ("recaption.prompts = []", "at least 1"),
+        ('name = "../x"', "pattern"),
+        ('recaption.engine = "vlm"', "'auto', 'vllm' or 'hf'"),
+        ("slurm.mem = [1]", "slurm.mem"),
+        ("sft = 3", "sft = 3"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path: Path, line: str, what: str) -> None:
+    text = problems(write(tmp_path, line + "\n"))
+    assert what in text
+    assert "r.toml:1: " in text
+
+
+def test_broken_files_are_one_clear_line(tmp_path: Path) -> None:
+    assert "r.toml:2: not valid TOML" in problems(write(tmp_path, 'name = "x"\nseed 3\n'))
+    assert "No such file" in problems(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
+    assert "not UTF-8" in problems(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("sft.epochs=2", "sft.epochs", 2.0),
+        ("recaption.prompts=long-v1", "recaption.prompts", ["long-v1"]),
+        ('recaption.prompts=["a", "b"]', "recaption.prompts", ["a", "b"]),
+        ("data.sft=data/a b=c/*.tar", "data.sft", ["data/a b=c/*.tar"]),
+        ("name=123", "name", "123"),
+        ('name="x"', "name", "x"),
+        ("slurm.time=1:00:00", "slurm.time", "1:00:00"),
+        ("pretrain.main.cache_features=true", "pretrain.main.cache_features", True),
+        ("sft={epochs = 3}", "sft.epochs", 3.0),
+    ],
+)
+def test_set_values_are_toml_or_text(text: str, key: str, value: object) -> None:
+    recipe = load_recipe(None, [text])
+    assert flatten(recipe.model_dump(mode="json"))[key] == value
+    assert recipe.origins[key] == "--set"
+
+
+@pytest.mark.parametrize("text", ["a", "=1", "a b=1", "name.b=1", "name=1\nseed=2"])
+def test_odd_sets_are_refused(text: str) -> None:
+    assert "--set" in problems(None, text)
+
+
+def test_origins_follow_the_last_word(tmp_path: Path) -> None:
+    path = write(tmp_path, "seed = 3\n[sft]\nepochs = 2.0\nbatch_size = 8\n")
+    recipe = load_recipe(path, ["sft.epochs=3"])
+    assert recipe.sft.epochs == 3.0
+    origins = {key: recipe.origins[key] for key in ("seed", "sft.epochs", "sft.batch_size", "sft.train")}
+    assert origins == {
+        "seed": "recipe",
+        "sft.epochs": "--set",
+        "sft.batch_size": "recipe",
+        "sft.train": "default",
+    }
+    assert recipe.path == path
+    assert load_recipe(path, ["sft={epochs = 3}"]).origins["sft.batch_size"] == "default"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        load_recipe().sft.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_load_resolve_and_name_known_prompts(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    again = load_recipe(write(tmp_path, "\n".join(resolved_lines(recipe))))
+    assert again.model_dump() == recipe.model_dump()
+    prompts = [*recipe.recaption.prompts, *(p for s in recipe.specialists.values() for p in s.prompts)]
+    assert set(prompts) <= set(PROMPTS)
+    assert {s.questions for s in recipe.specialists.values()} <= set(QUESTIONS)
+
+
+def test_vila2_8b_has_the_papers_settings() -> None:
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "vila2-8b.toml")
+    stages = (recipe.pretrain.align, recipe.pretrain.main, recipe.sft)
+    assert [stage.learning_rate for stage in stages] == [1e-3, 5e-5, 2e-5]
+    assert {stage.batch_size for stage in stages} == {1024}
+    assert {stage.warmup_ratio for stage in stages} == {0.03}
+    assert {stage.epochs for stage in stages} == {1.0}
+    assert recipe.recaption.share == 0.5
+    side = recipe.base.image_size // 14
+    assert recipe.base.image_size % 28 == 0
+    assert (side // 2) ** 2 == 169
+
+
+def test_resolved_lines_keep_odd_keys_and_strings(tmp_path: Path) -> None:
+    path = write(tmp_path, '[slurm]\n"mail user" = "a\\u007f\\"b\\\\"\n')
+    recipe = load_recipe(path)
+    again = load_recipe(write(tmp_path, "\n".join(resolved_lines(recipe))))
+    assert again.slurm == recipe.slurm == {"mail user": 'a\x7f"b\\'}
+    assert resolved_lines(recipe, ["slurm"])[0].endswith("# recipe")
+
+
+def test_sections_of_resolved_lines() -> None:
+    lines = resolved_lines(load_recipe(), ["seed", "pretrain.align"])
+    assert lines[0] == "seed = 0  # default"
+    assert all(line.startswith("pretrain.align.") for line in lines[1:])
+
+
+def test_every_key_is_described() -> None:
+    rows = {key: (kind, default, doc) for key, kind, default, doc in describe()}
+    assert set(flatten(load_recipe().model_dump(mode="json"))) <= set(rows)
+    assert all(doc for _, _, doc in rows.values())
+    assert rows["recaption.engine"][0] == '"auto" | "vllm" | "hf"'
+    assert rows["data.sft"][0] == "list of string"
+    assert rows["specialists.NAME.data"][1] == "required"
+    assert rows["slurm.KEY"][0].startswith("string")
+
+
+def test_deciding_leaves_out_what_only_changes_speed() -> None:
+    values = load_recipe().pretrain.deciding()
+    assert "log_every" not in values["main"]
+    assert values["align"]["train"] == ["projector"]
+    assert "engine" not in load_recipe().recaption.deciding()
+
+
+def test_lines_of_keys() -> None:
+    text = 'a = """\nb = 1\n"""\n[t."x.y"] # note\nc.d = 1\n  "e" = [\n  1,\n]\n'
+    assert key_lines(text) == {"a": 1, "t.x.y": 4, "t.x.y.c.d": 5, "t.x.y.e": 6}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("recaption.shar", "recaption.share"),
+        ("sft.captions", "pretrain.align.captions"),
+        ("specialists.ocr.prompt", "specialists.ocr.prompts"),
+        ("pretrain.learning_rate", "pretrain.align.learning_rate"),
+        ("zzz", None),
+    ],
+)
+def test_nearest_key(typed: str, meant: str | None) -> None:
+    assert nearest_key(typed) == meant
+
+
+def test_a_recipe_loads_without_torch() -> None:
+    code = (
+        "import sys; from vila2cli.recipe import load_recipe; load_recipe(); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'PIL')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fields_are_typed_settings() -> None:
+    assert Recipe.model_config["frozen"]
+    assert Recipe.model_config["extra"] == "forbid"

@@ -1,0 +1,125 @@
+import gzip
+import io
+import random
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vila2cli.errors import DataError
+from vila2cli.sample import Reject, Sample
+from vila2cli.shards import Shard, num_samples, open_source, read_shard
+
+
+def jpeg(colour: str = "red") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+JPEG = jpeg()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], **options: object) -> Path:
+    """A tar as other tools make it: members in any order, with any name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def read(path: Path) -> tuple[list[Sample], list[Reject]]:
+    rejects: list[Reject] = []
+    (shard,) = open_source([str(path)]).shards
+    samples = list(read_shard(shard, on_reject=rejects.append))
+    assert num_samples(shard) == len(samples) + len(rejects)
+    return samples, rejects
+
+
+def test_truncated_tar_gives_what_is_whole_then_an_error(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", [(f"{i}.{e}", JPEG) for i in range(4) for e in ("jpg", "bin")])
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.tar"
+    member_bytes = 512 + (len(JPEG) + 511) // 512 * 512
+    for length in range(600, 8 * member_bytes, 173):
+        cut.write_bytes(data[:length])
+        samples: list[Sample] = []
+        rejects: list[Reject] = []
+        (shard,) = open_source([str(cut)]).shards
+        if length % member_bytes:
+            with pytest.raises(DataError, match=r"cut\.tar is damaged or cut off at byte \d+"):
+                samples.extend(read_shard(shard, on_reject=rejects.append))
+        for sample in samples:
+            assert sample.images[0].data == JPEG
+
+
+def test_damaged_header_is_an_error_and_no_silent_end(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("a.jpg", b"x" * 512), ("b.jpg", b"x" * 512), ("c.jpg", b"x" * 512)])
+    data = bytearray(path.read_bytes())
+    data[1024 + 150] ^= 0x55
+    path.write_bytes(data)
+    (shard,) = open_source([str(path)]).shards
+    with pytest.raises(DataError, match=r"0\.tar is damaged or cut off at byte 1024: no valid member header"):
+        list(read_shard(shard, on_reject=pytest.fail))
+
+
+def test_negative_size_does_not_loop_for_ever(tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
+    header[124:136] = b"-0000001000\0"
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    (tmp_path / "0.tar").write_bytes(bytes(header) + b"x" * 2048)
+    with pytest.raises(DataError, match="negative size"):
+        read(tmp_path / "0.tar")
+
+
+def test_random_damage_is_a_data_error(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    messages = []
+    path = write_tar(tmp_path / "0.tar", [(f"{i}é.jpg", JPEG) for i in range(3)] + [("m.json", b"{}")])
+    for compress in (bytes, gzip.compress):
+        whole = compress(path.read_bytes())
+        for _ in range(300):
+            data = bytearray(whole)
+            for _ in range(rng.randrange(1, 5)):
+                data[rng.randrange(min(len(data), 5000))] = rng.randrange(256)
+            (tmp_path / "damaged.tar").write_bytes(data)
+            try:
+                for sample in read_shard(
+                    Shard("0", str(tmp_path / "damaged.tar")), on_reject=lambda reject: None
+                ):
+                    assert sample.key
+            except DataError as error:
+                messages.append(str(error))
+    assert len(messages) > 100
+    assert not [message for message in messages if "\n" in message]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "damaged"), (b"no tar at all" * 99, "damaged"), (b"\0" * 10240, "holds no files")],
+)
+def test_empty_and_foreign_files(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "0.tar"
+    path.write_bytes(content)
+    (shard,) = open_source([str(path)]).shards
+    with pytest.raises(DataError, match=message):
+        list(read_shard(shard, on_reject=pytest.fail))
+
+
+def test_shard_without_samples_says_what_it_holds(tmp_path: Path) -> None:
+    (shard,) = open_source([str(write_tar(tmp_path / "0.tar", [("a.npy", b"1"), ("b.cls", b"1")]))]).shards
+    with pytest.raises(DataError, match=r"empty shard: .*0\.tar .* only \.cls, \.npy"):
+        list(read_shard(shard, on_reject=pytest.fail))
+
+
+def test_gzip_archives_are_read_whatever_their_name(tmp_path: Path) -> None:
+    plain = write_tar(tmp_path / "plain.tar", [(f"{i}.txt", b"x" * (i * 511)) for i in range(40)])
+    for name in ("a.tar.gz", "b.tgz", "c.tar"):
+        (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+        assert read(tmp_path / name) == read(plain) or name != "c.tar"
+        assert [s.text for s in read(tmp_path / name)[0]] == ["x" * (i * 511) for i in range(40)]
