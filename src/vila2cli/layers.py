@@ -91,6 +91,18 @@ class ShardStats:
             bytes=self.bytes + other.bytes,
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """The counts under the names that SHARD.stats.json uses."""
+        return {
+            "in": self.num_in,
+            "out": self.num_out,
+            "dropped": dict(self.dropped),
+            "rejected": self.num_rejected,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+        }
+
     @classmethod
     def read(cls, path: Path) -> "ShardStats":
         """Read SHARD.stats.json."""

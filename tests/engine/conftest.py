@@ -66,8 +66,8 @@ def tokenizer_of(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_random_vlm(folder: Path, *, context: int = 512) -> Path:
-    """Save a 4 M parameter Idefics3 (64 x 64 pixels, 16 image tokens, head size 32) and its processor."""
+def build_random_vlm(folder: Path, *, context: int = 512, num_heads: int = 4) -> Path:
+    """Save an Idefics3 of a million parameters (64 x 64 pixels, 16 image tokens) and its processor."""
     torch.manual_seed(1)
     rng = random.Random(0)
     kinds = ("circle", "square", "star", "triangle", "ring", "cross", "bar", "diamond")
@@ -87,7 +87,7 @@ def build_random_vlm(folder: Path, *, context: int = 512) -> Path:
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
-        num_attention_heads=4,
+        num_attention_heads=num_heads,
         num_key_value_heads=2,
         max_position_embeddings=context,
         tie_word_embeddings=True,
@@ -146,6 +146,12 @@ def picture(seed: int) -> Image.Image:
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:
     return rng.randrange(256), rng.randrange(256), rng.randrange(256)
+
+
+@pytest.fixture(scope="session")
+def small_head_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads of 8 channels, for which vLLM has no kernel on CPU."""
+    return build_random_vlm(tmp_path_factory.mktemp("small_head_vlm"), num_heads=16)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,3 +93,19 @@ def test_auto_takes_vllm_where_it_knows_the_model(random_vlm: Path, tmp_path: Pa
     assert "NeverHeardOfIt" in choice.reason
     with pytest.raises(ModelError, match="vLLM does not know NeverHeardOfIt"):
         choose_engine("vllm", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPU kernels take other head sizes")
+def test_auto_falls_back_when_vllm_cannot_load(small_head_vlm: Path) -> None:
+    script = (
+        "import sys\nfrom vila2cli.engine import open_engine\nfrom vila2cli.errors import ModelError\n"
+        "try:\n    print(open_engine(sys.argv[1], sys.argv[2]).notes[0])\n"
+        "except ModelError as error:\n    print(error)"
+    )
+    for kind, expected in [("auto", "engine: hf (vLLM cannot load"), ("vllm", "may be able to")]:
+        command = [sys.executable, "-c", script, kind, str(small_head_vlm)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert expected in done.stdout
+        assert "head_dim=8" in done.stdout
+        assert len(done.stdout.strip().splitlines()) == 1

@@ -77,11 +77,13 @@ def test_a_siglip_tower_gives_the_same_features_inside(siglip: Path) -> None:
 
 
 def test_an_odd_number_of_patches_is_refused_with_a_size_that_fits(siglip: Path, llama: Path) -> None:
-    with pytest.raises(ModelError, match="image_size = 54.*multiple of 4, for example 52"):
+    with pytest.raises(ModelError, match=r"image_size = 54.*multiple of 4, for example 52"):
         build(BaseSettings(vision_tower=str(siglip), llm=str(llama)), seed=0)
 
 
-def test_a_siglip_and_a_llama_are_joined_at_another_resolution(siglip: Path, llama: Path, tmp_path: Path) -> None:
+def test_a_siglip_and_a_llama_are_joined_at_another_resolution(
+    siglip: Path, llama: Path, tmp_path: Path
+) -> None:
     base = BaseSettings(vision_tower=str(siglip), llm=str(llama), image_size=52)
     model, processor = build(base, seed=0)
     model.save_pretrained(tmp_path)
@@ -95,7 +97,7 @@ def test_a_siglip_and_a_llama_are_joined_at_another_resolution(siglip: Path, lla
 
 
 def test_a_tower_of_another_kind_is_refused(llama: Path) -> None:
-    with pytest.raises(ModelError, match="llama model.*SigLIP or Idefics3"):
+    with pytest.raises(ModelError, match=r"llama model.*SigLIP or Idefics3"):
         build(BaseSettings(vision_tower=str(llama)), seed=0)
 
 

@@ -18,7 +18,8 @@ def checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
 def test_the_hash_is_of_contents_and_not_of_the_path(tmp_path: Path) -> None:
     here, there = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b" / "c")
     assert weights_sha256(here) == weights_sha256(there) == weights_sha256(str(here))
-    (there / "training.log").write_text("not part of it")
+    for name in ("training.log", "lineage.json", "metrics.json", "model.safetensors.index.json"):
+        (there / name).write_text("not part of it")
     assert weights_sha256(there) == weights_sha256(here)
 
 

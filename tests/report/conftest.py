@@ -189,7 +189,7 @@ class SyntheticRun:
         self.write_training(group, "sft")
         self.write_eval(group, self.skills[number])
         if number:
-            self.write_judge(number, {"oracle": 168 + 3 * number, "model": 139 + 6 * number})
+            self.write_judge(number, {"oracle": 168 + 2 * number, "model": 139 + 4 * number})
 
 
 def picture(scene: Scene, random: Random, members: dict[str, bytes]) -> dict[str, bytes]:

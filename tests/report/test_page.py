@@ -101,7 +101,7 @@ def test_round_zero_alone_says_what_has_not_run(make_run: MakeRun) -> None:
     run = make_run(0)
     text = page_text(run.recipe(), run.run_dir)
     assert "0 of 3 self-augmentation rounds evaluated" in text
-    assert "it takes two evaluated rounds" in text
+    assert "that takes two evaluated rounds" in text
     assert "No recaptions yet" in text
     assert "No judge has compared captions yet" in text
     assert "No recaption pass has run yet" in text

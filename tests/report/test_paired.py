@@ -20,7 +20,7 @@ def comparison(number: int, precision: Change, qa_mean: Change = EVEN) -> Compar
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ([], "Not to be said yet"),
+        ([], "Whether another round helps cannot be said yet"),
         ([GAIN], "Not saturated: round 1"),
         ([GAIN, GAIN, EVEN], "Saturated after round 2: round 3 is not"),
         ([GAIN, EVEN, EVEN], "Saturated after round 1: no later round is"),

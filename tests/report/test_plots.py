@@ -29,7 +29,7 @@ def test_ticks_are_round_and_enclose_the_data(low: float, high: float, ticks: li
     assert nice_ticks(low, high) == ticks
 
 
-@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [1e-12, 2e-12], [1e9, -1e9], [0.5] * 11])
+@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [1e-12, 2e-12], [1e9, -1e9], [1e299], [0.5] * 11])
 def test_any_numbers_give_a_drawing_inside_its_frame(values: list[float]) -> None:
     series = [Series("a", tuple(Point(x, value) for x, value in enumerate(values)))]
     chart = ET.fromstring(line_chart([str(x) for x in range(len(values))], series, summary="a"))

@@ -1,11 +1,13 @@
 import io
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
+from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
 from vila2cli.score import find_scorer
 from vila2cli.score.compare import compare, compare_evals, read_predictions
@@ -180,3 +182,32 @@ def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no predictions"):
         read_predictions(tmp_path / "empty")
+
+
+def test_a_question_the_model_cannot_take_is_a_reject(tiny_checkpoint, tmp_path):
+    question = json.dumps("star " * 9000)
+    write_task(
+        tmp_path / "tasks/colour", "colour", f'answer_type = "short"\nquestion = {question}', num_shards=1
+    )
+    with pytest.raises(RejectBudgetError, match=r"4 of 4 .*\(engine 4\)"):
+        run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval")
+    rejects = (tmp_path / "eval/colour/rejects.jsonl").read_text().splitlines()
+    assert all("token" in json.loads(line)["error"] for line in rejects)
+
+
+def test_a_stopped_eval_goes_on_where_it_was(tiny_checkpoint, tasks, tmp_path, monkeypatch):
+    """The signal comes while the second shard of a task is asked: the first is kept, the second redone."""
+    out, advance = tmp_path / "eval", Progress.advance
+
+    def stop_at_sixth(progress, n=1, **figures):
+        advance(progress, n, **figures)
+        if progress.stage == "eval existence" and progress.num_done == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "advance", stop_at_sixth)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run(tiny_checkpoint, tasks, out)
+    assert sorted(path.name for path in (out / "existence").glob("*.tar*")) == ["000000.tar"]
+    monkeypatch.undo()
+    assert run(tiny_checkpoint, tasks, out)["tasks"]["existence"]["num_samples"] == 8
+    assert not list(out.rglob("*.partial"))

@@ -18,7 +18,7 @@ def test_the_mix_is_even_and_the_same_for_the_same_key() -> None:
 
 
 def test_an_unknown_prompt_lists_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match="long-v4.*long-v1, long-v2, long-v3"):
+    with pytest.raises(RecipeError, match=r"long-v4.*long-v1, long-v2, long-v3"):
         prompt_text("long-v4")
 
 

@@ -22,7 +22,9 @@ def test_every_sample_once_a_pass(num: int, batch_size: int, epochs: int) -> Non
 
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(0.1, 3.0))
 def test_a_part_of_a_pass_repeats_nothing(num: int, batch_size: int, epochs: float) -> None:
-    drawn = [s.key for batch in batches(samples(num), batch_size=batch_size, epochs=epochs, seed=3) for s in batch]
+    drawn = [
+        s.key for batch in batches(samples(num), batch_size=batch_size, epochs=epochs, seed=3) for s in batch
+    ]
     counts = Counter(drawn)
     assert max(counts.values(), default=0) - min((counts[str(i)] for i in range(num)), default=0) <= 1
     steps = len(list(batches(samples(num), batch_size=batch_size, epochs=epochs, seed=3)))

@@ -47,7 +47,9 @@ def samples(chat: Chat) -> list[TrainSample]:
     return made
 
 
-def loss_of(model: torch.nn.Module, chat: Chat, batch: list[TrainSample], features: TowerFeatures | None = None):
+def loss_of(
+    model: torch.nn.Module, chat: Chat, batch: list[TrainSample], features: TowerFeatures | None = None
+):
     tensors, keys = to_tensors(batch, chat, features, CPU)
     return Objective(model, features)(tensors, keys)
 
@@ -84,13 +86,17 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(model, chat: Chat, 
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("trained", [("projector",), ("projector", "llm"), ("vision_tower", "projector", "llm")])
+@pytest.mark.parametrize(
+    "trained", [("projector",), ("projector", "llm"), ("vision_tower", "projector", "llm")]
+)
 def test_only_the_named_parts_change(model, chat: Chat, samples, trained) -> None:
     before = {name: value.clone() for name, value in model.named_parameters()}
     settings = TrainSettings(train=trained, learning_rate=1e-3, epochs=1, batch_size=6)
     with Progress("test", total=2, unit="steps") as progress:
         fit(model, chat, samples, settings, seed=0, progress=progress)
-    changed = {part_of(name) for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    changed = {
+        part_of(name) for name, value in model.named_parameters() if not torch.equal(value, before[name])
+    }
     assert changed == set(trained)
 
 

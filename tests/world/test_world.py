@@ -38,7 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(folder: Path) -> list[Sample]:
     rejects: list[Reject] = []
-    samples = [s for shard in open_source([str(folder)]).shards for s in read_shard(shard, on_reject=rejects.append)]
+    samples = [
+        s for shard in open_source([str(folder)]).shards for s in read_shard(shard, on_reject=rejects.append)
+    ]
     assert not rejects
     return samples
 

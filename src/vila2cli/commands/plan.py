@@ -152,7 +152,15 @@ def is_complete(plan: Plan) -> bool:
     record = _record(plan)
     if record is None or not _is_whole(plan):
         return False
-    settings = {"seed": plan.recipe.seed, "settings": _deciding(plan.recipe, plan.sections[0])}
+    settings = {
+        "seed": plan.recipe.seed,
+        "settings": _deciding(plan.recipe, plan.sections[0]),
+        "base_settings": _deciding(plan.recipe, "base"),
+    }
+    if plan.model is not None and (Path(plan.model) / "config.json").is_file():
+        from vila2cli.model.checkpoint import weights_sha256
+
+        settings["model_sha256"] = weights_sha256(plan.model)
     recorded = {key: record[key] for key in settings if key in record}
     if changed := difference(recorded, {key: settings[key] for key in recorded}):
         raise RecipeError(
@@ -210,7 +218,9 @@ def _record(plan: Plan) -> dict[str, Any] | None:
     if plan.kind == "checkpoint":
         lineage = plan.out / "vila2.json"
         record = read_json(lineage) if lineage.is_file() else None
-        return record and {**record, "model": (record.get("parent") or {}).get("path", plan.model)}
+        if record is None or "parent" not in record:
+            return record
+        return {**record, "model": record["parent"]["path"], "model_sha256": record["parent"]["sha256"]}
     manifest = read_manifest(plan.out)
     if manifest is None:
         return None

@@ -92,7 +92,7 @@ def pretrain(
     out: Out = None,
     round: Round = None,
     base: Annotated[
-        str | None, typer.Option("--base", help="Start from this folder instead of building the base.")
+        str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")
     ] = None,
     recipe: RecipeFile = None,
     sets: Sets = None,

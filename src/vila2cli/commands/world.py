@@ -46,7 +46,7 @@ def base(
     out: Annotated[Path, typer.Option("--out", help="Folder for the two models.")] = Path("world-bases"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights and of the training scenes.")] = 0,
 ) -> None:
-    """Train the embedded world's vision tower and LLM from nothing; takes several minutes on two cores.
+    """Train the embedded world's vision tower and LLM from nothing; takes some 20 minutes on two cores.
 
     The two models are shipped with the package; this is how they were made.
 
@@ -54,7 +54,7 @@ def base(
     vila2 world base --out world-bases
     """
     typer.echo(f"world base: writing {out}")
-    from vila2cli.world.base import build_bases
+    from vila2cli.train.bases import build_bases
 
     figures = build_bases(out, seed=seed)
     typer.echo("\n".join([f"world base: done ({out})", *summary_lines(figures)]))

@@ -114,11 +114,17 @@ def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = 
     settings = settings or EngineSettings()
     folder = resolve_model(model)
     choice = choose_engine(kind, folder)
+    engine: Engine | None = None
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine
 
-        engine: Engine = VllmEngine(str(model), folder, settings)
-    else:
+        try:
+            engine = VllmEngine(str(model), folder, settings)
+        except ModelError as error:
+            if kind != "auto":
+                raise ModelError(f'{error}; engine = "hf" may be able to') from error
+            choice = EngineChoice("hf", str(error))
+    if engine is None:
         from vila2cli.engine.hf import HfEngine
 
         engine = HfEngine(str(model), folder, settings)

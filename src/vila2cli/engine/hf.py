@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from transformers.utils.logging import disable_progress_bar
 
 from vila2cli.engine import EngineSettings, Request, Result
-from vila2cli.engine.limits import context_length, eos_token_ids, failed, first_line
+from vila2cli.engine.limits import context_length, eos_token_ids, failed, one_line
 from vila2cli.engine.sampling import SeededSampler
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
@@ -171,7 +171,7 @@ def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
         )
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded by transformers: {first_line(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(

@@ -26,7 +26,6 @@ def failed(request: Request, error: str) -> Result:
     return Result(id=request.id, finish_reason="error", error=error)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, for messages that must stay on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def one_line(error: BaseException) -> str:
+    """An exception's text without line breaks, cut to 240 characters."""
+    return " ".join(str(error).split())[:240] or type(error).__name__

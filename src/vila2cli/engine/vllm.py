@@ -20,7 +20,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
 from vila2cli.engine import EngineSettings, Request, Result
-from vila2cli.engine.limits import context_length, eos_token_ids, failed, first_line
+from vila2cli.engine.limits import context_length, eos_token_ids, failed, one_line
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
@@ -47,10 +47,9 @@ class VllmEngine:
         try:
             with _quiet():
                 self._engine = _start(folder, config, settings, self._context, on_gpu=on_gpu)
+            self._warm_up()
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, ImportError) as error:
-            raise ModelError(
-                f'vLLM cannot load {folder}: {first_line(error)}; set engine = "hf" to use transformers'
-            ) from error
+            raise ModelError(f"vLLM cannot load {folder}: {one_line(error)}") from error
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield results as they finish, keeping at most twice the batch size queued."""
@@ -80,6 +79,14 @@ class VllmEngine:
             if queued:  # the caller stopped early
                 self._engine.abort_request(list(queued))
 
+    def _warm_up(self) -> None:
+        """Generate one token, so that kernels that do not fit the model fail while loading."""
+        request = Request(id="", messages=(), max_new_tokens=1)
+        with _quiet():
+            self._engine.add_request("warm-up", {"prompt_token_ids": self._eos[:1]}, self._params(request, 1))
+        while not self._step():
+            pass
+
     def _step(self) -> list[Any]:
         with _quiet(), torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
             return [output for output in self._engine.step() if output.finished]
@@ -100,7 +107,7 @@ class VllmEngine:
             with _quiet():
                 self._engine.add_request(serial, prompt, self._params(request, room))
         except (DataError, VLLMError, ValueError, TypeError, RuntimeError, AssertionError, OSError) as error:
-            return first_line(error)
+            return one_line(error)
         return None
 
     def _params(self, request: Request, room: int) -> Any:
@@ -133,9 +140,9 @@ class VllmEngine:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep vLLM's log lines and its imports' warnings off the terminal; errors stay."""
+    """Keep vLLM's log lines and its imports' warnings off the terminal; what matters is raised."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -152,7 +159,7 @@ def why_not(folder: Path) -> str | None:
         with _quiet():
             from vllm import ModelRegistry
     except (ImportError, OSError, RuntimeError) as error:
-        return f"vLLM is installed but cannot be imported: {first_line(error)}"
+        return f"vLLM is installed but cannot be imported: {one_line(error)}"
     architectures = json.loads((folder / "config.json").read_text()).get("architectures") or []
     if not set(architectures) & set(ModelRegistry.get_supported_archs()):
         return f"vLLM does not know {', '.join(architectures) or 'a model without architectures'}"

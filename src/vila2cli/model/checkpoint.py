@@ -6,8 +6,21 @@ from pathlib import Path
 
 from vila2cli.errors import ModelError
 
-_IDENTITY = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-_NOT_IDENTITY = {"model.safetensors.index.json", "README.txt"}
+_DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_IDENTITY = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "*preprocessor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
+"""What decides a checkpoint's text; lineage and metrics that lie beside it do not."""
 _hashes: dict[tuple[tuple[str, int, int], ...], str] = {}
 
 
@@ -36,7 +49,7 @@ def _download(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_IDENTITY)))
+        return Path(snapshot_download(model, allow_patterns=list(_DOWNLOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {model} is neither a folder nor to be had from the hub: {reason}") from None
@@ -62,7 +75,7 @@ def weights_sha256(folder: str | Path) -> str:
 def identity_files(folder: Path) -> list[Path]:
     """The files of a checkpoint that decide what it generates, by name."""
     found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if path.name not in _NOT_IDENTITY)
+    return sorted(found)
 
 
 def _file_sha256(path: Path) -> str:

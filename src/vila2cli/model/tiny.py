@@ -1,13 +1,10 @@
-"""The tiny stock architectures of the embedded world: tokenizer, Llama and SigLIP-style tower.
-
-Shapes: N pictures, P patches, D channels.
-"""
+"""The tiny stock architectures of the embedded world: tokenizer, Llama and SigLIP-style tower."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
@@ -109,31 +106,3 @@ def text_ids(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn]) -> tuple
         trained = body if turn.role == "assistant" else [IGNORE_INDEX] * len(body)
         labels += [IGNORE_INDEX] * len(head) + trained + [IGNORE_INDEX] * len(tail)
     return ids, labels
-
-
-class DenseLabeller(nn.Module):
-    """A tower with one linear head that names each 2 x 2 group of patches, and one that finds boxes.
-
-    The head is the same at every place and linear, so what it reads is what a linear projector can
-    read later.
-    """
-
-    def __init__(self, tower: Idefics3VisionTransformer, num_labels: int) -> None:
-        super().__init__()
-        self.tower = tower
-        self.label = nn.Linear(4 * WIDTH, num_labels)
-        self.box = nn.Linear(4 * WIDTH, 4)
-
-    def forward(self, pixels_NCHW: Tensor, labels_NG: Tensor, boxes_N44: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and for each picture the share of its 16 groups named right."""
-        patches_NPD = self.tower(pixel_values=pixels_NCHW).last_hidden_state
-        num, num_patches, width = patches_NPD.shape
-        side = int(num_patches**0.5) // 2
-        grid = patches_NPD.view(num, side, 2, side, 2, width).permute(0, 1, 3, 2, 4, 5)
-        groups_NGD = grid.reshape(num, side * side, 4 * width)
-        logits_NGL = self.label(groups_NGD)
-        loss = nn.functional.cross_entropy(logits_NGL.flatten(0, 1), labels_NG.flatten())
-        quarters = groups_NGD.view(num, 2, side // 2, 2, side // 2, 4 * width).mean((2, 4)).flatten(1, 2)
-        known = ~boxes_N44.isnan()
-        error = (self.box(quarters) - boxes_N44.nan_to_num()).abs()
-        return loss + error[known].mean(), (logits_NGL.argmax(-1) == labels_NG).float().mean(1)

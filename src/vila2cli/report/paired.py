@@ -68,7 +68,7 @@ def verdict(comparisons: Sequence[Comparison]) -> list[str]:
     """What the main measures say about every round, and from which round on the loop is saturated."""
     rounds = [one for one in comparisons if one.after != "final" and _main(one)]
     if not rounds:
-        return ["Not to be said yet: it takes two evaluated rounds with their predictions."]
+        return ["Whether another round helps cannot be said yet: that takes two evaluated rounds."]
     sentences = [_sentence(one) for one in comparisons if _main(one)]
     return [_saturation(rounds), *sentences]
 

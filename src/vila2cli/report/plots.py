@@ -14,6 +14,8 @@ from vila2cli.report.wording import compact, dollars, number
 WIDTH, HEIGHT = 356, 236
 LEFT, TOP, BOTTOM = 38, 22, 42
 NUM_COLOURS = 6
+MAX_VALUED = 7
+"""Points that carry their value in print; more of them would overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def tag(name: str, *body: str, **attributes: object) -> Markup:
 def nice_ticks(low: float, high: float, num_ticks: int = 5) -> list[float]:
     """Round numbers (steps of 1, 2 or 5 times a power of ten) that enclose [low, high]."""
     if high - low < 1e-9:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+        room = max(abs(low), abs(high)) / 2
+        low, high = (low - room, high + room) if room > 1e-6 else (low - 0.5, high + 0.5)
     raw = (high - low) / max(num_ticks - 1, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
@@ -68,15 +71,16 @@ def line_chart(
 ) -> Markup:
     """Lines over rounds with error bars; the last `detached` labels are set off by a dashed rule.
 
-    One series prints its values beside the points; several get their names at the line ends.
+    One short series prints its values beside the points; several get their names at the line ends.
     The y axis fits the data; it never falls below 0 for values that do not, nor rises above `ceiling`.
     """
     frame = _Frame.around(len(labels), series, ceiling, from_zero)
     num_joined = len(labels) - detached
     parts = [_axes(frame, labels, num_joined, x_name, y_name)]
+    is_valued = len(series) == 1 and len(labels) <= MAX_VALUED
     for index, one in enumerate(series):
         shift = (index - (len(series) - 1) / 2) * 9
-        parts.append(_draw_series(frame, one, index, shift, num_joined, digits, len(series) == 1))
+        parts.append(_draw_series(frame, one, index, shift, num_joined, digits, is_valued))
     if len(series) > 1:
         parts.append(_end_labels(frame, series))
     return _svg(WIDTH, HEIGHT, summary, *parts)

@@ -148,7 +148,7 @@ def cost_tile(costs: Sequence[Cost]) -> Tile | None:
         price = dollars(statistics.fmean(cost.dollars_per_1k for cost in costs))
         return Tile("Recaptioning 1k images", price, f"{rate}; the paper $0.12, human labels $36")
     hours = compact(statistics.fmean(cost.hours_per_1k for cost in costs))
-    return Tile("Recaptioning 1k images", f"{hours} {costs[0].device}", rate)
+    return Tile("Recaptioning 1k images", hours, f"{costs[0].device}, {rate}")
 
 
 def cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
@@ -202,8 +202,11 @@ def _lineage_row(stage: Stage) -> LineageRow:
     return LineageRow(
         stage=stage.label,
         model=" + ".join(path for path, _ in models) or NOT_RUN,
-        weights=" + ".join(sha256[:12] for _, sha256 in models if sha256) or NOT_RUN,
-        inputs=_base_text(stage.layer) or _data_text(known.get("data")) or NOT_RUN,
+        weights=" + ".join(sha256[:12] for _, sha256 in models if sha256),
+        inputs=_tasks_text(known.get("tasks"))
+        or _base_text(stage.layer)
+        or _data_text(known.get("data"))
+        or NOT_RUN,
         digest=visible(stage.manifest.get("digest") or stage.layer.get("digest") or "", 64),
         version=visible(next((v for v in versions if v), ""), 20),
         finished=when(stage.finished),
@@ -225,6 +228,11 @@ def _models(known: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not isinstance(model, str) and not isinstance(sha256, str):
         return []
     return [(visible(model or "", 120), visible(sha256 or "", 64))]
+
+
+def _tasks_text(tasks: object) -> str:
+    names = [str(name) for name in tasks] if isinstance(tasks, dict) else []
+    return visible(f"{len(names)} tasks: {', '.join(names)}", 300) if names else ""
 
 
 def _base_text(layer: Mapping[str, Any]) -> str:

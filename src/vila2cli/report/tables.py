@@ -157,7 +157,8 @@ def _words_column(results: Sequence[RoundResult], words: Mapping[str, Words]) ->
 def _measure_column(results: Sequence[RoundResult], measure: str, name: str) -> Column:
     figures = [result.measure(measure) for result in results]
     scale = scale_of(figures)
-    best = max((one.value for one in figures if one is not None), default=None)
+    values = [one.value for one in figures if one is not None]
+    best = max(values) if len(values) > 1 else None
     headlines = {result.tasks[measure].headline for result in results if measure in result.tasks}
     unit = ", ".join([*sorted(headlines), *(["%"] if scale == 100 else [])])
     return Column(name, unit, tuple(_figure_cell(one, scale, best) for one in figures))

@@ -6,7 +6,7 @@ from typing import Any
 
 from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe
-from vila2cli.shards import Source, open_source
+from vila2cli.shards import open_source
 from vila2cli.text.compose import compose_turns
 
 
@@ -45,17 +45,14 @@ def pretrain(
         lineage={
             "round": round,
             "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
-            "layers": _layers(pairs),
+            "base_settings": recipe.base.deciding(),
+            "layers": [layer.name for layer in pairs.layers],
             "data": digests,
             "settings": settings.deciding(),
             "seed": recipe.seed,
         },
         out=out,
     )
-
-
-def _layers(source: Source) -> list[str]:
-    return [layer.name for layer in source.layers]
 
 
 def _refuse_trained(name: str, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from vila2cli.errors import ModelError
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
@@ -21,7 +21,6 @@ from vila2cli.progress import Progress
 from vila2cli.settings import TrainSettings
 from vila2cli.train.data import TrainSample, batches, num_batches
 from vila2cli.train.features import TowerFeatures
-from vila2cli.train.optim import lr_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +86,12 @@ def fit(
     )
     objective, optimizer = accelerator.prepare(Objective(model, features), optimizer)
     total = num_batches(len(samples), batch_size=settings.batch_size, epochs=settings.epochs)
-    warmup = max(1, round(settings.warmup_ratio * total))
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
     losses: list[float] = []
     num_samples = num_tokens = 0
     order = batches(samples, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed)
     for step, batch in enumerate(order):
         check_stop()
-        for group in optimizer.param_groups:
-            group["lr"] = lr_at(step, total, peak=settings.learning_rate, warmup=warmup)
         num_trained = sum(label != IGNORE_INDEX for sample in batch for label in sample.labels)
         loss = 0.0
         for micro in micro_batches(batch, settings.micro_batch_size):
@@ -108,6 +105,7 @@ def fit(
             )
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         losses.append(loss)
         num_samples += len(batch)

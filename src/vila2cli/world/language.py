@@ -242,7 +242,7 @@ def layout(scene: Scene) -> list[str]:
 
     A quarter reads `size colour / shape mark` for an object, `L1 L2 / L3 mark` for a word and
     `. . / . mark` when empty; the mark says which quarter it is. It is what the base LLM learns to
-    read and, word by word, what the base tower learns to see at each place (see `world/base.py`).
+    read and, word by word, what the base tower learns to see at each place (see `world/reading.py`).
     """
     cells = {place: [".", ".", "."] for place in PLACES}
     for thing in scene.things:

@@ -15,6 +15,7 @@ from vila2cli.shards import TarWriter
 from vila2cli.text.prompts import PROMPTS
 from vila2cli.world import language
 from vila2cli.world.draw import draw_picture, encode_jpeg
+from vila2cli.world.reading import reading_turns
 from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, draw_scene
 
 Members = dict[str, bytes]
@@ -130,8 +131,6 @@ def instruction_sample(random: Random) -> Members:
 
 def text_sample(random: Random) -> Members:
     """A text-only conversation."""
-    from vila2cli.world.base import reading_turns
-
     return {"json": _json(_messages(reading_turns(random)))}
 
 
