@@ -23,7 +23,6 @@ FLAGS = --recipe $(RECIPE) $(SET)
 SPECIALISTS := $(shell sed -n 's/^\[specialists\.\([a-z0-9-]*\)\]/\1/p' $(RECIPE))
 IS_WORLD := $(shell grep -c '"world:' $(RECIPE))
 WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
-previous = $(shell expr $(1) - 1)
 
 .PHONY: help setup test lint types world specialists report bench clean FORCE
 
@@ -55,32 +54,42 @@ world: $(WORLD) ## draw the embedded data (only for recipes/world.toml)
 data/world/world.json: $(VENV)/installed
 	$(VILA2) world $(FLAGS)
 
-round%: $(RUN)/round%/eval/metrics.json $$(if $$(filter-out 0,$$*),$(RUN)/round$$*/judge/summary.json) FORCE ## rounds 0 to N, for example make round3: recaption, pretrain, sft, eval, judge
+round%: $(RUN)/round%/eval/metrics.json $$(if $$(filter-out 0,$$*),$(RUN)/round$$*/judge/summary.json) FORCE ## rounds 0 to N, as in make round3: recaption, pretrain, sft, eval, judge
 	@echo "round $* is complete: $(RUN)/round$*"
 
-$(RUN)/round0/pretrain/vila2.json: $(VENV)/installed $(WORLD)
+$(RUN)/round0/pretrain/vila2.json: $(VENV)/installed $(WORLD) $(RECIPE)
 	$(VILA2) pretrain --round 0 $(FLAGS)
 	@touch $@
 
-$(RUN)/round%/recaption/summary.json: $(RUN)/round$$(call previous,$$*)/sft/vila2.json
-	$(VILA2) recaption --round $* $(FLAGS)
-	@touch $@
+# A chain of pattern rules may use each rule once, so rounds 1 and up are spelled out.
+define later_round
+$(RUN)/round$(1)/recaption/summary.json: $(RUN)/round$(2)/eval/metrics.json \
+		$(if $(filter-out 0,$(2)),$(RUN)/round$(2)/judge/summary.json)
+	$$(VILA2) recaption --round $(1) $$(FLAGS)
+	@touch $$@
 
-$(RUN)/round%/pretrain/vila2.json: $(RUN)/round%/recaption/summary.json $(RUN)/round$$(call previous,$$*)/eval/metrics.json
-	$(VILA2) pretrain --round $* $(FLAGS)
-	@touch $@
+$(RUN)/round$(1)/pretrain/vila2.json: $(RUN)/round$(1)/recaption/summary.json
+	$$(VILA2) pretrain --round $(1) $$(FLAGS)
+	@touch $$@
 
-$(RUN)/round%/sft/vila2.json: $(RUN)/round%/pretrain/vila2.json
-	$(VILA2) sft --round $* $(FLAGS)
-	@touch $@
+$(RUN)/round$(1)/judge/summary.json: $(RUN)/round$(1)/recaption/summary.json $(RUN)/round$(1)/sft/vila2.json
+	$$(VILA2) judge --round $(1) $$(FLAGS)
+	@touch $$@
+endef
 
-$(RUN)/round%/eval/metrics.json: $(RUN)/round%/sft/vila2.json
-	$(VILA2) eval --round $* $(FLAGS)
-	@touch $@
+define any_round
+$(RUN)/round$(1)/sft/vila2.json: $(RUN)/round$(1)/pretrain/vila2.json
+	$$(VILA2) sft --round $(1) $$(FLAGS)
+	@touch $$@
 
-$(RUN)/round%/judge/summary.json: $(RUN)/round%/recaption/summary.json $(RUN)/round%/sft/vila2.json
-	$(VILA2) judge --round $* $(FLAGS)
-	@touch $@
+$(RUN)/round$(1)/eval/metrics.json: $(RUN)/round$(1)/sft/vila2.json
+	$$(VILA2) eval --round $(1) $$(FLAGS)
+	@touch $$@
+endef
+
+NUMBERS := $(shell seq 0 20)
+$(foreach n,$(NUMBERS),$(eval $(call any_round,$(n))))
+$(foreach n,$(wordlist 2,21,$(NUMBERS)),$(eval $(call later_round,$(n),$(word $(n),$(NUMBERS)))))
 
 ROUNDS := $(or $(shell sed -n 's/^rounds *= *\([0-9]*\).*/\1/p' $(RECIPE) | head -n 1),3)
 

@@ -117,6 +117,9 @@ class TrainSettings(Settings):
 
     train: Parts = ("projector", "llm")
     learning_rate: LearningRate = 5e-5
+    part_learning_rates: Annotated[
+        dict[Part, LearningRate], setting("peak learning rates of single parts that differ from learning_rate")
+    ] = {}
     epochs: Annotated[float, setting("passes over the data; 0.5 is half of it", gt=0)] = 1.0
     batch_size: Annotated[PositiveInt, setting("samples per optimizer step, over all processes")] = 64
     micro_batch_size: Annotated[

@@ -220,7 +220,8 @@ def _record(plan: Plan) -> dict[str, Any] | None:
         record = read_json(lineage) if lineage.is_file() else None
         if record is None or "parent" not in record:
             return record
-        return {**record, "model": record["parent"]["path"], "model_sha256": record["parent"]["sha256"]}
+        parent = {"model": record["parent"].get("path"), "model_sha256": record["parent"].get("sha256")}
+        return {**record, **{name: value for name, value in parent.items() if value is not None}}
     manifest = read_manifest(plan.out)
     if manifest is None:
         return None

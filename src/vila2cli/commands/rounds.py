@@ -67,6 +67,10 @@ def recaption(
         worker=parse_worker(worker),
         origins=paths.origins,
     )
+    _run_recaption(plan, merge=merge, dry_run=dry_run)
+
+
+def _run_recaption(plan: Plan, *, merge: bool, dry_run: bool) -> None:
     if merge and plan.worker.count > 1:
         raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
     if not ready(plan, dry_run=dry_run, redo=merge):
@@ -74,13 +78,13 @@ def recaption(
     from vila2cli.stages.recaption import recaption as run_stage
 
     summary = run_stage(
-        settings,
-        shards=list(specs),
-        model=chosen_model,
+        plan.recipe,
+        shards=list(plan.shards),
+        model=plan.model or "",
         out=plan.out,
         round=plan.round_number or 0,
         worker=plan.worker,
-        base=base,
+        base=plan.base,
     )
     print_summary(plan, summary.lines())
     if merge:

@@ -45,8 +45,8 @@ def resolve_base(spec: str) -> Path:
 def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
     """Join the bases; returns the model, in training precision, and its processor.
 
-    Only the projector is new, drawn from N(0, 0.02) by `seed`. Raises ModelError when a part cannot
-    be read or the parts do not fit.
+    Only the projector is new: drawn by `seed`, at the scale of the word embeddings. Raises
+    ModelError when a part cannot be read or the parts do not fit.
     """
     dtype = getattr(torch, base.dtype)
     tower = load_tower(resolve_base(base.vision_tower), base.image_size, dtype)
@@ -127,9 +127,11 @@ def _join(
     model.model.text_model = llm.model
     model.lm_head = llm.lm_head
     connector = Idefics3Connector(config)
+    # Normalised tower features have unit scale: this gives image tokens the scale of word embeddings.
+    scale = llm.get_input_embeddings().weight.float().square().mean().sqrt().item()
     generator = torch.Generator().manual_seed(seed)
     for parameter in connector.parameters():
-        nn.init.normal_(parameter, std=0.02, generator=generator)
+        nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
     model.model.connector = connector
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

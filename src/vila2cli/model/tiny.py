@@ -1,7 +1,6 @@
 """The tiny stock architectures of the embedded world: tokenizer, Llama and SigLIP-style tower."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
@@ -14,7 +13,6 @@ from vila2cli.model.templates import CHATML
 from vila2cli.sample import Turn
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "<unk>", "<|im_start|>", "<|im_end|>")
-Model = TypeVar("Model", bound=nn.Module)
 VOCAB_SIZE = 1024
 WIDTH = 128
 
@@ -66,10 +64,10 @@ def new_llm(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _scaled_linears(LlamaForCausalLM(config))
+    return _scale_linears(LlamaForCausalLM(config))
 
 
-def _scaled_linears(model: Model) -> Model:
+def _scale_linears(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Draw linear layers from N(0, 1 / fan-in); embeddings keep 0.02.
 
     The usual 0.02 is meant for widths of thousands: at 128 channels attention stays uniform for
@@ -91,7 +89,7 @@ def new_tower(side: int) -> Idefics3VisionTransformer:
         image_size=side,
         patch_size=8,
     )
-    return _scaled_linears(Idefics3VisionTransformer(config))
+    return Idefics3VisionTransformer(config)
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:

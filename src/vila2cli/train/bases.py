@@ -24,7 +24,7 @@ WARMUP_STEPS = 50
 
 
 def build_bases(
-    out: Path, *, seed: int = 0, tower_steps: int = 1500, llm_steps: int = 2400
+    out: Path, *, seed: int = 0, tower_steps: int = 1800, llm_steps: int = 2800
 ) -> dict[str, float]:
     """Make both bases and write them, in bfloat16, to `out/tower` and `out/llm`.
 
@@ -49,7 +49,7 @@ def build_llm(out: Path, *, seed: int, steps: int, batch_size: int = 32) -> dict
         model,
         lambda: _text_loss(model, tokenizer, random, batch_size),
         steps=steps,
-        peak=1.5e-3,
+        beta2=0.98,
     )
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -67,7 +67,7 @@ def build_tower(out: Path, *, seed: int, steps: int, batch_size: int = 64) -> di
         labeller,
         lambda: labeller(*_picture_batch(random, batch_size))[0],
         steps=steps,
-        peak=1.5e-3,
+        beta2=0.999,
     )
     held_out = Random(f"tower test {seed}")
     with torch.inference_mode():
@@ -77,10 +77,10 @@ def build_tower(out: Path, *, seed: int, steps: int, batch_size: int = 64) -> di
 
 
 def _optimise(
-    label: str, model: nn.Module, next_loss: Callable[[], Tensor], *, steps: int, peak: float
+    label: str, model: nn.Module, next_loss: Callable[[], Tensor], *, steps: int, beta2: float
 ) -> float:
     """AdamW with a cosine schedule on endless batches; returns the loss smoothed over some 50 steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, beta2), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP_STEPS, steps)
     smooth = 0.0
     with Progress(label, total=steps, unit="steps") as progress:

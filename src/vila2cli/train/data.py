@@ -1,5 +1,6 @@
 """Training samples: shards to token ids and labels, in an order that only the seed decides."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,12 @@ def load_samples(
     for shard in source.shards:
         for sample in read_shard(shard, on_reject=on_reject):
             try:
-                samples.append(encode_sample(sample, chat, compose(sample), max_length))
+                encoded = encode_sample(sample, chat, compose(sample), max_length)
             except DataError as error:
                 on_reject(Reject(shard.name, sample.key, "untrainable", str(error)))
+                continue
+            # Keys repeat from source to source; the shard's path tells them apart.
+            samples.append(dataclasses.replace(encoded, key=f"{shard.url}/{sample.key}"))
     return samples
 
 

@@ -4,6 +4,7 @@ Shapes: B sequences of S tokens, T trained tokens of them, V vocabulary entries;
 with D channels.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from vila2cli.errors import ModelError
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
-from vila2cli.model.freeze import freeze_all_but
+from vila2cli.model.freeze import freeze_all_but, part_of
 from vila2cli.progress import Progress
-from vila2cli.settings import TrainSettings
+from vila2cli.settings import Part, TrainSettings
 from vila2cli.train.data import TrainSample, batches, num_batches
 from vila2cli.train.features import TowerFeatures
 
@@ -79,30 +80,16 @@ def fit(
     features = (
         TowerFeatures(model) if settings.cache_features and "vision_tower" not in settings.train else None
     )
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), weight_decay=settings.weight_decay)
     objective, optimizer = accelerator.prepare(Objective(model, features), optimizer)
     total = num_batches(len(samples), batch_size=settings.batch_size, epochs=settings.epochs)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
     losses: list[float] = []
     num_samples = num_tokens = 0
     order = batches(samples, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed)
-    for step, batch in enumerate(order):
+    for batch in order:
         check_stop()
-        num_trained = sum(label != IGNORE_INDEX for sample in batch for label in sample.labels)
-        loss = 0.0
-        for micro in micro_batches(batch, settings.micro_batch_size):
-            tensors, keys = to_tensors(micro, chat, features, accelerator.device)
-            part = objective(tensors, keys) / num_trained
-            accelerator.backward(part)
-            loss += part.item()
-        if not torch.isfinite(torch.tensor(loss)):
-            raise ModelError(
-                f"the loss is {loss} at step {step + 1}; lower the learning rate ({settings.learning_rate})"
-            )
+        loss = _backward(accelerator, objective, chat, features, batch, settings)
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
         schedule.step()
@@ -114,6 +101,40 @@ def fit(
     tail = losses[-max(1, total // 10) :]
     model.eval()
     return FitResult(total, num_samples, num_tokens, sum(tail) / len(tail), time.monotonic() - start)
+
+
+def parameter_groups(model: PreTrainedModel, settings: TrainSettings) -> list[dict[str, Any]]:
+    """The trained parameters by part, each group with the part's peak learning rate."""
+    groups: dict[Part, list[nn.Parameter]] = {part: [] for part in settings.train}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[part_of(name)].append(parameter)
+    rates = settings.part_learning_rates
+    return [
+        {"params": parameters, "lr": rates.get(part, settings.learning_rate)}
+        for part, parameters in groups.items()
+    ]
+
+
+def _backward(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    chat: Chat,
+    features: TowerFeatures | None,
+    batch: Sequence[TrainSample],
+    settings: TrainSettings,
+) -> float:
+    """Add the gradients of a batch's mean loss per trained token, and return that loss."""
+    num_trained = sum(label != IGNORE_INDEX for sample in batch for label in sample.labels)
+    loss = 0.0
+    for micro in micro_batches(batch, settings.micro_batch_size):
+        tensors, keys = to_tensors(micro, chat, features, accelerator.device)
+        part = objective(tensors, keys) / num_trained
+        accelerator.backward(part)
+        loss += part.item()
+    if not math.isfinite(loss):
+        raise ModelError(f"the loss is {loss}; lower the learning rate ({settings.learning_rate})")
+    return loss
 
 
 def micro_batches(batch: Sequence[TrainSample], size: int) -> list[list[TrainSample]]:

@@ -26,21 +26,26 @@ READING_SKILLS = ("existence", "colour", "shape", "size", "count", "place", "ocr
 def reading_turns(random: Random) -> list[Turn]:
     """A text-only conversation about a scene given as sixteen words instead of as a picture.
 
-    A quarter each: repeating the words (which is what makes looking things up emerge), questions,
-    description with questions, and description or comparison of two captions.
+    Repeating the words (from which looking things up emerges), questions, a description with
+    questions, a web caption without being asked, or a comparison of two captions.
     """
     scene = draw_scene(random, "base")
     words = " ".join(language.layout(scene))
-    kind = random.randrange(4)
-    skills = random.sample(READING_SKILLS, 6 if kind == 1 else 2)
-    if kind == 0:
+    kind = random.choices(("repeat", "ask", "describe", "web", "compare"), (15, 30, 30, 12, 13))[0]
+    turns: list[Turn] = []
+    if kind == "repeat":
         turns = [Turn("user", "Read the layout."), Turn("assistant", words)]
-    elif kind == 3 and random.random() < 0.6:
+    elif kind == "describe":
+        turns = language.describe(scene, random, (4, 4, 1))
+    elif kind == "web":
+        text = language.alt_text(scene, random, wrong=0.0, boilerplate=0.15)
+        turns = [Turn("user", ""), Turn("assistant", text)]
+    elif kind == "compare":
         turns = language.comparison(scene, random)
-    else:
-        turns = language.describe(scene, random, (4, 4, 1)) if kind >= 2 else []
-    turns += language.interview(scene, random, skills) if kind < 3 else []
-    return [Turn("user", f"layout [ {words} ]\n{turns[0].text}"), *turns[1:]]
+    if kind in ("repeat", "ask", "describe"):
+        skills = random.sample(READING_SKILLS, 6 if kind == "ask" else 2)
+        turns += language.interview(scene, random, skills)
+    return [Turn("user", f"layout [ {words} ]\n{turns[0].text}".rstrip()), *turns[1:]]
 
 
 def tokenizer_texts(random: Random) -> list[str]:

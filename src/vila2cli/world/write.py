@@ -35,7 +35,8 @@ TASKS: Mapping[str, tuple[str, str]] = {
 """Evaluation tasks: answer type and scorer of each."""
 SPECIALISTS = ("spatial", "grounding", "ocr")
 SFT_SKILLS = ("existence", "colour", "shape", "size", "count", "place", "spatial", "ocr", "grounding")
-SFT_TURNS_PER_SKILL = 1
+SFT_QUESTIONS = 5
+"""Questions in a conversation that describes the picture."""
 
 
 def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
@@ -120,12 +121,13 @@ def document(random: Random, noise: float) -> Members:
 
 
 def instruction_sample(random: Random) -> Members:
-    """A picture with one long conversation: description, questions of every skill, or a comparison."""
+    """A picture with a multi-turn conversation: description and questions, or questions and a comparison."""
     scene = draw_scene(random, "sft")
-    skills = random.sample(SFT_SKILLS, len(SFT_SKILLS)) * SFT_TURNS_PER_SKILL
-    turns = language.describe(scene, random) + language.interview(scene, random, skills)
-    if random.random() < 0.5:
-        turns += language.comparison(scene, random)
+    skills = random.sample(SFT_SKILLS, SFT_QUESTIONS)
+    if random.random() < 0.25:
+        turns = language.interview(scene, random, skills[:2]) + language.comparison(scene, random)
+    else:
+        turns = language.describe(scene, random) + language.interview(scene, random, skills)
     return picture_members(scene, random, _messages(turns))
 
 

@@ -1,0 +1,164 @@
+"""The training stages on a small world: pretrain, sft, specialists, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.run import Worker
+from vila2cli.sample import Reject
+from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.stages.pretrain import pretrain
+from vila2cli.stages.recaption import recaption
+from vila2cli.stages.sft import sft
+from vila2cli.stages.specialize import relabel, specialize
+from vila2cli.world.write import write_world
+
+SIZES = {"pretrain": 48, "interleaved": 6, "text": 8, "sft": 12, "specialist": 12, "dev": 2, "eval": 2}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def recipe(root: Path) -> Recipe:
+    data = root / "data"
+    table = f"""
+        name = "small"
+        runs_dir = "{root}/runs"
+        recaption.engine = "hf"
+        recaption.max_new_tokens = 16
+        recaption.max_reject_rate = 1.0
+        pretrain.align = {{ max_samples = 16, batch_size = 8 }}
+        pretrain.main = {{ learning_rate = 5e-4, batch_size = 16, cache_features = true }}
+        sft = {{ learning_rate = 3e-4, batch_size = 8, micro_batch_size = 3 }}
+        world.samples_per_shard = 16
+        specialists.ocr.data = "{data}/specialist-ocr"
+        specialists.ocr.prompts = "ocr-v1"
+        specialists.ocr.questions = "ocr"
+        specialists.ocr.batch_size = 8
+        specialists.ocr.max_new_tokens = 8
+        data.pretrain = "{data}/pretrain/*.tar"
+        data.interleaved = "{data}/interleaved"
+        data.sft = "{data}/sft"
+        data.text = "{data}/text"
+        world.num_pretrain = {SIZES["pretrain"]}
+    """
+    path = root / "recipe.toml"
+    lines = [line.strip() for line in table.splitlines()]
+    lines += [f"world.num_{name} = {num}" for name, num in SIZES.items() if name != "pretrain"]
+    path.write_text("\n".join(lines))
+    loaded = load_recipe(path)
+    write_world(loaded, data)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def pretrained(recipe: Recipe, root: Path) -> Path:
+    out = root / "pretrain"
+    pretrain(recipe, shards=None, out=out, round=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tuned(recipe: Recipe, root: Path, pretrained: Path) -> Path:
+    out = root / "sft"
+    sft(recipe, model=str(pretrained), shards=None, out=out, round=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def captioned(recipe: Recipe, root: Path, tuned: Path) -> Path:
+    out = root / "recaption"
+    recaption(recipe, shards=recipe.data.pretrain, model=tuned, out=out, round=1)
+    return out
+
+
+def lineage(folder: Path) -> dict:
+    return json.loads((folder / "vila2.json").read_text())
+
+
+def test_checkpoints_are_stock_folders_without_pickles(pretrained: Path, tuned: Path) -> None:
+    for folder in (pretrained, tuned):
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        assert type(model).__name__ == "Idefics3ForConditionalGeneration"
+        assert AutoProcessor.from_pretrained(folder).chat_template
+        assert {path.suffix for path in folder.iterdir()} <= {".json", ".jsonl", ".safetensors", ".jinja"}
+        assert not folder.with_name(f"{folder.name}.partial").exists()
+
+
+def test_lineage_says_what_was_trained_on_what(pretrained: Path, tuned: Path) -> None:
+    made = lineage(pretrained)
+    assert [phase["phase"] for phase in made["phases"]] == ["align", "main"]
+    assert made["phases"][0]["sources"]["pretrain"]["samples"] == 16
+    assert set(made["phases"][1]["sources"]) == {"pretrain", "interleaved"}
+    assert made["bases"]["llm"]["sha256"]
+    assert lineage(tuned)["parent"]["path"] == str(pretrained)
+    assert set(lineage(tuned)["phases"][0]["sources"]) == {"sft", "text"}
+
+
+def test_the_next_round_reads_captions_over_the_same_pictures(
+    recipe: Recipe, root: Path, captioned: Path, pretrained: Path
+) -> None:
+    out = root / "pretrain1"
+    pretrain(recipe, shards=sorted(map(str, captioned.glob("*.tar"))), out=out, round=1)
+    made, before = lineage(out), lineage(pretrained)
+    assert made["layers"] == ["recaption"]
+    assert made["bases"] == before["bases"]
+    tokens = [phase["sources"]["pretrain"]["tokens"] for phase in (made["phases"][1], before["phases"][1])]
+    assert tokens[0] > tokens[1]
+
+
+def test_a_round_does_not_start_from_another_rounds_weights(recipe: Recipe, root: Path, tuned: Path) -> None:
+    reused = recipe.model_copy(update={"base": recipe.base.model_copy(update={"llm": str(tuned)})})
+    with pytest.raises(RecipeError, match=r"base\.llm = .*was trained by vila2"):
+        pretrain(reused, shards=None, out=root / "never", round=1)
+    assert not (root / "never").exists()
+
+
+def test_a_specialists_answers_become_question_answer_turns(
+    recipe: Recipe, root: Path, pretrained: Path
+) -> None:
+    specialist, layer = root / "ocr", root / "ocr-layer"
+    specialize(recipe, name="ocr", model=str(pretrained), out=specialist)
+    for index in (1, 0):
+        worker = Worker(index, 2)
+        summary = relabel(
+            recipe, name="ocr", model=str(specialist), shards=recipe.data.pretrain, out=layer, worker=worker
+        )
+    assert summary["in"] == SIZES["pretrain"] == summary["out"] + sum(summary["dropped"].values())
+    rejects: list[Reject] = []
+    source = open_source([str(layer)])
+    samples = [s for shard in source.shards for s in read_shard(shard, on_reject=rejects.append)]
+    answered = [s.annotation("ocr") for s in samples if s.annotation("ocr")]
+    assert len(answered) == summary["out"]
+    for annotation in answered:
+        assert [turn.role for turn in annotation.turns] == ["user", "assistant"]
+        assert annotation.prompt_id == "ocr-v1"
+        assert annotation.model_sha256
+        assert annotation.image_sha256
+
+
+def test_an_unknown_specialist_is_refused(recipe: Recipe, root: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no \[specialists.depth\]; it has ocr"):
+        specialize(recipe, name="depth", model="anywhere", out=root / "x")
+
+
+def test_too_many_unusable_samples_stop_the_stage(recipe: Recipe, root: Path) -> None:
+    with TarWriter(root / "empty" / "000000.tar") as tar:
+        for i in range(10):
+            picture = (root / "data" / "pretrain" / "000000.tar").read_bytes()[1536:1600]
+            tar.write_sample(f"{i:03d}", {"jpg": picture, "txt": b"a red circle"})
+    with pytest.raises(RejectBudgetError, match="10 of 10 samples cannot be trained on"):
+        pretrain(recipe, shards=[str(root / "empty")], out=root / "unusable", round=0)
+    assert not (root / "unusable").exists()
+
+
+def test_an_output_that_is_there_is_not_overwritten(recipe: Recipe, pretrained: Path) -> None:
+    with pytest.raises(DataError, match="is there already"):
+        pretrain(recipe, shards=None, out=pretrained, round=0)

@@ -1,0 +1,109 @@
+"""The whole loop through the command line, small: two rounds, specialists, the final model, the report."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vila2cli.cli import main
+
+REPO = Path(__file__).parents[1]
+SETS = [
+    "rounds=1",
+    "world.num_pretrain=24",
+    "world.num_interleaved=4",
+    "world.num_text=6",
+    "world.num_sft=8",
+    "world.num_specialist=8",
+    "world.num_dev=4",
+    "world.num_eval=6",
+    "world.samples_per_shard=10",
+    "recaption.max_reject_rate=1.0",
+    "pretrain.align.epochs=1.0",
+    "pretrain.main.epochs=1.0",
+    "sft.epochs=1.0",
+    "specialists.spatial.epochs=1.0",
+    "specialists.grounding.epochs=1.0",
+    "specialists.ocr.epochs=1.0",
+    "judge.num_samples=6",
+    'judge.judges=["oracle"]',
+    "eval.num_bootstrap=50",
+]
+
+
+def vila2(*words: str) -> None:
+    sets = [word for setting in SETS for word in ("--set", setting)]
+    assert main([*words, "--recipe", "world.toml", *sets]) == 0, words
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make round1 specialists report` runs, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("rounds")
+    shutil.copy(REPO / "recipes" / "world.toml", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        vila2("world")
+        for stage in ("pretrain", "sft", "eval"):
+            vila2(stage, "--round", "0")
+        for stage in ("recaption", "pretrain", "sft", "eval", "judge"):
+            vila2(stage, "--round", "1")
+        for name in ("spatial", "grounding", "ocr"):
+            vila2("specialize", "--name", name)
+            vila2("specialize", "--name", name, "--relabel")
+        for stage in ("pretrain", "sft", "eval"):
+            vila2(stage, "--round", "final")
+        vila2("report")
+    return folder / "runs" / "world"
+
+
+def test_every_stage_left_its_record(run: Path) -> None:
+    for name in (
+        "round0/eval/metrics.json",
+        "round1/judge/summary.json",
+        "final/eval/metrics.json",
+        "report.html",
+    ):
+        assert (run / name).is_file(), name
+    assert not list(run.rglob("*.partial"))
+
+
+def test_the_second_round_started_from_the_bases_again(run: Path) -> None:
+    made = [json.loads((run / f"round{n}" / "pretrain" / "vila2.json").read_text()) for n in (0, 1)]
+    assert made[0]["bases"] == made[1]["bases"]
+    assert made[0]["layers"] == []
+    assert made[1]["layers"] == ["recaption"]
+
+
+def test_the_final_model_saw_the_specialists_answers(run: Path) -> None:
+    final = json.loads((run / "final" / "pretrain" / "vila2.json").read_text())
+    assert set(final["layers"]) == {"recaption", "spatial", "grounding", "ocr"}
+
+
+def test_captions_carry_their_provenance(run: Path) -> None:
+    stats = json.loads((run / "round1" / "recaption" / "summary.json").read_text())
+    assert stats["in"] == 24 == stats["out"] + sum(stats["dropped"].values())
+    assert stats["model"].endswith("round0/sft")
+
+
+def test_done_stages_do_nothing(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.chdir(run.parents[1])
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for stage in ("recaption", "pretrain", "sft", "eval", "judge"):
+        vila2(stage, "--round", "1")
+        assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_make_runs_the_stages_of_a_round_in_order() -> None:
+    command = ["make", "-n", "round2", "VENV=/nowhere"]
+    lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    stages = re.findall(r"/vila2 (\w+)(?: --round (\d))?", lines)
+    later = ["recaption", "pretrain", "sft", "eval"]
+    expected = [("pretrain", "0"), ("sft", "0"), ("eval", "0")]
+    for n in ("1", "2"):
+        expected += [(stage, n) for stage in (*later, "judge")]
+    assert [stage for stage in stages if stage[1]] == expected
