@@ -32,8 +32,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fill_layer(folder: Path, recipe_path: str, *, num_shards: int = 3) -> None:
-    """Caption shards as the recaption stage would, its settings and manifest included."""
+def fill_layer(folder: Path, recipe_path: str, *, num_shards: int = 3, reject_rate: float = 0.0) -> None:
+    """Caption shards as the recaption stage would, its settings, manifest and summary included."""
     recipe, source = load_recipe(recipe_path), open_source(["data/*.tar"])
     claim(folder, {"settings": recipe.recaption.deciding(), "seed": recipe.seed}, recipe)
     layer = open_layer(folder, layer="recaption", source=source)
@@ -46,6 +46,7 @@ def fill_layer(folder: Path, recipe_path: str, *, num_shards: int = 3) -> None:
                         layer="recaption", kind="caption", text="A dog.", image_sha256=sample.image_sha256
                     ),
                 )
+    write_json(folder / "summary.json", {**layer.finish().to_json(), "reject_rate": reject_rate})
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,18 @@ def test_a_complete_layer_made_with_other_settings_is_refused(
     assert main(words.split()) == 2
     assert "settings.max_new_tokens was 128, now 9" in capsys.readouterr().err
     assert main(["recaption", "--recipe", "r.toml", "--round", "1", "--set", "recaption.batch_size=9"]) == 0
+
+
+@pytest.mark.parametrize("killed", ["before the summary", "by the budget of rejects"])
+def test_a_layer_that_ended_badly_is_looked_at_again(
+    data: Path, capsys: pytest.CaptureFixture[str], killed: str
+) -> None:
+    out = data / "runs" / "r" / "round1" / "recaption"
+    fill_layer(out, "r.toml", reject_rate=0.5 if killed == "by the budget of rejects" else 0.0)
+    if killed == "before the summary":
+        (out / "summary.json").unlink()
+    assert main(["recaption", "--recipe", "r.toml", "--round", "1"]) == 5  # the stage starts, without a model
+    assert "nothing to do" not in capsys.readouterr().out
 
 
 def test_a_worker_whose_part_is_done_has_nothing_to_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

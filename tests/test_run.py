@@ -127,6 +127,13 @@ def test_of_many_claims_at_once_one_wins(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "manifest.json"]
 
 
+def test_a_folder_of_other_shards_is_never_claimed(tmp_path: Path) -> None:
+    (tmp_path / "000.tar").write_bytes(b"pictures")
+    with pytest.raises(RecipeError, match=r"holds shards of something else \(000\.tar\)"):
+        claim(tmp_path, {"stage": "recaption"})
+    assert list(tmp_path.iterdir()) == [tmp_path / "000.tar"]
+
+
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from vila2cli import __version__
 from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.recipe import Recipe, flatten, resolved_lines
-from vila2cli.tarfiles import sync_folder, write_atomically
+from vila2cli.tarfiles import sync_folder, tar_stem, write_atomically
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
@@ -152,13 +152,21 @@ def claim(out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None
 
     `inputs` may nest and hold settings (`Settings.deciding()`), paths and digests. With a recipe
     the resolved settings are kept beside it as recipe.toml. Raises RecipeError naming every key
-    that differs, with both values.
+    that differs, with both values, and when the folder holds shards that no stage wrote there: an
+    output has the names of its input, so writing into the input's folder would replace the pictures.
     """
     inputs = json.loads(json.dumps({**inputs, "schema": SCHEMA}, default=_plain))
     mine = Manifest(digest(inputs), inputs)
     out_dir.mkdir(parents=True, exist_ok=True)
+    # Looked for first: another worker says its manifest before it writes a shard.
+    shard = next((path for path in out_dir.iterdir() if tar_stem(path)), None)
     stored = read_manifest(out_dir)
     if stored is None:
+        if shard is not None:
+            raise RecipeError(
+                f"{out_dir} holds shards of something else ({shard.name}), which would be overwritten; "
+                "give another --out"
+            )
         value = {"digest": mine.digest, "inputs": inputs, "vila2": __version__}
         if recipe is not None:
             write_text(out_dir / "recipe.toml", "\n".join(resolved_lines(recipe)) + "\n")

@@ -240,8 +240,25 @@ def _is_whole(plan: Plan) -> bool:
     shards = select(open_source(plan.shards, base=plan.base).shards, plan.worker)
     if not layer.is_file() or not {shard.name for shard in shards} <= done(plan.out):
         return False
+    if not _is_summed_up(plan):
+        return False
     sizes = {base["name"]: base["num_bytes"] for base in read_json(layer)["base"]}
     return all(sizes.get(shard.name) == Path(shard.url).stat().st_size for shard in shards)
+
+
+def _is_summed_up(plan: Plan) -> bool:
+    """Whether a layer's summary is there, counts every shard that is, and is within the budget of rejects.
+
+    A stage that was killed before its summary, or failed on too many rejects, has to look (and fail) again.
+    """
+    from vila2cli.shards import folder_stats
+
+    path = plan.out / "summary.json"
+    summary = read_json(path) if path.is_file() and path.stat().st_size else {}
+    return (
+        summary.get("in") == folder_stats(plan.out).num_in
+        and summary.get("reject_rate", 1.0) <= plan.recipe.recaption.max_reject_rate
+    )
 
 
 def _checkpoint_lines(folder: Path, *, is_ours: bool) -> list[str]:

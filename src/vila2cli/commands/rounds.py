@@ -276,7 +276,7 @@ def judge(
 
 
 def _judged_layers(paths: Paths) -> list[str]:
-    """The baseline round's captions and this round's; round 0 has the alt-text."""
+    """The captions of the baseline round (round 0 has the alt-text), of the round before, and of this one."""
     baseline = paths.recipe.judge.baseline_round
     if paths.round is None:
         return []
@@ -285,7 +285,9 @@ def _judged_layers(paths: Paths) -> list[str]:
             f"--round {paths.round}: judging compares a round after {baseline} (judge.baseline_round)"
         )
     old = "alt-text" if baseline == 0 else str(paths.folder.stage("recaption", baseline))
-    return [old, str(paths.stage("recaption"))]
+    before = paths.round - 1
+    previous = [str(paths.folder.stage("recaption", before))] if before > baseline else []
+    return [old, *previous, str(paths.stage("recaption"))]
 
 
 def _layer_folders(layers: list[str]) -> list[str]:

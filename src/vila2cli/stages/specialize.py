@@ -96,7 +96,13 @@ def relabel(
         if todo:
             _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
         stats = layer.finish()
-    summary = {"stage": "relabel", "specialist": name, "model": str(model), **stats.to_json()}
+    summary = {
+        "stage": "relabel",
+        "specialist": name,
+        "model": str(model),
+        **stats.to_json(),
+        "reject_rate": stats.reject_rate,
+    }
     write_json(out / "summary.json", summary)
     if stats.reject_rate > recipe.recaption.max_reject_rate:
         raise RejectBudgetError(

@@ -196,8 +196,10 @@ def box_text(thing: Thing) -> str:
 
 
 def comparison(scene: Scene, random: Random) -> list[Turn]:
-    """Which of two captions is right: what lets a checkpoint judge captions later."""
-    right, wrong = caption(scene), corrupted_caption(scene, random)
+    """Which of two captions is better: a true one, or a wrong or thin one; lets a checkpoint judge later."""
+    right = caption(scene)
+    is_long = random.random() < 0.6
+    wrong = corrupted_caption(scene, random) if is_long else alt_text(scene, random, wrong=0.5, boilerplate=0.2)
     first = random.random() < 0.5
     a, b = (right, wrong) if first else (wrong, right)
     return [Turn("user", PROMPTS["judge-pair-v1"].format(a=a, b=b)), Turn("assistant", "A" if first else "B")]

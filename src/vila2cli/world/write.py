@@ -124,7 +124,7 @@ def instruction_sample(random: Random) -> Members:
     """A picture with a multi-turn conversation: description and questions, or questions and a comparison."""
     scene = draw_scene(random, "sft")
     skills = random.sample(SFT_SKILLS, SFT_QUESTIONS)
-    if random.random() < 0.25:
+    if random.random() < 0.4:
         turns = language.interview(scene, random, skills[:2]) + language.comparison(scene, random)
     else:
         turns = language.describe(scene, random) + language.interview(scene, random, skills)
