@@ -252,6 +252,8 @@ def test_a_complete_checkpoint_is_nothing_to_do(data: Path, capsys: pytest.Captu
         ("judge --recipe r.toml --round 0", 2, "judging compares"),
         ("shards check none.tar", 4, "none.tar"),
         ("report none", 4, "none"),
+        ("shards merge data --out r.toml", 4, "r.toml: File exists"),
+        ("recaption --model m --shards data --out r.toml", 4, "r.toml/manifest.json: Not a directory"),
         ("nonsense", 2, "No such command"),
         ("recaption --shard x", 2, "--shards"),
     ],
@@ -310,6 +312,9 @@ def test_a_world_can_be_written_and_read(tmp_path: Path, monkeypatch: pytest.Mon
         ("runs/world/round0/sft", "data/000.tar", "recaption-round0-sft"),
         ("Qwen/Qwen2-VL-2B", "data/layer", "data/recaption-Qwen2-VL-2B"),
         (None, "data/000.tar", "recaption"),
+        (None, "data/*/deep/*.tar", "data/recaption"),
+        (None, "{a,b}/c/000.tar", "recaption"),
+        (None, "/*.tar", "/recaption"),
     ],
 )
 def test_default_outputs(model: str | None, near: str, out: str) -> None:

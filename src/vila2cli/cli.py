@@ -1,5 +1,6 @@
 """`vila2`: one command per stage. Commands load the recipe, call the stage and print; no logic, no torch."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,27 @@ from typer.core import TyperGroup
 from vila2cli import __version__
 from vila2cli.commands import rounds, shardtools, specialists, world
 from vila2cli.commands.options import RecipeFile, Sets, spread
-from vila2cli.errors import Interrupted, Vila2Error
+from vila2cli.errors import DataError, Interrupted, Vila2Error
+
+SURROUNDINGS = frozenset(
+    (
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EIO,
+        errno.EISDIR,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENOLCK,
+        errno.ENOSPC,
+        errno.ENOSYS,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    )
+)
+"""What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""
 
 
 class Shell(TyperGroup):
@@ -82,6 +103,12 @@ def main(argv: list[str] | None = None) -> int:
     except Vila2Error as error:
         typer.secho(f"vila2: {error}", fg=typer.colors.RED, err=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        typer.secho(f"vila2: {where}{error.strerror}", fg=typer.colors.RED, err=True)
+        return DataError.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0

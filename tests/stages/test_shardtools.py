@@ -11,6 +11,7 @@ import webdataset
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.run import lock
 from vila2cli.sample import Annotation, Turn
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages.shardtools import Figures, check, merge, show, stats
@@ -199,6 +200,13 @@ def test_merge_resumes_and_refuses_to_mix(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == before
     with pytest.raises(RecipeError, match="captions"):
         merge(source, out, captions=["recaption"])
+
+
+def test_two_merges_at_once_are_refused(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "data" / "000.tar") as tar:
+        tar.write_sample("a", {"txt": b"a dog"})
+    with lock(tmp_path / "out"), pytest.raises(DataError, match="in use by process"):
+        merge(open_source([str(tmp_path / "data")]), tmp_path / "out")
 
 
 def test_merge_counts_what_it_drops(tmp_path: Path) -> None:

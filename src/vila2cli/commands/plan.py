@@ -106,7 +106,11 @@ def default_out(stage: str, model: str | None, near: str) -> Path:
     name = "" if model is None else Path(model).name
     if model is not None and name in ("pretrain", "sft", "checkpoint"):
         name = f"{Path(model).parent.name}-{name}"
-    folder = Path(near).parent.parent if near.endswith((".tar", ".tgz", ".gz")) else Path(near).parent
+    parts = Path(near).parts
+    # A glob or range in a folder's name stands for many folders: go beside the first of them.
+    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[{")), len(parts))
+    depth = len(parts) - (2 if near.endswith((".tar", ".tgz", ".gz")) else 1)
+    folder = Path(*parts[: max(len(Path(near).anchor), min(depth, fixed))])
     return folder / (f"{stage}-{name}" if name else stage)
 
 

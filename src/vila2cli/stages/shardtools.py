@@ -10,7 +10,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
-from vila2cli.run import claim
+from vila2cli.run import claim, lock
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shards import (
     Shard,
@@ -235,18 +235,19 @@ def merge(
     given, KEY.json with the metadata and under "annotations" what the layers say.
 
     A sample with neither caption nor metadata is dropped and counted. Shards that are there are kept;
-    raises RecipeError when they were merged from something else.
+    raises RecipeError when they were merged from something else, DataError while another process merges.
     """
     folder = Path(out_dir)
     inputs = {"captions": list(captions), "separator": separator, "shards": source.digest()}
-    claim(folder, {"stage": "merge", **inputs})
-    complete = done(folder)
-    for shard in source.shards:
-        if shard.name not in complete:
-            _merge_shard(shard, folder, captions, separator)
     names = [shard.name for shard in source.shards]
-    gather_rejects(folder, names)
-    return folder_stats(folder, names)
+    with lock(folder):
+        claim(folder, {"stage": "merge", **inputs})
+        complete = done(folder)
+        for shard in source.shards:
+            if shard.name not in complete:
+                _merge_shard(shard, folder, captions, separator)
+        gather_rejects(folder, names)
+        return folder_stats(folder, names)
 
 
 def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:

@@ -195,11 +195,17 @@ def box_text(thing: Thing) -> str:
     return "[" + ",".join(f"{value:03d}" for value in frame(thing.box)) + "]"
 
 
-def comparison(scene: Scene, random: Random) -> list[Turn]:
-    """Which of two captions is better: a true one, or a wrong or thin one; lets a checkpoint judge later."""
+def comparison(scene: Scene, random: Random, *, thin: float = 0.0) -> list[Turn]:
+    """Which of two captions is better: what lets a checkpoint judge captions later.
+
+    One is true and full; the other is wrong in some attributes, or in a share `thin` of the cases
+    alt-text, short and often wrong.
+    """
     right = caption(scene)
-    is_long = random.random() < 0.6
-    wrong = corrupted_caption(scene, random) if is_long else alt_text(scene, random, wrong=0.5, boilerplate=0.2)
+    if thin and random.random() < thin:
+        wrong = alt_text(scene, random, wrong=0.5, boilerplate=0.2)
+    else:
+        wrong = corrupted_caption(scene, random)
     first = random.random() < 0.5
     a, b = (right, wrong) if first else (wrong, right)
     return [Turn("user", PROMPTS["judge-pair-v1"].format(a=a, b=b)), Turn("assistant", "A" if first else "B")]

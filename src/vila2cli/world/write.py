@@ -125,7 +125,7 @@ def instruction_sample(random: Random) -> Members:
     scene = draw_scene(random, "sft")
     skills = random.sample(SFT_SKILLS, SFT_QUESTIONS)
     if random.random() < 0.4:
-        turns = language.interview(scene, random, skills[:2]) + language.comparison(scene, random)
+        turns = language.interview(scene, random, skills[:2]) + language.comparison(scene, random, thin=0.4)
     else:
         turns = language.describe(scene, random) + language.interview(scene, random, skills)
     return picture_members(scene, random, _messages(turns))
