@@ -10,7 +10,7 @@ from PIL import Image
 
 from vila2cli.errors import DataError
 from vila2cli.sample import Reject, Sample
-from vila2cli.shards import Shard, num_samples, open_source, read_shard
+from vila2cli.shards import Shard, TarWriter, num_samples, open_source, read_shard
 
 
 def jpeg(colour: str = "red") -> bytes:
@@ -123,3 +123,13 @@ def test_gzip_archives_are_read_whatever_their_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
         assert read(tmp_path / name) == read(plain) or name != "c.tar"
         assert [s.text for s in read(tmp_path / name)[0]] == ["x" * (i * 511) for i in range(40)]
+
+
+def test_a_shard_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "000000.tar") as first:
+        first.write_sample("a", {"txt": b"first"})
+        with pytest.raises(DataError, match="is being written by another process"):
+            TarWriter(tmp_path / "000000.tar")
+    with TarWriter(tmp_path / "000000.tar") as second:  # the name is free again
+        second.write_sample("a", {"txt": b"second"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.stats.json", "000000.tar"]

@@ -1,5 +1,6 @@
 """Tar archives as streams of members: reading that notices damage, writing that is atomic and repeatable."""
 
+import fcntl
 import functools
 import gzip
 import hashlib
@@ -254,7 +255,7 @@ class TarWriter:
         self._keys: set[str] = set()
         self._partial = self.path.with_name(f"{self.path.name}.partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self._partial.open("wb", buffering=_BUFFER_BYTES)
+        self._stream = _open_alone(self._partial)
         self._tar = _Archive(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
 
     def write_sample(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -287,9 +288,9 @@ class TarWriter:
         self._tar.close()
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self._stream.close()
         stats_path(self.path).unlink(missing_ok=True)
         self._partial.replace(self.path)
+        self._stream.close()  # and with it the lock, now that the name is free
         status = self.path.stat()
         counts = {"in": self.num_samples, "out": self.num_samples, "dropped": {}, "rejected": 0, "tokens": 0}
         seconds = round(perf_counter() - self._start_s, 3)
@@ -299,8 +300,25 @@ class TarWriter:
 
     def abort(self) -> None:
         """Give the shard up and remove what was written of it; does nothing after `close`."""
-        self._stream.close()
-        self._partial.unlink(missing_ok=True)
+        if not self._stream.closed:
+            self._partial.unlink(missing_ok=True)
+            self._stream.close()
+
+
+def _open_alone(partial: Path) -> BinaryIO:
+    """Open a file for writing that no other process is writing; raises DataError when one is."""
+    while True:
+        stream = partial.open("ab", buffering=_BUFFER_BYTES)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise DataError(f"{partial} is being written by another process; wait for it or stop it") from None
+        # Its last writer may have renamed it between our open and our lock.
+        if partial.exists() and partial.stat().st_ino == os.fstat(stream.fileno()).st_ino:
+            stream.truncate(0)
+            return stream
+        stream.close()
 
 
 def key_problem(key: str) -> str | None:

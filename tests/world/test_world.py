@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from vila2cli.errors import RecipeError
 from vila2cli.image import decode_image
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Reject, Sample
@@ -136,3 +137,9 @@ def test_every_picture_decodes(world: Path) -> None:
     for name in ("pretrain", "interleaved"):
         for sample in read(world / name):
             assert all(decode_image(image.data).size == (SIDE, SIDE) for image in sample.images)
+
+
+def test_a_world_of_other_settings_is_not_mixed_in(world: Path) -> None:
+    sets = [f"world.{name}={num}" for name, num in SIZES.items()]
+    with pytest.raises(RecipeError, match=r"settings\.seed was 0, now 7"):
+        write_world(load_recipe(None, [*sets, "world.seed=7"]), world)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import write_json, write_text
+from vila2cli.run import claim, write_json, write_text
 from vila2cli.sample import Turn
 from vila2cli.settings import WorldSettings
 from vila2cli.shards import TarWriter
@@ -43,9 +43,11 @@ def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
     """Write the shards of every stage under `out`; returns the number of samples of each folder.
 
     The same seed and sizes give the same bytes. No scene is in two of the splits named in
-    `scenes.BUCKETS`. The marker `out/world.json` is written last.
+    `scenes.BUCKETS`. The marker `out/world.json` is written last. Raises RecipeError when the folder
+    holds a world of other settings.
     """
     world = recipe.world
+    claim(out, {"stage": "world", "settings": world.deciding()})
     plan = dict(_folders(world))
     counts: dict[str, int] = {}
     with Progress("world", total=sum(num for num, _ in plan.values()), unit="samples") as progress:
