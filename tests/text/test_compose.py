@@ -14,6 +14,10 @@ def picture(*annotations: Annotation, text: str | None = "red thing") -> Sample:
     return Sample(key="a", images=(IMAGE,), text=text, annotations=annotations)
 
 
+def turns_of(caption: str) -> tuple[Turn, ...]:
+    return (Turn("user", "<image>"), Turn("assistant", caption))
+
+
 def test_captions_come_in_the_order_of_the_recipe() -> None:
     sample = picture(RECAPTION)
     assert compose_caption(sample, ["original", "recaption"]) == "red thing\na large red circle"
@@ -38,6 +42,7 @@ def test_specialists_answers_follow_the_caption_as_turns() -> None:
     assert turns[0].text == "<image>"
     assert turns[1].text == "red thing\na large red circle"
     assert turns[3].text == 'The word "KAB".'
+    assert compose_turns(picture(OCR), ["original"], with_answers=False) == turns_of("red thing")
 
 
 def test_a_caption_that_spells_a_placeholder_is_made_harmless() -> None:

@@ -19,6 +19,7 @@ from vila2cli.engine.sampling import SeededSampler
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.model.quiet import quiet_transformers
 
 _LOOKAHEAD_BATCHES = 16
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
@@ -165,6 +166,7 @@ def _same_limit(batch: list[_Prepared]) -> list[_Prepared]:
 def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
     """Model in evaluation mode and its chat; raises ModelError for whatever is wrong with the folder."""
     disable_progress_bar()
+    quiet_transformers()
     try:
         net, info = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True

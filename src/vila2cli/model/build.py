@@ -27,6 +27,7 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector, Id
 
 from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.quiet import quiet_transformers
 from vila2cli.model.templates import image_template
 from vila2cli.settings import BaseSettings
 
@@ -48,6 +49,7 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
     Only the projector is new: drawn by `seed`, at the scale of the word embeddings. Raises
     ModelError when a part cannot be read or the parts do not fit.
     """
+    quiet_transformers()
     dtype = getattr(torch, base.dtype)
     tower = load_tower(resolve_base(base.vision_tower), base.image_size, dtype)
     llm, tokenizer = load_llm(resolve_base(base.llm), dtype)

@@ -34,7 +34,8 @@ def pretrain(
         documents = open_source(recipe.data.interleaved)
         sources.append(DataSource("interleaved", documents, partial(compose_turns, captions=())))
         digests["interleaved"] = documents.digest()
-    align = [DataSource("pretrain", pairs, partial(compose_turns, captions=settings.align.captions))]
+    compose = partial(compose_turns, captions=settings.align.captions, with_answers=False)
+    align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
     return train_stage(
         "pretrain",

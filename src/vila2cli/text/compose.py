@@ -28,14 +28,16 @@ def compose_caption(sample: Sample, captions: Sequence[str], separator: str = "\
     return separator.join(found) if found else None
 
 
-def compose_turns(sample: Sample, captions: Sequence[str], separator: str = "\n") -> tuple[Turn, ...]:
+def compose_turns(
+    sample: Sample, captions: Sequence[str], separator: str = "\n", *, with_answers: bool = True
+) -> tuple[Turn, ...]:
     """The training conversation of a pretraining sample, () when nothing in it can be trained on.
 
     A conversation in the sample is used as it is. A document (`meta["interleaved"]`) becomes one
     assistant turn with a placeholder where each picture stands, so that the loss covers all its
     text (VILA section 2 and appendix). A captioned picture becomes an empty request with the
     composed caption as the answer, followed by the question-answer turns of the specialists
-    (VILA^2 section 2.2.1; released loader `coyo_qa.py`).
+    (VILA^2 section 2.2.1; released loader `coyo_qa.py`), which `with_answers=False` leaves out.
     """
     if sample.meta.get("messages"):
         return sample.turns
@@ -46,7 +48,7 @@ def compose_turns(sample: Sample, captions: Sequence[str], separator: str = "\n"
         return ()
     turns = [Turn("user", IMAGE_PLACEHOLDER * len(sample.images)), Turn("assistant", neutral(caption))]
     for annotation in sample.annotations:
-        if annotation.kind == "turns":
+        if with_answers and annotation.kind == "turns":
             turns += [Turn(turn.role, neutral(turn.text)) for turn in annotation.turns]
     return tuple(turns)
 

@@ -18,6 +18,7 @@ from vila2cli import __version__
 from vila2cli.errors import DataError, ModelError, RejectBudgetError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.quiet import quiet_transformers
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import complete_folder, interruptible, lock, write_json
@@ -53,6 +54,7 @@ class Phase:
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
     """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded."""
     folder = resolve_model(model)
+    quiet_transformers()
     try:
         loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
         return loaded, AutoProcessor.from_pretrained(folder)
