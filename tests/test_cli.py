@@ -324,3 +324,22 @@ def test_default_outputs(model: str | None, near: str, out: str) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("vila2 0")
+
+
+def test_merging_by_an_unknown_caption_names_those_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TarWriter(tmp_path / "data" / "000000.tar") as tar:
+        tar.write_sample("a", {"jpg": b"x", "txt": b"a red circle"})
+    words = [
+        "shards",
+        "merge",
+        str(tmp_path / "data"),
+        "--captions",
+        "recaptoin",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 2
+    assert "recaptoin: these shards have original" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

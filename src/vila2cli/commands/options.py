@@ -22,6 +22,7 @@ Shards = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder or hub id.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
+Base = Annotated[str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")]
 Round = Annotated[
     str | None,
     typer.Option(

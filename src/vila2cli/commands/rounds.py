@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.commands.options import (
+    Base,
     DryRun,
     Model,
     Out,
@@ -26,9 +27,7 @@ def recaption(
     out: Out = None,
     round: Round = None,
     worker: WorkerText = None,
-    base: Annotated[
-        str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")
-    ] = None,
+    base: Base = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Also write self-contained tars with image and joined text.")
     ] = False,
@@ -95,9 +94,7 @@ def pretrain(
     shards: Shards = None,
     out: Out = None,
     round: Round = None,
-    base: Annotated[
-        str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")
-    ] = None,
+    base: Base = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -228,6 +225,7 @@ def judge(
     model: Model = None,
     out: Out = None,
     round: Round = None,
+    base: Base = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -258,6 +256,7 @@ def judge(
         out=paths.out(out, in_run, "judge", model, specs[0]),
         model=model,
         shards=specs,
+        base=base,
         origins=paths.origins,
     )
     if not ready(plan, dry_run=dry_run, redo=bool(layers)):
@@ -270,6 +269,7 @@ def judge(
         shards=list(shards or ()),
         model=model,
         out=plan.out,
+        base=base,
         round=plan.round_number,
     )
     print_summary(plan, summary)

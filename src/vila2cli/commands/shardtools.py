@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vila2cli.commands.options import Base
 from vila2cli.commands.plan import default_out, summary_lines
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ Specs = Annotated[
     typer.Argument(help="Tars, globs, {000..010} ranges, folders or layer folders.", show_default=False),
 ]
 CAPTIONS = ("original", "recaption")
-Base = Annotated[str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")]
 
 
 @app.callback()
@@ -122,6 +122,11 @@ def merge(
     \b
     vila2 shards merge runs/world/round1/recaption --captions original recaption --out merged
     """
+    from vila2cli.shards import open_source
+
+    known = ["original", *(layer.name for layer in open_source(shards, base=base).layers)]
+    if unknown := [name for name in captions or () if name not in known]:
+        raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
     folder = out or default_out("merged", None, shards[0])
     _merge(shards, folder, tuple(captions or CAPTIONS), base)
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.commands.options import DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
 from vila2cli.errors import RecipeError
 from vila2cli.recipe import SpecialistSettings
@@ -23,6 +23,7 @@ def specialize(
     out: Out = None,
     round: Round = None,
     worker: WorkerText = None,
+    base: Base = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -39,7 +40,7 @@ def specialize(
     paths = Paths(settings, round or str(settings.rounds))
     specialist = settings_of(settings, name)
     if relabel:
-        plan = _relabel_plan(paths, name, model=model, shards=shards, out=out, worker=worker)
+        plan = _relabel_plan(paths, name, model=model, shards=shards, out=out, worker=worker, base=base)
     else:
         if shards:
             raise RecipeError(
@@ -59,6 +60,7 @@ def specialize(
             shards=list(plan.shards),
             out=plan.out,
             worker=plan.worker,
+            base=plan.base,
         )
     else:
         summary = stage.specialize(settings, name=name, model=plan.model, out=plan.out)
@@ -83,7 +85,7 @@ def _train_plan(paths: Paths, name: str, specialist: SpecialistSettings, *, mode
 
 
 def _relabel_plan(
-    paths: Paths, name: str, *, model: Model, shards: Shards, out: Out, worker: WorkerText
+    paths: Paths, name: str, *, model: Model, shards: Shards, out: Out, worker: WorkerText, base: Base
 ) -> Plan:
     chosen_model = paths.model(model, paths.folder.specialist(name))
     specs = paths.shards(shards, paths.recipe.data.pretrain, "data.pretrain")
@@ -97,5 +99,6 @@ def _relabel_plan(
         model=chosen_model,
         shards=specs,
         worker=parse_worker(worker),
+        base=base,
         origins=paths.origins,
     )
