@@ -317,6 +317,7 @@ def _open_alone(partial: Path) -> BinaryIO:
         # Its last writer may have renamed it between our open and our lock.
         if partial.exists() and partial.stat().st_ino == os.fstat(stream.fileno()).st_ino:
             stream.truncate(0)
+            stream.seek(0)  # tarfile pads by its position
             return stream
         stream.close()
 
