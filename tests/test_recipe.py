@@ -183,7 +183,7 @@ def test_every_key_is_described() -> None:
 
 def test_deciding_leaves_out_what_only_changes_speed() -> None:
     values = load_recipe().pretrain.deciding()
-    assert "log_every" not in values["main"]
+    assert "micro_batch_size" not in values["main"]
     assert values["align"]["train"] == ["projector"]
     assert "engine" not in load_recipe().recaption.deciding()
 

@@ -133,7 +133,6 @@ class TrainSettings(Settings):
     max_reject_rate: Annotated[
         float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
     ] = 0.05
-    log_every: Annotated[PositiveInt, setting("steps between two log lines", decides=False)] = 20
     cache_features: Annotated[
         bool, setting("keep the frozen vision tower's features in memory between epochs", decides=False)
     ] = False

@@ -14,9 +14,6 @@ from vila2cli.model.chat import Chat
 from vila2cli.sample import EncodedImage, Reject, Sample, Turn
 from vila2cli.shards import Source, read_shard
 
-MAX_DOCUMENT_IMAGES = 6
-"""Images used of one interleaved document (VILA, released MMC4 loader)."""
-
 
 @dataclass(frozen=True, slots=True)
 class TrainSample:

@@ -5,7 +5,6 @@ Beside the stock transformers files a checkpoint holds `vila2.json` (what it was
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,8 +28,6 @@ from vila2cli.train.data import Compose, TrainSample, load_samples, num_batches
 from vila2cli.train.loop import fit
 
 LINEAGE_FILE = "vila2.json"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
