@@ -8,7 +8,7 @@ from typing import Any
 
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import claim, write_json, write_text
+from vila2cli.run import Stop, claim, interruptible, write_json, write_text
 from vila2cli.sample import Turn
 from vila2cli.settings import WorldSettings
 from vila2cli.shards import TarWriter
@@ -47,18 +47,16 @@ def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
     holds a world of other settings.
     """
     world = recipe.world
-    claim(out, {"stage": "world", "settings": world.deciding()})
     plan = dict(_folders(world))
-    counts: dict[str, int] = {}
-    with Progress("world", total=sum(num for num, _ in plan.values()), unit="samples") as progress:
+    total = sum(num for num, _ in plan.values())
+    with interruptible() as stop, Progress("world", total=total, unit="samples") as progress:
+        claim(out, {"stage": "world", "settings": world.deciding()})
         for name, (num, make) in plan.items():
-            if not num:
-                continue
-            _write_folder(out / name, num, make, world, progress)
-            counts[name] = num
+            _write_folder(out / name, num, make, world, progress, stop)
     for split in ("dev", "eval"):
         for task in TASKS:
             write_text(out / split / task / "task.toml", task_toml(task, split))
+    counts = {name: num for name, (num, _) in plan.items() if num}
     write_json(out / "world.json", {"settings": world.deciding(), "num_samples": counts})
     return counts
 
@@ -76,7 +74,12 @@ def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[R
 
 
 def _write_folder(
-    folder: Path, num: int, make: Callable[[Random], Members], world: WorldSettings, progress: Progress
+    folder: Path,
+    num: int,
+    make: Callable[[Random], Members],
+    world: WorldSettings,
+    progress: Progress,
+    stop: Stop,
 ) -> None:
     """Write `num` samples; a shard that is there already is kept."""
     for shard, start in enumerate(range(0, num, world.samples_per_shard)):
@@ -85,6 +88,7 @@ def _write_folder(
         if not (path.exists() and path.with_suffix(".stats.json").exists()):
             with TarWriter(path) as tar:
                 for index in indices:
+                    stop.check()
                     tar.write_sample(f"{index:09d}", make(Random(f"{world.seed}/{_stream(folder)}/{index}")))
         progress.advance(len(indices))
 
