@@ -21,10 +21,12 @@ from vila2cli.world.reading import LAYOUT_WORDS, labelled_pictures, reading_turn
 from vila2cli.world.scenes import SIDE
 
 WARMUP_STEPS = 50
+EARLY_SHARE = 0.3
+"""Share of the LLM's steps on text that teaches looking up and little else."""
 
 
 def build_bases(
-    out: Path, *, seed: int = 0, tower_steps: int = 1800, llm_steps: int = 2800
+    out: Path, *, seed: int = 0, tower_steps: int = 1200, llm_steps: int = 2400
 ) -> dict[str, float]:
     """Make both bases and write them, in bfloat16, to `out/tower` and `out/llm`.
 
@@ -47,8 +49,9 @@ def build_llm(out: Path, *, seed: int, steps: int, batch_size: int = 32) -> dict
     loss = _optimise(
         "world base: llm",
         model,
-        lambda: _text_loss(model, tokenizer, random, batch_size),
+        lambda step: _text_loss(model, tokenizer, random, batch_size, is_early=step < EARLY_SHARE * steps),
         steps=steps,
+        learning_rate=2e-3,
         beta2=0.98,
     )
     model.to(torch.bfloat16).save_pretrained(out)
@@ -65,8 +68,9 @@ def build_tower(out: Path, *, seed: int, steps: int, batch_size: int = 64) -> di
     _optimise(
         "world base: tower",
         labeller,
-        lambda: labeller(*_picture_batch(random, batch_size))[0],
+        lambda step: labeller(*_picture_batch(random, batch_size))[0],
         steps=steps,
+        learning_rate=1.5e-3,
         beta2=0.999,
     )
     held_out = Random(f"tower test {seed}")
@@ -77,15 +81,21 @@ def build_tower(out: Path, *, seed: int, steps: int, batch_size: int = 64) -> di
 
 
 def _optimise(
-    label: str, model: nn.Module, next_loss: Callable[[], Tensor], *, steps: int, beta2: float
+    label: str,
+    model: nn.Module,
+    next_loss: Callable[[int], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    beta2: float,
 ) -> float:
     """AdamW with a cosine schedule on endless batches; returns the loss smoothed over some 50 steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, beta2), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, beta2), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP_STEPS, steps)
     smooth = 0.0
     with Progress(label, total=steps, unit="steps") as progress:
         for step in range(steps):
-            loss = next_loss()
+            loss = next_loss(step)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -96,9 +106,10 @@ def _optimise(
     return smooth
 
 
-def _text_loss(model: nn.Module, tokenizer: Any, random: Random, num: int) -> Tensor:
+def _text_loss(model: nn.Module, tokenizer: Any, random: Random, num: int, *, is_early: bool) -> Tensor:
     """Mean loss over the answers' tokens of `num` new conversations, the shorter and the longer half apart."""
-    pool = sorted((text_ids(tokenizer, reading_turns(random)) for _ in range(num)), key=lambda s: len(s[0]))
+    conversations = (reading_turns(random, is_early=is_early) for _ in range(num))
+    pool = sorted((text_ids(tokenizer, turns) for turns in conversations), key=lambda s: len(s[0]))
     halves = (pool[: num // 2], pool[num // 2 :])
     num_trained = [sum(label != IGNORE_INDEX for _, labels in half for label in labels) for half in halves]
     total = torch.zeros(())
@@ -109,17 +120,13 @@ def _text_loss(model: nn.Module, tokenizer: Any, random: Random, num: int) -> Te
     return total
 
 
-def _picture_batch(random: Random, num: int) -> tuple[Tensor, Tensor, Tensor]:
-    pictures = labelled_pictures(random, num)
-    return (
-        torch.from_numpy(pictures.pixels),
-        torch.from_numpy(pictures.labels),
-        torch.from_numpy(pictures.boxes),
-    )
+def _picture_batch(random: Random, num: int) -> tuple[Tensor, Tensor]:
+    pixels, labels = labelled_pictures(random, num)
+    return torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
 class DenseLabeller(nn.Module):
-    """A tower with one linear head that names each 2 x 2 group of patches, and one that finds boxes.
+    """A tower with one linear head that names what each 2 x 2 group of patches stands for.
 
     The head is the same at every place and linear, so what it reads is what a linear projector can
     read later.
@@ -129,18 +136,13 @@ class DenseLabeller(nn.Module):
         super().__init__()
         self.tower = tower
         self.label = nn.Linear(4 * WIDTH, num_labels)
-        self.box = nn.Linear(4 * WIDTH, 4)
 
-    def forward(self, pixels_NCHW: Tensor, labels_NG: Tensor, boxes_N44: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels_NCHW: Tensor, labels_NG: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and for each picture the share of its 16 groups named right."""
         patches_NPD = self.tower(pixel_values=pixels_NCHW).last_hidden_state
         num, num_patches, width = patches_NPD.shape
         side = int(num_patches**0.5) // 2
         grid = patches_NPD.view(num, side, 2, side, 2, width).permute(0, 1, 3, 2, 4, 5)
-        groups_NGD = grid.reshape(num, side * side, 4 * width)
-        logits_NGL = self.label(groups_NGD)
+        logits_NGL = self.label(grid.reshape(num, side * side, 4 * width))
         loss = nn.functional.cross_entropy(logits_NGL.flatten(0, 1), labels_NG.flatten())
-        quarters = groups_NGD.view(num, 2, side // 2, 2, side // 2, 4 * width).mean((2, 4)).flatten(1, 2)
-        known = ~boxes_N44.isnan()
-        error = (self.box(quarters) - boxes_N44.nan_to_num()).abs()
-        return loss + error[known].mean(), (logits_NGL.argmax(-1) == labels_NG).float().mean(1)
+        return loss, (logits_NGL.argmax(-1) == labels_NG).float().mean(1)

@@ -1,6 +1,7 @@
 """What can be said about a scene: captions, alt-text, questions, comparisons, specialists' answers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 from vila2cli.sample import Turn
@@ -11,6 +12,12 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 LONG_PROMPTS = tuple(PROMPTS[name] for name in ("long-v1", "long-v2", "long-v3"))
 
 MARKS = dict(zip(PLACES, ("nw", "ne", "sw", "se"), strict=True))
+THING_MARKS = {
+    (place, corner): MARKS[place] + letter
+    for place in PLACES
+    for corner, letter in zip(PLACES, "abcd", strict=True)
+}
+"""What stands for a quarter of the picture in a layout, and for an object near one of its corners."""
 
 Question = tuple[str, str]
 """A question and its one right answer."""
@@ -24,10 +31,14 @@ def caption(scene: Scene) -> str:
 
 def statements(scene: Scene) -> list[str]:
     """One sentence for each object in reading order, and one for the word."""
-    said = [f"At the {t.place} there is a {t.size} {t.colour} {t.shape}." for t in scene.things]
+    said = [_statement(thing) for thing in scene.things]
     if scene.writing:
         said.append(f'At the {scene.writing.place} the word "{scene.writing.word}" is written.')
     return said
+
+
+def _statement(thing: Thing) -> str:
+    return f"At the {thing.place} there is a {thing.size} {thing.name}."
 
 
 def corrupted_caption(scene: Scene, random: Random) -> str:
@@ -52,7 +63,7 @@ def wrong_thing(thing: Thing, random: Random) -> Thing:
     name = random.choice(tuple(values))
     value = random.choice([v for v in values[name] if v != getattr(thing, name)])
     fields = {"size": thing.size, "colour": thing.colour, "shape": thing.shape, name: value}
-    return Thing(fields["size"], fields["colour"], fields["shape"], thing.place, thing.box)
+    return replace(thing, size=fields["size"], colour=fields["colour"], shape=fields["shape"])
 
 
 BOILERPLATE = (
@@ -206,6 +217,16 @@ def comparison(scene: Scene, random: Random, *, thin: float = 0.0) -> list[Turn]
         wrong = alt_text(scene, random, wrong=0.5, boilerplate=0.2)
     else:
         wrong = corrupted_caption(scene, random)
+    return _which_is_better(right, wrong, random)
+
+
+def sentence_comparison(scene: Scene, random: Random) -> list[Turn]:
+    """Which of two sentences about one object is right."""
+    thing = random.choice(scene.things)
+    return _which_is_better(_statement(thing), _statement(wrong_thing(thing, random)), random)
+
+
+def _which_is_better(right: str, wrong: str, random: Random) -> list[Turn]:
     first = random.random() < 0.5
     a, b = (right, wrong) if first else (wrong, right)
     return [Turn("user", PROMPTS["judge-pair-v1"].format(a=a, b=b)), Turn("assistant", "A" if first else "B")]
@@ -215,6 +236,22 @@ def describe(scene: Scene, random: Random, weights: Sequence[int] = (1, 1, 1)) -
     """A request for a long caption, one of three drawn by weight, and the caption."""
     prompt = random.choices(LONG_PROMPTS, weights)[0]
     return [Turn("user", prompt), Turn("assistant", caption(scene))]
+
+
+def notes(scene: Scene, random: Random, *, only_names: bool = False, num: int = 10) -> str:
+    """Facts in random order and with repeats, each led by the name of an object or by a place.
+
+    Nearly every word of them can be looked up, and none by counting words: the densest text to
+    learn looking up from.
+    """
+    facts = [f"{thing.name}: {thing.place}, {thing.size}" for thing in scene.things]
+    if not only_names:
+        words = dict.fromkeys(PLACES, "nothing")
+        if scene.writing:
+            words[scene.writing.place] = scene.writing.word
+        words |= {thing.place: f"{thing.size} {thing.name}" for thing in scene.things}
+        facts = [*facts, *facts, *(f"{place}: {text}" for place, text in words.items())]
+    return "; ".join(random.choices(facts, k=num)) + "."
 
 
 def interview(scene: Scene, random: Random, skills: list[str]) -> list[Turn]:
@@ -246,17 +283,17 @@ def specialist_turns(scene: Scene, name: str, prompts: list[str], random: Random
 
 
 def layout(scene: Scene) -> list[str]:
-    """The scene as sixteen words in a grid of 4 x 4, two by two for every quarter of the picture.
+    """The scene as sixteen words, four for every quarter of the picture in reading order.
 
-    A quarter reads `size colour / shape mark` for an object, `L1 L2 / L3 mark` for a word and
-    `. . / . mark` when empty; the mark says which quarter it is. It is what the base LLM learns to
-    read and, word by word, what the base tower learns to see at each place (see `world/reading.py`).
+    A quarter reads `size colour shape mark` when an object is in it, `L1 L2 L3 mark` for a word and
+    `. . . mark` when it is empty; the mark says which quarter it is and near which of its corners
+    the object lies. It is what the base LLM learns to read and, word by word, what the base tower
+    learns to tell: row by row of its 4 x 4 image tokens, one quarter to a row (`world/reading.py`).
     """
-    cells = {place: [".", ".", "."] for place in PLACES}
+    quarters = {place: [".", ".", ".", MARKS[place]] for place in PLACES}
     for thing in scene.things:
-        cells[thing.place] = [thing.size, thing.colour, thing.shape]
+        mark = THING_MARKS[thing.place, thing.corner]
+        quarters[thing.place] = [thing.size, thing.colour, thing.shape, mark]
     if scene.writing:
-        cells[scene.writing.place] = list(scene.writing.word)
-    quarters = [[*cells[place], MARKS[place]] for place in PLACES]
-    pairs = ((quarters[0], quarters[1]), (quarters[2], quarters[3]))
-    return [word for left, right in pairs for k in (0, 2) for word in (*left[k : k + 2], *right[k : k + 2])]
+        quarters[scene.writing.place][:3] = scene.writing.word
+    return [word for place in PLACES for word in quarters[place]]

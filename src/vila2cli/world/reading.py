@@ -5,7 +5,6 @@ and compares captions. The tower learns to see: at each of sixteen places it mus
 belongs there. Neither meets the other; joining them is what `vila2 pretrain` does.
 """
 
-from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -13,39 +12,73 @@ from numpy.typing import NDArray
 
 from vila2cli.image import decode_image
 from vila2cli.sample import Turn
-from vila2cli.text.prompts import PROMPTS
+from vila2cli.text.prompts import PROMPTS, QUESTIONS
 from vila2cli.world import language
 from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.scenes import COLOURS, LETTERS, PLACES, SHAPES, SIDE, SIZES, draw_scene
+from vila2cli.world.scenes import COLOURS, LETTERS, SHAPES, SIDE, SIZES, Scene, draw_scene
 
-LAYOUT_WORDS = (*SIZES, *COLOURS, *SHAPES, *LETTERS, *language.MARKS.values(), ".")
-READING_SKILLS = ("existence", "colour", "shape", "size", "count", "place", "ocr")
-"""What the base LLM has read questions about; relations and boxes it has to learn later."""
+LAYOUT_WORDS = (
+    *SIZES,
+    *COLOURS,
+    *SHAPES,
+    *LETTERS,
+    *language.MARKS.values(),
+    *language.THING_MARKS.values(),
+    ".",
+)
+
+EARLY_KINDS = {"names": 70, "describe": 15, "specialist": 10, "web": 5}
+KINDS = {"notes": 14, "describe": 14, "specialist": 10, "web": 8, "ask": 38, "compare": 16}
+"""Per cent of each kind of conversation: first what teaches looking up, later every kind."""
+NUM_QUESTIONS = {"ask": 8, "describe": 3, "specialist": 2}
+"""Questions in a conversation, in an early one none."""
+READING_SKILLS = {
+    "existence": 3,
+    "colour": 2,
+    "shape": 2,
+    "size": 2,
+    "count": 2,
+    "place": 3,
+    "spatial": 3,
+    "ocr": 1,
+    "grounding": 2,
+}
+"""How often each skill is asked about."""
 
 
-def reading_turns(random: Random) -> list[Turn]:
+def reading_turns(random: Random, *, is_early: bool = False) -> list[Turn]:
     """A text-only conversation about a scene given as sixteen words instead of as a picture.
 
-    Repeating the words (from which looking things up emerges), questions, a description with
-    questions, a web caption without being asked, or a comparison of two captions.
+    Notes, a description or a specialist's answer, followed by questions unless `is_early`; a web
+    caption without being asked; questions alone; or comparisons of captions and of sentences.
     """
     scene = draw_scene(random, "base")
     words = " ".join(language.layout(scene))
-    kind = random.choices(("repeat", "ask", "describe", "web", "compare"), (15, 30, 30, 12, 13))[0]
-    turns: list[Turn] = []
-    if kind == "repeat":
-        turns = [Turn("user", "Read the layout."), Turn("assistant", words)]
-    elif kind == "describe":
-        turns = language.describe(scene, random, (4, 4, 1))
-    elif kind == "web":
-        text = language.alt_text(scene, random, wrong=0.0, boilerplate=0.15)
-        turns = [Turn("user", ""), Turn("assistant", text)]
-    elif kind == "compare":
-        turns = language.comparison(scene, random)
-    if kind in ("repeat", "ask", "describe"):
-        skills = random.sample(READING_SKILLS, 6 if kind == "ask" else 2)
+    shares = EARLY_KINDS if is_early else KINDS
+    kind = random.choices(tuple(shares), tuple(shares.values()))[0]
+    turns = _opening(kind, scene, random)
+    if not is_early and kind in NUM_QUESTIONS:
+        skills = random.choices(tuple(READING_SKILLS), tuple(READING_SKILLS.values()), k=NUM_QUESTIONS[kind])
         turns += language.interview(scene, random, skills)
     return [Turn("user", f"layout [ {words} ]\n{turns[0].text}".rstrip()), *turns[1:]]
+
+
+def _opening(kind: str, scene: Scene, random: Random) -> list[Turn]:
+    if kind in ("names", "notes"):
+        text = language.notes(scene, random, only_names=kind == "names")
+        return [Turn("user", "Take notes."), Turn("assistant", text)]
+    if kind == "describe":
+        return language.describe(scene, random, (4, 4, 1))
+    if kind == "specialist":
+        name = random.choice(tuple(QUESTIONS))
+        answer = language.specialist_answer(scene, name)
+        return [Turn("user", random.choice(QUESTIONS[name])), Turn("assistant", answer)]
+    if kind == "web":
+        text = language.alt_text(scene, random, wrong=0.0, boilerplate=0.15)
+        return [Turn("user", ""), Turn("assistant", text)]
+    if kind == "compare" and random.random() < 0.5:
+        return [turn for _ in range(4) for turn in language.sentence_comparison(scene, random)]
+    return language.comparison(scene, random) if kind == "compare" else []
 
 
 def tokenizer_texts(random: Random) -> list[str]:
@@ -62,30 +95,16 @@ def tokenizer_texts(random: Random) -> list[str]:
     return texts
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledPictures:
-    """N pictures (N x 3 x SIDE x SIDE in -1..1), the word at each of 16 places, and the quarters' boxes.
+def labelled_pictures(random: Random, num: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Draw `num` (N) pictures, as JPEG gives them back, and the word at each of their 16 places.
 
-    `labels` index LAYOUT_WORDS (N x 16); `boxes` are N x 4 x 4 as shares of the side, nan for none.
+    Returns pixels N x 3 x SIDE x SIDE in -1..1 and labels N x 16, indices into LAYOUT_WORDS.
     """
-
-    pixels: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-
-
-def labelled_pictures(random: Random, num: int) -> LabelledPictures:
-    """Draw `num` pictures, as JPEG gives them back, with what is to be seen in them."""
-    pictures = LabelledPictures(
-        np.empty((num, 3, SIDE, SIDE), dtype=np.float32),
-        np.empty((num, 16), dtype=np.int64),
-        np.full((num, len(PLACES), 4), np.nan, dtype=np.float32),
-    )
+    pixels = np.empty((num, 3, SIDE, SIDE), dtype=np.float32)
+    labels = np.empty((num, 16), dtype=np.int64)
     for i in range(num):
         scene = draw_scene(random, "base")
         image = decode_image(encode_jpeg(draw_picture(scene, random)))
-        pictures.pixels[i] = (np.asarray(image, dtype=np.float32) / 127.5 - 1).transpose(2, 0, 1)
-        pictures.labels[i] = [LAYOUT_WORDS.index(word) for word in language.layout(scene)]
-        for thing in scene.things:
-            pictures.boxes[i, PLACES.index(thing.place)] = np.array(thing.box) / SIDE
-    return pictures
+        pixels[i] = (np.asarray(image, dtype=np.float32) / 127.5 - 1).transpose(2, 0, 1)
+        labels[i] = [LAYOUT_WORDS.index(word) for word in language.layout(scene)]
+    return pixels, labels

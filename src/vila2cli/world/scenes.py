@@ -31,12 +31,13 @@ BUCKETS = {
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One drawn object; `box` in pixels."""
+    """One drawn object in a quarter of the picture, near one of the quarter's corners; `box` in pixels."""
 
     size: str
     colour: str
     shape: str
     place: str
+    corner: str
     box: tuple[int, int, int, int]
 
     @property
@@ -105,22 +106,25 @@ def _any_scene(random: Random, with_word: bool | None) -> Scene:
 
 
 def _thing(random: Random, size: str, colour: str, shape: str, place: str) -> Thing:
-    side = random.randint(22, 26) if size == "large" else random.randint(12, 14)
-    left, top = corner(place)
-    half = SIDE // 2
-    x = left + random.randint(1, half - 1 - side)
-    y = top + random.randint(1, half - 1 - side)
-    return Thing(size, colour, shape, place, (x, y, x + side, y + side))
+    side = random.randint(23, 25) if size == "large" else random.randint(12, 14)
+    corner = random.choice(PLACES)
+    left, top = origin(place)
+    room = SIDE // 2 - 1 - side
+    x, y = (
+        start + (random.randint(1, 3) if near else room - random.randint(0, 2))
+        for start, near in ((left, corner.endswith("left")), (top, corner.startswith("top")))
+    )
+    return Thing(size, colour, shape, place, corner, (x, y, x + side, y + side))
 
 
 def _writing(random: Random, place: str) -> Writing:
     word = "".join(random.choice(LETTERS) for _ in range(3))
-    left, top = corner(place)
+    left, top = origin(place)
     x, y = left + random.randint(1, 3), top + random.randint(3, 14)
     return Writing(word, place, (x, y, x + 28, y + 13))
 
 
-def corner(place: str) -> tuple[int, int]:
+def origin(place: str) -> tuple[int, int]:
     """The left and top pixel of a quarter."""
     half = SIDE // 2
     return (half if place.endswith("right") else 0), (half if place.startswith("bottom") else 0)

@@ -35,7 +35,7 @@ TASKS: Mapping[str, tuple[str, str]] = {
 """Evaluation tasks: answer type and scorer of each."""
 SPECIALISTS = ("spatial", "grounding", "ocr")
 SFT_SKILLS = ("existence", "colour", "shape", "size", "count", "place", "spatial", "ocr", "grounding")
-SFT_QUESTIONS = 5
+SFT_QUESTIONS = 7
 """Questions in a conversation that describes the picture."""
 
 
