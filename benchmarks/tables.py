@@ -19,15 +19,19 @@ NAMES = {
 }
 
 
+SKILLS = {"spatial": "accuracy", "grounding": "iou_at_50", "ocr": "accuracy"}
+"""Each specialist's own skill and the metric it is held to."""
+
+
 def row(name: str, metrics: list[dict[str, Any]]) -> str:
     """One model: means over seeds."""
-    figures = [
-        mean(m["caption"][key]["value"] for m in metrics) for key in ("num_words", "precision", "recall")
-    ]
-    qa = mean(m["qa_mean"]["value"] for m in metrics)
-    words, precision, recall = figures
-    label = NAMES.get(name, name.replace("round", "round "))
-    return f"| {label} | {words:.1f} | {precision:.1%} | {recall:.1%} | {qa:.1%} |"
+    cells = [f"{mean(m['caption']['num_words']['value'] for m in metrics):.1f}"]
+    cells += [f"{mean(m['caption'][key]['value'] for m in metrics):.1%}" for key in ("precision", "recall")]
+    cells += [f"{mean(m['qa_mean']['value'] for m in metrics):.1%}"]
+    for skill, metric in SKILLS.items():
+        values = [m["tasks"][f"world-{skill}"]["metrics"][metric]["value"] for m in metrics]
+        cells.append(f"{mean(values):.1%}")
+    return f"| {NAMES.get(name, name.replace('round', 'round '))} | {' | '.join(cells)} |"
 
 
 def interval(value: dict[str, float]) -> str:
@@ -35,27 +39,31 @@ def interval(value: dict[str, float]) -> str:
 
 
 def difference_rows(seeds: list[dict[str, Any]]) -> list[str]:
-    """One paired difference and seed: caption precision and QA mean with their intervals, in points."""
+    """One paired difference and seed: captions, QA mean and the skills with their intervals, in points."""
     lines = []
     for name in seeds[0]["differences"]:
         for seed in seeds:
             found = seed["differences"][name]
-            caption = next(task for key, task in found["tasks"].items() if key.endswith("caption"))
-            cells = [interval(caption["precision"]), interval(caption["recall"]), interval(found["qa_mean"])]
-            lines.append(f"| {name} | {seed['seed']} | {' | '.join(cells)} |")
+            tasks = found["tasks"]
+            cells = [interval(tasks["world-caption"][key]) for key in ("precision", "recall")]
+            cells.append(interval(found["qa_mean"]))
+            cells += [interval(tasks[f"world-{skill}"][metric]) for skill, metric in SKILLS.items()]
+            lines.append(f"| {name.replace('round', 'round ')} | {seed['seed']} | {' | '.join(cells)} |")
     return lines
 
 
 def tables(results: dict[str, Any]) -> str:
+    """Both tables as Markdown: the models' means over seeds, and every seed's paired differences."""
     seeds = results["seeds"]
     names = list(seeds[0]["metrics"])
-    num = len(seeds[0]["metrics"])
-    assert all(len(seed["metrics"]) == num for seed in seeds)
-    head = ["| model | caption words | caption precision | caption recall | QA mean |", "|---|---|---|---|---|"]
-    lines = [f"Means over {len(seeds)} seeds, on held-out scenes:", "", *head]
+    assert all(list(seed["metrics"]) == names for seed in seeds)
+    columns = "caption precision | caption recall | QA mean | spatial | grounding IoU@0.5 | OCR |"
+    count = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]['seed']}"
+    lines = [f"Means over {count}, on held-out scenes:" if len(seeds) > 1 else f"{count}, on held-out scenes:"]
+    lines += ["", f"| model | caption words | {columns}", "|---|---|---|---|---|---|---|---|"]
     lines += [row(name, [seed["metrics"][name] for seed in seeds]) for name in names]
     lines += ["", "Paired differences in points, with 95% bootstrap intervals over images:", ""]
-    lines += ["| difference | seed | caption precision | caption recall | QA mean |", "|---|---|---|---|---|"]
+    lines += [f"| difference | seed | {columns}", "|---|---|---|---|---|---|---|---|"]
     return "\n".join(lines + difference_rows(seeds))
 
 
