@@ -56,6 +56,29 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """How likely is `text` as the answer to `messages` over `images`; `group` as in a Request."""
+
+    id: str
+    messages: tuple[Turn, ...]
+    images: tuple[Image.Image, ...] = ()
+    text: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """The log-probability in nats of every token of the text, its end token left out.
+
+    `error` is set, and `token_logprobs` empty, when the model could not take the request.
+    """
+
+    id: str
+    token_logprobs: tuple[float, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """What an engine needs to know apart from the model; `dtype` "auto" takes the checkpoint's own."""
 
@@ -76,6 +99,10 @@ class Engine(Protocol):
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead."""
+        ...
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
+        """Yield one result per request, as `generate` does; raises ModelError where the engine cannot score."""
         ...
 
 

@@ -41,6 +41,10 @@ class Chat:
         """
         return self._ids(self._render(turns, len(images), answer=True), list(images), expand=expand)
 
+    def answer_ids(self, text: str) -> list[int]:
+        """The ids of an assistant's answer as training renders it, its end token left out."""
+        return list(self.tokenizer(self._inert(text), add_special_tokens=False)["input_ids"])
+
     def train_ids(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> tuple[list[int], list[int]]:
         """The ids of a whole conversation and its labels, -100 where nothing is trained.
 
