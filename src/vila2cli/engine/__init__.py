@@ -83,13 +83,17 @@ class EngineSettings:
     """What an engine needs to know apart from the model; `dtype` "auto" takes the checkpoint's own."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = 128  # requests decoded together (vLLM: max_num_seqs)
+    batch_size: int = 128  # requests decoded together at most (vLLM: max_num_seqs); 0 for what fits
     max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
     max_images: int = 8  # per request, vLLM plans memory for it
 
 
 class Engine(Protocol):
-    """A loaded model. `notes` are lines for the person at the terminal: which engine runs, and why."""
+    """A loaded model. `notes` are lines for the person at the terminal: which engine runs, and why.
+
+    A stream of requests may run dry and go on: it is asked again once results came out, and has
+    ended when it is dry with nothing left in flight. So what follows from a result can be asked too.
+    """
 
     name: str
     model: str
