@@ -9,7 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from vila2cli import __version__
-from vila2cli.commands import rounds, shardtools, specialists, world
+from vila2cli.commands import filter as filtering
+from vila2cli.commands import recaption, rounds, shardtools, specialists, world
 from vila2cli.commands.options import RecipeFile, Sets, spread
 from vila2cli.errors import DataError, Interrupted, Vila2Error
 
@@ -45,7 +46,8 @@ class Shell(TyperGroup):
 
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
-app.command("recaption")(rounds.recaption)
+app.command("recaption")(recaption.recaption)
+app.command("filter")(filtering.filter_command)
 app.command("pretrain")(rounds.pretrain)
 app.command("sft")(rounds.sft)
 app.command("specialize")(specialists.specialize)

@@ -38,6 +38,8 @@ class Annotation:
 
     `kind` tells which field carries it: `caption` and `prediction` use `text`, `turns` uses
     `turns`, `score` and `verdict` use `scores`. `logprob_mean` is in nats per generated token.
+    `decision` says how a caption came to be the one kept: where it comes from (`source`), how it
+    was chosen, and every attempt with its sampling and what was wrong with it.
     """
 
     layer: str
@@ -45,6 +47,7 @@ class Annotation:
     text: str | None = None
     turns: tuple[Turn, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
+    decision: Mapping[str, Any] = field(default_factory=dict)
     round: int | None = None
     model: str | None = None
     model_sha256: str | None = None
@@ -61,7 +64,8 @@ class Annotation:
     def to_json(self) -> dict[str, Any]:
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         value["turns"] = [turn.to_json() for turn in self.turns]
-        value["scores"], value["sampling"] = dict(self.scores), dict(self.sampling)
+        for name in ("scores", "decision", "sampling"):
+            value[name] = dict(value[name])
         return value
 
     @classmethod

@@ -20,7 +20,10 @@ DONE_FILES = {"checkpoint": "config.json", "eval": "metrics.json", "judge": "sum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage with its paths settled. `origins` says of model, shards and out who named them."""
+    """A stage with its paths settled. `origins` says of model, shards and out who named them.
+
+    `deciding` is what decides the output of a stage beyond the settings of its first section.
+    """
 
     stage: str
     round: int | Literal["final"] | None
@@ -33,6 +36,7 @@ class Plan:
     base: str | None = None
     worker: Worker = field(default_factory=Worker)
     origins: Mapping[str, str] = field(default_factory=dict)
+    deciding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -160,6 +164,7 @@ def is_complete(plan: Plan) -> bool:
         "seed": plan.recipe.seed,
         "settings": _deciding(plan.recipe, plan.sections[0]),
         "base_settings": _deciding(plan.recipe, "base"),
+        **json.loads(json.dumps(plan.deciding)),
     }
     if plan.model is not None and (Path(plan.model) / "config.json").is_file():
         from vila2cli.model.checkpoint import weights_sha256
@@ -259,9 +264,10 @@ def _is_summed_up(plan: Plan) -> bool:
 
     path = plan.out / "summary.json"
     summary = read_json(path) if path.is_file() and path.stat().st_size else {}
+    settings = plan.recipe.rewrite if plan.stage == "rewrite" else plan.recipe.recaption
     return (
         summary.get("in") == folder_stats(plan.out).num_in
-        and summary.get("reject_rate", 1.0) <= plan.recipe.recaption.max_reject_rate
+        and summary.get("reject_rate", 1.0) <= settings.max_reject_rate
     )
 
 

@@ -131,9 +131,9 @@ def merge(
     _merge(shards, folder, tuple(captions or CAPTIONS), base)
 
 
-def merge_layer(layer_dir: Path) -> None:
+def merge_layer(layer_dir: Path, captions: tuple[str, ...] = CAPTIONS) -> None:
     """Merge a finished caption layer with its images into `LAYER-merged`."""
-    _merge([str(layer_dir)], layer_dir.with_name(f"{layer_dir.name}-merged"), CAPTIONS, None)
+    _merge([str(layer_dir)], layer_dir.with_name(f"{layer_dir.name}-merged"), captions, None)
 
 
 def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str | None) -> None:
