@@ -10,7 +10,14 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, LogitsProcessorList
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessorList,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
@@ -231,9 +238,9 @@ def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
     disable_progress_bar()
     quiet_transformers()
     try:
-        net, info = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+        kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
+        net, info = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
