@@ -26,6 +26,7 @@ from vila2cli.shards import (
     TarWriter,
     done,
     gather_rejects,
+    made_from,
     read_shard,
     to_json_bytes,
     write_rejects,
@@ -162,6 +163,7 @@ def _write_shard(
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
             "tokens": num_tokens,
+            "made_from": {part: was.to_json() for part, was in made_from(scores_dir / f"{name}.tar").items()},
         }
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from vila2cli.engine import Engine, ScoreRequest, ScoreResult
 from vila2cli.engine.feed import ahead
+from vila2cli.errors import DataError
 from vila2cli.filtering.measure import Measure, Measured
 from vila2cli.progress import Progress
 from vila2cli.run import Stop
 from vila2cli.sample import Annotation, Sample, Turn
 from vila2cli.score.perplexity import Score, image_gain, perplexity
-from vila2cli.shards import LayerWriter, Shard, ShardWriter
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
 
 if TYPE_CHECKING:
     from vila2cli.model.dual_encoder import DualEncoder
@@ -38,6 +39,7 @@ class _OpenShard:
     writer: ShardWriter
     num_pending: int = 0
     is_read: bool = False
+    is_broken: bool = False
 
 
 @dataclass(slots=True)
@@ -76,11 +78,13 @@ class ShardScorer:
         self._pending: dict[str, _Pending] = {}
         self._num_notes = 0
         self._last_close_s = 0.0
+        self._unreadable = Unreadable()
 
     def run(self, shards: Sequence[Shard]) -> None:
-        """Score the shards; raises Interrupted after a signal, DataError for a damaged shard.
+        """Score the shards; raises Interrupted after a signal, DataError for damaged shards.
 
-        Whatever stops it, shards written by then stay and no other leaves a trace.
+        A damaged shard is given up, and told of when the others are done. Whatever stops the work, shards
+        written by then stay and no other leaves a trace.
         """
         self._last_close_s = time.perf_counter()
         self._show_notes()
@@ -96,6 +100,7 @@ class ShardScorer:
             for shard in self._open.values():
                 shard.writer.abort()
             self._open.clear()
+        self._unreadable.check()
 
     def _requests(self, shards: Sequence[Shard]) -> Iterator[ScoreRequest]:
         pending_samples = self._measured(self._samples(shards))
@@ -114,9 +119,15 @@ class ShardScorer:
     def _samples(self, shards: Sequence[Shard]) -> Iterator[tuple[str, Sample]]:
         for shard in shards:
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
-            for sample in opened.writer.samples():
-                opened.num_pending += 1
-                yield shard.name, sample
+            try:
+                for sample in opened.writer.samples():
+                    opened.num_pending += 1
+                    yield shard.name, sample
+                self._unreadable.succeed()
+            except DataError as error:
+                self._progress.note(f"{error}; going on with the next shard")
+                opened.is_broken = True
+                self._unreadable.fail(error)
             opened.is_read = True
             self._close_if_done(shard.name)
 
@@ -186,6 +197,9 @@ class ShardScorer:
         if not opened.is_read or opened.num_pending:
             return
         del self._open[name]
+        if opened.is_broken:
+            opened.writer.abort()
+            return
         now_s = time.perf_counter()
         seconds, self._last_close_s = now_s - self._last_close_s, now_s
         num_devices = self._scoring.engine.num_devices if self._scoring.engine else 1

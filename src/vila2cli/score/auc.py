@@ -30,6 +30,8 @@ def auc_interval(
 ) -> Interval:
     """The area with its 95% interval of a Poisson bootstrap over the values."""
     random = np.random.default_rng(seed)
-    drawn = [auc(values, is_right, random.poisson(1.0, len(values))) for _ in range(num_bootstrap)]
+    drawn = [
+        auc(values, is_right, random.poisson(1.0, len(values)).astype(np.float64)) for _ in range(num_bootstrap)
+    ]
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(auc(values, is_right), float(low), float(high))

@@ -6,23 +6,22 @@ scores, so other thresholds cost no model and no image. The worker that finds th
 runs it.
 """
 
-import fcntl
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vila2cli.cost import Cost
-from vila2cli.engine import EngineSettings, open_engine
+from vila2cli.engine import EngineSettings, identify, open_engine
 from vila2cli.errors import RecipeError, RejectBudgetError
+from vila2cli.files import read_json
 from vila2cli.filtering.deciding import select, write_layer
 from vila2cli.filtering.measure import Measure
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
+from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import (
@@ -41,8 +40,16 @@ from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
 from vila2cli.score.selection import Cut, Selection
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import LayerWriter, Shard, Source, done, folder_stats, num_samples, open_layer, open_source
-from vila2cli.tarfiles import read_json, tar_stem
+from vila2cli.shards import (
+    LayerWriter,
+    Shard,
+    Source,
+    done,
+    expected_samples,
+    folder_stats,
+    open_layer,
+    open_source,
+)
 from vila2cli.text.compose import FILTER
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
@@ -59,6 +66,7 @@ class _Job:
     source: Source
     out_dir: Path
     model: str | None
+    provenance: tuple[str, str] | None  # the model's full name and the SHA-256 of its weights
     round: int | None
     held_out: Source | None
 
@@ -101,32 +109,31 @@ def filter_samples(
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
     specs = list(tasks or recipe.eval.tasks) if recipe.filter.overlap != "none" else []
+    asked = str(model) if model is not None and recipe.filter.needs_model else None
     job = _Job(
         recipe=recipe,
         source=open_source(shards, base=base),
         out_dir=out_dir,
-        model=None if model is None or not recipe.filter.needs_model else str(model),
+        model=asked,
+        provenance=None if asked is None else identify(recipe.filter.engine, asked, recipe.api),
         round=round,
         held_out=open_source(specs) if specs else None,
     )
-    inputs = scoring_inputs(job)
     with interruptible() as stop:
-        manifest = claim(job.scores_dir, inputs, recipe)
+        manifest = claim(job.scores_dir, scoring_inputs(job), recipe)
         with lock(job.scores_dir, worker):
             layer = open_layer(
                 job.scores_dir, layer=SCORES_LAYER, source=job.source, manifest={"digest": manifest.digest}
             )
-            todo = [
-                shard for shard in select_shards(job.source.shards, worker) if shard.name not in layer.done()
-            ]
+            todo = layer.missing(select_shards(job.source.shards, worker))
             if todo:
-                _score(job, inputs, layer, todo, stop)
+                _score(job, layer, todo, stop)
             layer.finish()
         num_scored = len({shard.name for shard in job.source.shards} & done(job.scores_dir))
         if num_scored < len(job.source.shards):
             return {"decided": False, "num_shards": len(job.source.shards), "num_shards_done": num_scored}
-        with _one_at_a_time(job.scores_dir):
-            summary = _decide(job, inputs, manifest, random=random, stop=stop)
+        with layer.alone():  # the others wait, and then find it done
+            summary = _decide(job, manifest, random=random, stop=stop)
     check_budget(summary, out_dir, recipe.filter.max_reject_rate)
     return summary
 
@@ -154,30 +161,32 @@ def scoring_inputs(job: _Job) -> dict[str, Any]:
     """Everything that decides the scores; the engine is noted in each of them, but may change on resuming."""
     settings, own = job.settings, job.recipe.prompts
     models = {}
-    if job.model is not None:
-        models["model_sha256"] = weights_sha256(resolve_model(job.model))
+    if job.provenance is not None:
+        models["model_sha256"] = job.provenance[1]
         models["prompt_sha256"] = prompt_sha256(settings.prompt, own)
         models["dtype"] = job.recipe.base.dtype
     if "similarity" in settings.scores:
         models["similarity_model_sha256"] = weights_sha256(resolve_model(settings.similarity_model))
-    return {"stage": SCORES_LAYER, "settings": settings.scoring(), "base": job.source.digest(), **models}
+    return {"stage": SCORES_LAYER, "settings": settings.scoring(), "base": job.source.outline(), **models}
 
 
-def _score(job: _Job, inputs: Mapping[str, Any], layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
+def _score(job: _Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     settings, recipe = job.settings, job.recipe
     blank = Annotation(layer=SCORES_LAYER, kind="score", round=job.round)
     engine = None
-    if job.model is not None:
-        engine_settings = EngineSettings(dtype=recipe.base.dtype, batch_size=settings.batch_size, max_images=1)
+    if job.model is not None and job.provenance is not None:
+        engine_settings = EngineSettings(
+            dtype=recipe.base.dtype, batch_size=settings.batch_size, max_images=1, api=recipe.api
+        )
         engine = open_engine(settings.engine, job.model, engine_settings)
         blank = Annotation(
             layer=SCORES_LAYER,
             kind="score",
             round=job.round,
-            model=job.model,
-            model_sha256=inputs["model_sha256"],
+            model=job.provenance[0],
+            model_sha256=job.provenance[1],
             prompt_id=settings.prompt,
-            prompt_sha256=inputs["prompt_sha256"],
+            prompt_sha256=prompt_sha256(settings.prompt, recipe.prompts),
             sampling={"engine": engine.name, "dtype": recipe.base.dtype},
         )
     encoder = None
@@ -193,14 +202,13 @@ def _score(job: _Job, inputs: Mapping[str, Any], layer: LayerWriter, todo: Seque
         engine=engine,
         encoder=encoder,
     )
-    total = sum(num_samples(shard) for shard in todo)
-    with Progress("filter", total, log_path=job.out_dir / "log.jsonl") as progress:
+    total, is_exact = expected_samples(todo)
+    log_path = job.out_dir / "log.jsonl"
+    with Progress("filter", total, log_path=log_path, is_estimate=not is_exact) as progress:
         ShardScorer(scoring, layer, stop=stop, progress=progress).run(todo)
 
 
-def _decide(
-    job: _Job, inputs: Mapping[str, Any], scores: Manifest, *, random: bool, stop: Stop
-) -> dict[str, Any]:
+def _decide(job: _Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
     """Write the filter layer, and the control, where they are not there as these settings want them."""
     decisive = {
         "stage": FILTER,
@@ -218,7 +226,7 @@ def _decide(
         ]
         if missing:
             with Selection.open(job.out_dir / ".selection.sqlite") as selection:
-                _write(job, inputs, selection, outputs, missing, stop)
+                _write(job, selection, outputs, missing, stop)
         progress.advance(len(job.source.shards))
     summary = read_json(job.out_dir / "summary.json")
     if random:
@@ -254,7 +262,6 @@ def _clear(folder: Path) -> None:
 
 def _write(
     job: _Job,
-    inputs: Mapping[str, Any],
     selection: Selection,
     outputs: Mapping[Path, Mapping[str, Any]],
     missing: Sequence[Path],
@@ -278,7 +285,7 @@ def _write(
             open_layer(folder, layer=FILTER, source=job.source, manifest={"digest": read_digest(folder)})
             own = None if is_control else settings
             write_layer(folder, job.source, job.scores_dir, selection.decisions(), own, stop)
-            summary = summarise(job, inputs, folder, [] if is_control else cuts)
+            summary = summarise(job, folder, [] if is_control else cuts)
             write_json(folder / "summary.json", summary)
 
 
@@ -288,15 +295,16 @@ def read_digest(folder: Path) -> str:
     return manifest.digest
 
 
-def summarise(job: _Job, inputs: Mapping[str, Any], folder: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
+def summarise(job: _Job, folder: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
     """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
     stats = folder_stats(folder, [shard.name for shard in job.source.shards])
     scored = scored_totals(job.scores_dir, job.source)
+    model, model_sha256 = job.provenance or (None, None)
     return {
         "stage": FILTER,
         "round": job.round,
-        "model": job.model,
-        "model_sha256": inputs.get("model_sha256"),
+        "model": model,
+        "model_sha256": model_sha256,
         "num_shards": len(job.source.shards),
         "in": stats.num_in,
         "out": stats.num_out,
@@ -361,14 +369,3 @@ def _refuse_foreign(folder: Path) -> None:
     shard = next((path for path in folder.iterdir() if tar_stem(path)), None) if folder.is_dir() else None
     if stage not in (None, FILTER) or (stored is None and shard is not None):
         raise RecipeError(f"{folder} holds the output of {stage or 'something else'}; give another --out")
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one worker decide, and the others wait: those that come after find it done."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
