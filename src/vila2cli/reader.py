@@ -1,22 +1,29 @@
 """One shard as a stream of samples: members grouped by key, joined with the annotations of its layers."""
 
 import json
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, DataWarning
+from vila2cli.files import read_json
+from vila2cli.places import is_remote, local_path
 from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, Turn
-from vila2cli.tarfiles import image_index, key_problem, read_json, read_members, split_name, stats_path
+from vila2cli.streams import Fingerprint
+from vila2cli.tarfiles import image_index, key_problem, read_members, split_name, stats_path
 
 OnReject = Callable[[Reject], None]
+Fingerprints = MutableMapping[str, Fingerprint]
+MAX_COUNTED_SHARDS = 8
+"""Shards whose samples are counted for an estimate of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShard:
-    """The tar of one layer that annotates one base shard."""
+    """The tar of one layer that annotates one base shard; `url` is a path, a URL or a `pipe:` command."""
 
     layer: str
     url: str
@@ -29,6 +36,16 @@ class Shard:
     name: str
     url: str
     layers: tuple[LayerShard, ...] = ()
+
+    def parts(self) -> dict[str, str]:
+        """The place of each tar by a name of its own: "000001", "000001+recaption", "000001+recaption.2"."""
+        places = {self.name: self.url}
+        times: Counter[str] = Counter()
+        for layer in self.layers:
+            times[layer.layer] += 1
+            again = f".{times[layer.layer]}" if times[layer.layer] > 1 else ""
+            places[f"{self.name}+{layer.layer}{again}"] = layer.url
+        return places
 
 
 @dataclass(slots=True)
@@ -48,18 +65,33 @@ class _Unusable(Exception):
         self.reason = reason
 
 
-def read_shard(shard: Shard, *, on_reject: OnReject, verify: bool = True) -> Iterator[Sample]:
+def read_shard(
+    shard: Shard,
+    *,
+    on_reject: OnReject,
+    verify: bool = True,
+    on_note: Callable[[str], None] | None = None,
+    fingerprints: Fingerprints | None = None,
+) -> Iterator[Sample]:
     """Yield the samples of a shard in file order, each with the annotations of all its layers.
 
     A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
     `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
     empty-image, ambiguous-image, bad-messages, bad-document. Raises DataError for a damaged or empty
     archive, and with `verify` for a layer whose image SHA-256 or keys are not those of the base.
+
+    `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
+    that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
     """
-    layers = [(layer, read_layer_shard(Path(layer.url))) for layer in shard.layers]
+    note = _warn(shard.url) if on_note is None else on_note
+    base_name, *layer_names = shard.parts()
+    layers = [
+        (layer, read_layer_shard(layer.url, _keeper(fingerprints, name)))
+        for name, layer in zip(layer_names, shard.layers, strict=True)
+    ]
     seen: dict[str, frozenset[str]] = {}
     num_groups = 0
-    for group in _groups(Path(shard.url), _is_read):
+    for group in _groups(shard.url, _is_read, on_odd=note, on_read=_keeper(fingerprints, base_name)):
         num_groups += 1
         try:
             _check_new(group, seen)
@@ -69,22 +101,63 @@ def read_shard(shard: Shard, *, on_reject: OnReject, verify: bool = True) -> Ite
             continue
         yield _annotate(sample, layers, verify) if layers else sample
     if num_groups == 0:
-        raise DataError(_empty_message(Path(shard.url)))
+        raise DataError(_empty_message(shard.url))
     for layer, annotations in layers:
         missing = next((key for key in annotations if key not in seen), None) if verify else None
         if missing is not None:
             raise DataError(f"{layer.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?")
 
 
+def _keeper(fingerprints: Fingerprints | None, name: str) -> Callable[[Fingerprint], None] | None:
+    if fingerprints is None:
+        return None
+    found = fingerprints
+    return lambda fingerprint: found.__setitem__(name, fingerprint)
+
+
+def _warn(place: str) -> Callable[[str], None]:
+    return lambda text: warnings.warn(f"{place}: {text}", DataWarning, stacklevel=3)
+
+
 def num_samples(shard: Shard) -> int:
     """Samples plus rejects that `read_shard` will meet: from a stats file where it fits, else by headers."""
-    for tar, field_name in [(Path(layer.url), "in") for layer in shard.layers] + [(Path(shard.url), "out")]:
+    known = known_num_samples(shard)
+    return sum(1 for _ in _groups(shard.url, lambda name: False)) if known is None else known
+
+
+def known_num_samples(shard: Shard) -> int | None:
+    """`num_samples` where a stats file tells it, so that the shard need not be read."""
+    for url, field_name in [(layer.url, "in") for layer in shard.layers] + [(shard.url, "out")]:
+        if is_remote(url):
+            continue
+        tar = local_path(url)
         stats = stats_path(tar)
         if stats.is_file() and tar.is_file():
             known = read_json(stats)
             if known.get("bytes") == tar.stat().st_size and isinstance(known.get(field_name), int):
                 return int(known[field_name])
-    return sum(1 for _ in _groups(Path(shard.url), lambda name: False))
+    return None
+
+
+def expected_samples(shards: Sequence[Shard]) -> tuple[int | None, bool]:
+    """How many samples shards hold together, and whether that is exact.
+
+    Where stats files do not tell, a few local shards are counted and the others taken to hold as many
+    on average. None when nothing is known without reading a remote or damaged shard.
+    """
+    known = [known_num_samples(shard) for shard in shards]
+    unknown = [shard for shard, number in zip(shards, known, strict=True) if number is None]
+    total = sum(number for number in known if number is not None)
+    if not unknown:
+        return total, True
+    counted = unknown[:: -(-len(unknown) // MAX_COUNTED_SHARDS)]
+    try:
+        if any(is_remote(shard.url) for shard in counted):
+            return None, False
+        mean = sum(map(num_samples, counted)) / len(counted)
+    except DataError:  # its turn to be told will come
+        return None, False
+    return total + round(mean * len(unknown)), len(counted) == len(unknown)
 
 
 def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
@@ -95,7 +168,7 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
     odd: list[str] = []
     extensions: Counter[str] = Counter()
     for url in (shard.url, *(layer.url for layer in shard.layers)):
-        for name, _ in read_members(Path(url), lambda name: False, on_odd=odd.append):
+        for name, _ in read_members(url, lambda name: False, on_odd=odd.append):
             split = split_name(name)
             if split is None:
                 extensions["(none)"] += 1
@@ -113,10 +186,10 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
             yield "ignored-extension", f"{number} members end in '.{extension}', which is not read"
 
 
-def read_layer_shard(tar: Path) -> dict[str, bytes]:
+def read_layer_shard(tar: str | Path, on_read: Callable[[Fingerprint], None] | None = None) -> dict[str, bytes]:
     """The annotations of a layer tar as JSON bytes by key; raises DataError when a key is there twice."""
     annotations: dict[str, bytes] = {}
-    for name, data in read_members(tar, lambda name: name.endswith(".json")):
+    for name, data in read_members(tar, lambda name: name.endswith(".json"), on_read=on_read):
         split = split_name(name)
         if split is None or data is None:
             continue
@@ -135,13 +208,19 @@ def _is_known(extension: str) -> bool:
     return extension in ("txt", "json") or image_index(extension) is not None
 
 
-def _groups(path: Path, wanted: Callable[[str], bool]) -> Iterator[_Group]:
+def _groups(
+    place: str,
+    wanted: Callable[[str], bool],
+    *,
+    on_odd: Callable[[str], None] | None = None,
+    on_read: Callable[[Fingerprint], None] | None = None,
+) -> Iterator[_Group]:
     """Group adjacent members by key; a repeated extension starts a second group of the same key.
 
     Groups of which we know no extension are left out, unless only a dot in the name hides one we know.
     """
     group: _Group | None = None
-    for name, data in read_members(path, wanted):
+    for name, data in read_members(place, wanted, on_odd=on_odd, on_read=on_read):
         split = split_name(name)
         if split is None:
             continue
@@ -303,7 +382,7 @@ def _printable_key(key: str) -> str:
     return key.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _empty_message(tar: Path) -> str:
+def _empty_message(tar: str) -> str:
     found = sorted({(split_name(name) or ("", "none"))[1] for name, _ in read_members(tar, lambda name: False)})
     if not found:
         return f"empty shard: {tar} holds no files"

@@ -16,7 +16,7 @@ from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.settings import WritingSettings
-from vila2cli.shards import LayerWriter, Shard, Source, num_samples, open_layer
+from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
 
 MakeTask = Callable[[Recipe, Provenance], Task]
 
@@ -64,19 +64,20 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
         "dtype": job.recipe.base.dtype,
         **job.deciding,
         **({"api": job.recipe.api.deciding()} if job.settings.engine == "api" else {}),
-        "base": job.source.digest(),
+        "base": job.source.outline(),
     }
     manifest = claim(out_dir, inputs, job.recipe)
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
-        todo = [shard for shard in select(job.source.shards, worker) if shard.name not in layer.done()]
+        todo = layer.missing(select(job.source.shards, worker))
         if todo:
             _write_shards(job, provenance, layer, todo, stop)
         layer.finish()
-        summary = summarise(
-            out_dir, stage=job.layer, source=job.source, provenance=provenance, cost=job.recipe.cost
-        )
-        write_json(out_dir / "summary.json", summary.to_json())
+        with layer.alone():
+            summary = summarise(
+                out_dir, stage=job.layer, source=job.source, provenance=provenance, cost=job.recipe.cost
+            )
+            write_json(out_dir / "summary.json", summary.to_json())
     check_budget(summary, job.settings.max_reject_rate)
     return summary
 
@@ -87,6 +88,7 @@ def _write_shards(
     task = job.make_task(job.recipe, provenance)
     engine = job.open_engine()
     provenance.engine = engine.name
-    total = sum(num_samples(shard) for shard in todo)
-    with Progress(job.layer, total, log_path=layer.folder / "log.jsonl") as progress:
+    total, is_exact = expected_samples(todo)
+    log_path = layer.folder / "log.jsonl"
+    with Progress(job.layer, total, log_path=log_path, is_estimate=not is_exact) as progress:
         Annotator(engine, layer, task, stop=stop, progress=progress).run(todo)

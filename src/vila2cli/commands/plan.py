@@ -9,9 +9,10 @@ from typing import Any, Literal
 import typer
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.files import read_json
+from vila2cli.places import is_remote
 from vila2cli.recipe import Recipe, Settings, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, difference, read_manifest, select
-from vila2cli.tarfiles import read_json
 from vila2cli.text.printable import printable
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
@@ -106,10 +107,15 @@ class Paths:
 
 
 def default_out(stage: str, model: str | None, near: str) -> Path:
-    """`data/*.tar` and `ckpt/r2` give `./recaption-r2`: beside the folder that holds the first shard."""
+    """`data/*.tar` and `ckpt/r2` give `./recaption-r2`: beside the folder that holds the first shard.
+
+    Beside remote shards nothing is written: then it is in the current folder.
+    """
     name = "" if model is None else Path(model).name
     if model is not None and name in ("pretrain", "sft", "checkpoint"):
         name = f"{Path(model).parent.name}-{name}"
+    if is_remote(near):
+        near = "."
     parts = Path(near).parts
     # A glob or range in a folder's name stands for many folders: go beside the first of them.
     fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[{")), len(parts))
@@ -243,16 +249,18 @@ def _record(plan: Plan) -> dict[str, Any] | None:
 def _is_whole(plan: Plan) -> bool:
     if plan.kind != "layer":
         return (plan.out / DONE_FILES[plan.kind]).exists()
-    from vila2cli.shards import done, open_source
+    from vila2cli.shards import LayerWriter, done, open_source
 
-    layer = plan.out / "layer.json"
-    shards = select(open_source(plan.shards, base=plan.base).shards, plan.worker)
-    if not layer.is_file() or not {shard.name for shard in shards} <= done(plan.out):
+    source = open_source(plan.shards, base=plan.base)
+    shards = select(source.shards, plan.worker)
+    if not (plan.out / "layer.json").is_file() or not {shard.name for shard in shards} <= done(plan.out):
         return False
     if not _is_summed_up(plan):
         return False
-    sizes = {base["name"]: base["num_bytes"] for base in read_json(layer)["base"]}
-    return all(sizes.get(shard.name) == Path(shard.url).stat().st_size for shard in shards)
+    try:
+        return not LayerWriter(plan.out, plan.stage, source).missing(shards)
+    except DataError:  # of changed shards: the stage will say so
+        return False
 
 
 def _is_summed_up(plan: Plan) -> bool:

@@ -24,7 +24,7 @@ from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.run import Stop
 from vila2cli.sample import Reject, Sample
-from vila2cli.shards import LayerWriter, Shard, ShardWriter
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images."""
@@ -68,6 +68,7 @@ class _OpenShard:
     writer: ShardWriter
     num_talks: int = 0
     is_read: bool = False
+    is_broken: bool = False
 
 
 @dataclass(slots=True)
@@ -96,13 +97,16 @@ class Annotator:
         self._writes = True
         self._num_notes = 0
         self._last_close_s = 0.0
+        self._unreadable = Unreadable()
 
     def run(self, shards: Sequence[Shard]) -> None:
-        """Annotate the shards; raises Interrupted after a signal, DataError for a damaged shard.
+        """Annotate the shards; raises Interrupted after a signal, DataError for damaged shards.
 
-        Whatever stops it, shards written by then stay and no other leaves a trace.
+        A damaged shard is given up, and told of when the others are done. Whatever stops the work, shards
+        written by then stay and no other leaves a trace.
         """
         self._converse(shards, None)
+        self._unreadable.check()
 
     def try_out(self, shards: Sequence[Shard], num_samples: int) -> dict[str, float]:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
@@ -154,13 +158,19 @@ class Annotator:
         for shard in shards:
             self._stop.check()
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
-            for sample in opened.writer.samples():
-                is_wanted = self._task.wants(opened.writer, sample)
-                self._figures.update(read=1, wanted=int(is_wanted))
-                if is_wanted:
-                    yield shard.name, sample
-                else:
-                    self._progress.advance()
+            try:
+                for sample in opened.writer.samples():
+                    is_wanted = self._task.wants(opened.writer, sample)
+                    self._figures.update(read=1, wanted=int(is_wanted))
+                    if is_wanted:
+                        yield shard.name, sample
+                    else:
+                        self._progress.advance()
+                self._unreadable.succeed()
+            except DataError as error:
+                self._progress.note(f"{error}; going on with the next shard")
+                opened.is_broken = True
+                self._unreadable.fail(error)
             yield shard.name, None
 
     def _decode(self, read: tuple[str, Sample | None]) -> tuple[Image.Image, ...]:
@@ -206,7 +216,7 @@ class Annotator:
         if not opened.is_read or opened.num_talks:
             return
         del self._open[name]
-        if not self._writes:
+        if opened.is_broken or not self._writes:
             opened.writer.abort()
             return
         now_s = time.perf_counter()

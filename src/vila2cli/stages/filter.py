@@ -39,6 +39,7 @@ from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
 from vila2cli.score.selection import Cut, Selection
+from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import (
     LayerWriter,
@@ -108,7 +109,7 @@ def filter_samples(
     out_dir, worker = Path(out), worker or Worker()
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
-    specs = list(tasks or recipe.eval.tasks) if recipe.filter.overlap != "none" else []
+    held_out = _with_tasks(tasks or recipe.eval.tasks) if recipe.filter.overlap != "none" else []
     asked = str(model) if model is not None and recipe.filter.needs_model else None
     job = _Job(
         recipe=recipe,
@@ -117,7 +118,7 @@ def filter_samples(
         model=asked,
         provenance=None if asked is None else identify(recipe.filter.engine, asked, recipe.api),
         round=round,
-        held_out=open_source(specs) if specs else None,
+        held_out=open_source(held_out) if held_out else None,
     )
     with interruptible() as stop:
         manifest = claim(job.scores_dir, scoring_inputs(job), recipe)
@@ -136,6 +137,12 @@ def filter_samples(
             summary = _decide(job, manifest, random=random, stop=stop)
     check_budget(summary, out_dir, recipe.filter.max_reject_rate)
     return summary
+
+
+def _with_tasks(specs: Sequence[str]) -> list[str]:
+    """Shard specs of evaluation tasks: a folder of task folders stands for them, anything else for itself."""
+    inside = {spec: sorted(str(path.parent) for path in Path(spec).glob(f"*/{TASK_FILE}")) for spec in specs}
+    return [folder for spec, folders in inside.items() for folder in folders or [spec]]
 
 
 def check_settings(settings: FilterSettings, model: str | Path | None) -> None:

@@ -15,7 +15,7 @@ from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe, SpecialistSettings
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, num_samples, open_layer, open_source
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, expected_samples, open_layer, open_source
 from vila2cli.text.compose import Composition, compose_turns
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
@@ -91,23 +91,25 @@ def relabel(
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
-        "base": source.digest(),
+        "base": source.outline(),
     }
     manifest = claim(out, inputs, recipe)
     with lock(out, worker), interruptible() as stop:
         layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
-        todo = [shard for shard in select(source.shards, worker) if shard.name not in layer.done()]
+        todo = layer.missing(select(source.shards, worker))
         if todo:
             _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
-        stats = layer.finish()
-    summary = {
-        "stage": "relabel",
-        "specialist": name,
-        "model": str(model),
-        **stats.to_json(),
-        "reject_rate": stats.reject_rate,
-    }
-    write_json(out / "summary.json", summary)
+        layer.finish()
+        with layer.alone():
+            stats = layer.stats()
+            summary = {
+                "stage": "relabel",
+                "specialist": name,
+                "model": str(model),
+                **stats.to_json(),
+                "reject_rate": stats.reject_rate,
+            }
+            write_json(out / "summary.json", summary)
     if stats.reject_rate > recipe.recaption.max_reject_rate:
         raise RejectBudgetError(
             f"specialist {name}: {stats.reject_rate:.1%} of the images got no answer, above max_reject_rate "
@@ -178,6 +180,7 @@ def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[S
     settings = EngineSettings(dtype=recipe.base.dtype, batch_size=recipe.recaption.batch_size, max_images=1)
     engine = open_engine(recipe.recaption.engine, relabeller.model, settings)
     relabeller.engine_name = engine.name
-    total = sum(num_samples(shard) for shard in todo)
-    with Progress(f"relabel {relabeller.name}", total, log_path=layer.folder / "log.jsonl") as progress:
+    total, is_exact = expected_samples(todo)
+    title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"
+    with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
         Annotator(engine, layer, relabeller, stop=stop, progress=progress).run(todo)
