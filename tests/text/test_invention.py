@@ -1,8 +1,12 @@
 """What a merged caption may not say: numbers, names, words and facts of neither source."""
 
+from random import Random
+
 import pytest
 
 from vila2cli.text.invention import inventions
+from vila2cli.world.language import alt_text, caption, corrupted_caption
+from vila2cli.world.scenes import draw_scene
 
 ORIGINAL = "Golden Gate Bridge 1937 - SF trip w/ 2 friends, iPhone 12"
 RECAPTION = "A large red bridge spans the blue water. Three people stand near a black car, smiling."
@@ -59,3 +63,14 @@ def test_facts_are_told_apart_inside_a_sentence() -> None:
     assert inventions("A red square and a blue circle.", [source]).facts == ("red square", "blue circle")
     assert inventions("A red and blue square.", ["a red square", "a blue square"]).facts == ()
     assert inventions("A large red circle.", ["A circle that is red.", "A red large circle"]).facts == ()
+
+
+def test_nearly_every_wrong_caption_of_the_world_is_found_and_no_right_one() -> None:
+    random = Random(0)
+    num_found = 0
+    for _ in range(500):
+        scene = draw_scene(random, "pretrain")
+        right, alt = caption(scene), alt_text(scene, random, wrong=0.15, boilerplate=0.15)
+        assert inventions(right, [alt, right]).kind() is None
+        num_found += inventions(corrupted_caption(scene, random), [alt, right]).kind() is not None
+    assert num_found / 500 > 0.95

@@ -3,7 +3,7 @@
 Pure functions for the rewrite mode. A language model that merges an alt-text with a recaption sees
 no picture, so everything in its answer has to come from them (POINTS section 3.1 asks for it in
 the prompt only). The check reads words, not meaning: a paraphrase counts as new, a claim turned
-round with the same words does not, save for the numbers and colours of things.
+round with the same words does not, save for the numbers, colours and sizes of things.
 """
 
 import re
@@ -18,11 +18,11 @@ _NUMBER_WORDS = (
     "seventeen eighteen nineteen twenty"
 )
 _NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split(), start=2)}
-_COLOUR_WORDS = (
+_VALUE_WORDS = (
     "red orange yellow green blue purple violet pink brown black white grey gray gold golden silver "
-    "beige turquoise cyan magenta"
+    "beige turquoise cyan magenta large small big little tiny huge tall short long wide narrow old young"
 )
-_COLOURS = frozenset(_COLOUR_WORDS.split())
+_VALUES = frozenset(_VALUE_WORDS.split())
 # Words that join facts and state none.
 _JOINING_WORDS = (
     "image picture photo photograph scene view shows show showing shown features feature featuring "
@@ -35,14 +35,14 @@ _JOINING_WORDS = (
 _FUNCTION = frozenset().union(*FUNCTION_WORDS.values()) | frozenset(_JOINING_WORDS.split())
 _ENDINGS = ("ingly", "edly", "ing", "ed", "es", "s", "ly")
 _REACH = 3
-"""Content words behind a number or colour among which the thing it belongs to is looked for."""
+"""Content words behind a number, colour or size among which the thing it belongs to is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventions:
     """What is in a text and in none of its sources, each in the order of the text.
 
-    `facts` are numbers and colours that the sources give to other things, as "red circle".
+    `facts` are numbers, colours and sizes that the sources give to other things, as "red circle".
     """
 
     numbers: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def _capitalised(text: str) -> set[str]:
 
 
 def _new_facts(text: str, known: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Numbers and colours before another thing than in every source that has them before one."""
+    """Numbers, colours and sizes before another thing than in every source that has them before one."""
     for sentence in sentences(text):
         for value, things in _facts(list(_tokens(sentence))):
             stems = {_stem(thing) for thing in things}
@@ -124,7 +124,7 @@ def _new_facts(text: str, known: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _facts(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each number and colour with the next content words, up to the next number or colour."""
+    """Each number, colour and size with the next content words, up to the next of its kind."""
     for index, token in enumerate(tokens):
         if not _is_value(token):
             continue
@@ -138,5 +138,5 @@ def _facts(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _is_value(token: str) -> bool:
-    """A colour, or a number small enough to count things; a year belongs to nothing in particular."""
-    return token in _COLOURS or (token.isdigit() and len(token) < 3)
+    """A colour, a size, or a number small enough to count things; a year belongs to nothing in particular."""
+    return token in _VALUES or (token.isdigit() and len(token) < 3)
