@@ -50,11 +50,15 @@ MaxRejects = Annotated[
 ]
 Temperature = Annotated[float, setting("sampling temperature, 0 for greedy", ge=0)]
 EngineName = Annotated[
-    Literal["auto", "vllm", "hf"],
-    setting("generation engine; auto is vllm where it is importable, else hf", decides=False),
+    Literal["auto", "vllm", "hf", "api"],
+    setting(
+        "engine; auto is vllm where it is importable, else hf; api asks the server of [api]", decides=False
+    ),
 ]
 ImageMatch = Literal["none", "exact", "perceptual"]
-EngineBatch = Annotated[PositiveInt, setting("requests in flight at once", decides=False)]
+EngineBatch = Annotated[
+    NonNegativeInt, setting("most requests decoded together, 0 for as many as fit", decides=False)
+]
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
