@@ -73,8 +73,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "two", {"0.jpg": encoded(picture(503)), "1.jpg": encoded(picture(504)), "txt": b"x y"}
                 )
                 tar.write_sample("json", {"jpg": encoded(picture(505)), "json": b"{"})
-    with TarWriter(folder / "eval" / "000000.tar") as tar:
+    with TarWriter(folder / "eval" / "ocr" / "000000.tar") as tar:
         tar.write_sample("question", {"jpg": encoded(picture(900)), "json": b'{"question": "What?"}'})
+    (folder / "eval" / "ocr" / "task.toml").write_text('answer_type = "short"')
     return folder
 
 
@@ -377,7 +378,15 @@ def test_the_command_explains_what_it_kept_and_dropped(
     data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = [
-        *("filter", "--model", str(tiny_checkpoint), "--out", str(tmp_path / "f"), "--tasks", f"{data}/eval"),
+        *(
+            "filter",
+            "--model",
+            str(tiny_checkpoint),
+            "--out",
+            str(tmp_path / "f"),
+            "--tasks",
+            f"{data}/eval/ocr",
+        ),
         *("--shards", f"{data}/train/*.tar", "--random", "--explain"),
         *("--set", "filter.engine=hf", "--set", "filter.max_reject_rate=1"),
     ]
