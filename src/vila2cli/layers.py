@@ -20,9 +20,9 @@ from vila2cli.files import open_locked, read_json, sweep, to_json_bytes, write_a
 from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
 from vila2cli.sample import Annotation, Reject, Sample
-from vila2cli.shard_stats import ShardStats, done, folder_stats, made_from, missing, to_made_from
+from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
 from vila2cli.streams import Fingerprint, digest_of, fingerprint
-from vila2cli.tarfiles import TarWriter, file_sha256
+from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
 LAYER_FILE = "layer.json"
 REJECTS_FILE = "rejects.jsonl"

@@ -10,10 +10,10 @@ from typing import Any
 
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import read_json
-from vila2cli.places import is_remote, local_path
-from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, Turn
-from vila2cli.streams import Fingerprint
-from vila2cli.tarfiles import image_index, key_problem, read_members, split_name, stats_path
+from vila2cli.places import is_remote, local_path, tar_stem
+from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, Turn, image_sha256
+from vila2cli.streams import Fingerprint, fingerprint
+from vila2cli.tarfiles import image_index, key_problem, made_from, read_members, split_name, stats_path
 
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
@@ -78,7 +78,8 @@ def read_shard(
     A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
     `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
     empty-image, ambiguous-image, bad-messages, bad-document. Raises DataError for a damaged or empty
-    archive, and with `verify` for a layer whose image SHA-256 or keys are not those of the base.
+    archive, and with `verify` for a layer whose image SHA-256 or keys are not those of the base. Where
+    the base is the very file that the layer says it was made from, no image is hashed for it again.
 
     `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
     that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
@@ -86,7 +87,11 @@ def read_shard(
     note = _warn(shard.url) if on_note is None else on_note
     base_name, *layer_names = shard.parts()
     layers = [
-        (layer, read_layer_shard(layer.url, _keeper(fingerprints, name)))
+        _OpenLayer(
+            layer,
+            read_layer_shard(layer.url, _keeper(fingerprints, name)),
+            verify and not _lies_over_this(layer, shard),
+        )
         for name, layer in zip(layer_names, shard.layers, strict=True)
     ]
     seen: dict[str, frozenset[str]] = {}
@@ -95,17 +100,19 @@ def read_shard(
         num_groups += 1
         try:
             _check_new(group, seen)
-            sample = _to_sample(group)
+            sample = _to_sample(group, layers)
         except _Unusable as error:
             on_reject(Reject(shard.name, _printable_key(group.key), error.reason, str(error)))
             continue
-        yield _annotate(sample, layers, verify) if layers else sample
+        yield sample
     if num_groups == 0:
         raise DataError(_empty_message(shard.url))
-    for layer, annotations in layers:
-        missing = next((key for key in annotations if key not in seen), None) if verify else None
+    for layer in layers if verify else ():
+        missing = next((key for key in layer.annotations if key not in seen), None)
         if missing is not None:
-            raise DataError(f"{layer.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?")
+            raise DataError(
+                f"{layer.shard.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?"
+            )
 
 
 def _keeper(fingerprints: Fingerprints | None, name: str) -> Callable[[Fingerprint], None] | None:
@@ -251,7 +258,7 @@ def _check_new(group: _Group, seen: dict[str, frozenset[str]]) -> None:
         raise _Unusable("not-adjacent", f"{found} does not lie beside the other members of its key")
 
 
-def _to_sample(group: _Group) -> Sample:
+def _to_sample(group: _Group, layers: list["_OpenLayer"]) -> Sample:
     if not group.key.isascii():
         _check_unicode(group.key, "the key")
     if ".." in group.key or group.key[0] in "_/":
@@ -274,7 +281,9 @@ def _to_sample(group: _Group) -> Sample:
             images.append((index, EncodedImage(data, extension.rpartition(".")[2])))
     if "interleaved" in meta:
         _check_document(meta["interleaved"], len(images))
-    return Sample(key=group.key, images=_in_order(images), text=text, meta=meta)
+    in_order = _in_order(images)
+    annotations = _annotations(group.key, in_order, layers) if layers else ()
+    return Sample(key=group.key, images=in_order, text=text, meta=meta, annotations=annotations)
 
 
 def _in_order(images: list[tuple[int, EncodedImage]]) -> tuple[EncodedImage, ...]:
@@ -348,32 +357,45 @@ def _check_document(document: object, num_images: int) -> None:
         raise _Unusable("bad-document", f"'interleaved' names {stated} images, {num_images} are there")
 
 
-def _annotate(sample: Sample, layers: list[tuple[LayerShard, dict[str, bytes]]], verify: bool) -> Sample:
-    annotations = []
-    image_sha256 = sample.image_sha256 if verify else ""
-    for layer, by_key in layers:
-        data = by_key.get(sample.key)
+@dataclass(frozen=True, slots=True)
+class _OpenLayer:
+    """The annotations of a layer tar by key; `checks_images` says whether theirs have to be compared."""
+
+    shard: LayerShard
+    annotations: dict[str, bytes]
+    checks_images: bool
+
+
+def _lies_over_this(layer: LayerShard, shard: Shard) -> bool:
+    """Whether the base is, by size and time of change, the file that a layer tar was made from."""
+    if is_remote(layer.url) or is_remote(shard.url):
+        return False
+    was = made_from(local_path(layer.url)).get(tar_stem(layer.url))
+    return was is not None and was.agrees(fingerprint(shard.url)) is True
+
+
+def _annotations(
+    key: str, images: tuple[EncodedImage, ...], layers: list[_OpenLayer]
+) -> tuple[Annotation, ...]:
+    found = []
+    sha256 = image_sha256(images) if any(layer.checks_images for layer in layers) else ""
+    for layer in layers:
+        data = layer.annotations.get(key)
         if data is None:
             continue
-        annotation = _parse_annotation(data, layer, sample.key)
-        if verify and annotation.image_sha256 != image_sha256:
+        annotation = _parse_annotation(data, layer.shard, key)
+        if layer.checks_images and annotation.image_sha256 != sha256:
             raise DataError(
-                f"{layer.url} was made for other pictures: the image of {sample.key!r} differs; "
+                f"{layer.shard.url} was made for other pictures: the image of {key!r} differs; "
                 "give the base it was made from (--base says where it is now)"
             )
-        annotations.append(annotation)
-    return Sample(
-        key=sample.key,
-        images=sample.images,
-        text=sample.text,
-        meta=sample.meta,
-        annotations=tuple(annotations),
-    )
+        found.append(annotation)
+    return tuple(found)
 
 
 def _parse_annotation(data: bytes, layer: LayerShard, key: str) -> Annotation:
     try:
-        return Annotation.from_json(json.loads(data))
+        return Annotation.from_json(json.loads(data.decode("utf-8")))
     except (DataError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{layer.url} holds no valid annotation for {key!r}: {error}") from None
 

@@ -12,7 +12,7 @@ from vila2cli.files import read_json, to_json_bytes, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.reader import Shard
 from vila2cli.streams import Fingerprint, digest_of, fingerprint
-from vila2cli.tarfiles import stats_path
+from vila2cli.tarfiles import made_from, stats_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +101,6 @@ def to_made_from(shard: Shard, known: Mapping[str, Fingerprint]) -> dict[str, An
         name: (known[name] if name in known else digest_of(place)).to_json()
         for name, place in shard.parts().items()
     }
-
-
-def made_from(tar: Path) -> dict[str, Fingerprint]:
-    """The parts that a shard was written over, by name, as its stats file has them; empty without one."""
-    stats = stats_path(tar)
-    recorded = read_json(stats).get("made_from", {}) if stats.is_file() else {}
-    return {name: Fingerprint.from_json(value) for name, value in recorded.items()}
 
 
 def check_made_from(tar: Path, shard: Shard) -> None:

@@ -36,9 +36,9 @@ from vila2cli.places import (
     tar_stem,
 )
 from vila2cli.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
-from vila2cli.shard_stats import ShardStats, done, folder_stats, made_from, missing, to_made_from
+from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
 from vila2cli.streams import file_system, fingerprint, persistently
-from vila2cli.tarfiles import TarWriter, file_sha256
+from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
 __all__ = [
     "LayerInfo",
