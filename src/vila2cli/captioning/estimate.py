@@ -50,7 +50,7 @@ def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
     shards = job.source.shards
     counted = shards[:: max(1, len(shards) // MAX_COUNTED_SHARDS)][:MAX_COUNTED_SHARDS]
     mean = sum(num_samples(shard) for shard in counted) / len(counted)
-    share = figures["wanted"] / figures["read"] if figures.get("read") else 0.0
+    share = figures["wanted"] / figures["read"] if figures["read"] else 0.0
     return Estimate(
         tried=cost_of(job.recipe.cost, figures),
         num_samples=round(mean * len(shards) * share),

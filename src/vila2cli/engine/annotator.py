@@ -117,7 +117,9 @@ class Annotator:
         start_s = time.perf_counter()
         self._converse(shards, num_samples)
         seconds = time.perf_counter() - start_s
-        return {**self._figures, "seconds": seconds, "device_seconds": seconds * self._engine.num_devices}
+        names = ("read", "wanted", "answered", "requests", "tokens")
+        counts: dict[str, float] = {name: self._figures[name] for name in names}
+        return {**counts, "seconds": seconds, "device_seconds": seconds * self._engine.num_devices}
 
     def _converse(self, shards: Sequence[Shard], num_samples: int | None) -> None:
         self._last_close_s = time.perf_counter()
