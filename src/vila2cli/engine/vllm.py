@@ -228,22 +228,8 @@ def _start(folder: Path, config: Any, settings: EngineSettings, context: int, *,
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
-    options: dict[str, Any] = {
-        "model": str(folder),
-        "dtype": settings.dtype,
-        "max_model_len": context,
-        "max_num_seqs": settings.batch_size or (None if on_gpu else _CPU_BATCH),
-        "limit_mm_per_prompt": {"image": settings.max_images},
-        "generation_config": "vllm",  # the recipe's sampling, none of the checkpoint's own
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if on_gpu:
-        options["tensor_parallel_size"] = torch.cuda.device_count()
-    else:
-        options["enforce_eager"] = True
-        options["kv_cache_memory_bytes"] = kv_cache_bytes(config, options["max_num_seqs"], context)
-    engine_config = EngineArgs(**options).create_engine_config()
+    options = engine_options(config, settings, context, on_gpu=on_gpu)
+    engine_config = EngineArgs(model=str(folder), **options).create_engine_config()
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
@@ -253,6 +239,27 @@ def _start(folder: Path, config: Any, settings: EngineSettings, context: int, *,
         log_stats=False,
         multiprocess_mode=on_gpu,
     )
+
+
+def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:
+    """How vLLM is set up for a checkpoint's config, as keywords of its `LLM` and `EngineArgs`."""
+    batch_size = settings.batch_size or (None if on_gpu else _CPU_BATCH)
+    options: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "max_model_len": context,
+        "max_num_seqs": batch_size,
+        "generation_config": "vllm",  # the recipe's sampling, none of the checkpoint's own
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if hasattr(config, "vision_config"):
+        options["limit_mm_per_prompt"] = {"image": settings.max_images}
+    if on_gpu:
+        options["tensor_parallel_size"] = torch.cuda.device_count()
+    else:
+        options["enforce_eager"] = True
+        options["kv_cache_memory_bytes"] = kv_cache_bytes(config, batch_size or _CPU_BATCH, context)
+    return options
 
 
 def kv_cache_bytes(config: Any, num_sequences: int, context: int) -> int:
