@@ -69,9 +69,14 @@ def train(run: Run, row: str) -> dict[str, Any]:
     """Pretrain from scratch on a row's captions, tune, evaluate."""
     captions, sets = TRAINED[row]
     out, layer = folder(run, row), folder(run, captions) / "recaption"
-    run.vila2("pretrain", "--shards", str(layer), "--out", str(out / "pretrain"), sets=sets)
-    run.vila2("sft", "--model", str(out / "pretrain"), "--out", str(out / "sft"))
-    run.vila2("eval", "--model", str(out / "sft"), "--out", str(out / "eval"))
+    stages = {
+        "pretrain/config.json": ("pretrain", "--shards", str(layer)),
+        "sft/config.json": ("sft", "--model", str(out / "pretrain")),
+        "eval/metrics.json": ("eval", "--model", str(out / "sft")),
+    }
+    for done, (stage, *words) in stages.items():
+        if not (out / done).exists():
+            run.vila2(stage, *words, "--out", str(out / stage), sets=sets if stage == "pretrain" else ())
     metrics: dict[str, Any] = json.loads((out / "eval" / "metrics.json").read_text())
     return metrics
 
