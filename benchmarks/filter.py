@@ -69,11 +69,16 @@ def against_oracle(layer: Path, captions: tuple[str, ...]) -> dict[str, Any]:
         sign = -1.0 if rank == "image-gain" else 1.0
         values = [sign * scores[rank.replace("-", "_")] for scores, _ in rows]
         only = [values[i] for i in stating], [is_right[i] for i in stating]
-        figures["right_against_wrong"][rank] = auc_interval(*only).to_json("auc")
-        figures["right_against_rest"][rank] = auc_interval(values, is_right).to_json("auc")
+        figures["right_against_wrong"][rank] = area(*only)
+        figures["right_against_rest"][rank] = area(values, is_right)
     kept = [right for (scores, _), right in zip(rows, is_right, strict=True) if scores["keep"]]
     figures["share_right"] = {"all": sum(is_right) / len(rows), "kept": sum(kept) / len(kept)}
     return figures
+
+
+def area(values: list[float], is_right: list[bool]) -> dict[str, float] | None:
+    """The AUC with its interval; None where everything is right, or nothing."""
+    return auc_interval(values, is_right).to_json("auc") if len(set(is_right)) == 2 else None
 
 
 def filter_by(run: Run, rank: str, out: str, *options: str, captions: str, shards: Path | None = None) -> Path:
@@ -106,7 +111,8 @@ def measure(run: Run) -> dict[str, Any]:
     own = filter_by(run, "perplexity", "filter-recaption", captions="recaption", shards=recaptions)
     epochs = run.setting("round0", "epochs")
     for arm, layer in ARMS.items():
-        run.control(f"arm-{arm}", run.dir / layer, "original", epochs)
+        if not (run.dir / f"arm-{arm}" / "eval" / "metrics.json").exists():
+            run.control(f"arm-{arm}", run.dir / layer, "original", epochs)
     evals = {arm: run.dir / f"arm-{arm}" / "eval" for arm in ARMS}
     return {
         "seed": run.seed,

@@ -35,3 +35,8 @@ def test_the_interval_holds_the_value_and_narrows_with_more() -> None:
     assert large.low < large.value < large.high
     assert large.low < 0.69 < large.high  # of two normal curves 0.7 apart
     assert large.high - large.low < (small.high - small.low) / 2
+
+
+def test_a_resample_without_the_one_that_is_wrong_does_not_count() -> None:
+    interval = auc_interval([1, 2, 3], [True, True, False], num_bootstrap=200)
+    assert (interval.low, interval.value, interval.high) == (1, 1, 1)
