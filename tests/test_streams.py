@@ -17,6 +17,7 @@ from PIL import Image
 
 from loopback import Web, serve
 from vila2cli import streams
+from vila2cli.cli import main
 from vila2cli.errors import DataError
 from vila2cli.places import file_name, folder, folders, join, tar_stem
 from vila2cli.sample import Annotation, Sample
@@ -201,13 +202,15 @@ def test_memory_stays_flat_whatever_the_size(web: Web, data: Path) -> None:
         for i in range(300):
             tar.write_sample(f"{i}", {"jpg": os.urandom(1 << 20)})
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from vila2cli.shards import open_source, read_shard\n"
         "import fsspec.implementations.http\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "def peak():\n"
+        "    return int(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])\n"
+        "used = peak()\n"
         "(shard,) = open_source([sys.argv[1]]).shards\n"
         "num = sum(len(s.images[0].data) for s in read_shard(shard, on_reject=print))\n"
-        "print(num, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used)\n"
+        "print(num, peak() - used)\n"
     )
     place = f"{web.url}/large.tar"
     command = [sys.executable, "-c", code]
@@ -266,6 +269,55 @@ def test_a_command_that_is_not_read_to_its_end_is_stopped() -> None:
     stream = open_stream("pipe:yes")
     assert stream.read(4) == b"y\ny\n"
     stream.close()
+
+
+# On the command line
+
+
+def test_shard_tools_take_urls(web: Web, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    urls = f"{web.url}/data/{{000000..000002}}.tar"
+    assert main(["shards", "check", urls]) == 0
+    assert main(["shards", "stats", urls]) == 0
+    out = capsys.readouterr().out
+    assert "3 shards, 12 samples\nno problems" in out
+    assert f"shards: 3 ({sum(p.stat().st_size for p in (data / 'data').glob('*.tar')):,} bytes" in out
+    assert main(["shards", "show", f"{web.url}/data/000009.tar"]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["shards merge 0.tar", "recaption --model m --shards 0.tar"])
+def test_output_is_local(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--out", "s3://bucket/r1"]) == 2
+    assert "--out s3://bucket/r1: output is written to local files" in capsys.readouterr().err
+
+
+def test_notes_are_lines_of_their_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (data / "data" / "000000.tar").read_bytes().rstrip(b"\0")
+    for name in ("0.tar", "1.tar"):
+        (tmp_path / name).write_bytes(whole + bytes(-len(whole) % 512))
+    assert main(["shards", "show", str(tmp_path), "-n", "9"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": the")[0] for line in lines] == [f"vila2: {tmp_path}/{n}.tar" for n in (0, 1)]
+
+
+def test_remote_shards_are_merged_and_a_damaged_one_does_not_stop_the_others(
+    web: Web, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("000000.tar", "000001.tar", "000002.tar"):
+        (own / name).write_bytes((data / "data" / name).read_bytes()[: 4000 if name == "000001.tar" else None])
+    out = tmp_path / "merged"
+    with serve(own) as other:
+        command = ["shards", "merge", f"{other.url}/{{000000..000002}}.tar", "--captions", "original"]
+        assert main([*command, "--out", str(out)]) == 4
+        assert "000001.tar is damaged or cut off" in capsys.readouterr().err
+        assert sorted(path.stem for path in out.glob("*.tar")) == ["000000", "000002"]
+        kept = (out / "000000.tar").stat()
+        (own / "000001.tar").write_bytes((data / "data" / "000001.tar").read_bytes())
+        assert main([*command, "--out", str(out)]) == 0
+    assert (out / "000000.tar").stat() == kept
+    assert [sample.key for sample in read(open_source([str(out)]))] == [sample.key for sample in local(data)]
 
 
 # Layers over remote bases

@@ -4,16 +4,16 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import read_json
+from vila2cli.groups import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.places import is_remote, local_path, tar_stem
-from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, Turn, image_sha256
+from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
 from vila2cli.streams import Fingerprint, fingerprint
-from vila2cli.tarfiles import image_index, key_problem, made_from, read_members, split_name, stats_path
+from vila2cli.tarfiles import made_from, read_members, split_name, stats_path
 
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
@@ -46,23 +46,6 @@ class Shard:
             again = f".{times[layer.layer]}" if times[layer.layer] > 1 else ""
             places[f"{self.name}+{layer.layer}{again}"] = layer.url
         return places
-
-
-@dataclass(slots=True)
-class _Group:
-    """Adjacent members of one key; `members` maps the extensions we read to their bytes."""
-
-    key: str
-    members: dict[str, bytes | None] = field(default_factory=dict)
-    extensions: set[str] = field(default_factory=set)
-
-
-class _Unusable(Exception):
-    """A group that makes no sample: why in one word, and in full."""
-
-    def __init__(self, reason: str, error: str):
-        super().__init__(error)
-        self.reason = reason
 
 
 def read_shard(
@@ -100,11 +83,12 @@ def read_shard(
         num_groups += 1
         try:
             _check_new(group, seen)
-            sample = _to_sample(group, layers)
-        except _Unusable as error:
+            images, text, meta = parse_group(group)
+        except Unusable as error:
             on_reject(Reject(shard.name, _printable_key(group.key), error.reason, str(error)))
             continue
-        yield sample
+        found = _annotations(group.key, images, layers) if layers else ()
+        yield Sample(key=group.key, images=images, text=text, meta=meta, annotations=found)
     if num_groups == 0:
         raise DataError(_empty_message(shard.url))
     for layer in layers if verify else ():
@@ -179,12 +163,12 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
             split = split_name(name)
             if split is None:
                 extensions["(none)"] += 1
-            elif not _is_known(split[1]):
+            elif not is_known(split[1]):
                 extensions[split[1]] += 1
         yield from (("odd-archive", f"{url}: {text}") for text in odd)
         odd.clear()
     for extension, number in sorted(extensions.items()):
-        if _is_known(extension.rpartition(".")[2]):
+        if is_known(extension.rpartition(".")[2]):
             yield (
                 "dotted-name",
                 f"{number} members end in '.{extension}': a key ends at the first dot of the name",
@@ -208,11 +192,7 @@ def read_layer_shard(tar: str | Path, on_read: Callable[[Fingerprint], None] | N
 
 def _is_read(name: str) -> bool:
     split = split_name(name)
-    return split is not None and _is_known(split[1])
-
-
-def _is_known(extension: str) -> bool:
-    return extension in ("txt", "json") or image_index(extension) is not None
+    return split is not None and is_known(split[1])
 
 
 def _groups(
@@ -221,140 +201,37 @@ def _groups(
     *,
     on_odd: Callable[[str], None] | None = None,
     on_read: Callable[[Fingerprint], None] | None = None,
-) -> Iterator[_Group]:
+) -> Iterator[Group]:
     """Group adjacent members by key; a repeated extension starts a second group of the same key.
 
     Groups of which we know no extension are left out, unless only a dot in the name hides one we know.
     """
-    group: _Group | None = None
+    group: Group | None = None
     for name, data in read_members(place, wanted, on_odd=on_odd, on_read=on_read):
         split = split_name(name)
         if split is None:
             continue
         key, extension = split
         if group is None or key != group.key or extension in group.extensions:
-            if group is not None and _is_counted(group):
+            if group is not None and is_counted(group):
                 yield group
-            group = _Group(key)
+            group = Group(key)
         group.extensions.add(extension)
-        if _is_known(extension):
+        if is_known(extension):
             group.members[extension] = data
-    if group is not None and _is_counted(group):
+    if group is not None and is_counted(group):
         yield group
 
 
-def _is_counted(group: _Group) -> bool:
-    return bool(group.members) or any(_is_known(name.rpartition(".")[2]) for name in group.extensions)
-
-
-def _check_new(group: _Group, seen: dict[str, frozenset[str]]) -> None:
+def _check_new(group: Group, seen: dict[str, frozenset[str]]) -> None:
     earlier = seen.get(group.key)
     if earlier is None:
         seen[group.key] = frozenset(group.extensions)
     elif earlier & group.extensions:
-        raise _Unusable("duplicate-key", "the shard holds this key already; the first one is used")
+        raise Unusable("duplicate-key", "the shard holds this key already; the first one is used")
     else:
         found = ", ".join(sorted(group.extensions))
-        raise _Unusable("not-adjacent", f"{found} does not lie beside the other members of its key")
-
-
-def _to_sample(group: _Group, layers: list["_OpenLayer"]) -> Sample:
-    if not group.key.isascii():
-        _check_unicode(group.key, "the key")
-    if ".." in group.key or group.key[0] in "_/":
-        _check_key(group.key)
-    if not group.members:
-        found = ", ".join(sorted(group.extensions))
-        raise _Unusable("dotted-name", f"a key ends at the first dot, which leaves the extension {found!r}")
-    text: str | None = None
-    meta: dict[str, Any] = {}
-    images: list[tuple[int, EncodedImage]] = []
-    for extension, data in group.members.items():
-        assert data is not None
-        if extension == "txt":
-            text = _decode_text(data)
-        elif extension == "json":
-            meta = _parse_meta(data)
-        else:
-            index = image_index(extension)
-            assert index is not None
-            images.append((index, EncodedImage(data, extension.rpartition(".")[2])))
-    if "interleaved" in meta:
-        _check_document(meta["interleaved"], len(images))
-    in_order = _in_order(images)
-    annotations = _annotations(group.key, in_order, layers) if layers else ()
-    return Sample(key=group.key, images=in_order, text=text, meta=meta, annotations=annotations)
-
-
-def _in_order(images: list[tuple[int, EncodedImage]]) -> tuple[EncodedImage, ...]:
-    if any(not image.data for _, image in images):
-        raise _Unusable("empty-image", "an image of this sample has no bytes")
-    if len(images) == 1:
-        return (images[0][1],)
-    if len({index for index, _ in images}) < len(images):
-        raise _Unusable("ambiguous-image", "two images have the same place, like KEY.jpg and KEY.png")
-    return tuple(image for _, image in sorted(images, key=lambda pair: pair[0]))
-
-
-def _decode_text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise _Unusable("not-utf8", f"the text is not UTF-8: {error}") from None
-
-
-def _parse_meta(data: bytes) -> dict[str, Any]:
-    try:
-        meta = json.loads(data)
-    except UnicodeDecodeError as error:
-        raise _Unusable("not-utf8", f"the JSON is not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise _Unusable("bad-json", f"the JSON cannot be parsed: {error}") from None
-    if not isinstance(meta, dict):
-        raise _Unusable("bad-json", f"the JSON should be an object, not a {type(meta).__name__}")
-    if b"\\u" in data:
-        _check_unicode(json.dumps(meta, ensure_ascii=False), "the JSON")
-    if "messages" in meta:
-        _check_messages(meta["messages"])
-    return meta
-
-
-def _check_unicode(text: str, what: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _Unusable("not-utf8", f"{what} holds half a character: {error.reason}") from None
-
-
-def _check_key(key: str) -> None:
-    if problem := key_problem(key):
-        raise _Unusable("bad-key", problem)
-
-
-def _check_messages(messages: object) -> None:
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise _Unusable("bad-messages", "'messages' should be a list of objects with a role and a content")
-    try:
-        for message in messages:
-            Turn.from_json(message)
-    except DataError as error:
-        raise _Unusable("bad-messages", str(error)) from None
-
-
-def _check_document(document: object, num_images: int) -> None:
-    """A web document needs one text or one image at every position, and all its images in the shard."""
-    texts = document.get("texts") if isinstance(document, dict) else None
-    places = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(texts, list) or not isinstance(places, list) or len(texts) != len(places):
-        raise _Unusable(
-            "bad-document", "'interleaved' should hold 'texts' and 'images', two lists of one length"
-        )
-    if any((text is None) == (place is None) for text, place in zip(texts, places, strict=True)):
-        raise _Unusable("bad-document", "every position of 'interleaved' holds either a text or an image")
-    if not all(text is None or isinstance(text, str) for text in texts):
-        raise _Unusable("bad-document", "a text of 'interleaved' is no text")
-    if (stated := sum(place is not None for place in places)) != num_images:
-        raise _Unusable("bad-document", f"'interleaved' names {stated} images, {num_images} are there")
+        raise Unusable("not-adjacent", f"{found} does not lie beside the other members of its key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,10 +244,10 @@ class _OpenLayer:
 
 
 def _lies_over_this(layer: LayerShard, shard: Shard) -> bool:
-    """Whether the base is, by size and time of change, the file that a layer tar was made from."""
+    """Whether the base is, by size and time of change, the file that an untouched layer tar was made from."""
     if is_remote(layer.url) or is_remote(shard.url):
         return False
-    was = made_from(local_path(layer.url)).get(tar_stem(layer.url))
+    was = made_from(local_path(layer.url), untouched=True).get(tar_stem(layer.url))
     return was is not None and was.agrees(fingerprint(shard.url)) is True
 
 

@@ -239,7 +239,7 @@ class _Hashing(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        num_bytes: int | None = self._source.readinto(buffer)  # type: ignore[attr-defined]
+        num_bytes = self._source.readinto(buffer)
         if num_bytes:
             self._update(memoryview(buffer)[:num_bytes])
         return num_bytes
@@ -275,7 +275,7 @@ class _Pipe(_Raw):
 
     def readinto(self, buffer: Any) -> int:
         assert self._process.stdout is not None
-        data = self._process.stdout.read1(len(buffer))
+        data = os.read(self._process.stdout.fileno(), len(buffer))
         if not data and (code := self._process.wait()):
             self._errors.seek(0)
             said = self._errors.read().decode("utf-8", "replace").strip().splitlines()

@@ -236,12 +236,16 @@ def stats_path(tar: Path) -> Path:
     return tar.with_name(f"{tar_stem(tar)}.stats.json")
 
 
-def made_from(tar: Path) -> dict[str, Fingerprint]:
-    """The parts that a shard was written over, by name, as its stats file has them; empty when that is
-    not there, or not of this tar."""
-    stats = stats_path(tar)
+def made_from(tar: Path, *, untouched: bool = False) -> dict[str, Fingerprint]:
+    """The parts that a shard was written over, by name, as its stats file has them.
+
+    Empty when there is none, or not of this tar; with `untouched` also when the tar was copied since.
+    """
+    stats, status = stats_path(tar), tar.stat()
     recorded = read_json(stats) if stats.is_file() else {}
-    if recorded.get("bytes") != tar.stat().st_size:
+    if recorded.get("bytes") != status.st_size:
+        return {}
+    if untouched and recorded.get("mtime_ns") != status.st_mtime_ns:
         return {}
     return {name: Fingerprint.from_json(value) for name, value in recorded.get("made_from", {}).items()}
 
