@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -501,6 +502,10 @@ def work(out_dir: Path, base: Path, index: int) -> None:
             for sample in out.samples():
                 out.reject(Reject(shard.name, sample.key, "empty", ""))
     writer.finish()
+    with writer.alone():
+        stats = writer.stats()
+        time.sleep(0.05 * (2 - index))
+        (out_dir / "summary.json").write_text(json.dumps(stats.to_json()))
 
 
 def test_workers_share_a_folder(tmp_path: Path) -> None:
@@ -513,6 +518,7 @@ def test_workers_share_a_folder(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len((tmp_path / "r1" / "rejects.jsonl").read_text().splitlines()) == 18
     assert folder_stats(tmp_path / "r1").num_in == 18
+    assert json.loads((tmp_path / "r1" / "summary.json").read_text())["in"] == 18
     assert not list((tmp_path / "r1").glob("*partial*"))
 
 

@@ -361,6 +361,7 @@ def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Let one process at a time write what is said of a folder as a whole."""
+    folder = folder.resolve()
     path = folder.with_name(f".{folder.name}.whole.lock")
     stream = open_locked(path, wait=True)
     assert stream is not None, "it was waited for"

@@ -258,14 +258,15 @@ def lock(out_dir: Path, worker: Worker | None = None) -> Iterator[None]:
     Raises DataError naming the process that holds it. The lock goes with the process, however it ends.
     """
     worker = worker or Worker()
-    path = out_dir.with_name(f".{out_dir.name}.lock")
+    folder = out_dir.resolve()  # a link to it, or ".", is the same folder
+    path = folder.with_name(f".{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     me = f"process {os.getpid()} on {socket.gethostname()}"
     with contextlib.ExitStack() as held:
         if worker.count == 1:
             held.enter_context(_held(path, out_dir, me))
         else:
-            part = path.with_name(f".{out_dir.name}.{worker.index}of{worker.count}.lock")
+            part = path.with_name(f".{folder.name}.{worker.index}of{worker.count}.lock")
             held.enter_context(_held(part, out_dir, f"worker {worker}, {me}"))
             held.enter_context(_shared(path, out_dir, worker, me))
         yield

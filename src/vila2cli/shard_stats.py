@@ -107,7 +107,8 @@ def check_made_from(tar: Path, shard: Shard) -> None:
     """Raise DataError when a complete shard was written over other files than those that `shard` names now.
 
     Size and time of change (or the store's tag) tell at once; where only the time differs the file is
-    read, and its new time noted. Output of a `pipe:` command cannot be told before it is read.
+    read, and its new time noted. What has neither, a `pipe:` command above all, cannot be told before it
+    is read: there the check of the images by SHA-256, on joining, is the only one.
     """
     parts = shard.parts()
     renewed = {}

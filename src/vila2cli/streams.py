@@ -4,7 +4,6 @@ No more than a few blocks are in memory, whatever the shard's size. A connection
 taken up again where it was, a few times; then it is one DataError, as is what cannot be read at all.
 """
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -255,7 +254,7 @@ class _Local(io.FileIO, _Raw):
         self.fingerprint = _of_status(os.fstat(self.fileno()))
 
     def look(self) -> Fingerprint:
-        return _of_status(local_path(self._place).stat())
+        return fingerprint(self._place)
 
 
 class _Pipe(_Raw):
@@ -287,9 +286,9 @@ class _Pipe(_Raw):
         if not self.closed:
             assert self._process.stdout is not None
             self._process.stdout.close()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait()
+            if self._process.poll() is None:  # nobody reads on
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
             self._errors.close()
         super().close()
 
