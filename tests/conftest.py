@@ -1,6 +1,14 @@
 """Fixtures that several test modules share; the models are the package's own tiny ones, not stand-ins."""
 
+import importlib.util
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +37,67 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+class VllmServer:
+    """A real vLLM server of a checkpoint on loopback, which serves it as "tiny" and asks for a key."""
+
+    key = "only-for-this-test"
+
+    def __init__(self, checkpoint: Path, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._checkpoint, self._log = checkpoint, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it answers half a minute later."""
+        options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options]
+        command += ["--model", str(self._checkpoint), "--served-model-name", "tiny", "--api-key", self.key]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--generation-config", "vllm"]
+        environ = {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+            "TORCHDYNAMO_DISABLE": "1",
+        }
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=os.environ | environ, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait(self, timeout_s: float = 300) -> None:
+        """Return once it answers."""
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s:
+            assert self._process is not None
+            assert self._process.poll() is None, self._log.read_text()[-2000:]
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        raise TimeoutError(self._log.read_text()[-2000:])
+
+    def kill(self) -> None:
+        """SIGKILL to it and to the engine it started."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A running server of `tiny_checkpoint`."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed")
+    server = VllmServer(tiny_checkpoint, tmp_path_factory.mktemp("server") / "log")
+    try:
+        server.start()
+        server.wait()
+        yield server
+    finally:
+        server.kill()

@@ -95,13 +95,24 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start < 5
-    for command in ("recaption", "pretrain", "sft", "specialize", "judge", "eval", "report", "shards", "world"):
+    for command in (
+        "recaption",
+        "filter",
+        "pretrain",
+        "sft",
+        "specialize",
+        "judge",
+        "eval",
+        "report",
+        "shards",
+        "world",
+    ):
         assert f"  {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "command",
-    ["recaption", "pretrain", "sft", "specialize", "judge", "eval", "report", "world", "world base"]
+    ["recaption", "filter", "pretrain", "sft", "specialize", "judge", "eval", "report", "world", "world base"]
     + [f"shards {tool}" for tool in ("check", "stats", "show", "merge")],
 )
 def test_every_help_has_a_line_to_paste(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +125,7 @@ def test_every_help_has_a_line_to_paste(command: str, capsys: pytest.CaptureFixt
     "command",
     [
         "recaption --round 1",
+        "filter --round 1",
         "pretrain --round 0",
         "pretrain --round 2",
         "pretrain --round final",

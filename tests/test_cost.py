@@ -12,7 +12,12 @@ def test_the_papers_figure() -> None:
     assert cost.tokens_per_s == pytest.approx(1060)
     assert cost.dollars_per_1k == pytest.approx(0.1287, abs=1e-4)
     assert cost.hours == pytest.approx(1000 / 3600)
-    assert cost.line() == "10.6 images/s, 0.0262 GPU-hours and $0.129 per 1,000 images"
+    assert cost.line() == (
+        "10.6 images/s, 1,060 tokens/s; 0.0262 GPU-hours and $0.129 per 1,000 images "
+        "(VILA^2: $0.12 a recaption pass, human captions $36)"
+    )
+    assert cost.times(1000).dollars == pytest.approx(cost.dollars_per_1k)
+    assert cost.times(1000).images_per_s == pytest.approx(cost.images_per_s)
 
 
 def test_devices_multiply_hours_but_not_speed() -> None:
@@ -26,5 +31,6 @@ def test_devices_multiply_hours_but_not_speed() -> None:
 def test_nothing_done_costs_nothing() -> None:
     cost = Cost(num_images=0, num_tokens=0, seconds=0)
     assert cost.dollars_per_1k == cost.images_per_s == cost.tokens_per_s == 0
-    assert cost.line() == "0 images/s, 0 core-hours per 1,000 images"
+    assert cost.line().startswith("0 images/s, 0 tokens/s; 0 core-hours per 1,000 images")
+    assert cost.times(1000).seconds == 0
     assert cost.to_json()["device"] == "core-hours"

@@ -3,6 +3,7 @@
 `python tests/test_readme.py` writes the reference tables anew.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def reference() -> str:
     for key, kind, default, doc in describe():
         if isinstance(default, tuple):
             default = list(default)
+        elif isinstance(default, str) and not default.isprintable():
+            default = json.dumps(default)
         cells = [f"`{key}`", kind.replace("|", "or"), f"`{default}`", doc]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

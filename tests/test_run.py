@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from vila2cli.run import (
     interruptible,
     lock,
     parse_worker,
+    raising_on_signals,
     read_manifest,
     select,
     write_json,
@@ -166,21 +169,53 @@ def test_leftovers_are_removed_unless_resuming(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "ckpt").iterdir()] == ["new"]
 
 
-def test_a_locked_folder_is_refused_and_the_holder_named(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@contextmanager
+def another_process_holds(out: Path, worker: Worker) -> Iterator[subprocess.Popen[str]]:
     code = (
-        "import sys; from pathlib import Path; from vila2cli.run import lock\n"
-        "with lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from vila2cli.run import lock, parse_worker\n"
+        "with lock(Path(sys.argv[1]), parse_worker(sys.argv[2])): print('locked', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", code, str(out)]
+    command = [sys.executable, "-c", code, str(out), str(worker)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(DataError, match=rf"in use by process {other.pid} on "), lock(out):
-            pass
-        with lock(out, Worker(1, 4)), lock(out, Worker(2, 4)):
-            pass
+        yield other
         other.kill()
+
+
+@pytest.mark.parametrize(
+    ("held", "refused", "admitted"),
+    [
+        (Worker(), [Worker(), Worker(1, 4)], []),
+        (Worker(1, 4), [Worker(), Worker(1, 4), Worker(0, 2)], [Worker(0, 4), Worker(2, 4)]),
+    ],
+)
+def test_a_locked_folder_is_refused_and_the_holder_named(
+    tmp_path: Path, held: Worker, refused: list[Worker], admitted: list[Worker]
+) -> None:
+    out = tmp_path / "out"
+    with another_process_holds(out, held) as other:
+        for worker in refused:
+            message = rf"in use by .*process {other.pid} on "
+            with pytest.raises(DataError, match=message) as error, lock(out, worker):
+                pass
+            assert "\n" not in str(error.value)
+        with ExitStack() as stack:
+            for worker in admitted:
+                stack.enter_context(lock(out, worker))
+    for worker in (*refused, *admitted):  # a killed process holds nothing
+        with lock(out, worker):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_come_and_go_while_others_hold_their_parts(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with lock(out, Worker(0, 3)):
+        with lock(out, Worker(1, 3)):
+            pass
+        with lock(out, Worker(2, 3)), pytest.raises(DataError, match="3 workers, the first of them process"):
+            lock(out).__enter__()
     with lock(out):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -195,6 +230,17 @@ def test_a_signal_stops_at_the_next_check(number: signal.Signals) -> None:
         with pytest.raises(Interrupted, match=number.name) as error:
             stop.check()
     assert error.value.exit_code == 75
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_outside_of_a_stage_a_signal_stops_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with raising_on_signals():
+        with interruptible():
+            os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=number.name):
+            os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
 
 

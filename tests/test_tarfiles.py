@@ -1,6 +1,8 @@
 import gzip
 import io
 import random
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, DataWarning
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import Shard, TarWriter, num_samples, open_source, read_shard
 
@@ -53,7 +55,7 @@ def test_truncated_tar_gives_what_is_whole_then_an_error(tmp_path: Path) -> None
         (shard,) = open_source([str(cut)]).shards
         if length % member_bytes:
             with pytest.raises(DataError, match=r"cut\.tar is damaged or cut off at byte \d+"):
-                samples.extend(read_shard(shard, on_reject=rejects.append))
+                samples.extend(read_shard(shard, on_reject=rejects.append, on_note=pytest.fail))
         for sample in samples:
             assert sample.images[0].data == JPEG
 
@@ -90,7 +92,9 @@ def test_random_damage_is_a_data_error(tmp_path: Path) -> None:
             (tmp_path / "damaged.tar").write_bytes(data)
             try:
                 for sample in read_shard(
-                    Shard("0", str(tmp_path / "damaged.tar")), on_reject=lambda reject: None
+                    Shard("0", str(tmp_path / "damaged.tar")),
+                    on_reject=lambda reject: None,
+                    on_note=lambda text: None,
                 ):
                     assert sample.key
             except DataError as error:
@@ -115,6 +119,57 @@ def test_shard_without_samples_says_what_it_holds(tmp_path: Path) -> None:
     (shard,) = open_source([str(write_tar(tmp_path / "0.tar", [("a.npy", b"1"), ("b.cls", b"1")]))]).shards
     with pytest.raises(DataError, match=r"empty shard: .*0\.tar .* only \.cls, \.npy"):
         list(read_shard(shard, on_reject=pytest.fail))
+
+
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_and_odd_headers_of_every_format(tmp_path: Path, layout: int) -> None:
+    names = ["a.txt", "folder/" * 12 + "b.txt", "c" * 90 + ".txt", "d/" * 60 + "e" * 80 + ".txt"]
+    names += [] if layout == tarfile.USTAR_FORMAT else ["f" * 300 + ".txt", "é" * 200 + ".txt"]
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w", format=layout, pax_headers={"comment": "x" * 700}) as tar:
+        for number, name in enumerate(names):
+            header = tarfile.TarInfo(name)
+            header.size, header.mtime, header.uname = number * 300, 1.5, "nobody"
+            tar.addfile(header, io.BytesIO(b"x" * header.size))
+    for _ in range(2):
+        samples, rejects = read(path)
+        assert [sample.key + ".txt" for sample in samples] == names
+        assert [len(sample.text or "") for sample in samples] == [300 * number for number in range(len(names))]
+        assert rejects == []
+        path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs the tar program")
+@pytest.mark.parametrize("layout", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_archives_of_the_tar_program(tmp_path: Path, layout: str) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("x" * number * 400)
+    command = ["tar", f"--format={layout}", "-cf", "all.tar", "0.txt", "1.txt", "2.txt"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert [sample.text for sample in read(tmp_path / "all.tar")[0]] == ["", "x" * 400, "x" * 800]
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs the tar program")
+@pytest.mark.parametrize("layout", ["gnu", "posix"])
+def test_sparse_files_are_refused(tmp_path: Path, layout: str) -> None:
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x")
+    subprocess.run(["tar", f"--format={layout}", "-Scf", "0.tar", "a.jpg"], cwd=tmp_path, check=True)
+    with pytest.raises(DataError, match="sparse file, which is not read"):
+        read(tmp_path / "0.tar")
+
+
+def test_a_cut_between_two_members_is_noted(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", [("a.jpg", JPEG), ("b.jpg", JPEG)]).read_bytes()
+    member_bytes = 512 + (len(JPEG) + 511) // 512 * 512
+    (tmp_path / "cut.tar").write_bytes(whole[:member_bytes])
+    with pytest.warns(DataWarning, match=r"cut\.tar: the archive has no end marker"):
+        assert [sample.key for sample in read(tmp_path / "cut.tar")[0]] == ["a"]
+    (tmp_path / "joined.tar").write_bytes(whole + whole)
+    with pytest.warns(DataWarning, match=r"joined\.tar: there is data after the end marker"):
+        assert [sample.key for sample in read(tmp_path / "joined.tar")[0]] == ["a", "b"]
 
 
 def test_gzip_archives_are_read_whatever_their_name(tmp_path: Path) -> None:

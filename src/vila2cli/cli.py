@@ -2,6 +2,9 @@
 
 import errno
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 from vila2cli import __version__
-from vila2cli.commands import rounds, shardtools, specialists, world
+from vila2cli.commands import filter as filtering
+from vila2cli.commands import recaption, rounds, shardtools, specialists, world
 from vila2cli.commands.options import RecipeFile, Sets, spread
-from vila2cli.errors import DataError, Interrupted, Vila2Error
+from vila2cli.errors import DataError, DataWarning, Interrupted, Vila2Error
+from vila2cli.run import raising_on_signals
+from vila2cli.text.printable import printable
 
 SURROUNDINGS = frozenset(
     (
@@ -45,7 +51,8 @@ class Shell(TyperGroup):
 
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
-app.command("recaption")(rounds.recaption)
+app.command("recaption")(recaption.recaption)
+app.command("filter")(filtering.filter_command)
 app.command("pretrain")(rounds.pretrain)
 app.command("sft")(rounds.sft)
 app.command("specialize")(specialists.specialize)
@@ -99,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = spread(sys.argv[1:] if argv is None else argv)
     try:
-        typer.main.get_command(app)(words, prog_name="vila2")
+        with raising_on_signals(), _warning_in_one_line():
+            typer.main.get_command(app)(words, prog_name="vila2")
     except Vila2Error as error:
         typer.secho(f"vila2: {error}", fg=typer.colors.RED, err=True)
         return error.exit_code
@@ -112,6 +120,25 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+@contextmanager
+def _warning_in_one_line() -> Iterator[None]:
+    """Show what is suspicious about input files as plain lines, each time it comes up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        show = warnings.showwarning
+
+        def show_data_warning(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
+            if issubclass(category, DataWarning):
+                typer.secho(f"vila2: {printable(str(message))}", fg=typer.colors.YELLOW, err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = show_data_warning
+        yield
 
 
 def run() -> None:

@@ -1,6 +1,11 @@
 """What a pass over the data costs: seconds and images to device hours and dollars (VILA^2 section 3.6)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
+
+PAPER_DOLLARS, HUMAN_DOLLARS = 0.12, 36.0
+"""Dollars per 1,000 images in VILA^2 section 3.6: one recaption pass on H100s, and human labelling."""
+BESIDE_PAPER = f"VILA^2: ${PAPER_DOLLARS:.2f} a recaption pass, human captions ${HUMAN_DOLLARS:.0f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +68,20 @@ class Cost:
             "dollars_per_hour": self.dollars_per_hour,
         }
 
+    def times(self, num_images: int) -> Self:
+        """The cost of as many images at the same speed."""
+        share = num_images / self.num_images if self.num_images else 0.0
+        return replace(
+            self,
+            num_images=num_images,
+            num_tokens=round(share * self.num_tokens),
+            seconds=share * self.seconds,
+        )
+
     def line(self) -> str:
-        """One line for the terminal, such as "10.6 images/s, 0.026 GPU-hours and $0.129 per 1,000 images"."""
-        text = f"{self.images_per_s:.3g} images/s, {self.hours_per_1k:.3g} {self.device}"
+        """One line for the terminal: speed, and hours and dollars per 1,000 images beside the paper's."""
+        text = f"{self.images_per_s:.3g} images/s, {self.tokens_per_s:,.0f} tokens/s; "
+        text += f"{self.hours_per_1k:.3g} {self.device}"
         if self.dollars_per_hour:
             text += f" and ${self.dollars_per_1k:.3g}"
-        return text + " per 1,000 images"
+        return f"{text} per 1,000 images ({BESIDE_PAPER})"

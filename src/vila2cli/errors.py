@@ -5,11 +5,16 @@
     |-- RejectBudgetError     3   more samples unusable than the recipe allows
     |-- DataError             4   shards, layers or images that cannot be read
     |-- ModelError            5   a checkpoint or engine that cannot be loaded
+    |-- BudgetError           6   what the recipe allows an API to cost is spent
     `-- Interrupted          75   stopped by a signal; run the same command again
 
 The message is one line: what is wrong, where, and what to do. Everything else that is
 raised is a defect of this package and keeps its traceback.
 """
+
+
+class DataWarning(UserWarning):
+    """Something legal and yet suspicious about input files; the work goes on."""
 
 
 class Vila2Error(Exception):
@@ -40,6 +45,12 @@ class ModelError(Vila2Error):
     """A model is missing, damaged, or not supported by the engine asked for."""
 
     exit_code = 5
+
+
+class BudgetError(Vila2Error):
+    """Tokens or dollars that the recipe allows an API are spent; what is finished stays finished."""
+
+    exit_code = 6
 
 
 class Interrupted(Vila2Error):

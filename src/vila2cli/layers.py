@@ -1,10 +1,10 @@
 """Layers: folders of small tars that annotate base shards, each told what it lies over by its layer.json."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +15,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from vila2cli import __version__
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, DataWarning
+from vila2cli.files import open_locked, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
 from vila2cli.sample import Annotation, Reject, Sample
-from vila2cli.tarfiles import (
-    TarWriter,
-    file_sha256,
-    read_json,
-    stats_path,
-    tar_stem,
-    to_json_bytes,
-    write_atomically,
-)
+from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
+from vila2cli.streams import Fingerprint, digest_of, fingerprint
+from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
 LAYER_FILE = "layer.json"
 REJECTS_FILE = "rejects.jsonl"
@@ -34,10 +30,11 @@ REJECTS_FILE = "rejects.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """A layer that a source reads: its name and its folder."""
+    """A layer that a source reads: its name, its folder, and the digest of what decided its content."""
 
     name: str
     path: str
+    digest: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,88 +44,37 @@ class Source:
     shards: tuple[Shard, ...]
     layers: tuple[LayerInfo, ...] = ()
 
-    def digest(self) -> dict[str, str]:
-        """SHA-256 by shard name ("000001") and by annotated shard ("000001+recaption", "...+recaption.2")."""
-        digests: dict[str, str] = {}
-        for shard in self.shards:
-            digests[shard.name] = file_sha256(Path(shard.url))
-            times: Counter[str] = Counter()
-            for layer in shard.layers:
-                times[layer.layer] += 1
-                again = f".{times[layer.layer]}" if times[layer.layer] > 1 else ""
-                digests[f"{shard.name}+{layer.layer}{again}"] = file_sha256(Path(layer.url))
-        return digests
+    def outline(self) -> dict[str, Any]:
+        """What a layer over this source goes by at its start: the shards, their layers, how those were made.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardStats:
-    """Counts of one shard or the sum of several: `num_in == num_out + sum(dropped.values())`.
-
-    `num_rejected` is the part of the dropped that could not be used; the rest was left out on purpose.
-    """
-
-    num_in: int = 0
-    num_out: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    num_rejected: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    bytes: int = 0
-
-    @property
-    def reject_rate(self) -> float:
-        """Rejected samples as a share of all, 0 when there were none."""
-        return self.num_rejected / self.num_in if self.num_in else 0.0
-
-    def __add__(self, other: "ShardStats") -> "ShardStats":
-        return ShardStats(
-            num_in=self.num_in + other.num_in,
-            num_out=self.num_out + other.num_out,
-            dropped=dict(sorted((Counter(self.dropped) + Counter(other.dropped)).items())),
-            num_rejected=self.num_rejected + other.num_rejected,
-            seconds=self.seconds + other.seconds,
-            tokens=self.tokens + other.tokens,
-            bytes=self.bytes + other.bytes,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts under the names that SHARD.stats.json uses."""
+        Nothing of the shards is read for it. That each is what it was when its part of the layer was
+        written is held shard by shard, see `LayerWriter.missing`.
+        """
         return {
-            "in": self.num_in,
-            "out": self.num_out,
-            "dropped": dict(self.dropped),
-            "rejected": self.num_rejected,
-            "seconds": self.seconds,
-            "tokens": self.tokens,
-            "bytes": self.bytes,
+            "shards": {shard.name: [layer.layer for layer in shard.layers] for shard in self.shards},
+            "layers": {info.name: info.digest for info in self.layers},
         }
 
-    @classmethod
-    def read(cls, path: Path) -> "ShardStats":
-        """Read SHARD.stats.json."""
-        value = read_json(path)
-        return cls(
-            num_in=value.get("in", 0),
-            num_out=value.get("out", 0),
-            dropped=value.get("dropped", {}),
-            num_rejected=value.get("rejected", 0),
-            seconds=value.get("seconds", 0.0),
-            tokens=value.get("tokens", 0),
-            bytes=value.get("bytes", 0),
-        )
+    def digest(self) -> dict[str, str]:
+        """SHA-256 of every part by its name, see `Shard.parts`.
+
+        Of a shard that a layer was made from it is the one found then, as long as size and time of
+        change are the same; only what is new is read. A remote shard has what its store says of it.
+        """
+        return {
+            name: _digest(shard, name, place) for shard in self.shards for name, place in shard.parts().items()
+        }
 
 
-def done(out_dir: str | Path) -> set[str]:
-    """Names of the shards in a folder that are complete: the tar and its stats file are both there."""
-    folder = Path(out_dir)
-    return {tar_stem(tar) for tar in folder.glob("*.tar") if stats_path(tar).is_file()}
-
-
-def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
-    """The sum over the complete shards of a folder, or over those named."""
-    wanted = done(out_dir) if names is None else done(out_dir) & set(names)
-    found = (ShardStats.read(Path(out_dir) / f"{name}.stats.json") for name in sorted(wanted))
-    return sum(found, ShardStats())
+def _digest(shard: Shard, name: str, place: str) -> str:
+    now = fingerprint(place)
+    for layer in shard.layers:
+        then = None if is_remote(layer.url) else made_from(local_path(layer.url)).get(shard.name)
+        if name == shard.name and then is not None and then.agrees(now):
+            return then.sha256
+    if is_remote(place):
+        return f"{now.num_bytes} bytes, {now.tag}" if now.tag else digest_of(place).sha256
+    return file_sha256(local_path(place))
 
 
 def open_layer(
@@ -143,10 +89,13 @@ def open_layer(
     folder.mkdir(parents=True, exist_ok=True)
     value = _layer_json(folder, layer, source, manifest or {})
     path = folder / LAYER_FILE
-    if path.exists():
-        _check_same(folder, read_json(path), value)
-    else:
-        write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+    with _one_at_a_time(folder):
+        sweep(folder)
+        old = read_json(path) if path.exists() else None
+        if old is not None:
+            _check_same(folder, old, value)
+        if old is None or _places(old) != _places(value):
+            write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
     return LayerWriter(folder, layer, source)
 
 
@@ -155,27 +104,30 @@ def _layer_json(folder: Path, layer: str, source: Source, manifest: Mapping[str,
     return {
         "layer": layer,
         "base": [_base_json(folder, shard) for shard in source.shards],
-        "layers": [_location(folder, info.path) | {"name": info.name} for info in source.layers],
+        "layers": [
+            _location(folder, info.path) | {"name": info.name, "digest": info.digest} for info in source.layers
+        ],
         "digest": str(manifest.get("digest") or hashlib.sha256(content).hexdigest()),
         "vila2": __version__,
     }
 
 
 def _base_json(folder: Path, shard: Shard) -> dict[str, Any]:
-    path = Path(shard.url)
-    value = _location(folder, shard.url) | {
-        "name": shard.name,
-        "sha256": file_sha256(path),
-        "num_bytes": path.stat().st_size,
-    }
+    value: dict[str, Any] = _location(folder, shard.url) | {"name": shard.name}
     if shard.layers:
         value["layers"] = [_location(folder, below.url) | {"name": below.layer} for below in shard.layers]
     return value
 
 
-def _location(folder: Path, url: str) -> dict[str, str]:
-    path = Path(url).absolute()
-    return {"url": url, "relative": os.path.relpath(path, folder.absolute()), "path": str(path)}
+def _location(folder: Path, place: str) -> dict[str, str]:
+    if is_remote(place):
+        return {"url": place}
+    path = local_path(place).absolute()
+    return {"url": place, "relative": os.path.relpath(path, folder.absolute()), "path": str(path)}
+
+
+def _places(layer_json: Mapping[str, Any]) -> list[str]:
+    return [base.get("path", base.get("url")) for base in layer_json["base"]]
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -183,14 +135,22 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         raise DataError(
             f"{folder} holds layer {old.get('layer')!r}, not {new['layer']!r}; choose another --out"
         )
-    before = {base.get("name"): base.get("sha256") for base in old.get("base", ())}
-    now = {base["name"]: base["sha256"] for base in new["base"]}
-    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    differing = sorted(_parts(old).items() ^ _parts(new).items())
     if differing:
+        names = {name for name, _ in differing}
         raise DataError(
-            f"{folder} was started over other shards: {differing[0]!r} and {len(differing) - 1} more differ; "
+            f"{folder} was started over other shards: {differing[0][0]!r} and {len(names) - 1} more differ; "
             "give the same shards again or choose another --out"
         )
+
+
+def _parts(layer_json: Mapping[str, Any]) -> dict[str, str]:
+    """Base shards with the names of the layers over them, and layers with their digests."""
+    shards = {
+        str(base.get("name")): "+".join(str(below.get("name")) for below in base.get("layers", ()))
+        for base in layer_json.get("base", ())
+    }
+    return shards | {str(info.get("name")): str(info.get("digest")) for info in layer_json.get("layers", ())}
 
 
 class LayerWriter:
@@ -214,6 +174,10 @@ class LayerWriter:
     def done(self) -> set[str]:
         return done(self.folder)
 
+    def missing(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Those of `shards` that are still to be written; raises DataError as `check_made_from` does."""
+        return missing(self.folder, shards)
+
     def stats(self) -> ShardStats:
         """Counts summed over what is complete."""
         return folder_stats(self.folder)
@@ -222,6 +186,13 @@ class LayerWriter:
         """Gather the rejects of all complete shards in rejects.jsonl, in shard order; safe to call again."""
         gather_rejects(self.folder, [shard.name for shard in self.source.shards])
         return self.stats()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder as a whole: of several workers who sum it up and write that down, the last
+        one's sum counts the parts of all, and is the one that stays."""
+        with _one_at_a_time(self.folder):
+            yield
 
 
 class ShardWriter:
@@ -238,14 +209,26 @@ class ShardWriter:
         self._skipped: Counter[str] = Counter()
         self._figures: Counter[str] = Counter()
         self._num_seen: int | None = None
+        self._made_from: dict[str, Fingerprint] = {}
+        self._notes: list[str] = []
         self._start_s = perf_counter()
 
     def samples(self, *, verify: bool = True) -> Iterator[Sample]:
-        """`read_shard` with rejects noted and samples counted, so that `close` need not scan the shard."""
+        """`read_shard` with rejects noted, samples counted and files fingerprinted, for `close` to write."""
         self._num_seen = 0
-        for sample in read_shard(self._shard, on_reject=self._reject_seen, verify=verify):
+        for sample in read_shard(
+            self._shard,
+            on_reject=self._reject_seen,
+            verify=verify,
+            on_note=self._note,
+            fingerprints=self._made_from,
+        ):
             self._num_seen += 1
             yield sample
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        warnings.warn(f"{self._shard.url}: {text}", DataWarning, stacklevel=2)
 
     def _reject_seen(self, reject: Reject) -> None:
         assert self._num_seen is not None
@@ -298,7 +281,7 @@ class ShardWriter:
             f"shard {self.name}: {num_in} in, but {num_out} out and {num_dropped} dropped"
         )
         write_rejects(self._folder, self.name, self._rejects)
-        stats = {
+        stats: dict[str, Any] = {
             **self._figures,
             "in": num_in,
             "out": num_out,
@@ -306,6 +289,8 @@ class ShardWriter:
             "rejected": len(self._rejects),
             "seconds": round(self._figures.get("seconds", perf_counter() - self._start_s), 3),
             "tokens": int(self._figures["tokens"]),
+            "made_from": to_made_from(self._shard, self._made_from),
+            **({"notes": self._notes} if self._notes else {}),
         }
         with TarWriter(self._folder / f"{self.name}.tar") as tar:
             tar.stats = stats
@@ -317,6 +302,41 @@ class ShardWriter:
         """Forget the shard; nothing of it was written."""
         self._annotations.clear()
         self._rejects.clear()
+
+
+class Unreadable:
+    """Shards that could not be read while the others go on; several in a row end the work.
+
+    Then it is no longer a shard that is damaged, but the network or disk, or the base is the wrong one.
+    """
+
+    MAX_IN_A_ROW = 3
+
+    def __init__(self) -> None:
+        self._errors: list[DataError] = []
+        self._num_in_a_row = 0
+
+    def succeed(self) -> None:
+        """Note that a shard was read to its end."""
+        self._num_in_a_row = 0
+
+    def fail(self, error: DataError) -> None:
+        """Note a shard that could not be; raises DataError when it is one too many."""
+        self._errors.append(error)
+        self._num_in_a_row += 1
+        if self._num_in_a_row >= self.MAX_IN_A_ROW:
+            raise DataError(f"{self._num_in_a_row} shards in a row cannot be read, the last one: {error}")
+
+    def check(self) -> None:
+        """Raise DataError when there were any, now that the others are done."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            more = "; ".join(str(error) for error in self._errors[:3])
+            raise DataError(
+                f"{len(self._errors)} shards cannot be read; the others are done, and the same command does "
+                f"these once they are mended: {more}" + ("; ..." if len(self._errors) > 3 else "")
+            )
 
 
 def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> None:
@@ -331,7 +351,7 @@ def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> None:
 
 def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
     """Join the rejects of the complete shards among `names` to rejects.jsonl, in this order."""
-    with _folder_lock(out_dir):
+    with _one_at_a_time(out_dir):
         complete = done(out_dir)
         parts = [out_dir / f"{name}.rejects.jsonl" for name in names if name in complete]
         lines = b"".join(part.read_bytes() for part in parts if part.is_file())
@@ -339,11 +359,12 @@ def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time gather a folder's rejects; the last one then sees those of all."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time write what is said of a folder as a whole."""
+    folder = folder.resolve()
+    path = folder.with_name(f".{folder.name}.whole.lock")
+    stream = open_locked(path, wait=True)
+    assert stream is not None, "it was waited for"
+    with stream:
         yield
-    finally:
-        os.close(descriptor)
+        path.unlink(missing_ok=True)

@@ -16,7 +16,8 @@ class Progress:
     """Counts `unit`s of a stage; use it as a context manager.
 
     On a terminal it draws a bar with rate and time left, elsewhere it writes a line every ten
-    seconds. With `log_path` the same figures go to a log.jsonl. `total` is None when unknown.
+    seconds. With `log_path` the same figures go to a log.jsonl. `total` is None when unknown, and
+    shown with a ~ when it `is_estimate`.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class Progress:
         unit: str = "images",
         log_path: Path | None = None,
         *,
+        is_estimate: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stage, self.total, self.unit = stage, total, unit
+        self._about = "~" if is_estimate else ""
         self.num_done = 0
         self._log_path, self._clock = log_path, clock
         self._stream = sys.stderr if stream is None else stream
@@ -41,7 +44,8 @@ class Progress:
     def __enter__(self) -> Self:
         self._start = self._last_line = self._clock()
         if self._stream.isatty():
-            self._bar = _Bar(self.stage, self.total, self.unit, self._stream)
+            unit = f"{self.unit} (total estimated)" if self._about else self.unit
+            self._bar = _Bar(self.stage, self.total, unit, self._stream)
         return self
 
     def __exit__(
@@ -83,7 +87,10 @@ class Progress:
         """The count as text: `recaption: 1,200/4,000 images, 30%, 61.2 images/s, 0:46 left`."""
         parts = [f"{self.num_done:,} {self.unit}"]
         if self.total:
-            parts = [f"{self.num_done:,}/{self.total:,} {self.unit}", f"{self.num_done / self.total:.0%}"]
+            parts = [
+                f"{self.num_done:,}/{self._about}{self.total:,} {self.unit}",
+                f"{self.num_done / self.total:.0%}",
+            ]
         parts.append(f"{self.rate:.3g} {self.unit}/s" if self.rate < 100 else f"{self.rate:,.0f} {self.unit}/s")
         if self.total and self.rate and self.num_done < self.total:
             parts.append(f"{_minutes((self.total - self.num_done) / self.rate)} left")

@@ -6,7 +6,6 @@ folder says in manifest.json what it was made from; `claim` refuses to go on wit
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -14,24 +13,28 @@ import secrets
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, Interrupted, RecipeError
+from vila2cli.files import open_locked, sync_folder, write_atomically
+from vila2cli.places import tar_stem
 from vila2cli.recipe import Recipe, flatten, resolved_lines
-from vila2cli.tarfiles import sync_folder, tar_stem, write_atomically
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
 
 T = TypeVar("T")
+
+_LOCK_TRIES, _LOCK_WAIT_S = 25, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,34 +252,83 @@ def complete_folder(out_dir: Path, *, resume: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(out_dir: Path, worker: Worker | None = None) -> Iterator[None]:
-    """Keep other processes from writing the same output (the same worker's part of it) meanwhile.
+    """Keep other processes from writing the same output meanwhile: of workers the same part, and of
+    those who split the work in another way, or not at all, any part.
 
     Raises DataError naming the process that holds it. The lock goes with the process, however it ends.
     """
-    part = "" if worker is None or worker.count == 1 else f".{worker.index}of{worker.count}"
-    path = out_dir.with_name(f".{out_dir.name}{part}.lock")
+    worker = worker or Worker()
+    folder = out_dir.resolve()  # a link to it, or ".", is the same folder
+    path = folder.with_name(f".{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise DataError(f"{out_dir} is in use by {holder}; wait for it or stop it") from None
-        # The last holder may have removed the file between our open and our lock.
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            break
-        file.close()
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    with contextlib.ExitStack() as held:
+        if worker.count == 1:
+            held.enter_context(_held(path, out_dir, me))
+        else:
+            part = path.with_name(f".{folder.name}.{worker.index}of{worker.count}.lock")
+            held.enter_context(_held(part, out_dir, f"worker {worker}, {me}"))
+            held.enter_context(_shared(path, out_dir, worker, me))
         yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, out_dir: Path, me: str) -> Iterator[None]:
+    """Hold a lock file alone."""
+    stream = open_locked(path)
+    if stream is None:
+        raise DataError(f"{out_dir} is in use by {_holder(path)}; wait for it or stop it")
+    with stream:
+        _sign(stream, me)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _shared(path: Path, out_dir: Path, worker: Worker, me: str) -> Iterator[None]:
+    """Hold a lock file together with the workers of the same split, which the first of them notes there."""
+    split = f"{worker.count} workers"
+    stream = None
+    for _ in range(_LOCK_TRIES):  # others come and go
+        first = open_locked(path)
+        if first is not None:
+            with first:
+                _sign(first, f"{split}, the first of them {me}")
+        stream = open_locked(path, shared=True, create=False)
+        if stream is not None and _holder(path).startswith(f"{split},"):
+            break
+        if stream is not None:
+            stream.close()
+            stream = None
+        time.sleep(_LOCK_WAIT_S)
+    if stream is None:
+        raise DataError(
+            f"{out_dir} is in use by {_holder(path)}; worker {worker} has to wait for it, or stop it"
+        )
+    try:
+        with stream:
+            yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        last = open_locked(path, create=False)
+        if last is not None:
+            with last:
+                path.unlink(missing_ok=True)
+
+
+def _sign(stream: BinaryIO, who: str) -> None:
+    stream.truncate(0)
+    stream.write(who.encode())
+    stream.flush()
+
+
+def _holder(path: Path) -> str:
+    """Who a lock file says holds it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+    except OSError:
+        return "another process"
 
 
 # Stopping between two shards or steps.
@@ -312,6 +364,24 @@ def interruptible() -> Iterator[Stop]:
             with contextlib.suppress(ValueError):  # not in the main thread
                 old[caught] = signal.signal(caught, stop.handle)
         yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+    old: dict[int, Any] = {}
+    try:
+        for caught in (signal.SIGTERM, signal.SIGUSR1):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                old[caught] = signal.signal(caught, stop)
+        yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

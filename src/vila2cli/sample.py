@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ class Annotation:
 
     `kind` tells which field carries it: `caption` and `prediction` use `text`, `turns` uses
     `turns`, `score` and `verdict` use `scores`. `logprob_mean` is in nats per generated token.
+    `decision` says how a caption came to be the one kept: where it comes from (`source`), how it
+    was chosen, and every attempt with its sampling and what was wrong with it.
     """
 
     layer: str
@@ -45,6 +47,7 @@ class Annotation:
     text: str | None = None
     turns: tuple[Turn, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
+    decision: Mapping[str, Any] = field(default_factory=dict)
     round: int | None = None
     model: str | None = None
     model_sha256: str | None = None
@@ -61,19 +64,22 @@ class Annotation:
     def to_json(self) -> dict[str, Any]:
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         value["turns"] = [turn.to_json() for turn in self.turns]
-        value["scores"], value["sampling"] = dict(self.scores), dict(self.sampling)
+        for name in ("scores", "decision", "sampling"):
+            value[name] = dict(value[name])
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Annotation":
         """Read what `to_json` wrote; raises DataError naming the first field that does not fit."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(value) - known)
+        unknown = sorted(value.keys() - _ANNOTATION_FIELDS)
         if unknown or "layer" not in value or "kind" not in value:
             what = f"unknown field {unknown[0]!r}" if unknown else "no 'layer' or 'kind'"
             raise DataError(f"an annotation has {what}; was this layer written by a newer vila2?")
-        turns = tuple(Turn.from_json(turn) for turn in value.get("turns", ()))
-        return cls(**{**value, "turns": turns})
+        turns = value.get("turns")
+        return cls(**{**value, "turns": tuple(map(Turn.from_json, turns)) if turns else ()})
+
+
+_ANNOTATION_FIELDS = frozenset(f.name for f in dataclasses.fields(Annotation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,16 @@ class EncodedImage:
 
     data: bytes
     extension: str
+
+
+def image_sha256(images: Sequence[EncodedImage]) -> str:
+    """SHA-256 of the bytes of all images in order, "" without images."""
+    if not images:
+        return ""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +117,7 @@ class Sample:
     @property
     def image_sha256(self) -> str:
         """SHA-256 of the image bytes (of all images in order when there are several), "" without images."""
-        if not self.images:
-            return ""
-        digest = hashlib.sha256()
-        for image in self.images:
-            digest.update(image.data)
-        return digest.hexdigest()
+        return image_sha256(self.images)
 
     def annotation(self, layer: str) -> Annotation | None:
         """The newest annotation of a layer name, or None."""

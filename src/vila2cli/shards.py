@@ -1,35 +1,44 @@
 """Where samples come from: shard specs to a source whose base shards are joined with their layers.
 
-The names that stages use are all here; what lies below them is in tarfiles (bytes of an archive),
-reader (one shard to samples) and layers (writing).
+The names that stages use are all here; what lies below them is in finding (specs to places), streams
+and tarfiles (bytes of an archive), reader (one shard to samples) and layers (writing).
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from braceexpand import braceexpand
-
 from vila2cli.errors import DataError
+from vila2cli.files import to_json_bytes
+from vila2cli.finding import find, read_manifest
 from vila2cli.layers import (
     LAYER_FILE,
     LayerInfo,
     LayerWriter,
-    ShardStats,
     ShardWriter,
     Source,
-    done,
-    folder_stats,
+    Unreadable,
     gather_rejects,
     open_layer,
     write_rejects,
 )
-from vila2cli.reader import LayerShard, Shard, member_problems, num_samples, read_shard
-from vila2cli.tarfiles import TAR_SUFFIXES, TarWriter, file_sha256, read_json, tar_stem, to_json_bytes
+from vila2cli.places import (
+    file_name,
+    folder,
+    folders,
+    is_pipe,
+    is_remote,
+    is_url,
+    join,
+    local_path,
+    tar_stem,
+)
+from vila2cli.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
+from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
+from vila2cli.streams import file_system, fingerprint, persistently
+from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
 __all__ = [
     "LayerInfo",
@@ -40,30 +49,34 @@ __all__ = [
     "ShardWriter",
     "Source",
     "TarWriter",
+    "Unreadable",
     "done",
     "expand",
+    "expected_samples",
     "file_sha256",
     "folder_stats",
     "gather_rejects",
+    "made_from",
     "member_problems",
+    "missing",
     "num_samples",
     "open_layer",
     "open_source",
     "read_shard",
     "to_json_bytes",
+    "to_made_from",
     "write_rejects",
 ]
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:", re.I)
-
 
 def expand(specs: Sequence[str]) -> list[str]:
-    """Paths of the tars that specs name, in the order given and sorted inside a glob or folder.
+    """Places of the tars that specs name, in the order given and sorted inside a glob or folder.
 
-    A spec is a tar, a glob, a `{000..010}` range, a folder of tars, a layer folder or its layer.json.
+    A spec is a tar, a glob, a `{000..010}` range, a folder of tars, a layer folder or its layer.json,
+    on this machine or at any URL that fsspec reads, or a `pipe:` command whose output is a tar.
     Raises DataError naming the first spec that matches nothing.
     """
-    return list(dict.fromkeys(tar for spec in specs for tar in _expand_one(spec)))
+    return list(dict.fromkeys(tar for spec in specs for found in find(spec) for tar in found.tars))
 
 
 def open_source(specs: Sequence[str], *, base: str | None = None) -> Source:
@@ -72,36 +85,49 @@ def open_source(specs: Sequence[str], *, base: str | None = None) -> Source:
     A layer tar brings its base and the layers below it, as its layer.json names them: as given (from the
     current folder), else relative to the layer folder, else by absolute path. `base` is the folder where
     base shards are now. A base named several times is read once, with all annotations in the order given.
-    Raises DataError for what is missing, an unfinished layer folder, or a base that has changed.
+    Raises DataError for what is missing, an unfinished layer folder, or a base that has changed; a remote
+    shard is asked for only when it is read.
     """
-    joined: dict[Path, _Joined] = {}
-    manifests: dict[Path, dict[str, Any] | None] = {}
-    for spec in specs:
-        for path in _find(spec):
-            tars = _tars_in(path) if path.is_dir() else [path]
-            manifest = _manifest(path if path.is_dir() else path.parent, manifests)
-            if manifest is not None and path.is_dir():
-                _check_complete(path, manifest, tars)
-            for tar in tars:
-                found = _Joined(tar) if manifest is None else _resolve(tar, manifest, base)
-                joined.setdefault(found.path.resolve(), _Joined(found.path, found.name)).add(found.layers)
+    found = [one for spec in specs for one in find(spec)]
+    manifests = _Manifests()
+    commands = {tar for one in found for tar in one.tars if is_pipe(tar)}
+    joined: dict[str, _Joined] = {}
+    for one in found:
+        if one.folder and (manifest := manifests[one.folder]):
+            _check_complete(one.folder, manifest, one.tars)
+        for tar in one.tars:
+            manifest = manifests[folder(tar)]
+            here = _Joined(tar) if manifest is None else _resolve(tar, manifest, base, commands)
+            joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here.layers)
     if not joined:
         raise DataError("no shards were given; name them with --shards")
     names = _unique_names(list(joined.values()))
     shards = [
-        Shard(name, str(one.path), tuple(one.layers)) for name, one in zip(names, joined.values(), strict=True)
+        Shard(name, one.place, tuple(one.layers)) for name, one in zip(names, joined.values(), strict=True)
     ]
-    layers = dict.fromkeys(
-        LayerInfo(layer.layer, str(Path(layer.url).parent)) for shard in shards for layer in shard.layers
-    )
-    return Source(tuple(shards), tuple(layers))
+    return Source(tuple(shards), tuple(_layer_infos(shards, manifests)))
+
+
+class _Manifests(dict[str, dict[str, Any] | None]):
+    """The layer.json of folders, each read once."""
+
+    def __missing__(self, where: str) -> dict[str, Any] | None:
+        self[where] = value = read_manifest(where)
+        return value
+
+
+def _layer_infos(shards: Sequence[Shard], manifests: _Manifests) -> Iterator[LayerInfo]:
+    places = dict.fromkeys((layer.layer, folder(layer.url)) for shard in shards for layer in shard.layers)
+    for name, where in places:
+        manifest = manifests[where] or {}
+        yield LayerInfo(name, where, str(manifest.get("digest", "")))
 
 
 @dataclass(slots=True)
 class _Joined:
     """A base tar with the layer tars found for it so far; `name` is the one a layer knows it by."""
 
-    path: Path
+    place: str
     name: str = ""
     layers: list[LayerShard] = field(default_factory=list)
 
@@ -109,111 +135,67 @@ class _Joined:
         self.layers += [layer for layer in layers if layer not in self.layers]
 
 
-def _expand_one(spec: str) -> Iterator[str]:
-    for path in _find(spec):
-        yield from map(str, _tars_in(path) if path.is_dir() else [path])
+def _identity(place: str) -> str:
+    return place if is_remote(place) else str(local_path(place).resolve())
 
 
-def _find(spec: str) -> list[Path]:
-    """The tars and folders of tars that a spec names."""
-    path = Path(spec).expanduser()
-    if path.name == LAYER_FILE:
-        path = path.parent
-    if path.exists():
-        return [_checked(path, spec)]
-    if _URL.match(spec):
-        raise DataError(f"{spec} is a URL; shards are read from local files, so download or mount it first")
-    try:
-        patterns = list(braceexpand(str(path)))
-    except ValueError:
-        raise DataError(
-            f"the braces in {spec!r} do not match; write a range like data/{{000..010}}.tar"
-        ) from None
-    found = [path for pattern in patterns for path in _match(pattern, spec)]
-    if not found:
-        raise DataError(f"no shards match {spec!r}; expected .tar files")
-    return found
-
-
-def _match(pattern: str, spec: str) -> list[Path]:
-    if not any(character in pattern for character in "*?["):
-        if not Path(pattern).exists():
-            raise DataError(f"no shards match {spec!r}: there is no {pattern}")
-        return [_checked(Path(pattern), spec)]
-    anchor = Path(Path(pattern).anchor)
-    found = sorted(anchor.glob(str(Path(pattern).relative_to(anchor))))
-    return [path for path in found if (_has_tars(path) if path.is_dir() else tar_stem(path))]
-
-
-def _checked(path: Path, spec: str) -> Path:
-    if path.is_dir() and not _has_tars(path):
-        raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
-    if path.is_file() and not tar_stem(path):
-        raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
-    return path
-
-
-def _has_tars(folder: Path) -> bool:
-    return (folder / LAYER_FILE).is_file() or bool(_tars_in(folder))
-
-
-def _tars_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if tar_stem(path) and path.is_file())
-
-
-def _manifest(folder: Path, known: dict[Path, dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The layer.json of a folder, None when it holds base shards."""
-    if folder not in known:
-        path = folder / LAYER_FILE
-        known[folder] = value = read_json(path) if path.is_file() else None
-        if value is not None and (
-            not isinstance(value.get("layer"), str) or not isinstance(value.get("base"), list)
-        ):
-            raise DataError(f"{path} does not say which layer this is and over which base; was it edited?")
-    return known[folder]
-
-
-def _check_complete(folder: Path, manifest: Mapping[str, Any], tars: list[Path]) -> None:
+def _check_complete(where: str, manifest: Mapping[str, Any], tars: Sequence[str]) -> None:
     names = [str(base["name"]) for base in manifest["base"]]
     there = {tar_stem(tar) for tar in tars}
     missing = [name for name in names if name not in there]
     if missing:
         raise DataError(
-            f"layer {manifest['layer']!r} in {folder} is incomplete: {len(missing)} of {len(names)} shards "
+            f"layer {manifest['layer']!r} in {where} is incomplete: {len(missing)} of {len(names)} shards "
             f"are missing, first {missing[0]}; run the command that writes it again, or name the tars to use"
         )
 
 
-def _resolve(tar: Path, manifest: Mapping[str, Any], base: str | None) -> _Joined:
+def _resolve(tar: str, manifest: Mapping[str, Any], base: str | None, commands: Collection[str]) -> _Joined:
     """The base and all layers of one layer tar."""
-    name, folder = tar_stem(tar), tar.parent
+    name, where = tar_stem(tar), folder(tar)
     entry = next((entry for entry in manifest["base"] if entry["name"] == name), None)
     if entry is None:
-        raise DataError(f"{folder / LAYER_FILE} names no base for {tar}; does this tar belong to the layer?")
+        raise DataError(
+            f"{join(where, LAYER_FILE)} names no base for {tar}; does this tar belong to the layer?"
+        )
     layers = []
     for below in entry.get("layers", ()):
-        place = next((path for path in _candidates(folder, below) if path.is_file()), None)
+        place = next((place for place in _candidates(where, below) if _may_be_there(place)), None)
         if place is None:
             raise DataError(f"{tar} lies over layer {below['name']!r}, but there is no {below['url']}")
-        layers.append(LayerShard(str(below["name"]), str(place)))
-    layers.append(LayerShard(str(manifest["layer"]), str(tar)))
-    return _Joined(_base_path(tar, entry, base), name, layers)
+        layers.append(LayerShard(str(below["name"]), place))
+    layers.append(LayerShard(str(manifest["layer"]), tar))
+    place = _base_place(tar, entry, commands) if base is None else _moved_base(tar, entry, base)
+    return _Joined(place, name, layers)
 
 
-def _base_path(tar: Path, entry: Mapping[str, Any], base: str | None) -> Path:
-    if base is not None:
-        parts = Path(entry.get("path", entry["url"])).parts
-        moved = [Path(base).joinpath(*parts[-depth:]) for depth in range(min(3, len(parts)), 0, -1)]
-        place = next((path for path in moved if path.is_file()), None)
-        if place is None:
-            raise DataError(f"the base of {tar} is not in {base}: there is no {moved[-1]}")
-        return place
-    there = [path for path in _candidates(tar.parent, entry) if path.is_file()]
-    if not there:
+def _moved_base(tar: str, entry: Mapping[str, Any], base: str) -> str:
+    """The base of a layer tar in the folder where it is now, in subfolders of it as before if need be."""
+    parts = [*folders(entry.get("path", entry["url"])), file_name(str(entry["url"]))]
+    moved = [join(base, "/".join(parts[-depth:])) for depth in range(min(3, len(parts)), 0, -1)]
+    place = next((place for place in moved if _is_there(place)), None)
+    if place is None:
+        raise DataError(f"the base of {tar} is not in {base}: there is no {moved[-1]}")
+    return place
+
+
+def _base_place(tar: str, entry: Mapping[str, Any], commands: Collection[str]) -> str:
+    url = str(entry["url"])
+    if is_pipe(url) and url not in commands:
         raise DataError(
-            f"the base of {tar} is gone: there is no {entry['url']}; say where it is with --base FOLDER"
+            f"the base of {tar} is the command {url!r}, which a layer cannot make run: "
+            "give it among the shards, too, or say with --base where the files are"
         )
-    same = [path for path in there if path.stat().st_size == entry.get("num_bytes", path.stat().st_size)]
+    there = [place for place in _candidates(folder(tar), entry) if _may_be_there(place)]
+    if not there:
+        raise DataError(f"the base of {tar} is gone: there is no {url}; say where it is with --base FOLDER")
+    then = {} if is_remote(tar) else made_from(local_path(tar))
+    expected = then.get(tar_stem(tar))
+    same = [
+        place
+        for place in there
+        if expected is None or is_remote(place) or expected.agrees(fingerprint(place)) is not False
+    ]
     if not same:
         raise DataError(
             f"{there[0]} has changed since {tar} was written over it; write the layer again, or say with "
@@ -222,28 +204,39 @@ def _base_path(tar: Path, entry: Mapping[str, Any], base: str | None) -> Path:
     return same[0]
 
 
-def _candidates(folder: Path, location: Mapping[str, Any]) -> list[Path]:
-    url = location["url"]
-    return [Path(url), folder / location.get("relative", url), Path(location.get("path", url))]
+def _candidates(where: str, location: Mapping[str, Any]) -> list[str]:
+    """Where a tar that a layer.json names may be: as given, as seen from the layer, by its path."""
+    url = str(location["url"])
+    if is_remote(url):
+        return [url]
+    beside = join(where, str(location.get("relative", url)))
+    return [beside] if is_remote(where) else [url, beside, str(location.get("path", url))]
+
+
+def _may_be_there(place: str) -> bool:
+    return is_remote(place) or local_path(place).is_file()
+
+
+def _is_there(place: str) -> bool:
+    if not is_url(place):
+        return local_path(place).is_file()
+    system, path = file_system(place)
+    return bool(persistently(lambda: system.exists(path), place))
 
 
 def _unique_names(joined: list[_Joined]) -> list[str]:
     """File names without .tar; where several are equal, with as many folders before them as it takes."""
-    names = [one.name or tar_stem(one.path) for one in joined]
+    names = [one.name or tar_stem(one.place) for one in joined]
     for depth in range(1, 8):
         times = Counter(names)
         if len(times) == len(names):
             return names
         names = [
-            name if times[name] == 1 else "__".join([*_parents(one.path, depth), tar_stem(one.path)])
+            name if times[name] == 1 else "__".join([*folders(one.place)[-depth:], tar_stem(one.place)])
             for name, one in zip(names, joined, strict=True)
         ]
     times = Counter(names)
     return [
-        name if times[name] == 1 else f"{name}__{sha256(bytes(one.path.absolute())).hexdigest()[:8]}"
+        name if times[name] == 1 else f"{name}__{sha256(_identity(one.place).encode()).hexdigest()[:8]}"
         for name, one in zip(names, joined, strict=True)
     ]
-
-
-def _parents(path: Path, depth: int) -> tuple[str, ...]:
-    return path.absolute().parts[1:-1][-depth:]

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from vila2cli.engine import Request
+from vila2cli.engine import Request, ScoreRequest
 from vila2cli.sample import Turn
 
 SIDE = 64
@@ -163,3 +163,38 @@ def ask() -> Callable[..., Request]:
         return Request(id=str(number), messages=(Turn("user", text),), **(defaults | settings))
 
     return request
+
+
+@pytest.fixture(scope="session")
+def judge() -> Callable[..., ScoreRequest]:
+    """`judge(7, "A red star.")` is a request to score a caption of picture 7."""
+
+    def request(number: int, text: str, **settings: Any) -> ScoreRequest:
+        turns = (Turn("user", "Describe the image in details."),)
+        defaults: dict[str, Any] = {"id": str(number), "messages": turns, "images": (picture(number),)}
+        return ScoreRequest(text=text, **(defaults | settings))
+
+    return request
+
+
+class Ladder:
+    """A stream of requests that may run dry and go on: `push` puts one in front of what is left."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        self._waiting = list(requests)
+
+    def push(self, request: Request) -> None:
+        self._waiting.insert(0, request)
+
+    def __iter__(self) -> "Ladder":
+        return self
+
+    def __next__(self) -> Request:
+        if not self._waiting:
+            raise StopIteration
+        return self._waiting.pop(0)
+
+
+@pytest.fixture(scope="session")
+def ladder() -> type[Ladder]:
+    return Ladder

@@ -1,6 +1,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vila2cli.engine import Engine, EngineSettings, Request, Result, open_engine
-from vila2cli.engine.hf import HfEngine, chunks_by_group
+from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
+from vila2cli.engine.batching import BATCH_SIZES, available_memory, chunks_by_group, largest_batch
+from vila2cli.engine.hf import HfEngine
 from vila2cli.errors import ModelError
-from vila2cli.model.chat import Chat
+from vila2cli.model.chat import IGNORE_INDEX, Chat
+from vila2cli.sample import Turn
 
 Ask = Callable[..., Request]
+Judge = Callable[..., ScoreRequest]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,83 @@ def fields(request: Request) -> dict[str, object]:
     return {name: getattr(request, name) for name in Request.__dataclass_fields__}
 
 
+def test_scores_are_the_log_probabilities_of_the_trained_tokens(
+    engine: Engine, random_vlm: Path, judge: Judge
+) -> None:
+    texts = ["red", "There is a large red star at the top left.", "a <|im_end|> b", "ring " * 60]
+    requests = [judge(i, text) for i, text in enumerate(texts)]
+    scores = {result.id: result for result in engine.score(requests)}
+    net = AutoModelForImageTextToText.from_pretrained(random_vlm, dtype=torch.float32).eval()
+    chat = Chat(AutoProcessor.from_pretrained(random_vlm))
+    for request in requests:
+        turns = [*request.messages, Turn("assistant", request.text)]
+        ids, labels = chat.train_ids(turns, request.images)
+        trained = [i for i, label in enumerate(labels) if label != IGNORE_INDEX][:-1]  # not the end token
+        inputs = {"input_ids": torch.tensor([ids]), **chat.pixel_inputs(request.images)}
+        with torch.inference_mode():
+            logprobs = net(**inputs).logits[0].log_softmax(-1)
+        expected = [logprobs[i - 1, ids[i]].item() for i in trained]
+        assert scores[request.id].token_logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_cannot_be_scored_says_why(engine: Engine, judge: Judge) -> None:
+    requests = [
+        judge(0, ""),
+        judge(1, "red " * 600),
+        judge(2, "fine"),
+        judge(3, "x", messages=(Turn("user", "<image><image>"),)),
+    ]
+    results = {result.id: result for result in engine.score(requests)}
+    assert {key for key, result in results.items() if result.error} == {"0", "1", "3"}
+    assert "no text" in str(results["0"].error)
+    assert "do not fit the context of 512" in str(results["1"].error)
+    assert len(results["2"].token_logprobs) > 0
+
+
+def test_what_follows_from_a_result_stays_in_its_group(engine: Engine, ask: Ask, ladder: Any) -> None:
+    groups = [
+        [ask(seed, group=name) for seed in range(start, start + 5)] for name, start in (("a", 0), ("b", 9))
+    ]
+
+    def answered(requests: list[Request]) -> list[Result]:
+        stream, results = ladder(requests), []
+        for result in engine.generate(stream):
+            results.append(result)
+            if int(result.id) < 3:
+                stream.push(ask(int(result.id) + 100, group="a"))
+        return results
+
+    together = answered([*groups[0], *groups[1]])
+    assert together == answered(groups[0]) + answered(groups[1])
+    assert [int(result.id) >= 100 for result in together] == [False] * 5 + [True] * 3 + [False] * 5
+
+
+@pytest.mark.parametrize("room", [0, 1, 7, 8, 100, 383, 499, 500, 10_000])
+def test_the_largest_batch_that_fits_is_found_in_few_tries(room: int) -> None:
+    tries: list[int] = []
+
+    def fits(size: int) -> bool:
+        tries.append(size)
+        return size <= room
+
+    expected = max([size for size in (*BATCH_SIZES, 500) if size <= min(room, 500)], default=0)
+    assert largest_batch(fits, 500) == expected
+    assert len(tries) <= 5
+
+
+def test_the_batch_is_as_large_as_main_memory_allows(random_vlm: Path, ask: Ask) -> None:
+    class LargeModel(HfEngine):
+        """Whose keys and values take a hundredth of the free memory for every sequence."""
+
+        def _cache_bytes(self, num_tokens: int) -> int:
+            return available_memory() // 100
+
+    engine = LargeModel("m", random_vlm, EngineSettings(dtype="float32", batch_size=0))
+    assert len(list(engine.generate(ask(seed, max_new_tokens=2) for seed in range(60)))) == 60
+    assert engine.batch_size == 48
+    assert engine.notes == ["batch size 48 (the largest that fits in memory)"]
+
+
 def test_reads_only_a_bounded_way_ahead(ask: Ask) -> None:
     num_read = 0
 
@@ -123,16 +204,17 @@ def test_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask) -> None:
     class SmallDevice(HfEngine):
         """Holds three requests at a time."""
 
-        def _run(self, batch):  # type: ignore[no-untyped-def]
+        def _generate(self, batch):  # type: ignore[no-untyped-def]
             if len(batch) > 3:
                 raise torch.OutOfMemoryError("no memory left")
-            return super()._run(batch)
+            return super()._generate(batch)
 
     engine = SmallDevice("m", random_vlm, EngineSettings(dtype="float32", batch_size=8))
     results = by_id(engine.generate(ask(seed, max_new_tokens=4) for seed in range(11)))
     assert len(results) == 11
     assert engine.batch_size == 2
-    assert engine.notes == [f"out of accelerator memory: batch size reduced to {size}" for size in (4, 2)]
+    assert engine.notes[0] == "batch size 8 (as set)"
+    assert engine.notes[1:] == [f"out of accelerator memory: batch size reduced to {size}" for size in (4, 2)]
 
 
 def test_checkpoint_defaults_do_not_decide_the_text(random_vlm: Path, ask: Ask, tmp_path: Path) -> None:

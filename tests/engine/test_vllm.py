@@ -3,12 +3,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, choose_engine, open_engine
 from vila2cli.errors import ModelError
 
 pytestmark = [
@@ -17,6 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 Ask = Callable[..., Request]
+Judge = Callable[..., ScoreRequest]
 SETTINGS = EngineSettings(dtype="float32", batch_size=16)
 
 
@@ -40,6 +42,29 @@ def test_greedy_captions_are_those_of_transformers(engine: Engine, random_vlm: P
         assert result.finish_reason == ours[key].finish_reason
         assert result.logprob_mean == pytest.approx(ours[key].logprob_mean, abs=1e-4)
     assert engine.model_sha256 == open_engine("hf", random_vlm, SETTINGS).model_sha256
+
+
+def test_scores_are_those_of_transformers(engine: Engine, random_vlm: Path, judge: Judge) -> None:
+    words = ("red", "star", "at the top left", "There is a large", "nothing like it")
+    requests = [judge(i, " ".join(words[: 1 + i % 5]) + "!" * (i % 3), group=f"g{i // 10}") for i in range(40)]
+    odd = [judge(90, ""), judge(91, "red " * 600), judge(92, "no picture", images=())]
+    ours = {score.id: score for score in open_engine("hf", random_vlm, SETTINGS).score(requests + odd)}
+    theirs = {score.id: score for score in engine.score(requests + odd)}
+    assert set(theirs) == set(ours)
+    for key, score in theirs.items():
+        assert score.error == ours[key].error
+        assert score.token_logprobs == pytest.approx(ours[key].token_logprobs, abs=1e-4)
+    assert {key for key, score in theirs.items() if score.error} == {"90", "91"}
+
+
+def test_what_follows_from_a_result_is_asked_too(engine: Engine, ask: Ask, ladder: Any) -> None:
+    stream = ladder([ask(seed, max_new_tokens=4) for seed in range(5)])
+    seen = []
+    for result in engine.generate(stream):
+        seen.append(int(result.id))
+        if seen[-1] < 3:
+            stream.push(ask(seen[-1] + 100, max_new_tokens=4))
+    assert sorted(seen) == [0, 1, 2, 3, 4, 100, 101, 102]
 
 
 def test_one_bad_request_does_not_harm_the_others(engine: Engine, ask: Ask) -> None:

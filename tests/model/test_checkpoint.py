@@ -2,9 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from vila2cli.errors import ModelError
-from vila2cli.model.checkpoint import resolve_model, weights_sha256
+from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 
 
 def checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
@@ -52,3 +53,46 @@ def test_missing_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="was the training stage finished"):
         resolve_model(tmp_path / "plain")
     assert resolve_model(checkpoint(tmp_path / "good")) == tmp_path / "good"
+
+
+COMMITS = {"main": "a" * 40, "v1.0": "b" * 40}
+
+
+@pytest.fixture
+def hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A repository of its own in a hub cache as huggingface_hub lays it out: two revisions, no network."""
+    repo = tmp_path / f"models--org--{tmp_path.name}"
+    (repo / "refs").mkdir(parents=True)
+    for ref, commit in COMMITS.items():
+        (repo / "refs" / ref).write_text(commit)
+        checkpoint(repo / "snapshots" / commit, weights=ref.encode())
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return f"org/{tmp_path.name}"
+
+
+def test_a_hub_id_is_resolved_to_its_commit(hub_id: str) -> None:
+    for ref, commit in COMMITS.items():
+        for revision in (ref, commit):
+            assert resolve_model(f"{hub_id}@{revision}").parts[-2:] == ("snapshots", commit)
+            assert (resolve_model(f"{hub_id}@{revision}") / "model.safetensors").read_text() == ref
+            assert model_name(f"{hub_id}@{revision}") == f"{hub_id}@{commit}"
+    assert model_name(hub_id) == f"{hub_id}@{COMMITS['main']}"
+
+
+def test_a_hub_id_keeps_its_commit_while_the_process_runs(hub_id: str, tmp_path: Path) -> None:
+    before = model_name(f"{hub_id}@main")
+    (tmp_path / f"models--org--{tmp_path.name}" / "refs" / "main").write_text(COMMITS["v1.0"])
+    assert model_name(f"{hub_id}@main") == before == f"{hub_id}@{COMMITS['main']}"
+
+
+def test_an_unknown_revision_is_a_one_line_error(hub_id: str) -> None:
+    with pytest.raises(ModelError, match=f"{hub_id}@nothing is neither a folder nor") as caught:
+        resolve_model(f"{hub_id}@nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "round1@home")
+    assert model_name(folder) == str(folder)
+    assert resolve_model(folder) == folder

@@ -13,6 +13,7 @@ import pytest
 from vila2cli.recipe import Recipe
 from vila2cli.report import build_page, render_page
 from vila2cli.report.captions import MAX_CARDS
+from vila2cli.run import write_json
 
 MakeRun = Callable[..., Any]
 VOID = {"meta", "img", "input", "link", "br"}
@@ -74,6 +75,29 @@ def test_full_run_shows_every_part(make_run: MakeRun) -> None:
     assert page.cost_chart is not None
     assert [row.reason for row in page.rejects] == ["refusal", "refusal"]
     assert page.ledger[-1].total
+
+
+def test_decisions_are_shown_by_layer(make_run: MakeRun) -> None:
+    run = make_run(1)
+    assert build_page(run.recipe(), run.run_dir).decisions == []
+    path = run.run_dir / "round1" / "recaption" / "summary.json"
+    counts = {
+        "requests": 60,
+        "retried": 3,
+        "kept": {"model": 45, "original": 3},
+        "defects": {"refusal": 2, "truncated": 9},
+        "fallbacks": {"truncated": 3},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | counts))
+    write_json(run.run_dir / "round1" / "rewrite" / "summary.json", {"kept": {"merged": "x", "joined": 4}})
+    page = build_page(run.recipe(), run.run_dir)
+    recaption, rewrite = page.decisions
+    assert recaption.cells == ("48", "1.25", "42", "3", "3")
+    assert (recaption.defects, recaption.sources) == ("9 truncated, 2 refusal", "45 model, 3 original")
+    assert (rewrite.stage, rewrite.cells[0], rewrite.sources) == ("round 1 · rewrite", "4", "4 joined")
+    text = page_text(run.recipe(), run.run_dir)
+    assert "How captions were chosen" in text
+    assert "9 truncated, 2 refusal" in text
 
 
 def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
 from vila2cli.recipe import Recipe, load_recipe
 from vila2cli.run import Worker
 from vila2cli.sample import Annotation, Reject
 from vila2cli.shards import TarWriter, open_source, read_shard
-from vila2cli.stages.recaption import RecaptionSummary, recaption
+from vila2cli.stages.recaption import estimate, recaption
 from vila2cli.text.prompts import prompt_sha256
 
 NUM_SHARDS, NUM_SAMPLES = 5, 12
@@ -81,8 +84,8 @@ def settings(*sets: str) -> Recipe:
 
 
 @pytest.fixture
-def run(data: Path, model: Path, tmp_path: Path) -> Callable[..., RecaptionSummary]:
-    def call(out: str = "layer", recipe: Recipe | None = None, **changes: Any) -> RecaptionSummary:
+def run(data: Path, model: Path, tmp_path: Path) -> Callable[..., CaptionSummary]:
+    def call(out: str = "layer", recipe: Recipe | None = None, **changes: Any) -> CaptionSummary:
         arguments = {"shards": [f"{data}/*.tar"], "model": model, "out": tmp_path / out, "round": 1}
         return recaption(recipe or settings(), **(arguments | changes))
 
@@ -101,8 +104,17 @@ def tars(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
 
 
-def test_every_sample_is_captioned_or_counted(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
-    summary = run()
+def stats(out: Path) -> Counter[str]:
+    """The figures of all shards, added up."""
+    total: Counter[str] = Counter()
+    for path in out.glob("*.stats.json"):
+        figures = json.loads(path.read_text())
+        total.update({key: value for key, value in figures.items() if isinstance(value, int)})
+    return total
+
+
+def test_every_sample_is_captioned_or_counted(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+    summary = run(recipe=settings("recaption.fallback=none", "recaption.retry_temperatures=[]"))
     num_in = NUM_SHARDS * NUM_SAMPLES + sum(BROKEN.values())
     assert summary.num_in == num_in == summary.num_out + sum(summary.dropped.values())
     assert {reason: summary.dropped[reason] for reason in BROKEN} == BROKEN
@@ -115,15 +127,16 @@ def test_every_sample_is_captioned_or_counted(run: Callable[..., RecaptionSummar
     stored = json.loads((tmp_path / "layer" / "summary.json").read_text())
     assert stored == json.loads(json.dumps(summary.to_json()))
     assert stored["images"] == NUM_SHARDS * NUM_SAMPLES == sum(summary.finish_reasons.values())
-    assert sum(summary.prompts.values()) == summary.num_out
+    assert sum(summary.prompts.values()) == summary.num_out == summary.kept["model"]
     assert stored["alt_text_words"]["mean"] == pytest.approx(2)
     assert 0 < summary.num_cut <= sum(a.finish_reason == "length" for a in found.values())
-    assert len(summary.lines()) == 3
+    assert len(summary.lines()) == 4
+    assert "VILA^2: $0.12 a recaption pass, human captions $36" in summary.lines()[3]
 
 
-def test_captions_say_where_they_come_from(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
-    summary = run()
-    found = captions(tmp_path / "layer")
+def test_captions_say_where_they_come_from(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+    summary = run(recipe=settings("recaption.retry_temperatures=[]"))
+    found = {k: a for k, a in captions(tmp_path / "layer").items() if a.decision["source"] == "model"}
     for annotation in found.values():
         assert annotation.kind == "caption"
         assert annotation.text
@@ -141,16 +154,112 @@ def test_captions_say_where_they_come_from(run: Callable[..., RecaptionSummary],
         assert annotation.logprob_mean is not None
         assert annotation.logprob_mean < 0
         assert len(annotation.image_sha256) == 64
+        assert annotation.decision == {"source": "model", "by": "only"}
     assert len({annotation.prompt_id for annotation in found.values()}) > 1
     assert len({annotation.seed for annotation in found.values()}) == len(found)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_any_worker_split_writes_the_same_bytes(
-    run: Callable[..., RecaptionSummary], tmp_path: Path, temperature: float
+def test_a_bad_caption_is_tried_again_and_falls_back_to_the_alt_text(
+    run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
-    recipe = settings(f"recaption.temperature={temperature}")
-    run("whole", recipe)
+    once = run("once", settings("recaption.retry_temperatures=[]"))
+    summary = run("layer", settings("recaption.retry_temperatures=[0.5, 1.0]"))
+    first, found = captions(tmp_path / "once"), captions(tmp_path / "layer")
+    assert summary.num_out == once.num_out == NUM_SHARDS * NUM_SAMPLES == len(found)
+    assert summary.num_requests == 60 + summary.num_retries == sum(summary.finish_reasons.values())
+    assert sum(summary.defects.values()) == summary.num_requests - summary.kept["model"]
+    assert summary.num_retried > 3
+    for key, annotation in found.items():
+        decision = annotation.decision
+        if first[key].decision["source"] == "model":
+            assert annotation == first[key]
+            continue
+        attempts = decision["attempts"]
+        assert [one["temperature"] for one in attempts] == [0.0, 0.5, 1.0][: len(attempts)]
+        assert len({one["seed"] for one in attempts}) == len(attempts)
+        assert all(one["defect"] for one in attempts[:-1])
+        if decision["source"] == "original":
+            assert (annotation.text, decision["chosen"]) == (f"picture {int(key)}", None)
+            assert (annotation.seed, annotation.logprob_mean) == (None, None)
+            assert attempts[-1]["defect"]
+        else:
+            assert decision["chosen"] == len(attempts) - 1
+            last = attempts[-1]
+            assert (last["defect"], last["text"], last["seed"]) == (None, annotation.text, annotation.seed)
+            assert annotation.sampling["temperature"] == last["temperature"]
+    sources = Counter(annotation.decision["source"] for annotation in found.values())
+    assert sources == summary.kept
+    assert sources["original"] == summary.num_fallbacks > 3
+    assert summary.reject_rate == (summary.num_rejected + summary.num_fallbacks) / summary.num_selected
+    assert stats(tmp_path / "layer")["fallback_truncated"] == summary.fallbacks["truncated"]
+
+
+def test_the_best_of_n_is_kept(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+    sampled = ("recaption.temperature=0.7", "recaption.retry_temperatures=[]")
+    run("one", settings(*sampled))
+    summary = run("four", settings(*sampled, "recaption.n=4"))
+    assert summary.num_requests == 4 * 60 == sum(summary.finish_reasons.values())
+    one, four = captions(tmp_path / "one"), captions(tmp_path / "four")
+    num_good = 0
+    for key, annotation in four.items():
+        attempts = annotation.decision["attempts"]
+        assert len({attempt["seed"] for attempt in attempts}) == 4
+        good = [attempt for attempt in attempts if attempt["defect"] is None]
+        num_good += len(good)
+        if good:
+            best = max(good, key=lambda attempt: attempt["logprob_mean"])
+            assert (annotation.text, annotation.logprob_mean) == (best["text"], best["logprob_mean"])
+            assert attempts[annotation.decision["chosen"]] == best
+        if one[key].decision["source"] == "model":  # the first of n is what n = 1 gives
+            assert attempts[0]["seed"] == one[key].seed
+            assert attempts[0]["text"] == one[key].text
+    assert num_good > summary.kept["model"] > 10
+    assert summary.chosen_by.keys() == {"logprob", "only"}
+    with pytest.raises(RecipeError, match=r"recaption\.n = 4 captions per image are all the same"):
+        run("greedy", settings("recaption.n=4"))
+
+
+def test_the_model_judges_between_its_captions(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+    recipe = settings("recaption.temperature=0.5", "recaption.n=5", "recaption.choose=judge")
+    summary = run(recipe=recipe)
+    judged = [a for a in captions(tmp_path / "layer").values() if a.decision["by"] == "judge"]
+    assert len(judged) == summary.chosen_by["judge"] > 5
+    for annotation in judged:
+        good = [one for one in annotation.decision["attempts"] if one["defect"] is None]
+        assert len(annotation.decision["judge"]) <= len(good) - 1
+        assert annotation.text in [one["text"] for one in good]
+        if "win" not in annotation.decision["judge"]:
+            assert annotation.logprob_mean == max(one["logprob_mean"] for one in good)
+    num_asked = sum(2 * len(annotation.decision["judge"]) for annotation in judged)
+    assert summary.num_requests == sum(summary.finish_reasons.values()) + num_asked
+
+
+def test_own_prompts_see_the_alt_text(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+    sets = ("recaption.prompts=mine", 'prompts={mine = "Describe {alt_text}."}')
+    with pytest.raises(RecipeError, match="unknown prompt 'mine'"):
+        run(recipe=settings(sets[0]))
+    run(recipe=settings(*sets))
+    found = captions(tmp_path / "layer")
+    assert {a.prompt_id for a in found.values()} == {"mine"}
+    assert {a.prompt_sha256 for a in found.values()} == {sha256(b"Describe {alt_text}.").hexdigest()}
+    with pytest.raises(RecipeError, match=r"prompts\.mine was"):
+        run(recipe=settings(sets[0], 'prompts={mine = "Tell me of {alt_text}."}'))
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [],
+        ["recaption.temperature=0.7"],
+        ["recaption.temperature=0.7", "recaption.n=3", "recaption.choose=judge"],
+    ],
+    ids=["greedy", "sampled", "best of 3 by judge"],
+)
+def test_any_worker_split_writes_the_same_bytes(
+    run: Callable[..., CaptionSummary], tmp_path: Path, sets: list[str]
+) -> None:
+    recipe = settings("recaption.retry_temperatures=[0.5, 1.0]", *sets)
+    assert run("whole", recipe).num_retries > 5
     whole = tars(tmp_path / "whole")
     assert len(whole) == NUM_SHARDS
     for count in (2, 3, 4):
@@ -162,7 +271,22 @@ def test_any_worker_split_writes_the_same_bytes(
         assert rejects == (tmp_path / "whole" / "rejects.jsonl").read_bytes()
 
 
-def test_going_on_does_only_what_is_missing(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
+def test_an_estimate_counts_and_writes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in (*data.iterdir(), *tmp_path.iterdir()))
+    recipe = settings("recaption.share=0.6", "cost.dollars_per_hour=2.0", "recaption.retry_temperatures=[]")
+    found = estimate(recipe, shards=[f"{data}/*.tar"], model=model, round=1)
+    assert sorted(path.name for path in (*data.iterdir(), *tmp_path.iterdir())) == before
+    assert found.num_requests == found.tried.num_images
+    assert 25 <= found.tried.num_images <= 45  # all of the share: there are fewer than 64
+    assert found.num_samples == pytest.approx(0.6 * 65, abs=12)
+    assert found.tried.seconds > 0
+    assert found.tried.dollars_per_hour == 2
+    lines = "\n".join(found.lines())
+    assert "VILA^2: $0.12" in lines
+    assert f"about {found.num_samples} samples in 5 shards" in lines
+
+
+def test_going_on_does_only_what_is_missing(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
     first = run()
     before = tars(tmp_path / "layer")
     for name in ("000002.tar", "000004.stats.json"):
@@ -177,7 +301,7 @@ def test_going_on_does_only_what_is_missing(run: Callable[..., RecaptionSummary]
 
 
 def test_share_leaves_out_the_same_images_in_every_round(
-    run: Callable[..., RecaptionSummary], tmp_path: Path
+    run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
     recipe = settings("recaption.share=0.5", "recaption.max_reject_rate=1.0")
     rounds = [run(f"r{number}", recipe, round=number) for number in (1, 2)]
@@ -193,9 +317,11 @@ def test_share_leaves_out_the_same_images_in_every_round(
 
 
 def test_too_many_rejects_fail_after_everything_is_written(
-    run: Callable[..., RecaptionSummary], tmp_path: Path
+    run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
-    with pytest.raises(RejectBudgetError, match=r"above max_reject_rate 5\.0%: .*2 bad-image") as caught:
+    with pytest.raises(
+        RejectBudgetError, match=r"above max_reject_rate 5\.0%: .*truncated.*2 bad-image"
+    ) as caught:
         run(recipe=settings("recaption.max_reject_rate=0.05"))
     assert caught.value.exit_code == 3
     assert len(tars(tmp_path / "layer")) == NUM_SHARDS
@@ -203,7 +329,7 @@ def test_too_many_rejects_fail_after_everything_is_written(
     assert run().num_shards_done == NUM_SHARDS  # a higher limit accepts what is there
 
 
-def test_other_settings_are_refused(run: Callable[..., RecaptionSummary]) -> None:
+def test_other_settings_are_refused(run: Callable[..., CaptionSummary]) -> None:
     run()
     with pytest.raises(RecipeError, match=r"settings\.temperature was 0\.0, now 0\.5"):
         run(recipe=settings("recaption.temperature=0.5"))
@@ -212,7 +338,7 @@ def test_other_settings_are_refused(run: Callable[..., RecaptionSummary]) -> Non
 
 
 def test_a_missing_model_and_a_damaged_shard(
-    run: Callable[..., RecaptionSummary], data: Path, tmp_path: Path
+    run: Callable[..., CaptionSummary], data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         run(model=tmp_path / "no" / "such" / "model")
@@ -228,7 +354,7 @@ SCRIPT = """
 import sys
 from vila2cli.errors import Vila2Error
 from vila2cli.recipe import load_recipe
-from vila2cli.stages.recaption import recaption
+from vila2cli.stages.recaption import estimate, recaption
 import torch
 torch.set_num_threads(1)
 shards, model, out, *sets = sys.argv[1:]
@@ -242,7 +368,7 @@ except Vila2Error as error:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_stopped(
-    run: Callable[..., RecaptionSummary], data: Path, model: Path, tmp_path: Path, number: signal.Signals
+    run: Callable[..., CaptionSummary], data: Path, model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     sets = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.max_reject_rate=1.0"]
     sets.append("recaption.batch_size=1")  # slow enough to be caught in the middle
@@ -267,7 +393,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
-def test_vllm_writes_the_same_captions(run: Callable[..., RecaptionSummary], tmp_path: Path) -> None:
+def test_vllm_writes_the_same_captions(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
     ours, theirs = run("hf"), run("vllm", settings("recaption.engine=vllm", "recaption.max_new_tokens=48"))
     assert theirs.dropped == ours.dropped
     assert theirs.num_shards_done == NUM_SHARDS

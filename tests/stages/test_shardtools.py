@@ -148,6 +148,15 @@ def test_figures_of_nothing_and_of_one() -> None:
     assert (one.num, one.mean, one.sd, one.least, one.greatest) == (1, 3.0, 0.0, 3, 3)
 
 
+def test_show_shortens_long_texts(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "0.tar") as tar:
+        tar.write_sample("a", {"jpg": JPEG, "txt": b"word " * 20_000})
+    source = open_source([str(tmp_path)])
+    assert len(show(source)) > 99_000
+    (line,) = [line for line in show(source, max_chars=100).splitlines() if "original" in line]
+    assert line.endswith(" ... and 99,909 more characters")
+
+
 def test_show_escapes_what_a_terminal_would_obey(tmp_path: Path) -> None:
     base = make_base(tmp_path / "data")
     source = open_source([str(base)])

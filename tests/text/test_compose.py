@@ -1,7 +1,12 @@
 """Composition: alt-text and recaption, specialists' turns, documents."""
 
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from vila2cli.sample import Annotation, EncodedImage, Sample, Turn
-from vila2cli.text.compose import caption_of, compose_caption, compose_turns
+from vila2cli.text.compose import Composition, caption_of, compose_caption, compose_turns, is_kept
 
 IMAGE = EncodedImage(b"jpeg", "jpg")
 RECAPTION = Annotation(layer="recaption", kind="caption", text="a large red circle")
@@ -9,9 +14,15 @@ OCR = Annotation(
     layer="ocr", kind="turns", turns=(Turn("user", "What text?"), Turn("assistant", 'The word "KAB".'))
 )
 
+BOTH = Composition(captions=("original", "recaption"))
+
 
 def picture(*annotations: Annotation, text: str | None = "red thing") -> Sample:
     return Sample(key="a", images=(IMAGE,), text=text, annotations=annotations)
+
+
+def keyed(number: int) -> Sample:
+    return Sample(key=f"{number:05}", images=(IMAGE,), text="red thing", annotations=(RECAPTION,))
 
 
 def turns_of(caption: str) -> tuple[Turn, ...]:
@@ -28,7 +39,7 @@ def test_captions_come_in_the_order_of_the_recipe() -> None:
 def test_a_missing_caption_falls_back_to_the_others() -> None:
     assert compose_caption(picture(), ["original", "recaption"]) == "red thing"
     assert compose_caption(picture(text="  "), ["original"]) is None
-    assert compose_turns(picture(text=None), ["original", "recaption"]) == ()
+    assert compose_turns(picture(text=None), BOTH) == ()
 
 
 def test_the_newest_annotation_of_a_layer_counts() -> None:
@@ -37,23 +48,23 @@ def test_the_newest_annotation_of_a_layer_counts() -> None:
 
 
 def test_specialists_answers_follow_the_caption_as_turns() -> None:
-    turns = compose_turns(picture(RECAPTION, OCR), ["original", "recaption"])
+    turns = compose_turns(picture(RECAPTION, OCR), BOTH)
     assert [turn.role for turn in turns] == ["user", "assistant", "user", "assistant"]
     assert turns[0].text == "<image>"
     assert turns[1].text == "red thing\na large red circle"
     assert turns[3].text == 'The word "KAB".'
-    assert compose_turns(picture(OCR), ["original"], with_answers=False) == turns_of("red thing")
+    assert compose_turns(picture(OCR), Composition(), with_answers=False) == turns_of("red thing")
 
 
 def test_a_caption_that_spells_a_placeholder_is_made_harmless() -> None:
-    turns = compose_turns(picture(text="click <image> here"), ["original"])
+    turns = compose_turns(picture(text="click <image> here"), Composition())
     assert turns[1].text == "click < image> here"
 
 
 def test_a_document_is_one_answer_with_its_pictures_in_place() -> None:
     document = {"texts": ["First.", None, "Then.", None, "End."], "images": [None, 0, None, 1, None]}
     sample = Sample(key="d", images=(IMAGE, IMAGE), meta={"interleaved": document})
-    assert compose_turns(sample, ()) == (
+    assert compose_turns(sample, Composition()) == (
         Turn("user", ""),
         Turn("assistant", "First.<image> Then.<image> End."),
     )
@@ -62,4 +73,72 @@ def test_a_document_is_one_answer_with_its_pictures_in_place() -> None:
 def test_a_conversation_is_taken_as_it_is() -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     sample = Sample(key="c", images=(IMAGE,), meta={"messages": messages})
-    assert compose_turns(sample, ["original"]) == (Turn("user", "hi"), Turn("assistant", "ho"))
+    assert compose_turns(sample, Composition()) == (Turn("user", "hi"), Turn("assistant", "ho"))
+
+
+def test_a_recaption_that_fell_back_to_the_alt_text_is_not_said_twice() -> None:
+    fallen = Annotation(layer="recaption", kind="caption", text="red thing", decision={"source": "original"})
+    assert BOTH.caption(picture(fallen)) == "red thing"
+
+
+def test_a_filtered_sample_is_not_trained_on() -> None:
+    def verdict(keep: bool) -> Annotation:
+        return Annotation(layer="filter", kind="score", scores={"keep": keep})
+
+    assert compose_turns(picture(verdict(False)), BOTH) == ()
+    assert compose_turns(picture(verdict(False), verdict(True)), BOTH) == turns_of("red thing")
+    assert is_kept(picture())
+    messages = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    talk = Sample(key="c", images=(IMAGE,), meta=messages, annotations=(verdict(False),))
+    assert compose_turns(talk, BOTH) == ()
+
+
+def test_the_order_is_drawn_per_image_and_stays() -> None:
+    shuffled = Composition(captions=("original", "recaption"), separator=" | ", shuffle=True, seed=3)
+    texts = [shuffled.caption(keyed(number)) for number in range(1000)]
+    counts = Counter(texts)
+    assert set(counts) == {"red thing | a large red circle", "a large red circle | red thing"}
+    assert all(430 < count < 570 for count in counts.values())
+    assert texts == [shuffled.caption(keyed(number)) for number in range(1000)]
+    other = Composition(captions=("original", "recaption"), separator=" | ", shuffle=True, seed=4)
+    assert texts != [other.caption(keyed(number)) for number in range(1000)]
+
+
+def test_dropout_leaves_out_its_share_and_never_both() -> None:
+    composition = Composition(captions=("original", "recaption"), dropout={"original": 0.3, "recaption": 0.2})
+    counts = Counter(composition.caption(keyed(number)) for number in range(4000))
+    # Where both would go (6%), one of them drawn stays: half for each.
+    assert abs(counts["a large red circle"] / 4000 - (0.3 * 0.8 + 0.03)) < 0.02
+    assert abs(counts["red thing"] / 4000 - (0.2 * 0.7 + 0.03)) < 0.02
+    assert counts["red thing\na large red circle"] == 4000 - counts["red thing"] - counts["a large red circle"]
+    alone = Composition(captions=("original", "recaption"), dropout={"original": 1.0})
+    assert alone.caption(keyed(1)) == "a large red circle"
+    assert alone.caption(picture()) == "red thing"
+
+
+@given(st.text(max_size=20), st.integers(0, 2**31), st.floats(0, 1), st.floats(0, 1))
+def test_every_sample_with_a_caption_keeps_one(key: str, seed: int, first: float, second: float) -> None:
+    composition = Composition(
+        captions=("original", "recaption"),
+        shuffle=True,
+        dropout={"original": first, "recaption": second},
+        seed=seed,
+    )
+    text = composition.caption(Sample(key=key, text="red thing", annotations=(RECAPTION,)))
+    assert text is not None
+    assert set(text.split("\n")) <= {"red thing", "a large red circle"}
+
+
+def test_one_of_several_candidates_is_drawn() -> None:
+    attempts = [
+        {"text": "a circle", "defect": None},
+        {"text": "a red circle", "defect": None},
+        {"text": "a a a a", "defect": "repetition"},
+    ]
+    many = Annotation(layer="recaption", kind="caption", text="a circle", decision={"attempts": attempts})
+    drawn = Composition(captions=("recaption",), draw_candidate=True)
+    counts = Counter(drawn.caption(Sample(key=str(n), annotations=(many,))) for n in range(1000))
+    assert set(counts) == {"a circle", "a red circle"}
+    assert all(430 < count < 570 for count in counts.values())
+    assert Composition(captions=("recaption",)).caption(picture(many)) == "a circle"
+    assert drawn.caption(picture(RECAPTION)) == "a large red circle"

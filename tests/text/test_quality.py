@@ -1,14 +1,19 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vila2cli.text.quality import (
+    Standard,
     check_caption,
     cut_to_sentence,
+    is_boilerplate,
     num_words,
     refuses,
     repeats_itself,
     sentences,
+    strip_wrapping,
 )
 
 WORLD_CAPTION = (
@@ -107,3 +112,71 @@ def test_check_caption_keeps_cuts_and_drops() -> None:
     assert check_caption(" ,. ", reached_limit=False).defect == "empty"
     assert check_caption("I'm sorry, I can't.", reached_limit=False).defect == "refusal"
     assert check_caption("a b c " * 20, reached_limit=True).defect == "repetition"
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("Sure! Here is a detailed description of the image:\n\nA cat sits.", "A cat sits."),
+        ("Here's the caption: A cat sits.", "A cat sits."),
+        ("Certainly. A cat sits.", "A cat sits."),
+        ("New Sentence: A cat sits.", "A cat sits."),
+        ("A cat sits. Let me know if you need anything else!", "A cat sits."),
+        ("A cat sits. I hope this helps. If you have questions, ask.", "A cat sits."),
+        ("Here are two cats on a mat.", "Here are two cats on a mat."),
+        ("A sign reads: caption: none", "A sign reads: caption: none"),
+        ("Sure-footed goats climb a hill.", "Sure-footed goats climb a hill."),
+        ("A cat sits.\nA dog runs.", "A cat sits.\nA dog runs."),
+    ],
+)
+def test_strip_wrapping(text: str, bare: str) -> None:
+    assert strip_wrapping(text) == bare
+    assert strip_wrapping(bare) == bare
+    checked = check_caption(text, reached_limit=False)
+    assert (checked.text, checked.defect, checked.was_stripped) == (bare, None, text != bare)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("No image was provided, so there is nothing to describe.", True),
+        ("The image could be of a cat. Please provide the image.", True),
+        ("A picture of [insert object here].", True),
+        ("A cat<|im_end|> sits.", True),
+        ("Image not found", True),
+        ("A poster that says all rights reserved.", False),
+        ("A webcam image of a cat, no images on the wall.", False),
+        ("A score of <3 and a heart.", False),
+    ],
+)
+def test_boilerplate(text: str, found: bool) -> None:
+    assert is_boilerplate(text) is found
+
+
+def test_a_caption_may_not_repeat_its_instruction() -> None:
+    prompt = "Describe the image in details."
+    assert is_boilerplate("Describe the image in details. Describe it.", prompt)
+    assert not is_boilerplate("Describe the image.", prompt)
+    assert check_caption("Describe the image in details!", reached_limit=False, prompt=prompt).defect == (
+        "boilerplate"
+    )
+
+
+def test_the_standard_of_a_recipe() -> None:
+    def defect(text: str, *, reached_limit: bool = False, **standard: Any) -> str | None:
+        return check_caption(text, reached_limit=reached_limit, standard=Standard(**standard)).defect
+
+    assert defect("a red cat", min_words=4) == "too-short"
+    assert defect("a red cat", min_words=3, max_words=3) is None
+    assert defect("a very red cat", max_words=3) == "too-long"
+    # What is kept is measured, not what was generated.
+    assert defect("A cat sits. Then a long cut-off sen", reached_limit=True, max_words=3) is None
+    assert defect("Ein Hund liegt auf der Wiese neben dem Ball.", language="en") == "wrong-language"
+    assert defect(WORLD_CAPTION, language="en", min_words=10, max_words=60) is None
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_checked(text: str) -> None:
+    for reached_limit in (False, True):
+        checked = check_caption(text, reached_limit=reached_limit, standard=Standard(language="en"))
+        assert checked.defect is not None or num_words(checked.text) > 0

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from vila2cli.errors import RecipeError
+from vila2cli.places import is_remote, local_path
+
 MANY = ("--shards", "--layers", "--tasks", "--models", "--captions")
 """Options that take all words up to the next option, as the shell expands them from a glob."""
 
@@ -18,11 +21,34 @@ Sets = Annotated[
 ]
 Shards = Annotated[
     list[str] | None,
-    typer.Option("--shards", help="Shards: tars, globs, {000..010} ranges, folders or layer folders."),
+    typer.Option(
+        "--shards",
+        help="Shards: tars, globs, {000..010} ranges, folders or layer folders, local or s3://, gs://, hf://, "
+        "https://; or 'pipe:COMMAND'.",
+    ),
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder or hub id.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
-Base = Annotated[str | None, typer.Option("--base", help="Folder where the base shards of a layer are now.")]
+
+
+def local_folder(text: str) -> Path:
+    """The folder of an --out; raises RecipeError for a URL, as only local files can be renamed into place."""
+    if is_remote(text):
+        raise RecipeError(
+            f"--out {text}: output is written to local files, where it can be renamed into place when it is "
+            "whole; give a folder of this machine and copy it from there"
+        )
+    return local_path(text)
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="FOLDER", parser=local_folder, help="Where to write; the default is printed."
+    ),
+]
+Base = Annotated[
+    str | None, typer.Option("--base", help="Folder or URL where the base shards of a layer are now.")
+]
 Round = Annotated[
     str | None,
     typer.Option(

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import typer
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.files import read_json
+from vila2cli.places import is_remote
 from vila2cli.recipe import Recipe, Settings, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, difference, read_manifest, select
-from vila2cli.tarfiles import read_json
 from vila2cli.text.printable import printable
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
@@ -20,7 +21,10 @@ DONE_FILES = {"checkpoint": "config.json", "eval": "metrics.json", "judge": "sum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage with its paths settled. `origins` says of model, shards and out who named them."""
+    """A stage with its paths settled. `origins` says of model, shards and out who named them.
+
+    `deciding` is what decides the output of a stage beyond the settings of its first section.
+    """
 
     stage: str
     round: int | Literal["final"] | None
@@ -33,6 +37,7 @@ class Plan:
     base: str | None = None
     worker: Worker = field(default_factory=Worker)
     origins: Mapping[str, str] = field(default_factory=dict)
+    deciding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -102,10 +107,15 @@ class Paths:
 
 
 def default_out(stage: str, model: str | None, near: str) -> Path:
-    """`data/*.tar` and `ckpt/r2` give `./recaption-r2`: beside the folder that holds the first shard."""
+    """`data/*.tar` and `ckpt/r2` give `./recaption-r2`: beside the folder that holds the first shard.
+
+    Beside remote shards nothing is written: then it is in the current folder.
+    """
     name = "" if model is None else Path(model).name
     if model is not None and name in ("pretrain", "sft", "checkpoint"):
         name = f"{Path(model).parent.name}-{name}"
+    if is_remote(near):
+        near = "."
     parts = Path(near).parts
     # A glob or range in a folder's name stands for many folders: go beside the first of them.
     fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[{")), len(parts))
@@ -160,6 +170,7 @@ def is_complete(plan: Plan) -> bool:
         "seed": plan.recipe.seed,
         "settings": _deciding(plan.recipe, plan.sections[0]),
         "base_settings": _deciding(plan.recipe, "base"),
+        **json.loads(json.dumps(plan.deciding)),
     }
     if plan.model is not None and (Path(plan.model) / "config.json").is_file():
         from vila2cli.model.checkpoint import weights_sha256
@@ -238,16 +249,18 @@ def _record(plan: Plan) -> dict[str, Any] | None:
 def _is_whole(plan: Plan) -> bool:
     if plan.kind != "layer":
         return (plan.out / DONE_FILES[plan.kind]).exists()
-    from vila2cli.shards import done, open_source
+    from vila2cli.shards import LayerWriter, done, open_source
 
-    layer = plan.out / "layer.json"
-    shards = select(open_source(plan.shards, base=plan.base).shards, plan.worker)
-    if not layer.is_file() or not {shard.name for shard in shards} <= done(plan.out):
+    source = open_source(plan.shards, base=plan.base)
+    shards = select(source.shards, plan.worker)
+    if not (plan.out / "layer.json").is_file() or not {shard.name for shard in shards} <= done(plan.out):
         return False
     if not _is_summed_up(plan):
         return False
-    sizes = {base["name"]: base["num_bytes"] for base in read_json(layer)["base"]}
-    return all(sizes.get(shard.name) == Path(shard.url).stat().st_size for shard in shards)
+    try:
+        return not LayerWriter(plan.out, plan.stage, source).missing(shards)
+    except DataError:  # of changed shards: the stage will say so
+        return False
 
 
 def _is_summed_up(plan: Plan) -> bool:
@@ -259,9 +272,10 @@ def _is_summed_up(plan: Plan) -> bool:
 
     path = plan.out / "summary.json"
     summary = read_json(path) if path.is_file() and path.stat().st_size else {}
+    settings = plan.recipe.rewrite if plan.stage == "rewrite" else plan.recipe.recaption
     return (
         summary.get("in") == folder_stats(plan.out).num_in
-        and summary.get("reject_rate", 1.0) <= plan.recipe.recaption.max_reject_rate
+        and summary.get("reject_rate", 1.0) <= settings.max_reject_rate
     )
 
 

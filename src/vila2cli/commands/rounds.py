@@ -1,93 +1,12 @@
-"""The stages of a round: recaption, pretrain, sft, eval, judge."""
+"""The stages of a round after its recaptions: pretrain, sft, eval, judge."""
 
 from typing import Annotated
 
 import typer
 
-from vila2cli.commands.options import (
-    Base,
-    DryRun,
-    Model,
-    Out,
-    RecipeFile,
-    Round,
-    Sets,
-    Shards,
-    WorkerText,
-)
+from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
 from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
-from vila2cli.commands.shardtools import merge_layer
 from vila2cli.errors import RecipeError
-from vila2cli.run import parse_worker
-
-
-def recaption(
-    shards: Shards = None,
-    model: Model = None,
-    out: Out = None,
-    round: Round = None,
-    worker: WorkerText = None,
-    base: Base = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Also write self-contained tars with image and joined text.")
-    ] = False,
-    recipe: RecipeFile = None,
-    sets: Sets = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Caption images with a model, as a layer over the shards.
-
-    \b
-    vila2 recaption --model ckpt/r2 --shards data/*.tar
-    vila2 recaption --recipe recipes/world.toml --round 1
-    """
-    from vila2cli.text.prompts import prompt_text
-
-    settings = open_recipe(recipe, sets)
-    for prompt in settings.recaption.prompts:
-        prompt_text(prompt)
-    paths = Paths(settings, round)
-    if paths.round in (0, "final"):
-        raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
-    last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
-    chosen_model = paths.model(model, last)
-    specs = paths.shards(shards, settings.data.pretrain, "data.pretrain")
-    in_run = paths.stage("recaption") if paths.round is not None else None
-    plan = Plan(
-        stage="recaption",
-        round=paths.round,
-        recipe=settings,
-        sections=("recaption",),
-        kind="layer",
-        out=paths.out(out, in_run, "recaption", chosen_model, specs[0]),
-        model=chosen_model,
-        shards=specs,
-        base=base,
-        worker=parse_worker(worker),
-        origins=paths.origins,
-    )
-    _run_recaption(plan, merge=merge, dry_run=dry_run)
-
-
-def _run_recaption(plan: Plan, *, merge: bool, dry_run: bool) -> None:
-    if merge and plan.worker.count > 1:
-        raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
-    if not ready(plan, dry_run=dry_run, redo=merge):
-        return
-    from vila2cli.stages.recaption import recaption as run_stage
-
-    summary = run_stage(
-        plan.recipe,
-        shards=list(plan.shards),
-        model=plan.model or "",
-        out=plan.out,
-        round=plan.round_number or 0,
-        worker=plan.worker,
-        base=plan.base,
-    )
-    print_summary(plan, summary.lines())
-    if merge:
-        merge_layer(plan.out)
 
 
 def pretrain(
@@ -135,7 +54,9 @@ def _captioned(paths: Paths) -> list[str]:
     if paths.round == "final":
         layers = [paths.folder.relabel(name) for name in recipe.specialists]
         return [str(paths.folder.stage("recaption", recipe.rounds)), *map(str, layers)]
-    return [str(paths.stage("recaption"))]
+    # A rewrite layer lies over the recaptions and brings them with it.
+    is_rewritten = "rewrite" in recipe.pretrain.main.captions
+    return [str(paths.stage("rewrite" if is_rewritten else "recaption"))]
 
 
 def sft(

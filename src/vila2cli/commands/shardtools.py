@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vila2cli.commands.options import Base
+from vila2cli.commands.options import Base, local_folder
 from vila2cli.commands.plan import default_out, summary_lines
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.text.printable import printable
@@ -17,9 +17,14 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Specs = Annotated[
     list[str],
-    typer.Argument(help="Tars, globs, {000..010} ranges, folders or layer folders.", show_default=False),
+    typer.Argument(
+        help="Tars, globs, {000..010} ranges, folders or layer folders, local or URLs; or 'pipe:COMMAND'.",
+        show_default=False,
+    ),
 ]
 CAPTIONS = ("original", "recaption")
+MAX_SHOWN_CHARS = 1000
+"""Of one text, unless asked for in full."""
 
 
 @app.callback()
@@ -93,6 +98,7 @@ def show(
     base: Base = None,
     num: Annotated[int, typer.Option("--num", "-n", min=1, help="Samples to print.")] = 3,
     start: Annotated[int, typer.Option("--start", min=0, help="Samples to pass over first.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="Do not shorten long texts.")] = False,
 ) -> None:
     """Print samples with their captions and annotations.
 
@@ -102,7 +108,8 @@ def show(
     from vila2cli.shards import open_source
     from vila2cli.stages import shardtools
 
-    typer.echo(shardtools.show(open_source(shards, base=base), num, start=start))
+    max_chars = None if full else MAX_SHOWN_CHARS
+    typer.echo(shardtools.show(open_source(shards, base=base), num, start=start, max_chars=max_chars))
 
 
 @app.command("merge")
@@ -110,7 +117,13 @@ def merge(
     shards: Specs,
     base: Base = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the merged shards; the default is printed.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            parser=local_folder,
+            help="Folder for the merged shards; the default is printed.",
+        ),
     ] = None,
     captions: Annotated[
         list[str] | None,
@@ -131,9 +144,9 @@ def merge(
     _merge(shards, folder, tuple(captions or CAPTIONS), base)
 
 
-def merge_layer(layer_dir: Path) -> None:
+def merge_layer(layer_dir: Path, captions: tuple[str, ...] = CAPTIONS) -> None:
     """Merge a finished caption layer with its images into `LAYER-merged`."""
-    _merge([str(layer_dir)], layer_dir.with_name(f"{layer_dir.name}-merged"), CAPTIONS, None)
+    _merge([str(layer_dir)], layer_dir.with_name(f"{layer_dir.name}-merged"), captions, None)
 
 
 def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str | None) -> None:

@@ -1,22 +1,25 @@
 """Text generation behind one protocol: requests go in as a stream, results come out as they finish.
 
-Two engines implement it. `hf` (transformers) gives byte-identical text however the shards are
+Three engines implement it. `hf` (transformers) gives byte-identical text however the shards are
 split over workers, because its batches never cross a request's group; `vllm` keeps its batch full
-across groups and is the fast one on large models. Both read a stock transformers checkpoint.
+across groups and is the fast one on large models. Both read a stock transformers checkpoint. `api`
+asks any server that speaks OpenAI's chat completions.
 """
 
+import hashlib
+import importlib.util
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from PIL import Image
 
 from vila2cli.errors import ModelError
-from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.sample import Turn
+from vila2cli.settings import ApiSettings
 
-EngineKind = Literal["auto", "vllm", "hf"]
 FinishReason = Literal["stop", "length", "error"]
 
 
@@ -56,17 +59,45 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """How likely is `text` as the answer to `messages` over `images`; `group` as in a Request."""
+
+    id: str
+    messages: tuple[Turn, ...]
+    images: tuple[Image.Image, ...] = ()
+    text: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """The log-probability in nats of every token of the text, its end token left out.
+
+    `error` is set, and `token_logprobs` empty, when the model could not take the request.
+    """
+
+    id: str
+    token_logprobs: tuple[float, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """What an engine needs to know apart from the model; `dtype` "auto" takes the checkpoint's own."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = 128  # requests decoded together (vLLM: max_num_seqs)
+    batch_size: int = 128  # requests decoded together at most (vLLM: max_num_seqs); 0 for what fits
     max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
     max_images: int = 8  # per request, vLLM plans memory for it
+    api: ApiSettings = field(default_factory=ApiSettings)
 
 
 class Engine(Protocol):
-    """A loaded model. `notes` are lines for the person at the terminal: which engine runs, and why."""
+    """A loaded model. `notes` are lines for the person at the terminal: which engine runs, and why.
+
+    A stream of requests may run dry and go on: it is asked again once results came out, and has
+    ended when it is dry with nothing left in flight. So what follows from a result can be asked too.
+    """
 
     name: str
     model: str
@@ -78,12 +109,16 @@ class Engine(Protocol):
         """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead."""
         ...
 
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
+        """Yield one result per request, as `generate` does; raises ModelError where the engine cannot score."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
     """The engine that will run a model, and the reason in a few words."""
 
-    kind: Literal["vllm", "hf"]
+    kind: Literal["vllm", "hf", "api"]
     reason: str
 
 
@@ -94,8 +129,10 @@ def choose_engine(kind: str, model: str | Path) -> EngineChoice:
     """
     if kind == "hf":
         return EngineChoice("hf", "asked for")
+    if kind == "api":
+        return EngineChoice("api", "asked for")
     if kind not in ("auto", "vllm"):
-        raise ModelError(f"unknown engine {kind!r}; use auto, vllm or hf")
+        raise ModelError(f"unknown engine {kind!r}; use auto, vllm, hf or api")
     from vila2cli.engine.vllm import why_not
 
     problem = why_not(resolve_model(model))
@@ -106,20 +143,34 @@ def choose_engine(kind: str, model: str | Path) -> EngineChoice:
     return EngineChoice("hf", problem)
 
 
+def identify(kind: str, model: str | Path, api: ApiSettings | None = None) -> tuple[str, str]:
+    """What provenance says of the model behind an engine: its name, and the SHA-256 of its weights.
+
+    Hub ids are named with their commit. Weights behind an API are out of reach: their hash is of the name.
+    """
+    if kind == "api":
+        name = (api or ApiSettings()).model or str(model)
+        return name, hashlib.sha256(f"api {name}".encode()).hexdigest()
+    return model_name(model), weights_sha256(resolve_model(model))
+
+
 def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = None) -> Engine:
     """Load `model` (a checkpoint folder or a hub id) into the engine `kind`: "auto", "vllm" or "hf".
 
-    Raises ModelError with one line when the model is missing, damaged, or not for this engine.
+    With "api" nothing is loaded, and `model` is a name that the server knows, unless `settings.api`
+    has one. Raises ModelError with one line when the model is missing, damaged, or not for this engine.
     """
     settings = settings or EngineSettings()
-    folder = resolve_model(model)
+    if kind == "api":
+        return _open_api(str(model), settings.api)
+    folder, name = resolve_model(model), model_name(model)
     choice = choose_engine(kind, folder)
     engine: Engine | None = None
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine
 
         try:
-            engine = VllmEngine(str(model), folder, settings)
+            engine = VllmEngine(name, folder, settings)
         except ModelError as error:
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error
@@ -127,6 +178,16 @@ def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = 
     if engine is None:
         from vila2cli.engine.hf import HfEngine
 
-        engine = HfEngine(str(model), folder, settings)
+        engine = HfEngine(name, folder, settings)
     engine.notes.insert(0, f"engine: {engine.name} ({choice.reason})")
+    return engine
+
+
+def _open_api(model: str, settings: ApiSettings) -> Engine:
+    if importlib.util.find_spec("openai") is None:
+        raise ModelError("the api engine needs the openai package: pip install 'vila2cli[api]'")
+    from vila2cli.engine.api import ApiEngine
+
+    engine = ApiEngine(model, settings)
+    engine.notes.insert(0, f"engine: api ({engine.model} at {settings.base_url})")
     return engine

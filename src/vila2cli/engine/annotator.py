@@ -1,93 +1,226 @@
-"""Shards through an engine into a layer: what captioning and relabelling have in common.
+"""Shards through an engine into a layer: what captioning, rewriting and relabelling have in common.
 
-Samples of later shards are asked about while answers of earlier ones are still out, so the engine
-never runs dry at a shard's end. A shard is written when its last answer is back.
+A task talks with the engine about each sample on its own: it asks, sees the answers, asks again or
+writes what it makes of them. Samples of later shards are asked about while answers of earlier ones
+are still out, so the engine never runs dry at a shard's end; a follow-up goes in front of what has
+not been asked yet. A shard is written when its last sample is.
 """
 
+import contextlib
 import dataclasses
+import itertools
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
 
 from vila2cli.engine import Engine, Request, Result
+from vila2cli.engine.feed import ahead
+from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.run import Stop
-from vila2cli.sample import Sample
-from vila2cli.shards import LayerWriter, Shard, ShardWriter
+from vila2cli.sample import Reject, Sample
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
 
-Ask = Callable[[ShardWriter, Sample], Request | None]
-"""The request for a sample, or None after telling the writer that it is rejected or skipped."""
-Answer = Callable[[ShardWriter, Sample, Request, Result], None]
-"""Tell the writer what a result makes of its sample: an annotation or a reject."""
+NUM_DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode images."""
+MAX_DECODED = 32
+"""Samples decoded ahead of the engine's own window."""
+
+Dialogue = Generator[Sequence[Request], Sequence[Result], None]
+"""Yields requests to send together and is given their results in the same order; writes before it ends."""
+
+
+class Task(Protocol):
+    """What is done with every sample."""
+
+    @property
+    def decode(self) -> Callable[[bytes], Image.Image] | None:
+        """Turns image bytes into pixels or raises DataError; None where the model is shown no image."""
+        ...
+
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether to talk about a sample; False after telling the writer why it is left out or rejected."""
+        ...
+
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        """Ask about a sample and tell the writer what comes of it: an annotation, a reject or a skip."""
+        ...
+
+
+def has_one_image(out: ShardWriter, sample: Sample) -> bool:
+    """Whether a sample has exactly one image; any other number is rejected."""
+    if len(sample.images) == 1:
+        return True
+    reason = "several-images" if sample.images else "no-image"
+    out.reject(Reject(out.name, sample.key, reason, f"the sample has {len(sample.images)} images, not one"))
+    return False
 
 
 @dataclass(slots=True)
 class _OpenShard:
-    """A shard with answers still out; samples keep their bytes until then."""
+    """A shard with samples still talked about."""
 
     writer: ShardWriter
-    asked: dict[str, tuple[Sample, Request]] = field(default_factory=dict)
+    num_talks: int = 0
     is_read: bool = False
+    is_broken: bool = False
+
+
+@dataclass(slots=True)
+class _Talk:
+    """One sample's dialogue: the requests of its last step and the results that are back."""
+
+    shard: str
+    key: str
+    dialogue: Dialogue
+    requests: list[Request] = field(default_factory=list)
+    results: dict[str, Result] = field(default_factory=dict)
 
 
 class Annotator:
-    """Runs shards through an engine; `run` returns when every shard is written."""
+    """Runs a task over shards with an engine; `run` returns when every shard is written."""
 
     def __init__(
-        self, engine: Engine, layer: LayerWriter, *, ask: Ask, answer: Answer, stop: Stop, progress: Progress
+        self, engine: Engine, layer: LayerWriter, task: Task, *, stop: Stop, progress: Progress
     ) -> None:
-        self._engine, self._layer, self._progress = engine, layer, progress
-        self._ask, self._answer, self._stop = ask, answer, stop
+        self._engine, self._layer, self._task = engine, layer, task
+        self._stop, self._progress = stop, progress
         self._open: dict[str, _OpenShard] = {}
+        self._talks: dict[str, _Talk] = {}
+        self._ready: deque[Request] = deque()
+        self._figures: Counter[str] = Counter()
+        self._writes = True
         self._num_notes = 0
         self._last_close_s = 0.0
+        self._unreadable = Unreadable()
 
     def run(self, shards: Sequence[Shard]) -> None:
-        """Annotate the shards; raises Interrupted after a signal, DataError for a damaged shard.
+        """Annotate the shards; raises Interrupted after a signal, DataError for damaged shards.
 
-        Whatever stops it, shards written by then stay and no other leaves a trace.
+        A damaged shard is given up, and told of when the others are done. Whatever stops the work, shards
+        written by then stay and no other leaves a trace.
         """
+        self._converse(shards, None)
+        self._unreadable.check()
+
+    def try_out(self, shards: Sequence[Shard], num_samples: int) -> dict[str, float]:
+        """Talk about the first samples and write nothing; returns figures as the stats files have them.
+
+        `read` counts the samples that were read for it, `wanted` those of them that the task wants.
+        """
+        self._writes = False
+        start_s = time.perf_counter()
+        self._converse(shards, num_samples)
+        seconds = time.perf_counter() - start_s
+        names = ("read", "wanted", "answered", "requests", "tokens")
+        counts: dict[str, float] = {name: self._figures[name] for name in names}
+        return {**counts, "seconds": seconds, "device_seconds": seconds * self._engine.num_devices}
+
+    def _converse(self, shards: Sequence[Shard], num_samples: int | None) -> None:
         self._last_close_s = time.perf_counter()
         self._show_notes()
         try:
-            for result in self._engine.generate(self._requests(shards)):
-                self._stop.check()
-                self._take(result)
-                self._show_notes()
+            with contextlib.closing(self._samples(shards)) as samples:
+                stream = _Stream(self._ready, itertools.islice(samples, num_samples))
+                for result in self._engine.generate(stream):
+                    self._stop.check()
+                    self._take(result)
+                    self._show_notes()
         finally:
             for shard in self._open.values():
                 shard.writer.abort()
             self._open.clear()
 
-    def _requests(self, shards: Sequence[Shard]) -> Iterator[Request]:
+    def _samples(self, shards: Sequence[Shard]) -> Generator[None, None, None]:
+        """Begin to talk about one more sample at each step, with images decoded ahead of it."""
+        read = self._read(shards)
+        for (shard, sample), images in ahead(self._decode, read, num_workers=NUM_DECODERS, window=MAX_DECODED):
+            opened = self._open[shard]
+            if sample is None:
+                opened.is_read = True
+                self._close_if_done(shard)
+                continue
+            try:
+                dialogue = self._task.talk(opened.writer, sample, images.result())
+            except DataError as error:
+                opened.writer.reject(Reject(shard, sample.key, "bad-image", str(error)))
+                self._progress.advance()
+                continue
+            opened.num_talks += 1
+            self._go_on(_Talk(shard, sample.key, dialogue), None)
+            yield
+
+    def _read(self, shards: Sequence[Shard]) -> Iterator[tuple[str, Sample | None]]:
+        """The samples that the task wants, each with its shard's name; None at the end of a shard."""
         for shard in shards:
             self._stop.check()
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
-            for sample in opened.writer.samples():
-                request = self._ask(opened.writer, sample)
-                if request is None:
-                    self._progress.advance()
-                    continue
-                request = dataclasses.replace(request, id=f"{shard.name}\0{sample.key}", group=shard.name)
-                opened.asked[request.id] = (sample, request)
-                yield request
-            opened.is_read = True
-            self._close_if_done(shard.name)
+            try:
+                for sample in opened.writer.samples():
+                    is_wanted = self._task.wants(opened.writer, sample)
+                    self._figures.update(read=1, wanted=int(is_wanted))
+                    if is_wanted:
+                        yield shard.name, sample
+                    else:
+                        self._progress.advance()
+                self._unreadable.succeed()
+            except DataError as error:
+                self._progress.note(f"{error}; going on with the next shard")
+                opened.is_broken = True
+                self._unreadable.fail(error)
+            yield shard.name, None
+
+    def _decode(self, read: tuple[str, Sample | None]) -> tuple[Image.Image, ...]:
+        _, sample = read
+        if sample is None or self._task.decode is None:
+            return ()
+        return tuple(self._task.decode(image.data) for image in sample.images)
+
+    def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
+        """Hand a dialogue its results and queue what it asks next; None starts it."""
+        writer = self._open[talk.shard].writer
+        try:
+            requests = next(talk.dialogue) if results is None else talk.dialogue.send(results)
+        except StopIteration:
+            self._open[talk.shard].num_talks -= 1
+            self._count(writer, answered=int(results is not None))
+            self._progress.advance()
+            self._close_if_done(talk.shard)
+            return
+        names = [f"{talk.shard}\0{talk.key}\0{index}" for index in range(len(requests))]
+        talk.requests = [
+            dataclasses.replace(request, id=name, group=talk.shard)
+            for name, request in zip(names, requests, strict=True)
+        ]
+        talk.results = {}
+        self._talks.update(dict.fromkeys(names, talk))
+        # In front, before the rest of a sample of the next shard: a group's requests must not be interrupted.
+        self._ready.extendleft(reversed(talk.requests))
 
     def _take(self, result: Result) -> None:
-        name = result.id.partition("\0")[0]
-        opened = self._open[name]
-        sample, request = opened.asked.pop(result.id)
-        self._answer(opened.writer, sample, request, result)
-        opened.writer.count(tokens=result.num_tokens, answered=1)
-        self._progress.advance()
-        self._close_if_done(name)
+        talk = self._talks.pop(result.id)
+        talk.results[result.id] = result
+        self._count(self._open[talk.shard].writer, tokens=result.num_tokens, requests=1)
+        if len(talk.results) == len(talk.requests):
+            self._go_on(talk, [talk.results[request.id] for request in talk.requests])
+
+    def _count(self, writer: ShardWriter, **figures: int) -> None:
+        writer.count(**figures)
+        self._figures.update(figures)
 
     def _close_if_done(self, name: str) -> None:
         opened = self._open[name]
-        if not opened.is_read or opened.asked:
+        if not opened.is_read or opened.num_talks:
             return
         del self._open[name]
+        if opened.is_broken or not self._writes:
+            opened.writer.abort()
+            return
         now_s = time.perf_counter()
         seconds, self._last_close_s = now_s - self._last_close_s, now_s
         # Shards overlap, so each is charged the time since the one before it was written.
@@ -98,3 +231,21 @@ class Annotator:
         for note in self._engine.notes[self._num_notes :]:
             self._progress.note(note)
         self._num_notes = len(self._engine.notes)
+
+
+class _Stream:
+    """Requests for the engine: those that are ready, else those of one sample more.
+
+    It may run dry while answers are out and go on when they ask for more (see `Engine`).
+    """
+
+    def __init__(self, ready: deque[Request], samples: Iterator[None]) -> None:
+        self._ready, self._samples = ready, samples
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        while not self._ready:
+            next(self._samples)
+        return self._ready.popleft()

@@ -1,35 +1,55 @@
 """The transformers engine: exact, needs nothing but torch, and independent of the worker split.
 
-Shapes: B rows of the batch, S prompt tokens, T generated tokens.
+Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, LogitsProcessorList
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessorList,
+)
 from transformers.utils.logging import disable_progress_bar
 
-from vila2cli.engine import EngineSettings, Request, Result
-from vila2cli.engine.limits import context_length, eos_token_ids, failed, one_line
+from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine.batching import available_memory, chunks_by_group, largest_batch
+from vila2cli.engine.limits import (
+    Asked,
+    cache_bytes_per_token,
+    context_length,
+    eos_token_ids,
+    failed,
+    one_line,
+    scored_ids,
+)
 from vila2cli.engine.sampling import SeededSampler
 from vila2cli.errors import DataError, ModelError
-from vila2cli.model.chat import Chat
+from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.quiet import quiet_transformers
+
+Answered = TypeVar("Answered", Result, ScoreResult)
 
 _LOOKAHEAD_BATCHES = 16
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    request: Request
+class _Prepared(Generic[Asked]):
+    """A request with its ids; the last `num_new` of them are scored, or as many more are generated."""
+
+    request: Asked
     ids: list[int]
-    max_new_tokens: int
+    num_new: int
 
 
 class HfEngine:
@@ -44,7 +64,8 @@ class HfEngine:
         self.num_devices = 1 if self.device.type == "cuda" else torch.get_num_threads()
         if torch.cuda.device_count() > 1:
             self.notes.append(f"one of {torch.cuda.device_count()} GPUs is used; start a --worker for each")
-        self.batch_size = settings.batch_size
+        self._limit = settings.batch_size or (512 if self.device.type == "cuda" else 128)
+        self.batch_size = 0  # found when the first requests are there
         self._net, self._chat = _load(folder, settings.dtype, self.device)
         self.model_sha256 = weights_sha256(folder)
         self._context = min(context_length(self._net.config), settings.max_model_len)
@@ -58,50 +79,98 @@ class HfEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield results batch by batch; a group's batches depend on nothing outside the group."""
-        lookahead = _LOOKAHEAD_BATCHES * self.batch_size
-        for chunk in chunks_by_group(requests, lookahead, _LOOKAHEAD_PIXELS):
-            prepared: list[_Prepared] = []
+        for chunk in self._chunks(requests):
+            prepared: list[_Prepared[Request]] = []
             for request in chunk:
-                outcome = self._prepare(request)
-                if isinstance(outcome, Result):
-                    yield outcome
-                else:
-                    prepared.append(outcome)
-            prepared.sort(key=lambda p: (p.max_new_tokens, len(p.ids)))
+                try:
+                    prepared.append(self._prepare(request))
+                except (DataError, ValueError) as error:
+                    yield failed(request, str(error))
+            if prepared and not self.batch_size:
+                self._find_batch_size(max(prepared, key=lambda p: len(p.ids) + p.num_new))
+            prepared.sort(key=lambda p: (p.num_new, len(p.ids)))
             while prepared:
-                batch = _same_limit(prepared[: self.batch_size])
-                done = self._try_batch(batch)
+                batch = [p for p in prepared[: self.batch_size] if p.num_new == prepared[0].num_new]
+                done = self._first_that_fit(batch, self._generate)
                 yield from done
                 prepared = prepared[len(done) :]
 
-    def _prepare(self, request: Request) -> _Prepared | Result:
-        try:
-            ids = self._chat.prompt_ids(request.messages, request.images)
-        except (DataError, ValueError) as error:
-            return failed(request, str(error))
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
+        """Yield the scores batch by batch, a group at a time as `generate` does."""
+        for chunk in self._chunks(requests):
+            prepared: list[_Prepared[ScoreRequest]] = []
+            for request in chunk:
+                try:
+                    prepared.append(_Prepared(request, *scored_ids(self._chat, request, self._context)))
+                except (DataError, ValueError) as error:
+                    yield ScoreResult(id=request.id, error=str(error))
+            prepared.sort(key=lambda p: len(p.ids))
+            self.batch_size = self.batch_size or self._limit
+            while prepared:
+                done = self._first_that_fit(prepared[: self.batch_size], self._score)
+                yield from done
+                prepared = prepared[len(done) :]
+
+    def _chunks(self, requests: Iterable[Asked]) -> Iterator[list[Asked]]:
+        return chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS)
+
+    def _prepare(self, request: Request) -> _Prepared[Request]:
+        ids = self._chat.prompt_ids(request.messages, request.images)
         room = self._context - len(ids)
         if room < 1:
-            return failed(request, f"prompt of {len(ids)} tokens does not fit the context of {self._context}")
+            raise DataError(f"prompt of {len(ids)} tokens does not fit the context of {self._context}")
         return _Prepared(request, ids, min(request.max_new_tokens, room))
 
-    def _try_batch(self, batch: list[_Prepared]) -> list[Result]:
+    def _find_batch_size(self, longest: _Prepared[Request]) -> None:
+        """Settle the batch size on what fits when every request is as long as this one."""
+        fits = self._fits_accelerator if self.device.type == "cuda" else self._fits_main_memory
+        self.batch_size = largest_batch(lambda size: fits(longest, size), self._limit)
+        if not self.batch_size:
+            raise ModelError(_too_large(self.model, longest))
+        why = "as set" if self.batch_size == self._limit else "the largest that fits in memory"
+        self.notes.append(f"batch size {self.batch_size} ({why})")
+
+    def _fits_accelerator(self, longest: _Prepared[Request], size: int) -> bool:
+        """Run the prompts, with as much memory set aside as the answers' keys and values will take."""
+        try:
+            spare = torch.empty(
+                size * self._cache_bytes(longest.num_new), dtype=torch.uint8, device=self.device
+            )
+            self._generate([_Prepared(longest.request, longest.ids, 1)] * size)
+            del spare
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.empty_cache()
+        return True
+
+    def _fits_main_memory(self, longest: _Prepared[Request], size: int) -> bool:
+        """Whether keys, values and logits take at most half of what is free; the rest is for activations."""
+        logits = 4 * self._net.config.get_text_config().vocab_size
+        row = self._cache_bytes(len(longest.ids) + longest.num_new) + 3 * logits
+        return size == 1 or size * row <= available_memory() // 2
+
+    def _cache_bytes(self, num_tokens: int) -> int:
+        """Keys and values of one sequence, with a quarter on top for the copies made while they grow."""
+        return num_tokens * cache_bytes_per_token(self._net.config, self._net.dtype.itemsize) * 5 // 4
+
+    def _first_that_fit(
+        self, batch: list[_Prepared[Asked]], run: Callable[[list[_Prepared[Asked]]], list[Answered]]
+    ) -> list[Answered]:
         """Results of the first part of `batch` that fits the accelerator's memory."""
         while True:
             try:
-                return self._run(batch)
+                return run(batch)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
-                    raise ModelError(
-                        f"{self.model}: a request of {len(batch[0].ids)} tokens does not fit the accelerator's "
-                        "memory; use a smaller image size, or dtype bfloat16"
-                    ) from None
+                    raise ModelError(_too_large(self.model, batch[0])) from None
             batch = batch[: len(batch) // 2]
             self.batch_size = len(batch)
             self.notes.append(f"out of accelerator memory: batch size reduced to {self.batch_size}")
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _run(self, batch: list[_Prepared]) -> list[Result]:
+    def _generate(self, batch: list[_Prepared[Request]]) -> list[Result]:
         requests = [p.request for p in batch]
         sampler = SeededSampler(
             [r.temperature for r in requests],
@@ -109,25 +178,39 @@ class HfEngine:
             [r.seed for r in requests],
             self.device,
         )
-        inputs = self._inputs(batch)
+        inputs = self._inputs(batch, pad_left=True)
         ids_BS = self._net.generate(
-            **inputs, max_new_tokens=batch[0].max_new_tokens, logits_processor=LogitsProcessorList([sampler])
+            **inputs, max_new_tokens=batch[0].num_new, logits_processor=LogitsProcessorList([sampler])
         )
         new_BT = ids_BS[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs_BT = sampler.logprobs_BT.tolist()
         return [self._result(*row) for row in zip(requests, new_BT, logprobs_BT, strict=True)]
 
-    def _inputs(self, batch: list[_Prepared]) -> dict[str, torch.Tensor]:
-        longest = max(len(p.ids) for p in batch)
-        ids_BS = [[self._pad] * (longest - len(p.ids)) + p.ids for p in batch]
-        mask_BS = [[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in batch]
+    @torch.inference_mode()
+    def _score(self, batch: list[_Prepared[ScoreRequest]]) -> list[ScoreResult]:
+        # Padded on the right, where causal attention never looks; the token at i is predicted at i - 1.
+        inputs = self._inputs(batch, pad_left=False)
+        start = min(len(p.ids) - p.num_new for p in batch) - 1
+        num_kept = inputs["input_ids"].shape[1] - start
+        logits_BTV = self._net(**inputs, use_cache=False, logits_to_keep=num_kept).logits
+        results = []
+        for p, logits_TV in zip(batch, logits_BTV, strict=True):
+            first = len(p.ids) - p.num_new - 1 - start
+            own_TV = logits_TV[first : first + p.num_new].float()
+            ids_T1 = torch.tensor(p.ids[-p.num_new :], device=self.device)[:, None]
+            logprobs_T = own_TV.gather(-1, ids_T1)[:, 0] - own_TV.logsumexp(-1)
+            results.append(ScoreResult(id=p.request.id, token_logprobs=tuple(logprobs_T.tolist())))
+        return results
+
+    def _inputs(self, batch: Sequence[_Prepared[Asked]], *, pad_left: bool) -> dict[str, torch.Tensor]:
+        padded = collate([(p.ids, p.ids) for p in batch], self._pad, left=pad_left)
         pixels = self._chat.pixel_inputs([image for p in batch for image in p.request.images])
         inputs = {
             name: value.to(self.device, self._net.dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in pixels.items()
         }
-        inputs["input_ids"] = torch.tensor(ids_BS, device=self.device)
-        inputs["attention_mask"] = torch.tensor(mask_BS, device=self.device)
+        for name in ("input_ids", "attention_mask"):
+            inputs[name] = torch.tensor(padded[name], device=self.device)
         return inputs
 
     def _result(self, request: Request, tokens: list[int], logprobs: list[float]) -> Result:
@@ -143,24 +226,11 @@ class HfEngine:
         )
 
 
-def chunks_by_group(requests: Iterable[Request], max_requests: int, max_pixels: int) -> Iterator[list[Request]]:
-    """Cut the stream where the group changes, and inside a group before it grows past either bound."""
-    chunk: list[Request] = []
-    num_pixels = 0
-    for request in requests:
-        pixels = sum(image.width * image.height for image in request.images)
-        is_full = len(chunk) >= max_requests or num_pixels + pixels > max_pixels
-        if chunk and (is_full or request.group != chunk[0].group):
-            yield chunk
-            chunk, num_pixels = [], 0
-        chunk.append(request)
-        num_pixels += pixels
-    if chunk:
-        yield chunk
-
-
-def _same_limit(batch: list[_Prepared]) -> list[_Prepared]:
-    return [p for p in batch if p.max_new_tokens == batch[0].max_new_tokens]
+def _too_large(model: str, prepared: _Prepared[Asked]) -> str:
+    return (
+        f"{model}: a request of {len(prepared.ids)} tokens does not fit the accelerator's memory; "
+        "use a smaller image size, or dtype bfloat16"
+    )
 
 
 def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
@@ -168,9 +238,9 @@ def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
     disable_progress_bar()
     quiet_transformers()
     try:
-        net, info = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+        kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
+        net, info = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error

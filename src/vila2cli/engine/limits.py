@@ -1,9 +1,12 @@
-"""What a checkpoint allows, read the same way by every engine: context length and end tokens."""
+"""What a checkpoint allows, read the same way by every engine that loads one."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from vila2cli.engine import Request, Result
-from vila2cli.errors import ModelError
+from vila2cli.engine import Request, Result, ScoreRequest
+from vila2cli.errors import DataError, ModelError
+from vila2cli.model.chat import Chat
+
+Asked = TypeVar("Asked", Request, ScoreRequest)
 
 
 def context_length(config: Any) -> int:
@@ -19,6 +22,35 @@ def eos_token_ids(known: int | list[int] | None, tokenizer: Any) -> list[int]:
     if not ids:
         raise ModelError("the checkpoint names no end token; set eos_token_id in its generation_config.json")
     return sorted({int(token) for token in ids})
+
+
+def cache_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Keys and values that a checkpoint's language model keeps for one token, in bytes."""
+    text = config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    num_kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return int(2 * itemsize * text.num_hidden_layers * num_kv_heads * head_dim)
+
+
+def scored_ids(
+    chat: Chat, request: ScoreRequest, context: int, *, expand: bool = True
+) -> tuple[list[int], int]:
+    """The ids of prompt and text, and how many of them are the text's.
+
+    `expand` is that of `Chat.prompt_ids`; the length is checked on expanded ids either way, with
+    room for one end token. Raises DataError for a text without tokens, or one that does not fit.
+    """
+    prompt = chat.prompt_ids(request.messages, request.images)
+    answer = chat.answer_ids(request.text)
+    if not answer:
+        raise DataError("there is no text to score")
+    if len(prompt) + len(answer) >= context:
+        raise DataError(
+            f"prompt and text of {len(prompt) + len(answer)} tokens do not fit the context of {context}"
+        )
+    if not expand:
+        prompt = chat.prompt_ids(request.messages, request.images, expand=False)
+    return prompt + answer, len(answer)
 
 
 def failed(request: Request, error: str) -> Result:

@@ -10,8 +10,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,22 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
-from vila2cli.engine import EngineSettings, Request, Result
-from vila2cli.engine.limits import context_length, eos_token_ids, failed, one_line
+from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine.limits import (
+    Asked,
+    cache_bytes_per_token,
+    context_length,
+    eos_token_ids,
+    failed,
+    one_line,
+    scored_ids,
+)
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 
 _MIB = 1 << 20
+_CPU_BATCH = 128
 
 
 class VllmEngine:
@@ -43,38 +51,55 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(folder)
         self._context = min(context_length(config), settings.max_model_len)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat.tokenizer)
-        self._window = 2 * settings.batch_size
         try:
             with _quiet():
                 self._engine = _start(folder, config, settings, self._context, on_gpu=on_gpu)
-            self._warm_up()
+                self._warm_up()
+            # Once and for all: going in and out of _quiet for every request takes a third of the time.
+            logging.getLogger("vllm").setLevel(logging.CRITICAL)
+            batch_size = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+            self._window = 2 * batch_size
+            why = "as set" if settings.batch_size else "vLLM's own"
+            self.notes.append(f"batch size {batch_size} ({why})")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, ImportError) as error:
             raise ModelError(f"vLLM cannot load {folder}: {one_line(error)}") from error
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield results as they finish, keeping at most twice the batch size queued."""
+        for request, outcome in self._feed(requests, self._to_generate):
+            yield failed(request, outcome) if isinstance(outcome, str) else self._result(request, outcome)
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
+        """Yield the scores as they finish, from the log-probabilities that vLLM gives of a prompt."""
+        for request, outcome in self._feed(requests, self._to_score):
+            if isinstance(outcome, str):
+                yield ScoreResult(id=request.id, error=outcome)
+            else:
+                yield self._scored(request, outcome)
+
+    def _feed(
+        self, requests: Iterable[Asked], render: Callable[[Asked], tuple[list[int], Any]]
+    ) -> Iterator[tuple[Asked, Any]]:
+        """Each request with vLLM's output, or with an error text when vLLM would not have it.
+
+        `render` gives the ids of a prompt, one per image, and its SamplingParams.
+        """
         waiting = iter(requests)
-        queued: dict[str, Request] = {}
-        rejected: deque[Result] = deque()
+        queued: dict[str, Asked] = {}
         serial = 0
-        is_drained = False
         try:
-            while queued or not is_drained:
-                while len(queued) < self._window and not is_drained:
-                    request = next(waiting, None)
-                    if request is None:
-                        is_drained = True
-                        break
+            while True:
+                while len(queued) < self._window and (request := next(waiting, None)) is not None:
                     serial += 1
-                    error = self._queue(str(serial), request)
+                    error = self._queue(str(serial), request, render)
                     if error is None:
                         queued[str(serial)] = request
                     else:
-                        rejected.append(failed(request, error))
-                while rejected:
-                    yield rejected.popleft()
-                for output in self._step() if queued else ():
-                    yield self._result(queued.pop(output.request_id), output)
+                        yield request, error
+                if not queued:
+                    return
+                for output in self._step():
+                    yield queued.pop(output.request_id), output
         finally:
             if queued:  # the caller stopped early
                 self._engine.abort_request(list(queued))
@@ -82,35 +107,40 @@ class VllmEngine:
     def _warm_up(self) -> None:
         """Generate one token, so that kernels that do not fit the model fail while loading."""
         request = Request(id="", messages=(), max_new_tokens=1)
-        with _quiet():
-            self._engine.add_request("warm-up", {"prompt_token_ids": self._eos[:1]}, self._params(request, 1))
+        params = self._generation_params(request, 1)
+        self._engine.add_request("warm-up", {"prompt_token_ids": self._eos[:1]}, params)
         while not self._step():
             pass
 
     def _step(self) -> list[Any]:
-        with _quiet(), torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
+        with torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
             return [output for output in self._engine.step() if output.finished]
 
-    def _queue(self, serial: str, request: Request) -> str | None:
+    def _queue(
+        self, serial: str, request: Asked, render: Callable[[Asked], tuple[list[int], Any]]
+    ) -> str | None:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         from vllm.exceptions import VLLMError
 
         try:
-            num_prompt = len(self._chat.prompt_ids(request.messages, request.images))
-            room = self._context - num_prompt
-            if room < 1:
-                return f"prompt of {num_prompt} tokens does not fit the context of {self._context}"
-            ids = self._chat.prompt_ids(request.messages, request.images, expand=False)
+            ids, params = render(request)
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
                 prompt["multi_modal_data"] = {"image": list(request.images)}
-            with _quiet():
-                self._engine.add_request(serial, prompt, self._params(request, room))
+            self._engine.add_request(serial, prompt, params)
         except (DataError, VLLMError, ValueError, TypeError, RuntimeError, AssertionError, OSError) as error:
             return one_line(error)
         return None
 
-    def _params(self, request: Request, room: int) -> Any:
+    def _to_generate(self, request: Request) -> tuple[list[int], Any]:
+        num_prompt = len(self._chat.prompt_ids(request.messages, request.images))
+        room = self._context - num_prompt
+        if room < 1:
+            raise DataError(f"prompt of {num_prompt} tokens does not fit the context of {self._context}")
+        ids = self._chat.prompt_ids(request.messages, request.images, expand=False)
+        return ids, self._generation_params(request, room)
+
+    def _generation_params(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -125,6 +155,20 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
+    def _to_score(self, request: ScoreRequest) -> tuple[list[int], Any]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        ids, _ = scored_ids(self._chat, request, self._context, expand=False)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,  # vLLM generates at least one
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return ids, params
+
     def _result(self, request: Request, output: Any) -> Result:
         completion = output.outputs[0]
         tokens = list(completion.token_ids)
@@ -136,6 +180,11 @@ class VllmEngine:
             finish_reason="stop" if completion.finish_reason == "stop" else "length",
             logprob_mean=None if logprob is None or not tokens else logprob / len(tokens),
         )
+
+    def _scored(self, request: ScoreRequest, output: Any) -> ScoreResult:
+        ids = self._chat.answer_ids(request.text)
+        tail = zip(ids, output.prompt_logprobs[-len(ids) :], strict=True)
+        return ScoreResult(id=request.id, token_logprobs=tuple(found[token].logprob for token, found in tail))
 
 
 @contextmanager
@@ -178,22 +227,8 @@ def _start(folder: Path, config: Any, settings: EngineSettings, context: int, *,
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
-    options: dict[str, Any] = {
-        "model": str(folder),
-        "dtype": settings.dtype,
-        "max_model_len": context,
-        "max_num_seqs": settings.batch_size,
-        "limit_mm_per_prompt": {"image": settings.max_images},
-        "generation_config": "vllm",  # the recipe's sampling, none of the checkpoint's own
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if on_gpu:
-        options["tensor_parallel_size"] = torch.cuda.device_count()
-    else:
-        options["enforce_eager"] = True
-        options["kv_cache_memory_bytes"] = kv_cache_bytes(config, settings.batch_size, context)
-    engine_config = EngineArgs(**options).create_engine_config()
+    options = engine_options(config, settings, context, on_gpu=on_gpu)
+    engine_config = EngineArgs(model=str(folder), **options).create_engine_config()
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
@@ -205,10 +240,28 @@ def _start(folder: Path, config: Any, settings: EngineSettings, context: int, *,
     )
 
 
+def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:
+    """How vLLM is set up for a checkpoint's config, as keywords of its `LLM` and `EngineArgs`."""
+    batch_size = settings.batch_size or (None if on_gpu else _CPU_BATCH)
+    options: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "max_model_len": context,
+        "max_num_seqs": batch_size,
+        "generation_config": "vllm",  # the recipe's sampling, none of the checkpoint's own
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if hasattr(config, "vision_config"):
+        options["limit_mm_per_prompt"] = {"image": settings.max_images}
+    if on_gpu:
+        options["tensor_parallel_size"] = torch.cuda.device_count()
+    else:
+        options["enforce_eager"] = True
+        options["kv_cache_memory_bytes"] = kv_cache_bytes(config, batch_size or _CPU_BATCH, context)
+    return options
+
+
 def kv_cache_bytes(config: Any, num_sequences: int, context: int) -> int:
     """Memory for keys and values on CPU: 256 MiB to 1 GiB as the batch needs, and never below one context."""
-    text = config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    num_kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    sequence = 2 * 4 * text.num_hidden_layers * num_kv_heads * head_dim * (context + 128)
+    sequence = cache_bytes_per_token(config, itemsize=4) * (context + 128)
     return int(max(min(sequence * num_sequences, 1024 * _MIB), 256 * _MIB, sequence))

@@ -18,15 +18,18 @@ IGNORE_INDEX = -100
 
 
 class Chat:
-    """A processor's chat template, tokenizer and image processor behind one interface."""
+    """A processor's chat template, tokenizer and image processor behind one interface.
+
+    The processor of a language model is its tokenizer; such a chat has no place for images.
+    """
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self.tokenizer = processor.tokenizer
+        self.tokenizer = getattr(processor, "tokenizer", processor)
         if not getattr(processor, "chat_template", None):
             raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
-        self.image_token: str = processor.image_token
-        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self.image_token: str = getattr(processor, "image_token", "")
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token else -1
         self._image_ids: dict[tuple[int, int], list[int]] = {}
         special = {*self.tokenizer.all_special_tokens, self.image_token}
         self._special = sorted((token for token in special if token), key=len, reverse=True)
@@ -40,6 +43,10 @@ class Chat:
         without, as one placeholder id (what vLLM takes).
         """
         return self._ids(self._render(turns, len(images), answer=True), list(images), expand=expand)
+
+    def answer_ids(self, text: str) -> list[int]:
+        """The ids of an assistant's answer as training renders it, its end token left out."""
+        return list(self.tokenizer(self._inert(text), add_special_tokens=False)["input_ids"])
 
     def train_ids(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> tuple[list[int], list[int]]:
         """The ids of a whole conversation and its labels, -100 where nothing is trained.
@@ -72,34 +79,28 @@ class Chat:
         return dict(self.processor.image_processor(images=rows, return_tensors="pt"))
 
     def _render(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False) -> str:
-        messages = self._messages(turns, num_images)
+        messages = self._messages(turns, num_images) if self.image_token else self._texts(turns, num_images)
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
         assert isinstance(text, str)
         return text
 
     def _messages(self, turns: Sequence[Turn], num_images: int) -> list[dict[str, Any]]:
-        marked = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
-        first_user = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
-        if marked not in (0, num_images) or (num_images and not marked and first_user is None):
-            raise DataError(f"the turns name {marked} images, the sample has {num_images}")
-        lead = num_images if not marked else 0
         return [
             {
                 "role": turn.role,
                 "content": [
-                    *([{"type": "image"}] * (lead if i == first_user else 0)),
-                    *self._content(turn.text),
+                    {"type": "image"} if part is None else {"type": "text", "text": self._inert(part)}
+                    for part in parts
                 ],
             }
-            for i, turn in enumerate(turns)
+            for turn, parts in zip(turns, turn_parts(turns, num_images), strict=True)
         ]
 
-    def _content(self, text: str) -> list[dict[str, str]]:
-        content: list[dict[str, str]] = []
-        for i, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
-            content += [{"type": "image"}] if i else []
-            content += [{"type": "text", "text": self._inert(piece)}] if piece else []
-        return content
+    def _texts(self, turns: Sequence[Turn], num_images: int) -> list[dict[str, Any]]:
+        """The messages of a language model, whose template may take no content but a string."""
+        if num_images:
+            raise DataError("a language model is shown an image; give a vision-language model")
+        return [{"role": turn.role, "content": self._inert(turn.text)} for turn in turns]
 
     def _inert(self, text: str) -> str:
         """Text in which no special token can be spelled, so that a caption cannot end its own turn."""
@@ -136,7 +137,7 @@ class Chat:
     def _ids(self, text: str, images: list[Image.Image], *, expand: bool) -> list[int]:
         """Tokenise rendered text, taking one image off `images` for every placeholder in it."""
         ids: list[int] = []
-        for i, piece in enumerate(text.split(self.image_token)):
+        for i, piece in enumerate(text.split(self.image_token) if self.image_token else [text]):
             if i:
                 image = images.pop(0)
                 ids += self._expanded(image) if expand else [self.image_token_id]
@@ -155,6 +156,26 @@ class Chat:
         ends = [i for i, token in enumerate(ids) if token == self.tokenizer.eos_token_id]
         stop = ends[-1] + 1 if ends else len(ids)
         return labels[:stop] + [IGNORE_INDEX] * (len(ids) - stop)
+
+
+def turn_parts(turns: Sequence[Turn], num_images: int) -> list[list[str | None]]:
+    """Each turn as its texts in order, with None where an image stands.
+
+    Where no turn names an image they lead the first user turn. Raises DataError when the turns name
+    another number of images than there are.
+    """
+    marked = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
+    first_user = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    if marked not in (0, num_images) or (num_images and not marked and first_user is None):
+        raise DataError(f"the turns name {marked} images, the sample has {num_images}")
+    parts: list[list[str | None]] = []
+    for i, turn in enumerate(turns):
+        own: list[str | None] = [None] * num_images if i == first_user and not marked else []
+        for j, piece in enumerate(turn.text.split(IMAGE_PLACEHOLDER)):
+            own += [None] if j else []
+            own += [piece] if piece else []
+        parts.append(own)
+    return parts
 
 
 def collate(

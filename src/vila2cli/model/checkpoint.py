@@ -1,5 +1,6 @@
 """Where a checkpoint lies and what its weights hash to."""
 
+import functools
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,8 @@ _hashes: dict[tuple[tuple[str, int, int], ...], str] = {}
 def resolve_model(model: str | Path) -> Path:
     """The folder of a checkpoint: a local folder as it is, a hub id downloaded into the hub's cache.
 
-    Raises ModelError when it is neither, or when the folder holds no config.json and safetensors.
+    A hub id may name a branch, tag or commit, as in `org/name@main`. Raises ModelError when it is
+    neither, or when the folder holds no config.json and safetensors.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -41,15 +43,25 @@ def resolve_model(model: str | Path) -> Path:
     return folder
 
 
+def model_name(model: str | Path) -> str:
+    """How provenance names a model: a local folder as given, a hub id with the commit it resolved to."""
+    if Path(model).is_dir():
+        return str(model)
+    return f"{str(model).partition('@')[0]}@{resolve_model(model).name}"
+
+
+@functools.cache
 def _download(model: str) -> Path:
-    parts = model.split("/")
+    """The snapshot of a hub id, whose folder name is the commit; the same one for a whole process."""
+    name, _, revision = model.partition("@")
+    parts = name.split("/")
     if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise ModelError(f"model folder {model} does not exist")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_DOWNLOADED)))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_DOWNLOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {model} is neither a folder nor to be had from the hub: {reason}") from None

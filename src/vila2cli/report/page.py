@@ -24,6 +24,7 @@ from vila2cli.report.caption_layers import (
     written_words,
 )
 from vila2cli.report.captions import Card, read_cards
+from vila2cli.report.decisions import DECISIONS_NOTE, DecisionRow, decision_rows
 from vila2cli.report.figures import Chart, charts
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
@@ -66,6 +67,8 @@ class Page:
     differences: DifferenceTable
     cards: list[Card]
     cards_note: str
+    decisions: list[DecisionRow]
+    decisions_note: str
     rejects: list[RejectRow]
     rejects_note: str
     ledger: list[LedgerRow]
@@ -105,6 +108,8 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         differences=difference_table(comparisons, results),
         cards=cards,
         cards_note=cards_note,
+        decisions=decision_rows(run),
+        decisions_note=DECISIONS_NOTE,
         rejects=rejects,
         rejects_note=rejects_note,
         ledger=ledger(run, recipe.cost),

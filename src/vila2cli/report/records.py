@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vila2cli.cost import Cost
+from vila2cli.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
 from vila2cli.report.json_reader import whole
 from vila2cli.report.plots import cost_chart
 from vila2cli.report.run_folder import RunRecord, Stage, State
@@ -17,8 +17,6 @@ from vila2cli.report.tables import Tile
 from vila2cli.report.wording import NOT_RUN, compact, dollars, duration, number, visible
 from vila2cli.settings import CostSettings
 
-PAPER_DOLLARS, HUMAN_DOLLARS = 0.12, 36.0
-"""Dollars per 1,000 images in VILA^2 section 3.6: one recaption pass on H100s, and human labelling."""
 COST_NOTE = (
     "The paper's figures are for labelling alone: $0.12 is one recaption pass at 10.6 images/s on an H100 of "
     "$4.91 an hour, $36 is human captioning (VILA^2 section 3.6). Retraining is in neither."
@@ -171,7 +169,7 @@ def matrix(run: RunRecord) -> Matrix:
     """Which stage of which round is there."""
     groups = list(dict.fromkeys(stage.group for stage in run.stages))
     columns = list(dict.fromkeys(stage.name for stage in run.stages))
-    order = ["recaption", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge"]
+    order = ["recaption", "rewrite", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge"]
     columns.sort(key=lambda name: order.index(name) if name in order else len(order))
     rows = []
     for group in groups:

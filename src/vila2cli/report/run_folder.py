@@ -20,7 +20,9 @@ MAX_REJECTS = 8
 State = Literal["done", "partial", "missing"]
 SUMMARIES = {"eval": "metrics.json"}
 """What a stage writes at its end; summary.json where nothing is said."""
-ROUND_STAGES = ("recaption", "pretrain", "sft", "eval", "judge")
+ROUND_STAGES = ("recaption", "rewrite", "pretrain", "sft", "eval", "judge")
+OPTIONAL_STAGES = ("rewrite",)
+"""Stages that a round may do without; they are only listed where they ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
         for number in rounds
         for name in ROUND_STAGES
         if not (number == 0 and name in ("recaption", "judge"))
+        and (name not in OPTIONAL_STAGES or (run_dir / f"round{number}" / name).is_dir())
     ]
     for specialist in _folders(run_dir / "specialists"):
         group = f"specialist {visible(specialist.name, 40)}"

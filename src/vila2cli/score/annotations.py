@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vila2cli.errors import DataError
+from vila2cli.places import tar_stem
 from vila2cli.reader import read_layer_shard
 from vila2cli.sample import Annotation
-from vila2cli.tarfiles import tar_stem
 
 SampleId = tuple[str, str]
 """Shard name and key: a key is unique in its shard only."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.files import read_json
 from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.scorer import Row, Scorer
 from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate, mean_of
-from vila2cli.tarfiles import read_json
 
 
 @dataclass(frozen=True, slots=True)

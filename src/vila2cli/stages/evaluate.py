@@ -14,6 +14,7 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, open_engine
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.files import read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.progress import Progress
@@ -29,12 +30,11 @@ from vila2cli.shards import (
     ShardStats,
     ShardWriter,
     Source,
+    expected_samples,
     folder_stats,
-    num_samples,
     open_layer,
     open_source,
 )
-from vila2cli.tarfiles import read_json
 
 LAYER = "eval"
 
@@ -105,11 +105,11 @@ class _Asker:
     def ask_task(self, task: Task, source: Source) -> None:
         """Write what is missing of a task's prediction layer; raises RejectBudgetError at its end."""
         folder = self.folder / task.name
-        manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.digest()})
+        manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.outline()})
         writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
-        missing = [shard for shard in source.shards if shard.name not in writer.done()]
+        missing = writer.missing(source.shards)
         if missing:
-            total = sum(num_samples(shard) for shard in missing)
+            total, _ = expected_samples(missing)
             with Progress(f"eval {task.name}", total, "answers", self.folder / "log.jsonl") as progress:
                 for shard in missing:
                     self.stop.check()

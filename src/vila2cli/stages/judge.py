@@ -73,7 +73,7 @@ def judge(
     with lock(folder), interruptible() as stop:
         asked = _ModelJudge(recipe, model, stop) if MODEL in judges and model is not None else None
         protocol = {"judges": list(judges), "layers": list(draw.layers), **(asked.protocol() if asked else {})}
-        content = {"captions": digest(draw.drawn), "shards": draw.source.digest()}
+        content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
         manifest = claim(folder, {"stage": "judge", "round": round, **protocol, **content}, recipe)
         writer = open_layer(folder, layer=LAYER, source=draw.source, manifest={"digest": manifest.digest})
         blank = Annotation(layer=LAYER, kind="verdict", round=round)
@@ -97,7 +97,7 @@ class _Bench:
 
     def judge_missing(self, writer: LayerWriter) -> None:
         """Write the verdict shards that are not there yet."""
-        missing = [shard for shard in self.draw.source.shards if shard.name not in writer.done()]
+        missing = writer.missing(self.draw.source.shards)
         total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
         with Progress("judge", total, "samples", writer.folder / "log.jsonl") as progress:
             for shard in missing:

@@ -6,8 +6,9 @@ from typing import Any
 
 from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe
+from vila2cli.settings import CaptionTrainSettings
 from vila2cli.shards import open_source
-from vila2cli.text.compose import compose_turns
+from vila2cli.text.compose import Composition, compose_turns
 
 
 def pretrain(
@@ -28,13 +29,14 @@ def pretrain(
         _refuse_trained(name, folder)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     settings = recipe.pretrain
-    sources = [DataSource("pretrain", pairs, partial(compose_turns, captions=settings.main.captions))]
+    compose = partial(compose_turns, composition=composition(settings.main, recipe.seed))
+    sources = [DataSource("pretrain", pairs, compose)]
     digests = {"pretrain": pairs.digest()}
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)
-        sources.append(DataSource("interleaved", documents, partial(compose_turns, captions=())))
+        sources.append(DataSource("interleaved", documents, partial(compose_turns, composition=Composition())))
         digests["interleaved"] = documents.digest()
-    compose = partial(compose_turns, captions=settings.align.captions, with_answers=False)
+    compose = partial(compose_turns, composition=composition(settings.align, recipe.seed), with_answers=False)
     align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
     return train_stage(
@@ -53,6 +55,18 @@ def pretrain(
             "seed": recipe.seed,
         },
         out=out,
+    )
+
+
+def composition(settings: CaptionTrainSettings, seed: int) -> Composition:
+    """How a phase joins the captions of a sample."""
+    return Composition(
+        captions=settings.captions,
+        separator=settings.separator,
+        shuffle=settings.shuffle_captions,
+        dropout=settings.caption_dropout,
+        draw_candidate=settings.draw_candidate,
+        seed=seed,
     )
 
 

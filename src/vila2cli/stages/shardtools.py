@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.files import sweep
 from vila2cli.image import decode_image, image_size
 from vila2cli.run import claim, lock
 from vila2cli.sample import Annotation, Reject, Sample
@@ -17,14 +18,17 @@ from vila2cli.shards import (
     ShardStats,
     Source,
     TarWriter,
-    done,
+    Unreadable,
     folder_stats,
     gather_rejects,
     member_problems,
+    missing,
     read_shard,
     to_json_bytes,
+    to_made_from,
     write_rejects,
 )
+from vila2cli.streams import Fingerprint, fingerprint
 from vila2cli.text.compose import ORIGINAL, compose_caption
 from vila2cli.text.printable import printable
 from vila2cli.text.quality import num_words
@@ -80,7 +84,7 @@ def _checked_samples(shard: Shard, problems: list[Problem]) -> Iterator[Sample]:
     def note(reject: Reject) -> None:
         problems.append(Problem(shard.name, reject.key, reject.reason, reject.error))
 
-    return read_shard(shard, on_reject=note)
+    return read_shard(shard, on_reject=note, on_note=lambda text: None)  # `member_problems` has them
 
 
 def _sample_problems(
@@ -150,8 +154,8 @@ def stats(source: Source) -> SourceStats:
         total.rejected[reject.reason] += 1
 
     for shard in source.shards:
-        total.shard_bytes += Path(shard.url).stat().st_size
-        total.layer_bytes += sum(Path(layer.url).stat().st_size for layer in shard.layers)
+        total.shard_bytes += fingerprint(shard.url).num_bytes or 0
+        total.layer_bytes += sum(fingerprint(layer.url).num_bytes or 0 for layer in shard.layers)
         for sample in read_shard(shard, on_reject=note):
             total.num_samples += 1
             _count_sample(sample, total)
@@ -181,17 +185,22 @@ def _text_of(annotation: Annotation) -> str | None:
     return annotation.text
 
 
-def show(source: Source, num: int = 3, *, start: int = 0) -> str:
-    """The text of `num` samples from sample `start` on, with nothing in it that a terminal would obey."""
+def show(source: Source, num: int = 3, *, start: int = 0, max_chars: int | None = None) -> str:
+    """The text of `num` samples from sample `start` on, with nothing in it that a terminal would obey.
+
+    Of each text that is longer, `max_chars` characters and how many more there are.
+    """
     samples = ((shard, sample) for shard in source.shards for sample in read_shard(shard, on_reject=_ignore))
-    return "\n\n".join(_shown(shard, sample) for shard, sample in islice(samples, start, start + num))
+    return "\n\n".join(
+        _shown(shard, sample, max_chars) for shard, sample in islice(samples, start, start + num)
+    )
 
 
 def _ignore(reject: Reject) -> None:
     """Rejects are for `check`; `show` goes on with the next sample."""
 
 
-def _shown(shard: Shard, sample: Sample) -> str:
+def _shown(shard: Shard, sample: Sample, max_chars: int | None) -> str:
     lines = [
         f"{shard.name}/{sample.key}",
         *(f"image: {_image_line(i.data, i.extension)}" for i in sample.images),
@@ -203,7 +212,13 @@ def _shown(shard: Shard, sample: Sample) -> str:
         texts = sample.meta["interleaved"]["texts"]
         lines.append("document: " + " ".join("<image>" if text is None else text for text in texts))
     lines += [line for annotation in sample.annotations for line in _annotation_lines(annotation)]
-    return "\n  ".join(printable(line) for line in lines)
+    return "\n  ".join(printable(_cut(line, max_chars)) for line in lines)
+
+
+def _cut(line: str, max_chars: int | None) -> str:
+    if max_chars is None or len(line) <= max_chars:
+        return line
+    return f"{line[:max_chars]} ... and {len(line) - max_chars:,} more characters"
 
 
 def _image_line(data: bytes, extension: str) -> str:
@@ -235,26 +250,33 @@ def merge(
     given, KEY.json with the metadata and under "annotations" what the layers say.
 
     A sample with neither caption nor metadata is dropped and counted. Shards that are there are kept;
-    raises RecipeError when they were merged from something else, DataError while another process merges.
+    raises RecipeError when they were merged from something else, DataError while another process merges,
+    and for shards that cannot be read once the others are merged.
     """
     folder = Path(out_dir)
-    inputs = {"captions": list(captions), "separator": separator, "shards": source.digest()}
+    inputs = {"captions": list(captions), "separator": separator, "shards": source.outline()}
     names = [shard.name for shard in source.shards]
     with lock(folder):
         claim(folder, {"stage": "merge", **inputs})
-        complete = done(folder)
-        for shard in source.shards:
-            if shard.name not in complete:
+        sweep(folder)
+        unreadable = Unreadable()
+        for shard in missing(folder, source.shards):
+            try:
                 _merge_shard(shard, folder, captions, separator)
+                unreadable.succeed()
+            except DataError as error:
+                unreadable.fail(error)
         gather_rejects(folder, names)
+        unreadable.check()
         return folder_stats(folder, names)
 
 
 def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
     rejects: list[Reject] = []
+    fingerprints: dict[str, Fingerprint] = {}
     num_in = 0
     with TarWriter(folder / f"{shard.name}.tar") as tar:
-        for sample in read_shard(shard, on_reject=rejects.append):
+        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
             num_in += 1
             caption = compose_caption(sample, captions, separator)
             if caption is None and not sample.meta:
@@ -264,7 +286,12 @@ def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator:
         num_in += sum(reject.reason != "no-caption" for reject in rejects)
         dropped = Counter(reject.reason for reject in rejects)
         assert num_in == tar.num_samples + dropped.total(), f"shard {shard.name} does not add up"
-        tar.stats = {"in": num_in, "dropped": dict(sorted(dropped.items())), "rejected": len(rejects)}
+        tar.stats = {
+            "in": num_in,
+            "dropped": dict(sorted(dropped.items())),
+            "rejected": len(rejects),
+            "made_from": to_made_from(shard, fingerprints),
+        }
         write_rejects(folder, shard.name, rejects)
 
 

@@ -5,14 +5,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from PIL import Image
+
+from vila2cli.engine import EngineSettings, Request, open_engine
+from vila2cli.engine.annotator import Annotator, Dialogue, has_one_image
+from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe, SpecialistSettings
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, num_samples, open_layer, open_source
-from vila2cli.text.compose import compose_turns
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, expected_samples, open_layer, open_source
+from vila2cli.text.compose import Composition, compose_turns
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
 
@@ -38,7 +42,7 @@ def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str,
 
     settings = settings_of(recipe, name)
     source = open_source(settings.data)
-    compose = partial(compose_turns, captions=("original",))
+    compose = partial(compose_turns, composition=Composition())
     loaded, processor = load_checkpoint(model)
     return train_stage(
         f"specialize {name}",
@@ -87,23 +91,25 @@ def relabel(
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
-        "base": source.digest(),
+        "base": source.outline(),
     }
     manifest = claim(out, inputs, recipe)
     with lock(out, worker), interruptible() as stop:
         layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
-        todo = [shard for shard in select(source.shards, worker) if shard.name not in layer.done()]
+        todo = layer.missing(select(source.shards, worker))
         if todo:
             _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
-        stats = layer.finish()
-    summary = {
-        "stage": "relabel",
-        "specialist": name,
-        "model": str(model),
-        **stats.to_json(),
-        "reject_rate": stats.reject_rate,
-    }
-    write_json(out / "summary.json", summary)
+        layer.finish()
+        with layer.alone():
+            stats = layer.stats()
+            summary = {
+                "stage": "relabel",
+                "specialist": name,
+                "model": str(model),
+                **stats.to_json(),
+                "reject_rate": stats.reject_rate,
+            }
+            write_json(out / "summary.json", summary)
     if stats.reject_rate > recipe.recaption.max_reject_rate:
         raise RejectBudgetError(
             f"specialist {name}: {stats.reject_rate:.1%} of the images got no answer, above max_reject_rate "
@@ -115,6 +121,8 @@ def relabel(
 class Relabeller:
     """Turns samples into a specialist's requests and its answers into question-answer turns."""
 
+    decode = staticmethod(decode_image)
+
     def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str) -> None:
         self.recipe, self.name = recipe, name
         self.settings = settings_of(recipe, name)
@@ -124,31 +132,22 @@ class Relabeller:
     def prompt_id(self, sample: Sample) -> str:
         return draw_prompt(self.settings.prompts, f"{self.name}/{sample.key}", self.recipe.seed)
 
-    def ask(self, out: ShardWriter, sample: Sample) -> Any:
-        """The request for a sample; None when it is not selected or its image cannot be used."""
-        from vila2cli.engine import Request
-
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether to ask about a sample: it is in the relabelled share and has one image."""
         if stable_hash("share", self.name, self.recipe.seed, sample.key) >= self.settings.relabel_share * 2**63:
             out.skip(sample, "not-selected")
-            return None
-        if len(sample.images) != 1:
-            error = f"the sample has {len(sample.images)} images, not one"
-            out.reject(Reject(out.name, sample.key, "several-images" if sample.images else "no-image", error))
-            return None
-        try:
-            image = decode_image(sample.images[0].data)
-        except DataError as error:
-            out.reject(Reject(out.name, sample.key, "bad-image", str(error)))
-            return None
-        return Request(
+            return False
+        return has_one_image(out, sample)
+
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        """Write the question and the specialist's answer, or reject the sample when there is none to keep."""
+        request = Request(
             id=sample.key,
             messages=(Turn("user", prompt_text(self.prompt_id(sample))),),
-            images=(image,),
+            images=images,
             max_new_tokens=self.settings.max_new_tokens,
         )
-
-    def answer(self, out: ShardWriter, sample: Sample, request: Any, result: Any) -> None:
-        """Write the question and answer of a result, or reject the sample when there is no answer to keep."""
+        (result,) = yield [request]
         if result.error is not None:
             out.reject(Reject(out.name, sample.key, "engine-error", result.error))
             return
@@ -177,15 +176,11 @@ class Relabeller:
 
 
 def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
-    from vila2cli.engine import EngineSettings, open_engine
-    from vila2cli.engine.annotator import Annotator
-
     recipe = relabeller.recipe
     settings = EngineSettings(dtype=recipe.base.dtype, batch_size=recipe.recaption.batch_size, max_images=1)
     engine = open_engine(recipe.recaption.engine, relabeller.model, settings)
     relabeller.engine_name = engine.name
-    total = sum(num_samples(shard) for shard in todo)
-    with Progress(f"relabel {relabeller.name}", total, log_path=layer.folder / "log.jsonl") as progress:
-        Annotator(
-            engine, layer, ask=relabeller.ask, answer=relabeller.answer, stop=stop, progress=progress
-        ).run(todo)
+    total, is_exact = expected_samples(todo)
+    title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"
+    with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
+        Annotator(engine, layer, relabeller, stop=stop, progress=progress).run(todo)

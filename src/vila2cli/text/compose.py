@@ -1,10 +1,57 @@
 """From a sample with its annotations to the turns that a model is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from vila2cli.sample import IMAGE_PLACEHOLDER, Sample, Turn
+from vila2cli.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
+from vila2cli.text.prompts import draw, stable_hash
 
 ORIGINAL = "original"
+FILTER = "filter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """How a sample's captions become one training text.
+
+    `captions` are joined by `separator` in the order given, or in one drawn per image with `shuffle`.
+    `dropout` leaves a named caption out of that share of the samples which have another one.
+    `draw_candidate` takes one of a recaption's n candidates instead of the best. Every draw is decided
+    by the sample's key and `seed`. VILA^2 section 2.1.1 keeps the original caption and
+    concatenates the recaption to it; order and separator are not in the paper.
+    """
+
+    captions: Sequence[str] = (ORIGINAL,)
+    separator: str = "\n"
+    shuffle: bool = False
+    dropout: Mapping[str, float] = field(default_factory=dict)
+    draw_candidate: bool = False
+    seed: int = 0
+
+    def caption(self, sample: Sample) -> str | None:
+        """The composed caption of a sample, None when it has none of those named."""
+        found = {name: text for name in self.captions if (text := self._text(sample, name))}
+        names = self._kept(sample.key, list(found))
+        # A recaption that fell back to the alt-text is not said twice.
+        texts = list(dict.fromkeys(found[name] for name in names))
+        return self.separator.join(texts) if texts else None
+
+    def _text(self, sample: Sample, name: str) -> str | None:
+        annotation = sample.annotation(name)
+        if self.draw_candidate and annotation is not None and (candidates := _candidates(annotation)):
+            return draw(candidates, "candidate", self.seed, name, sample.key)
+        return caption_of(sample, name)
+
+    def _kept(self, key: str, names: list[str]) -> list[str]:
+        order = names
+        if self.shuffle:
+            order = sorted(names, key=lambda name: stable_hash("order", self.seed, name, key))
+        kept = [name for name in order if not self._is_dropped(key, name)]
+        # Never all of them: where every caption would go, one drawn among them stays.
+        return kept or ([draw(names, "stays", self.seed, key)] if names else [])
+
+    def _is_dropped(self, key: str, name: str) -> bool:
+        return stable_hash("dropout", self.seed, name, key) < self.dropout.get(name, 0.0) * 2**63
 
 
 def caption_of(sample: Sample, name: str) -> str | None:
@@ -18,32 +65,40 @@ def caption_of(sample: Sample, name: str) -> str | None:
     return text or None
 
 
+def _candidates(annotation: Annotation) -> list[str]:
+    """The captions that passed the checks, of several asked for one image."""
+    attempts = annotation.decision.get("attempts", ())
+    return [one["text"] for one in attempts if one.get("defect") is None and one.get("text")]
+
+
 def compose_caption(sample: Sample, captions: Sequence[str], separator: str = "\n") -> str | None:
-    """The named captions that the sample has, joined in the order given; None when it has none.
-
-    VILA^2 section 2.1.1 keeps the original caption and concatenates the recaption to it; order and
-    separator are not in the paper.
-    """
-    found = [text for name in captions if (text := caption_of(sample, name))]
-    return separator.join(found) if found else None
+    """The named captions that the sample has, joined in the order given; None when it has none."""
+    return Composition(captions=captions, separator=separator).caption(sample)
 
 
-def compose_turns(
-    sample: Sample, captions: Sequence[str], separator: str = "\n", *, with_answers: bool = True
-) -> tuple[Turn, ...]:
+def is_kept(sample: Sample) -> bool:
+    """False when the newest `filter` annotation says that the sample is not worth training on."""
+    annotation = sample.annotation(FILTER)
+    return annotation is None or annotation.scores.get("keep") is not False
+
+
+def compose_turns(sample: Sample, composition: Composition, *, with_answers: bool = True) -> tuple[Turn, ...]:
     """The training conversation of a pretraining sample, () when nothing in it can be trained on.
 
-    A conversation in the sample is used as it is. A document (`meta["interleaved"]`) becomes one
-    assistant turn with a placeholder where each picture stands, so that the loss covers all its
-    text (VILA section 2 and appendix). A captioned picture becomes an empty request with the
-    composed caption as the answer, followed by the question-answer turns of the specialists
-    (VILA^2 section 2.2.1; released loader `coyo_qa.py`), which `with_answers=False` leaves out.
+    A sample that a filter layer leaves out has none. A conversation in the sample is used as it is. A
+    document (`meta["interleaved"]`) becomes one assistant turn with a placeholder where each
+    picture stands, so that the loss covers all its text (VILA section 2 and appendix). A captioned
+    picture becomes an empty request with the composed caption as the answer, followed by the
+    question-answer turns of the specialists (VILA^2 section 2.2.1; released loader `coyo_qa.py`),
+    which `with_answers=False` leaves out.
     """
+    if not is_kept(sample):
+        return ()
     if sample.meta.get("messages"):
         return sample.turns
     if sample.meta.get("interleaved"):
         return (Turn("user", ""), Turn("assistant", document_text(sample)))
-    caption = compose_caption(sample, captions, separator)
+    caption = composition.caption(sample)
     if caption is None:
         return ()
     turns = [Turn("user", IMAGE_PLACEHOLDER * len(sample.images)), Turn("assistant", neutral(caption))]

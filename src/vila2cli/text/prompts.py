@@ -1,11 +1,13 @@
 """Every instruction that is sent to a model, by name.
 
 The captioning prompts are those of VILA^2 section 2.1.1, the specialists' those of section 2.2.1
-and appendix A.1. An annotation stores the prompt's name and the hash of its text.
+and appendix A.1. An annotation stores the prompt's name and the hash of its text. A recipe adds
+prompts of its own in the table [prompts]; `{alt_text}` in them stands for the sample's alt-text.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from vila2cli.errors import RecipeError
@@ -20,6 +22,10 @@ PROMPTS = MappingProxyType(
             "confidently from the image. Do not describe the contents by itemizing them in list form. "
             "Minimize aesthetic descriptions as much as possible."
         ),
+        # POINTS section 3.1: the brief caption that its CapFusion data starts from.
+        "brief-v1": "Please briefly describe the image in English",
+        # The prompt under which POINTS' released script scores captions.
+        "points-v1": "please generate a caption for this image.",
         "spatial-v1": (
             "Elaborate on the visual and narrative elements of the image in detail, "
             "with a focus on spatial relations."
@@ -34,8 +40,20 @@ PROMPTS = MappingProxyType(
             "Please provide a brief description that focuses on the textual content."
         ),
         "judge-pair-v1": "Which caption describes the image better?\nA: {a}\nB: {b}\nAnswer with the letter.",
+        # CapsFusion section 3 with the last sentence but one of POINTS' appendix B.
+        "merge-v1": (
+            "Please merge and refine the information from the two given sentences. "
+            "Sentence 1 provides detailed real-world knowledge, yet it suffers from flaws in sentence "
+            "structure and grammar. Sentence 2 exhibits nice sentence structure, but lacking in-depth "
+            "real-world details and may contain false information. Please combine them into a new sentence, "
+            "ensuring a well-structured sentence while retaining the detailed real-world information provided "
+            "in Sentence 1. Avoid simply concatenating the sentences. Add nothing that is in neither of them, "
+            "and answer with the new sentence alone.\n\n"
+            "Sentence 1: {original}\nSentence 2: {recaption}"
+        ),
     }
 )
+_SLOT = re.compile(r"\{(\w+)\}")
 
 QUESTIONS = MappingProxyType(
     {
@@ -59,15 +77,22 @@ QUESTIONS = MappingProxyType(
 prompts, as in the released loader (VILA `coyo_qa.py`)."""
 
 
-def prompt_text(prompt_id: str) -> str:
-    """The text of a named prompt; raises RecipeError listing the names when there is none."""
+def prompt_text(prompt_id: str, own: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The text of a named prompt, of the recipe's `own` first; raises RecipeError listing the names."""
+    if prompt_id in own:
+        return own[prompt_id]
     if prompt_id not in PROMPTS:
-        raise RecipeError(f"unknown prompt {prompt_id!r}; known are {', '.join(PROMPTS)}")
+        raise RecipeError(f"unknown prompt {prompt_id!r}; known are {', '.join([*PROMPTS, *own])}")
     return PROMPTS[prompt_id]
 
 
-def prompt_sha256(prompt_id: str) -> str:
-    return hashlib.sha256(prompt_text(prompt_id).encode()).hexdigest()
+def prompt_sha256(prompt_id: str, own: Mapping[str, str] = MappingProxyType({})) -> str:
+    return hashlib.sha256(prompt_text(prompt_id, own).encode()).hexdigest()
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values where the template says `{name}`; braces in a value, or around another name, stay."""
+    return _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), template)
 
 
 def draw(choices: Sequence[str], *parts: object) -> str:
@@ -76,7 +101,10 @@ def draw(choices: Sequence[str], *parts: object) -> str:
 
 
 def draw_prompt(prompt_ids: Sequence[str], key: str, seed: int) -> str:
-    """The prompt of one image among a mix drawn per image (VILA^2 section 2.1.1, "Mixed")."""
+    """The prompt of one image among a mix drawn per image (VILA^2 section 2.1.1, "Mixed").
+
+    A prompt named twice is drawn twice as often.
+    """
     return draw(prompt_ids, "prompt", seed, key)
 
 

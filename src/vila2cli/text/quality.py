@@ -1,17 +1,30 @@
-"""Checks of generated captions: cut off, repeating, refusing, empty. Pure functions of the text."""
+"""Checks of generated captions, pure functions of the text: what is wrong with one, or what to keep of it."""
 
 import itertools
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-Defect = Literal["empty", "truncated", "repetition", "refusal"]
+from vila2cli.text.language import is_in_language
+
+Defect = Literal[
+    "empty",
+    "truncated",
+    "repetition",
+    "refusal",
+    "boilerplate",
+    "wrong-language",
+    "too-short",
+    "too-long",
+]
 
 MIN_LOOP_WORDS = 8
 """A block of words that follows itself counts as a loop from this many words on ..."""
 MIN_LOOP_REPEATS = 3
 """... and from this many copies on; also how often one sentence may not occur."""
 MAX_BLOCK_WORDS = 24
+MIN_ECHO_WORDS = 5
+"""A caption that opens with as many words of its own instruction repeats it."""
 
 # Languages written without spaces count one character as one word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
@@ -26,36 +39,93 @@ _REFUSAL = re.compile(
     r"|as an? (?:ai|language model|artificial)|unfortunately,? i\b)",
     re.I,
 )
+# "Sure! Here is a detailed description of the image:" and "Caption:" before the caption itself ...
+_PREFACE = re.compile(
+    r"^\s*(?:(?:sure|certainly|of course|absolutely|okay)\b[^\w\n]*)?"
+    r"(?:(?:here(?:['’]s| is| are)|below is|the following is)\b[^.:\n]{0,100}:"
+    r"|(?:new sentence|merged sentence|caption|description|answer)\s*:)\s*",
+    re.I,
+)
+_AGREEMENT = re.compile(r"^\s*(?:sure|certainly|of course|absolutely)\s*[!.,:]\s*", re.I)
+# ... and an offer to go on behind it.
+_CLOSING = re.compile(
+    r"(?:^|(?<=[.!?\s]))(?:please )?(?:let me know if|feel free to|i hope this"
+    r"|if you (?:have|need|would like|want) |is there anything else|would you like me)[^\n]*\s*$",
+    re.I,
+)
+# What a model writes that was shown no picture, or that fills in a form.
+_NO_CAPTION = re.compile(
+    r"<\|?/?(?:im_start|im_end|endoftext|begin_of_text|eot_id|image|img|s|pad|unk)\|?>"
+    r"|\[(?:insert|your|description of|image of|caption)\b[^\]]*\]"
+    r"|\b(?:no|without an?) image (?:is |was |has been )?(?:provided|attached|available|given|uploaded|visible)"
+    r"|\bimage (?:is |was )?(?:not|un)[ -]?(?:available|found|provided|loaded)"
+    r"|\bprovide (?:me with )?(?:the|an|your) image\b|\blorem ipsum\b",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standard:
+    """What a caption has to be besides whole: its language ("" for any) and words (0 for no limit)."""
+
+    language: str = ""
+    min_words: int = 0
+    max_words: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedCaption:
-    """A caption to keep (`defect` None, `was_cut` when its loose end was removed), or why it is none."""
+    """A caption to keep (`defect` None), or why it is none.
+
+    `was_cut` says that its loose end was removed, `was_stripped` that a preface or closing was.
+    """
 
     text: str
     defect: Defect | None = None
     was_cut: bool = False
+    was_stripped: bool = False
 
 
-def check_caption(text: str, *, reached_limit: bool) -> CheckedCaption:
+def check_caption(
+    text: str, *, reached_limit: bool, standard: Standard | None = None, prompt: str = ""
+) -> CheckedCaption:
     """Judge one generated caption; `reached_limit` says that generation ended at max_new_tokens.
 
-    A caption that reached the limit is cut back to its last full sentence. The paper describes no
-    filter of recaptions (VILA^2 section 2.1); these four defects are generation gone wrong, not style.
+    A caption that reached the limit is cut back to its last full sentence. `prompt` is the
+    instruction it answers, which it may not repeat. The paper describes no filter of recaptions
+    (VILA^2 section 2.1); these defects are generation gone wrong, not style.
     """
-    text = text.strip()
-    if num_words(text) == 0:
-        return CheckedCaption(text, "empty")
-    if repeats_itself(text):
-        return CheckedCaption(text, "repetition")
-    if refuses(text):
-        return CheckedCaption(text, "refusal")
-    if not reached_limit:
-        return CheckedCaption(text)
-    whole = cut_to_sentence(text)
+    bare = strip_wrapping(text)
+    was_stripped = bare != text.strip()
+    defect = _defect(bare, prompt)
+    if defect is not None:
+        return CheckedCaption(bare, defect, was_stripped=was_stripped)
+    whole = cut_to_sentence(bare) if reached_limit else bare
     if not whole:
-        return CheckedCaption(text, "truncated")
-    return CheckedCaption(whole, was_cut=whole != text)
+        return CheckedCaption(bare, "truncated", was_stripped=was_stripped)
+    defect = _below(whole, standard or Standard())
+    return CheckedCaption(whole, defect, was_cut=whole != bare, was_stripped=was_stripped)
+
+
+def _defect(text: str, prompt: str) -> Defect | None:
+    if num_words(text) == 0:
+        return "empty"
+    if repeats_itself(text):
+        return "repetition"
+    if refuses(text):
+        return "refusal"
+    return "boilerplate" if is_boilerplate(text, prompt) else None
+
+
+def _below(text: str, standard: Standard) -> Defect | None:
+    count = num_words(text)
+    if count < standard.min_words:
+        return "too-short"
+    if standard.max_words and count > standard.max_words:
+        return "too-long"
+    if standard.language and not is_in_language(text, standard.language):
+        return "wrong-language"
+    return None
 
 
 def words(text: str) -> list[str]:
@@ -88,6 +158,13 @@ def _sentence_ends(text: str) -> list[int]:
     ]
 
 
+def strip_wrapping(text: str) -> str:
+    """The caption without what an assistant says around it: "Sure! Here is ...:", "Let me know if ..."."""
+    text = _PREFACE.sub("", text, count=1)
+    text = _AGREEMENT.sub("", text, count=1)
+    return _CLOSING.sub("", text).strip()
+
+
 def repeats_itself(text: str) -> bool:
     """Whether generation fell into a loop: a block of words after itself, or one sentence again and again."""
     if _STUTTER.search(text):
@@ -116,3 +193,11 @@ def _longest_loop(tokens: list[str]) -> int:
 def refuses(text: str) -> bool:
     """Whether the text opens by declining to answer."""
     return _REFUSAL.match(text) is not None
+
+
+def is_boilerplate(text: str, prompt: str = "") -> bool:
+    """Whether the text is a form, a chat token or a complaint about the picture, or repeats its instruction."""
+    if _NO_CAPTION.search(text):
+        return True
+    asked = words(prompt)
+    return len(asked) >= MIN_ECHO_WORDS and words(text)[: len(asked)] == asked

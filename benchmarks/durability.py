@@ -1,0 +1,282 @@
+"""Killed at random moments and started again until done: is the layer the one that nobody disturbed?
+
+`vila2 recaption` captions small shards, some of whose samples are broken, once in peace and then while
+it is killed. Half of the kills fall anywhere between start and a few shards later, half are aimed: they
+wait until a file is being written. After each one every finished shard has to be the undisturbed one,
+at the end
+  hf      all tars and rejects are byte-identical, all counts equal
+  vllm    keys, order and counts are equal, and 99.5% of the captions
+and no partial file or lock is left, and no finished shard was written again. With --signal TERM, USR1
+or INT the process may end only with exit code 75 (or 0, when it was through).
+
+Attempts with hf are forked from one process that has imported everything, so that a kill hits the work
+and not the import of torch; --fresh starts a new interpreter each time, as vllm needs it.
+
+    python benchmarks/durability.py
+    python benchmarks/durability.py --kills 20 --engine vllm
+"""
+
+import argparse
+import importlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from rounds import RESULTS, machine
+
+from vila2cli.sample import Annotation
+from vila2cli.shards import TarWriter, done, open_source, read_shard
+
+INTERRUPTED = 75
+POLL_S = 0.0005
+COUNTS = ("in", "out", "dropped", "rejected", "tokens", "requests", "prompts", "kept", "finish_reasons")
+
+
+def picture(number: int) -> bytes:
+    rng = random.Random(number)
+    image = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
+    for _ in range(4):
+        x, y = rng.randrange(48), rng.randrange(48)
+        ImageDraw.Draw(image).ellipse((x, y, x + 16, y + 16), tuple(rng.randrange(256) for _ in range(3)))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def make_shards(folder: Path, num_shards: int, num_samples: int) -> None:
+    for shard in range(num_shards):
+        with TarWriter(folder / f"{shard:05}.tar") as tar:
+            for index in range(num_samples):
+                data = picture(shard * num_samples + index)
+                is_broken = index == 1 and shard % 3 == 0
+                tar.write_sample(
+                    f"{shard:05}-{index:03}", {"jpg": data[:300] if is_broken else data, "txt": b"alt"}
+                )
+
+
+def make_model(folder: Path) -> None:
+    """The embedded world's bases under an untrained projector: what it says matters not, only that it stays."""
+    from vila2cli.model.build import build
+    from vila2cli.settings import BaseSettings
+
+    model, processor = build(BaseSettings(), seed=0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+class Attempt:
+    """One run of the command in a process of its own; `code` is its exit code once it has ended."""
+
+    def __init__(self, words: list[str], log: Path, *, fresh: bool) -> None:
+        with log.open("ab") as stream:
+            if fresh:
+                command = [sys.executable, "-m", "vila2cli.cli", *words]
+                self.pid = subprocess.Popen(command, stdout=stream, stderr=stream).pid
+            else:
+                self.pid = fork(lambda: run_command(words), stream.fileno())
+        self.start_s = time.monotonic()
+
+    def ended(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def fork(action: Callable[[], int | None], output: int) -> int:
+    """The process id of a copy of this process that does `action` and ends."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        code = action() or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_command(words: list[str]) -> int:
+    from vila2cli.cli import main as vila2
+
+    return vila2(words)
+
+
+class Trial:
+    """Layers written under fire, compared with the one written in peace."""
+
+    def __init__(self, work: Path, args: argparse.Namespace) -> None:
+        self.work, self.args = work, args
+        self.data, self.model, self.peace = work / "data", work / "model", work / "peace" / "layer"
+        self.log = work / "log.txt"
+        self.rng = random.Random(args.seed)
+        self.fresh = args.fresh or args.engine == "vllm"
+        self.signal = signal.Signals[f"SIG{args.signal}"]
+        self.figures: dict[str, Any] = {"kills": 0, "attempts": 0, "hit_a_write": 0, "layers": 0}
+        self.seen: dict[Path, tuple[int, int]] = {}
+
+    def prepare(self) -> tuple[float, float]:
+        """Make data, model and the undisturbed layer; returns seconds to its first shard, and per shard."""
+        make_shards(self.data, self.args.num_shards, self.args.num_samples)
+        with self.log.open("ab") as stream:
+            pid = fork(lambda: make_model(self.model), stream.fileno())
+        check(os.waitpid(pid, 0)[1] == 0, f"no model could be made:\n{self.log.read_text()[-2000:]}")
+        attempt = Attempt(self.words(self.peace), self.log, fresh=self.fresh)
+        first_s = 0.0
+        while (code := attempt.ended()) is None:
+            time.sleep(POLL_S)
+            first_s = first_s or (time.monotonic() - attempt.start_s if done(self.peace) else 0.0)
+        check(code == 0, f"the undisturbed run failed:\n{self.log.read_text()[-2000:]}")
+        return first_s, (time.monotonic() - attempt.start_s - first_s) / self.args.num_shards
+
+    def words(self, out: Path) -> list[str]:
+        sets = [
+            f"recaption.engine={self.args.engine}",
+            "recaption.max_new_tokens=12",
+            "recaption.batch_size=4",
+            "recaption.max_reject_rate=1.0",
+        ]
+        options = [word for text in sets for word in ("--set", text)]
+        return [
+            "recaption",
+            "--model",
+            str(self.model),
+            "--shards",
+            f"{self.data}/*.tar",
+            "--out",
+            str(out),
+            *options,
+        ]
+
+    def run(self) -> None:
+        """Kill until there were as many kills as asked for, each layer to its end."""
+        first_s, per_shard_s = self.prepare()
+        start_s = time.monotonic()
+        while self.figures["kills"] < self.args.kills:
+            out = self.work / f"fire{self.figures['layers']}" / "layer"
+            self.seen.clear()
+            while self.figures["kills"] < self.args.kills:
+                if self.attempt(out, self.rng.uniform(0, first_s + 4 * per_shard_s)) == 0:
+                    break
+                self.check_finished(out)
+            self.figures["attempts"] += 1
+            check(Attempt(self.words(out), self.log, fresh=self.fresh).wait() == 0, "it could not be finished")
+            self.check_whole(out)
+            self.figures["layers"] += 1
+        self.figures["seconds"] = round(time.monotonic() - start_s, 1)
+
+    def attempt(self, out: Path, moment_s: float) -> int:
+        """Start the command and kill it; returns its exit code."""
+        attempt = Attempt(self.words(out), self.log, fresh=self.fresh)
+        self.figures["attempts"] += 1
+        is_aimed = self.rng.random() < 0.5
+        while (code := attempt.ended()) is None:
+            elapsed_s = time.monotonic() - attempt.start_s
+            if elapsed_s >= moment_s and (not is_aimed or any(out.glob("*.partial"))):
+                os.kill(attempt.pid, self.signal)
+                self.figures["kills"] += 1
+                code = attempt.wait()
+                self.figures["hit_a_write"] += any(out.glob("*.partial"))
+                break
+            time.sleep(POLL_S)
+        fine = (0, -self.signal) if self.signal == signal.SIGKILL else (0, INTERRUPTED)
+        check(code in fine, f"it ended with exit code {code}:\n{self.log.read_text()[-2000:]}")
+        return code
+
+    def check_finished(self, out: Path) -> None:
+        """Every shard that is finished is the undisturbed one, and was not touched since it was."""
+        for name in done(out):
+            for path in (out / f"{name}.tar", out / f"{name}.stats.json"):
+                status = path.stat()
+                was = self.seen.setdefault(path, (status.st_ino, status.st_mtime_ns))
+                check(was == (status.st_ino, status.st_mtime_ns), f"{path} was finished and written again")
+            self.check_shard(out, name)
+
+    def check_shard(self, out: Path, name: str) -> None:
+        ours, theirs = out / f"{name}.tar", self.peace / f"{name}.tar"
+        if self.args.engine == "hf":
+            check(ours.read_bytes() == theirs.read_bytes(), f"{ours} differs from the undisturbed one")
+
+    def check_whole(self, out: Path) -> None:
+        self.check_finished(out)
+        check(done(out) == done(self.peace) and len(done(out)) == self.args.num_shards, "shards are missing")
+        left = [path for path in out.parent.rglob("*") if path.name.endswith((".partial", ".lock"))]
+        check(not left, f"left over: {left}")
+        summaries = [json.loads((folder / "summary.json").read_bytes()) for folder in (out, self.peace)]
+        for key in COUNTS if self.args.engine == "hf" else COUNTS[:4]:
+            ours, theirs = (summary.get(key) for summary in summaries)
+            check(ours == theirs, f"{key} is {ours}, undisturbed it was {theirs}")
+        if self.args.engine == "hf":
+            check(
+                (out / "rejects.jsonl").read_bytes() == (self.peace / "rejects.jsonl").read_bytes(),
+                "other rejects than undisturbed",
+            )
+        else:
+            self.compare_captions(out)
+
+    def compare_captions(self, out: Path) -> None:
+        ours, theirs = captions(out), captions(self.peace)
+        check(list(ours) == list(theirs), "other keys, or in another order")
+        same = sum(ours[key].text == theirs[key].text for key in ours) / len(ours)
+        self.figures["captions_equal"] = min(same, self.figures.get("captions_equal", 1.0))
+        check(same >= 0.995, f"only {same:.1%} of the captions are equal")
+
+
+def captions(layer: Path) -> dict[str, Annotation]:
+    source = open_source([str(layer)])
+    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=lambda reject: None))
+    return {sample.key: sample.annotations[0] for sample in samples if sample.annotations}
+
+
+def check(holds: bool, message: str) -> None:
+    if not holds:
+        raise SystemExit(f"durability: {message}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
+    parser.add_argument("--signal", choices=("KILL", "TERM", "USR1", "INT"), default="KILL")
+    parser.add_argument("--num-shards", type=int, default=60)
+    parser.add_argument("--num-samples", type=int, default=12, help="per shard")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--fresh", action="store_true", help="start a new interpreter for every attempt")
+    parser.add_argument("--out", type=Path, default=RESULTS / "durability.json")
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
+    if not args.fresh and args.engine == "hf":
+        for name in (
+            "torch",
+            "transformers",
+            "vila2cli.cli",
+            "vila2cli.stages.recaption",
+            "vila2cli.engine.hf",
+        ):
+            importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as name:
+        trial = Trial(Path(name), args)
+        trial.run()
+    figures = {"engine": args.engine, "signal": args.signal, "num_shards": args.num_shards, **trial.figures}
+    print(json.dumps(figures, indent=1))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

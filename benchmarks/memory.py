@@ -1,0 +1,102 @@
+"""Is memory flat in the number of shards? Peak memory over 200 of them against that over 20.
+
+  read       every sample is read and its image decoded, in one process
+  recaption  `vila2 recaption` with hf and a tiny model, from tar to tar
+  vllm       the same with vllm (--engine vllm)
+Each run is a process of its own; the peak is its largest resident set, VmHWM of /proc/self/status (ru_maxrss
+would count the process that started it). Must hold: 200 shards take at most 10% more than 20.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --shards 2 20 --num-samples 4
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from durability import make_model, make_shards
+from reading import make_shards as make_photographs
+from rounds import RESULTS, machine
+
+LIMIT = 0.10
+READ = """
+import sys
+from vila2cli.image import decode_image
+from vila2cli.shards import open_source, read_shard
+for shard in open_source(sys.argv[1:]).shards:
+    for sample in read_shard(shard, on_reject=print):
+        decode_image(sample.images[0].data)
+"""
+RECAPTION = """
+import sys
+from vila2cli.cli import main
+code = main(sys.argv[1:])
+if code:
+    sys.exit(code)
+"""
+PEAK = "print('peak', next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+
+
+def peak_mib(code: str, *words: str) -> float:
+    """The largest resident set of a Python process that runs `code`, in MiB."""
+    command = [sys.executable, "-c", f"{code}\n{PEAK}", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"memory: exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    return int(done.stdout.rpartition("peak ")[2]) / 1024
+
+
+def shard_range(folder: Path, count: int) -> str:
+    return f"{folder}/{{{0:05}..{count - 1:05}}}.tar"
+
+
+def recaption(work: Path, engine: str, count: int) -> float:
+    sets = [
+        f"recaption.engine={engine}",
+        "recaption.max_new_tokens=8",
+        "recaption.batch_size=16",
+        "recaption.max_reject_rate=1.0",
+        "recaption.retry_temperatures=[]",
+    ]
+    out = ["--out", str(work / f"{engine}{count}"), "--shards", shard_range(work / "small", count)]
+    options = [word for text in sets for word in ("--set", text)]
+    return peak_mib(RECAPTION, "recaption", "--model", str(work / "model"), *out, *options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, nargs=2, default=(20, 200), help="the two numbers compared")
+    parser.add_argument("--num-samples", type=int, default=16, help="per shard that is captioned")
+    parser.add_argument("--num-read", type=int, default=50, help="photographs per shard that is only read")
+    parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json")
+    args = parser.parse_args()
+    few, many = args.shards
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        make_photographs(work / "photographs", 256, num_shards=many, num_samples=args.num_read)
+        make_shards(work / "small", many, args.num_samples)
+        make_model(work / "model")
+        ways = {
+            "read": lambda count: peak_mib(READ, shard_range(work / "photographs", count)),
+            f"recaption {args.engine}": lambda count: recaption(work, args.engine, count),
+        }
+        for way, measure in ways.items():
+            peaks = {count: round(measure(count), 1) for count in (few, many)}
+            growth = peaks[many] / peaks[few] - 1
+            rows.append({"way": way, "peak_mib": peaks, "growth": round(growth, 4), "holds": growth <= LIMIT})
+            figures = f"{peaks[few]:,.0f} MiB over {few} shards, {peaks[many]:,.0f} over {many}, {growth:+.1%}"
+            print(f"{way}: {figures}", flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"machine": machine(), "limit": LIMIT, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The prompt ablation of VILA^2 table 2 on the embedded world, and what n captions per image are worth.
+
+Round 0's model captions the same images under each row of ROWS; the exact oracle counts the facts
+in what it wrote. With --train each row is pretrained from scratch, tuned and evaluated as well; rows of
+TRAINED differ in how the captions are composed (order, dropout, the original left out).
+
+    python benchmarks/prompts.py --seeds 0 1 2 --train
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rounds import REPO, RESULTS, Run, machine
+
+from vila2cli.score.caption import count_facts
+from vila2cli.score.scorer import Vocabulary
+from vila2cli.shards import open_source, read_shard
+from vila2cli.world.scenes import VOCABULARY
+
+MIX = ("long-v1", "long-v2", "long-v3")
+SAMPLED = ("recaption.temperature=0.7", "recaption.top_p=0.9", "recaption.n=4")
+ROWS: dict[str, tuple[str, ...]] = {
+    **{prompt: (f'recaption.prompts=["{prompt}"]',) for prompt in ("simple", "brief-v1", *MIX)},
+    "mixed": (),
+    "mixed, one sampled": SAMPLED[:2],
+    "mixed, best of 4 by log-probability": SAMPLED,
+    "mixed, best of 4 by judge": (*SAMPLED, "recaption.choose=judge"),
+}
+BOTH = 'pretrain.main.captions=["original","recaption"]'
+TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{row: (row, (BOTH,)) for row in ROWS},
+    "mixed, recaption only": ("mixed", ('pretrain.main.captions=["recaption"]',)),
+    "mixed, recaption first": ("mixed", ('pretrain.main.captions=["recaption","original"]',)),
+    "mixed, order drawn": ("mixed", (BOTH, "pretrain.main.shuffle_captions=true")),
+    "mixed, half the originals dropped": ("mixed", (BOTH, "pretrain.main.caption_dropout={original=0.5}")),
+}
+"""Name of a trained row: the captions it reads, and how they are composed."""
+
+
+def folder(run: Run, row: str) -> Path:
+    return run.dir / "prompts" / row.replace(", ", "-").replace(" ", "-")
+
+
+def caption(run: Run, row: str) -> dict[str, Any]:
+    """Write a row's captions with round 0's model; their length, facts and cost."""
+    out = folder(run, row) / "recaption"
+    run.vila2("recaption", "--model", str(run.dir / "round0" / "sft"), "--out", str(out), sets=ROWS[row])
+    summary = json.loads((out / "summary.json").read_text())
+    kept = ("words", "kept", "defects", "fallbacks", "requests", "retries", "tokens", "cost")
+    return {**facts(out), **{key: summary[key] for key in kept}}
+
+
+def facts(layer: Path) -> dict[str, float]:
+    """The share of stated facts that are right, and of true facts that are stated."""
+    total: Counter[str] = Counter()
+    for shard in open_source([str(layer)]).shards:
+        for sample in read_shard(shard, on_reject=lambda reject: None):
+            annotation = sample.annotation("recaption")
+            if annotation is not None and annotation.text:
+                count = count_facts(annotation.text, sample.meta["scene"], Vocabulary(**VOCABULARY))
+                total.update(right=count.right, stated=count.stated, true=count.true)
+    return {"precision": total["right"] / total["stated"], "recall": total["right"] / total["true"]}
+
+
+def train(run: Run, row: str) -> dict[str, Any]:
+    """Pretrain from scratch on a row's captions, tune, evaluate."""
+    captions, sets = TRAINED[row]
+    out, layer = folder(run, row), folder(run, captions) / "recaption"
+    stages = {
+        "pretrain/config.json": ("pretrain", "--shards", str(layer)),
+        "sft/config.json": ("sft", "--model", str(out / "pretrain")),
+        "eval/metrics.json": ("eval", "--model", str(out / "sft")),
+    }
+    for done, (stage, *words) in stages.items():
+        if not (out / done).exists():
+            run.vila2(stage, *words, "--out", str(out / stage), sets=sets if stage == "pretrain" else ())
+    metrics: dict[str, Any] = json.loads((out / "eval" / "metrics.json").read_text())
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--train", action="store_true", help="also pretrain, tune and evaluate every row")
+    parser.add_argument("--recipe", type=Path, default=REPO / "recipes" / "world.toml")
+    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
+    parser.add_argument("--out", type=Path, default=RESULTS / "prompts.json")
+    options = parser.parse_args()
+    results = []
+    for seed in options.seeds:
+        run = Run(seed, options.work, options.recipe)
+        run.rounds(0)
+        captions = {row: caption(run, row) for row in options.rows}
+        trained = [row for row, (read, _) in TRAINED.items() if options.train and read in captions]
+        metrics = {row: train(run, row) for row in trained}
+        results.append({"seed": seed, "captions": captions, "metrics": metrics})
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps({"machine": machine(), "seeds": results}, indent=1) + "\n")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

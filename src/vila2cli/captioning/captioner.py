@@ -1,0 +1,168 @@
+"""Describing images: which prompt, how many captions, which one is kept (VILA^2 section 2.1)."""
+
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from vila2cli.captioning.attempts import (
+    JUDGE_PROMPT,
+    Attempt,
+    attempt,
+    attempt_counts,
+    best_by_judge,
+    best_by_logprob,
+    caption_counts,
+    decision,
+)
+from vila2cli.captioning.provenance import Provenance, standard_of
+from vila2cli.engine import Request, Result
+from vila2cli.engine.annotator import Dialogue, has_one_image
+from vila2cli.errors import RecipeError
+from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.recipe import Recipe
+from vila2cli.sample import Annotation, Reject, Sample, Turn
+from vila2cli.shards import ShardWriter
+from vila2cli.text.compose import ORIGINAL, caption_of, neutral
+from vila2cli.text.prompts import draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
+from vila2cli.text.quality import CheckedCaption, check_caption
+
+LAYER = "recaption"
+NOT_SELECTED = "not-selected"
+
+Choice = tuple[Attempt, str, list[str]]
+"""The attempt kept, what chose it, and the judge's outcomes."""
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Raise RecipeError for a prompt nobody knows, and for n captions that could not differ."""
+    settings = recipe.recaption
+    for prompt_id in settings.prompts:
+        prompt_text(prompt_id, recipe.prompts)
+    if settings.n > 1 and settings.temperature == 0:
+        raise RecipeError(
+            f"recaption.n = {settings.n} captions per image are all the same at temperature 0; "
+            "set recaption.temperature, for example to 0.7"
+        )
+
+
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the captions."""
+    settings = recipe.recaption
+    inputs: dict[str, Any] = {
+        "settings": settings.deciding(),
+        "prompts": {prompt_id: prompt_sha256(prompt_id, recipe.prompts) for prompt_id in settings.prompts},
+    }
+    if settings.choose == "judge":
+        inputs["judge"] = {
+            "prompt_sha256": prompt_sha256(JUDGE_PROMPT),
+            "max_new_tokens": recipe.judge.max_new_tokens,
+        }
+    return inputs
+
+
+class Captioner:
+    """The task of captioning images, by the recipe alone."""
+
+    def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
+        check_settings(recipe)
+        self.settings, self.provenance = recipe.recaption, provenance
+        self.decode = partial(decode_image, max_pixels=self.settings.max_pixels or DEFAULT_MAX_PIXELS)
+        self._seed, self._own_prompts = recipe.seed, recipe.prompts
+        self._max_judge_tokens = recipe.judge.max_new_tokens
+        self._standard = standard_of(self.settings)
+
+    def prompt_id(self, sample: Sample) -> str:
+        """The prompt drawn for a sample; another one in the next round."""
+        return draw_prompt(self.settings.prompts, f"{self.provenance.round}/{sample.key}", self._seed)
+
+    def is_selected(self, sample: Sample) -> bool:
+        """Whether a sample is in the recaptioned share, the same images in every round."""
+        return stable_hash("share", self._seed, sample.key) < self.settings.share * 2**63
+
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether to caption a sample: it is in the share and has one image."""
+        if not self.is_selected(sample):
+            out.skip(sample, NOT_SELECTED)
+            return False
+        return has_one_image(out, sample)
+
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        """Ask for n captions, try again where none is good, choose, and write the caption or a reject."""
+        request = self._request(sample, images)
+        check = partial(self._check, prompt=request.messages[0].text)
+        first = [self._again(request, sample, index) for index in range(self.settings.n)]
+        attempts = yield from attempt(first, self._retries(request, sample), check)
+        out.count(**attempt_counts(attempts, len(first)))
+        good = [one for one in attempts if one.defect is None]
+        if not good:
+            self._fall_back(out, sample, attempts)
+            return
+        best, by, outcomes = yield from self._choose(good)
+        more = {"judge": outcomes} if outcomes else {}
+        self._write(out, sample, best, decision("model", by, attempts, best, **more))
+        out.count(kept_model=1, retried=int(attempts.index(best) >= len(first)), **{f"by_{by}": 1})
+
+    def _request(self, sample: Sample, images: tuple[Image.Image, ...]) -> Request:
+        template = prompt_text(self.prompt_id(sample), self._own_prompts)
+        text = fill(template, alt_text=neutral((sample.text or "").strip()))
+        return Request(
+            id=sample.key,
+            messages=(Turn("user", text),),
+            images=images,
+            max_new_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+        )
+
+    def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
+        parts = (LAYER, self._seed, self.provenance.round, self.prompt_id(sample), sample.key)
+        return self.provenance.vary(request, *parts, index=index, temperature=temperature)
+
+    def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
+        for index, temperature in enumerate(self.settings.retry_temperatures, start=self.settings.n):
+            yield self._again(request, sample, index, temperature)
+
+    def _check(self, result: Result, prompt: str) -> tuple[CheckedCaption, str | None]:
+        reached_limit = result.finish_reason == "length"
+        caption = check_caption(
+            result.text, reached_limit=reached_limit, standard=self._standard, prompt=prompt
+        )
+        return caption, caption.defect
+
+    def _choose(self, good: list[Attempt]) -> Generator[Sequence[Request], Sequence[Result], Choice]:
+        if len(good) == 1:
+            return good[0], "only", []
+        if self.settings.choose == "logprob":
+            return best_by_logprob(good), "logprob", []
+        best, outcomes = yield from best_by_judge(good, max_new_tokens=self._max_judge_tokens)
+        return best, "judge", outcomes
+
+    def _write(self, out: ShardWriter, sample: Sample, best: Attempt, how: dict[str, Any]) -> None:
+        text = best.caption.text
+        out.annotate(sample, self.provenance.sign(self._blank(sample, text, how), best))
+        out.count(**caption_counts(text, sample.text, best), **{f"prompt_{self.prompt_id(sample)}": 1})
+
+    def _fall_back(self, out: ShardWriter, sample: Sample, attempts: list[Attempt]) -> None:
+        """Keep the alt-text where the recipe says so and there is one; else reject the sample."""
+        last = attempts[-1]
+        original = caption_of(sample, ORIGINAL)
+        if original is None or self.settings.fallback == "none":
+            error = last.result.error or f"the model wrote: {last.caption.text[:500]}"
+            out.reject(Reject(out.name, sample.key, str(last.defect), error))
+            return
+        how = decision(ORIGINAL, "fallback", attempts)
+        out.annotate(sample, self.provenance.sign(self._blank(sample, original, how)))
+        out.count(kept_original=1, **{f"fallback_{last.defect}": 1})
+
+    def _blank(self, sample: Sample, text: str, how: dict[str, Any]) -> Annotation:
+        prompt_id = self.prompt_id(sample)
+        return Annotation(
+            layer=LAYER,
+            kind="caption",
+            text=text,
+            decision=how,
+            prompt_id=prompt_id,
+            prompt_sha256=prompt_sha256(prompt_id, self._own_prompts),
+        )

@@ -1,0 +1,138 @@
+"""Merging alt-text and recaption with a language model, guarded against invention (POINTS section 3.1)."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
+from vila2cli.captioning.provenance import Provenance, standard_of
+from vila2cli.engine import Request, Result
+from vila2cli.engine.annotator import Dialogue
+from vila2cli.errors import RecipeError
+from vila2cli.recipe import Recipe
+from vila2cli.sample import Annotation, Sample, Turn
+from vila2cli.shards import ShardWriter
+from vila2cli.text.compose import ORIGINAL, caption_of, compose_caption, neutral
+from vila2cli.text.invention import inventions
+from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
+from vila2cli.text.quality import CheckedCaption, check_caption
+
+LAYER = "rewrite"
+RECAPTION = "recaption"
+NOTHING = "no-caption"
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Raise RecipeError for a prompt nobody knows or that shows not both captions, and for odd fallbacks."""
+    settings = recipe.rewrite
+    text = prompt_text(settings.prompt, recipe.prompts)
+    if not all(f"{{{name}}}" in text for name in (ORIGINAL, RECAPTION)):
+        raise RecipeError(f"rewrite.prompt = {settings.prompt!r} has to hold {{original}} and {{recaption}}")
+    if odd := sorted(set(settings.fallback) - {ORIGINAL, RECAPTION}):
+        raise RecipeError(f"rewrite.fallback names {odd[0]!r}; it may name original and recaption")
+
+
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the merged captions."""
+    prompt_id = recipe.rewrite.prompt
+    return {
+        "settings": recipe.rewrite.deciding(),
+        "prompts": {prompt_id: prompt_sha256(prompt_id, recipe.prompts)},
+    }
+
+
+class Rewriter:
+    """The task of merging two captions; the model sees no image."""
+
+    decode = None
+
+    def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
+        check_settings(recipe)
+        self.settings, self.provenance = recipe.rewrite, provenance
+        self._seed = recipe.seed
+        self._template = prompt_text(self.settings.prompt, recipe.prompts)
+        self._prompt_sha256 = prompt_sha256(self.settings.prompt, recipe.prompts)
+        self._standard = standard_of(self.settings)
+
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether there is anything to write: an alt-text or a recaption."""
+        if caption_of(sample, ORIGINAL) or caption_of(sample, RECAPTION):
+            return True
+        out.skip(sample, NOTHING)
+        return False
+
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        """Ask for the merged caption, again where it fails a check or invents, and write what is kept.
+
+        With one caption, or two that are equal, there is nothing to merge and the model is not asked.
+        """
+        original, recaption = caption_of(sample, ORIGINAL), caption_of(sample, RECAPTION)
+        if original is None or recaption is None or original == recaption:
+            name = RECAPTION if original is None else ORIGINAL
+            text = recaption if original is None else original
+            self._keep(out, sample, text or "", f"only-{name}", "only")
+            return
+        request = self._request(original, recaption)
+        check = partial(self._check, sources=(original, recaption))
+        first = self._again(request, sample, 0)
+        attempts = yield from attempt([first], self._retries(request, sample), check)
+        out.count(**attempt_counts(attempts, 1))
+        best = next((one for one in attempts if one.defect is None), None)
+        if best is not None:
+            self._keep(out, sample, best.caption.text, "merged", "only", attempts, best)
+            out.count(retried=int(best is not attempts[0]))
+        else:
+            text = compose_caption(sample, self.settings.fallback) or original
+            self._keep(out, sample, text, "+".join(self.settings.fallback), "fallback", attempts)
+            out.count(**{f"fallback_{attempts[-1].defect}": 1})
+
+    def _request(self, original: str, recaption: str) -> Request:
+        text = fill(self._template, original=neutral(original), recaption=neutral(recaption))
+        return Request(
+            id="",
+            messages=(Turn("user", text),),
+            max_new_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+        )
+
+    def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
+        parts = (LAYER, self._seed, self.provenance.round, self.settings.prompt, sample.key)
+        return self.provenance.vary(request, *parts, index=index, temperature=temperature)
+
+    def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
+        for index, temperature in enumerate(self.settings.retry_temperatures, start=1):
+            yield self._again(request, sample, index, temperature)
+
+    def _check(self, result: Result, sources: tuple[str, str]) -> tuple[CheckedCaption, str | None]:
+        caption = check_caption(
+            result.text,
+            reached_limit=result.finish_reason == "length",
+            standard=self._standard,
+            prompt=self._template,
+        )
+        invented = inventions(caption.text, sources).kind(self.settings.max_new_words)
+        return caption, caption.defect or invented
+
+    def _keep(
+        self,
+        out: ShardWriter,
+        sample: Sample,
+        text: str,
+        source: str,
+        by: str,
+        attempts: list[Attempt] | None = None,
+        best: Attempt | None = None,
+    ) -> None:
+        annotation = Annotation(
+            layer=LAYER,
+            kind="caption",
+            text=text,
+            decision=decision(source, by, attempts or [], best),
+            prompt_id=self.settings.prompt,
+            prompt_sha256=self._prompt_sha256,
+        )
+        out.annotate(sample, self.provenance.sign(annotation, best))
+        out.count(**caption_counts(text, sample.text, best), **{f"kept_{source}": 1})

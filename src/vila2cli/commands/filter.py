@@ -1,0 +1,113 @@
+"""`vila2 filter`: score captions and images, and keep what is worth training on."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
+from vila2cli.errors import RecipeError
+from vila2cli.run import parse_worker
+from vila2cli.text.printable import printable
+
+
+def filter_command(
+    shards: Shards = None,
+    model: Model = None,
+    out: Out = None,
+    round: Round = None,
+    worker: WorkerText = None,
+    base: Base = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", help="Evaluation tasks whose images are dropped; eval.tasks by default."),
+    ] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Also write OUT-random: as many samples, drawn at random.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show kept samples, and dropped ones for every reason.")
+    ] = False,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Say which captions and images are worth training on, as a layer over the shards.
+
+    \b
+    vila2 filter --model ckpt/r2 --shards data/*.tar
+    vila2 filter --model ckpt/r2 --shards r3 --set filter.keep_share=0.5 --random --explain
+    """
+    settings = open_recipe(recipe, sets)
+    paths = Paths(settings, round)
+    plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
+    if not ready(plan, dry_run=dry_run, redo=True):
+        return
+    from vila2cli.stages.filter import filter_samples
+
+    summary = filter_samples(
+        settings,
+        shards=list(plan.shards),
+        out=plan.out,
+        model=plan.model,
+        round=plan.round_number,
+        worker=plan.worker,
+        base=base,
+        tasks=tasks or (),
+        random=random,
+    )
+    if not summary["decided"]:
+        typer.echo(
+            f"{plan.title}: {summary['num_shards_done']} of {summary['num_shards']} shards are scored "
+            f"({plan.out}); what is kept is decided when all are"
+        )
+        return
+    print_summary(plan, list(summary_lines(summary)))
+    if explain:
+        from vila2cli.filtering.examples import explain as examples
+
+        for line in examples(plan.out, settings.filter.captions, base=base):
+            typer.echo(printable(line))
+
+
+def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: WorkerText, base: Base) -> Plan:
+    settings = paths.recipe
+    if paths.round == "final":
+        raise RecipeError("--round final: name the layer to filter with --shards and the model with --model")
+    number = paths.round
+    captioned = [paths.stage("recaption")] if number else list(settings.data.pretrain)
+    specs = paths.shards(shards, captioned, "data.pretrain")
+    last = paths.folder.stage("sft", number - 1) if number else None
+    chosen = paths.model(model, last) if settings.filter.needs_model else None
+    in_run = paths.stage("filter") if number is not None else None
+    return Plan(
+        stage="filter",
+        round=number,
+        recipe=settings,
+        sections=("filter", "eval.tasks"),
+        kind="layer",
+        out=paths.out(out, in_run, "filter", chosen, specs[0]),
+        model=chosen,
+        shards=specs,
+        base=base,
+        worker=parse_worker(worker),
+        origins=paths.origins,
+    )
+
+
+def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The summary for the terminal."""
+    dropped = ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items()) or "none"
+    yield f"kept {summary['out']:,} of {summary['in']:,} samples; dropped: {dropped}"
+    if summary["tokens_in"]:
+        yield f"{summary['tokens_out']:,} of {summary['tokens_in']:,} caption tokens"
+    for cut in summary["cuts"]:
+        bucket = f" from {cut['from_tokens']} tokens on" if len(summary["cuts"]) > 1 else ""
+        worst = "none" if cut["worst_kept"] is None else f"{cut['worst_kept']:.4g}"
+        yield f"{summary['rank_by']}{bucket}: {cut['out']:,} of {cut['in']:,} kept, cut at {worst}"
+    if control := summary.get("control"):
+        yield f"random control: {control['out']:,} samples, {control['tokens_out']:,} caption tokens"
+    cost = summary["cost"]
+    hours = f"{cost['hours_per_1k_images']:.3g} {cost['device']} per 1,000 images"
+    yield f"scored at {cost['images_per_s']:.3g} images/s, {hours}"

@@ -1,0 +1,72 @@
+"""How the transformers engine cuts its requests into batches, and how large those may be."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from vila2cli.engine.limits import Asked
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Coarse on purpose: workers with a little more or less free memory settle on the same size."""
+
+
+def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: int) -> Iterator[list[Asked]]:
+    """Cut the stream where the group changes, and inside a group before it grows past either bound.
+
+    The stream is asked again after every chunk, even when it had run dry. What it then has for the
+    group just given goes into a chunk of that group, before the next group begins.
+    """
+    stream = iter(requests)
+    held: deque[Asked] = deque()  # read past the end of a chunk
+    group: str | None = None
+    while True:
+        chunk: list[Asked] = []
+        num_pixels = 0
+        was_held = False
+        while True:
+            if held and held[0].group == group:
+                request, was_held = held.popleft(), True
+            elif (held and was_held) or (following := next(stream, None)) is None:
+                break
+            elif following.group != group:
+                held.append(following)
+                break
+            else:
+                request = following
+            num_pixels += sum(image.width * image.height for image in request.images)
+            if chunk and (len(chunk) >= max_requests or num_pixels > max_pixels):
+                held.appendleft(request)
+                break
+            chunk.append(request)
+        if chunk:
+            yield chunk
+        elif held:
+            group = held[0].group
+        else:
+            return
+
+
+def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest of BATCH_SIZES, or `limit` itself, for which `fits` holds; 0 when not even one does.
+
+    `limit` is tried first, so that the usual case costs one try; then the sizes below it are halved.
+    """
+    if fits(limit):
+        return limit
+    sizes = [size for size in BATCH_SIZES if size < limit]
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        if fits(sizes[middle]):
+            low = middle + 1
+        else:
+            high = middle
+    return sizes[low - 1] if low else 0
+
+
+def available_memory() -> int:
+    """Bytes of main memory that can be had without swapping; 2**62 where the system does not say."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
+    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return 2**62 if kilobytes is None else 1024 * kilobytes

@@ -1,0 +1,112 @@
+"""Local files that are there whole or not at all, and locks that go with the process that holds them."""
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vila2cli.errors import DataError
+
+PARTIAL = ".partial"
+"""What the name of a file ends in while it is being written."""
+
+_BUFFER_BYTES = 1 << 18
+_WAIT_S = 0.02
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises DataError naming the file when it is not one."""
+    try:
+        return parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that a file of this name holds; raises DataError when it is not one."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {name}: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{name} should hold a JSON object")
+    return value
+
+
+def to_json_bytes(value: Any) -> bytes:
+    """The one way JSON is written into shards: keys sorted, ASCII only, so equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True).encode("ascii")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write aside, fsync, rename: a reader sees the old file or the whole new one."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    stream = open_locked(partial)
+    assert stream is not None, "the name is random"
+    with stream:
+        try:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the partial files in a folder that killed processes left; those being written are locked."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        stream = open_locked(partial, create=False) if partial.is_file() else None
+        if stream is not None:
+            partial.unlink(missing_ok=True)
+            stream.close()
+
+
+def open_locked(
+    path: Path, *, shared: bool = False, wait: bool = False, create: bool = True
+) -> BinaryIO | None:
+    """Open a file to read and append, and lock it; None while another process holds it (`wait` for that).
+
+    Several may hold it `shared`. With `create` False a file that is not there is None, too. The lock
+    goes when the file is closed or the process ends, however it ends; who unlinks the file does so
+    while holding it.
+    """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        try:
+            stream = path.open("a+b" if create else "r+b", buffering=_BUFFER_BYTES)
+        except FileNotFoundError:
+            if create:
+                raise
+            return None
+        try:
+            fcntl.flock(stream, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            if not wait:
+                return None
+            time.sleep(_WAIT_S)
+            continue
+        if _is_named(path, stream):
+            return stream
+        stream.close()  # its last holder removed it between our open and our lock
+
+
+def _is_named(path: Path, stream: BinaryIO) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(stream.fileno()).st_ino
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,77 @@
+"""What is known of a sample before a model sees it: its image's hash, its caption's words and defects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from vila2cli.errors import DataError
+from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.sample import Sample
+from vila2cli.score.image_hash import image_hash
+from vila2cli.text.compose import caption_of, compose_caption, neutral
+from vila2cli.text.quality import Standard, check_caption, num_words
+
+NO_CAPTION = "no-caption"
+
+
+@dataclass(slots=True)
+class Measured:
+    """A sample's caption, decoded image and the scores so far.
+
+    What cannot be trained on has `unusable` among its scores, one word, and `error` when something
+    went wrong with it.
+    """
+
+    caption: str = ""
+    image: Image.Image | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def reject(self, reason: str, error: str) -> None:
+        self.scores |= {"unusable": reason, "error": error}
+
+    @property
+    def is_usable(self) -> bool:
+        return "unusable" not in self.scores
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A function of one sample, which worker processes can be handed."""
+
+    captions: Sequence[str]
+    language: str = ""
+    max_pixels: int = 0
+
+    def __call__(self, sample: Sample) -> Measured:
+        caption = neutral(compose_caption(sample, self.captions) or "")
+        measured = Measured(caption, scores={"num_words": num_words(caption)})
+        if not measured.scores["num_words"]:
+            measured.scores["unusable"] = NO_CAPTION
+        else:
+            measured.scores["defects"] = self._defects(sample)
+        self._look(sample, measured)
+        return measured
+
+    def _defects(self, sample: Sample) -> list[str]:
+        """What is wrong with any of the captions, sorted."""
+        texts = [text for name in self.captions if (text := caption_of(sample, name))]
+        standard = Standard(language=self.language)
+        checked = [check_caption(text, reached_limit=False, standard=standard) for text in texts]
+        # One without words is no defect beside one that has them.
+        return sorted({one.defect for one in checked if one.defect not in (None, "empty")})
+
+    def _look(self, sample: Sample, measured: Measured) -> None:
+        if len(sample.images) != 1:
+            reason = "several-images" if sample.images else "no-image"
+            measured.reject(reason, f"the sample has {len(sample.images)} images, not one")
+            return
+        try:
+            measured.image = decode_image(
+                sample.images[0].data, max_pixels=self.max_pixels or DEFAULT_MAX_PIXELS
+            )
+        except DataError as error:
+            measured.reject("bad-image", str(error))
+            return
+        measured.scores["image_hash"] = str(image_hash(measured.image))

@@ -1,0 +1,128 @@
+"""Shard specs to the places of tars, on this machine or remote, and the layer.json beside them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from braceexpand import braceexpand
+
+from vila2cli.errors import DataError
+from vila2cli.files import parse_json, read_json
+from vila2cli.layers import LAYER_FILE
+from vila2cli.places import (
+    TAR_SUFFIXES,
+    folder,
+    is_pipe,
+    is_remote,
+    is_url,
+    join,
+    local_path,
+    path_of,
+    tar_stem,
+)
+from vila2cli.streams import file_system, persistently, read_small
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one spec, or one match of its pattern, names: a tar, or all tars of a `folder`."""
+
+    tars: tuple[str, ...]
+    folder: str = ""
+
+
+def find(spec: str) -> list[Found]:
+    """The tars and folders of tars that a spec names; raises DataError when it matches nothing.
+
+    A remote tar is taken to be there; of remote places only folders and globs are asked for.
+    """
+    if is_remote(spec):
+        return [found for one in _braces(spec) for found in _find_remote(one, spec)]
+    path = local_path(spec).expanduser()
+    if path.name == LAYER_FILE:
+        path = path.parent
+    if path.exists():
+        return [_found(path, spec)]
+    found = [_found(match, spec) for pattern in _braces(str(path)) for match in _match(pattern, spec)]
+    if not found:
+        raise DataError(f"no shards match {spec!r}; expected .tar files")
+    return found
+
+
+def read_manifest(where: str) -> dict[str, Any] | None:
+    """The layer.json of a folder, None when it holds base shards or, being a command, is none."""
+    if not where:
+        return None
+    path = join(where, LAYER_FILE)
+    if is_url(path):
+        data = read_small(path)
+        value = None if data is None else parse_json(data, path)
+    else:
+        value = read_json(Path(path)) if Path(path).is_file() else None
+    if value is not None and (
+        not isinstance(value.get("layer"), str) or not isinstance(value.get("base"), list)
+    ):
+        raise DataError(f"{path} does not say which layer this is and over which base; was it edited?")
+    return value
+
+
+def _braces(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand(pattern))
+    except ValueError:
+        raise DataError(
+            f"the braces in {pattern!r} do not match; write a range like data/{{000000..000010}}.tar"
+        ) from None
+
+
+def _found(path: Path, spec: str) -> Found:
+    if path.is_dir():
+        tars = sorted(str(tar) for tar in path.iterdir() if tar_stem(tar) and tar.is_file())
+        if not tars and not (path / LAYER_FILE).is_file():
+            raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
+        return Found(tuple(tars), str(path))
+    if not tar_stem(path):
+        raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
+    return Found((str(path),))
+
+
+def _match(pattern: str, spec: str) -> Iterator[Path]:
+    """The tars and the folders with tars that a local glob matches, sorted."""
+    if not any(character in pattern for character in "*?["):
+        if not Path(pattern).exists():
+            raise DataError(f"no shards match {spec!r}: there is no {pattern}")
+        yield Path(pattern)
+        return
+    anchor = Path(Path(pattern).anchor)
+    for path in sorted(anchor.glob(str(Path(pattern).relative_to(anchor)))):
+        if tar_stem(path) or (path.is_dir() and _has_tars(path)):
+            yield path
+
+
+def _has_tars(path: Path) -> bool:
+    return (path / LAYER_FILE).is_file() or any(tar_stem(tar) and tar.is_file() for tar in path.iterdir())
+
+
+def _find_remote(place: str, spec: str) -> list[Found]:
+    if is_pipe(place):
+        return [Found((place,))]
+    if path_of(place).endswith(f"/{LAYER_FILE}"):
+        place = folder(place)
+    if any(character in path_of(place) for character in "*["):
+        system, path = file_system(place)
+        matches = persistently(lambda: system.glob(path), place)
+        found = [Found((system.unstrip_protocol(match),)) for match in sorted(matches) if tar_stem(match)]
+    elif tar_stem(place):
+        found = [Found((place,))]
+    else:
+        found = [Found(tuple(_tars_in(place)), place)]
+    if not any(one.tars for one in found):
+        raise DataError(f"no shards match {spec!r}; expected names that end in {', '.join(TAR_SUFFIXES)}")
+    return found
+
+
+def _tars_in(place: str) -> list[str]:
+    system, path = file_system(place)
+    names = persistently(lambda: system.ls(path.rstrip("/") + "/", detail=False), place)
+    return sorted({join(place, tar) for name in names if tar_stem(name) and (tar := name.rpartition("/")[2])})

@@ -1,0 +1,192 @@
+"""Which samples are kept: the rules of a filter over the scores of all shards, in a SQLite file.
+
+Samples come in one order, that of shards and keys, whoever scored them; every rule follows it, so the
+outcome does not depend on the split of the work. Memory does not grow with the number of samples.
+The rules run one after another over what the ones before left, and a sample counts under the first
+that dropped it.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vila2cli.score.annotations import SampleId
+from vila2cli.score.duplicates import ImageIndex
+
+OVERLAP, DUPLICATE, NEAR_DUPLICATE, NOT_DRAWN = "eval-overlap", "duplicate", "near-duplicate", "not-drawn"
+_ROWS = 10_000
+_CACHE_KIB = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What the rules need to know of a sample.
+
+    `reason` is that of a rule which needs no other sample, None if there is none; `is_usable` says
+    that it could be trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers.
+    """
+
+    id: SampleId
+    reason: str | None = None
+    is_usable: bool = True
+    image_sha256: str = ""
+    image_hash: str = ""
+    rank: float | None = None
+    bucket: int = 0
+    tie: int = 0
+    lot: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a sample was dropped (None: it is kept), and which image it repeats, as SHARD/KEY."""
+
+    id: SampleId
+    reason: str | None
+    like: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where the share of one length bucket was cut: the highest rank kept, and how many of how many."""
+
+    bucket: int
+    num_kept: int
+    num_ranked: int
+    rank: float | None
+
+
+class Selection:
+    """The table of all candidates; `open` makes one in a file that is removed in the end."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        database.execute(
+            "CREATE TABLE sample (number INTEGER PRIMARY KEY, shard TEXT, name TEXT, reason TEXT,"
+            " usable INTEGER, sha256 BLOB, hash TEXT, rank REAL, bucket INTEGER, tie INTEGER, lot INTEGER,"
+            " tokens INTEGER, twin TEXT)"
+        )
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Self]:
+        """A selection whose table lies in the file `path` for as long as the block runs."""
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            # The file is scratch: what a crash leaves of it is thrown away.
+            for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+                database.execute(f"PRAGMA {pragma}")
+            database.execute("BEGIN")
+            yield cls(database)
+        path.unlink(missing_ok=True)
+
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        """Add candidates in the order of shards and keys."""
+        self._database.executemany(
+            "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            (
+                (
+                    *one.id,
+                    one.reason,
+                    one.is_usable,
+                    bytes.fromhex(one.image_sha256),
+                    one.image_hash,
+                    one.rank,
+                    one.bucket,
+                    one.tie,
+                    one.lot,
+                    one.num_tokens,
+                )
+                for one in candidates
+            ),
+        )
+
+    def drop_overlap(self, images: Iterable[tuple[str, str, str]], max_distance: int | None) -> None:
+        """Drop images that are among `images`: (name, SHA-256, hash) of each evaluation image.
+
+        They cannot be trained on, so they are not drawn into a control either.
+        """
+        index = ImageIndex(self._database, "held_out", max_distance)
+        names = []
+        for number, (name, sha256, image_hash) in enumerate(images):
+            index.add(number, bytes.fromhex(sha256), image_hash)
+            names.append(name)
+        for number, sha256, image_hash, reason in self._rows("sha256, hash, reason", "usable"):
+            if (match := index.find(sha256, image_hash)) is not None:
+                values = (reason or OVERLAP, names[match.number], number)
+                self._database.execute(
+                    "UPDATE sample SET reason = ?, usable = 0, twin = ? WHERE number = ?", values
+                )
+
+    def drop_duplicates(self, max_distance: int | None) -> None:
+        """Keep the first of equal or look-alike images: every one dropped is like one that is kept."""
+        index = ImageIndex(self._database, "kept", max_distance)
+        twin = "SELECT shard || '/' || name FROM sample WHERE number = ?"
+        for number, sha256, image_hash in self._rows("sha256, hash", "reason IS NULL"):
+            match = index.find(sha256, image_hash)
+            if match is None:
+                index.add(number, sha256, image_hash)
+                continue
+            reason = DUPLICATE if match.likeness == "exact" else NEAR_DUPLICATE
+            self._database.execute(
+                f"UPDATE sample SET reason = ?, twin = ({twin}) WHERE number = ?",
+                (reason, match.number, number),
+            )
+
+    def keep_lowest(self, share: float, reason: str) -> list[Cut]:
+        """Keep the share with the lowest rank in each length bucket, rounded to whole samples."""
+        buckets = "SELECT bucket, count(*) FROM sample WHERE reason IS NULL GROUP BY bucket ORDER BY bucket"
+        return [
+            self._cut(bucket, num, int(share * num + 0.5), reason)
+            for bucket, num in self._database.execute(buckets).fetchall()
+        ]
+
+    def _cut(self, bucket: int, num: int, num_kept: int, reason: str) -> Cut:
+        where = "reason IS NULL AND bucket = ?"
+        if num_kept == 0:
+            self._database.execute(f"UPDATE sample SET reason = ? WHERE {where}", (reason, bucket))
+            return Cut(bucket, 0, num, None)
+        last = self._database.execute(
+            f"SELECT rank, tie, number FROM sample WHERE {where} ORDER BY rank, tie, number LIMIT 1 OFFSET ?",
+            (bucket, num_kept - 1),
+        ).fetchone()
+        self._database.execute(
+            f"UPDATE sample SET reason = ? WHERE {where} AND (rank, tie, number) > (?, ?, ?)",
+            (reason, bucket, *last),
+        )
+        return Cut(bucket, num_kept, num, last[0])
+
+    def totals(self) -> dict[str | None, tuple[int, int]]:
+        """Samples and caption tokens by reason; those kept under None."""
+        query = "SELECT reason, count(*), sum(tokens) FROM sample GROUP BY reason ORDER BY reason"
+        return {reason: (num, tokens) for reason, num, tokens in self._database.execute(query)}
+
+    def draw_control(self) -> None:
+        """Replace the outcome by a random one of the same size, out of everything that can be trained on."""
+        num_kept = self._database.execute("SELECT count(*) FROM sample WHERE reason IS NULL").fetchone()[0]
+        # The first lot that is not drawn; there is none when everything usable was kept.
+        query = "SELECT lot, number FROM sample WHERE usable ORDER BY lot, number LIMIT 1 OFFSET ?"
+        first = self._database.execute(query, (num_kept,)).fetchone()
+        self._database.execute("UPDATE sample SET reason = NULL, twin = NULL WHERE usable")
+        if first is not None:
+            self._database.execute(
+                "UPDATE sample SET reason = ? WHERE usable AND (lot, number) >= (?, ?)", (NOT_DRAWN, *first)
+            )
+
+    def decisions(self) -> Iterator[Decision]:
+        """What became of every candidate, in their order."""
+        for _, shard, key, reason, twin in self._rows("shard, name, reason, twin", "1"):
+            yield Decision((shard, key), reason, twin)
+
+    def _rows(self, columns: str, condition: str) -> Iterator[tuple[Any, ...]]:
+        """Number and columns of the samples under a condition, which may be changed meanwhile."""
+        where = f"number > ? AND {condition} ORDER BY number LIMIT {_ROWS}"
+        query = f"SELECT number, {columns} FROM sample WHERE {where}"
+        last = -1
+        while rows := self._database.execute(query, (last,)).fetchall():
+            yield from rows
+            last = rows[-1][0]

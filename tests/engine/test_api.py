@@ -1,0 +1,360 @@
+"""The API engine against a small HTTP server that answers, fails and dawdles as each test says."""
+
+import base64
+import contextlib
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
+from vila2cli.engine import pace as pace_module
+from vila2cli.engine.pace import Budget, RateLimit, wait_s
+from vila2cli.errors import BudgetError, ModelError
+from vila2cli.settings import ApiSettings
+
+Ask = Callable[..., Request]
+Reply = tuple[int, dict[str, Any] | str]
+
+
+def completion(
+    text: str = "a red star", *, num_read: int = 20, num_written: int = 3, finish: str = "stop"
+) -> Reply:
+    """An answer as a chat completion server gives it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    usage = {
+        "prompt_tokens": num_read,
+        "completion_tokens": num_written,
+        "total_tokens": num_read + num_written,
+    }
+    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
+    return 200, {**head, "choices": [choice], "usage": usage}
+
+
+def problem(status: int, message: str = "no", code: str | None = None) -> Reply:
+    return status, {"error": {"message": message, "code": code}}
+
+
+@dataclass
+class Server:
+    """Answers with `reply(body, number)`, counting requests from 1; keeps what it was sent."""
+
+    reply: Callable[[dict[str, Any], int], Reply]
+    headers: dict[str, str] = field(default_factory=dict)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    times_s: list[float] = field(default_factory=list)
+    num_open: int = 0
+    most_open: int = 0
+    url: str = ""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(reply: Callable[[dict[str, Any], int], Reply], **headers: str) -> Server:
+        server = Server(reply, headers)
+        lock = threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    server.bodies.append(body)
+                    server.keys.add(self.headers["Authorization"])
+                    server.times_s.append(time.monotonic())
+                    server.num_open += 1
+                    server.most_open = max(server.most_open, server.num_open)
+                    number = len(server.bodies)
+                status, value = server.reply(body, number)
+                data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+                with lock:
+                    server.num_open -= 1
+                self.send_response(status)
+                always = {"Content-Length": str(len(data)), "Content-Type": "application/json"}
+                for name, text in (always | server.headers).items():
+                    self.send_header(name, text)
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):  # the client may have given up
+                    self.wfile.write(data)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Listener(ThreadingHTTPServer):
+            request_queue_size = 128  # with the usual 5, connections wait for seconds
+
+        http = Listener(("127.0.0.1", 0), Handler)
+        http.block_on_close = False
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        running.append((http, thread))
+        server.url = f"http://127.0.0.1:{http.server_port}/v1"
+        return server
+
+    yield start
+    for http, thread in running:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "MAX_WAIT_S", 0.02)
+
+
+def connect(url: str, **settings: Any) -> Engine:
+    api = ApiSettings(base_url=url, **{"model": "m", "retries": 3, **settings})
+    return open_engine("api", "", EngineSettings(api=api))
+
+
+def by_id(results: Iterator[Result]) -> dict[str, Result]:
+    return {result.id: result for result in results}
+
+
+def test_a_request_is_sent_as_it_is(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion())
+    request = ask(3, "What is <image> next to?", temperature=0.5, top_p=0.9, seed=2**62 + 1, max_new_tokens=7)
+    (result,) = connect(server.url).generate([request])
+    assert result == Result(id="3", text="a red star", num_tokens=3, finish_reason="stop")
+    (body,) = server.bodies
+    before, image, after = body["messages"][0]["content"]
+    assert (before["text"], after["text"]) == ("What is ", " next to?")
+    kind, data = image["image_url"]["url"].split(",")
+    assert kind == "data:image/png;base64"
+    sent = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert sent.tobytes() == request.images[0].tobytes()
+    assert {
+        name: body[name] for name in ("model", "temperature", "top_p", "seed", "max_completion_tokens")
+    } == {
+        "model": "m",
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 2**62 + 1,
+        "max_completion_tokens": 7,
+    }
+
+
+def test_images_may_be_sent_smaller(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion())
+    list(connect(server.url, image_format="jpeg").generate([ask(3)]))
+    image, _ = server.bodies[0]["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_what_may_pass_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
+    statuses = [500, 503, 429, 409, 408]
+    server = serve(lambda body, number: problem(statuses[number - 1]) if number <= 5 else completion())
+    engine = connect(server.url, retries=5)
+    results = by_id(engine.generate([ask(seed) for seed in range(4)]))
+    assert {result.error for result in results.values()} == {None}
+    assert len(results) == 4
+    assert len(server.bodies) == 9
+    assert any("tried again" in note for note in engine.notes)
+
+
+def test_an_answer_that_is_no_json_is_no_answer(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: (200, "<html>down for repairs</html>"), **{"Content-Type": "text/html"})
+    with pytest.raises(ModelError, match="sent no JSON but"):
+        list(connect(server.url, max_in_flight=1).generate([ask(1)]))
+
+
+def test_what_the_server_refuses_fails_alone(serve: Callable[..., Server], ask: Ask) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        return problem(400, "prompt is too long") if "long" in json.dumps(body["messages"]) else completion()
+
+    server = serve(reply)
+    requests = [ask(1), ask(2, "a long one"), ask(3, "<image><image>"), ask(4)]
+    results = by_id(connect(server.url).generate(requests))
+    assert {key for key, result in results.items() if result.error} == {"2", "3"}
+    assert "prompt is too long" in str(results["2"].error)
+    assert "name 2 images" in str(results["3"].error)
+    assert len(server.bodies) == 3
+
+
+def test_a_request_that_always_fails_does_not_stop_the_others(serve: Callable[..., Server], ask: Ask) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        return problem(500, "engine error") if "poison" in json.dumps(body["messages"]) else completion()
+
+    server = serve(reply)
+    engine = connect(server.url, max_in_flight=2)
+    results = by_id(engine.generate([ask(0, "poison"), *(ask(seed) for seed in range(1, 40))]))
+    assert len(results) == 40
+    assert {key for key, result in results.items() if result.error} == {"0"}
+    assert "no answer in 4 tries" in str(results["0"].error)
+
+
+def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion() if number <= 3 else problem(502, "bad gateway"))
+    results = connect(server.url, max_in_flight=1).generate([ask(seed) for seed in range(10)])
+    assert [next(results).error for _ in range(3)] == [None] * 3
+    with pytest.raises(ModelError, match=r"gave no answer in 4 tries.*run the same command again") as caught:
+        next(results)
+    assert "\n" not in str(caught.value)
+    gone = connect("http://127.0.0.1:9/v1")
+    with pytest.raises(ModelError, match="Connection error"):
+        list(gone.generate([ask(1)]))
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "message"),
+    [
+        (
+            problem(401, "Incorrect API key provided: secret-key"),
+            ModelError,
+            "environment variable VILA2_TEST_KEY",
+        ),
+        (problem(404, "The model `m` does not exist"), ModelError, "does not serve m"),
+        (problem(429, "pay first", "insufficient_quota"), BudgetError, "quota is used up"),
+    ],
+)
+def test_what_concerns_every_request_ends_the_stage_at_once(
+    serve: Callable[..., Server],
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: Reply,
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.setenv("VILA2_TEST_KEY", "secret-key")
+    server = serve(lambda body, number: reply)
+    engine = connect(server.url, key_env="VILA2_TEST_KEY", max_in_flight=1)
+    with pytest.raises(error, match=message) as caught:
+        list(engine.generate([ask(1), ask(2)]))
+    assert server.keys == {"Bearer secret-key"}
+    assert "secret-key" not in " ".join([str(caught.value), *engine.notes])
+    assert len(server.bodies) == 1
+
+
+def test_the_key_is_never_shown(
+    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    server = serve(lambda body, number: problem(400 if number > 1 else 500, "what is secret-key?"))
+    engine = connect(server.url)
+    (result,) = engine.generate([ask(1)])
+    assert result.error is not None
+    assert "***" in result.error
+    assert "secret-key" not in " ".join([result.error, *engine.notes, repr(engine.__dict__["_settings"])])
+
+
+def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: Ask) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        time.sleep(0.01)
+        return completion()
+
+    server = serve(reply)
+    num_read = 0
+
+    def stream() -> Iterator[Request]:
+        nonlocal num_read
+        for seed in range(200):
+            num_read += 1
+            yield ask(seed)
+
+    results = connect(server.url, max_in_flight=5).generate(stream())
+    for _ in range(20):
+        next(results)
+    assert 1 < server.most_open <= 5
+    assert num_read <= 25
+    results.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
+
+
+def test_requests_keep_to_the_rate(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion())
+    list(connect(server.url, requests_per_minute=1200).generate(ask(seed) for seed in range(9)))
+    assert server.times_s[-1] - server.times_s[0] > 8 * 0.05 - 0.03
+
+
+def test_a_server_may_ask_everybody_to_wait(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: problem(429) if number == 1 else completion(), **{"Retry-After": "1"})
+    list(connect(server.url, max_in_flight=1).generate([ask(1), ask(2)]))
+    assert server.times_s[1] - server.times_s[0] > 0.95
+
+
+def test_the_budget_of_tokens_holds(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion(num_read=20, num_written=3))
+    engine = connect(server.url, max_tokens_total=500)
+    results = engine.generate(ask(seed, max_new_tokens=10) for seed in range(100))
+    with pytest.raises(BudgetError, match="tokens were read"):
+        list(results)
+    # Nothing is passed, and no more than one longest request is left unused.
+    assert 500 - 30 < 23 * len(server.bodies) <= 500
+
+
+def test_the_budget_of_dollars_holds_and_needs_prices(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion(num_read=1000, num_written=100))
+    prices = {"dollars_per_million_read": 2.0, "dollars_per_million_written": 10.0}  # 0.003 each
+    engine = connect(server.url, max_dollars=0.03, max_in_flight=3, **prices)
+    with pytest.raises(BudgetError, match=r"for \$0\.03"):
+        list(engine.generate(ask(seed, max_new_tokens=100) for seed in range(100)))
+    assert len(server.bodies) == 10
+    with pytest.raises(ModelError, match="needs prices"):
+        connect(server.url, max_dollars=1.0)
+
+
+def test_a_budget_that_suffices_is_not_felt(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion(num_read=20, num_written=3))
+    results = list(
+        connect(server.url, max_tokens_total=261).generate(ask(s, max_new_tokens=4) for s in range(11))
+    )
+    assert len(results) == 11
+
+
+def test_what_follows_from_a_result_is_asked_too(serve: Callable[..., Server], ask: Ask, ladder: Any) -> None:
+    server = serve(lambda body, number: completion())
+    stream, seen = ladder([ask(seed) for seed in range(5)]), []
+    for result in connect(server.url).generate(stream):
+        seen.append(int(result.id))
+        if seen[-1] < 3:
+            stream.push(ask(seen[-1] + 100))
+    assert sorted(seen) == [0, 1, 2, 3, 4, 100, 101, 102]
+
+
+def test_an_answer_cut_off_by_a_filter_is_no_caption(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion("a", finish=("length", "content_filter")[number - 1]))
+    cut, filtered = connect(server.url, max_in_flight=1).generate([ask(1), ask(2)])
+    assert cut.finish_reason == "length"
+    assert filtered.error == "the server ended the answer with content_filter"
+
+
+def test_scoring_needs_a_server_that_can(
+    serve: Callable[..., Server], judge: Callable[..., ScoreRequest]
+) -> None:
+    server = serve(lambda body, number: (200, {"count": 3}) if "prompt" in body else completion())
+    with pytest.raises(ModelError, match="no log-probabilities of a prompt"):
+        list(connect(server.url).score([judge(1, "a red star")]))
+
+
+def test_turns_of_the_rate_limit() -> None:
+    rate = RateLimit(60)
+    assert [rate.turn(now) for now in (0.0, 0.0, 0.5, 10.0)] == [0.0, 1.0, 1.5, 0.0]
+    rate.hold(20.0)
+    assert rate.turn(11.0) == 9.0
+    assert [RateLimit(0).turn(now) for now in (1.0, 1.0)] == [0.0, 0.0]
+
+
+def test_a_limited_budget_learns_the_length_of_a_prompt_first() -> None:
+    budget = Budget(ApiSettings(max_tokens_total=100))
+    assert budget.reserve(1, 10)
+    assert not budget.reserve(2, 10)
+    budget.settle(1, num_read=30, num_written=5)
+    assert budget.reserve(2, 10)  # 35 used, 40 set aside
+    assert not budget.reserve(3, 10)
+    assert Budget(ApiSettings()).reserve(1, 10**9)
+
+
+def test_waits_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "MAX_WAIT_S", 30.0)
+    assert [wait_s(attempt, 0.5) for attempt in range(1, 9)] == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert wait_s(3, 0.0) == 2.0

@@ -1,0 +1,83 @@
+"""The API engine against a real vLLM server on loopback."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vila2cli.engine import Engine, EngineSettings, Request, ScoreRequest, open_engine, pace
+from vila2cli.errors import ModelError
+from vila2cli.settings import ApiSettings
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+Ask = Callable[..., Request]
+
+
+@pytest.fixture
+def engine(vllm_server: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    return connect(vllm_server, monkeypatch)
+
+
+def connect(server: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setenv("VILA2_TEST_KEY", server.key)
+    api = ApiSettings(base_url=f"{server.url}/v1", key_env="VILA2_TEST_KEY", max_in_flight=24)
+    return open_engine("api", "tiny", EngineSettings(api=api))
+
+
+def hf(checkpoint: Path) -> Engine:
+    return open_engine("hf", checkpoint, EngineSettings(dtype="float32", batch_size=16, max_model_len=512))
+
+
+def test_captions_are_those_of_transformers(engine: Engine, tiny_checkpoint: Path, ask: Ask) -> None:
+    requests = [ask(seed, max_new_tokens=32) for seed in range(40)]
+    ours = {result.id: result for result in hf(tiny_checkpoint).generate(requests)}
+    theirs = {result.id: result for result in engine.generate(requests)}
+    assert set(theirs) == set(ours)
+    for key, result in theirs.items():
+        assert (result.text, result.num_tokens) == (ours[key].text, ours[key].num_tokens)
+        assert result.finish_reason == ours[key].finish_reason
+        assert result.logprob_mean == pytest.approx(ours[key].logprob_mean, abs=1e-4)
+
+
+def test_scores_are_those_of_transformers(
+    engine: Engine, tiny_checkpoint: Path, judge: Callable[..., ScoreRequest]
+) -> None:
+    requests = [judge(i, "There is a large red star at the top left."[: 5 + 4 * i]) for i in range(8)]
+    requests += [judge(8, ""), judge(9, "red " * 600)]
+    ours = {score.id: score for score in hf(tiny_checkpoint).score(requests)}
+    theirs = {score.id: score for score in engine.score(requests)}
+    assert {key for key, score in theirs.items() if score.error} == {"8", "9"}
+    for key, score in theirs.items():
+        assert score.token_logprobs == pytest.approx(ours[key].token_logprobs, abs=1e-4)
+
+
+def test_bad_requests_fail_alone_and_a_wrong_key_at_once(
+    engine: Engine, vllm_server: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = {result.id: result for result in engine.generate([ask(1), ask(2, "red " * 600), ask(3)])}
+    assert {key for key, result in results.items() if result.error} == {"2"}
+    monkeypatch.setattr(vllm_server, "key", "another")
+    with pytest.raises(ModelError, match=r"refuses the key \(401\)"):
+        list(connect(vllm_server, monkeypatch).generate([ask(1)]))
+
+
+def test_every_request_is_answered_by_a_server_that_dies_twice(
+    vllm_server: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MAX_WAIT_S", 4.0)
+    requests = [ask(seed, max_new_tokens=32) for seed in range(150)]
+    undisturbed = {result.id: result.text for result in connect(vllm_server, monkeypatch).generate(requests)}
+    engine = connect(vllm_server, monkeypatch)
+    engine._settings = engine._settings.model_copy(update={"retries": 100})  # type: ignore[attr-defined]
+    texts: dict[str, str] = {}
+    for result in engine.generate(requests):
+        assert result.error is None
+        assert result.id not in texts
+        texts[result.id] = result.text
+        if len(texts) in (30, 90):
+            vllm_server.kill()
+            threading.Timer(3.0, vllm_server.start).start()
+    assert texts == undisturbed
+    assert any("tried again" in note for note in engine.notes)

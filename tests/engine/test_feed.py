@@ -1,0 +1,88 @@
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from vila2cli.engine.feed import ahead
+from vila2cli.errors import DataError
+
+
+def num_feed_threads() -> int:
+    return sum(thread.name.startswith("vila2-feed") for thread in threading.enumerate())
+
+
+def test_results_come_in_order_whatever_finishes_first() -> None:
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.02 if number < 3 else 0)
+        return number * number
+
+    made = [
+        (item, future.result()) for item, future in ahead(slow_at_first, range(20), num_workers=4, window=8)
+    ]
+    assert made == [(number, number * number) for number in range(20)]
+    assert num_feed_threads() == 0
+
+
+def test_a_failure_belongs_to_its_item() -> None:
+    def odd_only(number: int) -> int:
+        if number % 2 == 0:
+            raise DataError(f"{number} is even")
+        return number
+
+    kept, failed = [], []
+    for item, future in ahead(odd_only, range(10), num_workers=2, window=4):
+        try:
+            kept.append(future.result())
+        except DataError as error:
+            failed.append((item, str(error)))
+    assert kept == [1, 3, 5, 7, 9]
+    assert failed == [(number, f"{number} is even") for number in (0, 2, 4, 6, 8)]
+
+
+def test_never_more_than_the_window_is_read_ahead() -> None:
+    num_read, num_taken = 0, 0
+
+    def source() -> Iterator[int]:
+        nonlocal num_read
+        for number in range(100):
+            num_read += 1
+            assert num_read - num_taken <= 7
+            yield number
+
+    for _ in ahead(lambda number: number, source(), num_workers=3, window=7):
+        num_taken += 1
+    assert num_taken == num_read == 100
+
+
+def test_items_are_worked_on_at_the_same_time() -> None:
+    together = threading.Barrier(3, timeout=10)  # passes only when three are in it at once
+    made = ahead(lambda _: together.wait(), range(9), num_workers=3, window=9)
+    assert sorted(future.result() for _, future in made) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_stopping_early_leaves_no_thread_and_begins_nothing_more() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.01)
+
+    made = ahead(work, range(1000), num_workers=2, window=50)
+    next(made)
+    made.close()  # type: ignore[attr-defined]
+    num_begun = len(begun)
+    assert num_begun < 10
+    assert num_feed_threads() == 0
+    time.sleep(0.05)
+    assert len(begun) == num_begun
+
+
+def test_an_error_of_the_source_is_raised_as_it_is() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise DataError("the shard is cut off")
+
+    with pytest.raises(DataError, match="cut off"):
+        list(ahead(lambda number: number, source(), num_workers=1, window=4))
+    assert num_feed_threads() == 0
