@@ -71,7 +71,7 @@ def test_one_problem_is_one_line(tmp_path: Path) -> None:
         ("recaption.share = 0", "greater than 0"),
         ("recaption.prompts = []", "at least 1"),
         ('name = "../x"', "pattern"),
-        ('recaption.engine = "vlm"', "'auto', 'vllm' or 'hf'"),
+        ('recaption.engine = "vlm"', "'auto', 'vllm', 'hf' or 'api'"),
         ("slurm.mem = [1]", "slurm.mem"),
         ("sft = 3", "sft = 3"),
     ],
@@ -175,7 +175,7 @@ def test_every_key_is_described() -> None:
     rows = {key: (kind, default, doc) for key, kind, default, doc in describe()}
     assert set(flatten(load_recipe().model_dump(mode="json"))) <= set(rows)
     assert all(doc for _, _, doc in rows.values())
-    assert rows["recaption.engine"][0] == '"auto" | "vllm" | "hf"'
+    assert rows["recaption.engine"][0] == '"auto" | "vllm" | "hf" | "api"'
     assert rows["data.sft"][0] == "list of string"
     assert rows["specialists.NAME.data"][1] == "required"
     assert rows["slurm.KEY"][0].startswith("string")

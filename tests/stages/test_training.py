@@ -11,6 +11,7 @@ from vila2cli.recipe import Recipe, load_recipe
 from vila2cli.run import Worker
 from vila2cli.sample import Reject
 from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.stages.filter import filter_samples
 from vila2cli.stages.pretrain import pretrain
 from vila2cli.stages.recaption import recaption
 from vila2cli.stages.sft import sft
@@ -162,3 +163,21 @@ def test_too_many_unusable_samples_stop_the_stage(recipe: Recipe, root: Path) ->
 def test_an_output_that_is_there_is_not_overwritten(recipe: Recipe, pretrained: Path) -> None:
     with pytest.raises(DataError, match="is there already"):
         pretrain(recipe, shards=None, out=pretrained, round=0)
+
+
+def test_pretraining_leaves_out_what_a_filter_layer_drops(
+    recipe: Recipe, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ["filter.scores=[]", "filter.keep_share=1", "filter.min_words=6", "filter.overlap=none"]
+    kept = filter_samples(
+        load_recipe(root / "recipe.toml", sets), shards=recipe.data.pretrain, out=tmp_path / "filter"
+    )
+    assert 0 < kept["dropped"]["too-short"] < SIZES["pretrain"]
+    summary = pretrain(recipe, shards=[str(tmp_path / "filter")], out=tmp_path / "pretrain", round=0)
+    main = summary["phases"][-1]["sources"]
+    assert (main["pretrain"]["samples"], main["pretrain"]["filtered"]) == (
+        kept["out"],
+        kept["in"] - kept["out"],
+    )
+    assert (main["interleaved"]["filtered"], summary["num_rejected"]) == (0, 0)
+    assert f"({kept['in'] - kept['out']:,} filtered out)" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
 from vila2cli.sample import EncodedImage, Reject, Sample, Turn
 from vila2cli.shards import Source, read_shard
+from vila2cli.text.compose import is_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,27 @@ Compose = Callable[[Sample], Sequence[Turn]]
 
 
 def load_samples(
-    source: Source, chat: Chat, compose: Compose, *, max_length: int, on_reject: Callable[[Reject], None]
+    source: Source,
+    chat: Chat,
+    compose: Compose,
+    *,
+    max_length: int,
+    on_reject: Callable[[Reject], None],
+    on_filtered: Callable[[str], None] = lambda key: None,
 ) -> list[TrainSample]:
     """All samples of a source that can be trained on, in the order of the shards.
 
-    A sample with nothing to train, with an unreadable image or longer than `max_length` tokens is
-    handed to `on_reject`; no sequence is cut, so neither images nor answers are ever cut away.
+    The key of one that a filter layer leaves out goes to `on_filtered`. A sample with nothing to
+    train, with an unreadable image or longer than `max_length` tokens is handed to `on_reject`; no
+    sequence is cut, so neither images nor answers are ever cut away.
     Encoded images stay in memory: for tens of thousands of samples, not for millions.
     """
     samples = []
     for shard in source.shards:
         for sample in read_shard(shard, on_reject=on_reject):
+            if not is_kept(sample):
+                on_filtered(sample.key)
+                continue
             try:
                 encoded = encode_sample(sample, chat, compose(sample), max_length)
             except DataError as error:

@@ -140,8 +140,14 @@ def _phase_samples(
     counts: dict[str, dict[str, int]] = {}
     for data in phase.sources:
         before = len(rejects)
+        filtered: list[str] = []
         found = load_samples(
-            data.source, chat, data.compose, max_length=phase.settings.max_length, on_reject=rejects.append
+            data.source,
+            chat,
+            data.compose,
+            max_length=phase.settings.max_length,
+            on_reject=rejects.append,
+            on_filtered=filtered.append,
         )
         _check_budget(data.name, len(found), rejects[before:], phase.settings.max_reject_rate)
         limit = phase.settings.max_samples or len(found)
@@ -150,6 +156,7 @@ def _phase_samples(
             "samples": len(chosen),
             "tokens": sum(len(sample.ids) for sample in chosen),
             "images": sum(len(sample.images) for sample in chosen),
+            "filtered": len(filtered),
             "rejected": len(rejects) - before,
         }
     if not samples:
@@ -170,5 +177,9 @@ def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: f
 
 
 def _mixture_line(samples: Sequence[TrainSample], counts: dict[str, dict[str, int]]) -> str:
-    parts = [f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens" for name, c in counts.items()]
+    parts = [
+        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
+        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
+        for name, c in counts.items()
+    ]
     return f"{len(samples):,} samples: {'; '.join(parts)}"
