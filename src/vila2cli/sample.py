@@ -71,7 +71,7 @@ class Annotation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Annotation":
         """Read what `to_json` wrote; raises DataError naming the first field that does not fit."""
-        unknown = sorted(value.keys() - _ANNOTATION_FIELDS)
+        unknown = [] if value.keys() <= _ANNOTATION_FIELDS else sorted(value.keys() - _ANNOTATION_FIELDS)
         if unknown or "layer" not in value or "kind" not in value:
             what = f"unknown field {unknown[0]!r}" if unknown else "no 'layer' or 'kind'"
             raise DataError(f"an annotation has {what}; was this layer written by a newer vila2?")

@@ -34,6 +34,7 @@ _WITHOUT_DATA = frozenset(
 """Members that are a header alone, whatever size it states."""
 
 
+@functools.lru_cache(maxsize=4)  # whether a member is wanted and where it belongs are asked one after the other
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member name into key and lower-case extension as WebDataset does: at the first dot of the
     base name, so folders may hold dots. None for names without an extension, hidden files and `__meta__`."""
@@ -177,7 +178,9 @@ def _plain_header(block: bytes) -> tuple[str, int, bytes] | None:
     if not (size.isdigit() and checksum.isdigit() and block[135] in _ENDS_NUMBER):
         return None
     try:
-        if sum(block) - sum(block[148:156]) + 256 != int(checksum, 8):
+        # The low half of Adler-32 is one more than the sum of the bytes, modulo 65521, and quick to have.
+        total = int(checksum, 8) + sum(block[148:156]) - 8 * 32
+        if zlib.adler32(block) & 0xFFFF != (1 + total) % 65521:
             return None
         return block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), int(size, 8), tarfile.REGTYPE
     except ValueError:  # a digit above 7

@@ -1,5 +1,6 @@
 """`vila2 filter` from shards to layer, with a tiny model of random weights."""
 
+import importlib.util
 import io
 import json
 import math
@@ -410,6 +411,38 @@ def test_the_command_explains_what_it_kept_and_dropped(
     assert "like 000000/000000003" in text
     assert f"    {LOOP}" in text
     assert "image cannot be decoded" in text
+
+
+def test_similarity_by_sentence_needs_no_language_model(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    path = Path(__file__).parents[1] / "model" / "test_dual_encoder.py"
+    spec = importlib.util.spec_from_file_location("tiny_clip", path)
+    assert spec is not None
+    assert spec.loader is not None
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    clip = tiny.save(tmp_path / "clip", "clip")
+    sets = [
+        f"filter.similarity_model={clip}",
+        'filter.scores=["similarity"]',
+        "filter.rank_by=similarity",
+        "filter.keep_share=0.5",
+    ]
+    run(*sets, model=None)
+    found = [one.scores for one in annotations(tmp_path / "layer").values() if "similarity" in one.scores]
+    kept, dropped = (
+        [one["similarity"] for one in found if one["reasons"] == reasons] for reasons in ([], ["similarity"])
+    )
+    assert len(kept) == len(dropped) == 24
+    assert min(kept) >= max(dropped)
+    assert all(one["sentence_similarity_min"] <= one["similarity"] for one in found)
+    assert sum(one["num_split_sentences"] for one in found) > 0
+    for index in range(2):
+        run(*sets, out="split", model=None, worker=Worker(index, 2))
+    assert tars(tmp_path / "split") == tars(tmp_path / "layer")
+    low = run(*sets, f"filter.min_similarity={sorted(kept)[3]}", model=None)
+    assert low["dropped"]["low-similarity"] >= 24
 
 
 @pytest.mark.vllm
