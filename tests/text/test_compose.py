@@ -1,5 +1,6 @@
 """Composition: alt-text and recaption, specialists' turns, documents."""
 
+import dataclasses
 from collections import Counter
 
 from hypothesis import given
@@ -25,6 +26,13 @@ def keyed(number: int) -> Sample:
     return Sample(key=f"{number:05}", images=(IMAGE,), text="red thing", annotations=(RECAPTION,))
 
 
+SPATIAL = Annotation(
+    layer="spatial",
+    kind="turns",
+    turns=(Turn("user", "Where?"), Turn("assistant", "The circle is above the star.")),
+)
+
+
 def turns_of(caption: str) -> tuple[Turn, ...]:
     return (Turn("user", "<image>"), Turn("assistant", caption))
 
@@ -45,6 +53,17 @@ def test_a_missing_caption_falls_back_to_the_others() -> None:
 def test_the_newest_annotation_of_a_layer_counts() -> None:
     newer = Annotation(layer="recaption", kind="caption", text="newer")
     assert caption_of(picture(RECAPTION, newer), "recaption") == "newer"
+
+
+def test_the_order_of_the_specialists_is_drawn_by_the_key() -> None:
+    orders: Counter[str] = Counter()
+    for number in range(100):
+        sample = dataclasses.replace(picture(RECAPTION, OCR, SPATIAL), key=str(number))
+        turns = compose_turns(sample, BOTH)
+        assert turns == compose_turns(sample, BOTH)
+        orders[turns[2].text] += 1
+        assert {turns[2].text, turns[4].text} == {"What text?", "Where?"}
+    assert orders["What text?"] in range(30, 71)
 
 
 def test_specialists_answers_follow_the_caption_as_turns() -> None:

@@ -42,6 +42,12 @@ class Composition:
             return draw(candidates, "candidate", self.seed, name, sample.key)
         return caption_of(sample, name)
 
+    def answers(self, sample: Sample) -> list[Turn]:
+        """The specialists' turns, the specialists in an order drawn by the key (`coyo_qa.py`, VILA^2 2.2.1)."""
+        found = [annotation for annotation in sample.annotations if annotation.kind == "turns"]
+        found.sort(key=lambda one: stable_hash("answers", self.seed, one.layer, sample.key))
+        return [turn for annotation in found for turn in annotation.turns]
+
     def _kept(self, key: str, names: list[str]) -> list[str]:
         order = names
         if self.shuffle:
@@ -89,8 +95,7 @@ def compose_turns(sample: Sample, composition: Composition, *, with_answers: boo
     document (`meta["interleaved"]`) becomes one assistant turn with a placeholder where each
     picture stands, so that the loss covers all its text (VILA section 2 and appendix). A captioned
     picture becomes an empty request with the composed caption as the answer, followed by the
-    question-answer turns of the specialists (VILA^2 section 2.2.1; released loader `coyo_qa.py`),
-    which `with_answers=False` leaves out.
+    question-answer turns of the specialists, which `with_answers=False` leaves out.
     """
     if not is_kept(sample):
         return ()
@@ -102,9 +107,8 @@ def compose_turns(sample: Sample, composition: Composition, *, with_answers: boo
     if caption is None:
         return ()
     turns = [Turn("user", IMAGE_PLACEHOLDER * len(sample.images)), Turn("assistant", neutral(caption))]
-    for annotation in sample.annotations:
-        if with_answers and annotation.kind == "turns":
-            turns += [Turn(turn.role, neutral(turn.text)) for turn in annotation.turns]
+    if with_answers:
+        turns += [Turn(turn.role, neutral(turn.text)) for turn in composition.answers(sample)]
     return tuple(turns)
 
 
