@@ -375,11 +375,11 @@ def test_a_killed_run_goes_on_where_it_stopped(
     out = tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT, f"{data}/*.tar", str(model), str(out), *sets]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(out.glob("*.stats.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(number)
-    code = process.wait(30)
+    code = process.wait(120)
     assert code == (Interrupted.exit_code if number == signal.SIGTERM else -signal.SIGKILL)
     there = tars(out)
     assert 0 < len(there) < NUM_SHARDS
@@ -394,12 +394,9 @@ def test_a_killed_run_goes_on_where_it_stopped(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_writes_the_same_captions(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
-    once = (
-        "recaption.max_new_tokens=48",
-        "recaption.retry_temperatures=[]",
-    )  # a retry samples, each in its way
-    ours = run("hf", settings("recaption.engine=hf", *once))
-    theirs = run("vllm", settings("recaption.engine=vllm", *once))
+    # Greedy alone: the engines draw from the same distribution with other noise.
+    sets = ["recaption.max_new_tokens=48", "recaption.retry_temperatures=[]"]
+    ours, theirs = run("hf", settings(*sets)), run("vllm", settings("recaption.engine=vllm", *sets))
     assert theirs.dropped == ours.dropped
     assert theirs.num_shards_done == NUM_SHARDS
     hf, vllm = captions(tmp_path / "hf"), captions(tmp_path / "vllm")
