@@ -15,6 +15,7 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
 
 IGNORE_INDEX = -100
+_MAX_PROMPTS = 256
 
 
 class Chat:
@@ -31,6 +32,8 @@ class Chat:
         self.image_token: str = getattr(processor, "image_token", "")
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token else -1
         self._image_ids: dict[tuple[int, int], list[int]] = {}
+        # Most prompts are one of a few.
+        self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
         special = {*self.tokenizer.all_special_tokens, self.image_token}
         self._special = sorted((token for token in special if token), key=len, reverse=True)
 
@@ -42,7 +45,12 @@ class Chat:
         With `expand` every image stands as the run of ids that the model puts its features on;
         without, as one placeholder id (what vLLM takes).
         """
-        return self._ids(self._render(turns, len(images), answer=True), list(images), expand=expand)
+        key = (tuple(turns), len(images))
+        if key not in self._prompts:
+            if len(self._prompts) >= _MAX_PROMPTS:
+                self._prompts.clear()
+            self._prompts[key] = self._pieces(self._render(turns, len(images), answer=True))
+        return self._joined(self._prompts[key], list(images), expand=expand)
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an assistant's answer as training renders it, its end token left out."""
@@ -136,13 +144,22 @@ class Chat:
 
     def _ids(self, text: str, images: list[Image.Image], *, expand: bool) -> list[int]:
         """Tokenise rendered text, taking one image off `images` for every placeholder in it."""
-        ids: list[int] = []
-        for i, piece in enumerate(text.split(self.image_token) if self.image_token else [text]):
-            if i:
-                image = images.pop(0)
-                ids += self._expanded(image) if expand else [self.image_token_id]
-            if piece:
-                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return self._joined(self._pieces(text), images, expand=expand)
+
+    def _pieces(self, text: str) -> list[list[int]]:
+        """The ids of rendered text before, between and after its images."""
+        pieces = text.split(self.image_token) if self.image_token else [text]
+        return [
+            list(self.tokenizer(piece, add_special_tokens=False)["input_ids"]) if piece else []
+            for piece in pieces
+        ]
+
+    def _joined(self, pieces: list[list[int]], images: list[Image.Image], *, expand: bool) -> list[int]:
+        ids = list(pieces[0])
+        for piece in pieces[1:]:
+            image = images.pop(0)
+            ids += self._expanded(image) if expand else [self.image_token_id]
+            ids += piece
         return ids
 
     def _expanded(self, image: Image.Image) -> list[int]:
