@@ -58,6 +58,8 @@ class ApiEngine:
     num_devices = 1  # the server's are not known
 
     def __init__(self, model: str, settings: ApiSettings) -> None:
+        # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
+        warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
         self.model, self.model_sha256 = identify("api", model, settings)
         self.notes: list[str] = []
         self.budget = Budget(settings)
@@ -288,13 +290,10 @@ def _retry_after_s(error: openai.APIError) -> float:
 
 async def _close(client: openai.AsyncOpenAI) -> None:
     """Give up what is still asked, then close the connections."""
-    with warnings.catch_warnings():  # anyio never awaits a connection that is cancelled before it begins
-        warnings.simplefilter("ignore", RuntimeWarning)
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # ending one may begin another
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            del task, tasks
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # ending one may begin another
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
     await asyncio.get_running_loop().shutdown_default_executor()
 
