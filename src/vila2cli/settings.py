@@ -201,6 +201,10 @@ class CaptionTrainSettings(TrainSettings):
     draw_candidate: Annotated[
         bool, setting("train on one drawn of a recaption's n candidates instead of the best")
     ] = False
+    answers: Annotated[
+        Literal["appended", "apart"],
+        setting("specialists' answers as turns after the caption, or each as a training text of its own"),
+    ] = "appended"
 
 
 class AlignSettings(CaptionTrainSettings):

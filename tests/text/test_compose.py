@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vila2cli.sample import Annotation, EncodedImage, Sample, Turn
-from vila2cli.text.compose import Composition, caption_of, compose_caption, compose_turns, is_kept
+from vila2cli.text.compose import Composition, caption_of, compose_caption, conversations, is_kept
 
 IMAGE = EncodedImage(b"jpeg", "jpg")
 RECAPTION = Annotation(layer="recaption", kind="caption", text="a large red circle")
@@ -47,7 +47,7 @@ def test_captions_come_in_the_order_of_the_recipe() -> None:
 def test_a_missing_caption_falls_back_to_the_others() -> None:
     assert compose_caption(picture(), ["original", "recaption"]) == "red thing"
     assert compose_caption(picture(text="  "), ["original"]) is None
-    assert compose_turns(picture(text=None), BOTH) == ()
+    assert conversations(picture(text=None), BOTH) == []
 
 
 def test_the_newest_annotation_of_a_layer_counts() -> None:
@@ -59,40 +59,55 @@ def test_the_order_of_the_specialists_is_drawn_by_the_key() -> None:
     orders: Counter[str] = Counter()
     for number in range(100):
         sample = dataclasses.replace(picture(RECAPTION, OCR, SPATIAL), key=str(number))
-        turns = compose_turns(sample, BOTH)
-        assert turns == compose_turns(sample, BOTH)
+        (turns,) = conversations(sample, BOTH)
+        assert [turns] == conversations(sample, BOTH)
         orders[turns[2].text] += 1
         assert {turns[2].text, turns[4].text} == {"What text?", "Where?"}
     assert orders["What text?"] in range(30, 71)
 
 
 def test_specialists_answers_follow_the_caption_as_turns() -> None:
-    turns = compose_turns(picture(RECAPTION, OCR), BOTH)
+    (turns,) = conversations(picture(RECAPTION, OCR), BOTH)
     assert [turn.role for turn in turns] == ["user", "assistant", "user", "assistant"]
     assert turns[0].text == "<image>"
     assert turns[1].text == "red thing\na large red circle"
     assert turns[3].text == 'The word "KAB".'
-    assert compose_turns(picture(OCR), Composition(), with_answers=False) == turns_of("red thing")
+    assert conversations(picture(OCR), Composition(), with_answers=False) == [turns_of("red thing")]
+
+
+def test_answers_apart_are_texts_of_their_own() -> None:
+    apart = dataclasses.replace(BOTH, answers_apart=True)
+    caption, *answers = conversations(picture(RECAPTION, OCR, SPATIAL), apart)
+    assert caption == turns_of("red thing\na large red circle")
+    assert sorted(answers, key=str) == sorted(
+        [
+            (Turn("user", "<image>What text?"), Turn("assistant", 'The word "KAB".')),
+            (Turn("user", "<image>Where?"), Turn("assistant", "The circle is above the star.")),
+        ],
+        key=str,
+    )
+    without_caption = conversations(picture(OCR, text=None), apart)
+    assert without_caption == [turns for turns in answers if "text?" in turns[0].text]
+    assert conversations(picture(OCR), apart, with_answers=False) == [turns_of("red thing")]
 
 
 def test_a_caption_that_spells_a_placeholder_is_made_harmless() -> None:
-    turns = compose_turns(picture(text="click <image> here"), Composition())
+    (turns,) = conversations(picture(text="click <image> here"), Composition())
     assert turns[1].text == "click < image> here"
 
 
 def test_a_document_is_one_answer_with_its_pictures_in_place() -> None:
     document = {"texts": ["First.", None, "Then.", None, "End."], "images": [None, 0, None, 1, None]}
     sample = Sample(key="d", images=(IMAGE, IMAGE), meta={"interleaved": document})
-    assert compose_turns(sample, Composition()) == (
-        Turn("user", ""),
-        Turn("assistant", "First.<image> Then.<image> End."),
-    )
+    assert conversations(sample, Composition()) == [
+        (Turn("user", ""), Turn("assistant", "First.<image> Then.<image> End."))
+    ]
 
 
 def test_a_conversation_is_taken_as_it_is() -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     sample = Sample(key="c", images=(IMAGE,), meta={"messages": messages})
-    assert compose_turns(sample, Composition()) == (Turn("user", "hi"), Turn("assistant", "ho"))
+    assert conversations(sample, Composition()) == [(Turn("user", "hi"), Turn("assistant", "ho"))]
 
 
 def test_a_recaption_that_fell_back_to_the_alt_text_is_not_said_twice() -> None:
@@ -104,12 +119,12 @@ def test_a_filtered_sample_is_not_trained_on() -> None:
     def verdict(keep: bool) -> Annotation:
         return Annotation(layer="filter", kind="score", scores={"keep": keep})
 
-    assert compose_turns(picture(verdict(False)), BOTH) == ()
-    assert compose_turns(picture(verdict(False), verdict(True)), BOTH) == turns_of("red thing")
+    assert conversations(picture(verdict(False)), BOTH) == []
+    assert conversations(picture(verdict(False), verdict(True)), BOTH) == [turns_of("red thing")]
     assert is_kept(picture())
     messages = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
     talk = Sample(key="c", images=(IMAGE,), meta=messages, annotations=(verdict(False),))
-    assert compose_turns(talk, BOTH) == ()
+    assert conversations(talk, BOTH) == []
 
 
 def test_the_order_is_drawn_per_image_and_stays() -> None:

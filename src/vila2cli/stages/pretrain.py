@@ -8,7 +8,7 @@ from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe
 from vila2cli.settings import CaptionTrainSettings
 from vila2cli.shards import open_source
-from vila2cli.text.compose import Composition, compose_turns
+from vila2cli.text.compose import Composition, conversations
 
 
 def pretrain(
@@ -29,14 +29,14 @@ def pretrain(
         _refuse_trained(name, folder)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     settings = recipe.pretrain
-    compose = partial(compose_turns, composition=composition(settings.main, recipe.seed))
+    compose = partial(conversations, composition=composition(settings.main, recipe.seed))
     sources = [DataSource("pretrain", pairs, compose)]
     digests = {"pretrain": pairs.digest()}
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)
-        sources.append(DataSource("interleaved", documents, partial(compose_turns, composition=Composition())))
+        sources.append(DataSource("interleaved", documents, partial(conversations, composition=Composition())))
         digests["interleaved"] = documents.digest()
-    compose = partial(compose_turns, composition=composition(settings.align, recipe.seed), with_answers=False)
+    compose = partial(conversations, composition=composition(settings.align, recipe.seed), with_answers=False)
     align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
     return train_stage(
@@ -66,6 +66,7 @@ def composition(settings: CaptionTrainSettings, seed: int) -> Composition:
         shuffle=settings.shuffle_captions,
         dropout=settings.caption_dropout,
         draw_candidate=settings.draw_candidate,
+        answers_apart=settings.answers == "apart",
         seed=seed,
     )
 

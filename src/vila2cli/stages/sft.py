@@ -6,7 +6,7 @@ from typing import Any
 
 from vila2cli.recipe import Recipe
 from vila2cli.shards import open_source
-from vila2cli.text.compose import Composition, compose_turns
+from vila2cli.text.compose import Composition, conversations
 
 
 def sft(
@@ -18,7 +18,7 @@ def sft(
 
     named = {"sft": shards or recipe.data.sft, "text": recipe.data.text}
     opened = {name: open_source(specs) for name, specs in named.items() if specs}
-    compose = partial(compose_turns, composition=Composition())
+    compose = partial(conversations, composition=Composition())
     loaded, processor = load_checkpoint(model)
     return train_stage(
         "sft",

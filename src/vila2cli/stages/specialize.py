@@ -16,7 +16,7 @@ from vila2cli.recipe import Recipe, SpecialistSettings
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, expected_samples, open_layer, open_source
-from vila2cli.text.compose import Composition, compose_turns
+from vila2cli.text.compose import Composition, conversations
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
 
@@ -42,7 +42,7 @@ def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str,
 
     settings = settings_of(recipe, name)
     source = open_source(settings.data)
-    compose = partial(compose_turns, composition=Composition())
+    compose = partial(conversations, composition=Composition())
     loaded, processor = load_checkpoint(model)
     return train_stage(
         f"specialize {name}",

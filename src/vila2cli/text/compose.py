@@ -18,7 +18,9 @@ class Composition:
     `dropout` leaves a named caption out of that share of the samples which have another one.
     `draw_candidate` takes one of a recaption's n candidates instead of the best. Every draw is decided
     by the sample's key and `seed`. VILA^2 section 2.1.1 keeps the original caption and
-    concatenates the recaption to it; order and separator are not in the paper.
+    concatenates the recaption to it; order and separator are not in the paper. The specialists'
+    answers follow the caption as further turns (section 2.2.1), or with `answers_apart` each
+    specialist's is a text of its own beside it (as in the 40B run, appendix A.5.2).
     """
 
     captions: Sequence[str] = (ORIGINAL,)
@@ -26,6 +28,7 @@ class Composition:
     shuffle: bool = False
     dropout: Mapping[str, float] = field(default_factory=dict)
     draw_candidate: bool = False
+    answers_apart: bool = False
     seed: int = 0
 
     def caption(self, sample: Sample) -> str | None:
@@ -42,11 +45,11 @@ class Composition:
             return draw(candidates, "candidate", self.seed, name, sample.key)
         return caption_of(sample, name)
 
-    def answers(self, sample: Sample) -> list[Turn]:
-        """The specialists' turns, the specialists in an order drawn by the key (`coyo_qa.py`, VILA^2 2.2.1)."""
+    def answers(self, sample: Sample) -> list[tuple[Turn, ...]]:
+        """Each specialist's turns, in an order drawn by the key (`coyo_qa.py`, VILA^2 2.2.1)."""
         found = [annotation for annotation in sample.annotations if annotation.kind == "turns"]
         found.sort(key=lambda one: stable_hash("answers", self.seed, one.layer, sample.key))
-        return [turn for annotation in found for turn in annotation.turns]
+        return [tuple(Turn(turn.role, neutral(turn.text)) for turn in one.turns) for one in found if one.turns]
 
     def _kept(self, key: str, names: list[str]) -> list[str]:
         order = names
@@ -88,28 +91,33 @@ def is_kept(sample: Sample) -> bool:
     return annotation is None or annotation.scores.get("keep") is not False
 
 
-def compose_turns(sample: Sample, composition: Composition, *, with_answers: bool = True) -> tuple[Turn, ...]:
-    """The training conversation of a pretraining sample, () when nothing in it can be trained on.
+def conversations(
+    sample: Sample, composition: Composition, *, with_answers: bool = True
+) -> list[tuple[Turn, ...]]:
+    """The training conversations of a sample, none when nothing in it can be trained on.
 
     A sample that a filter layer leaves out has none. A conversation in the sample is used as it is. A
     document (`meta["interleaved"]`) becomes one assistant turn with a placeholder where each
     picture stands, so that the loss covers all its text (VILA section 2 and appendix). A captioned
     picture becomes an empty request with the composed caption as the answer, followed by the
-    question-answer turns of the specialists, which `with_answers=False` leaves out.
+    question-answer turns of the specialists, or beside them, which `with_answers=False` leaves out.
     """
     if not is_kept(sample):
-        return ()
+        return []
     if sample.meta.get("messages"):
-        return sample.turns
+        return [sample.turns] if sample.turns else []
     if sample.meta.get("interleaved"):
-        return (Turn("user", ""), Turn("assistant", document_text(sample)))
-    caption = composition.caption(sample)
-    if caption is None:
-        return ()
-    turns = [Turn("user", IMAGE_PLACEHOLDER * len(sample.images)), Turn("assistant", neutral(caption))]
-    if with_answers:
-        turns += [Turn(turn.role, neutral(turn.text)) for turn in composition.answers(sample)]
-    return tuple(turns)
+        return [(Turn("user", ""), Turn("assistant", document_text(sample)))]
+    images = IMAGE_PLACEHOLDER * len(sample.images)
+    answers = composition.answers(sample) if with_answers else []
+    apart = answers if composition.answers_apart else []
+    found: list[tuple[Turn, ...]] = []
+    if (caption := composition.caption(sample)) is not None:
+        appended = () if apart else (turn for turns in answers for turn in turns)
+        found.append((Turn("user", images), Turn("assistant", neutral(caption)), *appended))
+    for question, *rest in apart:
+        found.append((Turn(question.role, images + question.text), *rest))
+    return found
 
 
 def document_text(sample: Sample) -> str:

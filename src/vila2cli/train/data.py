@@ -29,7 +29,8 @@ class TrainSample:
         return [decode_image(image.data) for image in self.images]
 
 
-Compose = Callable[[Sample], Sequence[Turn]]
+Compose = Callable[[Sample], Sequence[Sequence[Turn]]]
+"""The conversations that a sample is trained on."""
 
 
 def load_samples(
@@ -41,7 +42,7 @@ def load_samples(
     on_reject: Callable[[Reject], None],
     on_filtered: Callable[[str], None] = lambda key: None,
 ) -> list[TrainSample]:
-    """All samples of a source that can be trained on, in the order of the shards.
+    """A training sample for each conversation of a source, in the order of the shards.
 
     The key of one that a filter layer leaves out goes to `on_filtered`. A sample with nothing to
     train, with an unreadable image or longer than `max_length` tokens is handed to `on_reject`; no
@@ -55,12 +56,12 @@ def load_samples(
                 on_filtered(sample.key)
                 continue
             try:
-                encoded = encode_sample(sample, chat, compose(sample), max_length)
+                encoded = [encode_sample(sample, chat, turns, max_length) for turns in compose(sample) or [()]]
             except DataError as error:
                 on_reject(Reject(shard.name, sample.key, "untrainable", str(error)))
                 continue
             # Keys repeat from source to source; the shard's path tells them apart.
-            samples.append(dataclasses.replace(encoded, key=f"{shard.url}/{sample.key}"))
+            samples += [dataclasses.replace(one, key=f"{shard.url}/{sample.key}") for one in encoded]
     return samples
 
 

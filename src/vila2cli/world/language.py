@@ -170,8 +170,13 @@ def ask_ocr(scene: Scene, random: Random) -> Question:
 
 
 def ask_box(scene: Scene, random: Random) -> Question:
+    """Locate one object; the answer is worded as the grounding specialist words its longer one."""
     thing = random.choice(scene.things)
-    return f"Give the box of the {thing.name} as [xmin,ymin,xmax,ymax].", box_text(thing)
+    return f"Locate the {thing.name} at the {thing.place} with [xmin,ymin,xmax,ymax].", _located(thing)
+
+
+def _located(thing: Thing) -> str:
+    return f"At the {thing.place} there is a {thing.size} {thing.name} at {box_text(thing)}."
 
 
 QUESTIONS: dict[str, Callable[[Scene, Random], Question]] = {
@@ -266,7 +271,7 @@ def interview(scene: Scene, random: Random, skills: list[str]) -> list[Turn]:
 def specialist_answer(scene: Scene, name: str) -> str:
     """What the specialist should say about a scene when given its generation prompt."""
     if name == "grounding":
-        return " ".join(f"There is a {t.size} {t.name} at {box_text(t)}." for t in scene.things)
+        return " ".join(map(_located, scene.things))
     if name == "ocr":
         if scene.writing is None:
             return "There is no text in the image."
