@@ -1,0 +1,89 @@
+"""Does the way work is split among workers change the captions?
+
+`vila2 recaption` over the same shards, once by one worker and then by 2, 3 and 4 with `--worker i/n`
+  hf      all tars are byte-identical
+  vllm    keys, order and counts are equal, and at least 99.5% of the captions (near-ties may flip
+          with the composition of a batch)
+
+    python benchmarks/splits.py --model runs/world/round0/sft --shards data/world/pretrain/*.tar
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rounds import RESULTS, machine
+
+from vila2cli.shards import open_source, read_shard
+
+COUNTS = ("in", "out", "dropped", "rejected")
+LEAST_EQUAL = {"hf": 1.0, "vllm": 0.995}
+
+
+def recaption(options: argparse.Namespace, engine: str, out: Path, worker: str) -> None:
+    words = ["recaption", "--model", str(options.model), "--shards", *options.shards, "--out", str(out)]
+    words += ["--worker", worker, "--set", f"recaption.engine={engine}"]
+    subprocess.run([sys.executable, "-m", "vila2cli.cli", *words], check=True)
+
+
+def captions(layer: Path) -> list[tuple[str, str]]:
+    """Key and caption of every sample, in the order of the layer."""
+    source = open_source([str(layer)])
+    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=lambda reject: None))
+    found = ((sample.key, sample.annotation("recaption")) for sample in samples)
+    return [(key, annotation.text) for key, annotation in found if annotation and annotation.text]
+
+
+def counts(layer: Path) -> dict[str, Any]:
+    summary = json.loads((layer / "summary.json").read_text())
+    return {name: summary[name] for name in COUNTS}
+
+
+def compare(whole: Path, split: Path) -> dict[str, Any]:
+    ours, theirs = captions(whole), captions(split)
+    tars = {path.name: path.read_bytes() for path in whole.glob("*.tar")}
+    return {
+        "captions": len(ours),
+        "equal_captions": sum(one == other for one, other in zip(ours, theirs, strict=False)) / len(ours),
+        "equal_keys_and_order": [key for key, _ in ours] == [key for key, _ in theirs],
+        "equal_counts": counts(whole) == counts(split),
+        "equal_bytes": tars == {path.name: path.read_bytes() for path in split.glob("*.tar")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--engines", nargs="+", default=["hf", "vllm"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--out", type=Path, default=RESULTS / "splits.json")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for engine in options.engines:
+            whole = Path(work) / engine / "whole"
+            recaption(options, engine, whole, "0/1")
+            for count in options.workers:
+                split = whole.with_name(f"split{count}")
+                for index in range(count):
+                    recaption(options, engine, split, f"{index}/{count}")
+                result = results[f"{engine} {count} workers"] = compare(whole, split)
+                print(engine, count, result, flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({"machine": machine(), "splits": results}, indent=1) + "\n")
+    failed = [
+        name
+        for name, result in results.items()
+        if result["equal_captions"] < LEAST_EQUAL[name.split()[0]]
+        or not (result["equal_keys_and_order"] and result["equal_counts"])
+    ]
+    sys.exit(f"not as promised: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
