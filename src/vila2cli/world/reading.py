@@ -40,7 +40,7 @@ READING_SKILLS = {
     "count": 2,
     "place": 3,
     "spatial": 3,
-    "ocr": 1,
+    "ocr": 4,
     "grounding": 2,
 }
 """How often each skill is asked about."""
