@@ -364,10 +364,12 @@ def test_shards_that_cannot_be_read_are_told_of_at_the_end() -> None:
         unreadable.succeed()
     with pytest.raises(DataError, match=r"^4 shards cannot be read; .*: no 0; no 1; no 2; \.\.\.$"):
         unreadable.check()
-    unreadable.fail(DataError("a"))
-    unreadable.fail(DataError("b"))
+    for letter in "abc":
+        assert not unreadable.are_too_many
+        unreadable.fail(DataError(letter))
+    assert unreadable.are_too_many
     with pytest.raises(DataError, match="3 shards in a row cannot be read, the last one: c"):
-        unreadable.fail(DataError("c"))
+        unreadable.check()
 
 
 def test_leftovers_of_killed_processes_are_swept_and_files_in_work_are_not(tmp_path: Path, base: Path) -> None:

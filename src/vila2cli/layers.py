@@ -321,14 +321,21 @@ class Unreadable:
         self._num_in_a_row = 0
 
     def fail(self, error: DataError) -> None:
-        """Note a shard that could not be; raises DataError when it is one too many."""
+        """Note a shard that could not be."""
         self._errors.append(error)
         self._num_in_a_row += 1
-        if self._num_in_a_row >= self.MAX_IN_A_ROW:
-            raise DataError(f"{self._num_in_a_row} shards in a row cannot be read, the last one: {error}")
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether to read no further: what is begun can still be finished."""
+        return self._num_in_a_row >= self.MAX_IN_A_ROW
 
     def check(self) -> None:
         """Raise DataError when there were any, now that the others are done."""
+        if self.are_too_many:
+            raise DataError(
+                f"{self._num_in_a_row} shards in a row cannot be read, the last one: {self._errors[-1]}"
+            )
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.captioning.provenance import Provenance
-from vila2cli.captioning.summary import CaptionSummary, check_budget, summarise
+from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.engine import Engine, EngineSettings, identify, open_engine
 from vila2cli.engine.annotator import Annotator, Task
+from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
@@ -70,16 +71,31 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
         todo = layer.missing(select(job.source.shards, worker))
-        if todo:
-            _write_shards(job, provenance, layer, todo, stop)
-        layer.finish()
-        with layer.alone():
-            summary = summarise(
-                out_dir, stage=job.layer, source=job.source, provenance=provenance, cost=job.recipe.cost
-            )
-            write_json(out_dir / "summary.json", summary.to_json())
-    check_budget(summary, job.settings.max_reject_rate)
+        try:
+            if todo:
+                _write_shards(job, provenance, layer, todo, stop)
+        except (DataError, RejectBudgetError) as error:  # of some shards; what the others hold is said, too
+            problem = _problem(_sum_up(job, provenance, layer), job)
+            raise type(error)(f"{error}; {problem}" if problem else str(error)) from error
+        summary = _sum_up(job, provenance, layer)
+    if problem := _problem(summary, job):
+        raise RejectBudgetError(problem)
     return summary
+
+
+def _sum_up(job: Job, provenance: Provenance, layer: LayerWriter) -> CaptionSummary:
+    """Gather the rejects of the shards that are done, by all workers, and write summary.json."""
+    layer.finish()
+    with layer.alone():
+        summary = summarise(
+            layer.folder, stage=job.layer, source=job.source, provenance=provenance, cost=job.recipe.cost
+        )
+        write_json(layer.folder / "summary.json", summary.to_json())
+    return summary
+
+
+def _problem(summary: CaptionSummary, job: Job) -> str | None:
+    return over_budget(summary, job.settings.max_reject_rate)
 
 
 def _write_shards(
@@ -91,4 +107,12 @@ def _write_shards(
     total, is_exact = expected_samples(todo)
     log_path = layer.folder / "log.jsonl"
     with Progress(job.layer, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        Annotator(engine, layer, task, stop=stop, progress=progress).run(todo)
+        annotator = Annotator(
+            engine,
+            layer,
+            task,
+            stop=stop,
+            progress=progress,
+            max_reject_rate=job.settings.max_reject_rate,
+        )
+        annotator.run(todo)

@@ -183,4 +183,12 @@ def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[S
     total, is_exact = expected_samples(todo)
     title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"
     with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        Annotator(engine, layer, relabeller, stop=stop, progress=progress).run(todo)
+        annotator = Annotator(
+            engine,
+            layer,
+            relabeller,
+            stop=stop,
+            progress=progress,
+            max_reject_rate=recipe.recaption.max_reject_rate,
+        )
+        annotator.run(todo)
