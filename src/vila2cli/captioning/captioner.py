@@ -26,7 +26,7 @@ from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import ShardWriter
 from vila2cli.text.compose import ORIGINAL, caption_of, neutral
 from vila2cli.text.prompts import draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
-from vila2cli.text.quality import CheckedCaption, check_caption
+from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
 LAYER = "recaption"
 NOT_SELECTED = "not-selected"
@@ -91,7 +91,8 @@ class Captioner:
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         """Ask for n captions, try again where none is good, choose, and write the caption or a reject."""
         request = self._request(sample, images)
-        check = partial(self._check, prompt=request.messages[0].text)
+        echo = shortest_echo(self._template(sample), request.messages[0].text)
+        check = partial(self._check, echo=echo)
         first = [self._again(request, sample, index) for index in range(self.settings.n)]
         attempts = yield from attempt(first, self._retries(request, sample), check)
         out.count(**attempt_counts(attempts, len(first)))
@@ -104,9 +105,11 @@ class Captioner:
         self._write(out, sample, best, decision("model", by, attempts, best, **more))
         out.count(kept_model=1, retried=int(attempts.index(best) >= len(first)), **{f"by_{by}": 1})
 
+    def _template(self, sample: Sample) -> str:
+        return prompt_text(self.prompt_id(sample), self._own_prompts)
+
     def _request(self, sample: Sample, images: tuple[Image.Image, ...]) -> Request:
-        template = prompt_text(self.prompt_id(sample), self._own_prompts)
-        text = fill(template, alt_text=neutral((sample.text or "").strip()))
+        text = fill(self._template(sample), alt_text=neutral((sample.text or "").strip()))
         return Request(
             id=sample.key,
             messages=(Turn("user", text),),
@@ -124,11 +127,9 @@ class Captioner:
         for index, temperature in enumerate(self.settings.retry_temperatures, start=self.settings.n):
             yield self._again(request, sample, index, temperature)
 
-    def _check(self, result: Result, prompt: str) -> tuple[CheckedCaption, str | None]:
+    def _check(self, result: Result, echo: str) -> tuple[CheckedCaption, str | None]:
         reached_limit = result.finish_reason == "length"
-        caption = check_caption(
-            result.text, reached_limit=reached_limit, standard=self._standard, prompt=prompt
-        )
+        caption = check_caption(result.text, reached_limit=reached_limit, standard=self._standard, prompt=echo)
         return caption, caption.defect
 
     def _choose(self, good: list[Attempt]) -> Generator[Sequence[Request], Sequence[Result], Choice]:
