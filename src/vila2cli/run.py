@@ -157,20 +157,30 @@ def claim(out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None
     that differs, with both values, and when the folder holds shards that no stage wrote there: an
     output has the names of its input, so writing into the input's folder would replace the pictures.
     """
-    inputs = json.loads(json.dumps({**inputs, "schema": SCHEMA}, default=_plain))
-    mine = Manifest(digest(inputs), inputs)
+    mine = to_manifest(inputs)
     out_dir.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(out_dir):  # workers start together
         stored = read_manifest(out_dir)
         if stored is None:
             _begin(out_dir, mine, recipe)
             return mine
-    if stored.digest != mine.digest:
+    check_same(out_dir, stored.inputs, mine.inputs)
+    return mine
+
+
+def to_manifest(inputs: Mapping[str, Any]) -> Manifest:
+    """The manifest that `claim` writes for these inputs."""
+    plain = json.loads(json.dumps({**inputs, "schema": SCHEMA}, default=_plain))
+    return Manifest(digest(plain), plain)
+
+
+def check_same(out_dir: Path, stored: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Raise RecipeError naming every key in which the inputs of a folder and those given now differ."""
+    if changed := difference(stored, inputs):
         raise RecipeError(
-            f"{out_dir} was made with other settings: {difference(stored.inputs, inputs)}; "
+            f"{out_dir} was made with other settings: {changed}; "
             "set them back, give another --out, or remove the folder to start it over"
         )
-    return mine
 
 
 def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:

@@ -40,6 +40,19 @@ class Job:
         model, sha256 = identify(self.settings.engine, self.model, self.recipe.api)
         return Provenance(model=model, model_sha256=sha256, round=self.round, dtype=self.recipe.base.dtype)
 
+    def inputs(self) -> dict[str, Any]:
+        """What decides the layer's content, as its manifest holds it; raises as `provenance` does."""
+        return {
+            "stage": self.layer,
+            "round": self.round,
+            "seed": self.recipe.seed,
+            "model_sha256": self.provenance().model_sha256,
+            "dtype": self.recipe.base.dtype,
+            **self.deciding,
+            **({"api": self.recipe.api.deciding()} if self.settings.engine == "api" else {}),
+            "base": self.source.outline(),
+        }
+
     def open_engine(self) -> Engine:
         settings = EngineSettings(
             dtype=self.recipe.base.dtype,
@@ -57,17 +70,7 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     after a signal, and RejectBudgetError once everything is written when too much went wrong.
     """
     provenance = job.provenance()
-    inputs = {
-        "stage": job.layer,
-        "round": job.round,
-        "seed": job.recipe.seed,
-        "model_sha256": provenance.model_sha256,
-        "dtype": job.recipe.base.dtype,
-        **job.deciding,
-        **({"api": job.recipe.api.deciding()} if job.settings.engine == "api" else {}),
-        "base": job.source.outline(),
-    }
-    manifest = claim(out_dir, inputs, job.recipe)
+    manifest = claim(out_dir, job.inputs(), job.recipe)
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
         todo = layer.missing(select(job.source.shards, worker))

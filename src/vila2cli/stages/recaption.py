@@ -29,7 +29,7 @@ def recaption(
     RecipeError when `out` was begun with other settings, ModelError, DataError, Interrupted after a
     signal, and RejectBudgetError once everything is written when too much of it was unusable.
     """
-    job = _job(recipe, shards, str(model), round, base)
+    job = to_job(recipe, shards, str(model), round, base)
     return write_layer(job, Path(out), worker or Worker())
 
 
@@ -37,10 +37,11 @@ def estimate(
     recipe: Recipe, *, shards: Sequence[str], model: str | Path, round: int, base: str | None = None
 ) -> Estimate:
     """What recaptioning will cost, from the first 64 images; nothing is written."""
-    return estimate_job(_job(recipe, shards, str(model), round, base))
+    return estimate_job(to_job(recipe, shards, str(model), round, base))
 
 
-def _job(recipe: Recipe, shards: Sequence[str], model: str, round: int, base: str | None) -> Job:
+def to_job(recipe: Recipe, shards: Sequence[str], model: str, round: int, base: str | None) -> Job:
+    """Captioning as a job over these shards; raises RecipeError for settings that cannot be met."""
     captioner.check_settings(recipe)
     return Job(
         layer=captioner.LAYER,
