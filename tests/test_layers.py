@@ -195,6 +195,20 @@ def test_base_that_has_moved(tmp_path: Path, base: Path, layer: Path) -> None:
     assert len(read_all(source)) == 12
 
 
+def test_a_copy_of_data_and_layer_is_read_by_itself(tmp_path: Path, base: Path, layer: Path) -> None:
+    copy = tmp_path / "copy"
+    for folder in (base, layer):
+        shutil.copytree(folder, copy / folder.relative_to(tmp_path))
+    copied = open_source([str(copy / layer.relative_to(tmp_path))])
+    assert {Path(shard.url).parent.resolve() for shard in copied.shards} == {copy / base.relative_to(tmp_path)}
+    assert read_all(copied) == read_all(open_source([str(layer)]))
+    # A layer over the original and one over the copy are not two halves of one source.
+    with pytest.raises(DataError, match=r"000000\.tar is a copy of .*000000\.tar, and each has layers"):
+        open_source([str(layer), str(copy / layer.relative_to(tmp_path))])
+    both = open_source([str(layer), str(copy / layer.relative_to(tmp_path))], base=str(base))
+    assert [len(shard.layers) for shard in both.shards] == [2] * len(both.shards)
+
+
 def test_base_in_two_folders_that_have_moved(tmp_path: Path) -> None:
     for shade, name in enumerate(("a", "b")):
         make_base(tmp_path / "data" / name, 1, shade=shade * 100)
