@@ -2,6 +2,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,6 +317,26 @@ def test_share_leaves_out_the_same_images_in_every_round(
     assert any(one[key].prompt_id != two[key].prompt_id for key in both)
 
 
+def test_without_a_round_another_model_draws_other_prompts(
+    run: Callable[..., CaptionSummary], data: Path, model: Path, tmp_path: Path
+) -> None:
+    def prompts(out: str, **changes: Any) -> dict[str, str | None]:
+        run(out, settings("recaption.retry_temperatures=[]"), shards=[f"{data}/000000.tar"], **changes)
+        return {key: found.prompt_id for key, found in captions(tmp_path / out).items()}
+
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "vila2.json").write_text('{"stage": "sft", "round": null}')
+    assert prompts("one", round=None) == prompts("same", round=None, model=other)  # the same weights
+    assert {found.round for found in captions(tmp_path / "one").values()} == {None}
+    (other / "vila2.json").write_text('{"stage": "sft", "round": 2}')
+    assert prompts("next", round=None, model=other) == prompts("third", round=3) != prompts("one", round=None)
+    edited = json.loads((other / "generation_config.json").read_text()) | {"note": "another model"}
+    (other / "generation_config.json").write_text(json.dumps(edited))
+    (other / "vila2.json").unlink()
+    assert prompts("changed", round=None, model=other) != prompts("one", round=None)
+
+
 def test_too_many_rejects_fail_after_everything_is_written(
     run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
@@ -401,7 +422,7 @@ def test_a_shard_that_the_engine_refuses_is_not_done(
 
 def test_nothing_is_estimated_from_samples_without_an_answer(overlong: Path, model: Path) -> None:
     recipe = settings("recaption.prompts=mine", LONG)
-    with pytest.raises(DataError, match=r"none of the first 12 samples got an answer, .*: 11 times: prompt of"):
+    with pytest.raises(DataError, match=r"none of the first 12 samples got an answer, .*: 12 times: prompt of"):
         estimate(recipe, shards=[str(overlong / "000000.tar")], model=model, round=1)
 
 

@@ -123,6 +123,19 @@ def test_a_changed_prompt_is_not_taken_for_done(
     assert "was made with other settings: prompts.mine was" in capsys.readouterr().err
 
 
+def test_what_came_through_a_command_is_merged(data: Path, tiny_checkpoint: Path) -> None:
+    command = f"pipe:cat {data}/data/{{000..001}}.tar"
+    words = ("--model", str(tiny_checkpoint), "--shards", command, "--out", "r1", "--merge")
+    assert vila2(*words, sets=("recaption.retry_temperatures=[]",)) == 0
+    merged = [
+        sample
+        for shard in open_source(["r1-merged"]).shards
+        for sample in read_shard(shard, on_reject=lambda reject: None)
+    ]
+    assert len(merged) == NUM_SHARDS * NUM_SAMPLES
+    assert all(sample.images and sample.text for sample in merged)
+
+
 def test_other_inputs_are_not_taken_for_done(
     data: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,7 @@ Choice = tuple[Attempt, str, list[str]]
 
 
 def check_settings(recipe: Recipe) -> None:
-    """Raise RecipeError for a prompt nobody knows, and for n captions that could not differ."""
+    """Raise RecipeError for a prompt nobody knows, and for n captions that could not differ or be compared."""
     settings = recipe.recaption
     for prompt_id in settings.prompts:
         prompt_text(prompt_id, recipe.prompts)
@@ -44,6 +44,11 @@ def check_settings(recipe: Recipe) -> None:
         raise RecipeError(
             f"recaption.n = {settings.n} captions per image are all the same at temperature 0; "
             "set recaption.temperature, for example to 0.7"
+        )
+    if settings.n > 1 and settings.choose == "logprob" and settings.engine == "api" and not recipe.api.logprobs:
+        raise RecipeError(
+            'recaption.choose = "logprob" needs log-probabilities, and api.logprobs = false asks for none; '
+            'set recaption.choose to "judge" or recaption.n to 1'
         )
 
 
@@ -75,7 +80,7 @@ class Captioner:
 
     def prompt_id(self, sample: Sample) -> str:
         """The prompt drawn for a sample; another one in the next round."""
-        return draw_prompt(self.settings.prompts, f"{self.provenance.round}/{sample.key}", self._seed)
+        return draw_prompt(self.settings.prompts, f"{self.provenance.draw}/{sample.key}", self._seed)
 
     def is_selected(self, sample: Sample) -> bool:
         """Whether a sample is in the recaptioned share, the same images in every round."""
@@ -120,7 +125,7 @@ class Captioner:
         )
 
     def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.round, self.prompt_id(sample), sample.key)
+        parts = (LAYER, self._seed, self.provenance.draw, self.prompt_id(sample), sample.key)
         return self.provenance.vary(request, *parts, index=index, temperature=temperature)
 
     def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
@@ -136,7 +141,8 @@ class Captioner:
         if len(good) == 1:
             return good[0], "only", []
         if self.settings.choose == "logprob":
-            return best_by_logprob(good), "logprob", []
+            by = "first" if all(one.result.logprob_mean is None for one in good) else "logprob"
+            return best_by_logprob(good), by, []
         best, outcomes = yield from best_by_judge(good, max_new_tokens=self._max_judge_tokens)
         return best, "judge", outcomes
 

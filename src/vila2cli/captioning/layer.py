@@ -13,6 +13,7 @@ from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.engine import Engine, EngineSettings, identify, open_engine
 from vila2cli.engine.annotator import Annotator, Task
 from vila2cli.errors import DataError, RejectBudgetError
+from vila2cli.files import read_json
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
@@ -33,20 +34,40 @@ class Job:
     deciding: Mapping[str, Any]
     source: Source
     model: str
-    round: int
+    round: int | None
 
     def provenance(self) -> Provenance:
         """Who is asked; raises ModelError when the model is not there."""
         model, sha256 = identify(self.settings.engine, self.model, self.recipe.api)
-        return Provenance(model=model, model_sha256=sha256, round=self.round, dtype=self.recipe.base.dtype)
+        return Provenance(
+            model=model,
+            model_sha256=sha256,
+            round=self.round,
+            draw=self._draw(sha256),
+            dtype=self.recipe.base.dtype,
+        )
+
+    def _draw(self, model_sha256: str) -> int | str:
+        """What prompts and seeds are drawn by: the round, else the one after the model's own, else the model.
+
+        So another model draws other prompts, and a model of a run the same as in that run.
+        """
+        if self.round is not None:
+            return self.round
+        lineage = Path(self.model) / "vila2.json"
+        is_local = self.settings.engine != "api" and lineage.is_file()
+        before = read_json(lineage).get("round") if is_local else None
+        return before + 1 if isinstance(before, int) else model_sha256
 
     def inputs(self) -> dict[str, Any]:
         """What decides the layer's content, as its manifest holds it; raises as `provenance` does."""
+        provenance = self.provenance()
         return {
             "stage": self.layer,
             "round": self.round,
+            **({"draw": provenance.draw} if self.round is None else {}),
             "seed": self.recipe.seed,
-            "model_sha256": self.provenance().model_sha256,
+            "model_sha256": provenance.model_sha256,
             "dtype": self.recipe.base.dtype,
             **self.deciding,
             **({"api": self.recipe.api.deciding()} if self.settings.engine == "api" else {}),

@@ -100,7 +100,7 @@ class Rewriter:
         )
 
     def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.round, self.settings.prompt, sample.key)
+        parts = (LAYER, self._seed, self.provenance.draw, self.settings.prompt, sample.key)
         return self.provenance.vary(request, *parts, index=index, temperature=temperature)
 
     def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:

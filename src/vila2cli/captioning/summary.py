@@ -30,7 +30,7 @@ class CaptionSummary:
 
     stage: str
     out: str
-    round: int
+    round: int | None
     model: str
     model_sha256: str
     num_shards: int

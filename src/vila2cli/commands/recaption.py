@@ -85,7 +85,7 @@ def _inputs(plan: Plan) -> Mapping[str, Any]:
     from vila2cli.stages import recaption, rewrite
 
     to_job = rewrite.to_job if plan.stage == "rewrite" else recaption.to_job
-    return to_job(plan.recipe, plan.shards, plan.model or "", plan.round_number or 0, plan.base).inputs()
+    return to_job(plan.recipe, plan.shards, plan.model or "", plan.round_number, plan.base).inputs()
 
 
 def _estimate(plan: Plan) -> None:
@@ -96,7 +96,7 @@ def _estimate(plan: Plan) -> None:
         plan.recipe,
         shards=list(plan.shards),
         model=plan.model or "",
-        round=plan.round_number or 0,
+        round=plan.round_number,
         base=plan.base,
     )
     typer.echo(f"{plan.title}: estimate, nothing is written")
@@ -117,10 +117,11 @@ def _run(plan: Plan, *, merge: bool, dry_run: bool) -> None:
         shards=list(plan.shards),
         model=plan.model or "",
         out=plan.out,
-        round=plan.round_number or 0,
+        round=plan.round_number,
         worker=plan.worker,
         base=plan.base,
     )
     print_summary(plan, summary.lines())
     if merge:
-        merge_layer(plan.out, ("rewrite",) if plan.stage == "rewrite" else ("original", "recaption"))
+        captions = ("rewrite",) if plan.stage == "rewrite" else ("original", "recaption")
+        merge_layer(plan.out, captions, shards=plan.shards, base=plan.base)
