@@ -225,7 +225,7 @@ def test_base_in_two_folders_that_have_moved(tmp_path: Path) -> None:
     assert len(read_all(again)) == 8
 
 
-def test_paths_are_tried_from_here_then_from_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_tried_from_the_layer_then_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path / "project"
     make_base(project / "data", 1)
     monkeypatch.chdir(project)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from os.path import normpath
 from typing import Any
 
 from vila2cli.errors import DataError
@@ -214,7 +215,7 @@ def _candidates(where: str, location: Mapping[str, Any]) -> list[str]:
     if is_remote(url):
         return [url]
     beside = join(where, str(location.get("relative", url)))
-    return [beside] if is_remote(where) else [beside, url, str(location.get("path", url))]
+    return [beside] if is_remote(where) else [normpath(beside), url, str(location.get("path", url))]
 
 
 def _may_be_there(place: str) -> bool:
