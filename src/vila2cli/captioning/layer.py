@@ -88,7 +88,8 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     """Write the worker's part of a caption layer, going on where it stopped; the summary is of all parts.
 
     Raises RecipeError when `out_dir` was begun with other settings, ModelError, DataError, Interrupted
-    after a signal, and RejectBudgetError once everything is written when too much went wrong.
+    after a signal, and RejectBudgetError when too much went wrong: once everything is written, or as soon
+    as the engine fails on more than that.
     """
     provenance = job.provenance()
     manifest = claim(out_dir, job.inputs(), job.recipe)
