@@ -228,6 +228,13 @@ def test_a_layer_that_ended_badly_is_looked_at_again(
     assert "nothing to do" not in capsys.readouterr().out
 
 
+def test_an_error_cannot_steer_the_terminal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "stats", "pipe:printf '\\033[2J' >&2; exit 3"]) == 4
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"\x1b[2J" in said
+
+
 def test_a_worker_whose_part_is_done_has_nothing_to_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill_layer(data / "runs" / "r" / "round1" / "recaption", "r.toml", num_shards=1)
     assert main(["recaption", "--recipe", "r.toml", "--round", "1", "--worker", "0/3"]) == 0

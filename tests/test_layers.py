@@ -195,6 +195,20 @@ def test_base_that_has_moved(tmp_path: Path, base: Path, layer: Path) -> None:
     assert len(read_all(source)) == 12
 
 
+def test_a_copy_of_data_and_layer_is_read_by_itself(tmp_path: Path, base: Path, layer: Path) -> None:
+    copy = tmp_path / "copy"
+    for folder in (base, layer):
+        shutil.copytree(folder, copy / folder.relative_to(tmp_path))
+    copied = open_source([str(copy / layer.relative_to(tmp_path))])
+    assert {Path(shard.url).parent.resolve() for shard in copied.shards} == {copy / base.relative_to(tmp_path)}
+    assert read_all(copied) == read_all(open_source([str(layer)]))
+    # A layer over the original and one over the copy are not two halves of one source.
+    with pytest.raises(DataError, match=r"000000\.tar is a copy of .*000000\.tar, and each has layers"):
+        open_source([str(layer), str(copy / layer.relative_to(tmp_path))])
+    both = open_source([str(layer), str(copy / layer.relative_to(tmp_path))], base=str(base))
+    assert [len(shard.layers) for shard in both.shards] == [2] * len(both.shards)
+
+
 def test_base_in_two_folders_that_have_moved(tmp_path: Path) -> None:
     for shade, name in enumerate(("a", "b")):
         make_base(tmp_path / "data" / name, 1, shade=shade * 100)
@@ -211,7 +225,7 @@ def test_base_in_two_folders_that_have_moved(tmp_path: Path) -> None:
     assert len(read_all(again)) == 8
 
 
-def test_paths_are_tried_from_here_then_from_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_tried_from_the_layer_then_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path / "project"
     make_base(project / "data", 1)
     monkeypatch.chdir(project)
@@ -364,10 +378,12 @@ def test_shards_that_cannot_be_read_are_told_of_at_the_end() -> None:
         unreadable.succeed()
     with pytest.raises(DataError, match=r"^4 shards cannot be read; .*: no 0; no 1; no 2; \.\.\.$"):
         unreadable.check()
-    unreadable.fail(DataError("a"))
-    unreadable.fail(DataError("b"))
+    for letter in "abc":
+        assert not unreadable.are_too_many
+        unreadable.fail(DataError(letter))
+    assert unreadable.are_too_many
     with pytest.raises(DataError, match="3 shards in a row cannot be read, the last one: c"):
-        unreadable.fail(DataError("c"))
+        unreadable.check()
 
 
 def test_leftovers_of_killed_processes_are_swept_and_files_in_work_are_not(tmp_path: Path, base: Path) -> None:

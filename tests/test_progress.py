@@ -43,6 +43,12 @@ def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(tmp_path: Path) 
     assert written[2]["note"] == "engine [hf]"
 
 
+def test_a_note_cannot_steer_the_terminal() -> None:
+    stream = io.StringIO()
+    Progress("x", stream=stream).note("\x1b[2Jstderr of a command")
+    assert stream.getvalue() == "x: \\x1b[2Jstderr of a command\n"
+
+
 def test_without_a_total_there_is_no_time_left() -> None:
     clock = Clock()
     progress = Progress("x", stream=io.StringIO(), clock=clock)

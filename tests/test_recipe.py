@@ -82,6 +82,13 @@ def test_wrong_values_are_refused(tmp_path: Path, line: str, what: str) -> None:
     assert "r.toml:1: " in text
 
 
+def test_a_dropout_of_a_caption_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    lines = '[pretrain.main]\ncaptions = ["original", "recaption"]\ncaption_dropout = {orignal = 0.5}\n'
+    text = problems(write(tmp_path, lines))
+    assert "r.toml:3: pretrain.main.caption_dropout = {'orignal': 0.5}: orignal is none of the captions" in text
+    load_recipe(None, ["pretrain.main.caption_dropout={original=0.5}"])
+
+
 def test_broken_files_are_one_clear_line(tmp_path: Path) -> None:
     assert "r.toml:2: not valid TOML" in problems(write(tmp_path, 'name = "x"\nseed 3\n'))
     assert "No such file" in problems(tmp_path / "none.toml")

@@ -130,6 +130,38 @@ def test_of_many_claims_at_once_one_wins(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "manifest.json"]
 
 
+def test_workers_that_start_together_do_not_disturb_each_other(tmp_path: Path) -> None:
+    code = """
+import multiprocessing, sys
+from pathlib import Path
+from vila2cli.recipe import load_recipe
+from vila2cli.run import claim
+from vila2cli.shards import Source, TarWriter, open_layer
+
+def work(folder, gate, index):
+    gate.wait()
+    claim(folder, {"stage": "recaption"}, load_recipe())
+    open_layer(folder, layer="recaption", source=Source(()))
+    with TarWriter(folder / f"{index}.tar") as tar:
+        tar.write_sample("key", {"txt": b"text"})
+
+context = multiprocessing.get_context("fork")
+for turn in range(8):
+    gate = context.Barrier(12)
+    folder = Path(sys.argv[1]) / str(turn)
+    workers = [context.Process(target=work, args=(folder, gate, index)) for index in range(12)]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+    assert [worker.exitcode for worker in workers] == [0] * 12
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(map(str, range(8)))
+    files = {"manifest.json", "recipe.toml", "layer.json"}
+    files |= {f"{index}.{end}" for index in range(12) for end in ("tar", "stats.json")}
+    for folder in tmp_path.iterdir():
+        assert {path.name for path in folder.iterdir()} == files
+
+
 def test_a_folder_of_other_shards_is_never_claimed(tmp_path: Path) -> None:
     (tmp_path / "000.tar").write_bytes(b"pictures")
     with pytest.raises(RecipeError, match=r"holds shards of something else \(000\.tar\)"):

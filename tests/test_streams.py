@@ -106,8 +106,17 @@ def test_urls_are_expanded_and_tars_not_asked_for(web: Web) -> None:
     assert web.requests.total() == 0
     for spec in ("data/*.tar", "data/", "data"):
         assert expand([f"{web.url}/{spec}"]) == urls
-    pipes = expand(["pipe:cat {a,b}.tar"])
-    assert pipes == ["pipe:cat a.tar", "pipe:cat b.tar"]
+
+
+def test_only_the_ranges_of_a_command_are_expanded() -> None:
+    assert expand(["pipe:cat {08..10}.tar"]) == [f"pipe:cat {number}.tar" for number in ("08", "09", "10")]
+    assert len(expand(["pipe:cat {0..2}/{00..03}.tar"])) == 12
+    for command in (
+        r"pipe:ls | awk '{print $1,$2}' | sed 's/\.gz//'",
+        "pipe:cat {a,b}.tar",
+        "pipe:echo ${X} }",
+    ):
+        assert expand([command]) == [command]
 
 
 @pytest.mark.parametrize(

@@ -109,17 +109,21 @@ def main(argv: list[str] | None = None) -> int:
         with raising_on_signals(), _warning_in_one_line():
             typer.main.get_command(app)(words, prog_name="vila2")
     except Vila2Error as error:
-        typer.secho(f"vila2: {error}", fg=typer.colors.RED, err=True)
+        _complain(str(error))
         return error.exit_code
     except OSError as error:
         if error.errno not in SURROUNDINGS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        typer.secho(f"vila2: {where}{error.strerror}", fg=typer.colors.RED, err=True)
+        _complain(f"{where}{error.strerror}")
         return DataError.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+def _complain(text: str) -> None:
+    typer.secho(f"vila2: {printable(text, keep_newlines=True)}", fg=typer.colors.RED, err=True)
 
 
 @contextmanager

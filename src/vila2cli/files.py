@@ -2,9 +2,12 @@
 
 import fcntl
 import json
+import math
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,9 +47,7 @@ def to_json_bytes(value: Any) -> bytes:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, fsync, rename: a reader sees the old file or the whole new one."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    stream = open_locked(partial)
-    assert stream is not None, "the name is random"
-    with stream:
+    with open_waiting(partial) as stream:
         try:
             stream.write(data)
             stream.flush()
@@ -75,16 +76,37 @@ def sweep(folder: Path) -> None:
             stream.close()
 
 
+def open_waiting(path: Path) -> BinaryIO:
+    """`open_locked` as soon as no other process holds the file."""
+    stream = None
+    while stream is None:
+        stream = open_locked(path, wait_s=math.inf)
+    return stream
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time write what is said of a folder as a whole."""
+    folder = folder.resolve()
+    path = folder.with_name(f".{folder.name}.whole.lock")
+    with open_waiting(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def open_locked(
-    path: Path, *, shared: bool = False, wait: bool = False, create: bool = True
+    path: Path, *, shared: bool = False, wait_s: float = 0.0, create: bool = True
 ) -> BinaryIO | None:
-    """Open a file to read and append, and lock it; None while another process holds it (`wait` for that).
+    """Open a file to read and append, and lock it; None while another process holds it for all of `wait_s`.
 
     Several may hold it `shared`. With `create` False a file that is not there is None, too. The lock
     goes when the file is closed or the process ends, however it ends; who unlinks the file does so
     while holding it.
     """
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    end_s = time.monotonic() + wait_s
     while True:
         try:
             stream = path.open("a+b" if create else "r+b", buffering=_BUFFER_BYTES)
@@ -96,7 +118,7 @@ def open_locked(
             fcntl.flock(stream, how | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.close()
-            if not wait:
+            if time.monotonic() >= end_s:
                 return None
             time.sleep(_WAIT_S)
             continue

@@ -1,7 +1,9 @@
 """Shard specs to the places of tars, on this machine or remote, and the layer.json beside them."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from vila2cli.places import (
     tar_stem,
 )
 from vila2cli.streams import file_system, persistently, read_small
+
+_RANGE = re.compile(r"(\{\d+\.\.\d+\})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,9 @@ def read_manifest(where: str) -> dict[str, Any] | None:
 
 
 def _braces(pattern: str) -> list[str]:
+    if is_pipe(pattern):  # other braces and backslashes are the command's own
+        parts = [list(braceexpand(part)) if _RANGE.match(part) else [part] for part in _RANGE.split(pattern)]
+        return ["".join(chosen) for chosen in product(*parts)]
     try:
         return list(braceexpand(pattern))
     except ValueError:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import open_locked, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
 from vila2cli.sample import Annotation, Reject, Sample
@@ -89,7 +89,7 @@ def open_layer(
     folder.mkdir(parents=True, exist_ok=True)
     value = _layer_json(folder, layer, source, manifest or {})
     path = folder / LAYER_FILE
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         sweep(folder)
         old = read_json(path) if path.exists() else None
         if old is not None:
@@ -191,7 +191,7 @@ class LayerWriter:
     def alone(self) -> Iterator[None]:
         """Hold the folder as a whole: of several workers who sum it up and write that down, the last
         one's sum counts the parts of all, and is the one that stays."""
-        with _one_at_a_time(self.folder):
+        with one_at_a_time(self.folder):
             yield
 
 
@@ -321,14 +321,21 @@ class Unreadable:
         self._num_in_a_row = 0
 
     def fail(self, error: DataError) -> None:
-        """Note a shard that could not be; raises DataError when it is one too many."""
+        """Note a shard that could not be."""
         self._errors.append(error)
         self._num_in_a_row += 1
-        if self._num_in_a_row >= self.MAX_IN_A_ROW:
-            raise DataError(f"{self._num_in_a_row} shards in a row cannot be read, the last one: {error}")
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether to read no further: what is begun can still be finished."""
+        return self._num_in_a_row >= self.MAX_IN_A_ROW
 
     def check(self) -> None:
         """Raise DataError when there were any, now that the others are done."""
+        if self.are_too_many:
+            raise DataError(
+                f"{self._num_in_a_row} shards in a row cannot be read, the last one: {self._errors[-1]}"
+            )
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
@@ -351,20 +358,8 @@ def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> None:
 
 def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
     """Join the rejects of the complete shards among `names` to rejects.jsonl, in this order."""
-    with _one_at_a_time(out_dir):
+    with one_at_a_time(out_dir):
         complete = done(out_dir)
         parts = [out_dir / f"{name}.rejects.jsonl" for name in names if name in complete]
         lines = b"".join(part.read_bytes() for part in parts if part.is_file())
         write_atomically(out_dir / REJECTS_FILE, lines)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time write what is said of a folder as a whole."""
-    folder = folder.resolve()
-    path = folder.with_name(f".{folder.name}.whole.lock")
-    stream = open_locked(path, wait=True)
-    assert stream is not None, "it was waited for"
-    with stream:
-        yield
-        path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vila2cli.run import append_log
+from vila2cli.text.printable import printable
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -76,6 +77,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show one line of text between the counts."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.note(f"{self.stage}: {text}")
         else:

@@ -197,7 +197,7 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _problem(detail: Any, places: Place) -> str:
     """One line for one pydantic error: where, the key as typed, what is wrong, what was perhaps meant."""
-    kind, message = detail["type"], detail["msg"]
+    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ")
     parts = [str(part) for part in detail["loc"] if part != "[key]"]
     if kind == "missing":
         return f"{_place(parts[:-1], places)}{'.'.join(parts)} is missing"

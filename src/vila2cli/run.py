@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -25,7 +24,7 @@ from pydantic import BaseModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, Interrupted, RecipeError
-from vila2cli.files import open_locked, sync_folder, write_atomically
+from vila2cli.files import one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.recipe import Recipe, flatten, resolved_lines
 
@@ -158,29 +157,43 @@ def claim(out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None
     that differs, with both values, and when the folder holds shards that no stage wrote there: an
     output has the names of its input, so writing into the input's folder would replace the pictures.
     """
-    inputs = json.loads(json.dumps({**inputs, "schema": SCHEMA}, default=_plain))
-    mine = Manifest(digest(inputs), inputs)
+    mine = to_manifest(inputs)
     out_dir.mkdir(parents=True, exist_ok=True)
-    # Looked for first: another worker says its manifest before it writes a shard.
-    shard = next((path for path in out_dir.iterdir() if tar_stem(path)), None)
-    stored = read_manifest(out_dir)
-    if stored is None:
-        if shard is not None:
-            raise RecipeError(
-                f"{out_dir} holds shards of something else ({shard.name}), which would be overwritten; "
-                "give another --out"
-            )
-        value = {"digest": mine.digest, "inputs": inputs, "vila2": __version__}
-        if recipe is not None:
-            write_text(out_dir / "recipe.toml", "\n".join(resolved_lines(recipe)) + "\n")
-        _write_first(out_dir / "manifest.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
+    with one_at_a_time(out_dir):  # workers start together
         stored = read_manifest(out_dir)
-    if stored is not None and stored.digest != mine.digest:
+        if stored is None:
+            _begin(out_dir, mine, recipe)
+            return mine
+    check_same(out_dir, stored.inputs, mine.inputs)
+    return mine
+
+
+def to_manifest(inputs: Mapping[str, Any]) -> Manifest:
+    """The manifest that `claim` writes for these inputs."""
+    plain = json.loads(json.dumps({**inputs, "schema": SCHEMA}, default=_plain))
+    return Manifest(digest(plain), plain)
+
+
+def check_same(out_dir: Path, stored: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Raise RecipeError naming every key in which the inputs of a folder and those given now differ."""
+    if changed := difference(stored, inputs):
         raise RecipeError(
-            f"{out_dir} was made with other settings: {difference(stored.inputs, inputs)}; "
+            f"{out_dir} was made with other settings: {changed}; "
             "set them back, give another --out, or remove the folder to start it over"
         )
-    return mine
+
+
+def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:
+    shard = next((path for path in out_dir.iterdir() if tar_stem(path)), None)
+    if shard is not None:
+        raise RecipeError(
+            f"{out_dir} holds shards of something else ({shard.name}), which would be overwritten; "
+            "give another --out"
+        )
+    if recipe is not None:
+        write_text(out_dir / "recipe.toml", "\n".join(resolved_lines(recipe)) + "\n")
+    value = {"digest": manifest.digest, "inputs": manifest.inputs, "vila2": __version__}
+    write_text(out_dir / "manifest.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -211,20 +224,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON whole or not at all; takes what `digest` takes."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
-
-
-def _write_first(path: Path, text: str) -> None:
-    """Like `write_text`, but of several workers at once the first one wins and nobody overwrites it."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    write_atomically(aside, text.encode())
-    try:
-        path.hardlink_to(aside)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        aside.replace(path)
-    aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 @contextlib.contextmanager

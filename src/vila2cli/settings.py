@@ -14,6 +14,8 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
 )
 
 Language = Literal[
@@ -205,6 +207,14 @@ class CaptionTrainSettings(TrainSettings):
         Literal["appended", "apart"],
         setting("specialists' answers as turns after the caption, or each as a training text of its own"),
     ] = "appended"
+
+    @field_validator("caption_dropout")
+    @classmethod
+    def _names_captions(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        captions = info.data.get("captions", value)
+        if unknown := [name for name in value if name not in captions]:
+            raise ValueError(f"{unknown[0]} is none of the captions {', '.join(captions)}")
+        return value
 
 
 class AlignSettings(CaptionTrainSettings):

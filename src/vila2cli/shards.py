@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from os.path import normpath
 from typing import Any
 
 from vila2cli.errors import DataError
@@ -82,11 +83,11 @@ def expand(specs: Sequence[str]) -> list[str]:
 def open_source(specs: Sequence[str], *, base: str | None = None) -> Source:
     """Join base shards with the layers over them; `specs` may mix base tars, layer tars and layer folders.
 
-    A layer tar brings its base and the layers below it, as its layer.json names them: as given (from the
-    current folder), else relative to the layer folder, else by absolute path. `base` is the folder where
+    A layer tar brings its base and the layers below it, as its layer.json names them: relative to the layer
+    folder, else as given (from the current folder), else by absolute path. `base` is the folder where
     base shards are now. A base named several times is read once, with all annotations in the order given.
-    Raises DataError for what is missing, an unfinished layer folder, or a base that has changed; a remote
-    shard is asked for only when it is read.
+    Raises DataError for what is missing, an unfinished layer folder, a base that has changed, or layers over
+    two copies of one base; a remote shard is asked for only when it is read.
     """
     found = [one for spec in specs for one in find(spec)]
     manifests = _Manifests()
@@ -101,6 +102,7 @@ def open_source(specs: Sequence[str], *, base: str | None = None) -> Source:
             joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here.layers)
     if not joined:
         raise DataError("no shards were given; name them with --shards")
+    _refuse_copies(list(joined.values()))
     names = _unique_names(list(joined.values()))
     shards = [
         Shard(name, one.place, tuple(one.layers)) for name, one in zip(names, joined.values(), strict=True)
@@ -205,12 +207,15 @@ def _base_place(tar: str, entry: Mapping[str, Any], commands: Collection[str]) -
 
 
 def _candidates(where: str, location: Mapping[str, Any]) -> list[str]:
-    """Where a tar that a layer.json names may be: as given, as seen from the layer, by its path."""
+    """Where a tar that a layer.json names may be: as seen from the layer, as given, by its path.
+
+    From the layer first: a copy of a run goes with the copy of its data, wherever the original is.
+    """
     url = str(location["url"])
     if is_remote(url):
         return [url]
     beside = join(where, str(location.get("relative", url)))
-    return [beside] if is_remote(where) else [url, beside, str(location.get("path", url))]
+    return [beside] if is_remote(where) else [normpath(beside), url, str(location.get("path", url))]
 
 
 def _may_be_there(place: str) -> bool:
@@ -222,6 +227,34 @@ def _is_there(place: str) -> bool:
         return local_path(place).is_file()
     system, path = file_system(place)
     return bool(persistently(lambda: system.exists(path), place))
+
+
+def _refuse_copies(joined: Sequence[_Joined]) -> None:
+    """Raise DataError for layers that annotate one base in two places: each sample would be there twice."""
+    times = Counter(tar_stem(one.place) for one in joined)
+    first: dict[tuple[str, str], _Joined] = {}
+    for one in joined:
+        stem = tar_stem(one.place)
+        sha256 = _known_sha256(one) if times[stem] > 1 else None
+        other = one if sha256 is None else first.setdefault((stem, sha256), one)
+        if other is not one and not _layer_folders(one) & _layer_folders(other):
+            raise DataError(
+                f"{one.place} is a copy of {other.place}, and each has layers of its own, so its samples would "
+                "be read twice; say with --base FOLDER which to read, or give layers over one of them"
+            )
+
+
+def _known_sha256(one: _Joined) -> str | None:
+    """The digest of a base as a local layer over it recorded it."""
+    for layer in one.layers:
+        then = {} if is_remote(layer.url) else made_from(local_path(layer.url))
+        if found := then.get(tar_stem(layer.url)):
+            return found.sha256 or None
+    return None
+
+
+def _layer_folders(one: _Joined) -> set[str]:
+    return {folder(layer.url) for layer in one.layers}
 
 
 def _unique_names(joined: list[_Joined]) -> list[str]:

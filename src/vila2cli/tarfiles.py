@@ -23,6 +23,7 @@ MAX_UNSIZED_MEMBER_BYTES = 1 << 30
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _COPY_BYTES = 1 << 18
+_SWEEP_S = 0.5  # for which a sweep may hold a file that has no lock yet
 _END_MARKER = bytes(_BLOCK_BYTES)
 _ENDS_NUMBER = b"\0 "
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -275,7 +276,7 @@ class TarWriter:
         self._num_bytes = 0
         self._partial = self.path.with_name(self.path.name + PARTIAL)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open_locked(self._partial)
+        stream = open_locked(self._partial, wait_s=_SWEEP_S)
         if stream is None:
             raise DataError(f"{self._partial} is being written by another process; wait for it or stop it")
         stream.truncate(0)  # what a killed process left

@@ -18,7 +18,7 @@ LOOP = "a dog and " * 20
 GOOD = "A red square fills the picture."
 
 
-def said(text: str, logprob: float = -1.0, **more: Any) -> Result:
+def said(text: str, logprob: float | None = -1.0, **more: Any) -> Result:
     return Result(**({"id": "", "text": text, "num_tokens": 9, "logprob_mean": logprob} | more))
 
 
@@ -100,6 +100,16 @@ def test_of_n_the_likeliest_good_one_is_kept(table: Lay, recipe: Load, provenanc
     assert len({request.seed for request in desk.asked[0]}) == 3
 
 
+def test_without_log_probabilities_the_first_good_one_is_kept(
+    table: Lay, recipe: Load, provenance: Provenance
+) -> None:
+    desk = table()
+    task = Captioner(recipe("recaption.n=3", "recaption.temperature=0.7"), provenance)
+    found = desk.talk(task, LAYER, [said(LOOP, None), said("A red one.", None), said("A square one.", None)])
+    assert (found.text, found.decision["by"]) == ("A red one.", "first")
+    assert desk.stats["by_first"] == 1
+
+
 @pytest.mark.parametrize(
     ("letters", "winner"),
     [
@@ -144,3 +154,7 @@ def test_settings_that_cannot_be_met_are_refused(recipe: Load) -> None:
     with pytest.raises(RecipeError, match="unknown prompt 'longest'"):
         check_settings(recipe("recaption.prompts=longest"))
     check_settings(recipe("recaption.n=2", "recaption.temperature=0.2"))
+    blind = ("recaption.n=2", "recaption.temperature=0.2", "recaption.engine=api", "api.logprobs=false")
+    with pytest.raises(RecipeError, match=r"api\.logprobs = false"):
+        check_settings(recipe(*blind))
+    check_settings(recipe(*blind, "recaption.choose=judge"))

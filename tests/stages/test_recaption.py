@@ -2,6 +2,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,6 +317,26 @@ def test_share_leaves_out_the_same_images_in_every_round(
     assert any(one[key].prompt_id != two[key].prompt_id for key in both)
 
 
+def test_without_a_round_another_model_draws_other_prompts(
+    run: Callable[..., CaptionSummary], data: Path, model: Path, tmp_path: Path
+) -> None:
+    def prompts(out: str, **changes: Any) -> dict[str, str | None]:
+        run(out, settings("recaption.retry_temperatures=[]"), shards=[f"{data}/000000.tar"], **changes)
+        return {key: found.prompt_id for key, found in captions(tmp_path / out).items()}
+
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "vila2.json").write_text('{"stage": "sft", "round": null}')
+    assert prompts("one", round=None) == prompts("same", round=None, model=other)  # the same weights
+    assert {found.round for found in captions(tmp_path / "one").values()} == {None}
+    (other / "vila2.json").write_text('{"stage": "sft", "round": 2}')
+    assert prompts("next", round=None, model=other) == prompts("third", round=3) != prompts("one", round=None)
+    edited = json.loads((other / "generation_config.json").read_text()) | {"note": "another model"}
+    (other / "generation_config.json").write_text(json.dumps(edited))
+    (other / "vila2.json").unlink()
+    assert prompts("changed", round=None, model=other) != prompts("one", round=None)
+
+
 def test_too_many_rejects_fail_after_everything_is_written(
     run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
@@ -347,7 +368,62 @@ def test_a_missing_model_and_a_damaged_shard(
     (tmp_path / "cut" / "000001.tar").write_bytes((data / "000001.tar").read_bytes()[:9000])
     with pytest.raises(DataError, match=r"000001\.tar is damaged or cut off"):
         run(shards=[str(tmp_path / "cut")])
+    assert set(tars(tmp_path / "layer")) == {"000000.tar"}
+    assert json.loads((tmp_path / "layer" / "summary.json").read_text())["num_shards_done"] == 1
     assert not list((tmp_path / "layer").glob("*.partial"))
+
+
+def test_what_is_begun_is_finished_when_no_more_shards_can_be_read(
+    run: Callable[..., CaptionSummary], data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for number in range(5):
+        whole = (data / f"{number % 2 and 2:06}.tar").read_bytes()
+        (folder / f"{number:06}.tar").write_bytes(b"no tar" if 1 <= number <= 3 else whole)
+    with pytest.raises(DataError, match=r"3 shards in a row cannot be read, the last one: .*000003\.tar"):
+        run(shards=[str(folder)])
+    assert set(tars(tmp_path / "layer")) == {"000000.tar"}
+    assert json.loads((tmp_path / "layer" / "summary.json").read_text())["num_shards_done"] == 1
+
+
+LONG = 'prompts={mine = "{alt_text} Describe it."}'
+
+
+@pytest.fixture
+def overlong(data: Path, tmp_path: Path) -> Path:
+    """Two shards; the alt-texts of the first fit no prompt."""
+    folder = tmp_path / "overlong"
+    for shard, alt_text in enumerate((b"red " * 600, b"red")):
+        with TarWriter(folder / f"{shard:06}.tar") as tar:
+            for number in range(NUM_SAMPLES):
+                tar.write_sample(f"{shard}-{number}", {"jpg": jpeg(number), "txt": alt_text})
+    return folder
+
+
+def test_a_shard_that_the_engine_refuses_is_not_done(
+    run: Callable[..., CaptionSummary], overlong: Path, tmp_path: Path
+) -> None:
+    sets = ("recaption.prompts=mine", LONG)
+    strict = settings(*sets, "recaption.max_reject_rate=0.9")
+    for _ in range(2):  # again and again, until it is mended
+        with pytest.raises(
+            RejectBudgetError, match=r"every sample of 1 shards, .*12 times: prompt of \d+ tokens does not fit"
+        ):
+            run(recipe=strict, shards=[str(overlong)])
+        assert set(tars(tmp_path / "layer")) == {"000001.tar"}
+        assert json.loads((tmp_path / "layer" / "summary.json").read_text())["num_shards_done"] == 1
+    summary = run(recipe=settings(*sets), shards=[str(overlong)])
+    assert summary.num_shards_done == 2
+    assert summary.errors == {"prompt of # tokens does not fit the context of #": NUM_SAMPLES}
+    with pytest.raises(RejectBudgetError, match=r"commonest error, 12 times: prompt of # tokens .*shards show"):
+        run(recipe=settings(*sets, "recaption.max_reject_rate=0.3"), shards=[str(overlong)])
+
+
+def test_nothing_is_estimated_from_samples_without_an_answer(overlong: Path, model: Path) -> None:
+    recipe = settings("recaption.prompts=mine", LONG)
+    with pytest.raises(DataError, match=r"none of the first 12 samples got an answer, .*: 12 times: prompt of"):
+        estimate(recipe, shards=[str(overlong / "000000.tar")], model=model, round=1)
 
 
 SCRIPT = """

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -120,3 +121,42 @@ def test_a_changed_prompt_is_not_taken_for_done(
     assert "complete, nothing to do" in capsys.readouterr().out
     assert vila2(*words, sets=(*mine[:2], 'prompts={mine = "Describe it well."}')) == 2
     assert "was made with other settings: prompts.mine was" in capsys.readouterr().err
+
+
+def test_what_came_through_a_command_is_merged(data: Path, tiny_checkpoint: Path) -> None:
+    command = f"pipe:cat {data}/data/{{000..001}}.tar"
+    words = ("--model", str(tiny_checkpoint), "--shards", command, "--out", "r1", "--merge")
+    assert vila2(*words, sets=("recaption.retry_temperatures=[]",)) == 0
+    merged = [
+        sample
+        for shard in open_source(["r1-merged"]).shards
+        for sample in read_shard(shard, on_reject=lambda reject: None)
+    ]
+    assert len(merged) == NUM_SHARDS * NUM_SAMPLES
+    assert all(sample.images and sample.text for sample in merged)
+
+
+def test_other_inputs_are_not_taken_for_done(
+    data: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(model: Path | str = tiny_checkpoint, *words: str) -> tuple[str, ...]:
+        return ("--model", str(model), "--shards", "data/000.tar", "--out", "r1", *words)
+
+    sets = ("recaption.retry_temperatures=[]",)
+    assert vila2(*command(), sets=sets) == 0
+    assert vila2(*command(), sets=sets) == 0
+    assert "complete, nothing to do" in capsys.readouterr().out
+    other = data / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    (other / "generation_config.json").write_text('{"eos_token_id": 0}')
+    changes = {
+        "model_sha256 was": (command(other), sets),
+        "dtype was": (command(), (*sets, "base.dtype=bfloat16")),
+        "round was": (command(tiny_checkpoint, "--round", "1"), sets),
+        "api.image_format was absent": (command("gpt"), (*sets, "recaption.engine=api")),
+    }
+    for message, (words, changed) in changes.items():
+        assert vila2(*words, sets=changed) == 2, message
+        assert message in capsys.readouterr().err
+    assert vila2(*command("no-such-model"), sets=sets) == 5
+    assert "nothing to do" not in capsys.readouterr().out

@@ -13,6 +13,7 @@ from vila2cli.text.quality import (
     refuses,
     repeats_itself,
     sentences,
+    shortest_echo,
     strip_wrapping,
 )
 
@@ -83,6 +84,9 @@ def test_a_loop_at_the_end_of_a_good_caption_is_found() -> None:
         ("A man says that he is sorry.", False),
         ("Asian food on a plate.", False),
         ("I can see a cat.", False),
+        ("As an AI, I have no eyes.", True),
+        ("As an airplane takes off, a crowd waves.", False),
+        ("As an artificial lake, it is round.", False),
     ],
 )
 def test_refuses(text: str, refused: bool) -> None:
@@ -127,6 +131,19 @@ def test_check_caption_keeps_cuts_and_drops() -> None:
         ("A sign reads: caption: none", "A sign reads: caption: none"),
         ("Sure-footed goats climb a hill.", "Sure-footed goats climb a hill."),
         ("A cat sits.\nA dog runs.", "A cat sits.\nA dog runs."),
+        (
+            "A sign says call us if you need help. A man in a blue coat stands beside it.",
+            "A sign says call us if you need help. A man in a blue coat stands beside it.",
+        ),
+        (
+            'A sign reads "Wait here. If you need help, ask." A man waits.',
+            'A sign reads "Wait here. If you need help, ask." A man waits.',
+        ),
+        (
+            "Here are three signs that read: STOP, YIELD and GO.",
+            "Here are three signs that read: STOP, YIELD and GO.",
+        ),
+        ("Here is what I see in the image: A cat sits.", "A cat sits."),
     ],
 )
 def test_strip_wrapping(text: str, bare: str) -> None:
@@ -144,6 +161,11 @@ def test_strip_wrapping(text: str, bare: str) -> None:
         ("A picture of [insert object here].", True),
         ("A cat<|im_end|> sits.", True),
         ("Image not found", True),
+        ("The image could not be loaded.", True),
+        ("It seems that no image was provided.", True),
+        ("A web page with a sad robot that says image not found.", False),
+        ('"Image not found" is written on a gray page.', False),
+        ("A template of a web page with lorem ipsum text.", False),
         ("A poster that says all rights reserved.", False),
         ("A webcam image of a cat, no images on the wall.", False),
         ("A score of <3 and a heart.", False),
@@ -155,6 +177,14 @@ def test_boilerplate(text: str, found: bool) -> None:
 
 def test_a_caption_may_not_repeat_its_instruction() -> None:
     prompt = "Describe the image in details."
+    assert shortest_echo(prompt, prompt) == "describe the image in details"
+    long = "Elaborate on the visual and narrative elements of the image in detail."
+    assert is_boilerplate("Elaborate on the visual and narrative side: a cat.", shortest_echo(long, long))
+    # A caption may well open like a prompt that begins with the alt-text.
+    own = shortest_echo("This is a picture of {alt_text}. Say more.", "This is a picture of a cat. Say more.")
+    assert not is_boilerplate("This is a picture of a cat on a mat.", own)
+    assert is_boilerplate("This is a picture of a cat. Say more.", own)
+    assert shortest_echo("Describe it.", "Describe it.") == "Describe it."
     assert is_boilerplate("Describe the image in details. Describe it.", prompt)
     assert not is_boilerplate("Describe the image.", prompt)
     assert check_caption("Describe the image in details!", reached_limit=False, prompt=prompt).defect == (

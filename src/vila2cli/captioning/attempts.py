@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vila2cli.engine import Request, Result
+from vila2cli.engine.failures import error_kind
 from vila2cli.sample import Turn
 from vila2cli.score.verdict import outcome_of
 from vila2cli.text.compose import neutral
@@ -118,9 +119,10 @@ def decision(
 
 
 def attempt_counts(attempts: Sequence[Attempt], num_first: int) -> Counter[str]:
-    """Figures of one sample's attempts for the stats file: tries beyond the first, ends and defects."""
+    """Figures of one sample's attempts for the stats file: tries beyond the first, ends, defects, errors."""
     counts = Counter(f"finish_{one.result.finish_reason}" for one in attempts)
     counts.update(f"defect_{one.defect}" for one in attempts if one.defect is not None)
+    counts.update(f"error_{error_kind(one.result.error)}" for one in attempts if one.result.error is not None)
     counts["retries"] = len(attempts) - num_first
     return counts
 

@@ -26,7 +26,7 @@ from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import ShardWriter
 from vila2cli.text.compose import ORIGINAL, caption_of, neutral
 from vila2cli.text.prompts import draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
-from vila2cli.text.quality import CheckedCaption, check_caption
+from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
 LAYER = "recaption"
 NOT_SELECTED = "not-selected"
@@ -36,7 +36,7 @@ Choice = tuple[Attempt, str, list[str]]
 
 
 def check_settings(recipe: Recipe) -> None:
-    """Raise RecipeError for a prompt nobody knows, and for n captions that could not differ."""
+    """Raise RecipeError for a prompt nobody knows, and for n captions that could not differ or be compared."""
     settings = recipe.recaption
     for prompt_id in settings.prompts:
         prompt_text(prompt_id, recipe.prompts)
@@ -44,6 +44,11 @@ def check_settings(recipe: Recipe) -> None:
         raise RecipeError(
             f"recaption.n = {settings.n} captions per image are all the same at temperature 0; "
             "set recaption.temperature, for example to 0.7"
+        )
+    if settings.n > 1 and settings.choose == "logprob" and settings.engine == "api" and not recipe.api.logprobs:
+        raise RecipeError(
+            'recaption.choose = "logprob" needs log-probabilities, and api.logprobs = false asks for none; '
+            'set recaption.choose to "judge" or recaption.n to 1'
         )
 
 
@@ -75,7 +80,7 @@ class Captioner:
 
     def prompt_id(self, sample: Sample) -> str:
         """The prompt drawn for a sample; another one in the next round."""
-        return draw_prompt(self.settings.prompts, f"{self.provenance.round}/{sample.key}", self._seed)
+        return draw_prompt(self.settings.prompts, f"{self.provenance.draw}/{sample.key}", self._seed)
 
     def is_selected(self, sample: Sample) -> bool:
         """Whether a sample is in the recaptioned share, the same images in every round."""
@@ -91,7 +96,8 @@ class Captioner:
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         """Ask for n captions, try again where none is good, choose, and write the caption or a reject."""
         request = self._request(sample, images)
-        check = partial(self._check, prompt=request.messages[0].text)
+        echo = shortest_echo(self._template(sample), request.messages[0].text)
+        check = partial(self._check, echo=echo)
         first = [self._again(request, sample, index) for index in range(self.settings.n)]
         attempts = yield from attempt(first, self._retries(request, sample), check)
         out.count(**attempt_counts(attempts, len(first)))
@@ -104,9 +110,11 @@ class Captioner:
         self._write(out, sample, best, decision("model", by, attempts, best, **more))
         out.count(kept_model=1, retried=int(attempts.index(best) >= len(first)), **{f"by_{by}": 1})
 
+    def _template(self, sample: Sample) -> str:
+        return prompt_text(self.prompt_id(sample), self._own_prompts)
+
     def _request(self, sample: Sample, images: tuple[Image.Image, ...]) -> Request:
-        template = prompt_text(self.prompt_id(sample), self._own_prompts)
-        text = fill(template, alt_text=neutral((sample.text or "").strip()))
+        text = fill(self._template(sample), alt_text=neutral((sample.text or "").strip()))
         return Request(
             id=sample.key,
             messages=(Turn("user", text),),
@@ -117,25 +125,24 @@ class Captioner:
         )
 
     def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.round, self.prompt_id(sample), sample.key)
+        parts = (LAYER, self._seed, self.provenance.draw, self.prompt_id(sample), sample.key)
         return self.provenance.vary(request, *parts, index=index, temperature=temperature)
 
     def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
         for index, temperature in enumerate(self.settings.retry_temperatures, start=self.settings.n):
             yield self._again(request, sample, index, temperature)
 
-    def _check(self, result: Result, prompt: str) -> tuple[CheckedCaption, str | None]:
+    def _check(self, result: Result, echo: str) -> tuple[CheckedCaption, str | None]:
         reached_limit = result.finish_reason == "length"
-        caption = check_caption(
-            result.text, reached_limit=reached_limit, standard=self._standard, prompt=prompt
-        )
+        caption = check_caption(result.text, reached_limit=reached_limit, standard=self._standard, prompt=echo)
         return caption, caption.defect
 
     def _choose(self, good: list[Attempt]) -> Generator[Sequence[Request], Sequence[Result], Choice]:
         if len(good) == 1:
             return good[0], "only", []
         if self.settings.choose == "logprob":
-            return best_by_logprob(good), "logprob", []
+            by = "first" if all(one.result.logprob_mean is None for one in good) else "logprob"
+            return best_by_logprob(good), by, []
         best, outcomes = yield from best_by_judge(good, max_new_tokens=self._max_judge_tokens)
         return best, "judge", outcomes
 

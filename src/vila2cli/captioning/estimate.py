@@ -7,39 +7,49 @@ from vila2cli.captioning.layer import Job
 from vila2cli.captioning.summary import cost_of
 from vila2cli.cost import Cost
 from vila2cli.engine.annotator import Annotator
+from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.run import interruptible
-from vila2cli.shards import LayerWriter, num_samples
+from vila2cli.shards import LayerWriter, expected_samples
 
 NUM_TRIED = 64
-MAX_COUNTED_SHARDS = 4
-"""Shards whose samples are counted; of more, the others are taken to hold as many on average."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the first samples cost, and how many there are in all."""
+    """What the first samples cost, and how many like them there are in all, None where nothing tells."""
 
     tried: Cost
-    num_samples: int
+    num_samples: int | None
     num_shards: int
     num_requests: int
 
     def lines(self) -> list[str]:
         """The estimate for the terminal."""
-        tried, whole = self.tried, self.tried.times(self.num_samples)
-        price = f", ${whole.dollars:,.2f}" if whole.dollars_per_hour else ""
         return [
-            f"{tried.num_images:,} samples, {self.num_requests:,} requests in {tried.seconds:.1f} s (loaded)",
-            tried.line(),
-            f"all of about {self.num_samples:,} samples in {self.num_shards:,} shards: "
-            f"{whole.seconds / 3600:,.2f} h here, {whole.hours:,.2f} {whole.device}{price}",
+            f"{self.tried.num_images:,} samples, {self.num_requests:,} requests "
+            f"in {self.tried.seconds:.1f} s (loaded)",
+            self.tried.line(),
+            self._whole(),
             "a first batch is slower than a full run: it fills and drains once",
         ]
 
+    def _whole(self) -> str:
+        if self.num_samples is None:
+            return f"how many samples the {self.num_shards:,} shards hold is not known without reading them"
+        whole = self.tried.times(self.num_samples)
+        price = f", ${whole.dollars:,.2f}" if whole.dollars_per_hour else ""
+        return (
+            f"all of about {self.num_samples:,} samples in {self.num_shards:,} shards: "
+            f"{whole.seconds / 3600:,.2f} h here, {whole.hours:,.2f} {whole.device}{price}"
+        )
+
 
 def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
-    """Try the first `num_tried` samples of a job and write nothing."""
+    """Try the first `num_tried` samples of a job and write nothing.
+
+    Raises DataError when none of them is answered.
+    """
     provenance = job.provenance()
     task = job.make_task(job.recipe, provenance)
     engine = job.open_engine()
@@ -47,13 +57,15 @@ def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
         unwritten = LayerWriter(Path(), job.layer, job.source)
         annotator = Annotator(engine, unwritten, task, stop=stop, progress=progress)
         figures = annotator.try_out(job.source.shards, num_tried)
-    shards = job.source.shards
-    counted = shards[:: max(1, len(shards) // MAX_COUNTED_SHARDS)][:MAX_COUNTED_SHARDS]
-    mean = sum(num_samples(shard) for shard in counted) / len(counted)
-    share = figures["wanted"] / figures["read"] if figures["read"] else 0.0
+    if not figures["answered"]:
+        why = annotator.failures.commonest() or "there was nothing to ask"
+        tried = f"none of the first {figures['read']:,.0f} samples got an answer"
+        raise DataError(f"{tried}, so nothing can be estimated: {why}")
+    share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]
+    total, _ = expected_samples(job.source.shards)
     return Estimate(
         tried=cost_of(job.recipe.cost, figures),
-        num_samples=round(mean * len(shards) * share),
-        num_shards=len(shards),
+        num_samples=None if total is None else round(total * share),
+        num_shards=len(job.source.shards),
         num_requests=int(figures["requests"]),
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.captioning.provenance import Provenance
-from vila2cli.captioning.summary import CaptionSummary, check_budget, summarise
+from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.engine import Engine, EngineSettings, identify, open_engine
 from vila2cli.engine.annotator import Annotator, Task
+from vila2cli.errors import DataError, RejectBudgetError
+from vila2cli.files import read_json
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
@@ -32,12 +34,45 @@ class Job:
     deciding: Mapping[str, Any]
     source: Source
     model: str
-    round: int
+    round: int | None
 
     def provenance(self) -> Provenance:
         """Who is asked; raises ModelError when the model is not there."""
         model, sha256 = identify(self.settings.engine, self.model, self.recipe.api)
-        return Provenance(model=model, model_sha256=sha256, round=self.round, dtype=self.recipe.base.dtype)
+        return Provenance(
+            model=model,
+            model_sha256=sha256,
+            round=self.round,
+            draw=self._draw(sha256),
+            dtype=self.recipe.base.dtype,
+        )
+
+    def _draw(self, model_sha256: str) -> int | str:
+        """What prompts and seeds are drawn by: the round, else the one after the model's own, else the model.
+
+        So another model draws other prompts, and a model of a run the same as in that run.
+        """
+        if self.round is not None:
+            return self.round
+        lineage = Path(self.model) / "vila2.json"
+        is_local = self.settings.engine != "api" and lineage.is_file()
+        before = read_json(lineage).get("round") if is_local else None
+        return before + 1 if isinstance(before, int) else model_sha256
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the layer's content, as its manifest holds it; raises as `provenance` does."""
+        provenance = self.provenance()
+        return {
+            "stage": self.layer,
+            "round": self.round,
+            **({"draw": provenance.draw} if self.round is None else {}),
+            "seed": self.recipe.seed,
+            "model_sha256": provenance.model_sha256,
+            "dtype": self.recipe.base.dtype,
+            **self.deciding,
+            **({"api": self.recipe.api.deciding()} if self.settings.engine == "api" else {}),
+            "base": self.source.outline(),
+        }
 
     def open_engine(self) -> Engine:
         settings = EngineSettings(
@@ -53,33 +88,39 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     """Write the worker's part of a caption layer, going on where it stopped; the summary is of all parts.
 
     Raises RecipeError when `out_dir` was begun with other settings, ModelError, DataError, Interrupted
-    after a signal, and RejectBudgetError once everything is written when too much went wrong.
+    after a signal, and RejectBudgetError when too much went wrong: once everything is written, or as soon
+    as the engine fails on more than that.
     """
     provenance = job.provenance()
-    inputs = {
-        "stage": job.layer,
-        "round": job.round,
-        "seed": job.recipe.seed,
-        "model_sha256": provenance.model_sha256,
-        "dtype": job.recipe.base.dtype,
-        **job.deciding,
-        **({"api": job.recipe.api.deciding()} if job.settings.engine == "api" else {}),
-        "base": job.source.outline(),
-    }
-    manifest = claim(out_dir, inputs, job.recipe)
+    manifest = claim(out_dir, job.inputs(), job.recipe)
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
         todo = layer.missing(select(job.source.shards, worker))
-        if todo:
-            _write_shards(job, provenance, layer, todo, stop)
-        layer.finish()
-        with layer.alone():
-            summary = summarise(
-                out_dir, stage=job.layer, source=job.source, provenance=provenance, cost=job.recipe.cost
-            )
-            write_json(out_dir / "summary.json", summary.to_json())
-    check_budget(summary, job.settings.max_reject_rate)
+        try:
+            if todo:
+                _write_shards(job, provenance, layer, todo, stop)
+        except (DataError, RejectBudgetError) as error:  # of some shards; what the others hold is said, too
+            problem = _problem(_sum_up(job, provenance, layer), job)
+            raise type(error)(f"{error}; {problem}" if problem else str(error)) from error
+        summary = _sum_up(job, provenance, layer)
+    if problem := _problem(summary, job):
+        raise RejectBudgetError(problem)
     return summary
+
+
+def _sum_up(job: Job, provenance: Provenance, layer: LayerWriter) -> CaptionSummary:
+    """Gather the rejects of the shards that are done, by all workers, and write summary.json."""
+    layer.finish()
+    with layer.alone():
+        summary = summarise(
+            layer.folder, stage=job.layer, source=job.source, provenance=provenance, cost=job.recipe.cost
+        )
+        write_json(layer.folder / "summary.json", summary.to_json())
+    return summary
+
+
+def _problem(summary: CaptionSummary, job: Job) -> str | None:
+    return over_budget(summary, job.settings.max_reject_rate)
 
 
 def _write_shards(
@@ -91,4 +132,12 @@ def _write_shards(
     total, is_exact = expected_samples(todo)
     log_path = layer.folder / "log.jsonl"
     with Progress(job.layer, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        Annotator(engine, layer, task, stop=stop, progress=progress).run(todo)
+        annotator = Annotator(
+            engine,
+            layer,
+            task,
+            stop=stop,
+            progress=progress,
+            max_reject_rate=job.settings.max_reject_rate,
+        )
+        annotator.run(todo)

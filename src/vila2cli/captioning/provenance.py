@@ -17,11 +17,15 @@ def standard_of(settings: WritingSettings) -> Standard:
 
 @dataclass(slots=True, kw_only=True)
 class Provenance:
-    """The model of a stage and its round; `engine` is known once it is loaded."""
+    """The model of a stage and its round; `engine` is known once it is loaded.
+
+    `draw` is what prompts and seeds are drawn by besides the sample: the round, where there is one.
+    """
 
     model: str
     model_sha256: str
-    round: int
+    round: int | None
+    draw: int | str
     dtype: str
     engine: str = ""
 

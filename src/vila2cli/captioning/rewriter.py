@@ -17,7 +17,7 @@ from vila2cli.shards import ShardWriter
 from vila2cli.text.compose import ORIGINAL, caption_of, compose_caption, neutral
 from vila2cli.text.invention import inventions
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
-from vila2cli.text.quality import CheckedCaption, check_caption
+from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
 LAYER = "rewrite"
 RECAPTION = "recaption"
@@ -75,7 +75,8 @@ class Rewriter:
             self._keep(out, sample, text or "", f"only-{name}", "only")
             return
         request = self._request(original, recaption)
-        check = partial(self._check, sources=(original, recaption))
+        echo = shortest_echo(self._template, request.messages[0].text)
+        check = partial(self._check, sources=(original, recaption), echo=echo)
         first = self._again(request, sample, 0)
         attempts = yield from attempt([first], self._retries(request, sample), check)
         out.count(**attempt_counts(attempts, 1))
@@ -99,19 +100,19 @@ class Rewriter:
         )
 
     def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.round, self.settings.prompt, sample.key)
+        parts = (LAYER, self._seed, self.provenance.draw, self.settings.prompt, sample.key)
         return self.provenance.vary(request, *parts, index=index, temperature=temperature)
 
     def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
         for index, temperature in enumerate(self.settings.retry_temperatures, start=1):
             yield self._again(request, sample, index, temperature)
 
-    def _check(self, result: Result, sources: tuple[str, str]) -> tuple[CheckedCaption, str | None]:
+    def _check(self, result: Result, sources: tuple[str, str], echo: str) -> tuple[CheckedCaption, str | None]:
         caption = check_caption(
             result.text,
             reached_limit=result.finish_reason == "length",
             standard=self._standard,
-            prompt=self._template,
+            prompt=echo,
         )
         invented = inventions(caption.text, sources).kind(self.settings.max_new_words)
         return caption, caption.defect or invented

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.provenance import Provenance
+from vila2cli.captioning.rewriter import NOTHING
 from vila2cli.cost import Cost
-from vila2cli.errors import RejectBudgetError
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source
+
+SKIPPED = (NOT_SELECTED, NOTHING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +24,13 @@ class CaptionSummary:
 
     `words` and `alt_text_words` are mean and standard deviation per caption written (VILA^2 table
     1). `kept` counts captions by where they come from, `defects` failed attempts by what was wrong,
-    `fallbacks` the images that got no good caption by what was wrong with the last attempt.
+    `fallbacks` the images that got no good caption by what was wrong with the last attempt, `errors` those
+    of the engine.
     """
 
     stage: str
     out: str
-    round: int
+    round: int | None
     model: str
     model_sha256: str
     num_shards: int
@@ -49,6 +53,7 @@ class CaptionSummary:
     chosen_by: Mapping[str, int]
     defects: Mapping[str, int]
     fallbacks: Mapping[str, int]
+    errors: Mapping[str, int]
     cost: Cost
 
     @property
@@ -95,6 +100,7 @@ class CaptionSummary:
             "chosen_by": dict(self.chosen_by),
             "defects": dict(self.defects),
             "fallbacks": dict(self.fallbacks),
+            "errors": dict(self.errors),
             "cost": self.cost.to_json(),
         }
 
@@ -152,6 +158,7 @@ def summarise(
         chosen_by=_with_prefix(total, "by_"),
         defects=_with_prefix(total, "defect_"),
         fallbacks=_with_prefix(total, "fallback_"),
+        errors=_with_prefix(total, "error_"),
         cost=cost_of(cost, total),
     )
 
@@ -180,13 +187,18 @@ def _with_prefix(figures: Mapping[str, int], prefix: str) -> dict[str, int]:
     return {key.removeprefix(prefix): value for key, value in sorted(figures.items()) if key.startswith(prefix)}
 
 
-def check_budget(summary: CaptionSummary, max_reject_rate: float) -> None:
-    """Raise RejectBudgetError when the share without a good caption is above the recipe's limit."""
+def over_budget(summary: CaptionSummary, max_reject_rate: float) -> str | None:
+    """What to tell when the share without a good caption is above the recipe's limit, else None."""
     if summary.reject_rate <= max_reject_rate:
-        return
-    reasons = Counter(summary.fallbacks) + Counter(summary.dropped)
-    raise RejectBudgetError(
+        return None
+    rejected = {name: num for name, num in summary.dropped.items() if name not in SKIPPED}
+    reasons = Counter(summary.fallbacks) + Counter(rejected)
+    kind, num = max(summary.errors.items(), key=lambda one: one[1], default=("", 0))
+    where = f"see {summary.out}/rejects.jsonl" if rejected else f"vila2 shards show {summary.out} has them"
+    return (
         f"{summary.num_rejected + summary.num_fallbacks} of {summary.num_selected} samples "
         f"({summary.reject_rate:.1%}) got no good caption, above max_reject_rate {max_reject_rate:.1%}: "
-        f"{_counts(reasons)}; see {summary.out}/rejects.jsonl and the decisions in the layer"
+        f"{_counts(reasons)}; "
+        + (f"the engine's commonest error, {num} times: {kind}; " if kind else "")
+        + where
     )

@@ -1,7 +1,7 @@
 """What a command is about to do: where its inputs come from, where its output goes, what is there already."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,19 +12,17 @@ from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
 from vila2cli.recipe import Recipe, Settings, load_recipe, resolved_lines
-from vila2cli.run import RunFolder, Worker, difference, read_manifest, select
+from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
 from vila2cli.text.printable import printable
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
+Inputs = Callable[[], Mapping[str, Any]]
 DONE_FILES = {"checkpoint": "config.json", "eval": "metrics.json", "judge": "summary.json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage with its paths settled. `origins` says of model, shards and out who named them.
-
-    `deciding` is what decides the output of a stage beyond the settings of its first section.
-    """
+    """A stage with its paths settled. `origins` says of model, shards and out who named them."""
 
     stage: str
     round: int | Literal["final"] | None
@@ -37,7 +35,6 @@ class Plan:
     base: str | None = None
     worker: Worker = field(default_factory=Worker)
     origins: Mapping[str, str] = field(default_factory=dict)
-    deciding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -124,15 +121,16 @@ def default_out(stage: str, model: str | None, near: str) -> Path:
     return folder / (f"{stage}-{name}" if name else stage)
 
 
-def ready(plan: Plan, *, dry_run: bool, redo: bool = False) -> bool:
+def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | None = None) -> bool:
     """Whether the stage is to run now, after saying what it will do, or why there is nothing to do.
 
-    `redo` leaves it to the stage to find out what is done already.
+    `redo` leaves it to the stage to find out what is done already. `inputs` is what the stage would put
+    into the manifest of a layer.
     """
     if dry_run:
         show(plan)
         return False
-    if not redo and is_complete(plan):
+    if not redo and is_complete(plan, inputs):
         typer.echo(f"{plan.title}: complete, nothing to do ({plan.out})")
         return False
     if plan.recipe.path == DEFAULT_RECIPE:
@@ -157,11 +155,12 @@ def show(plan: Plan) -> None:
     _show_outputs(plan, found)
 
 
-def is_complete(plan: Plan) -> bool:
+def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
     """Whether the output is there, whole, and made with these settings from the inputs named.
 
-    Raises RecipeError when it was made with other settings. Without a record of them, or where the
-    command line names other inputs, the answer is no, and the stage looks closer.
+    Raises RecipeError when it was made with other settings or, being a layer, from other `inputs`. Without
+    a record of them, or where the command line names other inputs, the answer is no, and the stage looks
+    closer.
     """
     record = _record(plan)
     if record is None or not _is_whole(plan):
@@ -170,21 +169,25 @@ def is_complete(plan: Plan) -> bool:
         "seed": plan.recipe.seed,
         "settings": _deciding(plan.recipe, plan.sections[0]),
         "base_settings": _deciding(plan.recipe, "base"),
-        **json.loads(json.dumps(plan.deciding)),
     }
     if plan.model is not None and (Path(plan.model) / "config.json").is_file():
         from vila2cli.model.checkpoint import weights_sha256
 
         settings["model_sha256"] = weights_sha256(plan.model)
     recorded = {key: record[key] for key in settings if key in record}
-    if changed := difference(recorded, {key: settings[key] for key in recorded}):
-        raise RecipeError(
-            f"{plan.out} was made with other settings: {changed}; "
-            "set them back, give another --out, or remove the folder to start it over"
-        )
+    check_same(plan.out, recorded, {key: settings[key] for key in recorded})
+    if plan.kind == "layer" and inputs is not None and not _is_gone(plan):
+        stored = read_manifest(plan.out)
+        assert stored is not None, "it is recorded"
+        check_same(plan.out, stored.inputs, to_manifest(inputs()).inputs)
     return record.get("model", plan.model) == plan.model and (
         plan.kind == "layer" or not plan.origins.get("shards", "").startswith("--")
     )
+
+
+def _is_gone(plan: Plan) -> bool:
+    """Whether the model is that of an earlier round, which may be removed once it has done its work."""
+    return plan.origins.get("model") == "run folder" and not Path(plan.model or "").is_dir()
 
 
 def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """`vila2 recaption`: describe images, or rewrite what is said about them, or say what that will cost."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,6 @@ from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Roun
 from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
 from vila2cli.commands.shardtools import merge_layer
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import Recipe
 from vila2cli.run import parse_worker
 
 
@@ -65,23 +65,27 @@ def recaption(
         base=base,
         worker=parse_worker(worker),
         origins=paths.origins,
-        deciding=_deciding(settings, stage),
     )
+    _check_settings(plan)
     if estimate and not dry_run:
         _estimate(plan)
     else:
         _run(plan, merge=merge, dry_run=dry_run)
 
 
-def _deciding(recipe: Recipe, stage: str) -> Mapping[str, Any]:
-    """What of the recipe decides the captions, after checking that it can be done."""
+def _check_settings(plan: Plan) -> None:
     from vila2cli.captioning import captioner, rewriter
 
-    if stage == "rewrite":
-        rewriter.check_settings(recipe)
-        return rewriter.decisive_settings(recipe)
-    captioner.check_settings(recipe)
-    return captioner.decisive_settings(recipe)
+    task = rewriter if plan.stage == "rewrite" else captioner
+    task.check_settings(plan.recipe)
+
+
+def _inputs(plan: Plan) -> Mapping[str, Any]:
+    """What the stage would say that its layer was made from."""
+    from vila2cli.stages import recaption, rewrite
+
+    to_job = rewrite.to_job if plan.stage == "rewrite" else recaption.to_job
+    return to_job(plan.recipe, plan.shards, plan.model or "", plan.round_number, plan.base).inputs()
 
 
 def _estimate(plan: Plan) -> None:
@@ -92,7 +96,7 @@ def _estimate(plan: Plan) -> None:
         plan.recipe,
         shards=list(plan.shards),
         model=plan.model or "",
-        round=plan.round_number or 0,
+        round=plan.round_number,
         base=plan.base,
     )
     typer.echo(f"{plan.title}: estimate, nothing is written")
@@ -103,7 +107,7 @@ def _estimate(plan: Plan) -> None:
 def _run(plan: Plan, *, merge: bool, dry_run: bool) -> None:
     if merge and plan.worker.count > 1:
         raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
-    if not ready(plan, dry_run=dry_run, redo=merge):
+    if not ready(plan, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plan)):
         return
     from vila2cli.stages import recaption, rewrite
 
@@ -113,10 +117,11 @@ def _run(plan: Plan, *, merge: bool, dry_run: bool) -> None:
         shards=list(plan.shards),
         model=plan.model or "",
         out=plan.out,
-        round=plan.round_number or 0,
+        round=plan.round_number,
         worker=plan.worker,
         base=plan.base,
     )
     print_summary(plan, summary.lines())
     if merge:
-        merge_layer(plan.out, ("rewrite",) if plan.stage == "rewrite" else ("original", "recaption"))
+        captions = ("rewrite",) if plan.stage == "rewrite" else ("original", "recaption")
+        merge_layer(plan.out, captions, shards=plan.shards, base=plan.base)

@@ -1,5 +1,6 @@
 """`vila2 shards`: look into shards and layers, check them, join them for other tools."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from vila2cli.commands.options import Base, local_folder
 from vila2cli.commands.plan import default_out, summary_lines
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.places import is_pipe
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
@@ -144,9 +146,19 @@ def merge(
     _merge(shards, folder, tuple(captions or CAPTIONS), base)
 
 
-def merge_layer(layer_dir: Path, captions: tuple[str, ...] = CAPTIONS) -> None:
-    """Merge a finished caption layer with its images into `LAYER-merged`."""
-    _merge([str(layer_dir)], layer_dir.with_name(f"{layer_dir.name}-merged"), captions, None)
+def merge_layer(
+    layer_dir: Path,
+    captions: tuple[str, ...] = CAPTIONS,
+    *,
+    shards: Sequence[str] = (),
+    base: str | None = None,
+) -> None:
+    """Merge a finished caption layer with its images into `LAYER-merged`.
+
+    Of the `shards` it lies over the `pipe:` commands are named again: no layer makes a command run.
+    """
+    specs = [str(layer_dir), *filter(is_pipe, shards)]
+    _merge(specs, layer_dir.with_name(f"{layer_dir.name}-merged"), captions, base)
 
 
 def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str | None) -> None:

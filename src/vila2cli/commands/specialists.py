@@ -1,6 +1,6 @@
 """The specialists: trained from the self-augmented checkpoint, then put to work on the pretraining images."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,7 @@ def specialize(
     vila2 specialize --recipe recipes/world.toml --name ocr
     vila2 specialize --recipe recipes/world.toml --name ocr --relabel
     """
+    from vila2cli.shards import open_source
     from vila2cli.stages.specialize import settings_of
 
     settings = open_recipe(recipe, sets)
@@ -47,10 +48,14 @@ def specialize(
                 f"a specialist is trained on specialists.{name}.data; --shards goes with --relabel"
             )
         plan = _train_plan(paths, name, specialist, model=model, out=out)
-    if not ready(plan, dry_run=dry_run):
-        return
     from vila2cli.stages import specialize as stage
 
+    def inputs() -> dict[str, Any]:
+        source = open_source(plan.shards, base=plan.base)
+        return stage.relabel_inputs(settings, name=name, model=plan.model or "", source=source)
+
+    if not ready(plan, dry_run=dry_run, inputs=inputs):
+        return
     assert plan.model is not None
     if relabel:
         summary = stage.relabel(

@@ -19,6 +19,7 @@ from typing import Protocol
 from PIL import Image
 
 from vila2cli.engine import Engine, Request, Result
+from vila2cli.engine.failures import EngineFailures
 from vila2cli.engine.feed import ahead
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
@@ -67,26 +68,43 @@ class _OpenShard:
 
     writer: ShardWriter
     num_talks: int = 0
+    num_asked: int = 0
+    num_failed: int = 0
     is_read: bool = False
     is_broken: bool = False
 
 
 @dataclass(slots=True)
 class _Talk:
-    """One sample's dialogue: the requests of its last step and the results that are back."""
+    """One sample's dialogue: the requests of its last step and the results that are back.
+
+    `error` is the last of the engine's, as long as it `is_unanswered`.
+    """
 
     shard: str
     key: str
     dialogue: Dialogue
     requests: list[Request] = field(default_factory=list)
     results: dict[str, Result] = field(default_factory=dict)
+    error: str | None = None
+    is_unanswered: bool = True
 
 
 class Annotator:
-    """Runs a task over shards with an engine; `run` returns when every shard is written."""
+    """Runs a task over shards with an engine; `run` returns when every shard is written.
+
+    Above `max_reject_rate` of samples that the engine fails on, it stops before another is.
+    """
 
     def __init__(
-        self, engine: Engine, layer: LayerWriter, task: Task, *, stop: Stop, progress: Progress
+        self,
+        engine: Engine,
+        layer: LayerWriter,
+        task: Task,
+        *,
+        stop: Stop,
+        progress: Progress,
+        max_reject_rate: float = 1.0,
     ) -> None:
         self._engine, self._layer, self._task = engine, layer, task
         self._stop, self._progress = stop, progress
@@ -98,43 +116,60 @@ class Annotator:
         self._num_notes = 0
         self._last_close_s = 0.0
         self._unreadable = Unreadable()
+        self.failures = EngineFailures(max_reject_rate)
 
     def run(self, shards: Sequence[Shard]) -> None:
-        """Annotate the shards; raises Interrupted after a signal, DataError for damaged shards.
+        """Annotate the shards; raises Interrupted after a signal, DataError for damaged shards, and
+        RejectBudgetError where the engine fails on too many samples.
 
-        A damaged shard is given up, and told of when the others are done. Whatever stops the work, shards
-        written by then stay and no other leaves a trace.
+        A shard that is damaged, or of which no sample was answered, is given up, and told of when the others
+        are done. Whatever stops the work, shards written by then stay and no other leaves a trace.
         """
-        self._converse(shards, None)
+        with self._begun(shards) as samples:
+            self._converse(samples)
         self._unreadable.check()
+        self.failures.check()
 
     def try_out(self, shards: Sequence[Shard], num_samples: int) -> dict[str, float]:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
 
-        `read` counts the samples that were read for it, `wanted` those of them that the task wants.
+        One sample goes before them, on which the engine sizes its batches, and is timed only if there are
+        no others. `read` counts the samples that were read, `wanted` those of them that the task wants, and
+        `begun` those that the other figures are of.
         """
         self._writes = False
-        start_s = time.perf_counter()
-        self._converse(shards, num_samples)
+        with self._begun(shards) as samples:
+            first = self._timed(itertools.islice(samples, 1))
+            others = self._timed(itertools.islice(samples, num_samples))
+        figures = others if others["begun"] else first
+        return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
+
+    def _timed(self, samples: Iterator[None]) -> dict[str, float]:
+        before, start_s = self._figures.copy(), time.perf_counter()
+        self._converse(samples)
         seconds = time.perf_counter() - start_s
-        names = ("read", "wanted", "answered", "requests", "tokens")
-        counts: dict[str, float] = {name: self._figures[name] for name in names}
+        names = ("begun", "answered", "requests", "tokens")
+        counts: dict[str, float] = {name: self._figures[name] - before[name] for name in names}
         return {**counts, "seconds": seconds, "device_seconds": seconds * self._engine.num_devices}
 
-    def _converse(self, shards: Sequence[Shard], num_samples: int | None) -> None:
+    @contextlib.contextmanager
+    def _begun(self, shards: Sequence[Shard]) -> Iterator[Iterator[None]]:
+        """The samples of the shards; of shards that are open in the end nothing stays."""
         self._last_close_s = time.perf_counter()
         self._show_notes()
         try:
             with contextlib.closing(self._samples(shards)) as samples:
-                stream = _Stream(self._ready, itertools.islice(samples, num_samples))
-                for result in self._engine.generate(stream):
-                    self._stop.check()
-                    self._take(result)
-                    self._show_notes()
+                yield samples
         finally:
             for shard in self._open.values():
                 shard.writer.abort()
             self._open.clear()
+
+    def _converse(self, samples: Iterator[None]) -> None:
+        for result in self._engine.generate(_Stream(self._ready, samples)):
+            self._stop.check()
+            self._take(result)
+            self._show_notes()
 
     def _samples(self, shards: Sequence[Shard]) -> Generator[None, None, None]:
         """Begin to talk about one more sample at each step, with images decoded ahead of it."""
@@ -145,6 +180,7 @@ class Annotator:
                 opened.is_read = True
                 self._close_if_done(shard)
                 continue
+            self._figures["begun"] += 1
             try:
                 dialogue = self._task.talk(opened.writer, sample, images.result())
             except DataError as error:
@@ -174,6 +210,8 @@ class Annotator:
                 opened.is_broken = True
                 self._unreadable.fail(error)
             yield shard.name, None
+            if self._unreadable.are_too_many:
+                return
 
     def _decode(self, read: tuple[str, Sample | None]) -> tuple[Image.Image, ...]:
         _, sample = read
@@ -183,14 +221,10 @@ class Annotator:
 
     def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
         """Hand a dialogue its results and queue what it asks next; None starts it."""
-        writer = self._open[talk.shard].writer
         try:
             requests = next(talk.dialogue) if results is None else talk.dialogue.send(results)
         except StopIteration:
-            self._open[talk.shard].num_talks -= 1
-            self._count(writer, answered=int(results is not None))
-            self._progress.advance()
-            self._close_if_done(talk.shard)
+            self._end(talk, was_asked=results is not None)
             return
         names = [f"{talk.shard}\0{talk.key}\0{index}" for index in range(len(requests))]
         talk.requests = [
@@ -202,9 +236,22 @@ class Annotator:
         # In front, before the rest of a sample of the next shard: a group's requests must not be interrupted.
         self._ready.extendleft(reversed(talk.requests))
 
+    def _end(self, talk: _Talk, *, was_asked: bool) -> None:
+        opened = self._open[talk.shard]
+        opened.num_talks -= 1
+        if was_asked:
+            opened.num_asked += 1
+            opened.num_failed += talk.is_unanswered
+            self._count(opened.writer, answered=int(not talk.is_unanswered))
+            self.failures.count(talk.error if talk.is_unanswered else None)
+        self._progress.advance()
+        self._close_if_done(talk.shard)
+
     def _take(self, result: Result) -> None:
         talk = self._talks.pop(result.id)
         talk.results[result.id] = result
+        talk.error = result.error
+        talk.is_unanswered &= result.error is not None
         self._count(self._open[talk.shard].writer, tokens=result.num_tokens, requests=1)
         if len(talk.results) == len(talk.requests):
             self._go_on(talk, [talk.results[request.id] for request in talk.requests])
@@ -219,6 +266,10 @@ class Annotator:
             return
         del self._open[name]
         if opened.is_broken or not self._writes:
+            opened.writer.abort()
+            return
+        if self.failures.gives_up(opened.num_asked, opened.num_failed):
+            self._progress.note(f"the engine failed on every sample of {name}, which is not written")
             opened.writer.abort()
             return
         now_s = time.perf_counter()

@@ -130,6 +130,8 @@ class ShardScorer:
                 self._unreadable.fail(error)
             opened.is_read = True
             self._close_if_done(shard.name)
+            if self._unreadable.are_too_many:
+                return
 
     def _measured(self, samples: Iterator[tuple[str, Sample]]) -> Iterator[_Pending]:
         """Samples in their order, measured by threads before they are due."""

@@ -19,7 +19,7 @@ def recaption(
     shards: Sequence[str],
     model: str | Path,
     out: str | Path,
-    round: int,
+    round: int | None,
     worker: Worker | None = None,
     base: str | None = None,
 ) -> CaptionSummary:
@@ -29,18 +29,19 @@ def recaption(
     RecipeError when `out` was begun with other settings, ModelError, DataError, Interrupted after a
     signal, and RejectBudgetError once everything is written when too much of it was unusable.
     """
-    job = _job(recipe, shards, str(model), round, base)
+    job = to_job(recipe, shards, str(model), round, base)
     return write_layer(job, Path(out), worker or Worker())
 
 
 def estimate(
-    recipe: Recipe, *, shards: Sequence[str], model: str | Path, round: int, base: str | None = None
+    recipe: Recipe, *, shards: Sequence[str], model: str | Path, round: int | None, base: str | None = None
 ) -> Estimate:
     """What recaptioning will cost, from the first 64 images; nothing is written."""
-    return estimate_job(_job(recipe, shards, str(model), round, base))
+    return estimate_job(to_job(recipe, shards, str(model), round, base))
 
 
-def _job(recipe: Recipe, shards: Sequence[str], model: str, round: int, base: str | None) -> Job:
+def to_job(recipe: Recipe, shards: Sequence[str], model: str, round: int | None, base: str | None) -> Job:
+    """Captioning as a job over these shards; raises RecipeError for settings that cannot be met."""
     captioner.check_settings(recipe)
     return Job(
         layer=captioner.LAYER,

@@ -20,7 +20,7 @@ def rewrite(
     shards: Sequence[str],
     model: str | Path,
     out: str | Path,
-    round: int,
+    round: int | None,
     worker: Worker | None = None,
     base: str | None = None,
 ) -> CaptionSummary:
@@ -30,18 +30,19 @@ def rewrite(
     rewrite.fallback are joined instead. Raises as `recaption` does, and DataError when `shards`
     hold no recaptions.
     """
-    job = _job(recipe, shards, str(model), round, base)
+    job = to_job(recipe, shards, str(model), round, base)
     return write_layer(job, Path(out), worker or Worker())
 
 
 def estimate(
-    recipe: Recipe, *, shards: Sequence[str], model: str | Path, round: int, base: str | None = None
+    recipe: Recipe, *, shards: Sequence[str], model: str | Path, round: int | None, base: str | None = None
 ) -> Estimate:
     """What rewriting will cost, from the first 64 samples; nothing is written."""
-    return estimate_job(_job(recipe, shards, str(model), round, base))
+    return estimate_job(to_job(recipe, shards, str(model), round, base))
 
 
-def _job(recipe: Recipe, shards: Sequence[str], model: str, round: int, base: str | None) -> Job:
+def to_job(recipe: Recipe, shards: Sequence[str], model: str, round: int | None, base: str | None) -> Job:
+    """Rewriting as a job over a recaption layer; raises RecipeError for settings that cannot be met."""
     rewriter.check_settings(recipe)
     source = open_source(shards, base=base)
     if not any(layer.name == rewriter.RECAPTION for layer in source.layers):

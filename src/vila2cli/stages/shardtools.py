@@ -266,6 +266,8 @@ def merge(
                 unreadable.succeed()
             except DataError as error:
                 unreadable.fail(error)
+                if unreadable.are_too_many:
+                    break
         gather_rejects(folder, names)
         unreadable.check()
         return folder_stats(folder, names)

@@ -15,7 +15,7 @@ from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe, SpecialistSettings
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, expected_samples, open_layer, open_source
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Source, expected_samples, open_layer, open_source
 from vila2cli.text.compose import Composition, conversations
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
@@ -76,23 +76,9 @@ def relabel(
     The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
     produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). Raises as `recaption` does.
     """
-    from vila2cli.model.checkpoint import resolve_model, weights_sha256
-
-    settings, worker = settings_of(recipe, name), worker or Worker()
-    source = open_source(shards, base=base)
-    model_sha256 = weights_sha256(resolve_model(model))
-    inputs = {
-        "stage": "relabel",
-        "specialist": name,
-        "seed": recipe.seed,
-        "model_sha256": model_sha256,
-        "dtype": recipe.base.dtype,
-        "max_new_tokens": settings.max_new_tokens,
-        "relabel_share": settings.relabel_share,
-        "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
-        "questions": list(QUESTIONS[settings.questions]),
-        "base": source.outline(),
-    }
+    worker, source = worker or Worker(), open_source(shards, base=base)
+    inputs = relabel_inputs(recipe, name=name, model=model, source=source)
+    model_sha256 = inputs["model_sha256"]
     manifest = claim(out, inputs, recipe)
     with lock(out, worker), interruptible() as stop:
         layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
@@ -116,6 +102,25 @@ def relabel(
             f"{recipe.recaption.max_reject_rate:.1%}; see {out}/rejects.jsonl"
         )
     return summary
+
+
+def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
+    """What decides a specialist's answers, as the layer's manifest holds it."""
+    from vila2cli.model.checkpoint import resolve_model, weights_sha256
+
+    settings = settings_of(recipe, name)
+    return {
+        "stage": "relabel",
+        "specialist": name,
+        "seed": recipe.seed,
+        "model_sha256": weights_sha256(resolve_model(model)),
+        "dtype": recipe.base.dtype,
+        "max_new_tokens": settings.max_new_tokens,
+        "relabel_share": settings.relabel_share,
+        "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
+        "questions": list(QUESTIONS[settings.questions]),
+        "base": source.outline(),
+    }
 
 
 class Relabeller:
@@ -183,4 +188,12 @@ def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[S
     total, is_exact = expected_samples(todo)
     title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"
     with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        Annotator(engine, layer, relabeller, stop=stop, progress=progress).run(todo)
+        annotator = Annotator(
+            engine,
+            layer,
+            relabeller,
+            stop=stop,
+            progress=progress,
+            max_reject_rate=recipe.recaption.max_reject_rate,
+        )
+        annotator.run(todo)

@@ -36,30 +36,35 @@ _ABBREVIATION = re.compile(
 _STUTTER = re.compile(r"(\S{1,8}?)\1{15,}")
 _REFUSAL = re.compile(
     r"^\W*(?:i['’]?m sorry|sorry,|i apologi[sz]e|i (?:cannot|can['’]?t|am unable to|am not able to|can not)\b"
-    r"|as an? (?:ai|language model|artificial)|unfortunately,? i\b)",
+    r"|as an? (?:ai|(?:large )?language model|artificial intelligence)\b|unfortunately,? i\b)",
     re.I,
 )
 # "Sure! Here is a detailed description of the image:" and "Caption:" before the caption itself ...
 _PREFACE = re.compile(
     r"^\s*(?:(?:sure|certainly|of course|absolutely|okay)\b[^\w\n]*)?"
-    r"(?:(?:here(?:['’]s| is| are)|below is|the following is)\b[^.:\n]{0,100}:"
+    r"(?:(?:here(?:['’]s| is| are)|below is|the following is)\b[^.:\n]{0,100}?"
+    r"\b(?:(?:captions?|descriptions?|summary|sentence)\b[^.:\n]{0,60}|(?:image|picture|photo)\s*):"
     r"|(?:new sentence|merged sentence|caption|description|answer)\s*:)\s*",
     re.I,
 )
 _AGREEMENT = re.compile(r"^\s*(?:sure|certainly|of course|absolutely)\s*[!.,:]\s*", re.I)
-# ... and an offer to go on behind it.
+# ... and an offer to go on behind it, as sentences of their own.
 _CLOSING = re.compile(
-    r"(?:^|(?<=[.!?\s]))(?:please )?(?:let me know if|feel free to|i hope this"
-    r"|if you (?:have|need|would like|want) |is there anything else|would you like me)[^\n]*\s*$",
+    r"(?:(?:^|(?<=[.!?\n]))\s*(?:please )?(?:let me know if|feel free to|i hope this"
+    r"|if you (?:have|need|would like|want) |is there anything else|would you like me)"
+    r"[^.!?\n\"”»]*[.!?]*)+\s*$",
     re.I,
 )
 # What a model writes that was shown no picture, or that fills in a form.
 _NO_CAPTION = re.compile(
     r"<\|?/?(?:im_start|im_end|endoftext|begin_of_text|eot_id|image|img|s|pad|unk)\|?>"
     r"|\[(?:insert|your|description of|image of|caption)\b[^\]]*\]"
-    r"|\b(?:no|without an?) image (?:is |was |has been )?(?:provided|attached|available|given|uploaded|visible)"
-    r"|\bimage (?:is |was )?(?:not|un)[ -]?(?:available|found|provided|loaded)"
-    r"|\bprovide (?:me with )?(?:the|an|your) image\b|\blorem ipsum\b",
+    # Of the picture itself, not what is written in it: at the start, outside of quotation marks.
+    r"|^\s*(?:(?:it (?:seems|looks|appears)(?: like| that)?|there (?:is|was)|i see(?: that)?)\s+)*"
+    r"(?:(?:no|without an?) image (?:is |was |has been )?(?:provided|attached|available|given|uploaded|visible)"
+    r"|(?:the |this )?image (?:is |was |could )?(?:not|un)[ -]?(?:be )?(?:available|found|provided|loaded))"
+    r"\b(?! (?:page|error|icon|message|sign|text))"
+    r"|\b(?:please|you|to) provide (?:me with )?(?:the|an|your) image\b|\blorem ipsum dolor\b",
     re.I,
 )
 
@@ -91,8 +96,8 @@ def check_caption(
 ) -> CheckedCaption:
     """Judge one generated caption; `reached_limit` says that generation ended at max_new_tokens.
 
-    A caption that reached the limit is cut back to its last full sentence. `prompt` is the
-    instruction it answers, which it may not repeat. The paper describes no filter of recaptions
+    A caption that reached the limit is cut back to its last full sentence. `prompt` is how a
+    repetition of its instruction opens (`shortest_echo`). The paper describes no filter of recaptions
     (VILA^2 section 2.1); these defects are generation gone wrong, not style.
     """
     bare = strip_wrapping(text)
@@ -193,6 +198,16 @@ def _longest_loop(tokens: list[str]) -> int:
 def refuses(text: str) -> bool:
     """Whether the text opens by declining to answer."""
     return _REFUSAL.match(text) is not None
+
+
+def shortest_echo(template: str, filled: str) -> str:
+    """How a caption opens that repeats its prompt: with the first words of an instruction, or all of it.
+
+    All of it where the first sentence is short or has a slot, as a caption may well open like that.
+    """
+    first = next(iter(sentences(template)), "")
+    opening = words(first)[:MIN_ECHO_WORDS]
+    return filled if "{" in first or len(opening) < MIN_ECHO_WORDS else " ".join(opening)
 
 
 def is_boilerplate(text: str, prompt: str = "") -> bool:

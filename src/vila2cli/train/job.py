@@ -61,16 +61,6 @@ def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
         ) from None
 
 
-def read_lineage(folder: Path) -> dict[str, Any] | None:
-    """What a checkpoint says it was made from; None for a checkpoint that vila2 did not make."""
-    path = folder / LINEAGE_FILE
-    if not path.is_file():
-        return None
-    value = json.loads(path.read_text())
-    assert isinstance(value, dict)
-    return value
-
-
 def train_stage(
     stage: str,
     model: PreTrainedModel,

@@ -1,0 +1,68 @@
+"""Samples that an engine could not answer, held against the reject budget while shards are written."""
+
+import re
+from collections import Counter
+
+from vila2cli.errors import RejectBudgetError
+
+MIN_FAILED = 100
+"""Failures from which on their share is taken seriously."""
+
+_NUMBERED = re.compile(r"\w*\d\w*")
+_MAX_KIND = 160
+
+
+def error_kind(error: str) -> str:
+    """An error without what differs from sample to sample: "prompt of # tokens does not fit"."""
+    return _NUMBERED.sub("#", error)[:_MAX_KIND]
+
+
+class EngineFailures:
+    """Counts samples asked about and the errors of those that failed; above `max_rate` the work ends."""
+
+    def __init__(self, max_rate: float) -> None:
+        self._max_rate = max_rate
+        self._num_asked = 0
+        self._kinds: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+        self._num_shards = 0
+
+    def count(self, error: str | None) -> None:
+        """Note a sample that was answered (None) or failed.
+
+        Raises RejectBudgetError as soon as more failed than the recipe allows.
+        """
+        self._num_asked += 1
+        if error is None:
+            return
+        kind = error_kind(error)
+        self._kinds[kind] += 1
+        self._examples.setdefault(kind, error)
+        num_failed = self._kinds.total()
+        if num_failed >= MIN_FAILED and num_failed > self._max_rate * self._num_asked:
+            raise RejectBudgetError(
+                f"the engine failed on {num_failed} of {self._num_asked} samples, above max_reject_rate "
+                f"{self._max_rate:.1%}; {self.commonest()}; shards finished before stay, mend this and run "
+                "the same command again"
+            )
+
+    def gives_up(self, num_asked: int, num_failed: int) -> bool:
+        """Whether a shard of which so many samples failed is not to be written; counts those."""
+        is_lost = 0 < num_asked == num_failed and self._max_rate < 1
+        self._num_shards += is_lost
+        return is_lost
+
+    def check(self) -> None:
+        """Raise RejectBudgetError when shards were given up, now that the others are done."""
+        if self._num_shards:
+            raise RejectBudgetError(
+                f"the engine failed on every sample of {self._num_shards} shards, which are not written; "
+                f"{self.commonest()}; mend this and run the same command again, or set max_reject_rate to 1"
+            )
+
+    def commonest(self) -> str:
+        """The commonest error as it was first met, "" without errors."""
+        if not self._kinds:
+            return ""
+        kind, num = self._kinds.most_common(1)[0]
+        return f"{num} times: {self._examples[kind]}"
