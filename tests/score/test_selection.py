@@ -1,5 +1,6 @@
 """The rules over all samples, against the same rules written out over lists."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_the_lowest_share_is_kept_exactly(database: Path) -> None:
         assert (cut.num_kept, cut.num_ranked, cut.rank) == (200, 1001, 1.5)
         assert selection.totals() == {None: (200, 2000), "perplexity": (801, 8010)}
     assert not database.exists()
+
+
+@pytest.mark.parametrize("rank", [math.nan, math.inf])
+def test_what_is_no_number_is_no_rank(database: Path, rank: float) -> None:
+    with pytest.raises(AssertionError, match="no rank"), selected(database, [candidate(0, rank=rank)]):
+        pass
+    with (
+        pytest.raises(AssertionError, match="no rank"),
+        selected(database, [candidate(0, rank=None)]) as selection,
+    ):
+        selection.keep_lowest(0.2, "perplexity")
 
 
 def test_each_length_bucket_keeps_its_share(database: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vila2cli.cli import main
 from vila2cli.engine import ScoreRequest, open_engine
@@ -214,6 +215,23 @@ def test_any_worker_split_writes_the_same_bytes(
     assert tars(tmp_path / "split-random") == tars(tmp_path / "whole-random")
     rejects = [(tmp_path / name / "rejects.jsonl").read_bytes() for name in ("whole", "split")]
     assert rejects[0] == rejects[1] != b""
+
+
+def test_a_score_that_is_no_number_is_an_error_of_the_engine(
+    run: Callable[..., dict[str, Any]], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name in weights if name.endswith("text_model.norm.weight"))
+    save_file(weights | {name: weights[name] * math.nan}, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RejectBudgetError):
+        run(model=broken)
+    found = [one.scores for one in annotations(tmp_path / "layer").values()]
+    assert not any(scores["keep"] or "perplexity" in scores for scores in found)
+    assert sum(scores["reasons"] == ["engine-error"] for scores in found) > NUM_SHARDS * NUM_SAMPLES
+    for tar in (tmp_path / "layer").rglob("*.tar"):
+        assert b"NaN" not in tar.read_bytes()
 
 
 def test_other_thresholds_score_nothing_anew(

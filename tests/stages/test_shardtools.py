@@ -231,6 +231,15 @@ def test_merge_counts_what_it_drops(tmp_path: Path) -> None:
     assert [json.loads(line)["key"] for line in rejects] == ["b", "c"]
 
 
+def test_a_missing_number_as_pandas_writes_it_is_null(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("a.jpg", JPEG), ("a.json", b'{"width": NaN, "url": "u"}')])
+    merge(open_source([str(tmp_path / "0.tar")]), tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / "0.tar") as tar:
+        stream = tar.extractfile("a.json")
+        assert stream is not None
+        assert json.loads(stream.read(), parse_constant=pytest.fail) == {"width": None, "url": "u"}
+
+
 def test_merge_of_a_conversation_keeps_it(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     write_tar(tmp_path / "0.tar", [("a.json", json.dumps({"messages": messages}).encode())])

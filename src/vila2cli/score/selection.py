@@ -6,6 +6,7 @@ The rules run one after another over what the ones before left, and a sample cou
 that dropped it.
 """
 
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -85,7 +86,7 @@ class Selection:
         path.unlink(missing_ok=True)
 
     def add(self, candidates: Iterable[Candidate]) -> None:
-        """Add candidates in the order of shards and keys."""
+        """Add candidates in the order of shards and keys; a rank must be finite, NaN would be the best."""
         self._database.executemany(
             "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (
@@ -95,7 +96,7 @@ class Selection:
                     one.is_usable,
                     bytes.fromhex(one.image_sha256),
                     one.image_hash,
-                    one.rank,
+                    _finite(one.rank),
                     one.bucket,
                     one.tie,
                     one.lot,
@@ -147,6 +148,8 @@ class Selection:
 
     def _cut(self, bucket: int, num: int, num_kept: int, reason: str) -> Cut:
         where = "reason IS NULL AND bucket = ?"
+        unranked = f"SELECT EXISTS (SELECT 1 FROM sample WHERE {where} AND rank IS NULL)"
+        assert self._database.execute(unranked, (bucket,)).fetchone() == (0,), "what has no rank cannot be cut"
         if num_kept == 0:
             self._database.execute(f"UPDATE sample SET reason = ? WHERE {where}", (reason, bucket))
             return Cut(bucket, 0, num, None)
@@ -190,3 +193,8 @@ class Selection:
         while rows := self._database.execute(query, (last,)).fetchall():
             yield from rows
             last = rows[-1][0]
+
+
+def _finite(rank: float | None) -> float | None:
+    assert rank is None or math.isfinite(rank), f"{rank} is no rank"
+    return rank
