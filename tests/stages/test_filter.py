@@ -381,6 +381,23 @@ def test_a_filter_layer_brings_its_base_and_the_layers_below(
                 assert decided.scores["num_words"] == len(caption.split())
 
 
+def test_what_a_filter_below_dropped_stays_dropped(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    first = run("filter.keep_share=0.5", out="first")
+    dropped = {key for key, one in annotations(tmp_path / "first").items() if not one.scores["keep"]}
+    second = run("filter.keep_share=1", shards=[str(tmp_path / "first")], random=True)
+    found = annotations(tmp_path / "layer")
+    assert second["dropped"]["filtered-before"] == len(dropped)
+    assert second["out"] == first["out"] == len(found.keys() - dropped)
+    assert second["rejected"] == 1, "of the samples dropped before none is rejected again"
+    for key in dropped:
+        assert found[key].scores == {
+            "unusable": "filtered-before",
+            "keep": False,
+            "reasons": ["filtered-before"],
+        }
+        assert not annotations(tmp_path / "layer-random")[key].scores["keep"]
+
+
 def test_two_calls_at_once_do_not_write_the_same_folder(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

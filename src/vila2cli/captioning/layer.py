@@ -17,6 +17,7 @@ from vila2cli.recipe import Recipe
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.settings import WritingSettings
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
+from vila2cli.text.compose import filter_inputs
 
 MakeTask = Callable[[Recipe, Provenance], Task]
 
@@ -65,6 +66,7 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
         **job.deciding,
         **({"api": job.recipe.api.deciding()} if job.settings.engine == "api" else {}),
         "base": job.source.outline(),
+        **filter_inputs(job.source.layers),
     }
     manifest = claim(out_dir, inputs, job.recipe)
     with lock(out_dir, worker), interruptible() as stop:

@@ -10,10 +10,11 @@ from vila2cli.errors import DataError
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.sample import Sample
 from vila2cli.score.image_hash import image_hash
-from vila2cli.text.compose import caption_of, compose_caption, neutral
+from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
 from vila2cli.text.quality import Standard, check_caption, num_words
 
 NO_CAPTION = "no-caption"
+FILTERED_BEFORE = "filtered-before"
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class Measure:
     max_pixels: int = 0
 
     def __call__(self, sample: Sample) -> Measured:
+        if not is_kept(sample):
+            return Measured(scores={"unusable": FILTERED_BEFORE})
         caption = neutral(compose_caption(sample, self.captions) or "")
         measured = Measured(caption, scores={"num_words": num_words(caption)})
         if not measured.scores["num_words"]:

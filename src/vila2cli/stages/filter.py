@@ -51,7 +51,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
-from vila2cli.text.compose import FILTER
+from vila2cli.text.compose import FILTER, filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 SCORES_DIR = "scores"
@@ -174,7 +174,13 @@ def scoring_inputs(job: _Job) -> dict[str, Any]:
         models["dtype"] = job.recipe.base.dtype
     if "similarity" in settings.scores:
         models["similarity_model_sha256"] = weights_sha256(resolve_model(settings.similarity_model))
-    return {"stage": SCORES_LAYER, "settings": settings.scoring(), "base": job.source.outline(), **models}
+    return {
+        "stage": SCORES_LAYER,
+        "settings": settings.scoring(),
+        "base": job.source.outline(),
+        **filter_inputs(job.source.layers),
+        **models,
+    }
 
 
 def _score(job: _Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
