@@ -7,7 +7,6 @@ Shapes: N images, T texts, D channels of the joint space.
 """
 
 from collections.abc import Sequence
-from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,9 @@ class DualEncoder:
         )
         images_ND = self._unit(self._net.get_image_features(**pixels))
         flat = [text for own in texts for text in own]
-        texts_TD = torch.cat([self._text_features(list(chunk)) for chunk in batched(flat, _TEXT_BATCH)])
+        texts_TD = torch.cat(
+            [self._text_features(flat[i : i + _TEXT_BATCH]) for i in range(0, len(flat), _TEXT_BATCH)]
+        )
         owner_T = torch.tensor([index for index, own in enumerate(texts) for _ in own], device=self.device)
         cosines = iter((images_ND[owner_T] * texts_TD).sum(-1).tolist())
         return [tuple(next(cosines) for _ in own) for own in texts]
