@@ -6,25 +6,25 @@ On the embedded world, whose scenes say what is true (score/caption.py). For eve
            recaptions; beside it that of drawing lots
   training from scratch on the kept half by perplexity (POINTS section 3.2), on the kept half by image
            gain, and on the random control of equal size (the control POINTS does not have)
-Differences to the control are paired on the same questions, with 95% bootstrap intervals over images.
+Differences to the control are paired on the same questions; see INTERVALS for what their intervals cover.
 
     python benchmarks/filter.py --seeds 0 1 2
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rounds import REPO, RESULTS, Run, machine
+from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
 
 from vila2cli.score import find_scorer
 from vila2cli.score.auc import auc_interval
 from vila2cli.score.caption import FactCount, count_facts
 from vila2cli.score.compare import compare_evals, differences
 from vila2cli.score.scorer import Vocabulary
-from vila2cli.score.stats import Estimate, mean_of
+from vila2cli.score.stats import Estimate, mean_of, t_interval
 from vila2cli.shards import open_source, read_shard
 from vila2cli.text.compose import compose_caption
 from vila2cli.text.prompts import stable_hash
@@ -37,6 +37,12 @@ ARMS = {
     "random": "filter-perplexity-random",
 }
 LOTS = "lots"
+INTERVALS = {
+    "t_interval": "95% by Student's t over the seeds, each with data, training and evaluation images of its "
+    "own: what a repeat of the whole experiment would give",
+    "image_bootstrap": "95% over evaluation images for these very models: it leaves out that another training "
+    "run would have given other models",
+}
 
 
 def judged(layer: Path, captions: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], FactCount]]:
@@ -131,29 +137,35 @@ def measure(run: Run) -> dict[str, Any]:
 
 
 def pooled(runs: list[Run]) -> dict[str, Any]:
-    """The mean over the seeds of each difference to the control; every seed has images of its own."""
-    found: dict[str, Any] = {}
+    """Each difference to the control over the seeds."""
+    found: dict[str, Any] = {"intervals": INTERVALS}
     for arm in (arm for arm in ARMS if arm != "random"):
         by_seed = [_estimates(run, arm) for run in runs]
-        tasks = {
-            task: {metric: [one[task][metric] for one in by_seed] for metric in estimates}
-            for task, estimates in by_seed[0].items()
-        }
         headlines = [
             mean_of([one[task][_headline(run, task)] for task in one if _is_qa(run, task)])
             for run, one in zip(runs, by_seed, strict=True)
         ]
         found[f"{arm} - random"] = {
-            "qa_mean": mean_of(headlines).interval().to_json("difference"),
+            "qa_mean": over_seeds(headlines),
             "tasks": {
-                task: {
-                    metric: mean_of(list(one)).interval().to_json("difference")
-                    for metric, one in metrics.items()
-                }
-                for task, metrics in tasks.items()
+                task: {metric: over_seeds([one[task][metric] for one in by_seed]) for metric in estimates}
+                for task, estimates in by_seed[0].items()
             },
         }
     return found
+
+
+def over_seeds(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The mean of one difference, that of every seed, and both intervals."""
+    mean = mean_of(estimates)
+    values = [one.value for one in estimates]
+    repeats, images = t_interval(values), mean.interval()
+    return {
+        "difference": mean.value,
+        "by_seed": values,
+        "t_interval": None if repeats is None else [repeats.low, repeats.high],
+        "image_bootstrap": [images.low, images.high],
+    }
 
 
 def _estimates(run: Run, arm: str) -> dict[str, dict[str, Estimate]]:
@@ -175,7 +187,7 @@ def _is_qa(run: Run, task: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipe", type=Path, default=REPO / "recipes" / "world.toml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-filter")
     parser.add_argument("--out", type=Path, default=RESULTS / "filter.json")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for vila2")
@@ -183,7 +195,7 @@ def main() -> None:
     runs: list[Run] = []
     results = []
     for seed in options.seeds:
-        run = Run(seed, options.work, options.recipe)
+        run = Run(seed, work_folder(options.work, options.recipe, options.set), options.recipe)
         run.sets += options.set
         results.append(measure(run))
         runs.append(run)

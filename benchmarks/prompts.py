@@ -1,22 +1,23 @@
 """The prompt ablation of VILA^2 table 2 on the embedded world, and what n captions per image are worth.
 
 Round 0's model captions the same images under each row of ROWS; the exact oracle counts the facts
-in what it wrote. With --train each row is pretrained from scratch, tuned and evaluated as well; rows of
-TRAINED differ in how the captions are composed (order, dropout, the original left out).
+in what it wrote, with 95% bootstrap intervals over images. With --train each row is pretrained from
+scratch, tuned and evaluated as well; rows of TRAINED differ in how the captions are composed (order,
+dropout, the original left out).
 
     python benchmarks/prompts.py --seeds 0 1 2 --train
 """
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rounds import REPO, RESULTS, Run, machine
+from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
 
 from vila2cli.score.caption import count_facts
 from vila2cli.score.scorer import Vocabulary
+from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio
 from vila2cli.shards import open_source, read_shard
 from vila2cli.world.scenes import VOCABULARY
 
@@ -53,16 +54,27 @@ def caption(run: Run, row: str) -> dict[str, Any]:
     return {**facts(out), **{key: summary[key] for key in kept}}
 
 
-def facts(layer: Path) -> dict[str, float]:
-    """The share of stated facts that are right, and of true facts that are stated."""
-    total: Counter[str] = Counter()
+def facts(layer: Path) -> dict[str, Any]:
+    """The share of stated facts that are right, and of true facts that are stated, in what the model wrote.
+
+    Captions that fell back to the alt-text are left out: those are not the prompt's.
+    """
+    vocabulary = Vocabulary(**VOCABULARY)
+    rows, images = [], []
     for shard in open_source([str(layer)]).shards:
         for sample in read_shard(shard, on_reject=lambda reject: None):
             annotation = sample.annotation("recaption")
-            if annotation is not None and annotation.text:
-                count = count_facts(annotation.text, sample.meta["scene"], Vocabulary(**VOCABULARY))
-                total.update(right=count.right, stated=count.stated, true=count.true)
-    return {"precision": total["right"] / total["stated"], "recall": total["right"] / total["true"]}
+            if annotation is not None and annotation.text and annotation.decision.get("source") == "model":
+                count = count_facts(annotation.text, sample.meta["scene"], vocabulary)
+                rows.append({"right": count.right, "stated": count.stated, "true": count.true})
+                images.append(annotation.image_sha256)
+    found = estimate(columns_of(rows), shares, groups=images, num_bootstrap=1000, seed=0)
+    return {"num_captions": len(rows), **{name: one.interval().to_json() for name, one in found.items()}}
+
+
+def shares(totals: Columns) -> dict[str, FloatArray]:
+    right = totals["right"]
+    return {"precision": ratio(right, totals["stated"]), "recall": ratio(right, totals["true"])}
 
 
 def train(run: Run, row: str) -> dict[str, Any]:
@@ -86,13 +98,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--train", action="store_true", help="also pretrain, tune and evaluate every row")
-    parser.add_argument("--recipe", type=Path, default=REPO / "recipes" / "world.toml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
     parser.add_argument("--out", type=Path, default=RESULTS / "prompts.json")
     options = parser.parse_args()
     results = []
     for seed in options.seeds:
-        run = Run(seed, options.work, options.recipe)
+        run = Run(seed, work_folder(options.work, options.recipe), options.recipe)
         run.rounds(0)
         captions = {row: caption(run, row) for row in options.rows}
         trained = [row for row, (read, _) in TRAINED.items() if options.train and read in captions]

@@ -16,14 +16,17 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vila2cli.run import digest
 from vila2cli.score.compare import compare_evals
 
 REPO = Path(__file__).parents[1]
 RESULTS = REPO / "benchmarks" / "results"
+RECIPE = REPO / "recipes" / "world.toml"
 
 
 class Run:
@@ -109,6 +112,13 @@ class Run:
         return compare_evals(self.dir / old / "eval", self.dir / new / "eval")
 
 
+def work_folder(work: Path, recipe: Path, sets: Sequence[str] = ()) -> Path:
+    """Where runs with these settings lie, apart from those with others."""
+    if not sets and recipe.resolve() == RECIPE:
+        return work
+    return work / digest([recipe.read_text(), *sets])[:12]
+
+
 def machine() -> dict[str, Any]:
     return {
         "cpu": platform.processor() or platform.machine(),
@@ -141,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recipe", type=Path, default=REPO / "recipes" / "world.toml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
     parser.add_argument("--out", type=Path, default=RESULTS / "rounds.json")
     parser.add_argument("--specialists", action="store_true", help="also the final model of each seed")

@@ -40,8 +40,11 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
 
 
 def to_json_bytes(value: Any) -> bytes:
-    """The one way JSON is written into shards: keys sorted, ASCII only, so equal values are equal bytes."""
-    return json.dumps(value, sort_keys=True).encode("ascii")
+    """The one way JSON is written into shards: keys sorted, ASCII only, so equal values are equal bytes.
+
+    Raises ValueError for NaN and infinity, which are no JSON.
+    """
+    return json.dumps(value, sort_keys=True, allow_nan=False).encode("ascii")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

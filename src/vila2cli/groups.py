@@ -80,7 +80,8 @@ def _decode_text(data: bytes) -> str:
 
 def _parse_meta(data: bytes) -> dict[str, Any]:
     try:
-        meta = json.loads(data)
+        # pandas writes a missing number as NaN, which is no JSON.
+        meta = json.loads(data, parse_constant=lambda name: None)
     except UnicodeDecodeError as error:
         raise Unusable("not-utf8", f"the JSON is not UTF-8: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -307,7 +307,8 @@ class FilterSettings(Settings):
         ImageMatch, setting("how images of eval.tasks are found and dropped: as exact copies, or by their look")
     ] = "perceptual"
     duplicates: Annotated[
-        ImageMatch, setting("how copies of an image are found; the first in order of shards and keys is kept")
+        ImageMatch,
+        setting("how copies of an image are found; the best by rank_by is kept, of equals the first"),
     ] = "perceptual"
     max_distance: Annotated[
         NonNegativeInt, setting("signs of 195 in which the hashes of look-alikes may differ", le=15)
@@ -334,8 +335,8 @@ class FilterSettings(Settings):
         return bool({"perplexity", "text-perplexity"} & set(self.scores))
 
     def scoring(self) -> dict[str, Any]:
-        """The settings that decide the scores; the others only decide what is kept."""
-        names = ("scores", "captions", "prompt", "similarity_model", "language", "max_pixels")
+        """The settings that decide the scores, beside the models; the others only decide what is kept."""
+        names = ("scores", "captions", "max_pixels", *(("prompt",) if self.needs_model else ()))
         return {name: value for name, value in self.deciding().items() if name in names}
 
 

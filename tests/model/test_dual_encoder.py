@@ -106,6 +106,21 @@ def test_cosines_are_those_of_the_towers(folder: Path) -> None:
             assert -1 <= cosine <= 1
 
 
+def test_many_sentences_are_encoded_a_part_at_a_time(folder: Path) -> None:
+    encoder = DualEncoder(folder)
+    sizes = []
+    encoder._net.text_model.register_forward_pre_hook(
+        lambda _, args, tokens: sizes.append(len(tokens["input_ids"])), with_kwargs=True
+    )
+    words = CAPTION.replace(".", "").replace(",", "").split()
+    texts = [f"{words[n % 20]} {words[n // 20]}" for n in range(300)]
+    images = [picture("red"), picture("blue")]
+    found = encoder.similarities(images, [texts[:290], texts[290:]])
+    assert sizes == [256, 44]
+    alone = encoder.similarities(images, [[texts[270]], [texts[299]]])
+    assert (found[0][270], found[1][9]) == pytest.approx((alone[0][0], alone[1][0]), abs=1e-5)
+
+
 def test_a_model_of_another_kind_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(ModelError, match="CLIP or SigLIP"):
         DualEncoder(tiny_checkpoint)

@@ -1,5 +1,6 @@
 """The rules over all samples, against the same rules written out over lists."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from random import Random
 
 import pytest
 
+from vila2cli.errors import DataError, Interrupted
 from vila2cli.score.image_hash import NUM_BITS, ImageHash
 from vila2cli.score.selection import (
     DUPLICATE,
@@ -70,6 +72,17 @@ def test_the_lowest_share_is_kept_exactly(database: Path) -> None:
     assert not database.exists()
 
 
+@pytest.mark.parametrize("rank", [math.nan, math.inf])
+def test_what_is_no_number_is_no_rank(database: Path, rank: float) -> None:
+    with pytest.raises(AssertionError, match="no rank"), selected(database, [candidate(0, rank=rank)]):
+        pass
+    with (
+        pytest.raises(AssertionError, match="no rank"),
+        selected(database, [candidate(0, rank=None)]) as selection,
+    ):
+        selection.keep_lowest(0.2, "perplexity")
+
+
 def test_each_length_bucket_keeps_its_share(database: Path) -> None:
     # Long captions have the lower perplexity: without buckets only they would stay.
     candidates = [candidate(i, bucket=i % 2, rank=i - 1000 * (i % 2)) for i in range(100)]
@@ -94,19 +107,28 @@ def test_what_a_rule_dropped_the_next_does_not_count(database: Path) -> None:
         assert selection.totals()["repetition"] == (50, 500)
 
 
-def test_the_first_of_equal_images_stays(database: Path) -> None:
+def test_the_best_ranked_of_equal_images_stays(database: Path) -> None:
     candidates = [
-        candidate(0, image_sha256=sha(7), reason="refusal"),
-        candidate(1, image_sha256=sha(7)),
+        candidate(0, image_sha256=sha(7), rank=0.0, reason="refusal"),
+        candidate(1, image_sha256=sha(7), rank=5.0),
         candidate(2),
-        candidate(3, image_sha256=sha(7)),
-        candidate(4, image_sha256=sha(7)),
+        candidate(3, image_sha256=sha(7), rank=4.0),
+        candidate(4, image_sha256=sha(7), rank=4.0),
     ]
     with selected(database, candidates) as selection:
         selection.drop_duplicates(None)
         decisions = list(selection.decisions())
-    assert [one.reason for one in decisions] == ["refusal", None, None, DUPLICATE, DUPLICATE]
-    assert decisions[4] == Decision(("s", "0004"), DUPLICATE, "s/0001")
+        assert [one.reason for one in decisions] == ["refusal", DUPLICATE, None, None, DUPLICATE]
+        assert decisions[4] == Decision(("s", "0004"), DUPLICATE, "s/0003")
+        selection.keep_lowest(0.5, "perplexity")
+        assert kept(selection) == ["0002"]
+
+
+def test_without_a_rank_the_first_of_equal_images_stays(database: Path) -> None:
+    candidates = [candidate(i, image_sha256=sha(7), rank=None, tie=-i) for i in range(3000)]
+    with selected(database, candidates) as selection:
+        selection.drop_duplicates(None)
+        assert kept(selection) == ["0000"]
 
 
 def test_what_is_dropped_as_a_look_alike_is_like_something_kept(database: Path) -> None:
@@ -136,7 +158,7 @@ def test_evaluation_images_are_dropped_whatever_else_is_wrong(database: Path) ->
         selection.drop_overlap(held_out, 7)
         decisions = list(selection.decisions())
         assert [(one.reason, one.like) for one in decisions] == [
-            ("too-short", "ocr/a"),
+            (OVERLAP, "ocr/a"),
             (OVERLAP, "ocr/b"),
             (OVERLAP, "ocr/c"),
             (None, None),
@@ -168,3 +190,41 @@ def test_a_control_of_everything_or_nothing(database: Path) -> None:
             selection.keep_lowest(share, "perplexity")
             selection.draw_control()
             assert len(kept(selection)) == num
+
+
+@pytest.mark.parametrize("num_checks", [1, 4])
+def test_a_long_statement_stops_when_asked_and_leaves_nothing(database: Path, num_checks: int) -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks >= num_checks:
+            raise Interrupted("stopped by SIGTERM")
+
+    def fill() -> None:
+        with Selection.open(database, check) as selection:
+            selection.add(candidate(i) for i in range(40_000))
+            selection.keep_lowest(0.5, "perplexity")
+
+    with pytest.raises(Interrupted):
+        fill()
+    assert checks > num_checks, "asked again once the statement was broken off"
+    assert not database.exists()
+
+
+def test_a_full_disk_is_said_in_one_line(database: Path) -> None:
+    def fill() -> None:
+        with Selection.open(database) as selection:
+            selection._database.execute("PRAGMA max_page_count = 20")
+            selection.add(candidate(i) for i in range(5000))
+
+    with pytest.raises(DataError, match=r"selection\.sqlite: .*full"):
+        fill()
+    assert not database.exists()
+
+
+def test_an_error_of_another_kind_leaves_no_file(database: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Selection.open(database):
+        _ = 1 // 0
+    assert not database.exists()

@@ -4,7 +4,10 @@ import importlib.util
 import io
 import json
 import math
+import os
+import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -13,13 +16,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vila2cli.cli import main
 from vila2cli.engine import ScoreRequest, open_engine
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
+from vila2cli.filtering.summary import summary_lines
 from vila2cli.image import decode_image
+from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
-from vila2cli.run import Worker
+from vila2cli.run import Worker, lock
 from vila2cli.sample import Annotation, Turn
 from vila2cli.shards import ShardStats, TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages import filter as stage
@@ -32,6 +39,9 @@ from vila2cli.world.scenes import draw_scene
 
 NUM_SHARDS, NUM_SAMPLES = 4, 12
 LOOP = "a red circle on a red circle on a red circle on a red circle on a red circle on"
+
+
+NO_MODEL = ("filter.scores=[]", "filter.keep_share=1")
 
 
 def picture(number: int, side: int = 160) -> Image.Image:
@@ -125,11 +135,15 @@ def test_every_sample_is_decided_on_and_counted(run: Callable[..., dict[str, Any
     assert summary["out"] == round(0.2 * NUM_SHARDS * NUM_SAMPLES)
     assert len(found) == NUM_IN - 1
     assert sum(one.scores["keep"] for one in found.values()) == summary["out"]
-    assert (found["copy"].scores["reasons"], found["copy"].scores["like"]) == (
-        ["duplicate"],
-        "000000/000000003",
-    )
-    assert found["look-alike"].scores["like"] == "000001/000000014"
+    for first, second, reason in (
+        ("000000/000000003", "000002/copy", "duplicate"),
+        ("000001/000000014", "000002/look-alike", "near-duplicate"),
+    ):
+        one, other = (found[name.partition("/")[2]] for name in (first, second))
+        better, worse = sorted((one, other), key=lambda found: found.scores["perplexity"])
+        assert worse.scores["reasons"] == [reason]
+        assert worse.scores["like"] == (first if better is one else second)
+        assert better.scores["reasons"] != [reason]
     assert found["evaluated"].scores["like"] == "000000/question"
     rejects = [json.loads(line) for line in (tmp_path / "layer" / "rejects.jsonl").read_text().splitlines()]
     assert {reject["key"]: reject["reason"] for reject in rejects} == {
@@ -168,6 +182,7 @@ def test_the_score_is_the_perplexity_of_the_caption_under_image_and_prompt(
         )
         assert (one.prompt_id, one.prompt_sha256) == ("points-v1", prompt_sha256("points-v1"))
         assert one.sampling["engine"] == "hf"
+        assert one.seed == 0
         assert len(one.image_sha256) == 64
 
 
@@ -214,6 +229,23 @@ def test_any_worker_split_writes_the_same_bytes(
     assert tars(tmp_path / "split-random") == tars(tmp_path / "whole-random")
     rejects = [(tmp_path / name / "rejects.jsonl").read_bytes() for name in ("whole", "split")]
     assert rejects[0] == rejects[1] != b""
+
+
+def test_a_score_that_is_no_number_is_an_error_of_the_engine(
+    run: Callable[..., dict[str, Any]], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name in weights if name.endswith("text_model.norm.weight"))
+    save_file(weights | {name: weights[name] * math.nan}, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RejectBudgetError):
+        run(model=broken)
+    found = [one.scores for one in annotations(tmp_path / "layer").values()]
+    assert not any(scores["keep"] or "perplexity" in scores for scores in found)
+    assert sum(scores["reasons"] == ["engine-error"] for scores in found) > NUM_SHARDS * NUM_SAMPLES
+    for tar in (tmp_path / "layer").rglob("*.tar"):
+        assert b"NaN" not in tar.read_bytes()
 
 
 def test_other_thresholds_score_nothing_anew(
@@ -297,6 +329,110 @@ def test_the_control_is_a_random_part_of_equal_size(run: Callable[..., dict[str,
     assert sum(summary["control"]["dropped"].values()) == NUM_IN - len(drawn)
 
 
+def test_a_control_is_drawn_anew_with_what_it_is_compared_to(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    run(random=True)
+    wider = run("filter.keep_share=0.5")
+    assert wider["control"]["out"] == wider["out"] == 24
+    assert sum(one.scores["keep"] for one in annotations(tmp_path / "layer-random").values()) == 24
+
+
+def test_a_control_lies_beside_the_current_folder_too(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(*NO_MODEL, out=".", model=None, random=True)
+    assert (tmp_path / "here-random" / "summary.json").is_file()
+
+
+def test_a_worker_is_told_when_another_one_decides(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    run(*NO_MODEL, model=None, worker=Worker(1, 2))
+    with lock(tmp_path / "layer"):
+        summary = run(*NO_MODEL, model=None, worker=Worker(0, 2))
+        assert (summary["decided"], summary["num_shards_done"]) == (False, NUM_SHARDS)
+        assert "in use by process" in summary["decided_by"]
+        with pytest.raises(DataError, match="in use"):
+            run(*NO_MODEL, model=None)
+    assert run(*NO_MODEL, model=None)["decided"]
+
+
+@pytest.mark.parametrize("step", ["reading scores", "evaluation images", "duplicates", "writing layer"])
+def test_deciding_shows_how_far_it_is_and_stops(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    advance = Progress.advance
+
+    def signal_in_step(self: Progress, n: int = 1, **figures: Any) -> None:
+        advance(self, n, **figures)
+        if step in self.stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "advance", signal_in_step)
+        with pytest.raises(Interrupted):
+            run(*NO_MODEL, model=None)
+    assert not list((tmp_path / "layer").glob(".selection*"))
+    assert run(*NO_MODEL, model=None)["decided"]
+
+
+def test_what_was_held_out_is_told(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    tasks = tmp_path / "eval"
+    with TarWriter(tasks / "t" / "0.tar") as tar:
+        tar.write_sample("a", {"jpg": encoded(picture(900))})
+        tar.write_sample("b", {"jpg": encoded(picture(901))[:-700]})
+        tar.write_sample("c", {"jpg": encoded(picture(902)), "json": b"{"})
+    (tasks / "t" / "task.toml").write_text('answer_type = "short"')
+    summary = run(*NO_MODEL, model=None, tasks=[str(tasks)])
+    counts = {"images": 2, "undecodable": 1, "rejected": 1}
+    assert summary["held_out"] == {"tasks": [str(tasks / "t")], **counts}
+    (line,) = (line for line in summary_lines(summary) if "compared" in line)
+    assert line == (
+        "compared with 2 evaluation images of 1 tasks; 1 cannot be decoded, only their exact copies are found; "
+        "1 samples of the tasks cannot be read and were not compared"
+    )
+    without = run(*NO_MODEL, model=None, tasks=())
+    assert "eval-overlap" not in without["dropped"]
+    assert any(line.startswith("compared with no evaluation images") for line in summary_lines(without))
+
+
+def test_a_large_evaluation_image_is_held_out_by_its_look(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with TarWriter(tmp_path / "train.tar") as tar:
+        tar.write_sample("a", {"jpg": encoded(picture(900)), "txt": b"a picture"})
+        tar.write_sample("b", {"jpg": encoded(picture(901)), "txt": b"a picture"})
+    with TarWriter(tmp_path / "task" / "0.tar") as tar:
+        tar.write_sample("a", {"png": encoded(picture(900, 4100), "PNG")})
+    where = {"shards": [str(tmp_path / "train.tar")], "tasks": [str(tmp_path / "task")], "model": None}
+    assert run(*NO_MODEL, **where)["held_out"]["undecodable"] == 1
+    larger = run(*NO_MODEL, "filter.max_pixels=20000000", out="larger", **where)
+    assert (larger["held_out"]["undecodable"], larger["dropped"]) == (0, {"eval-overlap": 1})
+
+
+def test_another_language_scores_nothing_anew(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*NO_MODEL, model=None)
+    monkeypatch.setattr(stage, "_score", lambda *_: pytest.fail("scored again"))
+    with pytest.raises(RejectBudgetError, match=r"none of 56 samples is kept in .*wrong-language"):
+        run(*NO_MODEL, "filter.language=ru", model=None)
+    assert run(*NO_MODEL, "filter.language=en", model=None)["out"] == NUM_SHARDS * NUM_SAMPLES
+
+
+def test_captions_that_no_layer_has_are_refused(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"names recapion, and no such layer .*; they have original: set"):
+        run(*NO_MODEL, 'filter.captions=["original", "recapion"]', model=None)
+    assert not (tmp_path / "layer").exists()
+
+
+def test_the_caption_is_scored_as_it_is_trained_on(run: Callable[..., dict[str, Any]], data: Path) -> None:
+    run()
+    with pytest.raises(RecipeError, match=r'separator was "\\\\n", now " "'):
+        run("pretrain.main.separator=' '")
+
+
 def test_without_a_model_images_and_text_alone_decide(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -305,6 +441,11 @@ def test_without_a_model_images_and_text_alone_decide(
     assert summary["cuts"] == []
     assert summary["model"] is None
     assert all(one.model is None for one in annotations(tmp_path / "layer").values())
+
+
+def test_length_buckets_need_the_number_of_tokens(run: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(RecipeError, match="length_buckets needs a perplexity"):
+        run(*NO_MODEL, "filter.length_buckets=[9]", model=None)
 
 
 def test_settings_that_contradict_each_other_are_all_named(run: Callable[..., dict[str, Any]]) -> None:
@@ -363,6 +504,23 @@ def test_a_filter_layer_brings_its_base_and_the_layers_below(
                 assert decided.scores["num_words"] == len(caption.split())
 
 
+def test_what_a_filter_below_dropped_stays_dropped(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    first = run("filter.keep_share=0.5", out="first")
+    dropped = {key for key, one in annotations(tmp_path / "first").items() if not one.scores["keep"]}
+    second = run("filter.keep_share=1", shards=[str(tmp_path / "first")], random=True)
+    found = annotations(tmp_path / "layer")
+    assert second["dropped"]["filtered-before"] == len(dropped)
+    assert second["out"] == first["out"] == len(found.keys() - dropped)
+    assert second["rejected"] == 1, "of the samples dropped before none is rejected again"
+    for key in dropped:
+        assert found[key].scores == {
+            "unusable": "filtered-before",
+            "keep": False,
+            "reasons": ["filtered-before"],
+        }
+        assert not annotations(tmp_path / "layer-random")[key].scores["keep"]
+
+
 def test_two_calls_at_once_do_not_write_the_same_folder(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,10 +565,29 @@ def test_the_command_explains_what_it_kept_and_dropped(
         "dropped: repetition",
         "dropped: several-images",
     ]
-    assert "  000002/copy: perplexity" in text
-    assert "like 000000/000000003" in text
+    assert re.search(r"  000002/copy: .*like 000000/000000003|  000000/000000003: .*like 000002/copy", text)
+    assert "compared with 1 evaluation images of 1 tasks\n" in text
     assert f"    {LOOP}" in text
     assert "image cannot be decoded" in text
+
+
+def test_examples_are_shown_of_a_pipe_and_of_a_failed_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [
+        "filter",
+        "--shards",
+        f"pipe:cat {data}/train/000001.tar",
+        "--out",
+        str(tmp_path / "f"),
+        "--explain",
+    ]
+    sets = [*NO_MODEL, "filter.max_reject_rate=0"]
+    assert main([*line, *(word for one in sets for word in ("--set", one))]) == RejectBudgetError.exit_code
+    shown, failure = capsys.readouterr()
+    assert "dropped: repetition" in shown
+    assert f"    {LOOP}" in shown
+    assert "above filter.max_reject_rate" in failure
 
 
 def test_similarity_by_sentence_needs_no_language_model(
@@ -431,6 +608,10 @@ def test_similarity_by_sentence_needs_no_language_model(
     ]
     run(*sets, model=None)
     found = [one.scores for one in annotations(tmp_path / "layer").values() if "similarity" in one.scores]
+    for one in annotations(tmp_path / "layer").values():
+        assert one.model == one.sampling["similarity_model"] == str(clip)
+        assert one.model_sha256 == one.sampling["similarity_model_sha256"] == weights_sha256(clip)
+        assert one.seed == 0
     kept, dropped = (
         [one["similarity"] for one in found if one["reasons"] == reasons] for reasons in ([], ["similarity"])
     )

@@ -22,7 +22,7 @@ from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Rej
 from vila2cli.recipe import Recipe, load_recipe
 from vila2cli.run import Worker
 from vila2cli.sample import Annotation, Reject
-from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages.recaption import estimate, recaption
 from vila2cli.text.prompts import prompt_sha256
 
@@ -112,6 +112,23 @@ def stats(out: Path) -> Counter[str]:
         figures = json.loads(path.read_text())
         total.update({key: value for key, value in figures.items() if isinstance(value, int)})
     return total
+
+
+def test_what_a_filter_dropped_is_not_captioned(
+    run: Callable[..., CaptionSummary], data: Path, tmp_path: Path
+) -> None:
+    source = open_source([f"{data}/000000.tar"])
+    writer = open_layer(tmp_path / "kept", layer="filter", source=source)
+    for shard in source.shards:
+        with writer.shard(shard) as out:
+            for number, sample in enumerate(out.samples()):
+                scores = {"keep": number % 3 == 0}
+                out.annotate(sample, Annotation(layer="filter", kind="score", scores=scores))
+    summary = run(shards=[str(tmp_path / "kept")])
+    assert summary.dropped == {"filtered": 8}
+    assert (summary.num_in, summary.num_out, summary.num_rejected) == (12, 4, 0)
+    assert summary.num_requests - summary.num_retries == 4
+    assert sorted(captions(tmp_path / "layer")) == [f"{number:09}" for number in range(0, 12, 3)]
 
 
 def test_every_sample_is_captioned_or_counted(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:

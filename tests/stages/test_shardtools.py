@@ -231,6 +231,36 @@ def test_merge_counts_what_it_drops(tmp_path: Path) -> None:
     assert [json.loads(line)["key"] for line in rejects] == ["b", "c"]
 
 
+def make_filter(folder: Path, below: Path, *, dropped: str) -> Path:
+    source = open_source([str(below)])
+    writer = open_layer(folder, layer="filter", source=source)
+    for shard in source.shards:
+        with writer.shard(shard) as out:
+            for sample in out.samples():
+                scores = {"keep": sample.key != dropped}
+                out.annotate(sample, Annotation(layer="filter", kind="score", scores=scores))
+    return folder
+
+
+def test_merge_leaves_out_what_a_filter_does(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "data")
+    source = open_source([str(make_filter(tmp_path / "kept", base, dropped="1-1"))])
+    total = merge(source, tmp_path / "out")
+    assert (total.num_in, total.num_out, total.num_rejected, total.dropped) == (6, 5, 0, {"filtered": 1})
+    with tarfile.open(tmp_path / "out" / "000001.tar") as tar:
+        assert not [name for name in tar.getnames() if name.startswith("1-1.")]
+    assert "filtered" in json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
+
+
+def test_a_missing_number_as_pandas_writes_it_is_null(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("a.jpg", JPEG), ("a.json", b'{"width": NaN, "url": "u"}')])
+    merge(open_source([str(tmp_path / "0.tar")]), tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / "0.tar") as tar:
+        stream = tar.extractfile("a.json")
+        assert stream is not None
+        assert json.loads(stream.read(), parse_constant=pytest.fail) == {"width": None, "url": "u"}
+
+
 def test_merge_of_a_conversation_keeps_it(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     write_tar(tmp_path / "0.tar", [("a.json", json.dumps({"messages": messages}).encode())])

@@ -1,8 +1,11 @@
 """Languages told apart by script and function words, without a model."""
 
+from typing import get_args
+
 import pytest
 
-from vila2cli.text.language import is_in_language
+from vila2cli.settings import Language
+from vila2cli.text.language import LANGUAGES, is_in_language, possible_languages
 
 CAPTIONS = {
     "en": "There is a small dog on the grass next to a red ball, and a woman is watching it from a bench.",
@@ -27,7 +30,11 @@ CAPTIONS = {
 @pytest.mark.parametrize("language", CAPTIONS)
 def test_a_caption_is_in_its_own_language_and_in_no_other(language: str) -> None:
     fits = [name for name in CAPTIONS if is_in_language(CAPTIONS[language], name)]
-    assert fits == [language]
+    assert fits == [language] == possible_languages(CAPTIONS[language])
+
+
+def test_the_settings_know_every_language() -> None:
+    assert {*LANGUAGES, ""} == set(get_args(Language)) == {*CAPTIONS, ""}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from vila2cli.recipe import Recipe
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.settings import WritingSettings
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
+from vila2cli.text.compose import filter_inputs
 
 MakeTask = Callable[[Recipe, Provenance], Task]
 
@@ -72,6 +73,7 @@ class Job:
             **self.deciding,
             **({"api": self.recipe.api.deciding()} if self.settings.engine == "api" else {}),
             "base": self.source.outline(),
+            **filter_inputs(self.source.layers),
         }
 
     def open_engine(self) -> Engine:

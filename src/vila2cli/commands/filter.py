@@ -1,13 +1,12 @@
 """`vila2 filter`: score captions and images, and keep what is worth training on."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
-from vila2cli.errors import RecipeError
+from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run import parse_worker
 from vila2cli.text.printable import printable
 
@@ -44,31 +43,44 @@ def filter_command(
     plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
     if not ready(plan, dry_run=dry_run, redo=True):
         return
+    from vila2cli.filtering.summary import summary_lines
     from vila2cli.stages.filter import filter_samples
 
-    summary = filter_samples(
-        settings,
-        shards=list(plan.shards),
-        out=plan.out,
-        model=plan.model,
-        round=plan.round_number,
-        worker=plan.worker,
-        base=base,
-        tasks=tasks or (),
-        random=random,
-    )
-    if not summary["decided"]:
-        typer.echo(
-            f"{plan.title}: {summary['num_shards_done']} of {summary['num_shards']} shards are scored "
-            f"({plan.out}); what is kept is decided when all are"
+    try:
+        summary = filter_samples(
+            settings,
+            shards=list(plan.shards),
+            out=plan.out,
+            model=plan.model,
+            round=plan.round_number,
+            worker=plan.worker,
+            base=base,
+            tasks=tasks or (),
+            random=random,
         )
+    except RejectBudgetError:  # everything is written, and the examples show why
+        if explain:
+            _explain(plan)
+        raise
+    if not summary["decided"]:
+        text = "what is kept is decided when all are"
+        if "decided_by" in summary:
+            text = f"another worker is deciding what is kept: {summary['decided_by']}"
+        num_done, num_shards = summary["num_shards_done"], summary["num_shards"]
+        typer.echo(f"{plan.title}: {num_done} of {num_shards} shards are scored ({plan.out}); {text}")
         return
     print_summary(plan, list(summary_lines(summary)))
     if explain:
-        from vila2cli.filtering.examples import explain as examples
+        _explain(plan)
 
-        for line in examples(plan.out, settings.filter.captions, base=base):
-            typer.echo(printable(line))
+
+def _explain(plan: Plan) -> None:
+    from vila2cli.filtering.examples import explain
+    from vila2cli.shards import open_source
+
+    source = open_source(plan.shards, base=plan.base)
+    for line in explain(plan.out, source, plan.recipe.filter.captions):
+        typer.echo(printable(line))
 
 
 def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: WorkerText, base: Base) -> Plan:
@@ -94,20 +106,3 @@ def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: Worke
         worker=parse_worker(worker),
         origins=paths.origins,
     )
-
-
-def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The summary for the terminal."""
-    dropped = ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items()) or "none"
-    yield f"kept {summary['out']:,} of {summary['in']:,} samples; dropped: {dropped}"
-    if summary["tokens_in"]:
-        yield f"{summary['tokens_out']:,} of {summary['tokens_in']:,} caption tokens"
-    for cut in summary["cuts"]:
-        bucket = f" from {cut['from_tokens']} tokens on" if len(summary["cuts"]) > 1 else ""
-        worst = "none" if cut["worst_kept"] is None else f"{cut['worst_kept']:.4g}"
-        yield f"{summary['rank_by']}{bucket}: {cut['out']:,} of {cut['in']:,} kept, cut at {worst}"
-    if control := summary.get("control"):
-        yield f"random control: {control['out']:,} samples, {control['tokens_out']:,} caption tokens"
-    cost = summary["cost"]
-    hours = f"{cost['hours_per_1k_images']:.3g} {cost['device']} per 1,000 images"
-    yield f"scored at {cost['images_per_s']:.3g} images/s, {hours}"

@@ -26,6 +26,7 @@ from vila2cli.progress import Progress
 from vila2cli.run import Stop
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
+from vila2cli.text.compose import is_kept
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images."""
@@ -198,7 +199,7 @@ class Annotator:
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
             try:
                 for sample in opened.writer.samples():
-                    is_wanted = self._task.wants(opened.writer, sample)
+                    is_wanted = self._wants(opened.writer, sample)
                     self._figures.update(read=1, wanted=int(is_wanted))
                     if is_wanted:
                         yield shard.name, sample
@@ -212,6 +213,12 @@ class Annotator:
             yield shard.name, None
             if self._unreadable.are_too_many:
                 return
+
+    def _wants(self, out: ShardWriter, sample: Sample) -> bool:
+        if is_kept(sample):
+            return self._task.wants(out, sample)
+        out.skip(sample, "filtered")
+        return False
 
     def _decode(self, read: tuple[str, Sample | None]) -> tuple[Image.Image, ...]:
         _, sample = read

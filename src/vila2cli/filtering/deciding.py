@@ -7,12 +7,15 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.image import decode_image
+from vila2cli.filtering.job import Job
+from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.progress import Progress
 from vila2cli.run import Stop
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
@@ -37,13 +40,27 @@ from vila2cli.text.prompts import stable_hash
 Scores = Mapping[str, Any]
 
 
+@dataclass(slots=True)
+class HeldOut:
+    """How many evaluation images were compared: those not `undecodable` also by their look.
+
+    `num_rejected` counts what is no readable sample of a task, and is compared with nothing.
+    """
+
+    num_images: int = 0
+    num_undecodable: int = 0
+    num_rejected: int = 0
+
+
 def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
     """Why a sample is dropped whatever the others are like, [] for no reason; the first one counts."""
     if "unusable" in scores:
         return [scores["unusable"]]
     num_words = scores["num_words"]
+    is_foreign = settings.language != "" and settings.language not in scores["languages"]
     broken = {
         **{defect: defect in settings.text_defects for defect in scores["defects"]},
+        "wrong-language": is_foreign and "wrong-language" in settings.text_defects,
         "too-short": num_words < settings.min_words,
         "too-long": settings.max_words > 0 and num_words > settings.max_words,
         "low-similarity": scores.get("similarity", 1.0) < settings.min_similarity,
@@ -72,82 +89,102 @@ def candidates(shard: str, scores_dir: Path, settings: FilterSettings, seed: int
         )
 
 
-def held_out_images(source: Source) -> Iterator[tuple[str, str, str]]:
+def held_out_images(
+    source: Source, max_pixels: int, counts: HeldOut, on_image: Callable[[], None]
+) -> Iterator[tuple[str, str, str]]:
     """SHARD/KEY, SHA-256 and hash of every evaluation image; the hash is "" where it cannot be decoded."""
+
+    def reject(_: Reject) -> None:
+        counts.num_rejected += 1
+
     for shard in source.shards:
-        for sample in read_shard(shard, on_reject=lambda reject: None):
+        for sample in read_shard(shard, on_reject=reject):
             for image in sample.images:
+                on_image()
+                counts.num_images += 1
                 try:
-                    look = str(image_hash(decode_image(image.data)))
+                    look = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
                 except DataError:
+                    counts.num_undecodable += 1
                     look = ""
                 yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), look
 
 
-def select(
-    selection: Selection,
-    source: Source,
-    scores_dir: Path,
-    settings: FilterSettings,
-    *,
-    seed: int,
-    held_out: Source | None,
-    stop: Stop,
-) -> list[Cut]:
-    """Run all rules of a filter; returns where the kept share was cut, [] when everything left is kept."""
-    for shard in source.shards:
-        stop.check()
-        selection.add(candidates(shard.name, scores_dir, settings, seed))
+def select(selection: Selection, job: Job, stop: Stop) -> tuple[list[Cut], HeldOut]:
+    """Run all rules of a filter; returns where the kept share was cut, and what was held out.
+
+    There is no cut when everything that is left is kept.
+    """
+    settings, held_out = job.settings, HeldOut()
+    with _step(job, "reading scores", len(job.source.shards), "shards") as progress:
+        for name in job.names:
+            stop.check()
+            selection.add(candidates(name, job.scores_dir, settings, job.recipe.seed))
+            progress.advance()
     distances = {"none": None, "exact": None, "perceptual": settings.max_distance}
-    if held_out is not None and settings.overlap != "none":
-        selection.drop_overlap(held_out_images(held_out), distances[settings.overlap])
-    stop.check()
+    if job.held_out is not None:
+        with _step(job, "evaluation images", None, "images") as progress:
+            max_pixels = max(settings.max_pixels, DEFAULT_MAX_PIXELS)
+            tick = _ticking(progress, stop)
+            images = held_out_images(job.held_out, max_pixels, held_out, lambda: tick(1))
+            selection.drop_overlap(images, distances[settings.overlap], lambda num: stop.check())
     if settings.duplicates != "none":
-        selection.drop_duplicates(distances[settings.duplicates])
-    stop.check()
-    return selection.keep_lowest(settings.keep_share, settings.rank_by) if settings.keep_share < 1 else []
+        num_left, _ = selection.totals().get(None, (0, 0))
+        with _step(job, "duplicates", num_left, "samples") as progress:
+            selection.drop_duplicates(distances[settings.duplicates], _ticking(progress, stop))
+    cuts = selection.keep_lowest(settings.keep_share, settings.rank_by) if settings.keep_share < 1 else []
+    return cuts, held_out
 
 
-def write_layer(
-    out_dir: Path,
-    source: Source,
-    scores_dir: Path,
-    decisions: Iterator[Decision],
-    settings: FilterSettings | None,
-    stop: Stop,
+def _step(job: Job, step: str, total: int | None, unit: str) -> Progress:
+    return Progress(f"filter, {step}", total, unit, job.log_path)
+
+
+def _ticking(progress: Progress, stop: Stop) -> Callable[[int], None]:
+    def tick(num: int) -> None:
+        stop.check()
+        progress.advance(num)
+
+    return tick
+
+
+def write_shards(
+    out_dir: Path, job: Job, decisions: Iterator[Decision], stop: Stop, *, is_control: bool
 ) -> None:
     """Write the shards of a filter layer that are not there yet.
 
-    With settings a sample's reasons are all of its own, then that of the rule which compared it with
-    others; without, the decision alone counts (a control that was drawn).
+    A sample's reasons are the one it counts under and then all others of its own; of a control that
+    was drawn, the draw alone.
     """
     complete = done(out_dir)
-    for shard in source.shards:
-        stop.check()
-        scored = read_annotation_tar(scores_dir / f"{shard.name}.tar")
-        pairs = [(key, annotation, next(decisions)) for key, annotation in scored]
-        assert all((shard.name, key) == decision.id for key, _, decision in pairs), (
-            f"{shard.name} is out of step"
-        )
-        if shard.name not in complete:
-            _write_shard(out_dir, shard.name, scores_dir, pairs, settings)
-    gather_rejects(out_dir, [shard.name for shard in source.shards])
+    with _step(job, f"writing {out_dir.name}", len(job.source.shards), "shards") as progress:
+        for name in job.names:
+            stop.check()
+            scored = read_annotation_tar(job.scores_dir / f"{name}.tar")
+            pairs = [(key, annotation, next(decisions)) for key, annotation in scored]
+            assert all((name, key) == decision.id for key, _, decision in pairs), f"{name} is out of step"
+            if name not in complete:
+                _write_shard(out_dir, name, job, pairs, is_control=is_control)
+            progress.advance()
+    gather_rejects(out_dir, job.names)
 
 
 def _write_shard(
     out_dir: Path,
     name: str,
-    scores_dir: Path,
+    job: Job,
     pairs: list[tuple[str, Annotation, Decision]],
-    settings: FilterSettings | None,
+    *,
+    is_control: bool,
 ) -> None:
-    scored = ShardStats.read(scores_dir / f"{name}.stats.json")
-    rejects = _read_rejects(scores_dir / f"{name}.rejects.jsonl")
+    scored = ShardStats.read(job.scores_dir / f"{name}.stats.json")
+    rejects = _read_rejects(job.scores_dir / f"{name}.rejects.jsonl")
     dropped = Counter(reject.reason for reject in rejects)
     num_kept = num_tokens = 0
     with TarWriter(out_dir / f"{name}.tar") as tar:
         for key, annotation, decision in pairs:
-            tar.write_sample(key, {"json": to_json_bytes(_decided(annotation, decision, settings).to_json())})
+            decided = _decided(annotation, decision, job, is_control=is_control)
+            tar.write_sample(key, {"json": to_json_bytes(decided.to_json())})
             if "error" in annotation.scores:
                 rejects.append(Reject(name, key, annotation.scores["unusable"], annotation.scores["error"]))
             if decision.reason is None:
@@ -157,23 +194,23 @@ def _write_shard(
                 dropped[decision.reason] += 1
         assert scored.num_in == num_kept + dropped.total(), f"shard {name} does not add up"
         write_rejects(out_dir, name, rejects)
+        scores_tar = job.scores_dir / f"{name}.tar"
         tar.stats = {
             "in": scored.num_in,
             "out": num_kept,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
             "tokens": num_tokens,
-            "made_from": {part: was.to_json() for part, was in made_from(scores_dir / f"{name}.tar").items()},
+            "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
         }
 
 
-def _decided(annotation: Annotation, decision: Decision, settings: FilterSettings | None) -> Annotation:
-    reasons = own_reasons(annotation.scores, settings) if settings is not None else []
-    if decision.reason is not None and decision.reason not in reasons:
-        reasons.append(decision.reason)
+def _decided(annotation: Annotation, decision: Decision, job: Job, *, is_control: bool) -> Annotation:
+    own = [] if is_control else own_reasons(annotation.scores, job.settings)
+    reasons = list(dict.fromkeys([*([decision.reason] if decision.reason is not None else []), *own]))
     like = {"like": decision.like} if decision.like is not None else {}
     scores = {**annotation.scores, "keep": decision.reason is None, "reasons": reasons, **like}
-    return dataclasses.replace(annotation, layer=FILTER, scores=scores)
+    return dataclasses.replace(annotation, layer=FILTER, scores=scores, seed=job.recipe.seed)
 
 
 def _read_rejects(path: Path) -> list[Reject]:

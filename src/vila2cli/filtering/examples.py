@@ -7,13 +7,12 @@ from typing import Any
 
 from vila2cli.sample import Annotation, Sample
 from vila2cli.score.annotations import read_annotation_tar
-from vila2cli.shards import Shard, Source, open_source, read_shard
+from vila2cli.shards import Shard, Source, read_shard
 from vila2cli.text.compose import compose_caption
 from vila2cli.text.printable import printable
 from vila2cli.text.prompts import stable_hash
 
 NUM_SHOWN = 4
-_NUM_LOOKED_AT = 2000
 _CAPTION_CHARACTERS = 160
 KEPT = "kept"
 _SHOWN_SCORES = {
@@ -33,17 +32,16 @@ class _Example:
     annotation: Annotation
 
 
-def explain(out_dir: Path, captions: tuple[str, ...], *, base: str | None = None) -> Iterator[str]:
+def explain(out_dir: Path, source: Source, captions: tuple[str, ...]) -> Iterator[str]:
     """Lines with a few kept samples and a few for every reason to drop one, drawn by their keys.
 
-    Of the data only those shards are opened that hold one of them.
+    Of the data only those shards are opened that hold one of them; `source` is what was filtered.
     """
-    source = open_source([str(out_dir)], base=base)
     drawn = _draw(out_dir, source)
     texts = dict(_captions(source, drawn, captions))
     for reason in sorted(drawn, key=lambda reason: (reason != KEPT, reason)):
         yield reason if reason == KEPT else f"dropped: {reason}"
-        for example in drawn[reason]:
+        for example in sorted(drawn[reason], key=_perplexity):
             yield from _lines(example, texts.get((example.shard, example.key)))
 
 
@@ -51,16 +49,19 @@ def _draw(out_dir: Path, source: Source) -> dict[str, list[_Example]]:
     found: dict[str, list[_Example]] = {}
     for shard in source.shards:
         for key, annotation in read_annotation_tar(out_dir / f"{shard.name}.tar"):
-            reasons = annotation.scores.get("reasons") or [KEPT]
-            examples = found.setdefault(str(reasons[0]), [])
-            if len(examples) < _NUM_LOOKED_AT:
-                examples.append(_Example(shard.name, key, annotation))
-    return {reason: _sample(examples) for reason, examples in found.items()}
+            examples = found.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
+            examples.append(_Example(shard.name, key, annotation))
+            if len(examples) > NUM_SHOWN:
+                examples.remove(max(examples, key=_lot))
+    return found
 
 
-def _sample(examples: list[_Example]) -> list[_Example]:
-    drawn = sorted(examples, key=lambda one: stable_hash("explain", one.shard, one.key))[:NUM_SHOWN]
-    return sorted(drawn, key=lambda one: float(one.annotation.scores.get("perplexity", 0.0)))
+def _lot(example: _Example) -> int:
+    return stable_hash("explain", example.shard, example.key)
+
+
+def _perplexity(example: _Example) -> float:
+    return float(example.annotation.scores.get("perplexity", 0.0))
 
 
 def _captions(

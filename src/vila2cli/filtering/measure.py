@@ -10,10 +10,12 @@ from vila2cli.errors import DataError
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.sample import Sample
 from vila2cli.score.image_hash import image_hash
-from vila2cli.text.compose import caption_of, compose_caption, neutral
-from vila2cli.text.quality import Standard, check_caption, num_words
+from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
+from vila2cli.text.language import LANGUAGES, possible_languages
+from vila2cli.text.quality import check_caption, num_words
 
 NO_CAPTION = "no-caption"
+FILTERED_BEFORE = "filtered-before"
 
 
 @dataclass(slots=True)
@@ -38,29 +40,35 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A function of one sample, which worker processes can be handed."""
+    """A function of one sample, which threads can be handed."""
 
     captions: Sequence[str]
-    language: str = ""
+    separator: str = "\n"
     max_pixels: int = 0
 
     def __call__(self, sample: Sample) -> Measured:
-        caption = neutral(compose_caption(sample, self.captions) or "")
+        if not is_kept(sample):
+            return Measured(scores={"unusable": FILTERED_BEFORE})
+        caption = neutral(compose_caption(sample, self.captions, self.separator) or "")
         measured = Measured(caption, scores={"num_words": num_words(caption)})
         if not measured.scores["num_words"]:
             measured.scores["unusable"] = NO_CAPTION
         else:
-            measured.scores["defects"] = self._defects(sample)
+            measured.scores |= self._text_scores(sample)
         self._look(sample, measured)
         return measured
 
-    def _defects(self, sample: Sample) -> list[str]:
-        """What is wrong with any of the captions, sorted."""
+    def _text_scores(self, sample: Sample) -> dict[str, list[str]]:
+        """What is wrong with any of the captions, and the languages that all of them may be in; both sorted."""
         texts = [text for name in self.captions if (text := caption_of(sample, name))]
-        standard = Standard(language=self.language)
-        checked = [check_caption(text, reached_limit=False, standard=standard) for text in texts]
+        checked = [check_caption(text, reached_limit=False) for text in texts]
         # One without words is no defect beside one that has them.
-        return sorted({one.defect for one in checked if one.defect not in (None, "empty")})
+        worded = [one for one in checked if one.defect != "empty"]
+        languages = set(LANGUAGES).intersection(*(possible_languages(one.text) for one in worded))
+        return {
+            "defects": sorted({one.defect for one in worded if one.defect is not None}),
+            "languages": sorted(languages),
+        }
 
     def _look(self, sample: Sample, measured: Measured) -> None:
         if len(sample.images) != 1:

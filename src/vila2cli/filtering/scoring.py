@@ -165,8 +165,8 @@ class ShardScorer:
     def _take(self, result: ScoreResult) -> None:
         pending = self._pending.pop(result.id)
         score = result.id.rpartition("\0")[2]
-        if result.error is not None or not result.token_logprobs:
-            pending.measured.reject("engine-error", result.error or "the caption has no tokens")
+        if problem := _problem(result):
+            pending.measured.reject("engine-error", problem)
         else:
             pending.measured.scores[score.replace("-", "_")] = perplexity(result.token_logprobs)
             if score == "perplexity" or not pending.logprobs:
@@ -216,6 +216,16 @@ class ShardScorer:
         self._num_notes = len(notes)
 
 
+def _problem(result: ScoreResult) -> str | None:
+    """Why there is no perplexity, None when there is one."""
+    if result.error is not None:
+        return result.error
+    if not result.token_logprobs:
+        return "the caption has no tokens"
+    odd = next((one for one in result.token_logprobs if not math.isfinite(one)), None)
+    return None if odd is None else f"the model gave a token the log-probability {odd}"
+
+
 def _unasked(request: ScoreRequest) -> ScoreResult:
     raise AssertionError(f"{request.id!r} needs an engine, and none was opened")
 
@@ -234,6 +244,9 @@ def _add_similarities(batch: Sequence[Measured], encoder: "DualEncoder") -> None
     images = [one.image for one in batch if one.image is not None]
     found = encoder.similarities(images, [one.texts for one in pieces]) if batch else []
     for measured, piece, cosines in zip(batch, pieces, found, strict=True):
+        if not all(map(math.isfinite, cosines)):
+            measured.reject("engine-error", "the similarity model gave no number")
+            continue
         measured.scores |= {
             "similarity": round(math.fsum(cosines) / len(cosines), _DIGITS),
             "sentence_similarity_min": round(min(cosines), _DIGITS),

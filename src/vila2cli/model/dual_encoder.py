@@ -20,6 +20,9 @@ from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.model.quiet import quiet_transformers
 from vila2cli.text.sentences import Pieces, sentence_pieces
 
+_TEXT_BATCH = 256
+"""Texts in one pass: long captions have dozens of sentences each."""
+
 
 class DualEncoder:
     """A two-tower checkpoint of transformers, loaded in float32 (bfloat16 on an accelerator)."""
@@ -56,16 +59,22 @@ class DualEncoder:
         self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]]
     ) -> list[tuple[float, ...]]:
         """The cosine of every image with each of its own texts; texts must fit (see `pieces`)."""
-        pixels = self._image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        images_ND = self._unit(
-            self._net.get_image_features(pixel_values=pixels.to(self.device, self._net.dtype))
+        # All of it: the models with flexible resolution want sizes and masks beside the pixels.
+        pixels = self._image_processor(images=list(images), return_tensors="pt").to(
+            self.device, self._net.dtype
         )
+        images_ND = self._unit(self._net.get_image_features(**pixels))
         flat = [text for own in texts for text in own]
-        tokens = self._tokenizer(flat, return_tensors="pt", **self._padding).to(self.device)
-        texts_TD = self._unit(self._net.get_text_features(**tokens))
+        texts_TD = torch.cat(
+            [self._text_features(flat[i : i + _TEXT_BATCH]) for i in range(0, len(flat), _TEXT_BATCH)]
+        )
         owner_T = torch.tensor([index for index, own in enumerate(texts) for _ in own], device=self.device)
         cosines = iter((images_ND[owner_T] * texts_TD).sum(-1).tolist())
         return [tuple(next(cosines) for _ in own) for own in texts]
+
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
+        tokens = self._tokenizer(texts, return_tensors="pt", **self._padding).to(self.device)
+        return self._unit(self._net.get_text_features(**tokens))
 
     def _unit(self, output: Any) -> torch.Tensor:
         """The joint-space features of a tower's output as float32 vectors of length one."""

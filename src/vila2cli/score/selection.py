@@ -6,19 +6,25 @@ The rules run one after another over what the ones before left, and a sample cou
 that dropped it.
 """
 
+import math
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from vila2cli.errors import DataError
 from vila2cli.score.annotations import SampleId
 from vila2cli.score.duplicates import ImageIndex
 
 OVERLAP, DUPLICATE, NEAR_DUPLICATE, NOT_DRAWN = "eval-overlap", "duplicate", "near-duplicate", "not-drawn"
-_ROWS = 10_000
+_ROWS = 1000
 _CACHE_KIB = 256 * 1024
+_INSTRUCTIONS = 100_000
+"""Steps of SQLite's machine between two looks at whether to stop: some milliseconds."""
+OnRows = Callable[[int], None]
+"""Told of every so many rows that are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +79,31 @@ class Selection:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> Iterator[Self]:
-        """A selection whose table lies in the file `path` for as long as the block runs."""
+    def open(cls, path: Path, check: Callable[[], None] = lambda: None) -> Iterator[Self]:
+        """A selection whose table lies in the file `path` for as long as the block runs.
+
+        `check` raises to stop the work, amid a long statement, too. Raises DataError when the disk is full.
+        """
         path.unlink(missing_ok=True)
-        with closing(sqlite3.connect(path, isolation_level=None)) as database:
-            # The file is scratch: what a crash leaves of it is thrown away.
-            for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
-                database.execute(f"PRAGMA {pragma}")
-            database.execute("BEGIN")
-            yield cls(database)
-        path.unlink(missing_ok=True)
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                # The file is scratch: what a crash leaves of it is thrown away.
+                for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+                    database.execute(f"PRAGMA {pragma}")
+                database.execute("BEGIN")
+                database.set_progress_handler(check, _INSTRUCTIONS)
+                yield cls(database)
+        except sqlite3.OperationalError as error:
+            check()  # a statement that was interrupted for it says only so
+            raise DataError(
+                f"{path}: {error}; it holds what is compared, give an --out on a disk with room (SQLITE_TMPDIR "
+                "says where it sorts)"
+            ) from error
+        finally:
+            path.unlink(missing_ok=True)
 
     def add(self, candidates: Iterable[Candidate]) -> None:
-        """Add candidates in the order of shards and keys."""
+        """Add candidates in the order of shards and keys; a rank must be finite, NaN would be the best."""
         self._database.executemany(
             "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (
@@ -95,7 +113,7 @@ class Selection:
                     one.is_usable,
                     bytes.fromhex(one.image_sha256),
                     one.image_hash,
-                    one.rank,
+                    _finite(one.rank),
                     one.bucket,
                     one.tie,
                     one.lot,
@@ -105,31 +123,46 @@ class Selection:
             ),
         )
 
-    def drop_overlap(self, images: Iterable[tuple[str, str, str]], max_distance: int | None) -> None:
+    def drop_overlap(
+        self,
+        images: Iterable[tuple[str, str, str]],
+        max_distance: int | None,
+        on_rows: OnRows = lambda num: None,
+    ) -> None:
         """Drop images that are among `images`: (name, SHA-256, hash) of each evaluation image.
 
-        They cannot be trained on, so they are not drawn into a control either.
+        They cannot be trained on, so they are not drawn into a control either, and count under this
+        reason whatever else is wrong with them.
         """
         index = ImageIndex(self._database, "held_out", max_distance)
         names = []
         for number, (name, sha256, image_hash) in enumerate(images):
             index.add(number, bytes.fromhex(sha256), image_hash)
             names.append(name)
-        for number, sha256, image_hash, reason in self._rows("sha256, hash, reason", "usable"):
+        usable = "SELECT number, sha256, hash FROM sample WHERE number > ? AND usable ORDER BY number"
+        for number, sha256, image_hash in self._rows(usable, on_rows):
             if (match := index.find(sha256, image_hash)) is not None:
-                values = (reason or OVERLAP, names[match.number], number)
                 self._database.execute(
-                    "UPDATE sample SET reason = ?, usable = 0, twin = ? WHERE number = ?", values
+                    "UPDATE sample SET reason = ?, usable = 0, twin = ? WHERE number = ?",
+                    (OVERLAP, names[match.number], number),
                 )
 
-    def drop_duplicates(self, max_distance: int | None) -> None:
-        """Keep the first of equal or look-alike images: every one dropped is like one that is kept."""
+    def drop_duplicates(self, max_distance: int | None, on_rows: OnRows = lambda num: None) -> None:
+        """Of equal or look-alike images keep the one of the lowest rank, the first of several.
+
+        Every one dropped is like one that is kept and ranked no worse.
+        """
         index = ImageIndex(self._database, "kept", max_distance)
-        twin = "SELECT shard || '/' || name FROM sample WHERE number = ?"
-        for number, sha256, image_hash in self._rows("sha256, hash", "reason IS NULL"):
+        self._database.execute(
+            "CREATE TABLE turn AS SELECT number FROM sample WHERE reason IS NULL ORDER BY rank, number"
+        )
+        in_turn = "FROM turn JOIN sample USING (number) WHERE turn.rowid"
+        rows = f"SELECT turn.rowid, number, sha256, hash {in_turn} > ? ORDER BY turn.rowid"
+        twin = f"SELECT shard || '/' || name {in_turn} = ?"
+        for place, number, sha256, image_hash in self._rows(rows, on_rows):
             match = index.find(sha256, image_hash)
             if match is None:
-                index.add(number, sha256, image_hash)
+                index.add(place, sha256, image_hash)
                 continue
             reason = DUPLICATE if match.likeness == "exact" else NEAR_DUPLICATE
             self._database.execute(
@@ -147,6 +180,8 @@ class Selection:
 
     def _cut(self, bucket: int, num: int, num_kept: int, reason: str) -> Cut:
         where = "reason IS NULL AND bucket = ?"
+        unranked = f"SELECT EXISTS (SELECT 1 FROM sample WHERE {where} AND rank IS NULL)"
+        assert self._database.execute(unranked, (bucket,)).fetchone() == (0,), "what has no rank cannot be cut"
         if num_kept == 0:
             self._database.execute(f"UPDATE sample SET reason = ? WHERE {where}", (reason, bucket))
             return Cut(bucket, 0, num, None)
@@ -179,14 +214,19 @@ class Selection:
 
     def decisions(self) -> Iterator[Decision]:
         """What became of every candidate, in their order."""
-        for _, shard, key, reason, twin in self._rows("shard, name, reason, twin", "1"):
+        query = "SELECT number, shard, name, reason, twin FROM sample WHERE number > ? ORDER BY number"
+        for _, shard, key, reason, twin in self._rows(query):
             yield Decision((shard, key), reason, twin)
 
-    def _rows(self, columns: str, condition: str) -> Iterator[tuple[Any, ...]]:
-        """Number and columns of the samples under a condition, which may be changed meanwhile."""
-        where = f"number > ? AND {condition} ORDER BY number LIMIT {_ROWS}"
-        query = f"SELECT number, {columns} FROM sample WHERE {where}"
+    def _rows(self, query: str, on_rows: OnRows = lambda num: None) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query in the order of its first column, above `?`; they may be changed meanwhile."""
         last = -1
-        while rows := self._database.execute(query, (last,)).fetchall():
+        while rows := self._database.execute(f"{query} LIMIT {_ROWS}", (last,)).fetchall():
             yield from rows
+            on_rows(len(rows))
             last = rows[-1][0]
+
+
+def _finite(rank: float | None) -> float | None:
+    assert rank is None or math.isfinite(rank), f"{rank} is no rank"
+    return rank

@@ -6,83 +6,32 @@ scores, so other thresholds cost no model and no image. The worker that finds th
 runs it.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vila2cli.cost import Cost
 from vila2cli.engine import EngineSettings, identify, open_engine
-from vila2cli.errors import RecipeError, RejectBudgetError
-from vila2cli.files import read_json
-from vila2cli.filtering.deciding import select, write_layer
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.filtering.job import Job, control_dir
+from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
-from vila2cli.model.checkpoint import resolve_model, weights_sha256
+from vila2cli.filtering.summary import check_budget
+from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import (
-    Manifest,
-    Stop,
-    Worker,
-    claim,
-    difference,
-    interruptible,
-    lock,
-    read_manifest,
-    write_json,
-)
+from vila2cli.run import Stop, Worker, claim, interruptible, lock, read_manifest
 from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
-from vila2cli.score.selection import Cut, Selection
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import (
-    LayerWriter,
-    Shard,
-    Source,
-    done,
-    expected_samples,
-    folder_stats,
-    open_layer,
-    open_source,
-)
-from vila2cli.text.compose import FILTER
+from vila2cli.shards import LayerWriter, Shard, Source, done, expected_samples, open_layer, open_source
+from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
-
-SCORES_DIR = "scores"
-_MADE_ANEW = ("settings", "seed", "held_out")
-"""What of a filter layer's manifest may change: it is then decided anew over the same scores."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """One call of the stage with its inputs settled."""
-
-    recipe: Recipe
-    source: Source
-    out_dir: Path
-    model: str | None
-    provenance: tuple[str, str] | None  # the model's full name and the SHA-256 of its weights
-    round: int | None
-    held_out: Source | None
-
-    @property
-    def settings(self) -> FilterSettings:
-        return self.recipe.filter
-
-    @property
-    def scores_dir(self) -> Path:
-        return self.out_dir / SCORES_DIR
-
-
-def control_dir(out_dir: Path) -> Path:
-    """Where the random control of a filter layer lies."""
-    return out_dir.with_name(f"{out_dir.name}-random")
 
 
 def filter_samples(
@@ -109,18 +58,8 @@ def filter_samples(
     out_dir, worker = Path(out), worker or Worker()
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
-    held_out = _with_tasks(tasks or recipe.eval.tasks) if recipe.filter.overlap != "none" else []
-    asked = str(model) if model is not None and recipe.filter.needs_model else None
-    job = _Job(
-        recipe=recipe,
-        source=open_source(shards, base=base),
-        out_dir=out_dir,
-        model=asked,
-        provenance=None if asked is None else identify(recipe.filter.engine, asked, recipe.api),
-        round=round,
-        held_out=open_source(held_out) if held_out else None,
-    )
-    with interruptible() as stop:
+    job = _job(recipe, shards, model=model, out_dir=out_dir, round=round, base=base, tasks=tasks)
+    with interruptible() as stop, ExitStack() as held:
         manifest = claim(job.scores_dir, scoring_inputs(job), recipe)
         with lock(job.scores_dir, worker):
             layer = open_layer(
@@ -130,13 +69,50 @@ def filter_samples(
             if todo:
                 _score(job, layer, todo, stop)
             layer.finish()
-        num_scored = len({shard.name for shard in job.source.shards} & done(job.scores_dir))
-        if num_scored < len(job.source.shards):
-            return {"decided": False, "num_shards": len(job.source.shards), "num_shards_done": num_scored}
-        with layer.alone():  # the others wait, and then find it done
-            summary = _decide(job, manifest, random=random, stop=stop)
+        num_done = len(set(job.names) & done(job.scores_dir))
+        undecided = {"decided": False, "num_shards": len(job.names), "num_shards_done": num_done}
+        if num_done < len(job.names):
+            return undecided
+        try:
+            held.enter_context(lock(out_dir))
+        except DataError as error:
+            if worker.count == 1:
+                raise
+            return {**undecided, "decided_by": str(error)}
+        summary = decide(job, manifest, random=random, stop=stop)
     check_budget(summary, out_dir, recipe.filter.max_reject_rate)
     return summary
+
+
+def _job(
+    recipe: Recipe,
+    shards: Sequence[str],
+    *,
+    model: str | Path | None,
+    out_dir: Path,
+    round: int | None,
+    base: str | None,
+    tasks: Sequence[str],
+) -> Job:
+    settings, similarity = recipe.filter, None
+    source = open_source(shards, base=base)
+    _check_captions(settings, source)
+    if "similarity" in settings.scores:
+        weights = weights_sha256(resolve_model(settings.similarity_model))
+        similarity = model_name(settings.similarity_model), weights
+    asked = str(model) if model is not None and settings.needs_model else None
+    held_out = _with_tasks(tasks or recipe.eval.tasks) if settings.overlap != "none" else []
+    return Job(
+        recipe=recipe,
+        source=source,
+        out_dir=out_dir,
+        model=asked,
+        provenance=None if asked is None else identify(settings.engine, asked, recipe.api),
+        similarity=similarity,
+        round=round,
+        tasks=held_out,
+        held_out=open_source(held_out) if held_out else None,
+    )
 
 
 def _with_tasks(specs: Sequence[str]) -> list[str]:
@@ -160,213 +136,98 @@ def check_settings(settings: FilterSettings, model: str | Path | None) -> None:
         and "similarity" not in settings.scores
     ):
         problems.append("filter.min_similarity and min_sentence_similarity need similarity in filter.scores")
+    if settings.length_buckets and not settings.needs_model:
+        problems.append("filter.length_buckets needs a perplexity in filter.scores, which counts the tokens")
     if problems:
         raise RecipeError("; ".join(problems))
 
 
-def scoring_inputs(job: _Job) -> dict[str, Any]:
+def _check_captions(settings: FilterSettings, source: Source) -> None:
+    """Raise RecipeError for captions that no layer of the source has; the default pair fits plain shards."""
+    layers = {layer.name for layer in source.layers}
+    unknown = [name for name in settings.captions if name not in layers | {ORIGINAL}]
+    is_default = settings.captions == FilterSettings().captions and layers <= {FILTER}
+    if unknown and not is_default:
+        raise RecipeError(
+            f"filter.captions names {', '.join(unknown)}, and no such layer lies over the shards; they have "
+            f"{', '.join([ORIGINAL, *sorted(layers)])}: set filter.captions, or give the layer with --shards"
+        )
+
+
+def scoring_inputs(job: Job) -> dict[str, Any]:
     """Everything that decides the scores; the engine is noted in each of them, but may change on resuming."""
-    settings, own = job.settings, job.recipe.prompts
-    models = {}
+    settings, recipe = job.settings, job.recipe
+    models: dict[str, Any] = {}
     if job.provenance is not None:
         models["model_sha256"] = job.provenance[1]
-        models["prompt_sha256"] = prompt_sha256(settings.prompt, own)
-        models["dtype"] = job.recipe.base.dtype
-    if "similarity" in settings.scores:
-        models["similarity_model_sha256"] = weights_sha256(resolve_model(settings.similarity_model))
-    return {"stage": SCORES_LAYER, "settings": settings.scoring(), "base": job.source.outline(), **models}
+        models["prompt_sha256"] = prompt_sha256(settings.prompt, recipe.prompts)
+        models["dtype"] = recipe.base.dtype
+        if settings.engine == "api":
+            models["api"] = recipe.api.deciding()
+    if job.similarity is not None:
+        models["similarity_model_sha256"] = job.similarity[1]
+    return {
+        "stage": SCORES_LAYER,
+        "settings": settings.scoring(),
+        "separator": recipe.pretrain.main.separator,
+        "base": job.source.outline(),
+        **filter_inputs(job.source.layers),
+        **models,
+    }
 
 
-def _score(job: _Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
+def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     settings, recipe = job.settings, job.recipe
-    blank = Annotation(layer=SCORES_LAYER, kind="score", round=job.round)
-    engine = None
-    if job.model is not None and job.provenance is not None:
+    engine = encoder = None
+    if job.model is not None:
         engine_settings = EngineSettings(
             dtype=recipe.base.dtype, batch_size=settings.batch_size, max_images=1, api=recipe.api
         )
         engine = open_engine(settings.engine, job.model, engine_settings)
-        blank = Annotation(
-            layer=SCORES_LAYER,
-            kind="score",
-            round=job.round,
-            model=job.provenance[0],
-            model_sha256=job.provenance[1],
-            prompt_id=settings.prompt,
-            prompt_sha256=prompt_sha256(settings.prompt, recipe.prompts),
-            sampling={"engine": engine.name, "dtype": recipe.base.dtype},
-        )
-    encoder = None
-    if "similarity" in settings.scores:
+    if job.similarity is not None:
         from vila2cli.model.dual_encoder import DualEncoder
 
         encoder = DualEncoder(settings.similarity_model)
     scoring = Scoring(
-        measure=Measure(settings.captions, settings.language, settings.max_pixels),
+        measure=Measure(settings.captions, recipe.pretrain.main.separator, settings.max_pixels),
         scores=settings.scores,
-        blank=blank,
+        blank=_blank(job, engine.name if engine else None),
         prompt=prompt_text(settings.prompt, recipe.prompts),
         engine=engine,
         encoder=encoder,
     )
     total, is_exact = expected_samples(todo)
-    log_path = job.out_dir / "log.jsonl"
-    with Progress("filter", total, log_path=log_path, is_estimate=not is_exact) as progress:
+    with Progress(FILTER, total, log_path=job.log_path, is_estimate=not is_exact) as progress:
+        if drawn := _drawn(recipe):
+            progress.note(f"pretraining draws per image ({drawn}); scored are the best captions in their order")
         ShardScorer(scoring, layer, stop=stop, progress=progress).run(todo)
 
 
-def _decide(job: _Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
-    """Write the filter layer, and the control, where they are not there as these settings want them."""
-    decisive = {
-        "stage": FILTER,
-        "scores": scores.digest,
-        "settings": job.settings.deciding(),
-        "seed": job.recipe.seed,
-        "held_out": job.held_out.digest() if job.held_out is not None else {},
-    }
-    outputs = {job.out_dir: {**decisive, "control": False}}
-    if random:
-        outputs[control_dir(job.out_dir)] = {**decisive, "control": True}
-    with Progress("filter", len(job.source.shards), "shards", job.out_dir / "log.jsonl") as progress:
-        missing = [
-            folder for folder, wanted in outputs.items() if not _is_decided(job, folder, wanted, progress)
-        ]
-        if missing:
-            with Selection.open(job.out_dir / ".selection.sqlite") as selection:
-                _write(job, selection, outputs, missing, stop)
-        progress.advance(len(job.source.shards))
-    summary = read_json(job.out_dir / "summary.json")
-    if random:
-        summary["control"] = read_json(control_dir(job.out_dir) / "summary.json")
-    return {"decided": True, **summary}
-
-
-def _is_decided(job: _Job, folder: Path, wanted: Mapping[str, Any], progress: Progress) -> bool:
-    """Claim the folder of a filter layer, after removing decisions over the same scores with other settings."""
-    stored = read_manifest(folder)
-    if stored is not None and all(
-        stored.inputs.get(key) == value for key, value in wanted.items() if key not in _MADE_ANEW
-    ):
-        was, now = ({key: one.get(key) for key in _MADE_ANEW} for one in (stored.inputs, wanted))
-        if was != now:
-            progress.note(f"{folder} is decided anew: {difference(was, now)}")
-            _clear(folder)
-    claim(folder, wanted, job.recipe)
-    names = {shard.name for shard in job.source.shards}
-    return names <= done(folder) and (folder / "summary.json").is_file()
-
-
-def _clear(folder: Path) -> None:
-    """Remove a layer's files, the manifest last, so that what is left says what it is."""
-    tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path))
-    beside = [
-        tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ("stats.json", "rejects.jsonl")
-    ]
-    named = [folder / name for name in ("summary.json", "rejects.jsonl", "layer.json", "recipe.toml")]
-    for path in [*beside, *tars, *named, folder / "manifest.json"]:
-        path.unlink(missing_ok=True)
-
-
-def _write(
-    job: _Job,
-    selection: Selection,
-    outputs: Mapping[Path, Mapping[str, Any]],
-    missing: Sequence[Path],
-    stop: Stop,
-) -> None:
-    settings = job.settings
-    cuts = select(
-        selection,
-        job.source,
-        job.scores_dir,
-        settings,
-        seed=job.recipe.seed,
-        held_out=job.held_out,
-        stop=stop,
-    )
-    for folder, wanted in outputs.items():
-        is_control = bool(wanted["control"])
-        if is_control:
-            selection.draw_control()
-        if folder in missing:
-            open_layer(folder, layer=FILTER, source=job.source, manifest={"digest": read_digest(folder)})
-            own = None if is_control else settings
-            write_layer(folder, job.source, job.scores_dir, selection.decisions(), own, stop)
-            summary = summarise(job, folder, [] if is_control else cuts)
-            write_json(folder / "summary.json", summary)
-
-
-def read_digest(folder: Path) -> str:
-    manifest = read_manifest(folder)
-    assert manifest is not None, f"{folder} was claimed"
-    return manifest.digest
-
-
-def summarise(job: _Job, folder: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
-    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
-    stats = folder_stats(folder, [shard.name for shard in job.source.shards])
-    scored = scored_totals(job.scores_dir, job.source)
-    model, model_sha256 = job.provenance or (None, None)
-    return {
-        "stage": FILTER,
-        "round": job.round,
-        "model": model,
-        "model_sha256": model_sha256,
-        "num_shards": len(job.source.shards),
-        "in": stats.num_in,
-        "out": stats.num_out,
-        "dropped": dict(stats.dropped),
-        "rejected": stats.num_rejected,
-        "reject_rate": stats.reject_rate,
-        "tokens_in": int(scored["tokens"]),
-        "tokens_out": stats.tokens,
-        "rank_by": job.settings.rank_by,
-        "cuts": [_cut_json(cut, job.settings) for cut in cuts],
-        "cost": _cost(job.recipe, scored).to_json(),
-    }
-
-
-def scored_totals(scores_dir: Path, source: Source) -> Counter[str]:
-    """The figures of a score layer summed over its shards."""
-    total: Counter[str] = Counter()
-    for shard in source.shards:
-        stats = read_json(scores_dir / f"{shard.name}.stats.json")
-        total.update({name: value for name, value in stats.items() if isinstance(value, int | float)})
-    return total
-
-
-def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
-    """One length bucket: its first length in tokens, what it kept, and the score at which it was cut."""
-    edges = [0, *sorted(settings.length_buckets)]
-    lowest_first = settings.rank_by in ("perplexity", "text-perplexity")
-    value = cut.rank if cut.rank is None or lowest_first else -cut.rank
-    return {
-        "from_tokens": edges[cut.bucket],
-        "out": cut.num_kept,
-        "in": cut.num_ranked,
-        "worst_kept": value,
-    }
-
-
-def _cost(recipe: Recipe, scored: Mapping[str, float]) -> Cost:
-    seconds = scored["seconds"]
-    return Cost(
-        num_images=int(scored["answered"]),
-        num_tokens=int(scored["tokens"]),
-        seconds=seconds,
-        num_devices=max(1, round(scored["device_seconds"] / seconds)) if seconds else 1,
-        device=recipe.cost.device,
-        dollars_per_hour=recipe.cost.dollars_per_hour,
+def _blank(job: Job, engine: str | None) -> Annotation:
+    """The record of a sample before its scores: where they come from."""
+    settings, recipe = job.settings, job.recipe
+    sampling: dict[str, Any] = {}
+    if engine is not None:
+        sampling |= {"engine": engine, "dtype": recipe.base.dtype}
+    if job.similarity is not None:
+        sampling |= dict(zip(("similarity_model", "similarity_model_sha256"), job.similarity, strict=True))
+    model, model_sha256 = job.provenance or job.similarity or (None, None)
+    return Annotation(
+        layer=SCORES_LAYER,
+        kind="score",
+        round=job.round,
+        model=model,
+        model_sha256=model_sha256,
+        prompt_id=None if engine is None else settings.prompt,
+        prompt_sha256=None if engine is None else prompt_sha256(settings.prompt, recipe.prompts),
+        sampling=sampling,
     )
 
 
-def check_budget(summary: Mapping[str, Any], out_dir: Path, max_reject_rate: float) -> None:
-    """Raise RejectBudgetError when the share of samples that could not be scored is above the limit."""
-    if summary["reject_rate"] > max_reject_rate:
-        raise RejectBudgetError(
-            f"{summary['rejected']} of {summary['in']} samples ({summary['reject_rate']:.1%}) could not be "
-            f"scored, above filter.max_reject_rate {max_reject_rate:.1%}; see {out_dir}/rejects.jsonl"
-        )
+def _drawn(recipe: Recipe) -> str:
+    """The settings of pretraining under which it may join the captions in another way than was scored."""
+    names = ("draw_candidate", "shuffle_captions", "caption_dropout")
+    return ", ".join(name for name in names if getattr(recipe.pretrain.main, name))
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -29,7 +29,7 @@ from vila2cli.shards import (
     write_rejects,
 )
 from vila2cli.streams import Fingerprint, fingerprint
-from vila2cli.text.compose import ORIGINAL, compose_caption
+from vila2cli.text.compose import ORIGINAL, compose_caption, filter_inputs, is_kept
 from vila2cli.text.printable import printable
 from vila2cli.text.quality import num_words
 
@@ -249,12 +249,18 @@ def merge(
     """Write self-contained WebDataset shards: the images, KEY.txt with the captions composed in the order
     given, KEY.json with the metadata and under "annotations" what the layers say.
 
-    A sample with neither caption nor metadata is dropped and counted. Shards that are there are kept;
-    raises RecipeError when they were merged from something else, DataError while another process merges,
-    and for shards that cannot be read once the others are merged.
+    A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
+    counted. Shards that are there are kept; raises RecipeError when they were merged from something
+    else, DataError while another process merges, and for shards that cannot be read once the others
+    are merged.
     """
     folder = Path(out_dir)
-    inputs = {"captions": list(captions), "separator": separator, "shards": source.outline()}
+    inputs = {
+        "captions": list(captions),
+        "separator": separator,
+        "shards": source.outline(),
+        **filter_inputs(source.layers),
+    }
     names = [shard.name for shard in source.shards]
     with lock(folder):
         claim(folder, {"stage": "merge", **inputs})
@@ -276,17 +282,20 @@ def merge(
 def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
     rejects: list[Reject] = []
     fingerprints: dict[str, Fingerprint] = {}
-    num_in = 0
+    num_in = num_filtered = 0
     with TarWriter(folder / f"{shard.name}.tar") as tar:
         for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
             num_in += 1
+            if not is_kept(sample):
+                num_filtered += 1
+                continue
             caption = compose_caption(sample, captions, separator)
             if caption is None and not sample.meta:
                 rejects.append(Reject(shard.name, sample.key, "no-caption", f"none of {', '.join(captions)}"))
                 continue
             tar.write_sample(sample.key, _merged_members(sample, caption))
         num_in += sum(reject.reason != "no-caption" for reject in rejects)
-        dropped = Counter(reject.reason for reject in rejects)
+        dropped = Counter(reject.reason for reject in rejects) + Counter(filtered=num_filtered)
         assert num_in == tar.num_samples + dropped.total(), f"shard {shard.name} does not add up"
         tar.stats = {
             "in": num_in,

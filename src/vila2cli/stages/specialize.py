@@ -16,7 +16,7 @@ from vila2cli.recipe import Recipe, SpecialistSettings
 from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Source, expected_samples, open_layer, open_source
-from vila2cli.text.compose import Composition, conversations
+from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
 
@@ -120,6 +120,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
         "base": source.outline(),
+        **filter_inputs(source.layers),
     }
 
 

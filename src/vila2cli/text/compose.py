@@ -1,8 +1,9 @@
 """From a sample with its annotations to the turns that a model is trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vila2cli.layers import LayerInfo
 from vila2cli.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
 from vila2cli.text.prompts import draw, stable_hash
 
@@ -89,6 +90,11 @@ def is_kept(sample: Sample) -> bool:
     """False when the newest `filter` annotation says that the sample is not worth training on."""
     annotation = sample.annotation(FILTER)
     return annotation is None or annotation.scores.get("keep") is not False
+
+
+def filter_inputs(layers: Iterable[LayerInfo]) -> dict[str, str]:
+    """What a manifest adds where one of the layers below is a filter: that its dropped samples are left out."""
+    return {"filtered": "left out"} if any(layer.name == FILTER for layer in layers) else {}
 
 
 def conversations(

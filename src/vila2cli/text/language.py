@@ -6,6 +6,7 @@ tell. What stands in quotation marks is left out, for a caption may quote a sign
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 
@@ -71,26 +72,53 @@ _MIN_WORDS = 20
 """A text this long with no function word of its language is not in it."""
 
 
+LANGUAGES = (*FUNCTION_WORDS, *_SCRIPTS)
+"""Codes of the languages that are told apart."""
+_SCRIPT_OF = {language: re.compile(f"[{_SCRIPTS.get(language, _LATIN)}]") for language in LANGUAGES}
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The letters and words of a text outside of quotation marks; `counts` are function words by language."""
+
+    letters: str
+    num_words: int
+    counts: Mapping[str, int]
+
+
 def is_in_language(text: str, language: str) -> bool:
     """False when the text is clearly in another language; texts too short to tell pass."""
+    return _may_be(_read(text), language)
+
+
+def possible_languages(text: str) -> list[str]:
+    """The languages that `is_in_language` says a text is in."""
+    found = _read(text)
+    return [language for language in LANGUAGES if _may_be(found, language)]
+
+
+def _read(text: str) -> _Words:
     unquoted = _QUOTED.sub(" ", text)
-    letters = _LETTER.findall(unquoted)
-    if not letters:
+    found = [word.lower().replace("’", "'") for word in _WORD.findall(unquoted)]
+    counts = {name: sum(word in known for word in found) for name, known in FUNCTION_WORDS.items()}
+    return _Words("".join(_LETTER.findall(unquoted)), len(found), counts)
+
+
+def _may_be(found: _Words, language: str) -> bool:
+    num_letters = len(found.letters)
+    if not num_letters:
         return True
-    script = re.compile(f"[{_SCRIPTS.get(language, _LATIN)}]")
-    if sum(script.match(letter) is not None for letter in letters) < 0.5 * len(letters):
+    if len(_SCRIPT_OF[language].findall(found.letters)) < 0.5 * num_letters:
         return False
     if language in ("zh", "ja"):
-        has_kana = len(_KANA.findall(unquoted)) >= 0.1 * len(letters)
-        return has_kana == (language == "ja") or len(letters) < _MIN_WORDS
-    return language not in FUNCTION_WORDS or _has_its_words(unquoted, language)
+        has_kana = len(_KANA.findall(found.letters)) >= 0.1 * num_letters
+        return has_kana == (language == "ja") or num_letters < _MIN_WORDS
+    return language not in FUNCTION_WORDS or _has_its_words(found, language)
 
 
-def _has_its_words(text: str, language: str) -> bool:
-    found = [word.lower().replace("’", "'") for word in _WORD.findall(text)]
-    counts = {name: sum(word in known for word in found) for name, known in FUNCTION_WORDS.items()}
-    own = counts.pop(language)
-    other = max(counts.values())
+def _has_its_words(found: _Words, language: str) -> bool:
+    own = found.counts[language]
+    other = max(count for name, count in found.counts.items() if name != language)
     if own == 0:
-        return other < 2 and len(found) < _MIN_WORDS
+        return other < 2 and found.num_words < _MIN_WORDS
     return other <= 1.25 * own

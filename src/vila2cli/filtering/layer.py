@@ -1,0 +1,90 @@
+"""The filter layer and its random control, each written where it is not there as the settings want it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vila2cli.files import read_json
+from vila2cli.filtering.deciding import select, write_shards
+from vila2cli.filtering.job import Job, control_dir
+from vila2cli.filtering.summary import summarise
+from vila2cli.places import tar_stem
+from vila2cli.progress import Progress
+from vila2cli.run import Manifest, Stop, claim, difference, read_manifest, write_json
+from vila2cli.score.selection import Selection
+from vila2cli.shards import done, open_layer
+from vila2cli.text.compose import FILTER
+
+_MADE_ANEW = ("settings", "seed", "held_out")
+"""What of a filter layer's manifest may change: it is then decided anew over the same scores."""
+
+
+def decide(job: Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
+    """Write the filter layer; a control too with `random`, or where there is one of these scores.
+
+    A control that stayed as it is would be of another size than what it is compared with.
+    """
+    decisive = {
+        "stage": FILTER,
+        "scores": scores.digest,
+        "settings": job.settings.deciding(),
+        "seed": job.recipe.seed,
+        "held_out": job.held_out.digest() if job.held_out is not None else {},
+    }
+    control = control_dir(job.out_dir)
+    with_control = random or _is_control(control, scores)
+    outputs = {job.out_dir: {**decisive, "control": False}}
+    if with_control:
+        outputs[control] = {**decisive, "control": True}
+    missing = [folder for folder, wanted in outputs.items() if not _is_decided(job, folder, wanted)]
+    if missing:
+        with Selection.open(job.out_dir / ".selection.sqlite", stop.check) as selection:
+            _write(job, selection, missing, stop)
+    summary = read_json(job.out_dir / "summary.json")
+    if with_control:
+        summary["control"] = read_json(control / "summary.json")
+    return {"decided": True, **summary}
+
+
+def _is_control(folder: Path, scores: Manifest) -> bool:
+    stored = read_manifest(folder)
+    inputs = stored.inputs if stored is not None else {}
+    return bool(inputs.get("control")) and inputs.get("scores") == scores.digest
+
+
+def _is_decided(job: Job, folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Claim the folder of a filter layer, after removing decisions over the same scores with other settings."""
+    stored = read_manifest(folder)
+    if stored is not None and all(
+        stored.inputs.get(key) == value for key, value in wanted.items() if key not in _MADE_ANEW
+    ):
+        was, now = ({key: one.get(key) for key in _MADE_ANEW} for one in (stored.inputs, wanted))
+        if was != now:
+            Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided anew: {difference(was, now)}")
+            _clear(folder)
+    claim(folder, wanted, job.recipe)
+    return set(job.names) <= done(folder) and (folder / "summary.json").is_file()
+
+
+def _clear(folder: Path) -> None:
+    """Remove a layer's files, the manifest last, so that what is left says what it is."""
+    tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path))
+    beside = [
+        tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ("stats.json", "rejects.jsonl")
+    ]
+    named = [folder / name for name in ("summary.json", "rejects.jsonl", "layer.json", "recipe.toml")]
+    for path in [*beside, *tars, *named, folder / "manifest.json"]:
+        path.unlink(missing_ok=True)
+
+
+def _write(job: Job, selection: Selection, missing: Sequence[Path], stop: Stop) -> None:
+    cuts, held_out = select(selection, job, stop)
+    for folder in missing:  # the control last: drawing it replaces the decisions
+        is_control = folder != job.out_dir
+        if is_control:
+            selection.draw_control()
+        manifest = read_manifest(folder)
+        assert manifest is not None, f"{folder} was claimed"
+        open_layer(folder, layer=FILTER, source=job.source, manifest={"digest": manifest.digest})
+        write_shards(folder, job, selection.decisions(), stop, is_control=is_control)
+        write_json(folder / "summary.json", summarise(job, folder, [] if is_control else cuts, held_out))
