@@ -20,8 +20,10 @@ NAME := $(shell sed -n 's/^name *= *"\(.*\)"/\1/p' $(RECIPE) | head -n 1)
 RUN := runs/$(NAME)
 VILA2 = $(VENV)/bin/vila2
 FLAGS = --recipe $(RECIPE) $(SET)
-SPECIALISTS := $(shell sed -n 's/^\[specialists\.\([a-z0-9-]*\)\]/\1/p' $(RECIPE))
+SPECIALISTS := $(shell sed -n 's/^\[specialists\.\([a-z0-9-]*\)\].*/\1/p' $(RECIPE))
 IS_WORLD := $(shell grep -c '"world:' $(RECIPE))
+IS_FILTERED := $(shell grep -cE '^filtered *= *true' $(RECIPE))
+TRAINED_ON := $(if $(filter-out 0,$(IS_FILTERED))$(findstring pretrain.filtered=true,$(SET)),filter,recaption)
 WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
 
 .PHONY: help setup test lint types world specialists report bench clean FORCE
@@ -68,7 +70,11 @@ $(RUN)/round$(1)/recaption/summary.json: $(RUN)/round$(2)/eval/metrics.json \
 	$$(VILA2) recaption --round $(1) $$(FLAGS)
 	@touch $$@
 
-$(RUN)/round$(1)/pretrain/vila2.json: $(RUN)/round$(1)/recaption/summary.json
+$(RUN)/round$(1)/filter/summary.json: $(RUN)/round$(1)/recaption/summary.json
+	$$(VILA2) filter --round $(1) $$(FLAGS)
+	@touch $$@
+
+$(RUN)/round$(1)/pretrain/vila2.json: $(RUN)/round$(1)/$(TRAINED_ON)/summary.json
 	$$(VILA2) pretrain --round $(1) $$(FLAGS)
 	@touch $$@
 

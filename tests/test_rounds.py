@@ -98,13 +98,33 @@ def test_done_stages_do_nothing(run: Path, capsys: pytest.CaptureFixture[str], m
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_make_runs_the_stages_of_a_round_in_order(tmp_path: Path) -> None:
+def test_a_round_trains_on_what_its_filter_keeps(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(run.parents[1])
+    vila2("filter", "--round", "1", "--set", "filter.keep_share=0.5", "--set", "filter.duplicates=none")
+    filtered = ("pretrain", "--round", "1", "--set", "pretrain.filtered=true")
+    with pytest.raises(AssertionError):
+        vila2(*filtered)
+    assert "filtered was false, now true" in capsys.readouterr().err
+    vila2(*filtered, "--out", str(tmp_path / "pretrain"))
+    made = json.loads((tmp_path / "pretrain" / "vila2.json").read_text())
+    assert made["layers"] == ["recaption", "filter"]
+    num_kept = json.loads((run / "round1" / "filter" / "summary.json").read_text())["out"]
+    assert made["phases"][0]["num_samples"] == num_kept == 12
+    vila2("report")
+    assert "What was kept" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_make_runs_the_stages_of_a_round_in_order(tmp_path: Path, is_filtered: bool) -> None:
     recipe = tmp_path / "recipe.toml"  # under a name that no run in this checkout has
-    recipe.write_text((REPO / "recipes" / "world.toml").read_text().replace('"world"', '"never-run"', 1))
+    text = (REPO / "recipes" / "world.toml").read_text().replace('"world"', '"never-run"', 1)
+    recipe.write_text(text + "\n[pretrain]\nfiltered = true\n" * is_filtered)
     command = ["make", "-n", "round2", "VENV=/nowhere", f"RECIPE={recipe}"]
     lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
     stages = re.findall(r"/vila2 (\w+)(?: --round (\d))?", lines)
-    later = ["recaption", "pretrain", "sft", "eval"]
+    later = ["recaption", *["filter"] * is_filtered, "pretrain", "sft", "eval"]
     expected = [("pretrain", "0"), ("sft", "0"), ("eval", "0")]
     for n in ("1", "2"):
         expected += [(stage, n) for stage in (*later, "judge")]

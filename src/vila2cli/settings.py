@@ -227,6 +227,10 @@ class AlignSettings(CaptionTrainSettings):
 class PretrainSettings(Settings):
     """Stages 1 and 2, from the base vision tower and LLM with a fresh projector."""
 
+    # What decides is not this, but the layer that is then among the data.
+    filtered: Annotated[
+        bool, setting("from round 1 on train on what vila2 filter --round N keeps", decides=False)
+    ] = False
     align: AlignSettings = AlignSettings()
     main: CaptionTrainSettings = CaptionTrainSettings()
 

@@ -14,6 +14,8 @@ from vila2cli.recipe import Recipe
 from vila2cli.report import build_page, render_page
 from vila2cli.report.captions import MAX_CARDS
 from vila2cli.run import write_json
+from vila2cli.sample import Annotation
+from vila2cli.shards import open_layer, open_source
 
 MakeRun = Callable[..., Any]
 VOID = {"meta", "img", "input", "link", "br"}
@@ -98,6 +100,36 @@ def test_decisions_are_shown_by_layer(make_run: MakeRun) -> None:
     text = page_text(run.recipe(), run.run_dir)
     assert "How captions were chosen" in text
     assert "9 truncated, 2 refusal" in text
+
+
+def test_a_filter_shows_its_counts_and_cuts(make_run: MakeRun) -> None:
+    run = make_run(1)
+    assert build_page(run.recipe(), run.run_dir).filters == []
+    folder = run.run_dir / "round1" / "filter"
+    source = open_source([str(run.base_dir)])
+    layer = open_layer(folder, layer="filter", source=source)
+    for shard in source.shards:
+        with layer.shard(shard) as writer:
+            for i, sample in enumerate(writer.samples()):
+                if i % 4:
+                    writer.skip(sample, "perplexity" if i % 4 == 1 else "duplicate")
+                else:
+                    writer.annotate(sample, Annotation(layer="filter", kind="score", scores={"keep": True}))
+    cuts = [
+        {"from_tokens": 0, "in": 20, "out": 10, "worst_kept": 7.25},
+        {"from_tokens": 9, "in": 1, "out": 0, "worst_kept": None},
+    ]
+    write_json(folder / "summary.json", {"rank_by": "perplexity", "cuts": cuts})
+    (row,) = build_page(run.recipe(), run.run_dir).filters
+    assert (row.stage, row.cells) == ("round 1 · filter", ("48", "12", "25.0 %"))
+    assert row.dropped == "24 duplicate, 12 perplexity"
+    assert row.cuts == (
+        "perplexity: 10 of 20 kept, cut at 7.250",
+        "perplexity from 9 tokens on: 0 of 1 kept",
+    )
+    text = page_text(run.recipe(), run.run_dir)
+    assert "What was kept" in text
+    assert "cut at 7.250" in text
 
 
 def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:

@@ -88,8 +88,7 @@ def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: Worke
     if paths.round == "final":
         raise RecipeError("--round final: name the layer to filter with --shards and the model with --model")
     number = paths.round
-    captioned = [paths.stage("recaption")] if number else list(settings.data.pretrain)
-    specs = paths.shards(shards, captioned, "data.pretrain")
+    specs = paths.shards(shards, paths.captioned(), "data.pretrain")
     last = paths.folder.stage("sft", number - 1) if number else None
     chosen = paths.model(model, last) if settings.filter.needs_model else None
     in_run = paths.stage("filter") if number is not None else None

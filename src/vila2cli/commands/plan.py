@@ -76,6 +76,27 @@ class Paths:
         """The folder of a stage in the round."""
         return self.folder.stage(name, self.round if isinstance(self.round, int) else None)
 
+    def captioned(self) -> list[str]:
+        """What a round may pretrain on: the data as it is, or the layers that the round put over it."""
+        if self.round in (None, 0):
+            return list(self.recipe.data.pretrain)
+        # A rewrite layer lies over the recaptions and brings them with it.
+        is_rewritten = "rewrite" in self.recipe.pretrain.main.captions
+        return [str(self._last_round("rewrite" if is_rewritten else "recaption"))]
+
+    def pretrained_on(self) -> list[str]:
+        """What a round pretrains on: of `captioned` what its filter keeps where the recipe asks for it."""
+        specs = self.captioned()
+        if self.recipe.pretrain.filtered and self.round not in (None, 0):
+            specs = [str(self._last_round("filter"))]
+        if self.round == "final":
+            specs += [str(self.folder.relabel(name)) for name in self.recipe.specialists]
+        return specs
+
+    def _last_round(self, stage: str) -> Path:
+        """The folder of a stage in the round; the final training goes on from the last one."""
+        return self.folder.stage(stage, self.round if isinstance(self.round, int) else self.recipe.rounds)
+
     def model(self, given: str | None, fallback: Path | None) -> str:
         """The checkpoint, or RecipeError when neither an option nor the run folder names one."""
         if given is None and fallback is None:
@@ -236,6 +257,8 @@ def _record(plan: Plan) -> dict[str, Any] | None:
     if plan.kind == "checkpoint":
         lineage = plan.out / "vila2.json"
         record = read_json(lineage) if lineage.is_file() else None
+        if record is not None and "layers" in record:
+            record["filtered"] = "filter" in record["layers"]
         if record is None or "parent" not in record:
             return record
         parent = {"model": record["parent"].get("path"), "model_sha256": record["parent"].get("sha256")}

@@ -26,7 +26,7 @@ def pretrain(
     """
     settings = open_recipe(recipe, sets)
     paths = Paths(settings, round)
-    specs = paths.shards(shards, _captioned(paths), "data.pretrain")
+    specs = paths.shards(shards, paths.pretrained_on(), "data.pretrain")
     in_run = paths.stage("pretrain") if paths.round is not None else None
     plan = Plan(
         stage="pretrain",
@@ -37,6 +37,7 @@ def pretrain(
         out=paths.out(out, in_run, "pretrain", None, specs[0]),
         shards=specs,
         origins=paths.origins,
+        deciding={} if shards or paths.round in (None, 0) else {"filtered": settings.pretrain.filtered},
     )
     if not ready(plan, dry_run=dry_run):
         return
@@ -44,19 +45,6 @@ def pretrain(
 
     summary = run_stage(settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base)
     print_summary(plan, summary)
-
-
-def _captioned(paths: Paths) -> list[str]:
-    """What a round pretrains on: the data as it is, or the layers that the round put over it."""
-    recipe = paths.recipe
-    if paths.round in (None, 0):
-        return list(recipe.data.pretrain)
-    if paths.round == "final":
-        layers = [paths.folder.relabel(name) for name in recipe.specialists]
-        return [str(paths.folder.stage("recaption", recipe.rounds)), *map(str, layers)]
-    # A rewrite layer lies over the recaptions and brings them with it.
-    is_rewritten = "rewrite" in recipe.pretrain.main.captions
-    return [str(paths.stage("rewrite" if is_rewritten else "recaption"))]
 
 
 def sft(

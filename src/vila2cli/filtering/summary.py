@@ -35,6 +35,7 @@ def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) ->
         "dropped": dict(stats.dropped),
         "rejected": stats.num_rejected,
         "reject_rate": stats.reject_rate,
+        "images": int(scored["answered"]),
         "tokens_in": int(scored["tokens"]),
         "tokens_out": stats.tokens,
         "held_out": tasks if job.settings.overlap != "none" else None,

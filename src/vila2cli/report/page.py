@@ -24,7 +24,14 @@ from vila2cli.report.caption_layers import (
     written_words,
 )
 from vila2cli.report.captions import Card, read_cards
-from vila2cli.report.decisions import DECISIONS_NOTE, DecisionRow, decision_rows
+from vila2cli.report.decisions import (
+    DECISIONS_NOTE,
+    FILTER_NOTE,
+    DecisionRow,
+    FilterRow,
+    decision_rows,
+    filter_rows,
+)
 from vila2cli.report.figures import Chart, charts
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
@@ -69,6 +76,8 @@ class Page:
     cards_note: str
     decisions: list[DecisionRow]
     decisions_note: str
+    filters: list[FilterRow]
+    filters_note: str
     rejects: list[RejectRow]
     rejects_note: str
     ledger: list[LedgerRow]
@@ -110,6 +119,8 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         cards_note=cards_note,
         decisions=decision_rows(run),
         decisions_note=DECISIONS_NOTE,
+        filters=filter_rows(run),
+        filters_note=FILTER_NOTE,
         rejects=rejects,
         rejects_note=rejects_note,
         ledger=ledger(run, recipe.cost),

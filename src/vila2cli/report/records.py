@@ -169,7 +169,7 @@ def matrix(run: RunRecord) -> Matrix:
     """Which stage of which round is there."""
     groups = list(dict.fromkeys(stage.group for stage in run.stages))
     columns = list(dict.fromkeys(stage.name for stage in run.stages))
-    order = ["recaption", "rewrite", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge"]
+    order = ["recaption", "rewrite", "filter", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge"]
     columns.sort(key=lambda name: order.index(name) if name in order else len(order))
     rows = []
     for group in groups:

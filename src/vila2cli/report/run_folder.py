@@ -20,8 +20,8 @@ MAX_REJECTS = 8
 State = Literal["done", "partial", "missing"]
 SUMMARIES = {"eval": "metrics.json"}
 """What a stage writes at its end; summary.json where nothing is said."""
-ROUND_STAGES = ("recaption", "rewrite", "pretrain", "sft", "eval", "judge")
-OPTIONAL_STAGES = ("rewrite",)
+ROUND_STAGES = ("recaption", "rewrite", "filter", "pretrain", "sft", "eval", "judge")
+OPTIONAL_STAGES = ("rewrite", "filter")
 """Stages that a round may do without; they are only listed where they ran."""
 
 

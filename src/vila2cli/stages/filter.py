@@ -50,9 +50,10 @@ def filter_samples(
 
     Images of `tasks` (default: `eval.tasks` of the recipe) are dropped. With `random` a control of as
     many samples drawn at random is written to `out-random`. Returns what summary.json holds, or only
-    how far the scoring is ("decided" is false). Raises RecipeError for settings that contradict each
-    other or what `out` was scored with, ModelError, DataError, Interrupted after a signal, and
-    RejectBudgetError once everything is written when too much of it could not be scored.
+    how far the scoring is ("decided" is false), and under "decided_by" who else is deciding. Raises
+    RecipeError for settings that contradict each other or what `out` was scored with, ModelError,
+    DataError, Interrupted after a signal, and RejectBudgetError once everything is written when too
+    much of it could not be scored or nothing is kept.
     """
     check_settings(recipe.filter, model)
     out_dir, worker = Path(out), worker or Worker()
