@@ -4,6 +4,8 @@ import base64
 import contextlib
 import io
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +19,9 @@ from PIL import Image
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
-from vila2cli.errors import BudgetError, ModelError
+from vila2cli.errors import BudgetError, Interrupted, ModelError
 from vila2cli.settings import ApiSettings
+from vila2cli.stopping import interruptible
 
 Ask = Callable[..., Request]
 Reply = tuple[int, dict[str, Any] | str]
@@ -245,6 +248,27 @@ def test_the_key_is_never_shown(
     assert result.error is not None
     assert "***" in result.error
     assert "secret-key" not in " ".join([result.error, *engine.notes, repr(engine.__dict__["_settings"])])
+
+
+def test_a_signal_ends_the_wait_for_an_answer(serve: Callable[..., Server], ask: Ask) -> None:
+    release = threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        if number > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            release.wait(60)
+        return completion()
+
+    server = serve(reply)
+    api = ApiSettings(base_url=server.url, model="m", max_in_flight=1)
+    with interruptible() as stop:
+        results = open_engine("api", "", EngineSettings(api=api), stop).generate([ask(1), ask(2)])
+        assert next(results).error is None
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            next(results)
+    assert not release.is_set()
+    release.set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
 
 
 def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: Ask) -> None:

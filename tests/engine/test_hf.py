@@ -12,9 +12,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
 from vila2cli.engine.batching import BATCH_SIZES, available_memory, chunks_by_group, largest_batch
 from vila2cli.engine.hf import HfEngine
-from vila2cli.errors import ModelError
+from vila2cli.errors import Interrupted, ModelError
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.sample import Turn
+from vila2cli.stopping import Stop
 
 Ask = Callable[..., Request]
 Judge = Callable[..., ScoreRequest]
@@ -215,6 +216,11 @@ def test_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask) -> None:
     assert engine.batch_size == 2
     assert engine.notes[0] == "batch size 8 (as set)"
     assert engine.notes[1:] == [f"out of accelerator memory: batch size reduced to {size}" for size in (4, 2)]
+
+
+def test_a_stage_that_is_to_stop_loads_nothing(random_vlm: Path) -> None:
+    with pytest.raises(Interrupted, match="SIGUSR1"):
+        open_engine("hf", random_vlm, stop=Stop("SIGUSR1"))
 
 
 def test_checkpoint_defaults_do_not_decide_the_text(random_vlm: Path, ask: Ask, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from vila2cli.captioning.summary import cost_of
 from vila2cli.cost import Cost
 from vila2cli.engine.annotator import Annotator
 from vila2cli.progress import Progress
-from vila2cli.run import interruptible
 from vila2cli.shards import LayerWriter, num_samples
+from vila2cli.stopping import interruptible
 
 NUM_TRIED = 64
 MAX_COUNTED_SHARDS = 4
@@ -42,8 +42,8 @@ def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
     """Try the first `num_tried` samples of a job and write nothing."""
     provenance = job.provenance()
     task = job.make_task(job.recipe, provenance)
-    engine = job.open_engine()
     with interruptible() as stop, Progress(f"{job.layer} --estimate", num_tried) as progress:
+        engine = job.open_engine(stop)
         unwritten = LayerWriter(Path(), job.layer, job.source)
         annotator = Annotator(engine, unwritten, task, stop=stop, progress=progress)
         figures = annotator.try_out(job.source.shards, num_tried)

@@ -14,9 +14,10 @@ from vila2cli.engine import Engine, EngineSettings, identify, open_engine
 from vila2cli.engine.annotator import Annotator, Task
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
+from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.settings import WritingSettings
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
+from vila2cli.stopping import Stop, interruptible
 
 MakeTask = Callable[[Recipe, Provenance], Task]
 
@@ -39,14 +40,14 @@ class Job:
         model, sha256 = identify(self.settings.engine, self.model, self.recipe.api)
         return Provenance(model=model, model_sha256=sha256, round=self.round, dtype=self.recipe.base.dtype)
 
-    def open_engine(self) -> Engine:
+    def open_engine(self, stop: Stop) -> Engine:
         settings = EngineSettings(
             dtype=self.recipe.base.dtype,
             batch_size=self.settings.batch_size,
             max_images=1,
             api=self.recipe.api,
         )
-        return open_engine(self.settings.engine, self.model, settings)
+        return open_engine(self.settings.engine, self.model, settings, stop)
 
 
 def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
@@ -69,7 +70,8 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     manifest = claim(out_dir, inputs, job.recipe)
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
-        todo = layer.missing(select(job.source.shards, worker))
+        with stop.at_once():
+            todo = layer.missing(select(job.source.shards, worker))
         if todo:
             _write_shards(job, provenance, layer, todo, stop)
         layer.finish()
@@ -86,7 +88,7 @@ def _write_shards(
     job: Job, provenance: Provenance, layer: LayerWriter, todo: Sequence[Shard], stop: Stop
 ) -> None:
     task = job.make_task(job.recipe, provenance)
-    engine = job.open_engine()
+    engine = job.open_engine(stop)
     provenance.engine = engine.name
     total, is_exact = expected_samples(todo)
     log_path = layer.folder / "log.jsonl"

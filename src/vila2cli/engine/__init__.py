@@ -19,6 +19,7 @@ from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.sample import Turn
 from vila2cli.settings import ApiSettings
+from vila2cli.stopping import Stop
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -154,15 +155,23 @@ def identify(kind: str, model: str | Path, api: ApiSettings | None = None) -> tu
     return model_name(model), weights_sha256(resolve_model(model))
 
 
-def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = None) -> Engine:
+def open_engine(
+    kind: str, model: str | Path, settings: EngineSettings | None = None, stop: Stop | None = None
+) -> Engine:
     """Load `model` (a checkpoint folder or a hub id) into the engine `kind`: "auto", "vllm" or "hf".
 
     With "api" nothing is loaded, and `model` is a name that the server knows, unless `settings.api`
     has one. Raises ModelError with one line when the model is missing, damaged, or not for this engine.
+    `stop` is heeded while the model loads, and by the engine wherever it waits.
     """
-    settings = settings or EngineSettings()
+    settings, stop = settings or EngineSettings(), stop or Stop()
     if kind == "api":
-        return _open_api(str(model), settings.api)
+        return _open_api(str(model), settings.api, stop)
+    with stop.at_once():
+        return _load(kind, model, settings, stop)
+
+
+def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) -> Engine:
     folder, name = resolve_model(model), model_name(model)
     choice = choose_engine(kind, folder)
     engine: Engine | None = None
@@ -170,7 +179,7 @@ def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = 
         from vila2cli.engine.vllm import VllmEngine
 
         try:
-            engine = VllmEngine(name, folder, settings)
+            engine = VllmEngine(name, folder, settings, stop)
         except ModelError as error:
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error
@@ -183,11 +192,11 @@ def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = 
     return engine
 
 
-def _open_api(model: str, settings: ApiSettings) -> Engine:
+def _open_api(model: str, settings: ApiSettings, stop: Stop) -> Engine:
     if importlib.util.find_spec("openai") is None:
         raise ModelError("the api engine needs the openai package: pip install 'vila2cli[api]'")
     from vila2cli.engine.api import ApiEngine
 
-    engine = ApiEngine(model, settings)
+    engine = ApiEngine(model, settings, stop)
     engine.notes.insert(0, f"engine: api ({engine.model} at {settings.base_url})")
     return engine

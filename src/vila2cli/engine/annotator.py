@@ -22,9 +22,9 @@ from vila2cli.engine import Engine, Request, Result
 from vila2cli.engine.feed import ahead
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
-from vila2cli.run import Stop
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
+from vila2cli.stopping import Stop
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images."""
@@ -161,7 +161,7 @@ class Annotator:
             self._stop.check()
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
             try:
-                for sample in opened.writer.samples():
+                for sample in self._stop.each(opened.writer.samples()):
                     is_wanted = self._task.wants(opened.writer, sample)
                     self._figures.update(read=1, wanted=int(is_wanted))
                     if is_wanted:

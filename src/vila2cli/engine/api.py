@@ -29,6 +29,7 @@ from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.model.chat import turn_parts
 from vila2cli.settings import ApiSettings
+from vila2cli.stopping import Stop
 
 Answered = TypeVar("Answered", Result, ScoreResult)
 Response = TypeVar("Response")
@@ -57,13 +58,13 @@ class ApiEngine:
     name = "api"
     num_devices = 1  # the server's are not known
 
-    def __init__(self, model: str, settings: ApiSettings) -> None:
+    def __init__(self, model: str, settings: ApiSettings, stop: Stop) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
         warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
         self.model, self.model_sha256 = identify("api", model, settings)
         self.notes: list[str] = []
         self.budget = Budget(settings)
-        self._settings = settings
+        self._settings, self._stop = settings, stop
         self._key = os.environ.get(settings.key_env) or _NO_KEY
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
@@ -106,7 +107,8 @@ class ApiEngine:
                     raise BudgetError(f"{self.budget.spent()}; raise the limit in [api] and run this again")
                 if not flying:
                     return
-                future = landed.get()
+                with self._stop.at_once():
+                    future = landed.get()
                 outcome = future.result()
                 self.budget.settle(flying.pop(future), outcome.num_read, outcome.num_written)
                 yield outcome.result

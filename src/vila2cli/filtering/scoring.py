@@ -18,10 +18,10 @@ from vila2cli.engine.feed import ahead
 from vila2cli.errors import DataError
 from vila2cli.filtering.measure import Measure, Measured
 from vila2cli.progress import Progress
-from vila2cli.run import Stop
 from vila2cli.sample import Annotation, Sample, Turn
 from vila2cli.score.perplexity import Score, image_gain, perplexity
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
+from vila2cli.stopping import Stop
 
 if TYPE_CHECKING:
     from vila2cli.model.dual_encoder import DualEncoder
@@ -120,7 +120,7 @@ class ShardScorer:
         for shard in shards:
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
             try:
-                for sample in opened.writer.samples():
+                for sample in self._stop.each(opened.writer.samples()):
                     opened.num_pending += 1
                     yield shard.name, sample
                 self._unreadable.succeed()

@@ -19,7 +19,7 @@ from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, claim, interruptible, lock, write_json
+from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.compare import read_predictions
 from vila2cli.score.scorer import Reference
@@ -35,6 +35,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
+from vila2cli.stopping import Stop, interruptible
 
 LAYER = "eval"
 
@@ -68,7 +69,8 @@ def evaluate(
     sources = {task.name: open_source([str(task.folder)]) for task in found}
     folder = Path(out)
     with lock(folder), interruptible() as stop:
-        asker = _Asker(recipe, model, folder, round, stop)
+        with stop.at_once():
+            asker = _Asker(recipe, model, folder, round, stop)
         claim(folder, asker.inputs(), recipe)
         for task in found:
             asker.ask_task(task, sources[task.name])
@@ -107,7 +109,8 @@ class _Asker:
         folder = self.folder / task.name
         manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.outline()})
         writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
-        missing = writer.missing(source.shards)
+        with self.stop.at_once():
+            missing = writer.missing(source.shards)
         if missing:
             total, _ = expected_samples(missing)
             with Progress(f"eval {task.name}", total, "answers", self.folder / "log.jsonl") as progress:
@@ -134,7 +137,7 @@ class _Asker:
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
             settings = EngineSettings(batch_size=self.recipe.eval.batch_size)
-            self._engine = open_engine(self.engine_name, self.model, settings)
+            self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
         return self._engine

@@ -24,17 +24,7 @@ from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import (
-    Manifest,
-    Stop,
-    Worker,
-    claim,
-    difference,
-    interruptible,
-    lock,
-    read_manifest,
-    write_json,
-)
+from vila2cli.run import Manifest, Worker, claim, difference, lock, read_manifest, write_json
 from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
@@ -51,6 +41,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import FILTER
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
@@ -126,7 +117,8 @@ def filter_samples(
             layer = open_layer(
                 job.scores_dir, layer=SCORES_LAYER, source=job.source, manifest={"digest": manifest.digest}
             )
-            todo = layer.missing(select_shards(job.source.shards, worker))
+            with stop.at_once():
+                todo = layer.missing(select_shards(job.source.shards, worker))
             if todo:
                 _score(job, layer, todo, stop)
             layer.finish()
@@ -185,7 +177,7 @@ def _score(job: _Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> 
         engine_settings = EngineSettings(
             dtype=recipe.base.dtype, batch_size=settings.batch_size, max_images=1, api=recipe.api
         )
-        engine = open_engine(settings.engine, job.model, engine_settings)
+        engine = open_engine(settings.engine, job.model, engine_settings, stop)
         blank = Annotation(
             layer=SCORES_LAYER,
             kind="score",

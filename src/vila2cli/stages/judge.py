@@ -16,7 +16,7 @@ from vila2cli.image import decode_image
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, claim, digest, interruptible, lock, write_json
+from vila2cli.run import claim, digest, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.caption import count_facts
 from vila2cli.score.pairing import Draw, draw_samples
@@ -31,6 +31,7 @@ from vila2cli.score.verdict import (
     summarise_pairs,
 )
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, open_layer
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import PROMPTS, prompt_sha256
 from vila2cli.world.scenes import VOCABULARY
@@ -71,7 +72,8 @@ def judge(
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder = Path(out)
     with lock(folder), interruptible() as stop:
-        asked = _ModelJudge(recipe, model, stop) if MODEL in judges and model is not None else None
+        with stop.at_once():
+            asked = _ModelJudge(recipe, model, stop) if MODEL in judges and model is not None else None
         protocol = {"judges": list(judges), "layers": list(draw.layers), **(asked.protocol() if asked else {})}
         content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
         manifest = claim(folder, {"stage": "judge", "round": round, **protocol, **content}, recipe)
@@ -97,7 +99,8 @@ class _Bench:
 
     def judge_missing(self, writer: LayerWriter) -> None:
         """Write the verdict shards that are not there yet."""
-        missing = writer.missing(self.draw.source.shards)
+        with self.stop.at_once():
+            missing = writer.missing(self.draw.source.shards)
         total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
         with Progress("judge", total, "samples", writer.folder / "log.jsonl") as progress:
             for shard in missing:
@@ -205,7 +208,7 @@ class _ModelJudge:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            self._engine = open_engine(self.engine_name, self.model, EngineSettings())
+            self._engine = open_engine(self.engine_name, self.model, EngineSettings(), self.stop)
             for note in self._engine.notes:
                 progress.note(note)
         return self._engine

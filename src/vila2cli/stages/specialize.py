@@ -13,9 +13,10 @@ from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe, SpecialistSettings
-from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
+from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, expected_samples, open_layer, open_source
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import Composition, compose_turns
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
@@ -96,7 +97,8 @@ def relabel(
     manifest = claim(out, inputs, recipe)
     with lock(out, worker), interruptible() as stop:
         layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
-        todo = layer.missing(select(source.shards, worker))
+        with stop.at_once():
+            todo = layer.missing(select(source.shards, worker))
         if todo:
             _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
         layer.finish()
@@ -178,7 +180,7 @@ class Relabeller:
 def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     recipe = relabeller.recipe
     settings = EngineSettings(dtype=recipe.base.dtype, batch_size=recipe.recaption.batch_size, max_images=1)
-    engine = open_engine(recipe.recaption.engine, relabeller.model, settings)
+    engine = open_engine(recipe.recaption.engine, relabeller.model, settings, stop)
     relabeller.engine_name = engine.name
     total, is_exact = expected_samples(todo)
     title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"
