@@ -17,6 +17,7 @@ from vila2cli.recipe import load_recipe
 from vila2cli.run import (
     RunFolder,
     Worker,
+    api_key,
     append_log,
     claim,
     complete_folder,
@@ -27,6 +28,7 @@ from vila2cli.run import (
     select,
     write_json,
 )
+from vila2cli.settings import ApiSettings
 
 
 def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
@@ -86,6 +88,12 @@ def test_odd_workers_are_refused(text: str) -> None:
 def test_an_array_with_gaps_is_refused() -> None:
     with pytest.raises(RecipeError, match="gaps"):
         parse_worker(None, {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2"})
+
+
+def test_the_key_of_an_api_is_in_the_variable_named() -> None:
+    settings = ApiSettings(key_env="MINE")
+    assert api_key(settings, {"MINE": "abc", "OPENAI_API_KEY": "other"}) == "abc"
+    assert api_key(settings, {}) == ""
 
 
 def test_claim_says_it_once_and_then_compares(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import open_locked, sync_folder, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.recipe import Recipe, flatten, resolved_lines
+from vila2cli.settings import ApiSettings
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
@@ -118,6 +119,12 @@ def _array_task(environ: Mapping[str, str]) -> Worker:
             "an array with gaps cannot be split evenly; give --worker i/n"
         )
     return Worker(index, count)
+
+
+def api_key(settings: ApiSettings, environ: Mapping[str, str] | None = None) -> str:
+    """The key for the server of [api], from the environment variable that it names; empty without one."""
+    environ = os.environ if environ is None else environ
+    return environ.get(settings.key_env, "")
 
 
 def select(shards: Sequence[T], worker: Worker) -> list[T]:

@@ -59,6 +59,10 @@ ImageMatch = Literal["none", "exact", "perceptual"]
 EngineBatch = Annotated[
     NonNegativeInt, setting("most requests decoded together, 0 for as many as fit", decides=False)
 ]
+EngineDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    setting("number format the model runs in; auto is its checkpoint's own", decides=False),
+]
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -107,6 +111,7 @@ class WritingSettings(Settings):
     """How captions are generated, checked and tried again, by a captioner or a rewriter."""
 
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     max_new_tokens: NewTokens = 128
     temperature: Temperature = 0.0
     top_p: Annotated[float, setting("nucleus sampling mass, 0 to 1", gt=0, le=1)] = 1.0
@@ -242,6 +247,7 @@ class JudgeSettings(Settings):
     """Comparing caption layers pair by pair."""
 
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     judges: Annotated[
         tuple[Literal["oracle", "model"], ...],
         BeforeValidator(one_is_a_list),
@@ -258,6 +264,7 @@ class FilterSettings(Settings):
     """Which captions and images are worth training on: what is scored, and where the lines are drawn."""
 
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     batch_size: EngineBatch = 128
     scores: Annotated[
         tuple[Literal["perplexity", "text-perplexity", "similarity"], ...],
@@ -330,6 +337,7 @@ class EvalSettings(Settings):
 
     tasks: Annotated[Names, setting("task folders or globs of them")] = ()
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     batch_size: EngineBatch = 128
     max_new_tokens: NewTokens = 96
     num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,7 +118,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def connect(url: str, **settings: Any) -> Engine:
     api = ApiSettings(base_url=url, **{"model": "m", "retries": 3, **settings})
-    return open_engine("api", "", EngineSettings(api=api))
+    return open_engine("api", "", EngineSettings(api=api, api_key="secret-key"))
 
 
 def by_id(results: Iterator[Result]) -> dict[str, Result]:
@@ -196,6 +197,53 @@ def test_a_request_that_always_fails_does_not_stop_the_others(serve: Callable[..
     assert "no answer in 4 tries" in str(results["0"].error)
 
 
+def test_a_server_that_dies_after_a_request_failed_costs_no_sample(
+    serve: Callable[..., Server], ask: Ask
+) -> None:
+    """One request fails, others are answered meanwhile, and then the server is gone: none is refused."""
+    tries: Counter[str] = Counter()
+    others_done = threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        kind = "unlucky" if "unlucky" in json.dumps(body["messages"]) else "other"
+        tries[kind] += 1
+        if kind == "other" and tries[kind] <= 3:
+            return completion()
+        if kind == "other":
+            others_done.set()
+        elif tries[kind] > 1:
+            others_done.wait(10)
+        return problem(503, "gone")
+
+    engine = connect(serve(reply).url, max_in_flight=2)
+    results = engine.generate([ask(0, "unlucky"), *(ask(seed) for seed in range(1, 9))])
+    assert [next(results).error for _ in range(3)] == [None] * 3
+    with pytest.raises(ModelError, match="gave no answer in 4 tries"):
+        next(results)
+
+
+def test_an_error_with_status_200_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
+    error = {"error": {"message": "upstream is overloaded", "code": 502}}
+    server = serve(lambda body, number: (200, error) if number < 3 else completion())
+    engine = connect(server.url, max_in_flight=1)
+    (result,) = engine.generate([ask(1)])
+    assert (result.text, len(server.bodies)) == ("a red star", 3)
+    assert "upstream is overloaded; such requests are tried again" in engine.notes[-1]
+
+
+def test_a_limit_that_nobody_counts_for_is_an_error(serve: Callable[..., Server], ask: Ask) -> None:
+    status, answer = completion()
+    assert isinstance(answer, dict)
+    server = serve(lambda body, number: (status, {**answer, "usage": None}))
+    assert len(list(connect(server.url).generate(ask(seed) for seed in range(5)))) == 5
+    for limit in ({"max_tokens_total": 10**6}, {"max_dollars": 1.0, "dollars_per_million_read": 1.0}):
+        num_before = len(server.bodies)
+        results = connect(server.url, **limit).generate(ask(seed) for seed in range(50))
+        with pytest.raises(ModelError, match="does not say how many tokens"):
+            next(results)
+        assert len(server.bodies) == num_before + 1
+
+
 def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion() if number <= 3 else problem(502, "bad gateway"))
     results = connect(server.url, max_in_flight=1).generate([ask(seed) for seed in range(10)])
@@ -223,12 +271,10 @@ def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server
 def test_what_concerns_every_request_ends_the_stage_at_once(
     serve: Callable[..., Server],
     ask: Ask,
-    monkeypatch: pytest.MonkeyPatch,
     reply: Reply,
     error: type[Exception],
     message: str,
 ) -> None:
-    monkeypatch.setenv("VILA2_TEST_KEY", "secret-key")
     server = serve(lambda body, number: reply)
     engine = connect(server.url, key_env="VILA2_TEST_KEY", max_in_flight=1)
     with pytest.raises(error, match=message) as caught:
@@ -238,16 +284,15 @@ def test_what_concerns_every_request_ends_the_stage_at_once(
     assert len(server.bodies) == 1
 
 
-def test_the_key_is_never_shown(
-    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+def test_the_key_is_never_shown(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: problem(400 if number > 1 else 500, "what is secret-key?"))
     engine = connect(server.url)
     (result,) = engine.generate([ask(1)])
     assert result.error is not None
     assert "***" in result.error
-    assert "secret-key" not in " ".join([result.error, *engine.notes, repr(engine.__dict__["_settings"])])
+    assert "secret-key" not in " ".join(
+        [result.error, *engine.notes, repr(EngineSettings(api_key="secret-key"))]
+    )
 
 
 def test_a_signal_ends_the_wait_for_an_answer(serve: Callable[..., Server], ask: Ask) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.summary import CaptionSummary, check_budget, summarise
-from vila2cli.engine import Engine, EngineSettings, identify, open_engine
+from vila2cli.engine import Engine, EngineSettings, dtype_of, identify, open_engine
 from vila2cli.engine.annotator import Annotator, Task
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, claim, lock, select, write_json
+from vila2cli.run import Worker, api_key, claim, lock, select, write_json
 from vila2cli.settings import WritingSettings
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
 from vila2cli.stopping import Stop, interruptible
@@ -37,15 +37,18 @@ class Job:
 
     def provenance(self) -> Provenance:
         """Who is asked; raises ModelError when the model is not there."""
-        model, sha256 = identify(self.settings.engine, self.model, self.recipe.api)
-        return Provenance(model=model, model_sha256=sha256, round=self.round, dtype=self.recipe.base.dtype)
+        kind = self.settings.engine
+        model, sha256 = identify(kind, self.model, self.recipe.api)
+        dtype = dtype_of(kind, self.model, self.settings.dtype)
+        return Provenance(model=model, model_sha256=sha256, round=self.round, dtype=dtype)
 
     def open_engine(self, stop: Stop) -> Engine:
         settings = EngineSettings(
-            dtype=self.recipe.base.dtype,
+            dtype=self.settings.dtype,
             batch_size=self.settings.batch_size,
             max_images=1,
             api=self.recipe.api,
+            api_key=api_key(self.recipe.api),
         )
         return open_engine(self.settings.engine, self.model, settings, stop)
 
@@ -62,7 +65,7 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
         "round": job.round,
         "seed": job.recipe.seed,
         "model_sha256": provenance.model_sha256,
-        "dtype": job.recipe.base.dtype,
+        **provenance.dtype,
         **job.deciding,
         **({"api": job.recipe.api.deciding()} if job.settings.engine == "api" else {}),
         "base": job.source.outline(),

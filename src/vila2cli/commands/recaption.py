@@ -1,6 +1,7 @@
 """`vila2 recaption`: describe images, or rewrite what is said about them, or say what that will cost."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -65,7 +66,7 @@ def recaption(
         base=base,
         worker=parse_worker(worker),
         origins=paths.origins,
-        deciding=_deciding(settings, stage),
+        deciding=_deciding(settings, stage, chosen_model),
     )
     if estimate and not dry_run:
         _estimate(plan)
@@ -73,15 +74,17 @@ def recaption(
         _run(plan, merge=merge, dry_run=dry_run)
 
 
-def _deciding(recipe: Recipe, stage: str) -> Mapping[str, Any]:
+def _deciding(recipe: Recipe, stage: str, model: str) -> Mapping[str, Any]:
     """What of the recipe decides the captions, after checking that it can be done."""
     from vila2cli.captioning import captioner, rewriter
+    from vila2cli.engine import dtype_of
 
-    if stage == "rewrite":
-        rewriter.check_settings(recipe)
-        return rewriter.decisive_settings(recipe)
-    captioner.check_settings(recipe)
-    return captioner.decisive_settings(recipe)
+    task = rewriter if stage == "rewrite" else captioner
+    task.check_settings(recipe)
+    settings = recipe.rewrite if stage == "rewrite" else recipe.recaption
+    is_here = any(Path(model).glob("*.safetensors"))
+    dtype = dtype_of(settings.engine, model, settings.dtype) if is_here else {}
+    return {**task.decisive_settings(recipe), **dtype}
 
 
 def _estimate(plan: Plan) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import io
-import os
 import random
 import threading
 import warnings
@@ -58,14 +57,14 @@ class ApiEngine:
     name = "api"
     num_devices = 1  # the server's are not known
 
-    def __init__(self, model: str, settings: ApiSettings, stop: Stop) -> None:
+    def __init__(self, model: str, settings: ApiSettings, key: str, stop: Stop) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
         warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
         self.model, self.model_sha256 = identify("api", model, settings)
         self.notes: list[str] = []
         self.budget = Budget(settings)
         self._settings, self._stop = settings, stop
-        self._key = os.environ.get(settings.key_env) or _NO_KEY
+        self._key = key or _NO_KEY
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
         self._noted: set[str] = set()
@@ -140,7 +139,7 @@ class ApiEngine:
             )
         except (_Refused, DataError) as error:
             return _Outcome(failed(request, str(error)))
-        return _Outcome(_to_result(request, response), *_usage(response))
+        return _Outcome(_to_result(request, response), *self._used(response))
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
         try:
@@ -169,7 +168,16 @@ class ApiEngine:
                 'or engine = "hf" or "vllm"'
             )
         logprobs = [next(iter(token.values()))["logprob"] for token in found[-num_tokens:]]
-        return _Outcome(ScoreResult(id=request.id, token_logprobs=tuple(logprobs)), *_usage(response))
+        return _Outcome(ScoreResult(id=request.id, token_logprobs=tuple(logprobs)), *self._used(response))
+
+    def _used(self, response: Any) -> tuple[int, int]:
+        """Tokens read and written; raises ModelError where a limit cannot be kept because nobody says."""
+        if response.usage is None and self.budget.is_limited:
+            raise ModelError(
+                f"{self._settings.base_url} does not say how many tokens a request takes (usage), so "
+                "api.max_dollars and api.max_tokens_total cannot be kept; set both to 0, or limit it there"
+            )
+        return _usage(response)
 
     async def _num_tokens(self, client: openai.AsyncOpenAI, text: str) -> int:
         """How many tokens the server makes of a text."""
@@ -195,12 +203,13 @@ class ApiEngine:
                 problem = self._problem(error)
                 self._rate.hold(clock.time() + _retry_after_s(error))
             else:
-                if not isinstance(response, str):
+                problem = _problem_of(response)
+                if not problem:
                     self._num_answers += 1
                     return response
-                problem = f"it sent no JSON but {response[:80]!r}"
-            num_answers_before = self._num_answers if attempt == 1 else num_answers_before
+                self._note(problem, problem)
             if attempt <= self._settings.retries:
+                num_answers_before = self._num_answers
                 await asyncio.sleep(wait_s(attempt, random.random()))
         if self._num_answers > num_answers_before:  # the server is there, but not for this request
             raise _Refused(f"no answer in {self._settings.retries + 1} tries: {problem}")
@@ -225,11 +234,14 @@ class ApiEngine:
                 raise BudgetError(f"{url} says that the key's quota is used up: {text}")
             if status < 500 and status not in _MAY_PASS:
                 raise _Refused(text)
-        kind = type(error).__name__
+        self._note(type(error).__name__, text)
+        return text
+
+    def _note(self, kind: str, text: str) -> None:
+        """Tell once of a kind of problem that may pass."""
         if kind not in self._noted:
             self._noted.add(kind)
             self.notes.append(f"{self._settings.base_url}: {text}; such requests are tried again")
-        return text
 
     def _messages(self, request: Request | ScoreRequest) -> Messages:
         images = iter(request.images)
@@ -259,6 +271,17 @@ def data_url(image: Image.Image, image_format: str) -> str:
     else:
         image.save(file, "JPEG", quality=95)
     return f"data:image/{image_format};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _problem_of(response: Any) -> str:
+    """Why what came with status 200 is no answer; empty when it is one."""
+    if isinstance(response, str):
+        return f"it sent no JSON but {response[:80]!r}"
+    error = (getattr(response, "model_extra", None) or {}).get("error")
+    if error and not getattr(response, "choices", None):
+        text = error.get("message") if isinstance(error, dict) else error
+        return f"it sent an error: {' '.join(str(text).split())[:200]}"
+    return ""
 
 
 def _to_result(request: Request, response: Any) -> Result:

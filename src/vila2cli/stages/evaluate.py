@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
-from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, dtype_of, open_engine
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.files import read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
@@ -92,6 +92,7 @@ class _Asker:
         self.model_dir = resolve_model(model)
         self.model_sha256 = weights_sha256(self.model_dir)
         self.engine_name = choose_engine(recipe.eval.engine, self.model_dir).kind
+        self.dtype = dtype_of(self.engine_name, self.model_dir, recipe.eval.dtype)
         self._engine: Engine | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -102,6 +103,7 @@ class _Asker:
             "round": self.round,
             "engine": self.engine_name,
             "max_new_tokens": self.recipe.eval.max_new_tokens,
+            **({} if self.recipe.eval.dtype == "auto" else self.dtype),  # the weights decide their own
         }
 
     def ask_task(self, task: Task, source: Source) -> None:
@@ -136,7 +138,7 @@ class _Asker:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            settings = EngineSettings(batch_size=self.recipe.eval.batch_size)
+            settings = EngineSettings(dtype=self.recipe.eval.dtype, batch_size=self.recipe.eval.batch_size)
             self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
@@ -169,7 +171,7 @@ class _Asker:
             model=self.model,
             model_sha256=self.model_sha256,
             prompt_sha256=hashlib.sha256(question.text.encode()).hexdigest(),
-            sampling={"engine": self.engine_name, "temperature": 0.0, **_limits(self.recipe)},
+            sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype, **_limits(self.recipe)},
             num_tokens=result.num_tokens,
             finish_reason=result.finish_reason,
             logprob_mean=result.logprob_mean,
@@ -263,6 +265,7 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
     return {
         "question": "the task's question, else the sample's own, as it is, in one user turn with its images",
         "engine": asker.engine_name,
+        **asker.dtype,
         "temperature": 0.0,
         **_limits(recipe),
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.cost import Cost
-from vila2cli.engine import EngineSettings, identify, open_engine
+from vila2cli.engine import EngineSettings, dtype_of, identify, open_engine
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.files import read_json
 from vila2cli.filtering.deciding import select, write_layer
@@ -24,7 +24,7 @@ from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Manifest, Worker, claim, difference, lock, read_manifest, write_json
+from vila2cli.run import Manifest, Worker, api_key, claim, difference, lock, read_manifest, write_json
 from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
@@ -65,6 +65,11 @@ class _Job:
     @property
     def settings(self) -> FilterSettings:
         return self.recipe.filter
+
+    @property
+    def dtype(self) -> dict[str, str]:
+        """What provenance says of the number format the model runs in."""
+        return {} if self.model is None else dtype_of(self.settings.engine, self.model, self.settings.dtype)
 
     @property
     def scores_dir(self) -> Path:
@@ -163,7 +168,7 @@ def scoring_inputs(job: _Job) -> dict[str, Any]:
     if job.provenance is not None:
         models["model_sha256"] = job.provenance[1]
         models["prompt_sha256"] = prompt_sha256(settings.prompt, own)
-        models["dtype"] = job.recipe.base.dtype
+        models |= job.dtype
     if "similarity" in settings.scores:
         models["similarity_model_sha256"] = weights_sha256(resolve_model(settings.similarity_model))
     return {"stage": SCORES_LAYER, "settings": settings.scoring(), "base": job.source.outline(), **models}
@@ -175,7 +180,11 @@ def _score(job: _Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> 
     engine = None
     if job.model is not None and job.provenance is not None:
         engine_settings = EngineSettings(
-            dtype=recipe.base.dtype, batch_size=settings.batch_size, max_images=1, api=recipe.api
+            dtype=settings.dtype,
+            batch_size=settings.batch_size,
+            max_images=1,
+            api=recipe.api,
+            api_key=api_key(recipe.api),
         )
         engine = open_engine(settings.engine, job.model, engine_settings, stop)
         blank = Annotation(
@@ -186,7 +195,7 @@ def _score(job: _Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> 
             model_sha256=job.provenance[1],
             prompt_id=settings.prompt,
             prompt_sha256=prompt_sha256(settings.prompt, recipe.prompts),
-            sampling={"engine": engine.name, "dtype": recipe.base.dtype},
+            sampling={"engine": engine.name, **job.dtype},
         )
     encoder = None
     if "similarity" in settings.scores:

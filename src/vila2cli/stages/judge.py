@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine import Engine, EngineSettings, Request, choose_engine, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, choose_engine, dtype_of, open_engine
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.image import decode_image
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
@@ -162,6 +162,7 @@ class _ModelJudge:
         self.settings, self.model, self.stop = recipe.judge, str(model), stop
         self.model_sha256 = weights_sha256(resolve_model(model))
         self.engine_name = choose_engine(recipe.judge.engine, model).kind
+        self.dtype = dtype_of(self.engine_name, model, recipe.judge.dtype)
         self._engine: Engine | None = None
 
     def protocol(self) -> dict[str, Any]:
@@ -173,6 +174,7 @@ class _ModelJudge:
             "max_new_tokens": self.settings.max_new_tokens,
             "prompt_id": PROMPT_ID,
             "prompt_sha256": prompt_sha256(PROMPT_ID),
+            **({} if self.settings.dtype == "auto" else self.dtype),  # the weights decide their own
         }
 
     def sign(self, annotation: Annotation) -> Annotation:
@@ -186,6 +188,7 @@ class _ModelJudge:
             sampling={
                 "engine": self.engine_name,
                 "temperature": 0.0,
+                **self.dtype,
                 "max_new_tokens": self.settings.max_new_tokens,
             },
         )
@@ -208,7 +211,8 @@ class _ModelJudge:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            self._engine = open_engine(self.engine_name, self.model, EngineSettings(), self.stop)
+            settings = EngineSettings(dtype=self.settings.dtype)
+            self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
         return self._engine

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.engine import EngineSettings, Request, open_engine
+from vila2cli.engine import EngineSettings, Request, dtype_of, open_engine
 from vila2cli.engine.annotator import Annotator, Dialogue, has_one_image
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
@@ -82,12 +82,13 @@ def relabel(
     settings, worker = settings_of(recipe, name), worker or Worker()
     source = open_source(shards, base=base)
     model_sha256 = weights_sha256(resolve_model(model))
+    dtype = dtype_of(recipe.recaption.engine, model, recipe.recaption.dtype)
     inputs = {
         "stage": "relabel",
         "specialist": name,
         "seed": recipe.seed,
         "model_sha256": model_sha256,
-        "dtype": recipe.base.dtype,
+        **dtype,
         "max_new_tokens": settings.max_new_tokens,
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
@@ -100,7 +101,7 @@ def relabel(
         with stop.at_once():
             todo = layer.missing(select(source.shards, worker))
         if todo:
-            _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
+            _ask_specialist(Relabeller(recipe, name, str(model), model_sha256, dtype), layer, todo, stop)
         layer.finish()
         with layer.alone():
             stats = layer.stats()
@@ -125,10 +126,10 @@ class Relabeller:
 
     decode = staticmethod(decode_image)
 
-    def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str) -> None:
+    def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str, dtype: dict[str, str]) -> None:
         self.recipe, self.name = recipe, name
         self.settings = settings_of(recipe, name)
-        self.model, self.model_sha256 = model, model_sha256
+        self.model, self.model_sha256, self.dtype = model, model_sha256, dtype
         self.engine_name = ""
 
     def prompt_id(self, sample: Sample) -> str:
@@ -169,7 +170,7 @@ class Relabeller:
                 model_sha256=self.model_sha256,
                 prompt_id=prompt_id,
                 prompt_sha256=prompt_sha256(prompt_id),
-                sampling={"engine": self.engine_name, "temperature": 0.0, "dtype": self.recipe.base.dtype},
+                sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype},
                 num_tokens=result.num_tokens,
                 finish_reason=result.finish_reason,
                 logprob_mean=result.logprob_mean,
@@ -179,7 +180,9 @@ class Relabeller:
 
 def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     recipe = relabeller.recipe
-    settings = EngineSettings(dtype=recipe.base.dtype, batch_size=recipe.recaption.batch_size, max_images=1)
+    settings = EngineSettings(
+        dtype=recipe.recaption.dtype, batch_size=recipe.recaption.batch_size, max_images=1
+    )
     engine = open_engine(recipe.recaption.engine, relabeller.model, settings, stop)
     relabeller.engine_name = engine.name
     total, is_exact = expected_samples(todo)
