@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, Interrupted, ModelError
@@ -337,6 +337,21 @@ def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: A
     assert num_read <= 25
     results.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
+
+
+def test_no_more_pixels_are_in_flight_than_memory_is_for(
+    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        time.sleep(0.01)
+        return completion()
+
+    server = serve(reply)
+    monkeypatch.setattr(batching, "MAX_OPEN_PIXELS", 3 * 64 * 64)
+    assert len(list(connect(server.url, max_in_flight=9).generate(ask(seed) for seed in range(20)))) == 20
+    assert server.most_open <= 3
+    one_large = ask(0, images=(Image.new("RGB", (400, 400)),))
+    assert len(list(connect(server.url).generate([one_large, one_large]))) == 2
 
 
 def test_requests_keep_to_the_rate(serve: Callable[..., Server], ask: Ask) -> None:

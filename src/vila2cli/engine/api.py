@@ -23,6 +23,7 @@ import openai
 from PIL import Image
 
 from vila2cli.engine import FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
+from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, DataError, ModelError
@@ -91,15 +92,17 @@ class ApiEngine:
         held: Asked | None = None
         flying: dict[Future[_Outcome[Answered]], int] = {}
         landed: SimpleQueue[Future[_Outcome[Answered]]] = SimpleQueue()
+        window = Window(self._settings.max_in_flight)
         serial = 0
         with _event_loop() as loop, self._client(loop) as client:
             while True:
-                while len(flying) < self._settings.max_in_flight:
+                while window.has_room:
                     held = next(waiting, None) if held is None else held
                     if held is None or not self.budget.reserve(serial, num_new(held)):
                         break
                     future = asyncio.run_coroutine_threadsafe(answer(client, held), loop)
                     flying[future] = serial
+                    window.open(serial, held)
                     future.add_done_callback(landed.put)
                     held, serial = None, serial + 1
                 if not flying and held is not None:
@@ -108,8 +111,9 @@ class ApiEngine:
                     return
                 with self._stop.at_once():
                     future = landed.get()
-                outcome = future.result()
-                self.budget.settle(flying.pop(future), outcome.num_read, outcome.num_written)
+                outcome, number = future.result(), flying.pop(future)
+                window.close(number)
+                self.budget.settle(number, outcome.num_read, outcome.num_written)
                 yield outcome.result
 
     @contextlib.contextmanager

@@ -40,6 +40,9 @@ from vila2cli.model.quiet import quiet_transformers
 Answered = TypeVar("Answered", Result, ScoreResult)
 
 _LOOKAHEAD_BATCHES = 16
+_LOGITS_BYTES = (
+    1 << 30
+)  # of a batch that is scored; a fixed number, so that batches do not depend on the machine
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
 
@@ -107,9 +110,20 @@ class HfEngine:
             prepared.sort(key=lambda p: len(p.ids))
             self.batch_size = self.batch_size or self._limit
             while prepared:
-                done = self._first_that_fit(prepared[: self.batch_size], self._score)
+                batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
+                done = self._first_that_fit(batch, self._score)
                 yield from done
                 prepared = prepared[len(done) :]
+
+    def _num_scored_together(self, prepared: Sequence[_Prepared[ScoreRequest]]) -> int:
+        """How many of the first requests, sorted by length, have logits that fit: B x T x V of them."""
+        position = self._net.config.get_text_config().vocab_size * self._net.dtype.itemsize
+        start = len(prepared[0].ids)
+        for number, p in enumerate(prepared, start=1):
+            start = min(start, len(p.ids) - p.num_new)
+            if number * (len(p.ids) - start + 1) * position > _LOGITS_BYTES:
+                return max(1, number - 1)
+        return len(prepared)
 
     def _chunks(self, requests: Iterable[Asked]) -> Iterator[list[Asked]]:
         return chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS)

@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
 from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
     Asked,
     cache_bytes_per_token,
@@ -111,14 +112,16 @@ class VllmEngine:
         """
         waiting = iter(requests)
         queued: dict[str, Asked] = {}
+        window = Window(self._window)
         serial = 0
         try:
             while True:
-                while len(queued) < self._window and (request := next(waiting, None)) is not None:
+                while window.has_room and (request := next(waiting, None)) is not None:
                     serial += 1
                     error = self._queue(str(serial), request, render)
                     if error is None:
                         queued[str(serial)] = request
+                        window.open(serial, request)
                     else:
                         yield request, error
                 if not queued:
@@ -126,6 +129,7 @@ class VllmEngine:
                 for output in self._step():
                     reason = output.outputs[0].finish_reason
                     ended = output if reason in _ENDS else f"vLLM ended the answer with {reason}"
+                    window.close(int(output.request_id))
                     yield queued.pop(output.request_id), ended
         finally:
             if queued:  # the caller stopped early
@@ -306,6 +310,8 @@ def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gp
         "use_tqdm_on_load": False,
     }
     if hasattr(config, "vision_config"):
+        # The captions of an image are asked for together; of vLLM's 4 GiB the rest is never found again.
+        options["mm_processor_cache_gb"] = 0.5
         options["limit_mm_per_prompt"] = {"image": settings.max_images}
     if on_gpu:
         options["tensor_parallel_size"] = torch.cuda.device_count()
