@@ -19,6 +19,7 @@ from PIL import Image
 
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
+from vila2cli.engine.meter import Meter
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, Interrupted, ModelError
 from vila2cli.settings import ApiSettings
@@ -385,6 +386,17 @@ def test_the_budget_of_dollars_holds_and_needs_prices(serve: Callable[..., Serve
     assert len(server.bodies) == 10
     with pytest.raises(ModelError, match="needs prices"):
         connect(server.url, max_dollars=1.0)
+
+
+def test_what_a_server_charges_is_metered_once(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion(num_read=1000, num_written=100))
+    engine = connect(server.url, dollars_per_million_read=2.0, dollars_per_million_written=10.0)
+    meter = Meter(engine)
+    list(engine.generate(ask(seed) for seed in range(5)))
+    first, second = meter.read(), meter.read()
+    assert first["dollars"] == pytest.approx(5 * 0.003)
+    assert "dollars" not in second
+    assert first["server_seconds"] == first["seconds"] > 0
 
 
 def test_a_budget_that_suffices_is_not_felt(serve: Callable[..., Server], ask: Ask) -> None:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vila2cli.captioning.layer import Job
-from vila2cli.captioning.summary import cost_of
-from vila2cli.cost import Cost
+from vila2cli.cost import Cost, cost_of
 from vila2cli.engine.annotator import Annotator
 from vila2cli.progress import Progress
 from vila2cli.shards import LayerWriter, num_samples
@@ -28,7 +27,7 @@ class Estimate:
     def lines(self) -> list[str]:
         """The estimate for the terminal."""
         tried, whole = self.tried, self.tried.times(self.num_samples)
-        price = f", ${whole.dollars:,.2f}" if whole.dollars_per_hour else ""
+        price = f", ${whole.dollars:,.2f}" if whole.dollars else ""
         return [
             f"{tried.num_images:,} samples, {self.num_requests:,} requests in {tried.seconds:.1f} s (loaded)",
             tried.line(),

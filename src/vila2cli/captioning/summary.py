@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.captioning.provenance import Provenance
-from vila2cli.cost import Cost
+from vila2cli.cost import Cost, cost_of
 from vila2cli.errors import RejectBudgetError
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source
@@ -153,19 +153,6 @@ def summarise(
         defects=_with_prefix(total, "defect_"),
         fallbacks=_with_prefix(total, "fallback_"),
         cost=cost_of(cost, total),
-    )
-
-
-def cost_of(settings: CostSettings, figures: Mapping[str, float]) -> Cost:
-    """The cost of a layer from the figures `answered`, `tokens`, `seconds` and `device_seconds`."""
-    seconds = figures["seconds"]
-    return Cost(
-        num_images=int(figures["answered"]),
-        num_tokens=int(figures["tokens"]),
-        seconds=seconds,
-        num_devices=max(1, math.ceil(figures["device_seconds"] / seconds - 0.5)) if seconds else 1,
-        device=settings.device,
-        dollars_per_hour=settings.dollars_per_hour,
     )
 
 

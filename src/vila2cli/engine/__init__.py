@@ -105,7 +105,13 @@ class Engine(Protocol):
     model: str
     model_sha256: str
     num_devices: int
+    device_kind: Literal["core", "gpu", "server"]
     notes: list[str]
+
+    @property
+    def dollars(self) -> float:
+        """What a server charged so far, at the prices of [api]; 0 for a model that runs here."""
+        ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead."""

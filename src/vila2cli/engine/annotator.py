@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from PIL import Image
 
 from vila2cli.engine import Engine, Request, Result
 from vila2cli.engine.feed import ahead
+from vila2cli.engine.meter import Meter
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.sample import Reject, Sample
@@ -96,7 +96,7 @@ class Annotator:
         self._figures: Counter[str] = Counter()
         self._writes = True
         self._num_notes = 0
-        self._last_close_s = 0.0
+        self._meter = Meter(engine)
         self._unreadable = Unreadable()
 
     def run(self, shards: Sequence[Shard]) -> None:
@@ -114,15 +114,13 @@ class Annotator:
         `read` counts the samples that were read for it, `wanted` those of them that the task wants.
         """
         self._writes = False
-        start_s = time.perf_counter()
         self._converse(shards, num_samples)
-        seconds = time.perf_counter() - start_s
         names = ("read", "wanted", "answered", "requests", "tokens")
         counts: dict[str, float] = {name: self._figures[name] for name in names}
-        return {**counts, "seconds": seconds, "device_seconds": seconds * self._engine.num_devices}
+        return counts | self._meter.read()
 
     def _converse(self, shards: Sequence[Shard], num_samples: int | None) -> None:
-        self._last_close_s = time.perf_counter()
+        self._meter = Meter(self._engine)
         self._show_notes()
         try:
             with contextlib.closing(self._samples(shards)) as samples:
@@ -221,10 +219,7 @@ class Annotator:
         if opened.is_broken or not self._writes:
             opened.writer.abort()
             return
-        now_s = time.perf_counter()
-        seconds, self._last_close_s = now_s - self._last_close_s, now_s
-        # Shards overlap, so each is charged the time since the one before it was written.
-        opened.writer.count(seconds=seconds, device_seconds=seconds * self._engine.num_devices)
+        opened.writer.count(**self._meter.read())
         opened.writer.close()
 
     def _show_notes(self) -> None:

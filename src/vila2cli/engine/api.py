@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import openai
 from PIL import Image
@@ -57,6 +57,7 @@ class ApiEngine:
 
     name = "api"
     num_devices = 1  # the server's are not known
+    device_kind: Literal["server"] = "server"
 
     def __init__(self, model: str, settings: ApiSettings, key: str, stop: Stop) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
@@ -73,6 +74,11 @@ class ApiEngine:
             raise ModelError(
                 "api.max_dollars needs prices: set dollars_per_million_read and dollars_per_million_written"
             )
+
+    @property
+    def dollars(self) -> float:
+        """What was read and written so far, at the prices of the settings."""
+        return self.budget.dollars
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield answers as they come, with at most `max_in_flight` requests out."""

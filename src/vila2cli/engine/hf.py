@@ -6,7 +6,7 @@ Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vo
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -40,9 +40,7 @@ from vila2cli.model.quiet import quiet_transformers
 Answered = TypeVar("Answered", Result, ScoreResult)
 
 _LOOKAHEAD_BATCHES = 16
-_LOGITS_BYTES = (
-    1 << 30
-)  # of a batch that is scored; a fixed number, so that batches do not depend on the machine
+_LOGITS_BYTES = 1 << 30  # of a batch that is scored; not what is free: batches must be the same everywhere
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
 
@@ -59,11 +57,13 @@ class HfEngine:
     """A checkpoint in transformers' own `generate`, batched by length inside each request group."""
 
     name = "hf"
+    dollars = 0.0
 
     def __init__(self, model: str, folder: Path, settings: EngineSettings) -> None:
         self.model = model
         self.notes: list[str] = []
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device_kind: Literal["core", "gpu"] = "gpu" if self.device.type == "cuda" else "core"
         self.num_devices = 1 if self.device.type == "cuda" else torch.get_num_threads()
         if torch.cuda.device_count() > 1:
             self.notes.append(f"one of {torch.cuda.device_count()} GPUs is used; start a --worker for each")

@@ -69,10 +69,13 @@ class Budget:
         self.num_written += num_written
         self._longest_prompt = max(self._longest_prompt, num_read)
 
+    @property
+    def dollars(self) -> float:
+        return self._price(self.num_read, self.num_written)
+
     def spent(self) -> str:
         """What was used, in words."""
-        price = self._price(self.num_read, self.num_written)
-        dollars = f" for ${price:,.2f}" if self.has_prices else ""
+        dollars = f" for ${self.dollars:,.2f}" if self.has_prices else ""
         return f"{self.num_read:,} tokens were read and {self.num_written:,} written{dollars}, and no more fits"
 
     def _price(self, num_read: int, num_written: int) -> float:

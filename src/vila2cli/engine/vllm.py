@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
@@ -44,12 +44,14 @@ class VllmEngine:
     """A checkpoint in vLLM, which never drains while requests are left."""
 
     name = "vllm"
+    dollars = 0.0
 
     def __init__(self, model: str, folder: Path, settings: EngineSettings, stop: Stop) -> None:
         self.model = model
         self.model_sha256 = weights_sha256(folder)
         self.notes: list[str] = []
         self._stop = stop
+        self.device_kind: Literal["core", "gpu"] = "gpu" if self._on_gpu else "core"
         self.num_devices = torch.cuda.device_count() if self._on_gpu else torch.get_num_threads()
         try:
             self._load(folder, settings)

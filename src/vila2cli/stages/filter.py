@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vila2cli.cost import Cost
+from vila2cli.cost import cost_of
 from vila2cli.engine import EngineSettings, dtype_of, identify, open_engine
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.files import read_json
@@ -323,7 +323,7 @@ def summarise(job: _Job, folder: Path, cuts: Sequence[Cut]) -> dict[str, Any]:
         "tokens_out": stats.tokens,
         "rank_by": job.settings.rank_by,
         "cuts": [_cut_json(cut, job.settings) for cut in cuts],
-        "cost": _cost(job.recipe, scored).to_json(),
+        "cost": cost_of(job.recipe.cost, scored).to_json(),
     }
 
 
@@ -347,18 +347,6 @@ def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
         "in": cut.num_ranked,
         "worst_kept": value,
     }
-
-
-def _cost(recipe: Recipe, scored: Mapping[str, float]) -> Cost:
-    seconds = scored["seconds"]
-    return Cost(
-        num_images=int(scored["answered"]),
-        num_tokens=int(scored["tokens"]),
-        seconds=seconds,
-        num_devices=max(1, round(scored["device_seconds"] / seconds)) if seconds else 1,
-        device=recipe.cost.device,
-        dollars_per_hour=recipe.cost.dollars_per_hour,
-    )
 
 
 def check_budget(summary: Mapping[str, Any], out_dir: Path, max_reject_rate: float) -> None:
