@@ -386,7 +386,10 @@ class CostSettings(Settings):
     """What an hour costs, for the figures in reports."""
 
     dollars_per_hour: Annotated[float, setting("price of one device-hour in dollars", ge=0)] = 0.0
-    device: Annotated[Literal["core-hours", "GPU-hours"], setting("what is counted")] = "core-hours"
+    device: Annotated[
+        Literal["core-hours", "GPU-hours"],
+        setting("unit of hours in reports, and of layers that do not say it"),
+    ] = "core-hours"
 
 
 class WorldSettings(Settings):

@@ -22,6 +22,7 @@ from vila2cli.settings import ApiSettings
 from vila2cli.stopping import Stop
 
 FinishReason = Literal["stop", "length", "error"]
+DeviceKind = Literal["core", "gpu", "server"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ class Engine(Protocol):
     model: str
     model_sha256: str
     num_devices: int
-    device_kind: Literal["core", "gpu", "server"]
+    device_kind: DeviceKind
     notes: list[str]
 
     @property

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import openai
 from PIL import Image
 
-from vila2cli.engine import FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
+from vila2cli.engine import DeviceKind, FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
@@ -57,7 +57,7 @@ class ApiEngine:
 
     name = "api"
     num_devices = 1  # the server's are not known
-    device_kind: Literal["server"] = "server"
+    device_kind: DeviceKind = "server"
 
     def __init__(self, model: str, settings: ApiSettings, key: str, stop: Stop) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time

@@ -14,7 +14,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Coarse on purpose: workers with a little more or less free memory settle on the same size."""
 
 
-def num_pixels(request: Asked) -> int:
+def num_pixels(request: Request | ScoreRequest) -> int:
     """Pixels of a request's images."""
     return sum(image.width * image.height for image in request.images)
 

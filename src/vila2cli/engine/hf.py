@@ -6,7 +6,7 @@ Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vo
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
 from vila2cli.engine.batching import available_memory, chunks_by_group, largest_batch
 from vila2cli.engine.limits import (
     Asked,
@@ -63,7 +63,7 @@ class HfEngine:
         self.model = model
         self.notes: list[str] = []
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device_kind: Literal["core", "gpu"] = "gpu" if self.device.type == "cuda" else "core"
+        self.device_kind: DeviceKind = "gpu" if self.device.type == "cuda" else "core"
         self.num_devices = 1 if self.device.type == "cuda" else torch.get_num_threads()
         if torch.cuda.device_count() > 1:
             self.notes.append(f"one of {torch.cuda.device_count()} GPUs is used; start a --worker for each")

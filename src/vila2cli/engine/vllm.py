@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
-from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
     Asked,
@@ -51,7 +51,7 @@ class VllmEngine:
         self.model_sha256 = weights_sha256(folder)
         self.notes: list[str] = []
         self._stop = stop
-        self.device_kind: Literal["core", "gpu"] = "gpu" if self._on_gpu else "core"
+        self.device_kind: DeviceKind = "gpu" if self._on_gpu else "core"
         self.num_devices = torch.cuda.device_count() if self._on_gpu else torch.get_num_threads()
         try:
             self._load(folder, settings)
