@@ -1,6 +1,7 @@
 import pytest
 
-from vila2cli.cost import Cost
+from vila2cli.cost import Cost, cost_of
+from vila2cli.settings import CostSettings
 
 
 def test_the_papers_figure() -> None:
@@ -26,6 +27,20 @@ def test_devices_multiply_hours_but_not_speed() -> None:
     assert cost.dollars == pytest.approx(0.04)
     assert cost.hours_per_1k == pytest.approx(0.4)
     assert cost.images_per_s == pytest.approx(100 / 36)
+
+
+def test_hours_are_of_what_the_engine_ran_on_and_a_server_charges_for_tokens() -> None:
+    settings = CostSettings(dollars_per_hour=2.0)
+    figures = {"answered": 100.0, "tokens": 900.0, "seconds": 3600.0, "device_seconds": 7200.0}
+    here = cost_of(settings, figures)
+    assert (here.device, here.num_devices, here.dollars) == ("core-hours", 2, 4.0)
+    assert cost_of(settings, {**figures, "gpu_seconds": 7200.0}).device == "GPU-hours"
+    server = cost_of(settings, {**figures, "server_seconds": 7200.0, "dollars": 0.3})
+    assert (server.dollars, server.dollars_per_1k) == (0.3, pytest.approx(3.0))
+    assert "server-hours and $3 per 1,000" in server.line()
+    assert server.times(1000).dollars == pytest.approx(3.0)
+    assert server.to_json()["spent"] == 0.3
+    assert cost_of(settings, {**figures, "server_seconds": 7200.0}).dollars == 0.0
 
 
 def test_nothing_done_costs_nothing() -> None:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
@@ -144,6 +144,15 @@ def test_damaged_bytes_are_data_errors(format: str, options: dict[str, object]) 
         except DataError:
             num_refused += 1
     assert num_refused > 50
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_an_avif_whose_pixels_are_damaged_is_a_data_error() -> None:
+    data = bytearray(encode(Image.effect_noise((96, 96), 50).convert("RGB"), "AVIF"))
+    start = data.find(b"mdat") + 4
+    data[start : start + 200] = random.Random(5).randbytes(200)
+    with pytest.raises(DataError, match=r"cannot be decoded: .*Failed to decode frame"):
+        decode_image(bytes(data))
 
 
 @needs_odd_images

@@ -1,8 +1,6 @@
-"""Run folders: what decides a folder, who writes it, that it is whole, and how it stops."""
+"""Run folders: what decides a folder, who writes it, and that it is whole."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,23 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vila2cli.errors import DataError, Interrupted, RecipeError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.recipe import load_recipe
 from vila2cli.run import (
     RunFolder,
     Worker,
+    api_key,
     append_log,
     claim,
     complete_folder,
     digest,
-    interruptible,
     lock,
     parse_worker,
-    raising_on_signals,
     read_manifest,
     select,
     write_json,
 )
+from vila2cli.settings import ApiSettings
 
 
 def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
@@ -90,6 +88,12 @@ def test_odd_workers_are_refused(text: str) -> None:
 def test_an_array_with_gaps_is_refused() -> None:
     with pytest.raises(RecipeError, match="gaps"):
         parse_worker(None, {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2"})
+
+
+def test_the_key_of_an_api_is_in_the_variable_named() -> None:
+    settings = ApiSettings(key_env="MINE")
+    assert api_key(settings, {"MINE": "abc", "OPENAI_API_KEY": "other"}) == "abc"
+    assert api_key(settings, {}) == ""
 
 
 def test_claim_says_it_once_and_then_compares(tmp_path: Path) -> None:
@@ -251,45 +255,6 @@ def test_workers_come_and_go_while_others_hold_their_parts(tmp_path: Path) -> No
     with lock(out):
         pass
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_stops_at_the_next_check(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with interruptible() as stop:
-        stop.check()
-        os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted, match=number.name) as error:
-            stop.check()
-    assert error.value.exit_code == 75
-    assert signal.getsignal(number) is before
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_outside_of_a_stage_a_signal_stops_at_once(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with raising_on_signals():
-        with interruptible():
-            os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted, match=number.name):
-            os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
-
-
-def test_a_second_ctrl_c_stops_at_once() -> None:
-    with interruptible():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_signals_are_left_alone_outside_the_main_thread() -> None:
-    def use() -> None:
-        with interruptible() as stop:
-            stop.check()
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(use).result()
 
 
 def test_written_json_and_log_lines(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vila2cli.commands import filter as filtering
 from vila2cli.commands import recaption, rounds, shardtools, specialists, world
 from vila2cli.commands.options import RecipeFile, Sets, spread
 from vila2cli.errors import DataError, DataWarning, Interrupted, Vila2Error
-from vila2cli.run import raising_on_signals
+from vila2cli.stopping import raising_on_signals
 from vila2cli.text.printable import printable
 
 SURROUNDINGS = frozenset(

@@ -1,7 +1,11 @@
 """What a pass over the data costs: seconds and images to device hours and dollars (VILA^2 section 3.6)."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
+
+from vila2cli.settings import CostSettings
 
 PAPER_DOLLARS, HUMAN_DOLLARS = 0.12, 36.0
 """Dollars per 1,000 images in VILA^2 section 3.6: one recaption pass on H100s, and human labelling."""
@@ -12,8 +16,9 @@ BESIDE_PAPER = f"VILA^2: ${PAPER_DOLLARS:.2f} a recaption pass, human captions $
 class Cost:
     """Throughput and price of generating for `num_images` in `seconds` on `num_devices`.
 
-    `device` names the unit of hours ("core-hours" or "GPU-hours"). Dollars are 0 when no hourly
-    price is set. Rates are 0 when nothing was timed.
+    `device` names the unit of hours ("core-hours", "GPU-hours" or "server-hours"). Dollars are what a
+    server charged for tokens (`spent`), else those of the hours, and 0 when no price is set. Rates are 0
+    when nothing was timed.
     """
 
     num_images: int
@@ -22,6 +27,7 @@ class Cost:
     num_devices: int = 1
     device: str = "core-hours"
     dollars_per_hour: float = 0.0
+    spent: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -38,7 +44,7 @@ class Cost:
 
     @property
     def dollars(self) -> float:
-        return self.hours * self.dollars_per_hour
+        return self.hours * self.dollars_per_hour if self.spent is None else self.spent
 
     @property
     def hours_per_1k(self) -> float:
@@ -47,7 +53,7 @@ class Cost:
     @property
     def dollars_per_1k(self) -> float:
         """Dollars per 1,000 images: the paper's 10.6 images/s on a 4.91 USD/h H100 make 0.129."""
-        return self.hours_per_1k * self.dollars_per_hour
+        return 1000 * self.dollars / self.num_images if self.num_images else 0.0
 
     def to_json(self) -> dict[str, float | int | str]:
         """The numbers as summary.json holds them, rounded to six significant digits."""
@@ -66,6 +72,7 @@ class Cost:
             "device": self.device,
             "num_devices": self.num_devices,
             "dollars_per_hour": self.dollars_per_hour,
+            **({} if self.spent is None else {"spent": self.spent}),
         }
 
     def times(self, num_images: int) -> Self:
@@ -76,12 +83,31 @@ class Cost:
             num_images=num_images,
             num_tokens=round(share * self.num_tokens),
             seconds=share * self.seconds,
+            spent=None if self.spent is None else share * self.spent,
         )
 
     def line(self) -> str:
         """One line for the terminal: speed, and hours and dollars per 1,000 images beside the paper's."""
         text = f"{self.images_per_s:.3g} images/s, {self.tokens_per_s:,.0f} tokens/s; "
         text += f"{self.hours_per_1k:.3g} {self.device}"
-        if self.dollars_per_hour:
+        if self.dollars:
             text += f" and ${self.dollars_per_1k:.3g}"
         return f"{text} per 1,000 images ({BESIDE_PAPER})"
+
+
+def cost_of(settings: CostSettings, figures: Mapping[str, float]) -> Cost:
+    """The cost of a layer from the figures of its stats files.
+
+    Layers of engines that do not say what they run on are counted in the recipe's unit.
+    """
+    seconds = figures.get("seconds", 0.0)
+    on_gpu, on_server = figures.get("gpu_seconds"), figures.get("server_seconds")
+    return Cost(
+        num_images=int(figures.get("answered", 0)),
+        num_tokens=int(figures.get("tokens", 0)),
+        seconds=seconds,
+        num_devices=max(1, math.ceil(figures["device_seconds"] / seconds - 0.5)) if seconds else 1,
+        device="GPU-hours" if on_gpu else "server-hours" if on_server else settings.device,
+        dollars_per_hour=0.0 if on_server else settings.dollars_per_hour,
+        spent=figures.get("dollars", 0.0) if on_server else None,
+    )

@@ -37,7 +37,8 @@ _DAMAGED = (
     AttributeError,
     OverflowError,
     ZeroDivisionError,
-    MemoryError,
+    RuntimeError,
+    AssertionError,
     struct.error,
     zlib.error,
 )

@@ -1,4 +1,4 @@
-"""What keeps a run honest: where its files are, what decides them, who writes them, and how it stops.
+"""What keeps a run honest: where its files are, what decides them, and who writes them.
 
 Existence means complete: `complete_folder` and `write_json` write aside, fsync and rename. A
 folder says in manifest.json what it was made from; `claim` refuses to go on with anything else.
@@ -10,23 +10,22 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, Interrupted, RecipeError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.recipe import Recipe, flatten, resolved_lines
+from vila2cli.settings import ApiSettings
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
@@ -119,6 +118,12 @@ def _array_task(environ: Mapping[str, str]) -> Worker:
             "an array with gaps cannot be split evenly; give --worker i/n"
         )
     return Worker(index, count)
+
+
+def api_key(settings: ApiSettings, environ: Mapping[str, str] | None = None) -> str:
+    """The key for the server of [api], from the environment variable that it names; empty without one."""
+    environ = os.environ if environ is None else environ
+    return environ.get(settings.key_env, "")
 
 
 def select(shards: Sequence[T], worker: Worker) -> list[T]:
@@ -328,62 +333,6 @@ def _holder(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
     except OSError:
         return "another process"
-
-
-# Stopping between two shards or steps.
-
-
-@dataclass(slots=True)
-class Stop:
-    """Whether a signal asked to stop; `check` is called where it is safe to."""
-
-    reason: str | None = None
-
-    def check(self) -> None:
-        """Raise Interrupted when a signal has come."""
-        if self.reason is not None:
-            raise Interrupted(f"stopped by {self.reason}; run the same command again to go on")
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.reason == "SIGINT":
-            raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Stop]:
-    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a flag that `Stop.check` raises on.
-
-    A second SIGINT raises KeyboardInterrupt at once. Only the main thread can be asked to stop.
-    """
-    stop = Stop()
-    old: dict[int, Any] = {}
-    try:
-        for caught in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                old[caught] = signal.signal(caught, stop.handle)
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def raising_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
-
-    old: dict[int, Any] = {}
-    try:
-        for caught in (signal.SIGTERM, signal.SIGUSR1):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                old[caught] = signal.signal(caught, stop)
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def append_log(path: Path, **figures: Any) -> None:

@@ -61,6 +61,10 @@ ImageMatch = Literal["none", "exact", "perceptual"]
 EngineBatch = Annotated[
     NonNegativeInt, setting("most requests decoded together, 0 for as many as fit", decides=False)
 ]
+EngineDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    setting("number format the model runs in; auto is its checkpoint's own", decides=False),
+]
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -109,6 +113,7 @@ class WritingSettings(Settings):
     """How captions are generated, checked and tried again, by a captioner or a rewriter."""
 
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     max_new_tokens: NewTokens = 128
     temperature: Temperature = 0.0
     top_p: Annotated[float, setting("nucleus sampling mass, 0 to 1", gt=0, le=1)] = 1.0
@@ -260,6 +265,7 @@ class JudgeSettings(Settings):
     """Comparing caption layers pair by pair."""
 
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     judges: Annotated[
         tuple[Literal["oracle", "model"], ...],
         BeforeValidator(one_is_a_list),
@@ -276,6 +282,7 @@ class FilterSettings(Settings):
     """Which captions and images are worth training on: what is scored, and where the lines are drawn."""
 
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     batch_size: EngineBatch = 128
     scores: Annotated[
         tuple[Literal["perplexity", "text-perplexity", "similarity"], ...],
@@ -349,6 +356,7 @@ class EvalSettings(Settings):
 
     tasks: Annotated[Names, setting("task folders or globs of them")] = ()
     engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
     batch_size: EngineBatch = 128
     max_new_tokens: NewTokens = 96
     num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000
@@ -397,7 +405,10 @@ class CostSettings(Settings):
     """What an hour costs, for the figures in reports."""
 
     dollars_per_hour: Annotated[float, setting("price of one device-hour in dollars", ge=0)] = 0.0
-    device: Annotated[Literal["core-hours", "GPU-hours"], setting("what is counted")] = "core-hours"
+    device: Annotated[
+        Literal["core-hours", "GPU-hours"],
+        setting("unit of hours in reports, and of layers that do not say it"),
+    ] = "core-hours"
 
 
 class WorldSettings(Settings):

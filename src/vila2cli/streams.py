@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, Vila2Error
 from vila2cli.places import PIPE, is_pipe, is_remote, local_path
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def persistently(action: Callable[[], T], place: str) -> T:
     for wait_s in (*RETRY_WAITS_S, None):
         try:
             return action()
-        except (DataError, *_DEFECTS):
+        except (Vila2Error, *_DEFECTS):
             raise
         except Exception as error:  # noqa: BLE001  (every store has errors of its own)
             reason, kind = _explained(error)

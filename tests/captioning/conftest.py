@@ -84,7 +84,9 @@ def table(tmp_path: Path) -> Callable[..., Table]:
 
 @pytest.fixture
 def provenance() -> Provenance:
-    return Provenance(model="m", model_sha256="0" * 64, round=1, draw=1, dtype="float32", engine="hf")
+    return Provenance(
+        model="m", model_sha256="0" * 64, round=1, draw=1, dtype={"dtype": "float32"}, engine="hf"
+    )
 
 
 @pytest.fixture

@@ -4,8 +4,11 @@ import base64
 import contextlib
 import io
 import json
+import os
+import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +17,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
+from vila2cli.engine.meter import Meter
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
-from vila2cli.errors import BudgetError, ModelError
+from vila2cli.errors import BudgetError, Interrupted, ModelError
 from vila2cli.settings import ApiSettings
+from vila2cli.stopping import interruptible
 
 Ask = Callable[..., Request]
 Reply = tuple[int, dict[str, Any] | str]
@@ -114,7 +119,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def connect(url: str, **settings: Any) -> Engine:
     api = ApiSettings(base_url=url, **{"model": "m", "retries": 3, **settings})
-    return open_engine("api", "", EngineSettings(api=api))
+    return open_engine("api", "", EngineSettings(api=api, api_key="secret-key"))
 
 
 def by_id(results: Iterator[Result]) -> dict[str, Result]:
@@ -193,6 +198,53 @@ def test_a_request_that_always_fails_does_not_stop_the_others(serve: Callable[..
     assert "no answer in 4 tries" in str(results["0"].error)
 
 
+def test_a_server_that_dies_after_a_request_failed_costs_no_sample(
+    serve: Callable[..., Server], ask: Ask
+) -> None:
+    """One request fails, others are answered meanwhile, and then the server is gone: none is refused."""
+    tries: Counter[str] = Counter()
+    others_done = threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        kind = "unlucky" if "unlucky" in json.dumps(body["messages"]) else "other"
+        tries[kind] += 1
+        if kind == "other" and tries[kind] <= 3:
+            return completion()
+        if kind == "other":
+            others_done.set()
+        elif tries[kind] > 1:
+            others_done.wait(10)
+        return problem(503, "gone")
+
+    engine = connect(serve(reply).url, max_in_flight=2)
+    results = engine.generate([ask(0, "unlucky"), *(ask(seed) for seed in range(1, 9))])
+    assert [next(results).error for _ in range(3)] == [None] * 3
+    with pytest.raises(ModelError, match="gave no answer in 4 tries"):
+        next(results)
+
+
+def test_an_error_with_status_200_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
+    error = {"error": {"message": "upstream is overloaded", "code": 502}}
+    server = serve(lambda body, number: (200, error) if number < 3 else completion())
+    engine = connect(server.url, max_in_flight=1)
+    (result,) = engine.generate([ask(1)])
+    assert (result.text, len(server.bodies)) == ("a red star", 3)
+    assert "upstream is overloaded; such requests are tried again" in engine.notes[-1]
+
+
+def test_a_limit_that_nobody_counts_for_is_an_error(serve: Callable[..., Server], ask: Ask) -> None:
+    status, answer = completion()
+    assert isinstance(answer, dict)
+    server = serve(lambda body, number: (status, {**answer, "usage": None}))
+    assert len(list(connect(server.url).generate(ask(seed) for seed in range(5)))) == 5
+    for limit in ({"max_tokens_total": 10**6}, {"max_dollars": 1.0, "dollars_per_million_read": 1.0}):
+        num_before = len(server.bodies)
+        results = connect(server.url, **limit).generate(ask(seed) for seed in range(50))
+        with pytest.raises(ModelError, match="does not say how many tokens"):
+            next(results)
+        assert len(server.bodies) == num_before + 1
+
+
 def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion() if number <= 3 else problem(502, "bad gateway"))
     results = connect(server.url, max_in_flight=1).generate([ask(seed) for seed in range(10)])
@@ -220,12 +272,10 @@ def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server
 def test_what_concerns_every_request_ends_the_stage_at_once(
     serve: Callable[..., Server],
     ask: Ask,
-    monkeypatch: pytest.MonkeyPatch,
     reply: Reply,
     error: type[Exception],
     message: str,
 ) -> None:
-    monkeypatch.setenv("VILA2_TEST_KEY", "secret-key")
     server = serve(lambda body, number: reply)
     engine = connect(server.url, key_env="VILA2_TEST_KEY", max_in_flight=1)
     with pytest.raises(error, match=message) as caught:
@@ -235,16 +285,36 @@ def test_what_concerns_every_request_ends_the_stage_at_once(
     assert len(server.bodies) == 1
 
 
-def test_the_key_is_never_shown(
-    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+def test_the_key_is_never_shown(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: problem(400 if number > 1 else 500, "what is secret-key?"))
     engine = connect(server.url)
     (result,) = engine.generate([ask(1)])
     assert result.error is not None
     assert "***" in result.error
-    assert "secret-key" not in " ".join([result.error, *engine.notes, repr(engine.__dict__["_settings"])])
+    assert "secret-key" not in " ".join(
+        [result.error, *engine.notes, repr(EngineSettings(api_key="secret-key"))]
+    )
+
+
+def test_a_signal_ends_the_wait_for_an_answer(serve: Callable[..., Server], ask: Ask) -> None:
+    release = threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        if number > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            release.wait(60)
+        return completion()
+
+    server = serve(reply)
+    api = ApiSettings(base_url=server.url, model="m", max_in_flight=1)
+    with interruptible() as stop:
+        results = open_engine("api", "", EngineSettings(api=api), stop).generate([ask(1), ask(2)])
+        assert next(results).error is None
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            next(results)
+    assert not release.is_set()
+    release.set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
 
 
 def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: Ask) -> None:
@@ -268,6 +338,21 @@ def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: A
     assert num_read <= 25
     results.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
+
+
+def test_no_more_pixels_are_in_flight_than_memory_is_for(
+    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        time.sleep(0.01)
+        return completion()
+
+    server = serve(reply)
+    monkeypatch.setattr(batching, "MAX_OPEN_PIXELS", 3 * 64 * 64)
+    assert len(list(connect(server.url, max_in_flight=9).generate(ask(seed) for seed in range(20)))) == 20
+    assert server.most_open <= 3
+    one_large = ask(0, images=(Image.new("RGB", (400, 400)),))
+    assert len(list(connect(server.url).generate([one_large, one_large]))) == 2
 
 
 def test_requests_keep_to_the_rate(serve: Callable[..., Server], ask: Ask) -> None:
@@ -301,6 +386,17 @@ def test_the_budget_of_dollars_holds_and_needs_prices(serve: Callable[..., Serve
     assert len(server.bodies) == 10
     with pytest.raises(ModelError, match="needs prices"):
         connect(server.url, max_dollars=1.0)
+
+
+def test_what_a_server_charges_is_metered_once(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion(num_read=1000, num_written=100))
+    engine = connect(server.url, dollars_per_million_read=2.0, dollars_per_million_written=10.0)
+    meter = Meter(engine)
+    list(engine.generate(ask(seed) for seed in range(5)))
+    first, second = meter.read(), meter.read()
+    assert first["dollars"] == pytest.approx(5 * 0.003)
+    assert "dollars" not in second
+    assert first["server_seconds"] == first["seconds"] > 0
 
 
 def test_a_budget_that_suffices_is_not_felt(serve: Callable[..., Server], ask: Ask) -> None:

@@ -16,14 +16,13 @@ Ask = Callable[..., Request]
 
 
 @pytest.fixture
-def engine(vllm_server: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    return connect(vllm_server, monkeypatch)
+def engine(vllm_server: Any) -> Engine:
+    return connect(vllm_server)
 
 
-def connect(server: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    monkeypatch.setenv("VILA2_TEST_KEY", server.key)
-    api = ApiSettings(base_url=f"{server.url}/v1", key_env="VILA2_TEST_KEY", max_in_flight=24)
-    return open_engine("api", "tiny", EngineSettings(api=api))
+def connect(server: Any) -> Engine:
+    api = ApiSettings(base_url=f"{server.url}/v1", max_in_flight=24)
+    return open_engine("api", "tiny", EngineSettings(api=api, api_key=server.key))
 
 
 def hf(checkpoint: Path) -> Engine:
@@ -60,7 +59,7 @@ def test_bad_requests_fail_alone_and_a_wrong_key_at_once(
     assert {key for key, result in results.items() if result.error} == {"2"}
     monkeypatch.setattr(vllm_server, "key", "another")
     with pytest.raises(ModelError, match=r"refuses the key \(401\)"):
-        list(connect(vllm_server, monkeypatch).generate([ask(1)]))
+        list(connect(vllm_server).generate([ask(1)]))
 
 
 def test_every_request_is_answered_by_a_server_that_dies_twice(
@@ -68,8 +67,8 @@ def test_every_request_is_answered_by_a_server_that_dies_twice(
 ) -> None:
     monkeypatch.setattr(pace, "MAX_WAIT_S", 4.0)
     requests = [ask(seed, max_new_tokens=32) for seed in range(150)]
-    undisturbed = {result.id: result.text for result in connect(vllm_server, monkeypatch).generate(requests)}
-    engine = connect(vllm_server, monkeypatch)
+    undisturbed = {result.id: result.text for result in connect(vllm_server).generate(requests)}
+    engine = connect(vllm_server)
     engine._settings = engine._settings.model_copy(update={"retries": 100})  # type: ignore[attr-defined]
     texts: dict[str, str] = {}
     for result in engine.generate(requests):

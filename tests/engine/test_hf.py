@@ -9,12 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, hf, open_engine
 from vila2cli.engine.batching import BATCH_SIZES, available_memory, chunks_by_group, largest_batch
 from vila2cli.engine.hf import HfEngine
-from vila2cli.errors import ModelError
+from vila2cli.errors import Interrupted, ModelError
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.sample import Turn
+from vila2cli.stopping import Stop
 
 Ask = Callable[..., Request]
 Judge = Callable[..., ScoreRequest]
@@ -126,6 +127,34 @@ def test_scores_are_the_log_probabilities_of_the_trained_tokens(
         assert scores[request.id].token_logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_is_scored_together_has_logits_that_fit(
+    random_vlm: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Watched(HfEngine):
+        """Notes how large its logits are."""
+
+        def _score(self, batch):  # type: ignore[no-untyped-def]
+            longest = max(len(p.ids) for p in batch)
+            kept = longest - min(len(p.ids) - p.num_new for p in batch) + 1
+            sizes.append(len(batch) * kept * 1024 * 4)
+            return super()._score(batch)
+
+    requests = [judge(i, "red " * (1 + i % 9)) for i in range(30)]
+    settings = EngineSettings(dtype="float32", batch_size=16)
+    whole = {score.id: score for score in Watched("m", random_vlm, settings).score(requests)}
+    assert len(sizes) == 2
+    limit = max(sizes) // 3
+    sizes.clear()
+    monkeypatch.setattr(hf, "_LOGITS_BYTES", limit)
+    parts = {score.id: score for score in Watched("m", random_vlm, settings).score(requests)}
+    assert limit / 3 < max(sizes) <= limit
+    assert len(sizes) > 2
+    for key, score in parts.items():
+        assert score.token_logprobs == pytest.approx(whole[key].token_logprobs, abs=1e-5)
+
+
 def test_what_cannot_be_scored_says_why(engine: Engine, judge: Judge) -> None:
     requests = [
         judge(0, ""),
@@ -215,6 +244,11 @@ def test_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask) -> None:
     assert engine.batch_size == 2
     assert engine.notes[0] == "batch size 8 (as set)"
     assert engine.notes[1:] == [f"out of accelerator memory: batch size reduced to {size}" for size in (4, 2)]
+
+
+def test_a_stage_that_is_to_stop_loads_nothing(random_vlm: Path) -> None:
+    with pytest.raises(Interrupted, match="SIGUSR1"):
+        open_engine("hf", random_vlm, stop=Stop("SIGUSR1"))
 
 
 def test_checkpoint_defaults_do_not_decide_the_text(random_vlm: Path, ask: Ask, tmp_path: Path) -> None:

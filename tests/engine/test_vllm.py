@@ -1,6 +1,10 @@
 import importlib.util
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,9 @@ import torch
 from PIL import Image
 
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, choose_engine, open_engine
-from vila2cli.errors import ModelError
+from vila2cli.engine.vllm import VllmEngine
+from vila2cli.errors import Interrupted, ModelError
+from vila2cli.stopping import interruptible
 
 pytestmark = [
     pytest.mark.vllm,
@@ -118,6 +124,40 @@ def test_auto_takes_vllm_where_it_knows_the_model(random_vlm: Path, tmp_path: Pa
     assert "NeverHeardOfIt" in choice.reason
     with pytest.raises(ModelError, match="vLLM does not know NeverHeardOfIt"):
         choose_engine("vllm", tmp_path)
+
+
+def test_a_damaged_checkpoint_is_one_line(random_vlm: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(
+        random_vlm, tmp_path / "bare", ignore=shutil.ignore_patterns("*process*", "token*")
+    )
+    with pytest.raises(ModelError, match=r"vLLM cannot load .*may be able to") as caught:
+        open_engine("vllm", folder)
+    assert "\n" not in str(caught.value)
+    (folder / "config.json").write_text("{")
+    assert "cannot read" in choose_engine("auto", folder).reason
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_or_is_waited_for_ends_the_stage(random_vlm: Path, ask: Ask) -> None:
+    class Apart(VllmEngine):
+        """With an engine core of its own, as on a GPU."""
+
+        _has_own_process = True  # type: ignore[assignment]
+
+    with interruptible() as stop:
+        engine = Apart("m", random_vlm, SETTINGS, stop)
+        (core,) = engine._engine.engine_core.resources.engine_manager.processes
+        results = engine.generate(ask(seed, max_new_tokens=400) for seed in range(200))
+        assert next(results).error is None
+        os.kill(core.pid, signal.SIGSTOP)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Interrupted):
+            list(results)
+        stop.reason = None
+        results = engine.generate(ask(seed) for seed in range(1000, 1100))
+        threading.Timer(1.0, os.kill, (core.pid, signal.SIGKILL)).start()
+        with pytest.raises(ModelError, match="died"):
+            list(results)
 
 
 @pytest.mark.slow

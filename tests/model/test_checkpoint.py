@@ -2,10 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from vila2cli.errors import ModelError
-from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
+from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
 
 
 def checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
@@ -22,6 +24,25 @@ def test_the_hash_is_of_contents_and_not_of_the_path(tmp_path: Path) -> None:
     for name in ("training.log", "lineage.json", "metrics.json", "model.safetensors.index.json"):
         (there / name).write_text("not part of it")
     assert weights_sha256(there) == weights_sha256(here)
+
+
+def test_the_number_format_is_what_the_config_states_or_most_weights_have(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "a")
+    weights = {"large": torch.zeros(9, 9, dtype=torch.bfloat16), "small": torch.zeros(3)}
+    save_file(weights, folder / "model.safetensors")
+    for config, expected in [
+        ('{"dtype": "float32"}', "float32"),
+        ('{"torch_dtype": "float16"}', "float16"),
+        ('{"text_config": {"dtype": "float16"}}', "float16"),
+        ("{}", "bfloat16"),
+    ]:
+        (folder / "config.json").write_text(config)
+        assert own_dtype(folder) == expected
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot read"):
+        own_dtype(folder)
+    with pytest.raises(ModelError, match="damaged or cut off"):
+        own_dtype(checkpoint(tmp_path / "b"))
 
 
 def test_weights_config_and_template_change_the_hash(tmp_path: Path) -> None:

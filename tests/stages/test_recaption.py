@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
@@ -175,6 +176,29 @@ def test_captions_say_where_they_come_from(run: Callable[..., CaptionSummary], t
         assert annotation.decision == {"source": "model", "by": "only"}
     assert len({annotation.prompt_id for annotation in found.values()}) > 1
     assert len({annotation.seed for annotation in found.values()}) == len(found)
+
+
+def test_a_model_runs_in_its_own_number_format_or_in_that_of_the_recipe(
+    run: Callable[..., CaptionSummary], model: Path, data: Path, tmp_path: Path
+) -> None:
+    half = Path(shutil.copytree(model, tmp_path / "half"))
+    weights = load_file(half / "model.safetensors")
+    save_file({name: one.bfloat16() for name, one in weights.items()}, half / "model.safetensors")
+    config = (half / "config.json").read_text()
+    assert '"dtype": "float32"' in config
+    (half / "config.json").write_text(config.replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+    one_shard = {"shards": [f"{data}/000000.tar"], "model": half}
+    run("own", **one_shard)
+    run("whole", settings("recaption.dtype=float32"), **one_shard)
+    texts = []
+    for out, dtype in [("own", "bfloat16"), ("whole", "float32")]:
+        assert json.loads((tmp_path / out / "manifest.json").read_text())["inputs"]["dtype"] == dtype
+        found = captions(tmp_path / out)
+        assert {one.sampling["dtype"] for one in found.values()} == {dtype}
+        texts.append([one.text for one in found.values()])
+    assert texts[0] != texts[1]
+    with pytest.raises(RecipeError, match='dtype was "bfloat16", now "float32"'):
+        run("own", settings("recaption.dtype=float32"), **one_shard)
 
 
 def test_a_bad_caption_is_tried_again_and_falls_back_to_the_alt_text(

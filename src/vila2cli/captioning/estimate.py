@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vila2cli.captioning.layer import Job
-from vila2cli.captioning.summary import cost_of
-from vila2cli.cost import Cost
+from vila2cli.cost import Cost, cost_of
 from vila2cli.engine.annotator import Annotator
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
-from vila2cli.run import interruptible
 from vila2cli.shards import LayerWriter, expected_samples
+from vila2cli.stopping import interruptible
 
 NUM_TRIED = 64
 
@@ -38,7 +37,7 @@ class Estimate:
         if self.num_samples is None:
             return f"how many samples the {self.num_shards:,} shards hold is not known without reading them"
         whole = self.tried.times(self.num_samples)
-        price = f", ${whole.dollars:,.2f}" if whole.dollars_per_hour else ""
+        price = f", ${whole.dollars:,.2f}" if whole.dollars else ""
         return (
             f"all of about {self.num_samples:,} samples in {self.num_shards:,} shards: "
             f"{whole.seconds / 3600:,.2f} h here, {whole.hours:,.2f} {whole.device}{price}"
@@ -52,8 +51,8 @@ def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
     """
     provenance = job.provenance()
     task = job.make_task(job.recipe, provenance)
-    engine = job.open_engine()
     with interruptible() as stop, Progress(f"{job.layer} --estimate", num_tried) as progress:
+        engine = job.open_engine(stop)
         unwritten = LayerWriter(Path(), job.layer, job.source)
         annotator = Annotator(engine, unwritten, task, stop=stop, progress=progress)
         figures = annotator.try_out(job.source.shards, num_tried)

@@ -10,15 +10,16 @@ from typing import Any
 
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
-from vila2cli.engine import Engine, EngineSettings, identify, open_engine
+from vila2cli.engine import Engine, EngineSettings, dtype_of, identify, open_engine
 from vila2cli.engine.annotator import Annotator, Task
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.files import read_json
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
+from vila2cli.run import Worker, api_key, claim, lock, select, write_json
 from vila2cli.settings import WritingSettings
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import filter_inputs
 
 MakeTask = Callable[[Recipe, Provenance], Task]
@@ -39,13 +40,14 @@ class Job:
 
     def provenance(self) -> Provenance:
         """Who is asked; raises ModelError when the model is not there."""
-        model, sha256 = identify(self.settings.engine, self.model, self.recipe.api)
+        kind = self.settings.engine
+        model, sha256 = identify(kind, self.model, self.recipe.api)
         return Provenance(
             model=model,
             model_sha256=sha256,
             round=self.round,
             draw=self._draw(sha256),
-            dtype=self.recipe.base.dtype,
+            dtype=dtype_of(kind, self.model, self.settings.dtype),
         )
 
     def _draw(self, model_sha256: str) -> int | str:
@@ -69,21 +71,22 @@ class Job:
             **({"draw": provenance.draw} if self.round is None else {}),
             "seed": self.recipe.seed,
             "model_sha256": provenance.model_sha256,
-            "dtype": self.recipe.base.dtype,
+            **provenance.dtype,
             **self.deciding,
             **({"api": self.recipe.api.deciding()} if self.settings.engine == "api" else {}),
             "base": self.source.outline(),
             **filter_inputs(self.source.layers),
         }
 
-    def open_engine(self) -> Engine:
+    def open_engine(self, stop: Stop) -> Engine:
         settings = EngineSettings(
-            dtype=self.recipe.base.dtype,
+            dtype=self.settings.dtype,
             batch_size=self.settings.batch_size,
             max_images=1,
             api=self.recipe.api,
+            api_key=api_key(self.recipe.api),
         )
-        return open_engine(self.settings.engine, self.model, settings)
+        return open_engine(self.settings.engine, self.model, settings, stop)
 
 
 def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
@@ -97,7 +100,8 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     manifest = claim(out_dir, job.inputs(), job.recipe)
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
-        todo = layer.missing(select(job.source.shards, worker))
+        with stop.at_once():
+            todo = layer.missing(select(job.source.shards, worker))
         try:
             if todo:
                 _write_shards(job, provenance, layer, todo, stop)
@@ -129,7 +133,7 @@ def _write_shards(
     job: Job, provenance: Provenance, layer: LayerWriter, todo: Sequence[Shard], stop: Stop
 ) -> None:
     task = job.make_task(job.recipe, provenance)
-    engine = job.open_engine()
+    engine = job.open_engine(stop)
     provenance.engine = engine.name
     total, is_exact = expected_samples(todo)
     log_path = layer.folder / "log.jsonl"

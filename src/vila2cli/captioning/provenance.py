@@ -26,7 +26,7 @@ class Provenance:
     model_sha256: str
     round: int | None
     draw: int | str
-    dtype: str
+    dtype: dict[str, str]  # empty where it is not known
     engine: str = ""
 
     def vary(
@@ -45,13 +45,13 @@ class Provenance:
         """
         signed = replace(annotation, round=self.round, model=self.model, model_sha256=self.model_sha256)
         if attempt is None:
-            return replace(signed, sampling={"engine": self.engine, "dtype": self.dtype})
+            return replace(signed, sampling={"engine": self.engine, **self.dtype})
         request, result = attempt.request, attempt.result
         return replace(
             signed,
             sampling={
                 "engine": self.engine,
-                "dtype": self.dtype,
+                **self.dtype,
                 "temperature": request.temperature,
                 "top_p": request.top_p,
                 "max_new_tokens": request.max_new_tokens,

@@ -11,7 +11,7 @@ from typing import Any
 from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.rewriter import NOTHING
-from vila2cli.cost import Cost
+from vila2cli.cost import Cost, cost_of
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source
 
@@ -160,19 +160,6 @@ def summarise(
         fallbacks=_with_prefix(total, "fallback_"),
         errors=_with_prefix(total, "error_"),
         cost=cost_of(cost, total),
-    )
-
-
-def cost_of(settings: CostSettings, figures: Mapping[str, float]) -> Cost:
-    """The cost of a layer from the figures `answered`, `tokens`, `seconds` and `device_seconds`."""
-    seconds = figures["seconds"]
-    return Cost(
-        num_images=int(figures["answered"]),
-        num_tokens=int(figures["tokens"]),
-        seconds=seconds,
-        num_devices=max(1, math.ceil(figures["device_seconds"] / seconds - 0.5)) if seconds else 1,
-        device=settings.device,
-        dollars_per_hour=settings.dollars_per_hour,
     )
 
 

@@ -22,7 +22,10 @@ DONE_FILES = {"checkpoint": "config.json", "eval": "metrics.json", "judge": "sum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage with its paths settled. `origins` says of model, shards and out who named them."""
+    """A stage with its paths settled. `origins` says of model, shards and out who named them.
+
+    `deciding` is what decides a checkpoint beyond the settings of its first section.
+    """
 
     stage: str
     round: int | Literal["final"] | None
@@ -35,6 +38,7 @@ class Plan:
     base: str | None = None
     worker: Worker = field(default_factory=Worker)
     origins: Mapping[str, str] = field(default_factory=dict)
+    deciding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -190,6 +194,7 @@ def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
         "seed": plan.recipe.seed,
         "settings": _deciding(plan.recipe, plan.sections[0]),
         "base_settings": _deciding(plan.recipe, "base"),
+        **plan.deciding,
     }
     if plan.model is not None and (Path(plan.model) / "config.json").is_file():
         from vila2cli.model.checkpoint import weights_sha256

@@ -9,18 +9,20 @@ asks any server that speaks OpenAI's chat completions.
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from PIL import Image
 
 from vila2cli.errors import ModelError
-from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
+from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
 from vila2cli.sample import Turn
 from vila2cli.settings import ApiSettings
+from vila2cli.stopping import Stop
 
 FinishReason = Literal["stop", "length", "error"]
+DeviceKind = Literal["core", "gpu", "server"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class EngineSettings:
     max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
     max_images: int = 8  # per request, vLLM plans memory for it
     api: ApiSettings = field(default_factory=ApiSettings)
+    api_key: str = field(default="", repr=False)
 
 
 class Engine(Protocol):
@@ -103,7 +106,13 @@ class Engine(Protocol):
     model: str
     model_sha256: str
     num_devices: int
+    device_kind: DeviceKind
     notes: list[str]
+
+    @property
+    def dollars(self) -> float:
+        """What a server charged so far, at the prices of [api]; 0 for a model that runs here."""
+        ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead."""
@@ -154,23 +163,43 @@ def identify(kind: str, model: str | Path, api: ApiSettings | None = None) -> tu
     return model_name(model), weights_sha256(resolve_model(model))
 
 
-def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = None) -> Engine:
+def dtype_of(kind: str, model: str | Path, dtype: str) -> dict[str, str]:
+    """What a manifest and provenance say of the number format a model runs in: {"dtype": "bfloat16"}.
+
+    "auto" is settled here, because vLLM's own runs a float32 checkpoint in half precision. Behind an API
+    it is not known, and nothing is said.
+    """
+    if kind == "api":
+        return {}
+    return {"dtype": own_dtype(resolve_model(model)) if dtype == "auto" else dtype}
+
+
+def open_engine(
+    kind: str, model: str | Path, settings: EngineSettings | None = None, stop: Stop | None = None
+) -> Engine:
     """Load `model` (a checkpoint folder or a hub id) into the engine `kind`: "auto", "vllm" or "hf".
 
     With "api" nothing is loaded, and `model` is a name that the server knows, unless `settings.api`
     has one. Raises ModelError with one line when the model is missing, damaged, or not for this engine.
+    `stop` is heeded while the model loads, and by the engine wherever it waits.
     """
-    settings = settings or EngineSettings()
+    settings, stop = settings or EngineSettings(), stop or Stop()
     if kind == "api":
-        return _open_api(str(model), settings.api)
+        return _open_api(str(model), settings, stop)
+    with stop.at_once():
+        return _load(kind, model, settings, stop)
+
+
+def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) -> Engine:
     folder, name = resolve_model(model), model_name(model)
+    settings = replace(settings, **dtype_of(kind, folder, settings.dtype))  # type: ignore[arg-type]
     choice = choose_engine(kind, folder)
     engine: Engine | None = None
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine
 
         try:
-            engine = VllmEngine(name, folder, settings)
+            engine = VllmEngine(name, folder, settings, stop)
         except ModelError as error:
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error
@@ -183,11 +212,11 @@ def open_engine(kind: str, model: str | Path, settings: EngineSettings | None = 
     return engine
 
 
-def _open_api(model: str, settings: ApiSettings) -> Engine:
+def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
     if importlib.util.find_spec("openai") is None:
         raise ModelError("the api engine needs the openai package: pip install 'vila2cli[api]'")
     from vila2cli.engine.api import ApiEngine
 
-    engine = ApiEngine(model, settings)
-    engine.notes.insert(0, f"engine: api ({engine.model} at {settings.base_url})")
+    engine = ApiEngine(model, settings.api, settings.api_key, stop)
+    engine.notes.insert(0, f"engine: api ({engine.model} at {settings.api.base_url})")
     return engine

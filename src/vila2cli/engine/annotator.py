@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,12 @@ from PIL import Image
 from vila2cli.engine import Engine, Request, Result
 from vila2cli.engine.failures import EngineFailures
 from vila2cli.engine.feed import ahead
+from vila2cli.engine.meter import Meter
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
-from vila2cli.run import Stop
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
+from vila2cli.stopping import Stop
 from vila2cli.text.compose import is_kept
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
@@ -115,7 +115,7 @@ class Annotator:
         self._figures: Counter[str] = Counter()
         self._writes = True
         self._num_notes = 0
-        self._last_close_s = 0.0
+        self._meter = Meter(engine)
         self._unreadable = Unreadable()
         self.failures = EngineFailures(max_reject_rate)
 
@@ -146,17 +146,16 @@ class Annotator:
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
     def _timed(self, samples: Iterator[None]) -> dict[str, float]:
-        before, start_s = self._figures.copy(), time.perf_counter()
+        before, self._meter = self._figures.copy(), Meter(self._engine)
         self._converse(samples)
-        seconds = time.perf_counter() - start_s
         names = ("begun", "answered", "requests", "tokens")
         counts: dict[str, float] = {name: self._figures[name] - before[name] for name in names}
-        return {**counts, "seconds": seconds, "device_seconds": seconds * self._engine.num_devices}
+        return counts | self._meter.read()
 
     @contextlib.contextmanager
     def _begun(self, shards: Sequence[Shard]) -> Iterator[Iterator[None]]:
         """The samples of the shards; of shards that are open in the end nothing stays."""
-        self._last_close_s = time.perf_counter()
+        self._meter = Meter(self._engine)
         self._show_notes()
         try:
             with contextlib.closing(self._samples(shards)) as samples:
@@ -198,7 +197,7 @@ class Annotator:
             self._stop.check()
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
             try:
-                for sample in opened.writer.samples():
+                for sample in self._stop.each(opened.writer.samples()):
                     is_wanted = self._wants(opened.writer, sample)
                     self._figures.update(read=1, wanted=int(is_wanted))
                     if is_wanted:
@@ -279,10 +278,7 @@ class Annotator:
             self._progress.note(f"the engine failed on every sample of {name}, which is not written")
             opened.writer.abort()
             return
-        now_s = time.perf_counter()
-        seconds, self._last_close_s = now_s - self._last_close_s, now_s
-        # Shards overlap, so each is charged the time since the one before it was written.
-        opened.writer.count(seconds=seconds, device_seconds=seconds * self._engine.num_devices)
+        opened.writer.count(**self._meter.read())
         opened.writer.close()
 
     def _show_notes(self) -> None:

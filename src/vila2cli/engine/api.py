@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import io
-import os
 import random
 import threading
 import warnings
@@ -23,12 +22,14 @@ from typing import Any, Generic, TypeVar
 import openai
 from PIL import Image
 
-from vila2cli.engine import FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
+from vila2cli.engine import DeviceKind, FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
+from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.model.chat import turn_parts
 from vila2cli.settings import ApiSettings
+from vila2cli.stopping import Stop
 
 Answered = TypeVar("Answered", Result, ScoreResult)
 Response = TypeVar("Response")
@@ -56,15 +57,16 @@ class ApiEngine:
 
     name = "api"
     num_devices = 1  # the server's are not known
+    device_kind: DeviceKind = "server"
 
-    def __init__(self, model: str, settings: ApiSettings) -> None:
+    def __init__(self, model: str, settings: ApiSettings, key: str, stop: Stop) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
         warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
         self.model, self.model_sha256 = identify("api", model, settings)
         self.notes: list[str] = []
         self.budget = Budget(settings)
-        self._settings = settings
-        self._key = os.environ.get(settings.key_env) or _NO_KEY
+        self._settings, self._stop = settings, stop
+        self._key = key or _NO_KEY
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
         self._noted: set[str] = set()
@@ -72,6 +74,11 @@ class ApiEngine:
             raise ModelError(
                 "api.max_dollars needs prices: set dollars_per_million_read and dollars_per_million_written"
             )
+
+    @property
+    def dollars(self) -> float:
+        """What was read and written so far, at the prices of the settings."""
+        return self.budget.dollars
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield answers as they come, with at most `max_in_flight` requests out."""
@@ -91,24 +98,28 @@ class ApiEngine:
         held: Asked | None = None
         flying: dict[Future[_Outcome[Answered]], int] = {}
         landed: SimpleQueue[Future[_Outcome[Answered]]] = SimpleQueue()
+        window = Window(self._settings.max_in_flight)
         serial = 0
         with _event_loop() as loop, self._client(loop) as client:
             while True:
-                while len(flying) < self._settings.max_in_flight:
+                while window.has_room:
                     held = next(waiting, None) if held is None else held
                     if held is None or not self.budget.reserve(serial, num_new(held)):
                         break
                     future = asyncio.run_coroutine_threadsafe(answer(client, held), loop)
                     flying[future] = serial
+                    window.open(serial, held)
                     future.add_done_callback(landed.put)
                     held, serial = None, serial + 1
                 if not flying and held is not None:
                     raise BudgetError(f"{self.budget.spent()}; raise the limit in [api] and run this again")
                 if not flying:
                     return
-                future = landed.get()
-                outcome = future.result()
-                self.budget.settle(flying.pop(future), outcome.num_read, outcome.num_written)
+                with self._stop.at_once():
+                    future = landed.get()
+                outcome, number = future.result(), flying.pop(future)
+                window.close(number)
+                self.budget.settle(number, outcome.num_read, outcome.num_written)
                 yield outcome.result
 
     @contextlib.contextmanager
@@ -138,7 +149,7 @@ class ApiEngine:
             )
         except (_Refused, DataError) as error:
             return _Outcome(failed(request, str(error)))
-        return _Outcome(_to_result(request, response), *_usage(response))
+        return _Outcome(_to_result(request, response), *self._used(response))
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
         try:
@@ -167,7 +178,16 @@ class ApiEngine:
                 'or engine = "hf" or "vllm"'
             )
         logprobs = [next(iter(token.values()))["logprob"] for token in found[-num_tokens:]]
-        return _Outcome(ScoreResult(id=request.id, token_logprobs=tuple(logprobs)), *_usage(response))
+        return _Outcome(ScoreResult(id=request.id, token_logprobs=tuple(logprobs)), *self._used(response))
+
+    def _used(self, response: Any) -> tuple[int, int]:
+        """Tokens read and written; raises ModelError where a limit cannot be kept because nobody says."""
+        if response.usage is None and self.budget.is_limited:
+            raise ModelError(
+                f"{self._settings.base_url} does not say how many tokens a request takes (usage), so "
+                "api.max_dollars and api.max_tokens_total cannot be kept; set both to 0, or limit it there"
+            )
+        return _usage(response)
 
     async def _num_tokens(self, client: openai.AsyncOpenAI, text: str) -> int:
         """How many tokens the server makes of a text."""
@@ -193,12 +213,13 @@ class ApiEngine:
                 problem = self._problem(error)
                 self._rate.hold(clock.time() + _retry_after_s(error))
             else:
-                if not isinstance(response, str):
+                problem = _problem_of(response)
+                if not problem:
                     self._num_answers += 1
                     return response
-                problem = f"it sent no JSON but {response[:80]!r}"
-            num_answers_before = self._num_answers if attempt == 1 else num_answers_before
+                self._note(problem, problem)
             if attempt <= self._settings.retries:
+                num_answers_before = self._num_answers
                 await asyncio.sleep(wait_s(attempt, random.random()))
         if self._num_answers > num_answers_before:  # the server is there, but not for this request
             raise _Refused(f"no answer in {self._settings.retries + 1} tries: {problem}")
@@ -223,11 +244,14 @@ class ApiEngine:
                 raise BudgetError(f"{url} says that the key's quota is used up: {text}")
             if status < 500 and status not in _MAY_PASS:
                 raise _Refused(text)
-        kind = type(error).__name__
+        self._note(type(error).__name__, text)
+        return text
+
+    def _note(self, kind: str, text: str) -> None:
+        """Tell once of a kind of problem that may pass."""
         if kind not in self._noted:
             self._noted.add(kind)
             self.notes.append(f"{self._settings.base_url}: {text}; such requests are tried again")
-        return text
 
     def _messages(self, request: Request | ScoreRequest) -> Messages:
         images = iter(request.images)
@@ -257,6 +281,17 @@ def data_url(image: Image.Image, image_format: str) -> str:
     else:
         image.save(file, "JPEG", quality=95)
     return f"data:image/{image_format};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _problem_of(response: Any) -> str:
+    """Why what came with status 200 is no answer; empty when it is one."""
+    if isinstance(response, str):
+        return f"it sent no JSON but {response[:80]!r}"
+    error = (getattr(response, "model_extra", None) or {}).get("error")
+    if error and not getattr(response, "choices", None):
+        text = error.get("message") if isinstance(error, dict) else error
+        return f"it sent an error: {' '.join(str(text).split())[:200]}"
+    return ""
 
 
 def _to_result(request: Request, response: Any) -> Result:

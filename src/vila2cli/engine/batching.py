@@ -4,10 +4,37 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from vila2cli.engine import Request, ScoreRequest
 from vila2cli.engine.limits import Asked
+
+MAX_OPEN_PIXELS = 1_000_000_000
+"""Pixels of requests that are asked and not answered, 3 GB of decoded RGB: 83 images of 12 megapixels."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Coarse on purpose: workers with a little more or less free memory settle on the same size."""
+
+
+def num_pixels(request: Request | ScoreRequest) -> int:
+    """Pixels of a request's images."""
+    return sum(image.width * image.height for image in request.images)
+
+
+class Window:
+    """How far requests are read ahead of their answers: a number of requests, and the pixels they hold."""
+
+    def __init__(self, max_requests: int) -> None:
+        self._max_requests = max_requests
+        self._pixels: dict[int, int] = {}
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._pixels) < self._max_requests and sum(self._pixels.values()) < MAX_OPEN_PIXELS
+
+    def open(self, serial: int, request: Request | ScoreRequest) -> None:
+        self._pixels[serial] = num_pixels(request)
+
+    def close(self, serial: int) -> None:
+        del self._pixels[serial]
 
 
 def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: int) -> Iterator[list[Asked]]:
@@ -21,7 +48,7 @@ def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: in
     group: str | None = None
     while True:
         chunk: list[Asked] = []
-        num_pixels = 0
+        pixels = 0
         was_held = False
         while True:
             if held and held[0].group == group:
@@ -33,8 +60,8 @@ def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: in
                 break
             else:
                 request = following
-            num_pixels += sum(image.width * image.height for image in request.images)
-            if chunk and (len(chunk) >= max_requests or num_pixels > max_pixels):
+            pixels += num_pixels(request)
+            if chunk and (len(chunk) >= max_requests or pixels > max_pixels):
                 held.appendleft(request)
                 break
             chunk.append(request)

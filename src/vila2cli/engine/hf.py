@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
 from vila2cli.engine.batching import available_memory, chunks_by_group, largest_batch
 from vila2cli.engine.limits import (
     Asked,
@@ -40,6 +40,7 @@ from vila2cli.model.quiet import quiet_transformers
 Answered = TypeVar("Answered", Result, ScoreResult)
 
 _LOOKAHEAD_BATCHES = 16
+_LOGITS_BYTES = 1 << 30  # of a batch that is scored; not what is free: batches must be the same everywhere
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
 
@@ -56,11 +57,13 @@ class HfEngine:
     """A checkpoint in transformers' own `generate`, batched by length inside each request group."""
 
     name = "hf"
+    dollars = 0.0
 
     def __init__(self, model: str, folder: Path, settings: EngineSettings) -> None:
         self.model = model
         self.notes: list[str] = []
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device_kind: DeviceKind = "gpu" if self.device.type == "cuda" else "core"
         self.num_devices = 1 if self.device.type == "cuda" else torch.get_num_threads()
         if torch.cuda.device_count() > 1:
             self.notes.append(f"one of {torch.cuda.device_count()} GPUs is used; start a --worker for each")
@@ -107,9 +110,20 @@ class HfEngine:
             prepared.sort(key=lambda p: len(p.ids))
             self.batch_size = self.batch_size or self._limit
             while prepared:
-                done = self._first_that_fit(prepared[: self.batch_size], self._score)
+                batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
+                done = self._first_that_fit(batch, self._score)
                 yield from done
                 prepared = prepared[len(done) :]
+
+    def _num_scored_together(self, prepared: Sequence[_Prepared[ScoreRequest]]) -> int:
+        """How many of the first requests, sorted by length, have logits that fit: B x T x V of them."""
+        position = self._net.config.get_text_config().vocab_size * self._net.dtype.itemsize
+        start = len(prepared[0].ids)
+        for number, p in enumerate(prepared, start=1):
+            start = min(start, len(p.ids) - p.num_new)
+            if number * (len(p.ids) - start + 1) * position > _LOGITS_BYTES:
+                return max(1, number - 1)
+        return len(prepared)
 
     def _chunks(self, requests: Iterable[Asked]) -> Iterator[list[Asked]]:
         return chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS)

@@ -44,10 +44,14 @@ class Budget:
     def has_prices(self) -> bool:
         return bool(self.settings.dollars_per_million_read or self.settings.dollars_per_million_written)
 
+    @property
+    def is_limited(self) -> bool:
+        return bool(self.settings.max_tokens_total or self.settings.max_dollars)
+
     def reserve(self, serial: int, num_new: int) -> bool:
         """Set the longest answer of a request aside; False where it might pass a limit."""
         max_tokens, max_dollars = self.settings.max_tokens_total, self.settings.max_dollars
-        if (max_tokens or max_dollars) and self._reserved and not self._longest_prompt:
+        if self.is_limited and self._reserved and not self._longest_prompt:
             return False
         num_read = self.num_read + (len(self._reserved) + 1) * self._longest_prompt
         num_written = self.num_written + sum(self._reserved.values()) + num_new
@@ -65,10 +69,13 @@ class Budget:
         self.num_written += num_written
         self._longest_prompt = max(self._longest_prompt, num_read)
 
+    @property
+    def dollars(self) -> float:
+        return self._price(self.num_read, self.num_written)
+
     def spent(self) -> str:
         """What was used, in words."""
-        price = self._price(self.num_read, self.num_written)
-        dollars = f" for ${price:,.2f}" if self.has_prices else ""
+        dollars = f" for ${self.dollars:,.2f}" if self.has_prices else ""
         return f"{self.num_read:,} tokens were read and {self.num_written:,} written{dollars}, and no more fits"
 
     def _price(self, num_read: int, num_written: int) -> float:

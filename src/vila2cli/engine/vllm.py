@@ -7,7 +7,6 @@ that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-p
 """
 
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
-from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
     Asked,
     cache_bytes_per_token,
@@ -29,40 +29,68 @@ from vila2cli.engine.limits import (
     scored_ids,
 )
 from vila2cli.errors import DataError, ModelError
+from vila2cli.files import read_json
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.stopping import Stop
 
 _MIB = 1 << 20
 _CPU_BATCH = 128
+_WAIT_S = 0.5  # between two looks at whether vLLM's process lives, and whether a signal came
+_ENDS = ("stop", "length")
 
 
 class VllmEngine:
     """A checkpoint in vLLM, which never drains while requests are left."""
 
     name = "vllm"
+    dollars = 0.0
 
-    def __init__(self, model: str, folder: Path, settings: EngineSettings) -> None:
+    def __init__(self, model: str, folder: Path, settings: EngineSettings, stop: Stop) -> None:
         self.model = model
         self.model_sha256 = weights_sha256(folder)
         self.notes: list[str] = []
-        on_gpu = torch.cuda.is_available()
-        self.num_devices = torch.cuda.device_count() if on_gpu else torch.get_num_threads()
+        self._stop = stop
+        self.device_kind: DeviceKind = "gpu" if self._on_gpu else "core"
+        self.num_devices = torch.cuda.device_count() if self._on_gpu else torch.get_num_threads()
+        try:
+            self._load(folder, settings)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            AssertionError,
+            ImportError,
+        ) as error:
+            raise ModelError(f"vLLM cannot load {folder}: {one_line(error)}") from error
+
+    @property
+    def _on_gpu(self) -> bool:
+        return torch.cuda.is_available()
+
+    @property
+    def _has_own_process(self) -> bool:
+        """Whether the engine core is a process apart from this one."""
+        return self._on_gpu
+
+    def _load(self, folder: Path, settings: EngineSettings) -> None:
         self._chat = Chat(AutoProcessor.from_pretrained(folder))
         config = AutoConfig.from_pretrained(folder)
         self._context = min(context_length(config), settings.max_model_len)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat.tokenizer)
-        try:
-            with _quiet():
-                self._engine = _start(folder, config, settings, self._context, on_gpu=on_gpu)
-                self._warm_up()
-            # Once and for all: going in and out of _quiet for every request takes a third of the time.
-            logging.getLogger("vllm").setLevel(logging.CRITICAL)
-            batch_size = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
-            self._window = 2 * batch_size
-            why = "as set" if settings.batch_size else "vLLM's own"
-            self.notes.append(f"batch size {batch_size} ({why})")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, ImportError) as error:
-            raise ModelError(f"vLLM cannot load {folder}: {one_line(error)}") from error
+        options = engine_options(config, settings, self._context, on_gpu=self._on_gpu)
+        with _quiet():
+            self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
+            self._warm_up()
+        # Once and for all: going in and out of _quiet for every request takes a third of the time.
+        logging.getLogger("vllm").setLevel(logging.CRITICAL)
+        batch_size = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+        self._window = 2 * batch_size
+        why = "as set" if settings.batch_size else "vLLM's own"
+        self.notes.append(f"batch size {batch_size} ({why})")
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Yield results as they finish, keeping at most twice the batch size queued."""
@@ -86,20 +114,25 @@ class VllmEngine:
         """
         waiting = iter(requests)
         queued: dict[str, Asked] = {}
+        window = Window(self._window)
         serial = 0
         try:
             while True:
-                while len(queued) < self._window and (request := next(waiting, None)) is not None:
+                while window.has_room and (request := next(waiting, None)) is not None:
                     serial += 1
                     error = self._queue(str(serial), request, render)
                     if error is None:
                         queued[str(serial)] = request
+                        window.open(serial, request)
                     else:
                         yield request, error
                 if not queued:
                     return
                 for output in self._step():
-                    yield queued.pop(output.request_id), output
+                    reason = output.outputs[0].finish_reason
+                    ended = output if reason in _ENDS else f"vLLM ended the answer with {reason}"
+                    window.close(int(output.request_id))
+                    yield queued.pop(output.request_id), ended
         finally:
             if queued:  # the caller stopped early
                 self._engine.abort_request(list(queued))
@@ -113,8 +146,33 @@ class VllmEngine:
             pass
 
     def _step(self) -> list[Any]:
-        with torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
-            return [output for output in self._engine.step() if output.finished]
+        from vllm.exceptions import VLLMError
+
+        self._await_output()
+        try:
+            with torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
+                return [output for output in self._engine.step() if output.finished]
+        except (VLLMError, RuntimeError) as error:
+            raise ModelError(
+                f"vLLM failed on {self.model}: {one_line(error)}; run the same command again, "
+                "with a smaller batch_size if memory ran out"
+            ) from error
+
+    def _await_output(self) -> None:
+        """Wait for the engine's process to answer; vLLM itself would wait for good for one that was killed."""
+        if not self._has_own_process:
+            return
+        client = self._engine.engine_core
+        outputs = client.outputs_queue
+        while outputs.empty():
+            self._stop.check()
+            if client.resources.engine_dead:
+                raise ModelError(
+                    f"vLLM's process for {self.model} died, killed by the system if memory ran out; "
+                    "run the same command again"
+                )
+            with outputs.not_empty:
+                outputs.not_empty.wait_for(lambda: outputs.queue, _WAIT_S)
 
     def _queue(
         self, serial: str, request: Asked, render: Callable[[Asked], tuple[list[int], Any]]
@@ -177,7 +235,7 @@ class VllmEngine:
             id=request.id,
             text=self._chat.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
             num_tokens=len(tokens),
-            finish_reason="stop" if completion.finish_reason == "stop" else "length",
+            finish_reason=completion.finish_reason,
             logprob_mean=None if logprob is None or not tokens else logprob / len(tokens),
         )
 
@@ -209,7 +267,10 @@ def why_not(folder: Path) -> str | None:
             from vllm import ModelRegistry
     except (ImportError, OSError, RuntimeError) as error:
         return f"vLLM is installed but cannot be imported: {one_line(error)}"
-    architectures = json.loads((folder / "config.json").read_text()).get("architectures") or []
+    try:
+        architectures = read_json(folder / "config.json").get("architectures") or []
+    except DataError as error:
+        return str(error)
     if not set(architectures) & set(ModelRegistry.get_supported_archs()):
         return f"vLLM does not know {', '.join(architectures) or 'a model without architectures'}"
     return None
@@ -222,12 +283,11 @@ def _known_eos(folder: Path, config: Any) -> int | list[int] | None:
     return getattr(config.get_text_config(), "eos_token_id", None)
 
 
-def _start(folder: Path, config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> Any:
+def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: bool) -> Any:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
-    options = engine_options(config, settings, context, on_gpu=on_gpu)
     engine_config = EngineArgs(model=str(folder), **options).create_engine_config()
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
@@ -236,7 +296,7 @@ def _start(folder: Path, config: Any, settings: EngineSettings, context: int, *,
         vllm_config=engine_config,
         executor_class=Executor.get_class(engine_config),
         log_stats=False,
-        multiprocess_mode=on_gpu,
+        multiprocess_mode=own_process,
     )
 
 
@@ -252,6 +312,8 @@ def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gp
         "use_tqdm_on_load": False,
     }
     if hasattr(config, "vision_config"):
+        # The captions of an image are asked for together; of vLLM's 4 GiB the rest is never found again.
+        options["mm_processor_cache_gb"] = 0.5
         options["limit_mm_per_prompt"] = {"image": settings.max_images}
     if on_gpu:
         options["tensor_parallel_size"] = torch.cuda.device_count()

@@ -16,7 +16,6 @@ from vila2cli.errors import DataError
 from vila2cli.filtering.job import Job
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.progress import Progress
-from vila2cli.run import Stop
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.image_hash import image_hash
@@ -34,6 +33,7 @@ from vila2cli.shards import (
     to_json_bytes,
     write_rejects,
 )
+from vila2cli.stopping import Stop
 from vila2cli.text.compose import FILTER
 from vila2cli.text.prompts import stable_hash
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vila2cli.engine import dtype_of
 from vila2cli.recipe import Recipe
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import Source
@@ -32,6 +33,11 @@ class Job:
     @property
     def settings(self) -> FilterSettings:
         return self.recipe.filter
+
+    @property
+    def dtype(self) -> dict[str, str]:
+        """What provenance says of the number format the model runs in."""
+        return {} if self.model is None else dtype_of(self.settings.engine, self.model, self.settings.dtype)
 
     @property
     def scores_dir(self) -> Path:

@@ -10,9 +10,10 @@ from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.summary import summarise
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
-from vila2cli.run import Manifest, Stop, claim, difference, read_manifest, write_json
+from vila2cli.run import Manifest, claim, difference, read_manifest, write_json
 from vila2cli.score.selection import Selection
 from vila2cli.shards import done, open_layer
+from vila2cli.stopping import Stop
 from vila2cli.text.compose import FILTER
 
 _MADE_ANEW = ("settings", "seed", "held_out")

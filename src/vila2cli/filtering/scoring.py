@@ -7,7 +7,6 @@ when its last result is back.
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from vila2cli.engine import Engine, ScoreRequest, ScoreResult
 from vila2cli.engine.feed import ahead
+from vila2cli.engine.meter import Meter
 from vila2cli.errors import DataError
 from vila2cli.filtering.measure import Measure, Measured
 from vila2cli.progress import Progress
-from vila2cli.run import Stop
 from vila2cli.sample import Annotation, Sample, Turn
 from vila2cli.score.perplexity import Score, image_gain, perplexity
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
+from vila2cli.stopping import Stop
 
 if TYPE_CHECKING:
     from vila2cli.model.dual_encoder import DualEncoder
@@ -77,7 +77,7 @@ class ShardScorer:
         self._open: dict[str, _OpenShard] = {}
         self._pending: dict[str, _Pending] = {}
         self._num_notes = 0
-        self._last_close_s = 0.0
+        self._meter = Meter(scoring.engine)
         self._unreadable = Unreadable()
 
     def run(self, shards: Sequence[Shard]) -> None:
@@ -86,7 +86,7 @@ class ShardScorer:
         A damaged shard is given up, and told of when the others are done. Whatever stops the work, shards
         written by then stay and no other leaves a trace.
         """
-        self._last_close_s = time.perf_counter()
+        self._meter = Meter(self._scoring.engine)
         self._show_notes()
         requests = self._requests(shards)
         engine = self._scoring.engine
@@ -120,7 +120,7 @@ class ShardScorer:
         for shard in shards:
             opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
             try:
-                for sample in opened.writer.samples():
+                for sample in self._stop.each(opened.writer.samples()):
                     opened.num_pending += 1
                     yield shard.name, sample
                 self._unreadable.succeed()
@@ -202,11 +202,7 @@ class ShardScorer:
         if opened.is_broken:
             opened.writer.abort()
             return
-        now_s = time.perf_counter()
-        seconds, self._last_close_s = now_s - self._last_close_s, now_s
-        num_devices = self._scoring.engine.num_devices if self._scoring.engine else 1
-        # Shards overlap, so each is charged the time since the one before it was written.
-        opened.writer.count(seconds=seconds, device_seconds=seconds * num_devices)
+        opened.writer.count(**self._meter.read())
         opened.writer.close()
 
     def _show_notes(self) -> None:

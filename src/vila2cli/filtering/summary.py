@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vila2cli.cost import Cost
+from vila2cli.cost import cost_of
 from vila2cli.errors import RejectBudgetError
 from vila2cli.files import read_json
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import Job
-from vila2cli.recipe import Recipe
 from vila2cli.score.selection import Cut
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import folder_stats
@@ -41,7 +40,7 @@ def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) ->
         "held_out": tasks if job.settings.overlap != "none" else None,
         "rank_by": job.settings.rank_by,
         "cuts": [_cut_json(cut, job.settings) for cut in cuts],
-        "cost": _cost(job.recipe, scored).to_json(),
+        "cost": cost_of(job.recipe.cost, scored).to_json(),
     }
 
 
@@ -69,18 +68,6 @@ def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
         "in": cut.num_ranked,
         "worst_kept": value,
     }
-
-
-def _cost(recipe: Recipe, scored: Mapping[str, float]) -> Cost:
-    seconds = scored["seconds"]
-    return Cost(
-        num_images=int(scored["answered"]),
-        num_tokens=int(scored["tokens"]),
-        seconds=seconds,
-        num_devices=max(1, round(scored["device_seconds"] / seconds)) if seconds else 1,
-        device=recipe.cost.device,
-        dollars_per_hour=recipe.cost.dollars_per_hour,
-    )
 
 
 def check_budget(summary: Mapping[str, Any], out_dir: Path, max_reject_rate: float) -> None:

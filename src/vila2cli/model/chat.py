@@ -6,6 +6,7 @@ follows its own generation prompt; nothing is searched for in text or ids afterw
 Shapes: N images of the batch, C colour channels, H x W pixels.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
 
 IGNORE_INDEX = -100
 _MAX_PROMPTS = 256
+_MAX_SIZES = 1024
 
 
 class Chat:
@@ -31,7 +33,7 @@ class Chat:
             raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
         self.image_token: str = getattr(processor, "image_token", "")
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token else -1
-        self._image_ids: dict[tuple[int, int], list[int]] = {}
+        self._image_ids: dict[tuple[int, int], array[int]] = {}  # the one used last stands last
         # Most prompts are one of a few.
         self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
         special = {*self.tokenizer.all_special_tokens, self.image_token}
@@ -162,11 +164,16 @@ class Chat:
             ids += piece
         return ids
 
-    def _expanded(self, image: Image.Image) -> list[int]:
-        if image.size not in self._image_ids:
+    def _expanded(self, image: Image.Image) -> "array[int]":
+        """The ids that an image of this size stands as, kept for the sizes seen last."""
+        ids = self._image_ids.pop(image.size, None)
+        if ids is None:
             inputs = self.processor(text=[self.image_token], images=[[image]], add_special_tokens=False)
-            self._image_ids[image.size] = list(inputs["input_ids"][0])
-        return self._image_ids[image.size]
+            ids = array("i", inputs["input_ids"][0])
+        if len(self._image_ids) >= _MAX_SIZES:
+            del self._image_ids[next(iter(self._image_ids))]
+        self._image_ids[image.size] = ids
+        return ids
 
     def _answer_labels(self, ids: list[int]) -> list[int]:
         labels = [IGNORE_INDEX if token == self.image_token_id else token for token in ids]

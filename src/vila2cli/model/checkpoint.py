@@ -2,10 +2,15 @@
 
 import functools
 import hashlib
+import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vila2cli.errors import ModelError
+from safetensors import SafetensorError, safe_open
+
+from vila2cli.errors import DataError, ModelError
+from vila2cli.files import read_json
 
 _DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _IDENTITY = (
@@ -22,6 +27,7 @@ _IDENTITY = (
     "chat_template*",
 )
 """What decides a checkpoint's text; lineage and metrics that lie beside it do not."""
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _hashes: dict[tuple[tuple[str, int, int], ...], str] = {}
 
 
@@ -65,6 +71,35 @@ def _download(model: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {model} is neither a folder nor to be had from the hub: {reason}") from None
+
+
+def own_dtype(folder: str | Path) -> str:
+    """The number format of a checkpoint, as its config states it, else that of most of its weights.
+
+    Raises ModelError for a config that cannot be read.
+    """
+    try:
+        config = read_json(Path(folder) / "config.json")
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    for part in (config, config.get("text_config") or {}):
+        stated = part.get("dtype") or part.get("torch_dtype")
+        if stated in _STORED.values():
+            return str(stated)
+    return _weights_dtype(Path(folder))
+
+
+def _weights_dtype(folder: Path) -> str:
+    counts: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                    tensor = file.get_slice(name)
+                    counts[_STORED.get(tensor.get_dtype(), "float32")] += math.prod(tensor.get_shape())
+        except SafetensorError as error:
+            raise ModelError(f"{path} is damaged or cut off: {error}") from None
+    return counts.most_common(1)[0][0] if counts else "float32"
 
 
 def weights_sha256(folder: str | Path) -> str:

@@ -93,6 +93,8 @@ def stage_cost(stage: Stage, settings: CostSettings) -> Cost | None:
     """The cost of a stage, None when it recorded no time."""
     if stage.seconds is None:
         return None
+    recorded = stage.summary.get("cost")
+    spent = recorded.get("spent") if isinstance(recorded, Mapping) else None
     return Cost(
         num_images=whole(stage.summary.get("images")) or stage.num_out or stage.num_in,
         num_tokens=stage.num_tokens,
@@ -100,6 +102,7 @@ def stage_cost(stage: Stage, settings: CostSettings) -> Cost | None:
         num_devices=stage.num_devices,
         device=settings.device,
         dollars_per_hour=settings.dollars_per_hour,
+        spent=float(spent) if isinstance(spent, int | float) else None,
     )
 
 

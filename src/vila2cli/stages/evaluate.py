@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
-from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, dtype_of, open_engine
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.files import read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, claim, interruptible, lock, write_json
+from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.compare import read_predictions
 from vila2cli.score.scorer import Reference
@@ -35,6 +35,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
+from vila2cli.stopping import Stop, interruptible
 
 LAYER = "eval"
 
@@ -68,7 +69,8 @@ def evaluate(
     sources = {task.name: open_source([str(task.folder)]) for task in found}
     folder = Path(out)
     with lock(folder), interruptible() as stop:
-        asker = _Asker(recipe, model, folder, round, stop)
+        with stop.at_once():
+            asker = _Asker(recipe, model, folder, round, stop)
         claim(folder, asker.inputs(), recipe)
         for task in found:
             asker.ask_task(task, sources[task.name])
@@ -90,6 +92,7 @@ class _Asker:
         self.model_dir = resolve_model(model)
         self.model_sha256 = weights_sha256(self.model_dir)
         self.engine_name = choose_engine(recipe.eval.engine, self.model_dir).kind
+        self.dtype = dtype_of(self.engine_name, self.model_dir, recipe.eval.dtype)
         self._engine: Engine | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class _Asker:
             "round": self.round,
             "engine": self.engine_name,
             "max_new_tokens": self.recipe.eval.max_new_tokens,
+            **({} if self.recipe.eval.dtype == "auto" else self.dtype),  # the weights decide their own
         }
 
     def ask_task(self, task: Task, source: Source) -> None:
@@ -107,7 +111,8 @@ class _Asker:
         folder = self.folder / task.name
         manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.outline()})
         writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
-        missing = writer.missing(source.shards)
+        with self.stop.at_once():
+            missing = writer.missing(source.shards)
         if missing:
             total, _ = expected_samples(missing)
             with Progress(f"eval {task.name}", total, "answers", self.folder / "log.jsonl") as progress:
@@ -133,8 +138,8 @@ class _Asker:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            settings = EngineSettings(batch_size=self.recipe.eval.batch_size)
-            self._engine = open_engine(self.engine_name, self.model, settings)
+            settings = EngineSettings(dtype=self.recipe.eval.dtype, batch_size=self.recipe.eval.batch_size)
+            self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
         return self._engine
@@ -166,7 +171,7 @@ class _Asker:
             model=self.model,
             model_sha256=self.model_sha256,
             prompt_sha256=hashlib.sha256(question.text.encode()).hexdigest(),
-            sampling={"engine": self.engine_name, "temperature": 0.0, **_limits(self.recipe)},
+            sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype, **_limits(self.recipe)},
             num_tokens=result.num_tokens,
             finish_reason=result.finish_reason,
             logprob_mean=result.logprob_mean,
@@ -260,6 +265,7 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
     return {
         "question": "the task's question, else the sample's own, as it is, in one user turn with its images",
         "engine": asker.engine_name,
+        **asker.dtype,
         "temperature": 0.0,
         **_limits(recipe),
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,

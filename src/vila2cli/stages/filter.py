@@ -23,13 +23,14 @@ from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, Worker, claim, interruptible, lock, read_manifest
+from vila2cli.run import Worker, api_key, claim, lock, read_manifest
 from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import LayerWriter, Shard, Source, done, expected_samples, open_layer, open_source
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
@@ -66,7 +67,8 @@ def filter_samples(
             layer = open_layer(
                 job.scores_dir, layer=SCORES_LAYER, source=job.source, manifest={"digest": manifest.digest}
             )
-            todo = layer.missing(select_shards(job.source.shards, worker))
+            with stop.at_once():
+                todo = layer.missing(select_shards(job.source.shards, worker))
             if todo:
                 _score(job, layer, todo, stop)
             layer.finish()
@@ -162,7 +164,7 @@ def scoring_inputs(job: Job) -> dict[str, Any]:
     if job.provenance is not None:
         models["model_sha256"] = job.provenance[1]
         models["prompt_sha256"] = prompt_sha256(settings.prompt, recipe.prompts)
-        models["dtype"] = recipe.base.dtype
+        models |= job.dtype
         if settings.engine == "api":
             models["api"] = recipe.api.deciding()
     if job.similarity is not None:
@@ -182,9 +184,13 @@ def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> N
     engine = encoder = None
     if job.model is not None:
         engine_settings = EngineSettings(
-            dtype=recipe.base.dtype, batch_size=settings.batch_size, max_images=1, api=recipe.api
+            dtype=settings.dtype,
+            batch_size=settings.batch_size,
+            max_images=1,
+            api=recipe.api,
+            api_key=api_key(recipe.api),
         )
-        engine = open_engine(settings.engine, job.model, engine_settings)
+        engine = open_engine(settings.engine, job.model, engine_settings, stop)
     if job.similarity is not None:
         from vila2cli.model.dual_encoder import DualEncoder
 
@@ -209,7 +215,7 @@ def _blank(job: Job, engine: str | None) -> Annotation:
     settings, recipe = job.settings, job.recipe
     sampling: dict[str, Any] = {}
     if engine is not None:
-        sampling |= {"engine": engine, "dtype": recipe.base.dtype}
+        sampling |= {"engine": engine, **job.dtype}
     if job.similarity is not None:
         sampling |= dict(zip(("similarity_model", "similarity_model_sha256"), job.similarity, strict=True))
     model, model_sha256 = job.provenance or job.similarity or (None, None)

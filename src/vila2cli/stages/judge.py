@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine import Engine, EngineSettings, Request, choose_engine, open_engine
+from vila2cli.engine import Engine, EngineSettings, Request, choose_engine, dtype_of, open_engine
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.image import decode_image
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, claim, digest, interruptible, lock, write_json
+from vila2cli.run import claim, digest, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.caption import count_facts
 from vila2cli.score.pairing import Draw, draw_samples
@@ -31,6 +31,7 @@ from vila2cli.score.verdict import (
     summarise_pairs,
 )
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, open_layer
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import PROMPTS, prompt_sha256
 from vila2cli.world.scenes import VOCABULARY
@@ -71,7 +72,8 @@ def judge(
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder = Path(out)
     with lock(folder), interruptible() as stop:
-        asked = _ModelJudge(recipe, model, stop) if MODEL in judges and model is not None else None
+        with stop.at_once():
+            asked = _ModelJudge(recipe, model, stop) if MODEL in judges and model is not None else None
         protocol = {"judges": list(judges), "layers": list(draw.layers), **(asked.protocol() if asked else {})}
         content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
         manifest = claim(folder, {"stage": "judge", "round": round, **protocol, **content}, recipe)
@@ -97,7 +99,8 @@ class _Bench:
 
     def judge_missing(self, writer: LayerWriter) -> None:
         """Write the verdict shards that are not there yet."""
-        missing = writer.missing(self.draw.source.shards)
+        with self.stop.at_once():
+            missing = writer.missing(self.draw.source.shards)
         total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
         with Progress("judge", total, "samples", writer.folder / "log.jsonl") as progress:
             for shard in missing:
@@ -159,6 +162,7 @@ class _ModelJudge:
         self.settings, self.model, self.stop = recipe.judge, str(model), stop
         self.model_sha256 = weights_sha256(resolve_model(model))
         self.engine_name = choose_engine(recipe.judge.engine, model).kind
+        self.dtype = dtype_of(self.engine_name, model, recipe.judge.dtype)
         self._engine: Engine | None = None
 
     def protocol(self) -> dict[str, Any]:
@@ -170,6 +174,7 @@ class _ModelJudge:
             "max_new_tokens": self.settings.max_new_tokens,
             "prompt_id": PROMPT_ID,
             "prompt_sha256": prompt_sha256(PROMPT_ID),
+            **({} if self.settings.dtype == "auto" else self.dtype),  # the weights decide their own
         }
 
     def sign(self, annotation: Annotation) -> Annotation:
@@ -183,6 +188,7 @@ class _ModelJudge:
             sampling={
                 "engine": self.engine_name,
                 "temperature": 0.0,
+                **self.dtype,
                 "max_new_tokens": self.settings.max_new_tokens,
             },
         )
@@ -205,7 +211,8 @@ class _ModelJudge:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            self._engine = open_engine(self.engine_name, self.model, EngineSettings())
+            settings = EngineSettings(dtype=self.settings.dtype)
+            self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
         return self._engine

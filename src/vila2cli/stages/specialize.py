@@ -7,15 +7,16 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.engine import EngineSettings, Request, open_engine
+from vila2cli.engine import EngineSettings, Request, dtype_of, open_engine
 from vila2cli.engine.annotator import Annotator, Dialogue, has_one_image
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe, SpecialistSettings
-from vila2cli.run import Stop, Worker, claim, interruptible, lock, select, write_json
+from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Source, expected_samples, open_layer, open_source
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
@@ -78,13 +79,16 @@ def relabel(
     """
     worker, source = worker or Worker(), open_source(shards, base=base)
     inputs = relabel_inputs(recipe, name=name, model=model, source=source)
-    model_sha256 = inputs["model_sha256"]
+    dtype = dtype_of(recipe.recaption.engine, model, recipe.recaption.dtype)
     manifest = claim(out, inputs, recipe)
     with lock(out, worker), interruptible() as stop:
         layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
-        todo = layer.missing(select(source.shards, worker))
+        with stop.at_once():
+            todo = layer.missing(select(source.shards, worker))
         if todo:
-            _ask_specialist(Relabeller(recipe, name, str(model), model_sha256), layer, todo, stop)
+            _ask_specialist(
+                Relabeller(recipe, name, str(model), inputs["model_sha256"], dtype), layer, todo, stop
+            )
         layer.finish()
         with layer.alone():
             stats = layer.stats()
@@ -114,7 +118,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "specialist": name,
         "seed": recipe.seed,
         "model_sha256": weights_sha256(resolve_model(model)),
-        "dtype": recipe.base.dtype,
+        **dtype_of(recipe.recaption.engine, model, recipe.recaption.dtype),
         "max_new_tokens": settings.max_new_tokens,
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
@@ -129,10 +133,10 @@ class Relabeller:
 
     decode = staticmethod(decode_image)
 
-    def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str) -> None:
+    def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str, dtype: dict[str, str]) -> None:
         self.recipe, self.name = recipe, name
         self.settings = settings_of(recipe, name)
-        self.model, self.model_sha256 = model, model_sha256
+        self.model, self.model_sha256, self.dtype = model, model_sha256, dtype
         self.engine_name = ""
 
     def prompt_id(self, sample: Sample) -> str:
@@ -173,7 +177,7 @@ class Relabeller:
                 model_sha256=self.model_sha256,
                 prompt_id=prompt_id,
                 prompt_sha256=prompt_sha256(prompt_id),
-                sampling={"engine": self.engine_name, "temperature": 0.0, "dtype": self.recipe.base.dtype},
+                sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype},
                 num_tokens=result.num_tokens,
                 finish_reason=result.finish_reason,
                 logprob_mean=result.logprob_mean,
@@ -183,8 +187,10 @@ class Relabeller:
 
 def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     recipe = relabeller.recipe
-    settings = EngineSettings(dtype=recipe.base.dtype, batch_size=recipe.recaption.batch_size, max_images=1)
-    engine = open_engine(recipe.recaption.engine, relabeller.model, settings)
+    settings = EngineSettings(
+        dtype=recipe.recaption.dtype, batch_size=recipe.recaption.batch_size, max_images=1
+    )
+    engine = open_engine(recipe.recaption.engine, relabeller.model, settings, stop)
     relabeller.engine_name = engine.name
     total, is_exact = expected_samples(todo)
     title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"

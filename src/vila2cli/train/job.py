@@ -20,10 +20,11 @@ from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.quiet import quiet_transformers
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import complete_folder, interruptible, lock, write_json
+from vila2cli.run import complete_folder, lock, write_json
 from vila2cli.sample import Reject
 from vila2cli.settings import TrainSettings
 from vila2cli.shards import Source
+from vila2cli.stopping import interruptible
 from vila2cli.train.data import Compose, TrainSample, load_samples, num_batches
 from vila2cli.train.loop import fit
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Stop, claim, interruptible, write_json, write_text
+from vila2cli.run import claim, write_json, write_text
 from vila2cli.sample import Turn
 from vila2cli.settings import WorldSettings
 from vila2cli.shards import TarWriter
+from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.prompts import PROMPTS
 from vila2cli.world import language
 from vila2cli.world.draw import draw_picture, encode_jpeg

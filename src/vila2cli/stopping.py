@@ -1,0 +1,94 @@
+"""How a stage stops: signals become an error where it is safe, and exit code 75."""
+
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar
+
+from vila2cli.errors import Interrupted, Vila2Error
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether a signal asked to stop; `check` is called where it is safe to."""
+
+    reason: str | None = None
+    _raises: bool = False
+
+    def check(self) -> None:
+        """Raise Interrupted when a signal has come."""
+        if self.reason is not None:
+            raise Interrupted(f"stopped by {self.reason}; run the same command again to go on")
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason == "SIGINT":
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+        if self._raises:
+            self.check()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise Interrupted the moment a signal comes, in a block that may wait and can be left anywhere."""
+        was, self._raises = self._raises, True
+        try:
+            self.check()
+            yield
+            self.check()
+        finally:
+            self._raises = was
+
+    def each(self, source: Iterable[T]) -> Iterator[T]:
+        """What a source gives, `at_once` while it is waited for."""
+        iterator = iter(source)
+        while True:
+            with self.at_once():
+                try:
+                    value = next(iterator)
+                except StopIteration:
+                    return
+            yield value
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a flag that `Stop.check` raises on.
+
+    An error that follows from the signal, or only comes after it, is raised as Interrupted. A second SIGINT
+    raises KeyboardInterrupt at once. Only the main thread can be asked to stop.
+    """
+    stop = Stop()
+    old: dict[int, Any] = {}
+    try:
+        for caught in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                old[caught] = signal.signal(caught, stop.handle)
+        yield stop
+    except Vila2Error:
+        stop.check()
+        raise
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+    old: dict[int, Any] = {}
+    try:
+        for caught in (signal.SIGTERM, signal.SIGUSR1):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                old[caught] = signal.signal(caught, stop)
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
