@@ -201,7 +201,7 @@ def vila2(work: Work, engine: str) -> Measured:
         "recaption.batch_size": str(work.batch_size),
         "recaption.retry_temperatures": "[]",  # a random model fails every check
         "recaption.max_reject_rate": "1.0",
-        "base.dtype": work.dtype,
+        "recaption.dtype": work.dtype,
     }
     recipe = load_recipe(None, [f"{key}={value}" for key, value in sets.items()])
     loaded_s = 0.0
