@@ -300,7 +300,7 @@ def test_a_signal_leaves_whole_shards_only(
             raise Interrupted("stopped by SIGTERM")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vila2cli.run.Stop.check", stop_later)
+        patched.setattr("vila2cli.stopping.Stop.check", stop_later)
         with pytest.raises(Interrupted):
             run()
     names = {path.name for path in (tmp_path / "layer" / "scores").iterdir()}
