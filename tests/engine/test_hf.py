@@ -287,3 +287,16 @@ def test_unusable_checkpoints_are_one_line_errors(random_vlm: Path, tmp_path: Pa
         with pytest.raises(ModelError, match=message) as caught:
             open_engine("hf", tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_whose_numbers_overflow_gives_no_captions(random_vlm: Path, ask: Ask, tmp_path: Path) -> None:
+    folder = tmp_path / "overflowed"
+    shutil.copytree(random_vlm, folder)
+    weights = load_file(folder / "model.safetensors")
+    norm = next(name for name in weights if name.endswith("text_model.norm.weight"))
+    save_file(weights | {norm: weights[norm] * float("nan")}, folder / "model.safetensors", {"format": "pt"})
+    engine = open_engine("hf", folder, EngineSettings(dtype="float32", batch_size=2))
+    for temperature in (0.0, 0.7):
+        results = list(engine.generate(ask(number, temperature=temperature) for number in range(3)))
+        assert [result.text for result in results] == [""] * 3
+        assert all("log-probabilities that are no numbers" in (result.error or "") for result in results)

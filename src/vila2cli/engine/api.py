@@ -24,7 +24,7 @@ from PIL import Image
 
 from vila2cli.engine import DeviceKind, FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
 from vila2cli.engine.batching import Window
-from vila2cli.engine.limits import Asked, failed, one_line
+from vila2cli.engine.limits import Asked, answered, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.model.chat import turn_parts
@@ -301,8 +301,8 @@ def _to_result(request: Request, response: Any) -> Result:
     finish_reason: FinishReason = choice.finish_reason
     tokens = choice.logprobs.content if choice.logprobs else None
     num_tokens = _usage(response)[1] or len(tokens or ())
-    return Result(
-        id=request.id,
+    return answered(
+        request,
         text=(choice.message.content or "").strip(),
         num_tokens=num_tokens,
         finish_reason=finish_reason,

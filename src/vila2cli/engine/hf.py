@@ -24,6 +24,7 @@ from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRe
 from vila2cli.engine.batching import available_memory, chunks_by_group, largest_batch
 from vila2cli.engine.limits import (
     Asked,
+    answered,
     cache_bytes_per_token,
     context_length,
     eos_token_ids,
@@ -231,8 +232,8 @@ class HfEngine:
         stop = next((i + 1 for i, token in enumerate(tokens) if token in self._eos), None)
         num_tokens = len(tokens) if stop is None else stop
         text = self._chat.tokenizer.decode(tokens[:num_tokens], skip_special_tokens=True)
-        return Result(
-            id=request.id,
+        return answered(
+            request,
             text=text.strip(),
             num_tokens=num_tokens,
             finish_reason="length" if stop is None else "stop",

@@ -1,5 +1,6 @@
 """What a checkpoint allows, read the same way by every engine that loads one."""
 
+import math
 from typing import Any, TypeVar
 
 from vila2cli.engine import Request, Result, ScoreRequest
@@ -51,6 +52,14 @@ def scored_ids(
     if not expand:
         prompt = chat.prompt_ids(request.messages, request.images, expand=False)
     return prompt + answer, len(answer)
+
+
+def answered(request: Request, **figures: Any) -> Result:
+    """A result, or a failed one where the model's numbers overflowed: its text is noise then."""
+    logprob = figures.get("logprob_mean")
+    if logprob is not None and not math.isfinite(logprob):
+        return failed(request, f"the model gives log-probabilities that are no numbers ({logprob})")
+    return Result(id=request.id, **figures)
 
 
 def failed(request: Request, error: str) -> Result:

@@ -21,6 +21,7 @@ from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRe
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
     Asked,
+    answered,
     cache_bytes_per_token,
     context_length,
     eos_token_ids,
@@ -231,8 +232,8 @@ class VllmEngine:
         completion = output.outputs[0]
         tokens = list(completion.token_ids)
         logprob = completion.cumulative_logprob
-        return Result(
-            id=request.id,
+        return answered(
+            request,
             text=self._chat.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
             num_tokens=len(tokens),
             finish_reason=completion.finish_reason,
