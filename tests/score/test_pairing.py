@@ -97,6 +97,6 @@ def test_layers_that_cannot_be_compared_are_errors(tmp_path):
     turns = write_layer(base, tmp_path / "spatial", kind="turns")
     with pytest.raises(DataError, match="kind 'turns'"):
         draw_samples(["alt-text", turns], num_samples=4, seed=0)
-    other = write_layer(write_base(tmp_path / "other", 4, 4), tmp_path / "r2")
+    other = write_layer(write_base(tmp_path / "other", 5, 5), tmp_path / "r2")
     with pytest.raises(DataError, match="no sample has a caption in each"):
         draw_samples([layer, other], num_samples=4, seed=0)

@@ -56,6 +56,8 @@ class VllmEngine:
         self.num_devices = torch.cuda.device_count() if self._on_gpu else torch.get_num_threads()
         try:
             self._load(folder, settings)
+        except ModelError as error:  # from the first token
+            raise ModelError(f"vLLM cannot load {folder}: {one_line(error.__cause__ or error)}") from error
         except (
             OSError,
             ValueError,
