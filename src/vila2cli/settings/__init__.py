@@ -1,0 +1,140 @@
+"""Every knob of a run: typed, frozen settings with unit and default, one class per table of a recipe."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, StringConstraints
+
+from vila2cli.settings.asking import (
+    ApiSettings,
+    CostSettings,
+    EvalSettings,
+    FilterSettings,
+    JudgeSettings,
+    RecaptionSettings,
+    RewriteSettings,
+    WritingSettings,
+)
+from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.training import (
+    AlignSettings,
+    BaseSettings,
+    CaptionTrainSettings,
+    DataSettings,
+    PretrainSettings,
+    SftSettings,
+    SpecialistSettings,
+    TrainSettings,
+    WorldSettings,
+)
+
+__all__ = [
+    "AlignSettings",
+    "ApiSettings",
+    "BaseSettings",
+    "CaptionTrainSettings",
+    "CostSettings",
+    "DataSettings",
+    "EvalSettings",
+    "FilterSettings",
+    "JudgeSettings",
+    "Language",
+    "Origin",
+    "Part",
+    "PretrainSettings",
+    "RecaptionSettings",
+    "Recipe",
+    "RewriteSettings",
+    "Settings",
+    "SftSettings",
+    "SpecialistSettings",
+    "TrainSettings",
+    "WorldSettings",
+    "WritingSettings",
+    "describe",
+    "type_name",
+]
+
+
+class Recipe(Settings):
+    """All settings of a run."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$"), setting("run name")] = "run"
+    seed: Annotated[NonNegativeInt, setting("seed of training order, sampling and projectors")] = 0
+    rounds: Annotated[PositiveInt, setting("self-augmentation rounds after round 0")] = 3
+    runs_dir: Annotated[str, setting("folder that holds the run folders", decides=False)] = "runs"
+    base: BaseSettings = BaseSettings()
+    data: DataSettings = DataSettings()
+    prompts: Annotated[
+        dict[str, str], setting("prompts of your own by id; {alt_text} in one stands for the alt-text")
+    ] = Field(default_factory=dict)
+    recaption: RecaptionSettings = RecaptionSettings()
+    rewrite: RewriteSettings = RewriteSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    sft: SftSettings = SftSettings()
+    specialists: dict[SpecialistName, SpecialistSettings] = Field(default_factory=dict)
+    filter: FilterSettings = FilterSettings()
+    judge: JudgeSettings = JudgeSettings()
+    eval: EvalSettings = EvalSettings()
+    api: ApiSettings = ApiSettings()
+    cost: CostSettings = CostSettings()
+    slurm: Annotated[
+        dict[str, str | int | float | bool], setting("sbatch options by their long name", decides=False)
+    ] = Field(default_factory=dict)
+    world: WorldSettings = WorldSettings()
+
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def origins(self) -> Mapping[str, Origin]:
+        """Where the value of each dotted key came from."""
+        return self._origins
+
+    @property
+    def path(self) -> Path | None:
+        """The TOML file it was read from, None for the defaults alone."""
+        return self._path
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder, `runs_dir/name`."""
+        return Path(self.runs_dir) / self.name
+
+
+def describe(model: type[Settings] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
+    """Every recipe key in order: (dotted key, type, default, one line of doc).
+
+    `specialists.NAME.*` and `slurm.KEY` stand for keys of the user's choosing; a required key has
+    the default "required".
+    """
+    for name, field in model.model_fields.items():
+        key, kind = prefix + name, field.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            yield from describe(kind, f"{key}.")
+        elif get_origin(kind) is dict:
+            value_kind = get_args(kind)[1]
+            if isinstance(value_kind, type) and issubclass(value_kind, Settings):
+                yield from describe(value_kind, f"{key}.NAME.")
+            else:
+                yield f"{key}.KEY", type_name(value_kind), "none", field.description or ""
+        else:
+            default = "required" if field.is_required() else field.get_default()
+            yield key, type_name(kind), default, field.description or ""
+
+
+def type_name(kind: Any) -> str:
+    """A type as a reader of TOML would name it: `list of string`, `"auto" | "vllm" | "hf"`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return type_name(inner[0])
+    if origin is Literal:
+        return " | ".join(f'"{choice}"' for choice in inner)
+    if origin in (Union, UnionType):
+        return " | ".join(type_name(choice) for choice in inner)
+    if origin is tuple:
+        return f"list of {type_name(inner[0])}"
+    names: dict[Any, str] = {str: "string", int: "integer", bool: "true | false", float: "float"}
+    return names[kind]

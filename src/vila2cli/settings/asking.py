@@ -1,0 +1,229 @@
+"""Tables of a recipe about asking models: captions, filters, judges, evaluation, and what it costs."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+
+from vila2cli.settings.kinds import (
+    EngineBatch,
+    EngineDtype,
+    EngineName,
+    ImageMatch,
+    Language,
+    MaxRejects,
+    Names,
+    NewTokens,
+    Settings,
+    SomeNames,
+    Temperature,
+    one_is_a_list,
+    setting,
+)
+
+
+class WritingSettings(Settings):
+    """How captions are generated, checked and tried again, by a captioner or a rewriter."""
+
+    engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
+    max_new_tokens: NewTokens = 128
+    temperature: Temperature = 0.0
+    top_p: Annotated[float, setting("nucleus sampling mass, 0 to 1", gt=0, le=1)] = 1.0
+    retry_temperatures: Annotated[
+        tuple[Temperature, ...],
+        BeforeValidator(one_is_a_list),
+        setting("temperatures of the tries after a caption that fails the checks, in order; [] for none"),
+    ] = (0.4, 0.8)
+    language: Annotated[Language, setting("language that captions must be in, empty for any")] = ""
+    min_words: Annotated[NonNegativeInt, setting("fewest words of a caption, 0 for no limit")] = 0
+    max_words: Annotated[NonNegativeInt, setting("most words of a caption, 0 for no limit")] = 0
+    batch_size: EngineBatch = 128
+    max_reject_rate: MaxRejects = 0.05
+
+
+class RecaptionSettings(WritingSettings):
+    """Writing new captions with the last round's model (VILA^2 section 2.1)."""
+
+    prompts: Annotated[
+        SomeNames,
+        setting("prompt ids; one is drawn per image (VILA^2 section 2.1.1), one named twice twice as often"),
+    ] = ("long-v1", "long-v2", "long-v3")
+    share: Annotated[float, setting("share of the images that get a new caption, 0 to 1", gt=0, le=1)] = 1.0
+    n: Annotated[PositiveInt, setting("captions generated per image, of which the best is kept")] = 1
+    choose: Annotated[
+        Literal["logprob", "judge"],
+        setting("what decides between n: mean log-probability, or the model as judge in both orders"),
+    ] = "logprob"
+    fallback: Annotated[
+        Literal["original", "none"],
+        setting("caption of an image whose every try failed: the alt-text, or none (rejected)"),
+    ] = "original"
+    max_pixels: Annotated[
+        NonNegativeInt, setting("largest image decoded, in pixels; 0 for the built-in limit")
+    ] = 0
+
+
+class RewriteSettings(WritingSettings):
+    """Merging alt-text and recaption with a language model, as CapsFusion does (POINTS section 3.1)."""
+
+    prompt: Annotated[str, setting("prompt id; {original} and {recaption} stand for the two captions")] = (
+        "merge-v1"
+    )
+    max_new_tokens: NewTokens = 256
+    max_new_words: Annotated[
+        NonNegativeInt, setting("words a merged caption may add; numbers, names and facts it never may")
+    ] = 0
+    fallback: Annotated[
+        SomeNames, setting("captions joined in this order where every merge failed: original, recaption")
+    ] = ("original", "recaption")
+    max_reject_rate: MaxRejects = 0.5
+
+
+class JudgeSettings(Settings):
+    """Comparing caption layers pair by pair."""
+
+    engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
+    judges: Annotated[
+        tuple[Literal["oracle", "model"], ...],
+        BeforeValidator(one_is_a_list),
+        setting("who judges: oracle (exact scene facts), model (a checkpoint)", min_length=1),
+    ] = ("oracle", "model")
+    num_samples: Annotated[PositiveInt, setting("images judged")] = 200
+    max_new_tokens: NewTokens = 8
+    baseline_round: Annotated[
+        NonNegativeInt, setting("round whose captions are the other side; 0 is the alt-text")
+    ] = 0
+
+
+class FilterSettings(Settings):
+    """Which captions and images are worth training on: what is scored, and where the lines are drawn."""
+
+    engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
+    batch_size: EngineBatch = 128
+    scores: Annotated[
+        tuple[Literal["perplexity", "text-perplexity", "similarity"], ...],
+        BeforeValidator(one_is_a_list),
+        setting(
+            "what is computed per caption; text-perplexity is without the image, similarity by CLIP/SigLIP"
+        ),
+    ] = ("perplexity",)
+    captions: Annotated[SomeNames, setting("caption sources joined in this order and scored as one text")] = (
+        "original",
+        "recaption",
+    )
+    prompt: Annotated[str, setting("prompt id that the caption answers (POINTS section 3.2)")] = "points-v1"
+    similarity_model: Annotated[str, setting("folder or hub id of a CLIP or SigLIP model")] = ""
+    language: Annotated[Language, setting("language that captions must be in, empty for any")] = ""
+    max_pixels: Annotated[
+        NonNegativeInt, setting("largest image decoded, in pixels; 0 for the built-in limit")
+    ] = 0
+    text_defects: Annotated[
+        tuple[Literal["repetition", "refusal", "boilerplate", "wrong-language"], ...],
+        BeforeValidator(one_is_a_list),
+        setting("what makes a caption not worth training on"),
+    ] = ("repetition", "refusal", "boilerplate", "wrong-language")
+    min_words: Annotated[NonNegativeInt, setting("fewest words of a caption, 0 for no limit")] = 0
+    max_words: Annotated[NonNegativeInt, setting("most words of a caption, 0 for no limit")] = 0
+    min_similarity: Annotated[
+        float, setting("lowest mean cosine of sentences and image, -1 for any", ge=-1, le=1)
+    ] = -1.0
+    min_sentence_similarity: Annotated[
+        float, setting("lowest cosine of any one sentence and the image, -1 for any", ge=-1, le=1)
+    ] = -1.0
+    overlap: Annotated[
+        ImageMatch, setting("how images of eval.tasks are found and dropped: as exact copies, or by their look")
+    ] = "perceptual"
+    duplicates: Annotated[
+        ImageMatch,
+        setting("how copies of an image are found; the best by rank_by is kept, of equals the first"),
+    ] = "perceptual"
+    max_distance: Annotated[
+        NonNegativeInt, setting("signs of 195 in which the hashes of look-alikes may differ", le=15)
+    ] = 7
+    rank_by: Annotated[
+        Literal["perplexity", "text-perplexity", "image-gain", "similarity"],
+        setting("what the kept share is chosen by; image-gain is what the image takes off the text-perplexity"),
+    ] = "perplexity"
+    keep_share: Annotated[
+        float, setting("share kept of what the other rules left (POINTS section 4.2: 0.2)", gt=0, le=1)
+    ] = 0.2
+    length_buckets: Annotated[
+        tuple[PositiveInt, ...],
+        BeforeValidator(one_is_a_list),
+        setting("caption lengths in tokens at which a new bucket begins; the share is kept in each"),
+    ] = ()
+    max_reject_rate: Annotated[
+        float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
+    ] = 0.05
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a vision-language model is asked for any of the scores."""
+        return bool({"perplexity", "text-perplexity"} & set(self.scores))
+
+    def scoring(self) -> dict[str, Any]:
+        """The settings that decide the scores, beside the models; the others only decide what is kept."""
+        names = ("scores", "captions", "max_pixels", *(("prompt",) if self.needs_model else ()))
+        return {name: value for name, value in self.deciding().items() if name in names}
+
+
+class EvalSettings(Settings):
+    """Scoring a checkpoint on task folders."""
+
+    tasks: Annotated[Names, setting("task folders or globs of them")] = ()
+    engine: EngineName = "auto"
+    dtype: EngineDtype = "auto"
+    batch_size: EngineBatch = 128
+    max_new_tokens: NewTokens = 96
+    num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000
+    max_reject_rate: Annotated[
+        float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
+    ] = 0.0
+
+
+class ApiSettings(Settings):
+    """The server behind engine = "api": any that speaks OpenAI's chat completions."""
+
+    base_url: Annotated[str, setting("where it answers, up to /v1", decides=False)] = "http://127.0.0.1:8000/v1"
+    model: Annotated[str, setting("the model's name at the server, empty for that of --model")] = ""
+    key_env: Annotated[
+        str, setting("environment variable that holds the key; servers without one ignore it", decides=False)
+    ] = "OPENAI_API_KEY"
+    max_in_flight: Annotated[PositiveInt, setting("requests sent and not answered yet", decides=False)] = 64
+    requests_per_minute: Annotated[
+        NonNegativeInt, setting("most requests sent in a minute, 0 for no limit", decides=False)
+    ] = 0
+    timeout_s: Annotated[float, setting("seconds to wait for one answer", decides=False, gt=0)] = 300.0
+    retries: Annotated[
+        NonNegativeInt,
+        setting("tries after a failed one, 1 to 30 s apart; 12 outlast four minutes", decides=False),
+    ] = 12
+    max_tokens_total: Annotated[
+        NonNegativeInt,
+        setting("tokens read and written after which a command stops, 0 for no limit", decides=False),
+    ] = 0
+    max_dollars: Annotated[
+        float, setting("price after which a command stops, 0 for no limit", decides=False, ge=0)
+    ] = 0.0
+    dollars_per_million_read: Annotated[
+        float, setting("price of a million prompt tokens in dollars", decides=False, ge=0)
+    ] = 0.0
+    dollars_per_million_written: Annotated[
+        float, setting("price of a million generated tokens in dollars", decides=False, ge=0)
+    ] = 0.0
+    logprobs: Annotated[bool, setting("ask for log-probabilities; some servers refuse", decides=False)] = True
+    image_format: Annotated[
+        Literal["png", "jpeg"], setting("how images are sent: png is exact, jpeg (quality 95) smaller")
+    ] = "png"
+
+
+class CostSettings(Settings):
+    """What an hour costs, for the figures in reports."""
+
+    dollars_per_hour: Annotated[float, setting("price of one device-hour in dollars", ge=0)] = 0.0
+    device: Annotated[
+        Literal["core-hours", "GPU-hours"],
+        setting("unit of hours in reports, and of layers that do not say it"),
+    ] = "core-hours"

@@ -1,0 +1,79 @@
+"""What settings are made of: types with their one line of doc, and the table they stand in."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+)
+
+Language = Literal[
+    "", "en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "zh", "ja", "ko"
+]
+Origin = Literal["default", "recipe", "--set"]
+Part = Literal["vision_tower", "projector", "llm"]
+
+
+def setting(doc: str, *, decides: bool = True, **limits: Any) -> Any:
+    """A field with its one line of doc; `decides=False` marks what changes speed or limits, not output."""
+    return Field(description=doc, json_schema_extra={"decides": decides}, **limits)
+
+
+def one_is_a_list(value: Any) -> Any:
+    """A single string stands for a list of one, a list for a tuple (settings are frozen)."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(one_is_a_list)]
+SomeNames = Annotated[tuple[str, ...], BeforeValidator(one_is_a_list), Field(min_length=1)]
+Parts = Annotated[
+    tuple[Part, ...],
+    BeforeValidator(one_is_a_list),
+    setting("what is trained: vision_tower, projector, llm; the rest is frozen", min_length=1),
+]
+LearningRate = Annotated[float, setting("peak learning rate, reached after warm-up", gt=0)]
+NewTokens = Annotated[PositiveInt, setting("longest generated text, in tokens")]
+MaxRejects = Annotated[
+    float,
+    setting("share of samples with no good caption above which the stage fails", decides=False, ge=0, le=1),
+]
+Temperature = Annotated[float, setting("sampling temperature, 0 for greedy", ge=0)]
+EngineName = Annotated[
+    Literal["auto", "vllm", "hf", "api"],
+    setting(
+        "engine; auto is vllm where it is importable, else hf; api asks the server of [api]", decides=False
+    ),
+]
+ImageMatch = Literal["none", "exact", "perceptual"]
+EngineBatch = Annotated[
+    NonNegativeInt, setting("most requests decoded together, 0 for as many as fit", decides=False)
+]
+EngineDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    setting("number format the model runs in; auto is its checkpoint's own", decides=False),
+]
+SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class Settings(BaseModel):
+    """One table of a recipe: frozen, and strict about types and unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the output, as JSON values: what belongs in a manifest."""
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            extra, value = field.json_schema_extra, getattr(self, name)
+            if isinstance(extra, dict) and extra.get("decides") is False:
+                del values[name]
+            elif isinstance(value, Settings):
+                values[name] = value.deciding()
+        return values

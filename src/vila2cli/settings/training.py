@@ -1,0 +1,142 @@
+"""Tables of a recipe about models, data and training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+
+from vila2cli.settings.kinds import LearningRate, Names, NewTokens, Part, Parts, Settings, SomeNames, setting
+
+
+class BaseSettings(Settings):
+    """What every round starts from."""
+
+    architecture: Annotated[Literal["idefics3"], setting("transformers model the parts are put into")] = (
+        "idefics3"
+    )
+    vision_tower: Annotated[str, setting("folder or hub id of the vision tower, or world:tower")] = (
+        "world:tower"
+    )
+    llm: Annotated[str, setting("folder or hub id of the language model, or world:llm")] = "world:llm"
+    image_size: Annotated[NonNegativeInt, setting("image side in pixels, 0 for the tower's own")] = 0
+    projector: Annotated[Literal["linear"], setting("projector after the 2x2 pixel shuffle")] = "linear"
+    dtype: Annotated[Literal["float32", "bfloat16"], setting("number format of training")] = "float32"
+
+
+class DataSettings(Settings):
+    """Shard specs: globs, {000..010} ranges, folders or layer folders."""
+
+    pretrain: Annotated[Names, setting("image-caption shards, the ones that are recaptioned")] = ()
+    interleaved: Annotated[Names, setting("web documents with images, never recaptioned")] = ()
+    text: Annotated[Names, setting("text-only instruction shards blended into SFT")] = ()
+    sft: Annotated[Names, setting("visual instruction shards")] = ()
+
+
+class TrainSettings(Settings):
+    """One training stage: what is trained, on how much, how fast."""
+
+    train: Parts = ("projector", "llm")
+    learning_rate: LearningRate = 5e-5
+    part_learning_rates: Annotated[
+        dict[Part, LearningRate], setting("peak learning rates of single parts that differ from learning_rate")
+    ] = Field(default_factory=dict)
+    epochs: Annotated[float, setting("passes over the data; 0.5 is half of it", gt=0)] = 1.0
+    batch_size: Annotated[PositiveInt, setting("samples per optimizer step, over all processes")] = 64
+    micro_batch_size: Annotated[
+        NonNegativeInt, setting("samples per forward pass, 0 for the whole batch", decides=False)
+    ] = 0
+    max_samples: Annotated[NonNegativeInt, setting("samples per pass, 0 for all")] = 0
+    max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048
+    warmup_ratio: Annotated[float, setting("share of the steps spent warming up", ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, setting("AdamW weight decay", ge=0)] = 0.0
+    max_grad_norm: Annotated[float, setting("gradient norm above which it is clipped", gt=0)] = 1.0
+    max_reject_rate: Annotated[
+        float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
+    ] = 0.05
+    cache_features: Annotated[
+        bool, setting("keep the frozen vision tower's features in memory between epochs", decides=False)
+    ] = False
+
+
+class CaptionTrainSettings(TrainSettings):
+    """A training stage on image-caption pairs."""
+
+    captions: Annotated[
+        SomeNames, setting("caption sources joined in this order: original, or a layer's name")
+    ] = ("original", "recaption")
+    separator: Annotated[str, setting("text between two captions")] = "\n"
+    shuffle_captions: Annotated[bool, setting("draw the order of the captions per image")] = False
+    caption_dropout: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1)]],
+        setting("by caption source, the share of images it is left out of where there is another"),
+    ] = Field(default_factory=dict)
+    draw_candidate: Annotated[
+        bool, setting("train on one drawn of a recaption's n candidates instead of the best")
+    ] = False
+    answers: Annotated[
+        Literal["appended", "apart"],
+        setting("specialists' answers as turns after the caption, or each as a training text of its own"),
+    ] = "appended"
+
+    @field_validator("caption_dropout")
+    @classmethod
+    def _names_captions(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        captions = info.data.get("captions", value)
+        if unknown := [name for name in value if name not in captions]:
+            raise ValueError(f"{unknown[0]} is none of the captions {', '.join(captions)}")
+        return value
+
+
+class AlignSettings(CaptionTrainSettings):
+    """Stage 1: the fresh projector alone."""
+
+    train: Parts = ("projector",)
+    learning_rate: LearningRate = 1e-3
+
+
+class PretrainSettings(Settings):
+    """Stages 1 and 2, from the base vision tower and LLM with a fresh projector."""
+
+    # What decides is not this, but the layer that is then among the data.
+    filtered: Annotated[
+        bool, setting("from round 1 on train on what vila2 filter --round N keeps", decides=False)
+    ] = False
+    align: AlignSettings = AlignSettings()
+    main: CaptionTrainSettings = CaptionTrainSettings()
+
+
+class SftSettings(TrainSettings):
+    """Stage 3: instruction tuning on data.sft, with data.text blended in (VILA section 4)."""
+
+    train: Parts = ("vision_tower", "projector", "llm")
+    learning_rate: LearningRate = 2e-5
+
+
+class SpecialistSettings(TrainSettings):
+    """A specialist: trained on its task, then asked about the pretraining images (VILA^2 section 2.2)."""
+
+    train: Parts = ("vision_tower", "projector", "llm")
+    learning_rate: LearningRate = 2e-5
+    data: Annotated[SomeNames, setting("task shards the specialist is trained on")]
+    prompts: Annotated[SomeNames, setting("prompt ids for relabelling; one is drawn per image")]
+    questions: Annotated[str, setting("question pool its answers are filed under in pretraining")]
+    max_new_tokens: NewTokens = 128
+    relabel_share: Annotated[
+        float, setting("share of the images the specialist labels, 0 to 1", gt=0, le=1)
+    ] = 1.0
+
+
+class WorldSettings(Settings):
+    """The embedded data: how many scenes of each kind are drawn."""
+
+    seed: Annotated[int, setting("seed of the scenes")] = 0
+    num_pretrain: Annotated[PositiveInt, setting("images with noisy alt-text")] = 4000
+    num_interleaved: Annotated[NonNegativeInt, setting("web documents")] = 200
+    num_text: Annotated[NonNegativeInt, setting("text-only conversations")] = 300
+    num_sft: Annotated[PositiveInt, setting("images with instruction conversations")] = 300
+    num_specialist: Annotated[PositiveInt, setting("images per specialist")] = 300
+    num_dev: Annotated[PositiveInt, setting("scenes of each development task")] = 200
+    num_eval: Annotated[PositiveInt, setting("scenes of each evaluation task")] = 500
+    samples_per_shard: Annotated[PositiveInt, setting("samples per tar")] = 500
+    alt_text_noise: Annotated[
+        float, setting("share of alt-texts with a wrong fact; as many more are boilerplate", ge=0, le=0.5)
+    ] = 0.15
