@@ -18,6 +18,7 @@ TORCH ?= torch==2.13.0
 SET ?=
 NAME := $(shell sed -n 's/^name *= *"\(.*\)"/\1/p' $(RECIPE) | head -n 1)
 RUN := runs/$(NAME)
+BENCH := runs/benchmark-rounds/seed0
 VILA2 = $(VENV)/bin/vila2
 FLAGS = --recipe $(RECIPE) $(SET)
 SPECIALISTS := $(shell sed -n 's/^\[specialists\.\([a-z0-9-]*\)\].*/\1/p' $(RECIPE))
@@ -126,7 +127,11 @@ report: setup ## write the run up as one HTML page
 	$(VILA2) report $(FLAGS)
 
 bench: setup ## the measurements behind the published tables (hours)
-	$(VENV)/bin/python benchmarks/rounds.py
+	$(VENV)/bin/python benchmarks/rounds.py --specialists
+	$(VENV)/bin/python benchmarks/splits.py --model $(BENCH)/runs/world/round0/sft --shards $(BENCH)/data/pretrain/*.tar
+	$(VENV)/bin/python benchmarks/recaption.py
+	$(VENV)/bin/python benchmarks/filter.py
+	$(VENV)/bin/python benchmarks/prompts.py
 	$(VENV)/bin/python benchmarks/reading.py
 	$(VENV)/bin/python benchmarks/memory.py
 	$(VENV)/bin/python benchmarks/durability.py
