@@ -8,8 +8,8 @@ import pydantic
 import pytest
 
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import describe, flatten, key_lines, load_recipe, nearest_key, resolved_lines
-from vila2cli.settings import Recipe
+from vila2cli.recipe import flatten, key_lines, load_recipe, nearest_key, resolved_lines
+from vila2cli.settings import Recipe, describe
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

@@ -11,52 +11,9 @@ import tomli
 from pydantic import ValidationError
 
 from vila2cli.errors import RecipeError
-from vila2cli.settings import (
-    AlignSettings,
-    BaseSettings,
-    CaptionTrainSettings,
-    CostSettings,
-    DataSettings,
-    EvalSettings,
-    FilterSettings,
-    JudgeSettings,
-    Origin,
-    Part,
-    PretrainSettings,
-    RecaptionSettings,
-    Recipe,
-    Settings,
-    SftSettings,
-    SpecialistSettings,
-    TrainSettings,
-    WorldSettings,
-    describe,
-)
+from vila2cli.settings import Origin, Recipe, describe
 
-__all__ = [
-    "AlignSettings",
-    "BaseSettings",
-    "CaptionTrainSettings",
-    "CostSettings",
-    "DataSettings",
-    "EvalSettings",
-    "FilterSettings",
-    "JudgeSettings",
-    "Origin",
-    "Part",
-    "PretrainSettings",
-    "RecaptionSettings",
-    "Recipe",
-    "Settings",
-    "SftSettings",
-    "SpecialistSettings",
-    "TrainSettings",
-    "WorldSettings",
-    "describe",
-    "flatten",
-    "load_recipe",
-    "resolved_lines",
-]
+__all__ = ["Recipe", "flatten", "load_recipe", "resolved_lines"]
 
 Place = Mapping[str, str]
 """Dotted key -> where it was written, as `recipes/world.toml:12` or `--set KEY=VALUE`."""

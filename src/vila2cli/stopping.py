@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -62,33 +62,33 @@ def interruptible() -> Iterator[Stop]:
     raises KeyboardInterrupt at once. Only the main thread can be asked to stop.
     """
     stop = Stop()
-    old: dict[int, Any] = {}
-    try:
-        for caught in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                old[caught] = signal.signal(caught, stop.handle)
-        yield stop
-    except Vila2Error:
-        stop.check()
-        raise
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    with _handling((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT), stop.handle):
+        try:
+            yield stop
+        except Vila2Error:
+            stop.check()
+            raise
 
 
 @contextlib.contextmanager
 def raising_on_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`."""
+    stop = Stop()
+    with _handling((signal.SIGTERM, signal.SIGUSR1), stop.handle), stop.at_once():
+        yield
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
 
-    old: dict[int, Any] = {}
+@contextlib.contextmanager
+def _handling(
+    signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle signals, and put back what handled them before."""
+    old: dict[signal.Signals, Any] = {}
     try:
-        for caught in (signal.SIGTERM, signal.SIGUSR1):
+        for caught in signals:
             with contextlib.suppress(ValueError):  # not in the main thread
-                old[caught] = signal.signal(caught, stop)
+                old[caught] = signal.signal(caught, handler)
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for caught, before in old.items():
+            signal.signal(caught, before)

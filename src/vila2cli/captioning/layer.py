@@ -11,14 +11,13 @@ from typing import Any
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.engine import Engine, EngineSettings, dtype_of, identify, open_engine
-from vila2cli.engine.annotator import Annotator, Task
+from vila2cli.engine.annotator import Task, annotate
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.files import read_json
-from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, api_key, claim, lock, select, write_json
 from vila2cli.settings import WritingSettings
-from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer
+from vila2cli.shards import LayerWriter, Shard, Source, open_layer
 from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import filter_inputs
 
@@ -96,7 +95,7 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
     after a signal, and RejectBudgetError when too much went wrong: once everything is written, or as soon
     as the engine fails on more than that.
     """
-    provenance = job.provenance()
+    provenance, max_rate = job.provenance(), job.settings.max_reject_rate
     manifest = claim(out_dir, job.inputs(), job.recipe)
     with lock(out_dir, worker), interruptible() as stop:
         layer = open_layer(out_dir, layer=job.layer, source=job.source, manifest={"digest": manifest.digest})
@@ -106,10 +105,10 @@ def write_layer(job: Job, out_dir: Path, worker: Worker) -> CaptionSummary:
             if todo:
                 _write_shards(job, provenance, layer, todo, stop)
         except (DataError, RejectBudgetError) as error:  # of some shards; what the others hold is said, too
-            problem = _problem(_sum_up(job, provenance, layer), job)
+            problem = over_budget(_sum_up(job, provenance, layer), max_rate)
             raise type(error)(f"{error}; {problem}" if problem else str(error)) from error
         summary = _sum_up(job, provenance, layer)
-    if problem := _problem(summary, job):
+    if problem := over_budget(summary, max_rate):
         raise RejectBudgetError(problem)
     return summary
 
@@ -125,25 +124,11 @@ def _sum_up(job: Job, provenance: Provenance, layer: LayerWriter) -> CaptionSumm
     return summary
 
 
-def _problem(summary: CaptionSummary, job: Job) -> str | None:
-    return over_budget(summary, job.settings.max_reject_rate)
-
-
 def _write_shards(
     job: Job, provenance: Provenance, layer: LayerWriter, todo: Sequence[Shard], stop: Stop
 ) -> None:
     task = job.make_task(job.recipe, provenance)
     engine = job.open_engine(stop)
     provenance.engine = engine.name
-    total, is_exact = expected_samples(todo)
-    log_path = layer.folder / "log.jsonl"
-    with Progress(job.layer, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        annotator = Annotator(
-            engine,
-            layer,
-            task,
-            stop=stop,
-            progress=progress,
-            max_reject_rate=job.settings.max_reject_rate,
-        )
-        annotator.run(todo)
+    rate = job.settings.max_reject_rate
+    annotate(engine, layer, task, todo, title=job.layer, stop=stop, max_reject_rate=rate)

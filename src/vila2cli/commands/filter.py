@@ -1,6 +1,7 @@
 """`vila2 filter`: score captions and images, and keep what is worth training on."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -63,15 +64,19 @@ def filter_command(
             _explain(plan)
         raise
     if not summary["decided"]:
-        text = "what is kept is decided when all are"
-        if "decided_by" in summary:
-            text = f"another worker is deciding what is kept: {summary['decided_by']}"
-        num_done, num_shards = summary["num_shards_done"], summary["num_shards"]
-        typer.echo(f"{plan.title}: {num_done} of {num_shards} shards are scored ({plan.out}); {text}")
+        typer.echo(_undecided_line(plan, summary))
         return
     print_summary(plan, list(summary_lines(summary)))
     if explain:
         _explain(plan)
+
+
+def _undecided_line(plan: Plan, summary: Mapping[str, Any]) -> str:
+    text = "what is kept is decided when all are"
+    if "decided_by" in summary:
+        text = f"another worker is deciding what is kept: {summary['decided_by']}"
+    num_done, num_shards = summary["num_shards_done"], summary["num_shards"]
+    return f"{plan.title}: {num_done} of {num_shards} shards are scored ({plan.out}); {text}"
 
 
 def _explain(plan: Plan) -> None:

@@ -11,8 +11,9 @@ import typer
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
-from vila2cli.recipe import Recipe, Settings, load_recipe, resolved_lines
+from vila2cli.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
+from vila2cli.settings import Settings
 from vila2cli.text.printable import printable
 
 DEFAULT_RECIPE = Path("recipes/world.toml")

@@ -7,8 +7,8 @@ import typer
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import SpecialistSettings
 from vila2cli.run import parse_worker
+from vila2cli.settings import SpecialistSettings
 
 Name = Annotated[str, typer.Option("--name", help="Which specialist of the recipe: specialists.NAME.")]
 

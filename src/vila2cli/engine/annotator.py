@@ -24,7 +24,7 @@ from vila2cli.engine.meter import Meter
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.sample import Reject, Sample
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples
 from vila2cli.stopping import Stop
 from vila2cli.text.compose import is_kept
 
@@ -285,6 +285,26 @@ class Annotator:
         for note in self._engine.notes[self._num_notes :]:
             self._progress.note(note)
         self._num_notes = len(self._engine.notes)
+
+
+def annotate(
+    engine: Engine,
+    layer: LayerWriter,
+    task: Task,
+    shards: Sequence[Shard],
+    *,
+    title: str,
+    stop: Stop,
+    max_reject_rate: float,
+) -> None:
+    """Run a task over shards, showing how far it is; raises as `Annotator.run` does."""
+    total, is_exact = expected_samples(shards)
+    log_path = layer.folder / "log.jsonl"
+    with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
+        annotator = Annotator(
+            engine, layer, task, stop=stop, progress=progress, max_reject_rate=max_reject_rate
+        )
+        annotator.run(shards)
 
 
 class _Stream:

@@ -6,6 +6,7 @@ images overlaps with decoding, and the model is spread over all GPUs that are vi
 that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-per-task=1).
 """
 
+import functools
 import importlib.util
 import logging
 import warnings
@@ -39,6 +40,7 @@ _MIB = 1 << 20
 _CPU_BATCH = 128
 _WAIT_S = 0.5  # between two looks at whether vLLM's process lives, and whether a signal came
 _ENDS = ("stop", "length")
+_REFUSALS: tuple[type[Exception], ...] = (DataError, ValueError, TypeError, AssertionError, OSError)
 
 
 class VllmEngine:
@@ -149,13 +151,11 @@ class VllmEngine:
             pass
 
     def _step(self) -> list[Any]:
-        from vllm.exceptions import VLLMError
-
         self._await_output()
         try:
             with torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
                 return [output for output in self._engine.step() if output.finished]
-        except (VLLMError, RuntimeError) as error:
+        except _engine_errors() as error:
             raise ModelError(
                 f"vLLM failed on {self.model}: {one_line(error)}; run the same command again, "
                 "with a smaller batch_size if memory ran out"
@@ -181,15 +181,13 @@ class VllmEngine:
         self, serial: str, request: Asked, render: Callable[[Asked], tuple[list[int], Any]]
     ) -> str | None:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
-        from vllm.exceptions import VLLMError
-
         try:
             ids, params = render(request)
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
                 prompt["multi_modal_data"] = {"image": list(request.images)}
             self._engine.add_request(serial, prompt, params)
-        except (DataError, VLLMError, ValueError, TypeError, RuntimeError, AssertionError, OSError) as error:
+        except _REFUSALS + _engine_errors() as error:
             return one_line(error)
         return None
 
@@ -259,6 +257,16 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@functools.cache
+def _engine_errors() -> tuple[type[Exception], ...]:
+    """What vLLM's engine raises: its own are one family in newer versions, classes apart in older ones."""
+    from vllm import exceptions
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    family = getattr(exceptions, "VLLMError", EngineDeadError)
+    return RuntimeError, EngineDeadError, EngineGenerateError, family
 
 
 def why_not(folder: Path) -> str | None:

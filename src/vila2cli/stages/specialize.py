@@ -8,14 +8,14 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.engine import EngineSettings, Request, dtype_of, open_engine
-from vila2cli.engine.annotator import Annotator, Dialogue, has_one_image
+from vila2cli.engine.annotator import Dialogue, annotate, has_one_image
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe, SpecialistSettings
+from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, Source, expected_samples, open_layer, open_source
+from vila2cli.settings import SpecialistSettings
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Source, open_layer, open_source
 from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
@@ -192,15 +192,5 @@ def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[S
     )
     engine = open_engine(recipe.recaption.engine, relabeller.model, settings, stop)
     relabeller.engine_name = engine.name
-    total, is_exact = expected_samples(todo)
-    title, log_path = f"relabel {relabeller.name}", layer.folder / "log.jsonl"
-    with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        annotator = Annotator(
-            engine,
-            layer,
-            relabeller,
-            stop=stop,
-            progress=progress,
-            max_reject_rate=recipe.recaption.max_reject_rate,
-        )
-        annotator.run(todo)
+    title, rate = f"relabel {relabeller.name}", recipe.recaption.max_reject_rate
+    annotate(engine, layer, relabeller, todo, title=title, stop=stop, max_reject_rate=rate)
