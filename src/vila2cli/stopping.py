@@ -73,8 +73,7 @@ def interruptible() -> Iterator[Stop]:
 @contextlib.contextmanager
 def raising_on_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`."""
-    stop = Stop()
-    with _handling((signal.SIGTERM, signal.SIGUSR1), stop.handle), stop.at_once():
+    with _handling((signal.SIGTERM, signal.SIGUSR1), Stop(_raises=True).handle):
         yield
 
 
