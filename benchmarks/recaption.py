@@ -11,7 +11,8 @@ Every row captions the same images with the same model and greedy decoding, in a
 What is timed begins when the model is loaded and ends when the last caption is written. The rows
 take turns, `--repeats` times; figures are medians.
 
-    python benchmarks/recaption.py                         a model of 8M parameters, for a CPU
+    python benchmarks/recaption.py                         a model of 40M parameters, for a CPU
+    python benchmarks/recaption.py --size tiny --num-images 2000    8M: what the tool costs by the image shows
     python benchmarks/recaption.py --size 8b --new-tokens 128 --batch-size 512 --num-images 4096
 """
 
@@ -149,13 +150,13 @@ def report(results: dict[str, Any]) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="tiny", help="random model to build")
+    parser.add_argument("--size", choices=SIZES, default="small", help="random model to build")
     parser.add_argument("--model", type=Path, help="a checkpoint to use instead")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 for 8b, else float32")
-    parser.add_argument("--num-images", type=int, default=2000)
-    parser.add_argument("--num-pipeline", type=int, default=200, help="images for the pipeline rows")
+    parser.add_argument("--num-images", type=int, default=600)
+    parser.add_argument("--num-pipeline", type=int, default=100, help="images for the pipeline rows")
     parser.add_argument("--num-shards", type=int, default=20)
-    parser.add_argument("--side", type=int, help="height of the images; 480 for 8b, else 64")
+    parser.add_argument("--side", type=int, help="height of the images, else as the size has it")
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)

@@ -55,6 +55,28 @@ SIZES = {
         dtype="float32",
         picture_side=64,
     ),
+    # 40M parameters, with the vocabulary's share of them and the image tokens per answer token of the 8b size.
+    "small": Size(
+        vision={
+            "hidden_size": 384,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "image_size": 128,
+            "patch_size": 8,
+        },
+        text={
+            "vocab_size": 2048,
+            "hidden_size": 512,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 1024,
+        },
+        dtype="float32",
+        picture_side=256,
+    ),
     # SigLIP-so400m at 364 pixels (13 x 13 = 169 image tokens after the shuffle) and Llama-3-8B.
     "8b": Size(
         vision={

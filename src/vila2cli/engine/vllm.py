@@ -210,6 +210,7 @@ class VllmEngine:
             max_tokens=min(request.max_new_tokens, room),
             stop_token_ids=self._eos,
             logprobs=0,
+            flat_logprobs=True,  # numbers in lists: an object for every token costs 3% of a small model's time
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
