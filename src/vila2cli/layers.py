@@ -95,7 +95,7 @@ def open_layer(
         if old is not None:
             _check_same(folder, old, value)
         if old is None or _places(old) != _places(value):
-            write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+            _write_layer_json(path, {**value, **_engine_of(old or {})})
     return LayerWriter(folder, layer, source)
 
 
@@ -110,6 +110,15 @@ def _layer_json(folder: Path, layer: str, source: Source, manifest: Mapping[str,
         "digest": str(manifest.get("digest") or hashlib.sha256(content).hexdigest()),
         "vila2": __version__,
     }
+
+
+def _write_layer_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _engine_of(layer_json: Mapping[str, Any]) -> dict[str, str]:
+    """The engine that a layer.json names, as an entry of it; {} where none does."""
+    return {"engine": str(layer_json["engine"])} if "engine" in layer_json else {}
 
 
 def _base_json(folder: Path, shard: Shard) -> dict[str, Any]:
@@ -177,6 +186,20 @@ class LayerWriter:
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """Those of `shards` that are still to be written; raises DataError as `check_made_from` does."""
         return missing(self.folder, shards)
+
+    def engine(self) -> str | None:
+        """The engine that the layer was begun with, None before one was."""
+        return _engine_of(read_json(self.folder / LAYER_FILE)).get("engine")
+
+    def note_engine(self, name: str) -> str:
+        """Say in layer.json which engine writes the layer; returns the one that was said first."""
+        path = self.folder / LAYER_FILE
+        with self.alone():  # workers start together
+            value = read_json(path)
+            if not _engine_of(value):
+                value["engine"] = name
+                _write_layer_json(path, value)
+        return str(value["engine"])
 
     def stats(self) -> ShardStats:
         """Counts summed over what is complete."""

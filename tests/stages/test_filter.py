@@ -274,6 +274,16 @@ def test_a_score_setting_that_changes_is_refused(run: Callable[..., dict[str, An
         run("filter.prompt=long-v1")
 
 
+def test_scores_are_those_of_one_engine(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    run(worker=Worker(0, 2))
+    path = tmp_path / "layer" / "scores" / "layer.json"
+    begun = json.loads(path.read_text())
+    assert begun["engine"] == "hf"
+    path.write_text(json.dumps(begun | {"engine": "vllm"}))
+    with pytest.raises(RecipeError, match="scores was begun with the engine vllm, and here .* go on with hf"):
+        run(worker=Worker(1, 2))
+
+
 def test_a_run_that_was_stopped_goes_on(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     whole = run(out="whole")
     run(out="layer")

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine import EngineSettings, identify, open_engine
+from vila2cli.engine import identify
+from vila2cli.engine.opening import open_layer_engine
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.layer import decide
@@ -23,7 +24,7 @@ from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, api_key, claim, lock, read_manifest
+from vila2cli.run import Worker, claim, lock, read_manifest
 from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
@@ -158,7 +159,7 @@ def _check_captions(settings: FilterSettings, source: Source) -> None:
 
 
 def scoring_inputs(job: Job) -> dict[str, Any]:
-    """Everything that decides the scores; the engine is noted in each of them, but may change on resuming."""
+    """Everything that decides the scores but the engine, which layer.json holds."""
     settings, recipe = job.settings, job.recipe
     models: dict[str, Any] = {}
     if job.provenance is not None:
@@ -183,14 +184,7 @@ def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> N
     settings, recipe = job.settings, job.recipe
     engine = encoder = None
     if job.model is not None:
-        engine_settings = EngineSettings(
-            dtype=settings.dtype,
-            batch_size=settings.batch_size,
-            max_images=1,
-            api=recipe.api,
-            api_key=api_key(recipe.api),
-        )
-        engine = open_engine(settings.engine, job.model, engine_settings, stop)
+        engine = open_layer_engine(layer, job.model, settings, recipe.api, stop)
     if job.similarity is not None:
         from vila2cli.model.dual_encoder import DualEncoder
 

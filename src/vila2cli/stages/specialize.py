@@ -7,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.engine import EngineSettings, Request, dtype_of, open_engine
+from vila2cli.engine import Request, dtype_of
 from vila2cli.engine.annotator import Dialogue, annotate, has_one_image
+from vila2cli.engine.opening import open_layer_engine
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.recipe import Recipe
@@ -187,10 +188,7 @@ class Relabeller:
 
 def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     recipe = relabeller.recipe
-    settings = EngineSettings(
-        dtype=recipe.recaption.dtype, batch_size=recipe.recaption.batch_size, max_images=1
-    )
-    engine = open_engine(recipe.recaption.engine, relabeller.model, settings, stop)
+    engine = open_layer_engine(layer, relabeller.model, recipe.recaption, recipe.api, stop)
     relabeller.engine_name = engine.name
     title, rate = f"relabel {relabeller.name}", recipe.recaption.max_reject_rate
     annotate(engine, layer, relabeller, todo, title=title, stop=stop, max_reject_rate=rate)
