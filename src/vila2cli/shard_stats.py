@@ -86,6 +86,15 @@ def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> Sha
     return sum(found, ShardStats())
 
 
+def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:
+    """Every number of the stats files, summed over those of the shards named that are complete."""
+    total: Counter[str] = Counter()
+    for name in sorted(done(out_dir) & set(names)):
+        figures = read_json(Path(out_dir) / f"{name}.stats.json")
+        total.update({key: value for key, value in figures.items() if isinstance(value, int | float)})
+    return total
+
+
 def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:
     """Those of `shards` that are not complete in a folder; raises DataError as `check_made_from` does."""
     shards, complete = list(shards), done(out_dir)

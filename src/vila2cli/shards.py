@@ -37,7 +37,7 @@ from vila2cli.places import (
     tar_stem,
 )
 from vila2cli.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
-from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
+from vila2cli.shard_stats import ShardStats, done, folder_figures, folder_stats, missing, to_made_from
 from vila2cli.streams import file_system, fingerprint, persistently
 from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
@@ -55,6 +55,7 @@ __all__ = [
     "expand",
     "expected_samples",
     "file_sha256",
+    "folder_figures",
     "folder_stats",
     "gather_rejects",
     "made_from",

@@ -274,13 +274,32 @@ def test_a_score_setting_that_changes_is_refused(run: Callable[..., dict[str, An
         run("filter.prompt=long-v1")
 
 
+def test_an_unreadable_shard_is_named_and_the_others_are_accounted_for(
+    run: Callable[..., dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    train = Path(shutil.copytree(data / "train", tmp_path / "train"))
+    whole = (train / "000002.tar").read_bytes()
+    (train / "000002.tar").write_bytes(whole[:1000])
+    with pytest.raises(DataError, match=r"000002\.tar is damaged or cut off.*; 3 of 4 shards are scored"):
+        run(*NO_MODEL, model=None, shards=[str(train)])
+    scores = tmp_path / "layer" / "scores"
+    summary = json.loads((scores / "summary.json").read_text())
+    assert (summary["num_shards_done"], summary["num_shards"]) == (3, NUM_SHARDS)
+    assert summary["in"] == 3 * NUM_SAMPLES + 5 == summary["out"] + sum(summary["dropped"].values())
+    (reject,) = map(json.loads, (scores / "rejects.jsonl").read_text().splitlines())
+    assert (reject["shard"], reject["key"], reject["reason"]) == ("000001", "json", "bad-json")
+    assert not (tmp_path / "layer" / "summary.json").exists()
+    (train / "000002.tar").write_bytes(whole)
+    assert run(*NO_MODEL, model=None, shards=[str(train)])["in"] == NUM_IN
+
+
 def test_scores_are_those_of_one_engine(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     run(worker=Worker(0, 2))
     path = tmp_path / "layer" / "scores" / "layer.json"
     begun = json.loads(path.read_text())
     assert begun["engine"] == "hf"
     path.write_text(json.dumps(begun | {"engine": "vllm"}))
-    with pytest.raises(RecipeError, match="scores was begun with the engine vllm, and here .* go on with hf"):
+    with pytest.raises(RecipeError, match=r"scores was begun with the engine vllm, and here .* go on with hf"):
         run(worker=Worker(1, 2))
 
 

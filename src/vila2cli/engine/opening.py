@@ -49,6 +49,6 @@ def open_layer_engine(
 def _check_same(layer: LayerWriter, begun: str, mine: str, reason: str) -> None:
     if begun != mine:
         raise RecipeError(
-            f"{layer.folder} was begun with the engine {begun}, and here it would go on with {mine} ({reason}); "
-            f'set engine = "{begun}" where that runs, or give another --out'
+            f"{layer.folder} was begun with the engine {begun}, and here it would go on with {mine} "
+            f'({reason}); set engine = "{begun}" where that runs, or give another --out'
         )

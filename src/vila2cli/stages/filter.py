@@ -19,7 +19,7 @@ from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
-from vila2cli.filtering.summary import check_budget
+from vila2cli.filtering.summary import check_budget, sum_up_scores
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
@@ -30,7 +30,7 @@ from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import LayerWriter, Shard, Source, done, expected_samples, open_layer, open_source
+from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer, open_source
 from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
@@ -70,10 +70,16 @@ def filter_samples(
             )
             with stop.at_once():
                 todo = layer.missing(select_shards(job.source.shards, worker))
-            if todo:
-                _score(job, layer, todo, stop)
-            layer.finish()
-        num_done = len(set(job.names) & done(job.scores_dir))
+            try:
+                if todo:
+                    _score(job, layer, todo, stop)
+            except DataError as error:  # of some shards; what the others hold is said all the same
+                num_done = sum_up_scores(job, layer)
+                raise DataError(
+                    f"{error}; {num_done} of {len(job.names)} shards are scored ({job.scores_dir}/summary.json), "
+                    "and what is kept is decided when all are"
+                ) from error
+            num_done = sum_up_scores(job, layer)
         undecided = {"decided": False, "num_shards": len(job.names), "num_shards_done": num_done}
         if num_done < len(job.names):
             return undecided
