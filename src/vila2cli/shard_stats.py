@@ -119,13 +119,18 @@ def check_made_from(tar: Path, shard: Shard) -> None:
     read, and its new time noted. What has neither, a `pipe:` command above all, cannot be told before it
     is read: there the check of the images by SHA-256, on joining, is the only one.
     """
-    parts = shard.parts()
+    parts, known = shard.parts(), made_from(tar)
+    if known and known.keys() != parts.keys():
+        raise DataError(
+            f"{tar} was made from {' and '.join(known)}, and now there is {' and '.join(parts)}; give "
+            f"what it was made from, or remove {stats_path(tar).name} to have this shard done again"
+        )
     renewed = {}
-    for name, then in made_from(tar).items():
-        place = parts.get(name)
-        now = Fingerprint(None, "") if place is None else fingerprint(place)
+    for name, then in known.items():
+        place = parts[name]
+        now = fingerprint(place)
         agrees = then.agrees(now)
-        if agrees is None and now.tag and place is not None:
+        if agrees is None and now.tag:
             now = digest_of(place)
             agrees = then.agrees(now)
             renewed[name] = now.to_json()

@@ -3,7 +3,8 @@
 Two passes. The first scores every sample, shard by shard and by as many workers as there are, into
 the layer OUT/scores. The second compares all of them and writes the filter layer OUT: it reads only
 scores, so other thresholds cost no model and no image. The worker that finds the last shard scored
-runs it.
+runs it. Scores stay with their shard: with one more, or one fewer, only that one is scored, and all are
+compared anew.
 """
 
 from collections.abc import Sequence
@@ -66,7 +67,11 @@ def filter_samples(
         manifest = claim(job.scores_dir, scoring_inputs(job), recipe)
         with lock(job.scores_dir, worker):
             layer = open_layer(
-                job.scores_dir, layer=SCORES_LAYER, source=job.source, manifest={"digest": manifest.digest}
+                job.scores_dir,
+                layer=SCORES_LAYER,
+                source=job.source,
+                manifest={"digest": manifest.digest},
+                may_grow=True,
             )
             with stop.at_once():
                 todo = layer.missing(select_shards(job.source.shards, worker))
@@ -76,8 +81,8 @@ def filter_samples(
             except DataError as error:  # of some shards; what the others hold is said all the same
                 num_done = sum_up_scores(job, layer)
                 raise DataError(
-                    f"{error}; {num_done} of {len(job.names)} shards are scored ({job.scores_dir}/summary.json), "
-                    "and what is kept is decided when all are"
+                    f"{error}; {num_done} of {len(job.names)} shards are scored "
+                    f"({job.scores_dir}/summary.json), and what is kept is decided when all are"
                 ) from error
             num_done = sum_up_scores(job, layer)
         undecided = {"decided": False, "num_shards": len(job.names), "num_shards_done": num_done}
@@ -165,7 +170,10 @@ def _check_captions(settings: FilterSettings, source: Source) -> None:
 
 
 def scoring_inputs(job: Job) -> dict[str, Any]:
-    """Everything that decides the scores but the engine, which layer.json holds."""
+    """Everything that decides a sample's scores, whatever other shards there are.
+
+    The engine is in layer.json, and what each shard was made from in its stats file.
+    """
     settings, recipe = job.settings, job.recipe
     models: dict[str, Any] = {}
     if job.provenance is not None:
@@ -180,7 +188,6 @@ def scoring_inputs(job: Job) -> dict[str, Any]:
         "stage": SCORES_LAYER,
         "settings": settings.scoring(),
         "separator": recipe.pretrain.main.separator,
-        "base": job.source.outline(),
         **filter_inputs(job.source.layers),
         **models,
     }
