@@ -437,6 +437,27 @@ def test_a_large_evaluation_image_is_held_out_by_its_look(
     assert (larger["held_out"]["undecodable"], larger["dropped"]) == (0, {"eval-overlap": 1})
 
 
+def test_alt_texts_that_say_nothing_are_dropped_where_the_recipe_says_so(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    texts = {"a": "IMG_1234.jpg", "b": "stock photo", "c": "image 1", "d": "a red ring", "e": "image 2"}
+    with TarWriter(tmp_path / "web" / "0.tar") as tar:
+        for number, (key, text) in enumerate(texts.items()):
+            tar.write_sample(key, {"jpg": encoded(picture(600 + number)), "txt": text.encode()})
+    source = open_source([str(tmp_path / "web")])
+    recaptions = open_layer(tmp_path / "r1", layer="recaption", source=source)
+    with recaptions.shard(source.shards[0]) as writer:
+        for sample in writer.samples():
+            text = "A blue star." if sample.key == "c" else "DSC_0001"
+            writer.annotate(sample, Annotation(layer="recaption", kind="caption", text=text))
+    where: dict[str, Any] = {"shards": [str(tmp_path / "r1")], "model": None, "tasks": ()}
+    assert run(*NO_MODEL, **where)["out"] == len(texts)
+    strict = run(*NO_MODEL, "filter.text_defects=placeholder", **where)
+    assert strict["dropped"] == {"placeholder": 3}
+    kept = {key for key, one in annotations(tmp_path / "layer").items() if one.scores["keep"]}
+    assert kept == {"c", "d"}, "what one caption says is enough"
+
+
 def test_another_language_scores_nothing_anew(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
