@@ -13,7 +13,8 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 
 _FILES = "jpg jpeg png gif webp img dsc dscn dscf pxl mvimg gopr pict scan screenshot screen shot x px"
 _PICTURES = """image images photo photos photograph picture pictures pic pics thumbnail thumb slide figure fig
-    page file attachment untitled unnamed final cover banner header background hero default placeholder preview"""
+    page file attachment untitled unnamed final cover banner header background hero default placeholder
+    preview"""
 _NOTHING = "none null undefined n a na no not available caption title description text alt missing blank empty"
 _STOCK = """stock royalty free download downloads vector vectors illustration illustrations clipart hd getty
     gettyimages shutterstock istock istockphoto alamy dreamstime depositphotos adobe"""
