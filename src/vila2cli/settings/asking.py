@@ -140,8 +140,9 @@ class FilterSettings(Settings):
         setting("how copies of an image are found; the best by rank_by is kept, of equals the first"),
     ] = "perceptual"
     max_distance: Annotated[
-        NonNegativeInt, setting("signs of 195 in which the hashes of look-alikes may differ", le=15)
-    ] = 7
+        NonNegativeInt,
+        setting("signs of 195 in which the hashes of look-alikes may differ; 7 is fastest", le=32),
+    ] = 24
     rank_by: Annotated[
         Literal["perplexity", "text-perplexity", "image-gain", "similarity"],
         setting("what the kept share is chosen by; image-gain is what the image takes off the text-perplexity"),
