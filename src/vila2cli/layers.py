@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,13 @@ from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
+from vila2cli.rejects import gather_rejects, write_rejects
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
 from vila2cli.streams import Fingerprint, digest_of, fingerprint
 from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
 LAYER_FILE = "layer.json"
-REJECTS_FILE = "rejects.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,18 @@ def _digest(shard: Shard, name: str, place: str) -> str:
 
 
 def open_layer(
-    out_dir: str | Path, *, layer: str, source: Source, manifest: Mapping[str, Any] | None = None
+    out_dir: str | Path,
+    *,
+    layer: str,
+    source: Source,
+    manifest: Mapping[str, Any] | None = None,
+    may_grow: bool = False,
 ) -> "LayerWriter":
     """Start a layer over `source`, or go on with one: layer.json is written once and then must stay the same.
 
     `manifest` is what decides the layer's content; its digest is kept in layer.json. Raises DataError when
-    the folder holds a layer over other shards.
+    the folder holds a layer over other shards. One that `may_grow` is over any number of sources: layer.json
+    names the shards of all of them, and whether one was changed is told shard by shard.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,10 +98,12 @@ def open_layer(
     with one_at_a_time(folder):
         sweep(folder)
         old = read_json(path) if path.exists() else None
-        if old is not None:
+        if old is not None and may_grow:
+            value["base"] = _joined(old, value)
+        elif old is not None:
             _check_same(folder, old, value)
         if old is None or _places(old) != _places(value):
-            write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+            _write_layer_json(path, {**value, **_engine_of(old or {})})
     return LayerWriter(folder, layer, source)
 
 
@@ -112,6 +120,15 @@ def _layer_json(folder: Path, layer: str, source: Source, manifest: Mapping[str,
     }
 
 
+def _write_layer_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _engine_of(layer_json: Mapping[str, Any]) -> dict[str, str]:
+    """The engine that a layer.json names, as an entry of it; {} where none does."""
+    return {"engine": str(layer_json["engine"])} if "engine" in layer_json else {}
+
+
 def _base_json(folder: Path, shard: Shard) -> dict[str, Any]:
     value: dict[str, Any] = _location(folder, shard.url) | {"name": shard.name}
     if shard.layers:
@@ -124,6 +141,12 @@ def _location(folder: Path, place: str) -> dict[str, str]:
         return {"url": place}
     path = local_path(place).absolute()
     return {"url": place, "relative": os.path.relpath(path, folder.absolute()), "path": str(path)}
+
+
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The base shards of both, as the new one has them where it does."""
+    bases = {str(base["name"]): base for value in (old, new) for base in value.get("base", ())}
+    return list(bases.values())
 
 
 def _places(layer_json: Mapping[str, Any]) -> list[str]:
@@ -177,6 +200,20 @@ class LayerWriter:
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """Those of `shards` that are still to be written; raises DataError as `check_made_from` does."""
         return missing(self.folder, shards)
+
+    def engine(self) -> str | None:
+        """The engine that the layer was begun with, None before one was."""
+        return _engine_of(read_json(self.folder / LAYER_FILE)).get("engine")
+
+    def note_engine(self, name: str) -> str:
+        """Say in layer.json which engine writes the layer; returns the one that was said first."""
+        path = self.folder / LAYER_FILE
+        with self.alone():  # workers start together
+            value = read_json(path)
+            if not _engine_of(value):
+                value["engine"] = name
+                _write_layer_json(path, value)
+        return str(value["engine"])
 
     def stats(self) -> ShardStats:
         """Counts summed over what is complete."""
@@ -302,64 +339,3 @@ class ShardWriter:
         """Forget the shard; nothing of it was written."""
         self._annotations.clear()
         self._rejects.clear()
-
-
-class Unreadable:
-    """Shards that could not be read while the others go on; several in a row end the work.
-
-    Then it is no longer a shard that is damaged, but the network or disk, or the base is the wrong one.
-    """
-
-    MAX_IN_A_ROW = 3
-
-    def __init__(self) -> None:
-        self._errors: list[DataError] = []
-        self._num_in_a_row = 0
-
-    def succeed(self) -> None:
-        """Note that a shard was read to its end."""
-        self._num_in_a_row = 0
-
-    def fail(self, error: DataError) -> None:
-        """Note a shard that could not be."""
-        self._errors.append(error)
-        self._num_in_a_row += 1
-
-    @property
-    def are_too_many(self) -> bool:
-        """Whether to read no further: what is begun can still be finished."""
-        return self._num_in_a_row >= self.MAX_IN_A_ROW
-
-    def check(self) -> None:
-        """Raise DataError when there were any, now that the others are done."""
-        if self.are_too_many:
-            raise DataError(
-                f"{self._num_in_a_row} shards in a row cannot be read, the last one: {self._errors[-1]}"
-            )
-        if len(self._errors) == 1:
-            raise self._errors[0]
-        if self._errors:
-            more = "; ".join(str(error) for error in self._errors[:3])
-            raise DataError(
-                f"{len(self._errors)} shards cannot be read; the others are done, and the same command does "
-                f"these once they are mended: {more}" + ("; ..." if len(self._errors) > 3 else "")
-            )
-
-
-def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> None:
-    """Write NAME.rejects.jsonl, sorted by key; with no rejects remove one that an earlier try left."""
-    path = out_dir / f"{name}.rejects.jsonl"
-    if rejects:
-        in_order = sorted(rejects, key=lambda reject: (reject.key, reject.reason, reject.error))
-        write_atomically(path, b"".join(to_json_bytes(reject.to_json()) + b"\n" for reject in in_order))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
-    """Join the rejects of the complete shards among `names` to rejects.jsonl, in this order."""
-    with one_at_a_time(out_dir):
-        complete = done(out_dir)
-        parts = [out_dir / f"{name}.rejects.jsonl" for name in names if name in complete]
-        lines = b"".join(part.read_bytes() for part in parts if part.is_file())
-        write_atomically(out_dir / REJECTS_FILE, lines)

@@ -86,6 +86,15 @@ def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> Sha
     return sum(found, ShardStats())
 
 
+def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:
+    """Every number of the stats files, summed over those of the shards named that are complete."""
+    total: Counter[str] = Counter()
+    for name in sorted(done(out_dir) & set(names)):
+        figures = read_json(Path(out_dir) / f"{name}.stats.json")
+        total.update({key: value for key, value in figures.items() if isinstance(value, int | float)})
+    return total
+
+
 def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:
     """Those of `shards` that are not complete in a folder; raises DataError as `check_made_from` does."""
     shards, complete = list(shards), done(out_dir)
@@ -110,13 +119,18 @@ def check_made_from(tar: Path, shard: Shard) -> None:
     read, and its new time noted. What has neither, a `pipe:` command above all, cannot be told before it
     is read: there the check of the images by SHA-256, on joining, is the only one.
     """
-    parts = shard.parts()
+    parts, known = shard.parts(), made_from(tar)
+    if known and known.keys() != parts.keys():
+        raise DataError(
+            f"{tar} was made from {' and '.join(known)}, and now there is {' and '.join(parts)}; give "
+            f"what it was made from, or remove {stats_path(tar).name} to have this shard done again"
+        )
     renewed = {}
-    for name, then in made_from(tar).items():
-        place = parts.get(name)
-        now = Fingerprint(None, "") if place is None else fingerprint(place)
+    for name, then in known.items():
+        place = parts[name]
+        now = fingerprint(place)
         agrees = then.agrees(now)
-        if agrees is None and now.tag and place is not None:
+        if agrees is None and now.tag:
             now = digest_of(place)
             agrees = then.agrees(now)
             renewed[name] = now.to_json()

@@ -1,7 +1,7 @@
 """Where samples come from: shard specs to a source whose base shards are joined with their layers.
 
 The names that stages use are all here; what lies below them is in finding (specs to places), streams
-and tarfiles (bytes of an archive), reader (one shard to samples) and layers (writing).
+and tarfiles (bytes of an archive), reader (one shard to samples), layers and rejects (writing).
 """
 
 from collections import Counter
@@ -20,10 +20,7 @@ from vila2cli.layers import (
     LayerWriter,
     ShardWriter,
     Source,
-    Unreadable,
-    gather_rejects,
     open_layer,
-    write_rejects,
 )
 from vila2cli.places import (
     file_name,
@@ -37,7 +34,8 @@ from vila2cli.places import (
     tar_stem,
 )
 from vila2cli.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
-from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
+from vila2cli.rejects import Unreadable, gather_rejects, write_rejects
+from vila2cli.shard_stats import ShardStats, done, folder_figures, folder_stats, missing, to_made_from
 from vila2cli.streams import file_system, fingerprint, persistently
 from vila2cli.tarfiles import TarWriter, file_sha256, made_from
 
@@ -55,6 +53,7 @@ __all__ = [
     "expand",
     "expected_samples",
     "file_sha256",
+    "folder_figures",
     "folder_stats",
     "gather_rejects",
     "made_from",

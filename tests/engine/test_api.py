@@ -1,7 +1,6 @@
 """The API engine against a small HTTP server that answers, fails and dawdles as each test says."""
 
 import base64
-import contextlib
 import io
 import json
 import os
@@ -10,13 +9,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from loopback_chat import ChatServer, Reply, completion, problem, serve_chat
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.meter import Meter
@@ -26,90 +25,13 @@ from vila2cli.settings import ApiSettings
 from vila2cli.stopping import interruptible
 
 Ask = Callable[..., Request]
-Reply = tuple[int, dict[str, Any] | str]
-
-
-def completion(
-    text: str = "a red star", *, num_read: int = 20, num_written: int = 3, finish: str = "stop"
-) -> Reply:
-    """An answer as a chat completion server gives it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    usage = {
-        "prompt_tokens": num_read,
-        "completion_tokens": num_written,
-        "total_tokens": num_read + num_written,
-    }
-    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-    return 200, {**head, "choices": [choice], "usage": usage}
-
-
-def problem(status: int, message: str = "no", code: str | None = None) -> Reply:
-    return status, {"error": {"message": message, "code": code}}
-
-
-@dataclass
-class Server:
-    """Answers with `reply(body, number)`, counting requests from 1; keeps what it was sent."""
-
-    reply: Callable[[dict[str, Any], int], Reply]
-    headers: dict[str, str] = field(default_factory=dict)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-    times_s: list[float] = field(default_factory=list)
-    num_open: int = 0
-    most_open: int = 0
-    url: str = ""
+Serve = Callable[..., ChatServer]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
-
-    def start(reply: Callable[[dict[str, Any], int], Reply], **headers: str) -> Server:
-        server = Server(reply, headers)
-        lock = threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    server.bodies.append(body)
-                    server.keys.add(self.headers["Authorization"])
-                    server.times_s.append(time.monotonic())
-                    server.num_open += 1
-                    server.most_open = max(server.most_open, server.num_open)
-                    number = len(server.bodies)
-                status, value = server.reply(body, number)
-                data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-                with lock:
-                    server.num_open -= 1
-                self.send_response(status)
-                always = {"Content-Length": str(len(data)), "Content-Type": "application/json"}
-                for name, text in (always | server.headers).items():
-                    self.send_header(name, text)
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):  # the client may have given up
-                    self.wfile.write(data)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        class Listener(ThreadingHTTPServer):
-            request_queue_size = 128  # with the usual 5, connections wait for seconds
-
-        http = Listener(("127.0.0.1", 0), Handler)
-        http.block_on_close = False
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        running.append((http, thread))
-        server.url = f"http://127.0.0.1:{http.server_port}/v1"
-        return server
-
-    yield start
-    for http, thread in running:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+def serve() -> Iterator[Serve]:
+    with ExitStack() as running:
+        yield lambda reply, **headers: running.enter_context(serve_chat(reply, **headers))
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +48,7 @@ def by_id(results: Iterator[Result]) -> dict[str, Result]:
     return {result.id: result for result in results}
 
 
-def test_a_request_is_sent_as_it_is(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_request_is_sent_as_it_is(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     request = ask(3, "What is <image> next to?", temperature=0.5, top_p=0.9, seed=2**62 + 1, max_new_tokens=7)
     (result,) = connect(server.url).generate([request])
@@ -149,14 +71,14 @@ def test_a_request_is_sent_as_it_is(serve: Callable[..., Server], ask: Ask) -> N
     }
 
 
-def test_images_may_be_sent_smaller(serve: Callable[..., Server], ask: Ask) -> None:
+def test_images_may_be_sent_smaller(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     list(connect(server.url, image_format="jpeg").generate([ask(3)]))
     image, _ = server.bodies[0]["messages"][0]["content"]
     assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
 
 
-def test_what_may_pass_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
+def test_what_may_pass_is_tried_again(serve: Serve, ask: Ask) -> None:
     statuses = [500, 503, 429, 409, 408]
     server = serve(lambda body, number: problem(statuses[number - 1]) if number <= 5 else completion())
     engine = connect(server.url, retries=5)
@@ -167,13 +89,13 @@ def test_what_may_pass_is_tried_again(serve: Callable[..., Server], ask: Ask) ->
     assert any("tried again" in note for note in engine.notes)
 
 
-def test_an_answer_that_is_no_json_is_no_answer(serve: Callable[..., Server], ask: Ask) -> None:
+def test_an_answer_that_is_no_json_is_no_answer(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: (200, "<html>down for repairs</html>"), **{"Content-Type": "text/html"})
     with pytest.raises(ModelError, match="sent no JSON but"):
         list(connect(server.url, max_in_flight=1).generate([ask(1)]))
 
 
-def test_what_the_server_refuses_fails_alone(serve: Callable[..., Server], ask: Ask) -> None:
+def test_what_the_server_refuses_fails_alone(serve: Serve, ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         return problem(400, "prompt is too long") if "long" in json.dumps(body["messages"]) else completion()
 
@@ -186,7 +108,7 @@ def test_what_the_server_refuses_fails_alone(serve: Callable[..., Server], ask: 
     assert len(server.bodies) == 3
 
 
-def test_a_request_that_always_fails_does_not_stop_the_others(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_request_that_always_fails_does_not_stop_the_others(serve: Serve, ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         return problem(500, "engine error") if "poison" in json.dumps(body["messages"]) else completion()
 
@@ -198,9 +120,7 @@ def test_a_request_that_always_fails_does_not_stop_the_others(serve: Callable[..
     assert "no answer in 4 tries" in str(results["0"].error)
 
 
-def test_a_server_that_dies_after_a_request_failed_costs_no_sample(
-    serve: Callable[..., Server], ask: Ask
-) -> None:
+def test_a_server_that_dies_after_a_request_failed_costs_no_sample(serve: Serve, ask: Ask) -> None:
     """One request fails, others are answered meanwhile, and then the server is gone: none is refused."""
     tries: Counter[str] = Counter()
     others_done = threading.Event()
@@ -223,7 +143,7 @@ def test_a_server_that_dies_after_a_request_failed_costs_no_sample(
         next(results)
 
 
-def test_an_error_with_status_200_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
+def test_an_error_with_status_200_is_tried_again(serve: Serve, ask: Ask) -> None:
     error = {"error": {"message": "upstream is overloaded", "code": 502}}
     server = serve(lambda body, number: (200, error) if number < 3 else completion())
     engine = connect(server.url, max_in_flight=1)
@@ -232,7 +152,7 @@ def test_an_error_with_status_200_is_tried_again(serve: Callable[..., Server], a
     assert "upstream is overloaded; such requests are tried again" in engine.notes[-1]
 
 
-def test_a_limit_that_nobody_counts_for_is_an_error(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_limit_that_nobody_counts_for_is_an_error(serve: Serve, ask: Ask) -> None:
     status, answer = completion()
     assert isinstance(answer, dict)
     server = serve(lambda body, number: (status, {**answer, "usage": None}))
@@ -245,7 +165,7 @@ def test_a_limit_that_nobody_counts_for_is_an_error(serve: Callable[..., Server]
         assert len(server.bodies) == num_before + 1
 
 
-def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_server_that_answers_nobody_ends_the_stage(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion() if number <= 3 else problem(502, "bad gateway"))
     results = connect(server.url, max_in_flight=1).generate([ask(seed) for seed in range(10)])
     assert [next(results).error for _ in range(3)] == [None] * 3
@@ -270,7 +190,7 @@ def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server
     ],
 )
 def test_what_concerns_every_request_ends_the_stage_at_once(
-    serve: Callable[..., Server],
+    serve: Serve,
     ask: Ask,
     reply: Reply,
     error: type[Exception],
@@ -285,7 +205,7 @@ def test_what_concerns_every_request_ends_the_stage_at_once(
     assert len(server.bodies) == 1
 
 
-def test_the_key_is_never_shown(serve: Callable[..., Server], ask: Ask) -> None:
+def test_the_key_is_never_shown(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: problem(400 if number > 1 else 500, "what is secret-key?"))
     engine = connect(server.url)
     (result,) = engine.generate([ask(1)])
@@ -296,7 +216,7 @@ def test_the_key_is_never_shown(serve: Callable[..., Server], ask: Ask) -> None:
     )
 
 
-def test_a_signal_ends_the_wait_for_an_answer(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_signal_ends_the_wait_for_an_answer(serve: Serve, ask: Ask) -> None:
     release = threading.Event()
 
     def reply(body: dict[str, Any], number: int) -> Reply:
@@ -317,7 +237,7 @@ def test_a_signal_ends_the_wait_for_an_answer(serve: Callable[..., Server], ask:
     assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
 
 
-def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: Ask) -> None:
+def test_no_more_are_in_flight_than_allowed(serve: Serve, ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         time.sleep(0.01)
         return completion()
@@ -341,7 +261,7 @@ def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: A
 
 
 def test_no_more_pixels_are_in_flight_than_memory_is_for(
-    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         time.sleep(0.01)
@@ -355,19 +275,19 @@ def test_no_more_pixels_are_in_flight_than_memory_is_for(
     assert len(list(connect(server.url).generate([one_large, one_large]))) == 2
 
 
-def test_requests_keep_to_the_rate(serve: Callable[..., Server], ask: Ask) -> None:
+def test_requests_keep_to_the_rate(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     list(connect(server.url, requests_per_minute=1200).generate(ask(seed) for seed in range(9)))
     assert server.times_s[-1] - server.times_s[0] > 8 * 0.05 - 0.03
 
 
-def test_a_server_may_ask_everybody_to_wait(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_server_may_ask_everybody_to_wait(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: problem(429) if number == 1 else completion(), **{"Retry-After": "1"})
     list(connect(server.url, max_in_flight=1).generate([ask(1), ask(2)]))
     assert server.times_s[1] - server.times_s[0] > 0.95
 
 
-def test_the_budget_of_tokens_holds(serve: Callable[..., Server], ask: Ask) -> None:
+def test_the_budget_of_tokens_holds(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=20, num_written=3))
     engine = connect(server.url, max_tokens_total=500)
     results = engine.generate(ask(seed, max_new_tokens=10) for seed in range(100))
@@ -377,7 +297,7 @@ def test_the_budget_of_tokens_holds(serve: Callable[..., Server], ask: Ask) -> N
     assert 500 - 30 < 23 * len(server.bodies) <= 500
 
 
-def test_the_budget_of_dollars_holds_and_needs_prices(serve: Callable[..., Server], ask: Ask) -> None:
+def test_the_budget_of_dollars_holds_and_needs_prices(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=1000, num_written=100))
     prices = {"dollars_per_million_read": 2.0, "dollars_per_million_written": 10.0}  # 0.003 each
     engine = connect(server.url, max_dollars=0.03, max_in_flight=3, **prices)
@@ -388,7 +308,7 @@ def test_the_budget_of_dollars_holds_and_needs_prices(serve: Callable[..., Serve
         connect(server.url, max_dollars=1.0)
 
 
-def test_what_a_server_charges_is_metered_once(serve: Callable[..., Server], ask: Ask) -> None:
+def test_what_a_server_charges_is_metered_once(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=1000, num_written=100))
     engine = connect(server.url, dollars_per_million_read=2.0, dollars_per_million_written=10.0)
     meter = Meter(engine)
@@ -399,7 +319,7 @@ def test_what_a_server_charges_is_metered_once(serve: Callable[..., Server], ask
     assert first["server_seconds"] == first["seconds"] > 0
 
 
-def test_a_budget_that_suffices_is_not_felt(serve: Callable[..., Server], ask: Ask) -> None:
+def test_a_budget_that_suffices_is_not_felt(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=20, num_written=3))
     results = list(
         connect(server.url, max_tokens_total=261).generate(ask(s, max_new_tokens=4) for s in range(11))
@@ -407,7 +327,7 @@ def test_a_budget_that_suffices_is_not_felt(serve: Callable[..., Server], ask: A
     assert len(results) == 11
 
 
-def test_what_follows_from_a_result_is_asked_too(serve: Callable[..., Server], ask: Ask, ladder: Any) -> None:
+def test_what_follows_from_a_result_is_asked_too(serve: Serve, ask: Ask, ladder: Any) -> None:
     server = serve(lambda body, number: completion())
     stream, seen = ladder([ask(seed) for seed in range(5)]), []
     for result in connect(server.url).generate(stream):
@@ -417,16 +337,14 @@ def test_what_follows_from_a_result_is_asked_too(serve: Callable[..., Server], a
     assert sorted(seen) == [0, 1, 2, 3, 4, 100, 101, 102]
 
 
-def test_an_answer_cut_off_by_a_filter_is_no_caption(serve: Callable[..., Server], ask: Ask) -> None:
+def test_an_answer_cut_off_by_a_filter_is_no_caption(serve: Serve, ask: Ask) -> None:
     server = serve(lambda body, number: completion("a", finish=("length", "content_filter")[number - 1]))
     cut, filtered = connect(server.url, max_in_flight=1).generate([ask(1), ask(2)])
     assert cut.finish_reason == "length"
     assert filtered.error == "the server ended the answer with content_filter"
 
 
-def test_scoring_needs_a_server_that_can(
-    serve: Callable[..., Server], judge: Callable[..., ScoreRequest]
-) -> None:
+def test_scoring_needs_a_server_that_can(serve: Serve, judge: Callable[..., ScoreRequest]) -> None:
     server = serve(lambda body, number: (200, {"count": 3}) if "prompt" in body else completion())
     with pytest.raises(ModelError, match="no log-probabilities of a prompt"):
         list(connect(server.url).score([judge(1, "a red star")]))

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, hf, open_engine
-from vila2cli.engine.batching import BATCH_SIZES, available_memory, chunks_by_group, largest_batch
+from vila2cli.engine.batching import BATCH_SIZES, chunks_by_group, largest_batch
 from vila2cli.engine.hf import HfEngine
+from vila2cli.engine.memory import available_memory
 from vila2cli.errors import Interrupted, ModelError
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.sample import Turn
@@ -244,6 +245,40 @@ def test_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask) -> None:
     assert engine.batch_size == 2
     assert engine.notes[0] == "batch size 8 (as set)"
     assert engine.notes[1:] == [f"out of accelerator memory: batch size reduced to {size}" for size in (4, 2)]
+
+
+def test_a_machine_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask, judge: Judge) -> None:
+    class SmallMachine(HfEngine):
+        """Has no memory for more than three requests at a time."""
+
+        def _generate(self, batch):  # type: ignore[no-untyped-def]
+            return super()._generate(self._take_memory(batch))
+
+        def _score(self, batch):  # type: ignore[no-untyped-def]
+            return super()._score(self._take_memory(batch))
+
+        def _take_memory(self, batch):  # type: ignore[no-untyped-def]
+            torch.empty(2**56 if len(batch) > 3 else 1, dtype=torch.uint8)
+            return batch
+
+    plain = by_id(HfEngine("m", random_vlm, EngineSettings(batch_size=2)).generate(ask(i) for i in range(5)))
+    engine = SmallMachine("m", random_vlm, EngineSettings(batch_size=8))
+    assert {key: one.text for key, one in by_id(engine.generate(ask(i) for i in range(5))).items()} == {
+        key: one.text for key, one in plain.items()
+    }
+    assert engine.notes == ["batch size 8 (as set)", "out of main memory: batch size reduced to 2"]
+    scorer = SmallMachine("m", random_vlm, EngineSettings(batch_size=8))
+    scores = list(scorer.score(judge(i, "a red star") for i in range(9)))
+    assert all(score.token_logprobs for score in scores)
+    reduced = [f"out of main memory: batch size reduced to {size}" for size in (4, 2)]
+    assert scorer.notes == ["batch size 8, fewer where their logits are above 1 GiB", *reduced]
+
+    class NoMachine(SmallMachine):
+        def _take_memory(self, batch):  # type: ignore[no-untyped-def]
+            return super()._take_memory(batch * 4)
+
+    with pytest.raises(ModelError, match="does not fit in memory"):
+        list(NoMachine("m", random_vlm, EngineSettings(batch_size=8)).generate([ask(1)]))
 
 
 def test_a_stage_that_is_to_stop_loads_nothing(random_vlm: Path) -> None:

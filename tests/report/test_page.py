@@ -132,6 +132,28 @@ def test_a_filter_shows_its_counts_and_cuts(make_run: MakeRun) -> None:
     assert "cut at 7.250" in text
 
 
+def test_hours_are_those_of_the_devices_a_stage_ran_on(make_run: MakeRun) -> None:
+    run = make_run(2)
+    path = run.run_dir / "round2" / "recaption" / "summary.json"
+    summary = json.loads(path.read_text())
+    on_gpu = {"seconds": 36, "num_devices": 2, "device": "GPU-hours"}
+    path.write_text(json.dumps(summary | {"cost": on_gpu}))
+    page = build_page(run.recipe("cost.device=core-hours"), run.run_dir)
+    cells = {row.stage: row.cells for row in page.ledger}
+    assert cells["round 1 · recaption"][5] == "0.002 core-hours"
+    assert cells["round 2 · recaption"][5] == "0.020 GPU-hours"
+    assert cells["round 0 · sft"][5].endswith(" core-hours"), "what says nothing has the recipe's unit"
+    assert re.fullmatch(r"0\.\d{3} core-hours \+ 0\.020 GPU-hours", cells["all stages"][5])
+    (tile,) = (tile for tile in page.tiles if tile.name == "Recaptioning 1k images")
+    assert tile.note.startswith("GPU-hours, ")
+    charged = {"seconds": 36, "num_devices": 1, "device": "server-hours", "spent": 0.96}
+    path.write_text(json.dumps(summary | {"cost": charged}))
+    page = build_page(run.recipe("cost.device=GPU-hours", "cost.dollars_per_hour=5"), run.run_dir)
+    cells = {row.stage: row.cells for row in page.ledger}
+    assert cells["round 2 · recaption"][5:] == ("0.010 server-hours", "$20.00")
+    assert cells["round 1 · recaption"][5] == "0.002 core-hours"
+
+
 def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:
     run = make_run(1)
     html = render_page(build_page(run.recipe(), run.run_dir))

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from vila2cli.image import decode_image
-from vila2cli.score.image_hash import NUM_BITS, ImageHash, image_hash
+from vila2cli.score.image_hash import ALL_FOUND, NUM_BITS, ImageHash, image_hash
+from vila2cli.settings import FilterSettings
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.scenes import draw_scene
 
-MAX_DISTANCE = 7
+MAX_DISTANCE = FilterSettings().max_distance
 
 
 def again(image: Image.Image, kind: str = "JPEG", *, side: float = 1.0, **options: int) -> Image.Image:
@@ -75,18 +76,41 @@ def test_a_hash_survives_being_stored() -> None:
         assert one.bits < 2**NUM_BITS
 
 
+def agree_in_a_band(one: ImageHash, other: ImageHash, max_distance: int) -> bool:
+    bands = zip(one.bands(max_distance), other.bands(max_distance), strict=True)
+    return any(a == b for a, b in bands)
+
+
 def test_near_hashes_agree_in_a_band() -> None:
     random = Random(3)
-    for num_bands in (4, 8, 16):
+    for max_distance in (0, 3, 7, ALL_FOUND):
         for _ in range(200):
             bits = random.getrandbits(NUM_BITS)
             flipped = bits
-            for position in random.sample(range(NUM_BITS), num_bands - 1):
+            for position in random.sample(range(NUM_BITS), max_distance):
                 flipped ^= 1 << position
-            bands = zip(
-                ImageHash(bits, b"").bands(num_bands), ImageHash(flipped, b"").bands(num_bands), strict=True
-            )
-            assert any(a == b for a, b in bands)
+            assert agree_in_a_band(ImageHash(bits, b""), ImageHash(flipped, b""), max_distance)
+
+
+def small_copies(image: Image.Image) -> list[Image.Image]:
+    """As thumbnails are kept: 64 pixels wide at most, and strongly compressed."""
+    side = 64 / max(image.size)
+    return [again(image, side=side, quality=q) for q in (30, 20, 10)] + [
+        again(image, "WEBP", side=side, quality=20)
+    ]
+
+
+def share_found(images: list[Image.Image]) -> float:
+    """Of all small copies those that an index finds."""
+    hashes = [(image_hash(image), image_hash(copy)) for image in images for copy in small_copies(image)]
+    found = [
+        copy.is_like(one, MAX_DISTANCE) and agree_in_a_band(one, copy, MAX_DISTANCE) for one, copy in hashes
+    ]
+    return sum(found) / len(found)
+
+
+def test_small_strongly_compressed_copies_are_found() -> None:
+    assert share_found(pictures(40)) > 0.97
 
 
 @pytest.mark.slow
@@ -101,3 +125,4 @@ def test_photographs(real_data: Path) -> None:
     )
     assert far == 0
     assert not any(a.is_like(b, 32) for a, b in itertools.combinations(hashes, 2))
+    assert share_found(photos) > 0.8

@@ -274,6 +274,35 @@ def test_a_score_setting_that_changes_is_refused(run: Callable[..., dict[str, An
         run("filter.prompt=long-v1")
 
 
+def test_an_unreadable_shard_is_named_and_the_others_are_accounted_for(
+    run: Callable[..., dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    train = Path(shutil.copytree(data / "train", tmp_path / "train"))
+    whole = (train / "000002.tar").read_bytes()
+    (train / "000002.tar").write_bytes(whole[:1000])
+    with pytest.raises(DataError, match=r"000002\.tar is damaged or cut off.*; 3 of 4 shards are scored"):
+        run(*NO_MODEL, model=None, shards=[str(train)])
+    scores = tmp_path / "layer" / "scores"
+    summary = json.loads((scores / "summary.json").read_text())
+    assert (summary["num_shards_done"], summary["num_shards"]) == (3, NUM_SHARDS)
+    assert summary["in"] == 3 * NUM_SAMPLES + 5 == summary["out"] + sum(summary["dropped"].values())
+    (reject,) = map(json.loads, (scores / "rejects.jsonl").read_text().splitlines())
+    assert (reject["shard"], reject["key"], reject["reason"]) == ("000001", "json", "bad-json")
+    assert not (tmp_path / "layer" / "summary.json").exists()
+    (train / "000002.tar").write_bytes(whole)
+    assert run(*NO_MODEL, model=None, shards=[str(train)])["in"] == NUM_IN
+
+
+def test_scores_are_those_of_one_engine(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    run(worker=Worker(0, 2))
+    path = tmp_path / "layer" / "scores" / "layer.json"
+    begun = json.loads(path.read_text())
+    assert begun["engine"] == "hf"
+    path.write_text(json.dumps(begun | {"engine": "vllm"}))
+    with pytest.raises(RecipeError, match=r"scores was begun with the engine vllm, and here .* go on with hf"):
+        run(worker=Worker(1, 2))
+
+
 def test_a_run_that_was_stopped_goes_on(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     whole = run(out="whole")
     run(out="layer")
@@ -406,6 +435,27 @@ def test_a_large_evaluation_image_is_held_out_by_its_look(
     assert run(*NO_MODEL, **where)["held_out"]["undecodable"] == 1
     larger = run(*NO_MODEL, "filter.max_pixels=20000000", out="larger", **where)
     assert (larger["held_out"]["undecodable"], larger["dropped"]) == (0, {"eval-overlap": 1})
+
+
+def test_alt_texts_that_say_nothing_are_dropped_where_the_recipe_says_so(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    texts = {"a": "IMG_1234.jpg", "b": "stock photo", "c": "image 1", "d": "a red ring", "e": "image 2"}
+    with TarWriter(tmp_path / "web" / "0.tar") as tar:
+        for number, (key, text) in enumerate(texts.items()):
+            tar.write_sample(key, {"jpg": encoded(picture(600 + number)), "txt": text.encode()})
+    source = open_source([str(tmp_path / "web")])
+    recaptions = open_layer(tmp_path / "r1", layer="recaption", source=source)
+    with recaptions.shard(source.shards[0]) as writer:
+        for sample in writer.samples():
+            text = "A blue star." if sample.key == "c" else "DSC_0001"
+            writer.annotate(sample, Annotation(layer="recaption", kind="caption", text=text))
+    where: dict[str, Any] = {"shards": [str(tmp_path / "r1")], "model": None, "tasks": ()}
+    assert run(*NO_MODEL, **where)["out"] == len(texts)
+    strict = run(*NO_MODEL, "filter.text_defects=placeholder", **where)
+    assert strict["dropped"] == {"placeholder": 3}
+    kept = {key for key, one in annotations(tmp_path / "layer").items() if one.scores["keep"]}
+    assert kept == {"c", "d"}, "what one caption says is enough"
 
 
 def test_another_language_scores_nothing_anew(

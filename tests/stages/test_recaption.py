@@ -399,6 +399,18 @@ def test_other_settings_are_refused(run: Callable[..., CaptionSummary]) -> None:
         run(round=2)
 
 
+def test_workers_of_one_layer_use_one_engine(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+    run(worker=Worker(0, 2))
+    path = tmp_path / "layer" / "layer.json"
+    begun = json.loads(path.read_text())
+    assert begun["engine"] == "hf"
+    path.write_text(json.dumps(begun | {"engine": "vllm"}))  # as on a machine where "auto" was that
+    before = tars(tmp_path / "layer")
+    with pytest.raises(RecipeError, match="begun with the engine vllm, and here it would go on with hf"):
+        run(worker=Worker(1, 2))
+    assert tars(tmp_path / "layer") == before
+
+
 def test_a_missing_model_and_a_damaged_shard(
     run: Callable[..., CaptionSummary], data: Path, tmp_path: Path
 ) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
-from vila2cli.engine import Engine, EngineSettings, dtype_of, identify, open_engine
+from vila2cli.engine import Engine, dtype_of, identify, open_engine
 from vila2cli.engine.annotator import Task, annotate
+from vila2cli.engine.opening import engine_settings, open_layer_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.files import read_json
 from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, api_key, claim, lock, select, write_json
+from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.settings import WritingSettings
 from vila2cli.shards import LayerWriter, Shard, Source, open_layer
 from vila2cli.stopping import Stop, interruptible
@@ -78,13 +79,8 @@ class Job:
         }
 
     def open_engine(self, stop: Stop) -> Engine:
-        settings = EngineSettings(
-            dtype=self.settings.dtype,
-            batch_size=self.settings.batch_size,
-            max_images=1,
-            api=self.recipe.api,
-            api_key=api_key(self.recipe.api),
-        )
+        """An engine that writes no layer."""
+        settings = engine_settings(self.settings, self.recipe.api)
         return open_engine(self.settings.engine, self.model, settings, stop)
 
 
@@ -128,7 +124,7 @@ def _write_shards(
     job: Job, provenance: Provenance, layer: LayerWriter, todo: Sequence[Shard], stop: Stop
 ) -> None:
     task = job.make_task(job.recipe, provenance)
-    engine = job.open_engine(stop)
+    engine = open_layer_engine(layer, job.model, job.settings, job.recipe.api, stop)
     provenance.engine = engine.name
     rate = job.settings.max_reject_rate
     annotate(engine, layer, task, todo, title=job.layer, stop=stop, max_reject_rate=rate)

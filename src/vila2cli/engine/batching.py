@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from vila2cli.engine import Request, ScoreRequest
 from vila2cli.engine.limits import Asked
@@ -89,11 +88,3 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
         else:
             high = middle
     return sizes[low - 1] if low else 0
-
-
-def available_memory() -> int:
-    """Bytes of main memory that can be had without swapping; 2**62 where the system does not say."""
-    path = Path("/proc/meminfo")
-    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
-    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    return 2**62 if kilobytes is None else 1024 * kilobytes

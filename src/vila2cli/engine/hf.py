@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
-from vila2cli.engine.batching import available_memory, chunks_by_group, largest_batch
+from vila2cli.engine.batching import chunks_by_group, largest_batch
 from vila2cli.engine.limits import (
     Asked,
     answered,
@@ -32,6 +32,7 @@ from vila2cli.engine.limits import (
     one_line,
     scored_ids,
 )
+from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat, collate
@@ -109,7 +110,9 @@ class HfEngine:
                 except (DataError, ValueError) as error:
                     yield ScoreResult(id=request.id, error=str(error))
             prepared.sort(key=lambda p: len(p.ids))
-            self.batch_size = self.batch_size or self._limit
+            if prepared and not self.batch_size:
+                self.batch_size = self._limit
+                self.notes.append(f"batch size {self.batch_size}, fewer where their logits are above 1 GiB")
             while prepared:
                 batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
                 done = self._first_that_fit(batch, self._score)
@@ -146,7 +149,14 @@ class HfEngine:
         self.notes.append(f"batch size {self.batch_size} ({why})")
 
     def _fits_accelerator(self, longest: _Prepared[Request], size: int) -> bool:
-        """Run the prompts, with as much memory set aside as the answers' keys and values will take."""
+        """Run the prompts, with as much memory set aside as the answers' keys and values will take.
+
+        Not where that alone is more than what is free, of the device and of what torch holds there.
+        """
+        free = torch.cuda.mem_get_info(self.device)[0]
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        if size > 1 and size * self._cache_bytes(len(longest.ids) + longest.num_new) > free + held:
+            return False
         try:
             spare = torch.empty(
                 size * self._cache_bytes(longest.num_new), dtype=torch.uint8, device=self.device
@@ -172,16 +182,19 @@ class HfEngine:
     def _first_that_fit(
         self, batch: list[_Prepared[Asked]], run: Callable[[list[_Prepared[Asked]]], list[Answered]]
     ) -> list[Answered]:
-        """Results of the first part of `batch` that fits the accelerator's memory."""
+        """Results of the first part of `batch` that fits in memory."""
         while True:
             try:
                 return run(batch)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                where = _exhausted(error)
+                if where is None:
+                    raise
                 if len(batch) == 1:
                     raise ModelError(_too_large(self.model, batch[0])) from None
             batch = batch[: len(batch) // 2]
             self.batch_size = len(batch)
-            self.notes.append(f"out of accelerator memory: batch size reduced to {self.batch_size}")
+            self.notes.append(f"out of {where} memory: batch size reduced to {self.batch_size}")
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
@@ -241,9 +254,16 @@ class HfEngine:
         )
 
 
+def _exhausted(error: RuntimeError) -> str | None:
+    """Which memory an error says is used up, None for another error; torch has no name for that of a CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "accelerator"
+    return "main" if "DefaultCPUAllocator" in str(error) else None
+
+
 def _too_large(model: str, prepared: _Prepared[Asked]) -> str:
     return (
-        f"{model}: a request of {len(prepared.ids)} tokens does not fit the accelerator's memory; "
+        f"{model}: a request of {len(prepared.ids)} tokens does not fit in memory; "
         "use a smaller image size, or dtype bfloat16"
     )
 

@@ -16,8 +16,8 @@ from vila2cli.shards import done, open_layer
 from vila2cli.stopping import Stop
 from vila2cli.text.compose import FILTER
 
-_MADE_ANEW = ("settings", "seed", "held_out")
-"""What of a filter layer's manifest may change: it is then decided anew over the same scores."""
+_MADE_ANEW = ("settings", "seed", "held_out", "base")
+"""What of a filter layer's manifest may change: it is then decided anew over the scores there are."""
 
 
 def decide(job: Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def decide(job: Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str,
     decisive = {
         "stage": FILTER,
         "scores": scores.digest,
+        "base": job.source.outline(),
         "settings": job.settings.deciding(),
         "seed": job.recipe.seed,
         "held_out": job.held_out.digest() if job.held_out is not None else {},

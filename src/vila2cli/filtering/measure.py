@@ -12,9 +12,11 @@ from vila2cli.sample import Sample
 from vila2cli.score.image_hash import image_hash
 from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
+from vila2cli.text.placeholder import is_placeholder
 from vila2cli.text.quality import check_caption, num_words
 
 NO_CAPTION = "no-caption"
+PLACEHOLDER = "placeholder"
 FILTERED_BEFORE = "filtered-before"
 
 
@@ -64,9 +66,12 @@ class Measure:
         checked = [check_caption(text, reached_limit=False) for text in texts]
         # One without words is no defect beside one that has them.
         worded = [one for one in checked if one.defect != "empty"]
+        defects = {one.defect for one in worded if one.defect is not None}
+        # Nor is one that says nothing beside one that does.
+        says_nothing = {PLACEHOLDER} if all(is_placeholder(one.text) for one in worded) else set()
         languages = set(LANGUAGES).intersection(*(possible_languages(one.text) for one in worded))
         return {
-            "defects": sorted({one.defect for one in worded if one.defect is not None}),
+            "defects": sorted(defects | says_nothing),
             "languages": sorted(languages),
         }
 

@@ -1,34 +1,30 @@
 """What a filter kept and dropped: summary.json, its lines for the terminal, and when it is too little."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vila2cli.cost import cost_of
 from vila2cli.errors import RejectBudgetError
-from vila2cli.files import read_json
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import Job
+from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
+from vila2cli.run import write_json
 from vila2cli.score.selection import Cut
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import folder_stats
+from vila2cli.shards import LayerWriter, folder_figures, folder_stats
 from vila2cli.text.compose import FILTER
 
 
 def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
     """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
     stats = folder_stats(folder, job.names)
-    scored = scored_totals(job)
-    model, model_sha256 = job.provenance or job.similarity or (None, None)
+    scored = folder_figures(job.scores_dir, job.names)
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
     return {
         "stage": FILTER,
-        "round": job.round,
-        "model": model,
-        "model_sha256": model_sha256,
-        "num_shards": len(job.source.shards),
+        **_who(job),
         "in": stats.num_in,
         "out": stats.num_out,
         "dropped": dict(stats.dropped),
@@ -48,13 +44,36 @@ def _without_num(held_out: HeldOut) -> dict[str, int]:
     return {name.removeprefix("num_"): value for name, value in dataclasses.asdict(held_out).items()}
 
 
-def scored_totals(job: Job) -> Counter[str]:
-    """The figures of a score layer summed over its shards."""
-    total: Counter[str] = Counter()
-    for name in job.names:
-        stats = read_json(job.scores_dir / f"{name}.stats.json")
-        total.update({name: value for name, value in stats.items() if isinstance(value, int | float)})
-    return total
+def _who(job: Job) -> dict[str, Any]:
+    model, model_sha256 = job.provenance or job.similarity or (None, None)
+    return {
+        "round": job.round,
+        "model": model,
+        "model_sha256": model_sha256,
+        "num_shards": len(job.source.shards),
+    }
+
+
+def sum_up_scores(job: Job, layer: LayerWriter) -> int:
+    """Gather the rejects of the shards scored so far, by all workers, and write their summary.json.
+
+    Returns how many shards those are.
+    """
+    layer.finish()
+    with layer.alone():
+        stats, figures = folder_stats(layer.folder, job.names), folder_figures(layer.folder, job.names)
+        num_done = len(layer.done() & set(job.names))
+        summary = {
+            "stage": SCORES_LAYER,
+            **_who(job),
+            "num_shards_done": num_done,
+            **stats.to_json(),
+            "reject_rate": stats.reject_rate,
+            "images": int(figures["answered"]),
+            "cost": cost_of(job.recipe.cost, figures).to_json(),
+        }
+        write_json(layer.folder / "summary.json", summary)
+    return num_done
 
 
 def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:

@@ -81,7 +81,6 @@ class Page:
     rejects: list[RejectRow]
     rejects_note: str
     ledger: list[LedgerRow]
-    device_hours: str
     cost_chart: Markup | None
     cost_note: str
     matrix: Matrix
@@ -124,7 +123,6 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         rejects=rejects,
         rejects_note=rejects_note,
         ledger=ledger(run, recipe.cost),
-        device_hours=recipe.cost.device,
         cost_chart=chart,
         cost_note=cost_note,
         matrix=matrix(run),

@@ -90,19 +90,24 @@ def reject_rows(run: RunRecord) -> tuple[list[RejectRow], str]:
 
 
 def stage_cost(stage: Stage, settings: CostSettings) -> Cost | None:
-    """The cost of a stage, None when it recorded no time."""
+    """The cost of a stage in the unit that it recorded, else the recipe's; None when it recorded no time.
+
+    Hours have the recipe's price of today. What a server charged is known, and its hours have none.
+    """
     if stage.seconds is None:
         return None
-    recorded = stage.summary.get("cost")
-    spent = recorded.get("spent") if isinstance(recorded, Mapping) else None
+    cost = stage.summary.get("cost")
+    recorded = cost if isinstance(cost, Mapping) else {}
+    spent, device = recorded.get("spent"), recorded.get("device")
+    charged = float(spent) if isinstance(spent, int | float) else None
     return Cost(
         num_images=whole(stage.summary.get("images")) or stage.num_out or stage.num_in,
         num_tokens=stage.num_tokens,
         seconds=stage.seconds,
         num_devices=stage.num_devices,
-        device=settings.device,
-        dollars_per_hour=settings.dollars_per_hour,
-        spent=float(spent) if isinstance(spent, int | float) else None,
+        device=visible(device, 20) if isinstance(device, str) else settings.device,
+        dollars_per_hour=settings.dollars_per_hour if charged is None else 0.0,
+        spent=charged,
     )
 
 
@@ -114,23 +119,29 @@ def ledger(run: RunRecord, settings: CostSettings) -> list[LedgerRow]:
             costs.append(cost)
             rows.append(LedgerRow(stage.label, _ledger_cells(cost)))
     if len(costs) > 1:
-        seconds, hours = sum(cost.seconds for cost in costs), sum(cost.hours for cost in costs)
-        price = dollars(hours * settings.dollars_per_hour) + " in all" if settings.dollars_per_hour else NOT_RUN
-        cells = ("", duration(seconds), "", "", "", number(hours, 3), price)
+        paid = sum(cost.dollars for cost in costs)
+        price = f"{dollars(paid)} in all" if paid else NOT_RUN
+        cells = ("", duration(sum(cost.seconds for cost in costs)), "", "", "", _hours(costs), price)
         rows.append(LedgerRow("all stages", cells, total=True))
     return rows
 
 
+def _hours(costs: Sequence[Cost]) -> str:
+    """The hours of several stages, each unit by itself."""
+    units = dict.fromkeys(cost.device for cost in costs)
+    sums = {unit: sum(cost.hours for cost in costs if cost.device == unit) for unit in units}
+    return " + ".join(f"{number(hours, 3)} {unit}" for unit, hours in sums.items())
+
+
 def _ledger_cells(cost: Cost) -> tuple[str, ...]:
-    priced = cost.dollars_per_hour > 0 and cost.num_images > 0
     return (
         f"{cost.num_images:,}" if cost.num_images else NOT_RUN,
         duration(cost.seconds),
         compact(cost.images_per_s) if cost.images_per_s else NOT_RUN,
         compact(cost.num_tokens) if cost.num_tokens else NOT_RUN,
         compact(cost.tokens_per_s) if cost.tokens_per_s else NOT_RUN,
-        number(cost.hours, 3),
-        dollars(cost.dollars_per_1k) if priced else NOT_RUN,
+        _hours([cost]),
+        dollars(cost.dollars_per_1k) if cost.dollars_per_1k else NOT_RUN,
     )
 
 
@@ -141,11 +152,12 @@ def recaption_costs(run: RunRecord, settings: CostSettings) -> list[Cost]:
 
 
 def cost_tile(costs: Sequence[Cost]) -> Tile | None:
-    """What one recaption pass costs per 1,000 images."""
+    """What one recaption pass costs per 1,000 images, on what the last one ran."""
     if not costs:
         return None
+    costs = [cost for cost in costs if cost.device == costs[-1].device]
     rate = f"{compact(statistics.fmean(c.images_per_s for c in costs))} images/s"
-    if costs[0].dollars_per_hour:
+    if any(cost.dollars for cost in costs):
         price = dollars(statistics.fmean(cost.dollars_per_1k for cost in costs))
         return Tile("Recaptioning 1k images", price, f"{rate}; the paper $0.12, human labels $36")
     hours = compact(statistics.fmean(cost.hours_per_1k for cost in costs))
@@ -156,7 +168,7 @@ def cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
     """The price of a recaption pass beside the paper's, and the note under it."""
     if not costs:
         return None, f"No recaption pass has run yet. {COST_NOTE}"
-    if not costs[0].dollars_per_hour:
+    if not any(cost.dollars for cost in costs):
         return None, f"The recipe sets no price; [cost] dollars_per_hour turns hours into dollars. {COST_NOTE}"
     own = statistics.fmean(cost.dollars_per_1k for cost in costs)
     lines = [

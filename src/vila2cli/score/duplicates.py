@@ -4,10 +4,9 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Literal
 
-from vila2cli.score.image_hash import NUM_BITS, ImageHash
+from vila2cli.score.image_hash import ImageHash
 
 Likeness = Literal["exact", "perceptual"]
-_MAX_BAND_BITS = 62  # SQLite's integers are signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class ImageIndex:
     def __init__(self, database: sqlite3.Connection, name: str, max_distance: int | None) -> None:
         assert name.isidentifier(), "the name becomes part of a statement"
         self._database, self._name, self._max_distance = database, name, max_distance
-        num_bands = 0 if max_distance is None else max(max_distance + 1, -(-NUM_BITS // _MAX_BAND_BITS))
+        num_bands = 0 if max_distance is None else len(ImageHash(0, b"").bands(max_distance))
         self._bands = [f"band{index}" for index in range(num_bands)]
         columns = ["number INTEGER PRIMARY KEY", "sha256 BLOB", "hash TEXT", *self._bands]
         database.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
@@ -41,8 +40,8 @@ class ImageIndex:
     def add(self, number: int, sha256: bytes, image_hash: str) -> None:
         """Add an image; numbers are used once, and a lower one is found first. "" is the look of none other."""
         bands: tuple[int | None, ...] = (None,) * len(self._bands)
-        if self._bands and image_hash:
-            bands = ImageHash.parse(image_hash).bands(len(self._bands))
+        if self._max_distance is not None and image_hash:
+            bands = ImageHash.parse(image_hash).bands(self._max_distance)
         self._database.execute(self._insert, (number, sha256, image_hash, *bands))
 
     def find(self, sha256: bytes, image_hash: str) -> Match | None:
@@ -54,7 +53,7 @@ class ImageIndex:
         if self._max_distance is None or not image_hash:
             return None
         mine = ImageHash.parse(image_hash)
-        for number, text in self._database.execute(self._select_like, mine.bands(len(self._bands))):
+        for number, text in self._database.execute(self._select_like, mine.bands(self._max_distance)):
             if mine.is_like(ImageHash.parse(text), self._max_distance):
                 return Match(number, "perceptual")
         return None

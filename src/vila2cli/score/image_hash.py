@@ -4,8 +4,11 @@
 colours of a 4 x 4 grid, which tell apart what brightness alone does not: the red shirt and the
 green one, the black frame and the white one.
 
-On 120 photographs (COCO, pixabay, OpenStax), re-encoding down to JPEG quality 40 or halving the
-sides moves at most 6 signs and no colour by more than 7; any two of them differ in 62 or more.
+Copies found within 24 signs, of 250 photographs and diagrams (COCO, pixabay, OpenStax) and of 250
+pictures of the embedded world: JPEG of quality 40 at full size 100% and 100%, 64 pixels at quality 30
+97% and 100%, at quality 20 91% and 100%, at quality 10 65% and 99%. Within 7 signs they are 99% and
+88%, 49% and 84%, 29% and 72%, 4% and 28%. Of 319,600 pairs of the world none is within 27. pHash's usual
+64 signs within 10 find more of the smallest copies, and 126 pairs in 179,700 of the world that are none.
 """
 
 from dataclasses import dataclass
@@ -22,6 +25,13 @@ COLOUR_TOLERANCE = 16
 """How far mean colours of look-alikes may be apart, of 255."""
 _FLAT = 32.0
 """No frequency is above this in an image without structure: waves of a twentieth of a grey level."""
+_MAX_LOW = 10
+_LOW = [place - 1 for place in range(1, _SIDE**2) if sum(divmod(place, _SIDE)) <= _MAX_LOW]
+"""The signs of the lowest frequencies, down and across together, which copies change least."""
+_NUM_BANDS, _NUM_LOW_BANDS = 8, 4
+_MIN_BANDS = 4  # a number of SQLite has 63 digits
+ALL_FOUND = 15
+"""Largest distance at which no look-alike is missed."""
 
 
 def _dct(num_pixels: int, num_frequencies: int) -> NDArray[np.float64]:
@@ -54,13 +64,21 @@ class ImageHash:
             abs(a - b) <= COLOUR_TOLERANCE for a, b in zip(self.colours, other.colours, strict=True)
         )
 
-    def bands(self, num_bands: int) -> tuple[int, ...]:
-        """The signs dealt out to `num_bands` numbers.
+    def bands(self, max_distance: int) -> tuple[int, ...]:
+        """Numbers by which look-alikes are found: hashes are compared that agree in one of them.
 
-        Two hashes that differ in fewer signs than there are bands agree in one band at least.
+        Up to ALL_FOUND they are the signs dealt out to more bands than may differ. Above, where those would
+        be short and agree with many, most copies agree in one of eight, or of four of the lowest frequencies.
         """
         digits = f"{self.bits:0{NUM_BITS}b}"
-        return tuple(int(digits[band::num_bands], 2) for band in range(num_bands))
+        if max_distance <= ALL_FOUND:
+            return _dealt(digits, max(_MIN_BANDS, max_distance + 1))
+        low = "".join(digits[place] for place in _LOW)
+        return _dealt(digits, _NUM_BANDS) + _dealt(low, _NUM_LOW_BANDS)
+
+
+def _dealt(digits: str, num_bands: int) -> tuple[int, ...]:
+    return tuple(int(digits[band::num_bands], 2) for band in range(num_bands))
 
 
 def image_hash(image: Image.Image) -> ImageHash:

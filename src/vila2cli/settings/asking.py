@@ -120,9 +120,9 @@ class FilterSettings(Settings):
         NonNegativeInt, setting("largest image decoded, in pixels; 0 for the built-in limit")
     ] = 0
     text_defects: Annotated[
-        tuple[Literal["repetition", "refusal", "boilerplate", "wrong-language"], ...],
+        tuple[Literal["repetition", "refusal", "boilerplate", "wrong-language", "placeholder"], ...],
         BeforeValidator(one_is_a_list),
-        setting("what makes a caption not worth training on"),
+        setting("what makes a caption not worth training on; placeholder: file names, 'stock photo', numbers"),
     ] = ("repetition", "refusal", "boilerplate", "wrong-language")
     min_words: Annotated[NonNegativeInt, setting("fewest words of a caption, 0 for no limit")] = 0
     max_words: Annotated[NonNegativeInt, setting("most words of a caption, 0 for no limit")] = 0
@@ -140,8 +140,9 @@ class FilterSettings(Settings):
         setting("how copies of an image are found; the best by rank_by is kept, of equals the first"),
     ] = "perceptual"
     max_distance: Annotated[
-        NonNegativeInt, setting("signs of 195 in which the hashes of look-alikes may differ", le=15)
-    ] = 7
+        NonNegativeInt,
+        setting("signs of 195 in which the hashes of look-alikes may differ; 7 is fastest", le=32),
+    ] = 24
     rank_by: Annotated[
         Literal["perplexity", "text-perplexity", "image-gain", "similarity"],
         setting("what the kept share is chosen by; image-gain is what the image takes off the text-perplexity"),

@@ -3,7 +3,8 @@
 Two passes. The first scores every sample, shard by shard and by as many workers as there are, into
 the layer OUT/scores. The second compares all of them and writes the filter layer OUT: it reads only
 scores, so other thresholds cost no model and no image. The worker that finds the last shard scored
-runs it.
+runs it. Scores stay with their shard: with one more, or one fewer, only that one is scored, and all are
+compared anew.
 """
 
 from collections.abc import Sequence
@@ -11,25 +12,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine import EngineSettings, identify, open_engine
+from vila2cli.engine import identify
+from vila2cli.engine.opening import open_layer_engine
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
-from vila2cli.filtering.summary import check_budget
+from vila2cli.filtering.summary import check_budget, sum_up_scores
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, api_key, claim, lock, read_manifest
+from vila2cli.run import Worker, claim, lock, read_manifest
 from vila2cli.run import select as select_shards
 from vila2cli.sample import Annotation
 from vila2cli.score.perplexity import NEEDS
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import LayerWriter, Shard, Source, done, expected_samples, open_layer, open_source
+from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer, open_source
 from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
@@ -65,14 +67,24 @@ def filter_samples(
         manifest = claim(job.scores_dir, scoring_inputs(job), recipe)
         with lock(job.scores_dir, worker):
             layer = open_layer(
-                job.scores_dir, layer=SCORES_LAYER, source=job.source, manifest={"digest": manifest.digest}
+                job.scores_dir,
+                layer=SCORES_LAYER,
+                source=job.source,
+                manifest={"digest": manifest.digest},
+                may_grow=True,
             )
             with stop.at_once():
                 todo = layer.missing(select_shards(job.source.shards, worker))
-            if todo:
-                _score(job, layer, todo, stop)
-            layer.finish()
-        num_done = len(set(job.names) & done(job.scores_dir))
+            try:
+                if todo:
+                    _score(job, layer, todo, stop)
+            except DataError as error:  # of some shards; what the others hold is said all the same
+                num_done = sum_up_scores(job, layer)
+                raise DataError(
+                    f"{error}; {num_done} of {len(job.names)} shards are scored "
+                    f"({job.scores_dir}/summary.json), and what is kept is decided when all are"
+                ) from error
+            num_done = sum_up_scores(job, layer)
         undecided = {"decided": False, "num_shards": len(job.names), "num_shards_done": num_done}
         if num_done < len(job.names):
             return undecided
@@ -158,7 +170,10 @@ def _check_captions(settings: FilterSettings, source: Source) -> None:
 
 
 def scoring_inputs(job: Job) -> dict[str, Any]:
-    """Everything that decides the scores; the engine is noted in each of them, but may change on resuming."""
+    """Everything that decides a sample's scores, whatever other shards there are.
+
+    The engine is in layer.json, and what each shard was made from in its stats file.
+    """
     settings, recipe = job.settings, job.recipe
     models: dict[str, Any] = {}
     if job.provenance is not None:
@@ -173,7 +188,6 @@ def scoring_inputs(job: Job) -> dict[str, Any]:
         "stage": SCORES_LAYER,
         "settings": settings.scoring(),
         "separator": recipe.pretrain.main.separator,
-        "base": job.source.outline(),
         **filter_inputs(job.source.layers),
         **models,
     }
@@ -183,14 +197,7 @@ def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> N
     settings, recipe = job.settings, job.recipe
     engine = encoder = None
     if job.model is not None:
-        engine_settings = EngineSettings(
-            dtype=settings.dtype,
-            batch_size=settings.batch_size,
-            max_images=1,
-            api=recipe.api,
-            api_key=api_key(recipe.api),
-        )
-        engine = open_engine(settings.engine, job.model, engine_settings, stop)
+        engine = open_layer_engine(layer, job.model, settings, recipe.api, stop)
     if job.similarity is not None:
         from vila2cli.model.dual_encoder import DualEncoder
 

@@ -7,15 +7,26 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.engine import EngineSettings, Request, dtype_of, open_engine
+from vila2cli.cost import cost_of
+from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.engine.annotator import Dialogue, annotate, has_one_image
-from vila2cli.errors import RecipeError, RejectBudgetError
+from vila2cli.engine.opening import open_layer_engine
+from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.settings import SpecialistSettings
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, Source, open_layer, open_source
+from vila2cli.shards import (
+    LayerWriter,
+    Shard,
+    ShardWriter,
+    Source,
+    folder_figures,
+    folder_stats,
+    open_layer,
+    open_source,
+)
 from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
@@ -75,50 +86,63 @@ def relabel(
     """Let a specialist answer its generation prompt for every image; write question-answer turns as a layer.
 
     The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
-    produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). Raises as `recaption` does.
+    produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). The engine is that of [recaption].
+    Raises as `recaption` does.
     """
     worker, source = worker or Worker(), open_source(shards, base=base)
     inputs = relabel_inputs(recipe, name=name, model=model, source=source)
-    dtype = dtype_of(recipe.recaption.engine, model, recipe.recaption.dtype)
     manifest = claim(out, inputs, recipe)
     with lock(out, worker), interruptible() as stop:
         layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
         with stop.at_once():
             todo = layer.missing(select(source.shards, worker))
-        if todo:
-            _ask_specialist(
-                Relabeller(recipe, name, str(model), inputs["model_sha256"], dtype), layer, todo, stop
-            )
-        layer.finish()
-        with layer.alone():
-            stats = layer.stats()
-            summary = {
-                "stage": "relabel",
-                "specialist": name,
-                "model": str(model),
-                **stats.to_json(),
-                "reject_rate": stats.reject_rate,
-            }
-            write_json(out / "summary.json", summary)
-    if stats.reject_rate > recipe.recaption.max_reject_rate:
+        try:
+            if todo:
+                _ask_specialist(Relabeller(recipe, name, model), layer, todo, stop)
+        except (DataError, RejectBudgetError):  # of some shards; what the others hold is said all the same
+            _sum_up(recipe, name, model, layer)
+            raise
+        summary = _sum_up(recipe, name, model, layer)
+    if summary["reject_rate"] > recipe.recaption.max_reject_rate:
         raise RejectBudgetError(
-            f"specialist {name}: {stats.reject_rate:.1%} of the images got no answer, above max_reject_rate "
-            f"{recipe.recaption.max_reject_rate:.1%}; see {out}/rejects.jsonl"
+            f"specialist {name}: {summary['reject_rate']:.1%} of the images got no answer, above "
+            f"max_reject_rate {recipe.recaption.max_reject_rate:.1%}; see {out}/rejects.jsonl"
         )
+    return summary
+
+
+def _sum_up(recipe: Recipe, name: str, model: str, layer: LayerWriter) -> dict[str, Any]:
+    """Gather the rejects of the shards that are done, by all workers, and write summary.json."""
+    layer.finish()
+    names = [shard.name for shard in layer.source.shards]
+    with layer.alone():
+        stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
+        summary = {
+            "stage": "relabel",
+            "specialist": name,
+            "model": model,
+            "num_shards": len(names),
+            "num_shards_done": len(layer.done() & set(names)),
+            **stats.to_json(),
+            "reject_rate": stats.reject_rate,
+            "images": int(figures["answered"]),
+            "cost": cost_of(recipe.cost, figures).to_json(),
+        }
+        write_json(layer.folder / "summary.json", summary)
     return summary
 
 
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
     """What decides a specialist's answers, as the layer's manifest holds it."""
-    from vila2cli.model.checkpoint import resolve_model, weights_sha256
-
-    settings = settings_of(recipe, name)
+    settings, kind = settings_of(recipe, name), recipe.recaption.engine
+    _, model_sha256 = identify(kind, model, recipe.api)
     return {
         "stage": "relabel",
         "specialist": name,
         "seed": recipe.seed,
-        "model_sha256": weights_sha256(resolve_model(model)),
-        **dtype_of(recipe.recaption.engine, model, recipe.recaption.dtype),
+        "model_sha256": model_sha256,
+        **dtype_of(kind, model, recipe.recaption.dtype),
+        **({"api": recipe.api.deciding()} if kind == "api" else {}),
         "max_new_tokens": settings.max_new_tokens,
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
@@ -133,10 +157,12 @@ class Relabeller:
 
     decode = staticmethod(decode_image)
 
-    def __init__(self, recipe: Recipe, name: str, model: str, model_sha256: str, dtype: dict[str, str]) -> None:
+    def __init__(self, recipe: Recipe, name: str, model: str) -> None:
         self.recipe, self.name = recipe, name
-        self.settings = settings_of(recipe, name)
-        self.model, self.model_sha256, self.dtype = model, model_sha256, dtype
+        self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
+        self.asked = model
+        self.model, self.model_sha256 = identify(kind, model, recipe.api)
+        self.dtype = dtype_of(kind, model, recipe.recaption.dtype)
         self.engine_name = ""
 
     def prompt_id(self, sample: Sample) -> str:
@@ -187,10 +213,7 @@ class Relabeller:
 
 def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
     recipe = relabeller.recipe
-    settings = EngineSettings(
-        dtype=recipe.recaption.dtype, batch_size=recipe.recaption.batch_size, max_images=1
-    )
-    engine = open_engine(recipe.recaption.engine, relabeller.model, settings, stop)
+    engine = open_layer_engine(layer, relabeller.asked, recipe.recaption, recipe.api, stop)
     relabeller.engine_name = engine.name
     title, rate = f"relabel {relabeller.name}", recipe.recaption.max_reject_rate
     annotate(engine, layer, relabeller, todo, title=title, stop=stop, max_reject_rate=rate)

@@ -1,0 +1,54 @@
+"""The engine that a layer is written with: one for all of its shards, whoever writes them.
+
+"auto" may be vLLM on one machine and transformers on the next. Their captions differ in the last
+bits of a logit, so that a layer of both would be neither's.
+"""
+
+from vila2cli.engine import Engine, EngineSettings, choose_engine, open_engine
+from vila2cli.errors import RecipeError
+from vila2cli.run import api_key
+from vila2cli.settings import ApiSettings, FilterSettings, WritingSettings
+from vila2cli.shards import LayerWriter
+from vila2cli.stopping import Stop
+
+
+def engine_settings(settings: WritingSettings | FilterSettings, api: ApiSettings) -> EngineSettings:
+    """What an engine needs to know to be asked about one image at a time, with the key of its server."""
+    return EngineSettings(
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+        max_images=1,
+        api=api,
+        api_key=api_key(api),
+    )
+
+
+def open_layer_engine(
+    layer: LayerWriter,
+    model: str,
+    settings: WritingSettings | FilterSettings,
+    api: ApiSettings,
+    stop: Stop,
+) -> Engine:
+    """Open the engine of a layer, which its layer.json names from then on.
+
+    Raises RecipeError when the layer was begun with another one, before a model is loaded where that
+    can be told, and ModelError as `open_engine` does.
+    """
+    begun = layer.engine()
+    if begun is not None:
+        with stop.at_once():
+            choice = choose_engine(settings.engine, model)
+        _check_same(layer, begun, choice.kind, choice.reason)
+    engine = open_engine(settings.engine, model, engine_settings(settings, api), stop)
+    # "auto" falls back when vLLM cannot load, and another worker may have been faster.
+    _check_same(layer, layer.note_engine(engine.name), engine.name, engine.notes[0])
+    return engine
+
+
+def _check_same(layer: LayerWriter, begun: str, mine: str, reason: str) -> None:
+    if begun != mine:
+        raise RecipeError(
+            f"{layer.folder} was begun with the engine {begun}, and here it would go on with {mine} "
+            f'({reason}); set engine = "{begun}" where that runs, or give another --out'
+        )
