@@ -120,7 +120,7 @@ def open_vllm(work: Work) -> tuple[Any, Any]:
     from vila2cli.engine.limits import context_length
     from vila2cli.engine.vllm import engine_options
 
-    settings = EngineSettings(dtype=work.dtype, batch_size=work.batch_size, max_images=1)  # type: ignore[arg-type]
+    settings = EngineSettings(dtype=work.dtype, batch_size=work.batch_size, max_images=1, requests_per_image=1)  # type: ignore[arg-type]
     config = AutoConfig.from_pretrained(work.model)
     context = min(context_length(config), settings.max_model_len)
     options = engine_options(config, settings, context, on_gpu=on_gpu)

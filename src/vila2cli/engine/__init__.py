@@ -91,6 +91,7 @@ class EngineSettings:
     batch_size: int = 128  # requests decoded together at most (vLLM: max_num_seqs); 0 for what fits
     max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
     max_images: int = 8  # per request, vLLM plans memory for it
+    requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
 

@@ -7,7 +7,7 @@ bits of a logit, so that a layer of both would be neither's.
 from vila2cli.engine import Engine, EngineSettings, choose_engine, open_engine
 from vila2cli.errors import RecipeError
 from vila2cli.run import api_key
-from vila2cli.settings import ApiSettings, FilterSettings, WritingSettings
+from vila2cli.settings import ApiSettings, FilterSettings, RecaptionSettings, WritingSettings
 from vila2cli.shards import LayerWriter
 from vila2cli.stopping import Stop
 
@@ -18,6 +18,7 @@ def engine_settings(settings: WritingSettings | FilterSettings, api: ApiSettings
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         max_images=1,
+        requests_per_image=settings.n if isinstance(settings, RecaptionSettings) else 1,
         api=api,
         api_key=api_key(api),
     )

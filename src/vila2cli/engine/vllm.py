@@ -325,7 +325,7 @@ def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gp
     }
     if hasattr(config, "vision_config"):
         # The captions of an image are asked for together; of vLLM's 4 GiB the rest is never found again.
-        options["mm_processor_cache_gb"] = 0.5
+        options["mm_processor_cache_gb"] = 0.5 if settings.requests_per_image > 1 else 0
         options["limit_mm_per_prompt"] = {"image": settings.max_images}
     if on_gpu:
         options["tensor_parallel_size"] = torch.cuda.device_count()
