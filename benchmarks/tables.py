@@ -1,4 +1,4 @@
-"""Write the results section of the README from benchmarks/results/rounds.json.
+"""Write the tables of the README from the figures in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-RESULTS = REPO / "benchmarks" / "results" / "rounds.json"
+RESULTS = REPO / "benchmarks" / "results"
 NAMES = {
     "more-epochs": "control: round 0's captions, as many training tokens as round 1",
     "recaption-only": "control: round 1's captions, original dropped",
@@ -21,6 +21,17 @@ NAMES = {
 
 SKILLS = {"spatial": "accuracy", "grounding": "iou_at_50", "ocr": "accuracy"}
 """Each specialist's own skill and the metric it is held to."""
+
+WAYS = {
+    "raw-vllm": "vLLM's `generate`, all images decoded in memory",
+    "vila2-vllm": "**`vila2 recaption`, vLLM, tar to tar**",
+    "shard-loop": "a loop over tars: read, `LLM.generate`, write",
+    "raw-hf": "transformers' `generate` on batches in memory",
+    "vila2-hf": "**`vila2 recaption`, transformers, tar to tar**",
+    "pipeline-32": "transformers' pipeline, 32 at a time",
+    "pipeline-1": "transformers' pipeline, one at a time",
+}
+"""The rows of recaption.py."""
 
 
 def row(name: str, metrics: list[dict[str, Any]]) -> str:
@@ -67,8 +78,30 @@ def tables(results: dict[str, Any]) -> str:
     return "\n".join(lines + difference_rows(seeds))
 
 
+def speed(results: dict[str, Any]) -> str:
+    """What recaption.py measured as Markdown."""
+    rows, machine = results["rows"], results["machine"]
+    limit = rows["raw-vllm"]["images_per_s"]
+    lines = ["| captioning the same images | images/s | beside vLLM alone |", "|---|---|---|"]
+    for name, way in WAYS.items():
+        rate = rows[name]["images_per_s"]
+        lines.append(f"| {way} | {rate:.1f} | {rate / limit:.2f} |")
+    where = machine.get("gpu") or f"{machine['num_cores']} CPU cores"
+    lines += ["", f"On {where}, torch {machine['torch']}, vLLM {machine['vllm']}, "]
+    lines[-1] += f"transformers {machine['transformers']}; {results['work']['new_tokens']} new tokens an image."
+    return "\n".join(lines)
+
+
+def put(readme: str, section: str, text: str) -> str:
+    """The README with a text between the marks of a section."""
+    pattern = rf"(<!-- {section}: [^>]*-->\n).*?(<!-- /{section} -->)"
+    new, found = re.subn(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", readme, flags=re.DOTALL)
+    assert found == 1, f"README has no section {section}"
+    return new
+
+
 if __name__ == "__main__":
-    text = tables(json.loads(RESULTS.read_text()))
-    pattern = r"(<!-- results: [^>]*-->\n).*?(<!-- /results -->)"
-    README.write_text(re.sub(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", README.read_text(), flags=re.DOTALL))
-    print(text)
+    readme = README.read_text()
+    for section, file, make in (("results", "rounds", tables), ("speed", "recaption-small", speed)):
+        readme = put(readme, section, make(json.loads((RESULTS / f"{file}.json").read_text())))
+    README.write_text(readme)
