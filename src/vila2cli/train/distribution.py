@@ -186,9 +186,7 @@ def wrap(objective: nn.Module, strategy: str, ranks: Ranks, *, is_bf16: bool) ->
     model = getattr(objective, "model", None)
     # Others may have layers whose output nothing uses.
     uses_all = isinstance(model, Idefics3ForConditionalGeneration)
-    return DistributedDataParallel(
-        objective, gradient_as_bucket_view=True, broadcast_buffers=False, find_unused_parameters=not uses_all
-    )
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=not uses_all)
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
