@@ -11,6 +11,7 @@ import typer
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
+from vila2cli.ranks import parse_rank
 from vila2cli.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
 from vila2cli.settings import Settings
@@ -159,12 +160,19 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     if not redo and is_complete(plan, inputs):
         typer.echo(f"{plan.title}: complete, nothing to do ({plan.out})")
         return False
+    if not _speaks(plan):
+        return True
     if plan.recipe.path == DEFAULT_RECIPE:
         typer.echo(f"recipe: {DEFAULT_RECIPE}")
     elif plan.recipe.path is None:
         typer.echo("recipe: none, settings are the defaults")
     typer.echo(f"{plan.title}: writing {plan.out}")
     return True
+
+
+def _speaks(plan: Plan) -> bool:
+    """Whether this process is the one of a training that prints; others work on shards of their own."""
+    return plan.kind != "checkpoint" or parse_rank().index == 0
 
 
 def show(plan: Plan) -> None:
@@ -219,6 +227,8 @@ def _is_gone(plan: Plan) -> bool:
 
 def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:
     """Print that a stage is done, and its summary: lines as they are, a mapping by `summary_lines`."""
+    if not _speaks(plan):
+        return
     typer.echo(f"{plan.title}: done ({plan.out})")
     lines = summary_lines(summary) if isinstance(summary, Mapping) else [f"  {line}" for line in summary]
     for line in lines:

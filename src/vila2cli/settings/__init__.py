@@ -18,6 +18,7 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
     AlignSettings,
     BaseSettings,
@@ -49,8 +50,10 @@ __all__ = [
     "RewriteSettings",
     "Settings",
     "SftSettings",
+    "SourceSettings",
     "SpecialistSettings",
     "TrainSettings",
+    "TrainerSettings",
     "WorldSettings",
     "WritingSettings",
     "describe",
@@ -83,6 +86,7 @@ class Recipe(Settings):
     slurm: Annotated[
         dict[str, str | int | float | bool], setting("sbatch options by their long name", decides=False)
     ] = Field(default_factory=dict)
+    trainer: TrainerSettings = TrainerSettings()
     world: WorldSettings = WorldSettings()
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
 from vila2cli.settings.kinds import LearningRate, Names, NewTokens, Part, Parts, Settings, SomeNames, setting
+from vila2cli.settings.trainer import SourceSettings
 
 
 class BaseSettings(Settings):
@@ -42,8 +43,23 @@ class TrainSettings(Settings):
     epochs: Annotated[float, setting("passes over the data; 0.5 is half of it", gt=0)] = 1.0
     batch_size: Annotated[PositiveInt, setting("samples per optimizer step, over all processes")] = 64
     micro_batch_size: Annotated[
-        NonNegativeInt, setting("samples per forward pass, 0 for the whole batch", decides=False)
+        NonNegativeInt,
+        setting("samples, or packed sequences, per forward pass; 0 for the whole batch", decides=False),
     ] = 0
+    packing: Annotated[
+        bool,
+        setting("join the samples of a step into few full sequences that do not see each other", decides=False),
+    ] = False
+    pack_length: Annotated[
+        NonNegativeInt, setting("tokens of a packed sequence, 0 for max_length", decides=False)
+    ] = 0
+    pack_images: Annotated[
+        NonNegativeInt, setting("images of a packed sequence, 0 for any number", decides=False)
+    ] = 0
+    mixture: Annotated[dict[str, SourceSettings], setting("by source")] = Field(default_factory=dict)
+    text_share: Annotated[
+        float, setting("share of a pass's tokens from sources without images, 0 for as it comes", ge=0, lt=1)
+    ] = 0.0
     max_samples: Annotated[NonNegativeInt, setting("samples per pass, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048
     warmup_ratio: Annotated[float, setting("share of the steps spent warming up", ge=0, lt=1)] = 0.03
