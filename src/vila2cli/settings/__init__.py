@@ -18,11 +18,13 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.training import (
     AlignSettings,
     BaseSettings,
     CaptionTrainSettings,
     DataSettings,
+    LoraSettings,
     PretrainSettings,
     SftSettings,
     SpecialistSettings,
@@ -41,6 +43,7 @@ __all__ = [
     "FilterSettings",
     "JudgeSettings",
     "Language",
+    "LoraSettings",
     "Origin",
     "Part",
     "PretrainSettings",
@@ -49,6 +52,7 @@ __all__ = [
     "RewriteSettings",
     "Settings",
     "SftSettings",
+    "SoupSettings",
     "SpecialistSettings",
     "TrainSettings",
     "WorldSettings",
@@ -75,6 +79,7 @@ class Recipe(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     sft: SftSettings = SftSettings()
     specialists: dict[SpecialistName, SpecialistSettings] = Field(default_factory=dict)
+    soup: SoupSettings = SoupSettings()
     filter: FilterSettings = FilterSettings()
     judge: JudgeSettings = JudgeSettings()
     eval: EvalSettings = EvalSettings()

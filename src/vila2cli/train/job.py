@@ -18,6 +18,7 @@ from vila2cli.errors import DataError, ModelError, RejectBudgetError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.saving import save_checkpoint
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import complete_folder, lock, write_json
@@ -27,6 +28,7 @@ from vila2cli.shards import Source
 from vila2cli.stopping import interruptible
 from vila2cli.train.data import Compose, TrainSample, load_samples, num_batches
 from vila2cli.train.loop import fit
+from vila2cli.train.lora import adapted
 
 LINEAGE_FILE = "vila2.json"
 
@@ -89,16 +91,17 @@ def train_stage(
             label = stage if phase.name == stage else f"{stage} {phase.name}"
             with Progress(label, total=total, unit="steps", log_path=partial / "log.jsonl") as progress:
                 progress.note(_mixture_line(samples, counts))
-                result = fit(
-                    model,
-                    chat,
-                    samples,
-                    phase.settings,
-                    seed=recipe.seed,
-                    progress=progress,
-                    mixed_precision="bf16" if recipe.base.dtype == "bfloat16" else "no",
-                    check_stop=stop.check,
-                )
+                with adapted(model, phase.settings, partial, seed=recipe.seed):
+                    result = fit(
+                        model,
+                        chat,
+                        samples,
+                        phase.settings,
+                        seed=recipe.seed,
+                        progress=progress,
+                        mixed_precision="bf16" if recipe.base.dtype == "bfloat16" else "no",
+                        check_stop=stop.check,
+                    )
             figures.append({"phase": phase.name, "sources": counts, **asdict(result)})
         _save(model, processor, recipe, partial)
         if rejects:
@@ -119,8 +122,7 @@ def train_stage(
 def _save(model: PreTrainedModel, processor: Any, recipe: Recipe, folder: Path) -> None:
     if recipe.base.dtype == "bfloat16":
         model.bfloat16()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_checkpoint(model, processor, folder)
 
 
 def _phase_samples(
