@@ -128,8 +128,9 @@ def documents() -> list[Any]:
     ]
     return [
         {"url": "u1", "text_list": ["One.", "Two.", " "], "image_info": info},
-        {"url": "u2", "text_list": ["Only."], "image_info": info[2:]},
+        {"url": "u2", "text_list": ["Only.", "One."], "image_info": info[2:]},
         {"url": "u3", "text_list": ["None."], "image_info": []},
+        {"url": "u4", "text_list": ["One."], "image_info": info},
         "{",
     ]
 
@@ -153,7 +154,7 @@ def test_mmc4_documents(images: Path, tmp_path: Path, packed: str) -> None:
     assert sample.meta["missing_images"] == ["gone.png"]
     assert len(sample.images) == 2
     reasons = [reason for reason, _ in rejects(tmp_path / "out").values()]
-    assert reasons == ["missing-image", "bad-document", "bad-row"]
+    assert reasons == ["missing-image", "bad-document", "bad-document", "bad-row"]
 
 
 def test_a_document_keeps_its_first_images(images: Path, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_what_cannot_be_read_at_all_is_one_line(images: Path, tmp_path: Path) ->
         (
             "coyo",
             write(tmp_path / "all.jsonl", [{"text": "x", "image": "gone.png"}]),
-            "none of 1 items can be used",
+            "none of 1 items can be used, see .*000000",
         ),
         ("llava", write(tmp_path / "table.json", {"a": 1}), "should hold a list"),
         ("coco", write(tmp_path / "list.json", []), "should hold one object"),

@@ -100,7 +100,7 @@ def test_changes_are_told_apart(run: Path, capsys: pytest.CaptureFixture[str]) -
     layer = Path("runs/w/round1/recaption/layer.json")
     layer.write_text(layer.read_text().replace('"dd"', '"ee"'))
     status = {n.path: n.status for n in lineage(Path("runs/w/round1/pretrain"), verify=True).walk()}
-    assert (status["bases/llm"], status["bases/tower"]) == ("changed", "seen")
+    assert (status["bases/llm"], status["bases/tower"]) == ("changed", "")
     assert status["runs/w/round1/recaption"] == "changed"
     quick = {n.status for n in lineage(Path("runs/w/round1/pretrain")).walk() if n.path == "bases/llm"}
     assert "changed" not in quick
@@ -125,7 +125,7 @@ def test_records_of_earlier_versions_say_what_they_know(run: Path) -> None:
     del record["sources"]
     path.write_text(json.dumps(record))
     text = lines(lineage(path.parent))
-    assert "data pretrain: pretrain (1 shards, under layer recaption" in text[-1]
+    assert "data pretrain: pretrain (1 shard, under layer recaption" in text[-1]
     assert "where it lies was not recorded" in text[-1]
 
 

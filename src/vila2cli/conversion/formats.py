@@ -123,10 +123,11 @@ def mmc4(row: Mapping[str, Any], max_images: int) -> Item:
     sentences, infos = row.get("text_list"), row.get("image_info")
     if not isinstance(sentences, list) or not isinstance(infos, list):
         raise Unusable("bad-document", "a document needs 'text_list' and 'image_info'")
-    kept = [
-        info for info in infos if isinstance(info, dict) and isinstance(info.get("matched_text_index"), int)
-    ]
-    kept = sorted(kept, key=lambda info: info["matched_text_index"])[:max_images]
+    for info in infos:
+        index = info.get("matched_text_index") if isinstance(info, dict) else None
+        if not isinstance(index, int) or not 0 <= index < len(sentences):
+            raise Unusable("bad-document", f"an image is matched to sentence {index!r} of {len(sentences)}")
+    kept = sorted(infos, key=lambda info: int(info["matched_text_index"]))[:max_images]
     places: list[tuple[str | None, str | None]] = []
     for index, sentence in enumerate(sentences):
         own = [info for info in kept if info["matched_text_index"] == index]

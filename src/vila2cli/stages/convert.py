@@ -120,7 +120,11 @@ def _write_shard(
             num_missing += missing
         if is_first and not tar.num_samples:
             first = rejects[0]
-            raise DataError(f"none of {num_in} items can be used; the first: {first.reason}: {first.error}")
+            write_rejects(out, name, rejects)
+            raise DataError(
+                f"none of {num_in} items can be used, see {out / name}.rejects.jsonl; the first: "
+                f"{first.reason}: {first.error}"
+            )
         dropped = Counter(reject.reason for reject in rejects)
         tar.stats = {
             "in": num_in,

@@ -66,13 +66,7 @@ class _Tree:
         if found is None:
             return Node(role, "model", path, sha256, status="missing")
         record = found / LINEAGE_FILE
-        node = Node(
-            role,
-            "checkpoint" if record.is_file() else "model",
-            path,
-            sha256,
-            status=self._status(found, sha256),
-        )
+        node = Node(role, "model", path, sha256, status=self._status(found, sha256))
         if not record.is_file() or node.status == "changed":
             return node
         made = read_json(record)
@@ -116,7 +110,7 @@ class _Tree:
         base = {part: sha for part, sha in digests.items() if "+" not in part}
         layers = list(dict.fromkeys(part.partition("+")[2] for part in digests if "+" in part))
         if places is None:
-            facts = (f"{len(base)} shards", *(f"under layer {layer}" for layer in layers))
+            facts = (_count(len(base)), *(f"under layer {layer}" for layer in layers))
             yield Node(f"data {name}", "shards", name, digest(base), facts, "unknown")
             return
         for layer in places["layers"]:
@@ -186,18 +180,22 @@ def _facts(made: Mapping[str, Any]) -> Iterator[str]:
 
 def _shards(role: str, place: str, num: int, found: Path | None, sha256: str) -> Node:
     is_there = is_remote(place) or found is not None
-    facts = (f"{num} {'shard' if num == 1 else 'shards'}", "original data")
+    facts = (_count(num), "original data")
     return Node(role, "shards", place, sha256, facts, "" if is_there else "missing")
 
 
+def _count(num: int) -> str:
+    return f"{num:,} {'shard' if num == 1 else 'shards'}"
+
+
 def _find(path: str, near: Path) -> Path | None:
-    """A folder by its recorded path: as it is, or from a folder above `near`, as the run was moved or is
-    looked at from elsewhere."""
+    """A folder by its recorded path: a relative one from a folder above `near` first, as a run may have been
+    moved, or is looked at from elsewhere."""
     if is_remote(path):
         return None
     own = local_path(path)
     above = [] if own.is_absolute() else [up / own for up in near.absolute().parents]
-    return next((place for place in [own, *above] if place.is_dir()), None)
+    return next((place for place in [*above, own] if place.is_dir()), None)
 
 
 def _first_there(location: Mapping[str, Any], near: Path) -> Path | None:
