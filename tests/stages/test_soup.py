@@ -123,16 +123,16 @@ def test_what_is_reported_is_not_selected_on(root: Path, tmp_path: Path) -> None
     data = root / "data"
     with pytest.raises(RecipeError, match="must not select on the 'eval' split"):
         selection_tasks(recipe_of(root), [f"{data}/eval/*"])
-    renamed = shutil.copytree(data / "eval" / "world-ocr", tmp_path / "world-ocr")
+    renamed = shutil.copytree(data / "eval" / "ocr", tmp_path / "chosen-ocr")
     text = (renamed / "task.toml").read_text().replace('"eval"', '"selection"')
     (renamed / "task.toml").write_text(text)
-    with pytest.raises(RecipeError, match=r"6 images of .*/world-ocr are in .*eval/world-"):
+    with pytest.raises(RecipeError, match=r"6 images of .*/chosen-ocr are in .*eval/"):
         selection_tasks(recipe_of(root), [str(renamed)])
     (renamed / "task.toml").write_text(text.replace('split = "selection"\n', ""))
     with pytest.raises(RecipeError, match="one split that is named"):
         selection_tasks(recipe_of(root), [str(renamed)])
     with pytest.raises(RecipeError, match="one split that is named"):
-        selection_tasks(recipe_of(root), [str(renamed), f"{data}/dev/world-spatial"])
+        selection_tasks(recipe_of(root), [str(renamed), f"{data}/dev/spatial"])
     with pytest.raises(RecipeError, match=r"give --tasks or soup\.tasks"):
         selection_tasks(recipe_of(root, "soup.tasks=[]"))
     assert {task.split for task in selection_tasks(recipe_of(root))} == {"dev"}

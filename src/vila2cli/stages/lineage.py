@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from os.path import normpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,7 +201,7 @@ def _find(path: str, near: Path) -> Path | None:
 
 def _first_there(location: Mapping[str, Any], near: Path) -> Path | None:
     """Where a part that layer.json names is now; beside the layer first, as reading it looks."""
-    places = [near / location["relative"]] if "relative" in location else []
+    places = [Path(normpath(near / location["relative"]))] if "relative" in location else []
     places += [Path(location["path"])] if "path" in location else []
     return next((place for place in places if place.exists()), None)
 
