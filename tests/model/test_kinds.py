@@ -241,7 +241,19 @@ def test_a_projector_that_an_architecture_lacks_is_a_recipe_error() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
-@pytest.mark.parametrize("kind", ["idefics3", "llava-mlp"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "idefics3",
+        pytest.param(
+            "llava-mlp",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("torchvision") is None,
+                reason="vLLM imports torchvision for LLaVA models",
+            ),
+        ),
+    ],
+)
 def test_vllm_reads_it_as_it_lies_and_says_the_same(kind: str, clip: str, tmp_path: Path) -> None:
     model, processor = build(base_of(kind, clip), seed=0)
     save_checkpoint(model, processor, tmp_path)
