@@ -12,7 +12,7 @@ from vila2cli.recipe import flatten, key_lines, load_recipe, nearest_key, resolv
 from vila2cli.settings import Recipe, describe
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("**/*.toml"))
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -149,6 +149,23 @@ def test_shipped_recipes_load_resolve_and_name_known_prompts(path: Path, tmp_pat
     prompts = [*recipe.recaption.prompts, *(p for s in recipe.specialists.values() for p in s.prompts)]
     assert set(prompts) <= set(PROMPTS)
     assert {s.questions for s in recipe.specialists.values()} <= set(QUESTIONS)
+
+
+ABLATIONS = {
+    "frozen-llm": {"pretrain.main.train"},
+    "mlp-projector": {"base.projector", "eval.engine"},
+    "pairs": {"data.interleaved"},
+    "interleaved": {"data.pretrain", "data.interleaved"},
+    "no-text": {"data.text"},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_what_it_is_named_for_and_nothing_else(name: str) -> None:
+    folder = Path(__file__).parents[1] / "recipes" / "vila-ablations"
+    assert {path.stem for path in folder.glob("*.toml")} == {"vila", *ABLATIONS}
+    whole, other = (flatten(load_recipe(folder / f"{n}.toml").model_dump()) for n in ("vila", name))
+    assert {key for key in whole if whole[key] != other.get(key)} == {"name", *ABLATIONS[name]}
 
 
 def test_vila2_8b_has_the_papers_settings() -> None:

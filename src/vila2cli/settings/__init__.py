@@ -18,12 +18,14 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
     AlignSettings,
     BaseSettings,
     CaptionTrainSettings,
     DataSettings,
+    LoraSettings,
     PretrainSettings,
     SftSettings,
     SpecialistSettings,
@@ -42,6 +44,7 @@ __all__ = [
     "FilterSettings",
     "JudgeSettings",
     "Language",
+    "LoraSettings",
     "Origin",
     "Part",
     "PretrainSettings",
@@ -50,6 +53,7 @@ __all__ = [
     "RewriteSettings",
     "Settings",
     "SftSettings",
+    "SoupSettings",
     "SourceSettings",
     "SpecialistSettings",
     "TrainSettings",
@@ -78,6 +82,7 @@ class Recipe(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     sft: SftSettings = SftSettings()
     specialists: dict[SpecialistName, SpecialistSettings] = Field(default_factory=dict)
+    soup: SoupSettings = SoupSettings()
     filter: FilterSettings = FilterSettings()
     judge: JudgeSettings = JudgeSettings()
     eval: EvalSettings = EvalSettings()

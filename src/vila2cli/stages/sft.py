@@ -30,6 +30,7 @@ def sft(
             "round": round,
             "parent": {"path": str(model), "sha256": weights_sha256(resolve_model(model))},
             "data": {name: source.digest() for name, source in opened.items()},
+            "sources": {name: source.places() for name, source in opened.items()},
             "settings": recipe.sft.deciding(),
             "seed": recipe.seed,
         },

@@ -21,6 +21,7 @@ from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Rej
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.saving import save_checkpoint
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import complete_folder, lock, write_json
@@ -32,6 +33,7 @@ from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.journal import Journal
 from vila2cli.train.loop import Surroundings, fit
+from vila2cli.train.lora import adapted
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.store import SampleStore, Stored, store_shard
@@ -127,8 +129,7 @@ def train_stage(
 def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[str, Any]) -> None:
     if job.recipe.base.dtype == "bfloat16":
         model.bfloat16()
-    model.save_pretrained(job.partial)
-    processor.save_pretrained(job.partial)
+    save_checkpoint(model, processor, job.partial)
     if job.rejects:
         lines = [json.dumps(reject.to_json(), ensure_ascii=False) for reject in job.rejects]
         (job.partial / "rejects.jsonl").write_text("\n".join(lines) + "\n")
@@ -198,24 +199,26 @@ class _Job:
             progress.note(_counts_line(counts))
             if settings.mixture or settings.text_share:
                 progress.note(_mixture_line("expected", wanted))
-            result = fit(
-                model,
-                self.chat,
-                samples,
-                settings,
-                seed=self.recipe.seed,
-                progress=progress,
-                lengths=samples.lengths,
-                names=names,
-                around=Surroundings(
-                    trainer=self.recipe.trainer,
-                    ranks=self.ranks,
-                    mixed_precision="bf16" if self.recipe.base.dtype == "bfloat16" else "no",
-                    checkpoints=self.checkpoints,
-                    journal=self.journal,
-                    stop=self.stop,
-                ),
+            around = Surroundings(
+                trainer=self.recipe.trainer,
+                ranks=self.ranks,
+                mixed_precision="bf16" if self.recipe.base.dtype == "bfloat16" else "no",
+                checkpoints=self.checkpoints,
+                journal=self.journal,
+                stop=self.stop,
             )
+            with adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed):
+                result = fit(
+                    model,
+                    self.chat,
+                    samples,
+                    settings,
+                    seed=self.recipe.seed,
+                    progress=progress,
+                    lengths=samples.lengths,
+                    names=names,
+                    around=around,
+                )
             progress.note(_mixture_line("trained on", result.seen))
         return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result)}
 

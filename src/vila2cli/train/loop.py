@@ -109,6 +109,8 @@ class _Run:
             raise RecipeError(
                 "cache_features needs the whole tower in each process; set trainer.strategy to ddp"
             )
+        if is_sharded and "lora" in settings.train:
+            raise RecipeError("lora is merged into whole weights; set trainer.strategy to ddp to train it")
         freeze_all_but(model, settings.train)
         torch.manual_seed(seed + self.ranks.index)
         model.train()
