@@ -38,7 +38,7 @@ def work_of(model: PreTrainedModel, trained: Collection[Part]) -> Work:
 
     Gradients are passed as far down as something is trained.
     """
-    sizes: dict[Part, int] = {"vision_tower": 0, "projector": 0, "llm": 0}
+    sizes: dict[Part, int] = {"vision_tower": 0, "projector": 0, "llm": 0, "lora": 0}
     head = model.get_output_embeddings()
     embeddings = model.get_input_embeddings()
     for name, module in model.named_modules():
@@ -59,7 +59,7 @@ def work_of(model: PreTrainedModel, trained: Collection[Part]) -> Work:
     per_image += projector * sizes["projector"] * tokens
     heads = text.num_attention_heads * getattr(text, "head_dim", text.hidden_size // text.num_attention_heads)
     return Work(
-        per_token=llm * sizes["llm"],
+        per_token=llm * sizes["llm"] + 6 * sizes["lora"],
         per_pair=6 * heads * text.num_hidden_layers,  # no weights: both factors need their gradient
         per_trained=llm * head.weight.numel() if head is not None else 0,
         per_image=per_image,
