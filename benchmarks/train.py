@@ -20,6 +20,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -66,7 +67,8 @@ def world_samples(recipe: Recipe, data: Path, chat: Chat, num: int) -> list[Trai
     for name in ("pretrain", "interleaved"):
         for shard in open_source([f"{data}/{name}"]).shards:
             for sample in read_shard(shard, on_reject=lambda reject: None):
-                found += [encode_sample(sample, chat, turns, 2048) for turns in compose(sample)]
+                made = [encode_sample(sample, chat, turns, 2048) for turns in compose(sample)]
+                found += [replace(one, key=f"{shard.url}/{one.key}") for one in made]
     Random("benchmark").shuffle(found)
     return found[:num]
 
@@ -106,7 +108,7 @@ def by_trainer(recipe: Recipe, samples: Sequence[TrainSample], epochs: float) ->
         gradient_accumulation_steps=settings.batch_size // micro,
         num_train_epochs=epochs,
         learning_rate=settings.learning_rate,
-        warmup_ratio=settings.warmup_ratio,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share
         lr_scheduler_type="cosine",
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch",
