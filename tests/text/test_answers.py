@@ -34,7 +34,7 @@ def test_what_is_right_passes(text: str) -> None:
         ("A dog [-1,200,300,400].", "box-outside"),
         ("A dog runs.", "no-box"),
         ("A dog [sic].", "no-box"),
-        ("\x1b[31m A dog [1,2,3,4]", "implausible-text"),
+        ("\x07 A dog [1,2,3,4]", "implausible-text"),
         ("@#$%^&*()_+ ~~ [1,2,3,4]", "implausible-text"),
         ("x" * 100 + " [1,2,3,4]", "implausible-text"),
     ],
