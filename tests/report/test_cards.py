@@ -61,7 +61,7 @@ def test_hostile_files_make_a_card_that_can_be_read(make_run: MakeRun) -> None:
     run = make_run(1)
     folder = run.run_dir / "round1" / "recaption"
     layer = json.loads((folder / "layer.json").read_text())
-    base = [{"name": HOSTILE, "url": HOSTILE, "sha256": HOSTILE}]
+    base = [{"name": HOSTILE, "url": HOSTILE}]
     write_json(folder / "layer.json", {**layer, "base": base, "digest": HOSTILE})
     hostile = {"model": HOSTILE, "kept": {HOSTILE: 3}, "dropped": [1], "cost": 3, "words": [], "yield": "x"}
     write_json(folder / "summary.json", hostile)

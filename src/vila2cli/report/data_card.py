@@ -58,7 +58,7 @@ def data_card(folder: Path, recipe: Recipe) -> str:
         f"# {plain(name)}",
         about,
         section("Made by", table(["", ""], [row for row in made if row[1] != ""])),
-        section("Base", table(["shard", "where", "SHA-256"], _base_rows(layer))),
+        section("Base", table(["shard", "where"], _base_rows(layer))),
         section("Prompts", table(["id", "images", "text"], _prompt_rows(summary, inputs, recipe))),
         section("Counts", table(["", ""], _count_rows(summary))),
         section("Scores", table(["judge", "over", "preferred, 95% interval"], _judge_rows(folder, reader))),
@@ -71,10 +71,8 @@ def data_card(folder: Path, recipe: Recipe) -> str:
 def _base_rows(layer: Mapping[str, Any]) -> list[tuple[object, ...]]:
     base = layer.get("base")
     rows = [one for one in base if isinstance(one, dict)] if isinstance(base, list) else []
-    found: list[tuple[object, ...]] = [
-        (one.get("name", ""), one.get("url", ""), one.get("sha256", "")) for one in rows[:MAX_BASES]
-    ]
-    return [*found, (f"and {len(rows) - MAX_BASES} more", "", "")] if len(rows) > MAX_BASES else found
+    found: list[tuple[object, ...]] = [(one.get("name", ""), one.get("url", "")) for one in rows[:MAX_BASES]]
+    return [*found, (f"and {len(rows) - MAX_BASES} more", "")] if len(rows) > MAX_BASES else found
 
 
 def _prompt_rows(
