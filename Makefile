@@ -27,10 +27,10 @@ IS_FILTERED := $(shell grep -cE '^filtered *= *true' $(RECIPE))
 TRAINED_ON := $(if $(filter-out 0,$(IS_FILTERED))$(findstring pretrain.filtered=true,$(SET)),filter,recaption)
 WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
 
-.PHONY: help setup test lint types world specialists report bench clean FORCE
+.PHONY: help setup test lint types world specialists controls report bench clean FORCE
 
 help: ## list the targets
-	@grep -hE '^[a-z%0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z%0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(VENV)/installed ## make the virtual environment and install the package into it
 
@@ -123,11 +123,35 @@ $(RUN)/final/eval/metrics.json: $(RUN)/final/sft/vila2.json
 	$(VILA2) eval --round final $(FLAGS)
 	@touch $@
 
+define control
+$(RUN)/final-$(1)/pretrain/vila2.json: $(2)
+	$$(VILA2) pretrain --round final-$(1) $$(FLAGS)
+	@touch $$@
+
+$(RUN)/final-$(1)/sft/vila2.json: $(RUN)/final-$(1)/pretrain/vila2.json
+	$$(VILA2) sft --round final-$(1) $$(FLAGS)
+	@touch $$@
+
+$(RUN)/final-$(1)/eval/metrics.json: $(RUN)/final-$(1)/sft/vila2.json
+	$$(VILA2) eval --round final-$(1) $$(FLAGS)
+	@touch $$@
+endef
+
+$(eval $(call control,direct,$(RUN)/round$(ROUNDS)/eval/metrics.json))
+$(eval $(call control,equal-compute,$(RUN)/final/pretrain/vila2.json))
+$(foreach n,$(SPECIALISTS),$(eval $(call control,only-$(n),$(RUN)/specialists/$(n)/relabel/summary.json)))
+
+control-%: $(RUN)/final-%/eval/metrics.json FORCE ## a control of the final model: direct, equal-compute, only-ocr ...
+	@echo "the control $* is complete: $(RUN)/final-$*"
+
+controls: $(addprefix control-,direct equal-compute $(SPECIALISTS:%=only-%)) ## all controls of the final model
+
 report: setup ## write the run up as one HTML page
 	$(VILA2) report $(FLAGS)
 
 bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/rounds.py --specialists
+	$(VENV)/bin/python benchmarks/specialists.py
 	$(VENV)/bin/python benchmarks/splits.py --model $(BENCH)/runs/world/round0/sft --shards $(BENCH)/data/pretrain/*.tar
 	$(VENV)/bin/python benchmarks/recaption.py
 	$(VENV)/bin/python benchmarks/filter.py

@@ -174,6 +174,18 @@ def test_a_specialists_answers_become_question_answer_turns(
         assert annotation.image_sha256
 
 
+def test_an_answer_that_breaks_a_rule_is_left_out_and_counted(
+    recipe: Recipe, root: Path, pretrained: Path
+) -> None:
+    strict = load_recipe(recipe.path, ["specialists.ocr.checks=some-box", "specialists.ocr.relabel_share=0.5"])
+    summary = relabel(
+        strict, name="ocr", model=str(pretrained), shards=recipe.data.pretrain, out=root / "strict-layer"
+    )
+    assert (summary["out"], summary["yield"]) == (0, 0.0)
+    assert summary["asked"] == summary["in"] - summary["dropped"]["not-selected"] > 0
+    assert summary["dropped"]["no-box"] == summary["asked"] - summary["rejected"] > 0
+
+
 def test_an_unknown_specialist_is_refused(recipe: Recipe, root: Path) -> None:
     with pytest.raises(RecipeError, match=r"no \[specialists.depth\]; it has ocr"):
         specialize(recipe, name="depth", model="anywhere", out=root / "x")

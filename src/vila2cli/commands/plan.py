@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import typer
 
+from vila2cli.commands.controls import answering, is_final
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
@@ -30,7 +31,7 @@ class Plan:
     """
 
     stage: str
-    round: int | Literal["final"] | None
+    round: int | str | None
     recipe: Recipe
     sections: tuple[str, ...]
     kind: Literal["layer", "checkpoint", "eval", "judge"]
@@ -46,7 +47,9 @@ class Plan:
     def title(self) -> str:
         if self.round is None:
             return self.stage
-        return f"final {self.stage}" if self.round == "final" else f"round {self.round} {self.stage}"
+        return (
+            f"{self.round} {self.stage}" if isinstance(self.round, str) else f"round {self.round} {self.stage}"
+        )
 
     @property
     def round_number(self) -> int | None:
@@ -60,12 +63,15 @@ def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
     return load_recipe(path, sets or ())
 
 
-def parse_round(text: str | None) -> int | Literal["final"] | None:
-    """Read `--round`: a number from 0, or `final` for the training after the specialists."""
-    if text is None or text == "final":
-        return text  # type: ignore[return-value]
+def parse_round(text: str | None) -> int | str | None:
+    """Read `--round`: a number from 0, `final` for the training after the specialists, or a control of it."""
+    if text is None or is_final(text):
+        return text
     if not text.isdecimal():
-        raise RecipeError(f"--round {text}: give a number from 0, or final")
+        raise RecipeError(
+            f"--round {text}: give a number from 0, final, or a control of it: "
+            "final-direct, final-equal-compute, final-only-NAME"
+        )
     return int(text)
 
 
@@ -80,7 +86,7 @@ class Paths:
 
     def stage(self, name: str) -> Path:
         """The folder of a stage in the round."""
-        return self.folder.stage(name, self.round if isinstance(self.round, int) else None)
+        return self.folder.stage(name, self.round)
 
     def captioned(self) -> list[str]:
         """What a round may pretrain on: the data as it is, or the layers that the round put over it."""
@@ -95,8 +101,8 @@ class Paths:
         specs = self.captioned()
         if self.recipe.pretrain.filtered and self.round not in (None, 0):
             specs = [str(self._last_round("filter"))]
-        if self.round == "final":
-            specs += [str(self.folder.relabel(name)) for name in self.recipe.specialists]
+        if isinstance(self.round, str):
+            specs += [str(self.folder.relabel(name)) for name in answering(self.recipe, self.round)]
         return specs
 
     def _last_round(self, stage: str) -> Path:

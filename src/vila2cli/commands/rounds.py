@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from vila2cli.commands.controls import EQUAL_COMPUTE, equal_epochs, mixed_in
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
 from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
 from vila2cli.errors import RecipeError
@@ -25,6 +26,8 @@ def pretrain(
     vila2 pretrain --recipe recipes/world.toml --shards r1/recaption --out ckpt/r1
     """
     settings = open_recipe(recipe, sets)
+    if round == EQUAL_COMPUTE:
+        settings = open_recipe(recipe, [*(sets or ()), f"pretrain.main.epochs={equal_epochs(settings)}"])
     paths = Paths(settings, round)
     specs = paths.shards(shards, paths.pretrained_on(), "data.pretrain")
     in_run = paths.stage("pretrain") if paths.round is not None else None
@@ -43,7 +46,10 @@ def pretrain(
         return
     from vila2cli.stages.pretrain import pretrain as run_stage
 
-    summary = run_stage(settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base)
+    mixed = {} if shards else mixed_in(settings, paths.round)
+    summary = run_stage(
+        settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base, mixed=mixed
+    )
     print_summary(plan, summary)
 
 

@@ -172,7 +172,7 @@ def _facts(recipe: Recipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
 
 
 def _lead(recipe: Recipe, results: tuple[RoundResult, ...], sentences: list[str]) -> str:
-    num_done = sum(bool(result.tasks) for result in results if result.group not in ("round 0", "final"))
+    num_done = sum(bool(result.tasks) for result in results if result.is_round and result.group != "round 0")
     if not any(result.tasks for result in results):
         return "Nothing has been evaluated in this run folder yet."
     plural = "round" if recipe.rounds == 1 else "rounds"

@@ -43,14 +43,17 @@ class Comparison:
 def compare_rounds(
     run: RunRecord, results: Sequence[RoundResult], reader: JsonReader, *, num_bootstrap: int, seed: int
 ) -> list[Comparison]:
-    """Compare each evaluated row with the one before it, sample by sample."""
+    """Compare each evaluated round with the one before it, and the final model with its controls, by sample."""
     evaluated = [
         (result, stage.folder)
         for result in results
         if result.tasks and (stage := run.stage(result.group, "eval")) is not None
     ]
     comparisons = []
-    for (before, first_dir), (after, second_dir) in itertools.pairwise(evaluated):
+    loop = [one for one in evaluated if not one[0].is_control]
+    final = [one for one in evaluated if one[0].group == "final"]
+    controls = [(one, final[0]) for one in evaluated if one[0].is_control and final]
+    for (before, first_dir), (after, second_dir) in [*itertools.pairwise(loop), *controls]:
         estimates: dict[str, Estimate] = {}
         for name, task in after.tasks.items():
             if name in before.tasks and before.tasks[name].protocol == task.protocol:

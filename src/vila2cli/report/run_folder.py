@@ -83,10 +83,10 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
     for specialist in _folders(run_dir / "specialists"):
         group = f"specialist {visible(specialist.name, 40)}"
         stages += [_read_stage(specialist / name, group, name, reader) for name in ("checkpoint", "relabel")]
-    if (run_dir / "final").is_dir():
-        stages += [
-            _read_stage(run_dir / "final" / name, "final", name, reader) for name in ("pretrain", "sft", "eval")
-        ]
+    for last in _folders(run_dir):
+        if last.name == "final" or last.name.startswith("final-"):
+            group = visible(last.name, 60)
+            stages += [_read_stage(last / name, group, name, reader) for name in ("pretrain", "sft", "eval")]
     times = [stage.finished for stage in stages if stage.finished is not None]
     return RunRecord(run_dir, tuple(stages), tuple(rounds), tuple(reader.damaged), max(times, default=None))
 

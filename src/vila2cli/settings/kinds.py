@@ -17,6 +17,8 @@ Language = Literal[
 ]
 Origin = Literal["default", "recipe", "--set"]
 Part = Literal["vision_tower", "projector", "llm", "lora"]
+Check = Literal["boxes", "some-box", "text"]
+"""Of a specialist's answers: every box inside the image and whole, at least one, plausible text."""
 
 
 def setting(doc: str, *, decides: bool = True, **limits: Any) -> Any:

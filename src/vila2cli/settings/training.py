@@ -2,9 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from vila2cli.settings.kinds import LearningRate, Names, NewTokens, Part, Parts, Settings, SomeNames, setting
+from vila2cli.settings.kinds import (
+    Check,
+    LearningRate,
+    Names,
+    NewTokens,
+    Part,
+    Parts,
+    Settings,
+    SomeNames,
+    one_is_a_list,
+    setting,
+)
 from vila2cli.settings.trainer import SourceSettings
 
 
@@ -176,6 +195,11 @@ class SpecialistSettings(TrainSettings):
     prompts: Annotated[SomeNames, setting("prompt ids for relabelling; one is drawn per image")]
     questions: Annotated[str, setting("question pool its answers are filed under in pretraining")]
     max_new_tokens: NewTokens = 128
+    checks: Annotated[
+        tuple[Check, ...],
+        BeforeValidator(one_is_a_list),
+        setting("rules an answer keeps or is left out by: boxes in the image, some-box at all, plausible text"),
+    ] = ("boxes", "text")
     relabel_share: Annotated[
         float, setting("share of the images the specialist labels, 0 to 1", gt=0, le=1)
     ] = 1.0

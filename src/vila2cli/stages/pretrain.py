@@ -1,7 +1,9 @@
 """`vila2 pretrain`: from the bases, with a new projector, to a pretrained checkpoint."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vila2cli.recipe import Recipe
@@ -12,13 +14,20 @@ from vila2cli.text.compose import Composition, conversations
 
 
 def pretrain(
-    recipe: Recipe, *, shards: list[str] | None, out: Path, round: int | None, base: str | None = None
+    recipe: Recipe,
+    *,
+    shards: list[str] | None,
+    out: Path,
+    round: int | None,
+    base: str | None = None,
+    mixed: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Align the projector, then train projector and LLM (VILA^2 section 3, stages 1 and 2).
 
     Every round starts from the base tower and LLM of the recipe, never from an earlier round
     (section 2.1: "retrained from scratch"). `shards` are captioned images, base shards or layers over
-    them; interleaved documents from the recipe are added in the second phase.
+    them; interleaved documents from the recipe are added in the second phase, and so are `mixed`, shards of
+    conversations by name.
     """
     from vila2cli.model.build import build, resolve_base
     from vila2cli.model.checkpoint import weights_sha256
@@ -38,6 +47,10 @@ def pretrain(
         documents = open_source(recipe.data.interleaved)
         sources.append(DataSource("interleaved", documents, partial(conversations, composition=Composition())))
         opened["interleaved"] = documents
+    for name, specs in mixed.items():
+        talks = open_source(specs)
+        sources.append(DataSource(name, talks, partial(conversations, composition=Composition())))
+        opened[name] = talks
     compose = partial(conversations, composition=composition(settings.align, recipe.seed), with_answers=False)
     align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
