@@ -107,7 +107,7 @@ def filtering(results: dict[str, Any]) -> str:
     lots = mean(seed["alt_text"]["right_against_wrong"]["lots"]["auc"] for seed in results["seeds"])
     lines += [
         "",
-        f"Drawing lots has an AUC of {lots:.2f}. The last columns are points over a model trained on a random half,",
+        f"Drawing lots has an AUC of {lots:.2f}. The last columns are points over training on a random half,",
     ]
     return "\n".join([*lines, f"with 95% t intervals over {len(results['seeds'])} seeds."])
 
