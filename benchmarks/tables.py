@@ -92,6 +92,26 @@ def speed(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def filtering(results: dict[str, Any]) -> str:
+    """What filter.py measured as Markdown: how ranks tell captions apart, and what training on them gains."""
+    lines = [
+        "| the half kept by | AUC, right against wrong alt-text | caption precision | QA mean |",
+        "|---|---|---|---|",
+    ]
+    for rank in ("perplexity", "image-gain"):
+        aucs = [seed["alt_text"]["right_against_wrong"][rank]["auc"] for seed in results["seeds"]]
+        pooled = results["pooled"][f"{rank} - random"]
+        found = (pooled["tasks"]["world-caption"]["precision"], pooled["qa_mean"])
+        cells = [interval(dict(zip(("low", "high"), one["t_interval"], strict=True)) | one) for one in found]
+        lines.append(f"| {rank} | {mean(aucs):.2f} | {' | '.join(cells)} |")
+    lots = mean(seed["alt_text"]["right_against_wrong"]["lots"]["auc"] for seed in results["seeds"])
+    lines += [
+        "",
+        f"Drawing lots has an AUC of {lots:.2f}. The last columns are points over training on a random half,",
+    ]
+    return "\n".join([*lines, f"with 95% t intervals over {len(results['seeds'])} seeds."])
+
+
 def put(readme: str, section: str, text: str) -> str:
     """The README with a text between the marks of a section."""
     pattern = rf"(<!-- {section}: [^>]*-->\n).*?(<!-- /{section} -->)"
@@ -102,6 +122,11 @@ def put(readme: str, section: str, text: str) -> str:
 
 if __name__ == "__main__":
     readme = README.read_text()
-    for section, file, make in (("results", "rounds", tables), ("speed", "recaption-small", speed)):
+    sections = (
+        ("results", "rounds", tables),
+        ("speed", "recaption-small", speed),
+        ("filter", "filter", filtering),
+    )
+    for section, file, make in sections:
         readme = put(readme, section, make(json.loads((RESULTS / f"{file}.json").read_text())))
     README.write_text(readme)
