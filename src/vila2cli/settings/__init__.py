@@ -18,6 +18,7 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.slurm import JobSettings, SlurmSettings, StageKind
 from vila2cli.settings.training import (
     AlignSettings,
     BaseSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "DataSettings",
     "EvalSettings",
     "FilterSettings",
+    "JobSettings",
     "JudgeSettings",
     "Language",
     "Origin",
@@ -49,7 +51,9 @@ __all__ = [
     "RewriteSettings",
     "Settings",
     "SftSettings",
+    "SlurmSettings",
     "SpecialistSettings",
+    "StageKind",
     "TrainSettings",
     "WorldSettings",
     "WritingSettings",
@@ -80,9 +84,7 @@ class Recipe(Settings):
     eval: EvalSettings = EvalSettings()
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()
-    slurm: Annotated[
-        dict[str, str | int | float | bool], setting("sbatch options by their long name", decides=False)
-    ] = Field(default_factory=dict)
+    slurm: SlurmSettings = SlurmSettings()
     world: WorldSettings = WorldSettings()
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
@@ -107,8 +109,8 @@ class Recipe(Settings):
 def describe(model: type[Settings] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """Every recipe key in order: (dotted key, type, default, one line of doc).
 
-    `specialists.NAME.*` and `slurm.KEY` stand for keys of the user's choosing; a required key has
-    the default "required".
+    `specialists.NAME.*` and `slurm.options.KEY` stand for keys of the user's choosing; a required key
+    has the default "required".
     """
     for name, field in model.model_fields.items():
         key, kind = prefix + name, field.annotation
