@@ -86,3 +86,14 @@ def test_plan_grows_with_the_images(
         assert "VILA^2 section 3.6" in line
         assert "not counted in: round0-sft" in out, "there is no SFT data here"
     assert hours[1] == pytest.approx(10 * hours[0], rel=0.01)
+
+
+def test_a_papers_gpus_say_nothing_of_cores_and_like_stages_stand_in() -> None:
+    recipe = load_recipe(REPO / "recipes" / "world.toml")
+    all_stages = plan_stages(recipe, "specialists")
+    found = {one.stage.name: one for one in forecast(all_stages, recipe, COUNTS, {})}
+    assert all(one.rate is None for one in found.values())
+    sft = Rate(2.0, "", "measured: here")
+    found = {one.stage.name: one for one in forecast(all_stages, recipe, COUNTS, {"sft": sft})}
+    assert found["ocr"].rate == Rate(2.0, "core-hours", "measured: here")
+    assert found["ocr-relabel"].rate is None

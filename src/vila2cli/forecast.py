@@ -51,6 +51,10 @@ VILA^2 does not state its hours of training, and nobody those of filtering, judg
 """
 
 
+_LIKE: Mapping[StageKind, StageKind] = {"specialize": "sft", "relabel": "recaption"}
+"""Stages that do the same work on other data."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Samples of each kind of data; None where it is not there, or not known without reading it."""
@@ -186,11 +190,17 @@ def forecast(
 ) -> Iterator[Forecast]:
     """What each stage will take, at the measured rates, else the published ones."""
     for stage in stages:
-        rate = rates.get(stage.kind) or PUBLISHED.get(stage.kind)
-        if rate is not None and not rate.device:
-            rate = replace(rate, device=recipe.cost.device)
+        rate = _rate(stage.kind, recipe, rates)
         price = recipe.cost.dollars_per_hour
         yield Forecast(stage, num_images(stage, recipe, counts), rate, price, stage.is_complete())
+
+
+def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> Rate | None:
+    """The measured rate, else that of a stage that does the same work, else a paper's where GPUs work."""
+    rate = rates.get(kind) or rates.get(_LIKE.get(kind, kind))
+    if rate is None and recipe.cost.device == "GPU-hours":
+        rate = PUBLISHED.get(kind)
+    return rate if rate is None or rate.device else replace(rate, device=recipe.cost.device)
 
 
 def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
@@ -235,7 +245,7 @@ def forecast_lines(found: Sequence[Forecast], *, num_devices: int) -> Iterator[s
     """One line per stage and the sum of those that are left, by unit of hours, for the terminal."""
     width = max(len(one.stage.name) for one in found)
     for one in found:
-        yield "complete " * one.is_complete + one.line(num_devices, width)
+        yield one.line(num_devices, width) + (", complete" if one.is_complete else "")
     left = [one for one in found if not one.is_complete]
     for device in sorted({one.rate.device for one in left if one.rate is not None and one.hours is not None}):
         known = [one for one in left if one.rate is not None and one.rate.device == device]

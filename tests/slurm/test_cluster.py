@@ -111,7 +111,7 @@ class Run:
             return state in states
 
         try:
-            wait_until(holds, f"{stage} in {states}", timeout_s=300, every_s=0.2)
+            wait_until(holds, f"{stage} in {states}", timeout_s=900, every_s=0.2)
         except TimeoutError as error:
             raise AssertionError(f"{error}; {self.cluster.states()}; {self.log(stage)}") from error
 
@@ -142,10 +142,10 @@ def run(cluster: Cluster, undisturbed: Path, tmp_path_factory: pytest.TempPathFa
 
 def preempt(run: Run, stage: str) -> None:
     """Take all nodes from a training by a job of a partition that goes first."""
-    wait_until(lambda: run.exists("round0/pretrain.partial"), "training", timeout_s=180, every_s=0.02)
+    wait_until(lambda: run.exists("round0/pretrain.partial"), "training", timeout_s=900, every_s=0.02)
     words = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodes=2", "--output=/dev/null"]
     urgent = run.cluster.run([*words, "--wrap", "sleep 1"])
-    wait_until(lambda: run.cluster.states()[urgent] == "COMPLETED", "urgent job", timeout_s=120)
+    wait_until(lambda: run.cluster.states()[urgent] == "COMPLETED", "urgent job", timeout_s=300)
     assert run.cluster.field(run.job(stage), "Restarts") == "1", run.log(stage)
 
 
@@ -153,7 +153,9 @@ def kill_a_task(run: Run) -> None:
     """End one task of the array as the kernel does when memory is used up."""
     run.await_state("round1-recaption", "RUNNING", task=1)
     job = f"{run.job('round1-recaption')}_1"
-    wait_until(lambda: ".0" in run.cluster.run(["squeue", "-h", "-s", "-j", job]), "a step of the task")
+    wait_until(
+        lambda: ".0" in run.cluster.run(["squeue", "-h", "-s", "-j", job]), "a step of the task", timeout_s=300
+    )
     run.cluster.run(["scancel", "--signal=KILL", f"{job}.0"])
     run.await_state("round1-recaption", "COMPLETED", task=1)
     assert run.cluster.field(job, "Restarts") == "1"
@@ -164,7 +166,7 @@ def lose_the_node(run: Run, stage: str) -> None:
     run.await_state(stage, "RUNNING")
     node = run.cluster.field(run.job(stage), "NodeList")
     run.cluster.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
-    wait_until(lambda: run.state(stage) != "RUNNING", "requeueing")
+    wait_until(lambda: run.state(stage) != "RUNNING", "requeueing", timeout_s=300)
     run.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"])
     run.await_state(stage, "COMPLETED")
     assert run.cluster.field(run.job(stage), "Restarts") == "1"
