@@ -3,6 +3,7 @@
 #
 #   make round3                              the embedded world, on a CPU
 #   make round3 RECIPE=recipes/vila2-8b.toml the paper's settings, on GPUs
+#   LAUNCH=slurm make round3                 the same as Slurm jobs that wait for each other
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,6 +27,9 @@ IS_WORLD := $(shell grep -c '"world:' $(RECIPE))
 IS_FILTERED := $(shell grep -cE '^filtered *= *true' $(RECIPE))
 TRAINED_ON := $(if $(filter-out 0,$(IS_FILTERED))$(findstring pretrain.filtered=true,$(SET)),filter,recaption)
 WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
+
+LAUNCH ?=
+SUBMIT = PATH="$(abspath $(VENV))/bin:$$PATH" vila2 slurm submit
 
 .PHONY: help setup test lint types world specialists controls report bench clean FORCE
 
@@ -57,8 +61,19 @@ world: $(WORLD) ## draw the embedded data (only for recipes/world.toml)
 data/world/world.json: $(VENV)/installed
 	$(VILA2) world $(FLAGS)
 
+ifeq ($(LAUNCH),slurm)
+round%: $(VENV)/installed $(WORLD) FORCE
+	$(SUBMIT) round$* $(FLAGS)
+
+specialists: $(VENV)/installed $(WORLD) FORCE
+	$(SUBMIT) specialists $(FLAGS)
+else
 round%: $(RUN)/round%/eval/metrics.json $$(if $$(filter-out 0,$$*),$(RUN)/round$$*/judge/summary.json) FORCE ## rounds 0 to N, as in make round3: recaption, pretrain, sft, eval, judge
 	@echo "round $* is complete: $(RUN)/round$*"
+
+specialists: $(RUN)/final/eval/metrics.json FORCE ## specialists from the last round, their answers, and the final model trained with them
+	@echo "the final model is complete: $(RUN)/final"
+endif
 
 $(RUN)/round0/pretrain/vila2.json: $(VENV)/installed $(WORLD) $(RECIPE)
 	$(VILA2) pretrain --round 0 $(FLAGS)
@@ -99,9 +114,6 @@ $(foreach n,$(NUMBERS),$(eval $(call any_round,$(n))))
 $(foreach n,$(wordlist 2,21,$(NUMBERS)),$(eval $(call later_round,$(n),$(word $(n),$(NUMBERS)))))
 
 ROUNDS := $(or $(shell sed -n 's/^rounds *= *\([0-9]*\).*/\1/p' $(RECIPE) | head -n 1),3)
-
-specialists: $(RUN)/final/eval/metrics.json FORCE ## specialists from the last round, their answers, and the final model trained with them
-	@echo "the final model is complete: $(RUN)/final"
 
 $(RUN)/specialists/%/checkpoint/vila2.json: $(RUN)/round$(ROUNDS)/eval/metrics.json
 	$(VILA2) specialize --name $* $(FLAGS)
@@ -153,6 +165,7 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/rounds.py --specialists
 	$(VENV)/bin/python benchmarks/specialists.py
 	$(VENV)/bin/python benchmarks/splits.py --model $(BENCH)/runs/world/round0/sft --shards $(BENCH)/data/pretrain/*.tar
+	$(VENV)/bin/python benchmarks/scale.py --model $(BENCH)/runs/world/round0/sft
 	$(VENV)/bin/python benchmarks/recaption.py
 	$(VENV)/bin/python benchmarks/filter.py
 	$(VENV)/bin/python benchmarks/prompts.py

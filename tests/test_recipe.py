@@ -182,11 +182,11 @@ def test_vila2_8b_has_the_papers_settings() -> None:
 
 
 def test_resolved_lines_keep_odd_keys_and_strings(tmp_path: Path) -> None:
-    path = write(tmp_path, '[slurm]\n"mail user" = "a\\u007f\\"b\\\\"\n')
+    path = write(tmp_path, '[prompts]\n"my own" = "a\\u007f\\"b\\\\"\n')
     recipe = load_recipe(path)
     again = load_recipe(write(tmp_path, "\n".join(resolved_lines(recipe))))
-    assert again.slurm == recipe.slurm == {"mail user": 'a\x7f"b\\'}
-    assert resolved_lines(recipe, ["slurm"])[0].endswith("# recipe")
+    assert again.prompts == recipe.prompts == {"my own": 'a\x7f"b\\'}
+    assert resolved_lines(recipe, ["prompts"])[0].endswith("# recipe")
 
 
 def test_sections_of_resolved_lines() -> None:
@@ -202,7 +202,7 @@ def test_every_key_is_described() -> None:
     assert rows["recaption.engine"][0] == '"auto" | "vllm" | "hf" | "api"'
     assert rows["data.sft"][0] == "list of string"
     assert rows["specialists.NAME.data"][1] == "required"
-    assert rows["slurm.KEY"][0].startswith("string")
+    assert rows["slurm.options.KEY"][0].startswith("string")
 
 
 def test_deciding_leaves_out_what_only_changes_speed() -> None:

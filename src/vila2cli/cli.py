@@ -13,11 +13,13 @@ from typer.core import TyperGroup
 from vila2cli import __version__
 from vila2cli.commands import (
     building,
+    forecast,
     lineage,
     recaption,
     rounds,
     seeing,
     shardtools,
+    slurm,
     soup,
     specialists,
     world,
@@ -72,8 +74,11 @@ app.command("lineage")(lineage.lineage)
 app.command("report")(seeing.report)
 app.command("runs")(seeing.runs)
 shardtools.app.command("build")(building.build)
+app.command("check")(forecast.check)
+app.command("plan")(forecast.plan)
 app.add_typer(shardtools.app, name="shards")
 app.add_typer(world.app, name="world")
+app.add_typer(slurm.app, name="slurm")
 
 
 @app.callback(invoke_without_command=True)

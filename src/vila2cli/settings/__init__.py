@@ -18,6 +18,7 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.slurm import JobSettings, SlurmSettings, StageKind
 from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
@@ -42,6 +43,7 @@ __all__ = [
     "DataSettings",
     "EvalSettings",
     "FilterSettings",
+    "JobSettings",
     "JudgeSettings",
     "Language",
     "LoraSettings",
@@ -53,9 +55,11 @@ __all__ = [
     "RewriteSettings",
     "Settings",
     "SftSettings",
+    "SlurmSettings",
     "SoupSettings",
     "SourceSettings",
     "SpecialistSettings",
+    "StageKind",
     "TrainSettings",
     "TrainerSettings",
     "WorldSettings",
@@ -88,6 +92,7 @@ class Recipe(Settings):
     eval: EvalSettings = EvalSettings()
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()
+    slurm: SlurmSettings = SlurmSettings()
     slurm: Annotated[
         dict[str, str | int | float | bool], setting("sbatch options by their long name", decides=False)
     ] = Field(default_factory=dict)
@@ -116,8 +121,8 @@ class Recipe(Settings):
 def describe(model: type[Settings] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """Every recipe key in order: (dotted key, type, default, one line of doc).
 
-    `specialists.NAME.*` and `slurm.KEY` stand for keys of the user's choosing; a required key has
-    the default "required".
+    `specialists.NAME.*` and `slurm.options.KEY` stand for keys of the user's choosing; a required key
+    has the default "required".
     """
     for name, field in model.model_fields.items():
         key, kind = prefix + name, field.annotation
