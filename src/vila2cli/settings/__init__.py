@@ -93,9 +93,6 @@ class Recipe(Settings):
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()
     slurm: SlurmSettings = SlurmSettings()
-    slurm: Annotated[
-        dict[str, str | int | float | bool], setting("sbatch options by their long name", decides=False)
-    ] = Field(default_factory=dict)
     trainer: TrainerSettings = TrainerSettings()
     world: WorldSettings = WorldSettings()
 
