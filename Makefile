@@ -45,8 +45,8 @@ $(VENV)/installed: pyproject.toml
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-test: setup ## run the tests
-	$(VENV)/bin/pytest
+test: setup ## run the tests, on up to 8 processors
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: setup ## ruff and the import rules
 	$(VENV)/bin/ruff check .
