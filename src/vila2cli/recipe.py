@@ -192,9 +192,9 @@ def _matches(known: str, key: str) -> bool:
 
 
 def known_keys(key: str) -> Iterator[str]:
-    """All dotted keys and their tables, with the specialist that `key` names in place of NAME."""
+    """All dotted keys and their tables, with the specialist or judge that `key` names in place of NAME."""
     parts = key.split(".")
-    name = parts[1] if parts[0] == "specialists" and len(parts) > 1 else "NAME"
+    name = parts[1] if parts[0] in ("specialists", "judges") and len(parts) > 1 else "NAME"
     for known, *_ in describe():
         words = ["" if word == "KEY" else name if word == "NAME" else word for word in known.split(".")]
         yield from (".".join(words[:length]) for length in range(1, len(words) + 1) if all(words[:length]))

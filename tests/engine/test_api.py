@@ -1,7 +1,6 @@
 """The API engine against a small HTTP server that answers, fails and dawdles as each test says."""
 
 import base64
-import contextlib
 import io
 import json
 import os
@@ -10,13 +9,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from chat_server import Reply, Server, completion, problem, serving
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.meter import Meter
@@ -26,90 +24,12 @@ from vila2cli.settings import ApiSettings
 from vila2cli.stopping import interruptible
 
 Ask = Callable[..., Request]
-Reply = tuple[int, dict[str, Any] | str]
-
-
-def completion(
-    text: str = "a red star", *, num_read: int = 20, num_written: int = 3, finish: str = "stop"
-) -> Reply:
-    """An answer as a chat completion server gives it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    usage = {
-        "prompt_tokens": num_read,
-        "completion_tokens": num_written,
-        "total_tokens": num_read + num_written,
-    }
-    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-    return 200, {**head, "choices": [choice], "usage": usage}
-
-
-def problem(status: int, message: str = "no", code: str | None = None) -> Reply:
-    return status, {"error": {"message": message, "code": code}}
-
-
-@dataclass
-class Server:
-    """Answers with `reply(body, number)`, counting requests from 1; keeps what it was sent."""
-
-    reply: Callable[[dict[str, Any], int], Reply]
-    headers: dict[str, str] = field(default_factory=dict)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-    times_s: list[float] = field(default_factory=list)
-    num_open: int = 0
-    most_open: int = 0
-    url: str = ""
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
-
-    def start(reply: Callable[[dict[str, Any], int], Reply], **headers: str) -> Server:
-        server = Server(reply, headers)
-        lock = threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    server.bodies.append(body)
-                    server.keys.add(self.headers["Authorization"])
-                    server.times_s.append(time.monotonic())
-                    server.num_open += 1
-                    server.most_open = max(server.most_open, server.num_open)
-                    number = len(server.bodies)
-                status, value = server.reply(body, number)
-                data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-                with lock:
-                    server.num_open -= 1
-                self.send_response(status)
-                always = {"Content-Length": str(len(data)), "Content-Type": "application/json"}
-                for name, text in (always | server.headers).items():
-                    self.send_header(name, text)
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):  # the client may have given up
-                    self.wfile.write(data)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        class Listener(ThreadingHTTPServer):
-            request_queue_size = 128  # with the usual 5, connections wait for seconds
-
-        http = Listener(("127.0.0.1", 0), Handler)
-        http.block_on_close = False
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        running.append((http, thread))
-        server.url = f"http://127.0.0.1:{http.server_port}/v1"
-        return server
-
-    yield start
-    for http, thread in running:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +91,38 @@ def test_an_answer_that_is_no_json_is_no_answer(serve: Callable[..., Server], as
     server = serve(lambda body, number: (200, "<html>down for repairs</html>"), **{"Content-Type": "text/html"})
     with pytest.raises(ModelError, match="sent no JSON but"):
         list(connect(server.url, max_in_flight=1).generate([ask(1)]))
+
+
+@pytest.mark.parametrize("body", ['{"choices": [{"mess', "[1, 2]", "null", "7"])
+def test_a_broken_body_is_tried_again(serve: Callable[..., Server], ask: Ask, body: str) -> None:
+    server = serve(lambda _, number: (200, body) if number == 1 else completion())
+    engine = connect(server.url, max_in_flight=1)
+    (result,) = engine.generate([ask(1)])
+    assert (result.text, len(server.bodies)) == ("a red star", 2)
+
+
+@pytest.mark.parametrize(
+    "choices", [[{"index": 0, "finish_reason": "stop"}], [{"message": {"content": "x"}}], "x", [], None]
+)
+def test_json_that_is_no_completion_fails_alone(
+    serve: Callable[..., Server], ask: Ask, choices: object
+) -> None:
+    server = serve(lambda _, number: (200, {"id": "x", "choices": choices}) if number == 1 else completion())
+    first, second = connect(server.url, max_in_flight=1).generate([ask(1), ask(2)])
+    assert (first.failure, second.failure) == ("filtered", "")
+    assert len(server.bodies) == 2
+
+
+def test_a_schema_is_sent_in_the_words_of_the_server(serve: Callable[..., Server], ask: Ask) -> None:
+    schema = {"type": "object", "properties": {"better": {"type": "string"}}}
+    for structured, kind in (("json_schema", "json_schema"), ("json_object", "json_object"), ("none", None)):
+        server = serve(lambda body, number: completion('{"better": "A"}'))
+        list(connect(server.url, structured=structured).generate([ask(1, schema=schema), ask(2)]))
+        asked = {json.dumps(body.get("response_format")) for body in server.bodies}
+        found = [json.loads(one) for one in asked if one != "null"]
+        assert [one["type"] for one in found] == ([kind] if kind else [])
+        if kind == "json_schema":
+            assert found[0]["json_schema"] == {"name": "answer", "strict": True, "schema": schema}
 
 
 def test_what_the_server_refuses_fails_alone(serve: Callable[..., Server], ask: Ask) -> None:

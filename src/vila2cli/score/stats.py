@@ -77,7 +77,7 @@ def estimate(
     images, index = np.unique(list(groups), return_inverse=True)
     table = np.zeros((len(images), len(names)))
     np.add.at(table, index, np.stack([columns[name] for name in names], axis=1))
-    totals = _resample_totals(table, images.tolist(), num_bootstrap, seed)
+    totals = resample_totals(table, images.tolist(), num_bootstrap, seed)
     values = metrics(dict(zip(names, table.sum(axis=0), strict=True)))
     replicates = metrics({name: totals[:, k] for k, name in enumerate(names)})
     return {name: Estimate(float(values[name]), replicates[name]) for name in values}
@@ -137,7 +137,8 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     return None if chance == 1.0 else (observed - chance) / (1 - chance)
 
 
-def _resample_totals(table: FloatArray, images: Sequence[str], num_bootstrap: int, seed: int) -> FloatArray:
+def resample_totals(table: FloatArray, images: Sequence[str], num_bootstrap: int, seed: int) -> FloatArray:
+    """Column totals of the Poisson bootstrap, [resamples, columns], of a table with one row per image."""
     totals = np.zeros((num_bootstrap, table.shape[1]))
     for start in range(0, len(images), _IMAGES_PER_CHUNK):
         chunk = slice(start, start + _IMAGES_PER_CHUNK)

@@ -12,12 +12,13 @@ from vila2cli.settings.asking import (
     CostSettings,
     EvalSettings,
     FilterSettings,
+    JudgeModelSettings,
     JudgeSettings,
     RecaptionSettings,
     RewriteSettings,
     WritingSettings,
 )
-from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
 from vila2cli.settings.training import (
     AlignSettings,
     BaseSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "DataSettings",
     "EvalSettings",
     "FilterSettings",
+    "JudgeModelSettings",
     "JudgeSettings",
     "Language",
     "Origin",
@@ -77,6 +79,7 @@ class Recipe(Settings):
     specialists: dict[SpecialistName, SpecialistSettings] = Field(default_factory=dict)
     filter: FilterSettings = FilterSettings()
     judge: JudgeSettings = JudgeSettings()
+    judges: dict[JudgeName, JudgeModelSettings] = Field(default_factory=dict)
     eval: EvalSettings = EvalSettings()
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()

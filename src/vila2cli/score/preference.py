@@ -1,0 +1,109 @@
+"""What a judge prefers once its taste for a position is taken out, with bootstrap intervals over images.
+
+Every pair is asked in both orders and a disagreement is a tie. Say that a judge names the caption
+shown first with probability b whatever it reads, and otherwise prefers `layer` with probability p.
+Then the win rate with ties as halves is expected at b/2 + (1 - b)p: drawn towards one half. A pair
+lost to the position says "the first" twice; a judge that merely wavers says "the first" twice as
+often as "the second" twice. So b is estimated as their difference over all pairs, and
+
+    p = (wins + m + e/2) / (wins + losses + 2m + e),   m = min(first twice, second twice),
+
+with e the ties that no position made (equal captions, or a judge that said so). Where a judge never
+wavers this is wins / (wins + losses). It is the judge's preference, not the truth: a judge that is
+wrong in a known share of pairs is undone by `true_rate`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vila2cli.score.stats import Columns, Estimate, FloatArray, Interval, columns_of, estimate, ratio
+from vila2cli.score.verdict import Verdict, parse_choice
+
+NAMES = ("win_rate", "position_free_rate", "position_bias", "length_bias")
+_COLUMNS = (
+    "won",
+    "lost",
+    "first_twice",
+    "second_twice",
+    "even",
+    "named_first",
+    "letters",
+    "longer_won",
+    "lengths",
+)
+
+
+def preferences(
+    verdicts: Sequence[Verdict], images: Sequence[str], *, num_bootstrap: int, seed: int
+) -> dict[str, Estimate]:
+    """The figures in NAMES of one judge on one pair of layers, but for those that nothing is known of.
+
+    `images[i]` names what verdict i is resampled with. Unjudged verdicts are left out.
+    """
+    judged = [(one, image) for one, image in zip(verdicts, images, strict=True) if one.outcome != "unjudged"]
+    if not judged:
+        return {}
+    rows = [_row(one) for one, _ in judged]
+    known = {
+        "position_bias": any(row["letters"] for row in rows),
+        "length_bias": any(row["lengths"] for row in rows),
+    }
+    found = estimate(
+        columns_of(rows),
+        _metrics,
+        groups=[image for _, image in judged],
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+    )
+    return {name: found[name] for name in NAMES if known.get(name, True)}
+
+
+def intervals(found: dict[str, Estimate]) -> dict[str, Any]:
+    """Each figure as value, low and high."""
+    return {name: one.interval().to_json() for name, one in found.items()}
+
+
+def true_rate(preferred: Interval, quality: float) -> Interval:
+    """How often `layer` is the better one, where the judge finds the better of two with probability `quality`.
+
+    (Rogan and Gladen's (1978) estimator of a rate behind an imperfect test.) Raises ValueError for a judge
+    that knows no better than chance.
+    """
+    if not 0.5 < quality <= 1:
+        raise ValueError(f"a judge of quality {quality} says nothing; it has to be above 0.5 and at most 1")
+    value, low, high = (
+        min(1.0, max(0.0, (rate - (1 - quality)) / (2 * quality - 1)))
+        for rate in (preferred.value, preferred.low, preferred.high)
+    )
+    return Interval(value, low, high)
+
+
+def _row(one: Verdict) -> dict[str, float]:
+    row = dict.fromkeys(_COLUMNS, 0.0)
+    choices = [parse_choice(answer) for answer in one.answers]
+    row["won"], row["lost"] = float(one.outcome == "win"), float(one.outcome == "loss")
+    if one.outcome == "tie":
+        kind = {("A", "A"): "first_twice", ("B", "B"): "second_twice"}.get(tuple(choices), "even")  # type: ignore[call-overload]
+        row[kind] = 1.0
+    row["named_first"] = float(sum(choice == "A" for choice in choices))
+    row["letters"] = float(sum(choice in ("A", "B") for choice in choices))
+    if one.outcome in ("win", "loss") and one.num_words[0] != one.num_words[1]:
+        row["lengths"] = 1.0
+        row["longer_won"] = float((one.outcome == "win") == (one.num_words[0] > one.num_words[1]))
+    return row
+
+
+def _metrics(totals: Columns) -> dict[str, FloatArray]:
+    won, lost, even = totals["won"], totals["lost"], totals["even"]
+    wavered = np.minimum(totals["first_twice"], totals["second_twice"])
+    decided = won + lost + 2 * wavered + even
+    return {
+        "win_rate": ratio(won + (totals["n"] - won - lost) / 2, totals["n"]),
+        "position_free_rate": np.where(
+            decided > 0, ratio(won + wavered + even / 2, decided), 0.5 * np.ones_like(decided)
+        ),
+        "position_bias": ratio(totals["named_first"], totals["letters"]),
+        "length_bias": ratio(totals["longer_won"], totals["lengths"]),
+    }
