@@ -1,5 +1,6 @@
 """A headless Chromium, driven over its DevTools pipe: no driver package, no port, no network."""
 
+import base64
 import json
 import os
 import queue
@@ -56,9 +57,10 @@ class Browser:
         if self._session and not method.startswith(("Target.", "Browser.")):
             message["sessionId"] = self._session
         self._commands.write(json.dumps(message).encode() + b"\0")
+        serial = self._serial  # noting an event may send another
         while True:
             answer = self._inbox.get(timeout=60)
-            if answer.get("id") == self._serial:
+            if answer.get("id") == serial:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
             self._note(answer)
@@ -127,8 +129,6 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def screenshot(self, path: Path) -> None:
-        import base64
-
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def download_to(self, folder: Path) -> None:

@@ -29,8 +29,8 @@ def test_known_strengths_are_found_within_their_intervals():
     truth = (0.0, 0.8, 1.1)
     num_found = 0
     for number in range(100):
-        comparisons = compare(Random(number), truth, 150)
-        found = bradley_terry(NAMES, comparisons, num_bootstrap=200, seed=number)
+        comparisons = compare(Random(number), truth, 100)
+        found = bradley_terry(NAMES, comparisons, num_bootstrap=100, seed=number)
         num_found += found["r2"].low <= truth[2] <= found["r2"].high
     assert num_found >= 90
     assert list(found) == list(NAMES)

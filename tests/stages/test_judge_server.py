@@ -10,7 +10,7 @@ from PIL import Image
 
 from chat_server import completion, problem, serving
 from vila2cli.engine import pace as pace_module
-from vila2cli.errors import BudgetError, RecipeError
+from vila2cli.errors import BudgetError, ModelError, RecipeError
 from vila2cli.judging.summary import read_verdict_layer
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Annotation
@@ -136,7 +136,7 @@ def test_a_crash_costs_no_answer(serve, layers, tmp_path):
 
     server = serve(dies)
     settings = recipe(server.url, "judges.gpt.api.max_in_flight=1")
-    with pytest.raises(Exception, match="refuses the key"):
+    with pytest.raises(ModelError, match="refuses the key"):
         judge(settings, layers=layers, out=tmp_path / "judge")
     with (tmp_path / "judge/answers.jsonl").open("a") as file:
         file.write('{"id": "torn off')

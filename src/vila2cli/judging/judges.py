@@ -169,8 +169,8 @@ class ModelJudge:
         waiting: dict[str, list[tuple[str, str]]] = {}
         dollars = self._dollars
         for result in self._asked(self._requests(draw, shard, contests, replies, waiting, writing), progress):
-            self._stop.check()
             self._answers.keep(result.id, result)
+            self._stop.check()
             for sample_key, question_id in waiting.pop(result.id):
                 replies[sample_key][question_id] = reply_of(result)
             writing.count(tokens=result.num_tokens, requests=1)

@@ -9,7 +9,7 @@ An answer is read strictly: a bare letter or JSON alone that fits the schema, an
 `unparseable` and leaves the pair unjudged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -86,7 +86,11 @@ def prompt_id(recipe: Recipe) -> str:
 def open_protocol(recipe: Recipe) -> JudgeProtocol:
     """The protocol of a recipe; raises RecipeError for a prompt that is not known."""
     template = prompt_text(prompt_id(recipe), recipe.prompts)
-    kinds = {"pair": PairProtocol, "rubric": RubricProtocol, "sentences": SentenceProtocol}
+    kinds: dict[str, Callable[[str], JudgeProtocol]] = {
+        "pair": PairProtocol,
+        "rubric": RubricProtocol,
+        "sentences": SentenceProtocol,
+    }
     return kinds[recipe.judge.protocol](template)
 
 

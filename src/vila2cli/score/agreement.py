@@ -7,7 +7,7 @@ Krippendorff's for any number of judges of whom each may have left samples out.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _distances(totals: FloatArray, level: Level) -> FloatArray:
     return squared
 
 
-def many_judges(by_judge: Mapping[str, Mapping[Hashable, str]]) -> dict[str, float | int | None]:
+def many_judges(by_judge: Mapping[str, Mapping[Any, str]]) -> dict[str, float | int | None]:
     """Fleiss' kappa over what everybody judged, and Krippendorff's alpha over what two or more did."""
     keys = {key for labels in by_judge.values() for key in labels}
     units = [[labels[key] for labels in by_judge.values() if key in labels] for key in sorted(keys, key=str)]

@@ -85,8 +85,8 @@ def _row(one: Verdict) -> dict[str, float]:
     choices = [parse_choice(answer) for answer in one.answers]
     row["won"], row["lost"] = float(one.outcome == "win"), float(one.outcome == "loss")
     if one.outcome == "tie":
-        kind = {("A", "A"): "first_twice", ("B", "B"): "second_twice"}.get(tuple(choices), "even")  # type: ignore[call-overload]
-        row[kind] = 1.0
+        twice = choices[0] if len(choices) == 2 and choices[0] == choices[1] else None
+        row["first_twice" if twice == "A" else "second_twice" if twice == "B" else "even"] = 1.0
     row["named_first"] = float(sum(choice == "A" for choice in choices))
     row["letters"] = float(sum(choice in ("A", "B") for choice in choices))
     if one.outcome in ("win", "loss") and one.num_words[0] != one.num_words[1]:

@@ -16,7 +16,7 @@ import numpy as np
 from vila2cli.score.stats import CONFIDENCE, FloatArray, Interval, resample_totals
 
 _MAX_STEPS = 10_000
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-7
 _PRIOR_WINS = 0.5
 ELO_PER_LOGIT = 400 / math.log(10)
 
