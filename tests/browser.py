@@ -19,7 +19,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Chromium reads commands from descriptor 3 and writes to 4.
 _LAUNCH = (
-    "import os, sys; r, w = (os.dup(int(n)) for n in sys.argv[1:3]); "
+    "import fcntl, os, sys; r, w = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 5) for n in sys.argv[1:3]); "
     "os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
 KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Escape": 27}
@@ -31,7 +31,7 @@ class Browser:
     def __init__(self, commands: int, answers: int) -> None:
         self._commands = os.fdopen(commands, "wb", buffering=0)
         self._answers = os.fdopen(answers, "rb")
-        self._inbox: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._inbox: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._serial = 0
         self._session = ""
         self.dialogs: list[str] = []
@@ -49,6 +49,7 @@ class Browser:
             *messages, data = (data + chunk).split(b"\0")
             for message in messages:
                 self._inbox.put(json.loads(message))
+        self._inbox.put(None)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Send a command and wait for its answer, taking note of events meanwhile."""
@@ -60,6 +61,7 @@ class Browser:
         serial = self._serial  # noting an event may send another
         while True:
             answer = self._inbox.get(timeout=60)
+            assert answer is not None, "Chromium has ended"
             if answer.get("id") == serial:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]

@@ -52,3 +52,11 @@ def test_ties_are_half_a_win_for_each():
 def test_what_was_not_compared_has_no_rank():
     found = bradley_terry(NAMES, [Comparison(2, 0, 1.0, "a")], num_bootstrap=20, seed=0)
     assert list(found) == ["alt-text", "r2"]
+
+
+def test_what_no_chain_of_comparisons_ties_to_the_oldest_has_no_rank():
+    apart = [Comparison(1, 0, 1.0, "a"), Comparison(1, 0, 0.0, "b"), Comparison(3, 2, 1.0, "a")]
+    names = ("alt-text", "r1", "other", "other again")
+    assert list(bradley_terry(names, apart, num_bootstrap=20, seed=0)) == ["alt-text", "r1"]
+    tied = [*apart, Comparison(3, 1, 1.0, "a")]
+    assert list(bradley_terry(names, tied, num_bootstrap=20, seed=0)) == list(names)

@@ -55,7 +55,7 @@ def layers(tmp_path):
 
 
 def recipe(url, *sets, judges='["gpt"]'):
-    api = {"base_url": url, "retries": 2, "timeout_s": 0.5, "max_in_flight": 8}
+    api = {"base_url": url, "retries": 2, "timeout_s": 60, "max_in_flight": 8}
     settings = [f"judges.gpt.api.{key}={value}" for key, value in api.items()]
     return load_recipe(None, [f"judge.judges={judges}", "judges.gpt.model=gpt", *settings, *JSON, *sets])
 
@@ -80,7 +80,7 @@ def test_a_bad_server_leaves_every_pair_judged_or_listed(serve, layers, tmp_path
         tries[text] += 1
         trouble = sample % 8
         if trouble == 1 or (trouble == 2 and tries[text] == 1):
-            time.sleep(1.0)  # longer than timeout_s
+            time.sleep(2.0)  # longer than timeout_s
             return completion("too late")
         if trouble == 3 and tries[text] == 1:
             return problem(429, "slow down")
@@ -94,7 +94,8 @@ def test_a_bad_server_leaves_every_pair_judged_or_listed(serve, layers, tmp_path
         return longer(body, number)
 
     server = serve(reply)
-    summary = judge(recipe(server.url), layers=layers, out=tmp_path / "judge")
+    settings = recipe(server.url, "judges.gpt.api.timeout_s=1")
+    summary = judge(settings, layers=layers, out=tmp_path / "judge")
     figures = summary["judges"]["gpt"]
     assert figures["wins"] == figures["num_pairs"] == NUM_SAMPLES // 2
     assert (figures["unjudged"], len(summary["unjudged"])) == (NUM_SAMPLES // 2, NUM_SAMPLES // 2)

@@ -21,8 +21,8 @@ def bring_together(
     A layer is the same where one name ends in the other (`IIW` and `layers/IIW`), a sample where shard
     and key are the same, or the key alone where no shard is. Raises DataError where nothing is in common.
     """
-    pairs = _pairs(mine)
-    names = _same_layers(pairs, _pairs(theirs))
+    pairs = judged_pairs(mine)
+    names = _same_layers(pairs, judged_pairs(theirs))
     keys = _same_samples(mine, theirs)
     together: dict[str, Verdicts] = dict(mine)
     for judge, samples in theirs.items():
@@ -39,7 +39,7 @@ def bring_together(
     if not shared:
         raise DataError(
             f"nothing was judged by both: one side compares {_named(pairs)}, the other "
-            f"{_named(_pairs(theirs))}, and {len(keys)} samples are in common"
+            f"{_named(judged_pairs(theirs))}, and {len(keys)} samples are in common"
         )
     return together, shared
 
@@ -66,7 +66,8 @@ def _vote(said: list[Verdict]) -> Verdict:
     return replace(said[0], judge=MAJORITY, outcome="tie" if is_split else counts[0][0], answers=())
 
 
-def _pairs(by_judge: Mapping[str, Verdicts]) -> list[Pair]:
+def judged_pairs(by_judge: Mapping[str, Verdicts]) -> list[Pair]:
+    """Every pair of layers that a judge compared, in the order they come."""
     pairs = [
         (one.layer, one.against)
         for samples in by_judge.values()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
 from vila2cli.judging.page import ANSWERS_FORMAT, KEY_FORMAT
-from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer
+from vila2cli.judging.summary import MAJORITY, SampleVerdicts, read_verdict_layer
 from vila2cli.layers import LAYER_FILE
 from vila2cli.run import write_text
 from vila2cli.score.annotations import SampleId
@@ -56,17 +57,19 @@ def _read_sheet(path: Path, key: Mapping[str, Any]) -> Sheet:
         )
     known = {one["id"] for one in key["pairs"]}
     choices: dict[str, str] = {}
-    for one in value.get("answers") or ():
+    answers = value.get("answers")
+    for one in answers if isinstance(answers, list) else [answers]:
         pair, choice = (one.get("pair"), one.get("choice")) if isinstance(one, dict) else (None, None)
-        if pair not in known or choice not in CHOICES:
+        if not isinstance(pair, str) or pair not in known or choice not in CHOICES:
             raise DataError(f"{path}: {json.dumps(one)[:120]} answers no pair of this page")
         choices[pair] = choice
     return Sheet(safe_name(str(value.get("judge", ""))), choices)
 
 
 def safe_name(text: str) -> str:
-    """A person's name as the name of a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()[:_MAX_NAME]).strip("-") or "somebody"
+    """A person's name as the name of a folder, which is no other judge's."""
+    words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", text).lower()[:_MAX_NAME]).strip("-")
+    return words if words not in ("", MAJORITY) else "somebody"
 
 
 def read_key(path: Path) -> dict[str, Any]:
@@ -115,9 +118,7 @@ def _verdict(sheet: Sheet, one: Mapping[str, Any]) -> Verdict:
 def write_verdicts(folder: Path, verdicts: Mapping[SampleId, SampleVerdicts]) -> None:
     """Write verdicts.jsonl: the sample, its image, and what was said of it."""
     lines = [
-        json.dumps(
-            {"shard": shard, "key": key, "image_sha256": said.image, **one.to_json()}, ensure_ascii=False
-        )
+        json.dumps({"shard": shard, "key": key, "image_sha256": said.image, **one.to_json()})
         for (shard, key), said in verdicts.items()
         for one in said.verdicts
     ]

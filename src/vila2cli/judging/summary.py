@@ -10,7 +10,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.score.agreement import kappa_interval, many_judges
 from vila2cli.score.annotations import SampleId, read_annotations
-from vila2cli.score.preference import intervals, preferences
+from vila2cli.score.preference import preferences
 from vila2cli.score.ranking import Comparison, bradley_terry, to_json
 from vila2cli.score.stats import columns_of, estimate, ratio
 from vila2cli.score.verdict import Pair, Verdict, agreement, summarise
@@ -113,12 +113,12 @@ def _of_pair(found: Verdicts, pair: Pair) -> dict[SampleId, tuple[Verdict, str]]
 def _figures(found: Mapping[SampleId, tuple[Verdict, str]], *, num_bootstrap: int, seed: int) -> dict[str, Any]:
     """`summarise`, with what the judge prefers free of its position bias, and bootstrap intervals of all."""
     verdicts, images = [one for one, _ in found.values()], [image for _, image in found.values()]
-    estimates = preferences(verdicts, images, num_bootstrap=num_bootstrap, seed=seed)
-    free = estimates.get("position_free_rate")
+    preferred = preferences(verdicts, images, num_bootstrap=num_bootstrap, seed=seed)
+    intervals = {name: one.to_json() for name, one in preferred.items()}
     return {
         **summarise(verdicts),
-        "position_free_rate": free.interval().to_json() if free else None,
-        "intervals": intervals(estimates),
+        "position_free_rate": intervals.pop("position_free_rate", None),
+        "intervals": intervals,
     }
 
 

@@ -9,7 +9,7 @@ Shapes: K captionings, B resamples.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,10 +34,19 @@ class Comparison:
 def bradley_terry(
     names: Sequence[str], comparisons: Sequence[Comparison], *, num_bootstrap: int, seed: int
 ) -> dict[str, Interval]:
-    """Strengths as log-odds over the first name, which stands at 0; a name without comparisons is left out.
+    """Strengths as log-odds over the first name that was compared, which stands at 0.
 
-    All comparisons of an image are resampled together.
+    A name that no chain of comparisons ties to it is left out, for nothing says how strong it is. All
+    comparisons of an image are resampled together.
     """
+    tied = _tied(comparisons)
+    names = [names[k] for k in tied]
+    place = {k: new for new, k in enumerate(tied)}
+    comparisons = [
+        replace(one, first=place[one.first], second=place[one.second])
+        for one in comparisons
+        if one.first in place
+    ]
     num = len(names)
     images, index = np.unique([one.image for one in comparisons], return_inverse=True)
     wins = np.zeros((len(images), num, num))
@@ -50,11 +59,18 @@ def bradley_terry(
     tail = (1 - CONFIDENCE) / 2
     found = {}
     for k, name in enumerate(names):
-        if not any(k in (one.first, one.second) for one in comparisons):
-            continue
         low, high = np.quantile(strengths[1:, k], [tail, 1 - tail])
         found[name] = Interval(float(strengths[0, k]), float(low), float(high))
     return found
+
+
+def _tied(comparisons: Sequence[Comparison]) -> list[int]:
+    """The lowest index that was compared, and all that a chain of comparisons ties to it, in order."""
+    edges = {(one.first, one.second) for one in comparisons}
+    tied = {min(min(edge) for edge in edges)}
+    while more := {k for edge in edges if tied & set(edge) for k in edge} - tied:
+        tied |= more
+    return sorted(tied)
 
 
 def fit(wins_BKK: FloatArray) -> FloatArray:

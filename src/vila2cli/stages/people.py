@@ -8,7 +8,7 @@ from vila2cli.errors import DataError
 from vila2cli.files import write_atomically
 from vila2cli.image import decode_image
 from vila2cli.judging.imageinwords import read_imageinwords
-from vila2cli.judging.matching import bring_together, majority
+from vila2cli.judging.matching import bring_together, judged_pairs, majority
 from vila2cli.judging.page import Captioned, Shown, arrange, data_url, render_page, to_jpeg, to_key
 from vila2cli.judging.people import (
     KEY_FILE,
@@ -22,7 +22,6 @@ from vila2cli.judging.summary import MAJORITY, Verdicts, summarise_judges
 from vila2cli.recipe import Recipe
 from vila2cli.run import lock, write_json, write_text
 from vila2cli.score.pairing import Draw, draw_samples
-from vila2cli.score.verdict import Pair
 from vila2cli.shards import read_shard
 
 PAGE_FILE = "judge.html"
@@ -92,7 +91,7 @@ def collect(
 def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and return what summary.json holds."""
     by_metric: dict[str, Verdicts] = dict(read_imageinwords([Path(path) for path in files]))
-    return _write(recipe, by_metric, Path(out), {"source": "ImageInWords"}, with_majority=False)
+    return _write(recipe, by_metric, Path(out), {"source": "ImageInWords"}, same_question=False)
 
 
 def agree(recipe: Recipe, first: str | Path, second: str | Path) -> dict[str, Any]:
@@ -116,30 +115,25 @@ def _write(
     folder: Path,
     about: Mapping[str, Any],
     *,
-    with_majority: bool = True,
+    same_question: bool = True,
 ) -> dict[str, Any]:
+    """Write verdicts and summary; judges of different questions are not held against each other."""
     everybody = dict(by_judge)
-    if with_majority and len(by_judge) > 1:
+    if same_question and len(by_judge) > 1:
         everybody[MAJORITY] = majority(by_judge)
     with lock(folder):
         for judge, verdicts in everybody.items():
             write_verdicts(folder / judge, verdicts)
         summary = summarise_judges(
-            by_judge, _pairs(by_judge), num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed
+            by_judge, judged_pairs(by_judge), num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed
         )
+        if not same_question:
+            for pair in summary["pairs"]:
+                pair["agreement"] = []
+                pair.pop("all_judges", None)
         summary |= {**about, "num_people": len(by_judge), "seed": recipe.seed}
         write_json(folder / "summary.json", summary)
     return summary
-
-
-def _pairs(by_judge: Mapping[str, Verdicts]) -> list[Pair]:
-    pairs = [
-        (one.layer, one.against)
-        for samples in by_judge.values()
-        for said in samples.values()
-        for one in said.verdicts
-    ]
-    return list(dict.fromkeys(pairs))
 
 
 def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) -> Iterator[Captioned]:

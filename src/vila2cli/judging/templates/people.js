@@ -72,10 +72,12 @@ function show() {
   if (shown !== null) {
     $("image").src = shown.image;
     for (const side of ["left", "right"]) {
-      $(side).firstElementChild.textContent = shown[side];
+      $(side).querySelector("p").textContent = shown[side];
       $(side).scrollTop = 0;
     }
-  } else if (open) {
+  } else if (!open) {
+    $("name").focus();
+  } else {
     const counts = { left: 0, right: 0, tie: 0, "both-bad": 0 };
     for (const one of answered.values()) counts[one.choice] += 1;
     $("tally").textContent = `${counts.left} left, ${counts.right} right, ${counts.tie} equally good, ${counts["both-bad"]} both bad.`;
@@ -128,15 +130,23 @@ function zoom() {
   dialog.showModal();
 }
 
+// Both captions go on together, and back to the top from the end.
+function readOn() {
+  const captions = ["left", "right"].map($);
+  const left = Math.max(...captions.map((one) => one.scrollHeight - one.clientHeight - one.scrollTop));
+  for (const one of captions) one.scrollTop = left > 1 ? one.scrollTop + 0.8 * one.clientHeight : 0;
+}
+
 const keys = {
   arrowleft: () => note("left"), arrowright: () => note("right"),
   arrowup: () => note("tie"), t: () => note("tie"),
   arrowdown: () => note("both-bad"), b: () => note("both-bad"),
-  s: () => note("skip"), u: undo, backspace: undo, e: exportAnswers, z: zoom,
+  s: () => note("skip"), u: undo, backspace: undo, e: exportAnswers, z: zoom, " ": readOn,
 };
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.tagName === "INPUT") return;
+  if (event.key === " " && event.target.closest("button")) return;
   const action = keys[event.key.toLowerCase()];
   if (!action || state.judge === "" || ($("zoom").open && action !== zoom)) return;
   event.preventDefault();
@@ -155,6 +165,7 @@ $("who").addEventListener("submit", (event) => {
   const name = $("name").value.trim();
   if (name === "") return;
   state.judge = name;
+  $("name").blur(); // a hidden input would keep the next keys to itself
   save();
   show();
 });
