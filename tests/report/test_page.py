@@ -146,7 +146,7 @@ def test_samples_that_several_judges_judged_are_counted_once(make_run: MakeRun) 
                         writer.annotate(sample, Annotation(layer="judge", kind="verdict"))
                 writer.count(tokens=10)
     page = build_page(run.recipe(), run.run_dir)
-    (row,) = [row for row in page.ledger if row.label == "round 1 · judge"]
+    (row,) = [row for row in page.ledger if row.stage == "round 1 · judge"]
     assert row.cells[0] == str(run.num_samples * run.num_shards)
     assert row.cells[3] == str(2 * 10 * run.num_shards)
 
@@ -158,7 +158,7 @@ def test_judges_and_evaluation_stand_side_by_side(make_run: MakeRun) -> None:
     (row,) = table.rows
     assert (row.captions, row.says) == ("round 1 over alt-text", "all say better")
     assert [cell.verdict for cell in row.cells[:2]] == ["gain", "gain"]
-    assert row.cells[0].text == "+36.0"
+    assert row.cells[0].text == "+36.0 points"
     run.write_judge(1, {"oracle": 20, "model": 98})
     (row,) = build_page(run.recipe(), run.run_dir).directions.rows
     assert [cell.verdict for cell in row.cells[:2]] == ["loss", "even"]

@@ -79,12 +79,12 @@ def test_a_bad_server_leaves_every_pair_judged_or_listed(serve, layers, tmp_path
         text, sample = asked(body)
         tries[text] += 1
         trouble = sample % 8
-        if trouble == 1 or (trouble == 2 and tries[text] == 1):
-            time.sleep(2.0)  # longer than timeout_s
+        if sample == 1 or (sample == 2 and tries[text] == 1):
+            time.sleep(4.0)  # longer than timeout_s
             return completion("too late")
         if trouble == 3 and tries[text] == 1:
             return problem(429, "slow down")
-        if trouble == 4 or (trouble == 5 and tries[text] == 1):
+        if trouble in (1, 4) or (trouble == 5 and tries[text] == 1):
             return problem(500, "engine error")
         charged[text] += 1
         if trouble == 6:
@@ -94,7 +94,7 @@ def test_a_bad_server_leaves_every_pair_judged_or_listed(serve, layers, tmp_path
         return longer(body, number)
 
     server = serve(reply)
-    settings = recipe(server.url, "judges.gpt.api.timeout_s=1")
+    settings = recipe(server.url, "judges.gpt.api.timeout_s=2")
     summary = judge(settings, layers=layers, out=tmp_path / "judge")
     figures = summary["judges"]["gpt"]
     assert figures["wins"] == figures["num_pairs"] == NUM_SAMPLES // 2

@@ -175,8 +175,8 @@ def _shard_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
 
 
 def _furthest(by_layer: Mapping[Path, list[dict[str, Any]]]) -> Path:
-    """The layer that most samples went through."""
-    return max(by_layer, key=lambda one: sum(whole(shard.get("in")) for shard in by_layer[one]))
+    """The layer with most samples."""
+    return max(by_layer, key=lambda one: sum(whole(shard.get("out")) for shard in by_layer[one]))
 
 
 def _layer_state(name: str, summary: Mapping[str, Any], num_shards: int, expected: int | None) -> State:
