@@ -18,7 +18,6 @@ from chat_server import Reply, Server, completion, problem, serving
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.meter import Meter
-from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, Interrupted, ModelError
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import interruptible
@@ -382,27 +381,3 @@ def test_scoring_needs_a_server_that_can(
     server = serve(lambda body, number: (200, {"count": 3}) if "prompt" in body else completion())
     with pytest.raises(ModelError, match="no log-probabilities of a prompt"):
         list(connect(server.url).score([judge(1, "a red star")]))
-
-
-def test_turns_of_the_rate_limit() -> None:
-    rate = RateLimit(60)
-    assert [rate.turn(now) for now in (0.0, 0.0, 0.5, 10.0)] == [0.0, 1.0, 1.5, 0.0]
-    rate.hold(20.0)
-    assert rate.turn(11.0) == 9.0
-    assert [RateLimit(0).turn(now) for now in (1.0, 1.0)] == [0.0, 0.0]
-
-
-def test_a_limited_budget_learns_the_length_of_a_prompt_first() -> None:
-    budget = Budget(ApiSettings(max_tokens_total=100))
-    assert budget.reserve(1, 10)
-    assert not budget.reserve(2, 10)
-    budget.settle(1, num_read=30, num_written=5)
-    assert budget.reserve(2, 10)  # 35 used, 40 set aside
-    assert not budget.reserve(3, 10)
-    assert Budget(ApiSettings()).reserve(1, 10**9)
-
-
-def test_waits_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace_module, "MAX_WAIT_S", 30.0)
-    assert [wait_s(attempt, 0.5) for attempt in range(1, 9)] == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert wait_s(3, 0.0) == 2.0

@@ -111,10 +111,10 @@ def _write_page(
         settings, layers=layers, shards=list(shards or ()), out=folder, base=base, images_apart=images_apart
     )
     for name, value in found.items():
-        typer.echo(f"  {name}: {value}")
-    apart = " with its images folder" if images_apart else ""
-    typer.echo(f"give judge.html{apart} to those who judge, and keep key.json; then vila2 judge collect reads")
-    typer.echo("their answers")
+        shown = ", ".join(f"{num} {why}" for why, num in value.items()) if name == "left out" else value
+        typer.echo(f"  {name}: {shown}")
+    typer.echo(f"for those who judge: judge.html{' and its images folder' if images_apart else ''}")
+    typer.echo("keep key.json: vila2 judge collect needs it to read their answers")
 
 
 @app.command("collect")

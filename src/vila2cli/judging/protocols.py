@@ -136,7 +136,7 @@ class PairProtocol:
             if captions[pair[0]] == captions[pair[1]]:
                 continue
             for shown in (pair, pair[::-1]):
-                a, b = (neutral(captions[name]) for name in shown)
+                a, b = (_quoted(captions[name]) for name in shown)
                 found.append(Question("\n".join(shown), fill(self._template, a=a, b=b), schema))
         return found
 
@@ -167,7 +167,7 @@ class _OneByOne:
         self._template = template
 
     def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
-        return [self._question(name, neutral(text)) for name, text in captions.items()]
+        return [self._question(name, text) for name, text in captions.items()]
 
     def read(
         self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
@@ -203,7 +203,9 @@ class RubricProtocol(_OneByOne):
 
     def _question(self, name: str, text: str) -> Question:
         mark = {"type": "integer", "enum": list(range(1, _MAX_MARK + 1))}
-        return Question(name, fill(self._template, caption=text), _object(dict.fromkeys(CRITERIA, mark)))
+        return Question(
+            name, fill(self._template, caption=_quoted(text)), _object(dict.fromkeys(CRITERIA, mark))
+        )
 
     def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
         marks = [value.get(name) for name in CRITERIA]
@@ -223,7 +225,7 @@ class SentenceProtocol(_OneByOne):
 
     def _question(self, name: str, text: str) -> Question:
         pieces = sentences(text)
-        numbered = "\n".join(f"{number}. {' '.join(piece.split())}" for number, piece in enumerate(pieces, 1))
+        numbered = "\n".join(f"{number}. {_quoted(piece)}" for number, piece in enumerate(pieces, 1))
         marks = {
             "type": "array",
             "items": {"type": "string", "enum": list(MARKS)},
@@ -242,6 +244,11 @@ class SentenceProtocol(_OneByOne):
         if not supported + unsupported:
             return {**known, "problem": "unsure"}
         return {**known, "score": supported / (supported + unsupported)}
+
+
+def _quoted(text: str) -> str:
+    """A caption on one line, so that no line of a prompt is its own."""
+    return " ".join(neutral(text).split())
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
