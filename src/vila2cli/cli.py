@@ -14,6 +14,7 @@ from vila2cli import __version__
 from vila2cli.commands import (
     building,
     forecast,
+    judge,
     lineage,
     recaption,
     rounds,
@@ -67,8 +68,8 @@ app.command("filter")(filtering.filter_command)
 app.command("pretrain")(rounds.pretrain)
 app.command("sft")(rounds.sft)
 app.command("specialize")(specialists.specialize)
-app.command("judge")(rounds.judge)
 app.command("eval")(rounds.evaluate)
+app.add_typer(judge.app, name="judge")
 app.command("soup")(soup.soup)
 app.command("lineage")(lineage.lineage)
 app.command("report")(seeing.report)

@@ -12,12 +12,13 @@ from vila2cli.settings.asking import (
     CostSettings,
     EvalSettings,
     FilterSettings,
+    JudgeModelSettings,
     JudgeSettings,
     RecaptionSettings,
     RewriteSettings,
     WritingSettings,
 )
-from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
 from vila2cli.settings.slurm import JobSettings, SlurmSettings, StageKind
 from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
@@ -44,6 +45,7 @@ __all__ = [
     "EvalSettings",
     "FilterSettings",
     "JobSettings",
+    "JudgeModelSettings",
     "JudgeSettings",
     "Language",
     "LoraSettings",
@@ -89,6 +91,7 @@ class Recipe(Settings):
     soup: SoupSettings = SoupSettings()
     filter: FilterSettings = FilterSettings()
     judge: JudgeSettings = JudgeSettings()
+    judges: dict[JudgeName, JudgeModelSettings] = Field(default_factory=dict)
     eval: EvalSettings = EvalSettings()
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()

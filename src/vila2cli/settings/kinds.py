@@ -61,6 +61,7 @@ EngineDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     setting("number format the model runs in; auto is its checkpoint's own", decides=False),
 ]
+JudgeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
