@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from vila2cli import __version__
+from vila2cli.commands import evaluation, recaption, rounds, shardtools, specialists, world
 from vila2cli.commands import filter as filtering
-from vila2cli.commands import recaption, rounds, shardtools, specialists, world
 from vila2cli.commands.options import RecipeFile, Sets, spread
 from vila2cli.errors import DataError, DataWarning, Interrupted, Vila2Error
 from vila2cli.stopping import raising_on_signals
@@ -57,7 +57,7 @@ app.command("pretrain")(rounds.pretrain)
 app.command("sft")(rounds.sft)
 app.command("specialize")(specialists.specialize)
 app.command("judge")(rounds.judge)
-app.command("eval")(rounds.evaluate)
+app.add_typer(evaluation.app, name="eval")
 app.add_typer(shardtools.app, name="shards")
 app.add_typer(world.app, name="world")
 
