@@ -148,7 +148,8 @@ def _vqa_pair(paths: Sequence[Path]) -> Iterator[Question]:
 
 def _texts(answers: Any, path: Path) -> tuple[str, ...]:
     """Reference answers given as texts, or as objects with an `answer`."""
-    found = [one.get("answer") if isinstance(one, dict) else one for one in answers or ()]
+    listed = answers if isinstance(answers, list) else [] if answers is None else [answers]
+    found = [one.get("answer") if isinstance(one, dict) else one for one in listed]
     if not found or not all(isinstance(one, str | int | float) for one in found):
         raise DataError(f"{path}: a row has no answers; are these the files of a test split without them?")
     return tuple(map(str, found))
