@@ -12,16 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
-from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, dtype_of, open_engine
+from vila2cli.engine import (
+    Engine,
+    EngineSettings,
+    Request,
+    Result,
+    choose_engine,
+    dtype_of,
+    identify,
+    open_engine,
+)
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
 from vila2cli.files import read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
-from vila2cli.model.checkpoint import resolve_model, weights_sha256
+from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import claim, lock, write_json
+from vila2cli.run import api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.scorer import Reference
 from vila2cli.score.stats import CONFIDENCE
@@ -90,10 +99,10 @@ class _Asker:
 
     def __init__(self, recipe: Recipe, model: str | Path, folder: Path, round: int | None, stop: Stop):
         self.recipe, self.model, self.folder, self.round, self.stop = recipe, str(model), folder, round, stop
-        self.model_dir = resolve_model(model)
-        self.model_sha256 = weights_sha256(self.model_dir)
-        self.engine_name = choose_engine(recipe.eval.engine, self.model_dir).kind
-        self.dtype = dtype_of(self.engine_name, self.model_dir, recipe.eval.dtype)
+        self.engine_name = choose_engine(recipe.eval.engine, model).kind
+        self.model_dir = None if self.engine_name == "api" else resolve_model(model)
+        self.model_sha256 = identify(self.engine_name, model, recipe.api)[1]
+        self.dtype = dtype_of(self.engine_name, model, recipe.eval.dtype)
         self._engine: Engine | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -149,7 +158,12 @@ class _Asker:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            settings = EngineSettings(dtype=self.recipe.eval.dtype, batch_size=self.recipe.eval.batch_size)
+            settings = EngineSettings(
+                dtype=self.recipe.eval.dtype,
+                batch_size=self.recipe.eval.batch_size,
+                api=self.recipe.api,
+                api_key=api_key(self.recipe.api),
+            )
             self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
@@ -263,7 +277,8 @@ def _check_rejects(task: Task, stats: ShardStats, max_reject_rate: float, folder
 
 def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
     """Everything that another harness must match to get the same scores."""
-    vision = read_json(asker.model_dir / "config.json").get("vision_config")
+    config = {} if asker.model_dir is None else read_json(asker.model_dir / "config.json")
+    vision = config.get("vision_config")
     return {
         "question": "the task's question, else the sample's own, in the task's prompt, as one user turn with "
         "its images; the turns of shots go before it",
