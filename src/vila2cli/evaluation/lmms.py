@@ -102,7 +102,7 @@ def _entry(name: str, row: Mapping[str, Any], value: Mapping[str, Any]) -> dict[
         "num_samples": num,
         "num_rejected": 0,
         "rejected": {},
-        "version": str(_inner(value, "versions", name) or ""),
+        "version": "" if (version := _inner(value, "versions", name)) is None else str(version),
         "split": "",
         "answer_type": "",
         "scorer": "lmms-eval",
