@@ -18,7 +18,11 @@ REFERENCES = [[["a", "cat", "sits"]], [["a", "dog", "runs"]]]
     ("caption", "words"),
     [
         ("A man's dog, it doesn't bark.", "a man 's dog it does n't bark"),
-        ('He says "stop!" (twice)...', "he says stop twice"),
+        ('He says "stop!" (twice)...', "he says stop -lrb- twice -rrb-"),
+        ("Mr. Bear at St. James. A bus to Mt.", "mr. bear at st. james a bus to mt."),
+        ("Sign no. 5 says no. Plan B. is it.", "sign no. 5 says no plan b. is it"),
+        ("Mike/Ann + AT&T * rock 'n' roll, 5 o'clock", "mike/ann + at&t * rock 'n' roll 5 o'clock"),
+        ("a / b [27,000-ton] a cat sat. c'mon x@y.com", "a / b -lsb- 27,000-ton -rsb- a cat sat c'mon x@y.com"),
         ("A black-and-white photo; 3.5 feet", "a black-and-white photo 3.5 feet"),
         ("They cannot see it -- at all", "they can not see it at all"),
         ("It’s 10:30 in the U.S. today", "it 's 10:30 in the u.s. today"),

@@ -105,7 +105,7 @@ def metrics(totals: Columns) -> dict[str, FloatArray]:
 
 CIDER = Scorer(
     name="cider",
-    version="cider-d-1",
+    version="cider-d-2",
     headline="cider",
     score=score,
     metrics=metrics,
@@ -113,5 +113,5 @@ CIDER = Scorer(
     keeps_references=True,
     is_share=False,
     rule="CIDEr-D of coco-caption, weights from the task's own references",
-    deviation="words are cut by a small stand-in for Stanford's PTBTokenizer",
+    deviation="words are cut by a small stand-in for Stanford's PTBTokenizer, alike on plain captions",
 )
