@@ -86,7 +86,7 @@ def test_textvqa_and_docvqa_hold_their_rows_under_data(tmp_path):
             "vizwiz",
             [{"image": "v.jpg", "question": "What?", "answers": [{"answer": "can"}] * 10, "answerable": 1}],
             ["can"] * 10,
-            "vqa",
+            "vizwiz",
         ),
         ("gqa", {"20": {"question": "Is it red?", "imageId": "n1", "answer": "yes"}}, ["yes"], "gqa"),
         ("chartqa", [{"imgname": "1.png", "query": "How many?", "label": "14"}], ["14"], "chartqa"),
@@ -190,6 +190,33 @@ def test_mmbench_asks_every_rotation_and_shares_images(tmp_path):
     assert (task.scorer.name, len(samples)) == ("mcq", 2)
 
 
+def test_rotations_that_a_table_holds_are_not_made_again(tmp_path):
+    image = base64.b64encode(png()).decode()
+    lines = [
+        "index\tquestion\tA\tB\tanswer\timage",
+        f"3\tWhich?\tcat\tdog\tB\t{image}",
+        f"4\tWho?\tx\ty\tA\t{image}",
+    ]
+    lines += ["1000003\tWhich?\tdog\tcat\tA\t3", "1000004\tWho?\ty\tx\tB\t4"]
+    (tmp_path / "MMBench_DEV_EN.tsv").write_text("\n".join(lines) + "\n")
+    _, samples = run("mmbench", [tmp_path / "MMBench_DEV_EN.tsv"], tmp_path / "tasks")
+    found = [(one.meta["sample_id"], one.meta["group"], one.meta["answers"][0]) for one in samples]
+    assert found == [("3", "3", "B"), ("4", "4", "A"), ("1000003", "3", "A"), ("1000004", "4", "B")]
+    assert all(one.images[0].data == png() for one in samples)
+
+
+def test_hallusionbench_with_figures_alone(tmp_path):
+    row = {"category": "VS", "subcategory": "map", "set_id": "1", "question_id": "0"}
+    row |= {"question": "Is it?", "gt_answer": "0"}
+    rows = [row | {"figure_id": "0", "visual_input": "0", "filename": None}]
+    rows.append(row | {"figure_id": "1", "visual_input": "1", "filename": "./VS/map/1_1.png"})
+    file = write(tmp_path, h__json=rows)
+    _, samples = run("hallusionbench", file, tmp_path / "all")
+    assert [sample.meta["sample_id"] for sample in samples] == ["VS_map_1_0_0", "VS_map_1_1_0"]
+    _, (sample,) = run("hallusionbench", file, tmp_path / "figures", split="image")
+    assert sample.meta["sample_id"] == "VS_map_1_1_0"
+
+
 def test_scienceqa_joins_problems_and_splits(tmp_path):
     problem = {
         "question": "Why?",
@@ -235,6 +262,15 @@ def test_mmmu_has_options_as_text_and_open_questions(tmp_path):
     assert task.scorer.score("so it is seven", task.reference_of(free))["score"] == 1
 
 
+def test_mmmus_own_output_holds_options_and_answers(tmp_path):
+    row = {"id": "validation_Art_1", "question_type": "multiple-choice", "answer": "B", "response": "A"}
+    row |= {"all_choices": ["A", "B"], "index2ans": {"A": "oil", "B": "ink"}}
+    files = write(tmp_path, output__json=[row])
+    import_tasks(find_format("mmmu"), files, tmp_path / "tasks")
+    (sample,) = samples_of(tmp_path / "tasks/mmmu")
+    assert (sample.meta["choices"], sample.meta["answers"]) == (["oil", "ink"], ["B"])
+
+
 def test_refcoco_boxes_of_both_kinds(tmp_path):
     mdetr = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50, "caption": "the cat"}],
@@ -245,6 +281,10 @@ def test_refcoco_boxes_of_both_kinds(tmp_path):
         task, (sample,) = run("refcoco", write(tmp_path, **{name: value}), tmp_path / name)
         assert sample.meta["box"] == "[10,5,30,15]"
         assert task.scorer.score("[100,100,300,300]", task.reference_of(sample))["score"] == 1
+        description = task.folder / "task.toml"
+        description.write_text(description.read_text() + 'box_frame = "xyxy-1"\n')
+        task = load_task(task.folder)
+        assert task.scorer.score("[0.1,0.1,0.3,0.3]", task.reference_of(sample))["iou"] == pytest.approx(1)
 
 
 def test_captions_of_all_kinds_and_chair(tmp_path):

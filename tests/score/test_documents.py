@@ -18,6 +18,10 @@ from vila2cli.score.scorer import Reference
         ("$1.5", ["1.5"], 0.75),
         ("cat", ["dog", "cats"], 0.75),
         ("", ["x"], 0.0),
+        ("", [""], 1.0),
+        ("kitte ", ["sitten"], 4 / 6),
+        ("ab     ", ["cd"], 5 / 7),
+        ("1e5   ", ["wxyz"], 0.0),
     ],
 )
 def test_anls_takes_the_best_and_cuts_below_one_half(answer, truths, value):

@@ -5,7 +5,7 @@ import pytest
 from vila2cli.errors import DataError
 from vila2cli.score.scorer import Reference
 from vila2cli.score.short import GQA
-from vila2cli.score.vqa import TEXTVQA, VQA, VQAEVAL, normalise, normalise_m4c
+from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise, normalise_m4c
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def ten(*counts):
 
 
 @pytest.mark.parametrize(("matches", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)])
-@pytest.mark.parametrize("scorer", [VQA, VQAEVAL, TEXTVQA])
+@pytest.mark.parametrize("scorer", [VQA, VQAEVAL, VIZWIZ, TEXTVQA])
 def test_soft_accuracy_leaves_each_person_out(scorer, matches, score):
     reference = ten(("cat", matches), *((f"other {i}", 1) for i in range(10 - matches)))
     assert scorer.score("The cat.", reference)["score"] == pytest.approx(score)
@@ -70,6 +70,21 @@ def test_vqaeval_compares_as_it_is_where_all_people_agree():
     assert VQAEVAL.score("cat\n", ten(("cat", 10)))["score"] == 1
     assert VQA.score("The cat", ten(("cat", 10)))["score"] == 1
     assert TEXTVQA.score("The cat", ten(("cat", 10)))["score"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "people", "score"),
+    [
+        ("Yes.", "yes", 1),
+        ("the can", "can", 1),
+        ("the can", "the can", 0),
+        ("top-left", "top-left", 0),
+        ("Two", "2", 1),
+    ],
+)
+def test_vizwiz_normalises_what_is_given_and_never_what_people_answered(answer, people, score):
+    assert VIZWIZ.score(answer, ten((people, 9), ("unanswerable", 1)))["score"] == score
+    assert VIZWIZ.score(answer, ten((people, 10)))["score"] == score
 
 
 def test_answers_of_one_person_are_refused():

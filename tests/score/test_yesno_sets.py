@@ -128,6 +128,16 @@ def test_hallusion_accuracies_by_figure_and_question():
 
 
 @pytest.mark.parametrize(
+    ("category", "figure", "right"), [("VS", "0", 1), ("VS", "1", 0), ("VD", "0", 0), ("VD", "1", 0)]
+)
+def test_without_a_figure_not_to_know_is_right(category, figure, right):
+    where = {"subcategory": "map", "set_id": "1", "question_id": "0"}
+    row = scored(HALLUSION, "I am not sure", "no", category=category, figure_id=figure, **where).row
+    assert (row["score"], row["unparsed"]) == (right, 1)
+    assert scored(HALLUSION, "Yes", "no", category=category, figure_id=figure, **where).row["score"] == 0
+
+
+@pytest.mark.parametrize(
     ("answer", "truth", "right"),
     [
         ("True", "true", 1),

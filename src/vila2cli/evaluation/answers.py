@@ -9,7 +9,9 @@ from vila2cli.errors import DataError
 from vila2cli.importers.question import read_values
 
 _IDS = ("question_id", "questionId", "sample_id", "image_id", "id", "index")
-_TEXTS = ("text", "answer", "prediction", "predict", "caption", "response")
+# "answer" comes last: beside any of the others it is the reference answer (MMMU's output.json).
+_TEXTS = ("text", "response", "model_prediction", "prediction", "predict", "caption", "answer")
+_HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +35,28 @@ def read_answers(paths: Sequence[Path]) -> list[Answer]:
     """The answers of JSON-lines or JSON files; raises DataError naming file and row for one that has none.
 
     Known are rows with `question_id` and `text` (LLaVA), `question_id` and `answer` (VQA), `image_id` and
-    `caption` (COCO), and `doc_id` with `filtered_resps` or `resps` (lmms-eval).
+    `caption` (COCO), `id` and `response` (MMMU), `model_prediction` (HallusionBench), `doc_id` with
+    `filtered_resps` or `resps` (lmms-eval), and one object of answers by their ids (MMMU).
     """
     answers = []
     for path in paths:
-        values = read_values(path)
-        if len(values) == 1 and isinstance(values[0], dict) and isinstance(values[0].get("logs"), list):
-            rows: Any = values[0]["logs"]
-        else:
-            rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(_rows(read_values(path)), 1):
             answers.append(_answer(row, f"{path}, row {number}"))
     if not answers:
         raise DataError(f"{', '.join(map(str, paths))} holds no answers")
     return answers
+
+
+def _rows(values: list[Any]) -> list[Any]:
+    """The rows of a file's values: those of its one list, of older lmms-eval's `logs`, or one per id."""
+    if len(values) != 1:
+        return values
+    (value,) = values
+    if isinstance(value, dict) and isinstance(value.get("logs"), list):
+        return list(value["logs"])
+    if isinstance(value, dict) and not {"doc_id", *_IDS} & set(value):
+        return [{"id": name, "text": text} for name, text in value.items()]
+    return list(value) if isinstance(value, list) else values
 
 
 def _answer(row: Any, where: str) -> Answer:
@@ -54,7 +64,7 @@ def _answer(row: Any, where: str) -> Answer:
         raise DataError(f"{where} should be an object with an id and an answer")
     if "doc_id" in row:
         return _lmms_answer(row, where)
-    name = next((str(row[key]) for key in _IDS if isinstance(row.get(key), str | int)), "")
+    name = _name_of(row)
     text = next((row[key] for key in _TEXTS if isinstance(row.get(key), str | int | float)), None)
     if not name or text is None:
         raise DataError(
@@ -62,6 +72,14 @@ def _answer(row: Any, where: str) -> Answer:
             "caption (COCO), or doc_id and filtered_resps (lmms-eval)"
         )
     return Answer(text=str(text), id=name, prompt=_text(row, "prompt"), image=_text(row, "image"), where=where)
+
+
+def _name_of(row: Mapping[str, Any]) -> str:
+    """The id of a row: all parts of HallusionBench's, and LLaVA's with the rotation of MMBench's options."""
+    if all(key in row for key in _HALLUSION):
+        return "_".join(str(row[key]) for key in _HALLUSION)
+    name = next((str(row[key]) for key in _IDS if isinstance(row.get(key), str | int)), "")
+    return f"{name}-{row['round_id']}" if row.get("round_id") else name
 
 
 def _lmms_answer(row: Mapping[str, Any], where: str) -> Answer:

@@ -4,35 +4,41 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from vila2cli.evaluation.answers import Answer
 from vila2cli.sample import Sample
 
+_OPTION = re.compile(r"[A-Z]\. ")
+_IMAGE_MARK = re.compile(r"<image(?: \d)?>|\bimage \d\b")
 _OCR_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What of a sample answers are joined by."""
+    """What of a sample answers are joined by; `asked` are the lines of its question above the options."""
 
     place: int
     key: str
     id: str
     image: str
     question: str
+    asked: tuple[str, ...]
     index: int | None
 
     @classmethod
     def of(cls, sample: Sample, place: int) -> "Known":
         meta = sample.meta
-        index = meta.get("index")
+        index, question = meta.get("index"), str(meta.get("question", ""))
+        lines = takewhile(lambda line: not _OPTION.match(line), question.split("\n"))
         return cls(
             place=place,
             key=sample.key,
             id=str(meta.get("sample_id", meta.get("question_id", ""))),
             image=_stem(str(meta.get("image_id", meta.get("image", "")))),
-            question=_plain(str(meta.get("question", ""))),
+            question=_plain(question),
+            asked=tuple(line for line in map(_plain, lines) if line),
             index=index if isinstance(index, int) else place,
         )
 
@@ -141,13 +147,17 @@ def _questions_in(prompt: str) -> list[str]:
 
 
 def _agrees(answer: Answer, sample: Known) -> bool:
-    """Whether the prompt holds the sample's question; yes where one of the two is not known."""
-    return not answer.prompt or not sample.question or sample.question in _plain(answer.prompt)
+    """Whether the prompt holds a line of the sample's question; yes where one of the two is not known.
+
+    One line is enough, as tools put hints and options in other places.
+    """
+    prompt = _plain(answer.prompt)
+    return not prompt or not sample.asked or any(line in prompt for line in sample.asked)
 
 
 def _plain(text: str) -> str:
-    """Lower case, single spaces, without what MME's questions end in and LLaVA's do not."""
-    return " ".join(text.lower().replace("please answer yes or no.", "").split())
+    """Lower case, single spaces, without marks of images and what MME's questions end in and LLaVA's do not."""
+    return " ".join(_IMAGE_MARK.sub(" ", text.lower().replace("please answer yes or no.", "")).split())
 
 
 def _stem(image: str) -> str:

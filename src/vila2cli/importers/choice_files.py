@@ -29,7 +29,10 @@ _MMMU_IMAGES = range(1, 8)
 
 
 def read_mmbench(paths: Sequence[Path], split: str) -> Iterator[Table]:
-    """MMBench: a table of questions. Each is asked once for every rotation of its options (CircularEval)."""
+    """MMBench: a table of questions, each asked once for every rotation of its options (CircularEval).
+
+    Most of its files hold the rotations as rows of their own; they are made here only where none does.
+    """
     path = one_file(paths, "MMBench_DEV_EN.tsv or another of its tables")
     yield _choice(stem_name(paths, "mmbench"), "mmbench", split, _tsv(path, circular=True))
 
@@ -43,6 +46,7 @@ def read_vlmevalkit(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 def _tsv(path: Path, *, circular: bool) -> Iterator[Question]:
     pictures: dict[str, str] = {}
+    rotates = circular and not any(_is_rotation(str(row.get("index", ""))) for row in read_tsv(path))
     for row in read_tsv(path):
         index, question = str(need(row, "index", path)), str(need(row, "question", path))
         options = [(letter, row[letter]) for letter in LETTERS if _is_given(row.get(letter))]
@@ -54,8 +58,7 @@ def _tsv(path: Path, *, circular: bool) -> Iterator[Question]:
         group, image = _group(index), _picture(pictures, index, path)
         hint = row.get("hint") or ""
         meta = {"category": row.get("category") or "", "group": group}
-        rotations = len(options) if circular and group == index else 1
-        for turn in range(rotations):
+        for turn in range(len(options) if rotates else 1):
             turned = options[turn:] + options[:turn]
             choices = [text for _, text in turned]
             place = [letter for letter, _ in turned].index(answer)
@@ -66,6 +69,10 @@ def _tsv(path: Path, *, circular: bool) -> Iterator[Question]:
                 images=(image,),
                 meta={**meta, "choices": choices},
             )
+
+
+def _is_rotation(index: str) -> bool:
+    return index.isdecimal() and int(index) >= _ROTATION
 
 
 def _group(index: str) -> str:
@@ -137,7 +144,10 @@ def _seed(row: Mapping[str, Any], types: Mapping[str, str], path: Path) -> Quest
 
 
 def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[Table]:
-    """MMMU: Parquet files or JSON lines, one per subject, with id, question, options, answer and images."""
+    """MMMU: Parquet files or JSON lines, one per subject, with id, question, options, answer and images.
+
+    Its own output.json has options and answers, but no questions: answers can be scored by it, not asked for.
+    """
 
     def questions() -> Iterator[Question]:
         for path in paths:
@@ -150,8 +160,10 @@ def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[Table]:
 def _mmmu(row: Mapping[str, Any], path: Path) -> Question:
     """A question with its options and instruction; its images stand where it names them, or before it."""
     name = str(need(row, "id", path))
-    choices, answers = _list(row.get("options")), _list(need(row, "answer", path))
-    question = str(need(row, "question", path))
+    options = row.get("index2ans")
+    choices = list(map(str, options.values())) if isinstance(options, dict) else _list(row.get("options"))
+    answers = _list(need(row, "answer", path))
+    question = "" if "response" in row else str(need(row, "question", path))
     images = [image for number in _MMMU_IMAGES if (image := _image(row.get(f"image_{number}")))]
     meta: dict[str, Any] = {"category": name.removeprefix("validation_").rpartition("_")[0]}
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:

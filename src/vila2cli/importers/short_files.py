@@ -53,7 +53,7 @@ def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[Table]:
         for row in read_rows(path)
     )
     prompt = "{question}\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n"
-    yield _table("vizwiz", "vqa", split, questions, prompt + SHORT_PROMPT.partition("\n")[2])
+    yield _table("vizwiz", "vizwiz", split, questions, prompt + SHORT_PROMPT.partition("\n")[2])
 
 
 def read_gqa(paths: Sequence[Path], split: str) -> Iterator[Table]:

@@ -100,15 +100,19 @@ def _mme_image(folder: Path, text: Path) -> str:
 
 
 def read_hallusion(paths: Sequence[Path], split: str) -> Iterator[Table]:
-    """HallusionBench.json: a list with category, subcategory, set_id, figure_id, question_id and gt_answer."""
+    """HallusionBench.json: a list with category, subcategory, set_id, figure_id, question_id and gt_answer.
+
+    With --split image those without a figure are left out, as VLMEvalKit and lmms-eval do.
+    """
     path = one_file(paths, "HallusionBench.json")
+    rows = [row for row in read_rows(path) if split != "image" or str(row.get("visual_input")) != "0"]
     yield Table(
         name="hallusionbench",
         answer_type="yesno",
         scorer="hallusionbench",
         split=split,
         prompt=SHORT_PROMPT,
-        questions=(_hallusion(row, path) for row in read_rows(path)),
+        questions=(_hallusion(row, path) for row in rows),
     )
 
 

@@ -14,13 +14,13 @@ from vila2cli.score.ocr import OCR
 from vila2cli.score.options import MCQ, MMBENCH, SCIENCEQA, SEED
 from vila2cli.score.scorer import Scorer
 from vila2cli.score.short import GQA, SHORT
-from vila2cli.score.vqa import TEXTVQA, VQA, VQAEVAL
+from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL
 from vila2cli.score.yesno import YESNO
 from vila2cli.score.yesno_sets import HALLUSION, MME, POPE, TRUTH
 
 _YES_NO = (YESNO, POPE, MME, HALLUSION, TRUTH)
 _CHOICE = (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM)
-_SHORT = (SHORT, VQA, VQAEVAL, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH)
+_SHORT = (SHORT, VQA, VQAEVAL, VIZWIZ, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH)
 _BOX = (BOX, REFCOCO)
 _CAPTION = (FACTS, CIDER, CHAIR)
 

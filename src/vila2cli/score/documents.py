@@ -1,20 +1,22 @@
 """Questions about documents, charts and text in scenes: DocVQA's ANLS, ChartQA's relaxed accuracy, OCRBench."""
 
+from rapidfuzz.distance import Levenshtein
+
 from vila2cli.errors import DataError
 from vila2cli.score.grouping import by_category, category_label
-from vila2cli.score.ocr import anls
 from vila2cli.score.options import category_metrics
 from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
 _MAX_RELATIVE_ERROR = 0.05
+_ANLS_THRESHOLD = 0.5
 _CASE_MATTERS = "HME100k"
 
 
 def score_anls(answer: str, reference: Reference) -> Row:
     """ANLS: the best normalised similarity to a reference answer, 0 below one half (ST-VQA, DocVQA)."""
-    given = _plain(answer)
-    return {"score": max(anls(given, _plain(truth)) for truth in _truths(reference))}
+    best = 1.0 - min(_distance(answer, truth) for truth in _truths(reference))
+    return {"score": best if best >= _ANLS_THRESHOLD else 0.0}
 
 
 def anls_metrics(totals: Columns) -> dict[str, FloatArray]:
@@ -61,6 +63,12 @@ def _truths(reference: Reference) -> tuple[str, ...]:
     return reference.answers
 
 
+def _distance(answer: str, truth: str) -> float:
+    """Edits in lower case with single spaces, over the longer length with all spaces; 0 for two empty texts."""
+    length = max(len(answer.upper()), len(truth.upper()))
+    return Levenshtein.distance(_plain(answer), _plain(truth)) / length if length else 0.0
+
+
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
@@ -82,7 +90,7 @@ def _number(text: str) -> float | None:
 
 DOCVQA = Scorer(
     name="anls",
-    version="icdar-1",
+    version="icdar-2",
     headline="anls",
     score=score_anls,
     metrics=anls_metrics,

@@ -7,6 +7,7 @@ answer_type = "short"       # yesno, short, choice, box or caption
 scorer = "ocr"              # default: the one of the answer type
 question = "..."            # left out when every sample has its own in KEY.json
 prompt = "{question}\\nAnswer the question using a single word or phrase."    # default: "{question}"
+box_frame = "xyxy-1"        # RefCOCO only: the frame of the answers, in place of the samples' own
 synonyms = "synonyms.txt"   # CHAIR only: words for objects, a file beside this one
 [vocabulary]                # scorer "facts" only: size, colour, shape, place
 """
@@ -42,6 +43,7 @@ class Task:
     prompt: str
     vocabulary: Vocabulary | None
     synonyms: Mapping[str, str]
+    box_frame: str
     folder: Path
 
     @property
@@ -68,7 +70,7 @@ class Task:
             scene=scene,
             vocabulary=self.vocabulary,
             synonyms=self.synonyms,
-            meta=sample.meta,
+            meta={**sample.meta, "box_frame": self.box_frame} if self.box_frame else sample.meta,
         )
 
 
@@ -125,6 +127,7 @@ def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
         prompt=_prompt(table),
         vocabulary=_vocabulary(table) if scorer.name == "facts" else None,
         synonyms=read_synonyms(folder / _text(table, "synonyms")) if "synonyms" in table else {},
+        box_frame=_text(table, "box_frame"),
         folder=folder,
     )
 

@@ -1,9 +1,10 @@
 """Soft accuracy of short answers as VQAv2, VizWiz and TextVQA score it (VILA table 5).
 
 Ten people answered each question. An answer counts min(matches / 3, 1), averaged over leaving out
-each person in turn. VQAEval, of VQAv2 and VizWiz, normalises only where the ten do not all agree: where they
+each person in turn. VQAEval, of VQAv2, normalises only where the ten do not all agree: where they
 do, even "Yes" is not "yes". So what LLaVA, VILA and lmms-eval hand in is M4C's normal form of an answer
-(`vqa`); `vqaeval` takes answers as they are. TextVQA is scored by the M4C evaluator, which always normalises.
+(`vqa`); `vqaeval` takes answers as they are. VizWiz's own code always normalises what it is given, and never
+what people answered (`vizwiz`). TextVQA is scored by the M4C evaluator, which always normalises both.
 """
 
 import re
@@ -82,7 +83,7 @@ def soft_accuracy(given: str, answers: list[str]) -> float:
 
 
 def score_vqa(answer: str, reference: Reference) -> Row:
-    """VQAEval of the answer in M4C's normal form, as it is handed in to the servers of VQAv2 and VizWiz."""
+    """VQAEval of the answer in M4C's normal form, as it is handed in to the server of VQAv2."""
     return score_vqaeval(normalise_m4c(answer), reference)
 
 
@@ -93,6 +94,12 @@ def score_vqaeval(answer: str, reference: Reference) -> Row:
     if len(set(answers)) > 1:
         answers, given = [normalise(one) for one in answers], normalise(given)
     return {"score": soft_accuracy(given, answers)}
+
+
+def score_vizwiz(answer: str, reference: Reference) -> Row:
+    """VizWiz's rule: the answer in M4C's normal form, normalised once more; references as they are."""
+    given = normalise(_one_line(normalise_m4c(answer)))
+    return {"score": soft_accuracy(given, list(_answers(reference)))}
 
 
 def score_textvqa(answer: str, reference: Reference) -> Row:
@@ -119,7 +126,7 @@ VQA = Scorer(
     headline="accuracy",
     score=score_vqa,
     metrics=accuracy,
-    rule="VQAEval (VQAv2, VizWiz) of answers in M4C's normal form, as LLaVA hands them in",
+    rule="VQAEval (VQAv2) of answers in M4C's normal form, as LLaVA hands them in",
 )
 VQAEVAL = Scorer(
     name="vqaeval",
@@ -127,7 +134,15 @@ VQAEVAL = Scorer(
     headline="accuracy",
     score=score_vqaeval,
     metrics=accuracy,
-    rule="VQAEval (VQAv2, VizWiz) of answers as they are",
+    rule="VQAEval (VQAv2) of answers as they are",
+)
+VIZWIZ = Scorer(
+    name="vizwiz",
+    version="vizwiz-1",
+    headline="accuracy",
+    score=score_vizwiz,
+    metrics=accuracy,
+    rule="VizWiz's VQAEval of answers in M4C's normal form, as LLaVA hands them in",
 )
 TEXTVQA = Scorer(
     name="textvqa",

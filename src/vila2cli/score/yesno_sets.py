@@ -103,24 +103,30 @@ def hallusion_label(answer: str) -> str:
 
 
 def score_hallusion(answer: str, reference: Reference) -> Row:
-    """1 when the label is right."""
+    """1 when the label is right, or unknown where no figure is shown to know it from (VS, figure 0)."""
     label = hallusion_label(answer)
-    return {"score": float(label == yesno.truth(reference)), "unparsed": float(label == "unknown")}
+    is_unknown = label == "unknown"
+    right = label == yesno.truth(reference) or (is_unknown and not _has_figure(reference))
+    return {"score": float(right), "unparsed": float(is_unknown)}
 
 
 def hallusion_labels(reference: Reference) -> Labels:
     """The figure and the question of a sample, and the set in which both lie.
 
-    A VS question without a figure (figure 0) is in no figure, as in HallusionBench's own code.
+    A question without a figure is in none, as in HallusionBench's own code.
     """
     where = ("category", "subcategory", "set_id")
     labels = {
         "set": group_name(reference, *where),
         "question": group_name(reference, *where, "question_id"),
     }
-    if text_of(reference, "category") != "VS" or text_of(reference, "figure_id") != "0":
+    if _has_figure(reference):
         labels["figure"] = group_name(reference, *where, "figure_id")
     return labels
+
+
+def _has_figure(reference: Reference) -> bool:
+    return (text_of(reference, "category"), text_of(reference, "figure_id")) != ("VS", "0")
 
 
 def complete_hallusion(scored: Sequence[Scored]) -> list[Row]:
@@ -191,7 +197,7 @@ MME = Scorer(
 )
 HALLUSION = Scorer(
     name="hallusionbench",
-    version="hallusion-1",
+    version="hallusion-2",
     headline="mean",
     score=score_hallusion,
     metrics=hallusion_metrics,

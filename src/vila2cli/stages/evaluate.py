@@ -263,6 +263,7 @@ def _task_inputs(task: Task) -> dict[str, Any]:
         "vocabulary": task.vocabulary,
         **({"prompt": task.prompt} if task.prompt != "{question}" else {}),
         **({"synonyms": dict(task.synonyms)} if task.synonyms else {}),
+        **({"box_frame": task.box_frame} if task.box_frame else {}),
     }
 
 
