@@ -127,8 +127,8 @@ def _by_image_and_question(samples: Iterable[Known]) -> Finder:
     times: dict[tuple[str, str], int] = defaultdict(int)
 
     def find(answer: Answer) -> Known | None:
-        image = _stem(answer.image or answer.id)
-        names = (image, PurePosixPath(image).name)
+        image = PurePosixPath(_stem(answer.image or answer.id))
+        names = (str(image), f"{image.parts[0]}/{image.name}" if image.parts else "", image.name)
         for place in ((name, question) for name in names for question in _questions_in(answer.prompt)):
             if same := found.get(place):
                 number = min(times[place], len(same) - 1)

@@ -63,3 +63,24 @@ def known(question):
 def test_an_answer_was_given_to_the_question_if_its_prompt_holds_a_line_of_it(question, prompt, agrees):
     joined = join([known(question)], [Answer(text="yes", id="1", prompt=prompt)])
     assert (joined.num_joined, joined.num_disagreeing) in ([(1, 0)] if agrees else [(0, 1), (0, 0)])
+
+
+@pytest.mark.parametrize("given", ["count/7.png", "count/images/7.png", "count/7"])
+def test_mmes_images_are_named_by_their_subtask(given):
+    """The same number is an image of another subtask, too, and each image has two questions."""
+    samples = [
+        Known.of(Sample(key=str(n), meta={"image_id": f"{subtask}/7", "question": question}), n)
+        for n, (subtask, question) in enumerate(
+            [("count", "Are there 2?"), ("count", "Are there 3?"), ("scene", "Are there 2?")]
+        )
+    ]
+    prompts = [
+        "Are there 3? Please answer yes or no.\nAnswer shortly.",
+        "Are there 2? Please answer yes or no.",
+    ]
+    joined = join(samples, [Answer(text=str(n), id=given, prompt=prompt) for n, prompt in enumerate(prompts)])
+    assert joined.how == "image and question"
+    assert {place: [one.text for one in answers] for place, answers in joined.answers.items()} == {
+        0: ["1"],
+        1: ["0"],
+    }
