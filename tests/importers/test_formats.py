@@ -271,6 +271,20 @@ def test_mmmus_own_output_holds_options_and_answers(tmp_path):
     assert (sample.meta["choices"], sample.meta["answers"]) == (["oil", "ink"], ["B"])
 
 
+def test_mmmus_answers_by_id(tmp_path):
+    answers = {
+        "validation_Art_1": {"question_type": "multiple-choice", "ground_truth": "E"},
+        "validation_Art_2": {"question_type": "short-answer", "ground_truth": ["7", "seven"]},
+    }
+    files = write(tmp_path, answer_dict_val__json=answers)
+    import_tasks(find_format("mmmu"), files, tmp_path / "tasks")
+    task, (choice, free) = load_task(tmp_path / "tasks/mmmu"), samples_of(tmp_path / "tasks/mmmu")
+    assert [task.scorer.score(text, task.reference_of(choice))["score"] for text in ("E", "A")] == [1, 0]
+    assert [task.scorer.score(text, task.reference_of(free))["score"] for text in ("7.0", "8")] == [1, 0]
+    with pytest.raises(DataError, match="no 'question_type'"):
+        import_tasks(find_format("mmmu"), write(tmp_path, a__json={"x": {"y": 1}}), tmp_path / "other")
+
+
 def test_refcoco_boxes_of_both_kinds(tmp_path):
     mdetr = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50, "caption": "the cat"}],

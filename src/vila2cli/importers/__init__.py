@@ -42,7 +42,7 @@ FORMATS = {
         Format("vlmevalkit", "AI2D, MMStar, RealWorldQA .tsv", read_vlmevalkit),
         Format("scienceqa", "problems.json pid_splits.json", read_scienceqa),
         Format("seed", "SEED-Bench.json", read_seed),
-        Format("mmmu", "MMMU .parquet or .jsonl", read_mmmu),
+        Format("mmmu", "MMMU .parquet or .jsonl, its output.json or answer_dict_val.json", read_mmmu),
         Format("refcoco", "RefCOCO .json or .jsonl", read_refcoco),
         Format("captions", "COCO or Karpathy captions .json", read_captions),
         Format("chair", "COCO's captions and instances .json", read_chair),

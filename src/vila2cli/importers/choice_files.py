@@ -26,6 +26,7 @@ _ROTATION = 1_000_000
 """What MMBench's files add to the index of a question for each rotation of its options."""
 _PLACEHOLDER = "<image {}>"
 _MMMU_IMAGES = range(1, 8)
+_MOST_OPTIONS = 9
 
 
 def read_mmbench(paths: Sequence[Path], split: str) -> Iterator[Table]:
@@ -146,15 +147,34 @@ def _seed(row: Mapping[str, Any], types: Mapping[str, str], path: Path) -> Quest
 def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[Table]:
     """MMMU: Parquet files or JSON lines, one per subject, with id, question, options, answer and images.
 
-    Its own output.json has options and answers, but no questions: answers can be scored by it, not asked for.
+    Its own output.json has options and answers, its answer_dict_val.json answers alone: by them answers can be
+    scored, not asked for, and by the latter only those that are letters already.
     """
 
     def questions() -> Iterator[Question]:
         for path in paths:
-            for row in read_rows(path):
+            for row in _mmmu_rows(path):
                 yield _mmmu(row, path)
 
     yield _choice("mmmu", "mmmu", split, questions(), prompt="{question}")
+
+
+def _mmmu_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; of answers by their ids each as a row whose options are letters."""
+    rows = read_rows(path)
+    if len(rows) > 1 or "id" in rows[0]:
+        return rows
+    letters = {letter: letter for letter in LETTERS[:_MOST_OPTIONS]}
+    return [
+        {
+            "id": name,
+            "question_type": need(row, "question_type", path),
+            "answer": need(row, "ground_truth", path),
+            "index2ans": letters,
+        }
+        for name, row in rows[0].items()
+        if isinstance(row, dict)
+    ]
 
 
 def _mmmu(row: Mapping[str, Any], path: Path) -> Question:
@@ -163,7 +183,7 @@ def _mmmu(row: Mapping[str, Any], path: Path) -> Question:
     options = row.get("index2ans")
     choices = list(map(str, options.values())) if isinstance(options, dict) else _list(row.get("options"))
     answers = _list(need(row, "answer", path))
-    question = "" if "response" in row else str(need(row, "question", path))
+    question = "" if options else str(need(row, "question", path))
     images = [image for number in _MMMU_IMAGES if (image := _image(row.get(f"image_{number}")))]
     meta: dict[str, Any] = {"category": name.removeprefix("validation_").rpartition("_")[0]}
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
