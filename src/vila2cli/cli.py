@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from vila2cli import __version__
 from vila2cli.commands import (
     building,
+    evaluation,
     forecast,
     judge,
     lineage,
@@ -68,7 +69,7 @@ app.command("filter")(filtering.filter_command)
 app.command("pretrain")(rounds.pretrain)
 app.command("sft")(rounds.sft)
 app.command("specialize")(specialists.specialize)
-app.command("eval")(rounds.evaluate)
+app.add_typer(evaluation.app, name="eval")
 app.add_typer(judge.app, name="judge")
 app.command("soup")(soup.soup)
 app.command("lineage")(lineage.lineage)

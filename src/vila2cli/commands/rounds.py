@@ -1,8 +1,4 @@
-"""The stages of a round after its recaptions but for judge: pretrain, sft, eval."""
-
-from typing import Annotated
-
-import typer
+"""The training stages of a round: pretrain and sft."""
 
 from vila2cli.commands.controls import EQUAL_COMPUTE, equal_epochs, mixed_in
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
@@ -88,43 +84,4 @@ def sft(
     from vila2cli.stages.sft import sft as run_stage
 
     summary = run_stage(settings, model=chosen_model, shards=list(specs), out=plan.out, round=plan.round_number)
-    print_summary(plan, summary)
-
-
-def evaluate(
-    model: Model = None,
-    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Task folders or globs of them.")] = None,
-    out: Out = None,
-    round: Round = None,
-    recipe: RecipeFile = None,
-    sets: Sets = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Score a checkpoint on tasks, with intervals.
-
-    \b
-    vila2 eval --recipe recipes/world.toml --round 1
-    vila2 eval --model ckpt/r2 --tasks data/world/eval/*
-    """
-    settings = open_recipe(recipe, sets)
-    paths = Paths(settings, round)
-    in_run = paths.stage("eval") if paths.round is not None else None
-    chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
-    specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
-    plan = Plan(
-        stage="eval",
-        round=paths.round,
-        recipe=settings,
-        sections=("eval",),
-        kind="eval",
-        out=paths.out(out, in_run, "eval", chosen_model, chosen_model),
-        model=chosen_model,
-        shards=specs,
-        origins=paths.origins,
-    )
-    if not ready(plan, dry_run=dry_run):
-        return
-    from vila2cli.stages.evaluate import evaluate as run_stage
-
-    summary = run_stage(settings, model=chosen_model, tasks=list(specs), out=plan.out, round=plan.round_number)
     print_summary(plan, summary)

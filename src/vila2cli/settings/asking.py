@@ -203,7 +203,17 @@ class EvalSettings(Settings):
     dtype: EngineDtype = "auto"
     batch_size: EngineBatch = 128
     max_new_tokens: NewTokens = 96
+    num_shots: Annotated[
+        NonNegativeInt, setting("solved samples shown before each question; VILA reports 0 and 4")
+    ] = 0
+    shots_dir: Annotated[
+        str,
+        setting("train or dev split that shots are drawn from: task folders, or shards, never those scored"),
+    ] = ""
     num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000
+    lmms_command: Annotated[
+        str, setting("how lmms-eval is started, in an environment of its own", decides=False)
+    ] = "lmms-eval"
     max_reject_rate: Annotated[
         float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
     ] = 0.0
