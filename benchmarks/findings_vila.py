@@ -76,7 +76,7 @@ class Findings(Run):
     def evaluate(self, name: str) -> None:
         model = self.dir / name / "sft"
         for shots in self.shots:
-            sets = (f"eval.shots={shots}",) if shots else ()
+            sets = (f"eval.num_shots={shots}", f"eval.shots_dir={self.data}/dev") if shots else ()
             self.vila2("eval", "--model", str(model), "--out", str(self.eval_dir(name, shots)), sets=sets)
 
     def evaluate_text(self, name: str) -> None:
