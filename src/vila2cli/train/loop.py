@@ -31,6 +31,8 @@ from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
 from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
 from vila2cli.train.resume import Checkpoints, Cursor
 
+_STOPPED_ELSEWHERE = "stopped by a signal to another process; run the same command again to go on"
+
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
@@ -198,13 +200,13 @@ class _Run:
         stop = self.around.stop
         if not self.ranks.any(stop.reason is not None):
             return
-        self._save()
+        self._save(stopped=stop.reason or _STOPPED_ELSEWHERE)
         stop.check()
-        raise Interrupted("stopped by a signal to another process; run the same command again to go on")
+        raise Interrupted(_STOPPED_ELSEWHERE)
 
-    def _save(self) -> None:
+    def _save(self, *, stopped: str = "") -> None:
         if self.around.checkpoints is not None:
-            self.around.checkpoints.save(self.model, self.optimizer)
+            self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
 
     def _loaded(self, first_step: int) -> Iterator[tuple[Step, list[Loaded]]]:
         """The steps with their tensors, made ahead in a thread where no cache of features is filled."""

@@ -78,8 +78,12 @@ class Checkpoints:
         found = [path for path in self._folder.glob("checkpoint-*") if path.suffix != ".partial"]
         return sorted(found, key=lambda path: tuple(map(int, path.name.split("-")[1:])))
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Keep this moment, and remove older ones; all processes have to call it together."""
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, *, stopped: str = "") -> None:
+        """Keep this moment, and remove older ones; all processes have to call it together.
+
+        A training that was `stopped` leaves its marker before any process goes on: torchrun ends the others
+        when the first one has ended.
+        """
         is_needed = self._ranks.is_first or _is_in_parts(model)
         weights = whole_weights(model) if is_needed else {}
         state = _optimizer_tensors(model, optimizer) if is_needed and optimizer is not None else {}
@@ -99,6 +103,8 @@ class Checkpoints:
             for path in older:
                 if path.name != name:
                     shutil.rmtree(path)
+        if stopped:
+            self.interrupt(stopped)
         self._ranks.meet("writing a checkpoint")
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> bool:
