@@ -30,6 +30,7 @@ from vila2cli.model.towers import load_clip_like_tower, load_tower
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Turn
 from vila2cli.settings import BaseSettings
+from vila2cli.train.flops import work_of
 
 FRESH = """
 import sys, torch
@@ -212,6 +213,10 @@ def test_internvl_weights_reload_and_its_processor_asks_for_torchvision(internvi
     tokenizer.save_pretrained(tmp_path / "saved")
     num = model.config.image_seq_length
     assert num == 4
+    work = work_of(model, ("projector", "llm"))
+    projector = sum(p.numel() for n, p in model.named_parameters() if "projector" in n and p.ndim == 2)
+    tower = work.per_image - 4 * projector * num
+    assert tower > 0, "images cost the projector's work and the tower's"
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     ids = torch.tensor(
         [[5, tokenizer.start_image_token_id, *[image_id] * num, tokenizer.end_image_token_id, 6]]

@@ -264,3 +264,28 @@ def test_the_command_prints_counts(images: Path, tmp_path: Path, capsys: pytest.
     text = capsys.readouterr().out
     assert "1 of 2 items; rejected: 1 missing-image" in text
     assert "rejects.jsonl" in text
+
+
+def test_an_image_of_another_folder_with_the_same_name_is_not_taken(tmp_path: Path) -> None:
+    for name, colour in (("val", "red"), ("test", "blue")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            data = picture(colour)
+            member = tarfile.TarInfo(f"{name}/1.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    rows = [
+        {"id": name, "image": f"{name}/1.png", "conversations": said("?", "!")} for name in ("val", "train")
+    ]
+    tars = [tmp_path / "val.tar", tmp_path / "test.tar"]
+    counts = convert("llava", [write(tmp_path / "x.json", rows)], tmp_path / "out", images=tars)
+    assert dict(counts.dropped) == {"ambiguous-image": 1}
+    assert list(samples(tmp_path / "out")) == ["000000000"]
+
+
+def test_changed_annotations_are_not_gone_on_with(tmp_path: Path, images: Path) -> None:
+    rows = [{"id": "a", "image": "a.png", "conversations": said("?", "!")}]
+    path = write(tmp_path / "x.json", rows)
+    convert("llava", [path], tmp_path / "out", images=[images])
+    write(path, [*rows, {"id": "b", "image": "b.png", "conversations": said("?", "!")}])
+    with pytest.raises(RecipeError, match=r"sizes"):
+        convert("llava", [path], tmp_path / "out", images=[images])

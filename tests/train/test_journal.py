@@ -85,3 +85,10 @@ def test_the_peak_of_a_device() -> None:
     assert peak_flops("NVIDIA H200") == 989e12
     assert peak_flops("NVIDIA H200", 790.0) == 790e12
     assert peak_flops("some CPU") == 0.0
+
+
+def test_a_line_that_a_kill_cut_off_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text('{"phase": "sft", "step": 1}\n{"phase": "sft", "step": 2}\n{"phase": "sf')
+    Journal(tmp_path, TrainerSettings(), name="test", config={}).go_on("sft", 1)
+    assert path.read_text() == '{"phase": "sft", "step": 1}\n'

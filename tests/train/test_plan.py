@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from vila2cli.errors import RecipeError
 from vila2cli.settings import SourceSettings, TrainSettings
 from vila2cli.train.data import Lengths
 from vila2cli.train.plan import Step, expected, num_steps, plan_pass, plan_steps
@@ -172,3 +173,10 @@ def test_expected_and_planned_figures_agree() -> None:
     assert figures["a"]["images"] == 120
     assert figures["b"]["samples"] == sum(counts[i] for i in range(50, 70)) == 60
     assert figures["b"]["tokens"] == int(lengths.tokens[50:].sum()) * 3
+
+
+def test_a_share_of_text_needs_text_and_others() -> None:
+    for images, word in (((1, 2), "no such"), ((0, 0), "only such")):
+        lengths = lengths_of([40, 30], images=images)
+        with pytest.raises(RecipeError, match=word):
+            plan_pass(lengths, ["a", "b"], TrainSettings(text_share=0.1, batch_size=16))

@@ -187,6 +187,10 @@ def _tar_items(tar: Path) -> Iterator[Item | Unusable]:
 
 def _file_items(folder: Path) -> Iterator[Item | Unusable]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.stem.endswith("_stats"))
+    by_stem: dict[str, list[Path]] = {}
+    for path in files:
+        if path.suffix[1:].lower() in IMAGE_EXTENSIONS:
+            by_stem.setdefault(path.stem, []).append(path)
     for stem in dict.fromkeys(path.stem for path in files if path.suffix in (".json", ".txt")):
         meta: dict[str, Any] = {}
         if (record := folder / f"{stem}.json").is_file():
@@ -195,7 +199,7 @@ def _file_items(folder: Path) -> Iterator[Item | Unusable]:
             except ValueError as error:
                 yield Unusable("bad-json", f"{record}: {error}")
                 continue
-        pictures = [p for p in files if p.stem == stem and p.suffix[1:].lower() in IMAGE_EXTENSIONS]
+        pictures = by_stem.get(stem, [])
         text = folder / f"{stem}.txt"
         caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else meta.get("caption")
         if not pictures:

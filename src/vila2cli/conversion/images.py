@@ -24,6 +24,11 @@ class _Member:
     num_bytes: int
     extension: str
 
+    def read(self) -> tuple[bytes, str]:
+        with self.tar.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.num_bytes), self.extension
+
 
 class ImageStore:
     """Finds images in folders and tars; tars, and files that img2dataset wrote, are also found by URL."""
@@ -36,6 +41,7 @@ class ImageStore:
         tars = [place for place in places if not place.is_dir()]
         tars += [tar for folder in self._folders for tar in sorted(folder.glob("*.tar"))]
         self._members: dict[str, _Member] = {}
+        self._by_name: dict[str, list[_Member]] = {}
         for tar in tars:
             self._index(tar)
         self._by_url: dict[str, Path] | None = None
@@ -50,18 +56,26 @@ class ImageStore:
         return EncodedImage(data, extension if extension in IMAGE_EXTENSIONS else "jpg")
 
     def _read(self, name: str) -> tuple[bytes, str]:
-        last = _last_part(name)
-        for key in (name, last):
-            if (member := self._members.get(key)) is not None:
-                with member.tar.open("rb") as file:
-                    file.seek(member.start)
-                    return file.read(member.num_bytes), member.extension
+        if (member := self._members.get(name)) is not None:
+            return member.read()
         for folder in self._folders:
-            for path in (folder / name, folder / last):
-                if _is_inside(path, folder):
-                    return path.read_bytes(), path.suffix[1:].lower()
+            if _is_inside(path := folder / name, folder):
+                return path.read_bytes(), path.suffix[1:].lower()
         if "://" in name and (found := self._downloaded().get(name)) is not None:
             return found.read_bytes(), found.suffix[1:].lower()
+        return self._by_last_part(name)
+
+    def _by_last_part(self, name: str) -> tuple[bytes, str]:
+        """The one image whose path ends as the name does: what holds the images may be laid out otherwise."""
+        last = _last_part(name)
+        members = self._by_name.get(last, [])
+        paths = [path for folder in self._folders if _is_inside(path := folder / last, folder)]
+        if len(members) + len(paths) > 1:
+            raise Unusable("ambiguous-image", f"{name}: several images are called {last}, none lies there")
+        if members:
+            return members[0].read()
+        if paths:
+            return paths[0].read_bytes(), paths[0].suffix[1:].lower()
         raise Unusable("missing-image", f"{name} is in none of the places given with --images")
 
     def _index(self, tar: Path) -> None:
@@ -79,8 +93,8 @@ class ImageStore:
                         urls[stem] = str(parse_json(file.read(), entry.name).get("url") or "")
                     if extension.lower() in IMAGE_EXTENSIONS:
                         member = _Member(tar, entry.offset_data, entry.size, extension.lower())
-                        for key in (entry.name, PurePosixPath(entry.name).name):
-                            self._members.setdefault(key, member)
+                        self._members.setdefault(entry.name, member)
+                        self._by_name.setdefault(PurePosixPath(entry.name).name, []).append(member)
         except tarfile.TarError as error:
             raise DataError(f"{tar} is damaged or cut off: {error}") from None
         for stem, url in urls.items():

@@ -112,7 +112,7 @@ class TrainSettings(Settings):
     text_share: Annotated[
         float, setting("share of a pass's tokens from sources without images, 0 for as it comes", ge=0, lt=1)
     ] = 0.0
-    max_samples: Annotated[NonNegativeInt, setting("samples per pass, 0 for all")] = 0
+    max_samples: Annotated[NonNegativeInt, setting("the first so many samples of each source, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048
     warmup_ratio: Annotated[float, setting("share of the steps spent warming up", ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, setting("AdamW weight decay", ge=0)] = 0.0

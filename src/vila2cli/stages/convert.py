@@ -40,7 +40,8 @@ def convert(
     if form not in FORMATS:
         raise RecipeError(f"unknown format {form!r}; known are {', '.join(FORMATS)}")
     settings = {"per_shard": per_shard, "max_images": max_images}
-    places = {"inputs": list(map(str, inputs)), "images": list(map(str, images))}
+    sizes = {str(path): path.stat().st_size for path in inputs if path.is_file()}
+    places = {"inputs": list(map(str, inputs)), "sizes": sizes, "images": list(map(str, images))}
     with lock(out), interruptible() as stop:
         claim(out, {"stage": "convert", "format": form, **settings, **places})
         sweep(out)

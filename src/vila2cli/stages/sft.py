@@ -32,6 +32,7 @@ def sft(
             "data": {name: source.digest() for name, source in opened.items()},
             "sources": {name: source.places() for name, source in opened.items()},
             "settings": recipe.sft.deciding(),
+            "dtype": recipe.base.dtype,
             "seed": recipe.seed,
         },
         out=out,

@@ -197,6 +197,10 @@ def selection_tasks(recipe: Recipe, specs: Sequence[str] = ()) -> list[Task]:
             'a split that is not reported, or --set soup.method="uniform"'
         )
     tasks = find_tasks(chosen)
+    if unshared := [task.name for task in tasks if not task.scorer.is_share]:
+        raise RecipeError(
+            f"a soup maximises a mean of shares of 1, which {unshared[0]} has none of; leave it out"
+        )
     reported = find_tasks(recipe.eval.tasks) if recipe.eval.tasks else []
     splits = {task.split for task in tasks}
     if len(splits) > 1 or not min(splits):

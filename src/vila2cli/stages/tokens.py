@@ -29,9 +29,11 @@ def chat_of(recipe: Recipe, model: str | None) -> "Chat":
         from vila2cli.model.build import build
 
         return Chat(build(recipe.base, seed=recipe.seed)[1])
-    from vila2cli.train.job import load_checkpoint
+    from transformers import AutoProcessor
 
-    return Chat(load_checkpoint(model)[1])
+    from vila2cli.model.checkpoint import resolve_model
+
+    return Chat(AutoProcessor.from_pretrained(resolve_model(model)))
 
 
 def show_tokens(

@@ -25,6 +25,8 @@ from vila2cli.ranks import Rank, parse_rank
 
 _NAMING_S = 5.0
 """How long a process that is not at fault may take to say so."""
+_LEAVING_S = 60.0
+"""How long a process with an error waits for the others to have it, too."""
 
 
 class Ranks:
@@ -153,18 +155,21 @@ def joined(timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
         ) from None
     # Tokenising may take one process hours longer than another; a step's meeting has its own time.
     control = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-    is_in_order = False
+    ranks = Ranks(rank, device, timeout_s, control)
     try:
-        yield Ranks(rank, device, timeout_s, control)
-        is_in_order = True
+        yield ranks
+        _leave(control, timeout_s)
     except Vila2Error as error:
-        is_in_order = not isinstance(error, RankError)  # else it is one that all processes raise
+        if not isinstance(error, RankError):  # one of all processes, unless this one alone found it
+            _leave(control, _LEAVING_S)
         raise
-    finally:
-        if is_in_order:  # leaving before the others do would abort them
-            with contextlib.suppress(RuntimeError):
-                dist.barrier(control)
-            dist.destroy_process_group()
+
+
+def _leave(control: Any, timeout_s: float) -> None:
+    """Wait for the others, whom leaving before them would abort, and go."""
+    with contextlib.suppress(RuntimeError):
+        dist.monitored_barrier(control, timedelta(seconds=timeout_s))
+    dist.destroy_process_group()
 
 
 def wrap(objective: nn.Module, strategy: str, ranks: Ranks, *, is_bf16: bool) -> nn.Module:

@@ -4,7 +4,7 @@ Counted are the multiplications of matrices, two operations each, as the model n
 computed again for gradient checkpointing, and no masked half of attention.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -49,12 +49,12 @@ def work_of(model: PreTrainedModel, trained: Collection[Part]) -> Work:
     projector = 2 + 2 * ("vision_tower" in trained) + 2 * ("projector" in trained)
     text = model.config.get_text_config()
     vision = getattr(model.config, "vision_config", None)
-    tokens, patches, merged, width = 0, 0, 0, 0
-    if vision is not None:
-        patches = (vision.image_size // vision.patch_size) ** 2
-        merged = patches // getattr(model.config, "scale_factor", 1) ** 2
+    patches = tokens = width = 0
+    if vision is not None and hasattr(vision, "image_size"):  # else images have no one size, and do not count
+        patches = (_side(vision.image_size) // _side(vision.patch_size)) ** 2
+        merge = getattr(model.config, "scale_factor", 1) / getattr(model.config, "downsample_ratio", 1)
+        tokens = round(patches / merge**2)
         width = vision.hidden_size * vision.num_hidden_layers
-        tokens = merged
     per_image = tower * (sizes["vision_tower"] * patches + 2 * patches**2 * width)
     per_image += projector * sizes["projector"] * tokens
     heads = text.num_attention_heads * getattr(text, "head_dim", text.hidden_size // text.num_attention_heads)
@@ -64,6 +64,10 @@ def work_of(model: PreTrainedModel, trained: Collection[Part]) -> Work:
         per_trained=llm * head.weight.numel() if head is not None else 0,
         per_image=per_image,
     )
+
+
+def _side(size: int | Sequence[int]) -> int:
+    return size if isinstance(size, int) else size[0]
 
 
 def peak_flops(device_name: str, stated_tflops: float = 0.0) -> float:

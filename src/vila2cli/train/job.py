@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from vila2cli import __version__
@@ -123,6 +124,9 @@ def train_stage(
             **lineage,
         }
         ranks.first(lambda: _finish(model, processor, job, summary))
+    if (out / LINEAGE_FILE).exists() and job.ranks.is_first:
+        # Only now: until `out` is there, a process that is killed goes on from them.
+        Checkpoints(out, job.ranks).clear()
     return summary
 
 
@@ -135,7 +139,6 @@ def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[s
         (job.partial / "rejects.jsonl").write_text("\n".join(lines) + "\n")
     write_json(job.partial / LINEAGE_FILE, summary)
     shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
-    job.checkpoints.clear()
 
 
 class _Job:
@@ -164,8 +167,8 @@ class _Job:
     def train(self, model: PreTrainedModel, phases: Sequence[Phase]) -> PreTrainedModel:
         """Run the phases that are not done yet; returns the model, which may be another object."""
         trainer, cursor = self.recipe.trainer, self.checkpoints.cursor
-        if self.recipe.base.dtype == "bfloat16" and trainer.master_weights:
-            model.float()
+        if self.recipe.base.dtype == "bfloat16":
+            model.to(torch.float32 if trainer.master_weights else torch.bfloat16)
         if cursor.phase and not cursor.step:
             self.checkpoints.load(model)
         for number, phase in enumerate(phases):
@@ -174,8 +177,8 @@ class _Job:
                 continue
             figures = self._train_phase(model, phase, samples, counts)
             self.checkpoints.cursor = cursor = Cursor(phase=number + 1, finished=[*cursor.finished, figures])
+            self.checkpoints.save(model, None)
             if number + 1 < len(phases):
-                self.checkpoints.save(model, None)
                 model = renewed(model)
         self.journal.close()
         return model
@@ -187,6 +190,8 @@ class _Job:
         one = plan_pass(samples.lengths, names, settings)
         wanted = expected(samples.lengths, names, one, settings.epochs)
         total = num_steps(one, batch_size=settings.batch_size, epochs=settings.epochs)
+        if not total:
+            raise RecipeError(f"{phase.name}: epochs and caps leave no sample to train on; raise them")
         label = self.stage if phase.name == self.stage else f"{self.stage} {phase.name}"
         is_first = self.ranks.is_first
         with Progress(

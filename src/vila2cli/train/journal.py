@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vila2cli.errors import RecipeError
+from vila2cli.files import write_atomically
 from vila2cli.run import append_log
 from vila2cli.settings import TrainerSettings
 
@@ -39,11 +40,11 @@ class Journal:
     def go_on(self, phase: str, step: int) -> None:
         """Forget lines of steps that are taken again after a resume."""
         if self._path is not None and self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            kept = [
-                line for line in lines if (one := json.loads(line))["phase"] != phase or one["step"] <= step
-            ]
-            self._path.write_text("".join(kept))
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have cut off the last one
+            ones = [(line, json.loads(line)) for line in whole]
+            kept = [line for line, one in ones if one["phase"] != phase or one["step"] <= step]
+            write_atomically(self._path, b"".join(kept))
         self.start()
 
     def start(self) -> None:

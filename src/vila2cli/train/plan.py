@@ -13,6 +13,7 @@ from random import Random
 
 import numpy as np
 
+from vila2cli.errors import RecipeError
 from vila2cli.settings import SourceSettings, TrainSettings
 from vila2cli.train.data import Ints, Lengths
 from vila2cli.train.packing import Sequences, pack
@@ -80,7 +81,10 @@ def _with_text_share(counts: list[int], means: list[float], is_text: list[bool],
         sum(c * m for c, m, t in zip(counts, means, is_text, strict=True) if t == kind) for kind in (0, 1)
     ]
     if not all(tokens):
-        return counts
+        raise RecipeError(
+            f"text_share = {share} needs sources of text without images and others; "
+            f"there are {'only such' if tokens[1] else 'no such'} sources"
+        )
     wanted = share / (1 - share) * tokens[0] / tokens[1]  # text for the others' tokens
     scales = (1.0, wanted) if wanted <= 1 else (1 / wanted, 1.0)
     return [round(count * scales[text]) for count, text in zip(counts, is_text, strict=True)]

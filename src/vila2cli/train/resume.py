@@ -79,17 +79,24 @@ class Checkpoints:
         return sorted(found, key=lambda path: tuple(map(int, path.name.split("-")[1:])))
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, *, stopped: str = "") -> None:
-        """Keep this moment, and remove older ones; all processes have to call it together.
+        """Keep this moment, unless it is kept already, and remove older ones; all processes call it together.
 
         A training that was `stopped` leaves its marker before any process goes on: torchrun ends the others
         when the first one has ended.
         """
+        name = f"checkpoint-{self.cursor.phase}-{self.cursor.step}"
+        if not self._ranks.first((self._folder / name).is_dir):
+            self._write(name, model, optimizer)
+        if stopped:
+            self.interrupt(stopped)
+        self._ranks.meet("writing a checkpoint")
+
+    def _write(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         is_needed = self._ranks.is_first or _is_in_parts(model)
         weights = whole_weights(model) if is_needed else {}
         state = _optimizer_tensors(model, optimizer) if is_needed and optimizer is not None else {}
         states = self._ranks.gather_bytes(_random_state(self._ranks.device))
         if self._ranks.is_first:
-            name = f"checkpoint-{self.cursor.phase}-{self.cursor.step}"
             partial = self._folder / f"{name}.partial"
             partial.mkdir(parents=True)
             save_file(weights, partial / "model.safetensors")
@@ -101,11 +108,7 @@ class Checkpoints:
             partial.rename(self._folder / name)
             sync_folder(self._folder)
             for path in older:
-                if path.name != name:
-                    shutil.rmtree(path)
-        if stopped:
-            self.interrupt(stopped)
-        self._ranks.meet("writing a checkpoint")
+                shutil.rmtree(path)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """Put the newest checkpoint's weights, optimizer and random state in place; False without one."""
@@ -134,7 +137,7 @@ class Checkpoints:
             write_json(self._folder / MARKER, {"reason": reason, **cursor})
 
     def clear(self) -> None:
-        """Remove what only a resumed training needs, once it is done."""
+        """Remove what only a resumed training needs, once it is done and in its place."""
         for path in self._all():
             shutil.rmtree(path)
         (self._folder / _INPUTS).unlink(missing_ok=True)
