@@ -170,6 +170,7 @@ class VllmEngine:
         while outputs.empty():
             self._stop.check()
             if client.resources.engine_dead:
+                client.shutdown()  # else this process may not end: its socket has messages for the dead one
                 raise ModelError(
                     f"vLLM's process for {self.model} died, killed by the system if memory ran out; "
                     "run the same command again"
