@@ -3,6 +3,7 @@
 #
 #   make round3                              the embedded world, on a CPU
 #   make round3 RECIPE=recipes/vila2-8b.toml the paper's settings, on GPUs
+#   LAUNCH=slurm make round3                 the same as Slurm jobs that wait for each other
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,10 +28,13 @@ IS_FILTERED := $(shell grep -cE '^filtered *= *true' $(RECIPE))
 TRAINED_ON := $(if $(filter-out 0,$(IS_FILTERED))$(findstring pretrain.filtered=true,$(SET)),filter,recaption)
 WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
 
-.PHONY: help setup test lint types world specialists report bench clean FORCE
+LAUNCH ?=
+SUBMIT = PATH="$(abspath $(VENV))/bin:$$PATH" vila2 slurm submit
+
+.PHONY: help setup test lint types world specialists controls report bench clean FORCE
 
 help: ## list the targets
-	@grep -hE '^[a-z%0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z%0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(VENV)/installed ## make the virtual environment and install the package into it
 
@@ -41,8 +45,8 @@ $(VENV)/installed: pyproject.toml
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-test: setup ## run the tests
-	$(VENV)/bin/pytest
+test: setup ## run the tests, on up to 8 processors
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: setup ## ruff and the import rules
 	$(VENV)/bin/ruff check .
@@ -57,8 +61,19 @@ world: $(WORLD) ## draw the embedded data (only for recipes/world.toml)
 data/world/world.json: $(VENV)/installed
 	$(VILA2) world $(FLAGS)
 
+ifeq ($(LAUNCH),slurm)
+round%: $(VENV)/installed $(WORLD) FORCE
+	$(SUBMIT) round$* $(FLAGS)
+
+specialists: $(VENV)/installed $(WORLD) FORCE
+	$(SUBMIT) specialists $(FLAGS)
+else
 round%: $(RUN)/round%/eval/metrics.json $$(if $$(filter-out 0,$$*),$(RUN)/round$$*/judge/summary.json) FORCE ## rounds 0 to N, as in make round3: recaption, pretrain, sft, eval, judge
 	@echo "round $* is complete: $(RUN)/round$*"
+
+specialists: $(RUN)/final/eval/metrics.json FORCE ## specialists from the last round, their answers, and the final model trained with them
+	@echo "the final model is complete: $(RUN)/final"
+endif
 
 $(RUN)/round0/pretrain/vila2.json: $(VENV)/installed $(WORLD) $(RECIPE)
 	$(VILA2) pretrain --round 0 $(FLAGS)
@@ -100,9 +115,6 @@ $(foreach n,$(wordlist 2,21,$(NUMBERS)),$(eval $(call later_round,$(n),$(word $(
 
 ROUNDS := $(or $(shell sed -n 's/^rounds *= *\([0-9]*\).*/\1/p' $(RECIPE) | head -n 1),3)
 
-specialists: $(RUN)/final/eval/metrics.json FORCE ## specialists from the last round, their answers, and the final model trained with them
-	@echo "the final model is complete: $(RUN)/final"
-
 $(RUN)/specialists/%/checkpoint/vila2.json: $(RUN)/round$(ROUNDS)/eval/metrics.json
 	$(VILA2) specialize --name $* $(FLAGS)
 	@touch $@
@@ -123,18 +135,44 @@ $(RUN)/final/eval/metrics.json: $(RUN)/final/sft/vila2.json
 	$(VILA2) eval --round final $(FLAGS)
 	@touch $@
 
+define control
+$(RUN)/final-$(1)/pretrain/vila2.json: $(2)
+	$$(VILA2) pretrain --round final-$(1) $$(FLAGS)
+	@touch $$@
+
+$(RUN)/final-$(1)/sft/vila2.json: $(RUN)/final-$(1)/pretrain/vila2.json
+	$$(VILA2) sft --round final-$(1) $$(FLAGS)
+	@touch $$@
+
+$(RUN)/final-$(1)/eval/metrics.json: $(RUN)/final-$(1)/sft/vila2.json
+	$$(VILA2) eval --round final-$(1) $$(FLAGS)
+	@touch $$@
+endef
+
+$(eval $(call control,direct,$(RUN)/round$(ROUNDS)/eval/metrics.json))
+$(eval $(call control,equal-compute,$(RUN)/final/pretrain/vila2.json))
+$(foreach n,$(SPECIALISTS),$(eval $(call control,only-$(n),$(RUN)/specialists/$(n)/relabel/summary.json)))
+
+control-%: $(RUN)/final-%/eval/metrics.json FORCE ## a control of the final model: direct, equal-compute, only-ocr ...
+	@echo "the control $* is complete: $(RUN)/final-$*"
+
+controls: $(addprefix control-,direct equal-compute $(SPECIALISTS:%=only-%)) ## all controls of the final model
+
 report: setup ## write the run up as one HTML page
 	$(VILA2) report $(FLAGS)
 
 bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/rounds.py --specialists
+	$(VENV)/bin/python benchmarks/specialists.py
 	$(VENV)/bin/python benchmarks/splits.py --model $(BENCH)/runs/world/round0/sft --shards $(BENCH)/data/pretrain/*.tar
+	$(VENV)/bin/python benchmarks/scale.py --model $(BENCH)/runs/world/round0/sft
 	$(VENV)/bin/python benchmarks/recaption.py
 	$(VENV)/bin/python benchmarks/filter.py
 	$(VENV)/bin/python benchmarks/prompts.py
 	$(VENV)/bin/python benchmarks/reading.py
 	$(VENV)/bin/python benchmarks/memory.py
 	$(VENV)/bin/python benchmarks/durability.py
+	$(VENV)/bin/python benchmarks/eval_overhead.py
 
 clean: ## remove data, runs and caches; keeps the virtual environment
 	rm -rf data/world runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -124,7 +124,7 @@ def machine() -> dict[str, Any]:
         "cpu": platform.processor() or platform.machine(),
         "num_cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("vila2cli", "torch", "transformers", "accelerate")},
+        **{name: version(name) for name in ("vila2cli", "torch", "transformers")},
     }
 
 

@@ -12,7 +12,7 @@ from vila2cli.recipe import flatten, key_lines, load_recipe, nearest_key, resolv
 from vila2cli.settings import Recipe, describe
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("**/*.toml"))
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -151,6 +151,23 @@ def test_shipped_recipes_load_resolve_and_name_known_prompts(path: Path, tmp_pat
     assert {s.questions for s in recipe.specialists.values()} <= set(QUESTIONS)
 
 
+ABLATIONS = {
+    "frozen-llm": {"pretrain.main.train"},
+    "mlp-projector": {"base.projector", "eval.engine"},
+    "pairs": {"data.interleaved"},
+    "interleaved": {"data.pretrain", "data.interleaved"},
+    "no-text": {"data.text"},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_what_it_is_named_for_and_nothing_else(name: str) -> None:
+    folder = Path(__file__).parents[1] / "recipes" / "vila-ablations"
+    assert {path.stem for path in folder.glob("*.toml")} == {"vila", *ABLATIONS}
+    whole, other = (flatten(load_recipe(folder / f"{n}.toml").model_dump()) for n in ("vila", name))
+    assert {key for key in whole if whole[key] != other.get(key)} == {"name", *ABLATIONS[name]}
+
+
 def test_vila2_8b_has_the_papers_settings() -> None:
     recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "vila2-8b.toml")
     stages = (recipe.pretrain.align, recipe.pretrain.main, recipe.sft)
@@ -165,11 +182,11 @@ def test_vila2_8b_has_the_papers_settings() -> None:
 
 
 def test_resolved_lines_keep_odd_keys_and_strings(tmp_path: Path) -> None:
-    path = write(tmp_path, '[slurm]\n"mail user" = "a\\u007f\\"b\\\\"\n')
+    path = write(tmp_path, '[prompts]\n"my own" = "a\\u007f\\"b\\\\"\n')
     recipe = load_recipe(path)
     again = load_recipe(write(tmp_path, "\n".join(resolved_lines(recipe))))
-    assert again.slurm == recipe.slurm == {"mail user": 'a\x7f"b\\'}
-    assert resolved_lines(recipe, ["slurm"])[0].endswith("# recipe")
+    assert again.prompts == recipe.prompts == {"my own": 'a\x7f"b\\'}
+    assert resolved_lines(recipe, ["prompts"])[0].endswith("# recipe")
 
 
 def test_sections_of_resolved_lines() -> None:
@@ -185,7 +202,7 @@ def test_every_key_is_described() -> None:
     assert rows["recaption.engine"][0] == '"auto" | "vllm" | "hf" | "api"'
     assert rows["data.sft"][0] == "list of string"
     assert rows["specialists.NAME.data"][1] == "required"
-    assert rows["slurm.KEY"][0].startswith("string")
+    assert rows["slurm.options.KEY"][0].startswith("string")
 
 
 def test_deciding_leaves_out_what_only_changes_speed() -> None:

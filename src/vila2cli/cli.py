@@ -5,16 +5,29 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from vila2cli import __version__
+from vila2cli.commands import (
+    building,
+    evaluation,
+    forecast,
+    judge,
+    lineage,
+    recaption,
+    rounds,
+    seeing,
+    shardtools,
+    slurm,
+    soup,
+    specialists,
+    world,
+)
 from vila2cli.commands import filter as filtering
-from vila2cli.commands import recaption, rounds, shardtools, specialists, world
-from vila2cli.commands.options import RecipeFile, Sets, spread
+from vila2cli.commands.options import spread
 from vila2cli.errors import DataError, DataWarning, Interrupted, Vila2Error
 from vila2cli.stopping import raising_on_signals
 from vila2cli.text.printable import printable
@@ -56,10 +69,18 @@ app.command("filter")(filtering.filter_command)
 app.command("pretrain")(rounds.pretrain)
 app.command("sft")(rounds.sft)
 app.command("specialize")(specialists.specialize)
-app.command("judge")(rounds.judge)
-app.command("eval")(rounds.evaluate)
+app.add_typer(evaluation.app, name="eval")
+app.add_typer(judge.app, name="judge")
+app.command("soup")(soup.soup)
+app.command("lineage")(lineage.lineage)
+app.command("report")(seeing.report)
+app.command("runs")(seeing.runs)
+shardtools.app.command("build")(building.build)
+app.command("check")(forecast.check)
+app.command("plan")(forecast.plan)
 app.add_typer(shardtools.app, name="shards")
 app.add_typer(world.app, name="world")
+app.add_typer(slurm.app, name="slurm")
 
 
 @app.callback(invoke_without_command=True)
@@ -75,27 +96,6 @@ def about(
     if version:
         typer.echo(f"vila2 {__version__}")
         raise typer.Exit
-
-
-@app.command("report")
-def report(
-    run_dir: Annotated[
-        Path | None, typer.Argument(help="Run folder; the default is that of the recipe.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Page to write, RUN_DIR/report.html.")] = None,
-    recipe: RecipeFile = None,
-    sets: Sets = None,
-) -> None:
-    """Write a run folder up as one self-contained HTML page.
-
-    \b
-    vila2 report runs/world
-    """
-    from vila2cli.commands.plan import open_recipe
-    from vila2cli.stages.report import report as run_stage
-
-    settings = open_recipe(recipe, sets)
-    typer.echo(f"report: {run_stage(settings, run_dir=run_dir or settings.run_dir, out=out)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@
     |-- DataError             4   shards, layers or images that cannot be read
     |-- ModelError            5   a checkpoint or engine that cannot be loaded
     |-- BudgetError           6   what the recipe allows an API to cost is spent
+    |-- RankError             7   another process of a training is missing or has stopped
     `-- Interrupted          75   stopped by a signal; run the same command again
 
 The message is one line: what is wrong, where, and what to do. Everything else that is
@@ -51,6 +52,12 @@ class BudgetError(Vila2Error):
     """Tokens or dollars that the recipe allows an API are spent; what is finished stays finished."""
 
     exit_code = 6
+
+
+class RankError(Vila2Error):
+    """Another process of the same training is missing or stopped answering; checkpoints stay."""
+
+    exit_code = 7
 
 
 class Interrupted(Vila2Error):

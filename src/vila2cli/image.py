@@ -77,6 +77,18 @@ def image_size(data: bytes) -> tuple[int, int]:
         raise DataError(f"image header cannot be read: {error}") from None
 
 
+def exif_orientation(data: bytes) -> int:
+    """The EXIF orientation that `decode_image` undoes, 1 (upright as it lies) to 8; raises DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, *_DAMAGED) as error:
+        raise DataError(f"image header cannot be read: {error}") from None
+    orientation = _orientation(image)
+    return orientation if orientation in _UPRIGHT else 1
+
+
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise DataError(f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels}")
@@ -84,12 +96,17 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; photos with damaged EXIF are common, and taken as they lie."""
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag as it stands, 1 where there is none that can be read."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except _DAMAGED:
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _flatten(image: Image.Image) -> Image.Image:

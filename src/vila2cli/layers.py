@@ -17,6 +17,7 @@ from typing import Any, Self
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.places import folder as folder_of
 from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
 from vila2cli.rejects import gather_rejects, write_rejects
@@ -63,6 +64,13 @@ class Source:
         """
         return {
             name: _digest(shard, name, place) for shard in self.shards for name, place in shard.parts().items()
+        }
+
+    def places(self) -> dict[str, Any]:
+        """Where it lies, for a lineage: the folders of the base shards with how many, and the layers."""
+        return {
+            "shards": dict(Counter(folder_of(shard.url) for shard in self.shards)),
+            "layers": [dataclasses.asdict(info) for info in self.layers],
         }
 
 

@@ -34,7 +34,7 @@ class Progress:
     ) -> None:
         self.stage, self.total, self.unit = stage, total, unit
         self._about = "~" if is_estimate else ""
-        self.num_done = 0
+        self.num_done = self._num_before = 0
         self._log_path, self._clock = log_path, clock
         self._stream = sys.stderr if stream is None else stream
         self._figures: dict[str, Any] = {}
@@ -64,7 +64,11 @@ class Progress:
     @property
     def rate(self) -> float:
         """Units per second since the block was entered."""
-        return self.num_done / self.seconds if self.seconds > 0 else 0.0
+        return (self.num_done - self._num_before) / self.seconds if self.seconds > 0 else 0.0
+
+    def go_on(self, num_done: int) -> None:
+        """Start from what an earlier process did, which is no part of the rate."""
+        self.num_done = self._num_before = self._last_num = num_done
 
     def advance(self, n: int = 1, **figures: Any) -> None:
         """Count `n` more units; `figures` (loss, tokens per second) are shown with the count."""

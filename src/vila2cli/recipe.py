@@ -192,11 +192,14 @@ def _matches(known: str, key: str) -> bool:
 
 
 def known_keys(key: str) -> Iterator[str]:
-    """All dotted keys and their tables, with the specialist that `key` names in place of NAME."""
+    """All dotted keys and their tables, with the word that `key` has in its place for NAME."""
     parts = key.split(".")
-    name = parts[1] if parts[0] == "specialists" and len(parts) > 1 else "NAME"
     for known, *_ in describe():
-        words = ["" if word == "KEY" else name if word == "NAME" else word for word in known.split(".")]
+        words = known.split(".")
+        for place, word in enumerate(words):
+            if word == "NAME" and parts[:place] == words[:place] and place < len(parts):
+                words[place] = parts[place]
+        words = ["" if word == "KEY" else word for word in words]
         yield from (".".join(words[:length]) for length in range(1, len(words) + 1) if all(words[:length]))
 
 

@@ -37,13 +37,13 @@ _LOCK_TRIES, _LOCK_WAIT_S = 25, 0.02
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The paths of a run: `runs/NAME/roundN/STAGE`, `specialists/NAME/...` and `final/STAGE`."""
+    """The paths of a run: `roundN/STAGE`, `specialists/NAME/...`, `final/STAGE` and `final-CONTROL/STAGE`."""
 
     root: Path
 
-    def stage(self, name: str, round: int | None) -> Path:
-        """The output of a stage in a round; None is the final training with the specialists' answers."""
-        return self.root / ("final" if round is None else f"round{round}") / name
+    def stage(self, name: str, round: int | str | None) -> Path:
+        """The output of a stage in a round; None is the final training, a name a control of it."""
+        return self.root / (f"round{round}" if isinstance(round, int) else round or "final") / name
 
     def specialist(self, name: str) -> Path:
         return self.root / "specialists" / name / "checkpoint"

@@ -9,29 +9,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from loopback_chat import ChatServer, Reply, completion, problem, serve_chat
+from chat_server import Reply, Server, completion, problem, serving
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, batching, open_engine
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.meter import Meter
-from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, Interrupted, ModelError
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import interruptible
 
 Ask = Callable[..., Request]
-Serve = Callable[..., ChatServer]
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    with ExitStack() as running:
-        yield lambda reply, **headers: running.enter_context(serve_chat(reply, **headers))
+def serve() -> Iterator[Callable[..., Server]]:
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +45,7 @@ def by_id(results: Iterator[Result]) -> dict[str, Result]:
     return {result.id: result for result in results}
 
 
-def test_a_request_is_sent_as_it_is(serve: Serve, ask: Ask) -> None:
+def test_a_request_is_sent_as_it_is(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     request = ask(3, "What is <image> next to?", temperature=0.5, top_p=0.9, seed=2**62 + 1, max_new_tokens=7)
     (result,) = connect(server.url).generate([request])
@@ -71,14 +68,14 @@ def test_a_request_is_sent_as_it_is(serve: Serve, ask: Ask) -> None:
     }
 
 
-def test_images_may_be_sent_smaller(serve: Serve, ask: Ask) -> None:
+def test_images_may_be_sent_smaller(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     list(connect(server.url, image_format="jpeg").generate([ask(3)]))
     image, _ = server.bodies[0]["messages"][0]["content"]
     assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
 
 
-def test_what_may_pass_is_tried_again(serve: Serve, ask: Ask) -> None:
+def test_what_may_pass_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
     statuses = [500, 503, 429, 409, 408]
     server = serve(lambda body, number: problem(statuses[number - 1]) if number <= 5 else completion())
     engine = connect(server.url, retries=5)
@@ -89,13 +86,45 @@ def test_what_may_pass_is_tried_again(serve: Serve, ask: Ask) -> None:
     assert any("tried again" in note for note in engine.notes)
 
 
-def test_an_answer_that_is_no_json_is_no_answer(serve: Serve, ask: Ask) -> None:
+def test_an_answer_that_is_no_json_is_no_answer(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: (200, "<html>down for repairs</html>"), **{"Content-Type": "text/html"})
     with pytest.raises(ModelError, match="sent no JSON but"):
         list(connect(server.url, max_in_flight=1).generate([ask(1)]))
 
 
-def test_what_the_server_refuses_fails_alone(serve: Serve, ask: Ask) -> None:
+@pytest.mark.parametrize("body", ['{"choices": [{"mess', "[1, 2]", "null", "7"])
+def test_a_broken_body_is_tried_again(serve: Callable[..., Server], ask: Ask, body: str) -> None:
+    server = serve(lambda _, number: (200, body) if number == 1 else completion())
+    engine = connect(server.url, max_in_flight=1)
+    (result,) = engine.generate([ask(1)])
+    assert (result.text, len(server.bodies)) == ("a red star", 2)
+
+
+@pytest.mark.parametrize(
+    "choices", [[{"index": 0, "finish_reason": "stop"}], [{"message": {"content": "x"}}], "x", [], None]
+)
+def test_json_that_is_no_completion_fails_alone(
+    serve: Callable[..., Server], ask: Ask, choices: object
+) -> None:
+    server = serve(lambda _, number: (200, {"id": "x", "choices": choices}) if number == 1 else completion())
+    first, second = connect(server.url, max_in_flight=1).generate([ask(1), ask(2)])
+    assert (first.failure, second.failure) == ("filtered", "")
+    assert len(server.bodies) == 2
+
+
+def test_a_schema_is_sent_in_the_words_of_the_server(serve: Callable[..., Server], ask: Ask) -> None:
+    schema = {"type": "object", "properties": {"better": {"type": "string"}}}
+    for structured, kind in (("json_schema", "json_schema"), ("json_object", "json_object"), ("none", None)):
+        server = serve(lambda body, number: completion('{"better": "A"}'))
+        list(connect(server.url, structured=structured).generate([ask(1, schema=schema), ask(2)]))
+        asked = {json.dumps(body.get("response_format")) for body in server.bodies}
+        found = [json.loads(one) for one in asked if one != "null"]
+        assert [one["type"] for one in found] == ([kind] if kind else [])
+        if kind == "json_schema":
+            assert found[0]["json_schema"] == {"name": "answer", "strict": True, "schema": schema}
+
+
+def test_what_the_server_refuses_fails_alone(serve: Callable[..., Server], ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         return problem(400, "prompt is too long") if "long" in json.dumps(body["messages"]) else completion()
 
@@ -108,7 +137,7 @@ def test_what_the_server_refuses_fails_alone(serve: Serve, ask: Ask) -> None:
     assert len(server.bodies) == 3
 
 
-def test_a_request_that_always_fails_does_not_stop_the_others(serve: Serve, ask: Ask) -> None:
+def test_a_request_that_always_fails_does_not_stop_the_others(serve: Callable[..., Server], ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         return problem(500, "engine error") if "poison" in json.dumps(body["messages"]) else completion()
 
@@ -120,7 +149,9 @@ def test_a_request_that_always_fails_does_not_stop_the_others(serve: Serve, ask:
     assert "no answer in 4 tries" in str(results["0"].error)
 
 
-def test_a_server_that_dies_after_a_request_failed_costs_no_sample(serve: Serve, ask: Ask) -> None:
+def test_a_server_that_dies_after_a_request_failed_costs_no_sample(
+    serve: Callable[..., Server], ask: Ask
+) -> None:
     """One request fails, others are answered meanwhile, and then the server is gone: none is refused."""
     tries: Counter[str] = Counter()
     others_done = threading.Event()
@@ -143,7 +174,7 @@ def test_a_server_that_dies_after_a_request_failed_costs_no_sample(serve: Serve,
         next(results)
 
 
-def test_an_error_with_status_200_is_tried_again(serve: Serve, ask: Ask) -> None:
+def test_an_error_with_status_200_is_tried_again(serve: Callable[..., Server], ask: Ask) -> None:
     error = {"error": {"message": "upstream is overloaded", "code": 502}}
     server = serve(lambda body, number: (200, error) if number < 3 else completion())
     engine = connect(server.url, max_in_flight=1)
@@ -152,7 +183,7 @@ def test_an_error_with_status_200_is_tried_again(serve: Serve, ask: Ask) -> None
     assert "upstream is overloaded; such requests are tried again" in engine.notes[-1]
 
 
-def test_a_limit_that_nobody_counts_for_is_an_error(serve: Serve, ask: Ask) -> None:
+def test_a_limit_that_nobody_counts_for_is_an_error(serve: Callable[..., Server], ask: Ask) -> None:
     status, answer = completion()
     assert isinstance(answer, dict)
     server = serve(lambda body, number: (status, {**answer, "usage": None}))
@@ -165,7 +196,7 @@ def test_a_limit_that_nobody_counts_for_is_an_error(serve: Serve, ask: Ask) -> N
         assert len(server.bodies) == num_before + 1
 
 
-def test_a_server_that_answers_nobody_ends_the_stage(serve: Serve, ask: Ask) -> None:
+def test_a_server_that_answers_nobody_ends_the_stage(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion() if number <= 3 else problem(502, "bad gateway"))
     results = connect(server.url, max_in_flight=1).generate([ask(seed) for seed in range(10)])
     assert [next(results).error for _ in range(3)] == [None] * 3
@@ -190,7 +221,7 @@ def test_a_server_that_answers_nobody_ends_the_stage(serve: Serve, ask: Ask) -> 
     ],
 )
 def test_what_concerns_every_request_ends_the_stage_at_once(
-    serve: Serve,
+    serve: Callable[..., Server],
     ask: Ask,
     reply: Reply,
     error: type[Exception],
@@ -205,7 +236,7 @@ def test_what_concerns_every_request_ends_the_stage_at_once(
     assert len(server.bodies) == 1
 
 
-def test_the_key_is_never_shown(serve: Serve, ask: Ask) -> None:
+def test_the_key_is_never_shown(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: problem(400 if number > 1 else 500, "what is secret-key?"))
     engine = connect(server.url)
     (result,) = engine.generate([ask(1)])
@@ -216,7 +247,7 @@ def test_the_key_is_never_shown(serve: Serve, ask: Ask) -> None:
     )
 
 
-def test_a_signal_ends_the_wait_for_an_answer(serve: Serve, ask: Ask) -> None:
+def test_a_signal_ends_the_wait_for_an_answer(serve: Callable[..., Server], ask: Ask) -> None:
     release = threading.Event()
 
     def reply(body: dict[str, Any], number: int) -> Reply:
@@ -237,7 +268,7 @@ def test_a_signal_ends_the_wait_for_an_answer(serve: Serve, ask: Ask) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "vila2-api"]
 
 
-def test_no_more_are_in_flight_than_allowed(serve: Serve, ask: Ask) -> None:
+def test_no_more_are_in_flight_than_allowed(serve: Callable[..., Server], ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         time.sleep(0.01)
         return completion()
@@ -261,7 +292,7 @@ def test_no_more_are_in_flight_than_allowed(serve: Serve, ask: Ask) -> None:
 
 
 def test_no_more_pixels_are_in_flight_than_memory_is_for(
-    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Server], ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         time.sleep(0.01)
@@ -275,19 +306,19 @@ def test_no_more_pixels_are_in_flight_than_memory_is_for(
     assert len(list(connect(server.url).generate([one_large, one_large]))) == 2
 
 
-def test_requests_keep_to_the_rate(serve: Serve, ask: Ask) -> None:
+def test_requests_keep_to_the_rate(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     list(connect(server.url, requests_per_minute=1200).generate(ask(seed) for seed in range(9)))
     assert server.times_s[-1] - server.times_s[0] > 8 * 0.05 - 0.03
 
 
-def test_a_server_may_ask_everybody_to_wait(serve: Serve, ask: Ask) -> None:
+def test_a_server_may_ask_everybody_to_wait(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: problem(429) if number == 1 else completion(), **{"Retry-After": "1"})
     list(connect(server.url, max_in_flight=1).generate([ask(1), ask(2)]))
     assert server.times_s[1] - server.times_s[0] > 0.95
 
 
-def test_the_budget_of_tokens_holds(serve: Serve, ask: Ask) -> None:
+def test_the_budget_of_tokens_holds(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=20, num_written=3))
     engine = connect(server.url, max_tokens_total=500)
     results = engine.generate(ask(seed, max_new_tokens=10) for seed in range(100))
@@ -297,7 +328,7 @@ def test_the_budget_of_tokens_holds(serve: Serve, ask: Ask) -> None:
     assert 500 - 30 < 23 * len(server.bodies) <= 500
 
 
-def test_the_budget_of_dollars_holds_and_needs_prices(serve: Serve, ask: Ask) -> None:
+def test_the_budget_of_dollars_holds_and_needs_prices(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=1000, num_written=100))
     prices = {"dollars_per_million_read": 2.0, "dollars_per_million_written": 10.0}  # 0.003 each
     engine = connect(server.url, max_dollars=0.03, max_in_flight=3, **prices)
@@ -308,7 +339,7 @@ def test_the_budget_of_dollars_holds_and_needs_prices(serve: Serve, ask: Ask) ->
         connect(server.url, max_dollars=1.0)
 
 
-def test_what_a_server_charges_is_metered_once(serve: Serve, ask: Ask) -> None:
+def test_what_a_server_charges_is_metered_once(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=1000, num_written=100))
     engine = connect(server.url, dollars_per_million_read=2.0, dollars_per_million_written=10.0)
     meter = Meter(engine)
@@ -319,7 +350,7 @@ def test_what_a_server_charges_is_metered_once(serve: Serve, ask: Ask) -> None:
     assert first["server_seconds"] == first["seconds"] > 0
 
 
-def test_a_budget_that_suffices_is_not_felt(serve: Serve, ask: Ask) -> None:
+def test_a_budget_that_suffices_is_not_felt(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion(num_read=20, num_written=3))
     results = list(
         connect(server.url, max_tokens_total=261).generate(ask(s, max_new_tokens=4) for s in range(11))
@@ -327,7 +358,7 @@ def test_a_budget_that_suffices_is_not_felt(serve: Serve, ask: Ask) -> None:
     assert len(results) == 11
 
 
-def test_what_follows_from_a_result_is_asked_too(serve: Serve, ask: Ask, ladder: Any) -> None:
+def test_what_follows_from_a_result_is_asked_too(serve: Callable[..., Server], ask: Ask, ladder: Any) -> None:
     server = serve(lambda body, number: completion())
     stream, seen = ladder([ask(seed) for seed in range(5)]), []
     for result in connect(server.url).generate(stream):
@@ -337,38 +368,16 @@ def test_what_follows_from_a_result_is_asked_too(serve: Serve, ask: Ask, ladder:
     assert sorted(seen) == [0, 1, 2, 3, 4, 100, 101, 102]
 
 
-def test_an_answer_cut_off_by_a_filter_is_no_caption(serve: Serve, ask: Ask) -> None:
+def test_an_answer_cut_off_by_a_filter_is_no_caption(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion("a", finish=("length", "content_filter")[number - 1]))
     cut, filtered = connect(server.url, max_in_flight=1).generate([ask(1), ask(2)])
     assert cut.finish_reason == "length"
     assert filtered.error == "the server ended the answer with content_filter"
 
 
-def test_scoring_needs_a_server_that_can(serve: Serve, judge: Callable[..., ScoreRequest]) -> None:
+def test_scoring_needs_a_server_that_can(
+    serve: Callable[..., Server], judge: Callable[..., ScoreRequest]
+) -> None:
     server = serve(lambda body, number: (200, {"count": 3}) if "prompt" in body else completion())
     with pytest.raises(ModelError, match="no log-probabilities of a prompt"):
         list(connect(server.url).score([judge(1, "a red star")]))
-
-
-def test_turns_of_the_rate_limit() -> None:
-    rate = RateLimit(60)
-    assert [rate.turn(now) for now in (0.0, 0.0, 0.5, 10.0)] == [0.0, 1.0, 1.5, 0.0]
-    rate.hold(20.0)
-    assert rate.turn(11.0) == 9.0
-    assert [RateLimit(0).turn(now) for now in (1.0, 1.0)] == [0.0, 0.0]
-
-
-def test_a_limited_budget_learns_the_length_of_a_prompt_first() -> None:
-    budget = Budget(ApiSettings(max_tokens_total=100))
-    assert budget.reserve(1, 10)
-    assert not budget.reserve(2, 10)
-    budget.settle(1, num_read=30, num_written=5)
-    assert budget.reserve(2, 10)  # 35 used, 40 set aside
-    assert not budget.reserve(3, 10)
-    assert Budget(ApiSettings()).reserve(1, 10**9)
-
-
-def test_waits_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace_module, "MAX_WAIT_S", 30.0)
-    assert [wait_s(attempt, 0.5) for attempt in range(1, 9)] == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert wait_s(3, 0.0) == 2.0

@@ -154,6 +154,39 @@ def test_hours_are_those_of_the_devices_a_stage_ran_on(make_run: MakeRun) -> Non
     assert cells["round 1 · recaption"][5] == "0.002 core-hours"
 
 
+def test_samples_that_several_judges_judged_are_counted_once(make_run: MakeRun) -> None:
+    run = make_run(1)
+    source = open_source([str(run.base_dir)])
+    for judge, share in (("model", 2), ("oracle", 1)):
+        layer = open_layer(run.run_dir / "round1" / "judge" / judge, layer="judge", source=source)
+        for shard in source.shards:
+            with layer.shard(shard) as writer:
+                for i, sample in enumerate(writer.samples()):
+                    if i % share:
+                        writer.skip(sample, "no-caption")
+                    else:
+                        writer.annotate(sample, Annotation(layer="judge", kind="verdict"))
+                writer.count(tokens=10)
+    page = build_page(run.recipe(), run.run_dir)
+    (row,) = [row for row in page.ledger if row.stage == "round 1 · judge"]
+    assert row.cells[0] == str(run.num_samples * run.num_shards)
+    assert row.cells[3] == str(2 * 10 * run.num_shards)
+
+
+def test_judges_and_evaluation_stand_side_by_side(make_run: MakeRun) -> None:
+    run = make_run(1)
+    table = build_page(run.recipe(), run.run_dir).directions
+    assert table.columns[:2] == ("oracle judge", "model judge")
+    (row,) = table.rows
+    assert (row.captions, row.says) == ("round 1 over alt-text", "all say better")
+    assert [cell.verdict for cell in row.cells[:2]] == ["gain", "gain"]
+    assert row.cells[0].text == "+36.0 points"
+    run.write_judge(1, {"oracle": 20, "model": 98})
+    (row,) = build_page(run.recipe(), run.run_dir).directions.rows
+    assert [cell.verdict for cell in row.cells[:2]] == ["loss", "even"]
+    assert row.says == "they disagree"
+
+
 def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:
     run = make_run(1)
     html = render_page(build_page(run.recipe(), run.run_dir))

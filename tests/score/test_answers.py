@@ -8,7 +8,8 @@ from vila2cli.score.choice import CHOICE, parse_letter
 from vila2cli.score.grounding import BOX, iou, parse_boxes
 from vila2cli.score.ocr import OCR, anls
 from vila2cli.score.scorer import Reference
-from vila2cli.score.short import SHORT, VQA, normalise
+from vila2cli.score.short import SHORT, normalise
+from vila2cli.score.vqa import VQA
 from vila2cli.score.yesno import YESNO, says_yes
 
 
@@ -192,7 +193,7 @@ def test_an_unknown_scorer_names_the_nearest():
     with pytest.raises(DataError, match="did you mean 'yesno'"):
         find_scorer("yes-no")
     with pytest.raises(DataError, match="there are yesno"):
-        find_scorer("cider")
+        find_scorer("zzz")
 
 
 @pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS.keys())

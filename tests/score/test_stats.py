@@ -8,6 +8,7 @@ from vila2cli.score.short import SHORT
 from vila2cli.score.stats import (
     Estimate,
     Interval,
+    cautious_share,
     cohen_kappa,
     columns_of,
     difference,
@@ -127,6 +128,23 @@ def test_wilson(successes, num_trials, low, high):
     interval = wilson(successes, num_trials)
     assert interval.value == successes / num_trials
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "num_trials", "low", "high"),
+    # Newcombe (1998), table I: the score intervals with continuity correction
+    [
+        (81 / 263, 263, 0.2535, 0.3682),
+        (15 / 148, 148, 0.0598, 0.1644),
+        (0.0, 20, 0.0, 0.2005),
+        (1 / 29, 29, 0.0018, 0.1963),
+    ],
+)
+def test_cautious_share(share, num_trials, low, high):
+    found = cautious_share(share, num_trials)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    other = cautious_share(1 - share, num_trials)
+    assert (1 - other.high, 1 - other.low) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_wilson_of_nothing_knows_nothing():

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.judging.summary import read_verdict_layer
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Annotation
-from vila2cli.score.verdict import read_verdicts
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages.judge import judge
 
@@ -110,7 +110,7 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     out = tmp_path / "judge"
     summary = judge(recipe("judge.judges=oracle", "judge.num_samples=5"), layers=["alt-text", right], out=out)
     assert (summary["num_samples"], summary["num_candidates"]) == (5, NUM_SAMPLES)
-    source = open_source([str(out)])
+    source = open_source([str(out / "oracle")])
     samples = [sample for shard in source.shards for sample in read_shard(shard, on_reject=pytest.fail)]
     judged = [annotation for sample in samples if (annotation := sample.annotation("judge"))]
     assert len(judged) == 5
@@ -123,8 +123,8 @@ def test_a_checkpoint_is_asked_in_both_orders(tiny_checkpoint, mixed, right, tmp
     assert list(summary["judges"]) == ["oracle", "model"]
     model = summary["judges"]["model"]
     assert model["wins"] + model["losses"] + model["ties"] + model["unjudged"] == NUM_SAMPLES
-    verdicts = read_verdicts(tmp_path / "judge")
-    by_model = {key[1]: one for key, found in verdicts.items() for one in found if one.judge == "model"}
+    verdicts = read_verdict_layer(tmp_path / "judge" / "model")
+    by_model = {key[1]: one for key, said in verdicts.items() for one in said.verdicts}
     for key, one in by_model.items():
         same = int(key) % 3 == 0
         assert len(one.answers) == (0 if same else 2)
@@ -138,7 +138,7 @@ def test_a_second_run_judges_only_what_is_missing(tiny_checkpoint, mixed, right,
     out = tmp_path / "judge"
     settings = {"layers": [mixed, right], "out": out, "model": tiny_checkpoint}
     first = judge(recipe(), **settings)
-    gone, kept = sorted(out.glob("*.tar"))
+    gone, kept = sorted((out / "model").glob("*.tar"))
     before, kept_time = gone.read_bytes(), kept.stat().st_mtime_ns
     gone.unlink()
     second = judge(recipe(), **settings)
@@ -153,7 +153,7 @@ def test_unreadable_pictures_and_missing_alt_texts_are_counted(tiny_checkpoint, 
     summary = judge(recipe(), layers=["alt-text", layer], out=tmp_path / "judge", model=tiny_checkpoint)
     assert (summary["num_samples"], summary["num_rejected"]) == (9, 2)
     assert summary["dropped"] == {"image": 2, "no-caption": 1}
-    assert len((tmp_path / "judge/rejects.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "judge/model/rejects.jsonl").read_text().splitlines()) == 2
 
 
 def test_an_oracle_without_scenes_is_an_error(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from loopback_chat import completion, serve_chat
+from chat_server import completion, serving
 from vila2cli.errors import BudgetError, DataError, RecipeError
 from vila2cli.recipe import load_recipe
 from vila2cli.run import Worker
@@ -93,7 +93,8 @@ def test_a_server_may_be_the_specialist(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VILA2_TEST_KEY", "only-for-this-test")
-    with serve_chat(lambda body, number: completion(f'The sign says "STOP {number}".')) as server:
+    with serving() as start:
+        server = start(lambda body, number: completion(f'The sign says "STOP {number}".'))
         sets = ["recaption.engine=api", f"api.base_url={server.url}", "api.key_env=VILA2_TEST_KEY"]
         prices = ["api.dollars_per_million_read=2", "api.dollars_per_million_written=10"]
         summary = run(*sets, *prices, "api.model=reader", model="runs/specialists/ocr")
@@ -113,7 +114,8 @@ def test_a_server_may_be_the_specialist(
 
 
 def test_a_budget_of_the_server_ends_the_work(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    with serve_chat(lambda body, number: completion('It says "STOP".')) as server:
+    with serving() as start:
+        server = start(lambda body, number: completion('It says "STOP".'))
         sets = ["recaption.engine=api", f"api.base_url={server.url}", "api.model=reader"]
         with pytest.raises(BudgetError, match="tokens were read"):
             run(*sets, "api.max_tokens_total=150", "api.max_in_flight=1", model="any")

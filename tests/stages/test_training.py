@@ -1,17 +1,22 @@
 """The training stages on a small world: pretrain, sft, specialists, and what they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.model.build import build
+from vila2cli.model.scratch import refuse_trained
 from vila2cli.recipe import Recipe, load_recipe
-from vila2cli.run import Worker
+from vila2cli.run import RunFolder, Worker
 from vila2cli.sample import Reject
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.filter import filter_samples
+from vila2cli.stages.lineage import lineage as origins
 from vila2cli.stages.pretrain import pretrain
 from vila2cli.stages.recaption import recaption
 from vila2cli.stages.sft import sft
@@ -113,6 +118,30 @@ def test_the_next_round_reads_captions_over_the_same_pictures(
     assert made["bases"] == before["bases"]
     tokens = [phase["sources"]["pretrain"]["tokens"] for phase in (made["phases"][1], before["phases"][1])]
     assert tokens[0] > tokens[1]
+    tree = list(origins(out).walk())
+    assert {node.status for node in tree} <= {"", "seen"}
+    assert [node.path for node in tree if node.role == "written by"] == [str(root / "sft")]
+    assert [node.path for node in tree if node.kind == "shards"].count(str(root / "data" / "pretrain")) >= 3
+
+
+def test_a_copy_of_a_trained_model_is_no_base(recipe: Recipe, root: Path, pretrained: Path) -> None:
+    bases = Path(build.__code__.co_filename).parents[1] / "world" / "bases"
+    run = RunFolder(root / "guarded")
+    made = shutil.copytree(pretrained, run.stage("pretrain", 0))
+    fresh = {"llm": bases / "llm", "vision_tower": bases / "tower"}
+    refuse_trained(fresh, run, is_later_round=True)
+    for ours in ("model.safetensors", "weights.safetensors"):
+        copy = shutil.copytree(bases / "llm", root / f"copy-{ours}")
+        (copy / "model.safetensors").unlink()
+        shutil.copyfile(made / "model.safetensors", copy / ours)
+        with pytest.raises(RecipeError, match=r"base\.llm = .*is a copy of .*guarded/round0/pretrain"):
+            refuse_trained({"llm": copy}, run, is_later_round=False)
+    other = shutil.copytree(bases / "llm", root / "other-llm")
+    tensors = load_file(other / "model.safetensors")
+    save_file({k: v * 2 for k, v in tensors.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    refuse_trained({"llm": other}, run, is_later_round=False)
+    with pytest.raises(RecipeError, match="is not what round 0 started from"):
+        refuse_trained({"llm": other}, run, is_later_round=True)
 
 
 def test_a_round_does_not_start_from_another_rounds_weights(recipe: Recipe, root: Path, tuned: Path) -> None:
@@ -143,6 +172,18 @@ def test_a_specialists_answers_become_question_answer_turns(
         assert annotation.prompt_id == "ocr-v1"
         assert annotation.model_sha256
         assert annotation.image_sha256
+
+
+def test_an_answer_that_breaks_a_rule_is_left_out_and_counted(
+    recipe: Recipe, root: Path, pretrained: Path
+) -> None:
+    strict = load_recipe(recipe.path, ["specialists.ocr.checks=some-box", "specialists.ocr.relabel_share=0.5"])
+    summary = relabel(
+        strict, name="ocr", model=str(pretrained), shards=recipe.data.pretrain, out=root / "strict-layer"
+    )
+    assert (summary["out"], summary["yield"]) == (0, 0.0)
+    assert summary["asked"] == summary["in"] - summary["dropped"]["not-selected"] > 0
+    assert summary["dropped"]["no-box"] == summary["asked"] - summary["rejected"] > 0
 
 
 def test_an_unknown_specialist_is_refused(recipe: Recipe, root: Path) -> None:

@@ -1,64 +1,42 @@
 """The training loop against plain transformers, and its parts against each other."""
 
 import copy
-from pathlib import Path
-from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import part_of
 from vila2cli.progress import Progress
-from vila2cli.sample import EncodedImage, Sample, Turn
 from vila2cli.settings import TrainSettings
-from vila2cli.train.data import TrainSample, encode_sample
+from vila2cli.train.data import TrainSample, lengths_of
 from vila2cli.train.features import TowerFeatures
-from vila2cli.train.loop import Objective, fit, micro_batches, to_tensors
-from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.language import caption, interview
-from vila2cli.world.scenes import draw_scene
+from vila2cli.train.loop import fit
+from vila2cli.train.objective import Batcher, Objective
+from vila2cli.train.plan import cut
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def chat(tiny_checkpoint: Path) -> Chat:
-    return Chat(AutoProcessor.from_pretrained(tiny_checkpoint))
-
-
-@pytest.fixture
-def model(tiny_checkpoint: Path) -> torch.nn.Module:
-    return AutoModelForImageTextToText.from_pretrained(tiny_checkpoint, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def samples(chat: Chat) -> list[TrainSample]:
-    """Twelve conversations, a third of them without a picture, of different lengths."""
-    random = Random(5)
-    made = []
-    for i in range(12):
-        scene = draw_scene(random, "sft")
-        turns = [Turn("user", "Describe."), Turn("assistant", caption(scene))]
-        turns += interview(scene, random, ["colour"] * (i % 4))
-        images = () if i % 3 == 0 else (EncodedImage(encode_jpeg(draw_picture(scene, random)), "jpg"),)
-        made.append(encode_sample(Sample(key=str(i), images=images), chat, turns, 2048))
-    return made
 
 
 def loss_of(
     model: torch.nn.Module, chat: Chat, batch: list[TrainSample], features: TowerFeatures | None = None
 ):
-    tensors, keys = to_tensors(batch, chat, features, CPU)
-    return Objective(model, features)(tensors, keys)
+    batcher = Batcher(chat, features)
+    return Objective(model, features)(*batcher.place(batcher.load([[(sample, 0)] for sample in batch]), CPU))[0]
 
 
 def test_loss_is_that_of_a_plain_forward(model, chat: Chat, samples: list[TrainSample]) -> None:
-    tensors, _ = to_tensors(samples, chat, None, CPU)
-    num_trained = int((tensors["labels"][:, 1:] != -100).sum())
-    reference = model(**tensors).loss * num_trained
-    assert loss_of(model, chat, samples).item() == pytest.approx(reference.item(), rel=1e-5)
+    """Sample by sample, with the probabilities looked up by hand."""
+    by_hand = 0.0
+    for sample in samples:
+        inputs = {"input_ids": torch.tensor([sample.ids]), **chat.pixel_inputs(sample.decoded())}
+        with torch.inference_mode():
+            log_p = model(**inputs).logits[0].log_softmax(-1)
+        for place, label in enumerate(sample.labels):
+            if place and label != -100:
+                assert label == sample.ids[place]
+                by_hand -= log_p[place - 1, label].item()
+    assert loss_of(model, chat, samples).item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_cached_features_change_neither_loss_nor_gradients(model, chat: Chat, samples) -> None:
@@ -77,10 +55,11 @@ def test_cached_features_change_neither_loss_nor_gradients(model, chat: Chat, sa
 def test_micro_batches_give_the_gradients_of_the_whole_batch(model, chat: Chat, samples) -> None:
     twin = copy.deepcopy(model)
     loss_of(model, chat, samples).backward()
-    parts = micro_batches(samples, 5)
-    assert sorted(s.key for part in parts for s in part) == sorted(s.key for s in samples)
+    parts = cut([[i] for i in range(12)], lengths_of(samples).tokens, 5)
+    assert sorted(i for part in parts for (i,) in part) == list(range(12))
+    assert [len(part) for part in parts] == [5, 5, 2]
     for part in parts:
-        loss_of(twin, chat, part).backward()
+        loss_of(twin, chat, [samples[i] for (i,) in part]).backward()
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         if one.grad is not None:
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-3)

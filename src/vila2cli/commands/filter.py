@@ -90,7 +90,7 @@ def _explain(plan: Plan) -> None:
 
 def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: WorkerText, base: Base) -> Plan:
     settings = paths.recipe
-    if paths.round == "final":
+    if isinstance(paths.round, str):
         raise RecipeError("--round final: name the layer to filter with --shards and the model with --model")
     number = paths.round
     specs = paths.shards(shards, paths.captioned(), "data.pretrain")

@@ -8,7 +8,16 @@ import typer
 from vila2cli.errors import RecipeError
 from vila2cli.places import is_remote, local_path
 
-MANY = ("--shards", "--layers", "--tasks", "--models", "--captions")
+MANY = (
+    "--shards",
+    "--layers",
+    "--tasks",
+    "--models",
+    "--captions",
+    "--images",
+    "--annotations",
+    "--score-only",
+)
 """Options that take all words up to the next option, as the shell expands them from a glob."""
 
 RecipeFile = Annotated[

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import typer
 
+from vila2cli.commands.controls import answering, is_final
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
+from vila2cli.ranks import parse_rank
 from vila2cli.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
 from vila2cli.settings import Settings
@@ -29,7 +31,7 @@ class Plan:
     """
 
     stage: str
-    round: int | Literal["final"] | None
+    round: int | str | None
     recipe: Recipe
     sections: tuple[str, ...]
     kind: Literal["layer", "checkpoint", "eval", "judge"]
@@ -45,7 +47,9 @@ class Plan:
     def title(self) -> str:
         if self.round is None:
             return self.stage
-        return f"final {self.stage}" if self.round == "final" else f"round {self.round} {self.stage}"
+        return (
+            f"{self.round} {self.stage}" if isinstance(self.round, str) else f"round {self.round} {self.stage}"
+        )
 
     @property
     def round_number(self) -> int | None:
@@ -59,12 +63,15 @@ def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
     return load_recipe(path, sets or ())
 
 
-def parse_round(text: str | None) -> int | Literal["final"] | None:
-    """Read `--round`: a number from 0, or `final` for the training after the specialists."""
-    if text is None or text == "final":
-        return text  # type: ignore[return-value]
+def parse_round(text: str | None) -> int | str | None:
+    """Read `--round`: a number from 0, `final` for the training after the specialists, or a control of it."""
+    if text is None or is_final(text):
+        return text
     if not text.isdecimal():
-        raise RecipeError(f"--round {text}: give a number from 0, or final")
+        raise RecipeError(
+            f"--round {text}: give a number from 0, final, or a control of it: "
+            "final-direct, final-equal-compute, final-only-NAME"
+        )
     return int(text)
 
 
@@ -79,7 +86,7 @@ class Paths:
 
     def stage(self, name: str) -> Path:
         """The folder of a stage in the round."""
-        return self.folder.stage(name, self.round if isinstance(self.round, int) else None)
+        return self.folder.stage(name, self.round)
 
     def captioned(self) -> list[str]:
         """What a round may pretrain on: the data as it is, or the layers that the round put over it."""
@@ -94,8 +101,8 @@ class Paths:
         specs = self.captioned()
         if self.recipe.pretrain.filtered and self.round not in (None, 0):
             specs = [str(self._last_round("filter"))]
-        if self.round == "final":
-            specs += [str(self.folder.relabel(name)) for name in self.recipe.specialists]
+        if isinstance(self.round, str):
+            specs += [str(self.folder.relabel(name)) for name in answering(self.recipe, self.round)]
         return specs
 
     def _last_round(self, stage: str) -> Path:
@@ -159,12 +166,19 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     if not redo and is_complete(plan, inputs):
         typer.echo(f"{plan.title}: complete, nothing to do ({plan.out})")
         return False
+    if not _speaks(plan):
+        return True
     if plan.recipe.path == DEFAULT_RECIPE:
         typer.echo(f"recipe: {DEFAULT_RECIPE}")
     elif plan.recipe.path is None:
         typer.echo("recipe: none, settings are the defaults")
     typer.echo(f"{plan.title}: writing {plan.out}")
     return True
+
+
+def _speaks(plan: Plan) -> bool:
+    """Whether this process is the one of a training that prints; others work on shards of their own."""
+    return plan.kind != "checkpoint" or parse_rank().index == 0
 
 
 def show(plan: Plan) -> None:
@@ -219,6 +233,8 @@ def _is_gone(plan: Plan) -> bool:
 
 def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:
     """Print that a stage is done, and its summary: lines as they are, a mapping by `summary_lines`."""
+    if not _speaks(plan):
+        return
     typer.echo(f"{plan.title}: done ({plan.out})")
     lines = summary_lines(summary) if isinstance(summary, Mapping) else [f"  {line}" for line in summary]
     for line in lines:

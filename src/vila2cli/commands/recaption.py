@@ -44,7 +44,7 @@ def recaption(
     """
     settings = open_recipe(recipe, sets)
     paths = Paths(settings, round)
-    if paths.round in (0, "final"):
+    if paths.round == 0 or isinstance(paths.round, str):
         raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
     stage = "rewrite" if rewrite else "recaption"
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None

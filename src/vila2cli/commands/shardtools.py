@@ -1,15 +1,17 @@
 """`vila2 shards`: look into shards and layers, check them, join them for other tools."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vila2cli.commands.options import Base, local_folder
-from vila2cli.commands.plan import default_out, summary_lines
+from vila2cli.commands.options import Base, Model, RecipeFile, Sets, local_folder
+from vila2cli.commands.plan import default_out, open_recipe, summary_lines
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.places import is_pipe
+from vila2cli.recipe import Recipe
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
@@ -101,17 +103,39 @@ def show(
     num: Annotated[int, typer.Option("--num", "-n", min=1, help="Samples to print.")] = 3,
     start: Annotated[int, typer.Option("--start", min=0, help="Samples to pass over first.")] = 0,
     full: Annotated[bool, typer.Option("--full", help="Do not shorten long texts.")] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Print them as training sees them: tokens, and which are trained.")
+    ] = False,
+    model: Model = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
 ) -> None:
-    """Print samples with their captions and annotations.
+    """Print samples with their captions and annotations, or as training sees them.
 
     \b
     vila2 shards show runs/world/round1/recaption -n 5
+    vila2 shards show data/sft/*.tar --tokens --model ckpt/r2
     """
+    if tokens:
+        _show_tokens(shards, base, num, start, model, open_recipe(recipe, sets))
+        return
     from vila2cli.shards import open_source
     from vila2cli.stages import shardtools
 
     max_chars = None if full else MAX_SHOWN_CHARS
     typer.echo(shardtools.show(open_source(shards, base=base), num, start=start, max_chars=max_chars))
+
+
+def _show_tokens(
+    shards: list[str], base: str | None, num: int, start: int, model: str | None, settings: Recipe
+) -> None:
+    from vila2cli.shards import open_source
+    from vila2cli.stages.tokens import chat_of, show_tokens
+
+    source = open_source(shards, base=base)
+    is_terminal = sys.stdout.isatty()
+    texts = show_tokens(source, chat_of(settings, model), settings, num, start=start, colour=is_terminal)
+    typer.echo("\n\n".join(texts))
 
 
 @app.command("merge")
@@ -169,3 +193,38 @@ def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str 
     counts = shardtools.merge(open_source(specs, base=base), folder, captions=captions)
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
     typer.echo(f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}")
+
+
+@app.command("convert")
+def convert(
+    form: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="llava, coco, coyo, mmc4, obelics or img2dataset.")
+    ],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Annotation files or folders of them; for img2dataset its output.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Folder for the shards.")
+    ],
+    images: Annotated[
+        list[Path] | None, typer.Option("--images", help="Folders and tars that hold the images named.")
+    ] = None,
+    per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Samples of a shard at most.")] = 1000,
+    max_images: Annotated[
+        int, typer.Option("--max-images", min=1, help="Images of a web document at most.")
+    ] = 6,
+) -> None:
+    """Write base shards from LLaVA, COCO, COYO, MMC4, OBELICS or img2dataset files.
+
+    \b
+    vila2 shards convert llava llava_v1_5_mix665k.json --images data/images --out data/sft
+    vila2 shards convert coco captions_train2017.json --images train2017 --out data/coco
+    """
+    from vila2cli.stages.convert import convert as run_stage
+
+    typer.echo(f"convert: writing {out}")
+    counts = run_stage(form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images)
+    dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
+    typer.echo(f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}")
+    if counts.num_rejected:
+        typer.echo(f"  each reject and why: {out / 'rejects.jsonl'}")

@@ -8,10 +8,10 @@ asks any server that speaks OpenAI's chat completions.
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
@@ -23,6 +23,8 @@ from vila2cli.stopping import Stop
 
 FinishReason = Literal["stop", "length", "error"]
 DeviceKind = Literal["core", "gpu", "server"]
+Failure = Literal["", "request", "unanswered", "filtered"]
+"""Why there is no text: the request cannot be taken, no answer came, or one came and was withheld."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class Request:
     `images` stand where the turns' text has IMAGE_PLACEHOLDER (images without one come first).
     `temperature` 0 is greedy. `seed` alone decides the noise of a sampled request, whatever it is
     batched with. `group` is a shard's name: the hf engine never batches two groups together.
+    `schema` is a JSON schema that the answer has to fit: vllm and api hold the model to it, hf does not.
     """
 
     id: str
@@ -42,11 +45,12 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     group: str = ""
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came back for a request; `error` is set, and `text` empty, when the model could not take it.
+    """What came back for a request; `error` and `failure` are set, and `text` empty, when there is no answer.
 
     `num_tokens` counts generated tokens, the end token included. `logprob_mean` is in nats per
     generated token under the model's own distribution, before temperature and top-p.
@@ -58,6 +62,7 @@ class Result:
     finish_reason: FinishReason = "stop"
     logprob_mean: float | None = None
     error: str | None = None
+    failure: Failure = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,7 @@ class EngineSettings:
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
+    fails_alone: bool = False  # what a server never answers fails, also while it answers nothing else
 
 
 class Engine(Protocol):
@@ -218,6 +224,6 @@ def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
         raise ModelError("the api engine needs the openai package: pip install 'vila2cli[api]'")
     from vila2cli.engine.api import ApiEngine
 
-    engine = ApiEngine(model, settings.api, settings.api_key, stop)
+    engine = ApiEngine(model, settings.api, settings.api_key, stop, fails_alone=settings.fails_alone)
     engine.notes.insert(0, f"engine: api ({engine.model} at {settings.api.base_url})")
     return engine

@@ -22,7 +22,16 @@ from typing import Any, Generic, TypeVar
 import openai
 from PIL import Image
 
-from vila2cli.engine import DeviceKind, FinishReason, Request, Result, ScoreRequest, ScoreResult, identify
+from vila2cli.engine import (
+    DeviceKind,
+    Failure,
+    FinishReason,
+    Request,
+    Result,
+    ScoreRequest,
+    ScoreResult,
+    identify,
+)
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, answered, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
@@ -42,6 +51,14 @@ _NO_KEY = "none"
 class _Refused(Exception):
     """The server would not take one request; the others may be fine."""
 
+    failure: Failure = "request"
+
+
+class _Unanswered(_Refused):
+    """No answer came to one request."""
+
+    failure: Failure = "unanswered"
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcome(Generic[Answered]):
@@ -59,14 +76,16 @@ class ApiEngine:
     num_devices = 1  # the server's are not known
     device_kind: DeviceKind = "server"
 
-    def __init__(self, model: str, settings: ApiSettings, key: str, stop: Stop) -> None:
+    def __init__(
+        self, model: str, settings: ApiSettings, key: str, stop: Stop, *, fails_alone: bool = False
+    ) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
         warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
         self.model, self.model_sha256 = identify("api", model, settings)
         self.notes: list[str] = []
         self.budget = Budget(settings)
         self._settings, self._stop = settings, stop
-        self._key = key or _NO_KEY
+        self._key, self._fails_alone = key or _NO_KEY, fails_alone
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
         self._noted: set[str] = set()
@@ -145,11 +164,23 @@ class ApiEngine:
                     top_p=request.top_p,
                     seed=request.seed if request.temperature > 0 else openai.omit,
                     logprobs=self._settings.logprobs or openai.omit,
+                    response_format=self._format(request) or openai.omit,  # type: ignore[arg-type]
                 )
             )
-        except (_Refused, DataError) as error:
+        except _Refused as error:
+            return _Outcome(failed(request, str(error), error.failure))
+        except DataError as error:
             return _Outcome(failed(request, str(error)))
         return _Outcome(_to_result(request, response), *self._used(response))
+
+    def _format(self, request: Request) -> dict[str, Any] | None:
+        """How the server is told of a request's schema, None where it is not."""
+        if request.schema is None or self._settings.structured == "none":
+            return None
+        if self._settings.structured == "json_object":
+            return {"type": "json_object"}
+        schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
+        return {"type": "json_schema", "json_schema": schema}
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
         try:
@@ -182,7 +213,7 @@ class ApiEngine:
 
     def _used(self, response: Any) -> tuple[int, int]:
         """Tokens read and written; raises ModelError where a limit cannot be kept because nobody says."""
-        if response.usage is None and self.budget.is_limited:
+        if getattr(response, "usage", None) is None and self.budget.is_limited:
             raise ModelError(
                 f"{self._settings.base_url} does not say how many tokens a request takes (usage), so "
                 "api.max_dollars and api.max_tokens_total cannot be kept; set both to 0, or limit it there"
@@ -212,6 +243,9 @@ class ApiEngine:
             except openai.APIError as error:
                 problem = self._problem(error)
                 self._rate.hold(clock.time() + _retry_after_s(error))
+            except ValueError as error:  # a body that says it is JSON and is not
+                problem = f"it sent broken JSON: {one_line(error)}"
+                self._note("broken JSON", problem)
             else:
                 problem = _problem_of(response)
                 if not problem:
@@ -221,8 +255,9 @@ class ApiEngine:
             if attempt <= self._settings.retries:
                 num_answers_before = self._num_answers
                 await asyncio.sleep(wait_s(attempt, random.random()))
-        if self._num_answers > num_answers_before:  # the server is there, but not for this request
-            raise _Refused(f"no answer in {self._settings.retries + 1} tries: {problem}")
+        # the server is there, but not for this request
+        if self._num_answers > (0 if self._fails_alone else num_answers_before):
+            raise _Unanswered(f"no answer in {self._settings.retries + 1} tries: {problem}")
         raise ModelError(
             f"{self._settings.base_url} gave no answer in {self._settings.retries + 1} tries: {problem}; "
             "run the same command again when it does"
@@ -287,6 +322,8 @@ def _problem_of(response: Any) -> str:
     """Why what came with status 200 is no answer; empty when it is one."""
     if isinstance(response, str):
         return f"it sent no JSON but {response[:80]!r}"
+    if response is None or isinstance(response, list | int | float):
+        return f"it sent no JSON object but {str(response)[:80]!r}"
     error = (getattr(response, "model_extra", None) or {}).get("error")
     if error and not getattr(response, "choices", None):
         text = error.get("message") if isinstance(error, dict) else error
@@ -295,15 +332,20 @@ def _problem_of(response: Any) -> str:
 
 
 def _to_result(request: Request, response: Any) -> Result:
-    choice = response.choices[0] if response.choices else None
-    if choice is None or choice.finish_reason not in ("stop", "length"):
-        return failed(request, f"the server ended the answer with {choice and choice.finish_reason}")
-    finish_reason: FinishReason = choice.finish_reason
+    choices = getattr(response, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    ended = getattr(choice, "finish_reason", None)
+    message = getattr(choice, "message", None)
+    if choice is None or message is None or ended not in ("stop", "length"):
+        return failed(request, f"the server ended the answer with {ended}", "filtered")
+    if refusal := getattr(message, "refusal", None):
+        return failed(request, f"the model refused: {' '.join(str(refusal).split())[:200]}", "filtered")
+    finish_reason: FinishReason = ended
     tokens = choice.logprobs.content if choice.logprobs else None
     num_tokens = _usage(response)[1] or len(tokens or ())
     return answered(
         request,
-        text=(choice.message.content or "").strip(),
+        text=str(message.content or "").strip(),
         num_tokens=num_tokens,
         finish_reason=finish_reason,
         logprob_mean=sum(token.logprob for token in tokens) / len(tokens) if tokens else None,
@@ -312,8 +354,8 @@ def _to_result(request: Request, response: Any) -> Result:
 
 def _usage(response: Any) -> tuple[int, int]:
     """Tokens read and written; zeros from a server that does not say."""
-    usage = response.usage
-    return (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+    usage = getattr(response, "usage", None)
+    return (0, 0) if usage is None else (usage.prompt_tokens or 0, usage.completion_tokens or 0)
 
 
 def _retry_after_s(error: openai.APIError) -> float:

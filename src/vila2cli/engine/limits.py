@@ -3,7 +3,7 @@
 import math
 from typing import Any, TypeVar
 
-from vila2cli.engine import Request, Result, ScoreRequest
+from vila2cli.engine import Failure, Request, Result, ScoreRequest
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 
@@ -62,9 +62,9 @@ def answered(request: Request, **figures: Any) -> Result:
     return Result(id=request.id, **figures)
 
 
-def failed(request: Request, error: str) -> Result:
-    """The result of a request that the model cannot take."""
-    return Result(id=request.id, finish_reason="error", error=error)
+def failed(request: Request, error: str, failure: Failure = "request") -> Result:
+    """The result of a request that the model cannot take, or that was not answered for another reason."""
+    return Result(id=request.id, finish_reason="error", error=error, failure=failure)
 
 
 def one_line(error: BaseException) -> str:

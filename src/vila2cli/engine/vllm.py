@@ -170,6 +170,7 @@ class VllmEngine:
         while outputs.empty():
             self._stop.check()
             if client.resources.engine_dead:
+                client.shutdown()  # else this process may not end: its socket has messages for the dead one
                 raise ModelError(
                     f"vLLM's process for {self.model} died, killed by the system if memory ran out; "
                     "run the same command again"
@@ -213,6 +214,7 @@ class VllmEngine:
             flat_logprobs=True,  # numbers in lists: an object for every token costs 3% of a small model's time
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=_structured(request),
         )
 
     def _to_score(self, request: ScoreRequest) -> tuple[list[int], Any]:
@@ -286,6 +288,15 @@ def why_not(folder: Path) -> str | None:
     if not set(architectures) & set(ModelRegistry.get_supported_archs()):
         return f"vLLM does not know {', '.join(architectures) or 'a model without architectures'}"
     return None
+
+
+def _structured(request: Request) -> Any:
+    """What holds vLLM's decoding to a request's schema, None without one."""
+    if request.schema is None:
+        return None
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(json=dict(request.schema))
 
 
 def _known_eos(folder: Path, config: Any) -> int | list[int] | None:

@@ -1,39 +1,55 @@
 """A vision tower and an LLM joined by a new projector: what every round starts from.
 
-The result is a stock `Idefics3ForConditionalGeneration`: SigLIP-style tower, 2 x 2 pixel shuffle,
-linear projector, Llama-style LLM. VILA^2-8B joins SigLIP-so400m and Llama-3-8B by the same four-fold
-reduction of image tokens (VILA^2 section 3).
+The result is a stock class of transformers, chosen by `base.architecture`:
+
+    idefics3  SigLIP, 2 x 2 pixel shuffle, linear projector, Llama. VILA^2-8B joins SigLIP-so400m and
+              Llama-3-8B by the same four-fold reduction of image tokens (VILA^2 section 3).
+    llava     SigLIP or CLIP, linear or MLP projector, any LLM, a token per patch (VILA section 2).
+    internvl  InternViT, pixel shuffle, LayerNorm and MLP, any LLM (VILA^2's 40B model).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedModel,
-    SiglipVisionModel,
 )
-from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector, Idefics3VisionTransformer
+from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.quiet import quiet_transformers
 from vila2cli.model.templates import image_template
+from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
 from vila2cli.settings import BaseSettings
 
 SCALE_FACTOR = 2
 """Patches merged along each side by the pixel shuffle: four-fold fewer image tokens."""
-IMAGE_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>")
+IMAGE_TOKEN = "<image>"
+IMAGE_TOKENS = (IMAGE_TOKEN, "<fake_token_around_image>", "<global-img>")
+INTERNVL_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": IMAGE_TOKEN,
+    "video_token": "<video>",
+}
 
 
 def resolve_base(spec: str) -> Path:
@@ -47,104 +63,46 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
     """Join the bases; returns the model, in training precision, and its processor.
 
     Only the projector is new: drawn by `seed`, at the scale of the word embeddings. Raises
-    ModelError when a part cannot be read or the parts do not fit.
+    ModelError when a part cannot be read, the parts do not fit, or a package is missing.
     """
     quiet_transformers()
-    dtype = getattr(torch, base.dtype)
-    tower = load_tower(resolve_base(base.vision_tower), base.image_size, dtype)
-    llm, tokenizer = load_llm(resolve_base(base.llm), dtype)
-    side, patch = tower.config.image_size, tower.config.patch_size
-    if (side // patch) % SCALE_FACTOR or side % patch:
-        raise ModelError(
-            f"base.image_size = {side}: {side}/{patch} patches a side cannot be merged 2 x 2; "
-            f"use a multiple of {patch * SCALE_FACTOR}, for example {side // (patch * 2) * patch * 2}"
-        )
-    tokenizer.add_special_tokens({"additional_special_tokens": list(IMAGE_TOKENS)})
-    if len(tokenizer) > llm.config.vocab_size:
-        llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
-    model = _join(tower, llm, tokenizer, seed=seed)
-    return model.to(dtype), _processor(tokenizer, side, patch)
+    make: dict[str, Callable[[BaseSettings, int], tuple[PreTrainedModel, Any]]] = {
+        "idefics3": _idefics3,
+        "llava": _llava,
+        "internvl": _internvl,
+    }
+    return make[base.architecture](base, seed)
 
 
-def load_tower(folder: Path, image_size: int, dtype: torch.dtype) -> Idefics3VisionTransformer:
-    """An Idefics3 tower, or a SigLIP model's tower put into one (its tensors have the same names).
-
-    With `image_size` the learned positions are interpolated to that resolution.
-    """
-    config = AutoConfig.from_pretrained(folder)
-    vision = getattr(config, "vision_config", config)
-    if config.model_type == "idefics3_vision":
-        tower = Idefics3VisionTransformer.from_pretrained(folder, dtype=dtype)
-    elif config.model_type in ("siglip", "siglip_vision_model"):
-        source = SiglipVisionModel.from_pretrained(folder, dtype=dtype)
-        fields = {k: v for k, v in vision.to_dict().items() if k != "model_type"}
-        tower = Idefics3VisionTransformer(Idefics3VisionConfig(**fields)).to(dtype)
-        state = {k.removeprefix("vision_model."): v for k, v in source.state_dict().items()}
-        # SigLIP's attention-pooling head has no place among patch features.
-        tower.load_state_dict({k: v for k, v in state.items() if not k.startswith("head.")})
-    else:
-        raise ModelError(
-            f"{folder} is a {config.model_type} model; base.vision_tower takes SigLIP or Idefics3 towers"
-        )
-    if image_size and image_size != tower.config.image_size:
-        _interpolate_positions(tower, image_size)
-    return tower
-
-
-def _interpolate_positions(tower: Idefics3VisionTransformer, image_size: int) -> None:
-    embeddings = tower.embeddings
-    old, new = embeddings.num_patches_per_side, image_size // embeddings.patch_size
-    weight = embeddings.position_embedding.weight.data
-    grid_1DHW = weight.view(1, old, old, -1).permute(0, 3, 1, 2).float()
-    grid_1DHW = nn.functional.interpolate(grid_1DHW, (new, new), mode="bicubic", antialias=True)
-    positions = grid_1DHW.permute(0, 2, 3, 1).reshape(new * new, -1).to(weight.dtype)
-    tower.config.image_size = embeddings.image_size = image_size
-    embeddings.num_patches_per_side = new
-    embeddings.num_patches = embeddings.num_positions = new * new
-    embeddings.position_embedding = nn.Embedding(new * new, positions.shape[1], _weight=positions)
-
-
-def load_llm(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTrainedModel, Any]:
     """A causal LLM and its tokenizer."""
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
+        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return llm, AutoTokenizer.from_pretrained(folder, **tokens)
     except (OSError, ValueError) as error:
         raise ModelError(f"base.llm {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
-def _join(
-    tower: Idefics3VisionTransformer, llm: PreTrainedModel, tokenizer: Any, *, seed: int
-) -> PreTrainedModel:
+def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
+    dtype = getattr(torch, base.dtype)
+    tower = load_tower(resolve_base(base.vision_tower), base.image_size, dtype)
+    llm, tokenizer = load_llm(resolve_base(base.llm), dtype)
+    side, patch = tower.config.image_size, tower.config.patch_size
+    _check_merges(side, patch)
+    _add_tokens(llm, tokenizer, IMAGE_TOKENS)
     config = Idefics3Config(
         vision_config=tower.config,
-        text_config=llm.config,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=SCALE_FACTOR,
-        tie_word_embeddings=llm.config.tie_word_embeddings,
         pad_token_id=tokenizer.pad_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        **_text_fields(llm),
     )
     with torch.device("meta"):
         model = Idefics3ForConditionalGeneration(config)
-    model.model.vision_model = tower
-    model.model.text_model = llm.model
-    model.lm_head = llm.lm_head
     connector = Idefics3Connector(config)
-    # Normalised tower features have unit scale: this gives image tokens the scale of word embeddings.
-    scale = llm.get_input_embeddings().weight.float().square().mean().sqrt().item()
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in connector.parameters():
-        nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
-    model.model.connector = connector
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        do_sample=False,
-    )
-    return model
-
-
-def _processor(tokenizer: Any, side: int, patch: int) -> Idefics3Processor:
+    _draw(connector, llm, seed)
+    model.model.vision_model, model.model.connector = tower, connector
+    model.model.text_model, model.lm_head = llm.model, llm.lm_head
     image_processor = Idefics3ImageProcessorPil(
         size={"longest_edge": side},
         max_image_size={"longest_edge": side},
@@ -152,7 +110,160 @@ def _processor(tokenizer: Any, side: int, patch: int) -> Idefics3Processor:
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
-    num_tokens = (side // patch // SCALE_FACTOR) ** 2
-    return Idefics3Processor(
-        image_processor, tokenizer, image_seq_len=num_tokens, chat_template=image_template(tokenizer)
+    processor = Idefics3Processor(
+        image_processor,
+        tokenizer,
+        image_seq_len=(side // patch // SCALE_FACTOR) ** 2,
+        chat_template=image_template(tokenizer),
     )
+    return _finished(model, tokenizer, dtype), processor
+
+
+def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
+    dtype = getattr(torch, base.dtype)
+    folder = resolve_base(base.vision_tower)
+    tower = load_clip_like_tower(folder, base.image_size, base.feature_layer, dtype)
+    llm, tokenizer = load_llm(resolve_base(base.llm), dtype)
+    side, patch = tower.config.image_size, tower.config.patch_size
+    if side % patch:
+        raise ModelError(
+            f"base.image_size = {side} is no multiple of {patch}, the patch size; try {side // patch * patch}"
+        )
+    _add_tokens(llm, tokenizer, (IMAGE_TOKEN,))
+    has_class_token = tower.config.model_type == "clip_vision_model"
+    strategy = "default" if has_class_token else "full"
+    config = LlavaConfig(
+        vision_config=tower.config,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(side // patch) ** 2,
+        # As an activation between two layers, "linear" does nothing: see `_make_linear`.
+        projector_hidden_act="linear" if base.projector == "linear" else "gelu",
+        vision_feature_layer=-1,  # the layers above the one that is asked for are cut off
+        vision_feature_select_strategy=strategy,
+        **_text_fields(llm),
+    )
+    model = _join_named(LlavaForConditionalGeneration, config, tower, llm, seed)
+    if base.projector == "linear":
+        _make_linear(model.model.multi_modal_projector)
+    processor = LlavaProcessor(
+        _clip_like_images(folder, side, has_class_token=has_class_token),
+        tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(has_class_token),
+        image_token=IMAGE_TOKEN,
+        chat_template=image_template(tokenizer),
+    )
+    return _finished(model, tokenizer, dtype), processor
+
+
+def _clip_like_images(folder: Path, side: int, *, has_class_token: bool) -> Any:
+    """An image processor that gives squares of this side, normalised as the tower learned it."""
+    size = {"height": side, "width": side}
+    if has_class_token:
+        return CLIPImageProcessorPil(size=size, do_center_crop=False, crop_size=size)
+    return SiglipImageProcessorPil(size=size, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
+
+
+def _internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
+    try:
+        # Its image processor belongs to a processor with one for videos, which nothing else reads.
+        from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+        from transformers.models.internvl.processing_internvl import InternVLProcessor
+        from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ModelError(
+            'base.architecture = "internvl" needs a torchvision that fits torch, for its processor: '
+            f"{str(error).splitlines()[0]}; install it, or use idefics3 or llava"
+        ) from None
+    model, tokenizer = join_internvl(base, seed)
+    side, num_tokens = model.config.vision_config.image_size[0], model.config.image_seq_length
+    size = {"height": side, "width": side}
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size=size, crop_to_patches=False, min_patches=1, max_patches=1),
+        tokenizer,
+        video_processor=InternVLVideoProcessor(size=size),
+        image_seq_length=num_tokens,
+        chat_template=image_template(tokenizer),
+    )
+    return model, processor
+
+
+def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
+    """The model and tokenizer of the internvl architecture; its processor needs torchvision."""
+    dtype = getattr(torch, base.dtype)
+    tower = load_internvit(resolve_base(base.vision_tower), base.image_size, dtype)
+    llm, tokenizer = load_llm(resolve_base(base.llm), dtype, extra_special_tokens=INTERNVL_TOKENS)
+    side, patch = tower.config.image_size[0], tower.config.patch_size[0]
+    _check_merges(side, patch)
+    _add_tokens(llm, tokenizer, ())
+    config = InternVLConfig(
+        vision_config=tower.config,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(side // patch // SCALE_FACTOR) ** 2,
+        downsample_ratio=1 / SCALE_FACTOR,
+        **_text_fields(llm),
+    )
+    model = _join_named(InternVLForConditionalGeneration, config, tower, llm, seed)
+    return _finished(model, tokenizer, dtype), tokenizer
+
+
+def _check_merges(side: int, patch: int) -> None:
+    if (side // patch) % SCALE_FACTOR or side % patch:
+        raise ModelError(
+            f"base.image_size = {side}: {side}/{patch} patches a side cannot be merged 2 x 2; "
+            f"use a multiple of {patch * SCALE_FACTOR}, for example {side // (patch * 2) * patch * 2}"
+        )
+
+
+def _add_tokens(llm: PreTrainedModel, tokenizer: Any, tokens: tuple[str, ...]) -> None:
+    if tokens:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    if len(tokenizer) > llm.config.vocab_size:
+        llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+
+
+def _text_fields(llm: PreTrainedModel) -> dict[str, Any]:
+    return {"text_config": llm.config, "tie_word_embeddings": llm.config.tie_word_embeddings}
+
+
+def _join_named(kind: Any, config: Any, tower: PreTrainedModel, llm: PreTrainedModel, seed: int) -> Any:
+    """The classes that grew from LLaVA: vision_tower, multi_modal_projector and language_model."""
+    with torch.device("meta"):
+        model = kind(config)
+    projector = type(model.model.multi_modal_projector)(config)
+    _draw(projector, llm, seed)
+    model.model.vision_tower, model.model.multi_modal_projector = tower, projector
+    model.model.language_model, model.lm_head = llm.model, llm.lm_head
+    return model
+
+
+def _draw(projector: nn.Module, llm: PreTrainedModel, seed: int) -> None:
+    """Draw a projector: image tokens get the scale of word embeddings from tower features of unit scale."""
+    scale = llm.get_input_embeddings().weight.float().square().mean().sqrt().item()
+    generator = torch.Generator().manual_seed(seed)
+    layers = [module for module in projector.modules() if isinstance(module, nn.Linear)]
+    for layer in layers:
+        std = layer.in_features**-0.5 * (scale if layer is layers[-1] else 1.0)
+        nn.init.normal_(layer.weight, std=std, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _make_linear(projector: Any) -> None:
+    """Leave one linear layer of the stock projector's two: the second one is the identity, and is never
+    trained (see `freeze.is_idle`)."""
+    with torch.no_grad():
+        projector.linear_1.weight.mul_(projector.linear_2.weight.std() * projector.linear_2.in_features**0.5)
+        nn.init.eye_(projector.linear_2.weight)
+        nn.init.zeros_(projector.linear_2.bias)
+
+
+def _finished(model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype) -> PreTrainedModel:
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        do_sample=False,
+    )
+    return model.to(dtype)

@@ -22,7 +22,8 @@ class Chart:
 
 
 def charts(results: Sequence[RoundResult], words: Mapping[str, Words]) -> list[Chart]:
-    """All charts for which there is at least one value."""
+    """All charts for which there is at least one value; controls are in the table alone."""
+    results = [result for result in results if not result.is_control]
     found = [
         _length_chart(results, words),
         _share_chart(
@@ -83,7 +84,7 @@ def _point(x: int, figure: Figure, scale: int) -> Point:
 
 
 def _length_chart(results: Sequence[RoundResult], words: Mapping[str, Words]) -> Chart | None:
-    rounds = [result for result in results if result.group != "final"]
+    rounds = [result for result in results if result.is_round]
     labels, _ = _labels(rounds)
     points = [
         Point(x, found.mean, max(found.mean - found.sd, 0.0), found.mean + found.sd)

@@ -15,7 +15,8 @@ from vila2cli.report.wording import NOT_RUN, number, visible
 class Judgement:
     """One judge on one pair of captionings; ties count half in `rate`.
 
-    `position_bias` is the share of answers that named the caption shown first (0.5 is none),
+    `position_free` is the rate without the ties that the judge's taste for a place made,
+    `position_bias` the share of answers that named the caption shown first (0.5 is none),
     `length_bias` the share of decided pairs that the longer caption won.
     """
 
@@ -28,6 +29,7 @@ class Judgement:
     ties: int
     losses: int
     unjudged: int
+    position_free: Figure | None
     position_bias: float | None
     length_bias: float | None
     kappa: float | None
@@ -74,6 +76,7 @@ def _judgement(
         ties=whole(figures.get("ties")),
         losses=whole(figures.get("losses")),
         unjudged=whole(figures.get("unjudged")),
+        position_free=figure_of(figures.get("position_free_rate")),
         position_bias=real(figures.get("position_bias")),
         length_bias=real(figures.get("length_bias")),
         kappa=_kappa(pair.get("agreement"), name),
@@ -97,14 +100,19 @@ def _kappa(agreement: object, judge: str) -> float | None:
 
 
 def _cells(one: Judgement) -> tuple[str, ...]:
-    rate = f"{number(100 * one.rate.value, 1)} %"
-    if one.rate.low is not None and one.rate.high is not None:
-        rate += f" ({number(100 * one.rate.low, 1)}–{number(100 * one.rate.high, 1)})"
     counts = f"{one.wins} / {one.ties} / {one.losses}"
     shares = [one.position_bias, one.length_bias, one.kappa]
     return (
-        rate,
+        _percent(one.rate),
         counts,
         str(one.unjudged),
+        NOT_RUN if one.position_free is None else _percent(one.position_free),
         *(NOT_RUN if share is None else number(share, 2) for share in shares),
     )
+
+
+def _percent(rate: Figure) -> str:
+    text = f"{number(100 * rate.value, 1)} %"
+    if rate.low is None or rate.high is None:
+        return text
+    return f"{text} ({number(100 * rate.low, 1)}–{number(100 * rate.high, 1)})"

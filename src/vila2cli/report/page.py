@@ -32,6 +32,7 @@ from vila2cli.report.decisions import (
     decision_rows,
     filter_rows,
 )
+from vila2cli.report.directions import DirectionTable, direction_table
 from vila2cli.report.figures import Chart, charts
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
@@ -69,6 +70,7 @@ class Page:
     damaged: list[str]
     table: Table
     judges: list[JudgeRow]
+    directions: DirectionTable
     charts: list[Chart]
     verdict: list[str]
     differences: DifferenceTable
@@ -96,9 +98,8 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
     judgements = [one for result in results for one in read_judgements(run, result.group)]
     layers = caption_layers(run)
     words = _count_words(recipe, run, layers, reader)
-    comparisons = compare_rounds(
-        run, results, reader, num_bootstrap=recipe.eval.num_bootstrap or DEFAULT_BOOTSTRAP, seed=recipe.seed
-    )
+    bootstrap = {"num_bootstrap": recipe.eval.num_bootstrap or DEFAULT_BOOTSTRAP, "seed": recipe.seed}
+    comparisons = compare_rounds(run, results, reader, **bootstrap)
     sentences = verdict(comparisons)
     cards, cards_note = read_cards(layers, reader)
     rejects, rejects_note = reject_rows(run)
@@ -111,6 +112,7 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         tiles=tiles(results, words, judgements, cost_tile(costs)),
         table=headline_table(run, results, words, judgements),
         judges=judge_rows(judgements),
+        directions=direction_table(run, results, judgements, reader, **bootstrap),
         charts=charts(results, words),
         verdict=sentences,
         differences=difference_table(comparisons, results),
@@ -172,7 +174,7 @@ def _facts(recipe: Recipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
 
 
 def _lead(recipe: Recipe, results: tuple[RoundResult, ...], sentences: list[str]) -> str:
-    num_done = sum(bool(result.tasks) for result in results if result.group not in ("round 0", "final"))
+    num_done = sum(bool(result.tasks) for result in results if result.is_round and result.group != "round 0")
     if not any(result.tasks for result in results):
         return "Nothing has been evaluated in this run folder yet."
     plural = "round" if recipe.rounds == 1 else "rounds"

@@ -43,25 +43,41 @@ class Comparison:
 def compare_rounds(
     run: RunRecord, results: Sequence[RoundResult], reader: JsonReader, *, num_bootstrap: int, seed: int
 ) -> list[Comparison]:
-    """Compare each evaluated row with the one before it, sample by sample."""
-    evaluated = [
-        (result, stage.folder)
-        for result in results
-        if result.tasks and (stage := run.stage(result.group, "eval")) is not None
+    """Compare each evaluated round with the one before it, and the final model with its controls, by sample."""
+    evaluated = [result for result in results if result.tasks and run.stage(result.group, "eval")]
+    loop = [result for result in evaluated if not result.is_control]
+    final = [result for result in evaluated if result.group == "final"]
+    controls = [(result, final[0]) for result in evaluated if result.is_control and final]
+    return [
+        compare_two(run, before, after, reader, num_bootstrap=num_bootstrap, seed=seed)
+        for before, after in [*itertools.pairwise(loop), *controls]
     ]
-    comparisons = []
-    for (before, first_dir), (after, second_dir) in itertools.pairwise(evaluated):
-        estimates: dict[str, Estimate] = {}
-        for name, task in after.tasks.items():
-            if name in before.tasks and before.tasks[name].protocol == task.protocol:
-                settings = {"num_bootstrap": num_bootstrap, "seed": seed}
-                estimates |= _task_changes(task, first_dir / name, second_dir / name, settings, reader)
-        qa = [task.name for task in after.qa_tasks if task.name in estimates]
-        if qa and len(qa) == len(after.qa_tasks) == len(before.qa_tasks):
-            estimates[QA_MEAN] = mean_of([estimates[name] for name in qa])
-        changes = {name: Change(_figure(one)) for name, one in estimates.items()}
-        comparisons.append(Comparison(before.group, after.group, changes))
-    return comparisons
+
+
+def compare_two(
+    run: RunRecord,
+    before: RoundResult,
+    after: RoundResult,
+    reader: JsonReader,
+    *,
+    num_bootstrap: int,
+    seed: int,
+) -> Comparison:
+    """Compare two rows sample by sample; there are no changes where one of them has no evaluation."""
+    stages = run.stage(before.group, "eval"), run.stage(after.group, "eval")
+    estimates: dict[str, Estimate] = {}
+    if stages[0] is None or stages[1] is None:
+        return Comparison(before.group, after.group, {})
+    first_dir, second_dir = stages[0].folder, stages[1].folder
+    for name, task in after.tasks.items():
+        if name in before.tasks and before.tasks[name].protocol == task.protocol:
+            settings = {"num_bootstrap": num_bootstrap, "seed": seed}
+            estimates |= _task_changes(task, first_dir / name, second_dir / name, settings, reader)
+    qa = [task.name for task in after.qa_tasks if task.name in estimates]
+    if qa and len(qa) == len(after.qa_tasks) == len(before.qa_tasks):
+        estimates[QA_MEAN] = mean_of([estimates[name] for name in qa])
+    changes = {name: Change(_figure(one)) for name, one in estimates.items()}
+    return Comparison(before.group, after.group, changes)
 
 
 def verdict(comparisons: Sequence[Comparison]) -> list[str]:

@@ -58,6 +58,15 @@ class RoundResult:
     qa_mean: Figure | None = None
 
     @property
+    def is_round(self) -> bool:
+        """Whether this is a round of the loop, and not the training after it or a control of that."""
+        return self.group.startswith("round ")
+
+    @property
+    def is_control(self) -> bool:
+        return not self.is_round and self.group != "final"
+
+    @property
     def caption(self) -> TaskResult | None:
         """The first task whose answers are captions."""
         return next((task for task in self.tasks.values() if task.is_caption), None)
@@ -76,10 +85,9 @@ class RoundResult:
 
 
 def read_results(run: RunRecord) -> tuple[RoundResult, ...]:
-    """One result for every round folder, and one for `final` where it exists."""
+    """One result for every round folder, and for `final` and its controls where they exist."""
     groups = [f"round {number}" for number in run.rounds]
-    if run.stage("final", "eval"):
-        groups.append("final")
+    groups += [stage.group for stage in run.stages if stage.group.startswith("final") and stage.name == "eval"]
     return tuple(_read_result(run, group) for group in groups)
 
 
@@ -94,7 +102,11 @@ def figure_of(value: object, name: str = "value") -> Figure | None:
 
 def _read_result(run: RunRecord, group: str) -> RoundResult:
     evaluated = run.stage(group, "eval")
-    metrics = evaluated.summary if evaluated else {}
+    return read_result(group, evaluated.summary if evaluated else {})
+
+
+def read_result(group: str, metrics: Mapping[str, Any]) -> RoundResult:
+    """What a metrics.json says; what in it makes no sense is left out."""
     tasks = metrics.get("tasks")
     read = [
         _read_task(name, task)

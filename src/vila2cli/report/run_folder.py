@@ -83,10 +83,10 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
     for specialist in _folders(run_dir / "specialists"):
         group = f"specialist {visible(specialist.name, 40)}"
         stages += [_read_stage(specialist / name, group, name, reader) for name in ("checkpoint", "relabel")]
-    if (run_dir / "final").is_dir():
-        stages += [
-            _read_stage(run_dir / "final" / name, "final", name, reader) for name in ("pretrain", "sft", "eval")
-        ]
+    for last in _folders(run_dir):
+        if last.name == "final" or last.name.startswith("final-"):
+            group = visible(last.name, 60)
+            stages += [_read_stage(last / name, group, name, reader) for name in ("pretrain", "sft", "eval")]
     times = [stage.finished for stage in stages if stage.finished is not None]
     return RunRecord(run_dir, tuple(stages), tuple(rounds), tuple(reader.damaged), max(times, default=None))
 
@@ -104,12 +104,10 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
         return Stage(group=group, name=name, folder=folder, state="missing")
     layers = [folder] if (folder / "layer.json").is_file() else _layer_folders(folder)
     layer = reader.read(layers[0] / "layer.json") if layers else {}
-    stats = [
-        reader.read(path)
-        for one in layers
-        for path in sorted(one.glob("*.stats.json"))
-        if path.with_name(path.name.removesuffix(".stats.json") + ".tar").is_file()
-    ]
+    by_layer = {one: _shard_stats(one, reader) for one in layers}
+    stats = [shard for shards in by_layer.values() for shard in shards]
+    counted = [_furthest(by_layer)] if name == "judge" and layers else layers  # judges share their samples
+    samples = [shard for one in counted for shard in by_layer[one]]
     base = layer.get("base")
     expected = len(base) if isinstance(base, list) and len(layers) == 1 else None
     summary = reader.read(folder / SUMMARIES.get(name, "summary.json"))
@@ -118,16 +116,16 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
         name=name,
         folder=folder,
         state=_layer_state(name, summary, len(stats), expected),
-        num_shards=len(stats),
+        num_shards=len(samples),
         num_expected=expected,
-        num_in=sum(whole(shard.get("in")) for shard in stats),
-        num_out=sum(whole(shard.get("out")) for shard in stats),
-        num_rejected=sum(whole(shard.get("rejected")) for shard in stats),
+        num_in=sum(whole(shard.get("in")) for shard in samples),
+        num_out=sum(whole(shard.get("out")) for shard in samples),
+        num_rejected=sum(whole(shard.get("rejected")) for shard in samples),
         num_tokens=sum(whole(shard.get("tokens")) for shard in stats),
         seconds=_seconds(summary, stats),
         num_devices=max(1, whole(_cost(summary).get("num_devices"))),
-        dropped=_dropped(stats),
-        rejects={r: lines for r, (lines, _) in _rejects(layers, reader).items()},
+        dropped=_dropped(samples),
+        rejects={r: lines for r, (lines, _) in _rejects(counted, reader).items()},
         manifest=reader.read(folder / "manifest.json"),
         layer=layer,
         summary=summary,
@@ -165,6 +163,20 @@ def _read_checkpoint(folder: Path, group: str, name: str, reader: JsonReader) ->
 
 def _layer_folders(folder: Path) -> list[Path]:
     return [path for path in _folders(folder) if (path / "layer.json").is_file()]
+
+
+def _shard_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
+    """The stats of a layer's finished shards."""
+    return [
+        reader.read(path)
+        for path in sorted(folder.glob("*.stats.json"))
+        if path.with_name(path.name.removesuffix(".stats.json") + ".tar").is_file()
+    ]
+
+
+def _furthest(by_layer: Mapping[Path, list[dict[str, Any]]]) -> Path:
+    """The layer with most samples."""
+    return max(by_layer, key=lambda one: sum(whole(shard.get("out")) for shard in by_layer[one]))
 
 
 def _layer_state(name: str, summary: Mapping[str, Any], num_shards: int, expected: int | None) -> State:

@@ -118,10 +118,10 @@ def headline_table(
     columns = [column for group in groups.values() for column in group]
     rows = tuple(
         TableRow(
-            label=result.group if result.group != "final" else "final",
+            label=result.group,
             note=_row_note(result),
             cells=tuple(column.cells[i] for column in columns),
-            apart=result.group == "final",
+            apart=not result.is_round,
         )
         for i, result in enumerate(results)
     )
@@ -132,7 +132,9 @@ def headline_table(
 def _row_note(result: RoundResult) -> str:
     if result.group == "round 0":
         return "original captions"
-    return "after the specialists" if result.group == "final" else "recaptioned"
+    if result.is_control:
+        return "control of the final model"
+    return "recaptioned" if result.is_round else "after the specialists"
 
 
 def _table_note(results: Sequence[RoundResult]) -> str:
@@ -211,7 +213,7 @@ def tiles(
     cost: Tile | None,
 ) -> list[Tile]:
     """The few figures that say what the run achieved; those that are not there are left out."""
-    rounds = [result for result in results if result.group != "final"]
+    rounds = [result for result in results if result.is_round]
     found = [
         _change_tile("Caption precision", rounds, PRECISION),
         _change_tile("Caption recall", rounds, RECALL),

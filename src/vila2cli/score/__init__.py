@@ -4,14 +4,28 @@ import difflib
 
 from vila2cli.errors import DataError
 from vila2cli.score.caption import FACTS
+from vila2cli.score.chair import CHAIR
 from vila2cli.score.choice import CHOICE
-from vila2cli.score.grounding import BOX
+from vila2cli.score.cider import CIDER
+from vila2cli.score.documents import CHARTQA, DOCVQA, OCRBENCH
+from vila2cli.score.grounding import BOX, REFCOCO
+from vila2cli.score.mmmu import MMMU, MMMU_RANDOM
 from vila2cli.score.ocr import OCR
+from vila2cli.score.options import MCQ, MMBENCH, SCIENCEQA, SEED
 from vila2cli.score.scorer import Scorer
-from vila2cli.score.short import SHORT, VQA
+from vila2cli.score.short import GQA, SHORT
+from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL
 from vila2cli.score.yesno import YESNO
+from vila2cli.score.yesno_sets import HALLUSION, MME, POPE, TRUTH
 
-SCORERS = {scorer.name: scorer for scorer in (YESNO, SHORT, VQA, CHOICE, BOX, OCR, FACTS)}
+_YES_NO = (YESNO, POPE, MME, HALLUSION, TRUTH)
+_CHOICE = (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM)
+_SHORT = (SHORT, VQA, VQAEVAL, VIZWIZ, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH)
+_BOX = (BOX, REFCOCO)
+_CAPTION = (FACTS, CIDER, CHAIR)
+
+SCORERS = {scorer.name: scorer for scorer in (*_YES_NO, *_CHOICE, *_SHORT, *_BOX, *_CAPTION)}
+CAPTION_SCORERS = frozenset(scorer.name for scorer in _CAPTION)
 
 
 def find_scorer(name: str) -> Scorer:

@@ -1,49 +1,62 @@
 """Two prediction layers over the same task: paired differences of their metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
-from vila2cli.score import find_scorer
+from vila2cli.sample import Annotation
+from vila2cli.score import CAPTION_SCORERS, find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
-from vila2cli.score.scorer import Row, Scorer
+from vila2cli.score.scorer import Scored, Scorer
 from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate, mean_of
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The scores of a prediction layer, in shard and key order, and the image behind each row ("" for none)."""
+    """The scores of a prediction layer, in shard and key order, and the image behind each ("" for none)."""
 
     ids: tuple[SampleId, ...]
-    rows: tuple[Row, ...]
+    scored: tuple[Scored, ...]
     image_sha256s: tuple[str, ...]
 
-    def columns(self) -> Columns:
-        """The rows as columns, ready for `stats.estimate`."""
-        return columns_of(self.rows)
+    def columns(self, scorer: Scorer) -> Columns:
+        """The scores as columns, ready for `stats.estimate`."""
+        return columns_of(scorer.rows(self.scored))
 
-    @property
-    def groups(self) -> list[str]:
-        """What each row is resampled with: its image, or itself where it has none."""
-        pairs = zip(self.image_sha256s, self.ids, strict=True)
-        return [image or "/".join(sample_id) for image, sample_id in pairs]
+    def groups(self, scorer: Scorer) -> list[str]:
+        """What each sample is resampled with: the scorer's unit, else its image, else itself."""
+        triples = zip(self.scored, self.image_sha256s, self.ids, strict=True)
+        return [
+            one.labels.get(scorer.unit) or image or one.labels.get("image") or "/".join(name)
+            for one, image, name in triples
+        ]
+
+    def estimate(self, scorer: Scorer, *, num_bootstrap: int, seed: int) -> dict[str, Estimate]:
+        """Every metric of the scorer with its bootstrap replicates."""
+        return estimate(
+            self.columns(scorer),
+            scorer.metrics,
+            groups=self.groups(scorer),
+            num_bootstrap=num_bootstrap,
+            seed=seed,
+        )
 
 
 def read_predictions(layer_dir: Path) -> Predictions:
     """Read all complete shards of a prediction layer; raises DataError when there is none."""
-    ids, rows, images = [], [], []
+    ids, scored, images = [], [], []
     for sample_id, annotation in read_annotations(layer_dir):
         if annotation.kind != "prediction":
             raise DataError(f"{layer_dir} is a layer of kind {annotation.kind!r}, not of predictions")
         ids.append(sample_id)
-        rows.append({name: float(value) for name, value in annotation.scores.items()})
+        scored.append(_scored(annotation))
         images.append(annotation.image_sha256)
     if not ids:
         raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
-    return Predictions(tuple(ids), tuple(rows), tuple(images))
+    return Predictions(tuple(ids), tuple(scored), tuple(images))
 
 
 def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
@@ -62,10 +75,7 @@ def differences(
 ) -> dict[str, Estimate]:
     """Second minus first of every metric of the scorer, on the samples both layers hold."""
     first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
-    before, after = (
-        estimate(one.columns(), scorer.metrics, groups=first.groups, num_bootstrap=num_bootstrap, seed=seed)
-        for one in (first, second)
-    )
+    before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
     return {name: difference(before[name], after[name]) for name in before}
 
 
@@ -91,18 +101,24 @@ def compare_evals(
     Returns `tasks` (task -> metric -> `difference`, `low`, `high`) and `qa_mean`, the mean over the
     headline scores of the shared question-answering tasks (None when there is none).
     """
-    first_tasks, second_tasks = _tasks_of(first_dir), _tasks_of(second_dir)
     tasks: dict[str, dict[str, dict[str, float]]] = {}
     headlines = []
-    for name in (name for name in first_tasks if name in second_tasks):
-        _check_same_task(name, first_tasks[name], second_tasks[name])
-        scorer = find_scorer(first_tasks[name]["scorer"])
+    for name, scorer in shared_tasks(first_dir, second_dir):
         found = differences(first_dir / name, second_dir / name, scorer, num_bootstrap=num_bootstrap, seed=seed)
         tasks[name] = {metric: one.interval().to_json("difference") for metric, one in found.items()}
-        if scorer.name != "facts":
+        if scorer.name not in CAPTION_SCORERS and scorer.is_share:
             headlines.append(found[scorer.headline])
     qa_mean = mean_of(headlines).interval().to_json("difference") if headlines else None
     return {"tasks": tasks, "qa_mean": qa_mean}
+
+
+def shared_tasks(first_dir: Path, second_dir: Path) -> Iterator[tuple[str, Scorer]]:
+    """Name and scorer of every task with predictions in both; raises DataError when scored differently."""
+    first_tasks, second_tasks = _tasks_of(first_dir), _tasks_of(second_dir)
+    for name in (name for name in first_tasks if name in second_tasks):
+        if (first_dir / name).is_dir() and (second_dir / name).is_dir():
+            _check_same_task(name, first_tasks[name], second_tasks[name])
+            yield name, find_scorer(first_tasks[name]["scorer"])
 
 
 def _tasks_of(eval_dir: Path) -> dict[str, Any]:
@@ -124,6 +140,13 @@ def _check_same_task(name: str, first: dict[str, Any], second: dict[str, Any]) -
 def _take(predictions: Predictions, rows: Sequence[int]) -> Predictions:
     return Predictions(
         tuple(predictions.ids[i] for i in rows),
-        tuple(predictions.rows[i] for i in rows),
+        tuple(predictions.scored[i] for i in rows),
         tuple(predictions.image_sha256s[i] for i in rows),
     )
+
+
+def _scored(annotation: Annotation) -> Scored:
+    """What `Scorer.stored` kept of a prediction."""
+    row = {name: float(value) for name, value in annotation.scores.items() if isinstance(value, int | float)}
+    labels = annotation.scores.get("labels") or {}
+    return Scored(row, dict(labels), annotation.text or "", tuple(annotation.scores.get("references") or ()))

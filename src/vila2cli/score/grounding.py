@@ -58,3 +58,52 @@ def _area(box: Box) -> float:
 
 
 BOX = Scorer(name="box", version="xyxy-999-1", headline="iou_at_50", score=score, metrics=metrics)
+
+
+FRAMES = {"xyxy-999": 999.0, "xyxy-1000": 1000.0, "xyxy-1": 1.0, "xyxy-pixel": 0.0}
+"""The coordinate frames that answers may be in, and what the far edge of the image is called there."""
+
+_SIGNED = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_ANY_BOX = re.compile(rf"[\[(]{_SIGNED},{_SIGNED},{_SIGNED},{_SIGNED}[\])]")
+
+
+def first_box(text: str, scale: tuple[float, float] = (1.0, 1.0)) -> Box | None:
+    """The first four numbers in brackets, times the scale of x and y; None without area."""
+    if (match := _ANY_BOX.search(text)) is None:
+        return None
+    x1, y1, x2, y2 = (float(number) for number in match.groups())
+    box = (x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1])
+    return box if box[0] < box[2] and box[1] < box[3] else None
+
+
+def score_refcoco(answer: str, reference: Reference) -> Row:
+    """IoU with the `box` of the sample's JSON, in pixels of its `width` and `height`.
+
+    The frame of the answer is the sample's `box_frame`, one of FRAMES: it is stated, never guessed.
+    """
+    width, height = (_positive(reference, name) for name in ("width", "height"))
+    truth = first_box(str(reference.meta.get("box")))
+    frame = reference.meta.get("box_frame", BOX_FRAME)
+    if truth is None or frame not in FRAMES:
+        raise DataError(f"a RefCOCO sample needs 'box' in pixels and a 'box_frame' of {', '.join(FRAMES)}")
+    far = FRAMES[frame]
+    given = first_box(answer, (width / far, height / far) if far else (1.0, 1.0))
+    best = 0.0 if given is None else iou(given, truth)
+    return {"score": float(best >= 0.5), "iou": best, "unparsed": float(given is None)}
+
+
+def _positive(reference: Reference, name: str) -> float:
+    value = reference.meta.get(name)
+    if not isinstance(value, int | float) or value <= 0:
+        raise DataError(f"a RefCOCO sample needs its image's {name!r} in pixels in its JSON")
+    return float(value)
+
+
+REFCOCO = Scorer(
+    name="refcoco",
+    version="iou-1",
+    headline="iou_at_50",
+    score=score_refcoco,
+    metrics=metrics,
+    rule="RefCOCO's accuracy at IoU 0.5",
+)

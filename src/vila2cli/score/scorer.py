@@ -1,6 +1,6 @@
 """What a metric family is: a score per sample, and metrics from the totals of those scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +19,34 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What is true for one sample: accepted answers, and for captions the scene and its words."""
+    """What is true for one sample: accepted answers, and for captions the scene and its words.
+
+    `synonyms` are words for objects, each with its class. `meta` is the sample's own JSON, for what a
+    family needs beside the answers (choices, category).
+    """
 
     answers: tuple[str, ...] = ()
     scene: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 Row = dict[str, float]
 """The scores of one sample; `score` is its share of the headline metric, between 0 and 1."""
+
+Labels = dict[str, str]
+"""What a sample belongs to, by the kind of group: {"question": "17", "category": "count"}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One prediction with its scores, and what a family needs that looks at all samples together."""
+
+    row: Row
+    labels: Labels = field(default_factory=dict)
+    text: str = ""
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +54,12 @@ class Scorer:
     """A metric family. `version` changes whenever the same answer could score differently.
 
     `score` raises DataError where the reference does not fit the family. `metrics` may use the
-    keys of the row and `n`, the number of samples.
+    keys of the row and `n`, the number of samples. `complete` gives the rows of all samples once
+    more, with what only shows in all of them: whether every question of a group is right, or how
+    rare a word is. What it needs beside the rows is kept with each prediction: `labels`, and the
+    reference answers where `keeps_references`. `unit` is the label that is resampled as a whole in
+    place of the image. `rule` says in a few words whose scoring this is, and `deviation` where and why
+    a figure may differ from that of the official code.
     """
 
     name: str
@@ -43,3 +67,23 @@ class Scorer:
     headline: str
     score: Callable[[str, Reference], Row]
     metrics: Metrics
+    labels: Callable[[Reference], Labels] | None = None
+    complete: Callable[[Sequence[Scored]], list[Row]] | None = None
+    keeps_references: bool = False
+    unit: str = ""
+    is_share: bool = True  # the headline is a share of 1 and can be averaged with other tasks
+    rule: str = ""
+    deviation: str = ""
+
+    def stored(self, answer: str, reference: Reference) -> dict[str, Any]:
+        """What a prediction layer keeps of one answer; `Scored` is made from it again."""
+        stored: dict[str, Any] = {**self.score(answer, reference)}
+        if self.labels is not None:
+            stored["labels"] = self.labels(reference)
+        if self.keeps_references:
+            stored["references"] = list(reference.answers)
+        return stored
+
+    def rows(self, scored: Sequence[Scored]) -> list[Row]:
+        """The rows of all samples, complete."""
+        return [one.row for one in scored] if self.complete is None else self.complete(scored)

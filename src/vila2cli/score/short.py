@@ -1,4 +1,4 @@
-"""Short answers, normalised as the VQA evaluation does, matched exactly or softly."""
+"""Short answers, normalised much as the VQA evaluation does, and matched exactly; GQA's stricter match."""
 
 import re
 
@@ -37,15 +37,11 @@ def score_exact(answer: str, reference: Reference) -> Row:
     return {"score": float(normalise(answer) in _accepted(reference))}
 
 
-def score_vqa(answer: str, reference: Reference) -> Row:
-    """VQA soft accuracy: min(matches / 3, 1), averaged over leaving each reference answer out."""
-    accepted = _accepted(reference)
-    given = normalise(answer)
-    matches = accepted.count(given)
-    if len(accepted) == 1:
-        return {"score": float(matches)}
-    left_out = (min((matches - (one == given)) / 3, 1.0) for one in accepted)
-    return {"score": sum(left_out) / len(accepted)}
+def score_gqa(answer: str, reference: Reference) -> Row:
+    """1 when the lower-case answer without final full stops is the reference answer."""
+    if len(reference.answers) != 1:
+        raise DataError(f"a GQA question has one answer, not {list(reference.answers)}")
+    return {"score": float(answer.rstrip(".").lower() == reference.answers[0])}
 
 
 def accuracy(totals: Columns) -> dict[str, FloatArray]:
@@ -60,4 +56,11 @@ def _accepted(reference: Reference) -> list[str]:
 
 
 SHORT = Scorer(name="short", version="vqa-norm-1", headline="accuracy", score=score_exact, metrics=accuracy)
-VQA = Scorer(name="vqa", version="vqa-soft-1", headline="accuracy", score=score_vqa, metrics=accuracy)
+GQA = Scorer(
+    name="gqa",
+    version="exact-1",
+    headline="accuracy",
+    score=score_gqa,
+    metrics=accuracy,
+    rule="GQA's exact match, after LLaVA's convert_gqa_for_eval",
+)

@@ -77,7 +77,7 @@ def estimate(
     images, index = np.unique(list(groups), return_inverse=True)
     table = np.zeros((len(images), len(names)))
     np.add.at(table, index, np.stack([columns[name] for name in names], axis=1))
-    totals = _resample_totals(table, images.tolist(), num_bootstrap, seed)
+    totals = resample_totals(table, images.tolist(), num_bootstrap, seed)
     values = metrics(dict(zip(names, table.sum(axis=0), strict=True)))
     replicates = metrics({name: totals[:, k] for k, name in enumerate(names)})
     return {name: Estimate(float(values[name]), replicates[name]) for name in values}
@@ -126,6 +126,20 @@ def wilson(successes: float, num_trials: int) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
+def cautious_share(share: float, num_trials: float) -> Interval:
+    """Wilson's interval with the correction for continuity (Newcombe 1998, method 4), which covers 95% or more.
+
+    `num_trials` may be a fraction, as the size of an independent sample that varies like a dependent one.
+    """
+    num = max(1.0, num_trials)
+    scale = 2 * (num + _Z**2)
+    spread = _Z**2 - 1 / num + 4 * num * share * (1 - share)
+    middle = 2 * num * share + _Z**2
+    low = (middle - 1 - _Z * math.sqrt(spread + 4 * share - 2)) / scale if share > 0 else 0.0
+    high = (middle + 1 + _Z * math.sqrt(spread + 2 - 4 * share)) / scale if share < 1 else 1.0
+    return Interval(share, max(0.0, low), min(1.0, high))
+
+
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Agreement of two judges beyond chance; None where chance agreement is total or nothing is given."""
     assert len(first) == len(second), "judges did not judge the same samples"
@@ -137,7 +151,8 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     return None if chance == 1.0 else (observed - chance) / (1 - chance)
 
 
-def _resample_totals(table: FloatArray, images: Sequence[str], num_bootstrap: int, seed: int) -> FloatArray:
+def resample_totals(table: FloatArray, images: Sequence[str], num_bootstrap: int, seed: int) -> FloatArray:
+    """Column totals of the Poisson bootstrap, [resamples, columns], of a table with one row per image."""
     totals = np.zeros((num_bootstrap, table.shape[1]))
     for start in range(0, len(images), _IMAGES_PER_CHUNK):
         chunk = slice(start, start + _IMAGES_PER_CHUNK)

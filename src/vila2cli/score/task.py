@@ -6,7 +6,10 @@ split = "eval"
 answer_type = "short"       # yesno, short, choice, box or caption
 scorer = "ocr"              # default: the one of the answer type
 question = "..."            # left out when every sample has its own in KEY.json
-[vocabulary]                # captions only: size, colour, shape, place
+prompt = "{question}\\nAnswer the question using a single word or phrase."    # default: "{question}"
+box_frame = "xyxy-1"        # RefCOCO only: the frame of the answers, in place of the samples' own
+synonyms = "synonyms.txt"   # CHAIR only: words for objects, a file beside this one
+[vocabulary]                # scorer "facts" only: size, colour, shape, place
 """
 
 import tomllib
@@ -17,17 +20,19 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.sample import Sample
-from vila2cli.score import find_scorer
+from vila2cli.score import CAPTION_SCORERS, find_scorer
+from vila2cli.score.chair import read_synonyms
 from vila2cli.score.scorer import Reference, Scorer, Vocabulary
 
 TASK_FILE = "task.toml"
 _SCORER_OF = {"yesno": "yesno", "short": "short", "choice": "choice", "box": "box", "caption": "facts"}
 _SLOTS = ("size", "colour", "shape", "place")
+_QUESTION = "{question}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One task; `question` is None when each sample asks its own."""
+    """One task; `question` is None when each sample asks its own. `prompt` is what is sent, around it."""
 
     name: str
     version: str
@@ -35,7 +40,10 @@ class Task:
     answer_type: str
     scorer: Scorer
     question: str | None
+    prompt: str
     vocabulary: Vocabulary | None
+    synonyms: Mapping[str, str]
+    box_frame: str
     folder: Path
 
     @property
@@ -48,7 +56,7 @@ class Task:
         question = self.question if self.question is not None else sample.meta.get("question")
         if not isinstance(question, str) or not question.strip():
             raise DataError("the sample has no 'question' and its task.toml neither")
-        return question
+        return self.prompt.replace(_QUESTION, question)
 
     def reference_of(self, sample: Sample) -> Reference:
         """What is true for a sample; raises DataError when answers or scene have the wrong form."""
@@ -57,7 +65,13 @@ class Task:
             raise DataError("'answers' should be a list of texts")
         if not isinstance(scene, Mapping):
             raise DataError("'scene' should be a table")
-        return Reference(answers=tuple(answers), scene=scene, vocabulary=self.vocabulary)
+        return Reference(
+            answers=tuple(answers),
+            scene=scene,
+            vocabulary=self.vocabulary,
+            synonyms=self.synonyms,
+            meta={**sample.meta, "box_frame": self.box_frame} if self.box_frame else sample.meta,
+        )
 
 
 def find_tasks(specs: Sequence[str | Path]) -> list[Task]:
@@ -98,7 +112,7 @@ def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
     if answer_type not in _SCORER_OF:
         raise DataError(f"answer_type is {answer_type!r}; it should be one of {', '.join(_SCORER_OF)}")
     scorer = find_scorer(_text(table, "scorer", _SCORER_OF[answer_type]))
-    if (answer_type == "caption") != (scorer.name == "facts"):
+    if (answer_type == "caption") != (scorer.name in CAPTION_SCORERS):
         raise DataError(f"answer_type {answer_type!r} cannot be scored by {scorer.name!r}")
     name = _text(table, "name", folder.resolve().name)
     if not name or "/" in name or name.startswith("."):
@@ -110,7 +124,10 @@ def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
         answer_type=answer_type,
         scorer=scorer,
         question=_text(table, "question") if "question" in table else None,
-        vocabulary=_vocabulary(table) if answer_type == "caption" else None,
+        prompt=_prompt(table),
+        vocabulary=_vocabulary(table) if scorer.name == "facts" else None,
+        synonyms=read_synonyms(folder / _text(table, "synonyms")) if "synonyms" in table else {},
+        box_frame=_text(table, "box_frame"),
         folder=folder,
     )
 
@@ -122,6 +139,13 @@ def _text(table: Mapping[str, Any], key: str, default: str = "") -> str:
     if not isinstance(value, str):
         raise DataError(f"{key} should be a text, not {value!r}")
     return value
+
+
+def _prompt(table: Mapping[str, Any]) -> str:
+    prompt = _text(table, "prompt", _QUESTION)
+    if _QUESTION not in prompt:
+        raise DataError(f"prompt is {prompt!r}; the question goes where {_QUESTION} stands")
+    return prompt
 
 
 def _vocabulary(table: Mapping[str, Any]) -> Vocabulary:

@@ -4,23 +4,24 @@ Position bias is a judge's taste for what stands first; a verdict that changes w
 tie, so that it cannot decide anything.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vila2cli.errors import DataError
-from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.caption import FactCount
 from vila2cli.score.stats import cohen_kappa, wilson
 
 Outcome = Literal["win", "loss", "tie", "unjudged"]
+Choice = Literal["A", "B", "tie"]
 Pair = tuple[str, str]
 """Two layers: whose wins are counted, and against which."""
 _LETTER = re.compile(r"\s*\(?([AB])\)?[.:]?\s*")
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,8 @@ class Verdict:
     """One judge's outcome for `layer` against `against` on one sample.
 
     `answers` are the judge's raw texts with `layer` shown first as A, then second as B; empty
-    when nothing was asked. `num_words` counts the words of both captions.
+    when nothing was asked. `num_words` counts the words of both captions. `reason` says why a
+    pair is unjudged, in one word and perhaps more behind a colon.
     """
 
     layer: str
@@ -37,9 +39,10 @@ class Verdict:
     outcome: Outcome
     num_words: tuple[int, int]
     answers: tuple[str, ...] = ()
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        value = {
             "layer": self.layer,
             "against": self.against,
             "judge": self.judge,
@@ -47,6 +50,7 @@ class Verdict:
             "num_words": list(self.num_words),
             "answers": list(self.answers),
         }
+        return {**value, "reason": self.reason} if self.reason else value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
@@ -60,6 +64,7 @@ class Verdict:
                 outcome=value["outcome"],
                 num_words=(int(first), int(second)),
                 answers=tuple(value["answers"]),
+                reason=str(value.get("reason", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a verdict: {error}; was this layer written by another vila2?") from None
@@ -74,12 +79,31 @@ def parse_letter(answer: str) -> Literal["A", "B"] | None:
     return None if match is None else "A" if match[1] == "A" else "B"
 
 
+def parse_choice(answer: str) -> Choice | None:
+    """What an answer chooses: a bare letter, or JSON alone whose `better` is A, B or tie; else None."""
+    value = parse_object(answer)
+    if value is None:
+        return parse_letter(answer)
+    better = value.get("better")
+    return better if better in ("A", "B", "tie") else None
+
+
+def parse_object(answer: str) -> dict[str, Any] | None:
+    """The JSON object that an answer is, perhaps in a code fence; None where there is anything else."""
+    fenced = _FENCE.fullmatch(answer.strip())
+    try:
+        value = json.loads(fenced[1] if fenced else answer)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def outcome_of(first_answer: str, second_answer: str) -> Outcome:
-    """The outcome for the caption shown as A first and as B second; unjudged unless both are letters."""
-    first, second = parse_letter(first_answer), parse_letter(second_answer)
+    """The outcome for the caption shown as A first and as B second; unjudged unless both are choices."""
+    first, second = parse_choice(first_answer), parse_choice(second_answer)
     if first is None or second is None:
         return "unjudged"
-    if first == second:
+    if {first, second} != {"A", "B"}:
         return "tie"
     return "win" if first == "A" else "loss"
 
@@ -100,7 +124,8 @@ def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     num_judged = len(verdicts) - outcomes["unjudged"]
     rate = wilson(outcomes["win"] + outcomes["tie"] / 2, num_judged).to_json() if num_judged else None
-    letters = [letter for v in verdicts for answer in v.answers if (letter := parse_letter(answer))]
+    choices = [choice for v in verdicts for answer in v.answers if (choice := parse_choice(answer))]
+    letters = [choice for choice in choices if choice != "tie"]
     longer_won = [
         (v.outcome == "win") == (v.num_words[0] > v.num_words[1])
         for v in verdicts
@@ -116,40 +141,6 @@ def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "position_bias": _share([letter == "A" for letter in letters]),
         "length_bias": _share(longer_won),
     }
-
-
-def read_verdicts(layer_dir: Path) -> dict[SampleId, tuple[Verdict, ...]]:
-    """The verdicts of a layer by sample; raises DataError where they cannot be read."""
-    return {
-        sample_id: tuple(Verdict.from_json(one) for one in annotation.scores.get("verdicts", ()))
-        for sample_id, annotation in read_annotations(layer_dir)
-    }
-
-
-def summarise_pairs(
-    verdicts: Mapping[SampleId, Sequence[Verdict]], pairs: Sequence[Pair], judges: Sequence[str]
-) -> dict[str, Any]:
-    """Figures by pair and judge, `judges` for the first pair alone, and every verdict that is missing."""
-    entries = []
-    for layer, against in pairs:
-        by_judge: dict[str, dict[SampleId, Verdict]] = {judge: {} for judge in judges}
-        for sample_id, found in verdicts.items():
-            for one in found:
-                if (one.layer, one.against) == (layer, against) and one.judge in by_judge:
-                    by_judge[one.judge][sample_id] = one
-        outcomes = {
-            judge: {key: one.outcome for key, one in found.items()} for judge, found in by_judge.items()
-        }
-        figures = {judge: summarise(list(found.values())) for judge, found in by_judge.items()}
-        entry = {"layer": layer, "against": against, "judges": figures, "agreement": agreement(outcomes)}
-        entries.append(entry)
-    unjudged = [
-        {"shard": shard, "key": key, **one.to_json()}
-        for (shard, key), found in verdicts.items()
-        for one in found
-        if one.outcome == "unjudged"
-    ]
-    return {"judges": entries[0]["judges"], "pairs": entries, "unjudged": unjudged}
 
 
 def agreement(by_judge: Mapping[str, Mapping[Any, Outcome]]) -> list[dict[str, Any]]:

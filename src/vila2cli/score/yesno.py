@@ -16,12 +16,22 @@ def says_yes(answer: str) -> bool:
     return _DENIALS.isdisjoint(first_sentence.split())
 
 
-def score(answer: str, reference: Reference) -> Row:
-    """Compare with a reference answer of `yes` or `no`; `unclear` marks answers with neither word."""
-    truth = reference.answers[0].strip().lower() if len(reference.answers) == 1 else ""
-    if truth not in ("yes", "no"):
+def truth(reference: Reference) -> str:
+    """The reference answer, yes or no; raises DataError when it is neither."""
+    found = reference.answers[0].strip().lower() if len(reference.answers) == 1 else ""
+    if found not in ("yes", "no"):
         raise DataError(f"a yes/no question needs one answer, yes or no, not {list(reference.answers)}")
-    is_yes, said_yes = truth == "yes", says_yes(answer)
+    return found
+
+
+def score(answer: str, reference: Reference) -> Row:
+    """Compare with a reference answer of `yes` or `no`."""
+    return row(answer, reference, says_yes(answer))
+
+
+def row(answer: str, reference: Reference, said_yes: bool) -> Row:
+    """Counts of one answer that was read as yes or no; `unclear` marks answers with neither word."""
+    is_yes = truth(reference) == "yes"
     return {
         "score": float(is_yes == said_yes),
         "is_yes": float(is_yes),

@@ -12,17 +12,22 @@ from vila2cli.settings.asking import (
     CostSettings,
     EvalSettings,
     FilterSettings,
+    JudgeModelSettings,
     JudgeSettings,
     RecaptionSettings,
     RewriteSettings,
     WritingSettings,
 )
-from vila2cli.settings.kinds import Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.slurm import JobSettings, SlurmSettings, StageKind
+from vila2cli.settings.soup import SoupSettings
+from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
     AlignSettings,
     BaseSettings,
     CaptionTrainSettings,
     DataSettings,
+    LoraSettings,
     PretrainSettings,
     SftSettings,
     SpecialistSettings,
@@ -39,8 +44,11 @@ __all__ = [
     "DataSettings",
     "EvalSettings",
     "FilterSettings",
+    "JobSettings",
+    "JudgeModelSettings",
     "JudgeSettings",
     "Language",
+    "LoraSettings",
     "Origin",
     "Part",
     "PretrainSettings",
@@ -49,8 +57,13 @@ __all__ = [
     "RewriteSettings",
     "Settings",
     "SftSettings",
+    "SlurmSettings",
+    "SoupSettings",
+    "SourceSettings",
     "SpecialistSettings",
+    "StageKind",
     "TrainSettings",
+    "TrainerSettings",
     "WorldSettings",
     "WritingSettings",
     "describe",
@@ -75,14 +88,15 @@ class Recipe(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     sft: SftSettings = SftSettings()
     specialists: dict[SpecialistName, SpecialistSettings] = Field(default_factory=dict)
+    soup: SoupSettings = SoupSettings()
     filter: FilterSettings = FilterSettings()
     judge: JudgeSettings = JudgeSettings()
+    judges: dict[JudgeName, JudgeModelSettings] = Field(default_factory=dict)
     eval: EvalSettings = EvalSettings()
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()
-    slurm: Annotated[
-        dict[str, str | int | float | bool], setting("sbatch options by their long name", decides=False)
-    ] = Field(default_factory=dict)
+    slurm: SlurmSettings = SlurmSettings()
+    trainer: TrainerSettings = TrainerSettings()
     world: WorldSettings = WorldSettings()
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
@@ -107,8 +121,8 @@ class Recipe(Settings):
 def describe(model: type[Settings] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """Every recipe key in order: (dotted key, type, default, one line of doc).
 
-    `specialists.NAME.*` and `slurm.KEY` stand for keys of the user's choosing; a required key has
-    the default "required".
+    `specialists.NAME.*` and `slurm.options.KEY` stand for keys of the user's choosing; a required key
+    has the default "required".
     """
     for name, field in model.model_fields.items():
         key, kind = prefix + name, field.annotation

@@ -85,12 +85,37 @@ class JudgeSettings(Settings):
     engine: EngineName = "auto"
     dtype: EngineDtype = "auto"
     judges: Annotated[
-        tuple[Literal["oracle", "model"], ...],
-        BeforeValidator(one_is_a_list),
-        setting("who judges: oracle (exact scene facts), model (a checkpoint)", min_length=1),
+        SomeNames,
+        setting(
+            "who judges: oracle (exact scene facts), model (a checkpoint), or NAME of a table [judges.NAME]",
+            decides=False,
+        ),
     ] = ("oracle", "model")
+    protocol: Annotated[
+        Literal["pair", "rubric", "sentences"],
+        setting(
+            "what is asked: which of two captions in both orders, marks from 1 to 5 for one caption, or "
+            "which of its sentences the image bears out"
+        ),
+    ] = "pair"
+    prompt: Annotated[
+        str, setting("prompt id, empty for judge-pair-v1, judge-rubric-v1 or judge-sentences-v1")
+    ] = ""
     num_samples: Annotated[PositiveInt, setting("images judged")] = 200
     max_new_tokens: NewTokens = 8
+    num_bootstrap: Annotated[
+        PositiveInt, setting("bootstrap resamples of the images for the 95% intervals", decides=False)
+    ] = 1000
+    answers: Annotated[
+        str,
+        setting(
+            "file that keeps every answer, so that none is asked for twice; empty for answers.jsonl in --out",
+            decides=False,
+        ),
+    ] = ""
+    question: Annotated[str, setting("what people are asked by the page of --human", decides=False)] = (
+        "Which caption describes the image better?"
+    )
     baseline_round: Annotated[
         NonNegativeInt, setting("round whose captions are the other side; 0 is the alt-text")
     ] = 0
@@ -178,7 +203,17 @@ class EvalSettings(Settings):
     dtype: EngineDtype = "auto"
     batch_size: EngineBatch = 128
     max_new_tokens: NewTokens = 96
+    num_shots: Annotated[
+        NonNegativeInt, setting("solved samples shown before each question; VILA reports 0 and 4")
+    ] = 0
+    shots_dir: Annotated[
+        str,
+        setting("train or dev split that shots are drawn from: task folders, or shards, never those scored"),
+    ] = ""
     num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000
+    lmms_command: Annotated[
+        str, setting("how lmms-eval is started, in an environment of its own", decides=False)
+    ] = "lmms-eval"
     max_reject_rate: Annotated[
         float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
     ] = 0.0
@@ -215,9 +250,28 @@ class ApiSettings(Settings):
         float, setting("price of a million generated tokens in dollars", decides=False, ge=0)
     ] = 0.0
     logprobs: Annotated[bool, setting("ask for log-probabilities; some servers refuse", decides=False)] = True
+    structured: Annotated[
+        Literal["json_schema", "json_object", "none"],
+        setting(
+            "how the server is told of the JSON that a judge expects; none where it knows of neither",
+            decides=False,
+        ),
+    ] = "json_schema"
     image_format: Annotated[
         Literal["png", "jpeg"], setting("how images are sent: png is exact, jpeg (quality 95) smaller")
     ] = "png"
+
+
+class JudgeModelSettings(Settings):
+    """One model that judges, by a name of its own."""
+
+    model: Annotated[str, setting("folder, hub id, or the name that the server of its api table knows")]
+    engine: EngineName = "api"
+    dtype: EngineDtype = "auto"
+    max_new_tokens: Annotated[
+        NonNegativeInt, setting("longest generated text, in tokens; 0 for judge.max_new_tokens")
+    ] = 0
+    api: ApiSettings = ApiSettings()
 
 
 class CostSettings(Settings):

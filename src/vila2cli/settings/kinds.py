@@ -16,7 +16,9 @@ Language = Literal[
     "", "en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "zh", "ja", "ko"
 ]
 Origin = Literal["default", "recipe", "--set"]
-Part = Literal["vision_tower", "projector", "llm"]
+Part = Literal["vision_tower", "projector", "llm", "lora"]
+Check = Literal["boxes", "some-box", "text"]
+"""Of a specialist's answers: every box inside the image and whole, at least one, plausible text."""
 
 
 def setting(doc: str, *, decides: bool = True, **limits: Any) -> Any:
@@ -36,7 +38,7 @@ SomeNames = Annotated[tuple[str, ...], BeforeValidator(one_is_a_list), Field(min
 Parts = Annotated[
     tuple[Part, ...],
     BeforeValidator(one_is_a_list),
-    setting("what is trained: vision_tower, projector, llm; the rest is frozen", min_length=1),
+    setting("what is trained: vision_tower, projector, llm or lora; the rest is frozen", min_length=1),
 ]
 LearningRate = Annotated[float, setting("peak learning rate, reached after warm-up", gt=0)]
 NewTokens = Annotated[PositiveInt, setting("longest generated text, in tokens")]
@@ -59,6 +61,7 @@ EngineDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     setting("number format the model runs in; auto is its checkpoint's own", decides=False),
 ]
+JudgeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 
 

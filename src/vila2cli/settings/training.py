@@ -2,24 +2,58 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from vila2cli.settings.kinds import LearningRate, Names, NewTokens, Part, Parts, Settings, SomeNames, setting
+from vila2cli.settings.kinds import (
+    Check,
+    LearningRate,
+    Names,
+    NewTokens,
+    Part,
+    Parts,
+    Settings,
+    SomeNames,
+    one_is_a_list,
+    setting,
+)
+from vila2cli.settings.trainer import SourceSettings
 
 
 class BaseSettings(Settings):
     """What every round starts from."""
 
-    architecture: Annotated[Literal["idefics3"], setting("transformers model the parts are put into")] = (
-        "idefics3"
-    )
+    architecture: Annotated[
+        Literal["idefics3", "llava", "internvl"], setting("transformers model the parts are put into")
+    ] = "idefics3"
     vision_tower: Annotated[str, setting("folder or hub id of the vision tower, or world:tower")] = (
         "world:tower"
     )
     llm: Annotated[str, setting("folder or hub id of the language model, or world:llm")] = "world:llm"
     image_size: Annotated[NonNegativeInt, setting("image side in pixels, 0 for the tower's own")] = 0
-    projector: Annotated[Literal["linear"], setting("projector after the 2x2 pixel shuffle")] = "linear"
+    feature_layer: Annotated[
+        int, setting("llava: tower layer whose output is projected, -1 for the last (VILA: -2)", lt=0)
+    ] = -2
+    projector: Annotated[
+        Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (llava, internvl)")
+    ] = "linear"
     dtype: Annotated[Literal["float32", "bfloat16"], setting("number format of training")] = "float32"
+
+    @model_validator(mode="after")
+    def _has_a_projector(self) -> "BaseSettings":
+        own = {"idefics3": ("linear",), "internvl": ("mlp",)}.get(self.architecture, ("linear", "mlp"))
+        if self.projector not in own:
+            raise ValueError(
+                f"{self.architecture} has no {self.projector} projector; set projector = {own[0]!r}"
+            )
+        return self
 
 
 class DataSettings(Settings):
@@ -31,6 +65,24 @@ class DataSettings(Settings):
     sft: Annotated[Names, setting("visual instruction shards")] = ()
 
 
+class LoraSettings(Settings):
+    """Low-rank adapters on the LLM, for stages that train the part "lora" (VILA table 9: rank 64)."""
+
+    rank: Annotated[PositiveInt, setting("rank of the adapters")] = 64
+    alpha: Annotated[float, setting("scale of the adapters, alpha / rank (not in the paper)", gt=0)] = 128.0
+    targets: Annotated[
+        SomeNames, setting("linear layers of the LLM that get one, by the end of their name")
+    ] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
 class TrainSettings(Settings):
     """One training stage: what is trained, on how much, how fast."""
 
@@ -39,12 +91,28 @@ class TrainSettings(Settings):
     part_learning_rates: Annotated[
         dict[Part, LearningRate], setting("peak learning rates of single parts that differ from learning_rate")
     ] = Field(default_factory=dict)
+    lora: LoraSettings = LoraSettings()
     epochs: Annotated[float, setting("passes over the data; 0.5 is half of it", gt=0)] = 1.0
     batch_size: Annotated[PositiveInt, setting("samples per optimizer step, over all processes")] = 64
     micro_batch_size: Annotated[
-        NonNegativeInt, setting("samples per forward pass, 0 for the whole batch", decides=False)
+        NonNegativeInt,
+        setting("samples, or packed sequences, per forward pass; 0 for the whole batch", decides=False),
     ] = 0
-    max_samples: Annotated[NonNegativeInt, setting("samples per pass, 0 for all")] = 0
+    packing: Annotated[
+        bool,
+        setting("join the samples of a step into few full sequences that do not see each other", decides=False),
+    ] = False
+    pack_length: Annotated[
+        NonNegativeInt, setting("tokens of a packed sequence, 0 for max_length", decides=False)
+    ] = 0
+    pack_images: Annotated[
+        NonNegativeInt, setting("images of a packed sequence, 0 for any number", decides=False)
+    ] = 0
+    mixture: Annotated[dict[str, SourceSettings], setting("by source")] = Field(default_factory=dict)
+    text_share: Annotated[
+        float, setting("share of a pass's tokens from sources without images, 0 for as it comes", ge=0, lt=1)
+    ] = 0.0
+    max_samples: Annotated[NonNegativeInt, setting("the first so many samples of each source, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048
     warmup_ratio: Annotated[float, setting("share of the steps spent warming up", ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, setting("AdamW weight decay", ge=0)] = 0.0
@@ -55,6 +123,13 @@ class TrainSettings(Settings):
     cache_features: Annotated[
         bool, setting("keep the frozen vision tower's features in memory between epochs", decides=False)
     ] = False
+
+    @field_validator("train")
+    @classmethod
+    def _trains_the_llm_once(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
+        if {"llm", "lora"} <= set(value):
+            raise ValueError("lora trains adapters in place of the llm; name one of the two")
+        return value
 
 
 class CaptionTrainSettings(TrainSettings):
@@ -120,6 +195,11 @@ class SpecialistSettings(TrainSettings):
     prompts: Annotated[SomeNames, setting("prompt ids for relabelling; one is drawn per image")]
     questions: Annotated[str, setting("question pool its answers are filed under in pretraining")]
     max_new_tokens: NewTokens = 128
+    checks: Annotated[
+        tuple[Check, ...],
+        BeforeValidator(one_is_a_list),
+        setting("rules an answer keeps or is left out by: boxes in the image, some-box at all, plausible text"),
+    ] = ("boxes", "text")
     relabel_share: Annotated[
         float, setting("share of the images the specialist labels, 0 to 1", gt=0, le=1)
     ] = 1.0

@@ -12,18 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
-from vila2cli.engine import Engine, EngineSettings, Request, Result, choose_engine, dtype_of, open_engine
+from vila2cli.engine import (
+    Engine,
+    EngineSettings,
+    Request,
+    Result,
+    choose_engine,
+    dtype_of,
+    identify,
+    open_engine,
+)
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
+from vila2cli.evaluation.measure import measure
+from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
 from vila2cli.files import read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
-from vila2cli.model.checkpoint import resolve_model, weights_sha256
+from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import claim, lock, write_json
+from vila2cli.run import api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.score.compare import read_predictions
 from vila2cli.score.scorer import Reference
-from vila2cli.score.stats import CONFIDENCE, Estimate, estimate, mean_of
+from vila2cli.score.stats import CONFIDENCE
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import (
     Shard,
@@ -31,7 +41,6 @@ from vila2cli.shards import (
     ShardWriter,
     Source,
     expected_samples,
-    folder_stats,
     open_layer,
     open_source,
 )
@@ -47,6 +56,7 @@ class _Question:
     sample: Sample
     text: str
     reference: Reference
+    shots: tuple[Shot, ...] = ()
 
 
 def evaluate(
@@ -74,7 +84,7 @@ def evaluate(
         claim(folder, asker.inputs(), recipe)
         for task in found:
             asker.ask_task(task, sources[task.name])
-        metrics = _measure(recipe, found, folder) | {
+        metrics = measure(recipe, found, folder) | {
             "model": str(model),
             "model_sha256": asker.model_sha256,
             "round": round,
@@ -89,10 +99,10 @@ class _Asker:
 
     def __init__(self, recipe: Recipe, model: str | Path, folder: Path, round: int | None, stop: Stop):
         self.recipe, self.model, self.folder, self.round, self.stop = recipe, str(model), folder, round, stop
-        self.model_dir = resolve_model(model)
-        self.model_sha256 = weights_sha256(self.model_dir)
-        self.engine_name = choose_engine(recipe.eval.engine, self.model_dir).kind
-        self.dtype = dtype_of(self.engine_name, self.model_dir, recipe.eval.dtype)
+        self.engine_name = choose_engine(recipe.eval.engine, model).kind
+        self.model_dir = None if self.engine_name == "api" else resolve_model(model)
+        self.model_sha256 = identify(self.engine_name, model, recipe.api)[1]
+        self.dtype = dtype_of(self.engine_name, model, recipe.eval.dtype)
         self._engine: Engine | None = None
 
     def inputs(self) -> dict[str, Any]:
@@ -104,6 +114,7 @@ class _Asker:
             "engine": self.engine_name,
             "max_new_tokens": self.recipe.eval.max_new_tokens,
             **({} if self.recipe.eval.dtype == "auto" else self.dtype),  # the weights decide their own
+            **_few_shot(self.recipe),
         }
 
     def ask_task(self, task: Task, source: Source) -> None:
@@ -115,15 +126,24 @@ class _Asker:
             missing = writer.missing(source.shards)
         if missing:
             total, _ = expected_samples(missing)
+            shots = self._open_shots(task)
             with Progress(f"eval {task.name}", total, "answers", self.folder / "log.jsonl") as progress:
                 for shard in missing:
                     self.stop.check()
                     with writer.shard(shard) as writing:
-                        self._ask_shard(task, shard, writing, progress)
+                        self._ask_shard(task, shard, writing, progress, shots)
         _check_rejects(task, writer.finish(), self.recipe.eval.max_reject_rate, folder)
 
-    def _ask_shard(self, task: Task, shard: Shard, writing: ShardWriter, progress: Progress) -> None:
-        questions = dict(_questions(task, shard, writing))
+    def _open_shots(self, task: Task) -> Shots | None:
+        settings = self.recipe.eval
+        if settings.num_shots == 0:
+            return None
+        return open_shots(task, settings.shots_dir, settings.num_shots, self.recipe.seed)
+
+    def _ask_shard(
+        self, task: Task, shard: Shard, writing: ShardWriter, progress: Progress, shots: Shots | None
+    ) -> None:
+        questions = dict(_questions(task, shard, writing, shots))
         if not questions:
             return
         for result in self._open(progress).generate(self._requests(task, shard, questions, writing)):
@@ -138,7 +158,12 @@ class _Asker:
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
-            settings = EngineSettings(dtype=self.recipe.eval.dtype, batch_size=self.recipe.eval.batch_size)
+            settings = EngineSettings(
+                dtype=self.recipe.eval.dtype,
+                batch_size=self.recipe.eval.batch_size,
+                api=self.recipe.api,
+                api_key=api_key(self.recipe.api),
+            )
             self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
             for note in self._engine.notes:
                 progress.note(note)
@@ -148,14 +173,15 @@ class _Asker:
         self, task: Task, shard: Shard, questions: dict[str, _Question], writing: ShardWriter
     ) -> Iterator[Request]:
         for key, question in questions.items():
+            turns, pictures = _messages(question)
             try:
-                images = tuple(decode_image(image.data) for image in question.sample.images)
+                images = tuple(decode_image(data) for data in pictures)
             except DataError as error:
                 writing.reject(Reject(shard.name, key, "image", str(error)))
                 continue
             yield Request(
                 id=key,
-                messages=(Turn("user", question.text),),
+                messages=turns,
                 images=images,
                 max_new_tokens=self.recipe.eval.max_new_tokens,
                 group=f"{task.name}/{shard.name}",
@@ -166,11 +192,12 @@ class _Asker:
             layer=LAYER,
             kind="prediction",
             text=result.text,
-            scores=task.scorer.score(result.text, question.reference),
+            scores=task.scorer.stored(result.text, question.reference),
             round=self.round,
             model=self.model,
             model_sha256=self.model_sha256,
             prompt_sha256=hashlib.sha256(question.text.encode()).hexdigest(),
+            decision={"shots": [shot.sample.key for shot in question.shots]} if question.shots else {},
             sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype, **_limits(self.recipe)},
             num_tokens=result.num_tokens,
             finish_reason=result.finish_reason,
@@ -178,16 +205,49 @@ class _Asker:
         )
 
 
-def _questions(task: Task, shard: Shard, writing: ShardWriter) -> Iterator[tuple[str, _Question]]:
+def _questions(
+    task: Task, shard: Shard, writing: ShardWriter, shots: Shots | None
+) -> Iterator[tuple[str, _Question]]:
     """The samples of a shard that can be asked and scored; the others are rejected."""
     for sample in writing.samples():
         try:
-            question = _Question(sample, task.question_of(sample), task.reference_of(sample))
-            task.scorer.score("", question.reference)
+            question = _Question(
+                sample,
+                task.question_of(sample),
+                task.reference_of(sample),
+                () if shots is None else tuple(shots.draw(sample)),
+            )
+            task.scorer.stored("", question.reference)
+            _check_images(sample)
         except DataError as error:
             writing.reject(Reject(shard.name, sample.key, "task", str(error)))
         else:
             yield sample.key, question
+
+
+def _check_images(sample: Sample) -> None:
+    """Raise DataError where a sample lacks pictures that its benchmark asks about."""
+    wanted = sample.meta.get("num_images")
+    if isinstance(wanted, int) and len(sample.images) < wanted:
+        raise DataError(
+            f"it asks about {wanted} images and holds {len(sample.images)}: it was imported without --images, "
+            "so answers of other tools can be scored, but none asked for"
+        )
+
+
+def _messages(question: _Question) -> tuple[tuple[Turn, ...], list[bytes]]:
+    """The turns sent for a question, and the pictures in them."""
+    if question.shots:
+        return with_shots(question.text, question.sample, question.shots)
+    return (Turn("user", question.text),), [image.data for image in question.sample.images]
+
+
+def _few_shot(recipe: Recipe) -> dict[str, Any]:
+    """What decides few-shot answers beside the task; nothing where none are asked for."""
+    settings = recipe.eval
+    if settings.num_shots == 0:
+        return {}
+    return {"num_shots": settings.num_shots, "shots_dir": settings.shots_dir, "shots_seed": recipe.seed}
 
 
 def _limits(recipe: Recipe) -> dict[str, int]:
@@ -201,6 +261,9 @@ def _task_inputs(task: Task) -> dict[str, Any]:
         "scorer": task.scorer.name,
         "scorer_version": task.scorer.version,
         "vocabulary": task.vocabulary,
+        **({"prompt": task.prompt} if task.prompt != "{question}" else {}),
+        **({"synonyms": dict(task.synonyms)} if task.synonyms else {}),
+        **({"box_frame": task.box_frame} if task.box_frame else {}),
     }
 
 
@@ -213,61 +276,19 @@ def _check_rejects(task: Task, stats: ShardStats, max_reject_rate: float, folder
         )
 
 
-def _measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
-    """The scores of every task, from the prediction layers on disk."""
-    entries, headlines = {}, []
-    seconds = 0.0
-    for task in tasks:
-        predictions = read_predictions(folder / task.name)
-        found = estimate(
-            predictions.columns(),
-            task.scorer.metrics,
-            groups=predictions.groups,
-            num_bootstrap=recipe.eval.num_bootstrap,
-            seed=recipe.seed,
-        )
-        stats = folder_stats(folder / task.name)
-        seconds += stats.seconds
-        entries[task.name] = _entry(task, found, stats)
-        if not task.is_caption:
-            headlines.append(found[task.scorer.headline])
-    captions = [entries[task.name]["metrics"] for task in tasks if task.is_caption]
-    return {
-        "tasks": entries,
-        "qa_mean": mean_of(headlines).interval().to_json() if headlines else None,
-        "caption": captions[0] if captions else None,
-        "num_rejected": sum(entry["num_rejected"] for entry in entries.values()),
-        "seconds": round(seconds, 3),
-    }
-
-
-def _entry(task: Task, found: dict[str, Estimate], stats: ShardStats) -> dict[str, Any]:
-    return {
-        "metrics": {name: one.interval().to_json() for name, one in found.items()},
-        "headline": task.scorer.headline,
-        "num_samples": stats.num_out,
-        "num_rejected": stats.num_rejected,
-        "rejected": dict(stats.dropped),
-        "version": task.version,
-        "split": task.split,
-        "answer_type": task.answer_type,
-        "scorer": task.scorer.name,
-        "scorer_version": task.scorer.version,
-        "question": task.question,
-        "seconds": round(stats.seconds, 3),
-        "num_tokens": stats.tokens,
-    }
-
-
 def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
     """Everything that another harness must match to get the same scores."""
-    vision = read_json(asker.model_dir / "config.json").get("vision_config")
+    config = {} if asker.model_dir is None else read_json(asker.model_dir / "config.json")
+    vision = config.get("vision_config")
     return {
-        "question": "the task's question, else the sample's own, as it is, in one user turn with its images",
+        "question": "the task's question, else the sample's own, in the task's prompt, as one user turn with "
+        "its images; the turns of shots go before it",
         "engine": asker.engine_name,
         **asker.dtype,
         "temperature": 0.0,
         **_limits(recipe),
+        "num_shots": recipe.eval.num_shots,
+        **_few_shot(recipe),
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,
         "max_pixels": DEFAULT_MAX_PIXELS,
         "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks",

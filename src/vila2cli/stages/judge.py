@@ -1,52 +1,32 @@
 """`vila2 judge`: compare caption layers pair by pair on the same samples.
 
-Reads two or more captionings of the same shards, writes a verdict layer over the samples drawn
-and summary.json with win rates, biases and the agreement of the judges. (VILA^2 figure 2 judges
-captions by round; its judge prompt is not published.)
+Reads two or more captionings of the same shards, writes a verdict layer of each judge over the
+samples drawn and summary.json with win rates, biases and the agreement of the judges. (VILA^2
+figure 2 judges captions by round; its judge prompt is not published.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine import Engine, EngineSettings, Request, choose_engine, dtype_of, open_engine
-from vila2cli.errors import DataError, RecipeError
-from vila2cli.image import decode_image
-from vila2cli.model.checkpoint import resolve_model, weights_sha256
+from vila2cli.errors import BudgetError, DataError, RecipeError
+from vila2cli.judging.answers import MAY_PASS, Answers
+from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
+from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import claim, digest, lock, write_json
-from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.score.caption import count_facts
+from vila2cli.sample import Annotation
+from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.pairing import Draw, draw_samples
-from vila2cli.score.scorer import Vocabulary
-from vila2cli.score.verdict import (
-    Outcome,
-    Pair,
-    Verdict,
-    oracle_outcome,
-    outcome_of,
-    read_verdicts,
-    summarise_pairs,
-)
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, open_layer
+from vila2cli.settings import JudgeModelSettings
+from vila2cli.shards import LayerWriter, Shard, ShardStats, ShardWriter, open_layer
 from vila2cli.stopping import Stop, interruptible
-from vila2cli.text.compose import neutral
-from vila2cli.text.prompts import PROMPTS, prompt_sha256
-from vila2cli.world.scenes import VOCABULARY
 
 LAYER = "judge"
-PROMPT_ID = "judge-pair-v1"
-ORACLE, MODEL = "oracle", "model"
-
-
-@dataclass(frozen=True, slots=True)
-class _Contest:
-    """One drawn sample with its caption by layer."""
-
-    sample: Sample
-    captions: Mapping[str, str]
+ANSWERS = "answers.jsonl"
 
 
 def judge(
@@ -61,68 +41,143 @@ def judge(
 ) -> dict[str, Any]:
     """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and return what summary.json holds.
 
-    A win is one of the later layer over the earlier one. The judge "model" asks the checkpoint
-    `model` in both orders; "oracle" counts facts where samples have a scene. Complete shards are
-    not judged again. Raises RecipeError for settings that do not fit, DataError for layers that do
-    not belong together, or when no judge could judge any sample.
+    A win is one of the later layer over the earlier one. The judge "model" asks `model`, others the
+    models of [judges.NAME]; "oracle" counts facts where samples have a scene. Each writes the layer
+    `out`/NAME. Complete shards are not judged again, but for pairs that no answer came to, and no
+    question is asked again that was answered. Raises RecipeError for settings that do not fit,
+    DataError for layers that do not belong together, or when no judge could judge any sample, and
+    BudgetError once all is written when pairs were left for want of budget.
     """
-    judges = recipe.judge.judges
-    if MODEL in judges and model is None:
-        raise RecipeError('the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]')
+    models = _models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder = Path(out)
-    with lock(folder), interruptible() as stop:
-        with stop.at_once():
-            asked = _ModelJudge(recipe, model, stop) if MODEL in judges and model is not None else None
-        protocol = {"judges": list(judges), "layers": list(draw.layers), **(asked.protocol() if asked else {})}
+    answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS
+    with lock(folder), interruptible() as stop, ExitStack() as stack:
         content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
-        manifest = claim(folder, {"stage": "judge", "round": round, **protocol, **content}, recipe)
-        writer = open_layer(folder, layer=LAYER, source=draw.source, manifest={"digest": manifest.digest})
-        blank = Annotation(layer=LAYER, kind="verdict", round=round)
-        bench = _Bench(draw, ORACLE in judges, asked, asked.sign(blank) if asked else blank, stop)
-        bench.judge_missing(writer)
-        lineage = {"model": asked.model if asked else None, "round": round, "protocol": protocol}
-        summary = _summary(recipe, draw, writer) | lineage
+        compared = {"layers": list(draw.layers), **content}
+        claim(folder, {"stage": "judge", "round": round, **compared}, recipe)
+        answers = stack.enter_context(Answers(answers_path)) if models else None
+        with stop.at_once():
+            judges = [_open_judge(name, models, recipe, answers, stop) for name in recipe.judge.judges]
+        rows = []
+        for one in judges:
+            row = _Row(one, draw, folder / one.name, round, stop)
+            row.claim({"stage": "judge", "judge": one.name, "round": round, **one.protocol(), **compared})
+            row.judge_missing()
+            rows.append(row)
+        summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
         write_json(folder / "summary.json", summary)
+    _check_budget(rows, summary)
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """The judges of one run; `blank` is the annotation that every sample's verdicts are put into."""
+def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether a summary is of all judges of the recipe, with no pair left that could be asked about again."""
+    words = {word for found in summary.get("unjudged_reasons", {}).values() for word in found}
+    return set(recipe.judge.judges) <= set(summary.get("judges", ())) and not words & set(MAY_PASS)
 
+
+def _models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeModelSettings]:
+    """The models that judge, by name; raises RecipeError for a judge that nobody is."""
+    found = {}
+    for name in recipe.judge.judges:
+        if name == ORACLE:
+            continue
+        if name == MODEL and model is not None:
+            settings = recipe.judge
+            found[name] = JudgeModelSettings(
+                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
+            )
+        elif name == MODEL:
+            raise RecipeError(
+                'the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]'
+            )
+        elif name in recipe.judges:
+            found[name] = recipe.judges[name]
+        else:
+            known = ", ".join([ORACLE, MODEL, *recipe.judges])
+            raise RecipeError(
+                f"judge.judges names {name!r}, which is no judge; known are {known}, or add [judges.{name}]"
+            )
+    if len(set(recipe.judge.judges)) < len(recipe.judge.judges):
+        raise RecipeError(f"judge.judges names a judge twice: {list(recipe.judge.judges)}")
+    return found
+
+
+def _open_judge(
+    name: str, models: Mapping[str, JudgeModelSettings], recipe: Recipe, answers: Answers | None, stop: Stop
+) -> Judge:
+    if name == ORACLE:
+        return Oracle()
+    assert answers is not None, "there are answers where there are models"
+    return ModelJudge(name, models[name], recipe, answers, stop)
+
+
+@dataclass(slots=True)
+class _Row:
+    """One judge and its verdict layer."""
+
+    judge: Judge
     draw: Draw
-    with_oracle: bool
-    asked: "_ModelJudge | None"
-    blank: Annotation
+    folder: Path
+    round: int | None
     stop: Stop
+    _writer: LayerWriter | None = None
 
-    def judge_missing(self, writer: LayerWriter) -> None:
-        """Write the verdict shards that are not there yet."""
+    def claim(self, inputs: Mapping[str, Any]) -> None:
+        manifest = claim(self.folder, inputs)
+        self._writer = open_layer(
+            self.folder, layer=LAYER, source=self.draw.source, manifest={"digest": manifest.digest}
+        )
+
+    @property
+    def writer(self) -> LayerWriter:
+        assert self._writer is not None, "claimed first"
+        return self._writer
+
+    def judge_missing(self) -> None:
+        """Write the verdict shards that are not there yet, or hold pairs that no answer came to."""
         with self.stop.at_once():
-            missing = writer.missing(self.draw.source.shards)
+            _forget_unanswered(self.folder)
+            missing = self.writer.missing(self.draw.source.shards)
         total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
-        with Progress("judge", total, "samples", writer.folder / "log.jsonl") as progress:
+        with Progress(f"judge {self.judge.name}", total, "samples", self.folder / "log.jsonl") as progress:
             for shard in missing:
                 self.stop.check()
-                with writer.shard(shard) as writing:
+                with self.writer.shard(shard) as writing:
                     self._judge_shard(shard, writing, progress)
 
     def _judge_shard(self, shard: Shard, writing: ShardWriter, progress: Progress) -> None:
         contests = list(_contests(self.draw, shard, writing))
-        by_model: dict[str, list[Verdict]] = {}
-        if self.asked and contests:
-            by_model = self.asked.verdicts(self.draw, shard, contests, writing, progress)
-            contests = [contest for contest in contests if contest.sample.key in by_model]
+        if not contests:
+            return
+        found = self.judge.judge(self.draw, shard, contests, writing, progress)
+        blank = self.judge.sign(Annotation(layer=LAYER, kind="verdict", round=self.round))
         for contest in contests:
-            verdicts = _oracle_verdicts(self.draw, contest) if self.with_oracle else []
-            verdicts += by_model.get(contest.sample.key, [])
-            scores = {"verdicts": [verdict.to_json() for verdict in verdicts]}
-            writing.annotate(contest.sample, replace(self.blank, scores=scores))
-            progress.advance()
+            if (judged := found.get(contest.sample.key)) is not None:
+                scores = {"verdicts": [verdict.to_json() for verdict in judged.verdicts]}
+                more = {"captions": dict(judged.captions)} if judged.captions else {}
+                writing.annotate(contest.sample, replace(blank, scores={**scores, **more}))
+                progress.advance()
+
+    def verdicts(self) -> dict[tuple[str, str], SampleVerdicts]:
+        return read_verdict_layer(self.folder)
 
 
-def _contests(draw: Draw, shard: Shard, writing: ShardWriter) -> Iterator[_Contest]:
+def _forget_unanswered(folder: Path) -> None:
+    """Remove the shards with pairs that may be answered now; their other answers are known."""
+    for tar in sorted(folder.glob("*.tar")):
+        reasons = {
+            str(verdict.get("reason", "")).partition(":")[0]
+            for _, annotation in read_annotation_tar(tar)
+            for verdict in annotation.scores.get("verdicts", ())
+        }
+        if reasons & set(MAY_PASS):
+            tar.with_name(f"{tar.stem}.stats.json").unlink(missing_ok=True)
+            tar.unlink()
+
+
+def _contests(draw: Draw, shard: Shard, writing: ShardWriter) -> Iterator[Contest]:
     for sample in writing.samples():
         captions = draw.captions_of(shard, sample)
         if captions is None:
@@ -130,152 +185,59 @@ def _contests(draw: Draw, shard: Shard, writing: ShardWriter) -> Iterator[_Conte
         elif not all(text.strip() for text in captions.values()):
             writing.skip(sample, "no-caption")
         else:
-            yield _Contest(sample, captions)
+            yield Contest(sample, captions)
 
 
-def _verdict(
-    contest: _Contest, pair: Pair, judge: str, outcome: Outcome, answers: tuple[str, ...] = ()
-) -> Verdict:
-    layer, against = pair
-    words = (len(contest.captions[layer].split()), len(contest.captions[against].split()))
-    return Verdict(layer=layer, against=against, judge=judge, outcome=outcome, num_words=words, answers=answers)
-
-
-def _oracle_verdicts(draw: Draw, contest: _Contest) -> list[Verdict]:
-    """Exact verdicts where the sample has a scene of the world; elsewhere the oracle cannot judge."""
-    words = Vocabulary(**VOCABULARY)
-    try:
-        scene = contest.sample.meta.get("scene", {})
-        counts = {name: count_facts(text, scene, words) for name, text in contest.captions.items()}
-    except DataError:
-        return [_verdict(contest, pair, ORACLE, "unjudged") for pair in draw.pairs]
-    return [
-        _verdict(contest, (layer, against), ORACLE, oracle_outcome(counts[layer], counts[against]))
-        for layer, against in draw.pairs
-    ]
-
-
-class _ModelJudge:
-    """A checkpoint that is shown two captions in both orders; it is loaded when the first pair is due."""
-
-    def __init__(self, recipe: Recipe, model: str | Path, stop: Stop):
-        self.settings, self.model, self.stop = recipe.judge, str(model), stop
-        self.model_sha256 = weights_sha256(resolve_model(model))
-        self.engine_name = choose_engine(recipe.judge.engine, model).kind
-        self.dtype = dtype_of(self.engine_name, model, recipe.judge.dtype)
-        self._engine: Engine | None = None
-
-    def protocol(self) -> dict[str, Any]:
-        """What decides the answers."""
-        return {
-            "model_sha256": self.model_sha256,
-            "engine": self.engine_name,
-            "temperature": 0.0,
-            "max_new_tokens": self.settings.max_new_tokens,
-            "prompt_id": PROMPT_ID,
-            "prompt_sha256": prompt_sha256(PROMPT_ID),
-            **({} if self.settings.dtype == "auto" else self.dtype),  # the weights decide their own
-        }
-
-    def sign(self, annotation: Annotation) -> Annotation:
-        """The annotation with where its verdicts come from."""
-        return replace(
-            annotation,
-            model=self.model,
-            model_sha256=self.model_sha256,
-            prompt_id=PROMPT_ID,
-            prompt_sha256=prompt_sha256(PROMPT_ID),
-            sampling={
-                "engine": self.engine_name,
-                "temperature": 0.0,
-                **self.dtype,
-                "max_new_tokens": self.settings.max_new_tokens,
-            },
-        )
-
-    def verdicts(
-        self, draw: Draw, shard: Shard, contests: Sequence[_Contest], writing: ShardWriter, progress: Progress
-    ) -> dict[str, list[Verdict]]:
-        """Verdicts by key on all pairs; a sample whose picture cannot be decoded is rejected and left out."""
-        answers: dict[str, str] = {}
-        usable: list[_Contest] = []
-        requests = self._requests(draw.pairs, shard, contests, usable, writing)
-        for result in self._open(progress).generate(requests):
-            self.stop.check()
-            answers[result.id] = f"({result.error})" if result.error is not None else result.text
-            writing.count(tokens=result.num_tokens)
-        return {
-            contest.sample.key: [_model_verdict(contest, pair, answers) for pair in draw.pairs]
-            for contest in usable
-        }
-
-    def _open(self, progress: Progress) -> Engine:
-        if self._engine is None:
-            settings = EngineSettings(dtype=self.settings.dtype)
-            self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
-            for note in self._engine.notes:
-                progress.note(note)
-        return self._engine
-
-    def _requests(
-        self,
-        pairs: Sequence[Pair],
-        shard: Shard,
-        contests: Sequence[_Contest],
-        usable: list[_Contest],
-        writing: ShardWriter,
-    ) -> Iterator[Request]:
-        """Two requests for each pair of different captions; contests that were decoded go to `usable`."""
-        for contest in contests:
-            try:
-                images = tuple(decode_image(image.data) for image in contest.sample.images)
-            except DataError as error:
-                writing.reject(Reject(shard.name, contest.sample.key, "image", str(error)))
-                continue
-            usable.append(contest)
-            for pair in pairs:
-                if contest.captions[pair[0]] == contest.captions[pair[1]]:
-                    continue
-                for shown in (pair, pair[::-1]):
-                    a, b = (neutral(contest.captions[name]) for name in shown)
-                    yield Request(
-                        id=_request_id(contest, *shown),
-                        messages=(Turn("user", PROMPTS[PROMPT_ID].format(a=a, b=b)),),
-                        images=images,
-                        max_new_tokens=self.settings.max_new_tokens,
-                        group=shard.name,
-                    )
-
-
-def _request_id(contest: _Contest, a: str, b: str) -> str:
-    return "\n".join((contest.sample.key, a, b))
-
-
-def _model_verdict(contest: _Contest, pair: Pair, answers: Mapping[str, str]) -> Verdict:
-    """A win or loss that holds in both orders; equal captions are a tie without asking."""
-    layer, against = pair
-    if contest.captions[layer] == contest.captions[against]:
-        return _verdict(contest, pair, MODEL, "tie")
-    shown = (answers[_request_id(contest, layer, against)], answers[_request_id(contest, against, layer)])
-    return _verdict(contest, pair, MODEL, outcome_of(*shown), shown)
-
-
-def _summary(recipe: Recipe, draw: Draw, writer: LayerWriter) -> dict[str, Any]:
-    stats = writer.finish()
-    verdicts = read_verdicts(writer.folder)
-    figures = summarise_pairs(verdicts, draw.pairs, recipe.judge.judges)
+def _summary(recipe: Recipe, draw: Draw, rows: Sequence[_Row]) -> dict[str, Any]:
+    stats = {row.judge.name: row.writer.finish() for row in rows}
+    verdicts = {row.judge.name: row.verdicts() for row in rows}
+    figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
+    judged_by_all = set.intersection(*(set(found) for found in verdicts.values()))
     if not any(one["num_pairs"] for pair in figures["pairs"] for one in pair["judges"].values()):
         raise DataError(
-            f"no judge could judge any of {len(verdicts)} samples: the oracle needs a scene in KEY.json, "
-            "and a model has to answer A or B; see judge.judges"
+            f"no judge could judge any of {len(judged_by_all)} samples: the oracle needs a scene in KEY.json, "
+            f"and a model has to answer as its prompt asks; unjudged: {figures['unjudged_reasons']}"
         )
     return {
         **figures,
-        "num_samples": stats.num_out,
+        "num_samples": len(judged_by_all),
         "num_candidates": draw.num_candidates,
-        "num_rejected": stats.num_rejected,
-        "dropped": dict(stats.dropped),
+        "num_rejected": max(one.num_rejected for one in stats.values()),
+        "dropped": _most(stats),
         "num_drawn": sum(len(keys) for keys in draw.drawn.values()),
         "seed": recipe.seed,
-        "seconds": round(stats.seconds, 3),
+        "seconds": round(sum(one.seconds for one in stats.values()), 3),
     }
+
+
+def _most(stats: Mapping[str, ShardStats]) -> dict[str, int]:
+    """Samples left out by reason, by the judge who left out most."""
+    reasons = sorted({reason for one in stats.values() for reason in one.dropped})
+    return {reason: max(one.dropped.get(reason, 0) for one in stats.values()) for reason in reasons}
+
+
+def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str, Any]:
+    """Who judged, and how; of a lone model the protocol is that of the run."""
+    models = [one for one in judges if isinstance(one, ModelJudge)]
+    protocol = {"judges": [one.name for one in judges], "layers": list(draw.layers)}
+    if models:
+        protocol |= models[0].protocol()
+    more = {one.name: {"model": one.model, **one.protocol()} for one in models} if len(models) > 1 else {}
+    return {
+        "model": models[0].model if models else None,
+        "round": round,
+        "protocol": protocol,
+        **({"models": more} if more else {}),
+    }
+
+
+def _check_budget(rows: Sequence[_Row], summary: Mapping[str, Any]) -> None:
+    """Raise BudgetError when pairs were left for want of budget, now that the rest is written."""
+    left = sum(found.get("over-budget", 0) for found in summary["unjudged_reasons"].values())
+    if left:
+        said = next(
+            (row.judge.spent for row in rows if isinstance(row.judge, ModelJudge) and row.judge.spent), ""
+        )
+        raise BudgetError(
+            f"{left} pairs were not judged, see unjudged in summary.json: {said or 'the budget is spent'}"
+        )

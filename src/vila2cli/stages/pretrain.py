@@ -1,41 +1,56 @@
 """`vila2 pretrain`: from the bases, with a new projector, to a pretrained checkpoint."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe
+from vila2cli.run import RunFolder
 from vila2cli.settings import CaptionTrainSettings
 from vila2cli.shards import open_source
 from vila2cli.text.compose import Composition, conversations
 
 
 def pretrain(
-    recipe: Recipe, *, shards: list[str] | None, out: Path, round: int | None, base: str | None = None
+    recipe: Recipe,
+    *,
+    shards: list[str] | None,
+    out: Path,
+    round: int | None,
+    base: str | None = None,
+    mixed: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Align the projector, then train projector and LLM (VILA^2 section 3, stages 1 and 2).
 
     Every round starts from the base tower and LLM of the recipe, never from an earlier round
     (section 2.1: "retrained from scratch"). `shards` are captioned images, base shards or layers over
-    them; interleaved documents from the recipe are added in the second phase.
+    them; interleaved documents from the recipe are added in the second phase, and so are `mixed`, shards of
+    conversations by name.
     """
     from vila2cli.model.build import build, resolve_base
     from vila2cli.model.checkpoint import weights_sha256
+    from vila2cli.model.scratch import refuse_trained
     from vila2cli.train.job import DataSource, Phase, train_stage
 
     bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
-    for name, folder in bases.items():
-        _refuse_trained(name, folder)
+    run = RunFolder(recipe.run_dir)
+    in_run = out.resolve().is_relative_to(run.root.resolve()) and out != run.stage("pretrain", 0)
+    refuse_trained(bases, run, is_later_round=bool(round) or in_run)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     settings = recipe.pretrain
     compose = partial(conversations, composition=composition(settings.main, recipe.seed))
     sources = [DataSource("pretrain", pairs, compose)]
-    digests = {"pretrain": pairs.digest()}
+    opened = {"pretrain": pairs}
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)
         sources.append(DataSource("interleaved", documents, partial(conversations, composition=Composition())))
-        digests["interleaved"] = documents.digest()
+        opened["interleaved"] = documents
+    for name, specs in mixed.items():
+        talks = open_source(specs)
+        sources.append(DataSource(name, talks, partial(conversations, composition=Composition())))
+        opened[name] = talks
     compose = partial(conversations, composition=composition(settings.align, recipe.seed), with_answers=False)
     align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
@@ -50,7 +65,8 @@ def pretrain(
             "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
             "base_settings": recipe.base.deciding(),
             "layers": [layer.name for layer in pairs.layers],
-            "data": digests,
+            "data": {name: source.digest() for name, source in opened.items()},
+            "sources": {name: source.places() for name, source in opened.items()},
             "settings": settings.deciding(),
             "seed": recipe.seed,
         },
@@ -69,12 +85,3 @@ def composition(settings: CaptionTrainSettings, seed: int) -> Composition:
         answers_apart=settings.answers == "apart",
         seed=seed,
     )
-
-
-def _refuse_trained(name: str, folder: Path) -> None:
-    """The from-scratch guard: a base must not be the product of an earlier round."""
-    if (folder / "vila2.json").exists():
-        raise RecipeError(
-            f"base.{name} = {folder} was trained by vila2; every round starts from the original bases, "
-            "name the tower or LLM that it was made from"
-        )

@@ -1,10 +1,11 @@
-"""`vila2 report`: a run folder as one HTML page."""
+"""`vila2 report`: a run folder as one HTML page, and cards of what it made."""
 
 from pathlib import Path
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.recipe import Recipe
 from vila2cli.report import build_page, render_page
+from vila2cli.report.cards import CARD_FILE, card, find_cards
 from vila2cli.run import RunFolder, write_text
 
 
@@ -18,3 +19,20 @@ def report(recipe: Recipe, *, run_dir: Path, out: Path | None = None) -> Path:
     path = out or RunFolder(run_dir).report
     write_text(path, render_page(build_page(recipe, run_dir)))
     return path
+
+
+def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> list[Path]:
+    """Write the card of a checkpoint or layer, or of all that a run folder holds; returns where they are.
+
+    A card is README.md in the folder it is about, or the file `out` when there is one card. Raises
+    DataError when there is nothing to write a card of, RecipeError for `out` with several.
+    """
+    found = find_cards(folder)
+    if out is not None and len(found) > 1:
+        raise RecipeError(f"--out is for one card, but {folder} holds {len(found)} checkpoints and layers")
+    written = []
+    for one in found:
+        path = out or one / CARD_FILE
+        write_text(path, card(one, recipe))
+        written.append(path)
+    return written

@@ -20,6 +20,7 @@ from vila2cli.settings import SpecialistSettings
 from vila2cli.shards import (
     LayerWriter,
     Shard,
+    ShardStats,
     ShardWriter,
     Source,
     folder_figures,
@@ -28,6 +29,7 @@ from vila2cli.shards import (
     open_source,
 )
 from vila2cli.stopping import Stop, interruptible
+from vila2cli.text.answers import answer_defect
 from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
@@ -66,7 +68,9 @@ def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str,
             "specialist": name,
             "parent": {"path": str(model), "sha256": weights_sha256(resolve_model(model))},
             "data": {f"specialist-{name}": source.digest()},
+            "sources": {f"specialist-{name}": source.places()},
             "settings": settings.deciding(),
+            "dtype": recipe.base.dtype,
             "seed": recipe.seed,
         },
         out=out,
@@ -124,12 +128,19 @@ def _sum_up(recipe: Recipe, name: str, model: str, layer: LayerWriter) -> dict[s
             "num_shards": len(names),
             "num_shards_done": len(layer.done() & set(names)),
             **stats.to_json(),
+            **_yield(stats),
             "reject_rate": stats.reject_rate,
             "images": int(figures["answered"]),
             "cost": cost_of(recipe.cost, figures).to_json(),
         }
         write_json(layer.folder / "summary.json", summary)
     return summary
+
+
+def _yield(stats: ShardStats) -> dict[str, float]:
+    """How many images were asked about, and the share of them that got an answer which is kept."""
+    num_asked = stats.num_in - stats.dropped.get("not-selected", 0)
+    return {"asked": num_asked, "yield": stats.num_out / num_asked if num_asked else 0.0}
 
 
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
@@ -147,6 +158,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
+        "checks": list(settings.checks),
         "base": source.outline(),
         **filter_inputs(source.layers),
     }
@@ -190,6 +202,9 @@ class Relabeller:
         checked = check_caption(result.text, reached_limit=result.finish_reason == "length")
         if checked.defect is not None:
             out.reject(Reject(out.name, sample.key, checked.defect, f"the model wrote: {checked.text[:500]}"))
+            return
+        if (broken := answer_defect(checked.text, self.settings.checks)) is not None:
+            out.skip(sample, broken)
             return
         prompt_id = self.prompt_id(sample)
         question = draw(QUESTIONS[self.settings.questions], "question", self.name, self.recipe.seed, sample.key)

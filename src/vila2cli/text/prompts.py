@@ -40,6 +40,26 @@ PROMPTS = MappingProxyType(
             "Please provide a brief description that focuses on the textual content."
         ),
         "judge-pair-v1": "Which caption describes the image better?\nA: {a}\nB: {b}\nAnswer with the letter.",
+        # VILA^2 asks people which caption has fewer hallucinations (table 8); its judges' prompt is not known.
+        "judge-pair-json-v1": (
+            "Two captions of the image follow. Decide which one describes it better: above all nothing in it "
+            "may be wrong, then it should leave out less. Length by itself is no merit, nor is the order in "
+            "which the captions stand.\n\nA: {a}\n\nB: {b}\n\n"
+            'Answer with JSON alone, as {"better": "A"}; write "tie" where neither "A" nor "B" is better.'
+        ),
+        "judge-rubric-v1": (
+            "Mark this caption of the image with whole numbers from 1 (worst) to 5 (best):\n\n{caption}\n\n"
+            "correctness: everything it says can be seen in the image.\n"
+            "completeness: it leaves out nothing that matters.\n"
+            "specificity: it names what is seen precisely.\n\n"
+            'Answer with JSON alone, as {"correctness": 3, "completeness": 3, "specificity": 3}.'
+        ),
+        "judge-sentences-v1": (
+            "Check each numbered sentence of a caption against the image.\n\n{sentences}\n\n"
+            'Mark a sentence "supported" when the image bears out all of it, "unsupported" when anything in it '
+            'is wrong or cannot be seen, "unsure" when the image does not let you tell. Answer with JSON '
+            'alone: {"marks": ["supported", "unsupported"]}, one mark for each sentence in order.'
+        ),
         # CapsFusion section 3 with the last sentence but one of POINTS' appendix B.
         "merge-v1": (
             "Please merge and refine the information from the two given sentences. "

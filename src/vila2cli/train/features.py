@@ -37,11 +37,15 @@ class TowerFeatures:
         for key, features_PD in zip(keys, output.last_hidden_state, strict=True):
             self._features[key] = features_PD.clone()
 
+    def project(self, keys: Sequence[str]) -> Tensor:
+        """The projector's output for images, N x image tokens x D of the LLM."""
+        projected: Tensor = self._model.model.connector(torch.stack([self._features[key] for key in keys]))
+        return projected
+
     def embed(self, ids_BS: Tensor, keys: Sequence[str]) -> Tensor:
         """Token embeddings B x S x D with the projected features where the image ids are."""
         model = self._model.model
-        features_NPD = torch.stack([self._features[key] for key in keys])
-        projected = model.connector(features_NPD).flatten(0, 1)
+        projected = self.project(keys).flatten(0, 1)
         embeddings = model.get_input_embeddings()(ids_BS)
         is_image = (ids_BS == model.config.image_token_id).unsqueeze(-1)
         merged: Tensor = embeddings.masked_scatter(is_image, projected.to(embeddings.dtype))

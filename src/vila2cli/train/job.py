@@ -1,33 +1,46 @@
 """One training job: shards to samples, the phases of a stage one after another, a checkpoint folder.
 
-Beside the stock transformers files a checkpoint holds `vila2.json` (what it was made from) and
-`log.jsonl`, and `rejects.jsonl` when samples could not be used.
+Beside the stock transformers files a checkpoint holds `vila2.json` (what it was made from), `log.jsonl`
+and `steps.jsonl`, and `rejects.jsonl` when samples could not be used.
 """
 
+import contextlib
+import io
 import json
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, ModelError, RejectBudgetError
+from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.saving import save_checkpoint
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import complete_folder, lock, write_json
 from vila2cli.sample import Reject
 from vila2cli.settings import TrainSettings
-from vila2cli.shards import Source
-from vila2cli.stopping import interruptible
-from vila2cli.train.data import Compose, TrainSample, load_samples, num_batches
-from vila2cli.train.loop import fit
+from vila2cli.shards import Shard, Source
+from vila2cli.stopping import Stop, interruptible
+from vila2cli.train.data import Compose
+from vila2cli.train.distribution import Ranks, joined
+from vila2cli.train.journal import Journal
+from vila2cli.train.loop import Surroundings, fit
+from vila2cli.train.lora import adapted
+from vila2cli.train.plan import expected, num_steps, plan_pass
+from vila2cli.train.resume import Checkpoints, Cursor, renewed
+from vila2cli.train.store import SampleStore, Stored, store_shard
 
+DATA_FOLDER = "data"
+"""Where in the partial output the tokenised samples are."""
 LINEAGE_FILE = "vila2.json"
 
 
@@ -74,85 +87,198 @@ def train_stage(
 ) -> dict[str, Any]:
     """Train all phases and write the checkpoint to `out`, whole or not at all.
 
-    Returns the summary that is also in `vila2.json`. Raises RejectBudgetError above a phase's
-    `max_reject_rate`, Interrupted on a signal between two steps.
+    Started by several processes it is one training of them all, and only the first one writes. Started
+    again after a signal or a crash it goes on from the last checkpoint in `out.partial`, with any number
+    of processes. Returns the summary that is also in `vila2.json`. Raises RejectBudgetError above a
+    phase's `max_reject_rate`, Interrupted on a signal between two steps, RankError when another process
+    is missing.
     """
-    with lock(out), interruptible() as stop, complete_folder(out) as partial:
-        rejects: list[Reject] = []
-        chat = Chat(processor)
-        figures = []
-        for phase in phases:
-            samples, counts = _phase_samples(phase, chat, rejects, seed=recipe.seed)
-            total = num_batches(
-                len(samples), batch_size=phase.settings.batch_size, epochs=phase.settings.epochs
-            )
-            label = stage if phase.name == stage else f"{stage} {phase.name}"
-            with Progress(label, total=total, unit="steps", log_path=partial / "log.jsonl") as progress:
-                progress.note(_mixture_line(samples, counts))
-                result = fit(
-                    model,
-                    chat,
-                    samples,
-                    phase.settings,
-                    seed=recipe.seed,
-                    progress=progress,
-                    mixed_precision="bf16" if recipe.base.dtype == "bfloat16" else "no",
-                    check_stop=stop.check,
-                )
-            figures.append({"phase": phase.name, "sources": counts, **asdict(result)})
-        _save(model, processor, recipe, partial)
-        if rejects:
-            lines = [json.dumps(reject.to_json(), ensure_ascii=False) for reject in rejects]
-            (partial / "rejects.jsonl").write_text("\n".join(lines) + "\n")
+    _check_mixture(phases)
+    with (
+        joined(recipe.trainer.timeout_s) as ranks,
+        interruptible() as stop,
+        contextlib.ExitStack() as held,
+    ):
+        partial = out.with_name(f"{out.name}.partial")
+
+        def begin() -> None:
+            held.enter_context(lock(out))
+            held.enter_context(complete_folder(out, resume=True))
+
+        ranks.first(begin)
+        checkpoints = Checkpoints(partial, ranks)
+        checkpoints.open({"stage": stage, **lineage})
+        job = _Job(stage, recipe, Chat(processor), partial, checkpoints, ranks, stop)
+        try:
+            model = renewed(job.train(model, phases))
+        except Interrupted as error:
+            checkpoints.interrupt(str(error))
+            raise
         summary = {
             "stage": stage,
             "vila2": __version__,
-            "seconds": sum(f["seconds"] for f in figures),
-            "num_rejected": len(rejects),
-            "phases": figures,
+            "processes": ranks.count,
+            "seconds": sum(f["seconds"] for f in checkpoints.cursor.finished),
+            "num_rejected": len(job.rejects),
+            "phases": checkpoints.cursor.finished,
             **lineage,
         }
-        write_json(partial / LINEAGE_FILE, summary)
+        ranks.first(lambda: _finish(model, processor, job, summary))
+    if (out / LINEAGE_FILE).exists() and job.ranks.is_first:
+        # Only now: until `out` is there, a process that is killed goes on from them.
+        Checkpoints(out, job.ranks).clear()
     return summary
 
 
-def _save(model: PreTrainedModel, processor: Any, recipe: Recipe, folder: Path) -> None:
-    if recipe.base.dtype == "bfloat16":
+def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[str, Any]) -> None:
+    if job.recipe.base.dtype == "bfloat16":
         model.bfloat16()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_checkpoint(model, processor, job.partial)
+    if job.rejects:
+        lines = [json.dumps(reject.to_json(), ensure_ascii=False) for reject in job.rejects]
+        (job.partial / "rejects.jsonl").write_text("\n".join(lines) + "\n")
+    write_json(job.partial / LINEAGE_FILE, summary)
+    shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
 
 
-def _phase_samples(
-    phase: Phase, chat: Chat, rejects: list[Reject], *, seed: int
-) -> tuple[list[TrainSample], dict[str, dict[str, int]]]:
-    """The samples of all sources of a phase, and what each source gave."""
-    samples: list[TrainSample] = []
-    counts: dict[str, dict[str, int]] = {}
-    for data in phase.sources:
-        before = len(rejects)
-        filtered: list[str] = []
-        found = load_samples(
-            data.source,
-            chat,
-            data.compose,
-            max_length=phase.settings.max_length,
-            on_reject=rejects.append,
-            on_filtered=filtered.append,
+class _Job:
+    """A stage on one of its processes."""
+
+    def __init__(
+        self,
+        stage: str,
+        recipe: Recipe,
+        chat: Chat,
+        partial: Path,
+        checkpoints: Checkpoints,
+        ranks: Ranks,
+        stop: Stop,
+    ) -> None:
+        self.stage, self.recipe, self.chat, self.partial = stage, recipe, chat, partial
+        self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
+        self.rejects: list[Reject] = []
+        self.journal = Journal(
+            partial if ranks.is_first else None,
+            recipe.trainer,
+            name=f"{recipe.name} {stage}",
+            config=recipe.model_dump(mode="json"),
         )
-        _check_budget(data.name, len(found), rejects[before:], phase.settings.max_reject_rate)
-        limit = phase.settings.max_samples or len(found)
-        samples += (chosen := found[:limit])
-        counts[data.name] = {
-            "samples": len(chosen),
-            "tokens": sum(len(sample.ids) for sample in chosen),
-            "images": sum(len(sample.images) for sample in chosen),
-            "filtered": len(filtered),
-            "rejected": len(rejects) - before,
-        }
-    if not samples:
-        raise DataError(f"{phase.name}: there is nothing to train on in {', '.join(counts) or 'no sources'}")
-    return samples, counts
+
+    def train(self, model: PreTrainedModel, phases: Sequence[Phase]) -> PreTrainedModel:
+        """Run the phases that are not done yet; returns the model, which may be another object."""
+        trainer, cursor = self.recipe.trainer, self.checkpoints.cursor
+        if self.recipe.base.dtype == "bfloat16":
+            model.to(torch.float32 if trainer.master_weights else torch.bfloat16)
+        if cursor.phase and not cursor.step:
+            self.checkpoints.load(model)
+        for number, phase in enumerate(phases):
+            samples, counts = self._samples(number, phase)  # of finished phases, too: for the rejects
+            if number < cursor.phase:
+                continue
+            figures = self._train_phase(model, phase, samples, counts)
+            self.checkpoints.cursor = cursor = Cursor(phase=number + 1, finished=[*cursor.finished, figures])
+            self.checkpoints.save(model, None)
+            if number + 1 < len(phases):
+                model = renewed(model)
+        self.journal.close()
+        return model
+
+    def _train_phase(
+        self, model: PreTrainedModel, phase: Phase, samples: SampleStore, counts: dict[str, dict[str, int]]
+    ) -> dict[str, Any]:
+        settings, names = phase.settings, list(counts)
+        one = plan_pass(samples.lengths, names, settings)
+        wanted = expected(samples.lengths, names, one, settings.epochs)
+        total = num_steps(one, batch_size=settings.batch_size, epochs=settings.epochs)
+        if not total:
+            raise RecipeError(f"{phase.name}: epochs and caps leave no sample to train on; raise them")
+        label = self.stage if phase.name == self.stage else f"{self.stage} {phase.name}"
+        is_first = self.ranks.is_first
+        with Progress(
+            label,
+            total=total,
+            unit="steps",
+            log_path=self.partial / "log.jsonl" if is_first else None,
+            stream=None if is_first else io.StringIO(),
+        ) as progress:
+            progress.note(_counts_line(counts))
+            if settings.mixture or settings.text_share:
+                progress.note(_mixture_line("expected", wanted))
+            around = Surroundings(
+                trainer=self.recipe.trainer,
+                ranks=self.ranks,
+                mixed_precision="bf16" if self.recipe.base.dtype == "bfloat16" else "no",
+                checkpoints=self.checkpoints,
+                journal=self.journal,
+                stop=self.stop,
+            )
+            with adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed):
+                result = fit(
+                    model,
+                    self.chat,
+                    samples,
+                    settings,
+                    seed=self.recipe.seed,
+                    progress=progress,
+                    lengths=samples.lengths,
+                    names=names,
+                    around=around,
+                )
+            progress.note(_mixture_line("trained on", result.seen))
+        return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result)}
+
+    def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
+        """The samples of all sources of a phase, tokenised by all processes, and what each source gave."""
+        sources, counts = [], {}
+        limit = phase.settings.max_samples
+        for data in phase.sources:
+            stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
+            rejects = [reject for one in stored for reject in one.rejects]
+            num_kept = sum(one.num_samples for one in stored)
+            _check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
+            self.rejects += rejects
+            sources.append(stored)
+            counts[data.name] = {
+                "filtered": sum(one.num_filtered for one in stored),
+                "rejected": len(rejects),
+            }
+        samples = SampleStore(sources, [limit] * len(sources))
+        for i, name in enumerate(counts):
+            here = samples.lengths.source == i
+            figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
+            sums = {key: int(values[here].sum()) for key, values in figures.items()}
+            counts[name] = {"samples": int(here.sum()), **sums, **counts[name]}
+        if not len(samples):
+            raise DataError(
+                f"{phase.name}: there is nothing to train on in {', '.join(counts) or 'no sources'}"
+            )
+        return samples, counts
+
+    def _stored(self, folder: Path, data: DataSource, settings: TrainSettings) -> list[Stored]:
+        """A source's shards, each tokenised by one of the processes."""
+
+        def store(number: int, shard: Shard) -> Stored:
+            path = folder / f"{number:06}.safetensors"
+            return store_shard(
+                shard, self.chat, data.compose, path, max_length=settings.max_length, check_stop=self.stop.check
+            )
+
+        shards = list(enumerate(data.source.shards))
+
+        def mine() -> None:
+            for number, shard in shards[self.ranks.index :: self.ranks.count]:
+                store(number, shard)
+
+        self.ranks.gather(mine)
+        return [store(number, shard) for number, shard in shards]  # all of them are there now
+
+
+def _check_mixture(phases: Sequence[Phase]) -> None:
+    """Raise RecipeError for a mixture that names a source which its phase does not have."""
+    for phase in phases:
+        names = [data.name for data in phase.sources]
+        if unknown := [name for name in phase.settings.mixture if name not in names]:
+            raise RecipeError(f"{phase.name}: mixture.{unknown[0]} is none of its sources ({', '.join(names)})")
 
 
 def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:
@@ -167,10 +293,20 @@ def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: f
     )
 
 
-def _mixture_line(samples: Sequence[TrainSample], counts: dict[str, dict[str, int]]) -> str:
+def _counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
     parts = [
         f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
         + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
         for name, c in counts.items()
     ]
-    return f"{len(samples):,} samples: {'; '.join(parts)}"
+    return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
+
+
+def _mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    total = sum(f["tokens"] for f in figures.values()) or 1
+    parts = [
+        f"{name} {f['samples']:,.0f} samples, {f['tokens']:,.0f} tokens ({f['tokens'] / total:.1%}), "
+        f"{f['images']:,.0f} images"
+        for name, f in figures.items()
+    ]
+    return f"{title}: {'; '.join(parts)}"

@@ -1,58 +1,67 @@
-"""The training loop of every stage: align, pretrain, SFT and specialists differ only in their settings.
+"""The training loop of every stage: align, pretrain, SFT and specialists differ only in their settings."""
 
-Shapes: B sequences of S tokens, T trained tokens of them, V vocabulary entries; N images of P patches
-with D channels.
-"""
-
+import gc
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from vila2cli.errors import ModelError
-from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
+from vila2cli.errors import Interrupted, ModelError, RecipeError
+from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import freeze_all_but, part_of
 from vila2cli.progress import Progress
-from vila2cli.settings import Part, TrainSettings
-from vila2cli.train.data import TrainSample, batches, num_batches
+from vila2cli.ranks import Rank
+from vila2cli.settings import Part, TrainerSettings, TrainSettings
+from vila2cli.stopping import Stop
+from vila2cli.train.attention import choose_kernel, describe_kernel, joins_sequences, kernel_of, set_kernel
+from vila2cli.train.data import Lengths, TrainSample, lengths_of
+from vila2cli.train.distribution import Ranks, layers, summing, whole, wrap
 from vila2cli.train.features import TowerFeatures
+from vila2cli.train.flops import peak_flops, work_of
+from vila2cli.train.journal import Journal
+from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
+from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
+from vila2cli.train.resume import Checkpoints, Cursor
+
+_STOPPED_ELSEWHERE = "stopped by a signal to another process; run the same command again to go on"
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What a stage did: optimizer steps, samples and tokens seen, mean loss of the last tenth of the steps."""
+    """What a phase did: optimizer steps, samples and tokens seen, mean loss of the last tenth of the steps.
+
+    `padding` is the share of positions in forward passes that held no sample's token, `idle` that of
+    forward passes in which a process had nothing to do, `seen` what each source gave.
+    """
 
     num_steps: int
     num_samples: int
     num_tokens: int
     final_loss: float
     seconds: float
+    padding: float
+    idle: float
+    seen: dict[str, dict[str, float]]
 
 
-class Objective(nn.Module):
-    """A model with its summed next-token loss as `forward`, so that any wrapper sees one call."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a training runs in: other processes, settings, checkpoints, logs, and a wish to stop."""
 
-    def __init__(self, model: PreTrainedModel, features: TowerFeatures | None) -> None:
-        super().__init__()
-        self.model = model
-        self._features = features
-
-    def forward(self, batch: dict[str, Tensor], image_keys: Sequence[str]) -> Tensor:
-        """Sum over the trained tokens of -log p, a scalar; logits are made for those tokens only."""
-        labels_BS = batch.pop("labels")
-        if self._features is not None and image_keys:
-            batch["inputs_embeds"] = self._features.embed(batch.pop("input_ids"), image_keys)
-        hidden_BSD = self.model.model(**batch, use_cache=False).last_hidden_state
-        targets_BS = labels_BS[:, 1:]
-        trained_BS = targets_BS != IGNORE_INDEX
-        logits_TV = self.model.get_output_embeddings()(hidden_BSD[:, :-1][trained_BS])
-        return nn.functional.cross_entropy(logits_TV.float(), targets_BS[trained_BS], reduction="sum")
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    ranks: Ranks = field(default_factory=lambda: Ranks(Rank(), torch.device("cpu"), 0.0))
+    mixed_precision: str = "no"
+    checkpoints: Checkpoints | None = None
+    journal: Journal | None = None
+    stop: Stop = field(default_factory=Stop)
 
 
 def fit(
@@ -63,44 +72,260 @@ def fit(
     *,
     seed: int,
     progress: Progress,
-    mixed_precision: str = "no",
-    check_stop: Callable[[], None] = lambda: None,
+    lengths: Lengths | None = None,
+    names: Sequence[str] = ("samples",),
+    around: Surroundings | None = None,
 ) -> FitResult:
     """Train the parts named in `settings` on `samples`, in place.
 
-    The loss is the mean over the trained tokens of the whole batch, however it is cut into
-    micro-batches. The order of samples is decided by `seed`. Raises ModelError when the loss is no
-    longer finite.
+    The loss is the mean over the trained tokens of the whole batch, however it is cut into micro-batches
+    and over processes. The order of samples is decided by `seed`. `lengths` are those of the samples,
+    whose sources have `names`. Raises ModelError when the loss is no longer finite, Interrupted on a
+    signal, between two steps and after a checkpoint.
     """
-    start = time.monotonic()
-    accelerator = Accelerator(mixed_precision=mixed_precision)
-    freeze_all_but(model, settings.train)
-    torch.manual_seed(seed)
-    model.train()
-    features = (
-        TowerFeatures(model) if settings.cache_features and "vision_tower" not in settings.train else None
-    )
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), weight_decay=settings.weight_decay)
-    objective, optimizer = accelerator.prepare(Objective(model, features), optimizer)
-    total = num_batches(len(samples), batch_size=settings.batch_size, epochs=settings.epochs)
-    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup_ratio * total), total)
-    losses: list[float] = []
-    num_samples = num_tokens = 0
-    order = batches(samples, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed)
-    for batch in order:
-        check_stop()
-        loss = _backward(accelerator, objective, chat, features, batch, settings)
-        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss)
-        num_samples += len(batch)
-        num_tokens += sum(len(sample.ids) for sample in batch)
-        progress.advance(1, loss=loss)
-    tail = losses[-max(1, total // 10) :]
-    model.eval()
-    return FitResult(total, num_samples, num_tokens, sum(tail) / len(tail), time.monotonic() - start)
+    lengths = lengths_of(samples) if lengths is None else lengths
+    run = _Run(model, chat, samples, lengths, names, settings, seed, progress, around or Surroundings())
+    return run.fit()
+
+
+class _Run:
+    """One phase while it runs."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chat: Chat,
+        samples: Sequence[TrainSample],
+        lengths: Lengths,
+        names: Sequence[str],
+        settings: TrainSettings,
+        seed: int,
+        progress: Progress,
+        around: Surroundings,
+    ) -> None:
+        self.model, self.samples, self.lengths, self.names = model, samples, lengths, names
+        self.settings, self.seed, self.progress, self.around = settings, seed, progress, around
+        self.ranks, trainer = around.ranks, around.trainer
+        is_sharded = trainer.strategy == "fsdp2" and self.ranks.count > 1
+        if is_sharded and settings.cache_features:
+            raise RecipeError(
+                "cache_features needs the whole tower in each process; set trainer.strategy to ddp"
+            )
+        if is_sharded and "lora" in settings.train:
+            raise RecipeError("lora is merged into whole weights; set trainer.strategy to ddp to train it")
+        freeze_all_but(model, settings.train)
+        torch.manual_seed(seed + self.ranks.index)
+        model.train()
+        is_bf16 = around.mixed_precision == "bf16"
+        kernel = choose_kernel(
+            model, trainer.attention, self.ranks.device, is_packed=settings.packing, is_bf16=is_bf16
+        )
+        self.own_kernel = kernel_of(model)
+        set_kernel(model, kernel)
+        progress.note(describe_kernel(kernel, is_packed=settings.packing))
+        _economise(model, trainer)
+        caches = settings.cache_features and "vision_tower" not in settings.train
+        features = TowerFeatures(model) if caches else None
+        self.batcher = Batcher(
+            chat,
+            features,
+            is_packed=settings.packing,
+            in_one=settings.packing and joins_sequences(kernel),
+            stand_in=stand_in(chat) if self.ranks.count > 1 else None,
+        )
+        self.objective = wrap(
+            Objective(model, features, len(names)), trainer.strategy, self.ranks, is_bf16=is_bf16
+        )
+        self.casts = is_bf16 and not is_sharded
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, settings),
+            weight_decay=settings.weight_decay,
+            fused=self.ranks.device.type == "cuda" or None,
+        )
+        self.one = plan_pass(lengths, names, settings)
+        self.total = num_steps(self.one, batch_size=settings.batch_size, epochs=settings.epochs)
+        self.work = work_of(model, settings.train)
+        name = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else ""
+        self.peak = peak_flops(name, trainer.peak_tflops) * self.ranks.count
+
+    def fit(self) -> FitResult:
+        cursor = self._resume()
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        schedule = get_cosine_schedule_with_warmup(
+            self.optimizer,
+            round(self.settings.warmup_ratio * self.total),
+            self.total,
+            last_epoch=cursor.step - 1,
+        )
+        seconds_before, start = cursor.seconds, time.monotonic()
+        losses = deque(cursor.losses, maxlen=max(1, self.total // 10))
+        every = self.around.trainer.checkpoint_every
+        for step, loaded in self._loaded(cursor.step):
+            cursor.seconds, cursor.losses = seconds_before + time.monotonic() - start, list(losses)
+            self._meet(cursor)
+            with self.ranks.naming_the_missing(f"{self.progress.stage}, step {cursor.step + 1}"):
+                losses.append(self._step(step, loaded, cursor))
+            schedule.step()
+            self.optimizer.zero_grad()
+            cursor.step += 1
+            self.progress.advance(1, loss=losses[-1])
+            if every and cursor.step % every == 0 and cursor.step < self.total:
+                cursor.losses = list(losses)
+                self._save()
+        self.model.eval()
+        set_kernel(self.model, self.own_kernel)
+        if self.ranks.count > 1:
+            del self.objective  # and with it the hooks on the model's gradients
+            gc.collect()
+        return self._result(cursor, list(losses), seconds_before + time.monotonic() - start)
+
+    def _resume(self) -> Cursor:
+        """Where to begin; with a checkpoint of this phase the weights and the optimizer are put in place."""
+        checkpoints = self.around.checkpoints
+        if checkpoints is None:
+            return Cursor()
+        cursor = checkpoints.cursor
+        if cursor.step:
+            checkpoints.load(self.model, self.optimizer)
+            self.progress.go_on(cursor.step)
+            self.progress.note(f"going on after step {cursor.step:,}")
+        if self.around.journal is not None:
+            self.around.journal.go_on(self.progress.stage, cursor.step)
+        return cursor
+
+    def _meet(self, cursor: Cursor) -> None:
+        """Wait for the other processes; stop together when one was told to."""
+        self.ranks.meet(f"{self.progress.stage}, before step {cursor.step + 1}")
+        stop = self.around.stop
+        if not self.ranks.any(stop.reason is not None):
+            return
+        self._save(stopped=stop.reason or _STOPPED_ELSEWHERE)
+        stop.check()
+        raise Interrupted(_STOPPED_ELSEWHERE)
+
+    def _save(self, *, stopped: str = "") -> None:
+        if self.around.checkpoints is not None:
+            self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
+
+    def _loaded(self, first_step: int) -> Iterator[tuple[Step, list[Loaded]]]:
+        """The steps with their tensors, made ahead in a thread where no cache of features is filled."""
+        steps = plan_steps(
+            self.lengths,
+            self.names,
+            self.settings,
+            seed=self.seed,
+            rank=self.ranks.index,
+            num_ranks=self.ranks.count,
+        )
+        ahead = self.around.trainer.prefetch if self.batcher.features is None else 0
+        return _ahead(islice(steps, first_step, None), self._load, ahead)
+
+    def _load(self, step: Step) -> list[Loaded]:
+        source = self.lengths.source
+        return [
+            self.batcher.load([[(self.samples[i], int(source[i])) for i in members] for members in micro])
+            for micro in step.micro_batches
+        ]
+
+    def _step(self, step: Step, loaded: Sequence[Loaded], cursor: Cursor) -> float:
+        """Take an optimizer step on a batch's mean loss per trained token, and return that loss."""
+        chosen = list(step.samples)
+        num_trained = int(self.lengths.trained[chosen].sum())
+        device = self.ranks.device
+        loss, by_source = 0.0, torch.zeros(len(self.names))
+        for number, micro in enumerate(loaded, 1):
+            tensors, keys = self.batcher.place(micro, device)
+            with summing(self.objective, is_last=number == len(loaded)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.casts):
+                    summed, parts = self.objective(tensors, keys, micro.sample_lengths)
+                part = summed / num_trained
+                # Gradients are averaged over processes.
+                (part * self.ranks.count if self.ranks.count > 1 else part).backward()
+            loss += part.item()
+            by_source += parts.cpu()
+        local = [loss, float(sum(micro.tensors["input_ids"].numel() for micro in loaded))]
+        local.append(float(sum(not micro for micro in step.micro_batches)))
+        loss, places, idle, *sums = self.ranks.sum([*local, *by_source.tolist()])
+        if not math.isfinite(loss):
+            raise ModelError(f"the loss is {loss}; lower the learning rate ({self.settings.learning_rate})")
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)).item()
+        self.optimizer.step()
+        cursor.num_places += int(places)
+        cursor.num_idle += int(idle)
+        self._note(chosen, loss, sums, places, norm, cursor)
+        return loss
+
+    def _note(
+        self, chosen: list[int], loss: float, sums: Sequence[float], places: float, norm: float, cursor: Cursor
+    ) -> None:
+        """Count what each source gave, and tell the journal."""
+        lengths, totals = self.lengths, {"places": places}
+        tables = {"tokens": lengths.tokens[chosen], "images": lengths.images[chosen]}
+        source, trained = lengths.source[chosen], lengths.trained[chosen]
+        for i, (name, summed) in enumerate(zip(self.names, sums, strict=True)):
+            here = source == i
+            counts = {"samples": int(here.sum()), **{k: int(v[here].sum()) for k, v in tables.items()}}
+            seen = cursor.seen.setdefault(name, dict.fromkeys(counts, 0))
+            for key, count in counts.items():
+                seen[key] += count
+            totals |= {f"loss/{name}": summed, f"trained/{name}": float(trained[here].sum())}
+        totals |= {key: float(values.sum()) for key, values in tables.items()}
+        totals["flops"] = self.work.of(
+            tokens=int(totals["tokens"]),
+            pairs=int((lengths.tokens[chosen] ** 2).sum()),
+            trained=int(trained.sum()),
+            images=int(totals["images"]),
+        )
+        if self.around.journal is not None:
+            rates = {g["part"]: g["lr"] for g in self.optimizer.param_groups}
+            now = {"loss": loss, "grad_norm": norm, "learning_rate": rates}
+            self.around.journal.step(self.progress.stage, cursor.step + 1, totals, now, self.peak)
+
+    def _result(self, cursor: Cursor, losses: Sequence[float], seconds: float) -> FitResult:
+        num_tokens = int(sum(seen["tokens"] for seen in cursor.seen.values()))
+        return FitResult(
+            num_steps=self.total,
+            num_samples=int(sum(seen["samples"] for seen in cursor.seen.values())),
+            num_tokens=num_tokens,
+            final_loss=sum(losses) / len(losses),
+            seconds=seconds,
+            padding=1 - num_tokens / max(1, cursor.num_places),
+            idle=cursor.num_idle / max(1, self.total * self.ranks.count),
+            seen=cursor.seen,
+        )
+
+
+def _economise(model: PreTrainedModel, trainer: TrainerSettings) -> None:
+    """Trade computation for memory, or compile layers, as the recipe says."""
+    if trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if trainer.compile:
+        for layer in layers(model):
+            layer.compile()
+
+
+def _ahead(
+    steps: Iterator[Step], load: Callable[[Step], list[Loaded]], number: int
+) -> Iterator[tuple[Step, list[Loaded]]]:
+    """Each step with what `load` gives for it, asked for `number` steps before it is needed."""
+    if not number:
+        yield from ((step, load(step)) for step in steps)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="vila2-prefetch") as pool:
+        waiting: deque[tuple[Step, Future[list[Loaded]]]] = deque()
+        try:
+            for step in steps:
+                waiting.append((step, pool.submit(load, step)))
+                if len(waiting) > number:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
 
 def parameter_groups(model: PreTrainedModel, settings: TrainSettings) -> list[dict[str, Any]]:
@@ -111,52 +336,6 @@ def parameter_groups(model: PreTrainedModel, settings: TrainSettings) -> list[di
             groups[part_of(name)].append(parameter)
     rates = settings.part_learning_rates
     return [
-        {"params": parameters, "lr": rates.get(part, settings.learning_rate)}
+        {"params": parameters, "lr": rates.get(part, settings.learning_rate), "part": part}
         for part, parameters in groups.items()
     ]
-
-
-def _backward(
-    accelerator: Accelerator,
-    objective: nn.Module,
-    chat: Chat,
-    features: TowerFeatures | None,
-    batch: Sequence[TrainSample],
-    settings: TrainSettings,
-) -> float:
-    """Add the gradients of a batch's mean loss per trained token, and return that loss."""
-    num_trained = sum(label != IGNORE_INDEX for sample in batch for label in sample.labels)
-    loss = 0.0
-    for micro in micro_batches(batch, settings.micro_batch_size):
-        tensors, keys = to_tensors(micro, chat, features, accelerator.device)
-        part = objective(tensors, keys) / num_trained
-        accelerator.backward(part)
-        loss += part.item()
-    if not math.isfinite(loss):
-        raise ModelError(f"the loss is {loss}; lower the learning rate ({settings.learning_rate})")
-    return loss
-
-
-def micro_batches(batch: Sequence[TrainSample], size: int) -> list[list[TrainSample]]:
-    """The batch in parts of at most `size` samples of about equal length; size 0 keeps it whole."""
-    if not size or size >= len(batch):
-        return [list(batch)]
-    ordered = sorted(batch, key=lambda sample: len(sample.ids))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-def to_tensors(
-    batch: Sequence[TrainSample], chat: Chat, features: TowerFeatures | None, device: torch.device
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The model's inputs for a batch, and the cache keys of its images in order (none without a cache)."""
-    rows = collate([(s.ids, s.labels) for s in batch], chat.tokenizer.pad_token_id or 0)
-    tensors = {name: torch.tensor(values, device=device) for name, values in rows.items()}
-    keys = [f"{sample.key}/{i}" for sample in batch for i in range(len(sample.images))]
-    if features is not None:
-        missing = [sample for sample in batch if sample.images and f"{sample.key}/0" not in features]
-        if missing:
-            new = [f"{sample.key}/{i}" for sample in missing for i in range(len(sample.images))]
-            features.add(new, chat.pixel_inputs([image for sample in missing for image in sample.decoded()]))
-        return tensors, keys
-    pixels: dict[str, Any] = chat.pixel_inputs([image for sample in batch for image in sample.decoded()])
-    return tensors | {name: value.to(device) for name, value in pixels.items()}, []

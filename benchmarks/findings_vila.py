@@ -1,0 +1,212 @@
+"""VILA's three findings and POINTS' soups, as runs in the embedded world.
+
+For every seed, from scratch each time:
+  trained, frozen     the LLM trained or frozen in pretraining, at 0 and 4 shots (VILA section 3.1, table 1)
+  documents, pairs    interleaved documents, or the same pictures and sentences as pairs, at 0 and 4 shots
+                      (VILA section 3.2, table 3: MMC4 against MMC4-pairs)
+  trained, no-text    text-only instructions blended into SFT or not, on a text-only task (VILA section 3.3,
+                      table 4; the task is questions about scenes given in words, of the eval split)
+  soups               SFT with each specialist's data added, averaged; against the best member, chosen on
+                      the dev split as the soups are, reported on eval (POINTS section 3.3, table 4)
+Differences are paired on the same questions, with 95% bootstrap intervals over images; over the seeds
+there is the mean with its t interval.
+
+    python benchmarks/findings_vila.py --seeds 0 1 2
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rounds import RECIPE, REPO, RESULTS, Run, machine
+
+from vila2cli.run import write_text
+from vila2cli.score.compare import compare_evals
+from vila2cli.score.stats import t_interval
+from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.world.language import QUESTIONS, layout
+from vila2cli.world.scenes import draw_scene
+
+TEXT_SKILLS = ("existence", "colour", "shape", "size", "count", "place")
+ADDED = ("spatial", "grounding", "ocr")
+SOUPS = {"uniform": (), "maximum": ("soup.top=2",), "greedy": ()}
+
+
+class Findings(Run):
+    """One seed: variants of training, each evaluated at some numbers of shots."""
+
+    def __init__(self, seed: int, work: Path, recipe: Path, shots: Sequence[int], sets: Sequence[str]) -> None:
+        super().__init__(seed, work, recipe)
+        self.shots = shots
+        self.sets += [f'soup.tasks=["{self.data}/dev/*"]', *sets]
+        self.pairs, self.text_task = self.data / "interleaved-pairs", self.data / "text-task"
+
+    def prepare(self, num_documents: int, num_text: int) -> None:
+        """The world with more documents, the same documents as pairs, and the text-only task."""
+        if not (self.data / "world.json").exists():
+            self.vila2("world", "--out", str(self.data), sets=(f"world.num_interleaved={num_documents}",))
+        if not self.pairs.exists():
+            write_pairs(self.data / "interleaved", self.pairs)
+        if not (self.text_task / "task.toml").exists():
+            write_text_task(self.text_task, num_text, self.seed)
+
+    def train(
+        self,
+        name: str,
+        *,
+        shards: Path | None = None,
+        pretrain: tuple[str, ...] = (),
+        sft: tuple[str, ...] = (),
+        start: str | None = None,
+        sft_shards: Sequence[Path] = (),
+    ) -> None:
+        """Pretrain (or take another variant's, `start`) and tune a variant, and evaluate it."""
+        out = self.dir / name
+        if start is None:
+            source = ("--shards", str(shards)) if shards else ()
+            self.vila2("pretrain", *source, "--out", str(out / "pretrain"), sets=pretrain)
+        model = self.dir / (start or name) / "pretrain"
+        added = ("--shards", *map(str, sft_shards)) if sft_shards else ()
+        self.vila2("sft", "--model", str(model), *added, "--out", str(out / "sft"), sets=sft)
+        self.evaluate(name)
+
+    def evaluate(self, name: str) -> None:
+        model = self.dir / name / "sft"
+        for shots in self.shots:
+            sets = (f"eval.num_shots={shots}", f"eval.shots_dir={self.data}/dev") if shots else ()
+            self.vila2("eval", "--model", str(model), "--out", str(self.eval_dir(name, shots)), sets=sets)
+
+    def evaluate_text(self, name: str) -> None:
+        words = ("--model", str(self.dir / name / "sft"), "--tasks", str(self.text_task))
+        self.vila2("eval", *words, "--out", str(self.dir / name / "eval-text"))
+
+    def soups(self, members: Sequence[str]) -> dict[str, Any]:
+        """Average the members each way; returns what their lineage says of the selection."""
+        paths = [str(self.dir / member / "sft") for member in members]
+        made = {}
+        for method, sets in SOUPS.items():
+            out = self.dir / f"soup-{method}" / "sft"
+            self.vila2("soup", "--models", *paths, "--out", str(out), sets=(f'soup.method="{method}"', *sets))
+            self.evaluate(f"soup-{method}")
+            made[method] = json.loads((out / "vila2.json").read_text())
+        return made
+
+    def eval_dir(self, name: str, shots: int) -> Path:
+        return self.dir / name / f"eval-{shots}shot"
+
+    def compared(self, old: str, new: str, shots: int) -> dict[str, Any]:
+        return compare_evals(self.eval_dir(old, shots), self.eval_dir(new, shots))
+
+
+def write_pairs(documents: Path, out: Path) -> None:
+    """Each picture of the documents with the sentence before it, as a captioned pair."""
+    for shard in open_source([str(documents)]).shards:
+        with TarWriter(out / f"{shard.name}.tar") as tar:
+            for sample in read_shard(shard, on_reject=lambda reject: None):
+                document = sample.meta["interleaved"]
+                before, images = "", iter(enumerate(sample.images))
+                for text in document["texts"]:
+                    if text is not None:
+                        before = text
+                        continue
+                    number, image = next(images)
+                    members = {image.extension: image.data, "txt": before.encode()}
+                    tar.write_sample(f"{sample.key}-{number}", members)
+
+
+def write_text_task(folder: Path, num: int, seed: int) -> None:
+    """Questions with short answers about scenes of the eval split that are given in words."""
+    random = Random(f"text task {seed}")
+    with TarWriter(folder / "000000.tar") as tar:
+        for index in range(num):
+            scene = draw_scene(random, "eval")
+            question, answer = QUESTIONS[random.choice(TEXT_SKILLS)](scene, random)
+            words = " ".join(layout(scene))
+            sample = {"question": f"layout [ {words} ]\n{question}", "answers": [answer]}
+            tar.write_sample(f"{index:06d}", {"json": json.dumps(sample).encode()})
+    table = 'name = "world-text"\nversion = 1\nanswer_type = "short"\nsplit = "eval"\n'
+    write_text(folder / "task.toml", table)
+
+
+def measure(run: Findings, *, num_documents: int, num_text: int, has_soups: bool) -> dict[str, Any]:
+    """Run one seed and collect its differences."""
+    run.prepare(num_documents, num_text)
+    run.train("trained")
+    run.train("frozen", pretrain=('pretrain.main.train=["projector"]',))
+    alone = ("data.interleaved=[]",)
+    run.train("documents", shards=run.data / "interleaved", pretrain=alone)
+    run.train("pairs", shards=run.pairs, pretrain=alone)
+    run.train("no-text", start="trained", sft=("data.text=[]",))
+    found: dict[str, Any] = {}
+    for shots in run.shots:
+        found[f"trained - frozen, {shots} shots"] = run.compared("frozen", "trained", shots)
+        found[f"documents - pairs, {shots} shots"] = run.compared("pairs", "documents", shots)
+    for name in ("trained", "no-text"):
+        run.evaluate_text(name)
+    texts = [run.dir / name / "eval-text" for name in ("no-text", "trained")]
+    found["text - no-text, text-only task"] = compare_evals(*texts)
+    found["text - no-text, 0 shots"] = run.compared("no-text", "trained", run.shots[0])
+    result: dict[str, Any] = {"seed": run.seed, "differences": found}
+    return result | (measure_soups(run) if has_soups else {})
+
+
+def measure_soups(run: Findings) -> dict[str, Any]:
+    """Soups of the models that saw one specialist's data each, against the best of them on dev."""
+    members = ["trained", *(f"plus-{name}" for name in ADDED)]
+    for name in ADDED:
+        shards = [run.data / "sft", run.data / f"specialist-{name}"]
+        run.train(f"plus-{name}", start="trained", sft_shards=shards)
+    made = run.soups(members)
+    best = Path(next(iter(made["greedy"]["selection"]["scores"]))).parent.name
+    shots = run.shots[0]
+    return {
+        "best_member": best,
+        "soups": {
+            name: {key: lineage[key] for key in ("parents", "selection")} for name, lineage in made.items()
+        },
+        "soup_differences": {
+            f"{method} - best member": run.compared(best, f"soup-{method}", shots) for method in SOUPS
+        },
+    }
+
+
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each question-answering difference over the seeds, with its t interval."""
+    summary = {}
+    for table in ("differences", "soup_differences"):
+        for name in results[0].get(table, {}):
+            values = [result[table][name]["qa_mean"]["difference"] for result in results]
+            interval = t_interval(values)
+            mean = sum(values) / len(values)
+            summary[name] = {"difference": mean} if interval is None else interval.to_json("difference")
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 4], help="sets eval.shots, 0 not at all")
+    parser.add_argument("--documents", type=int, default=1000, help="interleaved documents of the world")
+    parser.add_argument("--text-questions", type=int, default=500)
+    parser.add_argument("--no-soups", action="store_true")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-findings-vila")
+    parser.add_argument("--out", type=Path, default=RESULTS / "findings_vila.json")
+    options = parser.parse_args()
+    results = []
+    for seed in options.seeds:
+        run = Findings(seed, options.work, options.recipe, options.shots, options.sets)
+        sizes = {"num_documents": options.documents, "num_text": options.text_questions}
+        results.append(measure(run, **sizes, has_soups=not options.no_soups))
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        report = {"machine": machine(), "over_seeds": over_seeds(results), "seeds": results}
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""What the specialists are worth in the embedded world: yield, accuracy, and the final model against controls.
+
+For every seed: rounds 0 to 3, the three specialists and their answers, the final model, then from scratch
+  final-direct         the specialists' own training data put straight into pretraining, without answers
+  final-equal-compute  neither, and as many more passes as give the final model's number of training tokens
+  final-only-NAME      the answers of one specialist
+Differences are paired on the same questions, with 95% bootstrap intervals over images. Every answer of a
+specialist is checked against what is known of its picture; intervals are over pictures.
+
+    python benchmarks/specialists.py --seeds 0 1 2
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rounds import RECIPE, RESULTS, Run, machine, work_folder
+from tables import SKILLS, interval
+
+from vila2cli.score.grounding import iou, parse_boxes
+from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio, t_interval
+from vila2cli.shards import open_source, read_shard
+from vila2cli.world.language import relation_phrase
+
+REPO = Path(__file__).parents[1]
+NAMES = ("spatial", "grounding", "ocr")
+CONTROLS = ("final-direct", "final-equal-compute", *(f"final-only-{name}" for name in NAMES))
+MIN_IOU = 0.5
+
+_RELATION = re.compile(r"The (\w+ \w+) is ([a-z ]+?) the (\w+ \w+)\.")
+_LOCATED = re.compile(r"(\w+ \w+) at (\[[^\]]*\])")
+_QUOTED = re.compile(r'"([^"]*)"')
+
+Row = dict[str, float]
+
+
+def check_spatial(text: str, scene: dict[str, Any]) -> Row:
+    """Relations stated and right, and pairs of objects of which a right one is stated."""
+    things = {f"{one['colour']} {one['shape']}": SimpleNamespace(**one) for one in scene["objects"]}
+    right, pairs, said = 0, set(), _RELATION.findall(text)
+    for one, phrase, other in said:
+        known = one in things and other in things and one != other
+        if known and phrase == relation_phrase(things[one], things[other]):
+            right += 1
+            pairs.add(frozenset((one, other)))
+    num_pairs = len(things) * (len(things) - 1) // 2
+    return {"said": len(said), "right": right, "found": len(pairs), "there": num_pairs}
+
+
+def check_grounding(text: str, scene: dict[str, Any]) -> Row:
+    """Boxes stated that lie on the object named, and objects that have one."""
+    truths = {f"{one['colour']} {one['shape']}": tuple(one["box"]) for one in scene["objects"]}
+    said, right, found = _LOCATED.findall(text), 0, set()
+    for name, box_text in said:
+        boxes = parse_boxes(box_text)
+        if boxes and name in truths and iou(boxes[0], truths[name]) >= MIN_IOU:
+            right += 1
+            found.add(name)
+    return {"said": len(said), "right": right, "found": len(found), "there": len(truths)}
+
+
+def check_ocr(text: str, scene: dict[str, Any]) -> Row:
+    """Words read and right, and words there that are read; in a picture without one, a word said is wrong."""
+    said = _QUOTED.findall(text)
+    truth = scene["text"]["word"] if scene["text"] else None
+    right = sum(word == truth for word in said)
+    return {"said": len(said), "right": right, "found": float(right > 0), "there": float(truth is not None)}
+
+
+CHECKS = {"spatial": check_spatial, "grounding": check_grounding, "ocr": check_ocr}
+
+
+def shares(totals: Columns) -> dict[str, FloatArray]:
+    return {
+        "precision": ratio(totals["right"], totals["said"]),
+        "recall": ratio(totals["found"], totals["there"]),
+    }
+
+
+def answers(layer: Path, name: str, seed: int) -> dict[str, Any]:
+    """A specialist's yield, and how much of what it says is right and how much of what is there it says."""
+    rows: list[Row] = []
+    images: list[str] = []
+    for shard in open_source([str(layer)]).shards:
+        for sample in read_shard(shard, on_reject=lambda reject: None):
+            if annotation := sample.annotation(name):
+                images.append(sample.image_sha256)
+                rows.append(CHECKS[name](annotation.turns[1].text, sample.meta["scene"]))
+    summary = json.loads((layer / "summary.json").read_text())
+    settings = {"groups": images, "num_bootstrap": 1000, "seed": seed}
+    found = estimate(columns_of(rows), shares, **settings) if rows else {}
+    return {
+        "asked": summary["asked"],
+        "answered": summary["out"],
+        "yield": summary["yield"],
+        "dropped": summary["dropped"],
+        **{metric: one.interval().to_json() for metric, one in found.items()},
+    }
+
+
+def measure(run: Run, num_rounds: int) -> dict[str, Any]:
+    """Run one seed and collect its figures."""
+    seconds = run.rounds(num_rounds) | run.specialists()
+    for control in CONTROLS:
+        for stage in ("pretrain", "sft", "eval"):
+            seconds[f"{control}/{stage}"] = run.vila2(stage, "--round", control)
+    last = f"round{num_rounds}"
+    names = [last, "final", *CONTROLS]
+    return {
+        "seed": run.seed,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "answers": {
+            name: answers(run.dir / "specialists" / name / "relabel", name, run.seed) for name in NAMES
+        },
+        "tokens": {name: run.num_tokens(name) for name in names},
+        "metrics": {name: run.metrics(name) for name in names},
+        "differences": {f"final - {old}": run.difference(old, "final") for old in (last, *CONTROLS)}
+        | {f"{new} - {last}": run.difference(last, new) for new in CONTROLS},
+    }
+
+
+def table(seeds: list[dict[str, Any]]) -> str:
+    """Yields and differences as Markdown: intervals over images by seed, and over seeds by Student's t."""
+    lines = ["| specialist | seed | yield | precision | recall |", "|---|---|---|---|---|"]
+    for name in NAMES:
+        for one in seeds:
+            found = one["answers"][name]
+            cells = [_interval(found[key]) if key in found else "-" for key in ("precision", "recall")]
+            lines.append(f"| {name} | {one['seed']} | {found['yield']:.1%} | {' | '.join(cells)} |")
+    head = "caption precision | caption recall | QA mean | spatial | grounding | OCR"
+    lines += ["", f"| difference in points | seed | {head} |", "|---|---|---|---|---|---|---|---|"]
+    for name in seeds[0]["differences"]:
+        cells_by_seed = [_cells(one["differences"][name]) for one in seeds]
+        for one, cells in zip(seeds, cells_by_seed, strict=True):
+            lines.append(f"| {name} | {one['seed']} | {' | '.join(map(interval, cells))} |")
+        if len(seeds) > 1:
+            columns = zip(*cells_by_seed, strict=True)
+            spread = [t_interval([cell["difference"] for cell in column]) for column in columns]
+            said = [
+                interval({"difference": one.value, "low": one.low, "high": one.high}) for one in spread if one
+            ]
+            lines.append(f"| {name} | over seeds | {' | '.join(said)} |")
+    return "\n".join(lines)
+
+
+def _cells(found: dict[str, Any]) -> list[dict[str, float]]:
+    tasks = found["tasks"]
+    caption = [tasks["world-caption"][key] for key in ("precision", "recall")]
+    return [*caption, found["qa_mean"], *(tasks[f"world-{skill}"][metric] for skill, metric in SKILLS.items())]
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
+    parser.add_argument("--out", type=Path, default=RESULTS / "specialists.json")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    sets = [*options.sets, f"rounds={options.rounds}"] if options.sets or options.rounds != 3 else []
+    work = work_folder(options.work, options.recipe, sets)
+    results: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        run = Run(seed, work, options.recipe)
+        run.sets += sets
+        results.append(measure(run, options.rounds))
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps({"machine": machine(), "seeds": results}, indent=1) + "\n")
+    print(table(results))
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

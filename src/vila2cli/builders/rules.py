@@ -1,0 +1,85 @@
+"""Which annotated things may be asked about, and why not: VILA^2 section 2.2.1 and plain sanity."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vila2cli.builders.boxes import area_share, grid_box
+from vila2cli.builders.pictures import BuildSettings, Picture, Thing
+from vila2cli.text.compose import neutral
+from vila2cli.text.printable import printable
+
+MAX_NAME_CHARS = 100
+ILLEGIBLE = frozenset(("", ".", "#", "##", "###", "*"))
+"""What TextOCR and ICDAR write for a word that nobody could read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A thing that is not used, and why in one word."""
+
+    thing: Thing
+    reason: str
+
+
+def settle(
+    picture: Picture, stored: tuple[int, int], orientation: int, settings: BuildSettings, *, max_area: bool
+) -> tuple[list[Thing], list[Dropped]]:
+    """The usable things of a picture, boxes in 0-999 xyxy of the upright picture, and the others.
+
+    A region said to be a crowd leaves out its whole category, as nobody counted what is in it. `max_area`
+    applies the grounding data's limit to the size of a box.
+    """
+    crowded = {thing.category for thing in picture.things if thing.is_crowd}
+    kept: list[Thing] = []
+    dropped: list[Dropped] = []
+    for thing in picture.things:
+        reason = "crowd" if thing.category in crowded else name_problem(thing)
+        found = reason or grid_box(thing.box, picture.frame, stored, orientation)
+        if not isinstance(found, str) and max_area and area_share(found) > settings.max_area:
+            found = "too-large"
+        if isinstance(found, str):
+            dropped.append(Dropped(thing, found))
+        else:
+            kept.append(replace(thing, box=found, category=clean(thing.category)))
+    return kept, dropped
+
+
+def name_problem(thing: Thing) -> str:
+    """Why a thing cannot be named in a question, "" when it can."""
+    if thing.text is not None:
+        return text_problem(thing.text)
+    name = clean(thing.category)
+    if not name:
+        return "unnamed"
+    return "name-too-long" if len(name) > MAX_NAME_CHARS else ""
+
+
+def text_problem(text: str) -> str:
+    """Why written text is not plausible, "" when it is: illegible, overlong, or with control characters."""
+    if text.strip() in ILLEGIBLE:
+        return "illegible"
+    if printable(text) != text:
+        return "unprintable-text"
+    return "text-too-long" if len(text) > MAX_NAME_CHARS else ""
+
+
+def crowded_category(picture: Picture, settings: BuildSettings) -> str:
+    """A category with more instances than `max_instances` (a crowd region counts as more), "" without one."""
+    counts = Counter(thing.category for thing in picture.things if thing.text is None)
+    crowds = [thing.category for thing in picture.things if thing.is_crowd]
+    over = crowds + [category for category, count in counts.items() if count > settings.max_instances]
+    return over[0] if over else ""
+
+
+def clean(text: str) -> str:
+    """Text from an annotation on one line, with nothing in it that stands for an image or starts a box."""
+    return neutral(" ".join(text.split()).replace("[", "(").replace("]", ")"))
+
+
+def by_category(things: Sequence[Thing]) -> dict[str, list[int]]:
+    """Indices of the things of each category, in order."""
+    found: dict[str, list[int]] = {}
+    for index, thing in enumerate(things):
+        found.setdefault(thing.category, []).append(index)
+    return found

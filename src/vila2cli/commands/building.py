@@ -1,0 +1,75 @@
+"""`vila2 shards build`: a specialist's training shards from public annotations."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vila2cli.commands.options import local_folder
+from vila2cli.commands.plan import summary_lines
+from vila2cli.text.printable import printable
+
+Length = StrEnum("Length", ["any", "short", "long"])
+Specialist = StrEnum("Specialist", ["spatial", "grounding", "ocr"])
+
+
+def build(
+    specialist: Annotated[Specialist, typer.Argument(help="Whose data to build.", show_default=False)],
+    annotations: Annotated[
+        list[Path],
+        typer.Option(
+            "--annotations", help="Annotation files; for coco also those of its captions. Shards for grit."
+        ),
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="coco, refcoco, visual-genome, grit, nlvr, textocr, docvqa, or lines for JSON lines of boxes.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Where the shards are written.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder that the pictures are in, subfolders included.")
+    ] = None,
+    length: Annotated[
+        Length, typer.Option("--length", help="Captions taken for grounding, by their length.")
+    ] = Length["any"],
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Begin with an answer to the specialist's generation prompt.")
+    ] = False,
+    max_questions: Annotated[
+        int, typer.Option("--max-questions", min=1, help="Questions asked of one picture at most.")
+    ] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is asked and how.")] = 0,
+    draw: Annotated[
+        Path | None, typer.Option("--draw", metavar="FOLDER", help="Also draw pictures with their boxes here.")
+    ] = None,
+    num_drawn: Annotated[int, typer.Option("--num-drawn", min=1, help="Pictures drawn at most.")] = 20,
+) -> None:
+    """Build a specialist's training shards from public annotations.
+
+    \b
+    vila2 shards build spatial --format coco --annotations instances_val2017.json --images val2017 \\
+      --out data/spatial --draw /tmp/spatial
+    """
+    from vila2cli.builders.pictures import BuildSettings
+    from vila2cli.stages.build import build as run_stage
+
+    typer.echo(f"build {specialist}: writing {out}")
+    settings = BuildSettings(length=length, describe=describe, max_questions=max_questions, seed=seed)
+    summary = run_stage(
+        specialist,
+        format=format,
+        annotations=annotations,
+        images=images,
+        out=out,
+        settings=settings,
+        draw=draw,
+        num_drawn=num_drawn,
+    )
+    typer.echo(f"build {specialist}: done ({out})")
+    typer.echo("\n".join(printable(line) for line in summary_lines(summary)))

@@ -1,0 +1,223 @@
+"""`vila2 eval`: score a checkpoint, answers of other tools, or two evals against each other."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vila2cli.commands.options import DryRun, Model, Out, RecipeFile, Round, Sets
+from vila2cli.commands.plan import Paths, Plan, default_out, open_recipe, print_summary, ready
+from vila2cli.errors import RecipeError
+from vila2cli.text.printable import printable
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+Tasks = Annotated[list[str] | None, typer.Option("--tasks", help="Task folders or globs of them.")]
+
+
+@app.callback()
+def evaluate(
+    ctx: typer.Context,
+    model: Model = None,
+    tasks: Tasks = None,
+    out: Out = None,
+    round: Round = None,
+    score_only: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--score-only", metavar="FILE", help="Score these answers of another tool; no model is asked."
+        ),
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Score a checkpoint on tasks, with intervals.
+
+    \b
+    vila2 eval --recipe recipes/world.toml --round 1
+    vila2 eval --model ckpt/r2 --tasks data/world/eval/*
+    vila2 eval --score-only answers.jsonl --tasks tasks/pope-*
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    settings = open_recipe(recipe, sets)
+    if score_only:
+        if model is not None or round is not None:
+            raise RecipeError("--score-only asks no model: leave out --model and --round")
+        _score_only(settings, score_only, tasks, out)
+        return
+    paths = Paths(settings, round)
+    in_run = paths.stage("eval") if paths.round is not None else None
+    chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
+    specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
+    plan = Plan(
+        stage="eval",
+        round=paths.round,
+        recipe=settings,
+        sections=("eval",),
+        kind="eval",
+        out=paths.out(out, in_run, "eval", chosen_model, chosen_model),
+        model=chosen_model,
+        shards=specs,
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run):
+        return
+    from vila2cli.stages.evaluate import evaluate as run_stage
+
+    summary = run_stage(settings, model=chosen_model, tasks=list(specs), out=plan.out, round=plan.round_number)
+    print_summary(plan, summary)
+
+
+def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:
+    from vila2cli.errors import RejectBudgetError
+    from vila2cli.files import read_json
+    from vila2cli.stages.scoring import score_answers
+
+    folder = out or default_out("eval", answers[0].stem, str(answers[0]))
+    typer.echo(f"eval: scoring {', '.join(map(str, answers))}; writing {folder}")
+    try:
+        metrics = score_answers(settings, answers=answers, tasks=tasks or (), out=folder)
+    except RejectBudgetError:  # the figures are written, and why they are not official
+        _print_tasks(read_json(folder / "metrics.json"))
+        raise
+    _print_tasks(metrics)
+
+
+def _print_tasks(metrics: Mapping[str, Any]) -> None:
+    for name, entry in metrics["tasks"].items():
+        typer.echo(
+            printable(f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}")
+        )
+        for metric, value in entry["metrics"].items():
+            typer.echo(printable(f"  {metric} {_figure(value)}"))
+        joined = entry.get("answers")
+        if joined:
+            typer.echo(
+                f"  answers joined by {joined['joined_by']}: {joined['num_joined']:,}, "
+                f"{joined['num_repeated']:,} repeated, {joined['num_disagreeing']:,} to another question"
+            )
+        if "official" in entry:
+            doubts = "; ".join(entry["doubts"])
+            typer.echo(printable("  official: yes" if entry["official"] else f"  official: no, {doubts}"))
+    answers = metrics.get("answers")
+    if answers and answers["num_unused"]:
+        named = ", ".join(answers["unused"])
+        typer.echo(printable(f"{answers['num_unused']:,} answers belong to no sample, first {named}"))
+
+
+def _figure(value: Mapping[str, float]) -> str:
+    text = f"{value['value']:.4f}"
+    return f"{text} ({value['low']:.4f} to {value['high']:.4f})" if "low" in value else text
+
+
+@app.command("import")
+def import_tasks(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="pope, ...; 'list' names all.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="The benchmark's own files.")] = None,
+    out: Out = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of its images; needed only to ask a model.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split, where the files hold several.")] = "",
+    synonyms: Annotated[
+        Path | None, typer.Option("--synonyms", help="CHAIR's synonyms.txt, for figures to compare.")
+    ] = None,
+) -> None:
+    """Write a benchmark's published files as task folders.
+
+    \b
+    vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
+    """
+    from vila2cli.importers import FORMATS, find_format
+    from vila2cli.importers.write import import_tasks as run_import
+
+    if form == "list":
+        for one in FORMATS.values():
+            typer.echo(f"{one.name}: {one.files}")
+        return
+    found = find_format(form)
+    if not files:
+        raise RecipeError(f"name the files of {form}: {found.files}")
+    for task in run_import(found, files, out or Path("tasks"), images=images, split=split, synonyms=synonyms):
+        typer.echo(f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images")
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an eval.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another, on the same tasks.")],
+    difference: Annotated[
+        float | None,
+        typer.Option("--difference", help="Difference to plan for; the one that was found by default."),
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the comparison there.")] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Compare two evals sample by sample: differences, Holm-adjusted p, samples needed.
+
+    \b
+    vila2 eval compare runs/world/round0/eval runs/world/round1/eval
+    """
+    from vila2cli.evaluation.comparing import compare_headlines, to_json
+    from vila2cli.run import write_json
+
+    settings = open_recipe(recipe, sets)
+    changes = compare_headlines(
+        first,
+        second,
+        wanted=difference,
+        num_bootstrap=settings.eval.num_bootstrap,
+        seed=settings.seed,
+    )
+    for change in changes:
+        needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
+        typer.echo(
+            printable(
+                f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
+                f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
+                f"Holm {change.p_holm:.2g}; {change.num_samples:,} samples show {change.smallest_visible:.4f}, "
+                f"needed {needed}"
+            )
+        )
+    typer.echo(
+        f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
+        "80% power, two-sided at 5%"
+    )
+    if json_out is not None:
+        write_json(json_out, to_json(changes))
+
+
+@app.command("lmms")
+def lmms(
+    out: Out = None,
+    model: Model = None,
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Names of lmms-eval's tasks.")] = None,
+    family: Annotated[str, typer.Option("--family", help="lmms-eval's name of the model family.")] = "llava_hf",
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Take the *_results.json of a run that is done.")
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Have lmms-eval score a checkpoint in its own environment, and take its figures into metrics.json.
+
+    \b
+    vila2 eval lmms --model ckpt/r2 --tasks mme seedbench --out runs/world/round2/eval
+    """
+    from vila2cli.stages.lmms import evaluate_with_lmms
+
+    settings = open_recipe(recipe, sets)
+    near = model or str(results or "")
+    metrics = evaluate_with_lmms(
+        settings,
+        out=out or default_out("eval", model, near),
+        tasks=tasks or (),
+        model=model or "",
+        family=family,
+        results=results,
+    )
+    _print_tasks({"tasks": {name: one for name, one in metrics["tasks"].items() if name.startswith("lmms:")}})

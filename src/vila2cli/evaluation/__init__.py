@@ -1,0 +1,1 @@
+"""Parts of evaluation: answers of other tools, their join with tasks, shots, and metrics from predictions."""

@@ -1,0 +1,85 @@
+"""Two eval folders side by side: headline differences with intervals, adjusted p-values, and samples needed."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import read_json
+from vila2cli.score.compare import differences, shared_tasks
+from vila2cli.score.significance import holm, p_value, samples_needed, smallest_visible, standard_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The headline of one task in two evals, second minus first, on the samples both answered."""
+
+    task: str
+    metric: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    num_samples: int
+    smallest_visible: float
+    samples_needed: int | None
+
+
+def compare_headlines(
+    first_dir: Path, second_dir: Path, *, wanted: float | None = None, num_bootstrap: int = 1000, seed: int = 0
+) -> list[Change]:
+    """The headline changes of all shared tasks; p-values are adjusted for their number by Holm's method.
+
+    `samples_needed` is for a difference of `wanted`, else for the one that was found. Raises DataError when the
+    folders share no task that was scored in the same way.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, scorer in shared_tasks(first_dir, second_dir):
+        layers = first_dir / name, second_dir / name
+        found = differences(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
+        one, error = found[scorer.headline], standard_error(found[scorer.headline])
+        interval = one.interval()
+        values = [_headline(folder, name, scorer.headline) for folder in (first_dir, second_dir)]
+        num = min(_num_samples(folder, name) for folder in (first_dir, second_dir))
+        target = one.value if wanted is None else wanted
+        rows.append(
+            {
+                "task": name,
+                "metric": scorer.headline,
+                "first": values[0],
+                "second": values[1],
+                "difference": one.value,
+                "low": interval.low,
+                "high": interval.high,
+                "p": p_value(one),
+                "num_samples": num,
+                "smallest_visible": smallest_visible(error),
+                "samples_needed": samples_needed(error, num, target),
+            }
+        )
+    if not rows:
+        raise DataError(f"{first_dir} and {second_dir} share no task")
+    adjusted = holm([row["p"] for row in rows])
+    return [Change(**row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def to_json(changes: list[Change]) -> dict[str, Any]:
+    """What is written of a comparison."""
+    return {
+        "num_comparisons": len(changes),
+        "adjustment": "Holm, over the headlines of all shared tasks; p from the paired bootstrap's spread",
+        "power": "samples_needed and smallest_visible are for 80% power, two-sided at 5%",
+        "tasks": {change.task: asdict(change) for change in changes},
+    }
+
+
+def _headline(folder: Path, task: str, metric: str) -> float:
+    value = read_json(folder / "metrics.json")["tasks"][task]["metrics"][metric]
+    return float(value["value"])
+
+
+def _num_samples(folder: Path, task: str) -> int:
+    return int(read_json(folder / "metrics.json")["tasks"][task]["num_samples"])

@@ -1,0 +1,166 @@
+"""Which answer belongs to which sample: by id where the questions agree, else by image and question."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import PurePosixPath
+
+from vila2cli.evaluation.answers import Answer
+from vila2cli.sample import Sample
+
+_OPTION = re.compile(r"[A-Z]\. ")
+_IMAGE_MARK = re.compile(r"<image(?: \d)?>|\bimage \d\b")
+_OCR_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What of a sample answers are joined by; `asked` are the lines of its question above the options."""
+
+    place: int
+    key: str
+    id: str
+    image: str
+    question: str
+    asked: tuple[str, ...]
+    index: int | None
+
+    @classmethod
+    def of(cls, sample: Sample, place: int) -> "Known":
+        meta = sample.meta
+        index, question = meta.get("index"), str(meta.get("question", ""))
+        lines = takewhile(lambda line: not _OPTION.match(line), question.split("\n"))
+        return cls(
+            place=place,
+            key=sample.key,
+            id=str(meta.get("sample_id", meta.get("question_id", ""))),
+            image=_stem(str(meta.get("image_id", meta.get("image", "")))),
+            question=_plain(question),
+            asked=tuple(line for line in map(_plain, lines) if line),
+            index=index if isinstance(index, int) else place,
+        )
+
+
+@dataclass(slots=True)
+class Join:
+    """The answers of a task: per sample, by its place; how they were found; and which belong to no sample.
+
+    `num_disagreeing` answers have the id of a sample but were given to another question.
+    """
+
+    how: str = ""
+    answers: dict[int, list[Answer]] = field(default_factory=lambda: defaultdict(list))
+    used: set[int] = field(default_factory=set)
+    num_disagreeing: int = 0
+
+    @property
+    def num_joined(self) -> int:
+        return len(self.answers)
+
+
+Finder = Callable[[Answer], Known | None]
+
+
+def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
+    """Join in the way that answers most samples; of equal ways the first, by id."""
+    ways = {
+        "question id": _by(samples, lambda one: one.id or None, lambda answer: answer.id),
+        "sample key": _by(samples, lambda one: one.key, lambda answer: answer.id),
+        "image and question": _by_image_and_question(samples),
+        "image": _by(samples, lambda one: one.image or None, lambda answer: _stem(answer.image or answer.id)),
+        "document number": _by(samples, lambda one: one.index, lambda answer: answer.doc),
+    }
+    best = Join()
+    for how, find in ways.items():
+        found = _join(how, find, answers)
+        if found.num_joined > best.num_joined:
+            best = found
+        if best.num_joined == len(samples):
+            break
+    return best
+
+
+def _join(how: str, find: Finder, answers: Sequence[Answer]) -> Join:
+    result = Join(how)
+    for number, answer in enumerate(answers):
+        sample = find(answer)
+        if sample is None:
+            continue
+        if not _agrees(answer, sample):
+            result.num_disagreeing += 1
+            continue
+        result.answers[sample.place].append(answer)
+        result.used.add(number)
+    return result
+
+
+def _by(
+    samples: Sequence[Known],
+    of_sample: Callable[[Known], str | int | None],
+    of_answer: Callable[[Answer], str | int | None],
+) -> Finder:
+    """Samples by a name that only one of them has."""
+    names: dict[str | int, Known | None] = {}
+    for one in samples:
+        name = of_sample(one)
+        if name is not None:
+            names[name] = None if name in names else one
+
+    def find(answer: Answer) -> Known | None:
+        name = of_answer(answer)
+        return None if name is None else names.get(name)
+
+    return find
+
+
+def _by_image_and_question(samples: Iterable[Known]) -> Finder:
+    """Samples by their image, named as the answer's id, and the question in its prompt (LLaVA's TextVQA).
+
+    Samples that ask the same of one image get their answers in the order of the file.
+    """
+    found: Mapping[tuple[str, str], list[Known]] = defaultdict(list)
+    for one in samples:
+        if one.image and one.question:
+            found[one.image, one.question].append(one)
+    times: dict[tuple[str, str], int] = defaultdict(int)
+
+    def find(answer: Answer) -> Known | None:
+        image = PurePosixPath(_stem(answer.image or answer.id))
+        names = (str(image), f"{image.parts[0]}/{image.name}" if image.parts else "", image.name)
+        for place in ((name, question) for name in names for question in _questions_in(answer.prompt)):
+            if same := found.get(place):
+                number = min(times[place], len(same) - 1)
+                times[place] += 1
+                return same[number]
+        return None
+
+    return find
+
+
+def _questions_in(prompt: str) -> list[str]:
+    """What of a prompt may be the question: its lines, or what M4C's older prompts put after OCR tokens."""
+    if prompt.startswith("OCR tokens: ") and (match := _OCR_FORM.search(prompt)):
+        return [_plain(match[1])]
+    return [_plain(line) for line in prompt.split("\n")]
+
+
+def _agrees(answer: Answer, sample: Known) -> bool:
+    """Whether the prompt holds a line of the sample's question; yes where one of the two is not known.
+
+    One line is enough, as tools put hints and options in other places.
+    """
+    prompt = _plain(answer.prompt)
+    return not prompt or not sample.asked or any(line in prompt for line in sample.asked)
+
+
+def _plain(text: str) -> str:
+    """Lower case, single spaces, without marks of images and what MME's questions end in and LLaVA's do not."""
+    return " ".join(_IMAGE_MARK.sub(" ", text.lower().replace("please answer yes or no.", "")).split())
+
+
+def _stem(image: str) -> str:
+    """An image's name without its ending."""
+    stem, dot, ending = image.rpartition(".")
+    return stem if dot and 3 <= len(ending) <= 4 and not ending.isdigit() else image

@@ -1,0 +1,81 @@
+"""What metrics.json says of a task: metrics with intervals, counts, and whether the figure is official."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.recipe import Recipe
+from vila2cli.score.caption import FACTS
+from vila2cli.score.compare import read_predictions
+from vila2cli.score.stats import Estimate, mean_of
+from vila2cli.score.task import Task
+from vila2cli.shards import ShardStats, folder_stats
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A task's metrics with their bootstrap replicates, and the counts of its prediction layer."""
+
+    task: Task
+    found: dict[str, Estimate]
+    stats: ShardStats
+
+
+def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
+    """The scores of every task, from the prediction layers on disk."""
+    measured = [_measure(recipe, task, folder / task.name) for task in tasks]
+    headlines = [
+        one.found[one.task.scorer.headline]
+        for one in measured
+        if not one.task.is_caption and one.task.scorer.is_share
+    ]
+    entries = {one.task.name: _entry(one) for one in measured}
+    captions = [entries[task.name]["metrics"] for task in tasks if task.scorer.name == FACTS.name]
+    return {
+        "tasks": entries,
+        "qa_mean": mean_of(headlines).interval().to_json() if headlines else None,
+        "caption": captions[0] if captions else None,
+        "num_rejected": sum(entry["num_rejected"] for entry in entries.values()),
+        "seconds": round(sum(one.stats.seconds for one in measured), 3),
+    }
+
+
+def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
+    found = read_predictions(layer_dir).estimate(
+        task.scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed
+    )
+    return Measured(task, found, folder_stats(layer_dir))
+
+
+def _entry(one: Measured) -> dict[str, Any]:
+    task, stats = one.task, one.stats
+    return {
+        "metrics": {name: value.interval().to_json() for name, value in one.found.items()},
+        "headline": task.scorer.headline,
+        "num_samples": stats.num_out,
+        "num_rejected": stats.num_rejected,
+        "rejected": dict(stats.dropped),
+        "version": task.version,
+        "split": task.split,
+        "answer_type": task.answer_type,
+        "scorer": task.scorer.name,
+        "scorer_version": task.scorer.version,
+        "question": task.question,
+        "prompt": task.prompt,
+        "seconds": round(stats.seconds, 3),
+        "num_tokens": stats.tokens,
+        **_standing(task, stats),
+    }
+
+
+def _standing(task: Task, stats: ShardStats) -> dict[str, Any]:
+    """Whose rule the figure follows, whether it is what that gives, and why not; nothing for our scorers."""
+    scorer = task.scorer
+    if not scorer.rule:
+        return {}
+    doubts = [scorer.deviation] if scorer.deviation else []
+    if stats.num_rejected:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
+        doubts.append(f"only {stats.num_out} of {stats.num_in} samples are scored ({reasons})")
+    return {"rule": scorer.rule, "official": not doubts, "doubts": doubts}

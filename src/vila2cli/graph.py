@@ -1,0 +1,142 @@
+"""The stages of a run in the order in which they can run: what each runs, writes and waits for.
+
+The Makefile holds the same graph for one machine; a test keeps the two equal.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vila2cli.errors import RecipeError
+from vila2cli.files import read_json
+from vila2cli.recipe import Recipe
+from vila2cli.run import RunFolder
+from vila2cli.settings.slurm import StageKind
+from vila2cli.shards import done
+
+SPECIALISTS = "specialists"
+_DONE_FILES: dict[StageKind, str] = {
+    "recaption": "summary.json",
+    "filter": "summary.json",
+    "relabel": "summary.json",
+    "judge": "summary.json",
+    "eval": "metrics.json",
+    "pretrain": "vila2.json",
+    "sft": "vila2.json",
+    "specialize": "vila2.json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run: `words` are the command line after `vila2`, `after` names stages that come before."""
+
+    name: str
+    kind: StageKind
+    words: tuple[str, ...]
+    out: Path
+    after: tuple[str, ...] = ()
+
+    @property
+    def is_split(self) -> bool:
+        """Whether workers share the shards."""
+        return self.kind in ("recaption", "filter", "relabel")
+
+    @property
+    def is_training(self) -> bool:
+        return self.kind in ("pretrain", "sft", "specialize")
+
+    @property
+    def marker(self) -> Path:
+        """The file that is written last."""
+        return self.out / _DONE_FILES[self.kind]
+
+    def is_complete(self) -> bool:
+        """Whether the output is there, of all shards."""
+        return self.marker.is_file() and (not self.is_split or not _undone(self.out))
+
+    def missing_workers(self, count: int) -> list[int]:
+        """Which of `count` workers have shards left; the first alone where only the summary is missing."""
+        if self.is_complete():
+            return []
+        written = self.out / "scores" if self.kind == "filter" else self.out
+        if not (written / "layer.json").is_file():
+            return list(range(count))
+        undone = set(_undone(written))
+        names = _base_names(written)
+        return [i for i in range(count) if undone & set(names[i::count])] or [0]
+
+
+def _base_names(folder: Path) -> list[str]:
+    return [str(base["name"]) for base in read_json(folder / "layer.json")["base"]]
+
+
+def _undone(folder: Path) -> list[str]:
+    """The base shards that a layer folder does not have yet."""
+    there = done(folder)
+    return [name for name in _base_names(folder) if name not in there]
+
+
+def plan_stages(recipe: Recipe, target: str | None = None) -> list[Stage]:
+    """The stages that lead to `roundN` or to the `specialists` and the final model; None is the last round.
+
+    Raises RecipeError for another target.
+    """
+    target = target or f"round{recipe.rounds}"
+    found = re.fullmatch(r"round(\d{1,3})", target)
+    if not found and target != SPECIALISTS:
+        raise RecipeError(f"{target} is no target; give round0 to round{recipe.rounds}, or {SPECIALISTS}")
+    last = int(found[1]) if found else recipe.rounds
+    stages = [stage for number in range(last + 1) for stage in _round(recipe, number)]
+    if found:
+        return list(_leading_to([stages[-1].name, f"round{last}-eval"], stages))
+    return list(_leading_to(["final-eval"], [*stages, *_specialists(recipe)]))
+
+
+def _leading_to(goals: Sequence[str], stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Those of the stages, in their order, that the goals need."""
+    by_name = {stage.name: stage for stage in stages}
+    needed: set[str] = set()
+    todo = list(goals)
+    while todo:
+        if (name := todo.pop()) not in needed:
+            needed.add(name)
+            todo += by_name[name].after
+    yield from (stage for name, stage in by_name.items() if name in needed)
+
+
+def _round(recipe: Recipe, number: int) -> Iterator[Stage]:
+    folder, here = RunFolder(recipe.run_dir), f"round{number}"
+
+    def stage(kind: StageKind, *after: str) -> Stage:
+        words = (kind, "--round", str(number))
+        return Stage(f"{here}-{kind}", kind, words, folder.stage(kind, number), after)
+
+    trained_on: list[str] = []
+    if number:
+        before = f"round{number - 1}"
+        yield stage("recaption", f"{before}-eval", *([f"{before}-judge"] if number > 1 else []))
+        trained_on = [f"{here}-recaption"]
+        if recipe.pretrain.filtered:
+            yield stage("filter", *trained_on)
+            trained_on = [f"{here}-filter"]
+    yield stage("pretrain", *trained_on)
+    yield stage("sft", f"{here}-pretrain")
+    yield stage("eval", f"{here}-sft")
+    if number:
+        yield stage("judge", f"{here}-recaption", f"{here}-sft")
+
+
+def _specialists(recipe: Recipe) -> Iterator[Stage]:
+    folder = RunFolder(recipe.run_dir)
+    for name in recipe.specialists:
+        words = ("specialize", "--name", name)
+        trained = Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-eval",))
+        yield trained
+        yield Stage(f"{name}-relabel", "relabel", (*words, "--relabel"), folder.relabel(name), (name,))
+    before = tuple(f"{name}-relabel" for name in recipe.specialists)
+    kinds: tuple[StageKind, ...] = ("pretrain", "sft", "eval")
+    for kind in kinds:
+        yield Stage(f"final-{kind}", kind, (kind, "--round", "final"), folder.stage(kind, None), before)
+        before = (f"final-{kind}",)

@@ -1,0 +1,145 @@
+"""What an importer makes of a benchmark's files: tasks with their questions, not yet in shards."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+
+SHORT_PROMPT = "{question}\nAnswer the question using a single word or phrase."
+CHOICE_PROMPT = "{question}\nAnswer with the option's letter from the given choices directly."
+"""The prompts of LLaVA-1.5's evaluation, which VILA and VILA^2 use."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One sample: its id in the benchmark, the question, accepted answers, and what else its scorer needs.
+
+    `images` are file names below the folder of images, or the bytes themselves.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    images: tuple[str | bytes, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One task: what its task.toml says, and its questions."""
+
+    name: str
+    answer_type: str
+    scorer: str
+    split: str
+    questions: Iterable[Question]
+    prompt: str = "{question}"
+    version: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A published file format: its name, the files it takes in words, and who reads them."""
+
+    name: str
+    files: str
+    read: Callable[[Sequence[Path], str], Iterator[Table]]
+
+
+def read_values(path: Path) -> list[Any]:
+    """The JSON values of a file: one value, one per line, or one after the other.
+
+    Raises DataError naming file and line for what is no JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    decoder, place, values = json.JSONDecoder(), 0, []
+    end = len(text.rstrip())
+    while place < end:
+        place += len(text[place:]) - len(text[place:].lstrip()) if text[place].isspace() else 0
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            line = text.count("\n", 0, place) + 1
+            raise DataError(f"{path}, line {line}: no JSON: {error}") from None
+        values.append(value)
+        while place < end and text[place].isspace():
+            place += 1
+    return values
+
+
+def read_rows(path: Path, key: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a JSON file, a JSON-lines file or a Parquet file; of an object those under `key`."""
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    values = read_values(path)
+    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    if len(values) == 1 and isinstance(values[0], dict) and key is not None:
+        rows = values[0].get(key) or []
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        where = f"a list of objects under {key!r}" if key else "a list of objects, or one on each line"
+        raise DataError(f"{path} should hold {where}")
+    return rows
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The one JSON object of a file."""
+    values = read_values(path)
+    if len(values) != 1 or not isinstance(values[0], dict):
+        raise DataError(f"{path} should hold one JSON object")
+    return values[0]
+
+
+def read_tsv(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table with tabs between and names in its first line; images in it are long."""
+    csv.field_size_limit(min(sys.maxsize, 1 << 31))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield from csv.DictReader(stream, delimiter="\t")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path} is a Parquet file: pip install pyarrow, or give it as JSON lines") from None
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows
+
+
+def need(row: Mapping[str, Any], key: str, path: Path) -> Any:
+    """A value that a row must have; raises DataError naming file and row."""
+    if key not in row or row[key] is None:
+        shown = json.dumps({name: row[name] for name in list(row)[:3]}, default=str)[:120]
+        raise DataError(f"{path}: a row has no {key!r}: {shown}")
+    return row[key]
+
+
+def one_file(paths: Sequence[Path], what: str) -> Path:
+    """The one file of a format that has one."""
+    if len(paths) != 1:
+        raise DataError(f"give {what}, not {len(paths)} files")
+    return paths[0]
+
+
+def with_options(question: str, choices: Sequence[str], hint: str = "") -> str:
+    """A question with its options below it, as "A. text", and what is known beforehand above it."""
+    lines = [*([hint] if hint else []), question]
+    return "\n".join(lines + [f"{LETTERS[i]}. {choice}" for i, choice in enumerate(choices)])
+
+
+def stem_name(paths: Sequence[Path], default: str) -> str:
+    """The name of a task after its file: letters, digits and hyphens."""
+    stem = "".join(c if c.isalnum() else "-" for c in paths[0].stem.lower()).strip("-")
+    return stem if stem.startswith(default) else f"{default}-{stem}"

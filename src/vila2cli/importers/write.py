@@ -1,0 +1,165 @@
+"""Imported questions as task folders: shards and a task.toml."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import to_json_bytes, write_atomically
+from vila2cli.importers.question import Format, Question, Table
+from vila2cli.tarfiles import IMAGE_EXTENSIONS, TarWriter
+
+SAMPLES_PER_SHARD = 1000
+TASK_FILE = "task.toml"
+_MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A task that was written, and how many of its samples and images."""
+
+    folder: Path
+    num_samples: int
+    num_images: int
+
+
+def import_tasks(
+    form: Format,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    images: Path | None = None,
+    split: str = "",
+    synonyms: Path | None = None,
+) -> list[Imported]:
+    """Write every task of the files as OUT/NAME; without `images` only answers of other tools can be scored.
+
+    The task.toml is written last, so a folder without one is unfinished. Raises DataError naming file and row
+    for what does not fit the format, and for an image that is not there.
+    """
+    missing = next((path for path in files if not path.exists()), None)
+    if missing is not None:
+        raise DataError(f"there is no {missing}")
+    finder = None if images is None else _Finder(images)
+    imported = []
+    for table in form.read(files, split):
+        folder = out / table.name
+        if (folder / TASK_FILE).exists():
+            raise DataError(f"{folder} holds a task already; remove it or choose another --out")
+        imported.append(_write(table, folder, finder))
+        if synonyms is not None:
+            write_atomically(folder / "synonyms.txt", synonyms.read_bytes())
+        write_atomically(folder / TASK_FILE, task_toml(table, synonyms is not None).encode())
+    return imported
+
+
+def task_toml(table: Table, has_synonyms: bool = False) -> str:
+    """The description that makes a folder of shards an evaluation task."""
+    values = {
+        "name": table.name,
+        "version": table.version,
+        "split": table.split,
+        "answer_type": table.answer_type,
+        "scorer": table.scorer,
+        "prompt": table.prompt,
+        **({"synonyms": "synonyms.txt"} if has_synonyms else {}),
+    }
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def _write(table: Table, folder: Path, finder: "_Finder | None") -> Imported:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.tar"):
+        old.unlink()
+    num_samples = num_images = 0
+    for shard, questions in enumerate(_batches(table.questions)):
+        with TarWriter(folder / f"{shard:06d}.tar") as tar:
+            for question in questions:
+                members = _members(question, num_samples, finder)
+                tar.write_sample(f"{num_samples:09d}", members)
+                num_samples, num_images = num_samples + 1, num_images + len(members) - 1
+    if num_samples == 0:
+        raise DataError(f"the files hold no questions for {table.name}")
+    return Imported(folder, num_samples, num_images)
+
+
+def _members(question: Question, index: int, finder: "_Finder | None") -> dict[str, bytes]:
+    pictures = _pictures(question, finder)
+    members = {
+        ending if len(pictures) == 1 else f"{place}.{ending}": data
+        for place, (ending, data) in enumerate(pictures)
+    }
+    meta: dict[str, Any] = {
+        **question.meta,
+        "question_id": question.meta.get("question_id", question.id),
+        "question": question.question,
+        "answers": list(question.answers),
+        "index": index,
+        "num_images": len(question.images),
+    }
+    names = [image for image in question.images if isinstance(image, str)]
+    if names:
+        meta.setdefault("image", names[0])
+    return {**members, "json": to_json_bytes({**meta, "sample_id": question.id})}
+
+
+def _pictures(question: Question, finder: "_Finder | None") -> list[tuple[str, bytes]]:
+    """Extension and bytes of all images of a question; none at all where those named are not to be read."""
+    if finder is None and any(isinstance(image, str) for image in question.images):
+        return []
+    pictures = []
+    for image in question.images:
+        if isinstance(image, bytes):
+            pictures.append((_extension(image), image))
+        else:
+            assert finder is not None
+            pictures.append(finder.read(image))
+    return pictures
+
+
+def _extension(data: bytes) -> str:
+    found = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+    if found is None:
+        raise DataError("an image among the questions is no JPEG, PNG, GIF, BMP or WebP")
+    return found
+
+
+def _batches(questions: Any) -> Iterator[list[Question]]:
+    batch: list[Question] = []
+    for question in questions:
+        batch.append(question)
+        if len(batch) == SAMPLES_PER_SHARD:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Finder:
+    """Images below a folder: by their path in it, else by their file name where only one has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._by_name: dict[str, Path] | None = None
+
+    def read(self, name: str) -> tuple[str, bytes]:
+        """Extension and bytes of an image; raises DataError when it is not there."""
+        path = self.folder / name
+        if not path.is_file():
+            found = self._named().get(Path(name).name)
+            if found is None:
+                raise DataError(f"there is no image {name} in {self.folder}, or several are called so")
+            path = found
+        ending = path.suffix.removeprefix(".").lower()
+        data = path.read_bytes()
+        return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
+
+    def _named(self) -> dict[str, Path]:
+        if self._by_name is None:
+            paths = [path for path in self.folder.rglob("*") if path.is_file()]
+            times = Counter(path.name for path in paths)
+            self._by_name = {path.name: path for path in paths if times[path.name] == 1}
+        return self._by_name

@@ -1,0 +1,260 @@
+"""What a judge is asked about the captions of one image, and what its answers say.
+
+pair       which of two captions is better, in both orders; a verdict that changes with the order is a tie
+rubric     marks from 1 to 5 for one caption at a time; the higher mean wins a pair
+sentences  for each sentence of one caption whether the image bears it out; the lower share of
+           unsupported ones wins a pair (VILA^2 table 8 asks people for hallucinations)
+
+An answer is read strictly: a bare letter or JSON alone that fits the schema, anything else is
+`unparseable` and leaves the pair unjudged.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vila2cli.recipe import Recipe
+from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice, parse_object
+from vila2cli.text.compose import neutral
+from vila2cli.text.prompts import fill, prompt_text
+from vila2cli.text.quality import refuses, sentences
+
+Captions = Mapping[str, str]
+"""Caption by layer, of one image."""
+CRITERIA = ("correctness", "completeness", "specificity")
+MARKS = ("supported", "unsupported", "unsure")
+DEFAULT_PROMPTS = {"pair": "judge-pair-v1", "rubric": "judge-rubric-v1", "sentences": "judge-sentences-v1"}
+_MAX_MARK = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing to ask about an image; `id` tells it from the others about the same image."""
+
+    id: str
+    text: str
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, or in `problem` why there is none: one word, and perhaps more behind a colon."""
+
+    text: str = ""
+    problem: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What a verdict keeps of it."""
+        return f"({self.problem})" if self.problem else self.text
+
+    @property
+    def unread(self) -> str:
+        """Why nothing could be made of it."""
+        return self.problem or ("refused" if refuses(self.text) else "unparseable")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdicts on one image and, where captions are judged one by one, what was said of each."""
+
+    verdicts: tuple[Verdict, ...]
+    captions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class JudgeProtocol(Protocol):
+    """A way to ask and to read."""
+
+    name: str
+
+    def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
+        """What to ask about one image; captions that are equal are not compared."""
+        ...
+
+    def read(
+        self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
+    ) -> Judged:
+        """The verdicts of a judge from its replies by question id."""
+        ...
+
+
+def prompt_id(recipe: Recipe) -> str:
+    """The prompt that the recipe judges with."""
+    return recipe.judge.prompt or DEFAULT_PROMPTS[recipe.judge.protocol]
+
+
+def open_protocol(recipe: Recipe) -> JudgeProtocol:
+    """The protocol of a recipe; raises RecipeError for a prompt that is not known."""
+    template = prompt_text(prompt_id(recipe), recipe.prompts)
+    kinds: dict[str, Callable[[str], JudgeProtocol]] = {
+        "pair": PairProtocol,
+        "rubric": RubricProtocol,
+        "sentences": SentenceProtocol,
+    }
+    return kinds[recipe.judge.protocol](template)
+
+
+def asks_for_json(recipe: Recipe) -> bool:
+    """Whether the prompt wants JSON; then the engine is told the schema."""
+    return "JSON" in prompt_text(prompt_id(recipe), recipe.prompts)
+
+
+def make_verdict(
+    captions: Captions,
+    pair: Pair,
+    judge: str,
+    outcome: Outcome,
+    answers: tuple[str, ...] = (),
+    reason: str = "",
+) -> Verdict:
+    layer, against = pair
+    words = (len(captions[layer].split()), len(captions[against].split()))
+    return Verdict(
+        layer=layer,
+        against=against,
+        judge=judge,
+        outcome=outcome,
+        num_words=words,
+        answers=answers,
+        reason=reason if outcome == "unjudged" else "",
+    )
+
+
+class PairProtocol:
+    """Two captions side by side, in both orders."""
+
+    name = "pair"
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+        self._schema = _object({"better": {"type": "string", "enum": ["A", "B", "tie"]}})
+
+    def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
+        schema = self._schema if "JSON" in self._template else None
+        found = []
+        for pair in pairs:
+            if captions[pair[0]] == captions[pair[1]]:
+                continue
+            for shown in (pair, pair[::-1]):
+                a, b = (_quoted(captions[name]) for name in shown)
+                found.append(Question("\n".join(shown), fill(self._template, a=a, b=b), schema))
+        return found
+
+    def read(
+        self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
+    ) -> Judged:
+        verdicts = []
+        for pair in pairs:
+            if captions[pair[0]] == captions[pair[1]]:
+                verdicts.append(make_verdict(captions, pair, judge, "tie"))
+                continue
+            both = [replies["\n".join(shown)] for shown in (pair, pair[::-1])]
+            unread = [one.unread for one in both if one.problem or parse_choice(one.text) is None]
+            outcome = "unjudged" if unread else outcome_of(both[0].text, both[1].text)
+            shown_texts = tuple(one.shown for one in both)
+            verdicts.append(
+                make_verdict(captions, pair, judge, outcome, shown_texts, unread[0] if unread else "")
+            )
+        return Judged(tuple(verdicts))
+
+
+class _OneByOne:
+    """Captions judged alone; a pair goes to the one with the higher score."""
+
+    name = ""
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+
+    def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
+        return [self._question(name, text) for name, text in captions.items()]
+
+    def read(
+        self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
+    ) -> Judged:
+        said = {name: self._said(text, replies[name]) for name, text in captions.items()}
+        verdicts = []
+        for pair in pairs:
+            mine, theirs = (said[name].get("score") for name in pair)
+            outcome: Outcome = "unjudged"
+            if mine is not None and theirs is not None:
+                outcome = "win" if mine > theirs else "loss" if mine < theirs else "tie"
+            reason = next((str(said[name]["problem"]) for name in pair if "problem" in said[name]), "")
+            verdicts.append(make_verdict(captions, pair, judge, outcome, reason=reason))
+        return Judged(tuple(verdicts), said)
+
+    def _question(self, name: str, text: str) -> Question:
+        raise NotImplementedError
+
+    def _said(self, text: str, reply: Reply) -> dict[str, Any]:
+        """What is known of a caption: `score`, higher is better, or `problem`; and the raw `answer`."""
+        value = None if reply.problem else parse_object(reply.text)
+        read = None if value is None else self._read_one(text, value)
+        return {**(read or {"problem": reply.unread}), "answer": reply.shown}
+
+    def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
+        raise NotImplementedError
+
+
+class RubricProtocol(_OneByOne):
+    """Marks from 1 to 5 by criterion."""
+
+    name = "rubric"
+
+    def _question(self, name: str, text: str) -> Question:
+        mark = {"type": "integer", "enum": list(range(1, _MAX_MARK + 1))}
+        return Question(
+            name, fill(self._template, caption=_quoted(text)), _object(dict.fromkeys(CRITERIA, mark))
+        )
+
+    def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
+        marks = [value.get(name) for name in CRITERIA]
+        if not all(type(mark) is int and 1 <= mark <= _MAX_MARK for mark in marks):
+            return None
+        numbers = [float(mark) for mark in marks if mark is not None]
+        return {
+            "score": sum(numbers) / len(numbers),
+            "marks": dict(zip(CRITERIA, map(int, numbers), strict=True)),
+        }
+
+
+class SentenceProtocol(_OneByOne):
+    """Each sentence held against the image."""
+
+    name = "sentences"
+
+    def _question(self, name: str, text: str) -> Question:
+        pieces = sentences(text)
+        numbered = "\n".join(f"{number}. {_quoted(piece)}" for number, piece in enumerate(pieces, 1))
+        marks = {
+            "type": "array",
+            "items": {"type": "string", "enum": list(MARKS)},
+            "minItems": len(pieces),
+            "maxItems": len(pieces),
+        }
+        return Question(name, fill(self._template, sentences=numbered), _object({"marks": marks}))
+
+    def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
+        marks, pieces = value.get("marks"), sentences(text)
+        if not isinstance(marks, list) or len(marks) != len(pieces) or not all(m in MARKS for m in marks):
+            return None
+        supported, unsupported = marks.count("supported"), marks.count("unsupported")
+        marked = [{"sentence": piece, "mark": mark} for piece, mark in zip(pieces, marks, strict=True)]
+        known = {"sentences": marked, "supported": supported, "unsupported": unsupported}
+        if not supported + unsupported:
+            return {**known, "problem": "unsure"}
+        return {**known, "score": supported / (supported + unsupported)}
+
+
+def _quoted(text: str) -> str:
+    """A caption on one line, so that no line of a prompt is its own."""
+    return " ".join(neutral(text).split())
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }

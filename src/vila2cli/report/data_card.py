@@ -1,0 +1,154 @@
+"""The data card of an annotation layer: its manifest, summary, rejects, and what judges said of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vila2cli import __version__
+from vila2cli.errors import RecipeError
+from vila2cli.recipe import Recipe
+from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.markdown import (
+    counts,
+    damaged,
+    document,
+    figure_text,
+    plain,
+    reject_lines,
+    section,
+    table,
+)
+from vila2cli.report.results import figure_of
+from vila2cli.report.wording import compact, dollars, duration, number
+from vila2cli.text.prompts import prompt_sha256, prompt_text
+
+MAX_BASES = 20
+
+
+def data_card(folder: Path, recipe: Recipe) -> str:
+    """The card of a layer of captions or of specialists' answers."""
+    from huggingface_hub import DatasetCardData
+
+    reader = JsonReader(folder)
+    layer, summary = reader.read(folder / "layer.json"), reader.read(folder / "summary.json")
+    inputs = reader.read(folder / "manifest.json").get("inputs")
+    inputs = inputs if isinstance(inputs, dict) else {}
+    num_out, num_in = whole(summary.get("out")), whole(summary.get("in"))
+    name = f"{folder.parent.name}-{folder.name}"
+    head = DatasetCardData(
+        pretty_name=plain(name),
+        annotations_creators=["machine-generated"],
+        source_datasets=["extended"],
+        task_categories=["image-to-text"],
+        size_categories=[_size_category(num_out)] if num_out else None,
+        tags=["vila2", "synthetic captions", "webdataset"],
+    )
+    about = (
+        f"An annotation layer that `vila2 {plain(summary.get('stage', layer.get('layer', '')))}` {__version__} "
+        f"wrote over WebDataset shards: {num_out:,} annotations for {num_in:,} images. It holds text alone; "
+        "`vila2 shards merge` joins it with the pictures. The text is written by a model, unchecked by people."
+    )
+    made = [
+        ("model", summary.get("model", "")),
+        ("its weights (SHA-256)", summary.get("model_sha256") or inputs.get("model_sha256", "")),
+        ("round", "" if summary.get("round") is None else summary["round"]),
+        ("digest of what decides it", layer.get("digest", "")),
+    ]
+    body = [
+        f"# {plain(name)}",
+        about,
+        section("Made by", table(["", ""], [row for row in made if row[1] != ""])),
+        section("Base", table(["shard", "where"], _base_rows(layer))),
+        section("Prompts", table(["id", "images", "text"], _prompt_rows(summary, inputs, recipe))),
+        section("Counts", table(["", ""], _count_rows(summary))),
+        section("Scores", table(["judge", "over", "preferred, 95% interval"], _judge_rows(folder, reader))),
+        section("Cost", _layer_cost(summary)),
+        section("Known failures", _layer_failures(folder, summary, reader), damaged(reader)),
+    ]
+    return document(head.to_yaml(), body)
+
+
+def _base_rows(layer: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    base = layer.get("base")
+    rows = [one for one in base if isinstance(one, dict)] if isinstance(base, list) else []
+    found: list[tuple[object, ...]] = [(one.get("name", ""), one.get("url", "")) for one in rows[:MAX_BASES]]
+    return [*found, (f"and {len(rows) - MAX_BASES} more", "")] if len(rows) > MAX_BASES else found
+
+
+def _prompt_rows(
+    summary: Mapping[str, Any], inputs: Mapping[str, Any], recipe: Recipe
+) -> list[tuple[object, ...]]:
+    """Each prompt with its text, as far as the text known now hashes to what the layer recorded."""
+    hashes, used = inputs.get("prompts"), dict(counts(summary.get("prompts")))
+    rows: list[tuple[object, ...]] = []
+    for name, recorded in hashes.items() if isinstance(hashes, dict) else ():
+        try:
+            same = prompt_sha256(name, recipe.prompts) == recorded
+            text = prompt_text(name, recipe.prompts) if same else "its text has changed since"
+        except RecipeError:
+            text = "its text is not in this recipe"
+        rows.append((name, used.get(name, ""), text))
+    return rows
+
+
+def _count_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    words = summary.get("words")
+    rows: list[tuple[object, ...]] = [
+        (key, f"{whole(summary[key]):,}")
+        for key in ("in", "out", "asked", "rejected", "retries")
+        if key in summary
+    ]
+    if (share := real(summary.get("yield"))) is not None:
+        rows.append(("yield", f"{share:.1%}"))
+    if isinstance(words, dict) and real(words.get("mean")) is not None:
+        rows.append(("words", f"{real(words['mean']):.1f} ± {real(words.get('sd')) or 0:.1f}"))
+    rows += [(f"dropped: {name}", f"{count:,}") for name, count in counts(summary.get("dropped"))]
+    return rows + [(f"kept: {name}", f"{count:,}") for name, count in counts(summary.get("kept"))]
+
+
+def _judge_rows(folder: Path, reader: JsonReader) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    pairs = reader.read(folder.parent / "judge" / "summary.json").get("pairs")
+    for pair in pairs if isinstance(pairs, list) else []:
+        judges = pair.get("judges") if isinstance(pair, dict) else None
+        if not isinstance(judges, dict) or Path(str(pair.get("layer", ""))).name != folder.name:
+            continue
+        for judge, figures in judges.items():
+            figure = figure_of(figures.get("win_rate")) if isinstance(figures, dict) else None
+            rows.append((judge, pair.get("against", ""), figure_text(figure)))
+    return rows
+
+
+def _layer_cost(summary: Mapping[str, Any]) -> str:
+    cost = summary.get("cost")
+    if not isinstance(cost, dict) or real(cost.get("seconds")) is None:
+        return ""
+    values = [
+        ("time", duration(real(cost.get("seconds")) or 0.0)),
+        (str(cost.get("device", "hours")), number(real(cost.get("hours")) or 0.0, 3)),
+        ("images per second", compact(real(cost.get("images_per_s")) or 0.0)),
+    ]
+    price = real(cost.get("dollars_per_1k_images"))
+    values.append(("dollars per 1,000 images", dollars(price) if price else "no price set"))
+    return table(["", ""], values)
+
+
+def _layer_failures(folder: Path, summary: Mapping[str, Any], reader: JsonReader) -> str:
+    lines = [
+        f"- {count:,} attempts failed a check: {plain(name)}" for name, count in counts(summary.get("defects"))
+    ]
+    lines += [
+        f"- {count:,} images fell back to their alt-text: {plain(name)}"
+        for name, count in counts(summary.get("fallbacks"))
+    ]
+    return "\n".join(lines + reject_lines(folder, reader, "got no annotation"))
+
+
+def _size_category(num: int) -> str:
+    bounds = [(10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M")]
+    before = ""
+    for bound, name in bounds:
+        if num < bound:
+            return f"{before}<n<{name}" if before else f"n<{name}"
+        before = name
+    return f"n>{before}" if num >= 10**9 else f"{before}<n<1B"

@@ -1,0 +1,188 @@
+"""The model card of a checkpoint: its `vila2.json`, those of its parents, the evaluation of its weights."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vila2cli import __version__
+from vila2cli.cost import Cost
+from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.recipe import Recipe
+from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.markdown import damaged, document, figure_text, plain, reject_lines, section, table
+from vila2cli.report.results import RoundResult, TaskResult, read_result
+from vila2cli.report.wording import compact, dollars, duration, number
+
+MAX_PARENTS = 8
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+Lineage = list[tuple[Path, dict[str, Any]]]
+"""Checkpoints with their vila2.json, newest first."""
+
+
+def model_card(folder: Path, recipe: Recipe) -> str:
+    """The card of a checkpoint that a training stage wrote."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    reader = JsonReader(folder)
+    chain = _lineage(folder, reader)
+    sha256 = weights_sha256(folder)
+    result = _result(folder, sha256, reader)
+    bases = [place for place, _ in _parents(chain[-1][1])]
+    evals = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=task.name,
+            dataset_name=task.name,
+            metric_type=metric,
+            metric_value=figure.value,
+            metric_args={"low": figure.low, "high": figure.high},
+        )
+        for task in (result.tasks.values() if result else ())
+        for metric, figure in task.metrics.items()
+    ]
+    name = f"{folder.parent.name}-{folder.name}"
+    head = ModelCardData(
+        model_name=plain(name),
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["vila2", "recaptioning", "vision-language-model"],
+        base_model=[base for base in bases if _HUB_ID.fullmatch(base) and not Path(base).exists()] or None,
+        eval_results=evals or None,
+    )
+    stage = str(chain[0][1].get("stage", ""))
+    about = (
+        f"A vision-language checkpoint that the stage `{plain(stage)}` of vila2 {__version__} wrote: a model "
+        "that describes its own pretraining images and is retrained on the descriptions "
+        "([VILA^2](https://arxiv.org/abs/2407.17453)). It loads in transformers and vLLM as it is."
+    )
+    body = [
+        f"# {plain(name)}",
+        about,
+        section("Parents", table(["made by", "from", "weights (SHA-256)"], _parent_rows(chain, sha256))),
+        section("Training data", table(["stage", "data", "shards", "layers"], _data_rows(chain))),
+        section("Training", table(_PHASE_HEAD, _phase_rows(chain))),
+        section("Scores", _scores(result)),
+        section("Cost", _training_cost(chain, recipe)),
+        section("Known failures", _model_failures(result, folder, reader), damaged(reader)),
+    ]
+    return document(head.to_yaml(), body)
+
+
+def _lineage(folder: Path, reader: JsonReader) -> Lineage:
+    """The checkpoint's vila2.json and those of its parents as far as they are there, newest first."""
+    chain = [(folder, reader.read(folder / "vila2.json"))]
+    while len(chain) < MAX_PARENTS:
+        parent = chain[-1][1].get("parent")
+        place = Path(str(parent.get("path", ""))) if isinstance(parent, dict) else Path()
+        if not (place / "vila2.json").is_file():
+            # The run folder may have moved: a parent of a stage is mostly its neighbour.
+            place = chain[-1][0].parent / place.name
+        if not isinstance(parent, dict) or not (place / "vila2.json").is_file():
+            return chain
+        chain.append((place, reader.read(place / "vila2.json")))
+    return chain
+
+
+def _parents(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    bases, parent = lineage.get("bases"), lineage.get("parent")
+    found = list(bases.values()) if isinstance(bases, dict) else [parent]
+    return [(str(one.get("path", "")), str(one.get("sha256", ""))) for one in found if isinstance(one, dict)]
+
+
+def _parent_rows(chain: Lineage, sha256: str) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [("this checkpoint", "", sha256)]
+    for _, lineage in chain:
+        rows += [(lineage.get("stage", ""), place, digest) for place, digest in _parents(lineage)]
+    return rows
+
+
+def _data_rows(chain: Lineage) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for _, lineage in chain:
+        data = lineage.get("data")
+        for name, digests in data.items() if isinstance(data, dict) else ():
+            names = [str(one) for one in digests] if isinstance(digests, dict) else []
+            layers = dict.fromkeys(part for one in names for part in one.split("+")[1:])
+            num_base = sum("+" not in one for one in names)
+            rows.append((lineage.get("stage", ""), name, num_base, ", ".join(layers) or "none"))
+    return rows
+
+
+_PHASE_HEAD = ["stage", "phase", "samples", "tokens", "epochs", "learning rate", "batch", "trained"]
+
+
+def _phase_rows(chain: Lineage) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for _, lineage in chain:
+        settings = lineage.get("settings")
+        settings = settings if isinstance(settings, dict) else {}
+        phases = lineage.get("phases")
+        for phase in phases if isinstance(phases, list) else []:
+            one = settings.get(phase.get("phase"), settings) if isinstance(phase, dict) else {}
+            if isinstance(one, dict) and isinstance(phase, dict):
+                figures = [compact(whole(phase.get(key))) for key in ("num_samples", "num_tokens")]
+                chosen = [one.get(key, "") for key in ("epochs", "learning_rate", "batch_size")]
+                trained = one.get("train")
+                parts = ", ".join(map(str, trained)) if isinstance(trained, list) else ""
+                rows.append((lineage.get("stage", ""), phase.get("phase", ""), *figures, *chosen, parts))
+    return rows
+
+
+def _result(folder: Path, sha256: str, reader: JsonReader) -> RoundResult | None:
+    """What the evaluation beside a checkpoint measured, if it was of these very weights."""
+    metrics = reader.read(folder.parent / "eval" / "metrics.json")
+    return read_result(folder.parent.name, metrics) if metrics.get("model_sha256") == sha256 else None
+
+
+def _scores(result: RoundResult | None) -> str:
+    if result is None:
+        return "No evaluation of these weights lies beside them."
+    rows: list[tuple[object, ...]] = [
+        (task.name, metric, figure_text(figure), task.num_samples)
+        for task in result.tasks.values()
+        for metric, figure in task.metrics.items()
+    ]
+    if result.qa_mean is not None:
+        rows.append(("mean over question tasks", "", figure_text(result.qa_mean), ""))
+    note = "Intervals are 95% bootstrap intervals over images; they do not cover a repeat of the training."
+    return f"{table(['task', 'metric', 'value, 95% interval', 'samples'], rows)}\n\n{note}"
+
+
+def _training_cost(chain: Lineage, recipe: Recipe) -> str:
+    rows: list[tuple[object, ...]] = []
+    total = 0.0
+    for _, lineage in chain:
+        seconds = real(lineage.get("seconds"))
+        if seconds is not None:
+            total += seconds
+            rows.append((lineage.get("stage", ""), *_hours(seconds, recipe)))
+    if len(rows) > 1:
+        rows.append(("in all", *_hours(total, recipe)))
+    return table(["stage", "time", f"{recipe.cost.device}, one device", "dollars"], rows)
+
+
+def _hours(seconds: float, recipe: Recipe) -> tuple[str, str, str]:
+    cost = Cost(num_images=0, num_tokens=0, seconds=seconds, dollars_per_hour=recipe.cost.dollars_per_hour)
+    return duration(seconds), number(cost.hours, 3), dollars(cost.dollars) if cost.dollars else "no price set"
+
+
+def _model_failures(result: RoundResult | None, folder: Path, reader: JsonReader) -> str:
+    lines = []
+    caption = result.caption if result else None
+    if caption is not None:
+        for metric, text in (
+            ("precision", "of what it states is wrong"),
+            ("recall", "of what is there is left out"),
+        ):
+            if (figure := caption.metrics.get(metric)) is not None:
+                lines.append(f"- captions: {100 * (1 - figure.value):.1f}% {text} ({plain(caption.name)})")
+    tasks = sorted((one for one in (result.qa_tasks if result else ()) if one.figure), key=_headline)
+    for task in tasks[:3]:
+        lines.append(f"- weak task: {plain(task.name)}, {plain(task.headline)} {figure_text(task.figure)}")
+    lines += reject_lines(folder, reader, "could not be trained on")
+    return "\n".join(lines)
+
+
+def _headline(task: TaskResult) -> float:
+    return task.figure.value if task.figure else 0.0

@@ -1,0 +1,108 @@
+"""Bradley-Terry strengths of captionings from all their pairwise verdicts, with intervals over images.
+
+Bradley and Terry (1952): `layer` beats `against` with the odds exp(strength - strength). A tie is half
+a win for each. The oldest captioning stands at 0. Each pair that was compared gets half a win more on
+both sides, without which one that never lost would be infinitely strong.
+
+Shapes: K captionings, B resamples.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vila2cli.score.stats import CONFIDENCE, FloatArray, Interval, resample_totals
+
+_MAX_STEPS = 10_000
+_TOLERANCE = 1e-7
+_PRIOR_WINS = 0.5
+ELO_PER_LOGIT = 400 / math.log(10)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One judged pair: the indices of two captionings, what the first scored (1, 0.5 or 0), and the image."""
+
+    first: int
+    second: int
+    score: float
+    image: str
+
+
+def bradley_terry(
+    names: Sequence[str], comparisons: Sequence[Comparison], *, num_bootstrap: int, seed: int
+) -> dict[str, Interval]:
+    """Strengths as log-odds over the first name that was compared, which stands at 0.
+
+    A name that no chain of comparisons ties to it is left out, for nothing says how strong it is. All
+    comparisons of an image are resampled together.
+    """
+    tied = _tied(comparisons)
+    names = [names[k] for k in tied]
+    place = {k: new for new, k in enumerate(tied)}
+    comparisons = [
+        replace(one, first=place[one.first], second=place[one.second])
+        for one in comparisons
+        if one.first in place
+    ]
+    num = len(names)
+    images, index = np.unique([one.image for one in comparisons], return_inverse=True)
+    wins = np.zeros((len(images), num, num))
+    for row, one in zip(index, comparisons, strict=True):
+        wins[row, one.first, one.second] += one.score
+        wins[row, one.second, one.first] += 1 - one.score
+    totals = resample_totals(wins.reshape(len(images), -1), images.tolist(), num_bootstrap, seed)
+    stacked = np.concatenate([wins.sum(axis=0)[None], totals.reshape(-1, num, num)])
+    strengths = fit(stacked)
+    tail = (1 - CONFIDENCE) / 2
+    found = {}
+    for k, name in enumerate(names):
+        low, high = np.quantile(strengths[1:, k], [tail, 1 - tail])
+        found[name] = Interval(float(strengths[0, k]), float(low), float(high))
+    return found
+
+
+def _tied(comparisons: Sequence[Comparison]) -> list[int]:
+    """The lowest index that was compared, and all that a chain of comparisons ties to it, in order."""
+    edges = {(one.first, one.second) for one in comparisons}
+    tied = {min(min(edge) for edge in edges)}
+    while more := {k for edge in edges if tied & set(edge) for k in edge} - tied:
+        tied |= more
+    return sorted(tied)
+
+
+def fit(wins_BKK: FloatArray) -> FloatArray:
+    """Strengths B x K that make B tables of wins likeliest, by Hunter's (2004) minorise-maximise steps.
+
+    `wins[b, i, j]` is how often i won over j, ties counted half to each.
+    """
+    played = (wins_BKK + wins_BKK.transpose(0, 2, 1)).sum(axis=0) > 0
+    wins = wins_BKK + _PRIOR_WINS * played
+    games = wins + wins.transpose(0, 2, 1)
+    won = wins.sum(axis=2)
+    has_played = played.any(axis=1)
+    strength = np.ones(won.shape)
+    for _ in range(_MAX_STEPS):
+        pairs = strength[:, :, None] + strength[:, None, :]
+        share = (games / pairs).sum(axis=2)
+        new = np.where(has_played, won / np.where(share > 0, share, 1.0), 1.0)
+        new /= np.exp(np.log(new).mean(axis=1, keepdims=True))
+        step = np.abs(np.log(new) - np.log(strength)).max()
+        strength = new
+        if step < _TOLERANCE:
+            break
+    logits: FloatArray = np.log(strength)
+    relative: FloatArray = logits - logits[:, :1]
+    return relative
+
+
+def to_json(strengths: Mapping[str, Interval]) -> list[dict[str, object]]:
+    """One line per captioning, the oldest first: log-odds and points of Elo over the oldest."""
+    return [{"layer": name, **one.to_json("strength"), **_elo(one)} for name, one in strengths.items()]
+
+
+def _elo(one: Interval) -> dict[str, float]:
+    values = {"elo": one.value, "elo_low": one.low, "elo_high": one.high}
+    return {name: round(value * ELO_PER_LOGIT, 1) for name, value in values.items()}

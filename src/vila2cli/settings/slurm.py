@@ -1,0 +1,73 @@
+"""Tables of a recipe about Slurm: what jobs ask for, and how a stage is started on a node."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, StringConstraints
+
+from vila2cli.settings.kinds import Settings, one_is_a_list, setting
+
+StageKind = Literal["recaption", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Text of one line: a value that goes into a script cannot bring lines of its own."""
+Lines = Annotated[tuple[Line, ...], BeforeValidator(one_is_a_list)]
+OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class JobSettings(Settings):
+    """What a job asks for; empty text, 0 and [] leave it to [slurm] above a stage, or to the cluster."""
+
+    account: Annotated[Line, setting("account that is charged", decides=False)] = ""
+    partition: Annotated[Line, setting("partition or list of them", decides=False)] = ""
+    qos: Annotated[Line, setting("quality of service", decides=False)] = ""
+    time: Annotated[Line, setting("time limit, as in 4:00:00; a job goes on after it", decides=False)] = ""
+    nodes: Annotated[NonNegativeInt, setting("nodes of a training; other jobs take one", decides=False)] = 0
+    gpus: Annotated[
+        NonNegativeInt,
+        setting("GPUs per node: processes of a training, workers of a job over shards", decides=False),
+    ] = 0
+    gres: Annotated[Line, setting("generic resources in place of --gpus-per-node", decides=False)] = ""
+    cpus: Annotated[NonNegativeInt, setting("CPUs per process", decides=False)] = 0
+    mem: Annotated[Line, setting("memory per node, as in 200G", decides=False)] = ""
+    array: Annotated[
+        NonNegativeInt,
+        setting("array tasks that share the shards of recaption, filter and relabel", decides=False),
+    ] = 0
+    container: Annotated[Line, setting("image for srun --container-image (Pyxis)", decides=False)] = ""
+    container_mounts: Annotated[Line, setting("srun --container-mounts (Pyxis)", decides=False)] = ""
+    modules: Annotated[Lines, setting("environment modules that are loaded", decides=False)] = ()
+    setup: Annotated[Lines, setting("shell lines before the stage, such as an activate", decides=False)] = ()
+    options: Annotated[
+        dict[OptionName, Line | int | bool], setting("more sbatch options by long name", decides=False)
+    ] = Field(default_factory=dict)
+
+
+class SlurmSettings(JobSettings):
+    """How `vila2 slurm` turns the stages of a run into jobs."""
+
+    program: Annotated[Line, setting("how vila2 is started on a node, in words", decides=False)] = "vila2"
+    torchrun: Annotated[Line, setting("how torchrun is started there, in words", decides=False)] = "torchrun"
+    stop_seconds: Annotated[
+        PositiveInt, setting("seconds before the time limit at which a stage is told to stop", decides=False)
+    ] = 300
+    max_requeues: Annotated[
+        NonNegativeInt, setting("times a stopped job is put back into the queue", decides=False)
+    ] = 100
+    max_kills: Annotated[
+        NonNegativeInt, setting("times a killed job (out of memory, say) is tried again", decides=False)
+    ] = 2
+    stages: dict[StageKind, JobSettings] = Field(default_factory=dict)
+
+    def job(self, kind: StageKind) -> JobSettings:
+        """What a stage's job asks for: [slurm] with [slurm.stages.KIND] on top.
+
+        Only training takes several nodes; evaluating and judging take one GPU unless their table says more.
+        """
+        own = self.stages.get(kind, JobSettings())
+        names = JobSettings.model_fields
+        merged = {name: getattr(own, name) or getattr(self, name) for name in names}
+        merged["options"] = {**self.options, **own.options}
+        if kind not in ("pretrain", "sft", "specialize"):
+            merged["nodes"] = 1
+        if kind in ("eval", "judge") and not own.gpus:
+            merged["gpus"] = min(1, self.gpus)
+        return JobSettings(**{**merged, "nodes": merged["nodes"] or 1})

@@ -1,0 +1,112 @@
+"""What Slurm says of jobs, and what it is told, through its own commands."""
+
+import getpass
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vila2cli.errors import RecipeError
+
+_ENDED = frozenset(
+    (
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    )
+)
+_HOPELESS = "DependencyNeverSatisfied"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job, or one task of an array of them, as Slurm sees it; `number` is None outside of arrays."""
+
+    job: int
+    number: int | None
+    state: str
+    reason: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, or may still run."""
+        return self.state not in _ENDED and self.reason != _HOPELESS
+
+
+def tasks_of(jobs: Iterable[int]) -> list[Task]:
+    """All tasks of these jobs that Slurm still knows of: in the queue, else in the accounting where it is on.
+
+    Raises RecipeError when Slurm does not answer.
+    """
+    wanted = set(jobs)
+    if not wanted:
+        return []
+    queued = [task for task in _queued() if task.job in wanted]
+    gone = wanted - {task.job for task in queued}
+    return [*queued, *(_accounted(gone) if gone else [])]
+
+
+def submit_job(script: Path, *, after: Sequence[str] = (), array: Sequence[int] = ()) -> int:
+    """Submit a script to start when the jobs `after` have ended well, and return the number of its job.
+
+    `array` is what is submitted of an array, where not all of it. Raises RecipeError with what sbatch says.
+    """
+    words = ["sbatch", "--parsable"]
+    words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
+    words += [f"--array={','.join(map(str, array))}"] if array else []
+    text = _ask([*words, str(script)], f"{script} is not accepted")
+    return int(text.strip().partition(";")[0])
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs or tasks (`JOB_TASK`); those that have ended already are none of our concern."""
+    if words := list(jobs):
+        _ask(["scancel", "--quiet", *words], "scancel failed")
+
+
+def _queued() -> list[Task]:
+    # A list of job ids would be an error as soon as Slurm has forgotten one of them.
+    words = ["squeue", "--noheader", "--array", "--all", "--states=all", f"--user={getpass.getuser()}"]
+    lines = _ask([*words, "--format=%F|%K|%T|%r"], "squeue failed").splitlines()
+    return [
+        Task(int(job), int(number) if number.isdecimal() else None, state, reason)
+        for job, number, state, reason in (line.split("|", 3) for line in lines)
+    ]
+
+
+def _accounted(jobs: Iterable[int]) -> list[Task]:
+    """What sacct knows; nothing where accounting is off."""
+    names = ",".join(map(str, sorted(jobs)))
+    words = ["sacct", "--allocations", "--parsable2", "--noheader", f"--jobs={names}"]
+    try:
+        found = subprocess.run([*words, "--format=JobID,State"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
+    tasks = []
+    for line in found.stdout.splitlines() if found.returncode == 0 else ():
+        name, _, state = line.partition("|")
+        job, _, number = name.partition("_")
+        if job.isdecimal() and (not number or number.isdecimal()):
+            tasks.append(Task(int(job), int(number) if number else None, state.split()[0]))
+    return tasks
+
+
+def _ask(words: Sequence[str], problem: str) -> str:
+    if shutil.which(words[0]) is None:
+        raise RecipeError(
+            f"{words[0]} is not on PATH: run this where jobs are submitted from, "
+            "or write the scripts with `vila2 slurm emit`"
+        )
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    if found.returncode:
+        said = " ".join(found.stderr.split()) or f"exit code {found.returncode}"
+        raise RecipeError(f"{problem}: {said}")
+    return found.stdout

@@ -1,0 +1,225 @@
+"""`vila2 shards build`: a specialist's training shards from public annotations."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vila2cli.builders.boxes import BOX_FRAME
+from vila2cli.builders.drawing import draw_boxes
+from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
+from vila2cli.builders.pictures import BuildSettings, Picture, Thing
+from vila2cli.builders.rules import Dropped, settle
+from vila2cli.errors import DataError
+from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.image import decode_image, exif_orientation, image_size
+from vila2cli.places import local_path
+from vila2cli.run import claim, lock, write_json
+from vila2cli.sample import EncodedImage, Reject
+from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
+from vila2cli.stopping import Stop, interruptible
+
+OBJECTS_FILE = ".objects.jsonl"
+"""Beside each shard: the objects that were not used, and why."""
+
+
+def build(
+    specialist: str,
+    *,
+    format: str,
+    annotations: Sequence[Path],
+    images: Path | None,
+    out: Path,
+    settings: BuildSettings | None = None,
+    draw: Path | None = None,
+    num_drawn: int = 20,
+) -> dict[str, Any]:
+    """Write conversations about annotated pictures as shards, with what was left out and why.
+
+    Every sample holds the picture's bytes as they are, the conversation, and the objects it names with
+    their boxes in the frame that `box_frame` states. The same inputs give the same bytes; shards that are
+    there are kept. With `draw` the first `num_drawn` samples are drawn there with their boxes. Raises
+    RecipeError for a folder made with other settings, DataError for annotations that cannot be read and
+    where no sample at all comes of them.
+    """
+    settings = settings or BuildSettings()
+    pictures = read_pictures(format, specialist, annotations)
+    if images is None and not FORMATS[format].in_shards:
+        raise DataError(f"--format {format} needs --images, the folder that its pictures are in")
+    files = list(annotations)
+    if FORMATS[format].in_shards:
+        files = [local_path(tar) for tar in expand([str(path) for path in annotations])]
+    inputs = {
+        "stage": "build",
+        "specialist": specialist,
+        "format": format,
+        "settings": asdict(settings),
+        "annotations": {path.name: file_sha256(path) for path in files},
+        "images": None if images is None else str(images),
+        "box_frame": BOX_FRAME,
+    }
+    with lock(out), interruptible() as stop:
+        claim(out, inputs)
+        sweep(out)
+        builder = _Builder(specialist, format, images, settings, draw, num_drawn)
+        names = builder.write_all(pictures, out, stop)
+        gather_rejects(out, names)
+        summary = _summary(specialist, format, out, names)
+        write_json(out / "summary.json", summary)
+    if not summary["out"]:
+        raise DataError(
+            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}; "
+            f"see {out}/rejects.jsonl"
+        )
+    return summary
+
+
+class _Builder:
+    def __init__(
+        self,
+        specialist: str,
+        format: str,
+        images: Path | None,
+        settings: BuildSettings,
+        draw: Path | None,
+        num_drawn: int,
+    ) -> None:
+        self.specialist, self.format, self.settings = specialist, format, settings
+        self.draw, self.num_left = draw, num_drawn
+        self._images = images
+        self._by_name: dict[str, Path] | None = None
+
+    def write_all(self, pictures: Iterator[Picture], out: Path, stop: Stop) -> list[str]:
+        """Write the shards that are not there yet; returns the names of all."""
+        names: list[str] = []
+        complete = done(out)
+        while batch := list(islice(pictures, self.settings.samples_per_shard)):
+            name = f"{len(names):06d}"
+            names.append(name)
+            if name not in complete:
+                self._write_shard(name, batch, out, stop)
+        return names
+
+    def _write_shard(self, name: str, pictures: Sequence[Picture], out: Path, stop: Stop) -> None:
+        rejects: list[Reject] = []
+        unused: list[bytes] = []
+        objects: Counter[str] = Counter()
+        kinds: Counter[str] = Counter()
+        first = int(name) * self.settings.samples_per_shard
+        with TarWriter(out / f"{name}.tar") as tar:
+            for index, picture in enumerate(pictures, first):
+                stop.check()
+                key = f"{index:09d}"
+                problem, dropped = self._write_sample(tar, key, picture, objects, kinds)
+                objects["in"] += len(picture.things)
+                unused += [_object_line(key, one) for one in dropped]
+                if problem:
+                    rejects.append(Reject(name, key, problem[0], f"{picture.name}: {problem[1]}"))
+            counts = Counter(reject.reason for reject in rejects)
+            tar.stats = {
+                "in": len(pictures),
+                "dropped": dict(sorted(counts.items())),
+                "rejected": len(rejects),
+                "objects": dict(sorted(objects.items())),
+                "questions": dict(sorted(kinds.items())),
+            }
+            write_rejects(out, name, rejects)
+            write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
+
+    def _write_sample(
+        self, tar: TarWriter, key: str, picture: Picture, objects: Counter[str], kinds: Counter[str]
+    ) -> tuple[tuple[str, str] | None, list[Dropped]]:
+        """Write a sample, or say why there is none; with the objects that were dropped."""
+        try:
+            if picture.problem:
+                return picture.problem, self._unused(picture, objects)
+            image = self._load(picture)
+            stored, orientation = image_size(image.data), exif_orientation(image.data)
+            upright = decode_image(image.data)
+        except DataError as error:
+            return ("unreadable-image", str(error)), self._unused(picture, objects)
+        things, dropped = settle(
+            picture, stored, orientation, self.settings, max_area=self.specialist == "grounding"
+        )
+        talk = SPECIALISTS[self.specialist](picture, things, self.settings)
+        objects.update(one.reason for one in dropped)
+        if talk.problem:
+            objects["image-rejected"] += len(things)
+            return talk.problem, dropped
+        kinds.update(talk.kinds)
+        objects["named"] += len(talk.used)
+        objects["not-asked-about"] += len(things) - len(talk.used)
+        meta = {
+            "messages": [turn.to_json() for turn in talk.turns],
+            "box_frame": BOX_FRAME,
+            "objects": [_object_json(thing) for thing in talk.used],
+            "questions": talk.kinds,
+            "built": {"specialist": self.specialist, "format": self.format, "source": picture.name},
+        }
+        tar.write_sample(key, {image.extension: image.data, "json": to_json_bytes(meta)})
+        if self.draw is not None and self.num_left > 0:
+            self.draw.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.draw / f"{key}.png", draw_boxes(upright, meta))
+            self.num_left -= 1
+        return None, dropped
+
+    def _unused(self, picture: Picture, objects: Counter[str]) -> list[Dropped]:
+        objects["image-rejected"] += len(picture.things)
+        return []
+
+    def _load(self, picture: Picture) -> EncodedImage:
+        """The picture's bytes: as given, or of the file at its place below the folder, or so named there."""
+        if isinstance(picture.image, EncodedImage):
+            return picture.image
+        assert self._images is not None, "annotations with files come with a folder of images"
+        path = self._images / picture.image
+        if not path.resolve().is_relative_to(self._images.resolve()):
+            raise DataError(f"{picture.image} is not below {self._images}")
+        if not path.is_file():
+            if self._by_name is None:
+                self._by_name = {one.name: one for one in sorted(self._images.rglob("*")) if one.is_file()}
+            found = self._by_name.get(picture.image.name)
+            if found is None:
+                raise DataError(f"there is no {picture.image} below {self._images}")
+            path = found
+        return EncodedImage(path.read_bytes(), path.suffix.removeprefix(".").lower())
+
+
+def _object_json(thing: Thing) -> dict[str, Any]:
+    depth = {} if thing.distance is None else {"depth": thing.distance}
+    text = {} if thing.text is None else {"text": thing.text}
+    return {"category": thing.category, "box": [int(value) for value in thing.box], **depth, **text}
+
+
+def _object_line(key: str, dropped: Dropped) -> bytes:
+    thing = dropped.thing
+    box = [value if abs(value) < 1e9 else None for value in thing.box]
+    value = {"key": key, "category": thing.category, "box": box, "reason": dropped.reason}
+    return to_json_bytes(value) + b"\n"
+
+
+def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> dict[str, Any]:
+    stats = folder_stats(out, names)
+    objects: Counter[str] = Counter()
+    questions: Counter[str] = Counter()
+    for name in names:
+        shard = read_json(out / f"{name}.stats.json")
+        objects.update(shard["objects"])
+        questions.update(shard["questions"])
+    return {
+        "stage": "build",
+        "specialist": specialist,
+        "format": format,
+        "in": stats.num_in,
+        "out": stats.num_out,
+        "dropped": dict(stats.dropped),
+        "objects": dict(sorted(objects.items())),
+        "questions": dict(sorted(questions.items())),
+        "box_frame": BOX_FRAME,
+    }
+
+
+def _counts(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"

@@ -1,0 +1,47 @@
+"""`vila2 eval lmms`: what lmms-eval says of a model, in the same metrics.json as our own tasks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import RecipeError
+from vila2cli.evaluation.lmms import command_line, describe, read_results, run_lmms
+from vila2cli.files import read_json
+from vila2cli.recipe import Recipe
+from vila2cli.run import lock, write_json
+
+
+def evaluate_with_lmms(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    tasks: Sequence[str] = (),
+    model: str = "",
+    family: str = "llava_hf",
+    results: Path | None = None,
+) -> dict[str, Any]:
+    """Run lmms-eval, or take the `results` file of an earlier run, and add its figures to metrics.json.
+
+    Raises ModelError when lmms-eval is not there or fails, RecipeError without tasks or model.
+    """
+    folder = Path(out)
+    with lock(folder):
+        words: list[str] = []
+        if results is None:
+            if not tasks or not model:
+                raise RecipeError("lmms-eval needs --model and --tasks, or --results of a run of its own")
+            words = command_line(
+                recipe.eval.lmms_command,
+                model=family,
+                model_args=f"pretrained={model}",
+                tasks=tasks,
+                out=folder / "lmms",
+                num_fewshot=recipe.eval.num_shots,
+            )
+            results = run_lmms(words, folder / "lmms")
+        path = folder / "metrics.json"
+        metrics = read_json(path) if path.exists() else {"tasks": {}, "qa_mean": None, "caption": None}
+        metrics["tasks"] |= read_results(results)
+        metrics["lmms_eval"] = describe(words, results)
+        write_json(path, metrics)
+    return metrics

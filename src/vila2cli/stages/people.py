@@ -1,0 +1,169 @@
+"""`vila2 judge --human`, `collect`, `import`, `agreement`: people judge, and how far judges agree with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import write_atomically
+from vila2cli.image import decode_image
+from vila2cli.judging.imageinwords import read_imageinwords
+from vila2cli.judging.matching import bring_together, judged_pairs, majority
+from vila2cli.judging.page import Captioned, Shown, arrange, data_url, render_page, to_jpeg, to_key
+from vila2cli.judging.people import (
+    KEY_FILE,
+    read_judges,
+    read_key,
+    read_sheets,
+    to_verdicts,
+    write_verdicts,
+)
+from vila2cli.judging.summary import MAJORITY, Verdicts, summarise_judges
+from vila2cli.recipe import Recipe
+from vila2cli.run import lock, write_json, write_text
+from vila2cli.score.pairing import Draw, draw_samples
+from vila2cli.shards import read_shard
+
+PAGE_FILE = "judge.html"
+IMAGES = "images"
+
+
+def write_page(
+    recipe: Recipe,
+    *,
+    layers: Sequence[str | Path],
+    out: str | Path,
+    shards: Sequence[str] = (),
+    base: str | None = None,
+    images_apart: bool = False,
+) -> dict[str, Any]:
+    """Write the page for people and its key, over the samples that `vila2 judge` would draw.
+
+    `out`/judge.html is for those who judge, `out`/key.json for who collects. Samples without a caption or
+    with a picture that cannot be decoded are left out and counted. Raises DataError when `out` holds the
+    key of another page, whose answers could not be read any more.
+    """
+    folder = Path(out)
+    draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
+    jpegs: dict[str, bytes] = {}
+    left_out: dict[str, int] = {}
+    captioned = list(_captioned(draw, jpegs, left_out))
+    shown = arrange(captioned, draw.pairs, recipe.seed)
+    key = to_key(shown, recipe.judge.question, draw.layers, recipe.seed)
+    with lock(folder):
+        _check_key(folder / KEY_FILE, key)
+
+        def image_url(one: Shown) -> str:
+            jpeg = jpegs[f"{one.shard}/{one.key}"]
+            if not images_apart:
+                return data_url(jpeg)
+            place = folder / IMAGES / f"{one.id}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, jpeg)
+            return f"{IMAGES}/{one.id}.jpg"
+
+        html = render_page(shown, recipe.judge.question, image_url, inlined=not images_apart)
+        write_json(folder / KEY_FILE, key)
+        write_text(folder / PAGE_FILE, html)
+    return {
+        "page": str(folder / PAGE_FILE),
+        "key": str(folder / KEY_FILE),
+        "pairs": len(shown),
+        "images": len({(one.shard, one.key) for one in shown}),
+        "megabytes": round(len(html) / 1e6, 1),
+        **({"left out": left_out} if left_out else {}),
+    }
+
+
+def collect(
+    recipe: Recipe, *, answers: Sequence[str | Path], page: str | Path, out: str | Path
+) -> dict[str, Any]:
+    """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and return what summary.json holds.
+
+    `page` is the folder with key.json. Of several people the majority is one judge more.
+    """
+    key = read_key(Path(page) / KEY_FILE)
+    sheets = read_sheets([Path(path) for path in answers], key)
+    by_person: dict[str, Verdicts] = {sheet.judge: to_verdicts(sheet, key) for sheet in sheets}
+    return _write(recipe, by_person, Path(out), {"page": key["page"], "question": key["question"]})
+
+
+def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
+    """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and return what summary.json holds."""
+    by_metric: dict[str, Verdicts] = dict(read_imageinwords([Path(path) for path in files]))
+    return _write(recipe, by_metric, Path(out), {"source": "ImageInWords"}, same_question=False)
+
+
+def agree(recipe: Recipe, first: str | Path, second: str | Path) -> dict[str, Any]:
+    """How far each judge of one folder agrees with each of the other on what both judged.
+
+    What is brought together, and when DataError is raised, says `bring_together`.
+    """
+    mine, theirs = (read_judges(Path(folder)) for folder in (first, second))
+    together, pairs = bring_together(mine, theirs)
+    summary = summarise_judges(together, pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
+    for pair in summary["pairs"]:
+        pair["agreement"] = [
+            one for one in pair["agreement"] if len({judge in mine for judge in one["judges"]}) == 2
+        ]
+    return summary
+
+
+def _write(
+    recipe: Recipe,
+    by_judge: Mapping[str, Verdicts],
+    folder: Path,
+    about: Mapping[str, Any],
+    *,
+    same_question: bool = True,
+) -> dict[str, Any]:
+    """Write verdicts and summary; judges of different questions are not held against each other."""
+    everybody = dict(by_judge)
+    if same_question and len(by_judge) > 1:
+        everybody[MAJORITY] = majority(by_judge)
+    with lock(folder):
+        for judge, verdicts in everybody.items():
+            write_verdicts(folder / judge, verdicts)
+        summary = summarise_judges(
+            by_judge, judged_pairs(by_judge), num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed
+        )
+        if not same_question:
+            for pair in summary["pairs"]:
+                pair["agreement"] = []
+                pair.pop("all_judges", None)
+        summary |= {**about, "num_people": len(by_judge), "seed": recipe.seed}
+        write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) -> Iterator[Captioned]:
+    """The drawn samples that can be shown, their images into `jpegs` by SHARD/KEY."""
+
+    def leave_out(reason: str) -> None:
+        left_out[reason] = left_out.get(reason, 0) + 1
+
+    for shard in draw.source.shards:
+        for sample in read_shard(shard, on_reject=lambda reject: leave_out(reject.reason)):
+            captions = draw.captions_of(shard, sample)
+            if captions is None:
+                continue
+            if not all(text.strip() for text in captions.values()):
+                leave_out("no-caption")
+                continue
+            if len(sample.images) != 1:
+                leave_out("several-images" if sample.images else "no-image")
+                continue
+            try:
+                jpegs[f"{shard.name}/{sample.key}"] = to_jpeg(decode_image(sample.images[0].data))
+            except DataError:
+                leave_out("image")
+                continue
+            yield Captioned(shard.name, sample.key, sample.image_sha256, captions)
+
+
+def _check_key(path: Path, key: Mapping[str, Any]) -> None:
+    if path.is_file() and (old := read_key(path))["page"] != key["page"]:
+        raise DataError(
+            f"{path} is the key of another page ({old['page'][:8]}), without which its answers cannot be read; "
+            "give another --out"
+        )

@@ -1,0 +1,225 @@
+"""The processes that train one model together: joined, wrapped, told apart when one stops answering.
+
+Collectives on the CPU (agreements, sums, text) go over gloo, gradients over NCCL where there are GPUs.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Idefics3ForConditionalGeneration
+
+from vila2cli import errors
+from vila2cli.errors import RankError, Vila2Error
+from vila2cli.ranks import Rank, parse_rank
+
+_NAMING_S = 5.0
+"""How long a process that is not at fault may take to say so."""
+_LEAVING_S = 60.0
+"""How long a process with an error waits for the others to have it, too."""
+
+
+class Ranks:
+    """This process among those that train together. With a single one every method is immediate."""
+
+    def __init__(self, rank: Rank, device: torch.device, timeout_s: float, control: Any = None) -> None:
+        self.index, self.count, self.device = rank.index, rank.count, device
+        self._timeout_s, self._control = timeout_s, control
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.index == 0
+
+    def meet(self, where: str) -> None:
+        """Wait for all others; raises RankError naming those that do not come in time."""
+        if self.count > 1:
+            self._barrier(where, self._timeout_s)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true for any process."""
+        return self.sum([float(value)])[0] > 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Sums over all processes, each value in double precision."""
+        if self.count == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self._control)
+        return total.tolist()
+
+    def gather(self, work: Callable[[], Any]) -> list[Any]:
+        """What `work` gives on each process, as JSON values, on every one of them.
+
+        A Vila2Error of one is raised by all.
+        """
+        if self.count == 1:
+            return [work()]
+        try:
+            mine = {"value": work()}
+        except Vila2Error as error:
+            mine = {"error": type(error).__name__, "message": str(error)}
+        with self.naming_the_missing("waiting for what the others found"):
+            found = [json.loads(text) for text in self._gather_texts(json.dumps(mine))]
+        for answer in found:
+            if "error" in answer:
+                raise getattr(errors, answer["error"])(answer["message"])
+        return [answer["value"] for answer in found]
+
+    def first(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on the first process, which alone does it."""
+        return self.gather(lambda: work() if self.is_first else None)[0]
+
+    def gather_bytes(self, value: Tensor) -> list[Tensor]:
+        """A vector of bytes of every process, all equally long."""
+        found = [torch.empty_like(value) for _ in range(self.count)]
+        if self.count == 1:
+            return [value]
+        dist.all_gather(found, value, group=self._control)
+        return found
+
+    def _gather_texts(self, text: str) -> list[str]:
+        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        dist.all_gather(lengths, torch.tensor([len(data)]), group=self._control)
+        longest = max(int(length) for length in lengths)
+        padded = nn.functional.pad(data, (0, longest - len(data)))
+        found = self.gather_bytes(padded)
+        return [bytes(one[: int(n)].tolist()).decode() for one, n in zip(found, lengths, strict=True)]
+
+    @contextlib.contextmanager
+    def naming_the_missing(self, where: str) -> Iterator[None]:
+        """Turn a collective that failed or ran out of time into a RankError that names who is missing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not _is_of_collective(error):
+                raise
+            self._barrier(where, _NAMING_S, cause=str(error))
+            raise
+
+    def _barrier(self, where: str, timeout_s: float, cause: str = "") -> None:
+        try:
+            dist.monitored_barrier(self._control, timedelta(seconds=timeout_s), wait_all_ranks=True)
+        except RuntimeError as error:
+            raise RankError(
+                f"{where}: {_who(str(error)) or 'another process stopped answering'} (this is process "
+                f"{self.index} of {self.count}); start all of them again to go on from the last checkpoint"
+            ) from (RuntimeError(cause) if cause else None)
+
+
+def _is_of_collective(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        word in text for word in ("gloo", "nccl", "timed out", "connection closed", "connection reset")
+    )
+
+
+def _who(message: str) -> str:
+    """The processes that torch's barrier misses, in words."""
+    found = re.search(r"[Rr]anks? ([\d, ]+?) failed to pass", message)
+    return f"process {found[1].strip().rstrip(',')} does not answer" if found else ""
+
+
+@contextlib.contextmanager
+def joined(timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
+    """Join the other processes of this training, if there are any; leave them in order at the end."""
+    rank = parse_rank() if rank is None else rank
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", rank.local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    if rank.count == 1:
+        yield Ranks(rank, device, timeout_s)
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        dist.init_process_group(
+            backend, init_method=rank.address, rank=rank.index, world_size=rank.count, timeout=timeout
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RankError(
+            f"process {rank.index} of {rank.count} found no others at {rank.address}: {reason}"
+        ) from None
+    # Tokenising may take one process hours longer than another; a step's meeting has its own time.
+    control = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    ranks = Ranks(rank, device, timeout_s, control)
+    try:
+        yield ranks
+        _leave(control, timeout_s)
+    except Vila2Error as error:
+        if not isinstance(error, RankError):  # one of all processes, unless this one alone found it
+            _leave(control, _LEAVING_S)
+        raise
+
+
+def _leave(control: Any, timeout_s: float) -> None:
+    """Wait for the others, whom leaving before them would abort, and go."""
+    with contextlib.suppress(RuntimeError):
+        dist.monitored_barrier(control, timedelta(seconds=timeout_s))
+    dist.destroy_process_group()
+
+
+def wrap(objective: nn.Module, strategy: str, ranks: Ranks, *, is_bf16: bool) -> nn.Module:
+    """Place a model on the device and make its gradients those of all processes together.
+
+    With fsdp2 each module of a list (a layer) is gathered and given up for itself, the rest as one; in
+    bfloat16 the parameters are cast when they are gathered and gradients are summed in float32.
+    """
+    objective.to(ranks.device)
+    if ranks.count == 1:
+        return objective
+    if strategy == "fsdp2":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if is_bf16 else MixedPrecisionPolicy()
+        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+        for layer in layers(objective):
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(objective, mesh=mesh, mp_policy=policy)
+        return objective
+    model = getattr(objective, "model", None)
+    # Others may have layers whose output nothing uses.
+    uses_all = isinstance(model, Idefics3ForConditionalGeneration)
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=not uses_all)
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The members of the model's lists of modules: the layers of its tower and of its LLM."""
+    return [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
+
+
+@contextlib.contextmanager
+def summing(wrapped: nn.Module, *, is_last: bool) -> Iterator[None]:
+    """Exchange gradients in the backward pass of a step's last micro-batch only."""
+    if isinstance(wrapped, FSDPModule):
+        wrapped.set_requires_gradient_sync(is_last)
+        yield
+    elif isinstance(wrapped, DistributedDataParallel) and not is_last:
+        with wrapped.no_sync():
+            yield
+    else:
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor's values on the CPU, gathered where each process has a part; all processes have to ask."""
+    value = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return value.detach().to("cpu", copy=True)
+
+
+def put(values: Tensor, into: Tensor) -> Tensor:
+    """Values as a tensor like another one: on its device, and in parts where that one is."""
+    if isinstance(into, DTensor):
+        return distribute_tensor(values.to(into.device), into.device_mesh, into.placements)
+    return values.to(into.device)

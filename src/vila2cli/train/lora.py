@@ -1,0 +1,59 @@
+"""Low-rank adapters on the LLM for one phase of training, merged into the checkpoint at its end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from vila2cli.errors import ModelError
+from vila2cli.model.freeze import part_of
+from vila2cli.settings import TrainSettings
+
+ADAPTER = "adapter"
+"""Folder of a checkpoint that holds the adapter by itself, as peft writes it."""
+
+
+@contextmanager
+def adapted(
+    model: PreTrainedModel, settings: TrainSettings, folder: Path | None, *, seed: int
+) -> Iterator[None]:
+    """Within the block the LLM has adapters when the settings train the part "lora"; else nothing happens.
+
+    After it the model is a plain one again, with the adapters merged into its weights, and the adapter
+    itself lies in `folder/adapter` (None: it is not written): over the weights before this phase it gives
+    the same LLM, so that one engine can serve several. Raises ModelError without the peft package or when
+    no layer fits.
+    """
+    if "lora" not in settings.train:
+        yield
+        return
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ModelError(
+            "training the part lora needs the peft package: pip install 'vila2cli[lora]'"
+        ) from None
+    torch.manual_seed(seed)
+    names = adapted_layers(model, settings.lora.targets)
+    config = LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules=names)
+    wrapped: Any = get_peft_model(model, config)
+    yield
+    if folder is not None:
+        wrapped.save_pretrained(folder / ADAPTER)
+        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+    merged = wrapped.merge_and_unload()
+    assert merged is model, "peft merges in place"
+
+
+def adapted_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str]:
+    """The linear layers of the LLM whose name ends in one of `targets`; towers have some of equal names."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = [name for name in linear if part_of(name) == "llm" and name.rpartition(".")[2] in targets]
+    if not found:
+        own = sorted({name.rpartition(".")[2] for name in linear if part_of(name) == "llm"})
+        raise ModelError(f"the LLM has no layer named {', '.join(targets)}; lora.targets: {', '.join(own)}")
+    return found

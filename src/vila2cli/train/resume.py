@@ -1,0 +1,218 @@
+"""Checkpoints to go on from: everything that a training is made of at one step, and nothing pickled.
+
+A checkpoint is a folder `checkpoint-PHASE-STEP` in the stage's partial output: weights, optimizer state
+and random states as safetensors, and where the plan stands as JSON. It does not depend on the number of
+processes: a training goes on with another number of them, and only dropout is then drawn differently.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from vila2cli.errors import RecipeError
+from vila2cli.files import read_json, sync_folder
+from vila2cli.run import check_same, to_manifest, write_json
+from vila2cli.train.distribution import Ranks, put, whole
+
+MARKER = "requeue.json"
+"""Tells job scripts that a training was stopped and is to be started again; torchrun hides exit codes."""
+_INPUTS = "resume.json"
+
+
+@dataclass(slots=True)
+class Cursor:
+    """How far a stage has come: steps of a phase, what they saw, and the figures of the phases before."""
+
+    phase: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    seen: dict[str, dict[str, float]] = field(default_factory=dict)
+    num_places: int = 0
+    num_idle: int = 0
+    seconds: float = 0.0
+    finished: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one stage in its partial output folder."""
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        self._folder, self._ranks = folder, ranks
+        self.cursor = Cursor()
+
+    def open(self, inputs: Mapping[str, Any]) -> None:
+        """Find the newest checkpoint, and start over where there is none.
+
+        Raises RecipeError when it was made from other inputs.
+        """
+        self._ranks.first(lambda: self._claim(inputs))
+        if found := self._all():
+            self.cursor = Cursor(**read_json(found[-1] / "state.json"))
+
+    def _claim(self, inputs: Mapping[str, Any]) -> None:
+        path, mine = self._folder / _INPUTS, to_manifest(inputs).inputs
+        stored = read_json(path) if path.is_file() else {}
+        if stored != mine:
+            if self._all():
+                check_same(self._folder, stored, mine)
+                raise RecipeError(f"{self._folder} was made from other inputs; remove it to start over")
+            for left in self._folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            write_json(path, mine)
+        (self._folder / MARKER).unlink(missing_ok=True)
+        for partial in self._folder.glob("checkpoint-*.partial"):
+            shutil.rmtree(partial)
+
+    def _all(self) -> list[Path]:
+        found = [path for path in self._folder.glob("checkpoint-*") if path.suffix != ".partial"]
+        return sorted(found, key=lambda path: tuple(map(int, path.name.split("-")[1:])))
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, *, stopped: str = "") -> None:
+        """Keep this moment, unless it is kept already, and remove older ones; all processes call it together.
+
+        A training that was `stopped` leaves its marker before any process goes on: torchrun ends the others
+        when the first one has ended.
+        """
+        name = f"checkpoint-{self.cursor.phase}-{self.cursor.step}"
+        if not self._ranks.first((self._folder / name).is_dir):
+            self._write(name, model, optimizer)
+        if stopped:
+            self.interrupt(stopped)
+        self._ranks.meet("writing a checkpoint")
+
+    def _write(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        is_needed = self._ranks.is_first or _is_in_parts(model)
+        weights = whole_weights(model) if is_needed else {}
+        state = _optimizer_tensors(model, optimizer) if is_needed and optimizer is not None else {}
+        states = self._ranks.gather_bytes(_random_state(self._ranks.device))
+        if self._ranks.is_first:
+            partial = self._folder / f"{name}.partial"
+            partial.mkdir(parents=True)
+            save_file(weights, partial / "model.safetensors")
+            save_file(state, partial / "optimizer.safetensors")
+            save_file({str(i): one for i, one in enumerate(states)}, partial / "random.safetensors")
+            (partial / "state.json").write_text(json.dumps(asdict(self.cursor)))
+            _sync(partial)
+            older = self._all()
+            partial.rename(self._folder / name)
+            sync_folder(self._folder)
+            for path in older:
+                shutil.rmtree(path)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> bool:
+        """Put the newest checkpoint's weights, optimizer and random state in place; False without one."""
+        found = self._all()
+        if not found:
+            return False
+        weights = load_file(found[-1] / "model.safetensors")
+        with torch.no_grad():
+            for name, tensor in _tensors(model).items():
+                tensor.copy_(put(weights[name], tensor))
+        if optimizer is not None:
+            _put_optimizer_tensors(model, optimizer, load_file(found[-1] / "optimizer.safetensors"))
+        self.restore_random()
+        return True
+
+    def restore_random(self) -> None:
+        """Let the generators go on where they were; a process that was not there keeps its own seed."""
+        states = load_file(self._all()[-1] / "random.safetensors")
+        if str(self._ranks.index) in states:
+            _set_random_state(states[str(self._ranks.index)], self._ranks.device)
+
+    def interrupt(self, reason: str) -> None:
+        """Leave the marker that says: start the same command again."""
+        if self._ranks.is_first:
+            cursor = {"phase": self.cursor.phase, "step": self.cursor.step, "processes": self._ranks.count}
+            write_json(self._folder / MARKER, {"reason": reason, **cursor})
+
+    def clear(self) -> None:
+        """Remove what only a resumed training needs, once it is done and in its place."""
+        for path in self._all():
+            shutil.rmtree(path)
+        (self._folder / _INPUTS).unlink(missing_ok=True)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights on the CPU, whole; all processes have to call it together."""
+    return {name: whole(value) for name, value in _tensors(model).items()}
+
+
+def renewed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, or where its weights are in parts a new one that has them whole, on the CPU."""
+    if not _is_in_parts(model):
+        return model
+    weights = whole_weights(model)
+    with no_init_weights():
+        plain = type(model)(model.config)
+    plain.load_state_dict(weights, strict=False, assign=True)  # tied ones are there once
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def _is_in_parts(model: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name; tied ones once."""
+    saved = model.state_dict()
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": whole(value)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _put_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    parameters = dict(model.named_parameters())
+    is_fused = bool(optimizer.defaults.get("fused"))
+    for key, value in tensors.items():
+        name, _, what = key.rpartition("/")
+        parameter = parameters[name]
+        if what != "step":
+            value = put(value, parameter)
+        elif is_fused:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][what] = value
+
+
+def _random_state(device: torch.device) -> Tensor:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    cpu = len(torch.get_rng_state())
+    torch.set_rng_state(state[:cpu])
+    if device.type == "cuda" and len(state) > cpu:
+        torch.cuda.set_rng_state(state[cpu:], device)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)

@@ -1,0 +1,256 @@
+"""Tokenised samples on disk, so that neither texts nor images of a large data set have to fit into memory.
+
+Every shard gets a safetensors file of its samples' token ids and labels, with the place of each image in
+the shard's own tar. Images of archives that cannot be read at a place (remote, gzip, a command) are kept
+beside the ids. What is in memory are lengths: under 100 bytes a sample.
+"""
+
+import bisect
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from vila2cli.errors import DataError
+from vila2cli.files import read_json, write_atomically
+from vila2cli.model.chat import Chat
+from vila2cli.places import is_remote, local_path
+from vila2cli.sample import EncodedImage, Reject, Sample
+from vila2cli.shards import Shard, read_shard
+from vila2cli.tarfiles import image_index, split_name
+from vila2cli.text.compose import is_kept
+from vila2cli.train.data import Compose, Lengths, TrainSample, encode_sample, num_trained
+
+_TABLES = ("tokens", "images", "trained")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An encoded image at a place in a file."""
+
+    path: str
+    offset: int
+    num_bytes: int
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes; raises DataError when the file has become shorter."""
+        with Path(self.path).open("rb") as file:
+            found = _read_at(file, self.offset, self.num_bytes)
+        if len(found) != self.num_bytes:
+            raise DataError(f"{self.path} has changed while it is trained on: it is cut off")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a shard: its samples' file, how many samples, those left out by a filter, and rejects."""
+
+    path: Path
+    num_samples: int
+    num_filtered: int
+    rejects: tuple[Reject, ...]
+
+
+def store_shard(
+    shard: Shard, chat: Chat, compose: Compose, path: Path, *, max_length: int, check_stop: Callable[[], None]
+) -> Stored:
+    """Tokenise a shard into `path`, or read what is there from an earlier start.
+
+    A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
+    a reject.
+    """
+    notes = path.with_suffix(".json")
+    if not notes.exists():
+        rejects: list[Reject] = []
+        filtered: list[str] = []
+        writer = _Writer(shard)
+        for sample in read_shard(shard, on_reject=rejects.append):
+            check_stop()
+            if not is_kept(sample):
+                filtered.append(sample.key)
+                continue
+            try:
+                encoded = [encode_sample(sample, chat, turns, max_length) for turns in compose(sample) or [()]]
+            except DataError as error:
+                rejects.append(Reject(shard.name, sample.key, "untrainable", str(error)))
+                continue
+            writer.add(sample, encoded)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer.write(path)
+        value = {
+            "samples": writer.num_samples,
+            "filtered": len(filtered),
+            "rejects": [r.to_json() for r in rejects],
+        }
+        write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
+    known = read_json(notes)
+    return Stored(path, known["samples"], known["filtered"], tuple(Reject(**one) for one in known["rejects"]))
+
+
+class _Writer:
+    """Collects the samples of one shard."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._tar = None if is_remote(shard.url) else str(local_path(shard.url))
+        self._places = _image_places(self._tar)
+        self._columns: dict[str, list[int]] = {name: [] for name in (*_TABLES, "offset", "num_bytes")}
+        self._keys: list[str] = []
+        self._ids: list[NDArray[np.int32]] = []
+        self._labels: list[NDArray[np.int32]] = []
+        self._bytes = bytearray()
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._keys)
+
+    def add(self, sample: Sample, encoded: Sequence[TrainSample]) -> None:
+        """Add what a sample became; all of it shares the sample's images."""
+        places = self._find(sample)
+        for one in encoded:
+            self._keys.append(sample.key)
+            self._ids.append(np.asarray(one.ids, np.int32))
+            self._labels.append(np.asarray(one.labels, np.int32))
+            counts = {"tokens": len(one.ids), "images": len(places), "trained": num_trained(one.labels)}
+            for name, count in counts.items():
+                self._columns[name].append(count)
+            self._columns["offset"] += [offset for offset, _ in places]
+            self._columns["num_bytes"] += [size for _, size in places]
+
+    def _find(self, sample: Sample) -> list[tuple[int, int]]:
+        """Offset and size of the sample's images in the tar, else (offsets from -1 down) in our own bytes."""
+        places = self._places.get(sample.key, [])
+        if len(places) == len(sample.images) and self._tar is not None:
+            with Path(self._tar).open("rb") as file:
+                pairs = zip(places, sample.images, strict=True)
+                if all(size == len(i.data) and _read_at(file, at, size) == i.data for (at, size), i in pairs):
+                    return places
+        own = []
+        for image in sample.images:
+            own.append((-1 - len(self._bytes), len(image.data)))
+            self._bytes += image.data
+        return own
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        empty = np.zeros(0, np.int32)
+        keys = "".join(f"{key}\n" for key in self._keys).encode()
+        tensors = {name: np.asarray(values, np.int64) for name, values in self._columns.items()}
+        tensors["ids"] = np.concatenate([empty, *self._ids])
+        tensors["labels"] = np.concatenate([empty, *self._labels])
+        tensors["bytes"] = np.frombuffer(bytes(self._bytes), np.uint8)
+        tensors["keys"] = np.frombuffer(keys, np.uint8)
+        tensors["key_length"] = np.asarray([len(key.encode()) + 1 for key in self._keys], np.int64)
+        write_atomically(path, save(tensors, {"tar": self._tar or "", "place": self._shard.url}))
+
+
+def _image_places(tar: str | None) -> dict[str, list[tuple[int, int]]]:
+    """Offset and size of the images of each key of a plain tar, in the order in which samples have them."""
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    if tar is None:
+        return {}
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                split = split_name(member.name)
+                index = None if split is None else image_index(split[1])
+                if split is not None and index is not None and member.isreg():
+                    found.setdefault(split[0], []).append((index, member.offset_data, member.size))
+    except (tarfile.TarError, OSError):  # gzip, or damaged in a way that the reader has its own words for
+        return {}
+    return {key: [(at, size) for _, at, size in sorted(places)] for key, places in found.items()}
+
+
+def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
+    file.seek(offset)
+    return file.read(num_bytes)
+
+
+class SampleStore(Sequence[TrainSample]):
+    """The samples of several sources, one after another, read when they are asked for."""
+
+    def __init__(self, sources: Sequence[Sequence[Stored]], limits: Sequence[int]) -> None:
+        """`limits` bounds the samples of each source, 0 for all."""
+        self._files: list[_File] = []
+        self._starts: list[int] = []
+        columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*_TABLES, "source")}
+        total = 0
+        for number, (source, limit) in enumerate(zip(sources, limits, strict=True)):
+            left = limit or sum(stored.num_samples for stored in source)
+            for stored in source:
+                count = min(left, stored.num_samples)
+                if count:
+                    file = _File(stored.path)
+                    self._files.append(file)
+                    self._starts.append(total)
+                    for name in _TABLES:
+                        columns[name].append(file.table(name)[:count])
+                    columns["source"].append(np.full(count, number, np.int64))
+                    total, left = total + count, left - count
+        self._total = total
+        self.lengths = Lengths(
+            **{name: np.concatenate([[], *c]).astype(np.int64) for name, c in columns.items()}
+        )
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._total))]
+        if not 0 <= index < self._total:
+            raise IndexError(index)
+        place = bisect.bisect_right(self._starts, index) - 1
+        return self._files[place].sample(index - self._starts[place])
+
+    def __iter__(self) -> Iterator[TrainSample]:
+        return (self[i] for i in range(self._total))
+
+
+class _File:
+    """One shard's samples, mapped and read slice by slice."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _mapped(path)
+        metadata = self._file.metadata()
+        self._tar, self._place = metadata["tar"], metadata["place"]
+        self._token_ends = np.cumsum(self.table("tokens"))
+        self._image_ends = np.cumsum(self.table("images"))
+        self._key_ends = np.cumsum(self.table("key_length"))
+
+    def table(self, name: str) -> NDArray[np.int64]:
+        table: NDArray[np.int64] = self._file.get_tensor(name)
+        return table
+
+    def sample(self, index: int) -> TrainSample:
+        ids = self._slice("ids", self._token_ends, index)
+        labels = self._slice("labels", self._token_ends, index)
+        offsets = self._slice("offset", self._image_ends, index)
+        sizes = self._slice("num_bytes", self._image_ends, index)
+        images = [self._image(at, size) for at, size in zip(offsets, sizes, strict=True)]
+        key = bytes(self._slice("keys", self._key_ends, index)).rstrip(b"\n").decode()
+        # Keys repeat from source to source; the shard's path tells them apart.
+        return TrainSample(f"{self._place}/{key}", ids, labels, images)
+
+    def _slice(self, name: str, ends: NDArray[np.int64], index: int) -> list[int]:
+        start, stop = int(ends[index - 1]) if index else 0, int(ends[index])
+        values: list[int] = self._file.get_slice(name)[start:stop].tolist() if stop > start else []
+        return values
+
+    def _image(self, offset: int, num_bytes: int) -> StoredImage | EncodedImage:
+        if offset >= 0:
+            return StoredImage(self._tar, offset, num_bytes)
+        start = -1 - offset
+        return EncodedImage(bytes(self._file.get_slice("bytes")[start : start + num_bytes]), "")
+
+
+def _mapped(path: Path) -> Any:
+    return safe_open(path, framework="numpy")

@@ -1,0 +1,148 @@
+"""Each public format, hand-made and small, to the same pictures; files of another format are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vila2cli.builders.formats import read_pictures
+from vila2cli.builders.pictures import Picture
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.shards import TarWriter
+from vila2cli.world.draw import encode_jpeg
+
+COCO = {
+    "images": [{"id": 7, "file_name": "7.jpg", "width": 640, "height": 480}],
+    "categories": [{"id": 1, "name": "Dog"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 40], "iscrowd": 0, "segmentation": []},
+        {"id": 2, "image_id": 7, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": [[1]]},
+        {"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": {}},
+    ],
+}
+
+
+def read(tmp_path: Path, format: str, specialist: str, *documents: Any) -> list[Picture]:
+    paths = []
+    for number, document in enumerate(documents):
+        path = tmp_path / f"{number}.json"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        paths.append(path)
+    return list(read_pictures(format, specialist, paths))
+
+
+def test_coco_with_captions_of_another_file(tmp_path: Path) -> None:
+    captions = {"images": COCO["images"], "annotations": [{"id": 1, "image_id": 7, "caption": "A dog."}]}
+    (picture,) = read(tmp_path, "coco", "spatial", COCO, captions)
+    assert picture.captions == ("A dog.",)
+    assert picture.frame.size == (640, 480)
+    assert [thing.category for thing in picture.things] == ["dog"] * 3
+    assert picture.things[0].box == (10, 20, 30, 40)
+    assert [thing.is_crowd for thing in picture.things] == [False, False, True]
+
+
+def test_refcoco_keeps_the_phrases_of_each_object(tmp_path: Path) -> None:
+    references = [{"ann_id": 1, "image_id": 7, "sentences": [{"sent": "left dog"}, {"sent": "brown one"}]}]
+    (picture,) = read(tmp_path, "refcoco", "grounding", COCO, references)
+    assert picture.things[0].phrases == ("left dog", "brown one")
+    assert picture.things[1].phrases == ()
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    paths = [tmp_path / "instances.json", tmp_path / "refs(unc).p"]
+    with pytest.raises(DataError, match="is a pickle"):
+        list(read_pictures("refcoco", "grounding", paths))
+
+
+def test_visual_genome_objects_sizes_and_regions(tmp_path: Path) -> None:
+    objects = [{"image_id": 3, "objects": [{"x": 1, "y": 2, "w": 3, "h": 4, "names": ["Tree", "plant"]}]}]
+    sizes = [{"image_id": 3, "width": 800, "height": 600}]
+    regions = [
+        {"id": 3, "regions": [{"phrase": "a tall tree", "x": 1, "y": 2, "width": 3, "height": 4}]},
+    ]
+    (picture,) = read(tmp_path, "visual-genome", "grounding", objects, sizes, regions)
+    assert picture.frame.size == (800, 600)
+    assert [(one.category, one.phrases) for one in picture.things] == [
+        ("tree", ()),
+        ("region", ("a tall tree",)),
+    ]
+
+
+def test_grit_shards_with_phrases_in_the_caption(tmp_path: Path) -> None:
+    caption = "A brown dog chases a ball"
+    meta = {
+        "caption": caption,
+        "noun_chunks": [[0.0, 11.0, 0.1, 0.2, 0.5, 0.6, 0.9]],
+        "width": 64,
+        "height": 64,
+    }
+    jpeg = encode_jpeg(Image.new("RGB", (64, 64)))
+    with TarWriter(tmp_path / "000.tar") as tar:
+        tar.write_sample("a", {"jpg": jpeg, "json": json.dumps(meta).encode()})
+        tar.write_sample("b", {"json": json.dumps(meta).encode()})
+    first, second = read_pictures("grit", "grounding", [tmp_path / "000.tar"])
+    (thing,) = first.things
+    assert (thing.category, thing.span, thing.box) == ("dog", (0, 11), (0.1, 0.2, 0.5, 0.6))
+    assert first.captions == (caption,)
+    assert second.problem is not None
+
+
+def test_nlvr_takes_the_picture_whose_panels_are_in_order(tmp_path: Path) -> None:
+    shape = {"x_loc": 10, "y_loc": 20, "size": 30, "type": "square", "color": "#0099ff"}
+    line = json.dumps({"structured_rep": [[], [shape], []], "images": ["a-0.png", "a-1.png"]})
+    first, second = read(tmp_path, "nlvr", "spatial", line)
+    assert (first.things[0].category, first.things[0].box) == ("blue square", (160, 20, 30, 30))
+    assert first.frame.size == (400, 100)
+    assert second.problem is not None
+    assert second.problem[0] == "shuffled-panels"
+
+
+def test_lines_carry_depth_text_and_a_frame_of_their_own(tmp_path: Path) -> None:
+    thing = {"category": "chair", "box": [0, 0, 0.5, 0.5], "centre": [0, 0, 2.5]}
+    word = {"text": "EXIT", "box": [0, 0, 1, 1]}
+    line = {"image": "a.jpg", "frame": "unit-xyxy", "objects": [thing, word], "caption": "A chair."}
+    (picture,) = read(tmp_path, "lines", "ocr", json.dumps(line))
+    assert (picture.frame.unit, picture.frame.form) == ("unit", "xyxy")
+    assert picture.things[0].distance == 2.5
+    assert (picture.things[1].category, picture.things[1].text) == ("text", "EXIT")
+
+
+def test_textocr_and_docvqa(tmp_path: Path) -> None:
+    image = {"id": "a", "file_name": "train/a.jpg", "width": 100, "height": 50}
+    words = {"a_1": {"image_id": "a", "bbox": [1, 2, 3, 4], "utf8_string": "EXIT"}}
+    (picture,) = read(tmp_path, "textocr", "ocr", {"imgs": {"a": image}, "anns": words})
+    assert (picture.image, picture.things[0].text) == (Path("train/a.jpg"), "EXIT")
+    rows = [{"image": "documents/b.png", "question": "Date?", "answers": ["May 5", "5 May"]}] * 2
+    (picture,) = read(tmp_path, "docvqa", "ocr", {"data": rows})
+    assert picture.questions == (("Date?", "May 5"),) * 2
+
+
+@pytest.mark.parametrize(
+    ("format", "specialist", "document"),
+    [
+        ("coco", "spatial", "not json"),
+        ("coco", "spatial", {"images": []}),
+        ("coco", "spatial", {**COCO, "annotations": [{"image_id": 7, "bbox": [1, 2]}]}),
+        ("coco", "spatial", {**COCO, "images": [{"id": 7}]}),
+        ("visual-genome", "spatial", {"objects": []}),
+        ("textocr", "ocr", {"imgs": [], "anns": {}}),
+        ("docvqa", "ocr", {"data": [{"question": "?"}]}),
+        ("lines", "ocr", '{"image": "a.jpg", "frame": "unit-xyxy", "objects": [{"box": [1]}]}'),
+        ("lines", "ocr", '{"image": "a.jpg"}'),
+        ("nlvr", "spatial", '{"images": ["a.png"]}'),
+    ],
+)
+def test_a_file_of_another_format_is_one_clear_error(
+    tmp_path: Path, format: str, specialist: str, document: Any
+) -> None:
+    with pytest.raises(DataError, match=r"0\.json"):
+        read(tmp_path, format, specialist, document)
+
+
+def test_a_format_without_the_specialist_s_data_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no data for the ocr specialist; these have: textocr"):
+        read_pictures("coco", "ocr", [])
+    with pytest.raises(RecipeError, match="known are coco"):
+        read_pictures("voc", "ocr", [])

@@ -1,0 +1,86 @@
+"""Answer files of other tools, and which sample their answers belong to."""
+
+import json
+
+import pytest
+
+from vila2cli.errors import DataError
+from vila2cli.evaluation.answers import Answer, read_answers
+from vila2cli.evaluation.joining import Known, join
+from vila2cli.sample import Sample
+
+HALLUSION = {"category": "VD", "subcategory": "ocr", "set_id": "1", "figure_id": "2", "question_id": "0"}
+
+
+def read(path, value):
+    path.write_text(json.dumps(value))
+    return [(answer.name, answer.text) for answer in read_answers([path])]
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        ([{"question_id": 3, "prompt": "?", "text": "yes"}], [("3", "yes")]),
+        ([{"question_id": 3, "answer": "yes"}], [("3", "yes")]),
+        ([{"questionId": "3", "prediction": "yes"}], [("3", "yes")]),
+        ([{"image_id": 3, "caption": "a cat"}], [("3", "a cat")]),
+        ([{"id": "v_1", "answer": "C", "response": "B"}], [("v_1", "B")]),
+        ({"v_1": "B", "v_2": 7}, [("v_1", "B"), ("v_2", "7")]),
+        ([{**HALLUSION, "model_prediction": "No."}], [("VD_ocr_1_2_0", "No.")]),
+        ([{"question_id": 3, "round_id": 0, "text": "A"}], [("3", "A")]),
+        ([{"question_id": 3, "round_id": 2, "text": "A"}], [("3-2", "A")]),
+        ([{"doc_id": 0, "filtered_resps": [["yes"]], "resps": [["Yes"]]}], [("document 0", "yes")]),
+        ({"logs": [{"doc_id": 0, "resps": [["Yes"]]}]}, [("document 0", "Yes")]),
+    ],
+)
+def test_every_known_form(tmp_path, value, answers):
+    assert read(tmp_path / "a.json", value) == answers
+
+
+@pytest.mark.parametrize("value", [[1], [{"text": "yes"}], {"question_id": 1}, {"v_1": ["B"]}, []])
+def test_what_is_no_answer_is_named(tmp_path, value):
+    with pytest.raises(DataError, match=r"a\.json"):
+        read(tmp_path / "a.json", value)
+
+
+def known(question):
+    meta = {"sample_id": "1", "question": question}
+    return Known.of(Sample(key="000", meta=meta), 0)
+
+
+@pytest.mark.parametrize(
+    ("question", "prompt", "agrees"),
+    [
+        ("Is it red?", "<image>\nIs it red?\nAnswer shortly.", True),
+        ("Is it red?", "Is it green?\nAnswer shortly.", False),
+        ("Context: h\nWhich?\nA. cat\nB. dog", "Which?\n(A) cat (B) dog\nh", True),
+        ("Which is red?\nA. cat\nB. dog", "Which is green?\nA. cat\nB. dog", False),
+        ("image 1 Who is it?\nA. x", "<image> Who  is IT?\nA. x", True),
+        ("Is it red?", "", True),
+        ("", "Is it red?", True),
+    ],
+)
+def test_an_answer_was_given_to_the_question_if_its_prompt_holds_a_line_of_it(question, prompt, agrees):
+    joined = join([known(question)], [Answer(text="yes", id="1", prompt=prompt)])
+    assert (joined.num_joined, joined.num_disagreeing) in ([(1, 0)] if agrees else [(0, 1), (0, 0)])
+
+
+@pytest.mark.parametrize("given", ["count/7.png", "count/images/7.png", "count/7"])
+def test_mmes_images_are_named_by_their_subtask(given):
+    """The same number is an image of another subtask, too, and each image has two questions."""
+    samples = [
+        Known.of(Sample(key=str(n), meta={"image_id": f"{subtask}/7", "question": question}), n)
+        for n, (subtask, question) in enumerate(
+            [("count", "Are there 2?"), ("count", "Are there 3?"), ("scene", "Are there 2?")]
+        )
+    ]
+    prompts = [
+        "Are there 3? Please answer yes or no.\nAnswer shortly.",
+        "Are there 2? Please answer yes or no.",
+    ]
+    joined = join(samples, [Answer(text=str(n), id=given, prompt=prompt) for n, prompt in enumerate(prompts)])
+    assert joined.how == "image and question"
+    assert {place: [one.text for one in answers] for place, answers in joined.answers.items()} == {
+        0: ["1"],
+        1: ["0"],
+    }

@@ -1,0 +1,109 @@
+"""The page in a real headless Chromium: hostile captions and names run nothing and break nothing."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vila2cli.report import build_page, render_page
+
+MakeRun = Callable[..., Any]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MARK = "document.documentElement.setAttribute('data-owned', '1')"
+ATTACKS = (
+    f"<script>{MARK}</script>",
+    f'<img src=x onerror="{MARK}">',
+    f'"><svg onload="{MARK}">',
+    f"</p></section></body></html><script>{MARK}</script>",
+    f'<style>*{{display:none}}</style><a href="javascript:{MARK}">click</a>',
+    f'<iframe srcdoc="<script>parent.{MARK}</script>"></iframe>',
+    "<meta http-equiv=refresh content='0;url=https://example.org'><base href='https://example.org'>",
+    "]]><!-- {{ 7*7 }} ${7*7} &lt;b&gt; \x1b[31mred\x1b]0;owned\x07 \x00 \u202egnorw",
+)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def dom(page: Path, folder: Path) -> str:
+    """The document after its scripts ran, as the browser has it."""
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1310", "--dump-dom"]
+    command = [CHROMIUM, *options, f"--user-data-dir={folder}", "--virtual-time-budget=5000", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+class Seen(HTMLParser):
+    """Tags and the names of attributes of a document."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [name if name != "http-equiv" else f"{name}={value}" for name, value in attrs]
+
+
+def write_page(run: Any, folder: Path) -> Path:
+    path = folder / "report.html"
+    path.write_text(render_page(build_page(run.recipe(), run.run_dir)))
+    return path
+
+
+def test_the_mark_would_be_seen(tmp_path: Path) -> None:
+    """What the other tests look for is there in a page that does run an attack."""
+    page = tmp_path / "open.html"
+    page.write_text(f"<!doctype html><title>x</title>{ATTACKS[0]}")
+    assert "data-owned" in dom(page, tmp_path / "profile").split(">")[1]
+
+
+def test_no_caption_name_or_reject_runs_anything(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(0)
+    everything = " ".join(ATTACKS)
+    run.write_recaption(1, text=everything)
+    for path in run.run_dir.glob("round1/recaption/*.rejects.jsonl"):
+        path.unlink()
+    lines = [
+        {"shard": text, "key": text, "reason": f"{i}{text}", "error": text} for i, text in enumerate(ATTACKS)
+    ]
+    rejects = run.run_dir / "round1" / "recaption" / "rejects.jsonl"
+    rejects.write_text("\n".join(map(json.dumps, lines)))
+    metrics = run.run_dir / "round0" / "eval" / "metrics.json"
+    found = json.loads(metrics.read_text())
+    task = found["tasks"]["world-ocr"]
+    metrics.write_text(
+        json.dumps(
+            found | {"model": everything, "tasks": {text: task | {"headline": text} for text in ATTACKS}}
+        )
+    )
+    shown = dom(write_page(run, tmp_path), tmp_path / "profile")
+    parsed = Seen()
+    parsed.feed(shown)
+    assert parsed.tags.count("script") == 1
+    assert not {"iframe", "base", "object", "embed"} & set(parsed.tags)
+    assert not {
+        name for name in parsed.attributes if name.startswith(("on", "data-owned", "srcdoc", "http-equiv=r"))
+    }
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", shown)
+    assert "&lt;script&gt;" in shown
+    assert "{{ 7*7 }}" in shown
+    # The page went on to its end: nothing closed it early.
+    assert shown.index("</footer>") > shown.rindex('class="card"')
+
+
+def test_a_caption_of_100_kb_leaves_the_page_small(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(0)
+    run.write_recaption(1, text="<b>runaway</b> \x1b[31m" * 5000)
+    page = write_page(run, tmp_path)
+    shown = dom(page, tmp_path / "profile")
+    assert page.stat().st_size < 1_000_000
+    assert "more characters" in shown
+    assert "<b>runaway" not in shown
+    assert shown.index("</footer>") > shown.rindex("more characters")

@@ -1,0 +1,182 @@
+"""A training that is killed or told to stop goes on to the very weights it would have had."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vila2cli.errors import Interrupted, RecipeError
+from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.stages.sft import sft
+from vila2cli.world.write import write_world
+
+SETS = [
+    "sft.batch_size=2",
+    "sft.epochs=5",
+    "sft.learning_rate=5e-4",
+    "sft.packing=true",
+    "sft.pack_length=400",
+    "trainer.checkpoint_every=15",
+    "trainer.log_every=1",
+]
+NUM_STEPS = 40  # five passes over 16 samples
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("resume")
+    sizes = {"pretrain": 1, "interleaved": 0, "text": 5, "sft": 11, "specialist": 1, "dev": 1, "eval": 1}
+    sets = [*SETS, "world.samples_per_shard=4", f'data.sft="{folder}/sft"', f'data.text="{folder}/text"']
+    loaded = load_recipe(None, [*sets, *(f"world.num_{name}={num}" for name, num in sizes.items() if num)])
+    write_world(loaded, folder)
+    (folder / "recipe.toml").write_text(
+        f'data.sft = "{folder}/sft"\ndata.text = "{folder}/text"\n'
+        + "\n".join(text.replace("=", " = ", 1) for text in SETS)
+    )
+    return load_recipe(folder / "recipe.toml")
+
+
+@pytest.fixture(scope="module")
+def dropping(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with dropout in the LLM's attention, so that random states count."""
+    folder = tmp_path_factory.mktemp("dropping") / "checkpoint"
+    folder.mkdir()
+    for path in tiny_checkpoint.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = 0.1
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def start(recipe: Recipe, model: Path, out: Path, processes: int) -> subprocess.Popen[str]:
+    assert recipe.path is not None
+    module = ["-m", "vila2cli.cli", "sft", "--recipe", str(recipe.path)]
+    arguments = ["--model", str(model), "--out", str(out)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), *module, *arguments]
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    return said
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 900
+    while not path.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    workers = list(children_of(process.pid))
+    for one in (process.pid, *workers):
+        os.kill(one, signal.SIGKILL)
+    process.communicate()
+
+
+def children_of(pid: int) -> Iterator[int]:
+    """The workers of a launcher, which have sessions of their own."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    yield from map(int, found)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def summary(out: Path) -> dict[str, Any]:
+    return json.loads((out / "vila2.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def straight(recipe: Recipe, dropping: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty steps in one go, on two processes."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    finish(start(recipe, dropping, out, 2))
+    return out
+
+
+@pytest.mark.slow
+def test_killed_after_step_15_the_weights_are_bit_for_bit_the_same(
+    recipe: Recipe, dropping: Path, straight: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    process = start(recipe, dropping, out, 2)
+    wait_for(partial / "checkpoint-0-15", process)
+    kill(process)
+    assert not out.exists()
+    assert not any(path.suffix in (".pt", ".bin", ".pkl", ".distcp") for path in partial.rglob("*"))
+    said = finish(start(recipe, dropping, out, 2))
+    assert "going on after step 15" in said
+    ours, theirs = weights(out), weights(straight)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    steps = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in steps] == list(range(1, NUM_STEPS + 1))
+    assert [p.name for p in out.iterdir() if p.is_dir()] == []
+    for key in ("num_steps", "num_samples", "num_tokens", "final_loss", "seen", "padding"):
+        assert summary(out)["phases"][0][key] == summary(straight)["phases"][0][key]
+    assert summary(out)["phases"][0]["num_steps"] == NUM_STEPS
+
+
+@pytest.mark.slow
+def test_told_to_stop_two_processes_are_gone_on_with_by_one(
+    recipe: Recipe, dropping: Path, straight: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    process = start(recipe, dropping, out, 2)
+    wait_for(partial / "checkpoint-0-15", process)
+    for worker in children_of(process.pid):  # one is enough
+        os.kill(worker, signal.SIGUSR1)
+        break
+    process.communicate(timeout=900)
+    assert process.returncode != 0
+    marker = json.loads((partial / "requeue.json").read_text())
+    assert (marker["processes"], marker["phase"]) == (2, 0)
+    assert (partial / f"checkpoint-0-{marker['step']}").is_dir()
+    said = finish(start(recipe, dropping, out, 1))
+    assert f"going on after step {marker['step']}" in said
+    assert summary(out)["phases"][0]["seen"] == summary(straight)["phases"][0]["seen"]
+    assert summary(out)["processes"] == 1
+    assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_a_signal_leaves_a_checkpoint_and_exit_code_75(recipe: Recipe, dropping: Path, tmp_path: Path) -> None:
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    process = start(recipe, dropping, out, 1)
+    wait_for(partial / "steps.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == Interrupted.exit_code, said
+    assert "stopped by SIGTERM; run the same command again to go on" in said
+    assert (partial / "requeue.json").exists()
+    assert list(partial.glob("checkpoint-0-*"))
+    assert recipe.path is not None
+    other = load_recipe(recipe.path, ["sft.learning_rate=1e-4"])
+    with pytest.raises(
+        RecipeError, match=r"made with other settings: settings\.learning_rate was 0\.0005, now"
+    ):
+        sft(other, model=str(dropping), shards=None, out=out, round=None)

@@ -1,0 +1,73 @@
+"""The graph of a run: the same as the Makefile's, and what of it is missing."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vila2cli.errors import RecipeError
+from vila2cli.graph import Stage, plan_stages
+from vila2cli.recipe import load_recipe
+
+REPO = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+@pytest.mark.parametrize("target", ["round0", "round2", "specialists"])
+def test_it_is_the_graph_of_the_makefile(tmp_path: Path, target: str, is_filtered: bool) -> None:
+    path = tmp_path / "recipe.toml"  # under a name that no run in this checkout has
+    text = (REPO / "recipes" / "world.toml").read_text().replace('"world"', '"never-run"', 1)
+    path.write_text(text + "\n[pretrain]\nfiltered = true\n" * is_filtered)
+    command = ["make", "-n", target, "VENV=/nowhere", f"RECIPE={path}"]
+    lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    made = re.findall(r"/vila2 ((?!world)\w.*?) --recipe", lines)
+    stages = plan_stages(load_recipe(path), target)
+    assert sorted(made) == sorted(" ".join(stage.words) for stage in stages)
+    order = {words: place for place, words in enumerate(made)}
+    place = {stage.name: order[" ".join(stage.words)] for stage in stages}
+    assert all(place[before] < place[stage.name] for stage in stages for before in stage.after)
+
+
+def test_every_stage_comes_after_those_it_names() -> None:
+    stages = plan_stages(load_recipe(REPO / "recipes" / "world.toml"), "specialists")
+    seen: set[str] = set()
+    for stage in stages:
+        assert set(stage.after) <= seen, stage.name
+        seen.add(stage.name)
+
+
+def test_other_targets_are_refused() -> None:
+    with pytest.raises(RecipeError, match="round0 to round3, or specialists"):
+        plan_stages(load_recipe(), "roundx")
+
+
+def layer(folder: Path, done: int, of: int) -> Stage:
+    """A recaption stage of which some shards are written."""
+    folder.mkdir()
+    names = [f"{number:06}" for number in range(of)]
+    (folder / "layer.json").write_text(json.dumps({"base": [{"name": name} for name in names]}))
+    for name in names[:done]:
+        (folder / f"{name}.tar").touch()
+        (folder / f"{name}.stats.json").touch()
+    return Stage("round1-recaption", "recaption", ("recaption", "--round", "1"), folder)
+
+
+def test_a_layer_is_complete_with_its_last_shard_and_summary(tmp_path: Path) -> None:
+    stage = layer(tmp_path / "layer", 4, 5)
+    (stage.out / "summary.json").touch()  # every worker writes it when it is done
+    assert not stage.is_complete()
+    assert stage.missing_workers(3) == [1]
+    (stage.out / "000004.tar").touch()
+    (stage.out / "000004.stats.json").touch()
+    assert stage.is_complete()
+    assert stage.missing_workers(3) == []
+
+
+def test_the_workers_that_are_missing_are_those_with_shards_left(tmp_path: Path) -> None:
+    assert layer(tmp_path / "layer", 3, 8).missing_workers(5) == [0, 1, 2, 3, 4]
+    assert layer(tmp_path / "other", 6, 8).missing_workers(4) == [2, 3]
+    alone = layer(tmp_path / "alone", 8, 8)
+    assert alone.missing_workers(4) == [0], "the summary alone is missing"
+    assert Stage("x", "recaption", ("recaption",), tmp_path / "none").missing_workers(2) == [0, 1]

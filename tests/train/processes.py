@@ -1,0 +1,140 @@
+"""Runs a scenario of test_distribution.py as one of several processes that train together.
+
+python processes.py SCENARIO RANK COUNT PORT CHECKPOINT OUT
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from conversing import conversations
+from safetensors.torch import save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vila2cli.errors import RankError
+from vila2cli.model.chat import Chat
+from vila2cli.progress import Progress
+from vila2cli.ranks import Rank
+from vila2cli.settings import TrainerSettings, TrainSettings
+from vila2cli.train.data import Lengths, encode_sample, lengths_of
+from vila2cli.train.distribution import Ranks, joined
+from vila2cli.train.loop import Surroundings, fit
+from vila2cli.train.resume import Checkpoints, renewed, whole_weights
+
+torch.set_num_threads(1)
+EVERYTHING = ("vision_tower", "projector", "llm")
+
+
+class Read(Sequence[Any]):
+    """Samples that remember which of them were read, and may take their time over one."""
+
+    def __init__(self, samples: Sequence[Any], slow: int = -1) -> None:
+        self._samples, self._slow = samples, slow
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read.append(index)
+        if index == self._slow:
+            time.sleep(60)
+        return self._samples[index]
+
+
+class Scenario:
+    """A tiny model and five sources of 7, 1, 4, 2 and 3 conversations, the third of them without pictures."""
+
+    def __init__(self, ranks: Ranks, checkpoint: Path) -> None:
+        self.ranks = ranks
+        self.chat = Chat(AutoProcessor.from_pretrained(checkpoint))
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="float32")
+        made = conversations(24)
+        pictured = [sample for sample in made if sample.images]
+        plain = [sample for sample in made if not sample.images]
+        chosen = [*pictured[:8], *plain[:4], *pictured[8:13]]
+        self.samples = [encode_sample(sample, self.chat, sample.turns, 2048) for sample in chosen]
+        known = lengths_of(self.samples)
+        source = torch.tensor([0] * 7 + [1] + [2] * 4 + [3] * 2 + [4] * 3).numpy()
+        self.lengths = Lengths(known.tokens, known.images, known.trained, source)
+
+    def fit(
+        self, samples: Sequence[Any] | None = None, *, checkpoints: Any = None, **more: Any
+    ) -> dict[str, Any]:
+        trainer = {key: more.pop(key) for key in ("strategy", "checkpoint_every") if key in more}
+        settings = TrainSettings(train=EVERYTHING, learning_rate=1e-3, **{"batch_size": 6, **more})
+        with Progress("test", unit="steps") as progress:
+            result = fit(
+                self.model,
+                self.chat,
+                self.samples if samples is None else samples,
+                settings,
+                seed=3,
+                progress=progress,
+                lengths=self.lengths,
+                names=list("abcde"),
+                around=Surroundings(
+                    ranks=self.ranks, trainer=TrainerSettings(prefetch=0, **trainer), checkpoints=checkpoints
+                ),
+            )
+        return {"steps": result.num_steps, "loss": result.final_loss, "idle": result.idle, "seen": result.seen}
+
+
+def uneven(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """One pass over the five sources."""
+    scenario = Scenario(ranks, checkpoint)
+    read = Read(scenario.samples)
+    figures = scenario.fit(read)
+    if ranks.is_first:
+        save_file(whole_weights(scenario.model), out / "weights.safetensors")
+    return {**figures, "read": read.read}
+
+
+def sharded(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """The same with fsdp2, gone on with after a checkpoint in the middle."""
+    folder = out / "partial"
+    ranks.first(lambda: folder.mkdir() if not folder.exists() else None)
+    checkpoints = Checkpoints(folder, ranks)
+    checkpoints.open({"inputs": "the same"})
+    scenario = Scenario(ranks, checkpoint)
+    figures = scenario.fit(strategy="fsdp2", checkpoints=checkpoints, checkpoint_every=2)
+    weights = whole_weights(scenario.model)
+    again = Checkpoints(folder, ranks)
+    again.open({"inputs": "the same"})
+    assert again.cursor.step == 2
+    resumed = Scenario(ranks, checkpoint)
+    resumed.fit(strategy="fsdp2", checkpoints=again)
+    plain = renewed(resumed.model)
+    if ranks.is_first:
+        save_file(weights, out / "weights.safetensors")
+        save_file(whole_weights(plain), out / "resumed.safetensors")
+    return figures
+
+
+def stalled(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Process 1 does not come back from reading a sample of its second step."""
+    scenario = Scenario(ranks, checkpoint)
+    try:
+        scenario.fit(Read(scenario.samples, slow=int(os.environ["SLOW"]) if ranks.index == 1 else -1))
+    except RankError as error:
+        return {"error": str(error)}
+    return {}
+
+
+def main() -> None:
+    scenario, index, count, port, checkpoint, out = sys.argv[1:]
+    rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
+    with joined(float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
+        found = globals()[scenario](ranks, Path(checkpoint), Path(out))
+        (Path(out) / f"{scenario}-{index}.json").write_text(json.dumps(found))
+        if scenario == "stalled":
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

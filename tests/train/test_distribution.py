@@ -1,0 +1,144 @@
+"""Several processes on one machine: they train as one, and say which of them is missing."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vila2cli.ranks import Rank, first_node, parse_rank
+
+SCRIPT = Path(__file__).with_name("processes.py")
+SIZES = {"a": 7, "b": 1, "c": 4, "d": 2, "e": 3}
+
+
+def launch(
+    scenario: str, count: int, checkpoint: Path, out: Path, expected: int | None = None, **environ: str
+) -> list[dict[str, Any]]:
+    """What each process of a scenario found; waits for the first `expected` of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out.mkdir(exist_ok=True)
+    command = [sys.executable, str(SCRIPT), scenario]
+    arguments = [str(count), str(port), str(checkpoint), str(out)]
+    started = [
+        subprocess.Popen(
+            [*command, str(rank), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        for process in started[:expected]:
+            _, said = process.communicate(timeout=900)
+            assert process.returncode == 0, said
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    return [json.loads((out / f"{scenario}-{rank}.json").read_text()) for rank in range(expected or count)]
+
+
+def assert_close(one: Path, other: Path) -> None:
+    ours, theirs = load_file(one), load_file(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name.endswith("k_proj.bias"):
+            continue  # shifts all scores of a query alike: its gradient is rounding alone, which Adam scales up
+        torch.testing.assert_close(
+            value, theirs[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    launch("uneven", 1, tiny_checkpoint, out)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_uneven_sources_on_several_processes(
+    count: int, tiny_checkpoint: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Text alone in some passes, short last batches, and as many samples as one process would see."""
+    found = launch("uneven", count, tiny_checkpoint, tmp_path)
+    assert {one["steps"] for one in found} == {3}
+    read = Counter(i for one in found for i in one["read"])
+    assert read == dict.fromkeys(range(17), 1)
+    assert {name: seen["samples"] for name, seen in found[0]["seen"].items()} == SIZES
+    assert len({json.dumps(one["seen"]) for one in found}) == 1
+    assert_close(tmp_path / "weights.safetensors", alone / "weights.safetensors")
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_and_resume_as_whole_ones(
+    tiny_checkpoint: Path, alone: Path, tmp_path: Path
+) -> None:
+    launch("sharded", 2, tiny_checkpoint, tmp_path)
+    assert_close(tmp_path / "weights.safetensors", alone / "weights.safetensors")
+    weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    read = json.loads((launch_reads(tiny_checkpoint, tmp_path) / "uneven-1.json").read_text())["read"]
+    (first,) = launch("stalled", 2, tiny_checkpoint, tmp_path, expected=1, SLOW=str(read[3]), TIMEOUT="8")
+    assert "before step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
+
+
+def launch_reads(checkpoint: Path, out: Path) -> Path:
+    """What two processes read when nothing is wrong."""
+    launch("uneven", 2, checkpoint, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Rank()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Rank(3, 8, 1, "env://")),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, Rank()),
+        (
+            {
+                "SLURM_PROCID": "5",
+                "SLURM_STEP_NUM_TASKS": "8",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_NODELIST": "gpu[07-09,12]",
+                "SLURM_JOB_ID": "40123",
+            },
+            Rank(5, 8, 1, "tcp://gpu07:20123"),
+        ),
+        (
+            {
+                "SLURM_PROCID": "1",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "MASTER_ADDR": "10.0.0.1",
+                "MASTER_PORT": "29500",
+            },
+            Rank(1, 2, 0, "tcp://10.0.0.1:29500"),
+        ),
+    ],
+)
+def test_the_launchers_say_which_process_this_is(environ: dict[str, str], expected: Rank) -> None:
+    assert parse_rank(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("n1", "n1"), ("n1,n2", "n1"), ("gpu[07-09,12]", "gpu07"), ("a[1,3]-ib,b", "a1-ib")]
+)
+def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
