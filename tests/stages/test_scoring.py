@@ -105,6 +105,14 @@ def test_what_is_missing_repeated_contradicted_or_of_no_sample_is_counted_and_na
     assert "row 3" in rejects[0]["error"]
 
 
+def test_null_is_no_answer_and_the_reference_beside_it_none_either(pope, tmp_path):
+    rows = [llava(1, "Yes"), *(llava(n, None, answer="yes") for n in (2, 3, 4))]
+    entry = run(lines(tmp_path / "a.jsonl", *rows), pope, tmp_path / "out", "eval.max_reject_rate=0.75")[
+        "tasks"
+    ]["pope-random"]
+    assert (entry["num_samples"], entry["rejected"]) == (1, {"unanswered": 3})
+
+
 def test_answers_of_something_else_are_refused(pope, tmp_path):
     with pytest.raises(DataError, match=r"pope-random: none of 1 answers .* 'x1', the first sample '1'"):
         run(lines(tmp_path / "a.jsonl", llava("x1", "Yes")), pope, tmp_path / "out")

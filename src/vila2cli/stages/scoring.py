@@ -94,7 +94,7 @@ def _samples(source: Source) -> Iterator[Sample]:
 
 
 def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, writing: ShardWriter) -> None:
-    texts = list(dict.fromkeys(answer.text for answer in answers))
+    texts = list(dict.fromkeys(answer.text for answer in answers if answer.text is not None))
     if not texts:
         writing.reject(Reject(shard, sample.key, "unanswered", f"no answer to {_name(sample)}"))
         return
