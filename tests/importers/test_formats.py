@@ -340,6 +340,29 @@ def test_what_does_not_fit_is_named(tmp_path):
         import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
 
 
+def test_what_a_folder_holds_already_is_never_touched(tmp_path):
+    files = write(tmp_path, g__json={"1": {"question": "?", "imageId": "n", "answer": "no"}})
+    tar = tmp_path / "tasks" / "gqa" / "train-000.tar"
+    tar.parent.mkdir(parents=True)
+    tar.write_bytes(b"precious")
+    with pytest.raises(DataError, match="gqa holds files that are no task"):
+        import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
+    assert tar.read_bytes() == b"precious"
+    tar.unlink()
+    with pytest.raises(DataError, match=r"there is no .*words\.txt"):
+        import_tasks(FORMATS["gqa"], files, tmp_path / "tasks", synonyms=tmp_path / "words.txt")
+    broken = write(tmp_path, h__json={"1": {"question": "?", "imageId": "n"}})
+    with pytest.raises(DataError, match="no 'answer'"):
+        import_tasks(FORMATS["gqa"], broken, tmp_path / "tasks")
+    assert [path.name for path in (tmp_path / "tasks").iterdir()] == ["gqa"]
+    import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
+    assert sorted(path.name for path in tar.parent.iterdir()) == [
+        "000000.stats.json",
+        "000000.tar",
+        "task.toml",
+    ]
+
+
 def test_images_are_found_by_path_or_by_a_name_that_one_has(tmp_path):
     (tmp_path / "images" / "deep").mkdir(parents=True)
     (tmp_path / "images" / "deep" / "n1.jpg").write_bytes(b"\xff\xd8\xff deep")
