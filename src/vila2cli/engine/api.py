@@ -100,7 +100,10 @@ class ApiEngine:
         return self.budget.dollars
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Yield answers as they come, with at most `max_in_flight` requests out."""
+        """Yield answers as they come, with at most `max_in_flight` requests out.
+
+        Where one request ends the stage, the answers that others have got by then are yielded first.
+        """
         return self._run(requests, self._generate, lambda request: request.max_new_tokens)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
@@ -136,10 +139,23 @@ class ApiEngine:
                     return
                 with self._stop.at_once():
                     future = landed.get()
-                outcome, number = future.result(), flying.pop(future)
-                window.close(number)
-                self.budget.settle(number, outcome.num_read, outcome.num_written)
-                yield outcome.result
+                problem = future.exception()
+                if problem is None:
+                    window.close(flying[future])
+                    yield self._settle(future, flying)
+                    continue
+                del flying[future]
+                while (paid := next((one for one in flying if _is_answer(one)), None)) is not None:
+                    yield self._settle(paid, flying)
+                raise problem
+
+    def _settle(
+        self, future: "Future[_Outcome[Answered]]", flying: "dict[Future[_Outcome[Answered]], int]"
+    ) -> Answered:
+        """Take the answer that a future brought, and count what it cost."""
+        outcome = future.result()
+        self.budget.settle(flying.pop(future), outcome.num_read, outcome.num_written)
+        return outcome.result
 
     @contextlib.contextmanager
     def _client(self, loop: asyncio.AbstractEventLoop) -> Iterator[openai.AsyncOpenAI]:
@@ -306,6 +322,11 @@ class ApiEngine:
             else {"type": "text", "text": part}
             for part in parts
         ]
+
+
+def _is_answer(future: "Future[_Outcome[Answered]]") -> bool:
+    """Whether an answer has come, which is paid for and waits to be taken."""
+    return future.done() and future.exception() is None
 
 
 def data_url(image: Image.Image, image_format: str) -> str:
