@@ -9,6 +9,7 @@ from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.importers import find_format
 from vila2cli.importers.write import import_tasks
 from vila2cli.recipe import load_recipe
+from vila2cli.shards import TarWriter
 from vila2cli.stages.evaluate import evaluate
 from vila2cli.stages.scoring import score_answers
 
@@ -111,6 +112,13 @@ def test_null_is_no_answer_and_the_reference_beside_it_none_either(pope, tmp_pat
         "tasks"
     ]["pope-random"]
     assert (entry["num_samples"], entry["rejected"]) == (1, {"unanswered": 3})
+
+
+def test_a_task_without_a_readable_sample_is_named(pope, tmp_path):
+    with TarWriter(pope / "000000.tar") as tar:
+        tar.write_sample("000000000", {"json": b"[1]"})
+    with pytest.raises(DataError, match=r"none of its samples in .* can be read"):
+        run(lines(tmp_path / "a.jsonl", llava(1, "Yes")), pope, tmp_path / "out")
 
 
 def test_answers_of_something_else_are_refused(pope, tmp_path):
