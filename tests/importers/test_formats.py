@@ -295,10 +295,16 @@ def test_refcoco_boxes_of_both_kinds(tmp_path):
         task, (sample,) = run("refcoco", write(tmp_path, **{name: value}), tmp_path / name)
         assert sample.meta["box"] == "[10,5,30,15]"
         assert task.scorer.score("[100,100,300,300]", task.reference_of(sample))["score"] == 1
-        description = task.folder / "task.toml"
-        description.write_text(description.read_text() + 'box_frame = "xyxy-1"\n')
-        task = load_task(task.folder)
+        assert task.box_frame == "xyxy-999"
+        files = [tmp_path / name.replace("__", ".")]
+        task, (sample,) = run("refcoco", files, tmp_path / f"{name}-1", box_frame="xyxy-1")
         assert task.scorer.score("[0.1,0.1,0.3,0.3]", task.reference_of(sample))["iou"] == pytest.approx(1)
+
+    with pytest.raises(DataError, match="no box frame 'xywh'"):
+        run("refcoco", files, tmp_path / "other", box_frame="xywh")
+    asked = write(tmp_path, g__json={"1": {"question": "?", "imageId": "n", "answer": "no"}})
+    with pytest.raises(DataError, match="answers of gqa are no boxes"):
+        run("gqa", asked, tmp_path / "other", box_frame="xyxy-1")
 
 
 def test_captions_of_all_kinds_and_chair(tmp_path):

@@ -178,3 +178,14 @@ def test_questions_without_their_images_are_not_asked(pope, tiny_checkpoint, tmp
             load_recipe(None, ["eval.engine=hf"]), model=tiny_checkpoint, tasks=[pope], out=tmp_path / "out"
         )
     assert "without --images" in (tmp_path / "out/pope-random/rejects.jsonl").read_text()
+
+
+def test_boxes_of_another_frame_are_not_official(tmp_path):
+    row = {"image": "a.jpg", "expression": "the cat", "bbox": [10, 5, 30, 15], "width": 100, "height": 50}
+    (tmp_path / "refcoco.jsonl").write_text(json.dumps(row | {"question_id": "7"}))
+    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    file = lines(tmp_path / "a.jsonl", {"question_id": "7", "text": "[0.1,0.1,0.3,0.3]"})
+    entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
+    assert entry["metrics"]["iou_at_50"]["value"] == 0
+    assert not entry["official"]
+    assert "1 of 1 boxes lie within 0-1" in entry["doubts"][0]

@@ -16,6 +16,7 @@ from vila2cli.importers.question import (
     read_values,
     stem_name,
 )
+from vila2cli.score.grounding import BOX_FRAME
 
 _CAPTION = "Provide a one-sentence caption for the provided image."
 _DESCRIBE = "Describe this image in detail."
@@ -109,6 +110,7 @@ def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[Table]:
         split=split,
         prompt=_BOX,
         questions=rows,
+        box_frame=BOX_FRAME,
     )
 
 
@@ -156,6 +158,5 @@ def _region(
         "box": f"[{','.join(f'{edge:g}' for edge in box)}]",
         "width": need(image, "width", path),
         "height": need(image, "height", path),
-        "box_frame": "xyxy-999",
     }
     return Question(id=name, question=expression, answers=(), images=(file,), meta=meta)

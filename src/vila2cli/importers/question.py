@@ -33,7 +33,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One task: what its task.toml says, and its questions."""
+    """One task: what its task.toml says, and its questions; `box_frame` where answers are boxes."""
 
     name: str
     answer_type: str
@@ -42,6 +42,7 @@ class Table:
     questions: Iterable[Question]
     prompt: str = "{question}"
     version: str = "1"
+    box_frame: str = ""
 
 
 @dataclass(frozen=True, slots=True)

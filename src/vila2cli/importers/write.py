@@ -4,13 +4,14 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import PARTIAL, sync_folder, to_json_bytes, write_atomically
 from vila2cli.importers.question import Format, Question, Table
+from vila2cli.score.grounding import FRAMES
 from vila2cli.tarfiles import IMAGE_EXTENSIONS, TarWriter
 
 SAMPLES_PER_SHARD = 1000
@@ -36,21 +37,34 @@ def import_tasks(
     images: Path | None = None,
     split: str = "",
     synonyms: Path | None = None,
+    box_frame: str = "",
 ) -> list[Imported]:
     """Write every task of the files as OUT/NAME; without `images` only answers of other tools can be scored.
 
     A task is written aside and renamed, so a folder is there whole or not at all. Raises DataError naming file
     and row for what does not fit the format, for a file or image that is not there, for files without any
-    question, and for a folder of that name that holds anything.
+    question, for a `box_frame` that is none, and for a folder of that name that holds anything.
     """
     missing = next((path for path in (*files, *filter(None, (synonyms,))) if not path.exists()), None)
     if missing is not None:
         raise DataError(f"there is no {missing}")
     finder = None if images is None else _Finder(images)
-    imported = [_import(table, out, finder, synonyms) for table in form.read(files, split)]
+    tables = (_framed(table, box_frame) for table in form.read(files, split))
+    imported = [_import(table, out, finder, synonyms) for table in tables]
     if not imported:
         raise DataError(f"the files hold no questions; {form.name} is made from {form.files}")
     return imported
+
+
+def _framed(table: Table, box_frame: str) -> Table:
+    """The table with another frame for the boxes of its answers."""
+    if not box_frame:
+        return table
+    if not table.box_frame:
+        raise DataError(f"the answers of {table.name} are no boxes: leave out --box-frame")
+    if box_frame not in FRAMES:
+        raise DataError(f"there is no box frame {box_frame!r}; give {', '.join(FRAMES)}")
+    return replace(table, box_frame=box_frame)
 
 
 def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
@@ -82,6 +96,7 @@ def task_toml(table: Table, has_synonyms: bool = False) -> str:
         "answer_type": table.answer_type,
         "scorer": table.scorer,
         "prompt": table.prompt,
+        **({"box_frame": table.box_frame} if table.box_frame else {}),
         **({"synonyms": SYNONYMS_FILE} if has_synonyms else {}),
     }
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
