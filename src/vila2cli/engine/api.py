@@ -11,7 +11,6 @@ import base64
 import contextlib
 import io
 import random
-import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -32,6 +31,7 @@ from vila2cli.engine import (
     ScoreResult,
     identify,
 )
+from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, answered, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
@@ -122,7 +122,7 @@ class ApiEngine:
         landed: SimpleQueue[Future[_Outcome[Answered]]] = SimpleQueue()
         window = Window(self._settings.max_in_flight)
         serial = 0
-        with _event_loop() as loop, self._client(loop) as client:
+        with event_loop() as loop, self._client(loop) as client:
             while True:
                 while window.has_room:
                     held = next(waiting, None) if held is None else held
@@ -145,7 +145,7 @@ class ApiEngine:
                     yield self._settle(future, flying)
                     continue
                 del flying[future]
-                while (paid := next((one for one in flying if _is_answer(one)), None)) is not None:
+                while (paid := next((one for one in flying if has_answer(one)), None)) is not None:
                     yield self._settle(paid, flying)
                 raise problem
 
@@ -324,11 +324,6 @@ class ApiEngine:
         ]
 
 
-def _is_answer(future: "Future[_Outcome[Answered]]") -> bool:
-    """Whether an answer has come, which is paid for and waits to be taken."""
-    return future.done() and future.exception() is None
-
-
 def data_url(image: Image.Image, image_format: str) -> str:
     """An image as a data: URL; png keeps every pixel."""
     file = io.BytesIO()
@@ -394,17 +389,3 @@ async def _close(client: openai.AsyncOpenAI) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
     await asyncio.get_running_loop().shutdown_default_executor()
-
-
-@contextlib.contextmanager
-def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="vila2-api", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
