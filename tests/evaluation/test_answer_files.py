@@ -23,6 +23,7 @@ def read(path, value):
         ([{"question_id": 3, "prompt": "?", "text": "yes"}], [("3", "yes")]),
         ([{"question_id": 3, "answer": "yes"}], [("3", "yes")]),
         ([{"questionId": "3", "prediction": "yes"}], [("3", "yes")]),
+        ([{"question_id": 3, "text": None, "answer": "yes"}], [("3", None)]),
         ([{"image_id": 3, "caption": "a cat"}], [("3", "a cat")]),
         ([{"id": "v_1", "answer": "C", "response": "B"}], [("v_1", "B")]),
         ({"v_1": "B", "v_2": 7}, [("v_1", "B"), ("v_2", "7")]),
@@ -37,7 +38,9 @@ def test_every_known_form(tmp_path, value, answers):
     assert read(tmp_path / "a.json", value) == answers
 
 
-@pytest.mark.parametrize("value", [[1], [{"text": "yes"}], {"question_id": 1}, {"v_1": ["B"]}, []])
+@pytest.mark.parametrize(
+    "value", [[1], [{"text": "yes"}], {"question_id": 1}, {"v_1": ["B"]}, {"v_1": True}, []]
+)
 def test_what_is_no_answer_is_named(tmp_path, value):
     with pytest.raises(DataError, match=r"a\.json"):
         read(tmp_path / "a.json", value)

@@ -56,6 +56,23 @@ def test_headlines_are_compared_on_the_same_samples(evals):
     assert hard.smallest_visible > hard.difference
 
 
+def test_what_only_one_model_answered_is_in_no_figure(evals, tmp_path):
+    """Without its first 20 answers, all of them right, the first model is compared on the other 40."""
+    rows = (tmp_path / "one.jsonl").read_text().splitlines()
+    (tmp_path / "part.jsonl").write_text("\n".join(row for n, row in enumerate(rows) if not n < 20))
+    score_answers(
+        load_recipe(None, ["eval.num_bootstrap=200", "eval.max_reject_rate=0.5"]),
+        answers=[tmp_path / "part.jsonl"],
+        tasks=[tmp_path / "easy", tmp_path / "hard"],
+        out=tmp_path / "part",
+    )
+    for folders, sign in (((tmp_path / "part", evals[1]), 1), ((evals[1], tmp_path / "part"), -1)):
+        easy, hard = compare_headlines(*folders)
+        assert (easy.num_samples, hard.num_samples) == (40, 60)
+        assert sorted((easy.first, easy.second)) == [0, 35 / 40]
+        assert easy.difference == easy.second - easy.first == sign * 35 / 40
+
+
 def test_samples_can_be_planned_for_another_difference(evals):
     (found, _), (wanted, _) = compare_headlines(*evals), compare_headlines(*evals, wanted=0.01)
     assert wanted.samples_needed == pytest.approx(

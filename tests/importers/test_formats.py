@@ -295,10 +295,16 @@ def test_refcoco_boxes_of_both_kinds(tmp_path):
         task, (sample,) = run("refcoco", write(tmp_path, **{name: value}), tmp_path / name)
         assert sample.meta["box"] == "[10,5,30,15]"
         assert task.scorer.score("[100,100,300,300]", task.reference_of(sample))["score"] == 1
-        description = task.folder / "task.toml"
-        description.write_text(description.read_text() + 'box_frame = "xyxy-1"\n')
-        task = load_task(task.folder)
+        assert task.box_frame == "xyxy-999"
+        files = [tmp_path / name.replace("__", ".")]
+        task, (sample,) = run("refcoco", files, tmp_path / f"{name}-1", box_frame="xyxy-1")
         assert task.scorer.score("[0.1,0.1,0.3,0.3]", task.reference_of(sample))["iou"] == pytest.approx(1)
+
+    with pytest.raises(DataError, match="no box frame 'xywh'"):
+        run("refcoco", files, tmp_path / "other", box_frame="xywh")
+    asked = write(tmp_path, g__json={"1": {"question": "?", "imageId": "n", "answer": "no"}})
+    with pytest.raises(DataError, match="answers of gqa are no boxes"):
+        run("gqa", asked, tmp_path / "other", box_frame="xyxy-1")
 
 
 def test_captions_of_all_kinds_and_chair(tmp_path):
@@ -338,6 +344,29 @@ def test_what_does_not_fit_is_named(tmp_path):
     import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
     with pytest.raises(DataError, match="holds a task already"):
         import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
+
+
+def test_what_a_folder_holds_already_is_never_touched(tmp_path):
+    files = write(tmp_path, g__json={"1": {"question": "?", "imageId": "n", "answer": "no"}})
+    tar = tmp_path / "tasks" / "gqa" / "train-000.tar"
+    tar.parent.mkdir(parents=True)
+    tar.write_bytes(b"precious")
+    with pytest.raises(DataError, match="gqa holds files that are no task"):
+        import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
+    assert tar.read_bytes() == b"precious"
+    tar.unlink()
+    with pytest.raises(DataError, match=r"there is no .*words\.txt"):
+        import_tasks(FORMATS["gqa"], files, tmp_path / "tasks", synonyms=tmp_path / "words.txt")
+    broken = write(tmp_path, h__json={"1": {"question": "?", "imageId": "n"}})
+    with pytest.raises(DataError, match="no 'answer'"):
+        import_tasks(FORMATS["gqa"], broken, tmp_path / "tasks")
+    assert [path.name for path in (tmp_path / "tasks").iterdir()] == ["gqa"]
+    import_tasks(FORMATS["gqa"], files, tmp_path / "tasks")
+    assert sorted(path.name for path in tar.parent.iterdir()) == [
+        "000000.stats.json",
+        "000000.tar",
+        "task.toml",
+    ]
 
 
 def test_images_are_found_by_path_or_by_a_name_that_one_has(tmp_path):

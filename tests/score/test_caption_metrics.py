@@ -108,6 +108,9 @@ def test_plurals_are_undone(plural, word):
         ("A fire hydrant, a teddy bear", ["fire hydrant", "teddy bear"]),
         ("A bat flies at night", []),
         ("He wears a bow tie", ["tie"]),
+        ("The dog's bowl, a man\u2019s tie", ["dog", "bowl", "person", "tie"]),
+        ("Two dogs' bowls; the women's taxis", ["dog", "bowl", "person", "car"]),
+        ("A hot dog's bun", ["hot dog"]),
     ],
 )
 def test_objects_that_captions_name(caption, objects):

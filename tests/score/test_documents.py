@@ -6,6 +6,7 @@ from vila2cli.errors import DataError
 from vila2cli.score.documents import CHARTQA, DOCVQA, OCRBENCH, is_close
 from vila2cli.score.grounding import REFCOCO
 from vila2cli.score.scorer import Reference
+from vila2cli.score.stats import columns_of
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,8 @@ REGION = {"box": "[10,20,60,70]", "width": 100, "height": 200}
     [
         ("[10,20,60,70]", "xyxy-pixel", 1.0),
         ("[0.1,0.1,0.6,0.35]", "xyxy-1", 1.0),
+        ("[.1,.1,.6,.35]", "xyxy-1", 1.0),
+        ("[0.3,0.1,0.55,0.35]", "xyxy-1-square", 1.0),  # 50 px of padding left and right
         ("[100,100,600,350]", "xyxy-1000", 1.0),
         ("(10,20,35,70)", "xyxy-pixel", 0.5),
         ("[10,20,34,70]", "xyxy-pixel", 0.48),
@@ -89,3 +92,24 @@ def test_refcoco_in_the_frame_that_is_stated(answer, frame, overlap):
 def test_refcoco_needs_box_size_and_frame(meta):
     with pytest.raises(DataError, match="RefCOCO"):
         REFCOCO.score("[1,2,3,4]", Reference(meta=meta))
+
+
+def test_the_shorter_side_is_centred_in_the_square():
+    meta = {"box": "[10,20,60,70]", "width": 200, "height": 100, "box_frame": "xyxy-1-square"}
+    assert REFCOCO.score("[0.05,0.35,0.3,0.6]", Reference(meta=meta))["iou"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("frame", "answers", "is_doubted"),
+    [
+        ("xyxy-999", ["[0.1,0.1,0.6,0.35]"] * 19 + ["[100,100,600,350]", "none"], True),
+        ("xyxy-pixel", ["[.1,.1,.6,.35]"] * 4, True),
+        ("xyxy-999", ["[0.1,0.1,0.6,0.35]"] * 2 + ["[100,100,600,350]"], False),
+        ("xyxy-1", ["[0.1,0.1,0.6,0.35]"] * 4, False),
+        ("xyxy-1-square", ["[0.1,0.1,0.6,0.35]"] * 4, False),
+        ("xyxy-999", ["none"], False),
+    ],
+)
+def test_boxes_of_another_frame_are_doubted(frame, answers, is_doubted):
+    rows = [REFCOCO.score(answer, Reference(meta={**REGION, "box_frame": frame})) for answer in answers]
+    assert ("within 0-1" in REFCOCO.doubt(columns_of(rows))) == is_doubted

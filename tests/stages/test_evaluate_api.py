@@ -24,14 +24,17 @@ NUM = 12
 
 
 class ColourServer(ThreadingHTTPServer):
-    """Names the colour of the last picture it is sent; refuses the first requests and those about `refused`."""
+    """Names the colour of the last picture it is sent; refuses the first requests and those about `refused`.
+
+    Requests about `down` fail for a reason that may pass.
+    """
 
     request_queue_size = 64
 
-    def __init__(self, *, num_busy: int = 0, refused: str = "") -> None:
+    def __init__(self, *, num_busy: int = 0, refused: str = "", down: str = "") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.block_on_close = False
-        self.num_busy, self.refused = num_busy, refused
+        self.num_busy, self.refused, self.down = num_busy, refused, down
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.lock = threading.Lock()
@@ -55,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
             status, value = 429, {"error": {"message": "busy"}}
         elif colour == self.server.refused:
             status, value = 400, {"error": {"message": "not this one", "code": "content_filter"}}
+        elif colour == self.server.down:
+            status, value = 503, {"error": {"message": "overloaded"}}
         else:
             status, value = 200, completion(f"The square is {colour}.")
         data = json.dumps(value).encode()
@@ -167,6 +172,21 @@ def test_what_a_server_refuses_is_a_reject_and_no_wrong_answer(start: Any, tmp_p
     entry = run(server, task, tmp_path / "out", "eval.max_reject_rate=0.5")["tasks"]["colour"]
     assert (entry["num_samples"], entry["official"]) == (8, False)
     assert entry["metrics"]["accuracy"]["value"] == pytest.approx(7 / 8)
+
+
+def test_what_a_server_left_unanswered_is_asked_again_and_nothing_else(start: Any, tmp_path: Path) -> None:
+    server = start(down="lime", refused="blue")
+    task = write(tmp_path / "task", "test")
+    patient = ("api.retries=0", "api.max_in_flight=1", "eval.max_reject_rate=0.9")
+    entry = run(server, task, tmp_path / "out", *patient)["tasks"]["colour"]
+    assert entry["rejected"] == {"engine": 4, "no-answer": 4}
+    server.down, asked = "", len(server.bodies)
+    again = run(server, task, tmp_path / "out", *patient)["tasks"]["colour"]
+    assert [colour_of(body) for body in server.bodies[asked:]] == ["lime"] * 4
+    assert (again["num_samples"], again["rejected"]) == (8, {"engine": 4})
+    assert again["num_tokens"] == 2 * entry["num_tokens"]
+    run(server, task, tmp_path / "out", *patient)
+    assert len(server.bodies) == asked + 4
 
 
 def test_shots_are_sent_as_turns_with_their_own_pictures(start: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from vila2cli.judging.summary import read_verdict_layer
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
-from vila2cli.stages.judge import judge
+from vila2cli.stages.judge import is_judged, judge
 
 NUM_SAMPLES = 12
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -161,6 +161,9 @@ def test_an_oracle_without_scenes_is_an_error(tmp_path):
     layer = write_captions(base, tmp_path / "r1", truth)
     with pytest.raises(DataError, match="no judge could judge any of 12 samples"):
         judge(recipe("judge.judges=oracle"), layers=["alt-text", layer], out=tmp_path / "judge")
+    summary = json.loads((tmp_path / "judge/summary.json").read_text())
+    assert summary["unjudged_reasons"] == {"oracle": {"no-scene": 12}}
+    assert not is_judged(summary, recipe("judge.judges=oracle"))
 
 
 def test_a_model_judge_needs_a_model(right, tmp_path):

@@ -162,6 +162,15 @@ def test_a_spent_budget_lists_what_is_left(serve, layers, tmp_path):
     assert len(server.bodies) == 2 * NUM_SAMPLES
 
 
+def test_a_budget_too_small_for_anything_says_so(serve, layers, tmp_path):
+    server = serve(longer)
+    limited = recipe(server.url, "judges.gpt.api.max_tokens_total=30", "judges.gpt.api.max_in_flight=1")
+    with pytest.raises(BudgetError, match=f"{NUM_SAMPLES} pairs were not judged"):
+        judge(limited, layers=layers, out=tmp_path / "judge")
+    summary = json.loads((tmp_path / "judge/summary.json").read_text())
+    assert summary["unjudged_reasons"] == {"gpt": {"over-budget": NUM_SAMPLES}}
+
+
 def test_a_judge_may_be_added_and_writes_a_layer_of_its_own(serve, layers, tmp_path):
     server = serve(longer)
     first = judge(recipe(server.url), layers=layers, out=tmp_path / "judge")

@@ -45,6 +45,10 @@ def caption(number):
 
 @pytest.fixture
 def layers(tmp_path):
+    return write_layers(tmp_path)
+
+
+def write_layers(tmp_path, caption=caption):
     base = tmp_path / "base"
     with TarWriter(base / "000000.tar") as tar:
         for number in range(NUM_SAMPLES):
@@ -232,6 +236,24 @@ def test_answers_are_collected_with_the_agreement_of_people(layers, tmp_path):
     assert pair["all_judges"]["krippendorff_alpha"] < 0
     model = agree(recipe(), tmp_path / "verdicts/people", tmp_path / "verdicts/ada")
     assert model["pairs"][0]["agreement"][0]["same"] == pytest.approx(5 / 6)  # ada, a tie and cy tie on 000
+
+
+def test_equal_captions_are_a_tie_of_everybody_and_not_on_the_page(tmp_path):
+    layers = write_layers(tmp_path, lambda number: "alt-text 4" if number == 4 else caption(number))
+    found = write_page(recipe(), layers=layers, out=tmp_path / "people")
+    assert (found["pairs"], found["ties of equal captions"]) == (NUM_SAMPLES - 1, 1)
+    assert "alt-text 4" not in (tmp_path / "people/judge.html").read_text()
+    files = [answer_file(tmp_path, name, side_of(layers[1])) for name in ("ada", "bob")]
+    summary = collect(recipe(), answers=files, page=tmp_path / "people", out=tmp_path / "verdicts")
+    for name in ("ada", "bob", "people"):
+        verdicts = [
+            json.loads(line)
+            for line in (tmp_path / "verdicts" / name / "verdicts.jsonl").read_text().splitlines()
+        ]
+        outcomes = {one["key"]: one["outcome"] for one in verdicts}
+        assert outcomes == {f"{n:03d}": "tie" if n == 4 else "win" for n in range(NUM_SAMPLES)}
+    assert summary["judges"]["ada"]["num_pairs"] == NUM_SAMPLES
+    assert summary["judges"]["ada"]["win_rate"]["value"] == pytest.approx(5.5 / 6)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.importers import find_format
 from vila2cli.importers.write import import_tasks
 from vila2cli.recipe import load_recipe
+from vila2cli.shards import TarWriter
 from vila2cli.stages.evaluate import evaluate
 from vila2cli.stages.scoring import score_answers
 
@@ -105,6 +106,21 @@ def test_what_is_missing_repeated_contradicted_or_of_no_sample_is_counted_and_na
     assert "row 3" in rejects[0]["error"]
 
 
+def test_null_is_no_answer_and_the_reference_beside_it_none_either(pope, tmp_path):
+    rows = [llava(1, "Yes"), *(llava(n, None, answer="yes") for n in (2, 3, 4))]
+    entry = run(lines(tmp_path / "a.jsonl", *rows), pope, tmp_path / "out", "eval.max_reject_rate=0.75")[
+        "tasks"
+    ]["pope-random"]
+    assert (entry["num_samples"], entry["rejected"]) == (1, {"unanswered": 3})
+
+
+def test_a_task_without_a_readable_sample_is_named(pope, tmp_path):
+    with TarWriter(pope / "000000.tar") as tar:
+        tar.write_sample("000000000", {"json": b"[1]"})
+    with pytest.raises(DataError, match=r"none of its samples in .* can be read"):
+        run(lines(tmp_path / "a.jsonl", llava(1, "Yes")), pope, tmp_path / "out")
+
+
 def test_answers_of_something_else_are_refused(pope, tmp_path):
     with pytest.raises(DataError, match=r"pope-random: none of 1 answers .* 'x1', the first sample '1'"):
         run(lines(tmp_path / "a.jsonl", llava("x1", "Yes")), pope, tmp_path / "out")
@@ -162,3 +178,14 @@ def test_questions_without_their_images_are_not_asked(pope, tiny_checkpoint, tmp
             load_recipe(None, ["eval.engine=hf"]), model=tiny_checkpoint, tasks=[pope], out=tmp_path / "out"
         )
     assert "without --images" in (tmp_path / "out/pope-random/rejects.jsonl").read_text()
+
+
+def test_boxes_of_another_frame_are_not_official(tmp_path):
+    row = {"image": "a.jpg", "expression": "the cat", "bbox": [10, 5, 30, 15], "width": 100, "height": 50}
+    (tmp_path / "refcoco.jsonl").write_text(json.dumps(row | {"question_id": "7"}))
+    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    file = lines(tmp_path / "a.jsonl", {"question_id": "7", "text": "[0.1,0.1,0.3,0.3]"})
+    entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
+    assert entry["metrics"]["iou_at_50"]["value"] == 0
+    assert not entry["official"]
+    assert "1 of 1 boxes lie within 0-1" in entry["doubts"][0]

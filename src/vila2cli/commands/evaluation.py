@@ -125,6 +125,12 @@ def import_tasks(
     synonyms: Annotated[
         Path | None, typer.Option("--synonyms", help="CHAIR's synonyms.txt, for figures to compare.")
     ] = None,
+    box_frame: Annotated[
+        str,
+        typer.Option(
+            "--box-frame", help="Frame of a model's boxes: xyxy-999 (default), -1000, -1, -1-square, -pixel."
+        ),
+    ] = "",
 ) -> None:
     """Write a benchmark's published files as task folders.
 
@@ -141,7 +147,16 @@ def import_tasks(
     found = find_format(form)
     if not files:
         raise RecipeError(f"name the files of {form}: {found.files}")
-    for task in run_import(found, files, out or Path("tasks"), images=images, split=split, synonyms=synonyms):
+    tasks = run_import(
+        found,
+        files,
+        out or Path("tasks"),
+        images=images,
+        split=split,
+        synonyms=synonyms,
+        box_frame=box_frame,
+    )
+    for task in tasks:
         typer.echo(f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images")
 
 

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import io
 import random
-import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -32,6 +31,7 @@ from vila2cli.engine import (
     ScoreResult,
     identify,
 )
+from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, answered, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
@@ -100,7 +100,10 @@ class ApiEngine:
         return self.budget.dollars
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Yield answers as they come, with at most `max_in_flight` requests out."""
+        """Yield answers as they come, with at most `max_in_flight` requests out.
+
+        Where one request ends the stage, the answers that others have got by then are yielded first.
+        """
         return self._run(requests, self._generate, lambda request: request.max_new_tokens)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
@@ -119,7 +122,7 @@ class ApiEngine:
         landed: SimpleQueue[Future[_Outcome[Answered]]] = SimpleQueue()
         window = Window(self._settings.max_in_flight)
         serial = 0
-        with _event_loop() as loop, self._client(loop) as client:
+        with event_loop() as loop, self._client(loop) as client:
             while True:
                 while window.has_room:
                     held = next(waiting, None) if held is None else held
@@ -136,10 +139,23 @@ class ApiEngine:
                     return
                 with self._stop.at_once():
                     future = landed.get()
-                outcome, number = future.result(), flying.pop(future)
-                window.close(number)
-                self.budget.settle(number, outcome.num_read, outcome.num_written)
-                yield outcome.result
+                problem = future.exception()
+                if problem is None:
+                    window.close(flying[future])
+                    yield self._settle(future, flying)
+                    continue
+                del flying[future]
+                while (paid := next((one for one in flying if has_answer(one)), None)) is not None:
+                    yield self._settle(paid, flying)
+                raise problem
+
+    def _settle(
+        self, future: "Future[_Outcome[Answered]]", flying: "dict[Future[_Outcome[Answered]], int]"
+    ) -> Answered:
+        """Take the answer that a future brought, and count what it cost."""
+        outcome = future.result()
+        self.budget.settle(flying.pop(future), outcome.num_read, outcome.num_written)
+        return outcome.result
 
     @contextlib.contextmanager
     def _client(self, loop: asyncio.AbstractEventLoop) -> Iterator[openai.AsyncOpenAI]:
@@ -373,17 +389,3 @@ async def _close(client: openai.AsyncOpenAI) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
     await asyncio.get_running_loop().shutdown_default_executor()
-
-
-@contextlib.contextmanager
-def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="vila2-api", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

@@ -16,9 +16,12 @@ _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer: the id that its tool gave, or the document's number; and what was asked, if it says so."""
+    """One answer: the id that its tool gave, or the document's number; and what was asked, if it says so.
 
-    text: str
+    `text` is None where the tool noted that no answer came (null in its file).
+    """
+
+    text: str | None
     id: str = ""
     doc: int | None = None
     prompt: str = ""
@@ -65,13 +68,20 @@ def _answer(row: Any, where: str) -> Answer:
     if "doc_id" in row:
         return _lmms_answer(row, where)
     name = _name_of(row)
-    text = next((row[key] for key in _TEXTS if isinstance(row.get(key), str | int | float)), None)
-    if not name or text is None:
+    key = next((key for key in _TEXTS if key in row), None)
+    text = None if key is None else row[key]
+    if not name or key is None or isinstance(text, bool) or not isinstance(text, str | int | float | None):
         raise DataError(
             f"{where} has no answer that is known: question_id and text (LLaVA) or answer (VQA), image_id and "
             "caption (COCO), or doc_id and filtered_resps (lmms-eval)"
         )
-    return Answer(text=str(text), id=name, prompt=_text(row, "prompt"), image=_text(row, "image"), where=where)
+    return Answer(
+        text=None if text is None else str(text),
+        id=name,
+        prompt=_text(row, "prompt"),
+        image=_text(row, "image"),
+        where=where,
+    )
 
 
 def _name_of(row: Mapping[str, Any]) -> str:

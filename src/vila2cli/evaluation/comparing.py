@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import read_json
-from vila2cli.score.compare import differences, shared_tasks
+from vila2cli.score.compare import both, shared_tasks
 from vila2cli.score.significance import holm, p_value, samples_needed, smallest_visible, standard_error
+from vila2cli.score.stats import difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """The headline of one task in two evals, second minus first, on the samples both answered."""
+    """The headline of one task in two evals, and second minus first: all on the samples both answered."""
 
     task: str
     metric: str
@@ -39,18 +39,17 @@ def compare_headlines(
     rows: list[dict[str, Any]] = []
     for name, scorer in shared_tasks(first_dir, second_dir):
         layers = first_dir / name, second_dir / name
-        found = differences(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
-        one, error = found[scorer.headline], standard_error(found[scorer.headline])
-        interval = one.interval()
-        values = [_headline(folder, name, scorer.headline) for folder in (first_dir, second_dir)]
-        num = min(_num_samples(folder, name) for folder in (first_dir, second_dir))
+        before, after, num = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
+        first, second = before[scorer.headline], after[scorer.headline]
+        one = difference(first, second)
+        error, interval = standard_error(one), one.interval()
         target = one.value if wanted is None else wanted
         rows.append(
             {
                 "task": name,
                 "metric": scorer.headline,
-                "first": values[0],
-                "second": values[1],
+                "first": first.value,
+                "second": second.value,
                 "difference": one.value,
                 "low": interval.low,
                 "high": interval.high,
@@ -74,12 +73,3 @@ def to_json(changes: list[Change]) -> dict[str, Any]:
         "power": "samples_needed and smallest_visible are for 80% power, two-sided at 5%",
         "tasks": {change.task: asdict(change) for change in changes},
     }
-
-
-def _headline(folder: Path, task: str, metric: str) -> float:
-    value = read_json(folder / "metrics.json")["tasks"][task]["metrics"][metric]
-    return float(value["value"])
-
-
-def _num_samples(folder: Path, task: str) -> int:
-    return int(read_json(folder / "metrics.json")["tasks"][task]["num_samples"])

@@ -15,11 +15,12 @@ from vila2cli.shards import ShardStats, folder_stats
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with their bootstrap replicates, and the counts of its prediction layer."""
+    """A task's metrics with their bootstrap replicates, the counts of its prediction layer, and its doubt."""
 
     task: Task
     found: dict[str, Estimate]
     stats: ShardStats
+    doubt: str
 
 
 def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
@@ -42,10 +43,10 @@ def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, An
 
 
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
-    found = read_predictions(layer_dir).estimate(
-        task.scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed
-    )
-    return Measured(task, found, folder_stats(layer_dir))
+    predictions, scorer = read_predictions(layer_dir), task.scorer
+    found = predictions.estimate(scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed)
+    doubt = scorer.doubt(predictions.columns(scorer)) if scorer.doubt else ""
+    return Measured(task, found, folder_stats(layer_dir), doubt)
 
 
 def _entry(one: Measured) -> dict[str, Any]:
@@ -65,16 +66,16 @@ def _entry(one: Measured) -> dict[str, Any]:
         "prompt": task.prompt,
         "seconds": round(stats.seconds, 3),
         "num_tokens": stats.tokens,
-        **_standing(task, stats),
+        **_standing(one),
     }
 
 
-def _standing(task: Task, stats: ShardStats) -> dict[str, Any]:
+def _standing(one: Measured) -> dict[str, Any]:
     """Whose rule the figure follows, whether it is what that gives, and why not; nothing for our scorers."""
-    scorer = task.scorer
+    scorer, stats = one.task.scorer, one.stats
     if not scorer.rule:
         return {}
-    doubts = [scorer.deviation] if scorer.deviation else []
+    doubts = [doubt for doubt in (scorer.deviation, one.doubt) if doubt]
     if stats.num_rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         doubts.append(f"only {stats.num_out} of {stats.num_in} samples are scored ({reasons})")

@@ -16,6 +16,7 @@ from vila2cli.importers.question import (
     read_values,
     stem_name,
 )
+from vila2cli.score.grounding import BOX_FRAME
 
 _CAPTION = "Provide a one-sentence caption for the provided image."
 _DESCRIBE = "Describe this image in detail."
@@ -40,10 +41,14 @@ def read_chair(paths: Sequence[Path], split: str) -> Iterator[Table]:
     if labels is None or texts is None:
         raise DataError("give COCO's captions_*.json and instances_*.json")
     instances_in, instances = labels
-    classes = {row["id"]: str(row["name"]) for row in need(instances, "categories", instances_in)}
+    classes = {
+        str(need(row, "id", instances_in)): str(need(row, "name", instances_in))
+        for row in need(instances, "categories", instances_in)
+    }
     objects: dict[str, set[str]] = defaultdict(set)
     for row in need(instances, "annotations", instances_in):
-        objects[str(row["image_id"])].add(classes[row["category_id"]])
+        category = str(need(row, "category_id", instances_in))
+        objects[str(need(row, "image_id", instances_in))].add(need(classes, category, instances_in))
     questions = (
         Question(
             id=image,
@@ -64,14 +69,16 @@ def _captions(path: Path, split: str) -> Iterator[tuple[str, str, list[str]]]:
     captions: dict[str, list[str]] = defaultdict(list)
     files: dict[str, str] = {}
     if isinstance(table, dict) and "annotations" in table:
-        files = {str(row["id"]): str(row["file_name"]) for row in table.get("images", ())}
+        files = {
+            str(need(row, "id", path)): str(need(row, "file_name", path)) for row in table.get("images", ())
+        }
         table = table["annotations"]
     elif isinstance(table, dict):  # Karpathy's splits
         rows = [row for row in need(table, "images", path) if row.get("split") == (split or "test")]
         for row in rows:
-            image = str(row.get("cocoid", row.get("imgid")))
-            files[image] = str(row["filename"])
-            captions[image] = [str(sentence["raw"]) for sentence in row["sentences"]]
+            image = str(row["cocoid"] if "cocoid" in row else need(row, "imgid", path))
+            files[image] = str(need(row, "filename", path))
+            captions[image] = [str(need(one, "raw", path)) for one in need(row, "sentences", path)]
         table = []
     for row in table:
         captions[str(need(row, "image_id", path))].append(str(need(row, "caption", path)))
@@ -103,16 +110,21 @@ def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[Table]:
         split=split,
         prompt=_BOX,
         questions=rows,
+        box_frame=BOX_FRAME,
     )
 
 
 def _mdetr(table: Mapping[str, Any], path: Path) -> Iterator[Question]:
-    images = {row["id"]: row for row in need(table, "images", path)}
+    images = {str(need(row, "id", path)): row for row in need(table, "images", path)}
     for row in table["annotations"]:
-        image = images[row["image_id"]]
-        x, y, width, height = map(float, need(row, "bbox", path))
+        image = need(images, str(need(row, "image_id", path)), path)
+        x, y, width, height = _edges(row, path)
         yield _region(
-            str(row["id"]), str(need(image, "caption", path)), image, (x, y, x + width, y + height), path
+            str(need(row, "id", path)),
+            str(need(image, "caption", path)),
+            image,
+            (x, y, x + width, y + height),
+            path,
         )
 
 
@@ -120,8 +132,16 @@ def _line(row: Mapping[str, Any], number: int, path: Path) -> Question:
     expression = row.get("expression", row.get("sent"))
     if not isinstance(expression, str):
         raise DataError(f"{path}: row {number + 1} has no 'expression'")
-    x1, y1, x2, y2 = map(float, need(row, "bbox", path))
-    return _region(str(row.get("question_id", number)), expression, row, (x1, y1, x2, y2), path)
+    return _region(str(row.get("question_id", number)), expression, row, _edges(row, path), path)
+
+
+def _edges(row: Mapping[str, Any], path: Path) -> tuple[float, float, float, float]:
+    """The four numbers of a box; raises DataError where there are others."""
+    box = need(row, "bbox", path)
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(edge, int | float) for edge in box):
+        raise DataError(f"{path}: 'bbox' should be four numbers, not {str(box)[:80]}")
+    x1, y1, x2, y2 = map(float, box)
+    return x1, y1, x2, y2
 
 
 def _region(
@@ -138,6 +158,5 @@ def _region(
         "box": f"[{','.join(f'{edge:g}' for edge in box)}]",
         "width": need(image, "width", path),
         "height": need(image, "height", path),
-        "box_frame": "xyxy-999",
     }
     return Question(id=name, question=expression, answers=(), images=(file,), meta=meta)

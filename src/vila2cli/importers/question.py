@@ -33,7 +33,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One task: what its task.toml says, and its questions."""
+    """One task: what its task.toml says, and its questions; `box_frame` where answers are boxes."""
 
     name: str
     answer_type: str
@@ -42,6 +42,7 @@ class Table:
     questions: Iterable[Question]
     prompt: str = "{question}"
     version: str = "1"
+    box_frame: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,19 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         from pyarrow import parquet
     except ImportError:
         raise DataError(f"{path} is a Parquet file: pip install pyarrow, or give it as JSON lines") from None
-    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    if not rows:
+        raise DataError(f"{path} holds no rows")
     return rows
 
 
-def need(row: Mapping[str, Any], key: str, path: Path) -> Any:
+def need(row: Any, key: str, path: Path) -> Any:
     """A value that a row must have; raises DataError naming file and row."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"{path}: there should be an object, not {str(row)[:80]!r}")
     if key not in row or row[key] is None:
         shown = json.dumps({name: row[name] for name in list(row)[:3]}, default=str)[:120]
         raise DataError(f"{path}: a row has no {key!r}: {shown}")

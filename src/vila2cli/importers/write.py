@@ -1,19 +1,22 @@
 """Imported questions as task folders: shards and a task.toml."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import to_json_bytes, write_atomically
+from vila2cli.files import PARTIAL, sync_folder, to_json_bytes, write_atomically
 from vila2cli.importers.question import Format, Question, Table
+from vila2cli.score.grounding import FRAMES
 from vila2cli.tarfiles import IMAGE_EXTENSIONS, TarWriter
 
 SAMPLES_PER_SHARD = 1000
 TASK_FILE = "task.toml"
+SYNONYMS_FILE = "synonyms.txt"
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
 
 
@@ -34,26 +37,54 @@ def import_tasks(
     images: Path | None = None,
     split: str = "",
     synonyms: Path | None = None,
+    box_frame: str = "",
 ) -> list[Imported]:
     """Write every task of the files as OUT/NAME; without `images` only answers of other tools can be scored.
 
-    The task.toml is written last, so a folder without one is unfinished. Raises DataError naming file and row
-    for what does not fit the format, and for an image that is not there.
+    A task is written aside and renamed, so a folder is there whole or not at all. Raises DataError naming file
+    and row for what does not fit the format, for a file or image that is not there, for files without any
+    question, for a `box_frame` that is none, and for a folder of that name that holds anything.
     """
-    missing = next((path for path in files if not path.exists()), None)
+    missing = next((path for path in (*files, *filter(None, (synonyms,))) if not path.exists()), None)
     if missing is not None:
         raise DataError(f"there is no {missing}")
     finder = None if images is None else _Finder(images)
-    imported = []
-    for table in form.read(files, split):
-        folder = out / table.name
-        if (folder / TASK_FILE).exists():
-            raise DataError(f"{folder} holds a task already; remove it or choose another --out")
-        imported.append(_write(table, folder, finder))
-        if synonyms is not None:
-            write_atomically(folder / "synonyms.txt", synonyms.read_bytes())
-        write_atomically(folder / TASK_FILE, task_toml(table, synonyms is not None).encode())
+    tables = (_framed(table, box_frame) for table in form.read(files, split))
+    imported = [_import(table, out, finder, synonyms) for table in tables]
+    if not imported:
+        raise DataError(f"the files hold no questions; {form.name} is made from {form.files}")
     return imported
+
+
+def _framed(table: Table, box_frame: str) -> Table:
+    """The table with another frame for the boxes of its answers."""
+    if not box_frame:
+        return table
+    if not table.box_frame:
+        raise DataError(f"the answers of {table.name} are no boxes: leave out --box-frame")
+    if box_frame not in FRAMES:
+        raise DataError(f"there is no box frame {box_frame!r}; give {', '.join(FRAMES)}")
+    return replace(table, box_frame=box_frame)
+
+
+def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
+    """Write one task whole, or raise and leave nothing of it."""
+    folder, aside = out / table.name, out / f".{table.name}{PARTIAL}"
+    if (folder / TASK_FILE).exists():
+        raise DataError(f"{folder} holds a task already; remove it or choose another --out")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder} holds files that are no task; move them or choose another --out")
+    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed
+    try:
+        num_samples, num_images = _write(table, aside, finder)
+        if synonyms is not None:
+            write_atomically(aside / SYNONYMS_FILE, synonyms.read_bytes())
+        write_atomically(aside / TASK_FILE, task_toml(table, synonyms is not None).encode())
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(out)
+    return Imported(folder, num_samples, num_images)
 
 
 def task_toml(table: Table, has_synonyms: bool = False) -> str:
@@ -65,15 +96,15 @@ def task_toml(table: Table, has_synonyms: bool = False) -> str:
         "answer_type": table.answer_type,
         "scorer": table.scorer,
         "prompt": table.prompt,
-        **({"synonyms": "synonyms.txt"} if has_synonyms else {}),
+        **({"box_frame": table.box_frame} if table.box_frame else {}),
+        **({"synonyms": SYNONYMS_FILE} if has_synonyms else {}),
     }
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def _write(table: Table, folder: Path, finder: "_Finder | None") -> Imported:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.tar"):
-        old.unlink()
+def _write(table: Table, folder: Path, finder: "_Finder | None") -> tuple[int, int]:
+    """Write the shards of a task, and return how many samples and images they hold."""
+    folder.mkdir(parents=True)
     num_samples = num_images = 0
     for shard, questions in enumerate(_batches(table.questions)):
         with TarWriter(folder / f"{shard:06d}.tar") as tar:
@@ -83,7 +114,7 @@ def _write(table: Table, folder: Path, finder: "_Finder | None") -> Imported:
                 num_samples, num_images = num_samples + 1, num_images + len(members) - 1
     if num_samples == 0:
         raise DataError(f"the files hold no questions for {table.name}")
-    return Imported(folder, num_samples, num_images)
+    return num_samples, num_images
 
 
 def _members(question: Question, index: int, finder: "_Finder | None") -> dict[str, bytes]:

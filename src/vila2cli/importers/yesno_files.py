@@ -1,6 +1,6 @@
 """Yes/no benchmarks and statements: POPE, MME, HallusionBench, VSR, NLVR."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from vila2cli.errors import DataError
 from vila2cli.importers.question import SHORT_PROMPT, Question, Table, need, one_file, read_rows, stem_name
 
 _TRUTH_PROMPT = "Is this statement about the image true? {question}\nAnswer with true or false."
+_WORDS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
 _IMAGES = (".jpg", ".png", ".jpeg")
 
 
@@ -18,6 +19,10 @@ def read_pope(paths: Sequence[Path], split: str) -> Iterator[Table]:
     rows belong to the labels in the order of their lines, as in LLaVA's eval_pope, and must ask the same.
     """
     tables = [(path, read_rows(path)) for path in paths]
+    if all("category" in rows[0] for _, rows in tables):
+        raise DataError(
+            "these are LLaVA's questions, which say no answers: give POPE's labels, too (coco_pope_*.json)"
+        )
     numbered = [row for _, rows in tables for row in rows if "category" in row]
     for path, rows in tables:
         if "category" in rows[0]:
@@ -41,12 +46,12 @@ def _pope(path: Path, labels: list[dict[str, Any]], asked: list[dict[str, Any]])
         )
     for number, (label, row) in enumerate(zip(labels, asked, strict=True), 1):
         question, image = str(need(label, "text", path)), str(need(label, "image", path))
-        if row["image"] != image or not str(row["text"]).startswith(question):
+        if need(row, "image", path) != image or not str(need(row, "text", path)).startswith(question):
             raise DataError(
                 f"{path}, line {number}: the labels ask {question!r} of {image}, the questions do not"
             )
         yield Question(
-            id=str(row["question_id"]),
+            id=str(need(row, "question_id", path)),
             question=question,
             answers=(str(need(label, "label", path)),),
             images=(image,),
@@ -69,10 +74,14 @@ def read_mme(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 def _mme(folder: Path) -> Iterator[Question]:
     found = False
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give the folder of MME")
     for subtask in sorted(path for path in folder.iterdir() if path.is_dir()):
         texts = sorted([*subtask.glob("*.txt"), *subtask.glob("questions_answers_YN/*.txt")])
         for text in texts:
             for number, line in enumerate(text.read_text(encoding="utf-8").splitlines()):
+                if not line.strip():
+                    continue
                 question, tab, answer = line.rpartition("\t")
                 if not tab or answer.strip().lower() not in ("yes", "no"):
                     raise DataError(f"{text}, line {number + 1}: it should be a question, a tab, and Yes or No")
@@ -123,10 +132,18 @@ def _hallusion(row: dict[str, Any], path: Path) -> Question:
     return Question(
         id="_".join(meta.values()),
         question=str(need(row, "question", path)),
-        answers=("yes" if str(need(row, "gt_answer", path)) == "1" else "no",),
+        answers=("yes" if _is_true(row, "gt_answer", path) else "no",),
         images=(str(file).removeprefix("./"),) if file else (),
         meta=meta,
     )
+
+
+def _is_true(row: Mapping[str, Any], key: str, path: Path) -> bool:
+    """A label as 0 or 1, true or false, yes or no, in any case and type; raises DataError for another."""
+    value = need(row, key, path)
+    if (word := str(value).strip().lower()) not in _WORDS:
+        raise DataError(f"{path}: {key!r} is {value!r}; it should be 0 or 1, true or false, yes or no")
+    return _WORDS[word]
 
 
 def read_vsr(paths: Sequence[Path], split: str) -> Iterator[Table]:
@@ -136,7 +153,7 @@ def read_vsr(paths: Sequence[Path], split: str) -> Iterator[Table]:
         Question(
             id=str(number),
             question=str(need(row, "caption", path)),
-            answers=("true" if int(need(row, "label", path)) else "false",),
+            answers=("true" if _is_true(row, "label", path) else "false",),
             images=(str(need(row, "image", path)),),
             meta={"category": str(row.get("relation", ""))},
         )
@@ -152,7 +169,7 @@ def read_nlvr(paths: Sequence[Path], split: str) -> Iterator[Table]:
         Question(
             id=str(need(row, "identifier", path)),
             question=str(need(row, "sentence", path)),
-            answers=(str(need(row, "label", path)).lower(),),
+            answers=("true" if _is_true(row, "label", path) else "false",),
             images=_nlvr_images(row),
         )
         for row in read_rows(path)

@@ -69,14 +69,17 @@ class Captioned:
     captions: dict[str, str]
 
 
-def arrange(captioned: Iterable[Captioned], pairs: Sequence[Pair], seed: int) -> list[Shown]:
-    """Every pair of different captions, in an order and on sides that depend on the seed alone."""
+def arrange(
+    captioned: Iterable[Captioned], pairs: Sequence[Pair], seed: int
+) -> tuple[list[Shown], list[Shown]]:
+    """Every pair of different captions, in an order and on sides that depend on the seed alone; and the others.
+
+    Captions that are equal are a tie of every judge, and nobody is asked about them.
+    """
     found = []
     for one in captioned:
         for pair in pairs:
             texts = tuple(one.captions[name] for name in pair)
-            if texts[0] == texts[1]:
-                continue
             about = (seed, *pair, one.shard, one.key, one.image_sha256)
             is_left = stable_hash("side", *about) % 2 == 0
             left, right = texts if is_left else texts[::-1]
@@ -92,9 +95,11 @@ def arrange(captioned: Iterable[Captioned], pairs: Sequence[Pair], seed: int) ->
                     num_words=(len(texts[0].split()), len(texts[1].split())),
                 )
             )
-    if not found:
+    different = [one for one in found if one.captions[0] != one.captions[1]]
+    if not different:
         raise DataError("there is nothing to compare: the captions are the same everywhere")
-    return sorted(found, key=lambda shown: stable_hash("order", seed, shown.id))
+    same = [one for one in found if one.captions[0] == one.captions[1]]
+    return sorted(different, key=lambda shown: stable_hash("order", seed, shown.id)), same
 
 
 def page_digest(shown: Sequence[Shown], question: str) -> str:
@@ -102,8 +107,10 @@ def page_digest(shown: Sequence[Shown], question: str) -> str:
     return digest({"question": question, "pairs": [[one.id, *one.captions] for one in shown]})
 
 
-def to_key(shown: Sequence[Shown], question: str, layers: Sequence[str], seed: int) -> dict[str, Any]:
-    """The key file: which layer stands on which side of each pair."""
+def to_key(
+    shown: Sequence[Shown], same: Sequence[Shown], question: str, layers: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """The key file: which layer stands on which side of each pair, and the ties of equal captions."""
     return {
         "format": KEY_FORMAT,
         "page": page_digest(shown, question),
@@ -111,6 +118,7 @@ def to_key(shown: Sequence[Shown], question: str, layers: Sequence[str], seed: i
         "layers": list(layers),
         "seed": seed,
         "pairs": [one.to_key() for one in shown],
+        "ties": [one.to_key() for one in same],
     }
 
 

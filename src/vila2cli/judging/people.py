@@ -83,17 +83,33 @@ def read_key(path: Path) -> dict[str, Any]:
 
 
 def to_verdicts(sheet: Sheet, key: Mapping[str, Any]) -> dict[SampleId, SampleVerdicts]:
-    """A person's verdicts; a pair that was not answered is unjudged, one of two bad captions a tie."""
+    """A person's verdicts; a pair that was not answered is unjudged.
+
+    Two bad captions are a tie, and so are two equal ones, which are not on the page.
+    """
     found: dict[SampleId, list[Verdict]] = {}
     images: dict[SampleId, str] = {}
-    for one in key["pairs"]:
+    same = {one["id"] for one in key.get("ties", ())}
+    for one in (*key["pairs"], *key.get("ties", ())):
         sample_id = (one["shard"], one["key"])
         images[sample_id] = one["image_sha256"] or "/".join(sample_id)
-        found.setdefault(sample_id, []).append(_verdict(sheet, one))
+        is_same = one["id"] in same
+        found.setdefault(sample_id, []).append(_tie(sheet, one) if is_same else _verdict(sheet, one))
     return {
         sample_id: SampleVerdicts(images[sample_id], tuple(verdicts), {})
         for sample_id, verdicts in sorted(found.items())
     }
+
+
+def _tie(sheet: Sheet, one: Mapping[str, Any]) -> Verdict:
+    """The verdict on equal captions, about which nobody was asked."""
+    return Verdict(
+        layer=one["layer"],
+        against=one["against"],
+        judge=sheet.judge,
+        outcome="tie",
+        num_words=(int(one["num_words"][0]), int(one["num_words"][1])),
+    )
 
 
 def _verdict(sheet: Sheet, one: Mapping[str, Any]) -> Verdict:

@@ -53,6 +53,7 @@ _IRREGULAR = {
     "loaves": "loaf",
     "oxen": "ox",
     "buses": "bus",
+    "taxis": "taxi",
 }
 _MEN = re.compile(r"men$")
 _ES = re.compile(r"(ss|sh|ch|x|z|o)es$")
@@ -173,9 +174,18 @@ def singular(word: str, known: Mapping[str, str] = BUILT_IN) -> str:
     return word[:-2] if _ES.search(word) else word[:-1]
 
 
+def _words(caption: str) -> list[str]:
+    return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+
+
+def _owner(word: str, known: Mapping[str, str]) -> str:
+    """A word without the 's of a possessive; that of a plural, a lone apostrophe, is cut off already."""
+    return word if word in known else word.removesuffix("'s")
+
+
 def objects_named(caption: str, synonyms: Mapping[str, str] = BUILT_IN) -> list[tuple[str, str]]:
     """Every mention of a known object, in order, with its class."""
-    words = [singular(word, synonyms) for word in _WORD.findall(caption.lower())]
+    words = [singular(_owner(word, synonyms), synonyms) for word in _words(caption)]
     joined: list[str] = []
     while words:
         pair = " ".join(words[:2])
@@ -217,7 +227,7 @@ def metrics(totals: Columns) -> dict[str, FloatArray]:
 
 CHAIR = Scorer(
     name="chair",
-    version="chair-1",
+    version="chair-2",
     headline="chair_i",
     score=score,
     metrics=metrics,

@@ -74,9 +74,17 @@ def differences(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
     """Second minus first of every metric of the scorer, on the samples both layers hold."""
+    before, after, _ = both(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
+    return {name: difference(before[name], after[name]) for name in before}
+
+
+def both(
+    first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
+) -> tuple[dict[str, Estimate], dict[str, Estimate], int]:
+    """Every metric of two layers on the samples both hold, and how many these are."""
     first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
-    return {name: difference(before[name], after[name]) for name in before}
+    return before, after, len(first.ids)
 
 
 def compare(

@@ -60,36 +60,75 @@ def _area(box: Box) -> float:
 BOX = Scorer(name="box", version="xyxy-999-1", headline="iou_at_50", score=score, metrics=metrics)
 
 
-FRAMES = {"xyxy-999": 999.0, "xyxy-1000": 1000.0, "xyxy-1": 1.0, "xyxy-pixel": 0.0}
-"""The coordinate frames that answers may be in, and what the far edge of the image is called there."""
+SQUARE = "xyxy-1-square"
+FRAMES = {"xyxy-999": 999.0, "xyxy-1000": 1000.0, "xyxy-1": 1.0, SQUARE: 1.0, "xyxy-pixel": 0.0}
+"""The coordinate frames that answers may be in, and what the far edge of the image is called there.
 
-_SIGNED = r"\s*(-?\d+(?:\.\d+)?)\s*"
+In xyxy-1-square the edge is that of the square around the image, the shorter side centred in it: LLaVA-1.5
+pads its images so, and is asked for boxes of what it sees.
+"""
+
+_SIGNED = r"\s*(-?(?:\d+(?:\.\d*)?|\.\d+))\s*"
 _ANY_BOX = re.compile(rf"[\[(]{_SIGNED},{_SIGNED},{_SIGNED},{_SIGNED}[\])]")
+_MOSTLY = 0.95
+"""Share of answers inside 0-1 from which on a frame of larger numbers is doubted."""
 
 
-def first_box(text: str, scale: tuple[float, float] = (1.0, 1.0)) -> Box | None:
-    """The first four numbers in brackets, times the scale of x and y; None without area."""
+def first_box(text: str) -> Box | None:
+    """The first four numbers in brackets."""
     if (match := _ANY_BOX.search(text)) is None:
         return None
     x1, y1, x2, y2 = (float(number) for number in match.groups())
-    box = (x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1])
-    return box if box[0] < box[2] and box[1] < box[3] else None
+    return x1, y1, x2, y2
+
+
+def to_pixels(box: Box, frame: str, width: float, height: float) -> Box:
+    """A box of one of FRAMES in pixels of the image."""
+    far = FRAMES[frame]
+    if frame == SQUARE:
+        side = max(width, height)
+        left, top = (side - width) // 2, (side - height) // 2
+        x1, y1, x2, y2 = (edge * side for edge in box)
+        return x1 - left, y1 - top, x2 - left, y2 - top
+    x, y = (width / far, height / far) if far else (1.0, 1.0)
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
 def score_refcoco(answer: str, reference: Reference) -> Row:
     """IoU with the `box` of the sample's JSON, in pixels of its `width` and `height`.
 
-    The frame of the answer is the sample's `box_frame`, one of FRAMES: it is stated, never guessed.
+    The frame of the answer is the task's or sample's `box_frame`, one of FRAMES: it is stated, never guessed.
+    `too_small` says that the numbers are of 0-1 where the frame has larger ones.
     """
     width, height = (_positive(reference, name) for name in ("width", "height"))
     truth = first_box(str(reference.meta.get("box")))
     frame = reference.meta.get("box_frame", BOX_FRAME)
-    if truth is None or frame not in FRAMES:
+    if truth is None or not _has_area(truth) or frame not in FRAMES:
         raise DataError(f"a RefCOCO sample needs 'box' in pixels and a 'box_frame' of {', '.join(FRAMES)}")
-    far = FRAMES[frame]
-    given = first_box(answer, (width / far, height / far) if far else (1.0, 1.0))
+    raw = first_box(answer)
+    given = None if raw is None or not _has_area(raw) else to_pixels(raw, str(frame), width, height)
     best = 0.0 if given is None else iou(given, truth)
-    return {"score": float(best >= 0.5), "iou": best, "unparsed": float(given is None)}
+    return {
+        "score": float(best >= 0.5),
+        "iou": best,
+        "unparsed": float(given is None),
+        "too_small": float(raw is not None and max(raw) <= 1 and FRAMES[frame] != 1),
+    }
+
+
+def doubt_frame(totals: Columns) -> str:
+    """Why the frame that was stated is likely not that of the answers; empty where it may be."""
+    parsed, too_small = float((totals["n"] - totals["unparsed"]).sum()), float(totals["too_small"].sum())
+    if not too_small or too_small < _MOSTLY * parsed:
+        return ""
+    return (
+        f"{too_small:.0f} of {parsed:.0f} boxes lie within 0-1, so they are not in the task's box_frame; "
+        "give xyxy-1 or xyxy-1-square"
+    )
+
+
+def _has_area(box: Box) -> bool:
+    return box[0] < box[2] and box[1] < box[3]
 
 
 def _positive(reference: Reference, name: str) -> float:
@@ -101,9 +140,10 @@ def _positive(reference: Reference, name: str) -> float:
 
 REFCOCO = Scorer(
     name="refcoco",
-    version="iou-1",
+    version="iou-2",
     headline="iou_at_50",
     score=score_refcoco,
     metrics=metrics,
     rule="RefCOCO's accuracy at IoU 0.5",
+    doubt=doubt_frame,
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vila2cli.score.stats import Metrics
+from vila2cli.score.stats import Columns, Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class Scorer:
     rare a word is. What it needs beside the rows is kept with each prediction: `labels`, and the
     reference answers where `keeps_references`. `unit` is the label that is resampled as a whole in
     place of the image. `rule` says in a few words whose scoring this is, and `deviation` where and why
-    a figure may differ from that of the official code.
+    a figure may differ from that of the official code. `doubt` says of the summed rows why the answers may not
+    be what they were taken for.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Scorer:
     is_share: bool = True  # the headline is a share of 1 and can be averaged with other tasks
     rule: str = ""
     deviation: str = ""
+    doubt: Callable[[Columns], str] | None = None
 
     def stored(self, answer: str, reference: Reference) -> dict[str, Any]:
         """What a prediction layer keeps of one answer; `Scored` is made from it again."""

@@ -5,7 +5,7 @@ metrics.json with every metric as value, low and high of its 95% bootstrap inter
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from vila2cli.engine import (
 )
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
+from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, unanswered
 from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
 from vila2cli.files import read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
@@ -69,9 +70,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score `model` on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
 
-    Shards that are complete are not asked again. Raises DataError for tasks that cannot be read,
-    RecipeError when `out` was made with other inputs, and RejectBudgetError when more samples of a
-    task are unusable than `eval.max_reject_rate` allows; metrics.json is not written then.
+    Shards that are complete are not asked again, but for questions that a server left unanswered.
+    Raises DataError for tasks that cannot be read, RecipeError when `out` was made with other inputs,
+    and RejectBudgetError when more samples of a task are unusable than `eval.max_reject_rate` allows;
+    metrics.json is not written then.
     """
     found = find_tasks(tasks or recipe.eval.tasks)
     if not found:
@@ -123,7 +125,9 @@ class _Asker:
         manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.outline()})
         writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
         with self.stop.at_once():
-            missing = writer.missing(source.shards)
+            names = {shard.name for shard in writer.missing(source.shards)}
+            earlier = unanswered(folder, source.shards)
+        missing = [shard for shard in source.shards if shard.name in names | set(earlier)]
         if missing:
             total, _ = expected_samples(missing)
             shots = self._open_shots(task)
@@ -131,7 +135,8 @@ class _Asker:
                 for shard in missing:
                     self.stop.check()
                     with writer.shard(shard) as writing:
-                        self._ask_shard(task, shard, writing, progress, shots)
+                        known = earlier.get(shard.name, Earlier())
+                        self._ask_shard(task, shard, writing, progress, shots, known)
         _check_rejects(task, writer.finish(), self.recipe.eval.max_reject_rate, folder)
 
     def _open_shots(self, task: Task) -> Shots | None:
@@ -141,9 +146,15 @@ class _Asker:
         return open_shots(task, settings.shots_dir, settings.num_shots, self.recipe.seed)
 
     def _ask_shard(
-        self, task: Task, shard: Shard, writing: ShardWriter, progress: Progress, shots: Shots | None
+        self,
+        task: Task,
+        shard: Shard,
+        writing: ShardWriter,
+        progress: Progress,
+        shots: Shots | None,
+        earlier: Earlier,
     ) -> None:
-        questions = dict(_questions(task, shard, writing, shots))
+        questions = dict(_unknown(_questions(task, shard, writing, shots), earlier, writing, progress))
         if not questions:
             return
         for result in self._open(progress).generate(self._requests(task, shard, questions, writing)):
@@ -151,7 +162,8 @@ class _Asker:
             progress.advance()
             question = questions[result.id]
             if result.error is not None:
-                writing.reject(Reject(shard.name, result.id, "engine", result.error))
+                reason = NO_ANSWER if result.failure == "unanswered" else REFUSED
+                writing.reject(Reject(shard.name, result.id, reason, result.error))
                 continue
             writing.annotate(question.sample, self._annotation(task, question, result))
             writing.count(tokens=result.num_tokens)
@@ -223,6 +235,22 @@ def _questions(
             writing.reject(Reject(shard.name, sample.key, "task", str(error)))
         else:
             yield sample.key, question
+
+
+def _unknown(
+    questions: Iterable[tuple[str, _Question]], earlier: Earlier, writing: ShardWriter, progress: Progress
+) -> Iterator[tuple[str, _Question]]:
+    """The questions that nothing is known of; what came of the others is written as it was."""
+    for key, question in questions:
+        if (prediction := earlier.predictions.get(key)) is not None:
+            writing.annotate(question.sample, prediction)
+            writing.count(tokens=prediction.num_tokens or 0)
+            progress.advance()
+        elif (reject := earlier.refused.get(key)) is not None:
+            writing.reject(reject)
+            progress.advance()
+        else:
+            yield key, question
 
 
 def _check_images(sample: Sample) -> None:

@@ -45,8 +45,8 @@ def judge(
     models of [judges.NAME]; "oracle" counts facts where samples have a scene. Each writes the layer
     `out`/NAME. Complete shards are not judged again, but for pairs that no answer came to, and no
     question is asked again that was answered. Raises RecipeError for settings that do not fit,
-    DataError for layers that do not belong together, or when no judge could judge any sample, and
-    BudgetError once all is written when pairs were left for want of budget.
+    DataError for layers that do not belong together, and once all is written BudgetError when pairs were
+    left for want of budget and DataError when no judge could judge any sample.
     """
     models = _models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
@@ -68,11 +68,14 @@ def judge(
         summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
         write_json(folder / "summary.json", summary)
     _check_budget(rows, summary)
+    _check_judged(summary)
     return summary
 
 
 def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
     """Whether a summary is of all judges of the recipe, with no pair left that could be asked about again."""
+    if not _num_judged(summary):
+        return False
     words = {word for found in summary.get("unjudged_reasons", {}).values() for word in found}
     return set(recipe.judge.judges) <= set(summary.get("judges", ())) and not words & set(MAY_PASS)
 
@@ -193,11 +196,6 @@ def _summary(recipe: Recipe, draw: Draw, rows: Sequence[_Row]) -> dict[str, Any]
     verdicts = {row.judge.name: row.verdicts() for row in rows}
     figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
     judged_by_all = set.intersection(*(set(found) for found in verdicts.values()))
-    if not any(one["num_pairs"] for pair in figures["pairs"] for one in pair["judges"].values()):
-        raise DataError(
-            f"no judge could judge any of {len(judged_by_all)} samples: the oracle needs a scene in KEY.json, "
-            f"and a model has to answer as its prompt asks; unjudged: {figures['unjudged_reasons']}"
-        )
     return {
         **figures,
         "num_samples": len(judged_by_all),
@@ -240,4 +238,18 @@ def _check_budget(rows: Sequence[_Row], summary: Mapping[str, Any]) -> None:
         )
         raise BudgetError(
             f"{left} pairs were not judged, see unjudged in summary.json: {said or 'the budget is spent'}"
+        )
+
+
+def _num_judged(summary: Mapping[str, Any]) -> int:
+    """Pairs that were judged, over all judges."""
+    return sum(one["num_pairs"] for pair in summary.get("pairs", ()) for one in pair["judges"].values())
+
+
+def _check_judged(summary: Mapping[str, Any]) -> None:
+    """Raise DataError when no judge could judge anything, now that summary.json says why."""
+    if not _num_judged(summary):
+        raise DataError(
+            f"no judge could judge any of {summary['num_samples']} samples: the oracle needs a scene in "
+            f"KEY.json, and a model has to answer as its prompt asks; unjudged: {summary['unjudged_reasons']}"
         )

@@ -48,8 +48,8 @@ def write_page(
     jpegs: dict[str, bytes] = {}
     left_out: dict[str, int] = {}
     captioned = list(_captioned(draw, jpegs, left_out))
-    shown = arrange(captioned, draw.pairs, recipe.seed)
-    key = to_key(shown, recipe.judge.question, draw.layers, recipe.seed)
+    shown, same = arrange(captioned, draw.pairs, recipe.seed)
+    key = to_key(shown, same, recipe.judge.question, draw.layers, recipe.seed)
     with lock(folder):
         _check_key(folder / KEY_FILE, key)
 
@@ -69,6 +69,7 @@ def write_page(
         "page": str(folder / PAGE_FILE),
         "key": str(folder / KEY_FILE),
         "pairs": len(shown),
+        **({"ties of equal captions": len(same)} if same else {}),
         "images": len({(one.shard, one.key) for one in shown}),
         "megabytes": round(len(html) / 1e6, 1),
         **({"left out": left_out} if left_out else {}),

@@ -69,6 +69,8 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
     """Write the prediction layer of a task whole; a layer of the same answers is written again."""
     source = open_source([str(task.folder)])
     known = [Known.of(sample, place) for place, sample in enumerate(_samples(source))]
+    if not known:
+        raise DataError(f"task {task.name}: none of its samples in {task.folder} can be read; import it again")
     joined = join(known, given)
     if joined.num_joined == 0:
         raise DataError(
@@ -94,7 +96,7 @@ def _samples(source: Source) -> Iterator[Sample]:
 
 
 def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, writing: ShardWriter) -> None:
-    texts = list(dict.fromkeys(answer.text for answer in answers))
+    texts = list(dict.fromkeys(answer.text for answer in answers if answer.text is not None))
     if not texts:
         writing.reject(Reject(shard, sample.key, "unanswered", f"no answer to {_name(sample)}"))
         return
