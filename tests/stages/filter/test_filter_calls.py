@@ -1,340 +1,41 @@
-"""`vila2 filter` from shards to layer, with a tiny model of random weights."""
+"""`vila2 filter`: the control, what is refused, several calls, layers over layers, the command line."""
 
 import importlib.util
-import io
-import json
 import math
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from filter_data import (
+    LOOP,
+    NO_MODEL,
+    NUM_IN,
+    NUM_SAMPLES,
+    NUM_SHARDS,
+    annotations,
+    encoded,
+    picture,
+    tars,
+    words,
+)
 
 from vila2cli.cli import main
-from vila2cli.engine import ScoreRequest, open_engine
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.filtering.summary import summary_lines
-from vila2cli.image import decode_image
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
 from vila2cli.run import Worker, lock
-from vila2cli.sample import Annotation, Turn
-from vila2cli.shards import ShardStats, TarWriter, open_layer, open_source, read_shard
+from vila2cli.sample import Annotation
+from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages import filter as stage
 from vila2cli.stages.filter import filter_samples
 from vila2cli.text.compose import is_kept
-from vila2cli.text.prompts import PROMPTS, prompt_sha256
-from vila2cli.world.draw import draw_picture
-from vila2cli.world.language import alt_text
-from vila2cli.world.scenes import draw_scene
-
-NUM_SHARDS, NUM_SAMPLES = 4, 12
-LOOP = "a red circle on a red circle on a red circle on a red circle on a red circle on"
-
-
-NO_MODEL = ("filter.scores=[]", "filter.keep_share=1")
-
-
-def picture(number: int, side: int = 160) -> Image.Image:
-    image = draw_picture(draw_scene(Random(number), "pretrain"), Random(number)).convert("RGB")
-    return image.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", quality: int = 95) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, quality=quality)
-    return stream.getvalue()
-
-
-def words(number: int) -> bytes:
-    return alt_text(draw_scene(Random(number), "pretrain"), Random(number), wrong=0, boilerplate=0).encode()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards with a look-alike and copies across shards, an evaluation image, bad captions and bad images."""
-    folder = tmp_path_factory.mktemp("data")
-    for shard in range(NUM_SHARDS):
-        with TarWriter(folder / "train" / f"{shard:06}.tar") as tar:
-            for index in range(NUM_SAMPLES):
-                number = shard * NUM_SAMPLES + index
-                tar.write_sample(f"{number:09}", {"jpg": encoded(picture(number)), "txt": words(number)})
-            if shard == 2:
-                tar.write_sample("copy", {"jpg": encoded(picture(3)), "txt": b"a copy of 3"})
-                tar.write_sample(
-                    "look-alike", {"webp": encoded(picture(14, 90), "WEBP", 70), "txt": b"like 14"}
-                )
-                tar.write_sample(
-                    "evaluated", {"jpg": encoded(picture(900), quality=60), "txt": b"a test image"}
-                )
-            if shard == 1:
-                tar.write_sample("loop", {"jpg": encoded(picture(500)), "txt": LOOP.encode()})
-                tar.write_sample("silent", {"jpg": encoded(picture(501))})
-                tar.write_sample("cut-off", {"jpg": encoded(picture(502))[:-900], "txt": b"half a picture"})
-                tar.write_sample(
-                    "two", {"0.jpg": encoded(picture(503)), "1.jpg": encoded(picture(504)), "txt": b"x y"}
-                )
-                tar.write_sample("json", {"jpg": encoded(picture(505)), "json": b"{"})
-    with TarWriter(folder / "eval" / "ocr" / "000000.tar") as tar:
-        tar.write_sample("question", {"jpg": encoded(picture(900)), "json": b'{"question": "What?"}'})
-    (folder / "eval" / "ocr" / "task.toml").write_text('answer_type = "short"')
-    return folder
-
-
-REJECTED = {"bad-image": 1, "several-images": 1, "bad-json": 1}
-NUM_IN = NUM_SHARDS * NUM_SAMPLES + 8
-
-
-@pytest.fixture
-def run(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    def call(*sets: str, out: str = "layer", **changes: Any) -> dict[str, Any]:
-        always = ["filter.engine=hf", "filter.batch_size=8", "filter.max_reject_rate=0.2"]
-        recipe = load_recipe(None, [*always, *sets])
-        arguments: dict[str, Any] = {"shards": [f"{data}/train/*.tar"], "tasks": [f"{data}/eval"]}
-        return filter_samples(
-            recipe, **({**arguments, "model": tiny_checkpoint, "out": tmp_path / out} | changes)
-        )
-
-    return call
-
-
-def annotations(out: Path) -> dict[str, Annotation]:
-    shards = open_source([str(out)]).shards
-    samples = (sample for shard in shards for sample in read_shard(shard, on_reject=lambda reject: None))
-    found = {sample.key: sample.annotation("filter") for sample in samples}
-    assert None not in found.values(), "every sample that can be read is decided on"
-    return {key: annotation for key, annotation in found.items() if annotation is not None}
-
-
-def tars(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tar"))}
-
-
-def test_every_sample_is_decided_on_and_counted(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    summary = run()
-    found = annotations(tmp_path / "layer")
-    assert summary["in"] == NUM_IN == summary["out"] + sum(summary["dropped"].values())
-    assert {reason: summary["dropped"][reason] for reason in REJECTED} == REJECTED
-    assert {
-        "repetition": 1,
-        "no-caption": 1,
-        "duplicate": 1,
-        "near-duplicate": 1,
-        "eval-overlap": 1,
-    }.items() <= (summary["dropped"].items())
-    assert summary["rejected"] == sum(REJECTED.values())
-    assert summary["out"] == round(0.2 * NUM_SHARDS * NUM_SAMPLES)
-    assert len(found) == NUM_IN - 1
-    assert sum(one.scores["keep"] for one in found.values()) == summary["out"]
-    for first, second, reason in (
-        ("000000/000000003", "000002/copy", "duplicate"),
-        ("000001/000000014", "000002/look-alike", "near-duplicate"),
-    ):
-        one, other = (found[name.partition("/")[2]] for name in (first, second))
-        better, worse = sorted((one, other), key=lambda found: found.scores["perplexity"])
-        assert worse.scores["reasons"] == [reason]
-        assert worse.scores["like"] == (first if better is one else second)
-        assert better.scores["reasons"] != [reason]
-    assert found["evaluated"].scores["like"] == "000000/question"
-    rejects = [json.loads(line) for line in (tmp_path / "layer" / "rejects.jsonl").read_text().splitlines()]
-    assert {reject["key"]: reject["reason"] for reject in rejects} == {
-        "cut-off": "bad-image",
-        "two": "several-images",
-        "json": "bad-json",
-    }
-    stats = [ShardStats.read(tmp_path / "layer" / f"{shard:06}.stats.json") for shard in range(NUM_SHARDS)]
-    assert all(one.num_in == one.num_out + sum(one.dropped.values()) for one in stats)
-    assert sum(one.num_out for one in stats) == summary["out"]
-
-
-def test_the_score_is_the_perplexity_of_the_caption_under_image_and_prompt(
-    run: Callable[..., dict[str, Any]], data: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    run('filter.scores=["perplexity", "text-perplexity"]')
-    found = annotations(tmp_path / "layer")
-    engine = open_engine("hf", tiny_checkpoint)
-    for number in (0, 20, 47):
-        one = found[f"{number:09}"]
-        image = decode_image(encoded(picture(number)))
-        for name, images in (("perplexity", (image,)), ("text_perplexity", ())):
-            request = ScoreRequest(
-                id="",
-                messages=(Turn("user", PROMPTS["points-v1"]),),
-                images=images,
-                text=words(number).decode(),
-            )
-            (result,) = engine.score([request])
-            logprobs = result.token_logprobs
-            assert one.scores[name] == pytest.approx(math.exp(-sum(logprobs) / len(logprobs)), rel=1e-4)
-            assert one.num_tokens == one.scores["num_tokens"] == len(logprobs)
-        assert one.logprob_mean == pytest.approx(-math.log(one.scores["perplexity"]))
-        assert one.scores["image_gain"] == pytest.approx(
-            math.log(one.scores["text_perplexity"] / one.scores["perplexity"])
-        )
-        assert (one.prompt_id, one.prompt_sha256) == ("points-v1", prompt_sha256("points-v1"))
-        assert one.sampling["engine"] == "hf"
-        assert one.seed == 0
-        assert len(one.image_sha256) == 64
-
-
-def test_the_lowest_perplexity_is_kept(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    summary = run("filter.keep_share=0.25")
-    found = annotations(tmp_path / "layer").values()
-    kept = [one.scores["perplexity"] for one in found if one.scores["keep"]]
-    dropped = [one.scores["perplexity"] for one in found if one.scores["reasons"] == ["perplexity"]]
-    assert len(kept) == summary["out"] == 12
-    assert len(dropped) == 36
-    assert max(kept) <= min(dropped)
-    assert summary["cuts"] == [{"from_tokens": 0, "out": 12, "in": 48, "worst_kept": max(kept)}]
-
-
-@pytest.mark.parametrize("rank", ["text-perplexity", "image-gain"])
-def test_other_ranks(run: Callable[..., dict[str, Any]], tmp_path: Path, rank: str) -> None:
-    run('filter.scores=["perplexity", "text-perplexity"]', f"filter.rank_by={rank}")
-    found = annotations(tmp_path / "layer").values()
-    sign = -1 if rank == "image-gain" else 1
-    values = {
-        keep: [sign * one.scores[rank.replace("-", "_")] for one in found if one.scores["reasons"] == reasons]
-        for keep, reasons in ((True, []), (False, [rank]))
-    }
-    assert max(values[True]) <= min(values[False])
-
-
-def test_each_length_keeps_its_share(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    summary = run("filter.keep_share=0.5", "filter.length_buckets=[9, 13]")
-    assert [cut["from_tokens"] for cut in summary["cuts"]] == [0, 9, 13]
-    for cut in summary["cuts"]:
-        assert cut["out"] == int(cut["in"] / 2 + 0.5)
-    assert sum(cut["in"] for cut in summary["cuts"]) == 48
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_any_worker_split_writes_the_same_bytes(
-    run: Callable[..., dict[str, Any]], tmp_path: Path, count: int
-) -> None:
-    run(out="whole", random=True)
-    for index in reversed(range(count)):
-        summary = run(out="split", worker=Worker(index, count), random=True)
-        assert summary["decided"] is (index == 0)
-    assert tars(tmp_path / "split") == tars(tmp_path / "whole")
-    assert tars(tmp_path / "split-random") == tars(tmp_path / "whole-random")
-    rejects = [(tmp_path / name / "rejects.jsonl").read_bytes() for name in ("whole", "split")]
-    assert rejects[0] == rejects[1] != b""
-
-
-def test_a_score_that_is_no_number_is_an_error_of_the_engine(
-    run: Callable[..., dict[str, Any]], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_checkpoint, broken)
-    weights = load_file(broken / "model.safetensors")
-    name = next(name for name in weights if name.endswith("text_model.norm.weight"))
-    save_file(weights | {name: weights[name] * math.nan}, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RejectBudgetError):
-        run(model=broken)
-    found = [one.scores for one in annotations(tmp_path / "layer").values()]
-    assert not any(scores["keep"] or "perplexity" in scores for scores in found)
-    assert sum(scores["reasons"] == ["engine-error"] for scores in found) > NUM_SHARDS * NUM_SAMPLES
-    for tar in (tmp_path / "layer").rglob("*.tar"):
-        assert b"NaN" not in tar.read_bytes()
-
-
-def test_other_thresholds_score_nothing_anew(
-    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(random=True)
-    scores = {path: path.stat().st_mtime_ns for path in (tmp_path / "layer" / "scores").glob("*.tar")}
-    before = tars(tmp_path / "layer")
-    monkeypatch.setattr(stage, "_score", lambda *_: pytest.fail("scored again"))
-    wider = run("filter.keep_share=0.5", "filter.duplicates=none", "filter.min_words=3", random=True)
-    assert wider["out"] > 20
-    assert wider["control"]["out"] == wider["out"]
-    assert "duplicate" not in wider["dropped"]
-    assert {path: path.stat().st_mtime_ns for path in scores} == scores
-    fresh = tmp_path / "fresh"
-    shutil.copytree(tmp_path / "layer" / "scores", fresh / "scores")
-    run("filter.keep_share=0.5", "filter.duplicates=none", "filter.min_words=3", out="fresh")
-    assert tars(fresh) == tars(tmp_path / "layer")
-    assert run(random=True)["out"] == round(0.2 * NUM_SHARDS * NUM_SAMPLES)
-    assert tars(tmp_path / "layer") == before
-
-
-def test_a_score_setting_that_changes_is_refused(run: Callable[..., dict[str, Any]]) -> None:
-    run()
-    with pytest.raises(RecipeError, match=r"settings\.prompt was .*points-v1.*now .*long-v1"):
-        run("filter.prompt=long-v1")
-
-
-def test_an_unreadable_shard_is_named_and_the_others_are_accounted_for(
-    run: Callable[..., dict[str, Any]], data: Path, tmp_path: Path
-) -> None:
-    train = Path(shutil.copytree(data / "train", tmp_path / "train"))
-    whole = (train / "000002.tar").read_bytes()
-    (train / "000002.tar").write_bytes(whole[:1000])
-    with pytest.raises(DataError, match=r"000002\.tar is damaged or cut off.*; 3 of 4 shards are scored"):
-        run(*NO_MODEL, model=None, shards=[str(train)])
-    scores = tmp_path / "layer" / "scores"
-    summary = json.loads((scores / "summary.json").read_text())
-    assert (summary["num_shards_done"], summary["num_shards"]) == (3, NUM_SHARDS)
-    assert summary["in"] == 3 * NUM_SAMPLES + 5 == summary["out"] + sum(summary["dropped"].values())
-    (reject,) = map(json.loads, (scores / "rejects.jsonl").read_text().splitlines())
-    assert (reject["shard"], reject["key"], reject["reason"]) == ("000001", "json", "bad-json")
-    assert not (tmp_path / "layer" / "summary.json").exists()
-    (train / "000002.tar").write_bytes(whole)
-    assert run(*NO_MODEL, model=None, shards=[str(train)])["in"] == NUM_IN
-
-
-def test_scores_are_those_of_one_engine(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    run(worker=Worker(0, 2))
-    path = tmp_path / "layer" / "scores" / "layer.json"
-    begun = json.loads(path.read_text())
-    assert begun["engine"] == "hf"
-    path.write_text(json.dumps(begun | {"engine": "vllm"}))
-    with pytest.raises(RecipeError, match=r"scores was begun with the engine vllm, and here .* go on with hf"):
-        run(worker=Worker(1, 2))
-
-
-def test_a_run_that_was_stopped_goes_on(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    whole = run(out="whole")
-    run(out="layer")
-    for name in ("scores/000001.tar", "scores/000003.stats.json", "000002.tar", "summary.json"):
-        (tmp_path / "layer" / name).unlink()
-    again = run(out="layer")
-    assert {key: again[key] for key in ("in", "out", "dropped", "cuts")} == {
-        key: whole[key] for key in ("in", "out", "dropped", "cuts")
-    }
-    assert tars(tmp_path / "layer") == tars(tmp_path / "whole")
-    assert not list((tmp_path / "layer").rglob("*.partial"))
-    assert not list((tmp_path / "layer").glob(".selection*"))
-
-
-def test_a_signal_leaves_whole_shards_only(
-    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop_later(self: object) -> None:
-        if (tmp_path / "layer" / "scores" / "000000.tar").exists():
-            raise Interrupted("stopped by SIGTERM")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("vila2cli.stopping.Stop.check", stop_later)
-        with pytest.raises(Interrupted):
-            run()
-    names = {path.name for path in (tmp_path / "layer" / "scores").iterdir()}
-    assert "000000.tar" in names
-    assert "000003.tar" not in names
-    assert not [name for name in names if "partial" in name]
-    run()
-    run(out="whole")
-    assert tars(tmp_path / "layer") == tars(tmp_path / "whole")
 
 
 def test_the_control_is_a_random_part_of_equal_size(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -643,7 +344,7 @@ def test_examples_are_shown_of_a_pipe_and_of_a_failed_run(
 def test_similarity_by_sentence_needs_no_language_model(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    path = Path(__file__).parents[1] / "model" / "test_dual_encoder.py"
+    path = Path(__file__).parents[2] / "model" / "test_dual_encoder.py"
     spec = importlib.util.spec_from_file_location("tiny_clip", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,0 +1,152 @@
+"""Accounting and completion of layers."""
+
+import json
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from layer_data import caption, make_base, read_all, work, write_layer
+
+from vila2cli.errors import DataError
+from vila2cli.sample import Reject
+from vila2cli.shards import (
+    ShardStats,
+    folder_stats,
+    num_samples,
+    open_layer,
+    open_source,
+    read_shard,
+)
+
+
+def test_in_is_out_and_dropped(tmp_path: Path) -> None:
+    source = open_source([str(make_base(tmp_path / "data", 2, 5, bad=True))])
+    writer = open_layer(tmp_path / "r1", layer="recaption", source=source)
+    for shard in source.shards:
+        with writer.shard(shard) as out:
+            for sample in out.samples():
+                if sample.key.endswith("2"):
+                    out.reject(Reject(shard.name, sample.key, "repetition", "said the same\nagain"))
+                elif sample.key.endswith("3"):
+                    out.skip(sample, "not-drawn")
+                else:
+                    out.annotate(sample, caption("x"))
+                    out.count(tokens=5, kept=1)
+    total = writer.finish()
+    assert (total.num_in, total.num_out, total.num_rejected, total.tokens) == (10, 4, 4, 20)
+    assert total.dropped == {"not-drawn": 2, "not-utf8": 2, "repetition": 2}
+    assert total.reject_rate == 0.4
+    assert total == folder_stats(tmp_path / "r1")
+    stats = json.loads((tmp_path / "r1" / "000001.stats.json").read_text())
+    assert stats["in"] == stats["out"] + sum(stats["dropped"].values()) == 5
+    assert stats["kept"] == 2
+    rejects = [json.loads(line) for line in (tmp_path / "r1" / "rejects.jsonl").read_text().splitlines()]
+    assert [(reject["shard"], reject["key"]) for reject in rejects] == [
+        ("000000", "0-1"),
+        ("000000", "0-2"),
+        ("000001", "1-1"),
+        ("000001", "1-2"),
+    ]
+    layered = open_source([str(tmp_path / "r1")])
+    assert [num_samples(shard) for shard in layered.shards] == [5, 5]
+    assert [len(sample.annotations) for sample in read_all(layered)] == [1, 0, 0, 1] * 2
+
+
+def test_rejects_of_a_plain_reader_add_up_too(tmp_path: Path) -> None:
+    source = open_source([str(make_base(tmp_path / "data", 1, bad=True))])
+    writer = open_layer(tmp_path / "r1", layer="recaption", source=source)
+    with writer.shard(source.shards[0]) as out:
+        for sample in read_shard(source.shards[0], on_reject=out.reject):
+            out.annotate(sample, caption("x"))
+    assert (writer.stats().num_in, writer.stats().num_out) == (4, 3)
+
+
+@pytest.mark.parametrize("through_writer", [True, False])
+def test_a_forgotten_sample_is_noticed(tmp_path: Path, base: Path, through_writer: bool) -> None:
+    source = open_source([str(base)])
+    shard = source.shards[0]
+    writer = open_layer(tmp_path / "r1", layer="recaption", source=source)
+    out = writer.shard(shard)
+    for sample in out.samples() if through_writer else read_shard(shard, on_reject=out.reject):
+        if not sample.key.endswith("2"):
+            out.annotate(sample, caption("x"))
+    with pytest.raises(AssertionError, match="4 in, but 3 out and 0 dropped"):
+        out.close()
+    assert writer.done() == set()
+    assert [path.name for path in (tmp_path / "r1").iterdir()] == ["layer.json"]
+
+
+def test_order_of_answers_does_not_matter(tmp_path: Path, base: Path) -> None:
+    source = open_source([str(base)])
+    contents = []
+    for out_dir, turn in ((tmp_path / "a", 1), (tmp_path / "b", -1)):
+        writer = open_layer(out_dir, layer="recaption", source=source)
+        opened = [writer.shard(shard) for shard in source.shards]
+        waiting = [(out, sample) for out in opened for sample in out.samples()]
+        for out, sample in waiting[::turn]:
+            out.annotate(sample, caption(sample.key))
+        for out in opened[::turn]:
+            out.close()
+        writer.finish()
+        contents.append([(out_dir / f"{shard.name}.tar").read_bytes() for shard in source.shards])
+    assert contents[0] == contents[1]
+
+
+def test_failed_shard_leaves_nothing_and_resume_does_the_rest(tmp_path: Path, base: Path) -> None:
+    source = open_source([str(base)])
+    layer = write_layer(tmp_path / "r1", source, names={"000000"})
+    before = (layer / "layer.json").stat().st_mtime_ns
+    writer = open_layer(layer, layer="recaption", source=source)
+
+    def interrupted() -> None:
+        with writer.shard(source.shards[1]) as out:
+            for sample in out.samples():
+                out.annotate(sample, caption("x"))
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert writer.done() == {"000000"}
+    write_layer(layer, source, names={"000001", "000002"})
+    assert writer.done() == {"000000", "000001", "000002"}
+    assert (layer / "layer.json").stat().st_mtime_ns == before
+    assert not list(layer.glob("*partial*"))
+
+
+def test_resume_with_other_shards_is_an_error(tmp_path: Path, base: Path, layer: Path) -> None:
+    with pytest.raises(DataError, match="holds layer 'recaption', not 'ocr'"):
+        open_layer(layer, layer="ocr", source=open_source([str(base)]))
+    with pytest.raises(DataError, match="was started over other shards: '000002'"):
+        open_layer(layer, layer="recaption", source=open_source([f"{base}/00000[01].tar"]))
+
+
+def test_all_samples_rejected_is_a_valid_layer(tmp_path: Path, base: Path) -> None:
+    source = open_source([str(base / "000000.tar")])
+    writer = open_layer(tmp_path / "r1", layer="recaption", source=source)
+    with writer.shard(source.shards[0]) as out:
+        for sample in out.samples():
+            out.reject(Reject(out.name, sample.key, "empty", ""))
+    assert [sample.annotations for sample in read_all(open_source([str(tmp_path / "r1")]))] == [()] * 4
+
+
+def test_workers_share_a_folder(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "data", 9, 2)
+    processes = [get_context("fork").Process(target=work, args=(tmp_path / "r1", base, i)) for i in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len((tmp_path / "r1" / "rejects.jsonl").read_text().splitlines()) == 18
+    assert folder_stats(tmp_path / "r1").num_in == 18
+    assert json.loads((tmp_path / "r1" / "summary.json").read_text())["in"] == 18
+    assert not list((tmp_path / "r1").glob("*partial*"))
+
+
+def test_stats_add_up() -> None:
+    one = ShardStats(num_in=3, num_out=1, dropped={"a": 2}, num_rejected=2, seconds=1.5, tokens=4, bytes=10)
+    both = one + ShardStats(num_in=1, num_out=0, dropped={"a": 1}, seconds=0.5)
+    assert both == ShardStats(
+        num_in=4, num_out=1, dropped={"a": 3}, num_rejected=2, seconds=2.0, tokens=4, bytes=10
+    )
+    assert ShardStats().reject_rate == 0.0

@@ -1,0 +1,88 @@
+"""Shards with good and broken samples, and what captioning made of them."""
+
+import importlib.util
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.sample import Annotation, Reject
+from vila2cli.shards import TarWriter, open_source, read_shard
+
+NUM_SHARDS, NUM_SAMPLES = 5, 12
+BROKEN = {"bad-image": 2, "no-image": 1, "several-images": 1, "bad-json": 1}
+"""What shard 000001 holds besides its good samples, by the reason under which each is counted."""
+
+
+def _tiny() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "tiny_vlm", Path(__file__).parents[2] / "engine" / "conftest.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TINY = _tiny()
+
+
+def jpeg(number: int) -> bytes:
+    stream = io.BytesIO()
+    TINY.picture(number).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def write_broken(tar: TarWriter) -> None:
+    tar.write_sample("cut-off", {"jpg": jpeg(1)[:-400]})
+    tar.write_sample("no-picture", {"jpg": b"GIF89a or so"})
+    tar.write_sample("only-text", {"txt": b"hello"})
+    tar.write_sample("two", {"0.jpg": jpeg(1), "1.jpg": jpeg(2)})
+    tar.write_sample("json", {"jpg": jpeg(3), "json": b"{"})
+
+
+def settings(*sets: str) -> Recipe:
+    always = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.batch_size=8"]
+    return load_recipe(None, [*always, "recaption.max_reject_rate=1.0", *sets])
+
+
+def captions(out: Path) -> dict[str, Annotation]:
+    rejects: list[Reject] = []
+    source = open_source([str(out)])
+    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=rejects.append))
+    found = {sample.key: sample.annotation("recaption") for sample in samples}
+    return {key: annotation for key, annotation in found.items() if annotation is not None}
+
+
+def tars(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+
+
+def stats(out: Path) -> Counter[str]:
+    """The figures of all shards, added up."""
+    total: Counter[str] = Counter()
+    for path in out.glob("*.stats.json"):
+        figures = json.loads(path.read_text())
+        total.update({key: value for key, value in figures.items() if isinstance(value, int)})
+    return total
+
+
+LONG = 'prompts={mine = "{alt_text} Describe it."}'
+
+
+SCRIPT = """
+import sys
+from vila2cli.errors import Vila2Error
+from vila2cli.recipe import load_recipe
+from vila2cli.stages.recaption import estimate, recaption
+import torch
+torch.set_num_threads(1)
+shards, model, out, *sets = sys.argv[1:]
+try:
+    recaption(load_recipe(None, sets), shards=[shards], model=model, out=out, round=1)
+except Vila2Error as error:
+    sys.exit(error.exit_code)
+"""
