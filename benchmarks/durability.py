@@ -38,6 +38,7 @@ from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, done, open_source, read_shard
 
 INTERRUPTED = 75
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 POLL_S = 0.0005
 COUNTS = ("in", "out", "dropped", "rejected", "tokens", "requests", "prompts", "kept", "finish_reasons")
 
@@ -80,7 +81,7 @@ class Attempt:
     def __init__(self, words: list[str], log: Path, *, fresh: bool) -> None:
         with log.open("ab") as stream:
             if fresh:
-                command = [sys.executable, "-m", "vila2cli.cli", *words]
+                command = [sys.executable, "-m", "vila2cli", *words]
                 self.pid = subprocess.Popen(command, stdout=stream, stderr=stream).pid
             else:
                 self.pid = fork(lambda: run_command(words), stream.fileno())
@@ -96,8 +97,16 @@ class Attempt:
 
 
 def fork(action: Callable[[], int | None], output: int) -> int:
-    """The process id of a copy of this process that does `action` and ends."""
+    """The process id of a copy of this process that does `action` and ends.
+
+    Around `action` a signal to stop ends it with INTERRUPTED: the console script, which would, is not there.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     pid = os.fork()
+    if not pid:
+        for number in STOPPING:
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     if pid:
         return pid
     code = 1

@@ -56,7 +56,7 @@ class Run:
         """Run a command; returns its seconds."""
         settings = [word for text in (*self.sets, *sets) for word in ("--set", text)]
         start = time.monotonic()
-        command = [sys.executable, "-m", "vila2cli.cli", *words, "--recipe", str(self.recipe), *settings]
+        command = [sys.executable, "-m", "vila2cli", *words, "--recipe", str(self.recipe), *settings]
         subprocess.run(command, check=True)
         return time.monotonic() - start
 

@@ -32,7 +32,7 @@ SAMPLES_PER_SHARD = 250
 def run(words: list[str]) -> dict[str, float]:
     """Run a command; its wall-clock and CPU seconds, and its peak memory in MB."""
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "vila2cli.cli", *words])
+    process = subprocess.Popen([sys.executable, "-m", "vila2cli", *words])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -27,7 +27,7 @@ LEAST_EQUAL = {"hf": 1.0, "vllm": 0.995}
 def recaption(options: argparse.Namespace, engine: str, out: Path, worker: str) -> None:
     words = ["recaption", "--model", str(options.model), "--shards", *options.shards, "--out", str(out)]
     words += ["--worker", worker, "--set", f"recaption.engine={engine}"]
-    subprocess.run([sys.executable, "-m", "vila2cli.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "vila2cli", *words], check=True)
 
 
 def captions(layer: Path) -> list[tuple[str, str]]:

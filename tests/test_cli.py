@@ -17,7 +17,7 @@ from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, open_layer, open_source
 
 ROOT = Path(__file__).parents[1]
-VILA2 = [sys.executable, "-m", "vila2cli.cli"]
+VILA2 = [sys.executable, "-m", "vila2cli"]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_shell_may_expand_a_glob_to_hundreds_of_words(tmp_path: Path) -> Non
     (tmp_path / "data").mkdir()
     for number in range(300):
         (tmp_path / "data" / f"{number:06}.tar").touch()
-    line = f"{sys.executable} -m vila2cli.cli recaption --model ckpt/r2 --shards data/*.tar --dry-run"
+    line = f"{sys.executable} -m vila2cli recaption --model ckpt/r2 --shards data/*.tar --dry-run"
     expanded = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
     quoted = subprocess.run(
         ["bash", "-c", line.replace("data/*.tar", "'data/*.tar'")],

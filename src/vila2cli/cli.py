@@ -143,12 +143,3 @@ def _warning_in_one_line() -> Iterator[None]:
 
         warnings.showwarning = show_data_warning
         yield
-
-
-def run() -> None:
-    """The console script."""
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    run()

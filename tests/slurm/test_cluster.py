@@ -47,7 +47,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 def prepare(folder: Path) -> Path:
     """A folder with a small recipe; the paths inside it are the same wherever it is."""
-    program = f"slurm.program={sys.executable} -m vila2cli.cli"
+    program = f"slurm.program={sys.executable} -m vila2cli"
     recipe = load_recipe(REPO / "recipes" / "world.toml", [*SETS, program])
     lines = [line.rpartition("  # ")[0] for line in resolved_lines(recipe)]
     (folder / "tiny.toml").write_text("\n".join(lines) + "\n")

@@ -109,7 +109,7 @@ def test_the_second_of_two_processes_is_told(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_at_any_moment_of_a_command_is_exit_code_75(data: Path, number: signal.Signals) -> None:
     """Also before a stage has begun to look out for it: here while the shard is still being read."""
-    command = [sys.executable, "-m", "vila2cli.cli", "shards", "show", "pipe:sleep 60 # 0.tar"]
+    command = [sys.executable, "-m", "vila2cli", "shards", "show", "pipe:sleep 60 # 0.tar"]
 
     def heed_ctrl_c() -> None:  # which a background job ignores, and its children with it
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -60,7 +60,7 @@ def dropping(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def start(recipe: Recipe, model: Path, out: Path, processes: int) -> subprocess.Popen[str]:
     assert recipe.path is not None
-    module = ["-m", "vila2cli.cli", "sft", "--recipe", str(recipe.path)]
+    module = ["-m", "vila2cli", "sft", "--recipe", str(recipe.path)]
     arguments = ["--model", str(model), "--out", str(out)]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(launcher if processes > 1 else []), *module, *arguments]

@@ -1,0 +1,27 @@
+"""The console script, and `python -m vila2cli`: heeds signals from before the first import to the end."""
+
+import signal
+import sys
+
+from vila2cli.errors import Interrupted
+from vila2cli.stopping import raising_on_signals
+
+
+def run() -> None:
+    """Run `vila2` and end the process with its exit code; a signal while it loads is one line and 75, too."""
+    try:
+        with raising_on_signals():
+            from vila2cli.cli import main
+
+            code = main()
+    except (Interrupted, KeyboardInterrupt) as stop:
+        said = str(stop) or "stopped by SIGINT; run the same command again to go on"
+        print(f"vila2: {said}", file=sys.stderr)
+        code = Interrupted.exit_code
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the exit code stands; only libraries tidy up from here
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

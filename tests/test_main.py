@@ -1,0 +1,44 @@
+"""The console script as a process: what a signal does while it loads, and once it is through."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vila2cli.errors import Interrupted
+
+WHILE_LOADING = """
+import importlib.abc, os, sys
+class Stop(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "vila2cli.cli":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Stop())
+"""
+WHEN_THROUGH = "import atexit, os\natexit.register(lambda: os.kill(os.getpid(), {number}))\n"
+RUN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["vila2", "--version"]
+"""
+
+
+def vila2(before: str, name: str) -> subprocess.CompletedProcess[str]:
+    code = RUN + before.format(number=f"signal.{name}") + "from vila2cli.__main__ import run\nrun()\n"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_while_the_program_loads_is_one_line_and_75(name: str) -> None:
+    done = vila2(WHILE_LOADING, name)
+    assert done.returncode == Interrupted.exit_code
+    assert done.stderr == f"vila2: stopped by {name}; run the same command again to go on\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_after_the_command_has_ended_changes_nothing(name: str) -> None:
+    done = vila2(WHEN_THROUGH, name)
+    assert done.returncode == 0
+    assert done.stdout.startswith("vila2 ")
+    assert done.stderr == ""
