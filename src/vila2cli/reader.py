@@ -1,10 +1,12 @@
 """One shard as a stream of samples: members grouped by key, joined with the annotations of its layers."""
 
+import contextlib
 import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from vila2cli.errors import DataError, DataWarning
@@ -19,6 +21,7 @@ OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
 MAX_COUNTED_SHARDS = 8
 """Shards whose samples are counted for an estimate of all."""
+_NUM_PARSED_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +237,32 @@ def _check_new(group: Group, seen: dict[str, frozenset[str]]) -> None:
         raise Unusable("not-adjacent", f"{found} does not lie beside the other members of its key")
 
 
-@dataclass(frozen=True, slots=True)
 class _OpenLayer:
     """The annotations of a layer tar by key; `checks_images` says whether theirs have to be compared."""
 
-    shard: LayerShard
-    annotations: dict[str, bytes]
-    checks_images: bool
+    def __init__(self, shard: LayerShard, annotations: dict[str, bytes], checks_images: bool) -> None:
+        self.shard, self.annotations, self.checks_images = shard, annotations, checks_images
+        self._ahead: dict[str, Annotation] = {}
+        self._unparsed = iter(annotations.items())
+
+    def annotation(self, key: str) -> Annotation | None:
+        """What the layer says about a key, if anything; raises DataError for what no annotation can be."""
+        data = self.annotations.get(key)
+        if data is None:
+            return None
+        if key not in self._ahead:
+            self._parse_ahead()
+        return self._ahead.pop(key, None) or _parse_annotation(data, self.shard, key)
+
+    def _parse_ahead(self) -> None:
+        """Parse the next annotations in one go: between two images that are decoded each takes twice as long.
+
+        What cannot be parsed is left for when its key comes up.
+        """
+        self._ahead.clear()  # a base in another order is read one by one
+        for key, data in islice(self._unparsed, _NUM_PARSED_AHEAD):
+            with contextlib.suppress(DataError):
+                self._ahead[key] = _parse_annotation(data, self.shard, key)
 
 
 def _lies_over_this(layer: LayerShard, shard: Shard) -> bool:
@@ -257,10 +279,9 @@ def _annotations(
     found = []
     sha256 = image_sha256(images) if any(layer.checks_images for layer in layers) else ""
     for layer in layers:
-        data = layer.annotations.get(key)
-        if data is None:
+        annotation = layer.annotation(key)
+        if annotation is None:
             continue
-        annotation = _parse_annotation(data, layer.shard, key)
         if layer.checks_images and annotation.image_sha256 != sha256:
             raise DataError(
                 f"{layer.shard.url} was made for other pictures: the image of {key!r} differs; "

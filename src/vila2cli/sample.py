@@ -32,7 +32,7 @@ class Turn:
         return {"role": self.role, "content": self.text}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotation:
     """What one stage says about one sample, with everything needed to say where it came from.
 
@@ -71,15 +71,19 @@ class Annotation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Annotation":
         """Read what `to_json` wrote; raises DataError naming the first field that does not fit."""
-        unknown = [] if value.keys() <= _ANNOTATION_FIELDS else sorted(value.keys() - _ANNOTATION_FIELDS)
-        if unknown or "layer" not in value or "kind" not in value:
+        fields = {**_DEFAULTS, **value}
+        if len(fields) != len(_DEFAULTS) or "layer" not in value or "kind" not in value:
+            unknown = sorted(fields.keys() - _DEFAULTS.keys())
             what = f"unknown field {unknown[0]!r}" if unknown else "no 'layer' or 'kind'"
             raise DataError(f"an annotation has {what}; was this layer written by a newer vila2?")
-        turns = value.get("turns")
-        return cls(**{**value, "turns": tuple(map(Turn.from_json, turns)) if turns else ()})
+        turns = fields["turns"]
+        fields["turns"] = tuple(map(Turn.from_json, turns)) if turns else ()
+        read = cls.__new__(cls)
+        object.__setattr__(read, "__dict__", fields)  # __init__ sets each of 18 frozen fields by a call
+        return read
 
 
-_ANNOTATION_FIELDS = frozenset(f.name for f in dataclasses.fields(Annotation))
+_DEFAULTS = dict(vars(Annotation(layer="", kind="caption")))
 
 
 @dataclass(frozen=True, slots=True)
