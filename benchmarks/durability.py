@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from rounds import RESULTS, machine
+from rounds import RESULTS, machine, write_results
 
 from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, done, open_source, read_shard
@@ -283,8 +283,7 @@ def main() -> None:
         trial.run()
     figures = {"engine": args.engine, "signal": args.signal, "num_shards": args.num_shards, **trial.figures}
     print(json.dumps(figures, indent=1))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+    write_results(args.out, {"machine": machine(), **figures})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
+from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
 from vila2cli.score import find_scorer
 from vila2cli.score.auc import auc_interval
@@ -200,8 +200,7 @@ def main() -> None:
         results.append(measure(run))
         runs.append(run)
         figures = {"machine": machine(), "sets": options.set, "seeds": results, "pooled": pooled(runs)}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        write_results(options.out, figures, options.work)
     print(f"wrote {options.out}")
 
 

@@ -11,7 +11,6 @@ would count the process that started it). Must hold: 200 shards take at most 10%
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from durability import make_model, make_shards
 from reading import make_shards as make_photographs
-from rounds import RESULTS, machine
+from rounds import RESULTS, machine, write_results
 
 LIMIT = 0.10
 READ = """
@@ -94,8 +93,7 @@ def main() -> None:
             rows.append({"way": way, "peak_mib": peaks, "growth": round(growth, 4), "holds": growth <= LIMIT})
             figures = f"{peaks[few]:,.0f} MiB over {few} shards, {peaks[many]:,.0f} over {many}, {growth:+.1%}"
             print(f"{way}: {figures}", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine(), "limit": LIMIT, "rows": rows}, indent=1) + "\n")
+    write_results(args.out, {"machine": machine(), "limit": LIMIT, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
+from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
 from vila2cli.score.caption import count_facts
 from vila2cli.score.scorer import Vocabulary
@@ -110,8 +110,7 @@ def main() -> None:
         trained = [row for row, (read, _) in TRAINED.items() if options.train and read in captions]
         metrics = {row: train(run, row) for row in trained}
         results.append({"seed": seed, "captions": captions, "metrics": metrics})
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"machine": machine(), "seeds": results}, indent=1) + "\n")
+        write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
     print(f"wrote {options.out}")
 
 

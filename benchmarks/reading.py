@@ -11,7 +11,7 @@ reading weighs most, and the allocator keeps what is freed: else page faults for
 Must hold for photographs of 256 pixels and more: vila2 at 0.9 of bare or better, a layer below 5% of it.
 
     python benchmarks/reading.py
-    python benchmarks/reading.py --sides 512 --repeats 3 --out /tmp/reading.json
+    python benchmarks/reading.py --sides 512 --repeats 3
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageFilter
-from rounds import RESULTS, machine
+from rounds import RESULTS, machine, write_results
 
 from vila2cli.image import decode_image
 from vila2cli.sample import Annotation
@@ -196,8 +196,7 @@ def main() -> None:
             f"three {row['cost_of_three_layers']:.1%}; {row['microseconds_per_image']} us per image",
             flush=True,
         )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"machine": machine(), "sizes": found}, indent=1) + "\n")
+    write_results(args.out, {"machine": machine(), "sizes": found})
 
 
 if __name__ == "__main__":

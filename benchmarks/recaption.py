@@ -29,7 +29,7 @@ from typing import Any
 
 from recaption_model import SIZES, build_model
 from recaption_rows import ROWS, Measured, Work, chat_of, images, prompt_text, write_data
-from rounds import RESULTS, machine
+from rounds import RESULTS, machine, write_results
 
 PAPER_IMAGES_PER_S, DOLLARS_PER_HOUR = 10.6, 4.91
 """VILA^2 section 3.6: the rate of one H100, and what an hour of it costs on AWS."""
@@ -213,8 +213,7 @@ def main() -> None:
         results["limit"] = {**limit, "share": ours / limit["images_per_s"]}
         results["paper"] = {"images_per_s": PAPER_IMAGES_PER_S, "ratio": ours / PAPER_IMAGES_PER_S}
     out = options.out or RESULTS / f"recaption-{options.size}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(out, results, options.work)
     report(results)
     print(f"wrote {out}")
 

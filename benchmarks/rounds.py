@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def write_results(out: Path, results: Mapping[str, Any], work: Path | None = None) -> None:
+    """Write what a benchmark found as JSON; paths below `work`, which are this machine's, become relative."""
+    text = json.dumps(results, indent=1)
+    if work is not None:
+        text = text.replace(json.dumps(f"{work.absolute()}/")[1:-1], "")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text + "\n")
+
+
 def measure(run: Run, num_rounds: int, *, specialists: bool) -> dict[str, Any]:
     """Run one seed and collect its figures."""
     seconds = run.rounds(num_rounds)
@@ -160,8 +169,7 @@ def main() -> None:
     for seed in options.seeds:
         run = Run(seed, options.work, options.recipe)
         results.append(measure(run, options.rounds, specialists=options.specialists))
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"machine": machine(), "seeds": results}, indent=1) + "\n")
+        write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
     print(f"wrote {options.out}")
 
 

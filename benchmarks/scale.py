@@ -10,7 +10,6 @@ Of the embedded world's pictures `--sizes` many are recaptioned, each size by a 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rounds import RESULTS, machine
+from rounds import RESULTS, machine, write_results
 
 from vila2cli.shards import folder_stats
 
@@ -119,8 +118,7 @@ def main() -> None:
         "start_cpu_seconds": start_s,
         "workers": split,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(options.out, result)
     print(f"CPU-seconds per further 1,000 images: {steps}; start: {start_s:.1f} s")
     uneven = [row for row in split if row["largest_share_of_images"] > LARGEST_SHARE]
     sys.exit("not as promised, see the figures" if change > LARGEST_CHANGE or uneven else 0)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rounds import RECIPE, RESULTS, Run, machine, work_folder
+from rounds import RECIPE, RESULTS, Run, machine, work_folder, write_results
 from tables import SKILLS, interval
 
 from vila2cli.score.grounding import iou, parse_boxes
@@ -172,8 +172,7 @@ def main() -> None:
         run = Run(seed, work, options.recipe)
         run.sets += sets
         results.append(measure(run, options.rounds))
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"machine": machine(), "seeds": results}, indent=1) + "\n")
+        write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
     print(table(results))
     print(f"wrote {options.out}")
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rounds import RESULTS, machine
+from rounds import RESULTS, machine, write_results
 
 from vila2cli.shards import open_source, read_shard
 
@@ -74,8 +74,7 @@ def main() -> None:
                     recaption(options, engine, split, f"{index}/{count}")
                 result = results[f"{engine} {count} workers"] = compare(whole, split)
                 print(engine, count, result, flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine(), "splits": results}, indent=1) + "\n")
+    write_results(options.out, {"machine": machine(), "splits": results})
     failed = [
         name
         for name, result in results.items()
