@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import random
@@ -6,15 +5,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import webdataset
 from PIL import Image
 
+from archives import JPEG, read, write_tar
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.sample import Reject, Sample
 from vila2cli.shards import TarWriter, done, expand, num_samples, open_source, read_shard
 from vila2cli.tarfiles import split_name
 
@@ -23,34 +21,6 @@ needs_archives = pytest.mark.skipif(not ARCHIVES.is_dir(), reason=f"needs real a
 
 
 webdataset_leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-
-def jpeg(colour: str = "red") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-JPEG = jpeg()
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], **options: object) -> Path:
-    """A tar as other tools make it: members in any order, with any name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, data in members:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return path
-
-
-def read(path: Path) -> tuple[list[Sample], list[Reject]]:
-    rejects: list[Reject] = []
-    (shard,) = open_source([str(path)]).shards
-    samples = list(read_shard(shard, on_reject=rejects.append))
-    assert num_samples(shard) == len(samples) + len(rejects)
-    return samples, rejects
 
 
 # What lies in a sample

@@ -4,43 +4,14 @@ import random
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from archives import JPEG, read, write_tar
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.sample import Reject, Sample
-from vila2cli.shards import Shard, TarWriter, num_samples, open_source, read_shard
-
-
-def jpeg(colour: str = "red") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-JPEG = jpeg()
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], **options: object) -> Path:
-    """A tar as other tools make it: members in any order, with any name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, data in members:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return path
-
-
-def read(path: Path) -> tuple[list[Sample], list[Reject]]:
-    rejects: list[Reject] = []
-    (shard,) = open_source([str(path)]).shards
-    samples = list(read_shard(shard, on_reject=rejects.append))
-    assert num_samples(shard) == len(samples) + len(rejects)
-    return samples, rejects
+from vila2cli.shards import Shard, TarWriter, open_source, read_shard
 
 
 def test_truncated_tar_gives_what_is_whole_then_an_error(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from recaption_data import NUM_SAMPLES, NUM_SHARDS, TINY, jpeg, settings, write_broken
+from recaption_data import NUM_SAMPLES, NUM_SHARDS, jpeg, settings, write_broken
 
+from tiny_vlm import build_random_vlm
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.recipe import Recipe
 from vila2cli.shards import TarWriter
@@ -15,7 +16,7 @@ from vila2cli.stages.recaption import recaption
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    folder: Path = TINY.build_random_vlm(tmp_path_factory.mktemp("vlm"))
+    folder: Path = build_random_vlm(tmp_path_factory.mktemp("vlm"))
     return folder
 
 

@@ -1,12 +1,11 @@
 """Shards with good and broken samples, and what captioning made of them."""
 
-import importlib.util
 import io
 import json
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
+from tiny_vlm import picture
 from vila2cli.recipe import Recipe, load_recipe
 from vila2cli.sample import Annotation, Reject
 from vila2cli.shards import TarWriter, open_source, read_shard
@@ -16,23 +15,9 @@ BROKEN = {"bad-image": 2, "no-image": 1, "several-images": 1, "bad-json": 1}
 """What shard 000001 holds besides its good samples, by the reason under which each is counted."""
 
 
-def _tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "tiny_vlm", Path(__file__).parents[2] / "engine" / "conftest.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TINY = _tiny()
-
-
 def jpeg(number: int) -> bytes:
     stream = io.BytesIO()
-    TINY.picture(number).save(stream, "JPEG", quality=90)
+    picture(number).save(stream, "JPEG", quality=90)
     return stream.getvalue()
 
 
