@@ -156,13 +156,18 @@ class _Job:
     ) -> None:
         self.stage, self.recipe, self.chat, self.partial = stage, recipe, chat, partial
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
-        self.rejects: list[Reject] = []
+        self._rejects: dict[tuple[str, str, str], Reject] = {}
         self.journal = Journal(
             partial if ranks.is_first else None,
             recipe.trainer,
             name=f"{recipe.name} {stage}",
             config=recipe.model_dump(mode="json"),
         )
+
+    @property
+    def rejects(self) -> list[Reject]:
+        """The samples that a phase could not use, each once however many phases read its source."""
+        return list(self._rejects.values())
 
     def train(self, model: PreTrainedModel, phases: Sequence[Phase]) -> PreTrainedModel:
         """Run the phases that are not done yet; returns the model, which may be another object."""
@@ -236,7 +241,8 @@ class _Job:
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
             _check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
-            self.rejects += rejects
+            for reject in rejects:
+                self._rejects.setdefault((data.name, reject.shard, reject.key), reject)
             sources.append(stored)
             counts[data.name] = {
                 "filtered": sum(one.num_filtered for one in stored),
