@@ -91,7 +91,7 @@ def uneven(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     read = Read(scenario.samples)
     figures = scenario.fit(read)
     if ranks.is_first:
-        save_file(whole_weights(scenario.model), out / "weights.safetensors")
+        save_file(whole_weights(scenario.model, ranks), out / "weights.safetensors")
     return {**figures, "read": read.read}
 
 
@@ -102,18 +102,23 @@ def sharded(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(folder, ranks)
     checkpoints.open({"inputs": "the same"})
     scenario = Scenario(ranks, checkpoint)
+    if not ranks.is_first:  # whatever the others have, the first one's weights are trained
+        for parameter in scenario.model.parameters():
+            parameter.data.zero_()
     figures = scenario.fit(strategy="fsdp2", checkpoints=checkpoints, checkpoint_every=2)
-    weights = whole_weights(scenario.model)
+    weights = whole_weights(scenario.model, ranks)
     again = Checkpoints(folder, ranks)
     again.open({"inputs": "the same"})
     assert again.cursor.step == 2
     resumed = Scenario(ranks, checkpoint)
     resumed.fit(strategy="fsdp2", checkpoints=again)
-    plain = renewed(resumed.model)
+    plain = renewed(resumed.model, ranks)
+    tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     if ranks.is_first:
         save_file(weights, out / "weights.safetensors")
-        save_file(whole_weights(plain), out / "resumed.safetensors")
-    return figures
+        save_file(whole_weights(plain, ranks), out / "resumed.safetensors")
+    devices = sorted({parameter.device.type for parameter in plain.parameters()})
+    return {**figures, "gathered": len(weights), "tied": tied, "devices": devices}
 
 
 def stalled(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:

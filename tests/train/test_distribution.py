@@ -86,11 +86,15 @@ def test_uneven_sources_on_several_processes(
 def test_sharded_weights_train_and_resume_as_whole_ones(
     tiny_checkpoint: Path, alone: Path, tmp_path: Path
 ) -> None:
-    launch("sharded", 2, tiny_checkpoint, tmp_path)
+    first, second = launch("sharded", 2, tiny_checkpoint, tmp_path)
     assert_close(tmp_path / "weights.safetensors", alone / "weights.safetensors")
     weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
     assert weights.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+    assert (first["gathered"], second["gathered"]) == (len(weights), 0)
+    assert (first["devices"], second["devices"]) == (["cpu"], ["meta"])
+    assert first["tied"]
+    assert second["tied"]
 
 
 @pytest.mark.slow

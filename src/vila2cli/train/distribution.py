@@ -176,22 +176,48 @@ def wrap(objective: nn.Module, strategy: str, ranks: Ranks, *, is_bf16: bool) ->
     """Place a model on the device and make its gradients those of all processes together.
 
     With fsdp2 each module of a list (a layer) is gathered and given up for itself, the rest as one; in
-    bfloat16 the parameters are cast when they are gathered and gradients are summed in float32.
+    bfloat16 the parameters are cast when they are gathered and gradients are summed in float32. The weights
+    are those of the first process, which hands them out one by one: no device ever holds all of them.
     """
+    if strategy == "fsdp2" and ranks.count > 1:
+        return _shard(objective, ranks, is_bf16=is_bf16)
     objective.to(ranks.device)
     if ranks.count == 1:
-        return objective
-    if strategy == "fsdp2":
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if is_bf16 else MixedPrecisionPolicy()
-        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
-        for layer in layers(objective):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(objective, mesh=mesh, mp_policy=policy)
         return objective
     model = getattr(objective, "model", None)
     # Others may have layers whose output nothing uses.
     uses_all = isinstance(model, Idefics3ForConditionalGeneration)
     return DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=not uses_all)
+
+
+def _shard(objective: nn.Module, ranks: Ranks, *, is_bf16: bool) -> nn.Module:
+    weights = dict(objective.named_parameters()) if ranks.is_first else {}
+    give_up_weights(objective)
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if is_bf16 else MixedPrecisionPolicy()
+    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    for layer in layers(objective):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(objective, mesh=mesh, mp_policy=policy)
+    placed: dict[nn.Parameter, nn.Parameter] = {}  # a tied one has several names, and stays tied
+    named = {}
+    for name, empty in objective.named_parameters(remove_duplicate=False):
+        if empty not in placed:
+            whole_one = weights.pop(name).detach() if ranks.is_first else None
+            placed[empty] = nn.Parameter(put(whole_one, empty, ranks.device), empty.requires_grad)
+        named[name] = placed[empty]
+    objective.load_state_dict(named, strict=False, assign=True)  # buffers are in place
+    return objective
+
+
+def give_up_weights(model: nn.Module) -> None:
+    """Leave a model its parameters' shapes without their values, on the meta device; tied ones stay tied."""
+    empty = {
+        parameter: nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, empty[parameter])
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
@@ -218,8 +244,10 @@ def whole(tensor: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 
-def put(values: Tensor, into: Tensor) -> Tensor:
-    """Values as a tensor like another one: on its device, and in parts where that one is."""
-    if isinstance(into, DTensor):
-        return distribute_tensor(values.to(into.device), into.device_mesh, into.placements)
-    return values.to(into.device)
+def put(values: Tensor | None, into: Tensor, device: torch.device) -> Tensor:
+    """Values on a device, in parts where another tensor is in parts; those are the first process's values,
+    and None will do in the others."""
+    if values is None:
+        values = torch.empty(into.shape, dtype=into.dtype, device=device)
+    values = values.to(device)
+    return distribute_tensor(values, into.device_mesh, into.placements) if isinstance(into, DTensor) else values

@@ -110,7 +110,7 @@ def train_stage(
         checkpoints.open({"stage": stage, **lineage})
         job = _Job(stage, recipe, Chat(processor), partial, checkpoints, ranks, stop)
         try:
-            model = renewed(job.train(model, phases))
+            model = renewed(job.train(model, phases), ranks)
         except Interrupted as error:
             checkpoints.interrupt(str(error))
             raise
@@ -184,7 +184,7 @@ class _Job:
             self.checkpoints.cursor = cursor = Cursor(phase=number + 1, finished=[*cursor.finished, figures])
             self.checkpoints.save(model, None)
             if number + 1 < len(phases):
-                model = renewed(model)
+                model = renewed(model, self.ranks)
         self.journal.close()
         return model
 
