@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from vila2cli.model.chat import Chat
 from vila2cli.progress import Progress
 from vila2cli.ranks import Rank
 from vila2cli.settings import TrainerSettings, TrainSettings
+from vila2cli.shards import Shard, open_source
+from vila2cli.stopping import Stop
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
+from vila2cli.train.job import DataSource, Phase, sources_of
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.resume import Checkpoints, renewed, whole_weights
 
@@ -118,7 +122,30 @@ def sharded(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
         save_file(weights, out / "weights.safetensors")
         save_file(whole_weights(plain, ranks), out / "resumed.safetensors")
     devices = sorted({parameter.device.type for parameter in plain.parameters()})
-    return {**figures, "gathered": len(weights), "tied": tied, "devices": devices}
+    resumed.model = plain  # as in a stage's next phase
+    later = resumed.fit(strategy="fsdp2")["loss"]
+    return {**figures, "gathered": len(weights), "tied": tied, "devices": devices, "later": later}
+
+
+def digested(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Two phases over one source of five shards, and a second source in the later one."""
+    read: list[str] = []
+
+    class Watched(Shard):
+        def parts(self) -> dict[str, str]:
+            read.append(self.name)
+            return super().parts()
+
+    def source(name: str) -> DataSource:
+        opened = open_source([str(out / name)])
+        shards = tuple(Watched(one.name, one.url, one.layers) for one in opened.shards)
+        return DataSource(name, replace(opened, shards=shards), lambda sample: ())
+
+    phases = [
+        Phase("one", TrainSettings(), [source("many")]),
+        Phase("two", TrainSettings(), [source("many"), source("few")]),
+    ]
+    return {"found": sources_of(phases, ranks, Stop()), "read": read}
 
 
 def stalled(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:

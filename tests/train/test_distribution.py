@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from vila2cli.ranks import Rank, first_node, parse_rank
+from vila2cli.shards import TarWriter, open_source
 
 SCRIPT = Path(__file__).with_name("processes.py")
 SIZES = {"a": 7, "b": 1, "c": 4, "d": 2, "e": 3}
@@ -95,6 +96,20 @@ def test_sharded_weights_train_and_resume_as_whole_ones(
     assert (first["devices"], second["devices"]) == (["cpu"], ["meta"])
     assert first["tied"]
     assert second["tied"]
+    assert first["later"] == second["later"] < first["loss"]
+
+
+@pytest.mark.slow
+def test_each_process_digests_its_share(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    names = {"many": 5, "few": 2}
+    for name, num in names.items():
+        for i in range(num):
+            with TarWriter(tmp_path / name / f"{i:06}.tar") as tar:
+                tar.write_sample(f"{name}{i}", {"txt": b"text"})
+    first, second = launch("digested", 2, tiny_checkpoint, tmp_path)
+    assert first["found"] == second["found"]
+    assert first["found"]["data"] == {name: open_source([str(tmp_path / name)]).digest() for name in names}
+    assert (len(first["read"]), len(second["read"])) == (4, 3)
 
 
 @pytest.mark.slow

@@ -63,8 +63,8 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
     """Join the bases; returns the model, in training precision, and its processor.
 
     New are the projector, drawn by `seed` at the scale of the word embeddings, and the embeddings of tokens
-    that the LLM has no room for. Raises
-    ModelError when a part cannot be read, the parts do not fit, or a package is missing.
+    that the LLM has no room for. Raises ModelError when a part cannot be read, the parts do not fit, or a
+    package is missing.
     """
     quiet_transformers()
     make: dict[str, Callable[[BaseSettings, int], tuple[PreTrainedModel, Any]]] = {

@@ -41,15 +41,12 @@ def pretrain(
     settings = recipe.pretrain
     compose = partial(conversations, composition=composition_of(settings.main, recipe.seed))
     sources = [DataSource("pretrain", pairs, compose)]
-    opened = {"pretrain": pairs}
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)
         sources.append(DataSource("interleaved", documents, partial(conversations, composition=Composition())))
-        opened["interleaved"] = documents
     for name, specs in mixed.items():
         talks = open_source(specs)
         sources.append(DataSource(name, talks, partial(conversations, composition=Composition())))
-        opened[name] = talks
     compose = partial(
         conversations, composition=composition_of(settings.align, recipe.seed), with_answers=False
     )
@@ -66,8 +63,6 @@ def pretrain(
             "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
             "base_settings": recipe.base.deciding(),
             "layers": [layer.name for layer in pairs.layers],
-            "data": {name: source.digest() for name, source in opened.items()},
-            "sources": {name: source.places() for name, source in opened.items()},
             "settings": settings.deciding(),
             "seed": recipe.seed,
         },

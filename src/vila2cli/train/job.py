@@ -6,6 +6,7 @@ and `steps.jsonl`, and `rejects.jsonl` when samples could not be used.
 
 import contextlib
 import io
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -87,7 +88,8 @@ def train_stage(
 ) -> dict[str, Any]:
     """Train all phases and write the checkpoint to `out`, whole or not at all.
 
-    Started by several processes it is one training of them all, and only the first one writes. Started
+    To `lineage` are added the digests and places of the phases' sources. Started by several processes it is
+    one training of them all, each of them digests its share, and only the first one writes. Started
     again after a signal or a crash it goes on from the last checkpoint in `out.partial`, with any number
     of processes. Returns the summary that is also in `vila2.json`. Raises RejectBudgetError above a
     phase's `max_reject_rate`, Interrupted on a signal between two steps, RankError when another process
@@ -100,6 +102,7 @@ def train_stage(
         contextlib.ExitStack() as held,
     ):
         partial = out.with_name(f"{out.name}.partial")
+        lineage = {**lineage, **sources_of(phases, ranks, stop)}
 
         def begin() -> None:
             held.enter_context(lock(out))
@@ -128,6 +131,21 @@ def train_stage(
         # Only now: until `out` is there, a process that is killed goes on from them.
         Checkpoints(out, job.ranks).clear()
     return summary
+
+
+def sources_of(phases: Sequence[Phase], ranks: Ranks, stop: Stop) -> dict[str, Any]:
+    """The digests and the places of all sources by name; each process digests its share of the shards."""
+    sources = {data.name: data.source for phase in phases for data in phase.sources}
+    shards = [(name, shard) for name, source in sources.items() for shard in source.shards]
+
+    def mine() -> list[tuple[str, dict[str, str]]]:
+        with stop.at_once():
+            return [(name, Source((shard,)).digest()) for name, shard in shards[ranks.index :: ranks.count]]
+
+    digests: dict[str, dict[str, str]] = {name: {} for name in sources}
+    for name, found in itertools.chain(*ranks.gather(mine)):
+        digests[name] |= found
+    return {"data": digests, "sources": {name: source.places() for name, source in sources.items()}}
 
 
 def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[str, Any]) -> None:
