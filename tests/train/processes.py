@@ -3,6 +3,7 @@
 python processes.py SCENARIO RANK COUNT PORT CHECKPOINT OUT
 """
 
+import itertools
 import json
 import os
 import sys
@@ -158,13 +159,30 @@ def stalled(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     return {}
 
 
+def held(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Process 1 does not come back from the forward pass of its second step."""
+    scenario = Scenario(ranks, checkpoint)
+    passes = itertools.count()
+
+    def wait(*_: Any) -> None:
+        if next(passes) == 1 and ranks.index == 1:
+            time.sleep(120)
+
+    scenario.model.get_input_embeddings().register_forward_pre_hook(wait)
+    try:
+        scenario.fit()
+    except RankError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def main() -> None:
     scenario, index, count, port, checkpoint, out = sys.argv[1:]
     rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
     with joined(float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
         found = globals()[scenario](ranks, Path(checkpoint), Path(out))
         (Path(out) / f"{scenario}-{index}.json").write_text(json.dumps(found))
-        if scenario == "stalled":
+        if scenario in ("stalled", "held"):
             os._exit(0)
 
 

@@ -43,6 +43,7 @@ def launch(
         for process in started[:expected]:
             _, said = process.communicate(timeout=900)
             assert process.returncode == 0, said
+            sys.stderr.write(said)
     finally:
         for process in started:
             process.kill()
@@ -117,6 +118,16 @@ def test_a_process_that_does_not_come_is_named(tiny_checkpoint: Path, tmp_path: 
     read = json.loads((launch_reads(tiny_checkpoint, tmp_path) / "uneven-1.json").read_text())["read"]
     (first,) = launch("stalled", 2, tiny_checkpoint, tmp_path, expected=1, SLOW=str(read[3]), TIMEOUT="8")
     assert "before step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_within_a_step_is_named_before_the_group_gives_up(
+    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (first,) = launch("held", 2, tiny_checkpoint, tmp_path, expected=1, TIMEOUT="8")
+    said = capfd.readouterr().err
+    assert "step 2: process 1 has not come as far as the others (after 8 seconds)" in said
+    assert "step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
 
 
 def launch_reads(checkpoint: Path, out: Path) -> Path:

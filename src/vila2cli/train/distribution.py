@@ -22,9 +22,12 @@ from transformers import Idefics3ForConditionalGeneration
 from vila2cli import errors
 from vila2cli.errors import RankError, Vila2Error
 from vila2cli.ranks import Rank, parse_rank
+from vila2cli.train.watch import Watch
 
 _NAMING_S = 5.0
 """How long a process that is not at fault may take to say so."""
+_GRACE_S = 20.0
+"""How much longer than `timeout_s` a group waits, so that `Watch` names a process before NCCL ends this one."""
 _LEAVING_S = 60.0
 """How long a process with an error waits for the others to have it, too."""
 
@@ -35,6 +38,7 @@ class Ranks:
     def __init__(self, rank: Rank, device: torch.device, timeout_s: float, control: Any = None) -> None:
         self.index, self.count, self.device = rank.index, rank.count, device
         self._timeout_s, self._control = timeout_s, control
+        self.watch = Watch(rank.index, rank.count, timeout_s, None if control is None else _store())
 
     @property
     def is_first(self) -> bool:
@@ -118,6 +122,11 @@ class Ranks:
             ) from (RuntimeError(cause) if cause else None)
 
 
+def _store() -> Any:
+    """Where the processes met; there is no public name for it."""
+    return dist.distributed_c10d._get_default_store()
+
+
 def _is_of_collective(error: RuntimeError) -> bool:
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(
@@ -143,7 +152,7 @@ def joined(timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
         yield Ranks(rank, device, timeout_s)
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=timeout_s)
+    timeout = timedelta(seconds=timeout_s + _GRACE_S)
     try:
         dist.init_process_group(
             backend, init_method=rank.address, rank=rank.index, world_size=rank.count, timeout=timeout
