@@ -11,7 +11,10 @@ For every seed, from scratch each time:
 Differences are paired on the same questions, with 95% bootstrap intervals over images; over the seeds
 there is the mean with its t interval.
 
+What is there already is not done again, so that the same command goes on where it was stopped.
+
     python benchmarks/findings_vila.py --seeds 0 1 2
+    python benchmarks/findings_vila.py --seeds 0 1 2 --quick    # about half an hour on two cores
 """
 
 import argparse
@@ -21,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rounds import RECIPE, REPO, RESULTS, Run, machine
+from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
 
 from vila2cli.run import write_text
 from vila2cli.score.compare import compare_evals
@@ -32,22 +35,31 @@ from vila2cli.world.scenes import draw_scene
 
 TEXT_SKILLS = ("existence", "colour", "shape", "size", "count", "place")
 ADDED = ("spatial", "grounding", "ocr")
+SIZES = {"pretrain": 2500, "interleaved": 1000, "specialist": 1000, "dev": 200, "eval": 500}
+QUICK = {"pretrain": 800, "interleaved": 400, "sft": 200, "specialist": 200, "dev": 100, "eval": 200}
+"""Samples of the world by split, specialists' for each of them; the other splits are the recipe's."""
 SOUPS = {"uniform": (), "maximum": ("soup.top=2",), "greedy": ()}
 
 
 class Findings(Run):
-    """One seed: variants of training, each evaluated at some numbers of shots."""
+    """One seed: variants of training, and their evaluations."""
 
     def __init__(self, seed: int, work: Path, recipe: Path, shots: Sequence[int], sets: Sequence[str]) -> None:
         super().__init__(seed, work, recipe)
         self.shots = shots
         self.sets += [f'soup.tasks=["{self.data}/dev/*"]', *sets]
         self.pairs, self.text_task = self.data / "interleaved-pairs", self.data / "text-task"
+        self.seconds: dict[str, float] = {}
 
-    def prepare(self, num_documents: int, num_text: int) -> None:
-        """The world with more documents, the same documents as pairs, and the text-only task."""
+    def timed(self, out: Path, *words: str, sets: tuple[str, ...] = ()) -> None:
+        """Run a command that writes `out`, and note its seconds."""
+        seconds = self.vila2(*words, "--out", str(out), sets=sets)
+        self.seconds[str(out.relative_to(self.data.parent))] = round(seconds, 1)
+
+    def prepare(self, num_text: int) -> None:
+        """The world, its documents as pairs, and the text-only task."""
         if not (self.data / "world.json").exists():
-            self.vila2("world", "--out", str(self.data), sets=(f"world.num_interleaved={num_documents}",))
+            self.timed(self.data, "world")
         if not self.pairs.exists():
             write_pairs(self.data / "interleaved", self.pairs)
         if not (self.text_task / "task.toml").exists():
@@ -63,25 +75,25 @@ class Findings(Run):
         start: str | None = None,
         sft_shards: Sequence[Path] = (),
     ) -> None:
-        """Pretrain (or take another variant's, `start`) and tune a variant, and evaluate it."""
+        """Pretrain (or take another variant's, `start`) and tune a variant."""
         out = self.dir / name
-        if start is None:
+        if start is None and not (out / "pretrain").exists():
             source = ("--shards", str(shards)) if shards else ()
-            self.vila2("pretrain", *source, "--out", str(out / "pretrain"), sets=pretrain)
-        model = self.dir / (start or name) / "pretrain"
-        added = ("--shards", *map(str, sft_shards)) if sft_shards else ()
-        self.vila2("sft", "--model", str(model), *added, "--out", str(out / "sft"), sets=sft)
-        self.evaluate(name)
+            self.timed(out / "pretrain", "pretrain", *source, sets=pretrain)
+        if not (out / "sft").exists():
+            model = self.dir / (start or name) / "pretrain"
+            added = ("--shards", *map(str, sft_shards)) if sft_shards else ()
+            self.timed(out / "sft", "sft", "--model", str(model), *added, sets=sft)
 
-    def evaluate(self, name: str) -> None:
+    def evaluate(self, name: str, shots: Sequence[int]) -> None:
         model = self.dir / name / "sft"
-        for shots in self.shots:
-            sets = (f"eval.num_shots={shots}", f"eval.shots_dir={self.data}/dev") if shots else ()
-            self.vila2("eval", "--model", str(model), "--out", str(self.eval_dir(name, shots)), sets=sets)
+        for num in shots:
+            sets = (f"eval.num_shots={num}", f"eval.shots_dir={self.data}/dev") if num else ()
+            self.timed(self.eval_dir(name, num), "eval", "--model", str(model), sets=sets)
 
     def evaluate_text(self, name: str) -> None:
         words = ("--model", str(self.dir / name / "sft"), "--tasks", str(self.text_task))
-        self.vila2("eval", *words, "--out", str(self.dir / name / "eval-text"))
+        self.timed(self.dir / name / "eval-text", "eval", *words)
 
     def soups(self, members: Sequence[str]) -> dict[str, Any]:
         """Average the members each way; returns what their lineage says of the selection."""
@@ -89,8 +101,9 @@ class Findings(Run):
         made = {}
         for method, sets in SOUPS.items():
             out = self.dir / f"soup-{method}" / "sft"
-            self.vila2("soup", "--models", *paths, "--out", str(out), sets=(f'soup.method="{method}"', *sets))
-            self.evaluate(f"soup-{method}")
+            if not out.exists():
+                self.timed(out, "soup", "--models", *paths, sets=(f'soup.method="{method}"', *sets))
+            self.evaluate(f"soup-{method}", self.shots[:1])
             made[method] = json.loads((out / "vila2.json").read_text())
         return made
 
@@ -131,15 +144,18 @@ def write_text_task(folder: Path, num: int, seed: int) -> None:
     write_text(folder / "task.toml", table)
 
 
-def measure(run: Findings, *, num_documents: int, num_text: int, has_soups: bool) -> dict[str, Any]:
+def measure(run: Findings, *, num_text: int, has_soups: bool) -> dict[str, Any]:
     """Run one seed and collect its differences."""
-    run.prepare(num_documents, num_text)
+    run.prepare(num_text)
     run.train("trained")
     run.train("frozen", pretrain=('pretrain.main.train=["projector"]',))
     alone = ("data.interleaved=[]",)
     run.train("documents", shards=run.data / "interleaved", pretrain=alone)
     run.train("pairs", shards=run.pairs, pretrain=alone)
     run.train("no-text", start="trained", sft=("data.text=[]",))
+    for name in ("trained", "frozen", "documents", "pairs"):
+        run.evaluate(name, run.shots)
+    run.evaluate("no-text", run.shots[:1])
     found: dict[str, Any] = {}
     for shots in run.shots:
         found[f"trained - frozen, {shots} shots"] = run.compared("frozen", "trained", shots)
@@ -149,8 +165,8 @@ def measure(run: Findings, *, num_documents: int, num_text: int, has_soups: bool
     texts = [run.dir / name / "eval-text" for name in ("no-text", "trained")]
     found["text - no-text, text-only task"] = compare_evals(*texts)
     found["text - no-text, 0 shots"] = run.compared("no-text", "trained", run.shots[0])
-    result: dict[str, Any] = {"seed": run.seed, "differences": found}
-    return result | (measure_soups(run) if has_soups else {})
+    soups = measure_soups(run) if has_soups else {}
+    return {"seed": run.seed, "differences": found, **soups, "seconds": run.seconds}
 
 
 def measure_soups(run: Findings) -> dict[str, Any]:
@@ -159,6 +175,7 @@ def measure_soups(run: Findings) -> dict[str, Any]:
     for name in ADDED:
         shards = [run.data / "sft", run.data / f"specialist-{name}"]
         run.train(f"plus-{name}", start="trained", sft_shards=shards)
+        run.evaluate(f"plus-{name}", run.shots[:1])
     made = run.soups(members)
     best = Path(next(iter(made["greedy"]["selection"]["scores"]))).parent.name
     shots = run.shots[0]
@@ -189,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 4], help="sets eval.shots, 0 not at all")
-    parser.add_argument("--documents", type=int, default=1000, help="interleaved documents of the world")
+    parser.add_argument("--quick", action="store_true", help="a world of fewer pictures and questions")
     parser.add_argument("--text-questions", type=int, default=500)
     parser.add_argument("--no-soups", action="store_true")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
@@ -197,13 +214,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-findings-vila")
     parser.add_argument("--out", type=Path, default=RESULTS / "findings_vila.json")
     options = parser.parse_args()
+    sizes = QUICK if options.quick else SIZES
+    sets = [*(f"world.num_{name}={num}" for name, num in sizes.items()), *options.sets]
+    work = work_folder(options.work, options.recipe, [*sets, str(options.text_questions)])
     results = []
     for seed in options.seeds:
-        run = Findings(seed, options.work, options.recipe, options.shots, options.sets)
-        sizes = {"num_documents": options.documents, "num_text": options.text_questions}
-        results.append(measure(run, **sizes, has_soups=not options.no_soups))
+        run = Findings(seed, work, options.recipe, options.shots, sets)
+        results.append(measure(run, num_text=options.text_questions, has_soups=not options.no_soups))
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"machine": machine(), "over_seeds": over_seeds(results), "seeds": results}
+        report = {"machine": machine(), "sets": sets, "over_seeds": over_seeds(results), "seeds": results}
         options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"wrote {options.out}")
 

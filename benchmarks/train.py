@@ -20,6 +20,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,9 +44,8 @@ from vila2cli.recipe import Recipe, load_recipe
 from vila2cli.sample import EncodedImage, Sample, Turn
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import open_source, read_shard
-from vila2cli.stages.pretrain import composition
-from vila2cli.text.compose import conversations
-from vila2cli.train.data import TrainSample, encode_sample, lengths_of
+from vila2cli.text.compose import composition_of, conversations
+from vila2cli.train.data import Lengths, TrainSample, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks
 from vila2cli.train.flops import work_of
 from vila2cli.train.loop import Surroundings, fit
@@ -62,7 +62,7 @@ def world_samples(recipe: Recipe, data: Path, chat: Chat, num: int) -> list[Trai
     """Samples of the world's second pretraining phase, captioned pictures and documents, shuffled."""
     if not (data / "world.json").exists():
         write_world(recipe, data)
-    compose = partial(conversations, composition=composition(recipe.pretrain.main, recipe.seed))
+    compose = partial(conversations, composition=composition_of(recipe.pretrain.main, recipe.seed))
     found: list[TrainSample] = []
     for name in ("pretrain", "interleaved"):
         for shard in open_source([f"{data}/{name}"]).shards:
@@ -186,12 +186,22 @@ def large_samples(chat: Chat, num: int, side: int, vocab_size: int) -> list[Trai
     return made
 
 
+class Clock(Progress):
+    """Progress that keeps when each step ended, which is when its loss was read: the device is done then."""
+
+    def __init__(self, label: str, *, total: int) -> None:
+        super().__init__(label, total=total, unit="steps")
+        self.times: list[float] = []
+
+    def advance(self, n: int = 1, **figures: Any) -> None:
+        self.times.append(time.monotonic())
+        super().advance(n, **figures)
+
+
 def large(options: argparse.Namespace) -> dict[str, Any]:
     """MFU of a model of a size in the pretraining stage (projector and LLM trained), after warm-up steps."""
     size = SIZES[options.size]
     folder = build_model(size, options.work / options.size)
-    is_cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if is_cuda else "cpu")
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=getattr(torch, size.dtype), device_map=None
     )
@@ -208,56 +218,54 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     samples = large_samples(chat, num, size.picture_side, size.text["vocab_size"])
     around = Surroundings(
         trainer=TrainerSettings(gradient_checkpointing=options.gradient_checkpointing, compile=options.compile),
-        ranks=Ranks(Rank(), device, 0.0),
+        ranks=Ranks(Rank(), torch.device("cuda" if torch.cuda.is_available() else "cpu"), 0.0),
         mixed_precision="bf16" if size.dtype == "bfloat16" else "no",
     )
     lengths = lengths_of(samples)
-    work = work_of(model, settings.train)
-    steps = list(plan_steps(lengths, ["samples"], settings, seed=0))
-    flops = [
-        work.of(
-            tokens=int(lengths.tokens[list(step.samples)].sum()),
-            pairs=int((lengths.tokens[list(step.samples)] ** 2).sum()),
-            trained=int(lengths.trained[list(step.samples)].sum()),
-            images=int(lengths.images[list(step.samples)].sum()),
-        )
-        for step in steps
-    ]
-    times: list[float] = []
-
-    class Clock(Progress):
-        def advance(self, n: int = 1, **figures: Any) -> None:
-            times.append(time.monotonic())  # the loss was read: the device is done with the step
-            super().advance(n, **figures)
-
+    steps = [list(step.samples) for step in plan_steps(lengths, ["samples"], settings, seed=0)]
+    flops = flops_of(model, settings, lengths, steps)
     profiler = torch.profiler.profile() if options.profile else None
-    with Clock("large", total=len(steps), unit="steps") as progress:
-        if profiler is not None:
-            profiler.start()
-        result = fit(model, chat, samples, settings, seed=0, progress=progress, lengths=lengths, around=around)
-        if profiler is not None:
-            profiler.stop()
-    measured = slice(1, None)  # from the end of the first step on
-    seconds = times[-1] - times[0]
-    found: dict[str, Any] = {
-        "machine": machine() | {"device": torch.cuda.get_device_name() if is_cuda else "cpu"},
+    with Clock("large", total=len(steps)) as clock, profiler or nullcontext():
+        result = fit(model, chat, samples, settings, seed=0, progress=clock, lengths=lengths, around=around)
+    seconds = clock.times[-1] - clock.times[0]  # from the end of the first step on
+    found = {
         "model": {"size": options.size, "parameters": sum(p.numel() for p in model.parameters())},
         "sequence": SEQUENCE,
         "samples_per_step": options.batch_size,
         "median_tokens_per_sample": median(lengths.tokens.tolist()),
         "gradient_checkpointing": options.gradient_checkpointing,
         "compile": options.compile,
-        "seconds_per_step": seconds / max(1, len(times) - 1),
-        "tokens_per_s": sum(int(lengths.tokens[list(s.samples)].sum()) for s in steps[measured]) / seconds,
-        "tflops": sum(flops[measured]) / seconds / 1e12,
-        "mfu": sum(flops[measured]) / seconds / 1e12 / PEAK_TFLOPS,
+        "seconds_per_step": seconds / max(1, len(steps) - 1),
+        "tokens_per_s": sum(int(lengths.tokens[step].sum()) for step in steps[1:]) / seconds,
+        "tflops": sum(flops[1:]) / seconds / 1e12,
+        "mfu": sum(flops[1:]) / seconds / 1e12 / PEAK_TFLOPS,
         "peak_tflops": PEAK_TFLOPS,
         "padding": result.padding,
-        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if is_cuda else None,
     }
-    if profiler is not None:
-        found["profile"] = shares(profiler, is_cuda=is_cuda)
-    return found
+    profile = {} if profiler is None else {"profile": shares(profiler, is_cuda=torch.cuda.is_available())}
+    return {**device_figures(), **found, **profile}
+
+
+def flops_of(model: Any, settings: TrainSettings, lengths: Lengths, steps: Sequence[list[int]]) -> list[float]:
+    """The operations of each step, given its samples."""
+    work = work_of(model, settings.train)
+    return [
+        work.of(
+            tokens=int(lengths.tokens[step].sum()),
+            pairs=int((lengths.tokens[step] ** 2).sum()),
+            trained=int(lengths.trained[step].sum()),
+            images=int(lengths.images[step].sum()),
+        )
+        for step in steps
+    ]
+
+
+def device_figures() -> dict[str, Any]:
+    """The machine, and the most memory that was taken on its device."""
+    if not torch.cuda.is_available():
+        return {"machine": machine() | {"device": "cpu"}, "memory_gib": None}
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return {"machine": machine() | {"device": torch.cuda.get_device_name()}, "memory_gib": peak}
 
 
 def shares(profiler: Any, *, is_cuda: bool) -> list[dict[str, Any]]:

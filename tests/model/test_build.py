@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -64,6 +65,19 @@ def test_only_the_projector_depends_on_the_seed() -> None:
     one, two = (build(BaseSettings(), seed=seed)[0].state_dict() for seed in (0, 1))
     differing = {name for name in one if not torch.equal(one[name], two[name])}
     assert differing == {"model.connector.modality_projection.proj.weight"}
+
+
+def test_rows_for_new_tokens_are_drawn_by_the_seed(llama: Path) -> None:
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(made))
+        model, processor = build(BaseSettings(llm=str(llama)), seed=seed)
+        made.append(model.get_input_embeddings().weight.detach())
+    num_old = AutoConfig.from_pretrained(llama).vocab_size
+    assert num_old < len(processor.tokenizer) <= len(made[0])
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0][:num_old], made[2][:num_old])
+    assert not torch.equal(made[0], made[2])
 
 
 def test_a_siglip_tower_gives_the_same_features_inside(siglip: Path) -> None:

@@ -14,7 +14,7 @@ from vila2cli.cli import main
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Sample
 from vila2cli.shards import TarWriter, open_source, read_shard
-from vila2cli.stages.pretrain import composition
+from vila2cli.text.compose import composition_of
 from vila2cli.text.invention import inventions
 
 NUM_SHARDS, NUM_SAMPLES = 2, 10
@@ -100,7 +100,7 @@ def test_captions_are_estimated_written_merged_and_composed(
     assert "rewrite: complete, nothing to do" in capsys.readouterr().out
 
     settings = load_recipe(None, ['pretrain.main.captions=["rewrite"]']).pretrain.main
-    composed = composition(settings, seed=0)
+    composed = composition_of(settings, seed=0)
     merged = [sample.annotation("rewrite").text for sample in found]  # type: ignore[union-attr]
     assert [composed.caption(sample) for sample in found] == merged
 

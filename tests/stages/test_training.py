@@ -201,6 +201,22 @@ def test_too_many_unusable_samples_stop_the_stage(recipe: Recipe, root: Path) ->
     assert not (root / "unusable").exists()
 
 
+def test_a_sample_of_no_use_to_two_phases_is_counted_once(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    (shard,) = list(open_source(recipe.data.pretrain).shards)[:1]
+    usable = next(sample for sample in read_shard(shard, on_reject=lambda reject: None))
+    with TarWriter(tmp_path / "data" / "000000.tar") as tar:
+        for i in range(8):
+            picture = usable.images[0].data if i != 5 else b"no picture"
+            tar.write_sample(f"{i:03d}", {"jpg": picture, "txt": b"a red circle"})
+    sets = ["data.interleaved=[]", "pretrain.align.max_reject_rate=1", "pretrain.main.max_reject_rate=1"]
+    out = tmp_path / "pretrain"
+    made = load_recipe(root / "recipe.toml", sets)
+    summary = pretrain(made, shards=[str(tmp_path / "data")], out=out, round=0)
+    assert [phase["sources"]["pretrain"]["rejected"] for phase in summary["phases"]] == [1, 1]
+    (line,) = (out / "rejects.jsonl").read_text().splitlines()
+    assert (json.loads(line)["key"], summary["num_rejected"]) == ("005", 1)
+
+
 def test_an_output_that_is_there_is_not_overwritten(recipe: Recipe, pretrained: Path) -> None:
     with pytest.raises(DataError, match="is there already"):
         pretrain(recipe, shards=None, out=pretrained, round=0)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vila2cli.sample import Annotation, EncodedImage, Sample, Turn
-from vila2cli.text.compose import Composition, caption_of, compose_caption, conversations, is_kept
+from vila2cli.settings import CaptionTrainSettings, TrainSettings
+from vila2cli.text.compose import (
+    Composition,
+    caption_of,
+    compose_caption,
+    composition_of,
+    conversations,
+    is_kept,
+)
 
 IMAGE = EncodedImage(b"jpeg", "jpg")
 RECAPTION = Annotation(layer="recaption", kind="caption", text="a large red circle")
@@ -176,3 +184,19 @@ def test_one_of_several_candidates_is_drawn() -> None:
     assert all(430 < count < 570 for count in counts.values())
     assert Composition(captions=("recaption",)).caption(picture(many)) == "a circle"
     assert drawn.caption(picture(RECAPTION)) == "a large red circle"
+
+
+def test_every_setting_about_captions_counts() -> None:
+    changed = {
+        "captions": ("recaption", "original"),
+        "separator": " | ",
+        "shuffle_captions": True,
+        "caption_dropout": {"original": 0.5},
+        "draw_candidate": True,
+        "answers": "apart",
+    }
+    assert changed.keys() == CaptionTrainSettings.model_fields.keys() - TrainSettings.model_fields.keys()
+    settings = [CaptionTrainSettings(), *(CaptionTrainSettings(**{key: changed[key]}) for key in changed)]
+    made = [composition_of(one, seed=1) for one in settings]
+    assert all(one not in made[:i] for i, one in enumerate(made))
+    assert composition_of(CaptionTrainSettings(), seed=2) not in made

@@ -3,11 +3,13 @@
 python processes.py SCENARIO RANK COUNT PORT CHECKPOINT OUT
 """
 
+import itertools
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from vila2cli.model.chat import Chat
 from vila2cli.progress import Progress
 from vila2cli.ranks import Rank
 from vila2cli.settings import TrainerSettings, TrainSettings
+from vila2cli.shards import Shard, open_source
+from vila2cli.stopping import Stop
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
+from vila2cli.train.job import DataSource, Phase, sources_of
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.resume import Checkpoints, renewed, whole_weights
 
@@ -91,7 +96,7 @@ def uneven(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     read = Read(scenario.samples)
     figures = scenario.fit(read)
     if ranks.is_first:
-        save_file(whole_weights(scenario.model), out / "weights.safetensors")
+        save_file(whole_weights(scenario.model, ranks), out / "weights.safetensors")
     return {**figures, "read": read.read}
 
 
@@ -102,18 +107,46 @@ def sharded(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(folder, ranks)
     checkpoints.open({"inputs": "the same"})
     scenario = Scenario(ranks, checkpoint)
+    if not ranks.is_first:  # whatever the others have, the first one's weights are trained
+        for parameter in scenario.model.parameters():
+            parameter.data.zero_()
     figures = scenario.fit(strategy="fsdp2", checkpoints=checkpoints, checkpoint_every=2)
-    weights = whole_weights(scenario.model)
+    weights = whole_weights(scenario.model, ranks)
     again = Checkpoints(folder, ranks)
     again.open({"inputs": "the same"})
     assert again.cursor.step == 2
     resumed = Scenario(ranks, checkpoint)
     resumed.fit(strategy="fsdp2", checkpoints=again)
-    plain = renewed(resumed.model)
+    plain = renewed(resumed.model, ranks)
+    tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     if ranks.is_first:
         save_file(weights, out / "weights.safetensors")
-        save_file(whole_weights(plain), out / "resumed.safetensors")
-    return figures
+        save_file(whole_weights(plain, ranks), out / "resumed.safetensors")
+    devices = sorted({parameter.device.type for parameter in plain.parameters()})
+    resumed.model = plain  # as in a stage's next phase
+    later = resumed.fit(strategy="fsdp2")["loss"]
+    return {**figures, "gathered": len(weights), "tied": tied, "devices": devices, "later": later}
+
+
+def digested(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Two phases over one source of five shards, and a second source in the later one."""
+    read: list[str] = []
+
+    class Watched(Shard):
+        def parts(self) -> dict[str, str]:
+            read.append(self.name)
+            return super().parts()
+
+    def source(name: str) -> DataSource:
+        opened = open_source([str(out / name)])
+        shards = tuple(Watched(one.name, one.url, one.layers) for one in opened.shards)
+        return DataSource(name, replace(opened, shards=shards), lambda sample: ())
+
+    phases = [
+        Phase("one", TrainSettings(), [source("many")]),
+        Phase("two", TrainSettings(), [source("many"), source("few")]),
+    ]
+    return {"found": sources_of(phases, ranks, Stop()), "read": read}
 
 
 def stalled(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
@@ -126,13 +159,30 @@ def stalled(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     return {}
 
 
+def held(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Process 1 does not come back from the forward pass of its second step."""
+    scenario = Scenario(ranks, checkpoint)
+    passes = itertools.count()
+
+    def wait(*_: Any) -> None:
+        if next(passes) == 1 and ranks.index == 1:
+            time.sleep(120)
+
+    scenario.model.get_input_embeddings().register_forward_pre_hook(wait)
+    try:
+        scenario.fit()
+    except RankError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def main() -> None:
     scenario, index, count, port, checkpoint, out = sys.argv[1:]
     rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
     with joined(float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
         found = globals()[scenario](ranks, Path(checkpoint), Path(out))
         (Path(out) / f"{scenario}-{index}.json").write_text(json.dumps(found))
-        if scenario == "stalled":
+        if scenario in ("stalled", "held"):
             os._exit(0)
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from vila2cli.ranks import Rank, first_node, parse_rank
+from vila2cli.shards import TarWriter, open_source
 
 SCRIPT = Path(__file__).with_name("processes.py")
 SIZES = {"a": 7, "b": 1, "c": 4, "d": 2, "e": 3}
@@ -42,6 +43,7 @@ def launch(
         for process in started[:expected]:
             _, said = process.communicate(timeout=900)
             assert process.returncode == 0, said
+            sys.stderr.write(said)
     finally:
         for process in started:
             process.kill()
@@ -86,11 +88,29 @@ def test_uneven_sources_on_several_processes(
 def test_sharded_weights_train_and_resume_as_whole_ones(
     tiny_checkpoint: Path, alone: Path, tmp_path: Path
 ) -> None:
-    launch("sharded", 2, tiny_checkpoint, tmp_path)
+    first, second = launch("sharded", 2, tiny_checkpoint, tmp_path)
     assert_close(tmp_path / "weights.safetensors", alone / "weights.safetensors")
     weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
     assert weights.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+    assert (first["gathered"], second["gathered"]) == (len(weights), 0)
+    assert (first["devices"], second["devices"]) == (["cpu"], ["meta"])
+    assert first["tied"]
+    assert second["tied"]
+    assert first["later"] == second["later"] < first["loss"]
+
+
+@pytest.mark.slow
+def test_each_process_digests_its_share(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    names = {"many": 5, "few": 2}
+    for name, num in names.items():
+        for i in range(num):
+            with TarWriter(tmp_path / name / f"{i:06}.tar") as tar:
+                tar.write_sample(f"{name}{i}", {"txt": b"text"})
+    first, second = launch("digested", 2, tiny_checkpoint, tmp_path)
+    assert first["found"] == second["found"]
+    assert first["found"]["data"] == {name: open_source([str(tmp_path / name)]).digest() for name in names}
+    assert (len(first["read"]), len(second["read"])) == (4, 3)
 
 
 @pytest.mark.slow
@@ -98,6 +118,16 @@ def test_a_process_that_does_not_come_is_named(tiny_checkpoint: Path, tmp_path: 
     read = json.loads((launch_reads(tiny_checkpoint, tmp_path) / "uneven-1.json").read_text())["read"]
     (first,) = launch("stalled", 2, tiny_checkpoint, tmp_path, expected=1, SLOW=str(read[3]), TIMEOUT="8")
     assert "before step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_within_a_step_is_named_before_the_group_gives_up(
+    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (first,) = launch("held", 2, tiny_checkpoint, tmp_path, expected=1, TIMEOUT="8")
+    said = capfd.readouterr().err
+    assert "step 2: process 1 has not come as far as the others (after 8 seconds)" in said
+    assert "step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
 
 
 def launch_reads(checkpoint: Path, out: Path) -> Path:

@@ -62,8 +62,9 @@ def resolve_base(spec: str) -> Path:
 def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
     """Join the bases; returns the model, in training precision, and its processor.
 
-    Only the projector is new: drawn by `seed`, at the scale of the word embeddings. Raises
-    ModelError when a part cannot be read, the parts do not fit, or a package is missing.
+    New are the projector, drawn by `seed` at the scale of the word embeddings, and the embeddings of tokens
+    that the LLM has no room for. Raises ModelError when a part cannot be read, the parts do not fit, or a
+    package is missing.
     """
     quiet_transformers()
     make: dict[str, Callable[[BaseSettings, int], tuple[PreTrainedModel, Any]]] = {
@@ -89,7 +90,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     llm, tokenizer = load_llm(resolve_base(base.llm), dtype)
     side, patch = tower.config.image_size, tower.config.patch_size
     _check_merges(side, patch)
-    _add_tokens(llm, tokenizer, IMAGE_TOKENS)
+    _add_tokens(llm, tokenizer, IMAGE_TOKENS, seed)
     config = Idefics3Config(
         vision_config=tower.config,
         scale_factor=SCALE_FACTOR,
@@ -129,7 +130,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         raise ModelError(
             f"base.image_size = {side} is no multiple of {patch}, the patch size; try {side // patch * patch}"
         )
-    _add_tokens(llm, tokenizer, (IMAGE_TOKEN,))
+    _add_tokens(llm, tokenizer, (IMAGE_TOKEN,), seed)
     has_class_token = tower.config.model_type == "clip_vision_model"
     strategy = "default" if has_class_token else "full"
     config = LlavaConfig(
@@ -146,7 +147,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     if base.projector == "linear":
         _make_linear(model.model.multi_modal_projector)
     processor = LlavaProcessor(
-        _clip_like_images(folder, side, has_class_token=has_class_token),
+        _clip_like_images(side, has_class_token=has_class_token),
         tokenizer,
         patch_size=patch,
         vision_feature_select_strategy=strategy,
@@ -157,7 +158,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     return _finished(model, tokenizer, dtype), processor
 
 
-def _clip_like_images(folder: Path, side: int, *, has_class_token: bool) -> Any:
+def _clip_like_images(side: int, *, has_class_token: bool) -> Any:
     """An image processor that gives squares of this side, normalised as the tower learned it."""
     size = {"height": side, "width": side}
     if has_class_token:
@@ -196,7 +197,7 @@ def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     llm, tokenizer = load_llm(resolve_base(base.llm), dtype, extra_special_tokens=INTERNVL_TOKENS)
     side, patch = tower.config.image_size[0], tower.config.patch_size[0]
     _check_merges(side, patch)
-    _add_tokens(llm, tokenizer, ())
+    _add_tokens(llm, tokenizer, (), seed)
     config = InternVLConfig(
         vision_config=tower.config,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
@@ -216,11 +217,14 @@ def _check_merges(side: int, patch: int) -> None:
         )
 
 
-def _add_tokens(llm: PreTrainedModel, tokenizer: Any, tokens: tuple[str, ...]) -> None:
+def _add_tokens(llm: PreTrainedModel, tokenizer: Any, tokens: tuple[str, ...], seed: int) -> None:
+    """Make room for tokens; new rows are drawn by `seed` around the mean of the old ones."""
     if tokens:
         tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
     if len(tokenizer) > llm.config.vocab_size:
-        llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
 
 
 def _text_fields(llm: PreTrainedModel) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class Chat:
             return {}
         nested = hasattr(self.processor.image_processor, "do_image_splitting")
         rows = [[image] for image in images] if nested else list(images)
-        return dict(self.processor.image_processor(images=rows, return_tensors="pt"))
+        tensors = dict(self.processor.image_processor(images=rows, return_tensors="pt"))
+        tensors.pop("num_patches", None)  # InternVL's, for its processor and not for the model
+        return tensors
 
     def _render(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False) -> str:
         messages = self._messages(turns, num_images) if self.image_token else self._texts(turns, num_images)

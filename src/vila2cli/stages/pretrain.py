@@ -8,9 +8,8 @@ from typing import Any
 
 from vila2cli.recipe import Recipe
 from vila2cli.run import RunFolder
-from vila2cli.settings import CaptionTrainSettings
 from vila2cli.shards import open_source
-from vila2cli.text.compose import Composition, conversations
+from vila2cli.text.compose import Composition, composition_of, conversations
 
 
 def pretrain(
@@ -40,18 +39,17 @@ def pretrain(
     refuse_trained(bases, run, is_later_round=bool(round) or in_run)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     settings = recipe.pretrain
-    compose = partial(conversations, composition=composition(settings.main, recipe.seed))
+    compose = partial(conversations, composition=composition_of(settings.main, recipe.seed))
     sources = [DataSource("pretrain", pairs, compose)]
-    opened = {"pretrain": pairs}
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)
         sources.append(DataSource("interleaved", documents, partial(conversations, composition=Composition())))
-        opened["interleaved"] = documents
     for name, specs in mixed.items():
         talks = open_source(specs)
         sources.append(DataSource(name, talks, partial(conversations, composition=Composition())))
-        opened[name] = talks
-    compose = partial(conversations, composition=composition(settings.align, recipe.seed), with_answers=False)
+    compose = partial(
+        conversations, composition=composition_of(settings.align, recipe.seed), with_answers=False
+    )
     align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
     return train_stage(
@@ -65,23 +63,8 @@ def pretrain(
             "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
             "base_settings": recipe.base.deciding(),
             "layers": [layer.name for layer in pairs.layers],
-            "data": {name: source.digest() for name, source in opened.items()},
-            "sources": {name: source.places() for name, source in opened.items()},
             "settings": settings.deciding(),
             "seed": recipe.seed,
         },
         out=out,
-    )
-
-
-def composition(settings: CaptionTrainSettings, seed: int) -> Composition:
-    """How a phase joins the captions of a sample."""
-    return Composition(
-        captions=settings.captions,
-        separator=settings.separator,
-        shuffle=settings.shuffle_captions,
-        dropout=settings.caption_dropout,
-        draw_candidate=settings.draw_candidate,
-        answers_apart=settings.answers == "apart",
-        seed=seed,
     )

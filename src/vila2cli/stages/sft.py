@@ -17,20 +17,18 @@ def sft(
     from vila2cli.train.job import DataSource, Phase, load_checkpoint, train_stage
 
     named = {"sft": shards or recipe.data.sft, "text": recipe.data.text}
-    opened = {name: open_source(specs) for name, specs in named.items() if specs}
     compose = partial(conversations, composition=Composition())
+    sources = [DataSource(name, open_source(specs), compose) for name, specs in named.items() if specs]
     loaded, processor = load_checkpoint(model)
     return train_stage(
         "sft",
         loaded,
         processor,
-        [Phase("sft", recipe.sft, [DataSource(name, source, compose) for name, source in opened.items()])],
+        [Phase("sft", recipe.sft, sources)],
         recipe=recipe,
         lineage={
             "round": round,
             "parent": {"path": str(model), "sha256": weights_sha256(resolve_model(model))},
-            "data": {name: source.digest() for name, source in opened.items()},
-            "sources": {name: source.places() for name, source in opened.items()},
             "settings": recipe.sft.deciding(),
             "dtype": recipe.base.dtype,
             "seed": recipe.seed,

@@ -67,8 +67,6 @@ def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str,
         lineage={
             "specialist": name,
             "parent": {"path": str(model), "sha256": weights_sha256(resolve_model(model))},
-            "data": {f"specialist-{name}": source.digest()},
-            "sources": {f"specialist-{name}": source.places()},
             "settings": settings.deciding(),
             "dtype": recipe.base.dtype,
             "seed": recipe.seed,

@@ -8,7 +8,7 @@ from vila2cli.errors import DataError
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Reject
 from vila2cli.shards import Source, read_shard
-from vila2cli.text.compose import Composition, conversations, is_kept
+from vila2cli.text.compose import composition_of, conversations, is_kept
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
@@ -51,15 +51,7 @@ def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterat
     from vila2cli.train.data import encode_sample
 
     settings = recipe.pretrain.main
-    composition = Composition(
-        captions=settings.captions,
-        separator=settings.separator,
-        shuffle=settings.shuffle_captions,
-        dropout=settings.caption_dropout,
-        draw_candidate=settings.draw_candidate,
-        answers_apart=settings.answers == "apart",
-        seed=recipe.seed,
-    )
+    composition = composition_of(settings, recipe.seed)
     rejects: list[Reject] = []
     for shard in source.shards:
         for sample in read_shard(shard, on_reject=rejects.append):

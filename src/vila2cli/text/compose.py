@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from vila2cli.layers import LayerInfo
 from vila2cli.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
+from vila2cli.settings import CaptionTrainSettings
 from vila2cli.text.prompts import draw, stable_hash
 
 ORIGINAL = "original"
@@ -62,6 +63,19 @@ class Composition:
 
     def _is_dropped(self, key: str, name: str) -> bool:
         return stable_hash("dropout", self.seed, name, key) < self.dropout.get(name, 0.0) * 2**63
+
+
+def composition_of(settings: CaptionTrainSettings, seed: int) -> Composition:
+    """How a phase of pretraining joins the captions of a sample."""
+    return Composition(
+        captions=settings.captions,
+        separator=settings.separator,
+        shuffle=settings.shuffle_captions,
+        dropout=settings.caption_dropout,
+        draw_candidate=settings.draw_candidate,
+        answers_apart=settings.answers == "apart",
+        seed=seed,
+    )
 
 
 def caption_of(sample: Sample, name: str) -> str | None:

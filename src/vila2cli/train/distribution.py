@@ -22,9 +22,12 @@ from transformers import Idefics3ForConditionalGeneration
 from vila2cli import errors
 from vila2cli.errors import RankError, Vila2Error
 from vila2cli.ranks import Rank, parse_rank
+from vila2cli.train.watch import Watch
 
 _NAMING_S = 5.0
 """How long a process that is not at fault may take to say so."""
+_GRACE_S = 20.0
+"""How much longer than `timeout_s` a group waits, so that `Watch` names a process before NCCL ends this one."""
 _LEAVING_S = 60.0
 """How long a process with an error waits for the others to have it, too."""
 
@@ -35,6 +38,7 @@ class Ranks:
     def __init__(self, rank: Rank, device: torch.device, timeout_s: float, control: Any = None) -> None:
         self.index, self.count, self.device = rank.index, rank.count, device
         self._timeout_s, self._control = timeout_s, control
+        self.watch = Watch(rank.index, rank.count, timeout_s, None if control is None else _store())
 
     @property
     def is_first(self) -> bool:
@@ -118,6 +122,11 @@ class Ranks:
             ) from (RuntimeError(cause) if cause else None)
 
 
+def _store() -> Any:
+    """Where the processes met; there is no public name for it."""
+    return dist.distributed_c10d._get_default_store()
+
+
 def _is_of_collective(error: RuntimeError) -> bool:
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(
@@ -143,7 +152,7 @@ def joined(timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
         yield Ranks(rank, device, timeout_s)
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=timeout_s)
+    timeout = timedelta(seconds=timeout_s + _GRACE_S)
     try:
         dist.init_process_group(
             backend, init_method=rank.address, rank=rank.index, world_size=rank.count, timeout=timeout
@@ -176,22 +185,48 @@ def wrap(objective: nn.Module, strategy: str, ranks: Ranks, *, is_bf16: bool) ->
     """Place a model on the device and make its gradients those of all processes together.
 
     With fsdp2 each module of a list (a layer) is gathered and given up for itself, the rest as one; in
-    bfloat16 the parameters are cast when they are gathered and gradients are summed in float32.
+    bfloat16 the parameters are cast when they are gathered and gradients are summed in float32. The weights
+    are those of the first process, which hands them out one by one: no device ever holds all of them.
     """
+    if strategy == "fsdp2" and ranks.count > 1:
+        return _shard(objective, ranks, is_bf16=is_bf16)
     objective.to(ranks.device)
     if ranks.count == 1:
-        return objective
-    if strategy == "fsdp2":
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if is_bf16 else MixedPrecisionPolicy()
-        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
-        for layer in layers(objective):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(objective, mesh=mesh, mp_policy=policy)
         return objective
     model = getattr(objective, "model", None)
     # Others may have layers whose output nothing uses.
     uses_all = isinstance(model, Idefics3ForConditionalGeneration)
     return DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=not uses_all)
+
+
+def _shard(objective: nn.Module, ranks: Ranks, *, is_bf16: bool) -> nn.Module:
+    weights = dict(objective.named_parameters()) if ranks.is_first else {}
+    give_up_weights(objective)
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if is_bf16 else MixedPrecisionPolicy()
+    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    for layer in layers(objective):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(objective, mesh=mesh, mp_policy=policy)
+    placed: dict[nn.Parameter, nn.Parameter] = {}  # a tied one has several names, and stays tied
+    named = {}
+    for name, empty in objective.named_parameters(remove_duplicate=False):
+        if empty not in placed:
+            whole_one = weights.pop(name).detach() if ranks.is_first else None
+            placed[empty] = nn.Parameter(put(whole_one, empty, ranks.device), empty.requires_grad)
+        named[name] = placed[empty]
+    objective.load_state_dict(named, strict=False, assign=True)  # buffers are in place
+    return objective
+
+
+def give_up_weights(model: nn.Module) -> None:
+    """Leave a model its parameters' shapes without their values, on the meta device; tied ones stay tied."""
+    empty = {
+        parameter: nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, empty[parameter])
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
@@ -218,8 +253,10 @@ def whole(tensor: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 
-def put(values: Tensor, into: Tensor) -> Tensor:
-    """Values as a tensor like another one: on its device, and in parts where that one is."""
-    if isinstance(into, DTensor):
-        return distribute_tensor(values.to(into.device), into.device_mesh, into.placements)
-    return values.to(into.device)
+def put(values: Tensor | None, into: Tensor, device: torch.device) -> Tensor:
+    """Values on a device, in parts where another tensor is in parts; those are the first process's values,
+    and None will do in the others."""
+    if values is None:
+        values = torch.empty(into.shape, dtype=into.dtype, device=device)
+    values = values.to(device)
+    return distribute_tensor(values, into.device_mesh, into.placements) if isinstance(into, DTensor) else values

@@ -6,6 +6,7 @@ and `steps.jsonl`, and `rejects.jsonl` when samples could not be used.
 
 import contextlib
 import io
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -87,7 +88,8 @@ def train_stage(
 ) -> dict[str, Any]:
     """Train all phases and write the checkpoint to `out`, whole or not at all.
 
-    Started by several processes it is one training of them all, and only the first one writes. Started
+    To `lineage` are added the digests and places of the phases' sources. Started by several processes it is
+    one training of them all, each of them digests its share, and only the first one writes. Started
     again after a signal or a crash it goes on from the last checkpoint in `out.partial`, with any number
     of processes. Returns the summary that is also in `vila2.json`. Raises RejectBudgetError above a
     phase's `max_reject_rate`, Interrupted on a signal between two steps, RankError when another process
@@ -100,6 +102,7 @@ def train_stage(
         contextlib.ExitStack() as held,
     ):
         partial = out.with_name(f"{out.name}.partial")
+        lineage = {**lineage, **sources_of(phases, ranks, stop)}
 
         def begin() -> None:
             held.enter_context(lock(out))
@@ -110,7 +113,7 @@ def train_stage(
         checkpoints.open({"stage": stage, **lineage})
         job = _Job(stage, recipe, Chat(processor), partial, checkpoints, ranks, stop)
         try:
-            model = renewed(job.train(model, phases))
+            model = renewed(job.train(model, phases), ranks)
         except Interrupted as error:
             checkpoints.interrupt(str(error))
             raise
@@ -128,6 +131,21 @@ def train_stage(
         # Only now: until `out` is there, a process that is killed goes on from them.
         Checkpoints(out, job.ranks).clear()
     return summary
+
+
+def sources_of(phases: Sequence[Phase], ranks: Ranks, stop: Stop) -> dict[str, Any]:
+    """The digests and the places of all sources by name; each process digests its share of the shards."""
+    sources = {data.name: data.source for phase in phases for data in phase.sources}
+    shards = [(name, shard) for name, source in sources.items() for shard in source.shards]
+
+    def mine() -> list[tuple[str, dict[str, str]]]:
+        with stop.at_once():
+            return [(name, Source((shard,)).digest()) for name, shard in shards[ranks.index :: ranks.count]]
+
+    digests: dict[str, dict[str, str]] = {name: {} for name in sources}
+    for name, found in itertools.chain(*ranks.gather(mine)):
+        digests[name] |= found
+    return {"data": digests, "sources": {name: source.places() for name, source in sources.items()}}
 
 
 def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[str, Any]) -> None:
@@ -156,13 +174,18 @@ class _Job:
     ) -> None:
         self.stage, self.recipe, self.chat, self.partial = stage, recipe, chat, partial
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
-        self.rejects: list[Reject] = []
+        self._rejects: dict[tuple[str, str, str], Reject] = {}
         self.journal = Journal(
             partial if ranks.is_first else None,
             recipe.trainer,
             name=f"{recipe.name} {stage}",
             config=recipe.model_dump(mode="json"),
         )
+
+    @property
+    def rejects(self) -> list[Reject]:
+        """The samples that a phase could not use, each once however many phases read its source."""
+        return list(self._rejects.values())
 
     def train(self, model: PreTrainedModel, phases: Sequence[Phase]) -> PreTrainedModel:
         """Run the phases that are not done yet; returns the model, which may be another object."""
@@ -179,7 +202,7 @@ class _Job:
             self.checkpoints.cursor = cursor = Cursor(phase=number + 1, finished=[*cursor.finished, figures])
             self.checkpoints.save(model, None)
             if number + 1 < len(phases):
-                model = renewed(model)
+                model = renewed(model, self.ranks)
         self.journal.close()
         return model
 
@@ -236,7 +259,8 @@ class _Job:
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
             _check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
-            self.rejects += rejects
+            for reject in rejects:
+                self._rejects.setdefault((data.name, reject.shard, reject.key), reject)
             sources.append(stored)
             counts[data.name] = {
                 "filtered": sum(one.num_filtered for one in stored),

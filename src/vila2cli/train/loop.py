@@ -164,7 +164,8 @@ class _Run:
         for step, loaded in self._loaded(cursor.step):
             cursor.seconds, cursor.losses = seconds_before + time.monotonic() - start, list(losses)
             self._meet(cursor)
-            with self.ranks.naming_the_missing(f"{self.progress.stage}, step {cursor.step + 1}"):
+            where = f"{self.progress.stage}, step {cursor.step + 1}"
+            with self.ranks.naming_the_missing(where), self.ranks.watch.over(where):
                 losses.append(self._step(step, loaded, cursor))
             schedule.step()
             self.optimizer.zero_grad()
@@ -239,9 +240,11 @@ class _Run:
             with summing(self.objective, is_last=number == len(loaded)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.casts):
                     summed, parts = self.objective(tensors, keys, micro.sample_lengths)
+                self.ranks.watch.advance()
                 part = summed / num_trained
                 # Gradients are averaged over processes.
                 (part * self.ranks.count if self.ranks.count > 1 else part).backward()
+                self.ranks.watch.advance()
             loss += part.item()
             by_source += parts.cpu()
         local = [loss, float(sum(micro.tensors["input_ids"].numel() for micro in loaded))]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -23,7 +24,7 @@ from transformers.initialization import no_init_weights
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, sync_folder
 from vila2cli.run import check_same, to_manifest, write_json
-from vila2cli.train.distribution import Ranks, put, whole
+from vila2cli.train.distribution import Ranks, give_up_weights, put, whole
 
 MARKER = "requeue.json"
 """Tells job scripts that a training was stopped and is to be started again; torchrun hides exit codes."""
@@ -92,9 +93,8 @@ class Checkpoints:
         self._ranks.meet("writing a checkpoint")
 
     def _write(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        is_needed = self._ranks.is_first or _is_in_parts(model)
-        weights = whole_weights(model) if is_needed else {}
-        state = _optimizer_tensors(model, optimizer) if is_needed and optimizer is not None else {}
+        weights = whole_weights(model, self._ranks)
+        state = {} if optimizer is None else _optimizer_tensors(model, optimizer, self._ranks)
         states = self._ranks.gather_bytes(_random_state(self._ranks.device))
         if self._ranks.is_first:
             partial = self._folder / f"{name}.partial"
@@ -115,14 +115,33 @@ class Checkpoints:
         found = self._all()
         if not found:
             return False
-        weights = load_file(found[-1] / "model.safetensors")
-        with torch.no_grad():
+        with safe_open(found[-1] / "model.safetensors", "pt") as file, torch.no_grad():
             for name, tensor in _tensors(model).items():
-                tensor.copy_(put(weights[name], tensor))
+                tensor.copy_(put(self._read(file, name, tensor), tensor, tensor.device))
         if optimizer is not None:
-            _put_optimizer_tensors(model, optimizer, load_file(found[-1] / "optimizer.safetensors"))
+            with safe_open(found[-1] / "optimizer.safetensors", "pt") as file:
+                self._load_optimizer(model, optimizer, file)
         self.restore_random()
         return True
+
+    def _read(self, file: Any, name: str, into: Tensor) -> Tensor | None:
+        """A tensor of a file, read by the first process alone where it goes into parts."""
+        if isinstance(into, DTensor) and not self._ranks.is_first:
+            return None
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def _load_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer, file: Any) -> None:
+        parameters = dict(model.named_parameters())
+        is_fused = bool(optimizer.defaults.get("fused"))
+        for key in sorted(file.keys()):  # in the same order in all processes
+            name, _, what = key.rpartition("/")
+            parameter = parameters[name]
+            if what != "step":
+                value = put(self._read(file, key, parameter), parameter, parameter.device)
+            else:
+                value = file.get_tensor(key).to(parameter.device if is_fused else "cpu")
+            optimizer.state[parameter][what] = value
 
     def restore_random(self) -> None:
         """Let the generators go on where they were; a process that was not there keeps its own seed."""
@@ -143,19 +162,25 @@ class Checkpoints:
         (self._folder / _INPUTS).unlink(missing_ok=True)
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A model's weights on the CPU, whole; all processes have to call it together."""
-    return {name: whole(value) for name, value in _tensors(model).items()}
+def whole_weights(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """A model's weights on the CPU, whole, for the first process; all have to call it together."""
+    return _gathered(_tensors(model), ranks)
 
 
-def renewed(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, or where its weights are in parts a new one that has them whole, on the CPU."""
+def renewed(model: PreTrainedModel, ranks: Ranks) -> PreTrainedModel:
+    """The model itself, or where its weights are in parts a new one on the CPU.
+
+    The first process has its weights whole, the others have none, see `give_up_weights`.
+    """
     if not _is_in_parts(model):
         return model
-    weights = whole_weights(model)
+    weights = whole_weights(model, ranks)
     with no_init_weights():
         plain = type(model)(model.config)
-    plain.load_state_dict(weights, strict=False, assign=True)  # tied ones are there once
+    if ranks.is_first:
+        plain.load_state_dict(weights, strict=False, assign=True)  # tied ones are there once
+    else:
+        give_up_weights(plain)
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain
@@ -172,29 +197,26 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors | {name: buffer for name, buffer in model.named_buffers() if name in saved}
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensor]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[id(parameter)]}/{key}": whole(value)
+    tensors = {
+        f"{names[id(parameter)]}/{key}": value
         for group in optimizer.param_groups
         for parameter in group["params"]
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+    return _gathered(tensors, ranks)
 
 
-def _put_optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    parameters = dict(model.named_parameters())
-    is_fused = bool(optimizer.defaults.get("fused"))
-    for key, value in tensors.items():
-        name, _, what = key.rpartition("/")
-        parameter = parameters[name]
-        if what != "step":
-            value = put(value, parameter)
-        elif is_fused:
-            value = value.to(parameter.device)
-        optimizer.state[parameter][what] = value
+def _gathered(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Tensors whole and on the CPU in the first process, gathered one by one and kept there alone."""
+    found = {}
+    for name, tensor in tensors.items():
+        if ranks.is_first:
+            found[name] = whole(tensor)
+        elif isinstance(tensor, DTensor):
+            tensor.full_tensor()
+    return found
 
 
 def _random_state(device: torch.device) -> Tensor:
