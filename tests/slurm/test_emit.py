@@ -52,7 +52,9 @@ def test_only_training_takes_several_nodes() -> None:
     recaption = text_of("round1-recaption", *sets)
     assert {"--nodes=1", "--ntasks-per-node=8", "--array=0-4"} <= set(directives(recaption))
     assert "* 8 + SLURM_PROCID))/40" in recaption
-    assert {"--nodes=1", "--gpus-per-node=1"} <= set(directives(text_of("round1-eval", *sets)))
+    asked = text_of("round1-eval", *sets)
+    assert {"--nodes=1", "--gpus-per-node=1", "--array=0-4"} <= set(directives(asked))
+    assert '--worker "$SLURM_ARRAY_TASK_ID/5"' in asked
     assert "--gpus-per-node=2" in directives(text_of("round1-eval", *sets, "slurm.stages.eval.gpus=2"))
 
 
@@ -155,7 +157,7 @@ def test_what_a_rank_says_of_requeueing_gets_past_torchrun(cluster: Cluster, tmp
 def test_workers_are_counted_over_the_array() -> None:
     settings = load_recipe(None, ["slurm.array=3", "slurm.gpus=2"])
     counts = {stage.kind: num_workers(stage, settings.slurm) for stage in plan_stages(settings, "round1")}
-    assert counts == {"pretrain": 1, "sft": 1, "eval": 1, "recaption": 6, "judge": 1}
+    assert counts == {"pretrain": 1, "sft": 1, "eval": 3, "recaption": 6, "judge": 3}
 
 
 if __name__ == "__main__":
