@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.commands.options import local_folder
-from vila2cli.commands.plan import summary_lines
+from vila2cli.commands.printing import summary_lines
 from vila2cli.text.printable import printable
 
 Length = StrEnum("Length", ["any", "short", "long"])
@@ -54,7 +54,7 @@ def build(
 
     \b
     vila2 shards build spatial --format coco --annotations instances_val2017.json --images val2017 \\
-      --out data/spatial --draw /tmp/spatial
+      --out data/spatial --draw drawn
     """
     from vila2cli.builders.pictures import BuildSettings
     from vila2cli.stages.build import build as run_stage
