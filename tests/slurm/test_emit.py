@@ -84,6 +84,13 @@ def test_a_value_cannot_bring_lines_of_its_own() -> None:
             load_recipe(None, [f'slurm.{key}="a\\n#SBATCH --uid=0"'])
 
 
+def test_neither_does_the_folder_of_runs(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="pattern"):
+        load_recipe(None, ['runs_dir="a\\n#SBATCH --uid=0"'])
+    logs = next(line for line in directives(text_of("round0-sft", "runs_dir=50%j")) if "--output" in line)
+    assert logs == "--output=50%%j/run/slurm/logs/round0-sft-%j.log"
+
+
 def test_odd_values_stay_one_word(tmp_path: Path) -> None:
     odd = 'a\'b $(touch owned) "c" # d'
     text = text_of("round0-sft", flags=("--recipe", odd))

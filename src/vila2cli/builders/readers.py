@@ -238,7 +238,7 @@ def _line_thing(one: Json) -> Thing:
         phrases=tuple(map(str, one.get("phrases", ()))),
         span=(int(span[0]), int(span[1])) if span else None,
         depth=_depth(one.get("depth")),
-        centre=(float(centre[0]), float(centre[1]), depth) if depth is not None else None,
+        centre=(float(centre[0]), float(centre[1]), depth) if centre and depth is not None else None,
         text=str(one["text"]) if one.get("text") is not None else None,
         is_crowd=bool(one.get("is_crowd")),
     )
