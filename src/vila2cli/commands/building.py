@@ -8,7 +8,6 @@ import typer
 
 from vila2cli.commands.options import local_folder
 from vila2cli.commands.printing import summary_lines
-from vila2cli.text.printable import printable
 
 Length = StrEnum("Length", ["any", "short", "long"])
 Specialist = StrEnum("Specialist", ["spatial", "grounding", "ocr"])
@@ -72,4 +71,4 @@ def build(
         num_drawn=num_drawn,
     )
     typer.echo(f"build {specialist}: done ({out})")
-    typer.echo("\n".join(printable(line) for line in summary_lines(summary)))
+    typer.echo("\n".join(summary_lines(summary)))

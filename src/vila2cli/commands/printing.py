@@ -34,7 +34,7 @@ def summary_lines(values: Mapping[str, Any], indent: str = "  ") -> list[str]:
             texts = [_figures(row) for row in rows if 0 < len(row) <= 16]
         else:
             texts = [_figure(value)] if isinstance(value, str | int | float) else []
-        lines += [f"{indent}{name}: {text}" for text in texts if text]
+        lines += [printable(f"{indent}{name}: {text}") for text in texts if text]
     return lines
 
 
