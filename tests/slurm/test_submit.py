@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vila2cli.cli import main
 from vila2cli.errors import RecipeError
 from vila2cli.graph import plan_stages
 from vila2cli.recipe import load_recipe
@@ -40,3 +41,11 @@ def test_a_script_that_splits_the_work_in_another_way_is_refused(tmp_path: Path,
         list(submit([eval_stage], now.slurm, folder))
     with pytest.raises(RecipeError, match="sbatch is not on PATH"):
         list(submit([eval_stage], before.slurm, folder))
+
+
+def test_the_line_to_paste_keeps_an_odd_folder_one_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["slurm", "emit", "round0", "--out", "jobs $(touch owned)"]) == 0
+    assert "bash 'jobs $(touch owned)/submit.sh'" in capsys.readouterr().out
