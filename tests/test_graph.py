@@ -71,3 +71,22 @@ def test_the_workers_that_are_missing_are_those_with_shards_left(tmp_path: Path)
     alone = layer(tmp_path / "alone", 8, 8)
     assert alone.missing_workers(4) == [0], "the summary alone is missing"
     assert Stage("x", "recaption", ("recaption",), tmp_path / "none").missing_workers(2) == [0, 1]
+
+
+def test_workers_share_the_shards_of_every_task(tmp_path: Path) -> None:
+    stage = Stage("round1-eval", "eval", ("eval", "--round", "1"), tmp_path)
+    assert stage.missing_workers(2) == [0, 1]
+    listed = ["ocr/000000", "ocr/000001", "spatial/000000"]
+    (tmp_path / "shards.json").write_text(json.dumps({"shards": listed}))
+    for name in listed[:2]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.tar").touch()
+        (tmp_path / f"{name}.stats.json").touch()
+    assert stage.missing_workers(2) == [0]
+    assert stage.missing_workers(3) == [2]
+    (tmp_path / "metrics.json").touch()
+    assert not stage.is_complete()
+    (tmp_path / "spatial").mkdir()
+    (tmp_path / "spatial/000000.tar").touch()
+    (tmp_path / "spatial/000000.stats.json").touch()
+    assert stage.is_complete()

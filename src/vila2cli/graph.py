@@ -13,7 +13,7 @@ from vila2cli.files import read_json
 from vila2cli.recipe import Recipe
 from vila2cli.run import RunFolder
 from vila2cli.settings.slurm import StageKind
-from vila2cli.shards import done
+from vila2cli.splitting import listed_shards, undone
 
 SPECIALISTS = "specialists"
 _DONE_FILES: dict[StageKind, str] = {
@@ -26,6 +26,7 @@ _DONE_FILES: dict[StageKind, str] = {
     "sft": "vila2.json",
     "specialize": "vila2.json",
 }
+_SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Stage:
     @property
     def is_split(self) -> bool:
         """Whether workers share the shards."""
-        return self.kind in ("recaption", "filter", "relabel")
+        return not self.is_training
 
     @property
     def is_training(self) -> bool:
@@ -54,28 +55,25 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether the output is there, of all shards."""
-        return self.marker.is_file() and (not self.is_split or not _undone(self.out))
+        return self.marker.is_file() and (not self.is_split or not undone(self.out, self._shards(self.out)))
 
     def missing_workers(self, count: int) -> list[int]:
         """Which of `count` workers have shards left; the first alone where only the summary is missing."""
         if self.is_complete():
             return []
         written = self.out / "scores" if self.kind == "filter" else self.out
-        if not (written / "layer.json").is_file():
+        names = self._shards(written)
+        if not names:
             return list(range(count))
-        undone = set(_undone(written))
-        names = _base_names(written)
-        return [i for i in range(count) if undone & set(names[i::count])] or [0]
+        missing = set(undone(written, names))
+        return [i for i in range(count) if missing & set(names[i::count])] or [0]
 
-
-def _base_names(folder: Path) -> list[str]:
-    return [str(base["name"]) for base in read_json(folder / "layer.json")["base"]]
-
-
-def _undone(folder: Path) -> list[str]:
-    """The base shards that a layer folder does not have yet."""
-    there = done(folder)
-    return [name for name in _base_names(folder) if name not in there]
+    def _shards(self, folder: Path) -> list[str]:
+        """The shards that the workers share, as `undone` takes them; nothing before the first has begun."""
+        if self.kind in _SEVERAL_LAYERS:
+            return listed_shards(folder)
+        path = folder / "layer.json"
+        return [str(base["name"]) for base in read_json(path)["base"]] if path.is_file() else []
 
 
 def plan_stages(recipe: Recipe, target: str | None = None) -> list[Stage]:

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from vila2cli.builders import grounding
 from vila2cli.builders.formats import read_pictures
-from vila2cli.builders.pictures import Picture
+from vila2cli.builders.pictures import BuildSettings, Picture
+from vila2cli.builders.rules import settle
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.shards import TarWriter
 from vila2cli.world.draw import encode_jpeg
 
-COCO = {
+COCO: dict[str, Any] = {
     "images": [{"id": 7, "file_name": "7.jpg", "width": 640, "height": 480}],
     "categories": [{"id": 1, "name": "Dog"}],
     "annotations": [
@@ -50,6 +52,70 @@ def test_refcoco_keeps_the_phrases_of_each_object(tmp_path: Path) -> None:
     assert picture.things[1].phrases == ()
 
 
+def test_a_crowd_needs_no_outline_to_be_one(tmp_path: Path) -> None:
+    crowd = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1}
+    outlines: list[dict[str, Any]] = [{}, {"segmentation": None}, {"segmentation": []}]
+    outlines.append({"segmentation": [[1, 2]]})
+    annotations = [crowd | outline for outline in outlines]
+    (picture,) = read(tmp_path, "coco", "spatial", COCO | {"annotations": annotations})
+    assert [thing.is_crowd for thing in picture.things] == [True, True, True, False]
+
+
+def test_annotations_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    lost = {"id": 4, "image_id": 8, "category_id": 1, "bbox": [0, 0, 9, 9]}
+    known, unknown = read(tmp_path, "coco", "spatial", COCO | {"annotations": [*COCO["annotations"], lost]})
+    assert (len(known.things), len(unknown.things)) == (3, 1)
+    assert unknown.problem == ("unlisted-image", "no image has the id 8")
+    words = {"w": {"image_id": "x", "bbox": [0, 0, 9, 9], "utf8_string": "STOP"}}
+    (unknown,) = read(tmp_path, "textocr", "ocr", {"imgs": {}, "anns": words})
+    assert unknown.problem == ("unlisted-image", "no image has the id 'x'")
+
+
+def test_references_to_what_is_not_there_are_counted(tmp_path: Path) -> None:
+    references = [
+        {"ann_id": 1, "image_id": 7, "sentences": [{"sent": "left dog"}]},
+        {"ann_id": 99, "image_id": 7, "sentences": [{"sent": "no such dog"}]},
+        {"ann_id": 5, "image_id": 6, "sentences": [{"sent": "dog elsewhere"}]},
+    ]
+    pictures = {one.name: one for one in read(tmp_path, "refcoco", "grounding", COCO, references)}
+    kept, dropped = settle(pictures["7.jpg"], (640, 480), 1, BuildSettings(), max_area=True)
+    assert (kept, sorted(one.reason for one in dropped)) == ([], ["crowd"] * 3 + ["not-a-box"])
+    assert pictures["image 6"].problem == ("unlisted-image", "no image has the id 6")
+
+
+def test_regions_of_visual_genome_are_no_instances_of_one_category(tmp_path: Path) -> None:
+    region = {"width": 30, "height": 40, "x": 1, "y": 2}
+    regions = [{"id": 3, "regions": [region | {"phrase": f"Tree number {n}."} for n in range(5)]}]
+    (picture,) = read(tmp_path, "visual-genome", "grounding", regions)
+    things, _ = settle(picture, (640, 480), 1, BuildSettings(), max_area=True)
+    talk = grounding.converse(picture, things, BuildSettings())
+    assert talk.problem is None
+    assert "tree number 4 [" in talk.turns[1].text
+
+
+@pytest.mark.parametrize("depth", [0, -1, float("nan"), float("inf"), None])
+def test_a_depth_that_no_sensor_measured_is_none(tmp_path: Path, depth: float | None) -> None:
+    objects = [
+        {"category": "cup", "box": [0, 0, 9, 9], "depth": depth},
+        {"category": "jug", "box": [0, 0, 9, 9], "centre": [0, 0, depth] if depth is not None else None},
+    ]
+    line = json.dumps({"image": "a.jpg", "frame": "999-xyxy", "objects": objects})
+    (picture,) = read(tmp_path, "lines", "spatial", line)
+    assert [thing.distance for thing in picture.things] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("answers", "taken"),
+    [("whole text", "whole text"), ([None, " ", "42"], "42"), ([], ""), (None, ""), ([7], "7")],
+)
+def test_the_answer_of_a_document_is_the_first_that_says_something(
+    tmp_path: Path, answers: Any, taken: str
+) -> None:
+    row = {"image": "a.png", "question": "How much?", "answers": answers}
+    (picture,) = read(tmp_path, "docvqa", "ocr", {"data": [row]})
+    assert picture.questions == (("How much?", taken),)
+
+
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     paths = [tmp_path / "instances.json", tmp_path / "refs(unc).p"]
     with pytest.raises(DataError, match="is a pickle"):
@@ -66,7 +132,7 @@ def test_visual_genome_objects_sizes_and_regions(tmp_path: Path) -> None:
     assert picture.frame.size == (800, 600)
     assert [(one.category, one.phrases) for one in picture.things] == [
         ("tree", ()),
-        ("region", ("a tall tree",)),
+        ("a tall tree", ("a tall tree",)),
     ]
 
 

@@ -193,7 +193,8 @@ def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:
     parsed = outline(html)
     links = [value for name, value in parsed.attributes if name in ("src", "href", "xlink:href", "action")]
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links)
-    assert parsed.tags.count("script") == parsed.tags.count("style") == 1
+    assert (parsed.tags.count("script"), parsed.tags.count("style")) == (2, 1)
+    assert ("type", "application/json") in parsed.attributes
     assert "url(" not in html
     assert "@import" not in html
     anchors = {value for name, value in parsed.attributes if name == "id"}
@@ -264,7 +265,7 @@ def test_hostile_text_stays_text(make_run: MakeRun) -> None:
     (run.run_dir / "specialists" / HOSTILE[4:30].replace("/", "") / "checkpoint").mkdir(parents=True)
     html = render_page(build_page(run.recipe(), run.run_dir))
     parsed = outline(html)
-    assert parsed.tags.count("script") == 1
+    assert parsed.tags.count("script") == 2  # the page's own, and captions as data
     assert not any(name.startswith("on") for name, _ in parsed.attributes)
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", html)
     text = "".join(parsed.text)

@@ -40,6 +40,7 @@ SETS = [
     "eval.num_bootstrap=10",
     "eval.max_new_tokens=8",
     "slurm.array=2",
+    "slurm.stages.eval.array=1",
     "slurm.max_kills=2",
 ]
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -137,7 +138,8 @@ def run(cluster: Cluster, undisturbed: Path, tmp_path_factory: pytest.TempPathFa
     kill_a_task(run)
     lose_the_node(run, "round1-sft")
     cancel(run, "round1-eval")
-    run.await_state("round1-judge", "COMPLETED")
+    for task in range(2):
+        run.await_state("round1-judge", "COMPLETED", task=task)
     return run
 
 

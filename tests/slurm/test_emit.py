@@ -52,7 +52,9 @@ def test_only_training_takes_several_nodes() -> None:
     recaption = text_of("round1-recaption", *sets)
     assert {"--nodes=1", "--ntasks-per-node=8", "--array=0-4"} <= set(directives(recaption))
     assert "* 8 + SLURM_PROCID))/40" in recaption
-    assert {"--nodes=1", "--gpus-per-node=1"} <= set(directives(text_of("round1-eval", *sets)))
+    asked = text_of("round1-eval", *sets)
+    assert {"--nodes=1", "--gpus-per-node=1", "--array=0-4"} <= set(directives(asked))
+    assert '--worker "$SLURM_ARRAY_TASK_ID/5"' in asked
     assert "--gpus-per-node=2" in directives(text_of("round1-eval", *sets, "slurm.stages.eval.gpus=2"))
 
 
@@ -80,6 +82,13 @@ def test_a_value_cannot_bring_lines_of_its_own() -> None:
     for key in ("partition", "setup", "modules", "container"):
         with pytest.raises(RecipeError, match="pattern"):
             load_recipe(None, [f'slurm.{key}="a\\n#SBATCH --uid=0"'])
+
+
+def test_neither_does_the_folder_of_runs(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="pattern"):
+        load_recipe(None, ['runs_dir="a\\n#SBATCH --uid=0"'])
+    logs = next(line for line in directives(text_of("round0-sft", "runs_dir=50%j")) if "--output" in line)
+    assert logs == "--output=50%%j/run/slurm/logs/round0-sft-%j.log"
 
 
 def test_odd_values_stay_one_word(tmp_path: Path) -> None:
@@ -155,7 +164,7 @@ def test_what_a_rank_says_of_requeueing_gets_past_torchrun(cluster: Cluster, tmp
 def test_workers_are_counted_over_the_array() -> None:
     settings = load_recipe(None, ["slurm.array=3", "slurm.gpus=2"])
     counts = {stage.kind: num_workers(stage, settings.slurm) for stage in plan_stages(settings, "round1")}
-    assert counts == {"pretrain": 1, "sft": 1, "eval": 1, "recaption": 6, "judge": 1}
+    assert counts == {"pretrain": 1, "sft": 1, "eval": 3, "recaption": 6, "judge": 3}
 
 
 if __name__ == "__main__":

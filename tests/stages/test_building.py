@@ -130,6 +130,56 @@ def test_pictures_outside_of_the_folder_are_not_read(data: Path) -> None:
     assert run(data)["dropped"] == {"unreadable-image": 1}
 
 
+@pytest.mark.parametrize("name", ["a\\u0000b.jpg", "a" * 300 + ".jpg", "note.txt"])
+def test_names_that_no_picture_has_are_rejected_like_pictures_that_are_not_there(data: Path, name: str) -> None:
+    (data / "images" / "note.txt").write_text("not a picture")
+    path = data / "instances.json"
+    path.write_text(path.read_text().replace('"gone.jpg"', f'"{name}"'))
+    assert run(data)["dropped"] == {"unreadable-image": 1}
+
+
+def test_of_two_pictures_of_one_name_none_is_taken_for_the_other(data: Path) -> None:
+    (data / "images" / "other").mkdir()
+    (data / "images" / "other" / "a.jpg").write_bytes((data / "images" / "part" / "a.jpg").read_bytes())
+    summary = run(data)
+    assert (summary["out"], summary["dropped"]) == (1, {"unreadable-image": 2})
+    reject = json.loads((data / "out" / "rejects.jsonl").read_text().splitlines()[0])
+    assert "are both named so" in reject["error"]
+
+
+def test_names_that_could_colour_a_screen_are_not_used(data: Path) -> None:
+    path = data / "instances.json"
+    path.write_text(path.read_text().replace("green patch", "green\\u001b[31m patch"))
+    assert run(data)["objects"]["unprintable-name"] == 6 - 2  # of the picture that is gone none is looked at
+    (shard,) = open_source([str(data / "out")]).shards
+    for sample in read_shard(shard, on_reject=pytest.fail):
+        assert "\x1b" not in json.dumps(sample.meta, ensure_ascii=False)
+
+
+def test_people_s_questions_are_accounted_for(data: Path) -> None:
+    rows = [
+        {"image": "a.jpg", "question": "What colour?", "answers": ["red"]},
+        {"image": "a.jpg", "question": "How many?", "answers": ["two", "2"]},
+        {"image": "a.jpg", "question": "Where?", "answers": []},
+        {"image": "a.jpg", "question": " ", "answers": ["here"]},
+        {"image": "a.jpg", "question": "Which?", "answers": ["\x1b[2J"]},
+        {"image": "gone.jpg", "question": "Why?", "answers": ["so"]},
+    ]
+    (data / "documents.json").write_text(json.dumps({"data": rows}))
+    summary = build(
+        "ocr",
+        format="docvqa",
+        annotations=[data / "documents.json"],
+        images=data / "images",
+        out=data / "out",
+        settings=BuildSettings(max_questions=1),
+    )
+    asked = summary["people_asked"]
+    assert asked.pop("in") == 6 == sum(asked.values())
+    reasons = {"no-answer": 1, "no-question": 1, "unprintable-text": 1, "not-drawn": 1}
+    assert asked == {"asked": 1, "image-rejected": 1, **reasons}
+
+
 def test_nothing_built_is_an_error_that_says_why(data: Path) -> None:
     with pytest.raises(DataError, match="no sample came of 3 pictures: 3 unreadable-image"):
         run(data, images=data / "nowhere")

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
+from vila2cli.run import Worker
 from vila2cli.score import find_scorer
 from vila2cli.score.compare import compare, compare_evals, read_predictions
 from vila2cli.score.task import load_task
@@ -118,6 +119,28 @@ def test_a_second_run_asks_only_what_is_missing(tiny_checkpoint, tasks, tmp_path
     assert gone.read_bytes() == before
     assert kept.stat().st_mtime_ns == kept_time
     assert second["tasks"]["existence"]["metrics"] == first["tasks"]["existence"]["metrics"]
+
+
+def test_workers_share_the_shards_of_all_tasks(tiny_checkpoint, tasks, tmp_path):
+    whole = run(tiny_checkpoint, tasks, tmp_path / "whole")
+    out = tmp_path / "split"
+    first = run(tiny_checkpoint, tasks, out, worker=Worker(1, 2))
+    assert first == {"scored": False, "num_shards": 4, "num_shards_done": 2}
+    assert not (out / "metrics.json").exists()
+    second = run(tiny_checkpoint, tasks, out, worker=Worker(0, 2))
+    assert json.loads((out / "metrics.json").read_text()) == second
+    for name, task in whole["tasks"].items():
+        assert second["tasks"][name]["metrics"] == task["metrics"]
+    for tar in (tmp_path / "whole").rglob("*.tar"):
+        assert (out / tar.relative_to(tmp_path / "whole")).read_bytes() == tar.read_bytes()
+
+
+def test_the_last_worker_fails_on_what_any_of_them_could_not_use(tiny_checkpoint, tmp_path):
+    write_task(tmp_path / "tasks/existence", "existence", 'answer_type = "yesno"', damage=2)
+    run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval", worker=Worker(0, 2))
+    with pytest.raises(RejectBudgetError, match="existence: 2 of 8 samples"):
+        run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval", worker=Worker(1, 2))
+    assert not (tmp_path / "eval/metrics.json").exists()
 
 
 def test_a_finished_folder_is_scored_again_without_the_model(tiny_checkpoint, tasks, tmp_path, capsys):

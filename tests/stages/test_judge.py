@@ -8,6 +8,7 @@ from PIL import Image
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.judging.summary import read_verdict_layer
 from vila2cli.recipe import load_recipe
+from vila2cli.run import Worker
 from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages.judge import is_judged, judge
@@ -145,6 +146,26 @@ def test_a_second_run_judges_only_what_is_missing(tiny_checkpoint, mixed, right,
     assert gone.read_bytes() == before
     assert kept.stat().st_mtime_ns == kept_time
     assert second["pairs"] == first["pairs"]
+
+
+def test_workers_share_the_shards_of_all_judges(tiny_checkpoint, mixed, right, tmp_path):
+    settings = {"layers": [mixed, right], "model": tiny_checkpoint}
+    whole = judge(recipe(), out=tmp_path / "whole", **settings)
+    out = tmp_path / "split"
+    for index in (2, 0):
+        unfinished = judge(recipe(), out=out, worker=Worker(index, 3), **settings)
+    assert unfinished == {"judged": False, "num_shards": 4, "num_shards_done": 3}
+    assert not (out / "summary.json").exists()
+    split = judge(recipe(), out=out, worker=Worker(1, 3), **settings)
+    assert json.loads((out / "summary.json").read_text()) == split
+    assert split["pairs"] == whole["pairs"]
+    verdicts = sorted((tmp_path / "whole").rglob("*.tar"))
+    assert [(out / tar.relative_to(tmp_path / "whole")).read_bytes() for tar in verdicts] == [
+        tar.read_bytes() for tar in verdicts
+    ]
+    lines = [line for path in sorted(out.glob("answers*.jsonl")) for line in path.read_text().splitlines()]
+    once = (tmp_path / "whole/answers.jsonl").read_text().splitlines()
+    assert sorted(lines) == sorted(once)
 
 
 def test_unreadable_pictures_and_missing_alt_texts_are_counted(tiny_checkpoint, tmp_path):

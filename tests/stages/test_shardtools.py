@@ -10,6 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from vila2cli.cli import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.run import lock
 from vila2cli.sample import Annotation, Turn
@@ -139,6 +140,16 @@ def test_stats_count_words_sizes_and_bytes(tmp_path: Path) -> None:
     assert total.shard_bytes == sum(path.stat().st_size for path in base.glob("*.tar"))
     assert total.layer_bytes > 0
     assert total.rejected == {}
+
+
+def test_stats_of_a_layer_whose_name_could_clear_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = make_layer(tmp_path / "r1", make_base(tmp_path / "data"), layer="odd\x1b[2J")
+    assert main(["shards", "stats", str(layer)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "odd\\x1b[2J" in printed
 
 
 def test_figures_of_nothing_and_of_one() -> None:

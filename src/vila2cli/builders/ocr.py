@@ -21,7 +21,10 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
     talk = Conversation()
     random = Random(stable_hash("ocr", settings.seed, picture.name))
     words = reading_order([thing for thing in things if thing.text is not None])
-    asked = [(clean(q), clean(a)) for q, a in picture.questions if q.strip() and not text_problem(a)]
+    problems = [question_problem(question, answer) for question, answer in picture.questions]
+    talk.unasked.update(problem for problem in problems if problem)
+    pairs = zip(picture.questions, problems, strict=True)
+    asked = [(clean(question), clean(answer)) for (question, answer), problem in pairs if not problem]
     if not words and not asked:
         legible = "no legible word and no question with a plausible answer"
         talk.problem = ("no-text", f"{legible} among {len(picture.things)} words")
@@ -40,9 +43,11 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
         "find-word": [index for index, text in enumerate(texts) if texts.count(text) == 1],
         "comprehend": list(range(len(asked))),
     }
+    talk.unasked["not-drawn"] += len(asked)
     for kind, index in spread(kinds, settings.max_questions, random):
         if kind == "comprehend":
             talk.ask(kind, *asked[index])
+            talk.unasked["not-drawn"] -= 1
             continue
         text, box = clean(words[index].text or ""), box_text(words[index].box)
         if kind == "read-box":
@@ -50,6 +55,13 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
         else:
             talk.ask(kind, random.choice(FIND_WORD).format(text=text), box, [words[index]])
     return talk
+
+
+def question_problem(question: str, answer: str) -> str:
+    """Why people's question and answer are not used, "" when they are."""
+    if not clean(question):
+        return "no-question"
+    return text_problem(answer) if answer.strip() else "no-answer"
 
 
 def reading_order(words: Sequence[Thing]) -> list[Thing]:

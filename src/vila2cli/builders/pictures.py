@@ -1,5 +1,6 @@
 """What an annotation says of one picture, whatever its format: things with boxes, captions, questions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,14 +76,16 @@ class BuildSettings:
 
 @dataclass(slots=True)
 class Conversation:
-    """What a builder made of a picture: turns, the things named in them, how many questions of each kind.
+    """What a builder made of a picture: turns, the things named in them, the kind of each question.
 
-    Without turns, `problem` is the reason in one word and what is wrong.
+    `unasked` counts people's questions that are not among them by reason. Without turns, `problem` is the
+    reason in one word and what is wrong.
     """
 
     turns: list[Turn] = field(default_factory=list)
     used: list[Thing] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
+    unasked: Counter[str] = field(default_factory=Counter)
     problem: tuple[str, str] | None = None
 
     def ask(self, kind: str, question: str, answer: str, things: Sequence[Thing] = ()) -> None:

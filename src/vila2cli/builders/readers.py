@@ -1,6 +1,7 @@
 """Annotations of objects to pictures: COCO, RefCOCO, Visual Genome, GRIT, NLVR, and lines of boxes."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ Json = Mapping[str, Any]
 def read_coco(paths: Sequence[Path]) -> Iterator[Picture]:
     """COCO instances and, from further files, captions; pictures in the order of the first file.
 
-    A region is a crowd where `iscrowd` is set and its segmentation is run-length encoded; some data sets
-    set it on single polygons.
+    A region is a crowd where `iscrowd` is set, unless it is outlined by polygons: some data sets set it on
+    single things. Annotations of an image that is not listed are a picture with a problem.
     """
     images: dict[Any, Json] = {}
     names: dict[Any, str] = {}
@@ -43,10 +44,26 @@ def read_coco(paths: Sequence[Path]) -> Iterator[Picture]:
             things=tuple(things[key]),
             captions=tuple(captions[key]),
         )
+    yield from unlisted(things, images)
+
+
+def unlisted(things: Mapping[Any, Sequence[Thing]], images: Mapping[Any, Any]) -> Iterator[Picture]:
+    """What is annotated on images that the annotations do not list, so that it is counted."""
+    for key, those in things.items():
+        if key not in images:
+            problem = ("unlisted-image", f"no image has the id {key!r}")
+            yield Picture(
+                name=f"image {key}",
+                image=Path(),
+                frame=Frame("pixel", "xywh"),
+                things=tuple(those),
+                problem=problem,
+            )
 
 
 def _coco_thing(one: Json, names: Mapping[Any, str], phrases: Sequence[str] = ()) -> Thing:
-    is_crowd = bool(one.get("iscrowd")) and isinstance(one.get("segmentation"), dict)
+    outline = one.get("segmentation")
+    is_crowd = bool(one.get("iscrowd")) and not (outline and isinstance(outline, list))
     category = names.get(one.get("category_id"), "").lower()
     return Thing(category=category, box=_box(one["bbox"]), phrases=tuple(phrases), is_crowd=is_crowd)
 
@@ -54,7 +71,8 @@ def _coco_thing(one: Json, names: Mapping[Any, str], phrases: Sequence[str] = ()
 def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
     """COCO instances first, then references as a JSON list of `{ann_id, image_id, sentences: [{sent}]}`.
 
-    Only pictures with references are read. The published `refs(unc).p` is a pickle, which is not read.
+    Only pictures with references are read; a reference to an annotation that is not there counts as a thing
+    without a box. The published `refs(unc).p` is a pickle, which is not read.
     """
     for path in paths:
         if path.suffix == ".p":
@@ -69,26 +87,32 @@ def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
     names = {one["id"]: str(one["name"]) for one in document.get("categories", ())}
     phrases: dict[Any, list[str]] = defaultdict(list)
     wanted: dict[Any, None] = {}
+    pictures: dict[Any, Any] = {}
     for path in paths[1:]:
         for reference in _list(path):
             wanted[reference["image_id"]] = None
             phrases[reference["ann_id"]] += [str(one["sent"]) for one in reference["sentences"]]
+            pictures[reference["ann_id"]] = reference["image_id"]
     things: dict[Any, list[Thing]] = defaultdict(list)
     for one in document["annotations"]:
         if one["image_id"] in wanted and "bbox" in one:
             things[one["image_id"]].append(_coco_thing(one, names, phrases.get(one["id"], ())))
+            pictures.pop(one["id"], None)
+    for key in pictures.values():
+        things[key].append(Thing(category="unknown", box=(math.nan,) * 4))
     images = {image["id"]: image for image in document["images"]}
-    for key in wanted:
-        if key not in images:
-            raise DataError(f"{paths[0]} has no image {key}, which {paths[1]} refers to")
-        image = images[key]
+    yield from unlisted({key: things[key] for key in wanted}, images)
+    for image in (images[key] for key in wanted if key in images):
         frame = Frame("pixel", "xywh", _size(image))
         name = str(image["file_name"])
-        yield Picture(name=name, image=Path(name), frame=frame, things=tuple(things[key]))
+        yield Picture(name=name, image=Path(name), frame=frame, things=tuple(things[image["id"]]))
 
 
 def read_visual_genome(paths: Sequence[Path]) -> Iterator[Picture]:
-    """Visual Genome's objects.json, with image_data.json for sizes and region_descriptions.json for phrases."""
+    """Visual Genome's objects.json, with image_data.json for sizes and region_descriptions.json for phrases.
+
+    A region is of a category of its own, its phrase: a picture has dozens, and they are no instances of one.
+    """
     sizes: dict[Any, tuple[float, float]] = {}
     things: dict[Any, list[Thing]] = {}
     for path in paths:
@@ -102,7 +126,8 @@ def read_visual_genome(paths: Sequence[Path]) -> Iterator[Picture]:
             for region in one.get("regions", ()):
                 phrase = str(region["phrase"])
                 box = (region["x"], region["y"], region["width"], region["height"])
-                found = Thing(category="region", box=_box(box), phrases=(phrase,))
+                category = phrase.strip().rstrip(".").lower()
+                found = Thing(category=category, box=_box(box), phrases=(phrase,))
                 things.setdefault(key, []).append(found)
     for key, those in things.items():
         frame = Frame("pixel", "xywh", sizes.get(key))
@@ -206,16 +231,23 @@ def read_lines(paths: Sequence[Path]) -> Iterator[Picture]:
 
 def _line_thing(one: Json) -> Thing:
     centre, span = one.get("centre"), one.get("span")
+    depth = _depth(centre[2]) if centre and all(map(math.isfinite, centre)) else None
     return Thing(
         category=str(one.get("category", "text" if "text" in one else "")),
         box=_box(one["box"]),
         phrases=tuple(map(str, one.get("phrases", ()))),
         span=(int(span[0]), int(span[1])) if span else None,
-        depth=float(one["depth"]) if one.get("depth") is not None else None,
-        centre=(float(centre[0]), float(centre[1]), float(centre[2])) if centre else None,
+        depth=_depth(one.get("depth")),
+        centre=(float(centre[0]), float(centre[1]), depth) if centre and depth is not None else None,
         text=str(one["text"]) if one.get("text") is not None else None,
         is_crowd=bool(one.get("is_crowd")),
     )
+
+
+def _depth(value: Any) -> float | None:
+    """Metres; None for what sensors write where they saw nothing: zero, less, NaN or infinity."""
+    metres = math.nan if value is None else float(value)
+    return metres if math.isfinite(metres) and metres > 0 else None
 
 
 def _box(values: Sequence[Any]) -> Box:

@@ -49,9 +49,11 @@ def name_problem(thing: Thing) -> str:
     """Why a thing cannot be named in a question, "" when it can."""
     if thing.text is not None:
         return text_problem(thing.text)
-    name = clean(thing.category)
+    name = " ".join(thing.category.split())
     if not name:
         return "unnamed"
+    if printable(name) != name:
+        return "unprintable-name"
     return "name-too-long" if len(name) > MAX_NAME_CHARS else ""
 
 
@@ -73,8 +75,12 @@ def crowded_category(picture: Picture, settings: BuildSettings) -> str:
 
 
 def clean(text: str) -> str:
-    """Text from an annotation on one line, with nothing in it that stands for an image or starts a box."""
-    return neutral(" ".join(text.split()).replace("[", "(").replace("]", ")"))
+    """Text from an annotation on one line, with nothing in it that stands for an image or starts a box.
+
+    Names and answers that hold control characters are not used; of captions and questions they are left out.
+    """
+    line = " ".join(text.split()).replace("[", "(").replace("]", ")")
+    return neutral("".join(character for character in line if printable(character) == character))
 
 
 def by_category(things: Sequence[Thing]) -> dict[str, list[int]]:

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.commands.options import local_folder
-from vila2cli.commands.plan import summary_lines
-from vila2cli.text.printable import printable
+from vila2cli.commands.printing import summary_lines
 
 Length = StrEnum("Length", ["any", "short", "long"])
 Specialist = StrEnum("Specialist", ["spatial", "grounding", "ocr"])
@@ -54,7 +53,7 @@ def build(
 
     \b
     vila2 shards build spatial --format coco --annotations instances_val2017.json --images val2017 \\
-      --out data/spatial --draw /tmp/spatial
+      --out data/spatial --draw drawn
     """
     from vila2cli.builders.pictures import BuildSettings
     from vila2cli.stages.build import build as run_stage
@@ -72,4 +71,4 @@ def build(
         num_drawn=num_drawn,
     )
     typer.echo(f"build {specialist}: done ({out})")
-    typer.echo("\n".join(printable(line) for line in summary_lines(summary)))
+    typer.echo("\n".join(summary_lines(summary)))

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from vila2cli.commands.options import DryRun, Model, Out, RecipeFile, Round, Sets
-from vila2cli.commands.plan import Paths, Plan, default_out, open_recipe, print_summary, ready
+from vila2cli.commands.options import DryRun, Model, Out, RecipeFile, Round, Sets, WorkerText
+from vila2cli.commands.plan import Paths, Plan, default_out, open_recipe, ready
+from vila2cli.commands.printing import print_progress, print_summary
 from vila2cli.errors import RecipeError
+from vila2cli.run import parse_worker
 from vila2cli.text.printable import printable
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -23,6 +25,7 @@ def evaluate(
     tasks: Tasks = None,
     out: Out = None,
     round: Round = None,
+    worker: WorkerText = None,
     score_only: Annotated[
         list[Path] | None,
         typer.Option(
@@ -61,14 +64,25 @@ def evaluate(
         out=paths.out(out, in_run, "eval", chosen_model, chosen_model),
         model=chosen_model,
         shards=specs,
+        worker=parse_worker(worker),
         origins=paths.origins,
     )
     if not ready(plan, dry_run=dry_run):
         return
     from vila2cli.stages.evaluate import evaluate as run_stage
 
-    summary = run_stage(settings, model=chosen_model, tasks=list(specs), out=plan.out, round=plan.round_number)
-    print_summary(plan, summary)
+    summary = run_stage(
+        settings,
+        model=chosen_model,
+        tasks=list(specs),
+        out=plan.out,
+        round=plan.round_number,
+        worker=plan.worker,
+    )
+    if summary.get("scored", True):
+        print_summary(plan, summary)
+    else:
+        print_progress(plan, summary, "answered", "metrics.json is written when all are")
 
 
 def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
-from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
+from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
+from vila2cli.commands.printing import print_progress, print_summary
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run import parse_worker
 from vila2cli.text.printable import printable
@@ -64,19 +65,17 @@ def filter_command(
             _explain(plan)
         raise
     if not summary["decided"]:
-        typer.echo(_undecided_line(plan, summary))
+        print_progress(plan, summary, "scored", _what_then(summary))
         return
     print_summary(plan, list(summary_lines(summary)))
     if explain:
         _explain(plan)
 
 
-def _undecided_line(plan: Plan, summary: Mapping[str, Any]) -> str:
-    text = "what is kept is decided when all are"
+def _what_then(summary: Mapping[str, Any]) -> str:
     if "decided_by" in summary:
-        text = f"another worker is deciding what is kept: {summary['decided_by']}"
-    num_done, num_shards = summary["num_shards_done"], summary["num_shards"]
-    return f"{plan.title}: {num_done} of {num_shards} shards are scored ({plan.out}); {text}"
+        return f"another worker is deciding what is kept: {summary['decided_by']}"
+    return "what is kept is decided when all are"
 
 
 def _explain(plan: Plan) -> None:

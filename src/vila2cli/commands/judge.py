@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
-from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
+from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
+from vila2cli.commands.printing import print_progress, print_summary
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.recipe import Recipe
+from vila2cli.run import parse_worker
 from vila2cli.text.printable import printable
 
 app = typer.Typer(rich_markup_mode=None)
@@ -26,6 +28,7 @@ def judge(
     model: Model = None,
     out: Out = None,
     round: Round = None,
+    worker: WorkerText = None,
     base: Base = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
@@ -70,6 +73,7 @@ def judge(
         model=model,
         shards=specs,
         base=base,
+        worker=parse_worker(worker),
         origins=paths.origins,
     )
     if not ready(plan, dry_run=dry_run, redo=bool(layers) or not _is_judged(plan.out, settings)):
@@ -85,8 +89,12 @@ def judge(
         out=plan.out,
         base=base,
         round=plan.round_number,
+        worker=plan.worker,
     )
-    print_summary(plan, summary_table(summary))
+    if summary.get("judged", True):
+        print_summary(plan, summary_table(summary))
+    else:
+        print_progress(plan, summary, "judged", "summary.json is written when all are")
 
 
 def _write_page(

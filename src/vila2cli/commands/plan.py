@@ -16,7 +16,6 @@ from vila2cli.ranks import parse_rank
 from vila2cli.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
 from vila2cli.settings import Settings
-from vila2cli.text.printable import printable
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
 Inputs = Callable[[], Mapping[str, Any]]
@@ -166,7 +165,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     if not redo and is_complete(plan, inputs):
         typer.echo(f"{plan.title}: complete, nothing to do ({plan.out})")
         return False
-    if not _speaks(plan):
+    if not speaks(plan):
         return True
     if plan.recipe.path == DEFAULT_RECIPE:
         typer.echo(f"recipe: {DEFAULT_RECIPE}")
@@ -176,7 +175,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     return True
 
 
-def _speaks(plan: Plan) -> bool:
+def speaks(plan: Plan) -> bool:
     """Whether this process is the one of a training that prints; others work on shards of their own."""
     return plan.kind != "checkpoint" or parse_rank().index == 0
 
@@ -229,37 +228,6 @@ def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
 def _is_gone(plan: Plan) -> bool:
     """Whether the model is that of an earlier round, which may be removed once it has done its work."""
     return plan.origins.get("model") == "run folder" and not Path(plan.model or "").is_dir()
-
-
-def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:
-    """Print that a stage is done, and its summary: lines as they are, a mapping by `summary_lines`."""
-    if not _speaks(plan):
-        return
-    typer.echo(f"{plan.title}: done ({plan.out})")
-    lines = summary_lines(summary) if isinstance(summary, Mapping) else [f"  {line}" for line in summary]
-    for line in lines:
-        typer.echo(printable(line))
-
-
-def summary_lines(values: Mapping[str, Any], indent: str = "  ") -> list[str]:
-    """The figures of a summary as `name: value` lines; what is long or deeply nested stays in its file."""
-    lines = []
-    for name, value in values.items():
-        rows = value if isinstance(value, list | tuple) else [value]
-        if all(isinstance(row, Mapping) for row in rows):
-            texts = [_figures(row) for row in rows if 0 < len(row) <= 16]
-        else:
-            texts = [_figure(value)] if isinstance(value, str | int | float) else []
-        lines += [f"{indent}{name}: {text}" for text in texts if text]
-    return lines
-
-
-def _figures(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {_figure(v)}" for k, v in row.items() if isinstance(v, str | int | float))
-
-
-def _figure(value: str | float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _value(recipe: Recipe, key: str) -> Any:

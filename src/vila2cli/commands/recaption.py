@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
-from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
+from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
+from vila2cli.commands.printing import print_summary
 from vila2cli.commands.shardtools import merge_layer
 from vila2cli.errors import RecipeError
 from vila2cli.run import parse_worker

@@ -2,7 +2,8 @@
 
 from vila2cli.commands.controls import EQUAL_COMPUTE, equal_epochs, mixed_in
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
-from vila2cli.commands.plan import Paths, Plan, open_recipe, print_summary, ready
+from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
+from vila2cli.commands.printing import print_summary
 
 
 def pretrain(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vila2cli.commands.options import Base, Model, RecipeFile, Sets, local_folder
-from vila2cli.commands.plan import default_out, open_recipe, summary_lines
+from vila2cli.commands.plan import default_out, open_recipe
+from vila2cli.commands.printing import summary_lines
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.places import is_pipe
 from vila2cli.recipe import Recipe

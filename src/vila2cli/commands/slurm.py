@@ -1,5 +1,6 @@
 """`vila2 slurm`: a run as jobs of a cluster."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +46,7 @@ def emit(
     )
     for path in paths:
         typer.echo(str(path))
-    typer.echo(f"submit them all with: bash {paths[0].parent / 'submit.sh'}")
+    typer.echo(f"submit them all with: bash {shlex.quote(str(paths[0].parent / 'submit.sh'))}")
 
 
 @app.command("submit")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.commands.options import DryRun, Out, RecipeFile, Sets
-from vila2cli.commands.plan import Plan, default_out, is_complete, open_recipe, print_summary
+from vila2cli.commands.plan import Plan, default_out, is_complete, open_recipe
+from vila2cli.commands.printing import print_summary
 from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe, resolved_lines
 from vila2cli.text.printable import printable

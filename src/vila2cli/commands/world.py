@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from vila2cli.commands.options import DryRun, RecipeFile, Sets
-from vila2cli.commands.plan import open_recipe, summary_lines
+from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.printing import summary_lines
 from vila2cli.recipe import resolved_lines
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)

@@ -2,9 +2,11 @@
 
 Each line is one answer under the digest of everything that decides it: the model, the picture, the
 prompt as it was sent, and how it was to be answered. Lines are appended as answers come in, so what a
-crash leaves is everything but the answers still on their way.
+crash leaves is everything but the answers still on their way. Workers append to a file each, beside the
+one of a lone process, and know what is in all of them.
 """
 
+import glob
 import json
 import os
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from typing import IO, Any, Self
 from vila2cli.engine import Failure, Result
 from vila2cli.errors import DataError
 from vila2cli.judging.protocols import Reply
-from vila2cli.run import digest
+from vila2cli.run import Worker, digest
 
 OVER_BUDGET = "over-budget"
 NO_ANSWER = "no-answer"
@@ -32,17 +34,24 @@ def reply_of(result: Result) -> Reply:
 
 
 class Answers:
-    """The answers in a file; open it with `with`. One process at a time appends (the stage holds a lock)."""
+    """The answers in a file and those of its workers; open it with `with`.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    One process at a time appends to a file: the stage holds a lock on its part.
+    """
+
+    def __init__(self, path: Path, worker: Worker | None = None) -> None:
+        self._shared = self._path = path
+        if worker is not None and worker.count > 1:
+            self._path = path.with_name(f"{path.stem}.{worker.index}of{worker.count}{path.suffix}")
         self._known: dict[str, Reply] = {}
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.is_file():
-            self._read()
+        parts = f"{glob.escape(self._shared.stem)}.*of*{glob.escape(self._shared.suffix)}"
+        for path in [self._shared, *sorted(self._shared.parent.glob(parts))]:
+            if path.is_file():
+                self._read(path)
         self._file = self._path.open("a", encoding="utf-8")
         return self
 
@@ -65,9 +74,9 @@ class Answers:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def _read(self) -> None:
-        """Take in the file and cut off a last line that a crash left unfinished."""
-        data = self._path.read_bytes()
+    def _read(self, path: Path) -> None:
+        """Take in a file and cut off a last line of our own that a crash left unfinished."""
+        data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
@@ -75,10 +84,10 @@ class Answers:
                 self._known[value["id"]] = Reply(value["text"], value["problem"])
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
-                    f"{self._path}:{number} is no answer ({error}); remove the line, or the file to ask again"
+                    f"{path}:{number} is no answer ({error}); remove the line, or the file to ask again"
                 ) from None
-        if whole < len(data):
-            os.truncate(self._path, whole)
+        if whole < len(data) and path == self._path:
+            os.truncate(path, whole)
 
 
 def answer_key(protocol: Mapping[str, Any], prompt: str, image_sha256: str) -> str:

@@ -77,7 +77,7 @@ def read_cards(layers: Sequence[CaptionLayer], reader: JsonReader) -> tuple[list
     if not samples:
         return [], "No caption could be read from the recaption layers."
     rounds = sorted({layer.round for layer in layers})
-    vocabulary = _vocabulary(samples)
+    vocabulary = vocabulary_of([_scene(sample) for sample in samples])
     samples.sort(key=lambda sample: (-len(_by_round(sample)), hashlib.sha256(sample.key.encode()).digest()))
     cards = [_card(sample, rounds, vocabulary) for sample in samples[:MAX_CARDS]]
     note = (
@@ -89,9 +89,9 @@ def read_cards(layers: Sequence[CaptionLayer], reader: JsonReader) -> tuple[list
     return cards, note
 
 
-def _vocabulary(samples: Sequence[Sample]) -> Vocabulary | None:
-    """All words that the scenes of the samples use, None without scenes."""
-    facts = {fact for sample in samples if (scene := _scene(sample)) for fact in true_facts(scene)}
+def vocabulary_of(scenes: Sequence[Mapping[str, Any] | None]) -> Vocabulary | None:
+    """All words that the scenes use, None without scenes."""
+    facts = {fact for scene in scenes if scene for fact in true_facts(scene)}
     slots: list[set[str]] = [set(), set(), set(), set()]
     for fact in facts:
         slots[3].add(str(fact[-1]))
@@ -103,7 +103,11 @@ def _vocabulary(samples: Sequence[Sample]) -> Vocabulary | None:
 
 def _scene(sample: Sample) -> Mapping[str, Any] | None:
     """The ground truth of a sample, None when there is none or it does not have the slots."""
-    scene = sample.meta.get("scene")
+    return usable_scene(sample.meta.get("scene"))
+
+
+def usable_scene(scene: object) -> Mapping[str, Any] | None:
+    """A scene that has the slots, None for anything else."""
     try:
         return scene if isinstance(scene, dict) and true_facts(scene) else None
     except DataError:

@@ -16,6 +16,8 @@ from markupsafe import Markup
 
 from vila2cli import __version__
 from vila2cli.recipe import Recipe, resolved_lines
+from vila2cli.report.all_captions import CaptionList, caption_list, read_all_captions
+from vila2cli.report.boxes import BoxedAnswer, boxed_answers
 from vila2cli.report.caption_layers import (
     CaptionLayer,
     Words,
@@ -33,6 +35,7 @@ from vila2cli.report.decisions import (
     filter_rows,
 )
 from vila2cli.report.directions import DirectionTable, direction_table
+from vila2cli.report.drift import DriftTable, drift_table
 from vila2cli.report.figures import Chart, charts
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
@@ -76,6 +79,9 @@ class Page:
     differences: DifferenceTable
     cards: list[Card]
     cards_note: str
+    drift: DriftTable
+    all_captions: CaptionList | None
+    boxed: list[BoxedAnswer]
     decisions: list[DecisionRow]
     decisions_note: str
     filters: list[FilterRow]
@@ -102,6 +108,8 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
     comparisons = compare_rounds(run, results, reader, **bootstrap)
     sentences = verdict(comparisons)
     cards, cards_note = read_cards(layers, reader)
+    images = read_all_captions(layers, reader)
+    captioned = sorted({layer.round for layer in layers})
     rejects, rejects_note = reject_rows(run)
     costs = recaption_costs(run, recipe.cost)
     chart, cost_note = cost_figure(costs)
@@ -118,6 +126,9 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         differences=difference_table(comparisons, results),
         cards=cards,
         cards_note=cards_note,
+        drift=drift_table(images, captioned),
+        all_captions=caption_list(images, captioned),
+        boxed=boxed_answers(run_dir, reader),
         decisions=decision_rows(run),
         decisions_note=DECISIONS_NOTE,
         filters=filter_rows(run),

@@ -75,6 +75,11 @@ def count_facts(caption: str, scene: Mapping[str, Any], vocabulary: Vocabulary) 
     return FactCount(right=len(stated & true), stated=len(stated), true=len(true), incomplete=incomplete)
 
 
+def contradicted_facts(stated: set[Fact], true: set[Fact]) -> set[Fact]:
+    """The stated facts that no true one agrees with."""
+    return {fact for fact in stated if not any(_agrees(fact, one) for one in true)}
+
+
 def score(answer: str, reference: Reference) -> Row:
     """Counts of one caption and its own precision, recall and F1 (`score`)."""
     if reference.vocabulary is None:

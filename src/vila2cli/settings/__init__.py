@@ -19,7 +19,7 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
-from vila2cli.settings.slurm import JobSettings, SlurmSettings, StageKind
+from vila2cli.settings.slurm import JobSettings, Line, SlurmSettings, StageKind
 from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
@@ -77,7 +77,7 @@ class Recipe(Settings):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$"), setting("run name")] = "run"
     seed: Annotated[NonNegativeInt, setting("seed of training order, sampling and projectors")] = 0
     rounds: Annotated[PositiveInt, setting("self-augmentation rounds after round 0")] = 3
-    runs_dir: Annotated[str, setting("folder that holds the run folders", decides=False)] = "runs"
+    runs_dir: Annotated[Line, setting("folder that holds the run folders", decides=False)] = "runs"
     base: BaseSettings = BaseSettings()
     data: DataSettings = DataSettings()
     prompts: Annotated[

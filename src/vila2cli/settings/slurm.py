@@ -30,7 +30,7 @@ class JobSettings(Settings):
     mem: Annotated[Line, setting("memory per node, as in 200G", decides=False)] = ""
     array: Annotated[
         NonNegativeInt,
-        setting("array tasks that share the shards of recaption, filter and relabel", decides=False),
+        setting("array tasks that share the shards of every stage but training", decides=False),
     ] = 0
     container: Annotated[Line, setting("image for srun --container-image (Pyxis)", decides=False)] = ""
     container_mounts: Annotated[Line, setting("srun --container-mounts (Pyxis)", decides=False)] = ""

@@ -138,11 +138,12 @@ def _variable(name: str) -> str:
 
 
 def _directives(stage: Stage, job: JobSettings, slurm: SlurmSettings, run_dir: Path) -> Iterator[str]:
-    logs = run_dir / "slurm" / "logs" / f"{stage.name}-{'%A_%a' if _is_array(stage, job) else '%j'}.log"
+    folder = str(run_dir / "slurm" / "logs").replace("%", "%%")
+    logs = f"{folder}/{stage.name}-{'%A_%a' if _is_array(stage, job) else '%j'}.log"
     processes = workers_per_task(stage, slurm)
     values: dict[str, str | int | bool] = {
         "job-name": f"{run_dir.name}-{stage.name}",
-        "output": str(logs),
+        "output": logs,
         "open-mode": "append",
         "requeue": True,
         "kill-on-invalid-dep": "yes",

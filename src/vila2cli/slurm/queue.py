@@ -1,9 +1,10 @@
 """What Slurm says of jobs, and what it is told, through its own commands."""
 
-import getpass
+import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,23 @@ _ENDED = frozenset(
         "TIMEOUT",
     )
 )
+_SETS = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_ARRAY_INX": "array",
+    "SBATCH_GPUS_PER_NODE": "gpus-per-node",
+    "SBATCH_GRES": "gres",
+    "SBATCH_JOB_NAME": "job-name",
+    "SBATCH_MEM_PER_NODE": "mem",
+    "SBATCH_NO_REQUEUE": "requeue",
+    "SBATCH_OPEN_MODE": "open-mode",
+    "SBATCH_OUTPUT": "output",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+    "SBATCH_SIGNAL": "signal",
+    "SBATCH_TIMELIMIT": "time",
+}
+"""Variables that sbatch puts above what a script says itself."""
+_OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 _HOPELESS = "DependencyNeverSatisfied"
 
 
@@ -62,8 +80,20 @@ def submit_job(script: Path, *, after: Sequence[str] = (), array: Sequence[int] 
     words = ["sbatch", "--parsable"]
     words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
     words += [f"--array={','.join(map(str, array))}"] if array else []
-    text = _ask([*words, str(script)], f"{script} is not accepted")
+    environ = to_environ(script.read_text(encoding="utf-8"), os.environ)
+    text = _ask([*words, str(script)], f"{script} is not accepted", environ)
     return int(text.strip().partition(";")[0])
+
+
+def to_environ(script: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment to submit a script in: what the script says counts, and the job is not the one that
+    it may be submitted from, whose number in an array would pass for its own."""
+    said = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
+    return {
+        name: value
+        for name, value in environ.items()
+        if _SETS.get(name) not in said and (not name.startswith("SLURM_") or name.startswith(_OF_A_CLUSTER))
+    }
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -74,8 +104,9 @@ def cancel(jobs: Iterable[str]) -> None:
 
 def _queued() -> list[Task]:
     # A list of job ids would be an error as soon as Slurm has forgotten one of them.
-    words = ["squeue", "--noheader", "--array", "--all", "--states=all", f"--user={getpass.getuser()}"]
-    lines = _ask([*words, "--format=%F|%K|%T|%r"], "squeue failed").splitlines()
+    words = ["squeue", "--noheader", "--array", "--all", "--states=all", f"--user={os.getuid()}"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    lines = _ask([*words, "--format=%F|%K|%T|%r"], "squeue failed", environ).splitlines()
     return [
         Task(int(job), int(number) if number.isdecimal() else None, state, reason)
         for job, number, state, reason in (line.split("|", 3) for line in lines)
@@ -99,14 +130,15 @@ def _accounted(jobs: Iterable[int]) -> list[Task]:
     return tasks
 
 
-def _ask(words: Sequence[str], problem: str) -> str:
+def _ask(words: Sequence[str], problem: str, environ: Mapping[str, str] | None = None) -> str:
     if shutil.which(words[0]) is None:
         raise RecipeError(
             f"{words[0]} is not on PATH: run this where jobs are submitted from, "
             "or write the scripts with `vila2 slurm emit`"
         )
-    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    found = subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
     if found.returncode:
         said = " ".join(found.stderr.split()) or f"exit code {found.returncode}"
-        raise RecipeError(f"{problem}: {said}")
+        hint = "; is slurm.array over the cluster's MaxArraySize?" if "array spec" in said else ""
+        raise RecipeError(f"{problem}: {said}{hint}")
     return found.stdout

@@ -1,5 +1,6 @@
 """A run as jobs that wait for each other: what is complete or in the queue already is not submitted again."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -116,11 +117,23 @@ def _submit_stage(
     path = folder / f"{stage.name}.sbatch"
     if not path.is_file():
         raise RecipeError(f"there is no {path}; write it with `vila2 slurm emit`")
-    job = submit_job(path, after=after, array=missing)
+    _check_split(path, num_workers(stage, slurm))
+    # What a person wrote of the array, such as how many run at once, counts as long as all of it is due.
+    job = submit_job(path, after=after, array=missing if len(missing) < count else ())
     new = Submitted(job, tuple(missing), tuple(after), _now())
     record.write([*kept, new])
     of_all = f", {len(missing)} of {count} tasks" if missing else ""
     return [*names, str(job)], f"submitted as {job}{of_all}{_waits(after)}"
+
+
+def _check_split(path: Path, num_workers: int) -> None:
+    """Raise RecipeError for a script of before [slurm] was changed, whose workers would take other shards."""
+    found = re.search(r'--worker "[^"]*/(\d+)"', path.read_text(encoding="utf-8"))
+    if int(found[1] if found else 1) != num_workers:
+        raise RecipeError(
+            f"{path} shares the work among {found[1] if found else 1} workers, and [slurm] now asks for "
+            f"{num_workers}; set slurm.array and gpus back, or write it anew with `vila2 slurm submit`"
+        )
 
 
 def _missing_tasks(stage: Stage, slurm: SlurmSettings) -> list[int]:

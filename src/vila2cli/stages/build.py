@@ -1,6 +1,6 @@
 """`vila2 shards build`: a specialist's training shards from public annotations."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -20,6 +20,7 @@ from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
+from vila2cli.tarfiles import IMAGE_EXTENSIONS
 
 OBJECTS_FILE = ".objects.jsonl"
 """Beside each shard: the objects that were not used, and why."""
@@ -89,7 +90,7 @@ class _Builder:
         self.specialist, self.format, self.settings = specialist, format, settings
         self.draw, self.num_left = draw, num_drawn
         self._images = images
-        self._by_name: dict[str, Path] | None = None
+        self._by_name: defaultdict[str, list[Path]] | None = None
 
     def write_all(self, pictures: Iterator[Picture], out: Path, stop: Stop) -> list[str]:
         """Write the shards that are not there yet; returns the names of all."""
@@ -107,12 +108,13 @@ class _Builder:
         unused: list[bytes] = []
         objects: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
+        people: Counter[str] = Counter()
         first = int(name) * self.settings.samples_per_shard
         with TarWriter(out / f"{name}.tar") as tar:
             for index, picture in enumerate(pictures, first):
                 stop.check()
                 key = f"{index:09d}"
-                problem, dropped = self._write_sample(tar, key, picture, objects, kinds)
+                problem, dropped = self._write_sample(tar, key, picture, objects, kinds, people)
                 objects["in"] += len(picture.things)
                 unused += [_object_line(key, one) for one in dropped]
                 if problem:
@@ -124,31 +126,43 @@ class _Builder:
                 "rejected": len(rejects),
                 "objects": dict(sorted(objects.items())),
                 "questions": dict(sorted(kinds.items())),
+                "people_asked": dict(sorted((+people).items())),
             }
             write_rejects(out, name, rejects)
             write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
 
     def _write_sample(
-        self, tar: TarWriter, key: str, picture: Picture, objects: Counter[str], kinds: Counter[str]
+        self,
+        tar: TarWriter,
+        key: str,
+        picture: Picture,
+        objects: Counter[str],
+        kinds: Counter[str],
+        people: Counter[str],
     ) -> tuple[tuple[str, str] | None, list[Dropped]]:
         """Write a sample, or say why there is none; with the objects that were dropped."""
+        people["in"] += len(picture.questions)
         try:
             if picture.problem:
+                people["image-rejected"] += len(picture.questions)
                 return picture.problem, self._unused(picture, objects)
             image = self._load(picture)
             stored, orientation = image_size(image.data), exif_orientation(image.data)
             upright = decode_image(image.data)
         except DataError as error:
+            people["image-rejected"] += len(picture.questions)
             return ("unreadable-image", str(error)), self._unused(picture, objects)
         things, dropped = settle(
             picture, stored, orientation, self.settings, max_area=self.specialist == "grounding"
         )
         talk = SPECIALISTS[self.specialist](picture, things, self.settings)
         objects.update(one.reason for one in dropped)
+        people.update(talk.unasked)
         if talk.problem:
             objects["image-rejected"] += len(things)
             return talk.problem, dropped
         kinds.update(talk.kinds)
+        people["asked"] += talk.kinds.count("comprehend")
         objects["named"] += len(talk.used)
         objects["not-asked-about"] += len(things) - len(talk.used)
         meta = {
@@ -174,17 +188,31 @@ class _Builder:
         if isinstance(picture.image, EncodedImage):
             return picture.image
         assert self._images is not None, "annotations with files come with a folder of images"
-        path = self._images / picture.image
-        if not path.resolve().is_relative_to(self._images.resolve()):
-            raise DataError(f"{picture.image} is not below {self._images}")
-        if not path.is_file():
-            if self._by_name is None:
-                self._by_name = {one.name: one for one in sorted(self._images.rglob("*")) if one.is_file()}
-            found = self._by_name.get(picture.image.name)
-            if found is None:
-                raise DataError(f"there is no {picture.image} below {self._images}")
-            path = found
-        return EncodedImage(path.read_bytes(), path.suffix.removeprefix(".").lower())
+        try:
+            path = self._find(picture.image, self._images)
+            extension = path.suffix.removeprefix(".").lower()
+            if extension not in IMAGE_EXTENSIONS:
+                raise DataError(f"the name {path.name!r} does not end as a picture's does")
+            return EncodedImage(path.read_bytes(), extension)
+        except (OSError, ValueError) as error:  # a name that no file can have, say
+            raise DataError(f"cannot read {str(picture.image)[:200]!r}: {error}") from None
+
+    def _find(self, name: Path, images: Path) -> Path:
+        path = images / name
+        if not path.resolve().is_relative_to(images.resolve()):
+            raise DataError(f"{name} is not below {images}")
+        if path.is_file():
+            return path
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for one in sorted(images.rglob("*")):
+                if one.is_file():
+                    self._by_name[one.name].append(one)
+        found = self._by_name.get(name.name, [])
+        if len(found) != 1:
+            several = f"{found[0]} and {found[1]} are both named so" if found else "there is none"
+            raise DataError(f"there is no {name} below {images}: {several}")
+        return found[0]
 
 
 def _object_json(thing: Thing) -> dict[str, Any]:
@@ -204,10 +232,12 @@ def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> d
     stats = folder_stats(out, names)
     objects: Counter[str] = Counter()
     questions: Counter[str] = Counter()
+    people: Counter[str] = Counter()
     for name in names:
         shard = read_json(out / f"{name}.stats.json")
         objects.update(shard["objects"])
         questions.update(shard["questions"])
+        people.update(shard.get("people_asked", {}))
     return {
         "stage": "build",
         "specialist": specialist,
@@ -217,6 +247,7 @@ def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> d
         "dropped": dict(stats.dropped),
         "objects": dict(sorted(objects.items())),
         "questions": dict(sorted(questions.items())),
+        **({"people_asked": dict(sorted(people.items()))} if people else {}),
         "box_frame": BOX_FRAME,
     }
 

@@ -1,7 +1,8 @@
 """`vila2 eval`: ask a checkpoint the questions of task shards and score its answers.
 
 Reads task folders (task.toml and shards), writes one prediction layer per task and, last of all,
-metrics.json with every metric as value, low and high of its 95% bootstrap interval.
+metrics.json with every metric as value, low and high of its 95% bootstrap interval. Workers share the
+shards of all tasks; the one that finds the last of them answered writes metrics.json.
 """
 
 import hashlib
@@ -26,17 +27,18 @@ from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, unanswered
 from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
-from vila2cli.files import read_json
+from vila2cli.files import one_at_a_time, read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import api_key, claim, lock, write_json
+from vila2cli.run import Worker, api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.scorer import Reference
 from vila2cli.score.stats import CONFIDENCE
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import (
+    LayerWriter,
     Shard,
     ShardStats,
     ShardWriter,
@@ -45,6 +47,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
+from vila2cli.splitting import count_undone, split
 from vila2cli.stopping import Stop, interruptible
 
 LAYER = "eval"
@@ -67,10 +70,13 @@ def evaluate(
     out: str | Path,
     tasks: Sequence[str | Path] = (),
     round: int | None = None,
+    worker: Worker | None = None,
 ) -> dict[str, Any]:
     """Score `model` on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
 
-    Shards that are complete are not asked again, but for questions that a server left unanswered.
+    A worker asks its part of the shards; while others have theirs to do, what is returned says how far
+    all are ("scored" is false). Shards that are complete are not asked again, but for questions that a
+    server left unanswered.
     Raises DataError for tasks that cannot be read, RecipeError when `out` was made with other inputs,
     and RejectBudgetError when more samples of a task are unusable than `eval.max_reject_rate` allows;
     metrics.json is not written then.
@@ -79,20 +85,28 @@ def evaluate(
     if not found:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     sources = {task.name: open_source([str(task.folder)]) for task in found}
-    folder = Path(out)
-    with lock(folder), interruptible() as stop:
+    folder, worker = Path(out), worker or Worker()
+    with lock(folder, worker), interruptible() as stop:
         with stop.at_once():
             asker = _Asker(recipe, model, folder, round, stop)
         claim(folder, asker.inputs(), recipe)
+        layers = {task.name: asker.open_layer(task, sources[task.name]) for task in found}
+        mine = split(folder, {name: source.shards for name, source in sources.items()}, worker)
         for task in found:
-            asker.ask_task(task, sources[task.name])
-        metrics = measure(recipe, found, folder) | {
-            "model": str(model),
-            "model_sha256": asker.model_sha256,
-            "round": round,
-            "protocol": _protocol(recipe, asker),
-        }
-        write_json(folder / "metrics.json", metrics)
+            asker.ask_task(task, layers[task.name], mine[task.name])
+        num_undone, num_shards = count_undone(folder)
+        if num_undone:
+            return {"scored": False, "num_shards": num_shards, "num_shards_done": num_shards - num_undone}
+        with one_at_a_time(folder):
+            for task in found:
+                _check_rejects(task, layers[task.name].finish(), recipe.eval.max_reject_rate, folder)
+            metrics = measure(recipe, found, folder) | {
+                "model": str(model),
+                "model_sha256": asker.model_sha256,
+                "round": round,
+                "protocol": _protocol(recipe, asker),
+            }
+            write_json(folder / "metrics.json", metrics)
     return metrics
 
 
@@ -119,15 +133,18 @@ class _Asker:
             **_few_shot(self.recipe),
         }
 
-    def ask_task(self, task: Task, source: Source) -> None:
-        """Write what is missing of a task's prediction layer; raises RejectBudgetError at its end."""
+    def open_layer(self, task: Task, source: Source) -> LayerWriter:
+        """The prediction layer of a task."""
         folder = self.folder / task.name
         manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.outline()})
-        writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+        return open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+
+    def ask_task(self, task: Task, writer: LayerWriter, shards: Sequence[Shard]) -> None:
+        """Write what is missing of these shards of a task; raises RejectBudgetError once all are there."""
         with self.stop.at_once():
-            names = {shard.name for shard in writer.missing(source.shards)}
-            earlier = unanswered(folder, source.shards)
-        missing = [shard for shard in source.shards if shard.name in names | set(earlier)]
+            names = {shard.name for shard in writer.missing(shards)}
+            earlier = unanswered(writer.folder, shards)
+        missing = [shard for shard in shards if shard.name in names | set(earlier)]
         if missing:
             total, _ = expected_samples(missing)
             shots = self._open_shots(task)
@@ -137,7 +154,8 @@ class _Asker:
                     with writer.shard(shard) as writing:
                         known = earlier.get(shard.name, Earlier())
                         self._ask_shard(task, shard, writing, progress, shots, known)
-        _check_rejects(task, writer.finish(), self.recipe.eval.max_reject_rate, folder)
+        if writer.done() >= {shard.name for shard in writer.source.shards}:
+            _check_rejects(task, writer.finish(), self.recipe.eval.max_reject_rate, self.folder)
 
     def _open_shots(self, task: Task) -> Shots | None:
         settings = self.recipe.eval
@@ -300,7 +318,7 @@ def _check_rejects(task: Task, stats: ShardStats, max_reject_rate: float, folder
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         raise RejectBudgetError(
             f"task {task.name}: {stats.num_rejected} of {stats.num_in} samples could not be used ({reasons}); "
-            f"see {folder / 'rejects.jsonl'}, or raise eval.max_reject_rate above {max_reject_rate}"
+            f"see {folder / task.name / 'rejects.jsonl'}, or raise eval.max_reject_rate above {max_reject_rate}"
         )
 
 

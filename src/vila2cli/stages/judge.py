@@ -1,8 +1,9 @@
 """`vila2 judge`: compare caption layers pair by pair on the same samples.
 
 Reads two or more captionings of the same shards, writes a verdict layer of each judge over the
-samples drawn and summary.json with win rates, biases and the agreement of the judges. (VILA^2
-figure 2 judges captions by round; its judge prompt is not published.)
+samples drawn and summary.json with win rates, biases and the agreement of the judges. Workers share the
+shards of all judges; the one that finds the last of them judged writes summary.json. (VILA^2 figure 2
+judges captions by round; its judge prompt is not published.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import BudgetError, DataError, RecipeError
+from vila2cli.files import one_at_a_time
 from vila2cli.judging.answers import MAY_PASS, Answers
 from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
 from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import claim, digest, lock, write_json
+from vila2cli.run import Worker, claim, digest, lock, write_json
 from vila2cli.sample import Annotation
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.pairing import Draw, draw_samples
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.shards import LayerWriter, Shard, ShardStats, ShardWriter, open_layer
+from vila2cli.splitting import count_undone, split
 from vila2cli.stopping import Stop, interruptible
 
 LAYER = "judge"
@@ -38,35 +41,43 @@ def judge(
     model: str | Path | None = None,
     base: str | None = None,
     round: int | None = None,
+    worker: Worker | None = None,
 ) -> dict[str, Any]:
     """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and return what summary.json holds.
 
     A win is one of the later layer over the earlier one. The judge "model" asks `model`, others the
     models of [judges.NAME]; "oracle" counts facts where samples have a scene. Each writes the layer
-    `out`/NAME. Complete shards are not judged again, but for pairs that no answer came to, and no
-    question is asked again that was answered. Raises RecipeError for settings that do not fit,
-    DataError for layers that do not belong together, and once all is written BudgetError when pairs were
-    left for want of budget and DataError when no judge could judge any sample.
+    `out`/NAME. A worker judges its part of the shards; while others have theirs to do, what is returned
+    says how far all are ("judged" is false). Complete shards are not judged again, but for pairs that no
+    answer came to, and no question is asked again that was answered. Raises RecipeError for settings that
+    do not fit, DataError for layers that do not belong together, and once all is written BudgetError when
+    pairs were left for want of budget and DataError when no judge could judge any sample.
     """
     models = _models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
-    folder = Path(out)
+    folder, worker = Path(out), worker or Worker()
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS
-    with lock(folder), interruptible() as stop, ExitStack() as stack:
+    with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
         content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
         compared = {"layers": list(draw.layers), **content}
         claim(folder, {"stage": "judge", "round": round, **compared}, recipe)
-        answers = stack.enter_context(Answers(answers_path)) if models else None
+        answers = stack.enter_context(Answers(answers_path, worker)) if models else None
         with stop.at_once():
             judges = [_open_judge(name, models, recipe, answers, stop) for name in recipe.judge.judges]
         rows = []
         for one in judges:
             row = _Row(one, draw, folder / one.name, round, stop)
             row.claim({"stage": "judge", "judge": one.name, "round": round, **one.protocol(), **compared})
-            row.judge_missing()
             rows.append(row)
-        summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
-        write_json(folder / "summary.json", summary)
+        mine = split(folder, {row.judge.name: draw.source.shards for row in rows}, worker)
+        for row in rows:
+            row.judge_missing(mine[row.judge.name])
+        num_undone, num_shards = count_undone(folder)
+        if num_undone:
+            return _unfinished(rows, num_shards - num_undone, num_shards)
+        with one_at_a_time(folder):
+            summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
+            write_json(folder / "summary.json", summary)
     _check_budget(rows, summary)
     _check_judged(summary)
     return summary
@@ -138,11 +149,11 @@ class _Row:
         assert self._writer is not None, "claimed first"
         return self._writer
 
-    def judge_missing(self) -> None:
-        """Write the verdict shards that are not there yet, or hold pairs that no answer came to."""
+    def judge_missing(self, shards: Sequence[Shard]) -> None:
+        """Write those of the shards that are not there yet, or hold pairs that no answer came to."""
         with self.stop.at_once():
-            _forget_unanswered(self.folder)
-            missing = self.writer.missing(self.draw.source.shards)
+            _forget_unanswered(self.folder, shards)
+            missing = self.writer.missing(shards)
         total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
         with Progress(f"judge {self.judge.name}", total, "samples", self.folder / "log.jsonl") as progress:
             for shard in missing:
@@ -167,9 +178,9 @@ class _Row:
         return read_verdict_layer(self.folder)
 
 
-def _forget_unanswered(folder: Path) -> None:
-    """Remove the shards with pairs that may be answered now; their other answers are known."""
-    for tar in sorted(folder.glob("*.tar")):
+def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> None:
+    """Remove those of the shards with pairs that may be answered now; their other answers are known."""
+    for tar in [tar for shard in shards if (tar := folder / f"{shard.name}.tar").is_file()]:
         reasons = {
             str(verdict.get("reason", "")).partition(":")[0]
             for _, annotation in read_annotation_tar(tar)
@@ -229,16 +240,24 @@ def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str
     }
 
 
+def _unfinished(rows: Sequence[_Row], num_done: int, num_shards: int) -> dict[str, Any]:
+    """How far all workers are; raises BudgetError when this one's budget is spent."""
+    if said := _spent(rows):
+        raise BudgetError(f"{said}; {num_done} of {num_shards} shards are judged, and some lack answers")
+    return {"judged": False, "num_shards": num_shards, "num_shards_done": num_done}
+
+
+def _spent(rows: Sequence[_Row]) -> str:
+    """What was said when the budget of one of the models ended, if one did."""
+    return next((row.judge.spent for row in rows if isinstance(row.judge, ModelJudge) and row.judge.spent), "")
+
+
 def _check_budget(rows: Sequence[_Row], summary: Mapping[str, Any]) -> None:
     """Raise BudgetError when pairs were left for want of budget, now that the rest is written."""
     left = sum(found.get("over-budget", 0) for found in summary["unjudged_reasons"].values())
     if left:
-        said = next(
-            (row.judge.spent for row in rows if isinstance(row.judge, ModelJudge) and row.judge.spent), ""
-        )
-        raise BudgetError(
-            f"{left} pairs were not judged, see unjudged in summary.json: {said or 'the budget is spent'}"
-        )
+        said = _spent(rows) or "the budget is spent"
+        raise BudgetError(f"{left} pairs were not judged, see unjudged in summary.json: {said}")
 
 
 def _num_judged(summary: Mapping[str, Any]) -> int:

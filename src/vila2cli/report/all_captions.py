@@ -1,0 +1,123 @@
+"""Every caption of a run by image: what the list that can be searched shows, and drift is counted on."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.reader import read_layer_shard
+from vila2cli.report.caption_layers import CaptionLayer
+from vila2cli.report.captions import usable_scene
+from vila2cli.report.json_reader import JsonReader
+from vila2cli.report.wording import visible
+from vila2cli.shards import open_source
+from vila2cli.tarfiles import read_members, split_name
+
+MAX_IMAGES = 10_000
+"""Images listed; the page holds their captions, and draws 25 of them at a time."""
+ALT = 0
+"""The round that the alt-text stands for."""
+
+
+@dataclass(slots=True)
+class ImageCaptions:
+    """One image: its captions by round (the alt-text is round 0), why a round has none, its scene."""
+
+    key: str
+    texts: dict[int, str] = field(default_factory=dict)
+    rejects: dict[int, str] = field(default_factory=dict)
+    scene: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionList:
+    """What the page's script is given: column titles; of each image key, captions and why some are missing."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...], str], ...]
+    note: str
+
+
+def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[ImageCaptions]:
+    """The images of the first shards, up to MAX_IMAGES; what cannot be read is noted and left out."""
+    found: list[ImageCaptions] = []
+    for name in sorted({name for layer in layers for name in layer.shards}):
+        images: dict[str, ImageCaptions] = {}
+        tars = []
+        for layer in layers:
+            if name in layer.shards:
+                tars.append(layer.folder / f"{name}.tar")
+                _read_layer(layer, name, images, reader)
+        _read_base(tars, images)
+        found += [images[key] for key in sorted(images)]
+        if len(found) >= MAX_IMAGES:
+            break
+    return found[:MAX_IMAGES]
+
+
+def _read_layer(layer: CaptionLayer, name: str, images: dict[str, ImageCaptions], reader: JsonReader) -> None:
+    tar = layer.folder / f"{name}.tar"
+    try:
+        for key, data in read_layer_shard(tar).items():
+            text = json.loads(data).get("text")
+            images.setdefault(key, ImageCaptions(key)).texts[layer.round] = str(text or "")
+    except (DataError, ValueError, AttributeError, RecursionError) as error:
+        reader.note(tar, error)
+    for key, reason in _rejects(layer.folder / f"{name}.rejects.jsonl"):
+        images.setdefault(key, ImageCaptions(key)).rejects[layer.round] = reason
+
+
+def _rejects(path: Path) -> Iterator[tuple[str, str]]:
+    """Keys and reasons of a shard's rejects, without those of damaged lines."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            reject = json.loads(line)
+            yield str(reject["key"]), f"{reject['reason']}: {reject.get('error', '')}"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+
+
+def _read_base(tars: Sequence[Path], images: Mapping[str, ImageCaptions]) -> None:
+    """Alt-texts and scenes, without reading a picture; where the base is gone there are none."""
+    try:
+        for shard in open_source([str(tar) for tar in tars]).shards:
+            for name, data in read_members(shard.url, lambda name: name.endswith((".txt", ".json"))):
+                split = split_name(name)
+                image = images.get(split[0]) if split else None
+                if image is None or data is None:
+                    continue
+                if name.endswith(".txt"):
+                    image.texts[ALT] = data.decode("utf-8", "replace")
+                else:
+                    meta = json.loads(data)
+                    image.scene = usable_scene(meta.get("scene")) if isinstance(meta, dict) else None
+    except (DataError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return  # the drawn captions above say what is wrong
+
+
+def caption_list(images: Sequence[ImageCaptions], rounds: Sequence[int]) -> CaptionList | None:
+    """The list for the page, None where nothing was captioned; text is made harmless and cut as elsewhere."""
+    if not images:
+        return None
+    columns = (ALT, *rounds)
+    rows = tuple(
+        (
+            visible(one.key, 80),
+            tuple(visible(one.texts.get(number, "")) for number in columns),
+            "; ".join(f"round {number}: {visible(why, 160)}" for number, why in sorted(one.rejects.items())),
+        )
+        for one in images
+    )
+    first = "the first " if len(images) >= MAX_IMAGES else ""
+    note = (
+        f"The captions of {first}{len(images):,} images, words marked that the caption before does not have. "
+        "The search looks for all of its words in keys, captions and reasons."
+    )
+    titles = ("alt-text", *(f"round {number}" for number in rounds))
+    return CaptionList(titles, rows, note)

@@ -1,0 +1,97 @@
+"""What specialists answered with boxes, drawn on the pictures."""
+
+import base64
+import hashlib
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vila2cli.builders.drawing import draw_boxes
+from vila2cli.errors import DataError
+from vila2cli.image import decode_image
+from vila2cli.reader import read_shard
+from vila2cli.report.json_reader import JsonReader
+from vila2cli.report.wording import visible
+from vila2cli.sample import Reject, Sample
+from vila2cli.score.grounding import parse_boxes
+from vila2cli.shards import done, open_source
+
+MAX_SHOWN = 4
+"""Pictures shown of each specialist, drawn by the hash of their keys."""
+MAX_SHARDS, MAX_READ = 2, 200
+MAX_SIDE = 480
+_LABEL_CHARS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedAnswer:
+    """One answer of a specialist, and its picture with the boxes on it as a data URL."""
+
+    specialist: str
+    key: str
+    question: str
+    answer: str
+    image: str
+    width: int
+    height: int
+
+
+def boxed_answers(run_dir: Path, reader: JsonReader) -> list[BoxedAnswer]:
+    """A few answers with boxes of every specialist of a run; what cannot be read is noted and left out."""
+    found: list[BoxedAnswer] = []
+    for folder in sorted(run_dir.glob("specialists/*/relabel")):
+        answers = list(_answers(folder, reader))
+        answers.sort(key=lambda one: hashlib.sha256(one[0].key.encode()).digest())
+        for sample, question, answer in answers[:MAX_SHOWN]:
+            try:
+                image = decode_image(sample.images[0].data)
+            except DataError as error:
+                reader.note(folder, error)
+                continue
+            url, size = _drawn(image, answer)
+            found.append(
+                BoxedAnswer(
+                    specialist=visible(folder.parent.name, 80),
+                    key=visible(sample.key, 80),
+                    question=visible(question, 200),
+                    answer=visible(answer),
+                    image=url,
+                    width=size[0],
+                    height=size[1],
+                )
+            )
+    return found
+
+
+def _answers(folder: Path, reader: JsonReader) -> Iterator[tuple[Sample, str, str]]:
+    """Samples of the first shards with the specialist's question and answer, where that holds a box."""
+    for name in sorted(done(folder))[:MAX_SHARDS]:
+        rejects: list[Reject] = []
+        try:
+            for shard in open_source([str(folder / f"{name}.tar")]).shards:
+                for sample in itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_READ):
+                    turns = next((a.turns for a in reversed(sample.annotations) if a.kind == "turns"), ())
+                    if len(turns) > 1 and sample.images and parse_boxes(turns[1].text):
+                        yield sample, turns[0].text, turns[1].text
+        except (DataError, KeyError, TypeError, AttributeError) as error:
+            reader.note(folder / f"{name}.tar", error)
+
+
+def _drawn(image: Image.Image, answer: str) -> tuple[str, tuple[int, int]]:
+    picture = Image.open(io.BytesIO(draw_boxes(image, {"objects": list(_objects(answer))}))).convert("RGB")
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", picture.size
+
+
+def _objects(answer: str) -> Iterator[dict[str, str | Sequence[float]]]:
+    """Each box of an answer, named by the end of the words before it."""
+    for piece, after in itertools.pairwise(answer.split("[")):
+        if boxes := parse_boxes(f"[{after}"):
+            label = " ".join(piece.rpartition("]")[2].split())[-_LABEL_CHARS:]
+            yield {"category": label or "box", "box": boxes[0]}
