@@ -1,5 +1,4 @@
 import math
-import statistics
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from vila2cli.score.stats import (
     estimate,
     mean_of,
     ratio,
-    t_interval,
     wilson,
 )
 from vila2cli.score.yesno import YESNO
@@ -171,18 +169,3 @@ def test_cohen_kappa(first, second, kappa):
 def test_an_interval_names_its_value():
     assert Interval(0.5, 0.4, 0.6).to_json("difference") == {"difference": 0.5, "low": 0.4, "high": 0.6}
     assert Estimate(1.0, np.array([1.0, 1.0])).interval() == Interval(1.0, 1.0, 1.0)
-
-
-@pytest.mark.parametrize(("num", "quantile"), [(2, 12.7062), (3, 4.3027), (6, 2.5706), (31, 2.0423)])
-def test_repeats_have_an_interval_by_students_t(num: int, quantile: float) -> None:
-    values = [0.0] * (num - 1) + [1.0]
-    found = t_interval(values)
-    assert found is not None
-    error = statistics.stdev(values) / math.sqrt(num)
-    assert found.value == pytest.approx(1 / num)
-    assert found.high - found.value == pytest.approx(quantile * error, rel=1e-4)
-    assert found.value - found.low == pytest.approx(quantile * error, rel=1e-4)
-
-
-def test_one_run_alone_has_no_interval() -> None:
-    assert t_interval([0.3]) is None

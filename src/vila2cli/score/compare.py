@@ -8,10 +8,10 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
 from vila2cli.sample import Annotation
-from vila2cli.score import CAPTION_SCORERS, find_scorer
+from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.scorer import Scored, Scorer
-from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate, mean_of
+from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,39 +87,6 @@ def both(
     return before, after, len(first.ids)
 
 
-def compare(
-    first_dir: Path,
-    second_dir: Path,
-    scorer: Scorer,
-    *,
-    metric: str | None = None,
-    num_bootstrap: int = 1000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Second minus first of one metric (default: the headline): `difference`, `low` and `high`."""
-    found = differences(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
-    return found[metric or scorer.headline].interval().to_json("difference")
-
-
-def compare_evals(
-    first_dir: Path, second_dir: Path, *, num_bootstrap: int = 1000, seed: int = 0
-) -> dict[str, Any]:
-    """Second minus first of two eval folders, for every task both hold.
-
-    Returns `tasks` (task -> metric -> `difference`, `low`, `high`) and `qa_mean`, the mean over the
-    headline scores of the shared question-answering tasks (None when there is none).
-    """
-    tasks: dict[str, dict[str, dict[str, float]]] = {}
-    headlines = []
-    for name, scorer in shared_tasks(first_dir, second_dir):
-        found = differences(first_dir / name, second_dir / name, scorer, num_bootstrap=num_bootstrap, seed=seed)
-        tasks[name] = {metric: one.interval().to_json("difference") for metric, one in found.items()}
-        if scorer.name not in CAPTION_SCORERS and scorer.is_share:
-            headlines.append(found[scorer.headline])
-    qa_mean = mean_of(headlines).interval().to_json("difference") if headlines else None
-    return {"tasks": tasks, "qa_mean": qa_mean}
-
-
 def shared_tasks(first_dir: Path, second_dir: Path) -> Iterator[tuple[str, Scorer]]:
     """Name and scorer of every task with predictions in both; raises DataError when scored differently."""
     first_tasks, second_tasks = _tasks_of(first_dir), _tasks_of(second_dir)
@@ -137,7 +104,7 @@ def _tasks_of(eval_dir: Path) -> dict[str, Any]:
 
 
 def _check_same_task(name: str, first: dict[str, Any], second: dict[str, Any]) -> None:
-    for key in ("version", "scorer", "scorer_version"):
+    for key in ("version", "scorer", "scorer_version", "judge"):
         if first.get(key) != second.get(key):
             raise DataError(
                 f"task {name} was scored with {key} {first.get(key)!r} and {second.get(key)!r}; "

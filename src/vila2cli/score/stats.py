@@ -97,24 +97,6 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """The mean of independent repeats with its interval by Student's t; None below two."""
-    if len(values) < 2:
-        return None
-    mean = float(np.mean(values))
-    half = _t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
-
-
-def _t_quantile(freedom: int) -> float:
-    """Where CONFIDENCE of a t distribution lies within plus and minus: with t = sqrt(freedom) tan(angle)
-    its density is a power of the cosine."""
-    angle = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angle) ** (freedom - 1)
-    area = np.cumsum(density[1:] + density[:-1])
-    return math.sqrt(freedom) * math.tan(float(np.interp(CONFIDENCE, area / area[-1], angle[1:])))
-
-
 def wilson(successes: float, num_trials: int) -> Interval:
     """Wilson's score interval; `successes` may count ties as halves, which makes it a little wide."""
     if num_trials == 0:
