@@ -1,6 +1,6 @@
 """Two prediction layers over the same task: paired differences of their metrics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,17 @@ from vila2cli.sample import Annotation
 from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.scorer import Scored, Scorer
-from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate
+from vila2cli.score.stats import (
+    FEW_IMAGES,
+    Columns,
+    Estimate,
+    Interval,
+    columns_of,
+    difference,
+    estimate,
+    share_difference,
+    share_interval,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,36 @@ class Predictions:
             num_bootstrap=num_bootstrap,
             seed=seed,
         )
+
+    def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
+        """The interval of every metric: percentiles, and of shares of few images the cautious one.
+
+        In simulations with 20 to 50 images percentiles cover shares of 0.9 and 0.95 in 64 to 94%, the cautious
+        interval in 96 to 99%, also with several dependent questions to an image; from 100 images on percentiles
+        cover 93% and more.
+        """
+        num_images = len(set(self.groups(scorer)))
+        if not scorer.is_share or num_images >= FEW_IMAGES:
+            return {name: one.interval() for name, one in found.items()}
+        return {
+            name: share_interval(one, len(self.ids), num_images) if _is_share(one) else one.interval()
+            for name, one in found.items()
+        }
+
+    def difference_interval(self, scorer: Scorer, first: Estimate, second: Estimate) -> Interval:
+        """The interval of a paired difference of the headline: percentiles, but for shares of few images.
+
+        Where two shares of 0.9 and more differ, percentiles of 20 images cover in 56 to 92% of simulations, the
+        interval of `share_difference` in 96% and more.
+        """
+        num_images = len(set(self.groups(scorer)))
+        if not scorer.is_share or num_images >= FEW_IMAGES:
+            return difference(first, second).interval()
+        return share_difference(first, second, num_samples=len(self.ids), num_images=num_images)
+
+
+def _is_share(one: Estimate) -> bool:
+    return 0 <= one.value <= 1 and float(one.replicates_B.min()) >= 0 and float(one.replicates_B.max()) <= 1
 
 
 def read_predictions(layer_dir: Path) -> Predictions:
@@ -80,11 +120,11 @@ def differences(
 
 def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
-) -> tuple[dict[str, Estimate], dict[str, Estimate], int]:
-    """Every metric of two layers on the samples both hold, and how many these are."""
+) -> tuple[dict[str, Estimate], dict[str, Estimate], Predictions]:
+    """Every metric of two layers on the samples both hold, and these samples as the first has them."""
     first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
-    return before, after, len(first.ids)
+    return before, after, first
 
 
 def shared_tasks(first_dir: Path, second_dir: Path) -> Iterator[tuple[str, Scorer]]:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vila2cli.score.stats import Columns, FloatArray, Interval, cautious_share, columns_of, estimate, ratio
+from vila2cli.score.stats import Columns, FloatArray, Interval, columns_of, estimate, ratio, share_interval
 from vila2cli.score.verdict import Verdict, parse_choice
 
 _COLUMNS = (
@@ -59,17 +59,10 @@ def preferences(
     )
     parts = _parts({name: column.sum() for name, column in columns.items()})
     return {
-        name: _interval(share.value, share.replicates_B, float(parts[name][1]))
+        name: share_interval(share, float(parts[name][1]), float(parts[name][1]))
         for name, share in shares.items()
         if parts[name][1] > 0
     }
-
-
-def _interval(share: float, replicates_B: FloatArray, most: float) -> Interval:
-    """The interval for as many trials as the replicates vary like, at most `most`."""
-    variance = float(np.var(replicates_B))
-    varied = 0 < share < 1 and variance > 0
-    return cautious_share(share, min(most, share * (1 - share) / variance) if varied else most)
 
 
 def _row(one: Verdict) -> dict[str, float]:

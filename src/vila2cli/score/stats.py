@@ -24,6 +24,8 @@ Metrics = Callable[[Columns], dict[str, FloatArray]]
 """Column totals to metrics, elementwise over any shape."""
 
 CONFIDENCE = 0.95
+FEW_IMAGES = 100
+"""Below this many images percentiles are too close together for shares near 0 or 1."""
 _Z = 1.959963984540054
 _IMAGES_PER_CHUNK = 2048
 
@@ -120,6 +122,34 @@ def cautious_share(share: float, num_trials: float) -> Interval:
     low = (middle - 1 - _Z * math.sqrt(spread + 4 * share - 2)) / scale if share > 0 else 0.0
     high = (middle + 1 + _Z * math.sqrt(spread + 2 - 4 * share)) / scale if share < 1 else 1.0
     return Interval(share, max(0.0, low), min(1.0, high))
+
+
+def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
+    """The cautious interval of a share, for as many trials as its replicates vary like.
+
+    These are `most` at most, and `if_even` where the replicates do not vary, as when all is right.
+    """
+    return cautious_share(share.value, _num_trials(share, most, if_even))
+
+
+def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num_images: int) -> Interval:
+    """Second minus first of two shares, paired, with two trials added, of which either has one right alone.
+
+    (Bonett and Price 2012, with the replicates' variance in place of that of independent samples.) There are as
+    many trials as the shares vary like, between the number of images and that of samples.
+    """
+    one = difference(first, second)
+    num = max(num_images, min(_num_trials(share, num_samples, num_images) for share in (first, second)))
+    middle = one.value * num / (num + 2)
+    half = _Z * math.sqrt(num**2 * float(np.var(one.replicates_B)) + 2) / (num + 2)
+    return Interval(one.value, max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def _num_trials(share: Estimate, most: float, if_even: float) -> float:
+    variance = float(np.var(share.replicates_B))
+    if not 0 < share.value < 1 or variance == 0:
+        return if_even
+    return min(most, share.value * (1 - share.value) / variance)
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:

@@ -36,7 +36,7 @@ from vila2cli.recipe import Recipe
 from vila2cli.run import api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.scorer import Reference
-from vila2cli.score.stats import CONFIDENCE
+from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import (
     Shard,
@@ -366,7 +366,8 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
         **_few_shot(recipe),
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,
         "max_pixels": DEFAULT_MAX_PIXELS,
-        "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks",
+        "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks; "
+        f"of shares of fewer than {FEW_IMAGES} images Newcombe's cautious interval",
         "num_bootstrap": recipe.eval.num_bootstrap,
         "seed": recipe.seed,
         "qa_mean": "mean of the headline metrics of all tasks that are not captions",

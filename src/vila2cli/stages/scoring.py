@@ -18,7 +18,7 @@ from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.recipe import Recipe
 from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample
-from vila2cli.score.stats import CONFIDENCE
+from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import ShardWriter, Source, file_sha256, open_layer, open_source, read_shard
 from vila2cli.stopping import interruptible
@@ -66,7 +66,8 @@ def score_answers(
             "answers": {"files": files, **_unused(given, list(joins.values()))},
             "protocol": {
                 "answers": "by another tool: prompts, sampling and image size are its own",
-                "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images",
+                "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
+                f"fewer than {FEW_IMAGES} images Newcombe's cautious interval",
                 "num_bootstrap": recipe.eval.num_bootstrap,
                 "seed": recipe.seed,
                 "versions": {"vila2cli": __version__},
