@@ -195,6 +195,17 @@ def test_a_judge_that_marks_nothing_is_named(serve, mmvet, tmp_path):
         run(serve(lambda body, number: completion("", finish="content_filter")), file, mmvet, tmp_path / "out")
 
 
+def test_a_checkpoint_judges_without_a_picture(tiny_checkpoint, mmvet, tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(dict.fromkeys(MMVET, "x")))
+    sets = ["eval.judge=own", f"judges.own.model={tiny_checkpoint}", "judges.own.engine=hf"]
+    with pytest.raises(RejectBudgetError, match=r"marked none of 3 answers \(judge-unparseable 3\)"):
+        score_answers(load_recipe(None, sets), answers=[file], tasks=[mmvet], out=tmp_path / "out")
+    kept = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+    assert len(kept) == 3
+    assert all(one["tokens"] > 0 for one in kept)
+
+
 def test_without_a_judge_one_line_says_what_to_give(mmvet, tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps(dict.fromkeys(MMVET, "x")))
