@@ -24,11 +24,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from repeats import compare_evals, t_interval
 from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
 
 from vila2cli.run import write_text
-from vila2cli.score.compare import compare_evals
-from vila2cli.score.stats import t_interval
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.world.language import QUESTIONS, layout
 from vila2cli.world.scenes import draw_scene

@@ -21,8 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from repeats import compare_evals
+
 from vila2cli.run import digest
-from vila2cli.score.compare import compare_evals
 
 REPO = Path(__file__).parents[1]
 RESULTS = REPO / "benchmarks" / "results"

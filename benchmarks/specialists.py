@@ -17,11 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from repeats import t_interval
 from rounds import RECIPE, RESULTS, Run, machine, work_folder, write_results
 from tables import SKILLS, interval
 
 from vila2cli.score.grounding import iou, parse_boxes
-from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio, t_interval
+from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio
 from vila2cli.shards import open_source, read_shard
 from vila2cli.world.language import relation_phrase
 

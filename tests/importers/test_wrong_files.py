@@ -20,6 +20,11 @@ MDETR = {
 HALLUSION = {"category": "VD", "subcategory": "s", "set_id": "1", "figure_id": "0", "question_id": "2"}
 HALLUSION |= {"question": "Is it?", "filename": "./a.png", "visual_input": "1"}
 
+MMVET = {"imagename": "0.png", "question": "?", "answer": "a", "imagesource": "", "capability": ["rec"]}
+ASKED = {"question_id": 0, "image": "1.jpg", "text": "What?", "category": "conv"}
+SEEN = {"id": "1", "image": "1.jpg", "caption": ["a drawing", "of a cat"]}
+ANSWERED = {"question_id": 0, "text": "It is one."}
+
 
 def files(folder, **values):
     paths = [folder / f"{name}.json" for name in values]
@@ -46,6 +51,11 @@ def files(folder, **values):
         ("hallusionbench", {"h": [HALLUSION | {"gt_answer": "2"}]}, "'gt_answer' is '2'"),
         ("vsr", {"v": [{"image": "1.jpg", "caption": "?", "label": "maybe"}]}, "'label' is 'maybe'"),
         ("mme", {"m": []}, "is no folder"),
+        ("mmvet", {"m": {"v1_0": MMVET | {"capability": "rec"}}}, "'capability' should be a list of texts"),
+        ("llava-bench", {"q": [ASKED], "c": [SEEN]}, "give LLaVA-Bench's questions.jsonl, context.jsonl"),
+        ("llava-bench", {"q": [ASKED], "c": [SEEN], "b": [ASKED]}, "hold no answers"),
+        ("llava-bench", {"q": [ASKED], "c": [SEEN | {"image": "2.jpg"}], "a": [ANSWERED]}, "says nothing of"),
+        ("llava-bench", {"q": [ASKED], "c": [SEEN], "a": [ANSWERED | {"question_id": 1}]}, "does not answer"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, form, values, message):

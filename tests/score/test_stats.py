@@ -1,5 +1,4 @@
 import math
-import statistics
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from vila2cli.score.stats import (
     estimate,
     mean_of,
     ratio,
-    t_interval,
+    share_difference,
+    share_interval,
     wilson,
 )
 from vila2cli.score.yesno import YESNO
@@ -173,16 +173,51 @@ def test_an_interval_names_its_value():
     assert Estimate(1.0, np.array([1.0, 1.0])).interval() == Interval(1.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize(("num", "quantile"), [(2, 12.7062), (3, 4.3027), (6, 2.5706), (31, 2.0423)])
-def test_repeats_have_an_interval_by_students_t(num: int, quantile: float) -> None:
-    values = [0.0] * (num - 1) + [1.0]
-    found = t_interval(values)
-    assert found is not None
-    error = statistics.stdev(values) / math.sqrt(num)
-    assert found.value == pytest.approx(1 / num)
-    assert found.high - found.value == pytest.approx(quantile * error, rel=1e-4)
-    assert found.value - found.low == pytest.approx(quantile * error, rel=1e-4)
+@pytest.mark.parametrize("num_images", [20, 50])
+@pytest.mark.parametrize(("share", "num_questions"), [(0.5, 1), (0.9, 1), (0.95, 1), (0.9, 3), (0.95, 3)])
+def test_shares_of_few_images_are_covered(share, num_images, num_questions):
+    random = np.random.default_rng(num_images + num_questions)
+    num_covered = 0
+    for simulation in range(200):
+        # questions of one image depend on each other: an image is easy or hard
+        easy = random.beta(share * 1.5, (1 - share) * 1.5, num_images)[:, None] if num_questions > 1 else share
+        right = random.random((num_images, num_questions)) < easy
+        columns = {"score": right.sum(1), "n": np.full(num_images, num_questions)}
+        images = [f"{simulation}/{image}" for image in range(num_images)]
+        found = estimate(columns, SHORT.metrics, groups=images, num_bootstrap=200, seed=0)["accuracy"]
+        interval = share_interval(found, num_images * num_questions, num_images)
+        num_covered += interval.low <= share <= interval.high
+    assert num_covered >= 0.93 * 200
 
 
-def test_one_run_alone_has_no_interval() -> None:
-    assert t_interval([0.3]) is None
+@pytest.mark.parametrize("num_images", [20, 50])
+@pytest.mark.parametrize(("first", "second", "num_questions"), [(0.5, 0.6, 1), (0.9, 0.95, 1), (0.9, 0.95, 3)])
+def test_paired_differences_of_few_images_are_covered(first, second, num_questions, num_images):
+    random = np.random.default_rng(num_images + num_questions)
+    shape = (num_images, num_questions)
+    num_covered = 0
+    for simulation in range(200):
+        before = random.random(shape) < random.beta(first * 2, (1 - first) * 2, num_images)[:, None]
+        same = random.random(shape) < 0.5
+        after = np.where(same, before, random.random(shape) < 2 * second - first)
+        images = [f"{simulation}/{image}" for image in range(num_images)]
+        found = [
+            estimate(
+                {"score": right.sum(1), "n": np.full(num_images, num_questions)},
+                SHORT.metrics,
+                groups=images,
+                num_bootstrap=200,
+                seed=0,
+            )["accuracy"]
+            for right in (before, after)
+        ]
+        interval = share_difference(*found, num_samples=num_images * num_questions, num_images=num_images)
+        num_covered += interval.low <= second - first <= interval.high
+    assert num_covered >= 0.93 * 200
+
+
+def test_no_difference_on_few_samples_leaves_room_for_one():
+    right = Estimate(1.0, np.ones(100))
+    interval = share_difference(right, right, num_samples=60, num_images=20)
+    assert (interval.value, interval.low) == (0.0, -interval.high)
+    assert interval.high == pytest.approx(1.959964 * 2**0.5 / 22)

@@ -4,6 +4,7 @@ import pytest
 
 from vila2cli.score.scorer import Reference, Scored
 from vila2cli.score.stats import columns_of
+from vila2cli.score.yesno import says_yes
 from vila2cli.score.yesno_sets import (
     HALLUSION,
     MME,
@@ -11,7 +12,6 @@ from vila2cli.score.yesno_sets import (
     TRUTH,
     hallusion_label,
     mme_label,
-    pope_says_yes,
 )
 
 
@@ -43,7 +43,7 @@ def scored(scorer, answer, truth, **meta):
     ],
 )
 def test_pope_cuts_words_at_spaces_alone(answer, yes):
-    assert pope_says_yes(answer) is yes
+    assert says_yes(answer, " ") is yes
 
 
 def test_pope_metrics():

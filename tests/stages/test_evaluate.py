@@ -11,7 +11,8 @@ from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
 from vila2cli.run import Worker
 from vila2cli.score import find_scorer
-from vila2cli.score.compare import compare, compare_evals, read_predictions
+from vila2cli.score.compare import differences, read_predictions, shared_tasks
+from vila2cli.score.stats import Interval
 from vila2cli.score.task import load_task
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.evaluate import evaluate
@@ -183,15 +184,19 @@ def test_no_tasks_is_an_error(tiny_checkpoint, tmp_path):
 def test_two_evals_are_compared_sample_by_sample(tiny_checkpoint, tasks, tmp_path):
     run(tiny_checkpoint, tasks, tmp_path / "one")
     run(tiny_checkpoint, tasks, tmp_path / "two", "eval.max_new_tokens=5")
-    found = compare_evals(tmp_path / "one", tmp_path / "two", num_bootstrap=50)
-    assert set(found["tasks"]) == {"caption", "colour", "existence"}
+    shared = dict(shared_tasks(tmp_path / "one", tmp_path / "two"))
+    assert set(shared) == {"caption", "colour", "existence"}
     first, second = (
-        json.loads((tmp_path / name / "metrics.json").read_text())["qa_mean"]["value"]
+        json.loads((tmp_path / name / "metrics.json").read_text())["tasks"]["existence"]["metrics"]
         for name in ("one", "two")
     )
-    assert found["qa_mean"]["difference"] == pytest.approx(second - first)
-    same = compare(tmp_path / "one/existence", tmp_path / "one/existence", find_scorer("yesno"))
-    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    yesno = shared["existence"]
+    found = differences(tmp_path / "one/existence", tmp_path / "two/existence", yesno, num_bootstrap=50)
+    assert {name: one.value for name, one in found.items()} == pytest.approx(
+        {name: second[name]["value"] - first[name]["value"] for name in first}
+    )
+    same = differences(tmp_path / "one/existence", tmp_path / "one/existence", yesno)["accuracy"].interval()
+    assert same == Interval(0.0, 0.0, 0.0)
 
 
 def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_path):
@@ -201,7 +206,7 @@ def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_
     for name in ("000000", "000001"):
         (tmp_path / f"eval/elsewhere/{name}.tar").unlink()
     with pytest.raises(DataError, match="share no sample"):
-        compare(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
+        differences(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no predictions"):
         read_predictions(tmp_path / "empty")

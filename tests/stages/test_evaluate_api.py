@@ -3,17 +3,16 @@
 import base64
 import io
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from chat_server import Reply, Server, completion, problem, serving
 from vila2cli.engine import pace
-from vila2cli.errors import RejectBudgetError
+from vila2cli.errors import ModelError, RejectBudgetError
 from vila2cli.recipe import load_recipe
 from vila2cli.score.compare import read_predictions
 from vila2cli.shards import TarWriter
@@ -21,56 +20,6 @@ from vila2cli.stages.evaluate import evaluate
 
 COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 NUM = 12
-
-
-class ColourServer(ThreadingHTTPServer):
-    """Names the colour of the last picture it is sent; refuses the first requests and those about `refused`.
-
-    Requests about `down` fail for a reason that may pass.
-    """
-
-    request_queue_size = 64
-
-    def __init__(self, *, num_busy: int = 0, refused: str = "", down: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.block_on_close = False
-        self.num_busy, self.refused, self.down = num_busy, refused, down
-        self.bodies: list[dict[str, Any]] = []
-        self.keys: set[str] = set()
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: ColourServer
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.bodies.append(body)
-            self.server.keys.add(self.headers["Authorization"])
-            number = len(self.server.bodies)
-        colour = colour_of(body)
-        if number <= self.server.num_busy:
-            status, value = 429, {"error": {"message": "busy"}}
-        elif colour == self.server.refused:
-            status, value = 400, {"error": {"message": "not this one", "code": "content_filter"}}
-        elif colour == self.server.down:
-            status, value = 503, {"error": {"message": "overloaded"}}
-        else:
-            status, value = 200, completion(f"The square is {colour}.")
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 def colour_of(body: dict[str, Any]) -> str:
@@ -86,31 +35,36 @@ def parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
     return turn["content"] if isinstance(turn["content"], list) else []
 
 
-def completion(text: str) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
-    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-    return {**head, "choices": [choice], "usage": usage}
-
-
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Starts servers that name the colour of the last picture; see `answering` for the options."""
     monkeypatch.setattr(pace, "MAX_WAIT_S", 0.02)
     monkeypatch.setenv("VILA2_TEST_KEY", "secret-key")
-    running: list[tuple[ColourServer, threading.Thread]] = []
+    with serving() as serve:
+        yield lambda **options: serve(answering(**options))
 
-    def begin(**options: Any) -> ColourServer:
-        server = ColourServer(**options)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        running.append((server, thread))
-        return server
 
-    yield begin
-    for server, thread in running:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def answering(
+    *, num_busy: int = 0, refused: str = "", down: str = "", dies_at: int = 0
+) -> Callable[[dict[str, Any], int], Reply]:
+    """Says what colour the square is, but for the first requests and those about `refused` or `down`.
+
+    From request `dies_at` on it takes the key for a wrong one.
+    """
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        colour = colour_of(body)
+        if number <= num_busy:
+            return problem(429, "busy")
+        if colour == refused:
+            return problem(400, "not this one", "content_filter")
+        if colour == down:
+            return problem(503, "overloaded")
+        if dies_at and number >= dies_at:
+            return problem(401, "who are you?")
+        return completion(f"The square is {colour}.", num_written=5)
+
+    return reply
 
 
 def write(folder: Path, split: str) -> Path:
@@ -123,17 +77,19 @@ def write(folder: Path, split: str) -> Path:
     with TarWriter(folder / "000000.tar") as tar:
         for number in range(NUM):
             colour = list(COLOURS)[number % 3]
-            stream = io.BytesIO()
-            size = (16 + number, 16) if split == "test" else (40 + number, 16)
-            Image.new("RGB", size, COLOURS[colour]).save(stream, "PNG")
+            data = square((16 if split == "test" else 40) + number, colour)
             answer = "blue" if number % 4 == 0 else colour
-            tar.write_sample(
-                f"{number:09d}", {"png": stream.getvalue(), "json": json.dumps({"answers": [answer]}).encode()}
-            )
+            tar.write_sample(f"{number:09d}", {"png": data, "json": json.dumps({"answers": [answer]}).encode()})
     return folder
 
 
-def run(server: ColourServer, task: Path, out: Path, *sets: str) -> dict[str, Any]:
+def square(width: int, colour: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, 16), COLOURS[colour]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def run(server: Server, task: Path, out: Path, *sets: str) -> dict[str, Any]:
     settings = (
         "eval.engine=api",
         "eval.num_bootstrap=20",
@@ -180,13 +136,57 @@ def test_what_a_server_left_unanswered_is_asked_again_and_nothing_else(start: An
     patient = ("api.retries=0", "api.max_in_flight=1", "eval.max_reject_rate=0.9")
     entry = run(server, task, tmp_path / "out", *patient)["tasks"]["colour"]
     assert entry["rejected"] == {"engine": 4, "no-answer": 4}
-    server.down, asked = "", len(server.bodies)
+    server.reply, asked = answering(refused="blue"), len(server.bodies)
     again = run(server, task, tmp_path / "out", *patient)["tasks"]["colour"]
     assert [colour_of(body) for body in server.bodies[asked:]] == ["lime"] * 4
     assert (again["num_samples"], again["rejected"]) == (8, {"engine": 4})
     assert again["num_tokens"] == 2 * entry["num_tokens"]
     run(server, task, tmp_path / "out", *patient)
     assert len(server.bodies) == asked + 4
+
+
+def test_an_eval_that_a_server_ends_keeps_the_answers_of_its_shard(start: Any, tmp_path: Path) -> None:
+    server = start(dies_at=8)
+    task = write(tmp_path / "task", "test")
+    with pytest.raises(ModelError, match="refuses the key"):
+        run(server, task, tmp_path / "out", "api.max_in_flight=1")
+    assert not list((tmp_path / "out/colour").glob("*.tar"))
+    with (tmp_path / "out/answers.jsonl").open("a") as file:
+        file.write('{"id": "torn off')
+    server.reply, asked = answering(), len(server.bodies)
+    entry = run(server, task, tmp_path / "out", "api.max_in_flight=1")["tasks"]["colour"]
+    assert len(server.bodies) - asked == NUM - 7
+    assert (entry["num_samples"], entry["num_tokens"]) == (NUM, 5 * NUM)
+    assert entry["metrics"]["accuracy"]["value"] == pytest.approx(10 / NUM)
+    run(server, task, tmp_path / "out")
+    assert len(server.bodies) - asked == NUM - 7
+
+
+def test_a_judge_marks_what_a_model_answers(start: Any, tmp_path: Path) -> None:
+    server = start()
+    task = write(tmp_path / "task", "test")
+    text = (task / "task.toml").read_text()
+    (task / "task.toml").write_text(
+        text.replace('answer_type = "short"\nscorer = "ocrbench"\n', 'answer_type = "open"\n').replace(
+            'question = "What colour is the square?"\n', ""
+        )
+    )
+    with TarWriter(task / "000000.tar") as tar:
+        for number, colour in enumerate(COLOURS):
+            meta = {"question": "What colour?", "answers": [colour], "capability": ["rec"]}
+            tar.write_sample(f"{number:09d}", {"png": square(16, colour), "json": json.dumps(meta).encode()})
+
+    with serving() as serve:
+        judge = serve(lambda body, number: completion("0.0" if "is lime" in str(body) else "1.0"))
+        sets = ("eval.judge=other", "judges.other.model=j", f"judges.other.api.base_url={judge.url}")
+        entry = run(server, task, tmp_path / "out", *sets)["tasks"]["colour"]
+        again = run(server, task, tmp_path / "out", *sets)["tasks"]["colour"]
+    assert entry["metrics"]["total"]["value"] == pytest.approx(200 / 3)
+    assert (len(server.bodies), len(judge.bodies)) == (3, 3)
+    assert again["metrics"] == entry["metrics"]
+    assert entry["num_tokens"] == 15
+    first = read_predictions(tmp_path / "out/colour").scored[1]
+    assert (first.text, first.row["score"]) == ("The square is lime.", 0.0)
 
 
 def test_shots_are_sent_as_turns_with_their_own_pictures(start: Any, tmp_path: Path) -> None:

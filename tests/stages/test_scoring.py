@@ -61,8 +61,9 @@ def test_llavas_answers_are_joined_by_id(pope, tmp_path):
 def test_questions_of_one_image_are_resampled_together(pope, tmp_path):
     file = lines(tmp_path / "a.jsonl", *(llava(n, "Yes") for n in (1, 2, 3, 4)))
     metrics = run(file, pope, tmp_path / "out", "eval.num_bootstrap=400")["tasks"]["pope-random"]["metrics"]
-    # i1 has the two with yes, i0 the two with no: a resample of images is all right or all wrong ever so often
-    assert (metrics["accuracy"]["low"], metrics["accuracy"]["high"]) == (0.0, 1.0)
+    # i1 has the two with yes, i0 the two with no: that is what two trials say, not four
+    assert metrics["accuracy"]["low"] < 0.05
+    assert metrics["accuracy"]["high"] > 0.95
 
 
 def test_lmms_evals_samples_are_joined_by_document(pope, tmp_path):

@@ -86,7 +86,7 @@ def evaluate(
 
 
 def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:
-    from vila2cli.errors import RejectBudgetError
+    from vila2cli.errors import BudgetError, RejectBudgetError
     from vila2cli.files import read_json
     from vila2cli.stages.scoring import score_answers
 
@@ -94,7 +94,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
     typer.echo(f"eval: scoring {', '.join(map(str, answers))}; writing {folder}")
     try:
         metrics = score_answers(settings, answers=answers, tasks=tasks or (), out=folder)
-    except RejectBudgetError:  # the figures are written, and why they are not official
+    except (BudgetError, RejectBudgetError):  # the figures are written, and why they are not official
         _print_tasks(read_json(folder / "metrics.json"))
         raise
     _print_tasks(metrics)
@@ -107,6 +107,8 @@ def _print_tasks(metrics: Mapping[str, Any]) -> None:
         )
         for metric, value in entry["metrics"].items():
             typer.echo(printable(f"  {metric} {_figure(value)}"))
+        if judge := entry.get("judge"):
+            typer.echo(printable(f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}"))
         joined = entry.get("answers")
         if joined:
             typer.echo(

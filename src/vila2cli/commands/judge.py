@@ -60,10 +60,41 @@ def judge(
     if human:
         _write_page(settings, paths, chosen, shards, specs, out, base, images_apart, dry_run)
         return
+    plan = _plan(settings, paths, specs, model, out, base, worker)
+    if not ready(plan, dry_run=dry_run, redo=bool(layers) or not _is_judged(plan.out, settings)):
+        return
+    from vila2cli.judging.table import summary_table
+    from vila2cli.stages.judge import judge as run_stage
+
+    summary = run_stage(
+        settings,
+        layers=chosen,
+        shards=list(shards or ()),
+        model=plan.model,
+        out=plan.out,
+        base=base,
+        round=plan.round_number,
+        worker=plan.worker,
+    )
+    if summary.get("judged", True):
+        print_summary(plan, summary_table(summary))
+    else:
+        print_progress(plan, summary, "judged", "summary.json is written when all are")
+
+
+def _plan(
+    settings: Recipe,
+    paths: Paths,
+    specs: tuple[str, ...],
+    model: str | None,
+    out: Path | None,
+    base: str | None,
+    worker: str | None,
+) -> Plan:
     in_run = paths.stage("judge") if paths.round is not None else None
     if model is None and paths.round is not None and "model" in settings.judge.judges:
         model = paths.model(None, paths.stage("sft"))
-    plan = Plan(
+    return Plan(
         stage="judge",
         round=paths.round,
         recipe=settings,
@@ -76,25 +107,6 @@ def judge(
         worker=parse_worker(worker),
         origins=paths.origins,
     )
-    if not ready(plan, dry_run=dry_run, redo=bool(layers) or not _is_judged(plan.out, settings)):
-        return
-    from vila2cli.judging.table import summary_table
-    from vila2cli.stages.judge import judge as run_stage
-
-    summary = run_stage(
-        settings,
-        layers=chosen,
-        shards=list(shards or ()),
-        model=model,
-        out=plan.out,
-        base=base,
-        round=plan.round_number,
-        worker=plan.worker,
-    )
-    if summary.get("judged", True):
-        print_summary(plan, summary_table(summary))
-    else:
-        print_progress(plan, summary, "judged", "summary.json is written when all are")
 
 
 def _write_page(

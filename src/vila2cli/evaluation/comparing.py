@@ -39,10 +39,14 @@ def compare_headlines(
     rows: list[dict[str, Any]] = []
     for name, scorer in shared_tasks(first_dir, second_dir):
         layers = first_dir / name, second_dir / name
-        before, after, num = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
+        before, after, shared = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
         first, second = before[scorer.headline], after[scorer.headline]
         one = difference(first, second)
-        error, interval = standard_error(one), one.interval()
+        error, interval, num = (
+            standard_error(one),
+            shared.difference_interval(scorer, first, second),
+            len(shared.ids),
+        )
         target = one.value if wanted is None else wanted
         rows.append(
             {

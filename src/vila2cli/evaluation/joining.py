@@ -26,6 +26,7 @@ class Known:
     question: str
     asked: tuple[str, ...]
     index: int | None
+    number: str = ""
 
     @classmethod
     def of(cls, sample: Sample, place: int) -> "Known":
@@ -40,6 +41,7 @@ class Known:
             question=_plain(question),
             asked=tuple(line for line in map(_plain, lines) if line),
             index=index if isinstance(index, int) else place,
+            number=str(meta.get("question_id", "")),
         )
 
 
@@ -67,6 +69,7 @@ def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
     """Join in the way that answers most samples; of equal ways the first, by id."""
     ways = {
         "question id": _by(samples, lambda one: one.id or None, lambda answer: answer.id),
+        "question number": _by(samples, lambda one: one.number or None, lambda answer: answer.id),
         "sample key": _by(samples, lambda one: one.key, lambda answer: answer.id),
         "image and question": _by_image_and_question(samples),
         "image": _by(samples, lambda one: one.image or None, lambda answer: _stem(answer.image or answer.id)),

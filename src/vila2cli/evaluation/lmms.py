@@ -31,7 +31,6 @@ def command_line(
     model_args: str,
     tasks: Sequence[str],
     out: Path,
-    batch_size: int = 1,
     num_fewshot: int = 0,
 ) -> list[str]:
     """The words that start lmms-eval; raises ModelError when the program is not there.
@@ -54,7 +53,7 @@ def command_line(
         *("--model", model),
         *("--model_args", model_args),
         *("--tasks", ",".join(tasks)),
-        *("--batch_size", str(batch_size)),
+        *("--batch_size", "1"),
         *few,
         "--log_samples",
         *("--output_path", str(out)),

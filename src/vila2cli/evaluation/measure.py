@@ -8,17 +8,18 @@ from typing import Any
 from vila2cli.recipe import Recipe
 from vila2cli.score.caption import FACTS
 from vila2cli.score.compare import read_predictions
-from vila2cli.score.stats import Estimate, mean_of
+from vila2cli.score.stats import Estimate, Interval, mean_of
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardStats, folder_stats
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with their bootstrap replicates, the counts of its prediction layer, and its doubt."""
+    """A task's metrics with replicates and intervals, the counts of its prediction layer, and its doubt."""
 
     task: Task
     found: dict[str, Estimate]
+    intervals: dict[str, Interval]
     stats: ShardStats
     doubt: str
 
@@ -46,13 +47,13 @@ def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
     predictions, scorer = read_predictions(layer_dir), task.scorer
     found = predictions.estimate(scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed)
     doubt = scorer.doubt(predictions.columns(scorer)) if scorer.doubt else ""
-    return Measured(task, found, folder_stats(layer_dir), doubt)
+    return Measured(task, found, predictions.intervals(scorer, found), folder_stats(layer_dir), doubt)
 
 
 def _entry(one: Measured) -> dict[str, Any]:
     task, stats = one.task, one.stats
     return {
-        "metrics": {name: value.interval().to_json() for name, value in one.found.items()},
+        "metrics": {name: value.to_json() for name, value in one.intervals.items()},
         "headline": task.scorer.headline,
         "num_samples": stats.num_out,
         "num_rejected": stats.num_rejected,

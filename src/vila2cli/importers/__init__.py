@@ -11,6 +11,7 @@ from vila2cli.importers.choice_files import (
     read_vlmevalkit,
 )
 from vila2cli.importers.image_files import read_captions, read_chair, read_refcoco
+from vila2cli.importers.judged_files import read_llava_bench, read_mmvet
 from vila2cli.importers.question import Format
 from vila2cli.importers.short_files import (
     read_chartqa,
@@ -43,6 +44,10 @@ FORMATS = {
         Format("scienceqa", "problems.json pid_splits.json", read_scienceqa),
         Format("seed", "SEED-Bench.json", read_seed),
         Format("mmmu", "MMMU .parquet or .jsonl, its output.json or answer_dict_val.json", read_mmmu),
+        Format("mmvet", "mm-vet.json", read_mmvet),
+        Format(
+            "llava-bench", "LLaVA-Bench's questions.jsonl context.jsonl answers_gpt4.jsonl", read_llava_bench
+        ),
         Format("refcoco", "RefCOCO .json or .jsonl", read_refcoco),
         Format("captions", "COCO or Karpathy captions .json", read_captions),
         Format("chair", "COCO's captions and instances .json", read_chair),

@@ -2,7 +2,6 @@
 
 import ast
 import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from vila2cli.importers.question import (
     Question,
     Table,
     need,
+    need_rows,
+    need_texts,
     one_file,
     read_object,
     read_rows,
@@ -90,7 +91,7 @@ def _picture(pictures: Mapping[str, str], index: str, path: Path) -> bytes:
     text = pictures.get(text, text) if len(text) < 64 else text
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise DataError(f"{path}: the image of question {index} is no base64") from None
 
 
@@ -99,7 +100,7 @@ def read_scienceqa(paths: Sequence[Path], split: str) -> Iterator[Table]:
     split = split or "test"
     objects = [(path, read_object(path)) for path in paths]
     problems = next((pair for pair in objects if split not in pair[1]), None)
-    chosen = next((pair[1][split] for pair in objects if split in pair[1]), None)
+    chosen = next((need_texts(table, split, path) for path, table in objects if split in table), None)
     if problems is None or chosen is None:
         raise DataError(f"give ScienceQA's problems.json and a pid_splits.json that has {split!r}")
     path, rows = problems
@@ -108,13 +109,15 @@ def read_scienceqa(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 def _scienceqa(rows: Mapping[str, Any], name: str, path: Path, split: str) -> Question:
     row = need(rows, name, path)
-    choices = [str(choice) for choice in need(row, "choices", path)]
+    choices, answer = need_texts(row, "choices", path), need(row, "answer", path)
+    if not isinstance(answer, int) or not 0 <= answer < len(choices) <= len(LETTERS):
+        raise DataError(f"{path}: problem {name} has answer {answer!r} of {len(choices)} choices")
     hint = f"Context: {row['hint']}" if row.get("hint") else ""
     has_image = bool(row.get("image"))
     return Question(
         id=name,
         question=with_options(str(need(row, "question", path)), choices, hint),
-        answers=(LETTERS[int(need(row, "answer", path))],),
+        answers=(LETTERS[answer],),
         images=(f"{split}/{name}/{row['image']}",) if has_image else (),
         meta={"choices": choices, "has_image": has_image, "category": str(row.get("subject", ""))},
     )
@@ -125,8 +128,9 @@ def read_seed(paths: Sequence[Path], split: str) -> Iterator[Table]:
     path = one_file(paths, "SEED-Bench.json")
     kind = split or "image"
     table = read_object(path)
-    types = {str(number): name for name, number in (table.get("question_type") or {}).items()}
-    rows = [row for row in table.get("questions") or [] if kind in ("all", row.get("data_type"))]
+    names = table.get("question_type")
+    types = {str(number): name for name, number in names.items()} if isinstance(names, dict) else {}
+    rows = [row for row in need_rows(table, "questions", path) if kind in ("all", row.get("data_type"))]
     if not rows:
         raise DataError(f"{path} holds no questions whose data_type is {kind!r}")
     yield _choice(f"seed-{kind}", "seed", kind, (_seed(row, types, path) for row in rows))

@@ -10,6 +10,7 @@ from vila2cli.importers.question import (
     Question,
     Table,
     need,
+    need_rows,
     one_file,
     read_object,
     read_rows,
@@ -43,10 +44,10 @@ def read_chair(paths: Sequence[Path], split: str) -> Iterator[Table]:
     instances_in, instances = labels
     classes = {
         str(need(row, "id", instances_in)): str(need(row, "name", instances_in))
-        for row in need(instances, "categories", instances_in)
+        for row in need_rows(instances, "categories", instances_in)
     }
     objects: dict[str, set[str]] = defaultdict(set)
-    for row in need(instances, "annotations", instances_in):
+    for row in need_rows(instances, "annotations", instances_in):
         category = str(need(row, "category_id", instances_in))
         objects[str(need(row, "image_id", instances_in))].add(need(classes, category, instances_in))
     questions = (
@@ -70,16 +71,19 @@ def _captions(path: Path, split: str) -> Iterator[tuple[str, str, list[str]]]:
     files: dict[str, str] = {}
     if isinstance(table, dict) and "annotations" in table:
         files = {
-            str(need(row, "id", path)): str(need(row, "file_name", path)) for row in table.get("images", ())
+            str(need(row, "id", path)): str(need(row, "file_name", path))
+            for row in (need_rows(table, "images", path) if "images" in table else ())
         }
-        table = table["annotations"]
+        table = need_rows(table, "annotations", path)
     elif isinstance(table, dict):  # Karpathy's splits
-        rows = [row for row in need(table, "images", path) if row.get("split") == (split or "test")]
+        rows = [row for row in need_rows(table, "images", path) if row.get("split") == (split or "test")]
         for row in rows:
             image = str(row["cocoid"] if "cocoid" in row else need(row, "imgid", path))
             files[image] = str(need(row, "filename", path))
-            captions[image] = [str(need(one, "raw", path)) for one in need(row, "sentences", path)]
+            captions[image] = [str(need(one, "raw", path)) for one in need_rows(row, "sentences", path)]
         table = []
+    if not isinstance(table, list):
+        raise DataError(f"{path} should hold a list of captions, not {str(table)[:80]!r}")
     for row in table:
         captions[str(need(row, "image_id", path))].append(str(need(row, "caption", path)))
     if not captions:
@@ -115,8 +119,8 @@ def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 
 def _mdetr(table: Mapping[str, Any], path: Path) -> Iterator[Question]:
-    images = {str(need(row, "id", path)): row for row in need(table, "images", path)}
-    for row in table["annotations"]:
+    images = {str(need(row, "id", path)): row for row in need_rows(table, "images", path)}
+    for row in need_rows(table, "annotations", path):
         image = need(images, str(need(row, "image_id", path)), path)
         x, y, width, height = _edges(row, path)
         yield _region(

@@ -59,10 +59,7 @@ def read_values(path: Path) -> list[Any]:
 
     Raises DataError naming file and line for what is no JSON.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+    text = read_text(path)
     decoder, place, values = json.JSONDecoder(), 0, []
     end = len(text.rstrip())
     while place < end:
@@ -103,22 +100,31 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_tsv(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a table with tabs between and names in its first line; images in it are long."""
     csv.field_size_limit(min(sys.maxsize, 1 << 31))
+    holds_rows = False
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield from csv.DictReader(stream, delimiter="\t")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                holds_rows = True
+                yield row
+    except UnicodeDecodeError as error:
+        raise _no_utf8(path, error) from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
+    if not holds_rows:
+        raise DataError(
+            f"{path} holds no rows: it should be a table with tabs between, and names in its first line"
+        )
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise DataError(f"{path} is a Parquet file: pip install pyarrow, or give it as JSON lines") from None
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+    except (OSError, ValueError, ArrowException) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not rows:
         raise DataError(f"{path} holds no rows")
     return rows
@@ -132,6 +138,39 @@ def need(row: Any, key: str, path: Path) -> Any:
         shown = json.dumps({name: row[name] for name in list(row)[:3]}, default=str)[:120]
         raise DataError(f"{path}: a row has no {key!r}: {shown}")
     return row[key]
+
+
+def need_rows(row: Any, key: str, path: Path) -> list[dict[str, Any]]:
+    """The list of objects that a row must have under a key; raises DataError where it is another thing."""
+    rows = need(row, key, path)
+    if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
+        raise DataError(f"{path}: {key!r} should be a list of objects, not {str(rows)[:80]!r}")
+    return rows
+
+
+def need_texts(row: Any, key: str, path: Path) -> list[str]:
+    """The list of texts or numbers that a row must have under a key, as texts; raises DataError likewise."""
+    values = need(row, key, path)
+    if not isinstance(values, list) or not all(isinstance(one, str | int | float) for one in values):
+        raise DataError(f"{path}: {key!r} should be a list of texts, not {str(values)[:80]!r}")
+    return list(map(str, values))
+
+
+def read_text(path: Path) -> str:
+    """A file's text; raises DataError where it is not in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _no_utf8(path, error) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+
+
+def _no_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    return DataError(
+        f"cannot read {path}: it is not in UTF-8 ({error.reason} at byte {error.start}); convert it, for "
+        "instance with iconv -f latin1 -t utf-8"
+    )
 
 
 def one_file(paths: Sequence[Path], what: str) -> Path:

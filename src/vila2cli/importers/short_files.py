@@ -10,6 +10,7 @@ from vila2cli.importers.question import (
     Question,
     Table,
     need,
+    need_rows,
     one_file,
     read_object,
     read_rows,
@@ -127,16 +128,25 @@ def _vqa_pair(paths: Sequence[Path]) -> Iterator[Question]:
     """Questions and annotations joined by question_id; raises DataError when they do not belong together."""
     if len(paths) != 2:
         raise DataError(f"give a file of questions and one of annotations, not {len(paths)} files")
-    tables = {key: (path, table[key]) for path in paths for table in [read_object(path)] for key in table}
-    missing = [key for key in ("questions", "annotations") if key not in tables]
+    parts = ("questions", "annotations")
+    tables = {
+        key: (path, need_rows(table, key, path))
+        for path in paths
+        for table in [read_object(path)]
+        for key in parts
+        if key in table
+    }
+    missing = [key for key in parts if key not in tables]
     if missing:
         raise DataError(f"{paths[0]} and {paths[1]} hold no {missing[0]!r}; give questions and annotations")
     (asked_in, asked), (answered_in, answered) = tables["questions"], tables["annotations"]
-    answers = {need(row, "question_id", answered_in): row for row in answered}
-    if len(asked) != len(answers) or any(need(row, "question_id", asked_in) not in answers for row in asked):
+    answers = {str(need(row, "question_id", answered_in)): row for row in answered}
+    if len(asked) != len(answers) or any(
+        str(need(row, "question_id", asked_in)) not in answers for row in asked
+    ):
         raise DataError(f"{asked_in} asks {len(asked)} questions, {answered_in} answers {len(answers)} others")
     for row in asked:
-        annotation, image = answers[row["question_id"]], str(need(row, "image_id", asked_in))
+        annotation, image = answers[str(row["question_id"])], str(need(row, "image_id", asked_in))
         yield Question(
             id=str(row["question_id"]),
             question=str(need(row, "question", asked_in)),

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from vila2cli.errors import DataError
@@ -169,6 +169,19 @@ def _batches(questions: Any) -> Iterator[list[Question]]:
         yield batch
 
 
+def _is_below(name: str) -> bool:
+    """Whether a name leads nowhere but further down."""
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
+
+
 class _Finder:
     """Images below a folder: by their path in it, else by their file name where only one has it."""
 
@@ -179,7 +192,7 @@ class _Finder:
     def read(self, name: str) -> tuple[str, bytes]:
         """Extension and bytes of an image; raises DataError when it is not there."""
         path = self.folder / name
-        if not path.is_file():
+        if not _is_below(name) or not _is_file(path):
             found = self._named().get(Path(name).name)
             if found is None:
                 raise DataError(f"there is no image {name} in {self.folder}, or several are called so")

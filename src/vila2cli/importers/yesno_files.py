@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.importers.question import SHORT_PROMPT, Question, Table, need, one_file, read_rows, stem_name
+from vila2cli.importers.question import (
+    SHORT_PROMPT,
+    Question,
+    Table,
+    need,
+    one_file,
+    read_rows,
+    read_text,
+    stem_name,
+)
 
 _TRUTH_PROMPT = "Is this statement about the image true? {question}\nAnswer with true or false."
 _WORDS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
@@ -79,7 +88,7 @@ def _mme(folder: Path) -> Iterator[Question]:
     for subtask in sorted(path for path in folder.iterdir() if path.is_dir()):
         texts = sorted([*subtask.glob("*.txt"), *subtask.glob("questions_answers_YN/*.txt")])
         for text in texts:
-            for number, line in enumerate(text.read_text(encoding="utf-8").splitlines()):
+            for number, line in enumerate(read_text(text).splitlines()):
                 if not line.strip():
                     continue
                 question, tab, answer = line.rpartition("\t")

@@ -9,15 +9,17 @@ An answer is read strictly: a bare letter or JSON alone that fits the schema, an
 `unparseable` and leaves the pair unjudged.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from vila2cli.judging.asking import Question, Reply
 from vila2cli.recipe import Recipe
 from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice, parse_object
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
-from vila2cli.text.quality import refuses, sentences
+from vila2cli.text.quality import sentences
 
 Captions = Mapping[str, str]
 """Caption by layer, of one image."""
@@ -25,33 +27,6 @@ CRITERIA = ("correctness", "completeness", "specificity")
 MARKS = ("supported", "unsupported", "unsure")
 DEFAULT_PROMPTS = {"pair": "judge-pair-v1", "rubric": "judge-rubric-v1", "sentences": "judge-sentences-v1"}
 _MAX_MARK = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One thing to ask about an image; `id` tells it from the others about the same image."""
-
-    id: str
-    text: str
-    schema: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer, or in `problem` why there is none: one word, and perhaps more behind a colon."""
-
-    text: str = ""
-    problem: str = ""
-
-    @property
-    def shown(self) -> str:
-        """What a verdict keeps of it."""
-        return f"({self.problem})" if self.problem else self.text
-
-    @property
-    def unread(self) -> str:
-        """Why nothing could be made of it."""
-        return self.problem or ("refused" if refuses(self.text) else "unparseable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +133,7 @@ class PairProtocol:
         return Judged(tuple(verdicts))
 
 
-class _OneByOne:
+class _OneByOne(ABC):
     """Captions judged alone; a pair goes to the one with the higher score."""
 
     name = ""
@@ -183,8 +158,9 @@ class _OneByOne:
             verdicts.append(make_verdict(captions, pair, judge, outcome, reason=reason))
         return Judged(tuple(verdicts), said)
 
+    @abstractmethod
     def _question(self, name: str, text: str) -> Question:
-        raise NotImplementedError
+        """What to ask about the caption of the layer `name`."""
 
     def _said(self, text: str, reply: Reply) -> dict[str, Any]:
         """What is known of a caption: `score`, higher is better, or `problem`; and the raw `answer`."""
@@ -192,8 +168,9 @@ class _OneByOne:
         read = None if value is None else self._read_one(text, value)
         return {**(read or {"problem": reply.unread}), "answer": reply.shown}
 
+    @abstractmethod
     def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
-        raise NotImplementedError
+        """What an answer's JSON says of a caption, None where it does not fit."""
 
 
 class RubricProtocol(_OneByOne):

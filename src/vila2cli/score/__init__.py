@@ -9,6 +9,7 @@ from vila2cli.score.choice import CHOICE
 from vila2cli.score.cider import CIDER
 from vila2cli.score.documents import CHARTQA, DOCVQA, OCRBENCH
 from vila2cli.score.grounding import BOX, REFCOCO
+from vila2cli.score.judged import LLAVA_BENCH, MMVET
 from vila2cli.score.mmmu import MMMU, MMMU_RANDOM
 from vila2cli.score.ocr import OCR
 from vila2cli.score.options import MCQ, MMBENCH, SCIENCEQA, SEED
@@ -23,8 +24,9 @@ _CHOICE = (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM)
 _SHORT = (SHORT, VQA, VQAEVAL, VIZWIZ, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH)
 _BOX = (BOX, REFCOCO)
 _CAPTION = (FACTS, CIDER, CHAIR)
+_OPEN = (MMVET, LLAVA_BENCH)
 
-SCORERS = {scorer.name: scorer for scorer in (*_YES_NO, *_CHOICE, *_SHORT, *_BOX, *_CAPTION)}
+SCORERS = {scorer.name: scorer for scorer in (*_YES_NO, *_CHOICE, *_SHORT, *_BOX, *_CAPTION, *_OPEN)}
 CAPTION_SCORERS = frozenset(scorer.name for scorer in _CAPTION)
 
 

@@ -1,6 +1,6 @@
 """Two prediction layers over the same task: paired differences of their metrics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,20 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
 from vila2cli.sample import Annotation
-from vila2cli.score import CAPTION_SCORERS, find_scorer
+from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.scorer import Scored, Scorer
-from vila2cli.score.stats import Columns, Estimate, columns_of, difference, estimate, mean_of
+from vila2cli.score.stats import (
+    FEW_IMAGES,
+    Columns,
+    Estimate,
+    Interval,
+    columns_of,
+    difference,
+    estimate,
+    share_difference,
+    share_interval,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,36 @@ class Predictions:
             num_bootstrap=num_bootstrap,
             seed=seed,
         )
+
+    def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
+        """The interval of every metric: percentiles, and of shares of few images the cautious one.
+
+        In simulations with 20 to 50 images percentiles cover shares of 0.9 and 0.95 in 64 to 94%, the cautious
+        interval in 96 to 99%, also with several dependent questions to an image; from 100 images on percentiles
+        cover 93% and more.
+        """
+        num_images = len(set(self.groups(scorer)))
+        if not scorer.is_share or num_images >= FEW_IMAGES:
+            return {name: one.interval() for name, one in found.items()}
+        return {
+            name: share_interval(one, len(self.ids), num_images) if _is_share(one) else one.interval()
+            for name, one in found.items()
+        }
+
+    def difference_interval(self, scorer: Scorer, first: Estimate, second: Estimate) -> Interval:
+        """The interval of a paired difference of the headline: percentiles, but for shares of few images.
+
+        Where two shares of 0.9 and more differ, percentiles of 20 images cover in 56 to 92% of simulations, the
+        interval of `share_difference` in 96% and more.
+        """
+        num_images = len(set(self.groups(scorer)))
+        if not scorer.is_share or num_images >= FEW_IMAGES:
+            return difference(first, second).interval()
+        return share_difference(first, second, num_samples=len(self.ids), num_images=num_images)
+
+
+def _is_share(one: Estimate) -> bool:
+    return 0 <= one.value <= 1 and float(one.replicates_B.min()) >= 0 and float(one.replicates_B.max()) <= 1
 
 
 def read_predictions(layer_dir: Path) -> Predictions:
@@ -80,44 +120,11 @@ def differences(
 
 def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
-) -> tuple[dict[str, Estimate], dict[str, Estimate], int]:
-    """Every metric of two layers on the samples both hold, and how many these are."""
+) -> tuple[dict[str, Estimate], dict[str, Estimate], Predictions]:
+    """Every metric of two layers on the samples both hold, and these samples as the first has them."""
     first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
-    return before, after, len(first.ids)
-
-
-def compare(
-    first_dir: Path,
-    second_dir: Path,
-    scorer: Scorer,
-    *,
-    metric: str | None = None,
-    num_bootstrap: int = 1000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Second minus first of one metric (default: the headline): `difference`, `low` and `high`."""
-    found = differences(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
-    return found[metric or scorer.headline].interval().to_json("difference")
-
-
-def compare_evals(
-    first_dir: Path, second_dir: Path, *, num_bootstrap: int = 1000, seed: int = 0
-) -> dict[str, Any]:
-    """Second minus first of two eval folders, for every task both hold.
-
-    Returns `tasks` (task -> metric -> `difference`, `low`, `high`) and `qa_mean`, the mean over the
-    headline scores of the shared question-answering tasks (None when there is none).
-    """
-    tasks: dict[str, dict[str, dict[str, float]]] = {}
-    headlines = []
-    for name, scorer in shared_tasks(first_dir, second_dir):
-        found = differences(first_dir / name, second_dir / name, scorer, num_bootstrap=num_bootstrap, seed=seed)
-        tasks[name] = {metric: one.interval().to_json("difference") for metric, one in found.items()}
-        if scorer.name not in CAPTION_SCORERS and scorer.is_share:
-            headlines.append(found[scorer.headline])
-    qa_mean = mean_of(headlines).interval().to_json("difference") if headlines else None
-    return {"tasks": tasks, "qa_mean": qa_mean}
+    return before, after, first
 
 
 def shared_tasks(first_dir: Path, second_dir: Path) -> Iterator[tuple[str, Scorer]]:
@@ -137,7 +144,7 @@ def _tasks_of(eval_dir: Path) -> dict[str, Any]:
 
 
 def _check_same_task(name: str, first: dict[str, Any], second: dict[str, Any]) -> None:
-    for key in ("version", "scorer", "scorer_version"):
+    for key in ("version", "scorer", "scorer_version", "judge"):
         if first.get(key) != second.get(key):
             raise DataError(
                 f"task {name} was scored with {key} {first.get(key)!r} and {second.get(key)!r}; "

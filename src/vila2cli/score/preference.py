@@ -9,8 +9,8 @@ often as "the second" twice. So b is estimated as their difference over all pair
     p = (wins + m + e/2) / (wins + losses + 2m + e),   m = min(first twice, second twice),
 
 with e the ties that no position made (equal captions, or a judge that said so). Where a judge never
-wavers this is wins / (wins + losses). It is the judge's preference, not the truth: a judge that is
-wrong in a known share of pairs is undone by `true_rate`.
+wavers this is wins / (wins + losses). It is the judge's preference, not the truth, which
+Rogan and Gladen's estimator gives of a judge that is wrong in a known share of pairs.
 
 Percentiles of the replicates are too close together for shares of few images (they cover some 94% near
 one half, 92% near an end, and shrink to a point where all verdicts are equal). Instead the variance of
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vila2cli.score.stats import Columns, FloatArray, Interval, cautious_share, columns_of, estimate, ratio
+from vila2cli.score.stats import Columns, FloatArray, Interval, columns_of, estimate, ratio, share_interval
 from vila2cli.score.verdict import Verdict, parse_choice
 
 _COLUMNS = (
@@ -59,32 +59,10 @@ def preferences(
     )
     parts = _parts({name: column.sum() for name, column in columns.items()})
     return {
-        name: _interval(share.value, share.replicates_B, float(parts[name][1]))
+        name: share_interval(share, float(parts[name][1]), float(parts[name][1]))
         for name, share in shares.items()
         if parts[name][1] > 0
     }
-
-
-def _interval(share: float, replicates_B: FloatArray, most: float) -> Interval:
-    """The interval for as many trials as the replicates vary like, at most `most`."""
-    variance = float(np.var(replicates_B))
-    varied = 0 < share < 1 and variance > 0
-    return cautious_share(share, min(most, share * (1 - share) / variance) if varied else most)
-
-
-def true_rate(preferred: Interval, quality: float) -> Interval:
-    """How often `layer` is the better one, where the judge finds the better of two with probability `quality`.
-
-    (Rogan and Gladen's (1978) estimator of a rate behind an imperfect test.) Raises ValueError for a judge
-    that knows no better than chance.
-    """
-    if not 0.5 < quality <= 1:
-        raise ValueError(f"a judge of quality {quality} says nothing; it has to be above 0.5 and at most 1")
-    value, low, high = (
-        min(1.0, max(0.0, (rate - (1 - quality)) / (2 * quality - 1)))
-        for rate in (preferred.value, preferred.low, preferred.high)
-    )
-    return Interval(value, low, high)
 
 
 def _row(one: Verdict) -> dict[str, float]:

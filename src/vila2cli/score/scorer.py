@@ -39,6 +39,19 @@ Labels = dict[str, str]
 """What a sample belongs to, by the kind of group: {"question": "17", "category": "count"}."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marking:
+    """How a judge marks an answer: the prompt's id, what it is filled with, and what a reply says.
+
+    `slots` raises DataError where the reference lacks something; `read` gives the row of an answer, None for a
+    reply that cannot be read.
+    """
+
+    prompt: str
+    slots: Callable[[str, Reference], Mapping[str, str]]
+    read: Callable[[str], Row | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """One prediction with its scores, and what a family needs that looks at all samples together."""
@@ -60,7 +73,8 @@ class Scorer:
     reference answers where `keeps_references`. `unit` is the label that is resampled as a whole in
     place of the image. `rule` says in a few words whose scoring this is, and `deviation` where and why
     a figure may differ from that of the official code. `doubt` says of the summed rows why the answers may not
-    be what they were taken for.
+    be what they were taken for. Where there is a `marking`, a judge gives the row and `score` only checks the
+    reference.
     """
 
     name: str
@@ -76,6 +90,7 @@ class Scorer:
     rule: str = ""
     deviation: str = ""
     doubt: Callable[[Columns], str] | None = None
+    marking: Marking | None = None
 
     def stored(self, answer: str, reference: Reference) -> dict[str, Any]:
         """What a prediction layer keeps of one answer; `Scored` is made from it again."""

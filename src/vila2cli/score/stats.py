@@ -24,6 +24,8 @@ Metrics = Callable[[Columns], dict[str, FloatArray]]
 """Column totals to metrics, elementwise over any shape."""
 
 CONFIDENCE = 0.95
+FEW_IMAGES = 100
+"""Below this many images percentiles are too close together for shares near 0 or 1."""
 _Z = 1.959963984540054
 _IMAGES_PER_CHUNK = 2048
 
@@ -97,24 +99,6 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """The mean of independent repeats with its interval by Student's t; None below two."""
-    if len(values) < 2:
-        return None
-    mean = float(np.mean(values))
-    half = _t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
-
-
-def _t_quantile(freedom: int) -> float:
-    """Where CONFIDENCE of a t distribution lies within plus and minus: with t = sqrt(freedom) tan(angle)
-    its density is a power of the cosine."""
-    angle = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angle) ** (freedom - 1)
-    area = np.cumsum(density[1:] + density[:-1])
-    return math.sqrt(freedom) * math.tan(float(np.interp(CONFIDENCE, area / area[-1], angle[1:])))
-
-
 def wilson(successes: float, num_trials: int) -> Interval:
     """Wilson's score interval; `successes` may count ties as halves, which makes it a little wide."""
     if num_trials == 0:
@@ -138,6 +122,34 @@ def cautious_share(share: float, num_trials: float) -> Interval:
     low = (middle - 1 - _Z * math.sqrt(spread + 4 * share - 2)) / scale if share > 0 else 0.0
     high = (middle + 1 + _Z * math.sqrt(spread + 2 - 4 * share)) / scale if share < 1 else 1.0
     return Interval(share, max(0.0, low), min(1.0, high))
+
+
+def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
+    """The cautious interval of a share, for as many trials as its replicates vary like.
+
+    These are `most` at most, and `if_even` where the replicates do not vary, as when all is right.
+    """
+    return cautious_share(share.value, _num_trials(share, most, if_even))
+
+
+def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num_images: int) -> Interval:
+    """Second minus first of two shares, paired, with two trials added, of which either has one right alone.
+
+    (Bonett and Price 2012, with the replicates' variance in place of that of independent samples.) There are as
+    many trials as the shares vary like, between the number of images and that of samples.
+    """
+    one = difference(first, second)
+    num = max(num_images, min(_num_trials(share, num_samples, num_images) for share in (first, second)))
+    middle = one.value * num / (num + 2)
+    half = _Z * math.sqrt(num**2 * float(np.var(one.replicates_B)) + 2) / (num + 2)
+    return Interval(one.value, max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def _num_trials(share: Estimate, most: float, if_even: float) -> float:
+    variance = float(np.var(share.replicates_B))
+    if not 0 < share.value < 1 or variance == 0:
+        return if_even
+    return min(most, share.value * (1 - share.value) / variance)
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:

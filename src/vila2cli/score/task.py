@@ -3,7 +3,7 @@
 name = "world-ocr"          # default: the folder's name
 version = "1"
 split = "eval"
-answer_type = "short"       # yesno, short, choice, box or caption
+answer_type = "short"       # yesno, short, choice, box, caption, or open (marked by a judge)
 scorer = "ocr"              # default: the one of the answer type
 question = "..."            # left out when every sample has its own in KEY.json
 prompt = "{question}\\nAnswer the question using a single word or phrase."    # default: "{question}"
@@ -25,7 +25,14 @@ from vila2cli.score.chair import read_synonyms
 from vila2cli.score.scorer import Reference, Scorer, Vocabulary
 
 TASK_FILE = "task.toml"
-_SCORER_OF = {"yesno": "yesno", "short": "short", "choice": "choice", "box": "box", "caption": "facts"}
+_SCORER_OF = {
+    "yesno": "yesno",
+    "short": "short",
+    "choice": "choice",
+    "box": "box",
+    "caption": "facts",
+    "open": "mmvet",
+}
 _SLOTS = ("size", "colour", "shape", "place")
 _QUESTION = "{question}"
 
@@ -112,7 +119,8 @@ def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
     if answer_type not in _SCORER_OF:
         raise DataError(f"answer_type is {answer_type!r}; it should be one of {', '.join(_SCORER_OF)}")
     scorer = find_scorer(_text(table, "scorer", _SCORER_OF[answer_type]))
-    if (answer_type == "caption") != (scorer.name in CAPTION_SCORERS):
+    is_other = (answer_type == "open") != (scorer.marking is not None)
+    if is_other or (answer_type == "caption") != (scorer.name in CAPTION_SCORERS):
         raise DataError(f"answer_type {answer_type!r} cannot be scored by {scorer.name!r}")
     name = _text(table, "name", folder.resolve().name)
     if not name or "/" in name or name.startswith("."):

@@ -109,7 +109,13 @@ def outcome_of(first_answer: str, second_answer: str) -> Outcome:
 
 
 def oracle_outcome(count: FactCount, against: FactCount) -> Outcome:
-    """The caption with more right facts after subtracting the contradicted ones is the better one."""
+    """The caption with more right facts after subtracting the contradicted ones is the better one.
+
+    A fact is right with all of its slots or not at all: one slot of four wrong takes as much off as four do,
+    and a fact that leaves a slot out counts nothing. So a caption that says little that can be checked, as
+    alt-text does, beats a full one of which less than half of the facts are right in everything. The F1 of
+    these facts, which evaluation reports, credits what the full one got right and prefers it.
+    """
     ahead = (count.right - count.contradicted) - (against.right - against.contradicted)
     return "win" if ahead > 0 else "loss" if ahead < 0 else "tie"
 

@@ -7,9 +7,8 @@ do, even "Yes" is not "yes". So what LLaVA, VILA and lmms-eval hand in is M4C's 
 what people answered (`vizwiz`). TextVQA is scored by the M4C evaluator, which always normalises both.
 """
 
-import re
-
 from vila2cli.errors import DataError
+from vila2cli.score.normal_form import ARTICLES, NUMBERS, strip_punctuation
 from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.short import accuracy
 
@@ -38,35 +37,13 @@ def _contractions() -> dict[str, str]:
 
 
 _CONTRACTIONS = _contractions()
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {"none": "0"} | {word: str(digit) for digit, word in enumerate(_DIGITS)}
-_ARTICLES = frozenset(("a", "an", "the"))
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_DIGIT_COMMA = re.compile(r"\d,\d")
-# The official pattern says "not after a digit" in a way that never holds, and its flag is taken for a count.
-_PERIOD = re.compile(r"\.(?!\d)")
-_MAX_PERIODS = 32
 _NUM_ANSWERS = 10
-
-
-def strip_punctuation(text: str) -> str:
-    """The text without punctuation, by VQAEval's rule.
-
-    A mark beside a space anywhere in the text is removed, another becomes a space; where a comma stands
-    between digits all marks are removed. Apostrophes and colons stay.
-    """
-    cleaned = text
-    removes_all = _DIGIT_COMMA.search(text) is not None
-    for mark in _PUNCTUATION:
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        cleaned = cleaned.replace(mark, "" if beside_space or removes_all else " ")
-    return _PERIOD.sub("", cleaned, count=_MAX_PERIODS)
 
 
 def normalise(answer: str) -> str:
     """Punctuation, then number words, articles and contractions, as VQAEval does one after the other."""
-    words = (_NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    words = (NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def normalise_m4c(answer: str) -> str:

@@ -10,10 +10,13 @@ _DENIALS = frozenset({"No", "no", "not"})
 _CLEAR = re.compile(r"\b(yes|no|not)\b", re.IGNORECASE)
 
 
-def says_yes(answer: str) -> bool:
-    """Whether the first sentence holds none of the words No, no, not: everything else is a yes."""
+def says_yes(answer: str, separator: str | None = None) -> bool:
+    """Whether the text before the first full stop holds none of the words No, no, not: all else is a yes.
+
+    Words are cut at the separator, by default at any white space.
+    """
     first_sentence = answer.split(".")[0].replace(",", "")
-    return _DENIALS.isdisjoint(first_sentence.split())
+    return _DENIALS.isdisjoint(first_sentence.split(separator))
 
 
 def truth(reference: Reference) -> str:

@@ -14,11 +14,10 @@ from vila2cli.score.grouping import (
     group_name,
     text_of,
 )
+from vila2cli.score.normal_form import strip_punctuation
 from vila2cli.score.scorer import Labels, Reference, Row, Scored, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
-from vila2cli.score.vqa import strip_punctuation
 
-_DENIALS = frozenset(("No", "no", "not"))
 _WORD = re.compile(r"[a-z]+")
 _TRUE, _FALSE = frozenset(("true", "yes")), frozenset(("false", "no"))
 
@@ -38,14 +37,9 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 """The subtasks of MME, by the names of its folders."""
 
 
-def pope_says_yes(answer: str) -> bool:
-    """POPE: no "No", "no" or "not" among the words, cut at spaces, of the text before the first full stop."""
-    return _DENIALS.isdisjoint(answer.split(".")[0].replace(",", "").split(" "))
-
-
 def score_pope(answer: str, reference: Reference) -> Row:
-    """Counts for accuracy, precision, recall, F1 and yes-ratio of one answer."""
-    return yesno.row(answer, reference, pope_says_yes(answer))
+    """Counts for accuracy, precision, recall, F1 and yes-ratio of one answer, its words cut at spaces alone."""
+    return yesno.row(answer, reference, yesno.says_yes(answer, " "))
 
 
 def mme_label(answer: str) -> str:

@@ -211,6 +211,10 @@ class EvalSettings(Settings):
         setting("train or dev split that shots are drawn from: task folders, or shards, never those scored"),
     ] = ""
     num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000
+    judge: Annotated[
+        str,
+        setting("NAME of the table [judges.NAME] that marks answers of MM-Vet and LLaVA-Bench", decides=False),
+    ] = ""
     lmms_command: Annotated[
         str, setting("how lmms-eval is started, in an environment of its own", decides=False)
     ] = "lmms-eval"

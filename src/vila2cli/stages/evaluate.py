@@ -6,7 +6,7 @@ shards of all tasks; the one that finds the last of them answered writes metrics
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,19 +23,21 @@ from vila2cli.engine import (
     identify,
     open_engine,
 )
+from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, unanswered
 from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.score.scorer import Reference
-from vila2cli.score.stats import CONFIDENCE
+from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import (
     LayerWriter,
@@ -77,35 +79,51 @@ def evaluate(
     A worker asks its part of the shards; while others have theirs to do, what is returned says how far
     all are ("scored" is false). Shards that are complete are not asked again, but for questions that a
     server left unanswered.
-    Raises DataError for tasks that cannot be read, RecipeError when `out` was made with other inputs,
-    and RejectBudgetError when more samples of a task are unusable than `eval.max_reject_rate` allows;
-    metrics.json is not written then.
+    Answers of a server are kept as they come, so that none is paid for twice whatever ends an eval.
+    Raises DataError for tasks that cannot be read, RecipeError when `out` was made with other inputs or a task
+    needs a judge that is not given, and RejectBudgetError when more samples of a task are unusable than
+    `eval.max_reject_rate` allows and BudgetError when a judge's budget ended; metrics.json is not written then.
     """
     found = find_tasks(tasks or recipe.eval.tasks)
     if not found:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
+    check_judge(recipe, found)
     sources = {task.name: open_source([str(task.folder)]) for task in found}
     folder, worker = Path(out), worker or Worker()
-    with lock(folder, worker), interruptible() as stop:
+    with (
+        lock(folder, worker),
+        interruptible() as stop,
+        Answers(folder / ANSWERS_FILE, worker) as answers,
+    ):
         with stop.at_once():
-            asker = _Asker(recipe, model, folder, round, stop)
+            asker = _Asker(recipe, model, folder, round, stop, answers)
         claim(folder, asker.inputs(), recipe)
         layers = {task.name: asker.open_layer(task, sources[task.name]) for task in found}
-        mine = split(folder, {name: source.shards for name, source in sources.items()}, worker)
+        names = {task.name: layers[task.name].folder.name for task in found}
+        mine = split(folder, {names[name]: source.shards for name, source in sources.items()}, worker)
         for task in found:
-            asker.ask_task(task, layers[task.name], mine[task.name])
+            asker.ask_task(task, layers[task.name], mine[names[task.name]])
         num_undone, num_shards = count_undone(folder)
         if num_undone:
             return {"scored": False, "num_shards": num_shards, "num_shards_done": num_shards - num_undone}
         with one_at_a_time(folder):
+            judges = {}
             for task in found:
-                _check_rejects(task, layers[task.name].finish(), recipe.eval.max_reject_rate, folder)
+                stats = layers[task.name].finish()
+                if task.scorer.marking is not None:
+                    marker = Marker(recipe, folder, answers, stop)
+                    stats = marker.mark(task, sources[task.name], asker.task_inputs(task))
+                    marker.check_budget()
+                    judges[task.name] = marker.protocol(task)
+                _check_rejects(task, stats, recipe.eval.max_reject_rate, folder / task.name)
             metrics = measure(recipe, found, folder) | {
                 "model": str(model),
                 "model_sha256": asker.model_sha256,
                 "round": round,
                 "protocol": _protocol(recipe, asker),
             }
+            for name, judge in judges.items():
+                metrics["tasks"][name]["judge"] = judge
             write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -113,8 +131,17 @@ def evaluate(
 class _Asker:
     """Sends questions to the engine, which is loaded when the first one is due."""
 
-    def __init__(self, recipe: Recipe, model: str | Path, folder: Path, round: int | None, stop: Stop):
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: str | Path,
+        folder: Path,
+        round: int | None,
+        stop: Stop,
+        answers: Answers,
+    ):
         self.recipe, self.model, self.folder, self.round, self.stop = recipe, str(model), folder, round, stop
+        self.answers = answers
         self.engine_name = choose_engine(recipe.eval.engine, model).kind
         self.model_dir = None if self.engine_name == "api" else resolve_model(model)
         self.model_sha256 = identify(self.engine_name, model, recipe.api)[1]
@@ -133,10 +160,14 @@ class _Asker:
             **_few_shot(self.recipe),
         }
 
+    def task_inputs(self, task: Task) -> dict[str, Any]:
+        """What decides the answers to a task, its shards apart."""
+        return {**self.inputs(), "task": _task_inputs(task)}
+
     def open_layer(self, task: Task, source: Source) -> LayerWriter:
         """The prediction layer of a task."""
-        folder = self.folder / task.name
-        manifest = claim(folder, {**self.inputs(), "task": _task_inputs(task), "shards": source.outline()})
+        folder = answers_dir(self.folder, task)
+        manifest = claim(folder, {**self.task_inputs(task), "shards": source.outline()})
         return open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
 
     def ask_task(self, task: Task, writer: LayerWriter, shards: Sequence[Shard]) -> None:
@@ -154,8 +185,8 @@ class _Asker:
                     with writer.shard(shard) as writing:
                         known = earlier.get(shard.name, Earlier())
                         self._ask_shard(task, shard, writing, progress, shots, known)
-        if writer.done() >= {shard.name for shard in writer.source.shards}:
-            _check_rejects(task, writer.finish(), self.recipe.eval.max_reject_rate, self.folder)
+        if task.scorer.marking is None and writer.done() >= {shard.name for shard in writer.source.shards}:
+            _check_rejects(task, writer.finish(), self.recipe.eval.max_reject_rate, writer.folder)
 
     def _open_shots(self, task: Task) -> Shots | None:
         settings = self.recipe.eval
@@ -175,7 +206,7 @@ class _Asker:
         questions = dict(_unknown(_questions(task, shard, writing, shots), earlier, writing, progress))
         if not questions:
             return
-        for result in self._open(progress).generate(self._requests(task, shard, questions, writing)):
+        for result in self._generate(self._requests(task, shard, questions, writing), questions, progress):
             self.stop.check()
             progress.advance()
             question = questions[result.id]
@@ -185,6 +216,27 @@ class _Asker:
                 continue
             writing.annotate(question.sample, self._annotation(task, question, result))
             writing.count(tokens=result.num_tokens)
+
+    def _generate(
+        self, requests: Iterator[Request], questions: Mapping[str, _Question], progress: Progress
+    ) -> Iterator[Result]:
+        """Results as they come; what a server is paid for is kept before it is used."""
+        engine = self._open(progress)
+        if self.engine_name != "api":
+            return engine.generate(requests)
+        keyed = ((self._answer_key(request, questions[request.id]), request) for request in requests)
+        return self.answers.ask(keyed, engine.generate)
+
+    def _answer_key(self, request: Request, question: _Question) -> str:
+        how = {
+            "model_sha256": self.model_sha256,
+            "engine": self.engine_name,
+            **_limits(self.recipe),
+            **server_inputs(self.recipe.api),
+        }
+        samples = [*(shot.sample for shot in question.shots), question.sample]
+        prompt = "\n".join(f"{turn.role}: {turn.text}" for turn in request.messages)
+        return answer_key(how, prompt, [sample.image_sha256 for sample in samples])
 
     def _open(self, progress: Progress) -> Engine:
         if self._engine is None:
@@ -337,7 +389,8 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
         **_few_shot(recipe),
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,
         "max_pixels": DEFAULT_MAX_PIXELS,
-        "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks",
+        "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks; "
+        f"of shares of fewer than {FEW_IMAGES} images Newcombe's cautious interval",
         "num_bootstrap": recipe.eval.num_bootstrap,
         "seed": recipe.seed,
         "qa_mean": "mean of the headline metrics of all tasks that are not captions",

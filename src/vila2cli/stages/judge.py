@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vila2cli.engine.answers import ANSWERS_FILE, Answers
 from vila2cli.errors import BudgetError, DataError, RecipeError
 from vila2cli.files import one_at_a_time
-from vila2cli.judging.answers import MAY_PASS, Answers
+from vila2cli.judging.asking import MAY_PASS
 from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
 from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
 from vila2cli.progress import Progress
@@ -29,7 +30,6 @@ from vila2cli.splitting import count_undone, split
 from vila2cli.stopping import Stop, interruptible
 
 LAYER = "judge"
-ANSWERS = "answers.jsonl"
 
 
 def judge(
@@ -56,7 +56,7 @@ def judge(
     models = _models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder, worker = Path(out), worker or Worker()
-    answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS
+    answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
     with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
         content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
         compared = {"layers": list(draw.layers), **content}

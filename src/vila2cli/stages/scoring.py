@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
+from vila2cli.engine.answers import ANSWERS_FILE, Answers
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.answers import Answer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
 from vila2cli.evaluation.measure import measure
+from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.recipe import Recipe
 from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample
-from vila2cli.score.stats import CONFIDENCE
+from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import ShardWriter, Source, file_sha256, open_layer, open_source, read_shard
 from vila2cli.stopping import interruptible
@@ -31,36 +33,49 @@ def score_answers(
 ) -> dict[str, Any]:
     """Score answer files on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
 
-    Raises DataError for files that cannot be read, or whose answers fit no task, and RejectBudgetError when
-    more samples of a task have no clear answer than `eval.max_reject_rate` allows; metrics.json is written
-    before.
+    A judge marks what needs one (`eval.judge`). Raises DataError for files that cannot be read, or whose
+    answers fit no task, RecipeError where a judge is needed and not given, and once metrics.json is written
+    BudgetError where the judge's budget ended and RejectBudgetError when more samples of a task have no clear
+    answer than `eval.max_reject_rate` allows.
     """
     found = find_tasks(tasks or recipe.eval.tasks)
     if not found:
         raise RecipeError("no tasks to score; name task folders with --tasks or eval.tasks")
+    check_judge(recipe, found)
     paths, folder = [Path(path) for path in answers], Path(out)
     given = read_answers(paths)
-    with lock(folder), interruptible():
+    with lock(folder), interruptible() as stop, Answers(folder / ANSWERS_FILE) as kept:
         files = {str(path): file_sha256(path) for path in paths}
         inputs = {"stage": "eval", "answers": sorted(files.values())}
         claim(folder, inputs, recipe)
-        joins = {task.name: _write(task, given, folder / task.name, inputs) for task in found}
+        joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in found}
+        markers = {
+            task.name: Marker(recipe, folder, kept, stop) for task in found if task.scorer.marking is not None
+        }
+        for task in (task for task in found if task.name in markers):
+            described = {**inputs, "task": _described(task)}
+            markers[task.name].mark(task, open_source([str(task.folder)]), described)
         metrics = measure(recipe, found, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
+        for task in (task for task in found if task.name in markers):
+            metrics["tasks"][task.name]["judge"] = markers[task.name].protocol(task)
         metrics |= {
             "model": None,
             "round": None,
             "answers": {"files": files, **_unused(given, list(joins.values()))},
             "protocol": {
                 "answers": "by another tool: prompts, sampling and image size are its own",
-                "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images",
+                "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
+                f"fewer than {FEW_IMAGES} images Newcombe's cautious interval",
                 "num_bootstrap": recipe.eval.num_bootstrap,
                 "seed": recipe.seed,
                 "versions": {"vila2cli": __version__},
             },
         }
         write_json(folder / "metrics.json", metrics)
+    for marker in markers.values():
+        marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
     return metrics
 
@@ -77,8 +92,7 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
             f"task {task.name}: none of {len(given)} answers belongs to one of its {len(known)} samples, by id "
             f"or image and question; the first answer is {given[0].name!r}, the first sample {known[0].id!r}"
         )
-    described = {"version": task.version, "scorer": task.scorer.name, "scorer_version": task.scorer.version}
-    manifest = claim(folder, {**inputs, "task": described, "shards": source.outline()})
+    manifest = claim(folder, {**inputs, "task": _described(task), "shards": source.outline()})
     writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
     place = 0
     for shard in source.shards:
@@ -88,6 +102,10 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
                 place += 1
     writer.finish()
     return joined
+
+
+def _described(task: Task) -> dict[str, str]:
+    return {"version": task.version, "scorer": task.scorer.name, "scorer_version": task.scorer.version}
 
 
 def _samples(source: Source) -> Iterator[Sample]:
