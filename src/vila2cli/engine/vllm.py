@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -326,12 +326,19 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    return LLMEngine(
-        vllm_config=engine_config,
-        executor_class=Executor.get_class(engine_config),
-        log_stats=False,
-        multiprocess_mode=own_process,
-    )
+    with _cpu_adapters() if "enable_lora" in options and not on_gpu else nullcontext():
+        return LLMEngine(
+            vllm_config=engine_config,
+            executor_class=Executor.get_class(engine_config),
+            log_stats=False,
+            multiprocess_mode=own_process,
+        )
+
+
+def _cpu_adapters() -> AbstractContextManager[None]:
+    from vila2cli.engine.punica import grouped
+
+    return grouped()
 
 
 def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:
