@@ -107,19 +107,19 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _trains_adapters(cls, tree: Any) -> Any:
+    def _trains_adapters(cls, tree: dict[str, Any]) -> dict[str, Any]:
         """`specialize.lora` is the `train` of every specialist."""
-        tables = (tree.get("specialize"), tree.get("specialists")) if isinstance(tree, Mapping) else ()
-        if not all(isinstance(table, Mapping) for table in tables) or not tables or not tables[0].get("lora"):
+        shared, specialists = tree.get("specialize"), tree.get("specialists")
+        if not (isinstance(shared, dict) and shared.get("lora") is True and isinstance(specialists, dict)):
             return tree
-        own = {name: table for name, table in tables[1].items() if isinstance(table, Mapping)}
+        own = {name: table for name, table in specialists.items() if isinstance(table, dict)}
         if odd := [name for name, table in own.items() if table.get("train", "lora") not in ("lora", ["lora"])]:
             raise ValueError(
                 f"specialize.lora trains adapters alone, and specialists.{odd[0]}.train names other parts; "
                 "leave one of the two out"
             )
         adapted = {name: {**table, "train": ["lora"]} for name, table in own.items()}
-        return {**tree, "specialists": {**tables[1], **adapted}}
+        return {**tree, "specialists": {**specialists, **adapted}}
 
     @property
     def origins(self) -> Mapping[str, Origin]:

@@ -145,15 +145,15 @@ def _ask(
     recipe: Recipe, asked: Sequence[tuple[Answering, LayerWriter]], shards: Sequence[Shard], stop: Stop
 ) -> None:
     """One pass over the shards that the layers of a group lack."""
-    with stop.at_once():
-        parts = [
-            Part(layer, Relabeller(recipe, one.name, one.model), todo)
-            for one, layer in asked
-            if (todo := layer.missing(shards))
-        ]
+    parts, tasks = [], []
+    for one, layer in asked:
+        with stop.at_once():
+            todo = layer.missing(shards)
+        if todo:
+            tasks.append(Relabeller(recipe, one.name, one.model))
+            parts.append(Part(layer, tasks[-1], todo))
     if not parts:
         return
-    tasks: list[Relabeller] = [part.task for part in parts]
     engine = open_layer_engine(
         [part.layer for part in parts],
         base_of(tasks[0].asked) if tasks[0].adapter else tasks[0].asked,
