@@ -57,14 +57,13 @@ def specialize(
     specialists = {one: stage.settings_of(settings, one) for one in name}
     _check_options(list(specialists), model, shards, relabel=relabel)
     if not relabel:
-        (plan,) = (
-            _train_plan(Paths(settings, of_round), one, specialist, model=model[0] if model else None, out=out)
-            for one, specialist in specialists.items()
-        )
+        paths, given = Paths(settings, of_round), model[0] if model else None
+        plan = _train_plan(paths, name[0], specialists[name[0]], model=given, out=out)
         if ready(plan, dry_run=dry_run):
             assert plan.model is not None
             print_summary(plan, stage.specialize(settings, name=name[0], model=plan.model, out=plan.out))
         return
+    models: list[str | None] = [*model] if model else [None] * len(specialists)
     plans = {
         one: _relabel_plan(
             Paths(settings, of_round),
@@ -75,7 +74,7 @@ def specialize(
             worker=worker,
             base=base,
         )
-        for one, given in zip(specialists, model or [None] * len(specialists), strict=True)
+        for one, given in zip(specialists, models, strict=True)
     }
     todo = [
         stage.Answering(one, plan.model or "", plan.out)
