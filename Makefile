@@ -25,6 +25,7 @@ FLAGS = --recipe $(RECIPE) $(SET)
 SPECIALISTS := $(shell sed -n 's/^\[specialists\.\([a-z0-9-]*\)\].*/\1/p' $(RECIPE))
 IS_WORLD := $(shell grep -c '"world:' $(RECIPE))
 IS_FILTERED := $(shell grep -cE '^filtered *= *true' $(RECIPE))
+IS_LORA := $(or $(findstring specialize.lora=true,$(SET)),$(shell grep -xE 'lora *= *true( *\#.*)?' $(RECIPE)))
 TRAINED_ON := $(if $(filter-out 0,$(IS_FILTERED))$(findstring pretrain.filtered=true,$(SET)),filter,recaption)
 WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
 
@@ -119,9 +120,16 @@ $(RUN)/specialists/%/checkpoint/vila2.json: $(RUN)/round$(ROUNDS)/eval/metrics.j
 	$(VILA2) specialize --name $* $(FLAGS)
 	@touch $@
 
+# Adapters of one checkpoint answer together.
+ifneq ($(IS_LORA),)
+$(SPECIALISTS:%=$(RUN)/specialists/%/relabel/summary.json) &: $(SPECIALISTS:%=$(RUN)/specialists/%/checkpoint/vila2.json)
+	$(VILA2) specialize $(addprefix --name ,$(SPECIALISTS)) --relabel $(FLAGS)
+	@touch $(SPECIALISTS:%=$(RUN)/specialists/%/relabel/summary.json)
+else
 $(RUN)/specialists/%/relabel/summary.json: $(RUN)/specialists/%/checkpoint/vila2.json
 	$(VILA2) specialize --name $* --relabel $(FLAGS)
 	@touch $@
+endif
 
 $(RUN)/final/pretrain/vila2.json: $(SPECIALISTS:%=$(RUN)/specialists/%/relabel/summary.json)
 	$(VILA2) pretrain --round final $(FLAGS)
@@ -164,6 +172,7 @@ report: setup ## write the run up as one HTML page
 bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/rounds.py --specialists
 	$(VENV)/bin/python benchmarks/specialists.py
+	$(VENV)/bin/python benchmarks/lora.py
 	$(VENV)/bin/python benchmarks/splits.py --model $(BENCH)/runs/world/round0/sft --shards $(BENCH)/data/pretrain/*.tar
 	$(VENV)/bin/python benchmarks/scale.py --model $(BENCH)/runs/world/round0/sft
 	$(VENV)/bin/python benchmarks/recaption.py

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,25 +260,7 @@ class ShardWriter:
 
     def samples(self, *, verify: bool = True) -> Iterator[Sample]:
         """`read_shard` with rejects noted, samples counted and files fingerprinted, for `close` to write."""
-        self._num_seen = 0
-        for sample in read_shard(
-            self._shard,
-            on_reject=self._reject_seen,
-            verify=verify,
-            on_note=self._note,
-            fingerprints=self._made_from,
-        ):
-            self._num_seen += 1
-            yield sample
-
-    def _note(self, text: str) -> None:
-        self._notes.append(text)
-        warnings.warn(f"{self._shard.url}: {text}", DataWarning, stacklevel=2)
-
-    def _reject_seen(self, reject: Reject) -> None:
-        assert self._num_seen is not None
-        self._num_seen += 1
-        self.reject(reject)
+        return samples_of([self], verify=verify)
 
     def annotate(self, sample: Sample, annotation: Annotation) -> None:
         """Note the annotation of a sample; its image digest and tool version are filled in."""
@@ -347,3 +329,33 @@ class ShardWriter:
         """Forget the shard; nothing of it was written."""
         self._annotations.clear()
         self._rejects.clear()
+
+
+def samples_of(writers: Sequence[ShardWriter], *, verify: bool = True) -> Iterator[Sample]:
+    """Read a shard once for its writers in several layers, each of which is told what `samples` tells one."""
+    shard = writers[0]._shard
+    assert all(writer._shard == shard for writer in writers), "they write over the same shard"
+    fingerprints: dict[str, Fingerprint] = {}
+    for writer in writers:
+        writer._num_seen, writer._made_from = 0, fingerprints
+
+    def seen() -> None:
+        for writer in writers:
+            assert writer._num_seen is not None
+            writer._num_seen += 1
+
+    def on_reject(reject: Reject) -> None:
+        seen()
+        for writer in writers:
+            writer.reject(reject)
+
+    def on_note(text: str) -> None:
+        for writer in writers:
+            writer._notes.append(text)
+        warnings.warn(f"{shard.url}: {text}", DataWarning, stacklevel=2)
+
+    for sample in read_shard(
+        shard, on_reject=on_reject, verify=verify, on_note=on_note, fingerprints=fingerprints
+    ):
+        seen()
+        yield sample

@@ -21,6 +21,7 @@ from vila2cli.layers import (
     ShardWriter,
     Source,
     open_layer,
+    samples_of,
 )
 from vila2cli.places import (
     file_name,
@@ -63,6 +64,7 @@ __all__ = [
     "open_layer",
     "open_source",
     "read_shard",
+    "samples_of",
     "to_json_bytes",
     "to_made_from",
     "write_rejects",

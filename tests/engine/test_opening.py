@@ -26,7 +26,7 @@ def begin(source: Source, folder: Path) -> LayerWriter:
 
 def open_for(layer: LayerWriter, model: Path, kind: str) -> str:
     settings = RecaptionSettings.model_validate({"engine": kind})
-    return open_layer_engine(layer, str(model), settings, ApiSettings(), Stop()).name
+    return open_layer_engine([layer], str(model), settings, ApiSettings(), Stop()).name
 
 
 def test_a_layer_names_its_engine_from_the_first_worker_on(

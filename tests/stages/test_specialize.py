@@ -15,7 +15,7 @@ from vila2cli.recipe import load_recipe
 from vila2cli.run import Worker
 from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, open_source, read_shard
-from vila2cli.stages.specialize import relabel
+from vila2cli.stages.specialize import Answering, relabel
 
 NUM_SHARDS, NUM_SAMPLES = 3, 4
 
@@ -45,14 +45,13 @@ def run(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "specialists.ocr.max_new_tokens=8",
             "recaption.max_reject_rate=1",
         ]
-        return relabel(
+        (summary,) = relabel(
             load_recipe(None, [*always, *sets]),
-            name="ocr",
-            model=str(model),
+            [Answering("ocr", str(model), tmp_path / "ocr")],
             shards=[str(data)],
-            out=tmp_path / "ocr",
             worker=worker,
         )
+        return summary
 
     return call
 

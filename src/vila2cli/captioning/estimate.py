@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vila2cli.captioning.layer import Job
 from vila2cli.cost import Cost, cost_of
-from vila2cli.engine.annotator import Annotator
+from vila2cli.engine.annotator import Annotator, Part
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.shards import LayerWriter, expected_samples
@@ -54,10 +54,11 @@ def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
     with interruptible() as stop, Progress(f"{job.layer} --estimate", num_tried) as progress:
         engine = job.open_engine(stop)
         unwritten = LayerWriter(Path(), job.layer, job.source)
-        annotator = Annotator(engine, unwritten, task, stop=stop, progress=progress)
-        figures = annotator.try_out(job.source.shards, num_tried)
+        part = Part(unwritten, task, job.source.shards)
+        annotator = Annotator(engine, [part], stop=stop, progress=progress)
+        figures = annotator.try_out(num_tried)
     if not figures["answered"]:
-        why = annotator.failures.commonest() or "there was nothing to ask"
+        why = annotator.failures[job.layer].commonest() or "there was nothing to ask"
         tried = f"none of the first {figures['read']:,.0f} samples got an answer"
         raise DataError(f"{tried}, so nothing can be estimated: {why}")
     share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]

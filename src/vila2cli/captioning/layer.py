@@ -11,7 +11,7 @@ from typing import Any
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.engine import Engine, dtype_of, identify, open_engine
-from vila2cli.engine.annotator import Task, annotate
+from vila2cli.engine.annotator import Part, Task, annotate
 from vila2cli.engine.opening import engine_settings, open_layer_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.files import read_json
@@ -124,7 +124,7 @@ def _write_shards(
     job: Job, provenance: Provenance, layer: LayerWriter, todo: Sequence[Shard], stop: Stop
 ) -> None:
     task = job.make_task(job.recipe, provenance)
-    engine = open_layer_engine(layer, job.model, job.settings, job.recipe.api, stop)
+    engine = open_layer_engine([layer], job.model, job.settings, job.recipe.api, stop)
     provenance.engine = engine.name
     rate = job.settings.max_reject_rate
-    annotate(engine, layer, task, todo, title=job.layer, stop=stop, max_reject_rate=rate)
+    annotate(engine, [Part(layer, task, todo)], title=job.layer, stop=stop, max_reject_rate=rate)

@@ -1,5 +1,6 @@
 """The specialists: trained from the self-augmented checkpoint, then put to work on the pretraining images."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -8,18 +9,31 @@ from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Roun
 from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
 from vila2cli.commands.printing import print_summary
 from vila2cli.errors import RecipeError
+from vila2cli.recipe import Recipe
 from vila2cli.run import parse_worker
 from vila2cli.settings import SpecialistSettings
 
-Name = Annotated[str, typer.Option("--name", help="Which specialist of the recipe: specialists.NAME.")]
+Names = Annotated[
+    list[str],
+    typer.Option(
+        "--name", help="Which specialist of the recipe: specialists.NAME. With --relabel it may be repeated."
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Checkpoint folder or hub id, with --relabel also a LoRA adapter's folder; one for each --name.",
+    ),
+]
 
 
 def specialize(
-    name: Name,
+    name: Names,
     relabel: Annotated[
         bool, typer.Option("--relabel", help="Do not train: let the specialist label the pretraining images.")
     ] = False,
-    model: Model = None,
+    model: Models = None,
     shards: Shards = None,
     out: Out = None,
     round: Round = None,
@@ -31,46 +45,69 @@ def specialize(
 ) -> None:
     """Train a specialist, or with --relabel let it label images.
 
+    LoRA adapters of one checkpoint label images together, in one pass; --out then has a folder for each.
+
     \b
     vila2 specialize --recipe recipes/world.toml --name ocr
     vila2 specialize --recipe recipes/world.toml --name ocr --relabel
     """
-    from vila2cli.shards import open_source
-    from vila2cli.stages.specialize import settings_of
-
-    settings = open_recipe(recipe, sets)
-    paths = Paths(settings, round or str(settings.rounds))
-    specialist = settings_of(settings, name)
-    if relabel:
-        plan = _relabel_plan(paths, name, model=model, shards=shards, out=out, worker=worker, base=base)
-    else:
-        if shards:
-            raise RecipeError(
-                f"a specialist is trained on specialists.{name}.data; --shards goes with --relabel"
-            )
-        plan = _train_plan(paths, name, specialist, model=model, out=out)
     from vila2cli.stages import specialize as stage
 
-    def inputs() -> dict[str, Any]:
-        source = open_source(plan.shards, base=plan.base)
-        return stage.relabel_inputs(settings, name=name, model=plan.model or "", source=source)
-
-    if not ready(plan, dry_run=dry_run, inputs=inputs):
+    settings = open_recipe(recipe, sets)
+    of_round = round or str(settings.rounds)
+    specialists = {one: stage.settings_of(settings, one) for one in name}
+    _check_options(list(specialists), model, shards, relabel=relabel)
+    if not relabel:
+        paths, given = Paths(settings, of_round), model[0] if model else None
+        plan = _train_plan(paths, name[0], specialists[name[0]], model=given, out=out)
+        if ready(plan, dry_run=dry_run):
+            assert plan.model is not None
+            print_summary(plan, stage.specialize(settings, name=name[0], model=plan.model, out=plan.out))
         return
-    assert plan.model is not None
-    if relabel:
-        summary = stage.relabel(
-            settings,
-            name=name,
-            model=plan.model,
-            shards=list(plan.shards),
-            out=plan.out,
-            worker=plan.worker,
-            base=plan.base,
+    models: list[str | None] = [*model] if model else [None] * len(specialists)
+    plans = {
+        one: _relabel_plan(
+            Paths(settings, of_round),
+            one,
+            model=given,
+            shards=shards,
+            out=out / one if out and len(specialists) > 1 else out,
+            worker=worker,
+            base=base,
         )
-    else:
-        summary = stage.specialize(settings, name=name, model=plan.model, out=plan.out)
-    print_summary(plan, summary)
+        for one, given in zip(specialists, models, strict=True)
+    }
+    todo = [
+        stage.Answering(one, plan.model or "", plan.out)
+        for one, plan in plans.items()
+        if ready(plan, dry_run=dry_run, inputs=partial(_relabel_inputs, settings, one, plan))
+    ]
+    if not todo:
+        return
+    plan = plans[todo[0].name]
+    summaries = stage.relabel(settings, todo, shards=list(plan.shards), worker=plan.worker, base=plan.base)
+    for one, summary in zip(todo, summaries, strict=True):
+        print_summary(plans[one.name], summary)
+
+
+def _check_options(names: list[str], model: Models, shards: Shards, *, relabel: bool) -> None:
+    """Raise RecipeError for options that do not go together."""
+    if not relabel and shards:
+        raise RecipeError(
+            f"a specialist is trained on specialists.{names[0]}.data; --shards goes with --relabel"
+        )
+    if not relabel and len(names) > 1:
+        raise RecipeError("specialists are trained one at a time; several --name go with --relabel")
+    if model and len(model) != len(names):
+        raise RecipeError(f"{len(model)} --model were given for {len(names)} --name; give one for each")
+
+
+def _relabel_inputs(recipe: Recipe, name: str, plan: Plan) -> dict[str, Any]:
+    from vila2cli.shards import open_source
+    from vila2cli.stages.specialize import relabel_inputs
+
+    source = open_source(plan.shards, base=plan.base)
+    return relabel_inputs(recipe, name=name, model=plan.model or "", source=source)
 
 
 def _train_plan(paths: Paths, name: str, specialist: SpecialistSettings, *, model: Model, out: Out) -> Plan:
@@ -93,7 +130,9 @@ def _train_plan(paths: Paths, name: str, specialist: SpecialistSettings, *, mode
 def _relabel_plan(
     paths: Paths, name: str, *, model: Model, shards: Shards, out: Out, worker: WorkerText, base: Base
 ) -> Plan:
-    chosen_model = paths.model(model, paths.folder.specialist(name))
+    trained = paths.folder.specialist(name)
+    # A run trains all of its specialists in one way, whose adapters lie beside the checkpoints they are in.
+    chosen_model = paths.model(model, trained / "adapter" if paths.recipe.specialize.lora else trained)
     specs = paths.shards(shards, paths.recipe.data.pretrain, "data.pretrain")
     return Plan(
         stage=f"{name} relabel",

@@ -8,7 +8,7 @@ asks any server that speaks OpenAI's chat completions.
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from vila2cli.errors import ModelError
+from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
 from vila2cli.sample import Turn
 from vila2cli.settings import ApiSettings
@@ -33,7 +34,8 @@ class Request:
 
     `images` stand where the turns' text has IMAGE_PLACEHOLDER (images without one come first).
     `temperature` 0 is greedy. `seed` alone decides the noise of a sampled request, whatever it is
-    batched with. `group` is a shard's name: the hf engine never batches two groups together.
+    batched with. `group` is a shard's name: the hf engine never batches two groups together. `adapter` is
+    one of those the engine was opened with, "" for the checkpoint alone.
     `schema` is a JSON schema that the answer has to fit: vllm and api hold the model to it, hf does not.
     """
 
@@ -45,6 +47,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     group: str = ""
+    adapter: str = ""
     schema: Mapping[str, Any] | None = None
 
 
@@ -67,13 +70,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """How likely is `text` as the answer to `messages` over `images`; `group` as in a Request."""
+    """How likely is `text` as the answer to `messages` over `images`; `group` and `adapter` as in a Request."""
 
     id: str
     messages: tuple[Turn, ...]
     images: tuple[Image.Image, ...] = ()
     text: str
     group: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,7 @@ class EngineSettings:
     batch_size: int = 128  # requests decoded together at most (vLLM: max_num_seqs); 0 for what fits
     max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
     max_images: int = 8  # per request, vLLM plans memory for it
+    adapters: tuple[str, ...] = ()  # folders of LoRA adapters over the checkpoint, all held at once
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
@@ -138,8 +143,10 @@ class EngineChoice:
     reason: str
 
 
-def choose_engine(kind: str, model: str | Path) -> EngineChoice:
+def choose_engine(kind: str, model: str | Path, adapters: Sequence[str] = ()) -> EngineChoice:
     """Settle "auto" without loading weights: vLLM when it can be imported and knows the model, else hf.
+
+    vLLM serves `adapters` that change nothing but the LLM.
 
     Raises ModelError when the engine asked for by name is not there, or when the model is not.
     """
@@ -151,7 +158,7 @@ def choose_engine(kind: str, model: str | Path) -> EngineChoice:
         raise ModelError(f"unknown engine {kind!r}; use auto, vllm, hf or api")
     from vila2cli.engine.vllm import why_not
 
-    problem = why_not(resolve_model(model))
+    problem = why_not(resolve_model(model), [read_adapter(adapter) for adapter in adapters])
     if problem is None:
         return EngineChoice("vllm", "asked for" if kind == "vllm" else "vLLM supports this model here")
     if kind == "vllm":
@@ -163,10 +170,13 @@ def identify(kind: str, model: str | Path, api: ApiSettings | None = None) -> tu
     """What provenance says of the model behind an engine: its name, and the SHA-256 of its weights.
 
     Hub ids are named with their commit. Weights behind an API are out of reach: their hash is of the name.
+    An adapter's hash is of its base as well.
     """
     if kind == "api":
         name = (api or ApiSettings()).model or str(model)
         return name, hashlib.sha256(f"api {name}".encode()).hexdigest()
+    if is_adapter(model):
+        return str(model), read_adapter(model).sha256
     return model_name(model), weights_sha256(resolve_model(model))
 
 
@@ -178,7 +188,7 @@ def dtype_of(kind: str, model: str | Path, dtype: str) -> dict[str, str]:
     """
     if kind == "api":
         return {}
-    return {"dtype": own_dtype(resolve_model(model)) if dtype == "auto" else dtype}
+    return {"dtype": own_dtype(resolve_model(base_of(model))) if dtype == "auto" else dtype}
 
 
 def open_engine(
@@ -200,7 +210,7 @@ def open_engine(
 def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) -> Engine:
     folder, name = resolve_model(model), model_name(model)
     settings = replace(settings, **dtype_of(kind, folder, settings.dtype))  # type: ignore[arg-type]
-    choice = choose_engine(kind, folder)
+    choice = choose_engine(kind, folder, settings.adapters)
     engine: Engine | None = None
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine

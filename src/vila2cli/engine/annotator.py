@@ -1,9 +1,10 @@
-"""Shards through an engine into a layer: what captioning, rewriting and relabelling have in common.
+"""Shards through an engine into layers: what captioning, rewriting and relabelling have in common.
 
 A task talks with the engine about each sample on its own: it asks, sees the answers, asks again or
 writes what it makes of them. Samples of later shards are asked about while answers of earlier ones
 are still out, so the engine never runs dry at a shard's end; a follow-up goes in front of what has
-not been asked yet. A shard is written when its last sample is.
+not been asked yet. A shard is written when its last sample is. Several layers over the same shards can
+be written in one pass, for which every image is read and decoded once.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import itertools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,11 +22,11 @@ from PIL import Image
 from vila2cli.engine import Engine, Request, Result
 from vila2cli.engine.failures import EngineFailures
 from vila2cli.engine.feed import ahead
-from vila2cli.engine.meter import Meter
+from vila2cli.engine.meter import Bill, Meter
 from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.sample import Reject, Sample
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
 from vila2cli.stopping import Stop
 from vila2cli.text.compose import is_kept
 
@@ -63,10 +65,20 @@ def has_one_image(out: ShardWriter, sample: Sample) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer, the task that fills it, and those of the shards that it still lacks."""
+
+    layer: LayerWriter
+    task: Task
+    shards: Sequence[Shard]
+
+
 @dataclass(slots=True)
 class _OpenShard:
-    """A shard with samples still talked about."""
+    """A shard of one layer with samples still talked about."""
 
+    part: Part
     writer: ShardWriter
     num_talks: int = 0
     num_asked: int = 0
@@ -82,7 +94,7 @@ class _Talk:
     `error` is the last of the engine's, as long as it `is_unanswered`.
     """
 
-    shard: str
+    opened: _OpenShard
     key: str
     dialogue: Dialogue
     requests: list[Request] = field(default_factory=list)
@@ -91,47 +103,55 @@ class _Talk:
     is_unanswered: bool = True
 
 
-class Annotator:
-    """Runs a task over shards with an engine; `run` returns when every shard is written.
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A sample, and the shards of the layers whose tasks want it."""
 
-    Above `max_reject_rate` of samples that the engine fails on, it stops before another is.
+    sample: Sample
+    by: Sequence[_OpenShard]
+
+
+class Annotator:
+    """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
+
+    Above `max_reject_rate` of a layer's samples that the engine fails on, it stops before another is.
     """
 
     def __init__(
         self,
         engine: Engine,
-        layer: LayerWriter,
-        task: Task,
+        parts: Sequence[Part],
         *,
         stop: Stop,
         progress: Progress,
         max_reject_rate: float = 1.0,
     ) -> None:
-        self._engine, self._layer, self._task = engine, layer, task
+        self._engine, self._parts = engine, parts
         self._stop, self._progress = stop, progress
-        self._open: dict[str, _OpenShard] = {}
+        self._open: dict[str, list[_OpenShard]] = {}
         self._talks: dict[str, _Talk] = {}
         self._ready: deque[Request] = deque()
         self._figures: Counter[str] = Counter()
         self._writes = True
         self._num_notes = 0
-        self._meter = Meter(engine)
+        self._bill = Bill(Meter(engine))
         self._unreadable = Unreadable()
-        self.failures = EngineFailures(max_reject_rate)
+        self.failures = {part.layer.layer: EngineFailures(max_reject_rate) for part in parts}
 
-    def run(self, shards: Sequence[Shard]) -> None:
-        """Annotate the shards; raises Interrupted after a signal, DataError for damaged shards, and
+    def run(self) -> None:
+        """Write what the layers lack; raises Interrupted after a signal, DataError for damaged shards, and
         RejectBudgetError where the engine fails on too many samples.
 
         A shard that is damaged, or of which no sample was answered, is given up, and told of when the others
         are done. Whatever stops the work, shards written by then stay and no other leaves a trace.
         """
-        with self._begun(shards) as samples:
+        with self._begun() as samples:
             self._converse(samples)
         self._unreadable.check()
-        self.failures.check()
+        for failures in self.failures.values():
+            failures.check()
 
-    def try_out(self, shards: Sequence[Shard], num_samples: int) -> dict[str, float]:
+    def try_out(self, num_samples: int) -> dict[str, float]:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
 
         One sample goes before them, on which the engine sizes its batches, and is timed only if there are
@@ -139,30 +159,30 @@ class Annotator:
         `begun` those that the other figures are of.
         """
         self._writes = False
-        with self._begun(shards) as samples:
+        with self._begun() as samples:
             first = self._timed(itertools.islice(samples, 1))
             others = self._timed(itertools.islice(samples, num_samples))
         figures = others if others["begun"] else first
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
     def _timed(self, samples: Iterator[None]) -> dict[str, float]:
-        before, self._meter = self._figures.copy(), Meter(self._engine)
+        before, meter = self._figures.copy(), Meter(self._engine)
         self._converse(samples)
         names = ("begun", "answered", "requests", "tokens")
         counts: dict[str, float] = {name: self._figures[name] - before[name] for name in names}
-        return counts | self._meter.read()
+        return counts | meter.read()
 
     @contextlib.contextmanager
-    def _begun(self, shards: Sequence[Shard]) -> Iterator[Iterator[None]]:
+    def _begun(self) -> Iterator[Iterator[None]]:
         """The samples of the shards; of shards that are open in the end nothing stays."""
-        self._meter = Meter(self._engine)
+        self._bill = Bill(Meter(self._engine))
         self._show_notes()
         try:
-            with contextlib.closing(self._samples(shards)) as samples:
+            with contextlib.closing(self._samples()) as samples:
                 yield samples
         finally:
-            for shard in self._open.values():
-                shard.writer.abort()
+            for opened in itertools.chain(*self._open.values()):
+                opened.writer.abort()
             self._open.clear()
 
     def _converse(self, samples: Iterator[None]) -> None:
@@ -171,59 +191,69 @@ class Annotator:
             self._take(result)
             self._show_notes()
 
-    def _samples(self, shards: Sequence[Shard]) -> Generator[None, None, None]:
+    def _samples(self) -> Generator[None, None, None]:
         """Begin to talk about one more sample at each step, with images decoded ahead of it."""
-        read = self._read(shards)
-        for (shard, sample), images in ahead(self._decode, read, num_workers=NUM_DECODERS, window=MAX_DECODED):
-            opened = self._open[shard]
-            if sample is None:
-                opened.is_read = True
-                self._close_if_done(shard)
+        read = self._read()
+        for (name, wanted), images in ahead(self._decode, read, num_workers=NUM_DECODERS, window=MAX_DECODED):
+            if wanted is None:
+                for opened in self._open[name][:]:
+                    opened.is_read = True
+                    self._close_if_done(opened)
                 continue
-            self._figures["begun"] += 1
-            try:
-                dialogue = self._task.talk(opened.writer, sample, images.result())
-            except DataError as error:
-                opened.writer.reject(Reject(shard, sample.key, "bad-image", str(error)))
-                self._progress.advance()
-                continue
-            opened.num_talks += 1
-            self._go_on(_Talk(shard, sample.key, dialogue), None)
-            yield
+            for opened in wanted.by:
+                if self._begin(opened, wanted.sample, images):
+                    yield
 
-    def _read(self, shards: Sequence[Shard]) -> Iterator[tuple[str, Sample | None]]:
-        """The samples that the task wants, each with its shard's name; None at the end of a shard."""
-        for shard in shards:
+    def _begin(self, opened: _OpenShard, sample: Sample, images: Future[tuple[Image.Image, ...]]) -> bool:
+        """Begin a talk about a sample; False where its image cannot be shown."""
+        self._figures["begun"] += 1
+        try:
+            dialogue = opened.part.task.talk(opened.writer, sample, images.result())
+        except DataError as error:
+            opened.writer.reject(Reject(opened.writer.name, sample.key, "bad-image", str(error)))
+            self._progress.advance()
+            return False
+        opened.num_talks += 1
+        self._go_on(_Talk(opened, sample.key, dialogue), None)
+        return True
+
+    def _read(self) -> Iterator[tuple[str, _Wanted | None]]:
+        """The samples that a task wants, each with its shard's name; None at the end of a shard."""
+        shards = {shard.name: shard for part in self._parts for shard in part.shards}
+        for shard in shards.values():
             self._stop.check()
-            opened = self._open[shard.name] = _OpenShard(self._layer.shard(shard))
+            lacking = [part for part in self._parts if shard in part.shards]
+            opened = [_OpenShard(part, part.layer.shard(shard)) for part in lacking]
+            self._open[shard.name] = opened[:]
             try:
-                for sample in self._stop.each(opened.writer.samples()):
-                    is_wanted = self._wants(opened.writer, sample)
-                    self._figures.update(read=1, wanted=int(is_wanted))
-                    if is_wanted:
-                        yield shard.name, sample
-                    else:
-                        self._progress.advance()
+                for sample in self._stop.each(samples_of([one.writer for one in opened])):
+                    wanting = [one for one in opened if self._wants(one, sample)]
+                    self._figures.update(read=1, wanted=int(bool(wanting)))
+                    if wanting:
+                        yield shard.name, _Wanted(sample, wanting)
+                    if len(wanting) < len(opened):
+                        self._progress.advance(len(opened) - len(wanting))
                 self._unreadable.succeed()
             except DataError as error:
                 self._progress.note(f"{error}; going on with the next shard")
-                opened.is_broken = True
+                for one in opened:
+                    one.is_broken = True
                 self._unreadable.fail(error)
             yield shard.name, None
             if self._unreadable.are_too_many:
                 return
 
-    def _wants(self, out: ShardWriter, sample: Sample) -> bool:
+    def _wants(self, opened: _OpenShard, sample: Sample) -> bool:
         if is_kept(sample):
-            return self._task.wants(out, sample)
-        out.skip(sample, "filtered")
+            return opened.part.task.wants(opened.writer, sample)
+        opened.writer.skip(sample, "filtered")
         return False
 
-    def _decode(self, read: tuple[str, Sample | None]) -> tuple[Image.Image, ...]:
-        _, sample = read
-        if sample is None or self._task.decode is None:
+    def _decode(self, read: tuple[str, _Wanted | None]) -> tuple[Image.Image, ...]:
+        wanted, decode = read[1], self._parts[0].task.decode
+        if wanted is None or decode is None:
             return ()
-        return tuple(self._task.decode(image.data) for image in sample.images)
+        return tuple(decode(image.data) for image in wanted.sample.images)
 
     def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
         """Hand a dialogue its results and queue what it asks next; None starts it."""
@@ -232,9 +262,10 @@ class Annotator:
         except StopIteration:
             self._end(talk, was_asked=results is not None)
             return
-        names = [f"{talk.shard}\0{talk.key}\0{index}" for index in range(len(requests))]
+        shard, layer = talk.opened.writer.name, talk.opened.part.layer.layer
+        names = [f"{layer}\0{shard}\0{talk.key}\0{index}" for index in range(len(requests))]
         talk.requests = [
-            dataclasses.replace(request, id=name, group=talk.shard)
+            dataclasses.replace(request, id=name, group=shard)
             for name, request in zip(names, requests, strict=True)
         ]
         talk.results = {}
@@ -243,43 +274,44 @@ class Annotator:
         self._ready.extendleft(reversed(talk.requests))
 
     def _end(self, talk: _Talk, *, was_asked: bool) -> None:
-        opened = self._open[talk.shard]
+        opened = talk.opened
         opened.num_talks -= 1
         if was_asked:
             opened.num_asked += 1
             opened.num_failed += talk.is_unanswered
-            self._count(opened.writer, answered=int(not talk.is_unanswered))
-            self.failures.count(talk.error if talk.is_unanswered else None)
+            self._count(opened, answered=int(not talk.is_unanswered))
+            self.failures[opened.part.layer.layer].count(talk.error if talk.is_unanswered else None)
         self._progress.advance()
-        self._close_if_done(talk.shard)
+        self._close_if_done(opened)
 
     def _take(self, result: Result) -> None:
         talk = self._talks.pop(result.id)
         talk.results[result.id] = result
         talk.error = result.error
         talk.is_unanswered &= result.error is not None
-        self._count(self._open[talk.shard].writer, tokens=result.num_tokens, requests=1)
+        self._count(talk.opened, tokens=result.num_tokens, requests=1)
+        self._bill.work(talk.opened.part.layer.layer, result.num_tokens)
         if len(talk.results) == len(talk.requests):
             self._go_on(talk, [talk.results[request.id] for request in talk.requests])
 
-    def _count(self, writer: ShardWriter, **figures: int) -> None:
-        writer.count(**figures)
+    def _count(self, opened: _OpenShard, **figures: int) -> None:
+        opened.writer.count(**figures)
         self._figures.update(figures)
 
-    def _close_if_done(self, name: str) -> None:
-        opened = self._open[name]
+    def _close_if_done(self, opened: _OpenShard) -> None:
         if not opened.is_read or opened.num_talks:
             return
-        del self._open[name]
+        writer, layer = opened.writer, opened.part.layer.layer
+        self._open[writer.name].remove(opened)
         if opened.is_broken or not self._writes:
-            opened.writer.abort()
+            writer.abort()
             return
-        if self.failures.gives_up(opened.num_asked, opened.num_failed):
-            self._progress.note(f"the engine failed on every sample of {name}, which is not written")
-            opened.writer.abort()
+        if self.failures[layer].gives_up(opened.num_asked, opened.num_failed):
+            self._progress.note(f"the engine failed on every sample of {writer.name}, which is not written")
+            writer.abort()
             return
-        opened.writer.count(**self._meter.read())
-        opened.writer.close()
+        writer.count(**self._bill.charge(layer))
+        writer.close()
 
     def _show_notes(self) -> None:
         for note in self._engine.notes[self._num_notes :]:
@@ -287,24 +319,20 @@ class Annotator:
         self._num_notes = len(self._engine.notes)
 
 
-def annotate(
-    engine: Engine,
-    layer: LayerWriter,
-    task: Task,
-    shards: Sequence[Shard],
-    *,
-    title: str,
-    stop: Stop,
-    max_reject_rate: float,
-) -> None:
-    """Run a task over shards, showing how far it is; raises as `Annotator.run` does."""
-    total, is_exact = expected_samples(shards)
-    log_path = layer.folder / "log.jsonl"
-    with Progress(title, total, log_path=log_path, is_estimate=not is_exact) as progress:
-        annotator = Annotator(
-            engine, layer, task, stop=stop, progress=progress, max_reject_rate=max_reject_rate
-        )
-        annotator.run(shards)
+def annotate(engine: Engine, parts: Sequence[Part], *, title: str, stop: Stop, max_reject_rate: float) -> None:
+    """Fill layers in one pass, showing how far it is; raises as `Annotator.run` does.
+
+    The first layer keeps the log.
+    """
+    counts = [expected_samples(part.shards) for part in parts]
+    totals = [number for number, _ in counts if number is not None]
+    with Progress(
+        title,
+        sum(totals) if len(totals) == len(counts) else None,
+        log_path=parts[0].layer.folder / "log.jsonl",
+        is_estimate=not all(is_exact for _, is_exact in counts),
+    ) as progress:
+        Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
 
 
 class _Stream:

@@ -1,6 +1,6 @@
 """How the transformers engine cuts its requests into batches, and how large those may be."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
 from vila2cli.engine import Request, ScoreRequest
@@ -39,15 +39,16 @@ class Window:
 def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: int) -> Iterator[list[Asked]]:
     """Cut the stream where the group changes, and inside a group before it grows past either bound.
 
-    The stream is asked again after every chunk, even when it had run dry. What it then has for the
-    group just given goes into a chunk of that group, before the next group begins.
+    A chunk is of one adapter, and the same whatever other adapters are asked in between. The stream is
+    asked again after the chunks of a group, even when it had run dry. What it then has for the group just
+    given goes into chunks of that group, before the next group begins.
     """
     stream = iter(requests)
-    held: deque[Asked] = deque()  # read past the end of a chunk
+    held: deque[Asked] = deque()  # read past the end of a group
     group: str | None = None
     while True:
-        chunk: list[Asked] = []
-        pixels = 0
+        chunks: dict[str, list[Asked]] = {}
+        pixels: Counter[str] = Counter()
         was_held = False
         while True:
             if held and held[0].group == group:
@@ -59,13 +60,15 @@ def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: in
                 break
             else:
                 request = following
-            pixels += num_pixels(request)
-            if chunk and (len(chunk) >= max_requests or pixels > max_pixels):
-                held.appendleft(request)
-                break
+            chunk, more = chunks.setdefault(request.adapter, []), num_pixels(request)
+            if chunk and (len(chunk) >= max_requests or pixels[request.adapter] + more > max_pixels):
+                yield chunk
+                chunk = chunks[request.adapter] = []
+                pixels[request.adapter] = 0
             chunk.append(request)
-        if chunk:
-            yield chunk
+            pixels[request.adapter] += more
+        if chunks:
+            yield from chunks.values()
         elif held:
             group = held[0].group
         else:

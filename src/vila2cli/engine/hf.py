@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine.adapted import Adapted
 from vila2cli.engine.batching import chunks_by_group, largest_batch
 from vila2cli.engine.limits import (
     Asked,
@@ -72,6 +73,8 @@ class HfEngine:
         self._limit = settings.batch_size or (512 if self.device.type == "cuda" else 128)
         self.batch_size = 0  # found when the first requests are there
         self._net, self._chat = _load(folder, settings.dtype, self.device)
+        self._adapted = Adapted(self._net, settings.adapters) if settings.adapters else None
+        self._net.eval()
         self.model_sha256 = weights_sha256(folder)
         self._context = min(context_length(self._net.config), settings.max_model_len)
         self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat.tokenizer)
@@ -130,7 +133,10 @@ class HfEngine:
         return len(prepared)
 
     def _chunks(self, requests: Iterable[Asked]) -> Iterator[list[Asked]]:
-        return chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS)
+        for chunk in chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS):
+            if self._adapted is not None:
+                self._adapted.use(chunk[0].adapter)
+            yield chunk
 
     def _prepare(self, request: Request) -> _Prepared[Request]:
         ids = self._chat.prompt_ids(request.messages, request.images)

@@ -1,6 +1,7 @@
 """What each shard of a layer costs: time and dollars since the shard before it was written."""
 
 import time
+from collections import Counter
 
 from vila2cli.engine import Engine
 
@@ -26,3 +27,29 @@ class Meter:
             figures["dollars"] = engine.dollars - self._dollars
             self._dollars = engine.dollars
         return figures
+
+
+class Bill:
+    """Splits what an engine costs between layers that it writes in one pass, by the tokens generated for each.
+
+    Their sum is what the engine costs; a layer by itself is charged all of it.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._work: Counter[str] = Counter()
+        self._owed: dict[str, dict[str, float]] = {}
+
+    def work(self, layer: str, num_tokens: int) -> None:
+        """Note an answer; the request itself counts as a token."""
+        self._work[layer] += 1 + num_tokens
+
+    def charge(self, layer: str) -> dict[str, float]:
+        """What a layer's shard costs: the layer's part of everything since it was charged last."""
+        costs, total = self._meter.read(), self._work.total()
+        shares = {name: work / total for name, work in self._work.items()} if total else {layer: 1.0}
+        self._work.clear()
+        for name, share in shares.items():
+            owed = self._owed.setdefault(name, {})
+            owed.update({figure: owed.get(figure, 0.0) + share * cost for figure, cost in costs.items()})
+        return self._owed.pop(layer, dict.fromkeys(costs, 0.0))

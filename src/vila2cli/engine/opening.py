@@ -4,6 +4,8 @@
 bits of a logit, so that a layer of both would be neither's.
 """
 
+from collections.abc import Sequence
+
 from vila2cli.engine import Engine, EngineSettings, choose_engine, open_engine
 from vila2cli.errors import RecipeError
 from vila2cli.run import api_key
@@ -12,38 +14,44 @@ from vila2cli.shards import LayerWriter
 from vila2cli.stopping import Stop
 
 
-def engine_settings(settings: WritingSettings | FilterSettings, api: ApiSettings) -> EngineSettings:
+def engine_settings(
+    settings: WritingSettings | FilterSettings, api: ApiSettings, adapters: Sequence[str] = ()
+) -> EngineSettings:
     """What an engine needs to know to be asked about one image at a time, with the key of its server."""
     return EngineSettings(
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         max_images=1,
-        requests_per_image=settings.n if isinstance(settings, RecaptionSettings) else 1,
+        adapters=tuple(adapters),
+        requests_per_image=max(len(adapters), settings.n if isinstance(settings, RecaptionSettings) else 1),
         api=api,
         api_key=api_key(api),
     )
 
 
 def open_layer_engine(
-    layer: LayerWriter,
+    layers: Sequence[LayerWriter],
     model: str,
     settings: WritingSettings | FilterSettings,
     api: ApiSettings,
     stop: Stop,
+    adapters: Sequence[str] = (),
 ) -> Engine:
-    """Open the engine of a layer, which its layer.json names from then on.
+    """Open the one engine of layers, which each layer.json names from then on.
 
-    Raises RecipeError when the layer was begun with another one, before a model is loaded where that
+    Raises RecipeError when a layer was begun with another one, before a model is loaded where that
     can be told, and ModelError as `open_engine` does.
     """
-    begun = layer.engine()
-    if begun is not None:
+    begun = [(layer, name) for layer in layers if (name := layer.engine()) is not None]
+    if begun:
         with stop.at_once():
-            choice = choose_engine(settings.engine, model)
-        _check_same(layer, begun, choice.kind, choice.reason)
-    engine = open_engine(settings.engine, model, engine_settings(settings, api), stop)
+            choice = choose_engine(settings.engine, model, adapters)
+        for layer, name in begun:
+            _check_same(layer, name, choice.kind, choice.reason)
+    engine = open_engine(settings.engine, model, engine_settings(settings, api, adapters), stop)
     # "auto" falls back when vLLM cannot load, and another worker may have been faster.
-    _check_same(layer, layer.note_engine(engine.name), engine.name, engine.notes[0])
+    for layer in layers:
+        _check_same(layer, layer.note_engine(engine.name), engine.name, engine.notes[0])
     return engine
 
 

@@ -10,8 +10,8 @@ import functools
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from vila2cli.engine.limits import (
 )
 from vila2cli.errors import DataError, ModelError
 from vila2cli.files import read_json
+from vila2cli.model.adapter import Adapter, read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.stopping import Stop
@@ -39,6 +40,7 @@ from vila2cli.stopping import Stop
 _MIB = 1 << 20
 _CPU_BATCH = 128
 _WAIT_S = 0.5  # between two looks at whether vLLM's process lives, and whether a signal came
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _ENDS = ("stop", "length")
 _REFUSALS: tuple[type[Exception], ...] = (DataError, ValueError, TypeError, AssertionError, OSError)
 
@@ -89,6 +91,9 @@ class VllmEngine:
         options = engine_options(config, settings, self._context, on_gpu=self._on_gpu)
         with _quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
+            self._adapters = {"": None, **_lora_requests(settings.adapters)}
+            for adapter in settings.adapters:
+                self._engine.add_lora(self._adapters[adapter])
             self._warm_up()
         # Once and for all: going in and out of _quiet for every request takes a third of the time.
         logging.getLogger("vllm").setLevel(logging.CRITICAL)
@@ -187,7 +192,7 @@ class VllmEngine:
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
                 prompt["multi_modal_data"] = {"image": list(request.images)}
-            self._engine.add_request(serial, prompt, params)
+            self._engine.add_request(serial, prompt, params, lora_request=self._adapters.get(request.adapter))
         except _REFUSALS + _engine_errors() as error:
             return one_line(error)
         return None
@@ -272,8 +277,11 @@ def _engine_errors() -> tuple[type[Exception], ...]:
     return RuntimeError, EngineDeadError, EngineGenerateError, family
 
 
-def why_not(folder: Path) -> str | None:
-    """Why vLLM cannot run a checkpoint on this machine, None when it can; weights are not read."""
+def why_not(folder: Path, adapters: Sequence[Adapter] = ()) -> str | None:
+    """Why vLLM cannot run a checkpoint with these adapters on this machine, None when it can.
+
+    Weights are not read.
+    """
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
     try:
@@ -287,6 +295,9 @@ def why_not(folder: Path) -> str | None:
         return str(error)
     if not set(architectures) & set(ModelRegistry.get_supported_archs()):
         return f"vLLM does not know {', '.join(architectures) or 'a model without architectures'}"
+    for adapter in adapters:
+        if others := sorted(adapter.parts - {"llm"}):
+            return f"vLLM serves adapters of the LLM alone, and {adapter.folder} changes the {others[0]}"
     return None
 
 
@@ -315,12 +326,19 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    return LLMEngine(
-        vllm_config=engine_config,
-        executor_class=Executor.get_class(engine_config),
-        log_stats=False,
-        multiprocess_mode=own_process,
-    )
+    with _cpu_adapters() if "enable_lora" in options and not on_gpu else nullcontext():
+        return LLMEngine(
+            vllm_config=engine_config,
+            executor_class=Executor.get_class(engine_config),
+            log_stats=False,
+            multiprocess_mode=own_process,
+        )
+
+
+def _cpu_adapters() -> AbstractContextManager[None]:
+    from vila2cli.engine.punica import grouped
+
+    return grouped()
 
 
 def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:
@@ -338,12 +356,31 @@ def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gp
         # The captions of an image are asked for together; of vLLM's 4 GiB the rest is never found again.
         options["mm_processor_cache_gb"] = 0.5 if settings.requests_per_image > 1 else 0
         options["limit_mm_per_prompt"] = {"image": settings.max_images}
+    options |= _lora_options(settings.adapters)
     if on_gpu:
         options["tensor_parallel_size"] = torch.cuda.device_count()
     else:
         options["enforce_eager"] = True
         options["kv_cache_memory_bytes"] = kv_cache_bytes(config, batch_size or _CPU_BATCH, context)
     return options
+
+
+def _lora_options(adapters: Sequence[str]) -> dict[str, Any]:
+    """vLLM's settings for as many adapters, all of them in one batch; nothing without any."""
+    if not adapters:
+        return {}
+    rank = max(read_adapter(adapter).rank for adapter in adapters)
+    room = next((one for one in _LORA_RANKS if rank <= one), rank)
+    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": room}
+
+
+def _lora_requests(adapters: Sequence[str]) -> dict[str, Any]:
+    """What goes with a request to an adapter, by the adapter."""
+    if not adapters:
+        return {}
+    from vllm.lora.request import LoRARequest
+
+    return {one: LoRARequest(one, i, str(Path(one).absolute())) for i, one in enumerate(adapters, start=1)}
 
 
 def kv_cache_bytes(config: Any, num_sequences: int, context: int) -> int:

@@ -40,6 +40,11 @@ def resolve_model(model: str | Path) -> Path:
     folder = Path(model)
     if not folder.is_dir():
         folder = _download(str(model))
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is a LoRA adapter, which only specialize --relabel asks as it is; "
+            "give the checkpoint that it is merged into"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
@@ -113,7 +118,7 @@ def weights_sha256(folder: str | Path) -> str:
     if cache_key not in _hashes:
         with ThreadPoolExecutor(max_workers=4) as pool:
             lines = [
-                f"{path.name} {sha}\n" for path, sha in zip(files, pool.map(_file_sha256, files), strict=True)
+                f"{path.name} {sha}\n" for path, sha in zip(files, pool.map(file_sha256, files), strict=True)
             ]
         _hashes[cache_key] = hashlib.sha256("".join(lines).encode()).hexdigest()
     return _hashes[cache_key]
@@ -125,6 +130,7 @@ def identity_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, StringConstraints
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, StringConstraints, model_validator
 
 from vila2cli.settings.asking import (
     ApiSettings,
@@ -31,6 +31,7 @@ from vila2cli.settings.training import (
     PretrainSettings,
     SftSettings,
     SpecialistSettings,
+    SpecializeSettings,
     TrainSettings,
     WorldSettings,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "SoupSettings",
     "SourceSettings",
     "SpecialistSettings",
+    "SpecializeSettings",
     "StageKind",
     "TrainSettings",
     "TrainerSettings",
@@ -87,6 +89,7 @@ class Recipe(Settings):
     rewrite: RewriteSettings = RewriteSettings()
     pretrain: PretrainSettings = PretrainSettings()
     sft: SftSettings = SftSettings()
+    specialize: SpecializeSettings = SpecializeSettings()
     specialists: dict[SpecialistName, SpecialistSettings] = Field(default_factory=dict)
     soup: SoupSettings = SoupSettings()
     filter: FilterSettings = FilterSettings()
@@ -101,6 +104,22 @@ class Recipe(Settings):
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
     _path: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trains_adapters(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """`specialize.lora` is the `train` of every specialist."""
+        shared, specialists = tree.get("specialize"), tree.get("specialists")
+        if not (isinstance(shared, dict) and shared.get("lora") is True and isinstance(specialists, dict)):
+            return tree
+        own = {name: table for name, table in specialists.items() if isinstance(table, dict)}
+        if odd := [name for name, table in own.items() if table.get("train", "lora") not in ("lora", ["lora"])]:
+            raise ValueError(
+                f"specialize.lora trains adapters alone, and specialists.{odd[0]}.train names other parts; "
+                "leave one of the two out"
+            )
+        adapted = {name: {**table, "train": ["lora"]} for name, table in own.items()}
+        return {**tree, "specialists": {**specialists, **adapted}}
 
     @property
     def origins(self) -> Mapping[str, Origin]:

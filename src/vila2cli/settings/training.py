@@ -205,6 +205,15 @@ class SpecialistSettings(TrainSettings):
     ] = 1.0
 
 
+class SpecializeSettings(Settings):
+    """What holds for all specialists."""
+
+    lora: Annotated[
+        bool,
+        setting("train specialists as LoRA adapters of one model, which are asked in one pass", decides=False),
+    ] = False
+
+
 class WorldSettings(Settings):
     """The embedded data: how many scenes of each kind are drawn."""
 

@@ -197,7 +197,7 @@ def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> N
     settings, recipe = job.settings, job.recipe
     engine = encoder = None
     if job.model is not None:
-        engine = open_layer_engine(layer, job.model, settings, recipe.api, stop)
+        engine = open_layer_engine([layer], job.model, settings, recipe.api, stop)
     if job.similarity is not None:
         from vila2cli.model.dual_encoder import DualEncoder
 

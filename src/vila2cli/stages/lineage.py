@@ -63,10 +63,12 @@ class _Tree:
 
     def model(self, role: str, path: str, sha256: str, near: Path) -> Node:
         """A checkpoint, with a tree of its own where this tool made it; else a base or another's model."""
+        from vila2cli.model.adapter import is_adapter
+
         found = _find(path, near)
         if found is None:
             return Node(role, "model", path, sha256, status="missing")
-        record = found / LINEAGE_FILE
+        record = (found.parent if is_adapter(found) else found) / LINEAGE_FILE
         node = Node(role, "model", path, sha256, status=self._status(found, sha256))
         if not record.is_file() or node.status == "changed":
             return node

@@ -1,6 +1,8 @@
 """`vila2 specialize`: a specialist fine-tuned from the self-augmented model, and its answers as a layer."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ from PIL import Image
 
 from vila2cli.cost import cost_of
 from vila2cli.engine import Request, dtype_of, identify
-from vila2cli.engine.annotator import Dialogue, annotate, has_one_image
+from vila2cli.engine.annotator import Dialogue, Part, annotate, has_one_image
 from vila2cli.engine.opening import open_layer_engine
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
+from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, claim, lock, select, write_json
 from vila2cli.sample import Annotation, Reject, Sample, Turn
@@ -75,45 +78,95 @@ def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A specialist of the recipe, the checkpoint or LoRA adapter that answers, and the layer's folder."""
+
+    name: str
+    model: str
+    out: Path
+
+
 def relabel(
     recipe: Recipe,
+    answering: Sequence[Answering],
     *,
-    name: str,
-    model: str,
     shards: Sequence[str],
-    out: Path,
     worker: Worker | None = None,
     base: str | None = None,
-) -> dict[str, Any]:
-    """Let a specialist answer its generation prompt for every image; write question-answer turns as a layer.
+) -> list[dict[str, Any]]:
+    """Let specialists answer their generation prompts for every image; write question-answer turns as layers.
 
     The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
-    produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). The engine is that of [recaption].
-    Raises as `recaption` does.
+    produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). Those who are adapters over the same
+    checkpoint answer together, in one engine and one pass over the shards, and write what each would write
+    alone. The engine is that of [recaption]. Returns the summaries; raises as `recaption` does.
     """
     worker, source = worker or Worker(), open_source(shards, base=base)
-    inputs = relabel_inputs(recipe, name=name, model=model, source=source)
-    manifest = claim(out, inputs, recipe)
-    with lock(out, worker), interruptible() as stop:
-        layer = open_layer(out, layer=name, source=source, manifest={"digest": manifest.digest})
-        with stop.at_once():
-            todo = layer.missing(select(source.shards, worker))
+    inputs = [relabel_inputs(recipe, name=one.name, model=one.model, source=source) for one in answering]
+    with ExitStack() as held:
+        layers = []
+        for one, decisive in zip(answering, inputs, strict=True):
+            manifest = claim(one.out, decisive, recipe)
+            held.enter_context(lock(one.out, worker))
+            layers.append(
+                open_layer(one.out, layer=one.name, source=source, manifest={"digest": manifest.digest})
+            )
+        stop = held.enter_context(interruptible())
         try:
-            if todo:
-                _ask_specialist(Relabeller(recipe, name, model), layer, todo, stop)
+            for group in _groups(recipe, answering):
+                _ask(recipe, [(answering[i], layers[i]) for i in group], select(source.shards, worker), stop)
         except (DataError, RejectBudgetError):  # of some shards; what the others hold is said all the same
-            _sum_up(recipe, name, model, layer)
+            for one, layer in zip(answering, layers, strict=True):
+                _sum_up(recipe, one, layer)
             raise
-        summary = _sum_up(recipe, name, model, layer)
-    if summary["reject_rate"] > recipe.recaption.max_reject_rate:
-        raise RejectBudgetError(
-            f"specialist {name}: {summary['reject_rate']:.1%} of the images got no answer, above "
-            f"max_reject_rate {recipe.recaption.max_reject_rate:.1%}; see {out}/rejects.jsonl"
-        )
-    return summary
+        summaries = [_sum_up(recipe, one, layer) for one, layer in zip(answering, layers, strict=True)]
+    for one, summary in zip(answering, summaries, strict=True):
+        if summary["reject_rate"] > recipe.recaption.max_reject_rate:
+            raise RejectBudgetError(
+                f"specialist {one.name}: {summary['reject_rate']:.1%} of the images got no answer, above "
+                f"max_reject_rate {recipe.recaption.max_reject_rate:.1%}; see {one.out}/rejects.jsonl"
+            )
+    return summaries
 
 
-def _sum_up(recipe: Recipe, name: str, model: str, layer: LayerWriter) -> dict[str, Any]:
+def _groups(recipe: Recipe, answering: Sequence[Answering]) -> list[list[int]]:
+    """Who answers together: the adapters over one checkpoint; everyone else alone."""
+    groups: dict[Any, list[int]] = {}
+    for number, one in enumerate(answering):
+        is_apart = recipe.recaption.engine == "api" or not is_adapter(one.model)
+        groups.setdefault(number if is_apart else read_adapter(one.model).base_sha256, []).append(number)
+    return list(groups.values())
+
+
+def _ask(
+    recipe: Recipe, asked: Sequence[tuple[Answering, LayerWriter]], shards: Sequence[Shard], stop: Stop
+) -> None:
+    """One pass over the shards that the layers of a group lack."""
+    parts, tasks = [], []
+    for one, layer in asked:
+        with stop.at_once():
+            todo = layer.missing(shards)
+        if todo:
+            tasks.append(Relabeller(recipe, one.name, one.model))
+            parts.append(Part(layer, tasks[-1], todo))
+    if not parts:
+        return
+    engine = open_layer_engine(
+        [part.layer for part in parts],
+        base_of(tasks[0].asked) if tasks[0].adapter else tasks[0].asked,
+        recipe.recaption,
+        recipe.api,
+        stop,
+        [task.adapter for task in tasks if task.adapter],
+    )
+    for task in tasks:
+        task.engine_name = engine.name
+    title = f"relabel {', '.join(task.name for task in tasks)}"
+    annotate(engine, parts, title=title, stop=stop, max_reject_rate=recipe.recaption.max_reject_rate)
+
+
+def _sum_up(recipe: Recipe, one: Answering, layer: LayerWriter) -> dict[str, Any]:
     """Gather the rejects of the shards that are done, by all workers, and write summary.json."""
     layer.finish()
     names = [shard.name for shard in layer.source.shards]
@@ -121,8 +174,8 @@ def _sum_up(recipe: Recipe, name: str, model: str, layer: LayerWriter) -> dict[s
         stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
         summary = {
             "stage": "relabel",
-            "specialist": name,
-            "model": model,
+            "specialist": one.name,
+            "model": one.model,
             "num_shards": len(names),
             "num_shards_done": len(layer.done() & set(names)),
             **stats.to_json(),
@@ -150,6 +203,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "specialist": name,
         "seed": recipe.seed,
         "model_sha256": model_sha256,
+        **_below(kind, model),
         **dtype_of(kind, model, recipe.recaption.dtype),
         **({"api": recipe.api.deciding()} if kind == "api" else {}),
         "max_new_tokens": settings.max_new_tokens,
@@ -162,6 +216,13 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
     }
 
 
+def _below(kind: str, model: str) -> dict[str, str]:
+    """What a manifest says of the checkpoint under an adapter, nothing of other models."""
+    if kind == "api" or not is_adapter(model):
+        return {}
+    return {"adapter_base_sha256": read_adapter(model).base_sha256}
+
+
 class Relabeller:
     """Turns samples into a specialist's requests and its answers into question-answer turns."""
 
@@ -171,6 +232,7 @@ class Relabeller:
         self.recipe, self.name = recipe, name
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
         self.asked = model
+        self.adapter = model if kind != "api" and is_adapter(model) else ""
         self.model, self.model_sha256 = identify(kind, model, recipe.api)
         self.dtype = dtype_of(kind, model, recipe.recaption.dtype)
         self.engine_name = ""
@@ -192,6 +254,7 @@ class Relabeller:
             messages=(Turn("user", prompt_text(self.prompt_id(sample))),),
             images=images,
             max_new_tokens=self.settings.max_new_tokens,
+            adapter=self.adapter,
         )
         (result,) = yield [request]
         if result.error is not None:
@@ -222,11 +285,3 @@ class Relabeller:
                 logprob_mean=result.logprob_mean,
             ),
         )
-
-
-def _ask_specialist(relabeller: Relabeller, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
-    recipe = relabeller.recipe
-    engine = open_layer_engine(layer, relabeller.asked, recipe.recaption, recipe.api, stop)
-    relabeller.engine_name = engine.name
-    title, rate = f"relabel {relabeller.name}", recipe.recaption.max_reject_rate
-    annotate(engine, layer, relabeller, todo, title=title, stop=stop, max_reject_rate=rate)

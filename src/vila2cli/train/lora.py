@@ -10,11 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vila2cli.errors import ModelError
+from vila2cli.model.adapter import ADAPTER
 from vila2cli.model.freeze import part_of
 from vila2cli.settings import TrainSettings
-
-ADAPTER = "adapter"
-"""Folder of a checkpoint that holds the adapter by itself, as peft writes it."""
 
 
 @contextmanager

@@ -1,0 +1,207 @@
+"""What three LoRA specialists cost in one pass over the images, beside three passes.
+
+The specialists are trained as adapters over one checkpoint of the embedded world; then rows take turns,
+in another order every time, each from `vila2 specialize --relabel` to finished layers:
+  together           the three adapters in one engine and one pass
+  separate-adapters  one adapter after the other, an engine and a pass for each
+  separate-merged    one checkpoint after the other that an adapter is merged into: no adapters at all
+Wall time is of the commands with the start of Python and engine; without it, what the layers are charged.
+Figures are medians; answers are compared with those of the other rows, image by image.
+
+    python benchmarks/lora.py
+    python benchmarks/lora.py --base runs/world/round3/pretrain --data data/world --engine hf --num-shards 2
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from recaption import versions
+from rounds import RECIPE, REPO, RESULTS
+
+from vila2cli.shards import open_source, read_shard
+
+NAMES = ("spatial", "grounding", "ocr")
+ROWS = ("together", "separate-adapters", "separate-merged")
+SEED0 = REPO / "runs" / "benchmark-rounds" / "seed0"
+MOST = 0.6
+"""The share of three passes that one may cost."""
+
+Answers = dict[tuple[str, str], str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a row's commands in all, and of asking alone."""
+
+    seconds: float
+    asking_s: float
+    num_answers: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where things lie, and what every command is told."""
+
+    base: Path
+    data: Path
+    work: Path
+    num_shards: int
+    sets: tuple[str, ...]
+
+    def specialist(self, name: str) -> Path:
+        return self.work / "specialists" / name
+
+    def vila2(self, *words: str) -> float:
+        """Run `vila2 specialize`; returns its seconds."""
+        command = [sys.executable, "-m", "vila2cli.cli", "specialize", *words, "--recipe", str(RECIPE)]
+        for text in self.sets:
+            command += ["--set", text]
+        start_s = time.monotonic()
+        with (self.work / "commands.log").open("ab") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log)
+        return time.monotonic() - start_s
+
+    def train(self) -> None:
+        """The specialists that are not there yet."""
+        for name in NAMES:
+            if not self.specialist(name).exists():
+                self.vila2("--name", name, "--model", str(self.base), "--out", str(self.specialist(name)))
+
+    def measure(self, row: str) -> tuple[Measured, Answers]:
+        """One row from nothing to finished layers."""
+        out = self.work / row
+        shutil.rmtree(out, ignore_errors=True)
+        shards = sorted(map(str, (self.data / "pretrain").glob("*.tar")))[: self.num_shards or None]
+        words = [word for shard in shards for word in ("--shards", shard)]
+        models = {
+            name: str(self.specialist(name) / ("" if row == "separate-merged" else "adapter")) for name in NAMES
+        }
+        if row == "together":
+            named = [word for name in NAMES for word in ("--name", name, "--model", models[name])]
+            seconds = self.vila2("--relabel", *named, *words, "--out", str(out))
+        else:
+            seconds = sum(
+                self.vila2(
+                    "--relabel", "--name", name, "--model", models[name], *words, "--out", str(out / name)
+                )
+                for name in NAMES
+            )
+        summaries = [json.loads((out / name / "summary.json").read_text()) for name in NAMES]
+        found = answers(out)
+        asking_s = sum(one["cost"]["seconds"] for one in summaries)
+        return Measured(seconds, asking_s, len(found), sum(one["tokens"] for one in summaries)), found
+
+
+def answers(out: Path) -> Answers:
+    """What was kept of every specialist's answers, by its name and the sample's key."""
+    return {
+        (name, sample.key): found.turns[1].text
+        for name in NAMES
+        for shard in open_source([str(out / name)]).shards
+        for sample in read_shard(shard, on_reject=lambda reject: None)
+        if (found := sample.annotation(name))
+    }
+
+
+def agreement(mine: Answers, other: Answers) -> dict[str, Any]:
+    """How many answers two rows share, of those that either has."""
+    either = mine.keys() | other.keys()
+    same = sum(mine.get(key) == other.get(key) for key in either)
+    return {"same": same, "of": len(either), "share": round(same / len(either), 5) if either else None}
+
+
+def compare(runs: dict[str, list[Measured]], found: dict[str, Answers]) -> dict[str, Any]:
+    """The one pass against each of the others: ratios of median times, turn by turn as well, and answers."""
+    result: dict[str, Any] = {}
+    for row in ROWS[1:]:
+        result[row] = {"answers": agreement(found["together"], found[row])}
+        for figure in ("seconds", "asking_s"):
+            pairs = [
+                (getattr(one, figure), getattr(other, figure))
+                for one, other in zip(runs["together"], runs[row], strict=True)
+            ]
+            ratio = median(one for one, _ in pairs) / median(other for _, other in pairs)
+            turns = sorted(round(one / other, 3) for one, other in pairs)
+            result[row][figure] = {"ratio": round(ratio, 3), "turns": turns, "most": MOST}
+    return result
+
+
+def report(results: dict[str, Any]) -> None:
+    print(f"{'':20}{'with start':>12}{'asking':>10}{'answers':>10}{'tokens':>10}")
+    for row, figures in results["rows"].items():
+        cells = f"{figures['seconds']:12.1f}{figures['asking_s']:10.1f}"
+        print(f"{row:20}{cells}{figures['num_answers']:10}{figures['num_tokens']:10}")
+    for row, found in results["ratios"].items():
+        same = found["answers"]
+        print(
+            f"together / {row}: {found['seconds']['ratio']:.3f} with start, {found['asking_s']['ratio']:.3f} "
+            f"asking (at most {MOST}); {same['same']} of {same['of']} answers the same"
+        )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, default=SEED0 / "runs" / "world" / "round3" / "pretrain")
+    parser.add_argument("--data", type=Path, default=SEED0 / "data", help="folder that vila2 world wrote")
+    parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
+    parser.add_argument("--num-shards", type=int, default=0, help="pretraining shards asked about, 0 for all")
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-lora")
+    parser.add_argument("--out", type=Path, default=RESULTS / "lora.json")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    sets = ["specialize.lora=true", f"recaption.engine={options.engine}", "recaption.max_reject_rate=1"]
+    for name in NAMES:
+        data = f'["{options.data}/specialist-{name}/*.tar"]'
+        sets += [f"specialists.{name}.data={data}", f"specialists.{name}.lora.rank={options.rank}"]
+        sets += [f"specialists.{name}.lora.alpha={2.0 * options.rank}"]
+    work = Work(options.base, options.data, options.work, options.num_shards, (*sets, *options.sets))
+    work.train()
+    runs: dict[str, list[Measured]] = {row: [] for row in ROWS}
+    found: dict[str, Answers] = {}
+    for turn in range(options.repeats):
+        for row in ROWS if turn % 2 == 0 else ROWS[::-1]:
+            measured, found[row] = work.measure(row)
+            runs[row].append(measured)
+            print(f"{turn + 1}/{options.repeats} {row}: {measured.seconds:.1f} s", flush=True)
+    rows = {
+        row: {
+            **{
+                figure: round(median(getattr(one, figure) for one in all_of), 2) for figure in asdict(all_of[0])
+            },
+            "runs": [asdict(one) for one in all_of],
+        }
+        for row, all_of in runs.items()
+    }
+    results = {
+        "machine": versions(),
+        "engine": options.engine,
+        "rank": options.rank,
+        "num_shards": options.num_shards,
+        "repeats": options.repeats,
+        "rows": rows,
+        "ratios": compare(runs, found),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    report(results)
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
