@@ -5,6 +5,7 @@ from vila2cli.score.caption import (
     FACTS,
     FactCount,
     count_facts,
+    slot_balance,
     stated_facts,
     true_facts,
 )
@@ -86,6 +87,26 @@ def test_an_incomplete_fact_is_not_right_but_contradicts_nothing(caption, count)
 def test_contradicted_facts_are_neither_right_nor_incomplete():
     count = count_facts("A large green circle at the top left. A red circle.", SCENE, VOCABULARY)
     assert (count.stated, count.right, count.incomplete, count.contradicted) == (2, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("caption", "balance"),
+    [
+        (TRUE_CAPTION, 4 + 4 + 2),
+        ("", 0),
+        ("Home page | Gallery", 0),
+        ("A red circle.", 2),
+        ("A small red circle at the top left.", 3 - 1),
+        ("A small blue square at the top left.", 3 - 1),
+        ("A large green star.", 1 - 2),
+        ("A red circle. A large red circle at the top left.", 4 + 0 - 2),
+        ('The word "KAB" at the top left.', 1 - 1),
+        ('"KAB" and "KAB" at the top right', 2 - 1),
+        ('A green star. "XYZ"', 0 - 2 - 1),
+    ],
+)
+def test_right_slots_minus_wrong_ones_each_thing_once(caption, balance):
+    assert slot_balance(caption, SCENE, VOCABULARY) == balance
 
 
 def test_scores_of_one_caption():

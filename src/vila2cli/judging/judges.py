@@ -18,7 +18,7 @@ from vila2cli.judging.protocols import (
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Annotation, Reject, Sample
-from vila2cli.score.caption import count_facts
+from vila2cli.score.caption import slot_balance
 from vila2cli.score.pairing import Draw
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.verdict import oracle_outcome
@@ -66,7 +66,7 @@ class Oracle:
     name = ORACLE
 
     def protocol(self) -> dict[str, Any]:
-        return {}
+        return {"rule": "slots-1"}
 
     def sign(self, annotation: Annotation) -> Annotation:
         return annotation
@@ -81,7 +81,7 @@ class Oracle:
         captions = contest.captions
         try:
             scene = contest.sample.meta.get("scene", {})
-            counts = {name: count_facts(text, scene, words) for name, text in captions.items()}
+            counts = {name: slot_balance(text, scene, words) for name, text in captions.items()}
         except DataError:
             return Judged(
                 tuple(

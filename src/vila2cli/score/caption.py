@@ -75,6 +75,29 @@ def count_facts(caption: str, scene: Mapping[str, Any], vocabulary: Vocabulary) 
     return FactCount(right=len(stated & true), stated=len(stated), true=len(true), incomplete=incomplete)
 
 
+def slot_balance(caption: str, scene: Mapping[str, Any], vocabulary: Vocabulary) -> int:
+    """Right slots minus wrong ones: how much of what a caption says of sizes, colours, places and so on holds.
+
+    Each stated fact is laid over the true one with which it has most slots in common, best fits first and
+    each true fact once. A slot left open counts nothing, so that vague is neither right nor wrong; every
+    slot of a fact that no thing is left for is wrong. Unlike `count_facts`, which takes a fact as right
+    with all of its slots or not at all, this tells a caption with one slip from one that is made up.
+    """
+    stated, true = sorted(stated_facts(caption, vocabulary), key=str), sorted(true_facts(scene), key=str)
+    fits = sorted(
+        ((_num_common(fact, truth), i, j) for i, fact in enumerate(stated) for j, truth in enumerate(true)),
+        key=lambda fit: (-fit[0], *fit[1:]),
+    )
+    right, used, taken = 0, set[int](), set[int]()
+    for common, i, j in fits:
+        if i not in used and j not in taken:
+            right += common
+            used.add(i)
+            taken.add(j)
+    num_slots = sum(slot is not None for fact in stated for slot in fact)
+    return 2 * right - num_slots
+
+
 def contradicted_facts(stated: set[Fact], true: set[Fact]) -> set[Fact]:
     """The stated facts that no true one agrees with."""
     return {fact for fact in stated if not any(_agrees(fact, one) for one in true)}
@@ -124,6 +147,10 @@ def _clauses(sentence: str, vocabulary: Vocabulary) -> list[str]:
 
 def _plain(clause: str) -> str:
     return " ".join(_QUOTED.sub(" ", clause).lower().split())
+
+
+def _num_common(fact: Fact, truth: Fact) -> int:
+    return sum(a == b for a, b in zip(fact, truth, strict=True)) if len(fact) == len(truth) else 0
 
 
 def _agrees(fact: Fact, truth: Fact) -> bool:

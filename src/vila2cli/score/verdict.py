@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import Any, Literal, get_args
 
 from vila2cli.errors import DataError
-from vila2cli.score.caption import FactCount
 from vila2cli.score.stats import cohen_kappa, wilson
 
 Outcome = Literal["win", "loss", "tie", "unjudged"]
@@ -108,16 +107,9 @@ def outcome_of(first_answer: str, second_answer: str) -> Outcome:
     return "win" if first == "A" else "loss"
 
 
-def oracle_outcome(count: FactCount, against: FactCount) -> Outcome:
-    """The caption with more right facts after subtracting the contradicted ones is the better one.
-
-    A fact is right with all of its slots or not at all: one slot of four wrong takes as much off as four do,
-    and a fact that leaves a slot out counts nothing. So a caption that says little that can be checked, as
-    alt-text does, beats a full one of which less than half of the facts are right in everything. The F1 of
-    these facts, which evaluation reports, credits what the full one got right and prefers it.
-    """
-    ahead = (count.right - count.contradicted) - (against.right - against.contradicted)
-    return "win" if ahead > 0 else "loss" if ahead < 0 else "tie"
+def oracle_outcome(balance: int, against: int) -> Outcome:
+    """The caption with the higher `slot_balance` describes its scene better; equal ones are a tie."""
+    return "win" if balance > against else "loss" if balance < against else "tie"
 
 
 def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
