@@ -25,7 +25,7 @@ from random import Random
 from typing import Any
 
 from repeats import compare_evals, t_interval
-from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder
+from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
 from vila2cli.run import write_text
 from vila2cli.shards import TarWriter, open_source, read_shard
@@ -220,9 +220,8 @@ def main() -> None:
     for seed in options.seeds:
         run = Findings(seed, work, options.recipe, options.shots, sets)
         results.append(measure(run, num_text=options.text_questions, has_soups=not options.no_soups))
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         report = {"machine": machine(), "sets": sets, "over_seeds": over_seeds(results), "seeds": results}
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_results(options.out, report, options.work)
     print(f"wrote {options.out}")
 
 

@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from recaption import versions
-from rounds import RECIPE, REPO, RESULTS
+from rounds import RECIPE, REPO, RESULTS, write_results
 
 from vila2cli.shards import open_source, read_shard
 
@@ -197,8 +197,7 @@ def main() -> None:
         "rows": rows,
         "ratios": compare(runs, found),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(options.out, results, options.work)
     report(results)
     print(f"wrote {options.out}")
 

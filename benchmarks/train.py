@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 from recaption_model import SIZES, build_model
-from rounds import RECIPE, REPO, RESULTS, machine
+from rounds import RECIPE, REPO, RESULTS, machine, write_results
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 from vila2cli.model.build import build
@@ -297,8 +297,7 @@ def main() -> None:
     options = parser.parse_args()
     found = large(options) if options.large else world(options)
     out = options.out or RESULTS / ("train-large.json" if options.large else "train.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(out, found, options.work)
     print(json.dumps({key: value for key, value in found.items() if key != "runs"}, indent=1))
     print(f"wrote {out}")
 
