@@ -20,7 +20,7 @@ from vila2cli.stages.lineage import lineage as origins
 from vila2cli.stages.pretrain import pretrain
 from vila2cli.stages.recaption import recaption
 from vila2cli.stages.sft import sft
-from vila2cli.stages.specialize import relabel, specialize
+from vila2cli.stages.specialize import Answering, relabel, specialize
 from vila2cli.world.write import write_world
 
 SIZES = {"pretrain": 48, "interleaved": 6, "text": 8, "sft": 12, "specialist": 12, "dev": 2, "eval": 2}
@@ -158,9 +158,8 @@ def test_a_specialists_answers_become_question_answer_turns(
     specialize(recipe, name="ocr", model=str(pretrained), out=specialist)
     for index in (1, 0):
         worker = Worker(index, 2)
-        summary = relabel(
-            recipe, name="ocr", model=str(specialist), shards=recipe.data.pretrain, out=layer, worker=worker
-        )
+        answering = Answering("ocr", str(specialist), layer)
+        (summary,) = relabel(recipe, [answering], shards=recipe.data.pretrain, worker=worker)
     assert summary["in"] == SIZES["pretrain"] == summary["out"] + sum(summary["dropped"].values())
     rejects: list[Reject] = []
     source = open_source([str(layer)])
@@ -178,9 +177,8 @@ def test_an_answer_that_breaks_a_rule_is_left_out_and_counted(
     recipe: Recipe, root: Path, pretrained: Path
 ) -> None:
     strict = load_recipe(recipe.path, ["specialists.ocr.checks=some-box", "specialists.ocr.relabel_share=0.5"])
-    summary = relabel(
-        strict, name="ocr", model=str(pretrained), shards=recipe.data.pretrain, out=root / "strict-layer"
-    )
+    answering = Answering("ocr", str(pretrained), root / "strict-layer")
+    (summary,) = relabel(strict, [answering], shards=recipe.data.pretrain)
     assert (summary["out"], summary["yield"]) == (0, 0.0)
     assert summary["asked"] == summary["in"] - summary["dropped"]["not-selected"] > 0
     assert summary["dropped"]["no-box"] == summary["asked"] - summary["rejected"] > 0
