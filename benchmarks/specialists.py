@@ -17,9 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from repeats import t_interval
 from rounds import RECIPE, RESULTS, Run, machine, work_folder, write_results
-from tables import SKILLS, interval
+from tables import specialists as specialists_table
 
 from vila2cli.score.grounding import iou, parse_boxes
 from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio
@@ -123,40 +122,6 @@ def measure(run: Run, num_rounds: int) -> dict[str, Any]:
     }
 
 
-def table(seeds: list[dict[str, Any]]) -> str:
-    """Yields and differences as Markdown: intervals over images by seed, and over seeds by Student's t."""
-    lines = ["| specialist | seed | yield | precision | recall |", "|---|---|---|---|---|"]
-    for name in NAMES:
-        for one in seeds:
-            found = one["answers"][name]
-            cells = [_interval(found[key]) if key in found else "-" for key in ("precision", "recall")]
-            lines.append(f"| {name} | {one['seed']} | {found['yield']:.1%} | {' | '.join(cells)} |")
-    head = "caption precision | caption recall | QA mean | spatial | grounding | OCR"
-    lines += ["", f"| difference in points | seed | {head} |", "|---|---|---|---|---|---|---|---|"]
-    for name in seeds[0]["differences"]:
-        cells_by_seed = [_cells(one["differences"][name]) for one in seeds]
-        for one, cells in zip(seeds, cells_by_seed, strict=True):
-            lines.append(f"| {name} | {one['seed']} | {' | '.join(map(interval, cells))} |")
-        if len(seeds) > 1:
-            columns = zip(*cells_by_seed, strict=True)
-            spread = [t_interval([cell["difference"] for cell in column]) for column in columns]
-            said = [
-                interval({"difference": one.value, "low": one.low, "high": one.high}) for one in spread if one
-            ]
-            lines.append(f"| {name} | over seeds | {' | '.join(said)} |")
-    return "\n".join(lines)
-
-
-def _cells(found: dict[str, Any]) -> list[dict[str, float]]:
-    tasks = found["tasks"]
-    caption = [tasks["world-caption"][key] for key in ("precision", "recall")]
-    return [*caption, found["qa_mean"], *(tasks[f"world-{skill}"][metric] for skill, metric in SKILLS.items())]
-
-
-def _interval(value: dict[str, float]) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -174,7 +139,7 @@ def main() -> None:
         run.sets += sets
         results.append(measure(run, options.rounds))
         write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
-    print(table(results))
+    print(specialists_table({"seeds": results}))
     print(f"wrote {options.out}")
 
 

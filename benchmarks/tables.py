@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from repeats import t_interval
+
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
 RESULTS = REPO / "benchmarks" / "results"
@@ -21,6 +23,7 @@ NAMES = {
 
 SKILLS = {"spatial": "accuracy", "grounding": "iou_at_50", "ocr": "accuracy"}
 """Each specialist's own skill and the metric it is held to."""
+CAPTION = ("precision", "recall")
 
 WAYS = {
     "raw-vllm": "vLLM's `generate`, all images decoded in memory",
@@ -112,6 +115,42 @@ def filtering(results: dict[str, Any]) -> str:
     return "\n".join([*lines, f"with 95% t intervals over {len(results['seeds'])} seeds."])
 
 
+def specialists(results: dict[str, Any]) -> str:
+    """What specialists.py measured as Markdown: how good the answers are, and what the final model is worth."""
+    seeds = results["seeds"]
+    lines = ["| specialist | yield | precision of its answers | recall |", "|---|---|---|---|"]
+    for name in SKILLS:
+        found = [seed["answers"][name] for seed in seeds]
+        cells = [f"{mean(one['yield'] for one in found):.1%}"]
+        for key in ("precision", "recall"):
+            values = [one[key]["value"] for one in found]
+            cells.append(f"{mean(values):.1%} ({min(values):.1%} to {max(values):.1%})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    columns = "caption precision | caption recall | QA mean | spatial | grounding IoU@0.5 | OCR |"
+    lines += ["", f"| difference | {columns}", "|---|---|---|---|---|---|---|"]
+    for name in seeds[0]["differences"]:
+        found = [seed["differences"][name] for seed in seeds]
+        cells = [over_seeds([one["tasks"]["world-caption"][key] for one in found]) for key in CAPTION]
+        cells.append(over_seeds([one["qa_mean"] for one in found]))
+        cells += [
+            over_seeds([one["tasks"][f"world-{skill}"][metric] for one in found])
+            for skill, metric in SKILLS.items()
+        ]
+        lines.append(f"| {name.replace('round', 'round ')} | {' | '.join(cells)} |")
+    count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, without intervals"
+    return "\n".join(
+        [*lines, "", f"Means over {count}; differences in points, with 95% t intervals over the seeds."]
+    )
+
+
+def over_seeds(found: list[dict[str, float]]) -> str:
+    """The mean of differences in points, with its interval by Student's t where there are several."""
+    spread = t_interval([one["difference"] for one in found])
+    if spread is None:
+        return f"{100 * found[0]['difference']:+.1f}"
+    return interval({"difference": spread.value, "low": spread.low, "high": spread.high})
+
+
 def put(readme: str, section: str, text: str) -> str:
     """The README with a text between the marks of a section."""
     pattern = rf"(<!-- {section}: [^>]*-->\n).*?(<!-- /{section} -->)"
@@ -126,6 +165,7 @@ if __name__ == "__main__":
         ("results", "rounds", tables),
         ("speed", "recaption-small", speed),
         ("filter", "filter", filtering),
+        ("specialists", "specialists", specialists),
     )
     for section, file, make in sections:
         readme = put(readme, section, make(json.loads((RESULTS / f"{file}.json").read_text())))
