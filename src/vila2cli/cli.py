@@ -1,6 +1,7 @@
 """`vila2`: one command per stage. Commands load the recipe, call the stage and print; no logic, no torch."""
 
 import errno
+import gc
 import sys
 import warnings
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ SURROUNDINGS = frozenset(
     )
 )
 """What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""
+
+_COLLECT_AFTER = (50_000, 20, 20)
+"""Objects after which cycles are looked for, and generations: samples come by thousands, and hold none."""
 
 
 class Shell(TyperGroup):
@@ -104,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     Errors meant for the person at the terminal are one line on stderr; anything else is a
     traceback, as it is a defect.
     """
+    gc.set_threshold(*_COLLECT_AFTER)
     words = spread(sys.argv[1:] if argv is None else argv)
     try:
         with raising_on_signals(), _warning_in_one_line():

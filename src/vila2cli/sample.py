@@ -62,7 +62,7 @@ class Annotation:
     tool_version: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        value = dict(vars(self))
         value["turns"] = [turn.to_json() for turn in self.turns]
         for name in ("scores", "decision", "sampling"):
             value[name] = dict(value[name])

@@ -10,7 +10,9 @@ Shapes: a table is [images, columns], totals are [resamples, columns], `_B` is [
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -28,6 +30,7 @@ FEW_IMAGES = 100
 """Below this many images percentiles are too close together for shares near 0 or 1."""
 _Z = 1.959963984540054
 _IMAGES_PER_CHUNK = 2048
+_MAX_THREADS = 8  # numpy draws outside the interpreter lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +169,15 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
 def resample_totals(table: FloatArray, images: Sequence[str], num_bootstrap: int, seed: int) -> FloatArray:
     """Column totals of the Poisson bootstrap, [resamples, columns], of a table with one row per image."""
     totals = np.zeros((num_bootstrap, table.shape[1]))
-    for start in range(0, len(images), _IMAGES_PER_CHUNK):
-        chunk = slice(start, start + _IMAGES_PER_CHUNK)
+    chunks = [slice(start, start + _IMAGES_PER_CHUNK) for start in range(0, len(images), _IMAGES_PER_CHUNK)]
+
+    def total(chunk: slice) -> FloatArray:
         drawn = np.stack([_times_drawn(image, num_bootstrap, seed) for image in images[chunk]], axis=1)
-        totals += drawn @ table[chunk]
+        return drawn @ table[chunk]
+
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        for part in pool.map(total, chunks):
+            totals += part
     return totals
 
 
