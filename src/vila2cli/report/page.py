@@ -39,6 +39,7 @@ from vila2cli.report.drift import DriftTable, drift_table
 from vila2cli.report.figures import Chart, charts
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
+from vila2cli.report.lineage_graph import lineage_graph
 from vila2cli.report.paired import compare_rounds, verdict
 from vila2cli.report.records import (
     LedgerRow,
@@ -92,6 +93,7 @@ class Page:
     cost_chart: Markup | None
     cost_note: str
     matrix: Matrix
+    graph: Markup
     lineage: list[LineageRow]
     settings: list[str]
 
@@ -139,6 +141,7 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         cost_chart=chart,
         cost_note=cost_note,
         matrix=matrix(run),
+        graph=lineage_graph(run),
         lineage=lineage_rows(run),
         settings=resolved_lines(recipe),
         damaged=list(dict.fromkeys(reader.damaged)),
