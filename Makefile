@@ -181,7 +181,9 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/reading.py
 	$(VENV)/bin/python benchmarks/memory.py
 	$(VENV)/bin/python benchmarks/durability.py
-	$(VENV)/bin/python benchmarks/eval_overhead.py
+	$(VENV)/bin/python benchmarks/eval_overhead.py --out benchmarks/results/eval_overhead.json
+	$(VENV)/bin/python benchmarks/train.py
+	$(VENV)/bin/python benchmarks/findings_vila.py
 
 clean: ## remove data, runs and caches; keeps the virtual environment
 	rm -rf data/world runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -36,6 +36,15 @@ WAYS = {
 }
 """The rows of recaption.py."""
 
+ARMS = {
+    "trainer": "transformers' Trainer, padded batches",
+    "padded": "padded, samples of like length together",
+    "packed": "packed",
+    "padded-cached": "padded, the frozen tower's features kept",
+    "packed-cached": "**packed, the frozen tower's features kept**",
+}
+"""The arms of train.py."""
+
 
 def row(name: str, metrics: list[dict[str, Any]]) -> str:
     """One model: means over seeds."""
@@ -115,6 +124,22 @@ def filtering(results: dict[str, Any]) -> str:
     return "\n".join([*lines, f"with 95% t intervals over {len(results['seeds'])} seeds."])
 
 
+def training(results: dict[str, Any]) -> str:
+    """What train.py measured as Markdown."""
+    lines = [
+        "| the same samples and model | tokens/s | beside Trainer | padding |",
+        "|---|---|---|---|",
+    ]
+    for name, arm in ARMS.items():
+        rate, ratio, padding = (results[key][name] for key in ("tokens_per_s", "over_trainer", "padding"))
+        lines.append(f"| {arm} | {rate:,.0f} | {ratio:.2f} | {padding:.0%} |")
+    machine, samples = results["machine"], results["samples"]
+    where = machine.get("gpu") or f"{machine['num_threads']} CPU thread"
+    lines += ["", f"On {where}, torch {machine['torch']}, transformers {machine['transformers']};"]
+    typical = f"in the median {samples['tokens']['median']:.0f} tokens long"
+    return "\n".join([*lines, f"{samples['count']:,} of the world's pretraining samples, {typical}."])
+
+
 def specialists(results: dict[str, Any]) -> str:
     """What specialists.py measured as Markdown: how good the answers are, and what the final model is worth."""
     seeds = results["seeds"]
@@ -165,8 +190,11 @@ if __name__ == "__main__":
         ("results", "rounds", tables),
         ("speed", "recaption-small", speed),
         ("filter", "filter", filtering),
+        ("training", "train", training),
         ("specialists", "specialists", specialists),
     )
     for section, file, make in sections:
+        if not (RESULTS / f"{file}.json").exists():
+            continue
         readme = put(readme, section, make(json.loads((RESULTS / f"{file}.json").read_text())))
     README.write_text(readme)
