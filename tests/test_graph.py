@@ -50,17 +50,17 @@ def layer(folder: Path, done: int, of: int) -> Stage:
     (folder / "layer.json").write_text(json.dumps({"base": [{"name": name} for name in names]}))
     for name in names[:done]:
         (folder / f"{name}.tar").touch()
-        (folder / f"{name}.stats.json").touch()
+        (folder / f"{name}.stats.json").write_text("{}")
     return Stage("round1-recaption", "recaption", ("recaption", "--round", "1"), folder)
 
 
 def test_a_layer_is_complete_with_its_last_shard_and_summary(tmp_path: Path) -> None:
     stage = layer(tmp_path / "layer", 4, 5)
-    (stage.out / "summary.json").touch()  # every worker writes it when it is done
+    (stage.out / "summary.json").write_text("{}")  # every worker writes it when it is done
     assert not stage.is_complete()
     assert stage.missing_workers(3) == [1]
     (stage.out / "000004.tar").touch()
-    (stage.out / "000004.stats.json").touch()
+    (stage.out / "000004.stats.json").write_text("{}")
     assert stage.is_complete()
     assert stage.missing_workers(3) == []
 
@@ -81,12 +81,12 @@ def test_workers_share_the_shards_of_every_task(tmp_path: Path) -> None:
     for name in listed[:2]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.tar").touch()
-        (tmp_path / f"{name}.stats.json").touch()
+        (tmp_path / f"{name}.stats.json").write_text("{}")
     assert stage.missing_workers(2) == [0]
     assert stage.missing_workers(3) == [2]
     (tmp_path / "metrics.json").touch()
     assert not stage.is_complete()
     (tmp_path / "spatial").mkdir()
     (tmp_path / "spatial/000000.tar").touch()
-    (tmp_path / "spatial/000000.stats.json").touch()
+    (tmp_path / "spatial/000000.stats.json").write_text("{}")
     assert stage.is_complete()

@@ -26,6 +26,8 @@ _DONE_FILES: dict[StageKind, str] = {
     "sft": "vila2.json",
     "specialize": "vila2.json",
 }
+_MAY_PASS = ("no-answer", "over-budget")
+"""Why an eval or a judge has no answer, where another try may bring one."""
 _SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
 
 
@@ -55,7 +57,9 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether the output is there, of all shards."""
-        return self.marker.is_file() and (not self.is_split or not undone(self.out, self._shards(self.out)))
+        if not self.marker.is_file() or self._asks_again():
+            return False
+        return not self.is_split or not undone(self.out, self._shards(self.out))
 
     def missing_workers(self, count: int) -> list[int]:
         """Which of `count` workers have shards left; the first alone where only the summary is missing."""
@@ -65,8 +69,25 @@ class Stage:
         names = self._shards(written)
         if not names:
             return list(range(count))
-        missing = set(undone(written, names))
+        missing = set(undone(written, names)) | set(self._unanswered(names))
+        if not missing and self._asks_again():
+            return list(range(count))
         return [i for i in range(count) if missing & set(names[i::count])] or [0]
+
+    def _asks_again(self) -> bool:
+        """Whether judges were left without answers that another try may bring."""
+        if self.kind != "judge" or not self.marker.is_file():
+            return False
+        reasons = read_json(self.marker).get("unjudged_reasons", {})
+        return any(word in found for found in reasons.values() for word in _MAY_PASS)
+
+    def _unanswered(self, names: Sequence[str]) -> list[str]:
+        """The shards of an eval, as `FOLDER/SHARD`, that are complete but for what a server did not answer."""
+        if self.kind != "eval":
+            return []
+        stats = {name: self.out / f"{name}.stats.json" for name in names}
+        dropped = {name: read_json(path).get("dropped", {}) for name, path in stats.items() if path.is_file()}
+        return [name for name, reasons in dropped.items() if any(word in reasons for word in _MAY_PASS)]
 
     def _shards(self, folder: Path) -> list[str]:
         """The shards that the workers share, as `undone` takes them; nothing before the first has begun."""

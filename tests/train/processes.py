@@ -117,6 +117,7 @@ def sharded(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     assert again.cursor.step == 2
     resumed = Scenario(ranks, checkpoint)
     resumed.fit(strategy="fsdp2", checkpoints=again)
+    resumed.model.config.text_config.dtype = torch.bfloat16  # of a base, whose weights are trained in float32
     plain = renewed(resumed.model, ranks)
     tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     if ranks.is_first:

@@ -10,6 +10,7 @@ from vila2cli.commands.options import DryRun, Model, Out, RecipeFile, Round, Set
 from vila2cli.commands.plan import Paths, Plan, default_out, open_recipe, ready
 from vila2cli.commands.printing import print_progress, print_summary
 from vila2cli.errors import RecipeError
+from vila2cli.files import read_json
 from vila2cli.run import parse_worker
 from vila2cli.text.printable import printable
 
@@ -67,7 +68,7 @@ def evaluate(
         worker=parse_worker(worker),
         origins=paths.origins,
     )
-    if not ready(plan, dry_run=dry_run):
+    if not ready(plan, dry_run=dry_run, redo=_is_marked(plan.out)):
         return
     from vila2cli.stages.evaluate import evaluate as run_stage
 
@@ -85,17 +86,23 @@ def evaluate(
         print_progress(plan, summary, "answered", "metrics.json is written when all are")
 
 
+def _is_marked(folder: Path) -> bool:
+    """Whether a judge had a part in an eval's figures: the stage compares it with the one now asked."""
+    path = folder / "metrics.json"
+    return path.is_file() and any("judge" in entry for entry in read_json(path).get("tasks", {}).values())
+
+
 def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:
     from vila2cli.errors import BudgetError, RejectBudgetError
-    from vila2cli.files import read_json
     from vila2cli.stages.scoring import score_answers
 
     folder = out or default_out("eval", answers[0].stem, str(answers[0]))
     typer.echo(f"eval: scoring {', '.join(map(str, answers))}; writing {folder}")
     try:
         metrics = score_answers(settings, answers=answers, tasks=tasks or (), out=folder)
-    except (BudgetError, RejectBudgetError):  # the figures are written, and why they are not official
-        _print_tasks(read_json(folder / "metrics.json"))
+    except (BudgetError, RejectBudgetError):  # what figures there are, and why they are not official
+        if (folder / "metrics.json").is_file():
+            _print_tasks(read_json(folder / "metrics.json"))
         raise
     _print_tasks(metrics)
 

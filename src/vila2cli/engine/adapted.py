@@ -27,7 +27,9 @@ class Adapted:
                     if model is None:
                         model = PeftModel.from_pretrained(net, folder, adapter_name=name, **settings)
                     else:
-                        model.load_adapter(folder, adapter_name=name, **settings)
+                        found = model.load_adapter(folder, adapter_name=name, **settings)
+                        if found.missing_keys:
+                            raise KeyError(f"it lacks {', '.join(found.missing_keys[:3])}")
             except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
                 reason = " ".join(str(error).split())[:240]
                 raise ModelError(f"the adapter {folder} does not fit {net.name_or_path}: {reason}") from error

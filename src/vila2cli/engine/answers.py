@@ -39,11 +39,15 @@ class Answers:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
+        self.refresh()
+        return self
+
+    def refresh(self) -> None:
+        """Take in what all files hold now, those of workers that went on meanwhile, too."""
         parts = f"{glob.escape(self._shared.stem)}.*of*{glob.escape(self._shared.suffix)}"
         for path in [self._shared, *sorted(self._shared.parent.glob(parts))]:
             if path.is_file():
                 self._read(path)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

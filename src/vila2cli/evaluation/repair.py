@@ -23,14 +23,26 @@ class Earlier:
     refused: Mapping[str, Reject] = field(default_factory=dict)
 
 
-def unanswered(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
-    """By name the complete shards that lack answers which did not come, and what else they hold."""
+def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
+    """By name the complete shards that lack answers which did not come, and what else they hold.
+
+    They are complete no longer: until they are written again no other worker may sum them up.
+    """
+    names = lacking(folder, [shard.name for shard in shards])
+    found = {name: _read(folder, name) for name in names}
+    for name in names:
+        (folder / f"{name}.stats.json").unlink()
+    return found
+
+
+def lacking(folder: Path, names: Sequence[str]) -> list[str]:
+    """Those of the shards that are complete but for answers which did not come."""
     complete = done(folder)
-    return {
-        shard.name: _read(folder, shard.name)
-        for shard in shards
-        if shard.name in complete and NO_ANSWER in ShardStats.read(folder / f"{shard.name}.stats.json").dropped
-    }
+    return [
+        name
+        for name in names
+        if name in complete and NO_ANSWER in ShardStats.read(folder / f"{name}.stats.json").dropped
+    ]
 
 
 def _read(folder: Path, name: str) -> Earlier:

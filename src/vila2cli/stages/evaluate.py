@@ -5,8 +5,10 @@ metrics.json with every metric as value, low and high of its 95% bootstrap inter
 shards of all tasks; the one that finds the last of them answered writes metrics.json.
 """
 
+import gc
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,7 @@ from vila2cli.engine import (
 from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
-from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, unanswered
+from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, reopen
 from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
@@ -90,6 +92,7 @@ def evaluate(
     check_judge(recipe, found)
     sources = {task.name: open_source([str(task.folder)]) for task in found}
     folder, worker = Path(out), worker or Worker()
+    written = folder / "metrics.json"
     with (
         lock(folder, worker),
         interruptible() as stop,
@@ -97,21 +100,32 @@ def evaluate(
     ):
         with stop.at_once():
             asker = _Asker(recipe, model, folder, round, stop, answers)
-        claim(folder, asker.inputs(), recipe)
+            claim(folder, asker.inputs(), recipe)
         layers = {task.name: asker.open_layer(task, sources[task.name]) for task in found}
         names = {task.name: layers[task.name].folder.name for task in found}
         mine = split(folder, {names[name]: source.shards for name, source in sources.items()}, worker)
+        with stop.at_once(), one_at_a_time(folder):
+            earlier = {name: reopen(layers[name].folder, mine[names[name]]) for name in layers}
+            if any(earlier.values()):
+                written.unlink(missing_ok=True)
+        known = _changed(written)
         for task in found:
-            asker.ask_task(task, layers[task.name], mine[names[task.name]])
-        num_undone, num_shards = count_undone(folder)
-        if num_undone:
-            return {"scored": False, "num_shards": num_shards, "num_shards_done": num_shards - num_undone}
-        with one_at_a_time(folder):
-            judges = {}
+            asker.ask_task(task, layers[task.name], mine[names[task.name]], earlier[task.name])
+        asker.close()
+        with ExitStack() as stack:
+            with stop.at_once():
+                stack.enter_context(one_at_a_time(folder))
+            num_undone, num_shards = count_undone(folder)
+            if num_undone:
+                return {"scored": False, "num_shards": num_shards, "num_shards_done": num_shards - num_undone}
+            if _changed(written) not in (known, None):  # another worker was last, too, and quicker
+                return read_json(written)
+            answers.refresh()
+            judges, marker = {}, None
             for task in found:
                 stats = layers[task.name].finish()
                 if task.scorer.marking is not None:
-                    marker = Marker(recipe, folder, answers, stop)
+                    marker = marker or Marker(recipe, folder, answers, stop)
                     stats = marker.mark(task, sources[task.name], asker.task_inputs(task))
                     marker.check_budget()
                     judges[task.name] = marker.protocol(task)
@@ -124,8 +138,13 @@ def evaluate(
             }
             for name, judge in judges.items():
                 metrics["tasks"][name]["judge"] = judge
-            write_json(folder / "metrics.json", metrics)
+            write_json(written, metrics)
     return metrics
+
+
+def _changed(path: Path) -> int | None:
+    """When a file was last written, in nanoseconds; None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 class _Asker:
@@ -170,12 +189,17 @@ class _Asker:
         manifest = claim(folder, {**self.task_inputs(task), "shards": source.outline()})
         return open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
 
-    def ask_task(self, task: Task, writer: LayerWriter, shards: Sequence[Shard]) -> None:
+    def close(self) -> None:
+        """Let go of the model, whose memory a judge may need."""
+        self._engine = None
+        gc.collect()
+
+    def ask_task(
+        self, task: Task, writer: LayerWriter, shards: Sequence[Shard], earlier: Mapping[str, Earlier]
+    ) -> None:
         """Write what is missing of these shards of a task; raises RejectBudgetError once all are there."""
         with self.stop.at_once():
-            names = {shard.name for shard in writer.missing(shards)}
-            earlier = unanswered(writer.folder, shards)
-        missing = [shard for shard in shards if shard.name in names | set(earlier)]
+            missing = writer.missing(shards)
         if missing:
             total, _ = expected_samples(missing)
             shots = self._open_shots(task)
@@ -370,7 +394,7 @@ def _check_rejects(task: Task, stats: ShardStats, max_reject_rate: float, folder
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         raise RejectBudgetError(
             f"task {task.name}: {stats.num_rejected} of {stats.num_in} samples could not be used ({reasons}); "
-            f"see {folder / task.name / 'rejects.jsonl'}, or raise eval.max_reject_rate above {max_reject_rate}"
+            f"see {folder / 'rejects.jsonl'}, or raise eval.max_reject_rate above {max_reject_rate}"
         )
 
 

@@ -70,12 +70,18 @@ def judge(
             row.claim({"stage": "judge", "judge": one.name, "round": round, **one.protocol(), **compared})
             rows.append(row)
         mine = split(folder, {row.judge.name: draw.source.shards for row in rows}, worker)
+        with stop.at_once(), one_at_a_time(folder):  # nobody sums up what is about to be asked again
+            forgotten = [_forget_unanswered(row.folder, mine[row.judge.name]) for row in rows]
+            if any(forgotten):
+                (folder / "summary.json").unlink(missing_ok=True)
         for row in rows:
             row.judge_missing(mine[row.judge.name])
-        num_undone, num_shards = count_undone(folder)
-        if num_undone:
-            return _unfinished(rows, num_shards - num_undone, num_shards)
-        with one_at_a_time(folder):
+        with ExitStack() as held:
+            with stop.at_once():
+                held.enter_context(one_at_a_time(folder))
+            num_undone, num_shards = count_undone(folder)
+            if num_undone:
+                return _unfinished(rows, num_shards - num_undone, num_shards)
             summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
             write_json(folder / "summary.json", summary)
     _check_budget(rows, summary)
@@ -152,7 +158,6 @@ class _Row:
     def judge_missing(self, shards: Sequence[Shard]) -> None:
         """Write those of the shards that are not there yet, or hold pairs that no answer came to."""
         with self.stop.at_once():
-            _forget_unanswered(self.folder, shards)
             missing = self.writer.missing(shards)
         total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
         with Progress(f"judge {self.judge.name}", total, "samples", self.folder / "log.jsonl") as progress:
@@ -178,8 +183,12 @@ class _Row:
         return read_verdict_layer(self.folder)
 
 
-def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> None:
-    """Remove those of the shards with pairs that may be answered now; their other answers are known."""
+def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
+    """Remove those of the shards with pairs that may be answered now; their other answers are known.
+
+    Returns how many there were.
+    """
+    num = 0
     for tar in [tar for shard in shards if (tar := folder / f"{shard.name}.tar").is_file()]:
         reasons = {
             str(verdict.get("reason", "")).partition(":")[0]
@@ -187,8 +196,10 @@ def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> None:
             for verdict in annotation.scores.get("verdicts", ())
         }
         if reasons & set(MAY_PASS):
+            num += 1
             tar.with_name(f"{tar.stem}.stats.json").unlink(missing_ok=True)
             tar.unlink()
+    return num
 
 
 def _contests(draw: Draw, shard: Shard, writing: ShardWriter) -> Iterator[Contest]:

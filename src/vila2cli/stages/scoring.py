@@ -48,18 +48,19 @@ def score_answers(
         files = {str(path): file_sha256(path) for path in paths}
         inputs = {"stage": "eval", "answers": sorted(files.values())}
         claim(folder, inputs, recipe)
+        (folder / "metrics.json").unlink(missing_ok=True)  # until it is written anew
         joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in found}
-        markers = {
-            task.name: Marker(recipe, folder, kept, stop) for task in found if task.scorer.marking is not None
-        }
-        for task in (task for task in found if task.name in markers):
-            described = {**inputs, "task": _described(task)}
-            markers[task.name].mark(task, open_source([str(task.folder)]), described)
+        marked = [task for task in found if task.scorer.marking is not None]
+        marker = Marker(recipe, folder, kept, stop) if marked else None
+        for task in marked:
+            assert marker is not None, "there is one where tasks are marked"
+            marker.mark(task, open_source([str(task.folder)]), {**inputs, "task": _described(task)})
         metrics = measure(recipe, found, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
-        for task in (task for task in found if task.name in markers):
-            metrics["tasks"][task.name]["judge"] = markers[task.name].protocol(task)
+        for task in marked:
+            assert marker is not None, "there is one where tasks are marked"
+            metrics["tasks"][task.name]["judge"] = marker.protocol(task)
         metrics |= {
             "model": None,
             "round": None,
@@ -74,7 +75,7 @@ def score_answers(
             },
         }
         write_json(folder / "metrics.json", metrics)
-    for marker in markers.values():
+    if marker is not None:
         marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
     return metrics

@@ -1,5 +1,6 @@
 """`vila2 specialize`: a specialist fine-tuned from the self-augmented model, and its answers as a layer."""
 
+import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def relabel(
         try:
             for group in _groups(recipe, answering):
                 _ask(recipe, [(answering[i], layers[i]) for i in group], select(source.shards, worker), stop)
+                gc.collect()  # the next group's engine may need the memory of this one's
         except (DataError, RejectBudgetError):  # of some shards; what the others hold is said all the same
             for one, layer in zip(answering, layers, strict=True):
                 _sum_up(recipe, one, layer)

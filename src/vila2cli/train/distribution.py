@@ -259,4 +259,6 @@ def put(values: Tensor | None, into: Tensor, device: torch.device) -> Tensor:
     if values is None:
         values = torch.empty(into.shape, dtype=into.dtype, device=device)
     values = values.to(device)
-    return distribute_tensor(values, into.device_mesh, into.placements) if isinstance(into, DTensor) else values
+    if isinstance(into, DTensor):  # parts of the same number format in every process
+        return distribute_tensor(values.to(into.dtype), into.device_mesh, into.placements)
+    return values

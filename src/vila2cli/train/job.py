@@ -174,7 +174,7 @@ class _Job:
     ) -> None:
         self.stage, self.recipe, self.chat, self.partial = stage, recipe, chat, partial
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
-        self._rejects: dict[tuple[str, str, str], Reject] = {}
+        self._rejects: dict[tuple[str, str, str, int], Reject] = {}
         self.journal = Journal(
             partial if ranks.is_first else None,
             recipe.trainer,
@@ -259,8 +259,11 @@ class _Job:
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
             _check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
-            for reject in rejects:
-                self._rejects.setdefault((data.name, reject.shard, reject.key), reject)
+            times: Counter[tuple[str, str]] = Counter()
+            for reject in rejects:  # of a key that is there several times each counts, in two phases once
+                times[reject.shard, reject.key] += 1
+                place = (data.name, reject.shard, reject.key, times[reject.shard, reject.key])
+                self._rejects.setdefault(place, reject)
             sources.append(stored)
             counts[data.name] = {
                 "filtered": sum(one.num_filtered for one in stored),
