@@ -9,7 +9,6 @@ import gc
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,9 @@ from vila2cli.engine import (
 from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
+from vila2cli.evaluation.questions import Question, questions_of
 from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, reopen
-from vila2cli.evaluation.shots import Shot, Shots, open_shots, with_shots
+from vila2cli.evaluation.shots import Shots, open_shots
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
@@ -37,8 +37,7 @@ from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, api_key, claim, lock, write_json
-from vila2cli.sample import Annotation, Reject, Sample, Turn
-from vila2cli.score.scorer import Reference
+from vila2cli.sample import Annotation, Reject
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import (
@@ -55,16 +54,6 @@ from vila2cli.splitting import count_undone, split
 from vila2cli.stopping import Stop, interruptible
 
 LAYER = "eval"
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A sample with what is asked about it and what is true."""
-
-    sample: Sample
-    text: str
-    reference: Reference
-    shots: tuple[Shot, ...] = ()
 
 
 def evaluate(
@@ -227,7 +216,7 @@ class _Asker:
         shots: Shots | None,
         earlier: Earlier,
     ) -> None:
-        questions = dict(_unknown(_questions(task, shard, writing, shots), earlier, writing, progress))
+        questions = dict(_unknown(questions_of(task, shard, writing, shots), earlier, writing, progress))
         if not questions:
             return
         for result in self._generate(self._requests(task, shard, questions, writing), questions, progress):
@@ -242,7 +231,7 @@ class _Asker:
             writing.count(tokens=result.num_tokens)
 
     def _generate(
-        self, requests: Iterator[Request], questions: Mapping[str, _Question], progress: Progress
+        self, requests: Iterator[Request], questions: Mapping[str, Question], progress: Progress
     ) -> Iterator[Result]:
         """Results as they come; what a server is paid for is kept before it is used."""
         engine = self._open(progress)
@@ -251,7 +240,7 @@ class _Asker:
         keyed = ((self._answer_key(request, questions[request.id]), request) for request in requests)
         return self.answers.ask(keyed, engine.generate)
 
-    def _answer_key(self, request: Request, question: _Question) -> str:
+    def _answer_key(self, request: Request, question: Question) -> str:
         how = {
             "model_sha256": self.model_sha256,
             "engine": self.engine_name,
@@ -276,10 +265,10 @@ class _Asker:
         return self._engine
 
     def _requests(
-        self, task: Task, shard: Shard, questions: dict[str, _Question], writing: ShardWriter
+        self, task: Task, shard: Shard, questions: dict[str, Question], writing: ShardWriter
     ) -> Iterator[Request]:
         for key, question in questions.items():
-            turns, pictures = _messages(question)
+            turns, pictures = question.messages()
             try:
                 images = tuple(decode_image(data) for data in pictures)
             except DataError as error:
@@ -293,7 +282,7 @@ class _Asker:
                 group=f"{task.name}/{shard.name}",
             )
 
-    def _annotation(self, task: Task, question: _Question, result: Result) -> Annotation:
+    def _annotation(self, task: Task, question: Question, result: Result) -> Annotation:
         return Annotation(
             layer=LAYER,
             kind="prediction",
@@ -311,29 +300,9 @@ class _Asker:
         )
 
 
-def _questions(
-    task: Task, shard: Shard, writing: ShardWriter, shots: Shots | None
-) -> Iterator[tuple[str, _Question]]:
-    """The samples of a shard that can be asked and scored; the others are rejected."""
-    for sample in writing.samples():
-        try:
-            question = _Question(
-                sample,
-                task.question_of(sample),
-                task.reference_of(sample),
-                () if shots is None else tuple(shots.draw(sample)),
-            )
-            task.scorer.stored("", question.reference)
-            _check_images(sample)
-        except DataError as error:
-            writing.reject(Reject(shard.name, sample.key, "task", str(error)))
-        else:
-            yield sample.key, question
-
-
 def _unknown(
-    questions: Iterable[tuple[str, _Question]], earlier: Earlier, writing: ShardWriter, progress: Progress
-) -> Iterator[tuple[str, _Question]]:
+    questions: Iterable[tuple[str, Question]], earlier: Earlier, writing: ShardWriter, progress: Progress
+) -> Iterator[tuple[str, Question]]:
     """The questions that nothing is known of; what came of the others is written as it was."""
     for key, question in questions:
         if (prediction := earlier.predictions.get(key)) is not None:
@@ -345,23 +314,6 @@ def _unknown(
             progress.advance()
         else:
             yield key, question
-
-
-def _check_images(sample: Sample) -> None:
-    """Raise DataError where a sample lacks pictures that its benchmark asks about."""
-    wanted = sample.meta.get("num_images")
-    if isinstance(wanted, int) and len(sample.images) < wanted:
-        raise DataError(
-            f"it asks about {wanted} images and holds {len(sample.images)}: it was imported without --images, "
-            "so answers of other tools can be scored, but none asked for"
-        )
-
-
-def _messages(question: _Question) -> tuple[tuple[Turn, ...], list[bytes]]:
-    """The turns sent for a question, and the pictures in them."""
-    if question.shots:
-        return with_shots(question.text, question.sample, question.shots)
-    return (Turn("user", question.text),), [image.data for image in question.sample.images]
 
 
 def _few_shot(recipe: Recipe) -> dict[str, Any]:

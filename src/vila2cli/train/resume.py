@@ -178,9 +178,7 @@ def renewed(model: PreTrainedModel, ranks: Ranks) -> PreTrainedModel:
     with no_init_weights():
         plain = type(model)(model.config)
     formats = {name: tensor.dtype for name, tensor in _tensors(model).items()}
-    for name, tensor in _tensors(
-        plain
-    ).items():  # made in its parts' own number formats
+    for name, tensor in _tensors(plain).items():  # made in its parts' own number formats
         tensor.data = tensor.data.to(formats.get(name, tensor.dtype))
     if ranks.is_first:
         plain.load_state_dict(weights, strict=False, assign=True)  # tied ones are there once
