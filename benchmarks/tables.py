@@ -168,6 +168,19 @@ def specialists(results: dict[str, Any]) -> str:
     )
 
 
+def findings(results: dict[str, Any]) -> str:
+    """What findings_vila.py measured as Markdown: differences in QA by seed, and over the seeds."""
+    seeds = results["seeds"]
+    columns = " | ".join(f"seed {seed['seed']}" for seed in seeds)
+    lines = [f"| difference in QA points | {columns} | over seeds |", "|---|" + "---|" * (len(seeds) + 1)]
+    for table in ("differences", "soup_differences"):
+        for name in seeds[0].get(table, {}):
+            found = [seed[table][name]["qa_mean"] for seed in seeds]
+            lines.append(f"| {name} | {' | '.join(map(interval, found))} | {over_seeds(found)} |")
+    lines += ["", "95% intervals: of a seed over images (bootstrap), over the seeds by Student's t."]
+    return "\n".join(lines)
+
+
 def over_seeds(found: list[dict[str, float]]) -> str:
     """The mean of differences in points, with its interval by Student's t where there are several."""
     spread = t_interval([one["difference"] for one in found])
@@ -192,6 +205,7 @@ if __name__ == "__main__":
         ("filter", "filter", filtering),
         ("training", "train", training),
         ("specialists", "specialists", specialists),
+        ("findings", "findings_vila", findings),
     )
     for section, file, make in sections:
         if not (RESULTS / f"{file}.json").exists():
