@@ -91,6 +91,8 @@ class VllmEngine:
         options = engine_options(config, settings, self._context, on_gpu=self._on_gpu)
         with _quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
+            if self._has_own_process:  # else messages for one that died would keep this process from ending
+                self._engine.engine_core.resources.input_socket.linger = 0
             self._adapters = {"": None, **_lora_requests(settings.adapters)}
             for adapter in settings.adapters:
                 self._engine.add_lora(self._adapters[adapter])
@@ -175,7 +177,7 @@ class VllmEngine:
         while outputs.empty():
             self._stop.check()
             if client.resources.engine_dead:
-                client.shutdown()  # else this process may not end: its socket has messages for the dead one
+                client.shutdown()  # ends its threads, too
                 raise ModelError(
                     f"vLLM's process for {self.model} died, killed by the system if memory ran out; "
                     "run the same command again"
