@@ -54,7 +54,12 @@ def row(name: str, metrics: list[dict[str, Any]]) -> str:
     for skill, metric in SKILLS.items():
         values = [m["tasks"][f"world-{skill}"]["metrics"][metric]["value"] for m in metrics]
         cells.append(f"{mean(values):.1%}")
-    return f"| {NAMES.get(name, name.replace('round', 'round '))} | {' | '.join(cells)} |"
+    return f"| {NAMES.get(name, spaced(name))} | {' | '.join(cells)} |"
+
+
+def spaced(name: str) -> str:
+    """`round3` as people write it."""
+    return re.sub(r"\bround(\d)", r"round \1", name)
 
 
 def interval(value: dict[str, float]) -> str:
@@ -71,7 +76,7 @@ def difference_rows(seeds: list[dict[str, Any]]) -> list[str]:
             cells = [interval(tasks["world-caption"][key]) for key in ("precision", "recall")]
             cells.append(interval(found["qa_mean"]))
             cells += [interval(tasks[f"world-{skill}"][metric]) for skill, metric in SKILLS.items()]
-            lines.append(f"| {name.replace('round', 'round ')} | {seed['seed']} | {' | '.join(cells)} |")
+            lines.append(f"| {spaced(name)} | {seed['seed']} | {' | '.join(cells)} |")
     return lines
 
 
@@ -161,31 +166,20 @@ def specialists(results: dict[str, Any]) -> str:
             over_seeds([one["tasks"][f"world-{skill}"][metric] for one in found])
             for skill, metric in SKILLS.items()
         ]
-        lines.append(f"| {name.replace('round', 'round ')} | {' | '.join(cells)} |")
-    count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed, without intervals"
-    return "\n".join(
-        [*lines, "", f"Means over {count}; differences in points, with 95% t intervals over the seeds."]
+        lines.append(f"| {spaced(name)} | {' | '.join(cells)} |")
+    spread = (
+        ", with 95% t intervals over the seeds" if len(seeds) > 2 else "; their intervals are in the results"
     )
-
-
-def findings(results: dict[str, Any]) -> str:
-    """What findings_vila.py measured as Markdown: differences in QA by seed, and over the seeds."""
-    seeds = results["seeds"]
-    columns = " | ".join(f"seed {seed['seed']}" for seed in seeds)
-    lines = [f"| difference in QA points | {columns} | over seeds |", "|---|" + "---|" * (len(seeds) + 1)]
-    for table in ("differences", "soup_differences"):
-        for name in seeds[0].get(table, {}):
-            found = [seed[table][name]["qa_mean"] for seed in seeds]
-            lines.append(f"| {name} | {' | '.join(map(interval, found))} | {over_seeds(found)} |")
-    lines += ["", "95% intervals: of a seed over images (bootstrap), over the seeds by Student's t."]
+    lines += ["", f"Means over {len(seeds)} seeds; differences in points{spread}."]
     return "\n".join(lines)
 
 
 def over_seeds(found: list[dict[str, float]]) -> str:
     """The mean of differences in points, with its interval by Student's t where there are several."""
-    spread = t_interval([one["difference"] for one in found])
+    values = [one["difference"] for one in found]
+    spread = t_interval(values) if len(values) > 2 else None  # of two it says nothing
     if spread is None:
-        return f"{100 * found[0]['difference']:+.1f}"
+        return f"{100 * mean(values):+.1f}"
     return interval({"difference": spread.value, "low": spread.low, "high": spread.high})
 
 
