@@ -174,6 +174,19 @@ def specialists(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def findings(results: dict[str, Any]) -> str:
+    """What findings_vila.py measured as Markdown: differences in QA by seed, and over the seeds."""
+    seeds = results["seeds"]
+    columns = " | ".join(f"seed {seed['seed']}" for seed in seeds)
+    lines = [f"| difference in QA points | {columns} | over seeds |", "|---|" + "---|" * (len(seeds) + 1)]
+    for table in ("differences", "soup_differences"):
+        for name in seeds[0].get(table, {}):
+            found = [seed[table][name]["qa_mean"] for seed in seeds]
+            lines.append(f"| {name} | {' | '.join(map(interval, found))} | {over_seeds(found)} |")
+    lines += ["", "95% intervals: of a seed over images (bootstrap), over the seeds by Student's t."]
+    return "\n".join(lines)
+
+
 def over_seeds(found: list[dict[str, float]]) -> str:
     """The mean of differences in points, with its interval by Student's t where there are several."""
     values = [one["difference"] for one in found]
