@@ -85,16 +85,14 @@ def test_the_shell_may_expand_a_glob_to_hundreds_of_words(tmp_path: Path) -> Non
     assert quoted.stdout == expanded.stdout
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom vila2cli.cli import main\nmain(['--help'])\n"
         "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'jinja2', 'rich'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 5
     for command in (
         "recaption",
         "filter",
