@@ -90,3 +90,28 @@ def test_workers_share_the_shards_of_every_task(tmp_path: Path) -> None:
     (tmp_path / "spatial/000000.tar").touch()
     (tmp_path / "spatial/000000.stats.json").write_text("{}")
     assert stage.is_complete()
+
+
+def test_what_a_server_left_unanswered_is_missing(tmp_path: Path) -> None:
+    stage = Stage("round1-eval", "eval", ("eval", "--round", "1"), tmp_path)
+    (tmp_path / "shards.json").write_text(json.dumps({"shards": ["ocr/000000", "ocr/000001", "ocr/000002"]}))
+    (tmp_path / "ocr").mkdir()
+    for number, dropped in enumerate([{}, {"image": 2}, {"no-answer": 1}]):
+        (tmp_path / f"ocr/{number:06}.tar").touch()
+        (tmp_path / f"ocr/{number:06}.stats.json").write_text(json.dumps({"dropped": dropped}))
+    assert not stage.is_complete()
+    assert stage.missing_workers(3) == [2]
+
+
+@pytest.mark.parametrize(("reasons", "is_complete"), [({"refused": 3}, True), ({"over-budget": 1}, False)])
+def test_judges_that_ran_out_of_budget_are_not_done(
+    tmp_path: Path, reasons: dict[str, int], is_complete: bool
+) -> None:
+    stage = Stage("round1-judge", "judge", ("judge", "--round", "1"), tmp_path)
+    (tmp_path / "shards.json").write_text(json.dumps({"shards": ["gpt/000000"]}))
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt/000000.tar").touch()
+    (tmp_path / "gpt/000000.stats.json").write_text("{}")
+    (tmp_path / "summary.json").write_text(json.dumps({"unjudged_reasons": {"gpt": reasons}}))
+    assert stage.is_complete() is is_complete
+    assert stage.missing_workers(2) == ([] if is_complete else [0, 1])

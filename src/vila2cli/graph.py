@@ -11,6 +11,7 @@ from pathlib import Path
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.recipe import Recipe
+from vila2cli.rejects import MAY_PASS
 from vila2cli.run import RunFolder
 from vila2cli.settings.slurm import StageKind
 from vila2cli.splitting import listed_shards, undone
@@ -26,8 +27,6 @@ _DONE_FILES: dict[StageKind, str] = {
     "sft": "vila2.json",
     "specialize": "vila2.json",
 }
-_MAY_PASS = ("no-answer", "over-budget")
-"""Why an eval or a judge has no answer, where another try may bring one."""
 _SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
 
 
@@ -79,7 +78,7 @@ class Stage:
         if self.kind != "judge" or not self.marker.is_file():
             return False
         reasons = read_json(self.marker).get("unjudged_reasons", {})
-        return any(word in found for found in reasons.values() for word in _MAY_PASS)
+        return any(word in found for found in reasons.values() for word in MAY_PASS)
 
     def _unanswered(self, names: Sequence[str]) -> list[str]:
         """The shards of an eval, as `FOLDER/SHARD`, that are complete but for what a server did not answer."""
@@ -87,7 +86,7 @@ class Stage:
             return []
         stats = {name: self.out / f"{name}.stats.json" for name in names}
         dropped = {name: read_json(path).get("dropped", {}) for name, path in stats.items() if path.is_file()}
-        return [name for name, reasons in dropped.items() if any(word in reasons for word in _MAY_PASS)]
+        return [name for name, reasons in dropped.items() if any(word in reasons for word in MAY_PASS)]
 
     def _shards(self, folder: Path) -> list[str]:
         """The shards that the workers share, as `undone` takes them; nothing before the first has begun."""

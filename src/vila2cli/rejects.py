@@ -9,6 +9,10 @@ from vila2cli.sample import Reject
 from vila2cli.shard_stats import done
 
 REJECTS_FILE = "rejects.jsonl"
+NO_ANSWER = "no-answer"
+OVER_BUDGET = "over-budget"
+MAY_PASS = (NO_ANSWER, OVER_BUDGET)
+"""Why a question has no answer where another try may bring one: the server gave none, the budget ended."""
 
 
 class Unreadable:

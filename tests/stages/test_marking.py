@@ -188,6 +188,20 @@ def test_a_spent_budget_says_how_many_answers_are_left(serve, mmvet, tmp_path):
     assert len(server.bodies) == 3
 
 
+def test_a_judges_budget_is_one_for_all_tasks(serve, mmvet, llava_bench, tmp_path):
+    server = serve(lambda body, number: completion("1.0"))
+    marks = tmp_path / "a.json"
+    marks.write_text(json.dumps(dict.fromkeys(MMVET, "x")))
+    said = lines(tmp_path / "b.jsonl", [{"question_id": n, "prompt": "?", "text": "y"} for n in range(3)])
+    api = {"base_url": server.url, "retries": 0, "max_in_flight": 1, "max_tokens_total": 40}
+    sets = [f"judges.gpt.api.{key}={value}" for key, value in api.items()]
+    recipe = load_recipe(None, ["eval.judge=gpt", "judges.gpt.model=gpt", *sets])
+    tasks = [mmvet / "mmvet", llava_bench / "llava-bench"]
+    with pytest.raises(BudgetError, match=r"answers were not marked: .*tokens"):
+        score_answers(recipe, answers=[marks, said], tasks=tasks, out=tmp_path / "out")
+    assert len(server.bodies) == 1
+
+
 def test_a_judge_that_marks_nothing_is_named(serve, mmvet, tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps(dict.fromkeys(MMVET, "x")))

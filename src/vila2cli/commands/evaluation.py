@@ -73,12 +73,7 @@ def evaluate(
     from vila2cli.stages.evaluate import evaluate as run_stage
 
     summary = run_stage(
-        settings,
-        model=chosen_model,
-        tasks=list(specs),
-        out=plan.out,
-        round=plan.round_number,
-        worker=plan.worker,
+        settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
     )
     if summary.get("scored", True):
         print_summary(plan, summary)

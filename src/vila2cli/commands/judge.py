@@ -1,7 +1,8 @@
 """`vila2 judge`: by models and the oracle, by people with a page of their own, and how far they agree."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +64,6 @@ def judge(
     plan = _plan(settings, paths, specs, model, out, base, worker)
     if not ready(plan, dry_run=dry_run, redo=bool(layers) or not _is_judged(plan.out, settings)):
         return
-    from vila2cli.judging.table import summary_table
     from vila2cli.stages.judge import judge as run_stage
 
     summary = run_stage(
@@ -76,6 +76,12 @@ def judge(
         round=plan.round_number,
         worker=plan.worker,
     )
+    _say(plan, summary)
+
+
+def _say(plan: Plan, summary: Mapping[str, Any]) -> None:
+    from vila2cli.judging.table import summary_table
+
     if summary.get("judged", True):
         print_summary(plan, summary_table(summary))
     else:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vila2cli.rejects import NO_ANSWER
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.shards import Shard, ShardStats, done
 
-NO_ANSWER = "no-answer"
-"""Reason of a reject that another try may answer."""
 REFUSED = "engine"
 """Reason of a reject that the engine would not take, and will not."""
 
@@ -28,21 +27,13 @@ def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
 
     They are complete no longer: until they are written again no other worker may sum them up.
     """
-    names = lacking(folder, [shard.name for shard in shards])
-    found = {name: _read(folder, name) for name in names}
-    for name in names:
-        (folder / f"{name}.stats.json").unlink()
-    return found
-
-
-def lacking(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of the shards that are complete but for answers which did not come."""
     complete = done(folder)
-    return [
-        name
-        for name in names
-        if name in complete and NO_ANSWER in ShardStats.read(folder / f"{name}.stats.json").dropped
-    ]
+    stats = {name: folder / f"{name}.stats.json" for shard in shards if (name := shard.name) in complete}
+    lacking = [name for name, path in stats.items() if NO_ANSWER in ShardStats.read(path).dropped]
+    found = {name: _read(folder, name) for name in lacking}
+    for name in found:
+        stats[name].unlink()
+    return found
 
 
 def _read(folder: Path, name: str) -> Earlier:

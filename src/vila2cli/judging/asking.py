@@ -21,16 +21,13 @@ from vila2cli.engine import (
 from vila2cli.engine.answers import Answers, answer_key, server_inputs
 from vila2cli.errors import BudgetError
 from vila2cli.progress import Progress
+from vila2cli.rejects import NO_ANSWER, OVER_BUDGET
 from vila2cli.run import api_key
 from vila2cli.sample import Turn
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.stopping import Stop
 from vila2cli.text.quality import refuses
 
-OVER_BUDGET = "over-budget"
-NO_ANSWER = "no-answer"
-MAY_PASS = (OVER_BUDGET, NO_ANSWER)
-"""Reasons for which a pair is asked about again when the command runs again."""
 _REASONS: dict[Failure, str] = {"request": "not-accepted", "unanswered": NO_ANSWER, "filtered": "refused"}
 
 Name = TypeVar("Name", bound=Hashable)

@@ -8,9 +8,10 @@ from typing import Any
 
 from vila2cli.engine.answers import Answers
 from vila2cli.errors import BudgetError, RecipeError, RejectBudgetError
-from vila2cli.judging.asking import OVER_BUDGET, AskedModel, Inquiry, Question, Reply
+from vila2cli.judging.asking import AskedModel, Inquiry, Question, Reply
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
+from vila2cli.rejects import OVER_BUDGET
 from vila2cli.run import claim
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.score.annotations import read_annotation_tar

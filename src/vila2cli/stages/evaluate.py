@@ -28,7 +28,7 @@ from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_in
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.questions import Question, questions_of
-from vila2cli.evaluation.repair import NO_ANSWER, REFUSED, Earlier, reopen
+from vila2cli.evaluation.repair import REFUSED, Earlier, reopen
 from vila2cli.evaluation.shots import Shots, open_shots
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
@@ -36,6 +36,7 @@ from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
+from vila2cli.rejects import NO_ANSWER
 from vila2cli.run import Worker, api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
@@ -110,24 +111,32 @@ def evaluate(
             if _changed(written) not in (known, None):  # another worker was last, too, and quicker
                 return read_json(written)
             answers.refresh()
-            judges, marker = {}, None
-            for task in found:
-                stats = layers[task.name].finish()
-                if task.scorer.marking is not None:
-                    marker = marker or Marker(recipe, folder, answers, stop)
-                    stats = marker.mark(task, sources[task.name], asker.task_inputs(task))
-                    marker.check_budget()
-                    judges[task.name] = marker.protocol(task)
-                _check_rejects(task, stats, recipe.eval.max_reject_rate, folder / task.name)
-            metrics = measure(recipe, found, folder) | {
-                "model": str(model),
-                "model_sha256": asker.model_sha256,
-                "round": round,
-                "protocol": _protocol(recipe, asker),
-            }
-            for name, judge in judges.items():
-                metrics["tasks"][name]["judge"] = judge
+            metrics = _metrics(asker, layers, found)
             write_json(written, metrics)
+    return metrics
+
+
+def _metrics(asker: "_Asker", layers: Mapping[str, LayerWriter], tasks: Sequence[Task]) -> dict[str, Any]:
+    """What metrics.json holds, once all answers are there and a judge has marked those that need it."""
+    recipe, folder = asker.recipe, asker.folder
+    judges: dict[str, dict[str, Any]] = {}
+    marker = None
+    for task in tasks:
+        stats = layers[task.name].finish()
+        if task.scorer.marking is not None:
+            marker = marker or Marker(recipe, folder, asker.answers, asker.stop)
+            stats = marker.mark(task, layers[task.name].source, asker.task_inputs(task))
+            marker.check_budget()
+            judges[task.name] = marker.protocol(task)
+        _check_rejects(task, stats, recipe.eval.max_reject_rate, folder / task.name)
+    metrics = measure(recipe, tasks, folder) | {
+        "model": asker.model,
+        "model_sha256": asker.model_sha256,
+        "round": asker.round,
+        "protocol": _protocol(recipe, asker),
+    }
+    for name, judge in judges.items():
+        metrics["tasks"][name]["judge"] = judge
     return metrics
 
 

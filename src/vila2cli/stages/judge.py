@@ -15,11 +15,11 @@ from typing import Any
 from vila2cli.engine.answers import ANSWERS_FILE, Answers
 from vila2cli.errors import BudgetError, DataError, RecipeError
 from vila2cli.files import one_at_a_time
-from vila2cli.judging.asking import MAY_PASS
 from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
 from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
+from vila2cli.rejects import MAY_PASS, OVER_BUDGET
 from vila2cli.run import Worker, claim, digest, lock, write_json
 from vila2cli.sample import Annotation
 from vila2cli.score.annotations import read_annotation_tar
@@ -265,7 +265,7 @@ def _spent(rows: Sequence[_Row]) -> str:
 
 def _check_budget(rows: Sequence[_Row], summary: Mapping[str, Any]) -> None:
     """Raise BudgetError when pairs were left for want of budget, now that the rest is written."""
-    left = sum(found.get("over-budget", 0) for found in summary["unjudged_reasons"].values())
+    left = sum(found.get(OVER_BUDGET, 0) for found in summary["unjudged_reasons"].values())
     if left:
         said = _spent(rows) or "the budget is spent"
         raise BudgetError(f"{left} pairs were not judged, see unjudged in summary.json: {said}")
