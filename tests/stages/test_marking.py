@@ -192,7 +192,8 @@ def test_a_judges_budget_is_one_for_all_tasks(serve, mmvet, llava_bench, tmp_pat
     server = serve(lambda body, number: completion("1.0"))
     marks = tmp_path / "a.json"
     marks.write_text(json.dumps(dict.fromkeys(MMVET, "x")))
-    said = lines(tmp_path / "b.jsonl", [{"question_id": n, "prompt": "?", "text": "y"} for n in range(3)])
+    rows = [{"question_id": n, "prompt": f"What is thing {n}?", "text": "y"} for n in range(3)]
+    said = lines(tmp_path / "b.jsonl", rows)
     api = {"base_url": server.url, "retries": 0, "max_in_flight": 1, "max_tokens_total": 40}
     sets = [f"judges.gpt.api.{key}={value}" for key, value in api.items()]
     recipe = load_recipe(None, ["eval.judge=gpt", "judges.gpt.model=gpt", *sets])
