@@ -62,7 +62,7 @@ class Work:
 
     def vila2(self, *words: str) -> float:
         """Run `vila2 specialize`; returns its seconds."""
-        command = [sys.executable, "-m", "vila2cli.cli", "specialize", *words, "--recipe", str(RECIPE)]
+        command = [sys.executable, "-m", "vila2cli", "specialize", *words, "--recipe", str(RECIPE)]
         for text in self.sets:
             command += ["--set", text]
         start_s = time.monotonic()

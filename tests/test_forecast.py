@@ -31,7 +31,36 @@ def test_images_are_counted_as_often_as_they_are_seen() -> None:
     assert seen["ocr-relabel"] == 100
     assert seen["round1-judge"] == 200
     assert seen["final-eval"] == 400
-    assert num_images(stages(recipe)["round1-pretrain"], recipe, COUNTS.with_images(None)) == 2800
+    sizes = {"pretrain": 2000, "ocr": 30, "eval": 1}
+    given = {
+        name: num_images(stage, recipe, COUNTS.with_sizes(sizes)) for name, stage in stages(recipe).items()
+    }
+    assert given["round1-pretrain"] == seen["round1-pretrain"] + 2 * 1000
+    assert (given["ocr"], given["final-eval"], given["round1-sft"]) == (4 * 30, 1, 4 * 50)
+
+
+def test_specialists_that_answer_together_are_asked_once_each() -> None:
+    recipe = load_recipe(REPO / "recipes" / "world.toml", ["specialize.lora=true"])
+    assert num_images(stages(recipe)["relabel"], recipe, COUNTS) == 3 * 1000
+
+
+def test_what_is_not_there_to_be_counted_can_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "round0", "--recipe", str(REPO / "recipes" / "vila2-8b.toml"), "--images", "1000000"]
+    assert main(words) == 0
+    pretrain, sft = capsys.readouterr().out.splitlines()[:2]
+    assert "--count interleaved=NUMBER" in pretrain
+    assert "pretrain=NUMBER" not in pretrain
+    assert "--count sft=NUMBER" in sft
+    assert main([*words, "--count", "sft=900", "--count", "interleaved=7"]) == 0
+    pretrain, sft = capsys.readouterr().out.splitlines()[:2]
+    assert " 1,595,007 images  " in pretrain, "of stage 1 as well, and documents"
+    assert " 900 images  " in sft
+    for wrong in ("sft", "sft=many", "sft=-1", "=3", "other=3"):
+        assert main([*words, "--count", wrong]) == 2
+        assert wrong.partition("=")[0] in capsys.readouterr().err
 
 
 def test_the_papers_recaption_pass_costs_what_the_paper_says() -> None:

@@ -14,12 +14,12 @@ from vila2cli.recipe import load_recipe
 REPO = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("is_filtered", [False, True])
+@pytest.mark.parametrize("more", ["", "[pretrain]\nfiltered = true\n", "[specialize]\nlora = true\n"])
 @pytest.mark.parametrize("target", ["round0", "round2", "specialists"])
-def test_it_is_the_graph_of_the_makefile(tmp_path: Path, target: str, is_filtered: bool) -> None:
+def test_it_is_the_graph_of_the_makefile(tmp_path: Path, target: str, more: str) -> None:
     path = tmp_path / "recipe.toml"  # under a name that no run in this checkout has
     text = (REPO / "recipes" / "world.toml").read_text().replace('"world"', '"never-run"', 1)
-    path.write_text(text + "\n[pretrain]\nfiltered = true\n" * is_filtered)
+    path.write_text(f"{text}\n{more}")
     command = ["make", "-n", target, "VENV=/nowhere", f"RECIPE={path}"]
     lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
     made = re.findall(r"/vila2 ((?!world)\w.*?) --recipe", lines)
@@ -115,3 +115,16 @@ def test_judges_that_ran_out_of_budget_are_not_done(
     (tmp_path / "summary.json").write_text(json.dumps({"unjudged_reasons": {"gpt": reasons}}))
     assert stage.is_complete() is is_complete
     assert stage.missing_workers(2) == ([] if is_complete else [0, 1])
+
+
+def test_adapters_that_answer_together_are_one_stage_over_several_layers(tmp_path: Path) -> None:
+    recipe = load_recipe(REPO / "recipes" / "world.toml", ["specialize.lora=true", f"runs_dir={tmp_path}"])
+    (stage,) = (stage for stage in plan_stages(recipe, "specialists") if stage.kind == "relabel")
+    assert stage.specialists == stage.after == tuple(recipe.specialists)
+    for number, name in enumerate(recipe.specialists):
+        folder = recipe.run_dir / "specialists" / name / "relabel"
+        folder.parent.mkdir(parents=True)
+        layer(folder, 4 - number, 4)
+        (folder / "summary.json").write_text("{}")
+    assert not stage.is_complete()
+    assert stage.missing_workers(4) == [2, 3], "of the second layer the last shard lacks, of the third two"

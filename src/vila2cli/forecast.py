@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.graph import Stage
 from vila2cli.recipe import Recipe
@@ -65,20 +65,36 @@ class Counts:
     specialists: Mapping[str, int | None]
     eval: int | None
 
-    def with_images(self, num_images: int | None) -> "Counts":
-        """As many pretraining images in place of those counted."""
-        return self if num_images is None else replace(self, pretrain=num_images)
+    def size(self, name: str) -> int | None:
+        """Samples of the data so named: "pretrain", "interleaved", "sft", "eval" or a specialist's."""
+        if name in self.specialists:
+            return self.specialists[name]
+        own = {"pretrain": self.pretrain, "interleaved": self.interleaved, "sft": self.sft, "eval": self.eval}
+        return own[name]
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> "Counts":
+        """These in place of those counted, by the names that `size` takes; raises RecipeError for another."""
+        known = {"pretrain", "interleaved", "sft", "eval", *self.specialists}
+        if other := sorted(sizes.keys() - known):
+            raise RecipeError(f"there is no data named {other[0]}; it is one of {', '.join(sorted(known))}")
+        specialists = {name: sizes.get(name, count) for name, count in self.specialists.items()}
+        own = {name: size for name, size in sizes.items() if name not in specialists}
+        return replace(self, specialists=specialists, **own)
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One stage: how many images pass through it (None: not known) and at what rate (None: nobody says)."""
+    """One stage: how many images pass through it (None: not known) and at what rate (None: nobody says).
+
+    `uncounted` names the data of which it is not known.
+    """
 
     stage: Stage
     num_images: int | None
     rate: Rate | None
     dollars_per_hour: float
     is_complete: bool
+    uncounted: tuple[str, ...] = ()
 
     @property
     def hours(self) -> float | None:
@@ -98,7 +114,8 @@ class Forecast:
         if self.rate is None:
             return f"{text}no rate: no run has measured it, and no paper says"
         if self.hours is None or self.dollars is None:
-            return f"{text}{1 / self.rate.seconds:,.3g} images/s; how many there are is not known"
+            asked = " ".join(f"--count {name}=NUMBER" for name in self.uncounted)
+            return f"{text}{1 / self.rate.seconds:,.3g} images/s; say how many there are: {asked}"
         price = f"  ${self.dollars:,.2f}" if self.dollars_per_hour else ""
         wall = f"{self.hours / num_devices:,.3g} h on {num_devices:,}"
         return f"{text}{self.hours:,.3g} {self.rate.device}, {wall}{price}  ({self.rate.source})"
@@ -192,7 +209,14 @@ def forecast(
     for stage in stages:
         rate = _rate(stage.kind, recipe, rates)
         price = recipe.cost.dollars_per_hour
-        yield Forecast(stage, num_images(stage, recipe, counts), rate, price, stage.is_complete())
+        yield Forecast(
+            stage,
+            num_images(stage, recipe, counts),
+            rate,
+            price,
+            stage.is_complete(),
+            tuple(name for name in _data_of(stage) if counts.size(name) is None),
+        )
 
 
 def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> Rate | None:
@@ -201,6 +225,15 @@ def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> R
     if rate is None and recipe.cost.device == "GPU-hours":
         rate = PUBLISHED.get(kind)
     return rate if rate is None or rate.device else replace(rate, device=recipe.cost.device)
+
+
+def _data_of(stage: Stage) -> tuple[str, ...]:
+    """The data that decide how many images pass through a stage, as `Counts.size` names them."""
+    if stage.kind == "specialize":
+        return stage.specialists
+    if stage.kind == "pretrain":
+        return "pretrain", "interleaved"
+    return {"sft": ("sft",), "eval": ("eval",), "judge": ()}.get(stage.kind, ("pretrain",))
 
 
 def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
@@ -213,12 +246,12 @@ def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
         return _pretraining(recipe, counts)
     if stage.kind == "sft":
         return _passes(counts.sft, recipe.sft)
-    if stage.kind in ("specialize", "relabel"):
-        name = stage.words[2]
-        settings = recipe.specialists[name]
-        if stage.kind == "specialize":
-            return _passes(counts.specialists.get(name), settings)
-        return _share(counts.pretrain, settings.relabel_share)
+    if stage.kind == "specialize":
+        (name,) = stage.specialists
+        return _passes(counts.specialists.get(name), recipe.specialists[name])
+    if stage.kind == "relabel":
+        shares = [recipe.specialists[name].relabel_share for name in stage.specialists]
+        return _share(counts.pretrain, sum(shares))
     return recipe.judge.num_samples if stage.kind == "judge" else counts.eval
 
 

@@ -5,7 +5,8 @@ The Makefile holds the same graph for one machine; a test keeps the two equal.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from vila2cli.errors import RecipeError
@@ -32,13 +33,22 @@ _SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a run: `words` are the command line after `vila2`, `after` names stages that come before."""
+    """One stage of a run: `words` are the command line after `vila2`, `after` names stages that come before.
+
+    It writes the folder `out`, and where specialists answer together `beside` has those of the others.
+    """
 
     name: str
     kind: StageKind
     words: tuple[str, ...]
     out: Path
     after: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def specialists(self) -> tuple[str, ...]:
+        """The specialists it trains or asks."""
+        return tuple(word for flag, word in pairwise(self.words) if flag == "--name")
 
     @property
     def is_split(self) -> bool:
@@ -56,6 +66,8 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether the output is there, of all shards."""
+        if self.beside:
+            return all(one.is_complete() for one in self._apart())
         if not self.marker.is_file() or self._asks_again():
             return False
         return not self.is_split or not undone(self.out, self._shards(self.out))
@@ -64,6 +76,8 @@ class Stage:
         """Which of `count` workers have shards left; the first alone where only the summary is missing."""
         if self.is_complete():
             return []
+        if self.beside:
+            return sorted({i for one in self._apart() for i in one.missing_workers(count)})
         written = self.out / "scores" if self.kind == "filter" else self.out
         names = self._shards(written)
         if not names:
@@ -72,6 +86,10 @@ class Stage:
         if not missing and self._asks_again():
             return list(range(count))
         return [i for i in range(count) if missing & set(names[i::count])] or [0]
+
+    def _apart(self) -> list["Stage"]:
+        """The same with each of its folders alone."""
+        return [replace(self, out=out, beside=()) for out in (self.out, *self.beside)]
 
     def _asks_again(self) -> bool:
         """Whether judges were left without answers that another try may bring."""
@@ -150,11 +168,21 @@ def _specialists(recipe: Recipe) -> Iterator[Stage]:
     folder = RunFolder(recipe.run_dir)
     for name in recipe.specialists:
         words = ("specialize", "--name", name)
-        trained = Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-eval",))
-        yield trained
-        yield Stage(f"{name}-relabel", "relabel", (*words, "--relabel"), folder.relabel(name), (name,))
-    before = tuple(f"{name}-relabel" for name in recipe.specialists)
+        yield Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-eval",))
+    relabelling = list(_relabelling(recipe))
+    yield from relabelling
+    before = tuple(stage.name for stage in relabelling)
     kinds: tuple[StageKind, ...] = ("pretrain", "sft", "eval")
     for kind in kinds:
         yield Stage(f"final-{kind}", kind, (kind, "--round", "final"), folder.stage(kind, None), before)
         before = (f"final-{kind}",)
+
+
+def _relabelling(recipe: Recipe) -> Iterator[Stage]:
+    """The specialists one by one, or all at once where they are adapters of one checkpoint."""
+    folder, names = RunFolder(recipe.run_dir), tuple(recipe.specialists)
+    for together in [names] if recipe.specialize.lora and names else [(name,) for name in names]:
+        words = ("specialize", *(word for name in together for word in ("--name", name)), "--relabel")
+        out, *beside = [folder.relabel(name) for name in together]
+        name = f"{together[0]}-relabel" if len(together) == 1 else "relabel"
+        yield Stage(name, "relabel", words, out, together, tuple(beside))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -17,7 +17,7 @@ class Progress:
     """Counts `unit`s of a stage; use it as a context manager.
 
     On a terminal it draws a bar with rate and time left, elsewhere it writes a line every ten
-    seconds. With `log_path` the same figures go to a log.jsonl. `total` is None when unknown, and
+    seconds. The same figures go to `log_path`, a log.jsonl, or to several. `total` is None when unknown, and
     shown with a ~ when it `is_estimate`.
     """
 
@@ -26,7 +26,7 @@ class Progress:
         stage: str,
         total: int | None = None,
         unit: str = "images",
-        log_path: Path | None = None,
+        log_path: Path | Sequence[Path] = (),
         *,
         is_estimate: bool = False,
         stream: TextIO | None = None,
@@ -35,7 +35,8 @@ class Progress:
         self.stage, self.total, self.unit = stage, total, unit
         self._about = "~" if is_estimate else ""
         self.num_done = self._num_before = 0
-        self._log_path, self._clock = log_path, clock
+        self._log_paths = [log_path] if isinstance(log_path, Path) else log_path
+        self._clock = clock
         self._stream = sys.stderr if stream is None else stream
         self._figures: dict[str, Any] = {}
         self._start = self._last_line = clock()
@@ -86,8 +87,8 @@ class Progress:
             self._bar.note(f"{self.stage}: {text}")
         else:
             self._write(f"{self.stage}: {text}")
-        if self._log_path is not None:
-            append_log(self._log_path, stage=self.stage, note=text)
+        for path in self._log_paths:
+            append_log(path, stage=self.stage, note=text)
 
     def line(self) -> str:
         """The count as text: `recaption: 1,200/4,000 images, 30%, 61.2 images/s, 0:46 left`."""
@@ -114,10 +115,10 @@ class Progress:
         recent = (self.num_done - self._last_num) / elapsed if elapsed > 0 else 0.0
         if self._bar is None or closing:
             self._write(self.line())
-        if self._log_path is not None:
-            counts = {"stage": self.stage, "done": self.num_done, "total": self.total, "unit": self.unit}
-            speed = {"seconds": self.seconds, "rate": self.rate, "recent_rate": recent}
-            append_log(self._log_path, **{**self._figures, **counts, **speed})
+        counts = {"stage": self.stage, "done": self.num_done, "total": self.total, "unit": self.unit}
+        speed = {"seconds": self.seconds, "rate": self.rate, "recent_rate": recent}
+        for path in self._log_paths:
+            append_log(path, **{**self._figures, **counts, **speed})
         self._last_line, self._last_num = now, self.num_done
 
     def _write(self, text: str) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lora_adapter import write_adapter
 from vila2cli.cli import app
-from vila2cli.errors import DataError, RecipeError
+from vila2cli.errors import DataError, ModelError, RecipeError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.recipe import load_recipe
 from vila2cli.run import Worker
@@ -69,9 +71,14 @@ def settings(data: Path, engine: str) -> list[str]:
 
 
 def label(
-    data: Path, out: Path, models: dict[str, Path], engine: str = "hf", worker: Worker | None = None
+    data: Path,
+    out: Path,
+    models: dict[str, Path],
+    engine: str = "hf",
+    worker: Worker | None = None,
+    sets: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    recipe = load_recipe(None, settings(data, engine))
+    recipe = load_recipe(None, [*settings(data, engine), *sets])
     answering = [Answering(name, str(model), out / name) for name, model in models.items()]
     return relabel(recipe, answering, shards=[str(data)], worker=worker)
 
@@ -153,6 +160,55 @@ def test_it_goes_on_with_what_each_layer_lacks(
         assert texts(out, name) == texts(tmp_path / "alone", name)
     with pytest.raises(RecipeError, match="model_sha256 was"):
         label(data, out, {"ocr": tiny_checkpoint})
+
+
+@pytest.mark.parametrize("num_samples", [5, 60])
+def test_one_who_fails_does_not_stop_the_others(
+    specialists: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path, num_samples: int
+) -> None:
+    for shard in range(2):
+        with TarWriter(tmp_path / "data" / f"{shard:06}.tar") as tar:
+            for number in range(num_samples):
+                tar.write_sample(f"{shard}-{number}", {"jpg": jpeg(number % 7)})
+    broken = write_adapter(tiny_checkpoint, tmp_path / "broken", seed=9)
+    weights = load_file(broken / "adapter_model.safetensors")
+    save_file({name: one * torch.inf for name, one in weights.items()}, broken / "adapter_model.safetensors")
+    sets = ["recaption.max_reject_rate=0.5", "recaption.batch_size=32"]
+    data, models = tmp_path / "data", specialists | {"grounding": broken, "ocr": tiny_checkpoint}
+    with pytest.raises(RejectBudgetError, match="log-probabilities that are no numbers"):
+        label(data, tmp_path / "together", models, sets=sets)
+    assert not list((tmp_path / "together" / "grounding").glob("*.tar"))
+    for name in ("spatial", "ocr"):
+        label(data, tmp_path / "alone", {name: models[name]}, sets=sets)
+        assert written(tmp_path / "together", name) == written(tmp_path / "alone", name)
+        assert len(written(tmp_path / "together", name)["tars"]) == 2
+    logged = [(tmp_path / "together" / name / "log.jsonl").read_text() for name in ("spatial", "grounding")]
+    assert logged[0] == logged[1] != ""
+    with pytest.raises(RejectBudgetError):
+        label(data, tmp_path / "together", models, sets=sets)
+
+
+def test_a_layer_that_is_done_does_without_the_checkpoint_below_its_adapter(
+    data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    base, run_dir = tmp_path / "base", tmp_path / "runs" / "one"
+    shutil.copytree(tiny_checkpoint, base)
+    words = ["specialize", "--relabel", "--name", "ocr", "--recipe", str(tmp_path / "recipe.toml")]
+    (tmp_path / "recipe.toml").write_text(
+        f'name = "one"\nruns_dir = "{run_dir.parent}"\nspecialize.lora = true\n'
+    )
+    words += [word for one in [*settings(data, "hf"), f"data.pretrain={data}"] for word in ("--set", one)]
+    write_adapter(base, run_dir / "specialists" / "ocr" / "checkpoint" / "adapter", seed=0)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    shutil.rmtree(base)
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0, again.output
+    assert "complete, nothing to do" in again.output
+    (run_dir / "specialists" / "ocr" / "relabel" / "000001.tar").unlink()
+    lacking = CliRunner().invoke(app, words)
+    assert isinstance(lacking.exception, ModelError)
+    assert str(base) in str(lacking.exception)
 
 
 def test_full_fine_tunes_answer_beside_adapters(

@@ -1,5 +1,6 @@
 """`vila2 plan` and `vila2 check`: what a run will take, and whether it can run at all."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,15 @@ def plan(
     images: Annotated[
         int | None, typer.Option("--images", min=1, help="Pretraining images; those of the recipe by default.")
     ] = None,
+    counts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--count",
+            metavar="NAME=NUMBER",
+            help="Samples of other data, where it is not there to be counted: interleaved, sft, eval or a "
+            "specialist's name; may be repeated.",
+        ),
+    ] = None,
     devices: Devices = 1,
     rates: Rates = None,
     recipe: RecipeFile = None,
@@ -34,10 +44,13 @@ def plan(
     """Say stage by stage what a run will take, in hours and dollars, from measured speeds.
 
     \b
-    vila2 plan --recipe recipes/vila2-8b.toml --images 25000000 --devices 128
+    vila2 plan --recipe recipes/vila2-8b.toml --images 25000000 --count sft=1800000 --devices 128
     vila2 plan round3 --images 100000 --devices 2
     """
-    for line in _plan_lines(open_recipe(recipe, sets), target, images, devices, rates):
+    sizes = dict(_parse_count(text) for text in counts or ())
+    if images is not None:
+        sizes["pretrain"] = images
+    for line in _plan_lines(open_recipe(recipe, sets), target, sizes, devices, rates):
         typer.echo(line)
 
 
@@ -64,7 +77,7 @@ def check(
     for finding in check_recipe(settings, count_data(settings)):
         typer.echo(printable(finding.line()))
         failed += [finding] if finding.error else []
-    for line in _plan_lines(settings, None, None, devices, rates):
+    for line in _plan_lines(settings, None, {}, devices, rates):
         typer.echo(f"      {line}")
     if failed:
         error = failed[0].error or Vila2Error
@@ -72,12 +85,24 @@ def check(
         raise error(f"{len(failed)} of the checks failed: {names}")
 
 
+def _parse_count(text: str) -> tuple[str, int]:
+    """Read `sft=1800000`; raises RecipeError."""
+    name, _, number = text.partition("=")
+    try:
+        count = int(number)
+    except ValueError:
+        count = -1
+    if not name or count < 0:
+        raise RecipeError(f"--count {text}: give a name and a number of samples, like sft=1800000")
+    return name, count
+
+
 def _plan_lines(
-    recipe: Recipe, target: str | None, images: int | None, devices: int, rates: Path | None
+    recipe: Recipe, target: str | None, sizes: Mapping[str, int], devices: int, rates: Path | None
 ) -> list[str]:
     from vila2cli.forecast import count_data, forecast, forecast_lines, measured_rates
 
     stages = plan_stages(recipe, target or (SPECIALISTS if recipe.specialists else None))
-    counts = count_data(recipe).with_images(images)
+    counts = count_data(recipe).with_sizes(sizes)
     found = list(forecast(stages, recipe, counts, measured_rates(rates or recipe.run_dir)))
     return list(forecast_lines(found, num_devices=devices))

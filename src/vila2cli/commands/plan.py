@@ -226,8 +226,13 @@ def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
 
 
 def _is_gone(plan: Plan) -> bool:
-    """Whether the model is that of an earlier round, which may be removed once it has done its work."""
-    return plan.origins.get("model") == "run folder" and not Path(plan.model or "").is_dir()
+    """Whether the model, or the one below an adapter, is an earlier stage's that was removed after its work."""
+    if plan.origins.get("model") != "run folder" or plan.model is None:
+        return False
+    from vila2cli.model.adapter import is_adapter, named_base
+
+    folder = Path(plan.model)
+    return not folder.is_dir() or (is_adapter(folder) and not Path(named_base(folder)).is_dir())
 
 
 def _value(recipe: Recipe, key: str) -> Any:

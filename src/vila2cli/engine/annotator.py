@@ -23,7 +23,7 @@ from vila2cli.engine import Engine, Request, Result
 from vila2cli.engine.failures import EngineFailures
 from vila2cli.engine.feed import ahead
 from vila2cli.engine.meter import Bill, Meter
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.progress import Progress
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
@@ -114,7 +114,7 @@ class _Wanted:
 class Annotator:
     """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
 
-    Above `max_reject_rate` of a layer's samples that the engine fails on, it stops before another is.
+    A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further.
     """
 
     def __init__(
@@ -137,17 +137,21 @@ class Annotator:
         self._bill = Bill(Meter(engine))
         self._unreadable = Unreadable()
         self.failures = {part.layer.layer: EngineFailures(max_reject_rate) for part in parts}
+        self._given_up: dict[str, RejectBudgetError] = {}
 
     def run(self) -> None:
         """Write what the layers lack; raises Interrupted after a signal, DataError for damaged shards, and
         RejectBudgetError where the engine fails on too many samples.
 
         A shard that is damaged, or of which no sample was answered, is given up, and told of when the others
-        are done. Whatever stops the work, shards written by then stay and no other leaves a trace.
+        are done; so is a layer that fails beside others. Whatever stops the work, shards written by then stay
+        and no other leaves a trace.
         """
         with self._begun() as samples:
             self._converse(samples)
         self._unreadable.check()
+        for error in self._given_up.values():
+            raise error
         for failures in self.failures.values():
             failures.check()
 
@@ -205,7 +209,10 @@ class Annotator:
                     yield
 
     def _begin(self, opened: _OpenShard, sample: Sample, images: Future[tuple[Image.Image, ...]]) -> bool:
-        """Begin a talk about a sample; False where its image cannot be shown."""
+        """Begin a talk about a sample; False where its image cannot be shown, or its layer was given up."""
+        if self._has_failed(opened.part):
+            self._progress.advance()
+            return False
         self._figures["begun"] += 1
         try:
             dialogue = opened.part.task.talk(opened.writer, sample, images.result())
@@ -222,7 +229,9 @@ class Annotator:
         shards = {shard.name: shard for part in self._parts for shard in part.shards}
         for shard in shards.values():
             self._stop.check()
-            lacking = [part for part in self._parts if shard in part.shards]
+            lacking = [part for part in self._parts if shard in part.shards and not self._has_failed(part)]
+            if not lacking:
+                continue
             opened = [_OpenShard(part, part.layer.shard(shard)) for part in lacking]
             self._open[shard.name] = opened[:]
             try:
@@ -280,9 +289,26 @@ class Annotator:
             opened.num_asked += 1
             opened.num_failed += talk.is_unanswered
             self._count(opened, answered=int(not talk.is_unanswered))
-            self.failures[opened.part.layer.layer].count(talk.error if talk.is_unanswered else None)
+            self._weigh(opened.part, talk.error if talk.is_unanswered else None)
         self._progress.advance()
         self._close_if_done(opened)
+
+    def _weigh(self, part: Part, error: str | None) -> None:
+        """Hold what came of a sample against the layer's budget; raises once every layer's is spent."""
+        if self._has_failed(part):
+            return
+        try:
+            self.failures[part.layer.layer].count(error)
+        except RejectBudgetError as too_many:
+            self._given_up[part.layer.layer] = too_many
+            if len(self._given_up) == len(self._parts):
+                raise
+            self._progress.note(f"{part.layer.layer}: {too_many}; going on with the others")
+            for opened in itertools.chain(*self._open.values()):
+                opened.is_broken |= opened.part is part
+
+    def _has_failed(self, part: Part) -> bool:
+        return part.layer.layer in self._given_up
 
     def _take(self, result: Result) -> None:
         talk = self._talks.pop(result.id)
@@ -320,16 +346,13 @@ class Annotator:
 
 
 def annotate(engine: Engine, parts: Sequence[Part], *, title: str, stop: Stop, max_reject_rate: float) -> None:
-    """Fill layers in one pass, showing how far it is; raises as `Annotator.run` does.
-
-    The first layer keeps the log.
-    """
+    """Fill layers in one pass, showing how far it is, and log it in each; raises as `Annotator.run` does."""
     counts = [expected_samples(part.shards) for part in parts]
     totals = [number for number, _ in counts if number is not None]
     with Progress(
         title,
         sum(totals) if len(totals) == len(counts) else None,
-        log_path=parts[0].layer.folder / "log.jsonl",
+        log_path=[part.layer.folder / "log.jsonl" for part in parts],
         is_estimate=not all(is_exact for _, is_exact in counts),
     ) as progress:
         Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()

@@ -52,6 +52,21 @@ def base_of(model: str | Path) -> str:
     return read_adapter(model).base if is_adapter(model) else str(model)
 
 
+def named_base(folder: Path) -> str:
+    """The checkpoint that an adapter folder names as the one below it, there or not; raises ModelError."""
+    base = _read_config(folder).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{folder / CONFIG_FILE} names no base; set base_model_name_or_path in it")
+    return base
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / CONFIG_FILE)
+    except DataError as error:
+        raise ModelError(str(error)) from None
+
+
 def read_adapter(model: str | Path) -> Adapter:
     """Read an adapter folder, weights' names but no weights.
 
@@ -59,17 +74,11 @@ def read_adapter(model: str | Path) -> Adapter:
     only a part of what was trained, or trained over other weights than its base has now.
     """
     folder = Path(model)
-    try:
-        config = read_json(folder / CONFIG_FILE)
-    except DataError as error:
-        raise ModelError(str(error)) from None
+    config, base = _read_config(folder), named_base(folder)
     odd = [name for name in _UNLIKE_LORA if config.get(name)]
     if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
         what = odd[0] if odd else f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
         raise ModelError(f"{folder} is no plain LoRA adapter ({what}); merge it into its base and give that")
-    base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ModelError(f"{folder / CONFIG_FILE} names no base; set base_model_name_or_path in it")
     try:
         resolve_model(base)
     except ModelError as error:

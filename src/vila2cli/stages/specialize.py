@@ -101,7 +101,8 @@ def relabel(
     The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
     produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). Those who are adapters over the same
     checkpoint answer together, in one engine and one pass over the shards, and write what each would write
-    alone. The engine is that of [recaption]. Returns the summaries; raises as `recaption` does.
+    alone. One who fails does not keep the others from answering. The engine is that of [recaption]. Returns
+    the summaries; raises as `recaption` does, of several errors the first.
     """
     worker, source = worker or Worker(), open_source(shards, base=base)
     inputs = [relabel_inputs(recipe, name=one.name, model=one.model, source=source) for one in answering]
@@ -114,15 +115,16 @@ def relabel(
                 open_layer(one.out, layer=one.name, source=source, manifest={"digest": manifest.digest})
             )
         stop = held.enter_context(interruptible())
-        try:
-            for group in _groups(recipe, answering):
+        errors: list[DataError | RejectBudgetError] = []
+        for group in _groups(recipe, answering):
+            try:
                 _ask(recipe, [(answering[i], layers[i]) for i in group], select(source.shards, worker), stop)
-                gc.collect()  # the next group's engine may need the memory of this one's
-        except (DataError, RejectBudgetError):  # of some shards; what the others hold is said all the same
-            for one, layer in zip(answering, layers, strict=True):
-                _sum_up(recipe, one, layer)
-            raise
+            except (DataError, RejectBudgetError) as error:
+                errors.append(error)
+            gc.collect()  # the next group's engine may need the memory of this one's
         summaries = [_sum_up(recipe, one, layer) for one, layer in zip(answering, layers, strict=True)]
+    if errors:
+        raise errors[0]
     for one, summary in zip(answering, summaries, strict=True):
         if summary["reject_rate"] > recipe.recaption.max_reject_rate:
             raise RejectBudgetError(

@@ -221,7 +221,7 @@ class _Job:
             label,
             total=total,
             unit="steps",
-            log_path=self.partial / "log.jsonl" if is_first else None,
+            log_path=[self.partial / "log.jsonl"] if is_first else [],
             stream=None if is_first else io.StringIO(),
         ) as progress:
             progress.note(_counts_line(counts))
