@@ -6,7 +6,8 @@ in another order every time, each from `vila2 specialize --relabel` to finished 
   separate-adapters  one adapter after the other, an engine and a pass for each
   separate-merged    one checkpoint after the other that an adapter is merged into: no adapters at all
 Wall time is of the commands with the start of Python and engine; without it, what the layers are charged.
-Figures are medians; answers are compared with those of the other rows, image by image.
+Each is measured on one shard and on all: the fewer images a worker is given, the more a start weighs. Figures
+are medians; answers are compared with those of the other rows, image by image.
 
     python benchmarks/lora.py
     python benchmarks/lora.py --base runs/world/round3/pretrain --data data/world --engine hf --num-shards 2
@@ -25,6 +26,7 @@ from typing import Any
 
 from recaption import versions
 from rounds import RECIPE, REPO, RESULTS, write_results
+from tables import lora as lora_table
 
 from vila2cli.shards import open_source, read_shard
 
@@ -43,6 +45,7 @@ class Measured:
 
     seconds: float
     asking_s: float
+    num_images: int
     num_answers: int
     num_tokens: int
 
@@ -54,7 +57,6 @@ class Work:
     base: Path
     data: Path
     work: Path
-    num_shards: int
     sets: tuple[str, ...]
 
     def specialist(self, name: str) -> Path:
@@ -76,11 +78,11 @@ class Work:
             if not self.specialist(name).exists():
                 self.vila2("--name", name, "--model", str(self.base), "--out", str(self.specialist(name)))
 
-    def measure(self, row: str) -> tuple[Measured, Answers]:
-        """One row from nothing to finished layers."""
+    def measure(self, row: str, num_shards: int) -> tuple[Measured, Answers]:
+        """One row from nothing to finished layers over the first of the shards, 0 for all."""
         out = self.work / row
         shutil.rmtree(out, ignore_errors=True)
-        shards = sorted(map(str, (self.data / "pretrain").glob("*.tar")))[: self.num_shards or None]
+        shards = sorted(map(str, (self.data / "pretrain").glob("*.tar")))[: num_shards or None]
         words = [word for shard in shards for word in ("--shards", shard)]
         models = {
             name: str(self.specialist(name) / ("" if row == "separate-merged" else "adapter")) for name in NAMES
@@ -98,7 +100,8 @@ class Work:
         summaries = [json.loads((out / name / "summary.json").read_text()) for name in NAMES]
         found = answers(out)
         asking_s = sum(one["cost"]["seconds"] for one in summaries)
-        return Measured(seconds, asking_s, len(found), sum(one["tokens"] for one in summaries)), found
+        num_images, num_tokens = summaries[0]["in"], sum(one["tokens"] for one in summaries)
+        return Measured(seconds, asking_s, num_images, len(found), num_tokens), found
 
 
 def answers(out: Path) -> Answers:
@@ -131,21 +134,25 @@ def compare(runs: dict[str, list[Measured]], found: dict[str, Answers]) -> dict[
             ]
             ratio = median(one for one, _ in pairs) / median(other for _, other in pairs)
             turns = sorted(round(one / other, 3) for one, other in pairs)
-            result[row][figure] = {"ratio": round(ratio, 3), "turns": turns, "most": MOST}
+            result[row][figure] = {"ratio": round(ratio, 3), "turns": turns}
     return result
 
 
-def report(results: dict[str, Any]) -> None:
-    print(f"{'':20}{'with start':>12}{'asking':>10}{'answers':>10}{'tokens':>10}")
-    for row, figures in results["rows"].items():
-        cells = f"{figures['seconds']:12.1f}{figures['asking_s']:10.1f}"
-        print(f"{row:20}{cells}{figures['num_answers']:10}{figures['num_tokens']:10}")
-    for row, found in results["ratios"].items():
-        same = found["answers"]
-        print(
-            f"together / {row}: {found['seconds']['ratio']:.3f} with start, {found['asking_s']['ratio']:.3f} "
-            f"asking (at most {MOST}); {same['same']} of {same['of']} answers the same"
-        )
+def measure(work: Work, num_shards: int, repeats: int) -> dict[str, Any]:
+    """All rows over so many shards, in turns."""
+    runs: dict[str, list[Measured]] = {row: [] for row in ROWS}
+    found: dict[str, Answers] = {}
+    for turn in range(repeats):
+        for row in ROWS if turn % 2 == 0 else ROWS[::-1]:
+            measured, found[row] = work.measure(row, num_shards)
+            runs[row].append(measured)
+            print(f"{turn + 1}/{repeats} {row}: {measured.seconds:.1f} s", flush=True)
+    medians = {
+        row: {name: round(median(getattr(one, name) for one in all_of), 2) for name in asdict(all_of[0])}
+        for row, all_of in runs.items()
+    }
+    rows = {row: medians[row] | {"runs": [asdict(one) for one in all_of]} for row, all_of in runs.items()}
+    return {"rows": rows, "ratios": compare(runs, found)}
 
 
 def parse() -> argparse.Namespace:
@@ -153,8 +160,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=SEED0 / "runs" / "world" / "round3" / "pretrain")
     parser.add_argument("--data", type=Path, default=SEED0 / "data", help="folder that vila2 world wrote")
     parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
-    parser.add_argument("--num-shards", type=int, default=0, help="pretraining shards asked about, 0 for all")
-    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument(
+        "--num-shards", type=int, nargs="+", default=[1, 0], help="shards asked about, 0 for all"
+    )
+    parser.add_argument("--rank", type=int, default=16, help="an eighth of the width of the world's LLM")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-lora")
     parser.add_argument("--out", type=Path, default=RESULTS / "lora.json")
@@ -170,35 +179,20 @@ def main() -> None:
         data = f'["{options.data}/specialist-{name}/*.tar"]'
         sets += [f"specialists.{name}.data={data}", f"specialists.{name}.lora.rank={options.rank}"]
         sets += [f"specialists.{name}.lora.alpha={2.0 * options.rank}"]
-    work = Work(options.base, options.data, options.work, options.num_shards, (*sets, *options.sets))
+    work = Work(options.base, options.data, options.work, (*sets, *options.sets))
     work.train()
-    runs: dict[str, list[Measured]] = {row: [] for row in ROWS}
-    found: dict[str, Answers] = {}
-    for turn in range(options.repeats):
-        for row in ROWS if turn % 2 == 0 else ROWS[::-1]:
-            measured, found[row] = work.measure(row)
-            runs[row].append(measured)
-            print(f"{turn + 1}/{options.repeats} {row}: {measured.seconds:.1f} s", flush=True)
-    rows = {
-        row: {
-            **{
-                figure: round(median(getattr(one, figure) for one in all_of), 2) for figure in asdict(all_of[0])
-            },
-            "runs": [asdict(one) for one in all_of],
-        }
-        for row, all_of in runs.items()
-    }
-    results = {
+    about = {
         "machine": versions(),
         "engine": options.engine,
         "rank": options.rank,
-        "num_shards": options.num_shards,
         "repeats": options.repeats,
-        "rows": rows,
-        "ratios": compare(runs, found),
+        "most": MOST,
     }
-    write_results(options.out, results, options.work)
-    report(results)
+    sizes: list[dict[str, Any]] = []
+    for num_shards in options.num_shards:
+        sizes.append(measure(work, num_shards, options.repeats))
+        write_results(options.out, {**about, "sizes": sizes}, options.work)
+    print(lora_table({**about, "sizes": sizes}))
     print(f"wrote {options.out}")
 
 

@@ -103,15 +103,15 @@ def answers(layer: Path, name: str, seed: int) -> dict[str, Any]:
 
 def measure(run: Run, num_rounds: int) -> dict[str, Any]:
     """Run one seed and collect its figures."""
-    seconds = run.rounds(num_rounds) | run.specialists()
+    run.rounds(num_rounds)
+    run.specialists()
     for control in CONTROLS:
         for stage in ("pretrain", "sft", "eval"):
-            seconds[f"{control}/{stage}"] = run.vila2(stage, "--round", control)
+            run.vila2(stage, "--round", control)
     last = f"round{num_rounds}"
     names = [last, "final", *CONTROLS]
     return {
         "seed": run.seed,
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "answers": {
             name: answers(run.dir / "specialists" / name / "relabel", name, run.seed) for name in NAMES
         },

@@ -36,6 +36,12 @@ WAYS = {
 }
 """The rows of recaption.py."""
 
+PASSES = {
+    "separate-adapters": "three passes of an adapter each",
+    "separate-merged": "three of merged checkpoints",
+}
+"""The rows of lora.py."""
+
 ARMS = {
     "trainer": "transformers' Trainer, padded batches",
     "padded": "padded, samples of like length together",
@@ -174,6 +180,23 @@ def specialists(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def lora(results: dict[str, Any]) -> str:
+    """What lora.py measured as Markdown: one pass of three adapters beside three passes."""
+    lines = [
+        "| images | one pass | beside | with start | asking alone | answers the same |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size in results["sizes"]:
+        together = size["rows"]["together"]
+        for name, found in size["ratios"].items():
+            other, same = size["rows"][name]["seconds"], found["answers"]
+            cells = [f"{together['num_images']:,.0f}", f"{together['seconds']:.0f} s"]
+            cells += [f"{PASSES[name]}, {other:.0f} s", f"{found['seconds']['ratio']:.2f}"]
+            cells += [f"{found['asking_s']['ratio']:.2f}", f"{same['same']:,} of {same['of']:,}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def findings(results: dict[str, Any]) -> str:
     """What findings_vila.py measured as Markdown: differences in QA by seed, and over the seeds."""
     seeds = results["seeds"]
@@ -212,6 +235,7 @@ if __name__ == "__main__":
         ("filter", "filter", filtering),
         ("training", "train", training),
         ("specialists", "specialists", specialists),
+        ("lora", "lora", lora),
         ("findings", "findings_vila", findings),
     )
     for section, file, make in sections:
