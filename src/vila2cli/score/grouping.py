@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from vila2cli.errors import DataError
 from vila2cli.score.scorer import Labels, Reference, Row, Scored
+from vila2cli.score.stats import Columns, FloatArray, ratio
 
 
 def group_name(reference: Reference, *keys: str) -> str:
@@ -57,6 +58,19 @@ def category_label(reference: Reference) -> Labels:
     """The category of a sample as a label, none where it has none."""
     category = text_of(reference, "category")
     return {"category": category} if category else {}
+
+
+def category_metrics(totals: Columns) -> dict[str, FloatArray]:
+    """Accuracy, the share that was not read, and the accuracy of each category."""
+    categories = [name.removeprefix("num:") for name in totals if name.startswith("num:")]
+    return {
+        "accuracy": ratio(totals["score"], totals["n"]),
+        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
+        **{
+            f"accuracy:{category}": ratio(totals[f"right:{category}"], totals[f"num:{category}"])
+            for category in categories
+        },
+    }
 
 
 def by_category(scored: Sequence[Scored]) -> list[Row]:

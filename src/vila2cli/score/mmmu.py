@@ -9,8 +9,8 @@ from hashlib import sha256
 from random import Random
 
 from vila2cli.errors import DataError
-from vila2cli.score.grouping import by_category, category_label
-from vila2cli.score.options import category_metrics, choices_of
+from vila2cli.score.grouping import by_category, category_label, category_metrics
+from vila2cli.score.options import choices_of
 from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 

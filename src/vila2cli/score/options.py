@@ -13,6 +13,7 @@ from vila2cli.score.grouping import (
     add_groups,
     by_category,
     category_label,
+    category_metrics,
     fill,
     group_name,
 )
@@ -112,19 +113,6 @@ def score_mcq(answer: str, reference: Reference) -> Row:
     """VLMEvalKit's rules: 1 when the option read is the right one."""
     letter = vlmevalkit_letter(answer, choices_of(reference))
     return {"score": float(letter == true_letter(reference)), "unparsed": float(letter is None)}
-
-
-def category_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """Accuracy, the share that was not read, and the accuracy of each category."""
-    categories = [name.removeprefix("num:") for name in totals if name.startswith("num:")]
-    return {
-        "accuracy": ratio(totals["score"], totals["n"]),
-        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
-        **{
-            f"accuracy:{category}": ratio(totals[f"right:{category}"], totals[f"num:{category}"])
-            for category in categories
-        },
-    }
 
 
 def circular_labels(reference: Reference) -> Labels:

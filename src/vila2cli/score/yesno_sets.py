@@ -10,6 +10,7 @@ from vila2cli.score.grouping import (
     add_groups,
     by_category,
     category_label,
+    category_metrics,
     fill,
     group_name,
     text_of,
@@ -151,16 +152,6 @@ def score_truth(answer: str, reference: Reference) -> Row:
     return {"score": float(bool(said) and (said in _TRUE) == (truth in _TRUE)), "unparsed": float(not said)}
 
 
-def truth_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """Accuracy, the share that was not read, and the accuracy of each category."""
-    names = [column.removeprefix("num:") for column in totals if column.startswith("num:")]
-    return {
-        "accuracy": ratio(totals["score"], totals["n"]),
-        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
-        **{f"accuracy:{name}": _share(totals, "right", "num", name) for name in names},
-    }
-
-
 def _share(totals: Columns, right: str, count: str, name: str) -> FloatArray:
     return ratio(totals[f"{right}:{name}"], totals[f"{count}:{name}"])
 
@@ -206,7 +197,7 @@ TRUTH = Scorer(
     version="truth-1",
     headline="accuracy",
     score=score_truth,
-    metrics=truth_metrics,
+    metrics=category_metrics,
     labels=category_label,
     complete=by_category,
     rule="accuracy of true/false, as VSR and NLVR report",
