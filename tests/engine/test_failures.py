@@ -1,6 +1,6 @@
 import pytest
 
-from vila2cli.engine.failures import MIN_FAILED, EngineFailures, error_kind
+from vila2cli.engine.failures import MIN_FAILED, Budgets, EngineFailures, error_kind
 from vila2cli.errors import RejectBudgetError
 
 
@@ -39,3 +39,22 @@ def test_a_shard_without_any_answer_is_given_up() -> None:
 def test_errors_that_differ_in_numbers_are_of_one_kind() -> None:
     assert error_kind("prompt of 900 tokens, request 7fa3b") == error_kind("prompt of 12 tokens, request 9c")
     assert error_kind("no images") != error_kind("no key")
+
+
+def test_of_several_layers_one_may_spend_its_budget() -> None:
+    budgets = Budgets(["ocr", "spatial"], 0.1)
+    for _ in range(MIN_FAILED - 1):
+        assert budgets.count("ocr", "no") is None
+        assert budgets.count("spatial", None) is None
+    budgets.check()
+    why = budgets.count("ocr", "no")
+    assert why is not None
+    assert f"failed on {MIN_FAILED} of {MIN_FAILED}" in why
+    assert budgets.is_spent("ocr")
+    assert not budgets.is_spent("spatial")
+    with pytest.raises(RejectBudgetError, match=f"failed on {MIN_FAILED} of"):
+        budgets.check()
+    for _ in range(MIN_FAILED - 1):
+        budgets.count("spatial", "no")
+    with pytest.raises(RejectBudgetError, match="no"):
+        budgets.count("spatial", "no")

@@ -20,10 +20,10 @@ from typing import Protocol
 from PIL import Image
 
 from vila2cli.engine import Engine, Request, Result
-from vila2cli.engine.failures import EngineFailures
+from vila2cli.engine.failures import Budgets
 from vila2cli.engine.feed import ahead
 from vila2cli.engine.meter import Bill, Meter
-from vila2cli.errors import DataError, RejectBudgetError
+from vila2cli.errors import DataError
 from vila2cli.progress import Progress
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
@@ -136,8 +136,7 @@ class Annotator:
         self._num_notes = 0
         self._bill = Bill(Meter(engine))
         self._unreadable = Unreadable()
-        self.failures = {part.layer.layer: EngineFailures(max_reject_rate) for part in parts}
-        self._given_up: dict[str, RejectBudgetError] = {}
+        self.failures = Budgets((part.layer.layer for part in parts), max_reject_rate)
 
     def run(self) -> None:
         """Write what the layers lack; raises Interrupted after a signal, DataError for damaged shards, and
@@ -150,10 +149,7 @@ class Annotator:
         with self._begun() as samples:
             self._converse(samples)
         self._unreadable.check()
-        for error in self._given_up.values():
-            raise error
-        for failures in self.failures.values():
-            failures.check()
+        self.failures.check()
 
     def try_out(self, num_samples: int) -> dict[str, float]:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
@@ -294,21 +290,15 @@ class Annotator:
         self._close_if_done(opened)
 
     def _weigh(self, part: Part, error: str | None) -> None:
-        """Hold what came of a sample against the layer's budget; raises once every layer's is spent."""
-        if self._has_failed(part):
+        """Hold what came of a sample against its layer's budget, and write no more of a layer that spent it."""
+        if self._has_failed(part) or (why := self.failures.count(part.layer.layer, error)) is None:
             return
-        try:
-            self.failures[part.layer.layer].count(error)
-        except RejectBudgetError as too_many:
-            self._given_up[part.layer.layer] = too_many
-            if len(self._given_up) == len(self._parts):
-                raise
-            self._progress.note(f"{part.layer.layer}: {too_many}; going on with the others")
-            for opened in itertools.chain(*self._open.values()):
-                opened.is_broken |= opened.part is part
+        self._progress.note(f"{part.layer.layer}: {why}; going on with the others")
+        for opened in itertools.chain(*self._open.values()):
+            opened.is_broken |= opened.part is part
 
     def _has_failed(self, part: Part) -> bool:
-        return part.layer.layer in self._given_up
+        return self.failures.is_spent(part.layer.layer)
 
     def _take(self, result: Result) -> None:
         talk = self._talks.pop(result.id)

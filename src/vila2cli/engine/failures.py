@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 from vila2cli.errors import RejectBudgetError
 
@@ -66,3 +67,39 @@ class EngineFailures:
             return ""
         kind, num = self._kinds.most_common(1)[0]
         return f"{num} times: {self._examples[kind]}"
+
+
+class Budgets:
+    """The failures of several layers that are filled in one pass; only when all are spent the work ends."""
+
+    def __init__(self, layers: Iterable[str], max_rate: float) -> None:
+        self._failures = {layer: EngineFailures(max_rate) for layer in layers}
+        self._spent: dict[str, RejectBudgetError] = {}
+
+    def __getitem__(self, layer: str) -> EngineFailures:
+        return self._failures[layer]
+
+    def is_spent(self, layer: str) -> bool:
+        """Whether more samples of a layer failed than the recipe allows."""
+        return layer in self._spent
+
+    def count(self, layer: str, error: str | None) -> str | None:
+        """Note a sample that was answered (None) or failed; says why when that spends the layer's budget.
+
+        Raises RejectBudgetError where no layer is left.
+        """
+        try:
+            self._failures[layer].count(error)
+        except RejectBudgetError as too_many:
+            self._spent.setdefault(layer, too_many)
+            if len(self._spent) == len(self._failures):
+                raise
+            return str(too_many)
+        return None
+
+    def check(self) -> None:
+        """Raise the first layer's RejectBudgetError, now that the others are done."""
+        for error in self._spent.values():
+            raise error
+        for failures in self._failures.values():
+            failures.check()
