@@ -19,7 +19,7 @@ MAX_LINE = 4_000
 def say(*lines: object, max_chars: int | None = MAX_LINE) -> None:
     """Print lines, each of which stays one."""
     for line in lines:
-        typer.echo(printable(_cut(str(line), max_chars)))  # noqa: TID251
+        typer.echo(_shown(str(line), max_chars))  # noqa: TID251
 
 
 def say_coloured(text: str) -> None:
@@ -29,13 +29,14 @@ def say_coloured(text: str) -> None:
 
 def complain(text: str, colour: str = typer.colors.RED) -> None:
     """Print an error or a warning on stderr; lines after the first are set in, so that none passes for one."""
-    first, *others = (printable(_cut(line, MAX_LINE)) for line in text.split("\n"))
+    first, *others = (_shown(line, MAX_LINE) for line in text.split("\n"))
     lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
     typer.secho("vila2: " + "\n".join(lines), fg=colour, err=True)  # noqa: TID251
 
 
-def _cut(line: str, max_chars: int | None) -> str:
-    return line if max_chars is None else shortened(line, max_chars)
+def _shown(line: str, max_chars: int | None) -> str:
+    text = printable(line)
+    return text if max_chars is None else shortened(text, max_chars)
 
 
 def show_all_characters() -> None:
