@@ -16,7 +16,7 @@ from vila2cli.report.results import RoundResult, TaskResult, read_result
 from vila2cli.report.wording import compact, dollars, duration, number
 
 MAX_PARENTS = 8
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 Lineage = list[tuple[Path, dict[str, Any]]]
 """Checkpoints with their vila2.json, newest first."""
 
