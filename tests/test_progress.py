@@ -49,6 +49,12 @@ def test_a_note_cannot_steer_the_terminal() -> None:
     assert stream.getvalue() == "x: \\x1b[2Jstderr of a command\n"
 
 
+def test_a_note_of_a_page_is_cut() -> None:
+    stream = io.StringIO()
+    Progress("x", stream=stream).note("y" * 100_000)
+    assert stream.getvalue().endswith("y … (96,000 more characters)\n")
+
+
 def test_without_a_total_there_is_no_time_left() -> None:
     clock = Clock()
     progress = Progress("x", stream=io.StringIO(), clock=clock)
@@ -61,11 +67,11 @@ def test_without_a_total_there_is_no_time_left() -> None:
 def test_a_terminal_gets_a_bar_that_takes_no_text_as_markup() -> None:
     stream = Terminal()
     with Progress("sft", 10, "steps", stream=stream) as progress:
-        progress.note("[bold]kept as it is[/]")
-        progress.advance(10, path="[red]x")
+        progress.note("[bold]kept as it is[/] :smile:")
+        progress.advance(10, path="[red]x\x9b2J")
     text = stream.getvalue()
-    assert "[bold]kept as it is[/]" in text
-    assert "[red]x" in text
+    assert "[bold]kept as it is[/] :smile:" in text
+    assert "[red]x\\x9b2J" in text
     assert "10/10 steps, 100%" in text
 
 

@@ -2,13 +2,17 @@
 
 import signal
 import sys
+import traceback
+from types import TracebackType
 
 from vila2cli.errors import Interrupted
 from vila2cli.stopping import raising_on_signals
+from vila2cli.text.printable import printable
 
 
 def run() -> None:
     """Run `vila2` and end the process with its exit code; a signal while it loads is one line and 75, too."""
+    sys.excepthook = _show_defect
     try:
         with raising_on_signals():
             from vila2cli.cli import main
@@ -21,6 +25,12 @@ def run() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the exit code stands; only libraries tidy up from here
     sys.exit(code)
+
+
+def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback; what it quotes may be a caption."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(printable(text, keep_newlines=True), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,6 @@
 import errno
 import gc
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -29,9 +26,9 @@ from vila2cli.commands import (
 )
 from vila2cli.commands import filter as filtering
 from vila2cli.commands.options import spread
-from vila2cli.errors import DataError, DataWarning, Interrupted, Vila2Error
+from vila2cli.commands.terminal import complain, say, show_all_characters, warning_in_one_line
+from vila2cli.errors import DataError, Interrupted, Vila2Error
 from vila2cli.stopping import raising_on_signals
-from vila2cli.text.printable import printable
 
 SURROUNDINGS = frozenset(
     (
@@ -98,7 +95,7 @@ def about(
     vila2 recaption --model ckpt/r2 --shards data/*.tar
     """
     if version:
-        typer.echo(f"vila2 {__version__}")
+        say(f"vila2 {__version__}")
         raise typer.Exit
 
 
@@ -109,42 +106,20 @@ def main(argv: list[str] | None = None) -> int:
     traceback, as it is a defect.
     """
     gc.set_threshold(*_COLLECT_AFTER)
+    show_all_characters()
     words = spread(sys.argv[1:] if argv is None else argv)
     try:
-        with raising_on_signals(), _warning_in_one_line():
+        with raising_on_signals(), warning_in_one_line():
             typer.main.get_command(app)(words, prog_name="vila2")
     except Vila2Error as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except OSError as error:
         if error.errno not in SURROUNDINGS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror}")
+        complain(f"{where}{error.strerror}")
         return DataError.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
-
-
-def _complain(text: str) -> None:
-    typer.secho(f"vila2: {printable(text, keep_newlines=True)}", fg=typer.colors.RED, err=True)
-
-
-@contextmanager
-def _warning_in_one_line() -> Iterator[None]:
-    """Show what is suspicious about input files as plain lines, each time it comes up."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", DataWarning)
-        show = warnings.showwarning
-
-        def show_data_warning(
-            message: Warning | str, category: type[Warning], *where: Any, **more: Any
-        ) -> None:
-            if issubclass(category, DataWarning):
-                typer.secho(f"vila2: {printable(str(message))}", fg=typer.colors.YELLOW, err=True)
-            else:
-                show(message, category, *where, **more)
-
-        warnings.showwarning = show_data_warning
-        yield

@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from vila2cli.errors import DataError
 PARTIAL = ".partial"
 """What the name of a file ends in while it is being written."""
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BUFFER_BYTES = 1 << 18
 _WAIT_S = 0.02
 
@@ -37,6 +39,19 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{name} should hold a JSON object")
     return value
+
+
+def parse_annotation_json(data: bytes) -> Any:
+    """JSON with text that a model or a server wrote, in whole characters; raises ValueError."""
+    value = json.loads(data.decode("utf-8"))
+    if _SURROGATE.search(data):
+        return json.loads(whole_characters(json.dumps(value, ensure_ascii=False)))
+    return value
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a character, which neither a file nor a tokenizer takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def to_json_bytes(value: Any) -> bytes:

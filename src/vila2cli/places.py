@@ -1,8 +1,9 @@
 """Names of places that hold shards: local paths, fsspec URLs and `pipe:` commands, all as text."""
 
+import errno
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -31,6 +32,18 @@ def is_remote(place: str) -> bool:
 def local_path(place: str | Path) -> Path:
     """The path of a place that is not remote."""
     return Path(str(place).removeprefix("file://"))
+
+
+def is_there(path: Path, kind: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether a path that some file names is there, and of that kind; one that no disk could hold is not."""
+    try:
+        return kind(path)
+    except ValueError:
+        return False
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def tar_stem(place: str | Path) -> str:

@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vila2cli.run import append_log
-from vila2cli.text.printable import printable
+from vila2cli.text.printable import printable, shortened
 
 LINE_EVERY_SECONDS = 10.0
+MAX_NOTE = 4_000
+"""Characters of a note; a server may answer with a page."""
 
 
 class Progress:
@@ -32,7 +34,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.stage, self.total, self.unit = stage, total, unit
+        self.stage, self.total, self.unit = printable(stage), total, unit
         self._about = "~" if is_estimate else ""
         self.num_done = self._num_before = 0
         self._log_paths = [log_path] if isinstance(log_path, Path) else log_path
@@ -82,7 +84,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show one line of text between the counts."""
-        text = printable(text)
+        text = printable(shortened(text, MAX_NOTE))
         if self._bar is not None:
             self._bar.note(f"{self.stage}: {text}")
         else:
@@ -107,7 +109,7 @@ class Progress:
 
     def _figures_text(self) -> str:
         shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._figures.items()}
-        return ", ".join(f"{name} {value}" for name, value in shown.items())
+        return printable(", ".join(f"{name} {value}" for name, value in shown.items()))
 
     def _report(self, *, closing: bool = False) -> None:
         now = self._clock()
@@ -134,7 +136,7 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        self._console = Console(file=stream, markup=False, highlight=False)
+        self._console = Console(file=stream, markup=False, highlight=False, emoji=False)
         self._progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),

@@ -1,7 +1,6 @@
 """One shard as a stream of samples: members grouped by key, joined with the annotations of its layers."""
 
 import contextlib
-import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -10,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import read_json
+from vila2cli.files import parse_annotation_json, read_json
 from vila2cli.groups import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.places import is_remote, local_path, tar_stem
 from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
@@ -293,8 +292,8 @@ def _annotations(
 
 def _parse_annotation(data: bytes, layer: LayerShard, key: str) -> Annotation:
     try:
-        return Annotation.from_json(json.loads(data.decode("utf-8")))
-    except (DataError, ValueError, TypeError, AttributeError) as error:
+        return Annotation.from_json(parse_annotation_json(data))
+    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{layer.url} holds no valid annotation for {key!r}: {error}") from None
 
 

@@ -59,7 +59,7 @@ class RunFolder:
 def digest(value: Any) -> str:
     """SHA-256 of a value as canonical JSON; takes settings, dataclasses, paths, mappings and sequences."""
     text = json.dumps(value, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -228,7 +228,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON whole or not at all; takes what `digest` takes."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n"
+    # Half a character, as in a file's name that is not UTF-8, becomes the escape that JSON has for it.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 @contextlib.contextmanager

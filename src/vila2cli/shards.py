@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from os.path import normpath
+from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
@@ -29,6 +30,7 @@ from vila2cli.places import (
     folders,
     is_pipe,
     is_remote,
+    is_there,
     is_url,
     join,
     local_path,
@@ -220,12 +222,12 @@ def _candidates(where: str, location: Mapping[str, Any]) -> list[str]:
 
 
 def _may_be_there(place: str) -> bool:
-    return is_remote(place) or local_path(place).is_file()
+    return is_remote(place) or is_there(local_path(place), Path.is_file)
 
 
 def _is_there(place: str) -> bool:
     if not is_url(place):
-        return local_path(place).is_file()
+        return is_there(local_path(place), Path.is_file)
     system, path = file_system(place)
     return bool(persistently(lambda: system.exists(path), place))
 

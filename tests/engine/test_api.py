@@ -68,6 +68,12 @@ def test_a_request_is_sent_as_it_is(serve: Callable[..., Server], ask: Ask) -> N
     }
 
 
+def test_half_a_character_becomes_a_whole_one(serve: Callable[..., Server], ask: Ask) -> None:
+    server = serve(lambda body, number: completion("a \ud800 \U0001f436 dog\udfff"))
+    (result,) = connect(server.url).generate([ask(0)])
+    assert result.text == "a \ufffd \U0001f436 dog\ufffd"
+
+
 def test_images_may_be_sent_smaller(serve: Callable[..., Server], ask: Ask) -> None:
     server = serve(lambda body, number: completion())
     list(connect(server.url, image_format="jpeg").generate([ask(3)]))

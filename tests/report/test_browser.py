@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from browser import chromium
 from vila2cli.report import build_page, render_page
 
 MakeRun = Callable[..., Any]
@@ -107,3 +108,31 @@ def test_a_caption_of_100_kb_leaves_the_page_small(make_run: MakeRun, tmp_path: 
     assert "more characters" in shown
     assert "<b>runaway" not in shown
     assert shown.index("</footer>") > shown.rindex("more characters")
+
+
+def test_long_names_stay_in_their_places(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(1)
+    run.write_recaption(1, text="W" * 100_000)
+    judge = run.run_dir / "round1" / "judge" / "summary.json"
+    value = json.loads(judge.read_text())
+    name = "<b>" + "W" * 100_000
+    value["pairs"][0] |= {"layer": name, "against": name, "judges": {name: value["judges"]["oracle"]}}
+    judge.write_text(json.dumps(value))
+    metrics = run.run_dir / "round1" / "eval" / "metrics.json"
+    found = json.loads(metrics.read_text())
+    task = found["tasks"]["world-ocr"] | {"headline": name}
+    metrics.write_text(
+        json.dumps(found | {"tasks": found["tasks"] | {name: task, "Z" + "\u0301" * 9_000: task}})
+    )
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(write_page(run, tmp_path).as_uri())
+        assert browser.js("document.querySelectorAll('.tile').length") > 3
+        assert not browser.js(
+            "[...document.querySelectorAll('.tile, .card, .lead, h3, figcaption, .caption p')]"
+            ".filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.textContent.slice(0, 60))"
+        )
+        assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+        assert (
+            browser.js("Math.max(...[...document.querySelectorAll('.card')].map((c) => c.offsetHeight))") < 1000
+        )
+        assert browser.problems == []

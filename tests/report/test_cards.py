@@ -1,12 +1,15 @@
 """Cards: what is on record and nothing else, in the Hugging Face form, harmless whatever the files say."""
 
 import json
+import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
+from markdown_it import MarkdownIt
 
 from vila2cli.errors import DataError
 from vila2cli.recipe import Recipe
@@ -72,6 +75,24 @@ def test_hostile_files_make_a_card_that_can_be_read(make_run: MakeRun) -> None:
     assert "\x1b" not in text
     assert "\n# heading" not in text
     assert len(text) < 20_000
+
+
+def test_names_stand_in_a_card_as_they_are() -> None:
+    name = "<b>x</b> &lt; a|b `c` [d](javascript:1) ![i](http://e.org) www.e.org x@y.z *b* _i_ ~~s~~ \\"
+    written = table(["", ""], [(name, 1)])
+    html = MarkdownIt("commonmark").enable("table").render(written)
+    assert unescape(re.findall("<td>(.*?)</td>", html)[0]) == name
+    assert not re.search(r"[^\\](://|@)|www\.", written)  # addresses that become links by themselves
+
+
+@pytest.mark.parametrize("path", ["W" * 100_000, "a/" + "w" * 100_000, "\x00", "\ud800"])
+def test_a_parent_that_no_disk_could_hold_is_only_named(make_run: MakeRun, path: str) -> None:
+    run = make_run(1)
+    folder = run.run_dir / "round1" / "sft"
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    lineage = json.loads((folder / "vila2.json").read_text())
+    (folder / "vila2.json").write_text(json.dumps(lineage | {"parent": {"path": path, "sha256": "0"}}))
+    assert len(card(folder, Recipe()).encode()) < 20_000
 
 
 @pytest.mark.parametrize("content", [b"\xff{", b"[]", b'{"bases": 3, "phases": [1], "data": 2, "parent": 1}'])

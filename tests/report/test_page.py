@@ -274,6 +274,22 @@ def test_hostile_text_stays_text(make_run: MakeRun) -> None:
     assert "\\x1b[31mred" in text
 
 
+def test_names_that_no_disk_could_hold_or_utf8_write_are_shown(make_run: MakeRun) -> None:
+    run = make_run(1)
+    layer = run.run_dir / "round1" / "recaption" / "layer.json"
+    value = json.loads(layer.read_text())
+    for base, path in zip(value["base"], ("W" * 100_000, "\ud800\x00"), strict=True):
+        base |= {"url": path, "relative": path, "path": path}
+    layer.write_text(json.dumps(value))
+    (run.run_dir / "specialists" / "s\udcff\udc9b" / "checkpoint").mkdir(parents=True)
+    page = build_page(run.recipe(), run.run_dir)
+    html = render_page(page)
+    outline(html)
+    assert "specialist s\\udcff\\udc9b" in html
+    assert len(html.encode()) < 1_000_000
+    assert any("is gone" in line for line in page.damaged)
+
+
 def test_runaway_caption_is_cut(make_run: MakeRun) -> None:
     run = make_run(0)
     run.write_recaption(1, text="a red circle, " * 7500)

@@ -182,6 +182,12 @@ def test_captions_reach_the_page_as_text(layers, tmp_path):
     assert "\\u202edesrever\\u202c \\x1b[31mred <a href='javascript:alert(2)'>click</a> & &lt;b&gt;" in seen
 
 
+def test_half_a_character_in_a_layer_is_shown_as_one(tmp_path):
+    layers = write_layers(tmp_path, caption=lambda number: f"half \ud800 of one, number {number}")
+    write_page(recipe(), layers=layers, out=tmp_path / "people")
+    assert "half \\ufffd of one, number 3" in (tmp_path / "people" / "judge.html").read_text()
+
+
 def test_the_page_does_not_say_whose_captions_are_where(layers, tmp_path):
     first = write_page(recipe(), layers=layers, out=tmp_path / "people")
     html = (tmp_path / "people/judge.html").read_text()

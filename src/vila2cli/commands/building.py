@@ -8,6 +8,7 @@ import typer
 
 from vila2cli.commands.options import local_folder
 from vila2cli.commands.printing import summary_lines
+from vila2cli.commands.terminal import say
 
 Length = StrEnum("Length", ["any", "short", "long"])
 Specialist = StrEnum("Specialist", ["spatial", "grounding", "ocr"])
@@ -58,7 +59,7 @@ def build(
     from vila2cli.builders.pictures import BuildSettings
     from vila2cli.stages.build import build as run_stage
 
-    typer.echo(f"build {specialist}: writing {out}")
+    say(f"build {specialist}: writing {out}")
     settings = BuildSettings(length=length, describe=describe, max_questions=max_questions, seed=seed)
     summary = run_stage(
         specialist,
@@ -70,5 +71,5 @@ def build(
         draw=draw,
         num_drawn=num_drawn,
     )
-    typer.echo(f"build {specialist}: done ({out})")
-    typer.echo("\n".join(summary_lines(summary)))
+    say(f"build {specialist}: done ({out})")
+    say(*summary_lines(summary))

@@ -9,10 +9,10 @@ import typer
 from vila2cli.commands.options import DryRun, Model, Out, RecipeFile, Round, Sets, WorkerText
 from vila2cli.commands.plan import Paths, Plan, default_out, open_recipe, ready
 from vila2cli.commands.printing import print_progress, print_summary
+from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.run import parse_worker
-from vila2cli.text.printable import printable
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -92,7 +92,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
     from vila2cli.stages.scoring import score_answers
 
     folder = out or default_out("eval", answers[0].stem, str(answers[0]))
-    typer.echo(f"eval: scoring {', '.join(map(str, answers))}; writing {folder}")
+    say(f"eval: scoring {', '.join(map(str, answers))}; writing {folder}")
     try:
         metrics = score_answers(settings, answers=answers, tasks=tasks or (), out=folder)
     except (BudgetError, RejectBudgetError):  # what figures there are, and why they are not official
@@ -104,26 +104,24 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
 
 def _print_tasks(metrics: Mapping[str, Any]) -> None:
     for name, entry in metrics["tasks"].items():
-        typer.echo(
-            printable(f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}")
-        )
+        say(f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}")
         for metric, value in entry["metrics"].items():
-            typer.echo(printable(f"  {metric} {_figure(value)}"))
+            say(f"  {metric} {_figure(value)}")
         if judge := entry.get("judge"):
-            typer.echo(printable(f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}"))
+            say(f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}")
         joined = entry.get("answers")
         if joined:
-            typer.echo(
+            say(
                 f"  answers joined by {joined['joined_by']}: {joined['num_joined']:,}, "
                 f"{joined['num_repeated']:,} repeated, {joined['num_disagreeing']:,} to another question"
             )
         if "official" in entry:
             doubts = "; ".join(entry["doubts"])
-            typer.echo(printable("  official: yes" if entry["official"] else f"  official: no, {doubts}"))
+            say("  official: yes" if entry["official"] else f"  official: no, {doubts}")
     answers = metrics.get("answers")
     if answers and answers["num_unused"]:
         named = ", ".join(answers["unused"])
-        typer.echo(printable(f"{answers['num_unused']:,} answers belong to no sample, first {named}"))
+        say(f"{answers['num_unused']:,} answers belong to no sample, first {named}")
 
 
 def _figure(value: Mapping[str, float]) -> str:
@@ -160,7 +158,7 @@ def import_tasks(
 
     if form == "list":
         for one in FORMATS.values():
-            typer.echo(f"{one.name}: {one.files}")
+            say(f"{one.name}: {one.files}")
         return
     found = find_format(form)
     if not files:
@@ -175,7 +173,7 @@ def import_tasks(
         box_frame=box_frame,
     )
     for task in tasks:
-        typer.echo(f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images")
+        say(f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images")
 
 
 @app.command("compare")
@@ -208,15 +206,13 @@ def compare(
     )
     for change in changes:
         needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
-        typer.echo(
-            printable(
-                f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
-                f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
-                f"Holm {change.p_holm:.2g}; {change.num_samples:,} samples show {change.smallest_visible:.4f}, "
-                f"needed {needed}"
-            )
+        say(
+            f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
+            f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
+            f"Holm {change.p_holm:.2g}; {change.num_samples:,} samples show {change.smallest_visible:.4f}, "
+            f"needed {needed}"
         )
-    typer.echo(
+    say(
         f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
         "80% power, two-sided at 5%"
     )

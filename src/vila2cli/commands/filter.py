@@ -8,9 +8,9 @@ import typer
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
 from vila2cli.commands.printing import print_progress, print_summary
+from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run import parse_worker
-from vila2cli.text.printable import printable
 
 
 def filter_command(
@@ -84,7 +84,7 @@ def _explain(plan: Plan) -> None:
 
     source = open_source(plan.shards, base=plan.base)
     for line in explain(plan.out, source, plan.recipe.filter.captions):
-        typer.echo(printable(line))
+        say(line)
 
 
 def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: WorkerText, base: Base) -> Plan:

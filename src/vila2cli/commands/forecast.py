@@ -8,10 +8,10 @@ import typer
 
 from vila2cli.commands.options import RecipeFile, Sets
 from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError, Vila2Error
 from vila2cli.graph import SPECIALISTS, plan_stages
 from vila2cli.recipe import Recipe
-from vila2cli.text.printable import printable
 
 Rates = Annotated[
     Path | None,
@@ -51,7 +51,7 @@ def plan(
     if images is not None:
         sizes["pretrain"] = images
     for line in _plan_lines(open_recipe(recipe, sets), target, sizes, devices, rates):
-        typer.echo(line)
+        say(line)
 
 
 def check(
@@ -72,13 +72,13 @@ def check(
     if path is not None and recipe is not None and path != recipe:
         raise RecipeError(f"two recipes were given, {path} and {recipe}; give one")
     settings = open_recipe(path or recipe, sets)
-    typer.echo(f"ok    recipe: {settings.path or 'none, settings are the defaults'}")
+    say(f"ok    recipe: {settings.path or 'none, settings are the defaults'}")
     failed = []
     for finding in check_recipe(settings, count_data(settings)):
-        typer.echo(printable(finding.line()))
+        say(finding.line())
         failed += [finding] if finding.error else []
     for line in _plan_lines(settings, None, {}, devices, rates):
-        typer.echo(f"      {line}")
+        say(f"      {line}")
     if failed:
         error = failed[0].error or Vila2Error
         names = ", ".join(finding.what for finding in failed)

@@ -9,11 +9,11 @@ import typer
 from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
 from vila2cli.commands.printing import print_progress, print_summary
+from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.recipe import Recipe
 from vila2cli.run import parse_worker
-from vila2cli.text.printable import printable
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -129,7 +129,7 @@ def _write_page(
     in_run = paths.stage("judge-people") if paths.round is not None else None
     folder = paths.out(out, in_run, "judge-people", None, specs[0])
     if dry_run:
-        typer.echo(f"would write {folder}/judge.html and {folder}/key.json")
+        say(f"would write {folder}/judge.html and {folder}/key.json")
         return
     from vila2cli.stages.people import write_page
 
@@ -138,9 +138,9 @@ def _write_page(
     )
     for name, value in found.items():
         shown = ", ".join(f"{num} {why}" for why, num in value.items()) if name == "left out" else value
-        typer.echo(f"  {name}: {shown}")
-    typer.echo(f"for those who judge: judge.html{' and its images folder' if images_apart else ''}")
-    typer.echo("keep key.json: vila2 judge collect needs it to read their answers")
+        say(f"  {name}: {shown}")
+    say(f"for those who judge: judge.html{' and its images folder' if images_apart else ''}")
+    say("keep key.json: vila2 judge collect needs it to read their answers")
 
 
 @app.command("collect")
@@ -166,7 +166,7 @@ def collect(
     settings = open_recipe(recipe, sets)
     summary = run_stage(settings, answers=answers, page=folder, out=out or folder / "verdicts")
     _show(summary_table(summary))
-    typer.echo(f"written: {out or folder / 'verdicts'}")
+    say(f"written: {out or folder / 'verdicts'}")
 
 
 @app.command("import")
@@ -186,7 +186,7 @@ def import_(
 
     summary = import_judgements(open_recipe(recipe, sets), files=files, out=out)
     _show(summary_table(summary))
-    typer.echo(f"written: {out}")
+    say(f"written: {out}")
 
 
 @app.command("agreement")
@@ -209,7 +209,7 @@ def agreement(
 
 def _show(lines: list[str]) -> None:
     for line in lines:
-        typer.echo(printable(line))
+        say(line)
 
 
 def _is_judged(out: Path, settings: Recipe) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.text.printable import printable
+from vila2cli.commands.terminal import say
 
 
 def lineage(
@@ -26,6 +26,7 @@ def lineage(
 
     tree = run_stage(path, verify=verify)
     if as_json:
-        typer.echo(json.dumps(tree.to_json(), indent=1))
+        text = json.dumps(tree.to_json(), indent=1).replace("\x7f", "\\u007f")
+        say(*text.split("\n"), max_chars=None)
         return
-    typer.echo("\n".join(printable(line) for line in lines(tree)))
+    say(*lines(tree))

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import typer
-
 from vila2cli.commands.controls import answering, is_final
+from vila2cli.commands.terminal import say
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
@@ -163,15 +162,15 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
         show(plan)
         return False
     if not redo and is_complete(plan, inputs):
-        typer.echo(f"{plan.title}: complete, nothing to do ({plan.out})")
+        say(f"{plan.title}: complete, nothing to do ({plan.out})")
         return False
     if not speaks(plan):
         return True
     if plan.recipe.path == DEFAULT_RECIPE:
-        typer.echo(f"recipe: {DEFAULT_RECIPE}")
+        say(f"recipe: {DEFAULT_RECIPE}")
     elif plan.recipe.path is None:
-        typer.echo("recipe: none, settings are the defaults")
-    typer.echo(f"{plan.title}: writing {plan.out}")
+        say("recipe: none, settings are the defaults")
+    say(f"{plan.title}: writing {plan.out}")
     return True
 
 
@@ -182,14 +181,14 @@ def speaks(plan: Plan) -> bool:
 
 def show(plan: Plan) -> None:
     """Print what would be read and written, and where each setting comes from."""
-    typer.echo(f"{plan.title} (dry run, nothing is written)")
-    typer.echo(f"recipe: {plan.recipe.path or 'none'}")
+    say(f"{plan.title} (dry run, nothing is written)")
+    say(f"recipe: {plan.recipe.path or 'none'}")
     for line in resolved_lines(plan.recipe, ("seed", *plan.sections)):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     if plan.model is not None:
-        typer.echo(f"model: {plan.model}  # {plan.origins.get('model', 'recipe')}")
+        say(f"model: {plan.model}  # {plan.origins.get('model', 'recipe')}")
         for line in _checkpoint_lines(Path(plan.model), is_ours=plan.origins.get("model") == "run folder"):
-            typer.echo(f"  {line}")
+            say(f"  {line}")
     found = _show_inputs(plan)
     _show_outputs(plan, found)
 
@@ -323,11 +322,11 @@ def _show_inputs(plan: Plan) -> list[str]:
         missing = [spec for spec in plan.shards if not _matches(spec)]
     else:
         found, missing = _expand(plan.shards)
-    typer.echo(f"{noun}: {_span(found)}  # {origin}")
+    say(f"{noun}: {_span(found)}  # {origin}")
     for spec in missing:
-        typer.echo(f"  missing: {spec}")
+        say(f"  missing: {spec}")
     if plan.worker.count > 1:
-        typer.echo(f"worker {plan.worker}: {_span(select(found, plan.worker))}")
+        say(f"worker {plan.worker}: {_span(select(found, plan.worker))}")
     return found
 
 
@@ -338,11 +337,11 @@ def _show_outputs(plan: Plan, found: Sequence[str]) -> None:
 
         num_done = len(done(plan.out)) if plan.out.is_dir() else 0
         count = len(select(found, plan.worker))
-        typer.echo(f"writes: {plan.out}/SHARD.tar for {count} shards, {num_done} done already  # {origin}")
+        say(f"writes: {plan.out}/SHARD.tar for {count} shards, {num_done} done already  # {origin}")
     else:
         file = DONE_FILES[plan.kind]
         state = "there already" if (plan.out / file).exists() else "not there yet"
-        typer.echo(f"writes: {plan.out} ({file} {state})  # {origin}")
+        say(f"writes: {plan.out} ({file} {state})  # {origin}")
 
 
 def _expand(specs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -3,26 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import typer
-
 from vila2cli.commands.plan import Plan, speaks
-from vila2cli.text.printable import printable
+from vila2cli.commands.terminal import say
 
 
 def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:
     """Print that a stage is done, and its summary: lines as they are, a mapping by `summary_lines`."""
     if not speaks(plan):
         return
-    typer.echo(f"{plan.title}: done ({plan.out})")
+    say(f"{plan.title}: done ({plan.out})")
     lines = summary_lines(summary) if isinstance(summary, Mapping) else [f"  {line}" for line in summary]
     for line in lines:
-        typer.echo(printable(line))
+        say(line)
 
 
 def print_progress(plan: Plan, summary: Mapping[str, Any], done: str, then: str) -> None:
     """Print how many shards are done, and what happens `then`, when all are."""
     num_done, num_shards = summary["num_shards_done"], summary["num_shards"]
-    typer.echo(printable(f"{plan.title}: {num_done} of {num_shards} shards are {done} ({plan.out}); {then}"))
+    say(f"{plan.title}: {num_done} of {num_shards} shards are {done} ({plan.out}); {then}")
 
 
 def summary_lines(values: Mapping[str, Any], indent: str = "  ") -> list[str]:
@@ -34,7 +32,7 @@ def summary_lines(values: Mapping[str, Any], indent: str = "  ") -> list[str]:
             texts = [_figures(row) for row in rows if 0 < len(row) <= 16]
         else:
             texts = [_figure(value)] if isinstance(value, str | int | float) else []
-        lines += [printable(f"{indent}{name}: {text}") for text in texts if text]
+        lines += [f"{indent}{name}: {text}" for text in texts if text]
     return lines
 
 

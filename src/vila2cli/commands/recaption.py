@@ -10,6 +10,7 @@ from vila2cli.commands.options import Base, DryRun, Model, Out, RecipeFile, Roun
 from vila2cli.commands.plan import Paths, Plan, open_recipe, ready
 from vila2cli.commands.printing import print_summary
 from vila2cli.commands.shardtools import merge_layer
+from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.run import parse_worker
 
@@ -100,9 +101,9 @@ def _estimate(plan: Plan) -> None:
         round=plan.round_number,
         base=plan.base,
     )
-    typer.echo(f"{plan.title}: estimate, nothing is written")
+    say(f"{plan.title}: estimate, nothing is written")
     for line in found.lines():
-        typer.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def _run(plan: Plan, *, merge: bool, dry_run: bool) -> None:

@@ -8,8 +8,8 @@ import typer
 
 from vila2cli.commands.options import RecipeFile, Sets
 from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.terminal import say
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.text.printable import printable
 
 WIDE = 400
 """Columns of a list that goes into a file or another program."""
@@ -38,10 +38,10 @@ def report(
     settings = open_recipe(recipe, sets)
     folder = run_dir or settings.run_dir
     if not card:
-        typer.echo(f"report: {stage.report(settings, run_dir=folder, out=out)}")
+        say(f"report: {stage.report(settings, run_dir=folder, out=out)}")
         return
     for path in stage.cards(settings, folder=folder, out=out):
-        typer.echo(printable(f"card: {path}"))
+        say(f"card: {path}")
 
 
 def runs(

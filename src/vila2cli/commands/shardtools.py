@@ -10,10 +10,10 @@ import typer
 from vila2cli.commands.options import Base, Model, RecipeFile, Sets, local_folder
 from vila2cli.commands.plan import default_out, open_recipe
 from vila2cli.commands.printing import summary_lines
+from vila2cli.commands.terminal import say, say_coloured
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.places import is_pipe
 from vila2cli.recipe import Recipe
-from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
     from vila2cli.stages.shardtools import Figures
@@ -53,17 +53,17 @@ def check(
     from vila2cli.stages import shardtools
 
     report = shardtools.check(open_source(shards, base=base), decode=not fast)
-    typer.echo(f"{report.num_shards} shards, {report.num_samples} samples")
+    say(f"{report.num_shards} shards, {report.num_samples} samples")
     shown = report.problems[: num or None]
     for problem in shown:
         where = f"{problem.shard}/{problem.key}" if problem.key else problem.shard
-        typer.echo(printable(f"  {problem.kind}: {where}: {problem.detail}"))
+        say(f"  {problem.kind}: {where}: {problem.detail}")
     if len(shown) < len(report.problems):
-        typer.echo(f"  ... and {len(report.problems) - len(shown)} more; list them with --num 0")
+        say(f"  ... and {len(report.problems) - len(shown)} more; list them with --num 0")
     if report.problems:
         counts = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
         raise DataError(f"{len(report.problems)} problems: {counts}")
-    typer.echo("no problems")
+    say("no problems")
 
 
 @app.command("stats")
@@ -87,7 +87,7 @@ def stats(shards: Specs, base: Base = None) -> None:
         "image bytes": _line(total.image_bytes),
         "words": {name: _line(figures) for name, figures in total.words.items()} or None,
     }
-    typer.echo("\n".join(summary_lines(lines, indent="")))
+    say(*summary_lines(lines, indent=""))
 
 
 def _line(figures: "Figures") -> str | None:
@@ -124,7 +124,8 @@ def show(
     from vila2cli.stages import shardtools
 
     max_chars = None if full else MAX_SHOWN_CHARS
-    typer.echo(shardtools.show(open_source(shards, base=base), num, start=start, max_chars=max_chars))
+    text = shardtools.show(open_source(shards, base=base), num, start=start, max_chars=max_chars)
+    say(*text.split("\n"), max_chars=None)
 
 
 def _show_tokens(
@@ -136,7 +137,7 @@ def _show_tokens(
     source = open_source(shards, base=base)
     is_terminal = sys.stdout.isatty()
     texts = show_tokens(source, chat_of(settings, model), settings, num, start=start, colour=is_terminal)
-    typer.echo("\n\n".join(texts))
+    say_coloured("\n\n".join(texts))
 
 
 @app.command("merge")
@@ -190,10 +191,10 @@ def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str 
     from vila2cli.shards import open_source
     from vila2cli.stages import shardtools
 
-    typer.echo(f"merge: writing {folder}")
+    say(f"merge: writing {folder}")
     counts = shardtools.merge(open_source(specs, base=base), folder, captions=captions)
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    typer.echo(f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}")
+    say(f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}")
 
 
 @app.command("convert")
@@ -223,9 +224,9 @@ def convert(
     """
     from vila2cli.stages.convert import convert as run_stage
 
-    typer.echo(f"convert: writing {out}")
+    say(f"convert: writing {out}")
     counts = run_stage(form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images)
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    typer.echo(f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}")
+    say(f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}")
     if counts.num_rejected:
-        typer.echo(f"  each reject and why: {out / 'rejects.jsonl'}")
+        say(f"  each reject and why: {out / 'rejects.jsonl'}")

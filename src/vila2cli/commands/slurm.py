@@ -9,6 +9,7 @@ import typer
 
 from vila2cli.commands.options import Out, RecipeFile, Sets
 from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.terminal import say
 from vila2cli.graph import plan_stages
 from vila2cli.recipe import Recipe
 
@@ -45,8 +46,8 @@ def emit(
         stages, settings.slurm, run_dir=settings.run_dir, flags=_flags(settings, sets), folder=out
     )
     for path in paths:
-        typer.echo(str(path))
-    typer.echo(f"submit them all with: bash {shlex.quote(str(paths[0].parent / 'submit.sh'))}")
+        say(str(path))
+    say(f"submit them all with: bash {shlex.quote(str(paths[0].parent / 'submit.sh'))}")
 
 
 @app.command("submit")
@@ -73,7 +74,7 @@ def submit(
         write_scripts(stages, settings.slurm, run_dir=settings.run_dir, flags=flags)
     remember(folder, target or f"round{settings.rounds}", sets or ())
     for line in run_submit(stages, settings.slurm, folder):
-        typer.echo(line)
+        say(line)
 
 
 @app.command("status")
@@ -87,7 +88,7 @@ def status(recipe: RecipeFile = None, sets: Sets = None) -> None:
 
     settings, target = _submitted(recipe, sets)
     for line in status_lines(plan_stages(settings, target), settings.run_dir / "slurm"):
-        typer.echo(line)
+        say(line)
 
 
 @app.command("retry")
@@ -101,7 +102,7 @@ def retry(recipe: RecipeFile = None, sets: Sets = None) -> None:
 
     settings, target = _submitted(recipe, sets)
     for line in run_submit(plan_stages(settings, target), settings.slurm, settings.run_dir / "slurm"):
-        typer.echo(line)
+        say(line)
 
 
 def _submitted(recipe: Path | None, sets: Sequence[str] | None) -> tuple[Recipe, str]:

@@ -9,9 +9,9 @@ import typer
 from vila2cli.commands.options import DryRun, Out, RecipeFile, Sets
 from vila2cli.commands.plan import Plan, default_out, is_complete, open_recipe
 from vila2cli.commands.printing import print_summary
+from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe, resolved_lines
-from vila2cli.text.printable import printable
 
 
 def soup(
@@ -46,13 +46,13 @@ def soup(
     )
     if dry_run:
         for line in resolved_lines(settings, plan.sections):
-            typer.echo(line)
-        typer.echo("\n".join([*(f"model: {model}" for model in models), f"writes: {plan.out}"]))
+            say(line)
+        say(*(f"model: {model}" for model in models), f"writes: {plan.out}")
         return
     if is_complete(plan):
-        typer.echo(f"soup: complete, nothing to do ({plan.out})")
+        say(f"soup: complete, nothing to do ({plan.out})")
         return
-    typer.echo(f"soup: writing {plan.out}")
+    say(f"soup: writing {plan.out}")
     from vila2cli.stages.soup import soup as run_stage
 
     summary = run_stage(
@@ -61,7 +61,7 @@ def soup(
         out=plan.out,
         evaluate=_evaluation(settings),
         tasks=tasks or (),
-        say=lambda line: typer.echo(f"  {printable(line)}"),
+        say=lambda line: say(f"  {line}"),
     )
     shares = [f"{parent['share']:.3f} of {parent['path']}" for parent in summary["parents"]]
     print_summary(plan, shares)

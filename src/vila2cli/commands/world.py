@@ -8,6 +8,7 @@ import typer
 from vila2cli.commands.options import DryRun, RecipeFile, Sets
 from vila2cli.commands.plan import open_recipe
 from vila2cli.commands.printing import summary_lines
+from vila2cli.commands.terminal import say
 from vila2cli.recipe import resolved_lines
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -32,14 +33,14 @@ def world(
     settings = open_recipe(recipe, sets)
     if dry_run:
         for line in resolved_lines(settings, ("world",)):
-            typer.echo(line)
-        typer.echo(f"writes: {out}")
+            say(line)
+        say(f"writes: {out}")
         return
-    typer.echo(f"world: writing {out}")
+    say(f"world: writing {out}")
     from vila2cli.world.write import write_world
 
     counts = write_world(settings, out)
-    typer.echo("\n".join([f"world: done ({out})", *summary_lines(counts)]))
+    say(f"world: done ({out})", *summary_lines(counts))
 
 
 @app.command("base")
@@ -54,8 +55,8 @@ def base(
     \b
     vila2 world base --out world-bases
     """
-    typer.echo(f"world base: writing {out}")
+    say(f"world base: writing {out}")
     from vila2cli.train.bases import build_bases
 
     figures = build_bases(out, seed=seed)
-    typer.echo("\n".join([f"world base: done ({out})", *summary_lines(figures)]))
+    say(f"world base: done ({out})", *summary_lines(figures))

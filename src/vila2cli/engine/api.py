@@ -36,6 +36,7 @@ from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, answered, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, DataError, ModelError
+from vila2cli.files import whole_characters
 from vila2cli.model.chat import turn_parts
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import Stop
@@ -361,7 +362,7 @@ def _to_result(request: Request, response: Any) -> Result:
     num_tokens = _usage(response)[1] or len(tokens or ())
     return answered(
         request,
-        text=str(message.content or "").strip(),
+        text=whole_characters(str(message.content or "")).strip(),
         num_tokens=num_tokens,
         finish_reason=finish_reason,
         logprob_mean=sum(token.logprob for token in tokens) / len(tokens) if tokens else None,

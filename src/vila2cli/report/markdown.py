@@ -11,7 +11,8 @@ from vila2cli.report.wording import NOT_RUN, number, visible
 MAX_CELL = 300
 MAX_EXAMPLES = 2
 """Rejected samples quoted for each reason."""
-_MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&!])")
+_MARKUP = re.compile(r"([\\`*_\[\]>|#~$&!@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""What starts Markdown, or a link where addresses become links by themselves."""
 
 
 def plain(text: object, limit: int = MAX_CELL) -> str:

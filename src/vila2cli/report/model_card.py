@@ -8,6 +8,7 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.cost import Cost
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.places import is_there
 from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.markdown import damaged, document, figure_text, plain, reject_lines, section, table
@@ -15,7 +16,7 @@ from vila2cli.report.results import RoundResult, TaskResult, read_result
 from vila2cli.report.wording import compact, dollars, duration, number
 
 MAX_PARENTS = 8
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 Lineage = list[tuple[Path, dict[str, Any]]]
 """Checkpoints with their vila2.json, newest first."""
 
@@ -47,7 +48,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["vila2", "recaptioning", "vision-language-model"],
-        base_model=[base for base in bases if _HUB_ID.fullmatch(base) and not Path(base).exists()] or None,
+        base_model=[base for base in bases if _HUB_ID.fullmatch(base) and not is_there(Path(base))] or None,
         eval_results=evals or None,
     )
     stage = str(chain[0][1].get("stage", ""))
@@ -75,10 +76,10 @@ def _lineage(folder: Path, reader: JsonReader) -> Lineage:
     while len(chain) < MAX_PARENTS:
         parent = chain[-1][1].get("parent")
         place = Path(str(parent.get("path", ""))) if isinstance(parent, dict) else Path()
-        if not (place / "vila2.json").is_file():
+        if not is_there(place / "vila2.json", Path.is_file):
             # The run folder may have moved: a parent of a stage is mostly its neighbour.
             place = chain[-1][0].parent / place.name
-        if not isinstance(parent, dict) or not (place / "vila2.json").is_file():
+        if not isinstance(parent, dict) or not is_there(place / "vila2.json", Path.is_file):
             return chain
         chain.append((place, reader.read(place / "vila2.json")))
     return chain

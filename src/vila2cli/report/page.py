@@ -58,6 +58,7 @@ from vila2cli.report.records import (
 from vila2cli.report.results import RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, read_run
 from vila2cli.report.tables import DifferenceTable, Table, Tile, difference_table, headline_table, tiles
+from vila2cli.report.wording import harmless
 from vila2cli.run import digest
 
 DEFAULT_BOOTSTRAP = 1000
@@ -154,6 +155,7 @@ def render_page(page: Page) -> str:
         loader=PackageLoader("vila2cli.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vila2cli.report.wording import compact, dollars, number
+from vila2cli.report.wording import compact, dollars, harmless, number
 
 WIDTH, HEIGHT = 356, 236
 LEFT, TOP, BOTTOM = 38, 22, 42
@@ -38,11 +38,11 @@ def tag(name: str, *body: str, **attributes: object) -> Markup:
     """One element; attribute names write `_` for `-`, and body and values are escaped."""
     written = Markup("").join(
         Markup(' {}="{}"').format(
-            key.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value
+            key.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else harmless(value)
         )
         for key, value in attributes.items()
     )
-    return Markup("<{}{}>{}</{}>").format(name, written, Markup("").join(body), name)
+    return Markup("<{}{}>{}</{}>").format(name, written, Markup("").join(map(harmless, body)), name)
 
 
 def nice_ticks(low: float, high: float, num_ticks: int = 5) -> list[float]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from vila2cli.text.printable import printable
+from markupsafe import Markup
+
+from vila2cli.text.printable import printable, shortened
 
 MAX_TEXT = 1_200
 """Characters of one caption that the page shows; a runaway caption of 100 kB must not swamp it."""
@@ -18,10 +20,12 @@ def visible(text: object, limit: int = MAX_TEXT) -> str:
     Control characters (ANSI escapes, NUL), direction overrides and lone surrogates are written
     out, and what is over `limit` characters is counted. HTML is left to the template's escaping.
     """
-    written = str(text)
-    kept = printable(written[:limit], keep_newlines=True)
-    left_out = len(written) - limit
-    return kept if left_out <= 0 else f"{kept} … ({left_out:,} more characters)"
+    return printable(shortened(str(text), limit), keep_newlines=True)
+
+
+def harmless(value: object) -> str:
+    """What a template prints: markup as it is, all else without characters that disturb or cannot be saved."""
+    return value if isinstance(value, Markup) else printable(str(value), keep_newlines=True)
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -1,10 +1,10 @@
 """The annotations of a layer folder on their own: without pictures, which lie in the base shards."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from vila2cli.errors import DataError
+from vila2cli.files import parse_annotation_json
 from vila2cli.places import tar_stem
 from vila2cli.reader import read_layer_shard
 from vila2cli.sample import Annotation
@@ -24,7 +24,7 @@ def read_annotation_tar(tar: Path) -> Iterator[tuple[str, Annotation]]:
     """Yield key and annotation of one layer tar in key order; raises DataError for one that is damaged."""
     for key, data in sorted(read_layer_shard(tar).items()):
         try:
-            annotation = Annotation.from_json(json.loads(data))
-        except (DataError, ValueError, TypeError, AttributeError) as error:
+            annotation = Annotation.from_json(parse_annotation_json(data))
+        except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{tar} holds no valid annotation for {key!r}: {error}") from None
         yield key, annotation

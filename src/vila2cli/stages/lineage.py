@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
-from vila2cli.places import folder, is_remote, local_path
+from vila2cli.places import folder, is_remote, is_there, local_path
 from vila2cli.run import digest
 
 LINEAGE_FILE, LAYER_FILE, SUMMARY_FILE = "vila2.json", "layer.json", "summary.json"
@@ -198,14 +198,14 @@ def _find(path: str, near: Path) -> Path | None:
         return None
     own = local_path(path)
     above = [] if own.is_absolute() else [up / own for up in near.absolute().parents]
-    return next((place for place in [*above, own] if place.is_dir()), None)
+    return next((place for place in [*above, own] if is_there(place, Path.is_dir)), None)
 
 
 def _first_there(location: Mapping[str, Any], near: Path) -> Path | None:
     """Where a part that layer.json names is now; beside the layer first, as reading it looks."""
     places = [Path(normpath(near / location["relative"]))] if "relative" in location else []
     places += [Path(location["path"])] if "path" in location else []
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if is_there(place)), None)
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

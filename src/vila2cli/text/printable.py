@@ -3,23 +3,37 @@
 import unicodedata
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_MARKS = ("Mn", "Me")
 # Joiners inside emoji and Indic words are format characters too, but harmless.
 _HARMLESS = frozenset("\u200c\u200d")
+MAX_MARKS = 8
+"""Accents and joiners on one letter; more than any script stacks would cover the lines around it."""
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
     r"""The text with every control, direction or half character written as an escape like `\x1b`.
 
-    A caption printed through this cannot move the cursor, colour the screen or turn text around.
+    A caption printed through this cannot move the cursor, colour the screen, turn text around or bury
+    what stands above it under accents.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_shown(character, keep_newlines) for character in text)
+    parts = []
+    num_marks = 0
+    for character in text:
+        category = unicodedata.category(character)
+        is_mark = category in _MARKS or character in _HARMLESS
+        num_marks = num_marks + 1 if is_mark else 0
+        is_hidden = category in _HIDDEN and not is_mark and not (character == "\n" and keep_newlines)
+        parts.append(_escape(character) if is_hidden or num_marks > MAX_MARKS else character)
+    return "".join(parts)
 
 
-def _shown(character: str, keep_newlines: bool) -> str:
-    if character == "\n" and keep_newlines:
-        return character
-    if unicodedata.category(character) in _HIDDEN and character not in _HARMLESS:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
+def shortened(text: str, limit: int) -> str:
+    """The first `limit` characters, and how many more there are."""
+    left_out = len(text) - limit
+    return text if left_out <= 0 else f"{text[:limit]} … ({left_out:,} more characters)"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -160,4 +160,4 @@ def draw_prompt(prompt_ids: Sequence[str], key: str, seed: int) -> str:
 def stable_hash(*parts: object) -> int:
     """A 63-bit hash of the parts that no process, platform or version changes."""
     text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) >> 1
