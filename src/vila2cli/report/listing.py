@@ -22,6 +22,8 @@ from vila2cli.text.printable import printable
 SHOWN = {"recaption": "recaption", "pretrain": "pretrain", "sft": "sft", "eval": "eval", "judge": "judge"}
 """Stages with a column; a specialist's training stands under pretrain, its answers under recaption."""
 SPECIALIST = {"relabel": "recaption", "checkpoint": "pretrain"}
+MAX_DAMAGED = 8
+"""Files named that cannot be read."""
 UNBOUNDED = 10_000
 """Columns that no table needs."""
 MEASURES = {PRECISION: "precision %", RECALL: "recall %", QA_MEAN: "QA mean %"}
@@ -50,6 +52,7 @@ class RunTable:
     title: Text
     rows: tuple[tuple[str, list[Text], RoundResult | None], ...]
     verdict: str
+    damaged: tuple[str, ...] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.title
@@ -67,6 +70,10 @@ class RunTable:
                 yield _table(figures, measured, gap=1)
         if self.verdict:
             yield Text(printable(self.verdict))
+        for line in self.damaged[:MAX_DAMAGED]:
+            yield Text(printable(f"cannot be read: {line}"))
+        if len(self.damaged) > MAX_DAMAGED:
+            yield Text(f"and {len(self.damaged) - MAX_DAMAGED} more files cannot be read")
 
 
 def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
@@ -77,11 +84,11 @@ def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
     by_group = {result.group: result for result in results}
     groups = dict.fromkeys(stage.group for stage in run.stages)
     rows = tuple((printable(group), _states(run, group), by_group.get(group)) for group in groups)
-    said = ""
-    if recipe is not None:
-        loop = [result for result in results if result.is_round]
-        said = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
-    return RunTable(_title(run, reader), rows, said)
+    if recipe is None:
+        return RunTable(_title(run, reader), rows, "")
+    loop = [result for result in results if result.is_round]
+    said = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
+    return RunTable(_title(run, reader), rows, said, tuple(dict.fromkeys(reader.damaged)))
 
 
 def _table(columns: Sequence[str], lines: Sequence[tuple[str, list[Text]]], gap: int = 2) -> Table:

@@ -29,7 +29,7 @@ def _saturation(rounds: Sequence[Comparison]) -> str:
     if not _main(last):
         return (
             f"Whether another round helps cannot be said: {last.before} and {last.after} share no main measure "
-            "that was asked and scored alike."
+            "of which the answers can be read and were asked and scored alike."
         )
     gained, lost = _named(last, "gain"), _named(last, "loss")
     if gained:
