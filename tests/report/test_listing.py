@@ -97,7 +97,6 @@ def test_damaged_files_are_named_and_the_rest_is_shown(
     assert main(["runs", str(run.run_dir)]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].endswith("2 files cannot be read")
-    assert "round0" not in "".join(lines[1:]).replace("round 0", "")
     assert sum(line.startswith("cannot be read: round1/") for line in lines) == 2
     assert any(line.startswith("round 0") and "done" in line for line in lines)
 
