@@ -1,6 +1,7 @@
 """A run folder as the stages leave it: real layers over real pictures, invented answers."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,14 +117,14 @@ class SyntheticRun:
         )
         write_json(out / "config.json", {})
 
-    def write_eval(self, group: str, skill: float) -> None:
-        """Prediction layers and metrics.json, scored by the real scorers."""
+    def write_eval(self, group: str, skill: float, *, asked: str | None = None) -> None:
+        """Prediction layers and metrics.json, scored by the real scorers; `asked` is each question's digest."""
         out = self.run_dir / group / "eval"
         entries: dict[str, Any] = {}
         headlines = []
         for name in [*TASKS, "caption"]:
             scorer = find_scorer(TASKS.get(name, "facts"))
-            rows, images = self._write_predictions(out / f"world-{name}", name, group, skill)
+            rows, images = self._write_predictions(out / f"world-{name}", name, group, skill, asked)
             found = estimate(columns_of(rows), scorer.metrics, num_bootstrap=200, seed=0, groups=images)
             entries[f"world-{name}"] = {
                 "metrics": {metric: one.interval().to_json() for metric, one in found.items()},
@@ -147,7 +148,7 @@ class SyntheticRun:
         )
 
     def _write_predictions(
-        self, out: Path, name: str, group: str, skill: float
+        self, out: Path, name: str, group: str, skill: float, asked: str | None
     ) -> tuple[list[dict[str, float]], list[str]]:
         random, luck = Random(name), Random(f"{name} {group}")
         base = self.folder / "data" / "eval" / name
@@ -158,13 +159,15 @@ class SyntheticRun:
                     tar.write_sample(f"{i:06d}", picture(scene, random, {}))
         source = open_source([str(base)])
         rows, images = [], []
+        shutil.rmtree(out, ignore_errors=True)
         writer = open_layer(out, layer="eval", source=source, manifest={"task": name})
         with writer.shard(source.shards[0]) as shard:
             for sample, scene in zip(shard.samples(), scenes, strict=True):
                 text, scores = predict(name, scene, skill, luck)
                 rows.append(scores)
                 images.append(sample.image_sha256)
-                shard.annotate(sample, Annotation(layer="eval", kind="prediction", text=text, scores=scores))
+                answer = Annotation(layer="eval", kind="prediction", text=text, scores=scores)
+                shard.annotate(sample, replace(answer, prompt_sha256=asked))
         return rows, images
 
     def write_judge(self, number: int, wins: dict[str, int]) -> None:

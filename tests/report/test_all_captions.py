@@ -65,3 +65,21 @@ def test_hostile_captions_are_text_in_the_list(make_run: Callable[..., Any], tmp
         assert browser.js("document.title").startswith("world")
         assert browser.js("document.querySelectorAll('#all-rows img').length") == 0
         assert browser.problems == []
+
+
+def test_four_rounds_stand_side_by_side_and_drift_has_small_print(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """No heading runs into the next column, none is cut off, and the intervals are on the page."""
+    run = make_run(-1, skills=(0.1,) * 4, num_shards=1)
+    for number in (1, 2, 3, 4):
+        run.write_recaption(number)
+    path = tmp_path / "report.html"
+    path.write_text(render_page(build_page(run.recipe(), run.run_dir)))
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(path.as_uri())
+        headings = "[...document.querySelectorAll('.card:first-child .caption h4, .card:first-child .columns')]"
+        assert browser.js(f"{headings}.length") == 6
+        assert browser.js(f"{headings}.filter(one => one.scrollWidth > one.clientWidth).length") == 0
+        small = browser.js("[...document.querySelectorAll('#drift td small')].map(one => one.textContent)")
+        assert len(small) == 3 + 4 * 5  # the alt-text inherits nothing

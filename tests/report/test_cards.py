@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
 from vila2cli.errors import DataError
+from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.recipe import Recipe
 from vila2cli.report.cards import card, find_cards
 from vila2cli.report.markdown import plain, table
 from vila2cli.run import write_json
+from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 MakeRun = Callable[..., Any]
 HOSTILE = "</td><script>alert(1)</script> | cell\n# heading `x` [a](javascript:1) \x1b[31m ${7*7} "
@@ -44,6 +47,94 @@ def test_a_layer_s_card(make_run: MakeRun) -> None:
     assert "| oracle | alt-text | 0.8" in text
 
 
+def test_a_layer_s_scores_are_its_own(make_run: MakeRun) -> None:
+    """A round's judge also compares the layers of earlier rounds, and all of them are called recaption."""
+    run = make_run(1)
+    run.write_recaption(2)
+    run.write_judge(2, {"oracle": 100})
+    path = run.run_dir / "round2" / "judge" / "summary.json"
+    summary = json.loads(path.read_text())
+    before = {**summary["pairs"][0], "layer": "runs/world/round1/recaption", "against": "a layer of round 1"}
+    write_json(path, {**summary, "pairs": [before, *summary["pairs"]]})
+    text = card(run.run_dir / "round2" / "recaption", run.recipe())
+    assert text.count("| oracle |") == 1
+    assert "a layer of round 1" not in text
+
+
+def test_a_layer_in_the_making_says_how_far_it_is(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(0)
+    run.write_recaption(1, num_shards=1)
+    folder = run.run_dir / "round1" / "recaption"
+    (folder / "summary.json").unlink()
+    monkeypatch.chdir(folder)
+    text = card(Path(), run.recipe())
+    assert f"{run.num_samples - 1} annotations for {run.num_samples} images" in text
+    assert "not finished: 1 of 2 shards are there" in text
+    assert "No judge has compared this layer." in text
+    assert DatasetCard(text).data.pretty_name == "round1-recaption"
+    assert DatasetCard(text).data.size_categories == ["n<1K"]
+
+
+def test_a_name_is_no_markdown_in_the_head(make_run: MakeRun) -> None:
+    run = make_run(0)
+    folder = (run.run_dir / "round0").rename(run.run_dir / "my_run [v1]: x") / "sft"
+    text = card(folder, run.recipe())
+    assert yaml.safe_load(text.split("---\n")[1])["tags"][0] == "vila2"
+    assert "my\\_run" in text
+    layer = run.folder / "a_b"
+    run.write_recaption(1)
+    (run.run_dir / "round1" / "recaption").rename(layer)
+    assert DatasetCard(card(layer, run.recipe())).data.pretty_name == f"{run.folder.name}-a_b"
+
+
+def test_a_checkpoint_without_weights_says_so(make_run: MakeRun) -> None:
+    text = card(make_run(0).run_dir / "round0" / "sft", Recipe())
+    assert "its weights are not here" in text
+    assert "not evaluated" in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_the_prompts_of_what_it_was_trained_on(make_run: MakeRun) -> None:
+    """Round 1's captions are its data, whatever lies beside them."""
+    run = make_run(1)
+    run.write_recaption(2)
+    for number in (1, 2):
+        layer = run.run_dir / f"round{number}" / "recaption"
+        prompts = {"long-v1": prompt_sha256("long-v1", {}), "gone-v1": "0" * 64}
+        manifest = json.loads((layer / "manifest.json").read_text())
+        write_json(layer / "manifest.json", {**manifest, "inputs": {"prompts": prompts}})
+    folder = run.run_dir / "round1" / "sft"
+    lineage = json.loads((folder / "vila2.json").read_text())
+    stats = json.loads((run.run_dir / "round1" / "recaption" / "000000.stats.json").read_text())
+    sources = {"pretrain": {"shards": {"data/pretrain": 2}}}
+    data = {"pretrain": {"000000": "c" * 64, "000000+recaption": stats["sha256"]}}
+    write_json(folder / "vila2.json", {**lineage, "data": data, "sources": sources})
+    text = card(folder, run.recipe())
+    assert f"| round1/recaption | long-v1 | {prompt_text('long-v1', {})} |" in text
+    assert "| round1/recaption | gone-v1 | its text is not in this recipe |" in text
+    assert "round2/recaption" not in text
+    assert "| sft | pretrain | 1 | data/pretrain | recaption |" in text
+
+
+def test_scores_have_the_form_of_the_hub(make_run: MakeRun) -> None:
+    """A model-index: results of a task on a dataset, each metric with a type, a number and its interval."""
+    run = make_run(0)
+    folder = run.run_dir / "round0" / "sft"
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    metrics = run.run_dir / "round0" / "eval" / "metrics.json"
+    recorded = {**json.loads(metrics.read_text()), "model_sha256": weights_sha256(folder)}
+    write_json(metrics, recorded)
+    (model,) = yaml.safe_load(card(folder, run.recipe()).split("---\n")[1])["model-index"]
+    assert model["name"] == "round0-sft"
+    by_task = {result["dataset"]["name"]: result for result in model["results"]}
+    assert by_task.keys() == recorded["tasks"].keys()
+    for name, result in by_task.items():
+        assert result["task"] == {"type": "image-text-to-text"}
+        assert result["dataset"] == {"name": name, "type": name}
+        found = {one["type"]: {"value": one["value"], **one["args"]} for one in result["metrics"]}
+        assert found == recorded["tasks"][name]["metrics"]
+
+
 def test_a_checkpoint_that_no_evaluation_names_has_no_scores(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(0)
     folder = run.run_dir / "round0" / "sft"
@@ -52,8 +143,6 @@ def test_a_checkpoint_that_no_evaluation_names_has_no_scores(make_run: MakeRun, 
     assert "No evaluation of these weights lies beside them." in text
     assert ModelCard(text).data.eval_results is None
     metrics = run.run_dir / "round0" / "eval" / "metrics.json"
-    from vila2cli.model.checkpoint import weights_sha256
-
     write_json(metrics, {**json.loads(metrics.read_text()), "model_sha256": weights_sha256(folder)})
     scored = card(folder, run.recipe())
     assert len(ModelCard(scored).data.eval_results or ()) > 5
@@ -113,5 +202,9 @@ def test_what_has_cards_is_found(make_run: MakeRun, tmp_path: Path) -> None:
     names = [str(path.relative_to(run.run_dir)) for path in find_cards(run.run_dir)]
     assert names == ["round0/sft", "round1/recaption", "round1/sft"]
     assert find_cards(run.run_dir / "round1" / "sft") == [run.run_dir / "round1" / "sft"]
-    with pytest.raises(DataError, match="no checkpoint, no layer"):
+    with pytest.raises(DataError, match="no checkpoint, no caption layer"):
         find_cards(tmp_path / "data")
+    with pytest.raises(DataError, match="is not there"):
+        find_cards(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no caption layer"):
+        find_cards(run.run_dir / "round1" / "eval" / "world-ocr")

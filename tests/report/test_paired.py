@@ -1,53 +1,32 @@
-"""The verdict in words, and paired differences from prediction layers."""
+"""Paired differences from prediction layers."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from vila2cli.evaluation.comparing import compare_headlines
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.paired import Change, Comparison, compare_rounds, verdict
-from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, read_results
+from vila2cli.report.paired import Comparison, compare_rounds
+from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, read_results
 from vila2cli.report.run_folder import read_run
 
-GAIN, EVEN, LOSS = (Change(Figure(v, v - 0.02, v + 0.02)) for v in (0.1, 0.0, -0.1))
+
+def compared(run: Any, num_bootstrap: int = 200) -> Comparison:
+    """Round 1 against round 0."""
+    reader = JsonReader(run.run_dir)
+    record = read_run(run.run_dir, reader)
+    (found,) = compare_rounds(record, read_results(record), reader, num_bootstrap=num_bootstrap, seed=0)
+    assert reader.damaged == []
+    return found
 
 
-def comparison(number: int, precision: Change, qa_mean: Change = EVEN) -> Comparison:
-    return Comparison(f"round {number - 1}", f"round {number}", {PRECISION: precision, QA_MEAN: qa_mean})
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ([], "Whether another round helps cannot be said yet"),
-        ([GAIN], "Not saturated: round 1"),
-        ([GAIN, GAIN, EVEN], "Saturated after round 2: round 3 is not"),
-        ([GAIN, EVEN, EVEN], "Saturated after round 1: no later round is"),
-        ([GAIN, EVEN, GAIN], "Not saturated: round 3"),
-        ([EVEN, LOSS], "No round is clearly better"),
-    ],
-)
-def test_verdict(changes: list[Change], sentence: str) -> None:
-    comparisons = [comparison(number, change) for number, change in enumerate(changes, 1)]
-    assert verdict(comparisons)[0].startswith(sentence)
-
-
-def test_final_does_not_count_as_a_round() -> None:
-    final = Comparison("round 1", "final", {PRECISION: GAIN})
-    assert verdict([comparison(1, EVEN), final])[0].startswith("No round is clearly better")
-    assert (
-        verdict([comparison(1, EVEN), final])[-1]
-        == "Final against round 1: better in caption precision (+10.0 points)."
-    )
-
-
-def test_sentence_names_gains_losses_and_what_is_open() -> None:
-    one = Comparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
-    assert verdict([one])[1] == (
-        "Round 1 against round 0: better in caption precision (+10.0 points), "
-        "worse in caption recall (−10.0 points), not clearly different in QA mean."
-    )
+def edit_task(run: Any, group: str, name: str, **values: Any) -> None:
+    path = run.run_dir / group / "eval" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["tasks"][name] |= values
+    path.write_text(json.dumps(metrics))
 
 
 def test_differences_are_those_of_the_metrics(make_run: Callable[..., Any]) -> None:
@@ -68,11 +47,67 @@ def test_differences_are_those_of_the_metrics(make_run: Callable[..., Any]) -> N
     assert found.changes[PRECISION].verdict == "gain"
 
 
-def test_tasks_of_another_version_are_not_compared(make_run: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("num_questions", [40, 120])
+def test_intervals_are_those_of_a_comparison_of_evals(make_run: Callable[..., Any], num_questions: int) -> None:
+    """The report and `vila2 eval compare` say the same of the same answers, of few images and of many."""
+    run = make_run(1, num_questions=num_questions)
+    changes = compared(run).changes
+    evals = [run.run_dir / group / "eval" for group in ("round0", "round1")]
+    for one in compare_headlines(*evals, num_bootstrap=200, seed=0):
+        figure = changes[one.task].figure
+        assert (figure.value, figure.low, figure.high) == (one.difference, one.low, one.high)
+
+
+def test_a_mean_over_few_images_has_a_cautious_interval(make_run: Callable[..., Any]) -> None:
+    """Where both rounds get everything right there is room for a difference that 8 images do not show."""
+    run = make_run(-1, num_questions=8)
+    for group in ("round0", "round1"):
+        run.write_eval(group, 1.0)
+    (run.run_dir / "round1" / "recaption").mkdir()
+    changes = compared(run).changes
+    for name in (PRECISION, RECALL, QA_MEAN, "world-ocr"):
+        figure = changes[name].figure
+        assert figure.value == 0.0
+        assert figure.high is not None
+        assert figure.high > 0.02
+
+
+@pytest.mark.parametrize(
+    "other", [{"version": "2"}, {"scorer_version": "x"}, {"question": "Why?"}, {"judge": {"model": "another"}}]
+)
+def test_what_was_asked_or_scored_otherwise_is_not_compared(
+    make_run: Callable[..., Any], other: dict[str, Any]
+) -> None:
     run = make_run(1)
-    metrics = run.run_dir / "round1" / "eval" / "metrics.json"
-    metrics.write_text(metrics.read_text().replace('"version": "1"', '"version": "2"'))
-    reader = JsonReader(run.run_dir)
-    record = read_run(run.run_dir, reader)
-    (found,) = compare_rounds(record, read_results(record), reader, num_bootstrap=50, seed=0)
-    assert found.changes == {}
+    edit_task(run, "round1", "world-ocr", **other)
+    changes = compared(run, 50).changes
+    assert "world-colour" in changes
+    assert "world-ocr" not in changes
+    assert QA_MEAN not in changes
+
+
+def test_a_task_that_does_not_name_its_prompt_has_the_usual_one(make_run: Callable[..., Any]) -> None:
+    run = make_run(1)
+    edit_task(run, "round1", "world-ocr", prompt="{question}")
+    assert QA_MEAN in compared(run, 50).changes
+
+
+def test_other_questions_about_the_same_pictures_are_not_compared(make_run: Callable[..., Any]) -> None:
+    run = make_run(0)
+    run.write_eval("round1", 0.7, asked="one")
+    (run.run_dir / "round1" / "recaption").mkdir()
+    assert QA_MEAN in compared(run, 50).changes  # round 0 did not record what it asked
+    run.write_eval("round0", 0.5, asked="other")
+    assert compared(run, 50).changes == {}
+
+
+def test_a_task_without_a_share_is_not_in_the_mean(make_run: Callable[..., Any]) -> None:
+    """As in eval: the mean is of shares alone, so a task that another tool scored does not take it away."""
+    run = make_run(1)
+    value = compared(run, 50).changes[QA_MEAN].figure.value
+    for group in ("round0", "round1"):
+        path = run.run_dir / group / "eval" / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["tasks"]["lmms:mme"] = {"metrics": {"score": 1400.0}, "headline": "score", "scorer": "lmms"}
+        path.write_text(json.dumps(metrics))
+    assert compared(run, 50).changes[QA_MEAN].figure.value == value

@@ -53,6 +53,8 @@ def runs(
 ) -> None:
     """List runs: their rounds, how far each stage is, and the headline figures with 95% intervals.
 
+    Of one run it also says whether another round helps, as its report does.
+
     \b
     vila2 runs
     vila2 runs runs/world
@@ -61,7 +63,8 @@ def runs(
 
     from vila2cli.report.listing import find_runs, run_table
 
-    folder = runs_dir or Path(open_recipe(recipe, sets).runs_dir)
+    settings = open_recipe(recipe, sets)
+    folder = runs_dir or Path(settings.runs_dir)
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}; name the folder that holds the runs")
     found = find_runs(folder)
@@ -73,4 +76,4 @@ def runs(
     for number, run_dir in enumerate(found):
         if number:
             console.print()
-        console.print(run_table(run_dir))
+        console.print(run_table(run_dir, settings if len(found) == 1 else None))

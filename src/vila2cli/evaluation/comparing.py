@@ -39,7 +39,7 @@ def compare_headlines(
     rows: list[dict[str, Any]] = []
     for name, scorer in shared_tasks(first_dir, second_dir):
         layers = first_dir / name, second_dir / name
-        before, after, shared = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
+        before, after, (shared, _) = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
         first, second = before[scorer.headline], after[scorer.headline]
         one = difference(first, second)
         error, interval, num = (

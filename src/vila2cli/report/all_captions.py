@@ -23,12 +23,13 @@ ALT = 0
 
 @dataclass(slots=True)
 class ImageCaptions:
-    """One image: its captions by round (the alt-text is round 0), why a round has none, its scene."""
+    """One image: captions by round (the alt-text is round 0), why a round has none, scene and digest."""
 
     key: str
     texts: dict[int, str] = field(default_factory=dict)
     rejects: dict[int, str] = field(default_factory=dict)
     scene: Mapping[str, Any] | None = None
+    image_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,10 @@ def _read_layer(layer: CaptionLayer, name: str, images: dict[str, ImageCaptions]
     tar = layer.folder / f"{name}.tar"
     try:
         for key, data in read_layer_shard(tar).items():
-            text = json.loads(data).get("text")
-            images.setdefault(key, ImageCaptions(key)).texts[layer.round] = str(text or "")
+            annotation = json.loads(data)
+            image = images.setdefault(key, ImageCaptions(key))
+            image.texts[layer.round] = str(annotation.get("text") or "")
+            image.image_sha256 = str(annotation.get("image_sha256") or image.image_sha256)
     except (DataError, ValueError, AttributeError, RecursionError) as error:
         reader.note(tar, error)
     for key, reason in _rejects(layer.folder / f"{name}.rejects.jsonl"):

@@ -5,6 +5,7 @@ from pathlib import Path
 from vila2cli.errors import DataError
 from vila2cli.recipe import Recipe
 from vila2cli.report.data_card import data_card
+from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.model_card import model_card
 
 CARD_FILE = "README.md"
@@ -22,7 +23,9 @@ def find_cards(folder: Path) -> list[Path]:
     stages = [*folder.glob("*/*"), *folder.glob("specialists/*/*")]
     found = sorted(one for one in stages if one.name in STAGES and (_is_checkpoint(one) or _is_layer(one)))
     if not found:
-        raise DataError(f"{folder} is no checkpoint, no layer, and no run folder that holds one")
+        known = "no checkpoint, no caption layer, and no run folder that holds one"
+        what = known if folder.is_dir() else "not there"
+        raise DataError(f"{folder} is {what}; name a folder like runs/world/round1/sft or .../recaption")
     return found
 
 
@@ -40,4 +43,6 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _is_layer(folder: Path) -> bool:
-    return (folder / "layer.json").is_file()
+    """Whether a folder is a layer that says something of images, and no answers of an eval or a judge."""
+    path = folder / "layer.json"
+    return path.is_file() and JsonReader(folder).read(path).get("layer") not in ("eval", "judge")

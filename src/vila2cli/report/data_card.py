@@ -9,6 +9,7 @@ from vila2cli.errors import RecipeError
 from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.markdown import (
+    card_name,
     counts,
     damaged,
     document,
@@ -19,6 +20,7 @@ from vila2cli.report.markdown import (
     table,
 )
 from vila2cli.report.results import figure_of
+from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
@@ -33,10 +35,13 @@ def data_card(folder: Path, recipe: Recipe) -> str:
     layer, summary = reader.read(folder / "layer.json"), reader.read(folder / "summary.json")
     inputs = reader.read(folder / "manifest.json").get("inputs")
     inputs = inputs if isinstance(inputs, dict) else {}
-    num_out, num_in = whole(summary.get("out")), whole(summary.get("in"))
-    name = f"{folder.parent.name}-{folder.name}"
+    stats = layer_stats(folder, reader)
+    num_out, num_in = (sum(whole(one.get(key)) for one in stats) for key in ("out", "in"))
+    base = layer.get("base")
+    num_shards = len(base) if isinstance(base, list) else 0
+    name = card_name(folder)
     head = DatasetCardData(
-        pretty_name=plain(name),
+        pretty_name=name,
         annotations_creators=["machine-generated"],
         source_datasets=["extended"],
         task_categories=["image-to-text"],
@@ -48,6 +53,8 @@ def data_card(folder: Path, recipe: Recipe) -> str:
         f"wrote over WebDataset shards: {num_out:,} annotations for {num_in:,} images. It holds text alone; "
         "`vila2 shards merge` joins it with the pictures. The text is written by a model, unchecked by people."
     )
+    if len(stats) < num_shards:
+        about += f" It is not finished: {len(stats)} of {num_shards} shards are there."
     made = [
         ("model", summary.get("model", "")),
         ("its weights (SHA-256)", summary.get("model_sha256") or inputs.get("model_sha256", "")),
@@ -59,9 +66,9 @@ def data_card(folder: Path, recipe: Recipe) -> str:
         about,
         section("Made by", table(["", ""], [row for row in made if row[1] != ""])),
         section("Base", table(["shard", "where"], _base_rows(layer))),
-        section("Prompts", table(["id", "images", "text"], _prompt_rows(summary, inputs, recipe))),
+        section("Prompts", table(["id", "images", "text"], prompt_rows(summary, inputs, recipe))),
         section("Counts", table(["", ""], _count_rows(summary))),
-        section("Scores", table(["judge", "over", "preferred, 95% interval"], _judge_rows(folder, reader))),
+        section("Scores", _scores(folder, reader)),
         section("Cost", _layer_cost(summary)),
         section("Known failures", _layer_failures(folder, summary, reader), damaged(reader)),
     ]
@@ -75,7 +82,7 @@ def _base_rows(layer: Mapping[str, Any]) -> list[tuple[object, ...]]:
     return [*found, (f"and {len(rows) - MAX_BASES} more", "")] if len(rows) > MAX_BASES else found
 
 
-def _prompt_rows(
+def prompt_rows(
     summary: Mapping[str, Any], inputs: Mapping[str, Any], recipe: Recipe
 ) -> list[tuple[object, ...]]:
     """Each prompt with its text, as far as the text known now hashes to what the layer recorded."""
@@ -106,12 +113,19 @@ def _count_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     return rows + [(f"kept: {name}", f"{count:,}") for name, count in counts(summary.get("kept"))]
 
 
+def _scores(folder: Path, reader: JsonReader) -> str:
+    rows = _judge_rows(folder, reader)
+    return table(["judge", "over", "preferred, 95% interval"], rows) or "No judge has compared this layer."
+
+
 def _judge_rows(folder: Path, reader: JsonReader) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     pairs = reader.read(folder.parent / "judge" / "summary.json").get("pairs")
     for pair in pairs if isinstance(pairs, list) else []:
         judges = pair.get("judges") if isinstance(pair, dict) else None
-        if not isinstance(judges, dict) or Path(str(pair.get("layer", ""))).name != folder.name:
+        # The run folder may have moved, but not what it is called in it: every round has a "recaption".
+        place = Path(str(pair.get("layer", ""))) if isinstance(pair, dict) else Path()
+        if not isinstance(judges, dict) or place.parts[-2:] != folder.resolve().parts[-2:]:
             continue
         for judge, figures in judges.items():
             figure = figure_of(figures.get("win_rate")) if isinstance(figures, dict) else None
@@ -141,7 +155,8 @@ def _layer_failures(folder: Path, summary: Mapping[str, Any], reader: JsonReader
         f"- {count:,} images fell back to their alt-text: {plain(name)}"
         for name, count in counts(summary.get("fallbacks"))
     ]
-    return "\n".join(lines + reject_lines(folder, reader, "got no annotation"))
+    lines += reject_lines(folder, reader, "got no annotation")
+    return "\n".join(lines) or "None is on record; what the text gets wrong is only known where it was judged."
 
 
 def _size_category(num: int) -> str:

@@ -1,22 +1,31 @@
 """The runs in a folder as tables for the terminal: rounds, states of their stages, headline figures."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.markdown import figure_text
+from vila2cli.report.paired import bootstrap_of, compare_rounds
 from vila2cli.report.records import when
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, Stage, read_run
+from vila2cli.report.saturation import verdict
 from vila2cli.report.wording import visible
 from vila2cli.text.printable import printable
 
 SHOWN = {"recaption": "recaption", "pretrain": "pretrain", "sft": "sft", "eval": "eval", "judge": "judge"}
 """Stages with a column; a specialist's training stands under pretrain, its answers under recaption."""
 SPECIALIST = {"relabel": "recaption", "checkpoint": "pretrain"}
+MAX_DAMAGED = 8
+"""Files named that cannot be read."""
+UNBOUNDED = 10_000
+"""Columns that no table needs."""
 MEASURES = {PRECISION: "precision %", RECALL: "recall %", QA_MEAN: "QA mean %"}
 STATES = {"done": "done", "partial": "begun", "missing": "-"}
 STYLES = {"done": "green", "partial": "yellow", "missing": "dim"}
@@ -33,24 +42,69 @@ def _is_run(folder: Path) -> bool:
     return any((path / stage).exists() for path in folder.glob("round*") for stage in SHOWN)
 
 
-def run_table(run_dir: Path) -> Group:
-    """One run: a line for every round, for each specialist, for the final model and its controls."""
+@dataclass(frozen=True, slots=True)
+class RunTable:
+    """One run: a line for every round, each specialist, the final model and its controls, then the verdict.
+
+    Where the lines do not fit the figures are a second table; nothing is cut off.
+    """
+
+    title: Text
+    rows: tuple[tuple[str, list[Text], RoundResult | None], ...]
+    verdict: str
+    damaged: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.title
+        states, figures = tuple(SHOWN.values()), tuple(MEASURES.values())
+        lines = [(name, [*shown, *_figures(result)]) for name, shown, result in self.rows]
+        table = _table((*states, *figures), lines)
+        # As wide as it would like to be, which a measure within the terminal would not say.
+        if console.measure(table, options=options.update_width(UNBOUNDED)).maximum <= options.max_width:
+            yield table
+        else:
+            yield _table(states, [(name, shown) for name, shown, _ in self.rows], gap=1)
+            measured = [(name, _figures(result, "\n")) for name, _, result in self.rows if _has_figures(result)]
+            if measured:
+                yield Text()
+                yield _table(figures, measured, gap=1)
+        if self.verdict:
+            yield Text(printable(self.verdict))
+        for line in self.damaged[:MAX_DAMAGED]:
+            yield Text(printable(f"cannot be read: {line}"))
+        if len(self.damaged) > MAX_DAMAGED:
+            yield Text(f"and {len(self.damaged) - MAX_DAMAGED} more files cannot be read")
+
+
+def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
+    """What is known of a run; with a recipe also whether another round helps, as its report says."""
     reader = JsonReader(run_dir)
     run = read_run(run_dir, reader)
-    results = {result.group: result for result in read_results(run)}
-    table = Table(box=None, pad_edge=False)
-    for name in ("", *SHOWN.values(), *MEASURES.values()):
-        table.add_column(name, no_wrap=name not in MEASURES.values())
-    for group in dict.fromkeys(stage.group for stage in run.stages):
-        table.add_row(Text(printable(group)), *_states(run, group), *_figures(results.get(group)))
-    return Group(_title(run, reader), table)
+    results = read_results(run)
+    by_group = {result.group: result for result in results}
+    groups = dict.fromkeys(stage.group for stage in run.stages)
+    rows = tuple((printable(group), _states(run, group), by_group.get(group)) for group in groups)
+    if recipe is None:
+        return RunTable(_title(run, reader), rows, "")
+    loop = [result for result in results if result.is_round]
+    said = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
+    return RunTable(_title(run, reader), rows, said, tuple(dict.fromkeys(reader.damaged)))
+
+
+def _table(columns: Sequence[str], lines: Sequence[tuple[str, list[Text]]], gap: int = 2) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for name in ("", *columns):
+        table.add_column(name, overflow="fold")
+    for name, cells in lines:
+        table.add_row(Text(name), *cells)
+    return table
 
 
 def _title(run: RunRecord, reader: JsonReader) -> Text:
     changed = when(run.newest)
     parts = [visible(run.run_dir, 120), f"changed {changed}" if changed else "nothing finished yet"]
     if num := len(set(reader.damaged)):
-        parts.append(f"{num} files cannot be read")
+        parts.append("1 file cannot be read" if num == 1 else f"{num} files cannot be read")
     return Text(printable(", ".join(parts)), style="bold")
 
 
@@ -71,7 +125,12 @@ def _state(stage: Stage | None) -> Text:
     return Text(text, style=STYLES[stage.state])
 
 
-def _figures(result: RoundResult | None) -> list[Text]:
+def _figures(result: RoundResult | None, between: str = " ") -> list[Text]:
+    """The main measures, each with `between` before its interval."""
     if result is None:
         return [Text("") for _ in MEASURES]
-    return [Text(figure_text(result.measure(name), 100, 1)) for name in MEASURES]
+    return [Text(figure_text(result.measure(name), 100, 1).replace(" [", f"{between}[")) for name in MEASURES]
+
+
+def _has_figures(result: RoundResult | None) -> bool:
+    return result is not None and any(result.measure(name) is not None for name in MEASURES)

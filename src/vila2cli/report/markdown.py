@@ -28,6 +28,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def card_name(folder: Path) -> str:
+    """What a card calls a folder: the round and the stage of it, on one line."""
+    place = folder.resolve()
+    return " ".join(visible(f"{place.parent.name}-{place.name}", MAX_CELL).split())
+
+
 def section(title: str, *parts: str) -> str:
     """A heading with what is there under it; "" when there is nothing."""
     kept = [part for part in parts if part]

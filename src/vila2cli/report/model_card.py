@@ -10,10 +10,22 @@ from vila2cli.cost import Cost
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.places import is_there
 from vila2cli.recipe import Recipe
+from vila2cli.report.data_card import prompt_rows
 from vila2cli.report.json_reader import JsonReader, real, whole
-from vila2cli.report.markdown import damaged, document, figure_text, plain, reject_lines, section, table
+from vila2cli.report.markdown import (
+    card_name,
+    damaged,
+    document,
+    figure_text,
+    plain,
+    reject_lines,
+    section,
+    table,
+)
 from vila2cli.report.results import RoundResult, TaskResult, read_result
+from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
+from vila2cli.score.stats import FEW_IMAGES
 
 MAX_PARENTS = 8
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -27,7 +39,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
 
     reader = JsonReader(folder)
     chain = _lineage(folder, reader)
-    sha256 = weights_sha256(folder)
+    sha256 = weights_sha256(folder) if any(folder.glob("*.safetensors")) else ""
     result = _result(folder, sha256, reader)
     bases = [place for place, _ in _parents(chain[-1][1])]
     evals = [
@@ -42,9 +54,9 @@ def model_card(folder: Path, recipe: Recipe) -> str:
         for task in (result.tasks.values() if result else ())
         for metric, figure in task.metrics.items()
     ]
-    name = f"{folder.parent.name}-{folder.name}"
+    name = card_name(folder)
     head = ModelCardData(
-        model_name=plain(name),
+        model_name=name,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["vila2", "recaptioning", "vision-language-model"],
@@ -61,7 +73,8 @@ def model_card(folder: Path, recipe: Recipe) -> str:
         f"# {plain(name)}",
         about,
         section("Parents", table(["made by", "from", "weights (SHA-256)"], _parent_rows(chain, sha256))),
-        section("Training data", table(["stage", "data", "shards", "layers"], _data_rows(chain))),
+        section("Training data", table(["stage", "data", "shards", "from", "layers"], _data_rows(chain))),
+        section("Prompts", _prompts(folder, chain, reader, recipe)),
         section("Training", table(_PHASE_HEAD, _phase_rows(chain))),
         section("Scores", _scores(result)),
         section("Cost", _training_cost(chain, recipe)),
@@ -92,7 +105,7 @@ def _parents(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _parent_rows(chain: Lineage, sha256: str) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = [("this checkpoint", "", sha256)]
+    rows: list[tuple[object, ...]] = [("this checkpoint", "", sha256 or "its weights are not here")]
     for _, lineage in chain:
         rows += [(lineage.get("stage", ""), place, digest) for place, digest in _parents(lineage)]
     return rows
@@ -106,8 +119,35 @@ def _data_rows(chain: Lineage) -> list[tuple[object, ...]]:
             names = [str(one) for one in digests] if isinstance(digests, dict) else []
             layers = dict.fromkeys(part for one in names for part in one.split("+")[1:])
             num_base = sum("+" not in one for one in names)
-            rows.append((lineage.get("stage", ""), name, num_base, ", ".join(layers) or "none"))
+            places = ", ".join(map(str, _dict(_dict(_dict(lineage.get("sources")).get(name)).get("shards"))))
+            rows.append((lineage.get("stage", ""), name, num_base, places, ", ".join(layers) or "none"))
     return rows
+
+
+def _prompts(folder: Path, chain: Lineage, reader: JsonReader, recipe: Recipe) -> str:
+    """The prompts of those layers of the run that it was trained on, known by the digests of their shards."""
+    digests = {
+        digest
+        for _, lineage in chain
+        for source in _dict(lineage.get("data")).values()
+        for digest in _dict(source).values()
+        if isinstance(digest, str)
+    }
+    group = folder.resolve().parent
+    run_dir = group.parent.parent if group.parent.name == "specialists" else group.parent
+    rows: list[tuple[object, ...]] = []
+    for layer in sorted((*run_dir.glob("round*/*"), *run_dir.glob("specialists/*/relabel"))):
+        if not (layer / "layer.json").is_file():
+            continue
+        if any(stats.get("sha256") in digests for stats in layer_stats(layer, reader)):
+            inputs = reader.read(layer / "manifest.json").get("inputs")
+            known = prompt_rows({}, _dict(inputs), recipe)
+            rows += [(layer.relative_to(run_dir), name, text) for name, _, text in known]
+    return table(["layer", "id", "text"], rows)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 _PHASE_HEAD = ["stage", "phase", "samples", "tokens", "epochs", "learning rate", "batch", "trained"]
@@ -133,7 +173,8 @@ def _phase_rows(chain: Lineage) -> list[tuple[object, ...]]:
 def _result(folder: Path, sha256: str, reader: JsonReader) -> RoundResult | None:
     """What the evaluation beside a checkpoint measured, if it was of these very weights."""
     metrics = reader.read(folder.parent / "eval" / "metrics.json")
-    return read_result(folder.parent.name, metrics) if metrics.get("model_sha256") == sha256 else None
+    is_same = bool(sha256) and metrics.get("model_sha256") == sha256
+    return read_result(folder.parent.name, metrics) if is_same else None
 
 
 def _scores(result: RoundResult | None) -> str:
@@ -146,7 +187,10 @@ def _scores(result: RoundResult | None) -> str:
     ]
     if result.qa_mean is not None:
         rows.append(("mean over question tasks", "", figure_text(result.qa_mean), ""))
-    note = "Intervals are 95% bootstrap intervals over images; they do not cover a repeat of the training."
+    note = (
+        f"Intervals are 95% bootstrap intervals over images, cautious ones for shares of fewer than "
+        f"{FEW_IMAGES}; they do not cover a repeat of the training."
+    )
     return f"{table(['task', 'metric', 'value, 95% interval', 'samples'], rows)}\n\n{note}"
 
 
@@ -182,6 +226,8 @@ def _model_failures(result: RoundResult | None, folder: Path, reader: JsonReader
     for task in tasks[:3]:
         lines.append(f"- weak task: {plain(task.name)}, {plain(task.headline)} {figure_text(task.figure)}")
     lines += reject_lines(folder, reader, "could not be trained on")
+    if result is None:
+        lines.append("- not evaluated: how good its answers are is not known")
     return "\n".join(lines)
 
 

@@ -40,7 +40,7 @@ from vila2cli.report.figures import Chart, charts
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
 from vila2cli.report.lineage_graph import lineage_graph
-from vila2cli.report.paired import compare_rounds, verdict
+from vila2cli.report.paired import bootstrap_of, compare_rounds
 from vila2cli.report.records import (
     LedgerRow,
     LineageRow,
@@ -57,11 +57,10 @@ from vila2cli.report.records import (
 )
 from vila2cli.report.results import RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, read_run
+from vila2cli.report.saturation import verdict
 from vila2cli.report.tables import DifferenceTable, Table, Tile, difference_table, headline_table, tiles
 from vila2cli.report.wording import harmless
 from vila2cli.run import digest
-
-DEFAULT_BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +106,9 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
     judgements = [one for result in results for one in read_judgements(run, result.group)]
     layers = caption_layers(run)
     words = _count_words(recipe, run, layers, reader)
-    bootstrap = {"num_bootstrap": recipe.eval.num_bootstrap or DEFAULT_BOOTSTRAP, "seed": recipe.seed}
+    bootstrap = bootstrap_of(recipe)
     comparisons = compare_rounds(run, results, reader, **bootstrap)
-    sentences = verdict(comparisons)
+    sentences = verdict(comparisons, results)
     cards, cards_note = read_cards(layers, reader)
     images = read_all_captions(layers, reader)
     captioned = sorted({layer.round for layer in layers})
@@ -129,7 +128,7 @@ def build_page(recipe: Recipe, run_dir: Path) -> Page:
         differences=difference_table(comparisons, results),
         cards=cards,
         cards_note=cards_note,
-        drift=drift_table(images, captioned),
+        drift=drift_table(images, captioned, **bootstrap),
         all_captions=caption_list(images, captioned),
         boxed=boxed_answers(run_dir, reader),
         decisions=decision_rows(run),

@@ -1,4 +1,4 @@
-"""Does another round help? Paired differences on the same evaluation samples, and a verdict in words."""
+"""What changed from round to round: paired differences on the same evaluation samples."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vila2cli.errors import DataError
+from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult, TaskResult
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.wording import join_words, points
-from vila2cli.score import find_scorer
-from vila2cli.score.compare import differences
-from vila2cli.score.stats import Estimate, mean_of
+from vila2cli.score import SCORERS
+from vila2cli.score.compare import both
+from vila2cli.score.stats import Estimate, difference, difference_interval, mean_of
 
 MAIN_MEASURES = (PRECISION, RECALL, QA_MEAN)
 MEASURE_NAMES = {QA_MEAN: "QA mean"}
+DEFAULT_BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Comparison:
     before: str
     after: str
     changes: Mapping[str, Change]
+
+
+def bootstrap_of(recipe: Recipe) -> dict[str, int]:
+    """How often a report resamples, and its seed: what eval does."""
+    return {"num_bootstrap": recipe.eval.num_bootstrap or DEFAULT_BOOTSTRAP, "seed": recipe.seed}
 
 
 def compare_rounds(
@@ -65,82 +71,78 @@ def compare_two(
 ) -> Comparison:
     """Compare two rows sample by sample; there are no changes where one of them has no evaluation."""
     stages = run.stage(before.group, "eval"), run.stage(after.group, "eval")
-    estimates: dict[str, Estimate] = {}
+    pairs: dict[str, _Pair] = {}
     if stages[0] is None or stages[1] is None:
         return Comparison(before.group, after.group, {})
     first_dir, second_dir = stages[0].folder, stages[1].folder
     for name, task in after.tasks.items():
         if name in before.tasks and before.tasks[name].protocol == task.protocol:
             settings = {"num_bootstrap": num_bootstrap, "seed": seed}
-            estimates |= _task_changes(task, first_dir / name, second_dir / name, settings, reader)
-    qa = [task.name for task in after.qa_tasks if task.name in estimates]
-    if qa and len(qa) == len(after.qa_tasks) == len(before.qa_tasks):
-        estimates[QA_MEAN] = mean_of([estimates[name] for name in qa])
-    changes = {name: Change(_figure(one)) for name, one in estimates.items()}
+            found = _pair_task(task, first_dir / name, second_dir / name, settings, reader)
+            # Precision and recall are those of the first caption task, here as everywhere on the page.
+            main = () if after.caption is not task else ((PRECISION, "precision"), (RECALL, "recall"))
+            wanted = ((name, task.headline), *main)
+            pairs |= {shown: found[metric] for shown, metric in wanted if metric in found}
+    # The mean is of the tasks that eval takes it of: questions whose headline is a share.
+    asked = [{task.name for task in result.qa_tasks if _is_share(task)} for result in (before, after)]
+    if asked[0] and asked[0] == asked[1] <= pairs.keys():
+        pairs[QA_MEAN] = _mean_pair([pairs[name] for name in after.tasks if name in asked[1]])
+    changes = {name: Change(one.figure()) for name, one in pairs.items()}
     return Comparison(before.group, after.group, changes)
 
 
-def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the main measures say about every round, and from which round on the loop is saturated."""
-    rounds = [one for one in comparisons if one.after != "final" and _main(one)]
-    if not rounds:
-        return ["Whether another round helps cannot be said yet: that takes two evaluated rounds."]
-    sentences = [_sentence(one) for one in comparisons if _main(one)]
-    return [_saturation(rounds), *sentences]
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One measure of two rounds, on the samples that both answered."""
+
+    before: Estimate
+    after: Estimate
+    num_samples: int
+    images: frozenset[str]
+    is_share: bool
+
+    def figure(self) -> Figure:
+        """After minus before; the interval is the one that eval gives: cautious for shares of few images."""
+        if self.is_share:
+            counts = {"num_samples": self.num_samples, "num_images": len(self.images)}
+            interval = difference_interval(self.before, self.after, **counts)
+        else:
+            interval = difference(self.before, self.after).interval()
+        return Figure(interval.value, interval.low, interval.high)
 
 
-def _saturation(rounds: Sequence[Comparison]) -> str:
-    gains = [one for one in rounds if any(change.verdict == "gain" for change in _main(one).values())]
-    last = rounds[-1]
-    if gains and gains[-1] is last:
-        return f"Not saturated: {last.after} is still better than {last.before} in a main measure."
-    if not gains:
-        return "No round is clearly better than the one before it in any main measure."
-    later = "no later round is" if gains[-1] is not rounds[-2] else f"{last.after} is not"
-    return (
-        f"Saturated after {gains[-1].after}: {later} clearly better than the round before it "
-        "in caption precision, caption recall or QA mean."
+def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
+    """The unweighted mean of tasks, on all of their images."""
+    return _Pair(
+        before=mean_of([one.before for one in pairs]),
+        after=mean_of([one.after for one in pairs]),
+        num_samples=sum(one.num_samples for one in pairs),
+        images=frozenset().union(*(one.images for one in pairs)),
+        is_share=True,
     )
 
 
-def _sentence(one: Comparison) -> str:
-    said: dict[str, list[str]] = {"gain": [], "loss": [], "even": []}
-    for name, change in _main(one).items():
-        shown = MEASURE_NAMES.get(name, name)
-        said[change.verdict].append(
-            shown if change.verdict == "even" else f"{shown} ({points(change.figure.value)})"
-        )
-    parts = []
-    if said["gain"]:
-        parts.append(f"better in {join_words(said['gain'])}")
-    if said["loss"]:
-        parts.append(f"worse in {join_words(said['loss'])}")
-    if said["even"]:
-        parts.append(f"not clearly different in {join_words(said['even'])}")
-    return f"{one.after[:1].upper()}{one.after[1:]} against {one.before}: {', '.join(parts)}."
+def _is_share(task: TaskResult) -> bool:
+    scorer = SCORERS.get(task.scorer)
+    return scorer is not None and scorer.is_share
 
 
-def _main(one: Comparison) -> dict[str, Change]:
-    return {name: one.changes[name] for name in MAIN_MEASURES if name in one.changes}
-
-
-def _task_changes(
+def _pair_task(
     task: TaskResult, first_dir: Path, second_dir: Path, settings: Mapping[str, int], reader: JsonReader
-) -> dict[str, Estimate]:
-    """The change of a task's headline, and of precision and recall for captions; a damaged layer is noted."""
-    if not (first_dir.is_dir() and second_dir.is_dir()):
+) -> dict[str, _Pair]:
+    """Every metric of a task in two rounds that were asked the same; a damaged layer is noted."""
+    scorer = SCORERS.get(task.scorer)
+    if scorer is None or not (first_dir.is_dir() and second_dir.is_dir()):
         return {}
     try:
-        found = differences(first_dir, second_dir, find_scorer(task.scorer), **settings)
+        before, after, (shared, other) = both(first_dir, second_dir, scorer, **settings)
     except (DataError, KeyError, TypeError, ValueError, RecursionError) as error:
         reader.note(second_dir, f"cannot be compared with the round before: {error}")
         return {}
-    wanted = {task.name: task.headline}
-    if task.is_caption:
-        wanted |= {PRECISION: "precision", RECALL: "recall"}
-    return {name: found[metric] for name, metric in wanted.items() if metric in found}
-
-
-def _figure(estimate: Estimate) -> Figure:
-    interval = estimate.interval()
-    return Figure(interval.value, interval.low, interval.high)
+    if not shared.asks_like(other):
+        return {}
+    images = frozenset(shared.groups(scorer))
+    return {
+        metric: _Pair(before[metric], after[metric], len(shared.ids), images, scorer.is_share)
+        for metric in before
+    }

@@ -9,6 +9,10 @@ from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.wording import visible
 from vila2cli.score.caption import FACTS
 
+_PROTOCOL = dict.fromkeys(("version", "scorer", "scorer_version", "question", "judge"), "") | {
+    "prompt": "{question}"
+}
+"""What decides a task's figures beside the model, and what holds where a metrics.json does not say."""
 QA_MEAN = "qa_mean"
 PRECISION, RECALL = "caption precision", "caption recall"
 
@@ -30,7 +34,7 @@ class Figure:
 class TaskResult:
     """One task: its metrics, and which of them is the headline.
 
-    Only tasks of one `protocol`, the versions of task and scorer, can be compared.
+    Only tasks of one `protocol` can be compared: task, question, scorer and judge are the same.
     """
 
     name: str
@@ -38,7 +42,7 @@ class TaskResult:
     metrics: Mapping[str, Figure]
     num_samples: int
     scorer: str
-    protocol: tuple[str, str] = ("", "")
+    protocol: tuple[str, ...] = ()
 
     @property
     def is_caption(self) -> bool:
@@ -136,5 +140,5 @@ def _read_task(name: str, task: Mapping[str, Any]) -> TaskResult:
         metrics=figures,
         num_samples=whole(task.get("num_samples")),
         scorer=visible(task.get("scorer", ""), 40),
-        protocol=(str(task.get("version", ""))[:80], str(task.get("scorer_version", ""))[:80]),
+        protocol=tuple(str(task.get(key) or usual) for key, usual in _PROTOCOL.items()),
     )

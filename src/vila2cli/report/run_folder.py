@@ -104,7 +104,7 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
         return Stage(group=group, name=name, folder=folder, state="missing")
     layers = [folder] if (folder / "layer.json").is_file() else _layer_folders(folder)
     layer = reader.read(layers[0] / "layer.json") if layers else {}
-    by_layer = {one: _shard_stats(one, reader) for one in layers}
+    by_layer = {one: layer_stats(one, reader) for one in layers}
     stats = [shard for shards in by_layer.values() for shard in shards]
     counted = [_furthest(by_layer)] if name == "judge" and layers else layers  # judges share their samples
     samples = [shard for one in counted for shard in by_layer[one]]
@@ -165,7 +165,7 @@ def _layer_folders(folder: Path) -> list[Path]:
     return [path for path in _folders(folder) if (path / "layer.json").is_file()]
 
 
-def _shard_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
+def layer_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
     """The stats of a layer's finished shards."""
     return [
         reader.read(path)

@@ -12,6 +12,7 @@ from vila2cli.report.plots import difference_mark
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.wording import NOT_RUN, duration, number, signed
+from vila2cli.score.stats import FEW_IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +281,9 @@ def difference_table(comparisons: Sequence[Comparison], results: Sequence[RoundR
     ]
     note = (
         "In points of a percent for shares. Paired bootstrap over the evaluation images: both models answered "
-        "the same questions. An interval that leaves out zero is coloured; the samples cannot say which is "
-        "better for the grey ones. At 95% one in twenty differences looks clear by chance, and a repeat of the "
+        f"the same questions; shares of fewer than {FEW_IMAGES} images have the cautious interval that eval "
+        "gives them. An interval that leaves out zero is coloured; the samples cannot say which is better for "
+        "the grey ones. At 95% one in twenty differences looks clear by chance, and a repeat of the "
         "training is not covered."
     )
     pairs = tuple(f"{one.after} − {one.before}" for one in comparisons)

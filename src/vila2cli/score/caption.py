@@ -9,6 +9,7 @@ when all of it is; precision counts a fact with a slot left out as wrong.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from vila2cli.errors import DataError
@@ -159,12 +160,17 @@ def _agrees(fact: Fact, truth: Fact) -> bool:
 
 def _first(sentence: str, phrases: tuple[str, ...]) -> str | None:
     """The phrase that begins earliest as whole words; the longer one where two begin together."""
-    found = []
-    for phrase in phrases:
-        match = re.search(rf"\b{re.escape(phrase.lower())}\b", sentence)
-        if match:
-            found.append((match.start(), -len(phrase), phrase))
-    return min(found)[2] if found else None
+    pattern, by_lower = _any_of(phrases)
+    match = pattern.search(sentence) if phrases else None
+    return by_lower[match[0]] if match else None
+
+
+@lru_cache(maxsize=64)
+def _any_of(phrases: tuple[str, ...]) -> tuple[re.Pattern[str], Mapping[str, str]]:
+    """A pattern of any of the phrases in lower case, longer ones tried first, and what each stands for."""
+    by_lower = {phrase.lower(): phrase for phrase in sorted(phrases, reverse=True)}
+    longest_first = sorted(by_lower, key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b"), by_lower
 
 
 FACTS = Scorer(name="facts", version="slots-1", headline="f1", score=score, metrics=metrics)

@@ -12,25 +12,25 @@ from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.scorer import Scored, Scorer
 from vila2cli.score.stats import (
-    FEW_IMAGES,
     Columns,
     Estimate,
     Interval,
     columns_of,
     difference,
+    difference_interval,
     estimate,
-    share_difference,
-    share_interval,
+    interval_of,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The scores of a prediction layer, in shard and key order, and the image behind each ("" for none)."""
+    """The scores of a prediction layer, in shard and key order, with the image and question of each or ""."""
 
     ids: tuple[SampleId, ...]
     scored: tuple[Scored, ...]
     image_sha256s: tuple[str, ...]
+    prompt_sha256s: tuple[str, ...]
 
     def columns(self, scorer: Scorer) -> Columns:
         """The scores as columns, ready for `stats.estimate`."""
@@ -55,48 +55,38 @@ class Predictions:
         )
 
     def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
-        """The interval of every metric: percentiles, and of shares of few images the cautious one.
-
-        In simulations with 20 to 50 images percentiles cover shares of 0.9 and 0.95 in 64 to 94%, the cautious
-        interval in 96 to 99%, also with several dependent questions to an image; from 100 images on percentiles
-        cover 93% and more.
-        """
-        num_images = len(set(self.groups(scorer)))
-        if not scorer.is_share or num_images >= FEW_IMAGES:
+        """The interval of every metric, the cautious one for shares of few images."""
+        if not scorer.is_share:
             return {name: one.interval() for name, one in found.items()}
-        return {
-            name: share_interval(one, len(self.ids), num_images) if _is_share(one) else one.interval()
-            for name, one in found.items()
-        }
+        counts = {"num_samples": len(self.ids), "num_images": len(set(self.groups(scorer)))}
+        return {name: interval_of(one, **counts) for name, one in found.items()}
 
     def difference_interval(self, scorer: Scorer, first: Estimate, second: Estimate) -> Interval:
-        """The interval of a paired difference of the headline: percentiles, but for shares of few images.
-
-        Where two shares of 0.9 and more differ, percentiles of 20 images cover in 56 to 92% of simulations, the
-        interval of `share_difference` in 96% and more.
-        """
-        num_images = len(set(self.groups(scorer)))
-        if not scorer.is_share or num_images >= FEW_IMAGES:
+        """The interval of a paired difference of a metric, the cautious one for shares of few images."""
+        if not scorer.is_share:
             return difference(first, second).interval()
-        return share_difference(first, second, num_samples=len(self.ids), num_images=num_images)
+        num_images = len(set(self.groups(scorer)))
+        return difference_interval(first, second, num_samples=len(self.ids), num_images=num_images)
 
-
-def _is_share(one: Estimate) -> bool:
-    return 0 <= one.value <= 1 and float(one.replicates_B.min()) >= 0 and float(one.replicates_B.max()) <= 1
+    def asks_like(self, other: "Predictions") -> bool:
+        """Whether both were asked the same, sample by sample, as far as the layers recorded it."""
+        asked = zip(self.prompt_sha256s, other.prompt_sha256s, strict=True)
+        return all(one == two for one, two in asked if one and two)
 
 
 def read_predictions(layer_dir: Path) -> Predictions:
     """Read all complete shards of a prediction layer; raises DataError when there is none."""
-    ids, scored, images = [], [], []
+    ids, scored, images, prompts = [], [], [], []
     for sample_id, annotation in read_annotations(layer_dir):
         if annotation.kind != "prediction":
             raise DataError(f"{layer_dir} is a layer of kind {annotation.kind!r}, not of predictions")
         ids.append(sample_id)
         scored.append(_scored(annotation))
         images.append(annotation.image_sha256)
+        prompts.append(annotation.prompt_sha256 or "")
     if not ids:
         raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
-    return Predictions(tuple(ids), tuple(scored), tuple(images))
+    return Predictions(tuple(ids), tuple(scored), tuple(images), tuple(prompts))
 
 
 def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
@@ -120,11 +110,11 @@ def differences(
 
 def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
-) -> tuple[dict[str, Estimate], dict[str, Estimate], Predictions]:
-    """Every metric of two layers on the samples both hold, and these samples as the first has them."""
+) -> tuple[dict[str, Estimate], dict[str, Estimate], tuple[Predictions, Predictions]]:
+    """Every metric of two layers on the samples both hold, and these samples as either has them."""
     first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
-    return before, after, first
+    return before, after, (first, second)
 
 
 def shared_tasks(first_dir: Path, second_dir: Path) -> Iterator[tuple[str, Scorer]]:
@@ -157,6 +147,7 @@ def _take(predictions: Predictions, rows: Sequence[int]) -> Predictions:
         tuple(predictions.ids[i] for i in rows),
         tuple(predictions.scored[i] for i in rows),
         tuple(predictions.image_sha256s[i] for i in rows),
+        tuple(predictions.prompt_sha256s[i] for i in rows),
     )
 
 

@@ -53,6 +53,12 @@ class Estimate:
     value: float
     replicates_B: FloatArray
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the value and all replicates lie between 0 and 1."""
+        ends = self.value, float(self.replicates_B.min()), float(self.replicates_B.max())
+        return all(0 <= end <= 1 for end in ends)
+
     def interval(self) -> Interval:
         """The percentile interval."""
         tail = (1 - CONFIDENCE) / 2
@@ -125,6 +131,29 @@ def cautious_share(share: float, num_trials: float) -> Interval:
     low = (middle - 1 - _Z * math.sqrt(spread + 4 * share - 2)) / scale if share > 0 else 0.0
     high = (middle + 1 + _Z * math.sqrt(spread + 2 - 4 * share)) / scale if share < 1 else 1.0
     return Interval(share, max(0.0, low), min(1.0, high))
+
+
+def interval_of(one: Estimate, *, num_samples: float, num_images: int) -> Interval:
+    """Percentiles, and of a share of few images the cautious interval.
+
+    In simulations with 20 to 50 images percentiles cover shares of 0.9 and 0.95 in 64 to 94%, the cautious
+    interval in 96 to 99%, also with several dependent questions to an image; from 100 images on percentiles
+    cover 93% and more.
+    """
+    if num_images >= FEW_IMAGES or not one.is_share:
+        return one.interval()
+    return share_interval(one, num_samples, num_images)
+
+
+def difference_interval(first: Estimate, second: Estimate, *, num_samples: int, num_images: int) -> Interval:
+    """Second minus first, paired: percentiles, but for two shares of few images `share_difference`.
+
+    Where two shares of 0.9 and more differ, percentiles of 20 images cover in 56 to 92% of simulations,
+    `share_difference` in 96% and more.
+    """
+    if num_images >= FEW_IMAGES or not (first.is_share and second.is_share):
+        return difference(first, second).interval()
+    return share_difference(first, second, num_samples=num_samples, num_images=num_images)
 
 
 def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
