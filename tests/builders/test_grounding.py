@@ -22,7 +22,7 @@ def converse(things: list[Thing], *captions: str, **settings: object) -> Convers
         captions=captions,
     )
     chosen = BuildSettings(**settings)  # type: ignore[arg-type]
-    kept, _ = settle(picture, (1000, 1000), 1, chosen, max_area=True)
+    kept, _ = settle(picture, (1000, 1000), 1, chosen, for_grounding=True)
     return grounding.converse(picture, kept, chosen)
 
 

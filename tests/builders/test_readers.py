@@ -78,8 +78,10 @@ def test_references_to_what_is_not_there_are_counted(tmp_path: Path) -> None:
         {"ann_id": 5, "image_id": 6, "sentences": [{"sent": "dog elsewhere"}]},
     ]
     pictures = {one.name: one for one in read(tmp_path, "refcoco", "grounding", COCO, references)}
-    kept, dropped = settle(pictures["7.jpg"], (640, 480), 1, BuildSettings(), max_area=True)
-    assert (kept, sorted(one.reason for one in dropped)) == ([], ["crowd"] * 3 + ["not-a-box"])
+    kept, dropped = settle(pictures["7.jpg"], (640, 480), 1, BuildSettings(), for_grounding=True)
+    assert (kept, [one.reason for one in dropped]) == ([], ["crowd"] * 3)
+    (malformed,) = pictures["7.jpg"].malformed
+    assert (malformed.kind, malformed.reason) == ("object", "unknown-annotation")
     assert pictures["image 6"].problem == ("unlisted-image", "no image has the id 6")
 
 
@@ -87,7 +89,7 @@ def test_regions_of_visual_genome_are_no_instances_of_one_category(tmp_path: Pat
     region = {"width": 30, "height": 40, "x": 1, "y": 2}
     regions = [{"id": 3, "regions": [region | {"phrase": f"Tree number {n}."} for n in range(5)]}]
     (picture,) = read(tmp_path, "visual-genome", "grounding", regions)
-    things, _ = settle(picture, (640, 480), 1, BuildSettings(), max_area=True)
+    things, _ = settle(picture, (640, 480), 1, BuildSettings(), for_grounding=True)
     talk = grounding.converse(picture, things, BuildSettings())
     assert talk.problem is None
     assert "tree number 4 [" in talk.turns[1].text
@@ -190,14 +192,12 @@ def test_textocr_and_docvqa(tmp_path: Path) -> None:
     [
         ("coco", "spatial", "not json"),
         ("coco", "spatial", {"images": []}),
-        ("coco", "spatial", {**COCO, "annotations": [{"image_id": 7, "bbox": [1, 2]}]}),
-        ("coco", "spatial", {**COCO, "images": [{"id": 7}]}),
+        ("coco", "spatial", ""),
+        ("coco", "spatial", [1]),
         ("visual-genome", "spatial", {"objects": []}),
         ("textocr", "ocr", {"imgs": [], "anns": {}}),
-        ("docvqa", "ocr", {"data": [{"question": "?"}]}),
-        ("lines", "ocr", '{"image": "a.jpg", "frame": "unit-xyxy", "objects": [{"box": [1]}]}'),
-        ("lines", "ocr", '{"image": "a.jpg"}'),
-        ("nlvr", "spatial", '{"images": ["a.png"]}'),
+        ("docvqa", "ocr", {"rows": [{"question": "?"}]}),
+        ("lines", "ocr", "\n"),
     ],
 )
 def test_a_file_of_another_format_is_one_clear_error(

@@ -72,3 +72,5 @@ def build(
     )
     typer.echo(f"build {specialist}: done ({out})")
     typer.echo("\n".join(summary_lines(summary)))
+    if summary["dropped"] or "malformed" in summary:
+        typer.echo(f"  what was left out, and why: {out}/rejects.jsonl")

@@ -1,5 +1,6 @@
 """`vila2 shards build`: a specialist's training shards from public annotations."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -10,18 +11,20 @@ from typing import Any
 from vila2cli.builders.boxes import BOX_FRAME
 from vila2cli.builders.drawing import draw_boxes
 from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
-from vila2cli.builders.pictures import BuildSettings, Picture, Thing
+from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
 from vila2cli.builders.rules import Dropped, settle
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.places import local_path
+from vila2cli.rejects import REJECTS_FILE
 from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
 from vila2cli.tarfiles import IMAGE_EXTENSIONS
 
+NOT_A_BOX = "not-a-box"
 OBJECTS_FILE = ".objects.jsonl"
 """Beside each shard: the objects that were not used, and why."""
 
@@ -71,8 +74,8 @@ def build(
         write_json(out / "summary.json", summary)
     if not summary["out"]:
         raise DataError(
-            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}; "
-            f"see {out}/rejects.jsonl"
+            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}; the first: "
+            f"{_first_reject(out)}; see {out}/rejects.jsonl"
         )
     return summary
 
@@ -109,24 +112,31 @@ class _Builder:
         objects: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
         people: Counter[str] = Counter()
+        malformed: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         first = int(name) * self.settings.samples_per_shard
         with TarWriter(out / f"{name}.tar") as tar:
             for index, picture in enumerate(pictures, first):
                 stop.check()
                 key = f"{index:09d}"
                 problem, dropped = self._write_sample(tar, key, picture, objects, kinds, people)
+                broken = [*picture.malformed, *(_no_box(one) for one in dropped if one.reason == NOT_A_BOX)]
+                self._count_malformed(picture, objects, people)
+                malformed.update(f"{one.kind} {one.reason}" for one in broken)
                 objects["in"] += len(picture.things)
                 unused += [_object_line(key, one) for one in dropped]
                 if problem:
+                    counts[problem[0]] += 1
                     rejects.append(Reject(name, key, problem[0], f"{picture.name}: {problem[1]}"))
-            counts = Counter(reject.reason for reject in rejects)
+                rejects += [_entry_reject(name, key, picture, one) for one in broken]
             tar.stats = {
                 "in": len(pictures),
                 "dropped": dict(sorted(counts.items())),
-                "rejected": len(rejects),
+                "rejected": counts.total(),
                 "objects": dict(sorted(objects.items())),
                 "questions": dict(sorted(kinds.items())),
                 "people_asked": dict(sorted((+people).items())),
+                "malformed": dict(sorted(malformed.items())),
             }
             write_rejects(out, name, rejects)
             write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
@@ -153,7 +163,7 @@ class _Builder:
             people["image-rejected"] += len(picture.questions)
             return ("unreadable-image", str(error)), self._unused(picture, objects)
         things, dropped = settle(
-            picture, stored, orientation, self.settings, max_area=self.specialist == "grounding"
+            picture, stored, orientation, self.settings, for_grounding=self.specialist == "grounding"
         )
         talk = SPECIALISTS[self.specialist](picture, things, self.settings)
         objects.update(one.reason for one in dropped)
@@ -178,6 +188,13 @@ class _Builder:
             write_atomically(self.draw / f"{key}.png", draw_boxes(upright, meta))
             self.num_left -= 1
         return None, dropped
+
+    def _count_malformed(self, picture: Picture, objects: Counter[str], people: Counter[str]) -> None:
+        for one in picture.malformed:
+            counts = {"object": objects, "question": people}.get(one.kind)
+            if counts is not None:
+                counts["in"] += 1
+                counts[one.reason] += 1
 
     def _unused(self, picture: Picture, objects: Counter[str]) -> list[Dropped]:
         objects["image-rejected"] += len(picture.things)
@@ -228,16 +245,29 @@ def _object_line(key: str, dropped: Dropped) -> bytes:
     return to_json_bytes(value) + b"\n"
 
 
+def _no_box(dropped: Dropped) -> Malformed:
+    thing = dropped.thing
+    return Malformed("object", thing.category, dropped.reason, f"box {list(thing.box)} has no area")
+
+
+def _entry_reject(shard: str, key: str, picture: Picture, one: Malformed) -> Reject:
+    """An entry's line among the rejects: the key of its sample with the place of the entry behind it."""
+    error = f"{picture.name}: {one.kind} {one.where} {one.error}"
+    return Reject(shard, f"{key}#{one.where}", one.reason, error)
+
+
 def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> dict[str, Any]:
     stats = folder_stats(out, names)
     objects: Counter[str] = Counter()
     questions: Counter[str] = Counter()
     people: Counter[str] = Counter()
+    malformed: Counter[str] = Counter()
     for name in names:
         shard = read_json(out / f"{name}.stats.json")
         objects.update(shard["objects"])
         questions.update(shard["questions"])
         people.update(shard.get("people_asked", {}))
+        malformed.update(shard.get("malformed", {}))
     return {
         "stage": "build",
         "specialist": specialist,
@@ -248,8 +278,15 @@ def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> d
         "objects": dict(sorted(objects.items())),
         "questions": dict(sorted(questions.items())),
         **({"people_asked": dict(sorted(people.items()))} if people else {}),
+        **({"malformed": dict(sorted(malformed.items()))} if malformed else {}),
         "box_frame": BOX_FRAME,
     }
+
+
+def _first_reject(out: Path) -> str:
+    with (out / REJECTS_FILE).open(encoding="utf-8") as lines:
+        line = next(lines, "")
+    return str(json.loads(line)["error"]) if line else "there are no pictures"
 
 
 def _counts(dropped: dict[str, int]) -> str:
