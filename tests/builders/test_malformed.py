@@ -11,6 +11,7 @@ from PIL import Image
 
 from vila2cli.builders.formats import read_pictures
 from vila2cli.cli import main
+from vila2cli.errors import DataError
 from vila2cli.shards import TarWriter
 from vila2cli.stages.build import build
 from vila2cli.world.draw import encode_jpeg
@@ -273,6 +274,21 @@ def test_a_file_that_cannot_be_read_at_all_is_an_error(
     printed = capsys.readouterr()
     assert "annotations.json" in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_a_mended_file_is_built_in_the_same_folder(tmp_path: Path, images: Path) -> None:
+    path = tmp_path / "annotations.json"
+    with pytest.raises(DataError, match="there is no such file"):
+        made_of(path, images, tmp_path)
+    path.write_text("{")
+    with pytest.raises(DataError, match="cannot read"):
+        made_of(path, images, tmp_path)
+    path.write_text(json.dumps(coco()))
+    assert made_of(path, images, tmp_path)["out"] == 1
+
+
+def made_of(path: Path, images: Path, folder: Path) -> Json:
+    return build("spatial", format="coco", annotations=[path], images=images, out=folder / "out")
 
 
 def test_the_terminal_says_what_is_malformed(

@@ -122,7 +122,7 @@ def list_images(entries: Sequence[Any], images: dict[Any, Listed], name: str) ->
             key = id_of(object_of(entry), "id")
             image = Listed(name_of(entry, "file_name"), size_of(entry))
         except EntryError as error:
-            image = Listed(where, problem=("malformed", f"{where} {error}"))
+            image = Listed(where, problem=("malformed", str(error)))
         first = images.get(key)
         if key is None:
             unusable.append(image.picture(Page()))
@@ -145,7 +145,8 @@ def category_names(document: Json) -> dict[Any, str]:
     entries = document.get("categories")
     for entry in entries if isinstance(entries, list) else ():
         with suppress(EntryError):
-            names[id_of(object_of(entry), "id")] = text_of(entry, "name").lower()
+            key = id_of(object_of(entry), "id")
+            names[key] = text_of(entry, "name").lower()
     return names
 
 

@@ -197,7 +197,7 @@ def read_lines(path: Path, frame: Frame) -> Iterator[tuple[str, Json | Picture]]
             continue
         where = f"{path.name}, line {number}"
         try:
-            yield where, parse_json(line, where)
+            yield where, parse_json(line, "the line")
         except DataError as error:
             yield where, lost(Page(), where, frame, "malformed", str(error))
 

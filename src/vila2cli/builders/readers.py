@@ -48,7 +48,7 @@ def read_visual_genome(paths: Sequence[Path]) -> Iterator[Picture]:
             try:
                 key = id_of(object_of(entry), "image_id" if "image_id" in entry else "id")
             except EntryError as error:
-                yield lost(Page(), where, Frame("pixel", "xywh"), "malformed", f"{where} {error}")
+                yield lost(Page(), where, Frame("pixel", "xywh"), "malformed", str(error))
                 continue
             try:
                 _genome_entry(entry, pages[key], where, path.name)
@@ -151,7 +151,7 @@ def read_nlvr(paths: Sequence[Path]) -> Iterator[Picture]:
                 names = _nlvr_images(one, path.stem)
                 _nlvr_shapes(one, page)
             except EntryError as error:
-                yield lost(page, where, frame, "malformed", f"{where} {error}")
+                yield lost(page, where, frame, "malformed", str(error))
                 continue
             for number, name in enumerate(names):
                 problem = ("shuffled-panels", "the order of its panels is not stated") if number else None
@@ -202,7 +202,7 @@ def read_lines_of_boxes(paths: Sequence[Path]) -> Iterator[Picture]:
                     with page.reading("object", f"objects[{number}]"):
                         page.things.append(_line_thing(object_of(thing)))
             except (EntryError, DataError) as error:
-                yield lost(page, where, unknown, "malformed", f"{where}: {error}")
+                yield lost(page, where, unknown, "malformed", str(error))
                 continue
             yield page.picture(name, frame)
 

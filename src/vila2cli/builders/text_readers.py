@@ -45,7 +45,7 @@ def read_textocr(paths: Sequence[Path]) -> Iterator[Picture]:
             try:
                 name, size = name_of(object_of(entry), "file_name"), size_of(entry)
             except EntryError as error:
-                yield lost(pages[key], where, frame, "malformed", f"{where} {error}")
+                yield lost(pages[key], where, frame, "malformed", str(error))
                 continue
             yield pages[key].picture(name, Frame(frame.unit, frame.form, size))
         yield from unlisted(pages, document["imgs"], frame)

@@ -4,7 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,16 @@ def build(
     files = list(annotations)
     if FORMATS[format].in_shards:
         files = [local_path(tar) for tar in expand([str(path) for path in annotations])]
+    if missing := [path for path in files if not path.is_file()]:
+        raise DataError(f"--annotations {missing[0]}: there is no such file")
+    names = Counter(path.name for path in files)
+    first = list(islice(pictures, 1))  # what cannot be read at all claims no folder
     inputs = {
         "stage": "build",
         "specialist": specialist,
         "format": format,
         "settings": asdict(settings),
-        "annotations": {path.name: file_sha256(path) for path in files},
+        "annotations": {path.name if names[path.name] == 1 else str(path): file_sha256(path) for path in files},
         "images": None if images is None else str(images),
         "box_frame": BOX_FRAME,
     }
@@ -68,14 +72,14 @@ def build(
         claim(out, inputs)
         sweep(out)
         builder = _Builder(specialist, format, images, settings, draw, num_drawn)
-        names = builder.write_all(pictures, out, stop)
-        gather_rejects(out, names)
-        summary = _summary(specialist, format, out, names)
+        shards = builder.write_all(chain(first, pictures), out, stop)
+        gather_rejects(out, shards)
+        summary = _summary(specialist, format, out, shards)
         write_json(out / "summary.json", summary)
     if not summary["out"]:
         raise DataError(
-            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}; the first: "
-            f"{_first_reject(out)}; see {out}/rejects.jsonl"
+            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}{_first_reject(out)}; "
+            f"see {out}/rejects.jsonl"
         )
     return summary
 
@@ -286,7 +290,7 @@ def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> d
 def _first_reject(out: Path) -> str:
     with (out / REJECTS_FILE).open(encoding="utf-8") as lines:
         line = next(lines, "")
-    return str(json.loads(line)["error"]) if line else "there are no pictures"
+    return f"; the first: {json.loads(line)['error']}" if line else ""
 
 
 def _counts(dropped: dict[str, int]) -> str:
