@@ -1,7 +1,7 @@
 """`vila2 shards build`: a specialist's training shards from public annotations."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.builders.boxes import BOX_FRAME
+from vila2cli.builders.depth import DepthMaps
 from vila2cli.builders.drawing import draw_boxes
+from vila2cli.builders.folders import FileFolder
 from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
 from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
 from vila2cli.builders.rules import Dropped, settle
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.places import local_path
@@ -22,7 +24,6 @@ from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
-from vila2cli.tarfiles import IMAGE_EXTENSIONS
 
 NOT_A_BOX = "not-a-box"
 OBJECTS_FILE = ".objects.jsonl"
@@ -39,16 +40,23 @@ def build(
     settings: BuildSettings | None = None,
     draw: Path | None = None,
     num_drawn: int = 20,
+    depth: Path | None = None,
+    depth_unit: float | None = None,
 ) -> dict[str, Any]:
     """Write conversations about annotated pictures as shards, with what was left out and why.
 
     Every sample holds the picture's bytes as they are, the conversation, and the objects it names with
     their boxes in the frame that `box_frame` states. The same inputs give the same bytes; shards that are
-    there are kept. With `draw` the first `num_drawn` samples are drawn there with their boxes. Raises
-    RecipeError for a folder made with other settings, DataError for annotations that cannot be read and
-    where no sample at all comes of them.
+    there are kept. `depth` is a folder of depth maps, see `DepthMaps`. With `draw` the first `num_drawn`
+    samples are drawn there with their boxes. An entry that cannot be read is counted and written to
+    rejects.jsonl. Raises RecipeError for a folder made with other settings, DataError for annotation files
+    that cannot be read and where no sample at all comes of them.
     """
     settings = settings or BuildSettings()
+    if depth is not None and (specialist != "spatial" or FORMATS[format].in_shards):
+        raise RecipeError("--depth is for spatial questions about a folder of images")
+    if depth is None and depth_unit is not None:
+        raise RecipeError("--depth-unit needs --depth, the folder of depth maps")
     pictures = read_pictures(format, specialist, annotations)
     if images is None and not FORMATS[format].in_shards:
         raise DataError(f"--format {format} needs --images, the folder that its pictures are in")
@@ -67,11 +75,13 @@ def build(
         "annotations": {path.name if names[path.name] == 1 else str(path): file_sha256(path) for path in files},
         "images": None if images is None else str(images),
         "box_frame": BOX_FRAME,
+        **({} if depth is None else {"depth": str(depth), "depth_unit": depth_unit}),
     }
+    maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
     with lock(out), interruptible() as stop:
         claim(out, inputs)
         sweep(out)
-        builder = _Builder(specialist, format, images, settings, draw, num_drawn)
+        builder = _Builder(specialist, format, images, settings, draw, num_drawn, maps)
         shards = builder.write_all(chain(first, pictures), out, stop)
         gather_rejects(out, shards)
         summary = _summary(specialist, format, out, shards)
@@ -93,11 +103,12 @@ class _Builder:
         settings: BuildSettings,
         draw: Path | None,
         num_drawn: int,
+        depth: DepthMaps | None,
     ) -> None:
         self.specialist, self.format, self.settings = specialist, format, settings
         self.draw, self.num_left = draw, num_drawn
-        self._images = images
-        self._by_name: defaultdict[str, list[Path]] | None = None
+        self._images = None if images is None else FileFolder(images)
+        self._depth = depth
 
     def write_all(self, pictures: Iterator[Picture], out: Path, stop: Stop) -> list[str]:
         """Write the shards that are not there yet; returns the names of all."""
@@ -160,7 +171,7 @@ class _Builder:
             if picture.problem:
                 people["image-rejected"] += len(picture.questions)
                 return picture.problem, self._unused(picture, objects)
-            image = self._load(picture)
+            image = picture.image if isinstance(picture.image, EncodedImage) else self._image(picture.image)
             stored, orientation = image_size(image.data), exif_orientation(image.data)
             upright = decode_image(image.data)
         except DataError as error:
@@ -169,6 +180,13 @@ class _Builder:
         things, dropped = settle(
             picture, stored, orientation, self.settings, for_grounding=self.specialist == "grounding"
         )
+        if self._depth and isinstance(picture.image, Path):
+            try:
+                things = self._depth.measure(things, picture.image, stored, orientation)
+            except DataError as error:
+                objects.update(one.reason for one in dropped)
+                objects["image-rejected"] += len(things)
+                return ("unreadable-depth", str(error)), dropped
         talk = SPECIALISTS[self.specialist](picture, things, self.settings)
         objects.update(one.reason for one in dropped)
         people.update(talk.unasked)
@@ -193,6 +211,10 @@ class _Builder:
             self.num_left -= 1
         return None, dropped
 
+    def _image(self, name: Path) -> EncodedImage:
+        assert self._images is not None, "annotations with files come with a folder of images"
+        return self._images.image(name)
+
     def _count_malformed(self, picture: Picture, objects: Counter[str], people: Counter[str]) -> None:
         for one in picture.malformed:
             counts = {"object": objects, "question": people}.get(one.kind)
@@ -203,37 +225,6 @@ class _Builder:
     def _unused(self, picture: Picture, objects: Counter[str]) -> list[Dropped]:
         objects["image-rejected"] += len(picture.things)
         return []
-
-    def _load(self, picture: Picture) -> EncodedImage:
-        """The picture's bytes: as given, or of the file at its place below the folder, or so named there."""
-        if isinstance(picture.image, EncodedImage):
-            return picture.image
-        assert self._images is not None, "annotations with files come with a folder of images"
-        try:
-            path = self._find(picture.image, self._images)
-            extension = path.suffix.removeprefix(".").lower()
-            if extension not in IMAGE_EXTENSIONS:
-                raise DataError(f"the name {path.name!r} does not end as a picture's does")
-            return EncodedImage(path.read_bytes(), extension)
-        except (OSError, ValueError) as error:  # a name that no file can have, say
-            raise DataError(f"cannot read {str(picture.image)[:200]!r}: {error}") from None
-
-    def _find(self, name: Path, images: Path) -> Path:
-        path = images / name
-        if not path.resolve().is_relative_to(images.resolve()):
-            raise DataError(f"{name} is not below {images}")
-        if path.is_file():
-            return path
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for one in sorted(images.rglob("*")):
-                if one.is_file():
-                    self._by_name[one.name].append(one)
-        found = self._by_name.get(name.name, [])
-        if len(found) != 1:
-            several = f"{found[0]} and {found[1]} are both named so" if found else "there is none"
-            raise DataError(f"there is no {name} below {images}: {several}")
-        return found[0]
 
 
 def _object_json(thing: Thing) -> dict[str, Any]:
