@@ -16,7 +16,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 """What may be decoded; of the others Pillow knows, some start programs (EPS) or are hardly ever meant."""
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -86,7 +86,7 @@ def exif_orientation(data: bytes) -> int:
     except (Image.DecompressionBombError, *_DAMAGED) as error:
         raise DataError(f"image header cannot be read: {error}") from None
     orientation = _orientation(image)
-    return orientation if orientation in _UPRIGHT else 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -96,7 +96,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; photos with damaged EXIF are common, and taken as they lie."""
-    method = _UPRIGHT.get(_orientation(image))
+    method = UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
 

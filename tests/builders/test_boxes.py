@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from vila2cli.builders.boxes import Frame, area_share, box_text, grid_box, seen_from
+from vila2cli.builders.boxes import Frame, box_text, grid_box, seen_from
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.score.grounding import parse_boxes
@@ -86,7 +86,6 @@ def test_where_size_and_orientation_do_not_tell_the_picture_is_taken_as_shown() 
 def test_the_text_of_a_box_is_read_back_by_the_scorer() -> None:
     assert box_text((0, 680, 999, 999)) == "[000,680,999,999]"
     assert parse_boxes(box_text((5, 680, 999, 999))) == [(5, 680, 999, 999)]
-    assert area_share((0, 0, 999, 999)) == 1
 
 
 @pytest.mark.parametrize("text", ["pixels-xyxy", "unit", "unit-yxyx", ""])

@@ -1,12 +1,13 @@
 """Captions with boxes where they belong, phrases to locate, and what the filters leave out."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from vila2cli.builders import grounding
-from vila2cli.builders.boxes import Frame
+from vila2cli.builders.boxes import Frame, grid_box
 from vila2cli.builders.pictures import BuildSettings, Conversation, Picture, Thing
 from vila2cli.builders.rules import settle
 
@@ -22,7 +23,7 @@ def converse(things: list[Thing], *captions: str, **settings: object) -> Convers
         captions=captions,
     )
     chosen = BuildSettings(**settings)  # type: ignore[arg-type]
-    kept, _ = settle(picture, (1000, 1000), 1, chosen, max_area=True)
+    kept, _ = settle(picture, (1000, 1000), 1, chosen, for_grounding=True)
     return grounding.converse(picture, kept, chosen)
 
 
@@ -88,6 +89,33 @@ def test_three_of_a_category_and_70_percent_are_still_in() -> None:
     assert converse([Thing(category="dog", box=DOG)] * 3).problem is None
     assert converse([Thing(category="dog", box=(0, 0, 835, 835))]).problem is None
     assert converse([Thing(category="dog", box=(0, 0, 837, 837))]).problem is not None
+
+
+@pytest.mark.parametrize("left", range(0, 301, 7))
+def test_exactly_70_percent_is_in_wherever_it_lies(left: int) -> None:
+    """Rounding to the grid makes some such boxes wider, and dividing by 1000 leaves dust behind the comma."""
+    frame = Frame("pixel", "xywh")
+    for width, out in ((700, False), (701, True)):
+        found = grid_box((left, 0, width, 1000), frame, (1001, 1000), max_area=700 / 1001)
+        assert (found == "too-large") == out
+
+
+def test_a_second_phrase_for_a_thing_is_no_second_instance() -> None:
+    dogs = [Thing(category="dog", box=(number, 0, 99, 99), span=(0, 5)) for number in range(3)]
+    again = Thing(category="dog", box=(0, 0, 99, 99), span=(0, 9), is_again=True)
+    assert converse([*dogs, again], "a dog and more").problem is None
+    assert converse([*dogs, replace(again, is_again=False)], "a dog and more").problem is not None
+
+
+def test_of_several_captions_one_of_the_length_asked_for_is_taken() -> None:
+    things, long = (
+        [Thing(category="dog", box=DOG), Thing(category="ball", box=BALL)],
+        "A dog, a ball " + "runs " * 30,
+    )
+    (_, answer) = converse(things, long, "A dog.", length="short").turns
+    assert answer.text == "A dog [100,100,300,300]."
+    (_, answer) = converse(things, "A dog and a ball.", long, length="long").turns
+    assert answer.text.startswith("A dog [100,100,300,300], a ball")
 
 
 def test_short_and_long_captions_are_apart() -> None:

@@ -23,7 +23,7 @@ def converse(
         questions=questions,
     )
     settings = BuildSettings(describe=describe, max_questions=most)
-    kept, _ = settle(picture, (999, 999), 1, settings, max_area=False)
+    kept, _ = settle(picture, (999, 999), 1, settings, for_grounding=False)
     return ocr.converse(picture, kept, settings)
 
 

@@ -78,8 +78,10 @@ def test_references_to_what_is_not_there_are_counted(tmp_path: Path) -> None:
         {"ann_id": 5, "image_id": 6, "sentences": [{"sent": "dog elsewhere"}]},
     ]
     pictures = {one.name: one for one in read(tmp_path, "refcoco", "grounding", COCO, references)}
-    kept, dropped = settle(pictures["7.jpg"], (640, 480), 1, BuildSettings(), max_area=True)
-    assert (kept, sorted(one.reason for one in dropped)) == ([], ["crowd"] * 3 + ["not-a-box"])
+    kept, dropped = settle(pictures["7.jpg"], (640, 480), 1, BuildSettings(), for_grounding=True)
+    assert (kept, [one.reason for one in dropped]) == ([], ["crowd"] * 3)
+    (malformed,) = pictures["7.jpg"].malformed
+    assert (malformed.kind, malformed.reason) == ("object", "unknown-annotation")
     assert pictures["image 6"].problem == ("unlisted-image", "no image has the id 6")
 
 
@@ -87,7 +89,7 @@ def test_regions_of_visual_genome_are_no_instances_of_one_category(tmp_path: Pat
     region = {"width": 30, "height": 40, "x": 1, "y": 2}
     regions = [{"id": 3, "regions": [region | {"phrase": f"Tree number {n}."} for n in range(5)]}]
     (picture,) = read(tmp_path, "visual-genome", "grounding", regions)
-    things, _ = settle(picture, (640, 480), 1, BuildSettings(), max_area=True)
+    things, _ = settle(picture, (640, 480), 1, BuildSettings(), for_grounding=True)
     talk = grounding.converse(picture, things, BuildSettings())
     assert talk.problem is None
     assert "tree number 4 [" in talk.turns[1].text
@@ -155,6 +157,53 @@ def test_grit_shards_with_phrases_in_the_caption(tmp_path: Path) -> None:
     assert second.problem is not None
 
 
+def grit(tmp_path: Path, **meta: Any) -> Picture:
+    with TarWriter(tmp_path / "000.tar") as tar:
+        jpeg = encode_jpeg(Image.new("RGB", (64, 64)))
+        tar.write_sample("000000010", {"jpg": jpeg, "json": json.dumps(meta).encode()})
+    (picture,) = read_pictures("grit", "grounding", [tmp_path / "000.tar"])
+    return picture
+
+
+def test_a_referring_expression_is_of_the_noun_chunk_it_is_built_on(tmp_path: Path) -> None:
+    """The last word of the whole expression is of another thing."""
+    dog, field = [0, 5, 0.1, 0.2, 0.5, 0.6, 0.9], [9, 16, 0.0, 0.5, 0.9, 0.9, 0.9]
+    expression = [0, 16, 0.1, 0.2, 0.5, 0.6, 0.9]
+    picture = grit(tmp_path, caption="A dog in a field", noun_chunks=[dog, field], ref_exps=[expression])
+    assert [(one.category, one.is_again) for one in picture.things] == [
+        ("dog", False),
+        ("field", False),
+        ("dog", True),
+    ]
+    kept, _ = settle(picture, (64, 64), 1, BuildSettings(), for_grounding=True)
+    text = grounding.converse(picture, kept, BuildSettings()).turns[1].text
+    assert text == "A dog in a field [100,200,500,599]"
+
+
+def test_boxes_are_of_the_picture_before_it_was_padded(tmp_path: Path) -> None:
+    chunk = [0, 5, 0.1, 0.2, 0.5, 0.6, 0.9]
+    sizes = {"width": 64, "height": 64, "original_width": 1280}
+    for height, reasons in ((1280, []), (640, ["size-mismatch"])):
+        picture = grit(tmp_path, caption="A dog", noun_chunks=[chunk], original_height=height, **sizes)
+        _, dropped = settle(picture, (64, 64), 1, BuildSettings(), for_grounding=True)
+        assert [one.reason for one in dropped] == reasons
+
+
+def test_described_places_are_not_asked_for_as_things(tmp_path: Path) -> None:
+    region = {"region_id": 1, "phrase": "the sky is blue", "x": 1, "y": 2, "width": 30, "height": 4}
+    (picture,) = read(tmp_path, "visual-genome", "spatial", [{"id": 3, "regions": [region]}])
+    kept, dropped = settle(picture, (640, 480), 1, BuildSettings(), for_grounding=False)
+    assert (kept, [one.reason for one in dropped]) == ([], ["region"])
+
+
+def test_nlvr_files_are_named_by_their_identifier(tmp_path: Path) -> None:
+    shape = {"x_loc": 10, "y_loc": 20, "size": 30, "type": "square", "color": "Black"}
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps({"structured_rep": [[shape], [], []], "identifier": "3430-0", "directory": "2"}))
+    (picture,) = read_pictures("nlvr", "spatial", [path])
+    assert picture.image == Path("dev-3430-0-0.png")
+
+
 def test_nlvr_takes_the_picture_whose_panels_are_in_order(tmp_path: Path) -> None:
     shape = {"x_loc": 10, "y_loc": 20, "size": 30, "type": "square", "color": "#0099ff"}
     line = json.dumps({"structured_rep": [[], [shape], []], "images": ["a-0.png", "a-1.png"]})
@@ -185,19 +234,32 @@ def test_textocr_and_docvqa(tmp_path: Path) -> None:
     assert picture.questions == (("Date?", "May 5"),) * 2
 
 
+def test_words_of_a_document_come_from_its_ocr(tmp_path: Path) -> None:
+    rows = [{"image": "documents/b_1.png", "question": "Date?", "answers": ["May 5"]}]
+    corners = [10, 20, 50, 22, 49, 40, 9, 38]
+    line = {"text": "May 5", "boundingBox": corners, "words": [{"boundingBox": corners, "text": "May"}]}
+    page = {"page": 1, "width": 1695, "height": 2025, "unit": "pixel", "lines": [line, {"words": [{}]}]}
+    (tmp_path / "train.json").write_text(json.dumps({"data": rows}))
+    for name in ("b_1", "other"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"recognitionResults": [page]}))
+    paths = [tmp_path / f"{name}.json" for name in ("train", "b_1", "other")]
+    picture, other = read_pictures("docvqa", "ocr", paths)
+    assert [(one.text, one.box) for one in picture.things] == [("May", (9, 20, 50, 40))]
+    assert (picture.frame.size, len(picture.malformed)) == ((1695, 2025), 1)
+    assert other.problem == ("unlisted-image", "no question is about an image 'other'")
+
+
 @pytest.mark.parametrize(
     ("format", "specialist", "document"),
     [
         ("coco", "spatial", "not json"),
         ("coco", "spatial", {"images": []}),
-        ("coco", "spatial", {**COCO, "annotations": [{"image_id": 7, "bbox": [1, 2]}]}),
-        ("coco", "spatial", {**COCO, "images": [{"id": 7}]}),
+        ("coco", "spatial", ""),
+        ("coco", "spatial", [1]),
         ("visual-genome", "spatial", {"objects": []}),
         ("textocr", "ocr", {"imgs": [], "anns": {}}),
-        ("docvqa", "ocr", {"data": [{"question": "?"}]}),
-        ("lines", "ocr", '{"image": "a.jpg", "frame": "unit-xyxy", "objects": [{"box": [1]}]}'),
-        ("lines", "ocr", '{"image": "a.jpg"}'),
-        ("nlvr", "spatial", '{"images": ["a.png"]}'),
+        ("docvqa", "ocr", {"rows": [{"question": "?"}]}),
+        ("lines", "ocr", "\n"),
     ],
 )
 def test_a_file_of_another_format_is_one_clear_error(

@@ -8,7 +8,7 @@ from typing import Literal
 from vila2cli.errors import DataError
 from vila2cli.score.grounding import BOX_FRAME, Box
 
-__all__ = ["BOX_FRAME", "Box", "Frame", "Problem", "area_share", "box_text", "grid_box"]
+__all__ = ["BOX_FRAME", "Box", "Frame", "Problem", "box_text", "grid_box"]
 
 Unit = Literal["pixel", "unit", "999"]
 Form = Literal["xyxy", "xywh", "cxcywh"]
@@ -17,6 +17,8 @@ Problem = str
 GRID = 999
 MIN_INSIDE = 0.9
 """Share of a box that has to be inside the picture; what sticks out of it by less is cut off."""
+_ROUNDING = 1e-9
+"""What a division of pixels may leave behind the comma: exactly the largest area is not over it."""
 _SAME_SHAPE = 0.02
 """By how much two sizes of one picture may differ in aspect ratio, after rounding to pixels."""
 
@@ -47,11 +49,17 @@ class Frame:
 
 
 def grid_box(
-    box: Sequence[float], frame: Frame, stored: tuple[int, int], orientation: int = 1
+    box: Sequence[float],
+    frame: Frame,
+    stored: tuple[int, int],
+    orientation: int = 1,
+    *,
+    max_area: float = 1.0,
 ) -> tuple[int, int, int, int] | Problem:
     """The box in 0-999 xyxy of the upright picture, or in one word why there is none.
 
-    `stored` is the size in pixels as the file's header states it, `orientation` its EXIF tag.
+    `stored` is the size in pixels as the file's header states it, `orientation` its EXIF tag. A box may
+    cover `max_area` of the picture and no more; it is measured before it is rounded to the grid.
     """
     size = frame.size or _upright(stored, orientation)
     where = seen_from(size, stored, orientation)
@@ -63,6 +71,8 @@ def grid_box(
     inside = _cut(fractions)
     if inside is None:
         return "outside"
+    if (inside[2] - inside[0]) * (inside[3] - inside[1]) > max_area + _ROUNDING:
+        return "too-large"
     x1, y1, x2, y2 = _turn(inside, orientation if where == "stored" else 1)
     found = round(x1 * GRID), round(y1 * GRID), round(x2 * GRID), round(y2 * GRID)
     return found if found[0] < found[2] and found[1] < found[3] else "too-small"
@@ -76,11 +86,6 @@ def seen_from(
     if _same_shape(size, _upright(stored, orientation)):
         return "upright"
     return "stored" if _same_shape(size, stored) else None
-
-
-def area_share(box: Sequence[float]) -> float:
-    """Share of the picture that a 0-999 box covers."""
-    return (box[2] - box[0]) * (box[3] - box[1]) / GRID**2
 
 
 def box_text(box: Sequence[float]) -> str:

@@ -6,13 +6,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vila2cli.builders import grounding, ocr, spatial
+from vila2cli.builders.coco_readers import read_coco, read_refcoco
 from vila2cli.builders.pictures import BuildSettings, Conversation, Picture, Thing
 from vila2cli.builders.readers import (
-    read_coco,
     read_grit,
-    read_lines,
+    read_lines_of_boxes,
     read_nlvr,
-    read_refcoco,
     read_visual_genome,
 )
 from vila2cli.builders.text_readers import read_docvqa, read_textocr
@@ -42,7 +41,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "nlvr": Format(read_nlvr, ("spatial", "grounding")),
         "textocr": Format(read_textocr, ("ocr",)),
         "docvqa": Format(read_docvqa, ("ocr",)),
-        "lines": Format(read_lines, ("spatial", "grounding", "ocr")),
+        "lines": Format(read_lines_of_boxes, ("spatial", "grounding", "ocr")),
     }
 )
 
@@ -64,6 +63,6 @@ def read_pictures(format: str, specialist: str, annotations: Sequence[Path]) -> 
 def _checked(format: str, annotations: Sequence[Path]) -> Iterator[Picture]:
     try:
         yield from FORMATS[format].read(annotations)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
         where = ", ".join(map(str, annotations))
         raise DataError(f"{where}: not as {format} writes it ({type(error).__name__}: {error})") from error

@@ -36,10 +36,12 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
     if not things:
         talk.problem = ("no-objects", f"none of {len(picture.things)} objects can be used")
         return talk
-    caption, marks = choose_caption(picture.captions, things, random)
-    if problem := length_problem(caption, settings):
-        talk.problem = problem
+    problems = [length_problem(caption, settings) for caption in picture.captions or ("",)]
+    fitting = [caption for caption, problem in zip(picture.captions, problems, strict=False) if not problem]
+    if all(problems):
+        talk.problem = problems[0]
         return talk
+    caption, marks = choose_caption(fitting, things, random)
     grounded = write_boxes(caption, marks)
     named = [thing for _, _, those in marks for thing in those]
     if not named:

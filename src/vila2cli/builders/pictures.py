@@ -19,7 +19,8 @@ class Thing:
     `box` is in the picture's frame until `rules.settle` has put it into 0-999 xyxy. `phrases` single the
     object out; `span` is where the caption names it. `depth` is the distance along the camera's axis
     and `centre` the point (right, down, ahead) as the camera sees it, both in metres. `text` is what is
-    written there, None for an object and "" where nobody could read it.
+    written there, None for an object and "" where nobody could read it. `is_again` is another phrase for
+    a thing that is there already, and `is_region` a place that is described and has no category.
     """
 
     category: str
@@ -30,6 +31,8 @@ class Thing:
     centre: tuple[float, float, float] | None = None
     text: str | None = None
     is_crowd: bool = False
+    is_again: bool = False
+    is_region: bool = False
 
     @property
     def distance(self) -> float | None:
@@ -37,12 +40,22 @@ class Thing:
         return self.depth if self.depth is not None or self.centre is None else self.centre[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """An entry that is not as its format says: an object, caption, phrase or question; why in one word."""
+
+    kind: str
+    where: str
+    reason: str
+    error: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """One annotated picture; `image` is its bytes or the file's place below the folder of images.
 
-    `questions` are asked and answered by people. `problem` is why an annotation cannot be used at all:
-    a reason in one word and what is wrong.
+    `questions` are asked and answered by people. `malformed` are the entries that could not be read.
+    `problem` is why an annotation cannot be used at all: a reason in one word and what is wrong.
     """
 
     name: str
@@ -51,6 +64,7 @@ class Picture:
     things: tuple[Thing, ...] = ()
     captions: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
+    malformed: tuple[Malformed, ...] = ()
     problem: tuple[str, str] | None = None
 
 

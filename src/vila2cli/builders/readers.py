@@ -1,111 +1,37 @@
-"""Annotations of objects to pictures: COCO, RefCOCO, Visual Genome, GRIT, NLVR, and lines of boxes."""
+"""Annotations of objects to pictures: Visual Genome, GRIT, NLVR, and lines of boxes."""
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.builders.boxes import Frame
-from vila2cli.builders.pictures import Box, Picture, Thing
+from vila2cli.builders.entries import (
+    EntryError,
+    Json,
+    Page,
+    Pages,
+    box_of,
+    box_of_parts,
+    id_of,
+    list_of,
+    lost,
+    name_of,
+    number_of,
+    object_of,
+    read_lines,
+    read_list,
+    shown,
+    size_of,
+    text_of,
+    value_of,
+)
+from vila2cli.builders.pictures import Picture, Thing
 from vila2cli.errors import DataError
-from vila2cli.files import parse_json
-from vila2cli.sample import Reject
+from vila2cli.sample import Reject, Sample
 from vila2cli.shards import open_source, read_shard
-
-Json = Mapping[str, Any]
-
-
-def read_coco(paths: Sequence[Path]) -> Iterator[Picture]:
-    """COCO instances and, from further files, captions; pictures in the order of the first file.
-
-    A region is a crowd where `iscrowd` is set, unless it is outlined by polygons: some data sets set it on
-    single things. Annotations of an image that is not listed are a picture with a problem.
-    """
-    images: dict[Any, Json] = {}
-    names: dict[Any, str] = {}
-    things: dict[Any, list[Thing]] = defaultdict(list)
-    captions: dict[Any, list[str]] = defaultdict(list)
-    for path in paths:
-        document = _document(path, "images", "annotations")
-        images = {image["id"]: image for image in document["images"]} | images
-        names |= {one["id"]: str(one["name"]) for one in document.get("categories", ())}
-        for one in document["annotations"]:
-            if "caption" in one:
-                captions[one["image_id"]].append(str(one["caption"]))
-            elif "bbox" in one:
-                things[one["image_id"]].append(_coco_thing(one, names))
-    for key, image in images.items():
-        yield Picture(
-            name=str(image["file_name"]),
-            image=Path(str(image["file_name"])),
-            frame=Frame("pixel", "xywh", _size(image)),
-            things=tuple(things[key]),
-            captions=tuple(captions[key]),
-        )
-    yield from unlisted(things, images)
-
-
-def unlisted(things: Mapping[Any, Sequence[Thing]], images: Mapping[Any, Any]) -> Iterator[Picture]:
-    """What is annotated on images that the annotations do not list, so that it is counted."""
-    for key, those in things.items():
-        if key not in images:
-            problem = ("unlisted-image", f"no image has the id {key!r}")
-            yield Picture(
-                name=f"image {key}",
-                image=Path(),
-                frame=Frame("pixel", "xywh"),
-                things=tuple(those),
-                problem=problem,
-            )
-
-
-def _coco_thing(one: Json, names: Mapping[Any, str], phrases: Sequence[str] = ()) -> Thing:
-    outline = one.get("segmentation")
-    is_crowd = bool(one.get("iscrowd")) and not (outline and isinstance(outline, list))
-    category = names.get(one.get("category_id"), "").lower()
-    return Thing(category=category, box=_box(one["bbox"]), phrases=tuple(phrases), is_crowd=is_crowd)
-
-
-def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
-    """COCO instances first, then references as a JSON list of `{ann_id, image_id, sentences: [{sent}]}`.
-
-    Only pictures with references are read; a reference to an annotation that is not there counts as a thing
-    without a box. The published `refs(unc).p` is a pickle, which is not read.
-    """
-    for path in paths:
-        if path.suffix == ".p":
-            raise DataError(
-                f"{path} is a pickle, which may run any program when it is read; turn it into JSON where you "
-                "trust it: python -c 'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "
-                '"rb")), sys.stdout)\' FILE > refs.json'
-            )
-    if len(paths) < 2:
-        raise DataError("RefCOCO needs two --annotations: COCO's instances, and the references as JSON")
-    document = _document(paths[0], "images", "annotations")
-    names = {one["id"]: str(one["name"]) for one in document.get("categories", ())}
-    phrases: dict[Any, list[str]] = defaultdict(list)
-    wanted: dict[Any, None] = {}
-    pictures: dict[Any, Any] = {}
-    for path in paths[1:]:
-        for reference in _list(path):
-            wanted[reference["image_id"]] = None
-            phrases[reference["ann_id"]] += [str(one["sent"]) for one in reference["sentences"]]
-            pictures[reference["ann_id"]] = reference["image_id"]
-    things: dict[Any, list[Thing]] = defaultdict(list)
-    for one in document["annotations"]:
-        if one["image_id"] in wanted and "bbox" in one:
-            things[one["image_id"]].append(_coco_thing(one, names, phrases.get(one["id"], ())))
-            pictures.pop(one["id"], None)
-    for key in pictures.values():
-        things[key].append(Thing(category="unknown", box=(math.nan,) * 4))
-    images = {image["id"]: image for image in document["images"]}
-    yield from unlisted({key: things[key] for key in wanted}, images)
-    for image in (images[key] for key in wanted if key in images):
-        frame = Frame("pixel", "xywh", _size(image))
-        name = str(image["file_name"])
-        yield Picture(name=name, image=Path(name), frame=frame, things=tuple(things[image["id"]]))
 
 
 def read_visual_genome(paths: Sequence[Path]) -> Iterator[Picture]:
@@ -113,72 +39,93 @@ def read_visual_genome(paths: Sequence[Path]) -> Iterator[Picture]:
 
     A region is of a category of its own, its phrase: a picture has dozens, and they are no instances of one.
     """
-    sizes: dict[Any, tuple[float, float]] = {}
-    things: dict[Any, list[Thing]] = {}
+    sizes: dict[Any, tuple[float, float] | None] = {}
+    problems: dict[Any, tuple[str, str]] = {}
+    pages: Pages = defaultdict(Page)
     for path in paths:
-        for one in _list(path):
-            key = one.get("image_id", one.get("id"))
-            if "width" in one and "height" in one:
-                sizes[key] = (float(one["width"]), float(one["height"]))
-            for thing in one.get("objects", ()):
-                found = Thing(category=str((thing.get("names") or [""])[0]).lower(), box=_genome_box(thing))
-                things.setdefault(key, []).append(found)
-            for region in one.get("regions", ()):
-                phrase = str(region["phrase"])
-                box = (region["x"], region["y"], region["width"], region["height"])
-                category = phrase.strip().rstrip(".").lower()
-                found = Thing(category=category, box=_box(box), phrases=(phrase,))
-                things.setdefault(key, []).append(found)
-    for key, those in things.items():
-        frame = Frame("pixel", "xywh", sizes.get(key))
-        yield Picture(name=f"{key}.jpg", image=Path(f"{key}.jpg"), frame=frame, things=tuple(those))
+        for number, entry in enumerate(read_list(path)):
+            where = f"{path.name}[{number}]"
+            try:
+                key = id_of(object_of(entry), "image_id" if "image_id" in entry else "id")
+            except EntryError as error:
+                yield lost(Page(), where, Frame("pixel", "xywh"), "malformed", str(error))
+                continue
+            try:
+                _genome_entry(entry, pages[key], where, path.name)
+                if "width" in entry or "height" in entry:
+                    sizes[key] = size_of(entry)
+            except EntryError as error:
+                problems[key] = ("malformed", f"{where} {error}")
+    for key, page in pages.items():
+        yield page.picture(f"{key}.jpg", Frame("pixel", "xywh", sizes.get(key)), problem=problems.get(key))
 
 
-def _genome_box(one: Json) -> Box:
-    return _box((one["x"], one["y"], one["w"], one["h"]))
+def _genome_entry(entry: Json, page: Page, where: str, name: str) -> None:
+    if not {"objects", "regions", "width"} & entry.keys():
+        raise EntryError("has neither objects nor regions nor a width")
+    for number, one in enumerate(list_of(entry, "objects")):
+        with page.reading("object", f"{where}: objects[{number}]"):
+            box = box_of_parts(object_of(one), "x", "y", "w", "h")
+            page.note_id(f"{name} objects", one, "object_id")
+            names = [name for name in list_of(one, "names") if isinstance(name, str)]
+            page.things.append(Thing(category=(names or [""])[0].lower(), box=box))
+    for number, one in enumerate(list_of(entry, "regions")):
+        with page.reading("object", f"{where}: regions[{number}]"):
+            box, phrase = box_of_parts(object_of(one), "x", "y", "width", "height"), text_of(one, "phrase")
+            page.note_id(f"{name} regions", one, "region_id")
+            category = phrase.strip().rstrip(".").lower()
+            page.things.append(Thing(category=category, box=box, phrases=(phrase,), is_region=True))
 
 
 def read_grit(specs: Sequence[str]) -> Iterator[Picture]:
     """GRIT as img2dataset writes it: shards whose JSON holds a caption, noun chunks and referring expressions.
 
-    Each is `[start, end, x1, y1, x2, y2, score]`: a span of the caption and a box in 0-1.
+    Each is `[start, end, x1, y1, x2, y2, score]`: a span of the caption and a box in 0-1 of the picture as it
+    was before img2dataset resized it. A referring expression that has the box of a noun chunk in it is
+    another phrase for that thing.
     """
     for shard in open_source(specs).shards:
         problems: list[Reject] = []
         for sample in read_shard(shard, on_reject=problems.append):
-            caption = str(sample.meta.get("caption") or sample.text or "")
-            size = _size(sample.meta) if "original_width" not in sample.meta else None
-            problem = None if len(sample.images) == 1 else ("not-one-image", f"{len(sample.images)} images")
-            things = tuple(
-                _grit_thing(caption, one)
-                for key in ("noun_chunks", "ref_exps")
-                for one in sample.meta.get(key) or ()
-            )
-            yield Picture(
-                name=f"{shard.name}/{sample.key}",
-                image=sample.images[0] if sample.images else Path(),
-                frame=Frame("unit", "xyxy", size),
-                things=things,
-                captions=(caption,) if caption else (),
-                problem=problem,
-            )
+            yield _grit_picture(f"{shard.name}/{sample.key}", sample)
         for one in problems:
-            yield Picture(
-                name=f"{shard.name}/{one.key}",
-                image=Path(),
-                frame=Frame("unit", "xyxy"),
-                problem=(one.reason, one.error),
-            )
+            yield lost(Page(), f"{shard.name}/{one.key}", Frame("unit", "xyxy"), one.reason, one.error)
 
 
-def _grit_thing(caption: str, one: Sequence[float]) -> Thing:
+def _grit_picture(name: str, sample: Sample) -> Picture:
+    page, caption = Page(), sample.meta.get("caption") or sample.text or ""
+    problem = None if len(sample.images) == 1 else ("not-one-image", f"{len(sample.images)} images")
+    size = None
+    try:
+        original = "original_" if "original_width" in sample.meta else ""
+        size = size_of(sample.meta, f"{original}width", f"{original}height")
+        if not isinstance(caption, str):
+            raise EntryError(f"caption is {shown(caption)}, not text")
+        for key in ("noun_chunks", "ref_exps"):
+            for number, one in enumerate(list_of(sample.meta, key)):
+                with page.reading("object", f"{key}[{number}]"):
+                    page.things.append(_grit_thing(caption, one, page.things if key == "ref_exps" else ()))
+        page.captions += [caption] if caption else []
+    except EntryError as error:
+        problem = problem or ("malformed", str(error))
+    image = sample.images[0] if sample.images else Path()
+    return replace(page.picture(name, Frame("unit", "xyxy", size), problem=problem), image=image)
+
+
+def _grit_thing(caption: str, one: object, chunks: Sequence[Thing]) -> Thing:
     if not isinstance(one, list) or len(one) < 6:
-        raise ValueError(f"a GRIT phrase is [start, end, x1, y1, x2, y2, score], not {one!r}")
-    start, end = int(one[0]), int(one[1])
-    words = caption[start:end].split()
+        raise EntryError(f"is {shown(one)}, not [start, end, x1, y1, x2, y2, score]")
+    start, end = (int(number_of(value, "span")) for value in one[:2])
+    if not 0 <= start < end <= len(caption):
+        raise EntryError(f"span {start} to {end} is not in the caption of {len(caption)} characters")
+    box = box_of(one[2:6], "box")
+    for chunk in chunks:
+        if chunk.box == box and chunk.span and start <= chunk.span[0] and chunk.span[1] <= end:
+            return replace(chunk, span=(start, end), is_again=True)
     # The last word of a noun phrase names what it is of.
+    words = caption[start:end].split()
     category = words[-1].strip(".,;:!?").lower() if words else ""
-    return Thing(category=category, box=_box(one[2:6]), span=(start, end))
+    return Thing(category=category, box=box, span=(start, end))
 
 
 NLVR_PANEL, NLVR_STEP = 100, 150
@@ -190,104 +137,115 @@ def read_nlvr(paths: Sequence[Path]) -> Iterator[Picture]:
     """NLVR's structured scenes, `{"structured_rep": [[{x_loc, y_loc, size, type, color}]], "images": [...]}`.
 
     The first picture of a statement has the panels in the order of the scene; those of the others are
-    shuffled and nothing says how, so they are not used.
+    shuffled and nothing says how, so they are not used. Without `images` it is the one that the published
+    files are named by, `SPLIT-IDENTIFIER-0.png` where the annotations are SPLIT.json.
     """
     frame = Frame("pixel", "xywh", (2 * NLVR_STEP + NLVR_PANEL, NLVR_PANEL))
     for path in paths:
-        for one in _lines(path):
-            things = tuple(
-                _nlvr_thing(panel, shape)
-                for panel, shapes in enumerate(one["structured_rep"])
-                for shape in shapes
-            )
-            for number, name in enumerate(one["images"]):
+        for where, one in read_lines(path, frame):
+            if isinstance(one, Picture):
+                yield one
+                continue
+            page = Page()
+            try:
+                names = _nlvr_images(one, path.stem)
+                _nlvr_shapes(one, page)
+            except EntryError as error:
+                yield lost(page, where, frame, "malformed", str(error))
+                continue
+            for number, name in enumerate(names):
                 problem = ("shuffled-panels", "the order of its panels is not stated") if number else None
-                yield Picture(name=name, image=Path(name), frame=frame, things=things, problem=problem)
+                yield page.picture(name, frame, problem=problem)
 
 
-def _nlvr_thing(panel: int, shape: Json) -> Thing:
-    colour, size = NLVR_COLOURS.get(shape["color"], shape["color"]), shape["size"]
-    box = _box((NLVR_STEP * panel + shape["x_loc"], shape["y_loc"], size, size))
-    return Thing(category=f"{colour} {shape['type']}".lower(), box=box)
+def _nlvr_images(one: Json, split: str) -> list[str]:
+    if "images" not in one:
+        return [f"{split}-{id_of(one, 'identifier')}-0.png"]
+    names = list_of(one, "images")
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise EntryError(f"images is {shown(names)}, not a list of names")
+    return names
 
 
-def read_lines(paths: Sequence[Path]) -> Iterator[Picture]:
+def _nlvr_shapes(one: Json, page: Page) -> None:
+    value_of(one, "structured_rep")
+    for panel, shapes in enumerate(list_of(one, "structured_rep")):
+        if not isinstance(shapes, list):
+            raise EntryError(f"structured_rep[{panel}] is {shown(shapes)}, not a list")
+        for number, shape in enumerate(shapes):
+            with page.reading("object", f"structured_rep[{panel}][{number}]"):
+                colour, form = text_of(object_of(shape), "color"), text_of(shape, "type")
+                x, y, size = box_of_parts({**shape, "_": 0}, "x_loc", "y_loc", "size", "_")[:3]
+                category = f"{NLVR_COLOURS.get(colour, colour)} {form}".lower()
+                box = (NLVR_STEP * panel + x, y, size, size)
+                page.things.append(Thing(category=category, box=box))
+
+
+def read_lines_of_boxes(paths: Sequence[Path]) -> Iterator[Picture]:
     """JSON lines of other data: `{"image", "frame": "pixel-xyxy", "width", "height", "caption", "objects"}`.
 
     An object is `{"category", "box"}` with, where known, `phrases`, `span`, `depth`, `centre` (both in
     metres) and `text`; `frame` is as `boxes.Frame.parse` reads it.
     """
+    unknown = Frame("pixel", "xyxy")
     for path in paths:
-        for number, one in enumerate(_lines(path), 1):
+        for where, one in read_lines(path, unknown):
+            if isinstance(one, Picture):
+                yield one
+                continue
+            page = Page()
             try:
-                frame = Frame.parse(str(one["frame"]), _size(one))
-                things = tuple(_line_thing(thing) for thing in one.get("objects", ()))
-                caption, name = one.get("caption"), str(one["image"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: {type(error).__name__} {error}") from None
-            captions = (str(caption),) if caption else ()
-            yield Picture(name=name, image=Path(name), frame=frame, things=things, captions=captions)
+                name = name_of(one, "image")
+                frame = Frame.parse(text_of(one, "frame"), size_of(one))
+                page.captions += [text_of(one, "caption")] if one.get("caption") else []
+                for number, thing in enumerate(list_of(one, "objects")):
+                    with page.reading("object", f"objects[{number}]"):
+                        page.things.append(_line_thing(object_of(thing)))
+            except (EntryError, DataError) as error:
+                yield lost(page, where, unknown, "malformed", str(error))
+                continue
+            yield page.picture(name, frame)
 
 
 def _line_thing(one: Json) -> Thing:
-    centre, span = one.get("centre"), one.get("span")
-    depth = _depth(centre[2]) if centre and all(map(math.isfinite, centre)) else None
+    centre, span, depth = one.get("centre"), one.get("span"), _depth(one.get("depth"), "depth")
+    if centre is not None and (not isinstance(centre, list) or len(centre) != 3):
+        raise EntryError(f"centre is {shown(centre)}, not three numbers")
+    if span is not None and (not isinstance(span, list) or len(span) != 2):
+        raise EntryError(f"span is {shown(span)}, not two numbers")
+    ahead = None if centre is None else _depth(centre[2], "centre[2]")
+    text = text_of(one, "text") if one.get("text") is not None else None
+    phrases = list_of(one, "phrases")
+    if not all(isinstance(phrase, str) for phrase in phrases):
+        raise EntryError(f"phrases is {shown(phrases)}, not a list of texts")
     return Thing(
-        category=str(one.get("category", "text" if "text" in one else "")),
-        box=_box(one["box"]),
-        phrases=tuple(map(str, one.get("phrases", ()))),
-        span=(int(span[0]), int(span[1])) if span else None,
-        depth=_depth(one.get("depth")),
-        centre=(float(centre[0]), float(centre[1]), depth) if centre and depth is not None else None,
-        text=str(one["text"]) if one.get("text") is not None else None,
+        category=text_of(one, "category") if text is None or "category" in one else "text",
+        box=box_of(one.get("box"), "box"),
+        phrases=tuple(phrases),
+        span=None if span is None else (int(number_of(span[0], "span")), int(number_of(span[1], "span"))),
+        depth=depth,
+        centre=None if centre is None or ahead is None else _centre(centre, ahead),
+        text=text,
         is_crowd=bool(one.get("is_crowd")),
     )
 
 
-def _depth(value: Any) -> float | None:
+def _centre(values: Sequence[Any], ahead: float) -> tuple[float, float, float] | None:
+    """A point in metres, None where its sides are not measured."""
+    right, down = (
+        math.nan
+        if value is None
+        else value
+        if isinstance(value, float) and not math.isfinite(value)
+        else number_of(value, "centre")
+        for value in values[:2]
+    )
+    return (right, down, ahead) if math.isfinite(right) and math.isfinite(down) else None
+
+
+def _depth(value: Any, name: str) -> float | None:
     """Metres; None for what sensors write where they saw nothing: zero, less, NaN or infinity."""
-    metres = math.nan if value is None else float(value)
-    return metres if math.isfinite(metres) and metres > 0 else None
-
-
-def _box(values: Sequence[Any]) -> Box:
-    if len(values) != 4:
-        raise ValueError(f"a box has four numbers, not {list(values)!r}")
-    a, b, c, d = (float(value) for value in values)
-    return a, b, c, d
-
-
-def _size(one: Json) -> tuple[float, float] | None:
-    if not one.get("width") or not one.get("height"):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return float(one["width"]), float(one["height"])
-
-
-def _document(path: Path, *keys: str) -> dict[str, Any]:
-    document = parse_json(_bytes(path), str(path))
-    if missing := [key for key in keys if not isinstance(document.get(key), list)]:
-        raise DataError(f"{path} has no list {missing[0]!r}; is it of another --format?")
-    return document
-
-
-def _list(path: Path) -> list[Json]:
-    try:
-        value = json.loads(_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise DataError(f"{path} should hold a JSON list of objects; is it of another --format?")
-    return value
-
-
-def _lines(path: Path) -> Iterator[Json]:
-    for number, line in enumerate(_bytes(path).splitlines(), 1):
-        if line.strip():
-            yield parse_json(line, f"{path}, line {number}")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    metres = number_of(value, name)
+    return metres if metres > 0 else None

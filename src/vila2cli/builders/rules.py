@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vila2cli.builders.boxes import area_share, grid_box
+from vila2cli.builders.boxes import grid_box
 from vila2cli.builders.pictures import BuildSettings, Picture, Thing
 from vila2cli.text.compose import neutral
 from vila2cli.text.printable import printable
@@ -23,21 +23,22 @@ class Dropped:
 
 
 def settle(
-    picture: Picture, stored: tuple[int, int], orientation: int, settings: BuildSettings, *, max_area: bool
+    picture: Picture, stored: tuple[int, int], orientation: int, settings: BuildSettings, *, for_grounding: bool
 ) -> tuple[list[Thing], list[Dropped]]:
     """The usable things of a picture, boxes in 0-999 xyxy of the upright picture, and the others.
 
-    A region said to be a crowd leaves out its whole category, as nobody counted what is in it. `max_area`
-    applies the grounding data's limit to the size of a box.
+    A region said to be a crowd leaves out its whole category, as nobody counted what is in it. Only
+    grounding data have a limit to the size of a box, and regions, which are of no category to ask for.
     """
     crowded = {thing.category for thing in picture.things if thing.is_crowd}
+    max_area = settings.max_area if for_grounding else 1.0
     kept: list[Thing] = []
     dropped: list[Dropped] = []
     for thing in picture.things:
         reason = "crowd" if thing.category in crowded else name_problem(thing)
-        found = reason or grid_box(thing.box, picture.frame, stored, orientation)
-        if not isinstance(found, str) and max_area and area_share(found) > settings.max_area:
-            found = "too-large"
+        if not reason and thing.is_region and not for_grounding:
+            reason = "region"
+        found = reason or grid_box(thing.box, picture.frame, stored, orientation, max_area=max_area)
         if isinstance(found, str):
             dropped.append(Dropped(thing, found))
         else:
@@ -68,7 +69,7 @@ def text_problem(text: str) -> str:
 
 def crowded_category(picture: Picture, settings: BuildSettings) -> str:
     """A category with more instances than `max_instances` (a crowd region counts as more), "" without one."""
-    counts = Counter(thing.category for thing in picture.things if thing.text is None)
+    counts = Counter(thing.category for thing in picture.things if thing.text is None and not thing.is_again)
     crowds = [thing.category for thing in picture.things if thing.is_crowd]
     over = crowds + [category for category, count in counts.items() if count > settings.max_instances]
     return over[0] if over else ""

@@ -48,6 +48,23 @@ def build(
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FOLDER", help="Also draw pictures with their boxes here.")
     ] = None,
+    depth: Annotated[
+        Path | None,
+        typer.Option(
+            "--depth",
+            metavar="FOLDER",
+            help="Depth maps for spatial, named like the pictures: 16-bit PNG in millimetres, .npy in metres.",
+        ),
+    ] = None,
+    depth_unit: Annotated[
+        float | None,
+        typer.Option(
+            "--depth-unit",
+            min=1e-9,
+            metavar="METRES",
+            help="Metres that 1 in a depth map is; larger is farther.",
+        ),
+    ] = None,
     num_drawn: Annotated[int, typer.Option("--num-drawn", min=1, help="Pictures drawn at most.")] = 20,
 ) -> None:
     """Build a specialist's training shards from public annotations.
@@ -70,6 +87,10 @@ def build(
         settings=settings,
         draw=draw,
         num_drawn=num_drawn,
+        depth=depth,
+        depth_unit=depth_unit,
     )
     say(f"build {specialist}: done ({out})")
     say(*summary_lines(summary))
+    if summary["dropped"] or "malformed" in summary:
+        say(f"  what was left out, and why: {out}/rejects.jsonl")

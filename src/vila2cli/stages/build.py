@@ -1,27 +1,31 @@
 """`vila2 shards build`: a specialist's training shards from public annotations."""
 
-from collections import Counter, defaultdict
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from vila2cli.builders.boxes import BOX_FRAME
+from vila2cli.builders.depth import DepthMaps
 from vila2cli.builders.drawing import draw_boxes
+from vila2cli.builders.folders import FileFolder
 from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
-from vila2cli.builders.pictures import BuildSettings, Picture, Thing
+from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
 from vila2cli.builders.rules import Dropped, settle
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.places import local_path
+from vila2cli.rejects import REJECTS_FILE
 from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
-from vila2cli.tarfiles import IMAGE_EXTENSIONS
 
+NOT_A_BOX = "not-a-box"
 OBJECTS_FILE = ".objects.jsonl"
 """Beside each shard: the objects that were not used, and why."""
 
@@ -36,42 +40,55 @@ def build(
     settings: BuildSettings | None = None,
     draw: Path | None = None,
     num_drawn: int = 20,
+    depth: Path | None = None,
+    depth_unit: float | None = None,
 ) -> dict[str, Any]:
     """Write conversations about annotated pictures as shards, with what was left out and why.
 
     Every sample holds the picture's bytes as they are, the conversation, and the objects it names with
     their boxes in the frame that `box_frame` states. The same inputs give the same bytes; shards that are
-    there are kept. With `draw` the first `num_drawn` samples are drawn there with their boxes. Raises
-    RecipeError for a folder made with other settings, DataError for annotations that cannot be read and
-    where no sample at all comes of them.
+    there are kept. `depth` is a folder of depth maps, see `DepthMaps`. With `draw` the first `num_drawn`
+    samples are drawn there with their boxes. An entry that cannot be read is counted and written to
+    rejects.jsonl. Raises RecipeError for a folder made with other settings, DataError for annotation files
+    that cannot be read and where no sample at all comes of them.
     """
     settings = settings or BuildSettings()
+    if depth is not None and (specialist != "spatial" or FORMATS[format].in_shards):
+        raise RecipeError("--depth is for spatial questions about a folder of images")
+    if depth is None and depth_unit is not None:
+        raise RecipeError("--depth-unit needs --depth, the folder of depth maps")
     pictures = read_pictures(format, specialist, annotations)
     if images is None and not FORMATS[format].in_shards:
         raise DataError(f"--format {format} needs --images, the folder that its pictures are in")
     files = list(annotations)
     if FORMATS[format].in_shards:
         files = [local_path(tar) for tar in expand([str(path) for path in annotations])]
+    if missing := [path for path in files if not path.is_file()]:
+        raise DataError(f"--annotations {missing[0]}: there is no such file")
+    names = Counter(path.name for path in files)
+    first = list(islice(pictures, 1))  # what cannot be read at all claims no folder
     inputs = {
         "stage": "build",
         "specialist": specialist,
         "format": format,
         "settings": asdict(settings),
-        "annotations": {path.name: file_sha256(path) for path in files},
+        "annotations": {path.name if names[path.name] == 1 else str(path): file_sha256(path) for path in files},
         "images": None if images is None else str(images),
         "box_frame": BOX_FRAME,
+        **({} if depth is None else {"depth": str(depth), "depth_unit": depth_unit}),
     }
+    maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
     with lock(out), interruptible() as stop:
         claim(out, inputs)
         sweep(out)
-        builder = _Builder(specialist, format, images, settings, draw, num_drawn)
-        names = builder.write_all(pictures, out, stop)
-        gather_rejects(out, names)
-        summary = _summary(specialist, format, out, names)
+        builder = _Builder(specialist, format, images, settings, draw, num_drawn, maps)
+        shards = builder.write_all(chain(first, pictures), out, stop)
+        gather_rejects(out, shards)
+        summary = _summary(specialist, format, out, shards)
         write_json(out / "summary.json", summary)
     if not summary["out"]:
         raise DataError(
-            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}; "
+            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}{_first_reject(out)}; "
             f"see {out}/rejects.jsonl"
         )
     return summary
@@ -86,11 +103,12 @@ class _Builder:
         settings: BuildSettings,
         draw: Path | None,
         num_drawn: int,
+        depth: DepthMaps | None,
     ) -> None:
         self.specialist, self.format, self.settings = specialist, format, settings
         self.draw, self.num_left = draw, num_drawn
-        self._images = images
-        self._by_name: defaultdict[str, list[Path]] | None = None
+        self._images = None if images is None else FileFolder(images)
+        self._depth = depth
 
     def write_all(self, pictures: Iterator[Picture], out: Path, stop: Stop) -> list[str]:
         """Write the shards that are not there yet; returns the names of all."""
@@ -109,24 +127,31 @@ class _Builder:
         objects: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
         people: Counter[str] = Counter()
+        malformed: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         first = int(name) * self.settings.samples_per_shard
         with TarWriter(out / f"{name}.tar") as tar:
             for index, picture in enumerate(pictures, first):
                 stop.check()
                 key = f"{index:09d}"
                 problem, dropped = self._write_sample(tar, key, picture, objects, kinds, people)
+                broken = [*picture.malformed, *(_no_box(one) for one in dropped if one.reason == NOT_A_BOX)]
+                self._count_malformed(picture, objects, people)
+                malformed.update(f"{one.kind} {one.reason}" for one in broken)
                 objects["in"] += len(picture.things)
                 unused += [_object_line(key, one) for one in dropped]
                 if problem:
+                    counts[problem[0]] += 1
                     rejects.append(Reject(name, key, problem[0], f"{picture.name}: {problem[1]}"))
-            counts = Counter(reject.reason for reject in rejects)
+                rejects += [_entry_reject(name, key, picture, one) for one in broken]
             tar.stats = {
                 "in": len(pictures),
                 "dropped": dict(sorted(counts.items())),
-                "rejected": len(rejects),
+                "rejected": counts.total(),
                 "objects": dict(sorted(objects.items())),
                 "questions": dict(sorted(kinds.items())),
                 "people_asked": dict(sorted((+people).items())),
+                "malformed": dict(sorted(malformed.items())),
             }
             write_rejects(out, name, rejects)
             write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
@@ -146,15 +171,22 @@ class _Builder:
             if picture.problem:
                 people["image-rejected"] += len(picture.questions)
                 return picture.problem, self._unused(picture, objects)
-            image = self._load(picture)
+            image = picture.image if isinstance(picture.image, EncodedImage) else self._image(picture.image)
             stored, orientation = image_size(image.data), exif_orientation(image.data)
             upright = decode_image(image.data)
         except DataError as error:
             people["image-rejected"] += len(picture.questions)
             return ("unreadable-image", str(error)), self._unused(picture, objects)
         things, dropped = settle(
-            picture, stored, orientation, self.settings, max_area=self.specialist == "grounding"
+            picture, stored, orientation, self.settings, for_grounding=self.specialist == "grounding"
         )
+        if self._depth and isinstance(picture.image, Path):
+            try:
+                things = self._depth.measure(things, picture.image, stored, orientation)
+            except DataError as error:
+                objects.update(one.reason for one in dropped)
+                objects["image-rejected"] += len(things)
+                return ("unreadable-depth", str(error)), dropped
         talk = SPECIALISTS[self.specialist](picture, things, self.settings)
         objects.update(one.reason for one in dropped)
         people.update(talk.unasked)
@@ -179,40 +211,20 @@ class _Builder:
             self.num_left -= 1
         return None, dropped
 
+    def _image(self, name: Path) -> EncodedImage:
+        assert self._images is not None, "annotations with files come with a folder of images"
+        return self._images.image(name)
+
+    def _count_malformed(self, picture: Picture, objects: Counter[str], people: Counter[str]) -> None:
+        for one in picture.malformed:
+            counts = {"object": objects, "question": people}.get(one.kind)
+            if counts is not None:
+                counts["in"] += 1
+                counts[one.reason] += 1
+
     def _unused(self, picture: Picture, objects: Counter[str]) -> list[Dropped]:
         objects["image-rejected"] += len(picture.things)
         return []
-
-    def _load(self, picture: Picture) -> EncodedImage:
-        """The picture's bytes: as given, or of the file at its place below the folder, or so named there."""
-        if isinstance(picture.image, EncodedImage):
-            return picture.image
-        assert self._images is not None, "annotations with files come with a folder of images"
-        try:
-            path = self._find(picture.image, self._images)
-            extension = path.suffix.removeprefix(".").lower()
-            if extension not in IMAGE_EXTENSIONS:
-                raise DataError(f"the name {path.name!r} does not end as a picture's does")
-            return EncodedImage(path.read_bytes(), extension)
-        except (OSError, ValueError) as error:  # a name that no file can have, say
-            raise DataError(f"cannot read {str(picture.image)[:200]!r}: {error}") from None
-
-    def _find(self, name: Path, images: Path) -> Path:
-        path = images / name
-        if not path.resolve().is_relative_to(images.resolve()):
-            raise DataError(f"{name} is not below {images}")
-        if path.is_file():
-            return path
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for one in sorted(images.rglob("*")):
-                if one.is_file():
-                    self._by_name[one.name].append(one)
-        found = self._by_name.get(name.name, [])
-        if len(found) != 1:
-            several = f"{found[0]} and {found[1]} are both named so" if found else "there is none"
-            raise DataError(f"there is no {name} below {images}: {several}")
-        return found[0]
 
 
 def _object_json(thing: Thing) -> dict[str, Any]:
@@ -228,16 +240,29 @@ def _object_line(key: str, dropped: Dropped) -> bytes:
     return to_json_bytes(value) + b"\n"
 
 
+def _no_box(dropped: Dropped) -> Malformed:
+    thing = dropped.thing
+    return Malformed("object", thing.category, dropped.reason, f"box {list(thing.box)} has no area")
+
+
+def _entry_reject(shard: str, key: str, picture: Picture, one: Malformed) -> Reject:
+    """An entry's line among the rejects: the key of its sample with the place of the entry behind it."""
+    error = f"{picture.name}: {one.kind} {one.where} {one.error}"
+    return Reject(shard, f"{key}#{one.where}", one.reason, error)
+
+
 def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> dict[str, Any]:
     stats = folder_stats(out, names)
     objects: Counter[str] = Counter()
     questions: Counter[str] = Counter()
     people: Counter[str] = Counter()
+    malformed: Counter[str] = Counter()
     for name in names:
         shard = read_json(out / f"{name}.stats.json")
         objects.update(shard["objects"])
         questions.update(shard["questions"])
         people.update(shard.get("people_asked", {}))
+        malformed.update(shard.get("malformed", {}))
     return {
         "stage": "build",
         "specialist": specialist,
@@ -248,8 +273,15 @@ def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> d
         "objects": dict(sorted(objects.items())),
         "questions": dict(sorted(questions.items())),
         **({"people_asked": dict(sorted(people.items()))} if people else {}),
+        **({"malformed": dict(sorted(malformed.items()))} if malformed else {}),
         "box_frame": BOX_FRAME,
     }
+
+
+def _first_reject(out: Path) -> str:
+    with (out / REJECTS_FILE).open(encoding="utf-8") as lines:
+        line = next(lines, "")
+    return f"; the first: {json.loads(line)['error']}" if line else ""
 
 
 def _counts(dropped: dict[str, int]) -> str:
