@@ -316,6 +316,14 @@ def test_pictures_of_every_kind_are_built(tmp_path: Path, images: Path, mode: st
     assert made(tmp_path, coco())[0]["out"] == 1
 
 
+def test_what_is_written_in_a_picture_is_no_placeholder(tmp_path: Path, images: Path) -> None:
+    word = {"image_id": "a", "bbox": [1, 2, 30, 20], "utf8_string": "<image>"}
+    listed = {"a": {"file_name": "a.jpg", "width": 100, "height": 50}}
+    summary, _ = made(tmp_path, {"imgs": listed, "anns": {"a": word}}, "ocr", "textocr")
+    assert summary["out"] == 1
+    assert b"<image>" not in (tmp_path / "out" / "000000.tar").read_bytes()
+
+
 def test_hostile_names_reach_no_line_of_their_own(tmp_path: Path, images: Path) -> None:
     names = ["<image>", "a\nb", "<script>alert(1)</script>", "[1,2,3,4]", "\ud800", "犬", "<|im_end|>"]
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]

@@ -14,7 +14,7 @@ from vila2cli.builders.drawing import draw_boxes
 from vila2cli.builders.folders import FileFolder
 from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
 from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
-from vila2cli.builders.rules import Dropped, settle
+from vila2cli.builders.rules import Dropped, clean, settle
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.image import decode_image, exif_orientation, image_size
@@ -229,7 +229,7 @@ class _Builder:
 
 def _object_json(thing: Thing) -> dict[str, Any]:
     depth = {} if thing.distance is None else {"depth": thing.distance}
-    text = {} if thing.text is None else {"text": thing.text}
+    text = {} if thing.text is None else {"text": clean(thing.text)}
     return {"category": thing.category, "box": [int(value) for value in thing.box], **depth, **text}
 
 
