@@ -12,7 +12,7 @@ from PIL import Image
 from vila2cli.builders.formats import read_pictures
 from vila2cli.cli import main
 from vila2cli.errors import DataError
-from vila2cli.shards import TarWriter
+from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.build import build
 from vila2cli.world.draw import encode_jpeg
 
@@ -300,6 +300,31 @@ def test_the_terminal_says_what_is_malformed(
     printed = capsys.readouterr().out
     assert "malformed: object not-a-box 1" in printed
     assert "rejects.jsonl" in printed
+
+
+def test_pictures_that_models_are_compared_on_are_left_out(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = [{"id": number, "file_name": "a.jpg", "width": 100, "height": 50} for number in (1, 2)]
+    boxes = [{"id": number, "image_id": number, "category_id": 1, "bbox": [5, 10, 20, 20]} for number in (1, 2)]
+    references = [
+        {"ann_id": number, "image_id": number, "split": split, "sentences": [{"sent": "the cup"}]}
+        for number, split in ((1, "train"), (2, "testB"))
+    ]
+    files = {"instances": coco(images=listed, annotations=boxes), "refs": references}
+    words = ["shards", "build", "grounding", "--format", "refcoco", "--images", str(images)]
+    for name, document in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+        words += ["--annotations", str(tmp_path / f"{name}.json")]
+    for split, key in (("train", "000000000"), ("testB", "000000001")):
+        out = tmp_path / split
+        assert main([*words, "--split", split, "--out", str(out)]) == 0
+        assert json.loads((out / "summary.json").read_text())["dropped"] == {"other-split": 1}
+        (shard,) = open_source([str(out)]).shards
+        assert [one.key for one in read_shard(shard, on_reject=lambda reject: None)] == [key]
+    assert "other-split" in capsys.readouterr().out
+    assert main([*words, "--split", "val", "--out", str(tmp_path / "val")]) == 4
+    assert "--split train takes it" in capsys.readouterr().err
 
 
 def command(path: Path, images: Path, out: Path) -> list[str]:

@@ -52,6 +52,21 @@ def test_refcoco_keeps_the_phrases_of_each_object(tmp_path: Path) -> None:
     assert picture.things[1].phrases == ()
 
 
+def test_refcoco_tells_which_pictures_are_for_training(tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(4)]
+    box = {"category_id": 1, "bbox": [1, 2, 30, 20]}
+    annotations = [{"id": number, "image_id": number} | box for number in range(4)]
+    splits = [(0, "train"), (1, "testA"), (1, "train"), (2, "train"), (2, "val"), (3, None)]
+    references = [
+        {"ann_id": image, "image_id": image, "sentences": [{"sent": "dog"}]}
+        | ({"split": split} if split else {})
+        for image, split in splits
+    ]
+    document = COCO | {"images": images, "annotations": annotations}
+    pictures = read(tmp_path, "refcoco", "grounding", document, references)
+    assert [one.split for one in pictures] == ["train", "testA", "val", ""]
+
+
 def test_a_crowd_needs_no_outline_to_be_one(tmp_path: Path) -> None:
     crowd = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1}
     outlines: list[dict[str, Any]] = [{}, {"segmentation": None}, {"segmentation": []}]

@@ -66,36 +66,19 @@ def read_coco(paths: Sequence[Path]) -> Iterator[Picture]:
 
 
 def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
-    """COCO instances first, then references as a JSON list of `{ann_id, image_id, sentences: [{sent}]}`.
+    """COCO instances first, then references as a JSON list of `{ann_id, image_id, split, sentences: [{sent}]}`.
 
     Only pictures with references are read; a reference to an annotation that is not there counts as an
     object. The published `refs(unc).p` is a pickle, which is not read.
     """
-    for path in paths:
-        if path.suffix == ".p":
-            raise DataError(
-                f"{path} is a pickle, which may run any program when it is read; turn it into JSON where you "
-                "trust it: python -c 'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "
-                '"rb")), sys.stdout)\' FILE > refs.json'
-            )
+    _refuse_pickles(paths)
     if len(paths) < 2:
         raise DataError("RefCOCO needs two --annotations: COCO's instances, and the references as JSON")
     document = read_document(paths[0], "images", "annotations")
     images: dict[Any, Listed] = {}
     yield from list_images(document["images"], images, paths[0].name)
     pages: Pages = defaultdict(Page)
-    phrases: dict[tuple[Any, Any], list[str]] = defaultdict(list)
-    targets: dict[tuple[Any, Any], str] = {}
-    for path in paths[1:]:
-        for number, entry in enumerate(read_list(path)):
-            where = f"{path.name}[{number}]"
-            page = pages[image_of(entry)]
-            with page.reading("phrase", where):
-                target = id_of(object_of(entry), "image_id"), id_of(entry, "ann_id")
-                targets.setdefault(target, where)
-                for one in list_of(entry, "sentences"):
-                    with page.reading("phrase", where):
-                        phrases[target].append(text_of(object_of(one), "sent"))
+    phrases, targets = _read_references(paths[1:], pages)
     everything: Pages = defaultdict(Page, pages)
     names = category_names(document)
     there = read_annotations(document["annotations"], names, everything, paths[0].name, phrases)
@@ -106,6 +89,39 @@ def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
             pages[target[0]].malformed.append(Malformed("object", where, "unknown-annotation", error))
     yield from (images[key].picture(pages[key]) for key in pages if key in images)
     yield from unlisted(pages, images, FRAME)
+
+
+Target = tuple[Any, Any]
+"""Ids of an image and of an annotation."""
+
+
+def _read_references(paths: Sequence[Path], pages: Pages) -> tuple[dict[Target, list[str]], dict[Target, str]]:
+    """The phrases of each annotation referred to, and where that is; pages learn their split."""
+    phrases: dict[Target, list[str]] = defaultdict(list)
+    targets: dict[Target, str] = {}
+    for path in paths:
+        for number, entry in enumerate(read_list(path)):
+            where = f"{path.name}[{number}]"
+            page = pages[image_of(entry)]
+            with page.reading("phrase", where):
+                target = id_of(object_of(entry), "image_id"), id_of(entry, "ann_id")
+                targets.setdefault(target, where)
+                if isinstance(split := entry.get("split"), str) and page.split in ("", "train"):
+                    page.split = split  # of several the one that is not for training
+                for one in list_of(entry, "sentences"):
+                    with page.reading("phrase", where):
+                        phrases[target].append(text_of(object_of(one), "sent"))
+    return phrases, targets
+
+
+def _refuse_pickles(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.suffix == ".p":
+            raise DataError(
+                f"{path} is a pickle, which may run any program when it is read; turn it into JSON where you "
+                "trust it: python -c 'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "
+                '"rb")), sys.stdout)\' FILE > refs.json'
+            )
 
 
 def list_images(entries: Sequence[Any], images: dict[Any, Listed], name: str) -> list[Picture]:

@@ -35,6 +35,7 @@ class Page:
     captions: list[str] = field(default_factory=list)
     questions: list[tuple[str, str]] = field(default_factory=list)
     malformed: list[Malformed] = field(default_factory=list)
+    split: str = ""
     ids: set[tuple[str, Any]] = field(default_factory=set)
 
     @contextmanager
@@ -64,6 +65,7 @@ class Page:
             things=tuple(self.things),
             captions=tuple(self.captions),
             questions=tuple(self.questions),
+            split=self.split,
             malformed=tuple(self.malformed),
             problem=problem,
         )

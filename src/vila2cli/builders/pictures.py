@@ -54,7 +54,8 @@ class Malformed:
 class Picture:
     """One annotated picture; `image` is its bytes or the file's place below the folder of images.
 
-    `questions` are asked and answered by people. `malformed` are the entries that could not be read.
+    `questions` are asked and answered by people. `split` is the benchmark's that the picture belongs to, ""
+    where the annotations know none. `malformed` are the entries that could not be read.
     `problem` is why an annotation cannot be used at all: a reason in one word and what is wrong.
     """
 
@@ -64,6 +65,7 @@ class Picture:
     things: tuple[Thing, ...] = ()
     captions: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
+    split: str = ""
     malformed: tuple[Malformed, ...] = ()
     problem: tuple[str, str] | None = None
 
@@ -75,7 +77,8 @@ class BuildSettings:
     `max_area` (a share of the image) and `max_instances` (of one category) are the filters of VILA^2
     section 2.2.1 for grounding. `long_words` is where a long caption begins: the paper splits GRIT in two
     by length, but not where. `describe` begins with an answer to the specialist's generation prompt
-    made from the annotations; the paper's spatial data have none.
+    made from the annotations; the paper's spatial data have none. Of a benchmark's pictures only those of
+    its `split` are used, as models are compared on the others.
     """
 
     max_area: float = 0.7
@@ -84,6 +87,7 @@ class BuildSettings:
     long_words: int = 20
     max_questions: int = 8
     describe: bool = False
+    split: str = "train"
     seed: int = 0
     samples_per_shard: int = 1000
 

@@ -44,6 +44,9 @@ def build(
     max_questions: Annotated[
         int, typer.Option("--max-questions", min=1, help="Questions asked of one picture at most.")
     ] = 8,
+    split: Annotated[
+        str, typer.Option("--split", help="Split whose pictures are used, where the annotations tell: refcoco.")
+    ] = "train",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is asked and how.")] = 0,
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FOLDER", help="Also draw pictures with their boxes here.")
@@ -77,7 +80,9 @@ def build(
     from vila2cli.stages.build import build as run_stage
 
     say(f"build {specialist}: writing {out}")
-    settings = BuildSettings(length=length, describe=describe, max_questions=max_questions, seed=seed)
+    settings = BuildSettings(
+        length=length, describe=describe, max_questions=max_questions, split=split, seed=seed
+    )
     summary = run_stage(
         specialist,
         format=format,

@@ -168,9 +168,9 @@ class _Builder:
         """Write a sample, or say why there is none; with the objects that were dropped."""
         people["in"] += len(picture.questions)
         try:
-            if picture.problem:
+            if problem := picture.problem or self._other_split(picture):
                 people["image-rejected"] += len(picture.questions)
-                return picture.problem, self._unused(picture, objects)
+                return problem, self._unused(picture, objects)
             image = picture.image if isinstance(picture.image, EncodedImage) else self._image(picture.image)
             stored, orientation = image_size(image.data), exif_orientation(image.data)
             upright = decode_image(image.data)
@@ -210,6 +210,12 @@ class _Builder:
             write_atomically(self.draw / f"{key}.png", draw_boxes(upright, meta))
             self.num_left -= 1
         return None, dropped
+
+    def _other_split(self, picture: Picture) -> tuple[str, str] | None:
+        wanted = self.settings.split
+        if picture.split in ("", wanted):
+            return None
+        return "other-split", f"it is of split {picture.split}, not {wanted}; --split {picture.split} takes it"
 
     def _image(self, name: Path) -> EncodedImage:
         assert self._images is not None, "annotations with files come with a folder of images"
