@@ -176,7 +176,8 @@ def specialists(results: dict[str, Any]) -> str:
     spread = (
         ", with 95% t intervals over the seeds" if len(seeds) > 2 else "; their intervals are in the results"
     )
-    lines += ["", f"Means over {len(seeds)} seeds; differences in points{spread}."]
+    ends = "the lowest and the highest seed in brackets"
+    lines += ["", f"Means over {len(seeds)} seeds, of answers with {ends}; differences in points{spread}."]
     return "\n".join(lines)
 
 
@@ -194,6 +195,9 @@ def lora(results: dict[str, Any]) -> str:
             cells += [f"{PASSES[name]}, {other:.0f} s", f"{found['seconds']['ratio']:.2f}"]
             cells += [f"{found['asking_s']['ratio']:.2f}", f"{same['same']:,} of {same['of']:,}"]
             lines.append(f"| {' | '.join(cells)} |")
+    machine = results["machine"]
+    cores = f"{machine['num_cores']} CPU cores" if "num_cores" in machine else machine.get("device", "")
+    lines += ["", f"Adapters of rank {results['rank']} in {results['engine']} on {cores}."]
     return "\n".join(lines)
 
 

@@ -74,6 +74,8 @@ def test_one_problem_is_one_line(tmp_path: Path) -> None:
         ('recaption.engine = "vlm"', "'auto', 'vllm', 'hf' or 'api'"),
         ("slurm.mem = [1]", "slurm.mem"),
         ("sft = 3", "sft = 3"),
+        ("specialists.relabel = {}", "name of a stage"),
+        ("specialists.sft = {}", "name of a stage"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, line: str, what: str) -> None:

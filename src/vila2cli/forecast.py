@@ -115,7 +115,7 @@ class Forecast:
             return f"{text}no rate: no run has measured it, and no paper says"
         if self.hours is None or self.dollars is None:
             asked = " ".join(f"--count {name}=NUMBER" for name in self.uncounted)
-            return f"{text}{1 / self.rate.seconds:,.3g} images/s; say how many there are: {asked}"
+            return f"{text}{1 / self.rate.seconds:,.3g} images/s; how many there are: vila2 plan {asked}"
         price = f"  ${self.dollars:,.2f}" if self.dollars_per_hour else ""
         wall = f"{self.hours / num_devices:,.3g} h on {num_devices:,}"
         return f"{text}{self.hours:,.3g} {self.rate.device}, {wall}{price}  ({self.rate.source})"

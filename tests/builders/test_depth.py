@@ -1,6 +1,9 @@
 """Depth maps: units, holes, orientation, and what is no depth map."""
 
+import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,27 @@ def test_what_is_no_depth_map_is_refused(tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", array)
         with pytest.raises(DataError, match="cannot read the depth map"):
             measured(tmp_path)
+    for data in (b"", b"PK\x03\x04", b"\x93NUMPY", npy_header((10**7, 10**7))):
+        (tmp_path / "a.npy").write_bytes(data)
+        with pytest.raises(DataError, match="cannot read the depth map"):
+            measured(tmp_path)
+    (tmp_path / "a.npy").unlink()
+    path.write_bytes(png_header(20_000, 20_000))
+    with pytest.raises(DataError, match="cannot read the depth map"):
+        measured(tmp_path)
+
+
+def npy_header(shape: tuple[int, int]) -> bytes:
+    stream = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of 16-bit grey that ends where its pixels would begin."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def test_depth_decides_front_and_behind(tmp_path: Path, depth_HW: Any) -> None:

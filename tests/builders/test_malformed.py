@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def test_a_bad_box_stops_nothing_and_is_named(tmp_path: Path, images: Path, box:
         ({"image_id": 1, "category_id": [1], "bbox": [1, 1, 9, 9]}, "malformed"),
         ({"image_id": [1], "category_id": 1, "bbox": [1, 1, 9, 9]}, "malformed"),
         ({"category_id": 1, "bbox": [1, 1, 9, 9]}, "malformed"),
-        ({"id": 2, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}, "duplicate-id"),
+        ({"id": 2, "image_id": 1, "category_id": 2, "bbox": [60, 10, 20, 20]}, "duplicate-id"),
         ({"image_id": 1, "caption": None}, "malformed"),
         ({"image_id": 1, "caption": 7}, "malformed"),
     ],
@@ -325,6 +326,35 @@ def test_pictures_that_models_are_compared_on_are_left_out(
     assert "other-split" in capsys.readouterr().out
     assert main([*words, "--split", "val", "--out", str(tmp_path / "val")]) == 4
     assert "--split train takes it" in capsys.readouterr().err
+
+
+def test_one_id_for_all_annotations_loses_none(tmp_path: Path, images: Path) -> None:
+    document = coco({"id": 3, "image_id": 1, "category_id": 1, "bbox": [30, 10, 20, 20]})
+    for one in document["annotations"]:
+        one["id"] = 0
+    summary, rejects = made(tmp_path, document, "grounding")
+    assert (summary["out"], summary["objects"]["in"], rejects) == (1, 3, {})
+
+
+@pytest.mark.parametrize("bad", [{"bbox": [1, 2, 3]}, {"iscrowd": 1}])
+def test_what_is_left_of_a_category_does_not_stand_alone(tmp_path: Path, images: Path, bad: Json) -> None:
+    dog = {"id": 4, "image_id": 1, "category_id": 3, "bbox": [30, 10, 9, 9]}
+    more = [dog, {"id": 5, "image_id": 1, "category_id": 1} | bad]
+    document = coco(*more, categories=[{"id": i, "name": n} for i, n in enumerate(("", "cup", "table", "dog"))])
+    summary, _ = made(tmp_path, document)
+    assert summary["out"] == 1
+    assert summary["objects"]["one-is-unplaced"] == 1
+    tar = (tmp_path / "out" / "000000.tar").read_bytes()
+    assert b"dog" in tar
+    assert b"cup" not in tar, "there is another one, nobody knows where"
+
+
+def test_a_thing_without_a_place_counts_among_the_instances(tmp_path: Path, images: Path) -> None:
+    cups = [{"image_id": 1, "category_id": 1, "bbox": [x, 30, 5, 5]} for x in (1, 31)]
+    assert made(tmp_path, coco(*cups), "grounding")[0]["out"] == 1
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DataError, match="too-many-instances"):
+        made(tmp_path, coco(*cups, {"image_id": 1, "category_id": 1, "bbox": None}), "grounding")
 
 
 def command(path: Path, images: Path, out: Path) -> list[str]:

@@ -57,6 +57,7 @@ def test_refcoco_tells_which_pictures_are_for_training(tmp_path: Path) -> None:
     box = {"category_id": 1, "bbox": [1, 2, 30, 20]}
     annotations = [{"id": number, "image_id": number} | box for number in range(4)]
     splits = [(0, "train"), (1, "testA"), (1, "train"), (2, "train"), (2, "val"), (3, None)]
+    nameless = {"image_id": 0, "ann_id": None, "split": "testB", "sentences": []}
     references = [
         {"ann_id": image, "image_id": image, "sentences": [{"sent": "dog"}]}
         | ({"split": split} if split else {})
@@ -65,6 +66,8 @@ def test_refcoco_tells_which_pictures_are_for_training(tmp_path: Path) -> None:
     document = COCO | {"images": images, "annotations": annotations}
     pictures = read(tmp_path, "refcoco", "grounding", document, references)
     assert [one.split for one in pictures] == ["train", "testA", "val", ""]
+    (first, *_) = read(tmp_path, "refcoco", "grounding", document, [*references, nameless])
+    assert first.split == "testB"
 
 
 def test_a_crowd_needs_no_outline_to_be_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`vila2 specialize --relabel` with LoRA specialists: one pass writes the layers that separate passes do."""
 
+import gc
 import hashlib
 import importlib.util
 import io
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from lora_adapter import write_adapter
 from vila2cli.cli import app
+from vila2cli.engine.hf import HfEngine
 from vila2cli.errors import DataError, ModelError, RecipeError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.recipe import load_recipe
@@ -177,6 +179,8 @@ def test_one_who_fails_does_not_stop_the_others(
     data, models = tmp_path / "data", specialists | {"grounding": broken, "ocr": tiny_checkpoint}
     with pytest.raises(RejectBudgetError, match="log-probabilities that are no numbers"):
         label(data, tmp_path / "together", models, sets=sets)
+    gc.collect()
+    assert not any(type(one) is HfEngine for one in gc.get_objects()), "the next one may need its memory"
     assert not list((tmp_path / "together" / "grounding").glob("*.tar"))
     for name in ("spatial", "ocr"):
         label(data, tmp_path / "alone", {name: models[name]}, sets=sets)

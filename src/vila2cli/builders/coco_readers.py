@@ -104,10 +104,11 @@ def _read_references(paths: Sequence[Path], pages: Pages) -> tuple[dict[Target, 
             where = f"{path.name}[{number}]"
             page = pages[image_of(entry)]
             with page.reading("phrase", where):
-                target = id_of(object_of(entry), "image_id"), id_of(entry, "ann_id")
-                targets.setdefault(target, where)
+                image_id = id_of(object_of(entry), "image_id")
                 if isinstance(split := entry.get("split"), str) and page.split in ("", "train"):
                     page.split = split  # of several the one that is not for training
+                target = image_id, id_of(entry, "ann_id")
+                targets.setdefault(target, where)
                 for one in list_of(entry, "sentences"):
                     with page.reading("phrase", where):
                         phrases[target].append(text_of(object_of(one), "sent"))
@@ -182,13 +183,19 @@ def read_annotations(
         with page.reading("caption" if is_caption else "object", where):
             if key is None:
                 id_of(object_of(entry), "image_id")
-            page.note_id(name, entry, "id")
             if is_caption:
+                page.note_id(name, entry, "id", text_of(entry, "caption"))
                 page.captions.append(text_of(entry, "caption"))
                 continue
             target = key, entry.get("id")
+            if phrases is not None and target in there:
+                raise EntryError(
+                    f"id {target[1]!r} is that of an earlier one, and phrases go by it", "duplicate-id"
+                )
+            thing = _thing(page, entry, names, (phrases or {}).get(target, ()))
+            page.note_id(name, entry, "id", (thing.category, thing.box))
             there.add(target)
-            page.things.append(_thing(entry, names, (phrases or {}).get(target, ())))
+            page.things.append(thing)
     return there
 
 
@@ -200,11 +207,12 @@ def image_of(entry: Any) -> int | str | None:
         return None
 
 
-def _thing(entry: Json, names: Mapping[Any, str], phrases: Sequence[str]) -> Thing:
-    box = box_of(entry.get("bbox"), "bbox")
+def _thing(page: Page, entry: Json, names: Mapping[Any, str], phrases: Sequence[str]) -> Thing:
     key = id_of(entry, "category_id")
     if key not in names:
         raise EntryError(f"no category has the id {key!r}", "unknown-category")
+    with page.placing(names[key]):
+        box = box_of(entry.get("bbox"), "bbox")
     outline = entry.get("segmentation")
     is_crowd = bool(entry.get("iscrowd")) and not (outline and isinstance(outline, list))
     return Thing(category=names[key], box=box, phrases=tuple(phrases), is_crowd=is_crowd)

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,12 @@ from vila2cli.image import DEFAULT_MAX_PIXELS, UPRIGHT
 Metres_HW = NDArray[np.float64]
 PNG_UNIT, NPY_UNIT = 0.001, 1.0
 """Metres that a number stands for: sensors write 16-bit PNG in millimetres, estimators arrays in metres."""
+
+
+_DAMAGED = (
+    *(OSError, ValueError, SyntaxError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, Image.DecompressionBombError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +65,16 @@ class DepthMaps:
             path = self.folder.find(name.with_suffix(".png"))
         is_array = path.suffix == ".npy"
         try:
-            numbers = _array(path) if is_array else _pixels(path.read_bytes())
-        except (OSError, ValueError, SyntaxError) as error:
+            numbers = (_array if is_array else _pixels)(path.read_bytes())
+        except _DAMAGED as error:
             raise DataError(f"cannot read the depth map {path}: {error}") from None
         unit = self.unit or (NPY_UNIT if is_array else PNG_UNIT)
         metres = numbers.astype(np.float64) * unit
         return np.where(np.isfinite(metres) & (metres > 0), metres, np.nan)
 
 
-def _array(path: Path) -> NDArray[np.generic]:
-    numbers: NDArray[np.generic] = np.squeeze(np.load(path, allow_pickle=False))
+def _array(data: bytes) -> NDArray[np.generic]:
+    numbers: NDArray[np.generic] = np.squeeze(np.load(io.BytesIO(data), allow_pickle=False))
     if numbers.ndim != 2 or numbers.dtype.kind not in "fiu" or not numbers.size:
         raise ValueError(f"an array of {numbers.dtype} and shape {numbers.shape} is no depth for each pixel")
     return numbers

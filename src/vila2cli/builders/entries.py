@@ -35,8 +35,9 @@ class Page:
     captions: list[str] = field(default_factory=list)
     questions: list[tuple[str, str]] = field(default_factory=list)
     malformed: list[Malformed] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
     split: str = ""
-    ids: set[tuple[str, Any]] = field(default_factory=set)
+    ids: set[tuple[str, Any, Any]] = field(default_factory=set)
 
     @contextmanager
     def reading(self, kind: str, where: str) -> Iterator["Page"]:
@@ -46,13 +47,25 @@ class Page:
         except EntryError as error:
             self.malformed.append(Malformed(kind, where, error.reason, str(error)))
 
-    def note_id(self, where: str, entry: Json, name: str) -> None:
-        """Raise EntryError for an annotation of this picture whose id there already was in the same list."""
+    def note_id(self, where: str, entry: Json, name: str, what: Any = None) -> None:
+        """Raise EntryError for an annotation of this picture that there already was in the same list.
+
+        It is the same by its id and `what` it says: some converters give all annotations one id.
+        """
         if entry.get(name) is not None:
             key = id_of(entry, name)
-            if (where, key) in self.ids:
+            if (where, key, what) in self.ids:
                 raise EntryError(f"{name} {key!r} is that of an earlier one of this image", "duplicate-id")
-            self.ids.add((where, key))
+            self.ids.add((where, key, what))
+
+    @contextmanager
+    def placing(self, category: str) -> Iterator[None]:
+        """Note a thing of this category that is somewhere, nobody can tell where, if reading its box fails."""
+        try:
+            yield
+        except EntryError:
+            self.unplaced.append(category)
+            raise
 
     def picture(
         self, name: str, frame: Frame, *, image: Path | None = None, problem: tuple[str, str] | None = None
@@ -65,6 +78,7 @@ class Page:
             things=tuple(self.things),
             captions=tuple(self.captions),
             questions=tuple(self.questions),
+            unplaced=tuple(self.unplaced),
             split=self.split,
             malformed=tuple(self.malformed),
             problem=problem,

@@ -55,7 +55,8 @@ class Picture:
     """One annotated picture; `image` is its bytes or the file's place below the folder of images.
 
     `questions` are asked and answered by people. `split` is the benchmark's that the picture belongs to, ""
-    where the annotations know none. `malformed` are the entries that could not be read.
+    where the annotations know none. `unplaced` has the category of each thing whose box could not be read.
+    `malformed` are the entries that could not be read.
     `problem` is why an annotation cannot be used at all: a reason in one word and what is wrong.
     """
 
@@ -65,6 +66,7 @@ class Picture:
     things: tuple[Thing, ...] = ()
     captions: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
+    unplaced: tuple[str, ...] = ()
     split: str = ""
     malformed: tuple[Malformed, ...] = ()
     problem: tuple[str, str] | None = None

@@ -65,14 +65,16 @@ def _genome_entry(entry: Json, page: Page, where: str, name: str) -> None:
         raise EntryError("has neither objects nor regions nor a width")
     for number, one in enumerate(list_of(entry, "objects")):
         with page.reading("object", f"{where}: objects[{number}]"):
-            box = box_of_parts(object_of(one), "x", "y", "w", "h")
-            page.note_id(f"{name} objects", one, "object_id")
-            names = [name for name in list_of(one, "names") if isinstance(name, str)]
-            page.things.append(Thing(category=(names or [""])[0].lower(), box=box))
+            names = [name for name in list_of(object_of(one), "names") if isinstance(name, str)]
+            category = (names or [""])[0].lower()
+            with page.placing(category):
+                box = box_of_parts(one, "x", "y", "w", "h")
+            page.note_id(f"{name} objects", one, "object_id", (category, box))
+            page.things.append(Thing(category=category, box=box))
     for number, one in enumerate(list_of(entry, "regions")):
         with page.reading("object", f"{where}: regions[{number}]"):
             box, phrase = box_of_parts(object_of(one), "x", "y", "width", "height"), text_of(one, "phrase")
-            page.note_id(f"{name} regions", one, "region_id")
+            page.note_id(f"{name} regions", one, "region_id", (phrase, box))
             category = phrase.strip().rstrip(".").lower()
             page.things.append(Thing(category=category, box=box, phrases=(phrase,), is_region=True))
 
@@ -200,14 +202,14 @@ def read_lines_of_boxes(paths: Sequence[Path]) -> Iterator[Picture]:
                 page.captions += [text_of(one, "caption")] if one.get("caption") else []
                 for number, thing in enumerate(list_of(one, "objects")):
                     with page.reading("object", f"objects[{number}]"):
-                        page.things.append(_line_thing(object_of(thing)))
+                        page.things.append(_line_thing(page, object_of(thing)))
             except (EntryError, DataError) as error:
                 yield lost(page, where, unknown, "malformed", str(error))
                 continue
             yield page.picture(name, frame)
 
 
-def _line_thing(one: Json) -> Thing:
+def _line_thing(page: Page, one: Json) -> Thing:
     centre, span, depth = one.get("centre"), one.get("span"), _depth(one.get("depth"), "depth")
     if centre is not None and (not isinstance(centre, list) or len(centre) != 3):
         raise EntryError(f"centre is {shown(centre)}, not three numbers")
@@ -218,9 +220,12 @@ def _line_thing(one: Json) -> Thing:
     phrases = list_of(one, "phrases")
     if not all(isinstance(phrase, str) for phrase in phrases):
         raise EntryError(f"phrases is {shown(phrases)}, not a list of texts")
+    category = text_of(one, "category") if text is None or "category" in one else "text"
+    with page.placing(category):
+        box = box_of(one.get("box"), "box")
     return Thing(
-        category=text_of(one, "category") if text is None or "category" in one else "text",
-        box=box_of(one.get("box"), "box"),
+        category=category,
+        box=box,
         phrases=tuple(phrases),
         span=None if span is None else (int(number_of(span[0], "span")), int(number_of(span[1], "span"))),
         depth=depth,

@@ -27,8 +27,9 @@ def settle(
 ) -> tuple[list[Thing], list[Dropped]]:
     """The usable things of a picture, boxes in 0-999 xyxy of the upright picture, and the others.
 
-    A region said to be a crowd leaves out its whole category, as nobody counted what is in it. Only
-    grounding data have a limit to the size of a box, and regions, which are of no category to ask for.
+    A region said to be a crowd leaves out its whole category, as nobody counted what is in it, and so does a
+    thing whose box could not be read: what is left of the category does not stand alone. Only grounding data
+    have a limit to the size of a box, and regions, which are of no category to ask for.
     """
     crowded = {thing.category for thing in picture.things if thing.is_crowd}
     max_area = settings.max_area if for_grounding else 1.0
@@ -36,6 +37,8 @@ def settle(
     dropped: list[Dropped] = []
     for thing in picture.things:
         reason = "crowd" if thing.category in crowded else name_problem(thing)
+        if not reason and thing.category in picture.unplaced:
+            reason = "one-is-unplaced"
         if not reason and thing.is_region and not for_grounding:
             reason = "region"
         found = reason or grid_box(thing.box, picture.frame, stored, orientation, max_area=max_area)
@@ -70,6 +73,7 @@ def text_problem(text: str) -> str:
 def crowded_category(picture: Picture, settings: BuildSettings) -> str:
     """A category with more instances than `max_instances` (a crowd region counts as more), "" without one."""
     counts = Counter(thing.category for thing in picture.things if thing.text is None and not thing.is_again)
+    counts.update(picture.unplaced)
     crowds = [thing.category for thing in picture.things if thing.is_crowd]
     over = crowds + [category for category, count in counts.items() if count > settings.max_instances]
     return over[0] if over else ""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from vila2cli.commands.controls import answering, is_final
 from vila2cli.commands.terminal import say
-from vila2cli.errors import DataError, RecipeError
+from vila2cli.errors import DataError, ModelError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import is_remote
 from vila2cli.ranks import parse_rank
@@ -229,9 +229,16 @@ def _is_gone(plan: Plan) -> bool:
     if plan.origins.get("model") != "run folder" or plan.model is None:
         return False
     from vila2cli.model.adapter import is_adapter, named_base
+    from vila2cli.model.checkpoint import resolve_model
 
     folder = Path(plan.model)
-    return not folder.is_dir() or (is_adapter(folder) and not Path(named_base(folder)).is_dir())
+    if not folder.is_dir() or not is_adapter(folder):
+        return not folder.is_dir()
+    try:
+        resolve_model(named_base(folder))
+    except ModelError:
+        return True
+    return False
 
 
 def _value(recipe: Recipe, key: str) -> Any:

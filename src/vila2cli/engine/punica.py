@@ -15,22 +15,23 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-_FEW_RANKS = 64
-"""So many, of all adapters together, are multiplied for every token; of more, each adapter's for its own."""
+_FEW_RANKS = 32
+"""Adapters of so many ranks are multiplied for every token; of more, each for its own alone.
+
+It is the rank that decides, not how many adapters there are: alone or among others they round alike.
+"""
 
 
 class GroupedPunica(PunicaWrapperCPU):  # type: ignore[misc]
     """Adds what each token's adapter makes of it; tokens of none are left as they are."""
 
-    def __init__(self, *args: Any, lora_config: Any, **settings: Any) -> None:
-        super().__init__(*args, lora_config=lora_config, **settings)
-        self._numbers_A = torch.arange(lora_config.max_loras)
-
-    def update_metadata(self, *args: Any, **settings: Any) -> None:
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: Any, max_loras: int, *args: Any, **settings: Any
+    ) -> None:
         """Note which tokens of the next batch are whose; an adapter's number is its place in the matrices."""
-        super().update_metadata(*args, **settings)
+        super().update_metadata(mapping, lora_index_to_id, max_loras, *args, **settings)
         adapters_N = self.token_lora_indices
-        self._is_own_NA1 = (adapters_N[:, None] == self._numbers_A)[:, :, None].float()
+        self._is_own_NA1 = (adapters_N[:, None] == torch.arange(max_loras))[:, :, None].float()
         self._order_N = torch.argsort(adapters_N, stable=True)
         numbers, counts = torch.unique(adapters_N, return_counts=True)
         ends = torch.cumsum(counts, 0).tolist()
@@ -55,8 +56,7 @@ class GroupedPunica(PunicaWrapperCPU):  # type: ignore[misc]
         The layers that vLLM has joined into this one have their matrices, and their slice of O, each.
         """
         y_NO, x_NI = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        num_ranks = lora_a_stacked[0].shape[0] * lora_a_stacked[0].shape[2]
-        add = self._add_at_once if num_ranks <= _FEW_RANKS else self._add_by_adapter
+        add = self._add_at_once if lora_a_stacked[0].shape[2] <= _FEW_RANKS else self._add_by_adapter
         start = 0
         for a_A1RI, b_A1OR, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
             add(y_NO[:, start : start + width], x_NI, a_A1RI[:, 0], b_A1OR[:, 0], scale)
@@ -68,7 +68,7 @@ class GroupedPunica(PunicaWrapperCPU):  # type: ignore[misc]
         """All adapters for all tokens, of which only a token's own counts."""
         num_adapters, rank, _ = a_ARI.shape
         low_NAR = (x_NI.float() @ a_ARI.flatten(0, 1).float().T).view(-1, num_adapters, rank) * scale
-        low_NAR *= self._is_own_NA1
+        low_NAR *= self._is_own_NA1[:, :num_adapters]  # vLLM counts one place more than there are matrices
         b_OAR = b_AOR.transpose(0, 1).flatten(1, 2).to(y_NO.dtype)
         y_NO.addmm_(low_NAR.flatten(1, 2).to(y_NO.dtype), b_OAR.T)
 

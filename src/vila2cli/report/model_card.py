@@ -139,7 +139,7 @@ def _prompts(folder: Path, chain: Lineage, reader: JsonReader, recipe: Recipe) -
     for layer in sorted((*run_dir.glob("round*/*"), *run_dir.glob("specialists/*/relabel"))):
         if not (layer / "layer.json").is_file():
             continue
-        if any(stats.get("sha256") in digests for stats in layer_stats(layer, reader)):
+        if any(str(stats.get("sha256")) in digests for stats in layer_stats(layer, reader)):
             inputs = reader.read(layer / "manifest.json").get("inputs")
             known = prompt_rows({}, _dict(inputs), recipe)
             rows += [(layer.relative_to(run_dir), name, text) for name, _, text in known]

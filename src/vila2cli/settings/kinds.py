@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -62,7 +63,16 @@ EngineDtype = Annotated[
     setting("number format the model runs in; auto is its checkpoint's own", decides=False),
 ]
 JudgeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
-SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+_TAKEN = ("relabel", "pretrain", "interleaved", "sft", "eval")
+
+
+def _own_name(name: str) -> str:
+    if name in _TAKEN or name.endswith("-relabel"):
+        raise ValueError(f"{name} is the name of a stage or of other data; call the specialist something else")
+    return name
+
+
+SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$"), AfterValidator(_own_name)]
 
 
 class Settings(BaseModel):

@@ -120,7 +120,8 @@ def relabel(
             try:
                 _ask(recipe, [(answering[i], layers[i]) for i in group], select(source.shards, worker), stop)
             except (DataError, RejectBudgetError) as error:
-                errors.append(error)
+                error.__context__ = error.__cause__ = None  # they, and the traceback, would hold the engine
+                errors.append(error.with_traceback(None))
             gc.collect()  # the next group's engine may need the memory of this one's
         summaries = [_sum_up(recipe, one, layer) for one, layer in zip(answering, layers, strict=True)]
     if errors:
