@@ -197,7 +197,8 @@ def lora(results: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     machine = results["machine"]
     cores = f"{machine['num_cores']} CPU cores" if "num_cores" in machine else machine.get("device", "")
-    lines += ["", f"Adapters of rank {results['rank']} in {results['engine']} on {cores}."]
+    engine = {"vllm": "vLLM", "hf": "transformers"}[results["engine"]]
+    lines += ["", f"Adapters of rank {results['rank']} in {engine} on {cores}."]
     return "\n".join(lines)
 
 
