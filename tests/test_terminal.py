@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from vila2cli.cli import main
-from vila2cli.commands.terminal import MAX_LINE, complain, say
+from vila2cli.commands.terminal import complain, say
 from vila2cli.run import write_json
 from vila2cli.sample import Annotation, Turn
 from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.text.printable import MAX_LINE
 
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 NAME = "n\x1b[31m\x9b\u202e<b>[red]\nvila2: all is well"

@@ -25,8 +25,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise on damaged bytes, next to OSError.
-_DAMAGED = (
+DAMAGED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -42,6 +41,7 @@ _DAMAGED = (
     struct.error,
     zlib.error,
 )
+"""What Pillow's decoders raise on damaged bytes, beside DecompressionBombError."""
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -63,7 +63,7 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
         raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise DataError(f"image is over the limit of {max_pixels} pixels") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"image cannot be decoded: {error}") from None
 
 
@@ -73,7 +73,7 @@ def image_size(data: bytes) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=FORMATS).size
-    except (Image.DecompressionBombError, *_DAMAGED) as error:
+    except (Image.DecompressionBombError, *DAMAGED) as error:
         raise DataError(f"image header cannot be read: {error}") from None
 
 
@@ -83,7 +83,7 @@ def exif_orientation(data: bytes) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, *_DAMAGED) as error:
+    except (Image.DecompressionBombError, *DAMAGED) as error:
         raise DataError(f"image header cannot be read: {error}") from None
     orientation = _orientation(image)
     return orientation if orientation in UPRIGHT else 1
@@ -104,7 +104,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF tag as it stands, 1 where there is none that can be read."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except _DAMAGED:
+    except DAMAGED:
         return 1
     return orientation if isinstance(orientation, int) else 1
 

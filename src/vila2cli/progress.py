@@ -8,11 +8,9 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vila2cli.run import append_log
-from vila2cli.text.printable import printable, shortened
+from vila2cli.text.printable import printable, printable_line
 
 LINE_EVERY_SECONDS = 10.0
-MAX_NOTE = 4_000
-"""Characters of a note; a server may answer with a page."""
 
 
 class Progress:
@@ -84,7 +82,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show one line of text between the counts."""
-        text = printable(shortened(text, MAX_NOTE))
+        text = printable_line(text)
         if self._bar is not None:
             self._bar.note(f"{self.stage}: {text}")
         else:

@@ -82,6 +82,16 @@ def side_of(layer):
     return lambda one: "left" if one["left"] == layer else "right"
 
 
+def assert_alone_and_inert(browser, page):
+    """The page asks for nothing beside itself, and nothing in its captions became a part of it."""
+    assert browser.dialogs == []
+    assert browser.problems == []
+    assert {urlsplit(url).scheme for url in browser.requests} <= {"file", "data", "blob"}
+    assert {url for url in browser.requests if url.startswith("file:")} == {page.as_uri()}
+    inert = "document.querySelectorAll('script, img, svg, a').length"
+    assert browser.js(inert) == 4  # two scripts and two images, all the page's own
+
+
 def test_a_person_judges_in_a_browser(layers, tmp_path):
     write_page(recipe(), layers=layers, out=tmp_path / "people")
     key = {one["id"]: one for one in json.loads((tmp_path / "people/key.json").read_text())["pairs"]}
@@ -127,12 +137,7 @@ def test_a_person_judges_in_a_browser(layers, tmp_path):
         browser.press("e")
         exported = wait_for(tmp_path, "answers-ada-l-*.json")
 
-        assert browser.dialogs == []
-        assert browser.problems == []
-        assert {urlsplit(url).scheme for url in browser.requests} <= {"file", "data", "blob"}
-        assert {url for url in browser.requests if url.startswith("file:")} == {page.as_uri()}
-        inert = "document.querySelectorAll('script, img, svg, a').length"
-        assert browser.js(inert) == 4  # two scripts and two images, all the page's own
+        assert_alone_and_inert(browser, page)
 
     value = json.loads(exported.read_text())
     assert value["judge"] == "Ada L."

@@ -22,6 +22,7 @@ from vila2cli.builders.entries import (
     read_document,
     read_list,
     size_of,
+    stated,
     text_of,
     unlisted,
 )
@@ -102,7 +103,7 @@ def _read_references(paths: Sequence[Path], pages: Pages) -> tuple[dict[Target, 
     for path in paths:
         for number, entry in enumerate(read_list(path)):
             where = f"{path.name}[{number}]"
-            page = pages[image_of(entry)]
+            page = pages[stated(id_of, entry, "image_id")]
             with page.reading("phrase", where):
                 image_id = id_of(object_of(entry), "image_id")
                 if isinstance(split := entry.get("split"), str) and page.split in ("", "train"):
@@ -177,15 +178,16 @@ def read_annotations(
     """Put annotations on the pages of their images; returns ids of images and annotations that were there."""
     there: set[tuple[Any, Any]] = set()
     for number, entry in enumerate(entries):
-        key = image_of(entry)
+        key = stated(id_of, entry, "image_id")
         page, where = pages[key], f"{name}: annotations[{number}]"
         is_caption = isinstance(entry, Mapping) and "caption" in entry and "bbox" not in entry
         with page.reading("caption" if is_caption else "object", where):
             if key is None:
                 id_of(object_of(entry), "image_id")
             if is_caption:
-                page.note_id(name, entry, "id", text_of(entry, "caption"))
-                page.captions.append(text_of(entry, "caption"))
+                caption = text_of(entry, "caption")
+                page.note_id(name, entry, "id", caption)
+                page.captions.append(caption)
                 continue
             target = key, entry.get("id")
             if phrases is not None and target in there:
@@ -197,14 +199,6 @@ def read_annotations(
             there.add(target)
             page.things.append(thing)
     return there
-
-
-def image_of(entry: Any) -> int | str | None:
-    """The id of the image that an annotation is of, None where it states none."""
-    try:
-        return id_of(object_of(entry), "image_id")
-    except EntryError:
-        return None
 
 
 def _thing(page: Page, entry: Json, names: Mapping[Any, str], phrases: Sequence[str]) -> Thing:

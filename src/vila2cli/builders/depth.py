@@ -15,17 +15,14 @@ from vila2cli.builders.boxes import GRID, seen_from
 from vila2cli.builders.folders import FileFolder
 from vila2cli.builders.pictures import Thing
 from vila2cli.errors import DataError
-from vila2cli.image import DEFAULT_MAX_PIXELS, UPRIGHT
+from vila2cli.image import DAMAGED, DEFAULT_MAX_PIXELS, UPRIGHT
 
 Metres_HW = NDArray[np.float64]
 PNG_UNIT, NPY_UNIT = 0.001, 1.0
 """Metres that a number stands for: sensors write 16-bit PNG in millimetres, estimators arrays in metres."""
 
 
-_DAMAGED = (
-    *(OSError, ValueError, SyntaxError, EOFError, MemoryError),
-    *(zipfile.BadZipFile, Image.DecompressionBombError),
-)
+_DAMAGED = (Image.DecompressionBombError, zipfile.BadZipFile, MemoryError, *DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)

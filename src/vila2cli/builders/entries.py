@@ -3,18 +3,20 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vila2cli.builders.boxes import Frame
 from vila2cli.builders.pictures import Box, Malformed, Picture, Thing
 from vila2cli.errors import DataError
 from vila2cli.files import parse_json
+from vila2cli.text.printable import shortened
 
 Json = Mapping[str, Any]
+Found = TypeVar("Found")
 MAX_SHOWN_CHARS = 80
 """How much of a wrong value is shown."""
 
@@ -105,8 +107,7 @@ def unlisted(pages: Mapping[Any, Page], images: Mapping[Any, Any], frame: Frame)
 
 def shown(value: object) -> str:
     """A wrong value for a message, cut to a length that fits a line."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+    return shortened(repr(value), MAX_SHOWN_CHARS)
 
 
 def value_of(entry: Json, name: str) -> Any:
@@ -133,6 +134,14 @@ def text_of(entry: Json, name: str) -> str:
     if not isinstance(value, str):
         raise EntryError(f"{name} is {shown(value)}, not text")
     return value
+
+
+def stated(read: Callable[[Json, str], Found], entry: object, name: str) -> Found | None:
+    """What `read` finds in an entry under this name, None where it would be malformed."""
+    try:
+        return read(object_of(entry), name)
+    except EntryError:
+        return None
 
 
 def list_of(entry: Json, name: str) -> list[Any]:

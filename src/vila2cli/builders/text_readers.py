@@ -21,6 +21,7 @@ from vila2cli.builders.entries import (
     read_document,
     shown,
     size_of,
+    stated,
     text_of,
     unlisted,
 )
@@ -36,7 +37,9 @@ def read_textocr(paths: Sequence[Path]) -> Iterator[Picture]:
         document = read_document(path, "imgs", "anns", kind=dict)
         pages: Pages = defaultdict(Page)
         for name, entry in document["anns"].items():
-            with pages[_image_of(entry)].reading("object", f"{path.name}: anns[{shown(name)}]") as page:
+            image = stated(id_of, entry, "image_id")
+            key = None if image is None else str(image)
+            with pages[key].reading("object", f"{path.name}: anns[{shown(name)}]") as page:
                 box, text = box_of(object_of(entry).get("bbox"), "bbox"), text_of(entry, "utf8_string")
                 id_of(entry, "image_id")
                 page.things.append(Thing(category="text", box=box, text=text))
@@ -49,13 +52,6 @@ def read_textocr(paths: Sequence[Path]) -> Iterator[Picture]:
                 continue
             yield pages[key].picture(name, Frame(frame.unit, frame.form, size))
         yield from unlisted(pages, document["imgs"], frame)
-
-
-def _image_of(entry: Any) -> str | None:
-    try:
-        return str(id_of(object_of(entry), "image_id"))
-    except EntryError:
-        return None
 
 
 def read_docvqa(paths: Sequence[Path]) -> Iterator[Picture]:
@@ -74,7 +70,9 @@ def read_docvqa(paths: Sequence[Path]) -> Iterator[Picture]:
         if not isinstance(document.get("data"), list):
             raise DataError(f"{path} has no list 'data'; is it of another --format?")
         for number, row in enumerate(document["data"]):
-            with pages[_row_image(row)].reading("question", f"{path.name}: data[{number}]") as page:
+            with pages[stated(name_of, row, "image")].reading(
+                "question", f"{path.name}: data[{number}]"
+            ) as page:
                 name_of(object_of(row), "image")
                 page.questions.append((text_of(row, "question"), _answer(row)))
     for name in [*pages, *(stem for stem in words if stem not in {_stem(name) for name in pages if name})]:
@@ -89,13 +87,6 @@ def read_docvqa(paths: Sequence[Path]) -> Iterator[Picture]:
 
 def _stem(name: str) -> str:
     return PurePosixPath(name).stem
-
-
-def _row_image(row: Any) -> str | None:
-    try:
-        return name_of(object_of(row), "image")
-    except EntryError:
-        return None
 
 
 def _document_picture(page: Page, name: str, words: Json | None) -> Picture:

@@ -27,6 +27,6 @@ def lineage(
     tree = run_stage(path, verify=verify)
     if as_json:
         text = json.dumps(tree.to_json(), indent=1).replace("\x7f", "\\u007f")
-        say(*text.split("\n"), max_chars=None)
+        say(*text.split("\n"), is_whole=True)
         return
     say(*lines(tree))

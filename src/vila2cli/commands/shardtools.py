@@ -125,7 +125,7 @@ def show(
 
     max_chars = None if full else MAX_SHOWN_CHARS
     text = shardtools.show(open_source(shards, base=base), num, start=start, max_chars=max_chars)
-    say(*text.split("\n"), max_chars=None)
+    say(*text.split("\n"), is_whole=True)
 
 
 def _show_tokens(

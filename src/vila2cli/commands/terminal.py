@@ -10,16 +10,14 @@ from typing import Any
 import typer
 
 from vila2cli.errors import DataWarning
-from vila2cli.text.printable import printable, shortened
-
-MAX_LINE = 4_000
-"""Characters of one line, a page or so of a terminal; what was asked for, such as a caption, is whole."""
+from vila2cli.text.printable import printable, printable_line
 
 
-def say(*lines: object, max_chars: int | None = MAX_LINE) -> None:
-    """Print lines, each of which stays one."""
+def say(*lines: object, is_whole: bool = False) -> None:
+    """Print lines, each of which stays one; what was asked for, such as a caption, `is_whole` however long."""
+    show = printable if is_whole else printable_line
     for line in lines:
-        typer.echo(_shown(str(line), max_chars))  # noqa: TID251
+        typer.echo(show(str(line)))  # noqa: TID251
 
 
 def say_coloured(text: str) -> None:
@@ -29,14 +27,9 @@ def say_coloured(text: str) -> None:
 
 def complain(text: str, colour: str = typer.colors.RED) -> None:
     """Print an error or a warning on stderr; lines after the first are set in, so that none passes for one."""
-    first, *others = (_shown(line, MAX_LINE) for line in text.split("\n"))
+    first, *others = map(printable_line, text.split("\n"))
     lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
     typer.secho("vila2: " + "\n".join(lines), fg=colour, err=True)  # noqa: TID251
-
-
-def _shown(line: str, max_chars: int | None) -> str:
-    text = printable(line)
-    return text if max_chars is None else shortened(text, max_chars)
 
 
 def show_all_characters() -> None:

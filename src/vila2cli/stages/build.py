@@ -60,19 +60,14 @@ def build(
     pictures = read_pictures(format, specialist, annotations)
     if images is None and not FORMATS[format].in_shards:
         raise DataError(f"--format {format} needs --images, the folder that its pictures are in")
-    files = list(annotations)
-    if FORMATS[format].in_shards:
-        files = [local_path(tar) for tar in expand([str(path) for path in annotations])]
-    if missing := [path for path in files if not path.is_file()]:
-        raise DataError(f"--annotations {missing[0]}: there is no such file")
-    names = Counter(path.name for path in files)
+    files = _files(format, annotations)
     first = list(islice(pictures, 1))  # what cannot be read at all claims no folder
     inputs = {
         "stage": "build",
         "specialist": specialist,
         "format": format,
         "settings": asdict(settings),
-        "annotations": {path.name if names[path.name] == 1 else str(path): file_sha256(path) for path in files},
+        "annotations": files,
         "images": None if images is None else str(images),
         "box_frame": BOX_FRAME,
         **({} if depth is None else {"depth": str(depth), "depth_unit": depth_unit}),
@@ -92,6 +87,17 @@ def build(
             f"see {out}/rejects.jsonl"
         )
     return summary
+
+
+def _files(format: str, annotations: Sequence[Path]) -> dict[str, str]:
+    """Digests of the annotation files, by name where that is one file's alone; raises DataError."""
+    files = list(annotations)
+    if FORMATS[format].in_shards:
+        files = [local_path(tar) for tar in expand([str(path) for path in annotations])]
+    if missing := [path for path in files if not path.is_file()]:
+        raise DataError(f"--annotations {missing[0]}: there is no such file")
+    names = Counter(path.name for path in files)
+    return {path.name if names[path.name] == 1 else str(path): file_sha256(path) for path in files}
 
 
 class _Builder:

@@ -6,6 +6,8 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _MARKS = ("Mn", "Me")
 # Joiners inside emoji and Indic words are format characters too, but harmless.
 _HARMLESS = frozenset("\u200c\u200d")
+MAX_LINE = 4_000
+"""Characters of one line, a page or so of a terminal."""
 MAX_MARKS = 8
 """Accents and joiners on one letter; more than any script stacks would cover the lines around it."""
 
@@ -33,6 +35,11 @@ def shortened(text: str, limit: int) -> str:
     """The first `limit` characters, and how many more there are."""
     left_out = len(text) - limit
     return text if left_out <= 0 else f"{text[:limit]} … ({left_out:,} more characters)"
+
+
+def printable_line(text: str) -> str:
+    """One line for a terminal or a log, whatever is in it and however long it is."""
+    return shortened(printable(text), MAX_LINE)
 
 
 def _escape(character: str) -> str:
