@@ -11,8 +11,8 @@ from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
 from vila2cli.run import Worker
 from vila2cli.score import find_scorer
-from vila2cli.score.compare import both, read_predictions, shared_tasks
-from vila2cli.score.stats import Interval, difference
+from vila2cli.score.compare import differences, read_predictions, shared_tasks
+from vila2cli.score.stats import Interval
 from vila2cli.score.task import load_task
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.evaluate import evaluate
@@ -191,12 +191,12 @@ def test_two_evals_are_compared_sample_by_sample(tiny_checkpoint, tasks, tmp_pat
         for name in ("one", "two")
     )
     yesno = shared["existence"]
-    before, after, _ = both(tmp_path / "one/existence", tmp_path / "two/existence", yesno, num_bootstrap=50)
-    assert {name: difference(before[name], after[name]).value for name in before} == pytest.approx(
+    found = differences(tmp_path / "one/existence", tmp_path / "two/existence", yesno, num_bootstrap=50)
+    assert {name: one.value for name, one in found.items()} == pytest.approx(
         {name: second[name]["value"] - first[name]["value"] for name in first}
     )
-    before, after, _ = both(tmp_path / "one/existence", tmp_path / "one/existence", yesno)
-    assert difference(before["accuracy"], after["accuracy"]).interval() == Interval(0.0, 0.0, 0.0)
+    same = differences(tmp_path / "one/existence", tmp_path / "one/existence", yesno)["accuracy"].interval()
+    assert same == Interval(0.0, 0.0, 0.0)
 
 
 def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_path):
@@ -206,7 +206,7 @@ def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_
     for name in ("000000", "000001"):
         (tmp_path / f"eval/elsewhere/{name}.tar").unlink()
     with pytest.raises(DataError, match="share no sample"):
-        both(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
+        differences(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no predictions"):
         read_predictions(tmp_path / "empty")

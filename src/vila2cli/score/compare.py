@@ -100,6 +100,14 @@ def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predicti
     return _take(first, [i for i, _ in shared]), _take(second, [j for _, j in shared])
 
 
+def differences(
+    first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Second minus first of every metric of the scorer, on the samples both layers hold."""
+    before, after, _ = both(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
+    return {name: difference(before[name], after[name]) for name in before}
+
+
 def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[dict[str, Estimate], dict[str, Estimate], tuple[Predictions, Predictions]]:
