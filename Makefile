@@ -16,6 +16,8 @@ RECIPE ?= recipes/world.toml
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# Versions that were tested together; LOCK= takes the newest that pyproject.toml allows.
+LOCK ?= requirements.lock
 SET ?=
 NAME := $(shell sed -n 's/^name *= *"\(.*\)"/\1/p' $(RECIPE) | head -n 1)
 RUN := runs/$(NAME)
@@ -32,19 +34,26 @@ WORLD := $(if $(filter-out 0,$(IS_WORLD)),data/world/world.json)
 LAUNCH ?=
 SUBMIT = PATH="$(abspath $(VENV))/bin:$$PATH" vila2 slurm submit
 
-.PHONY: help setup test lint types world specialists controls report bench clean FORCE
+.PHONY: help setup lock test lint types world specialists controls report bench clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(VENV)/installed ## make the virtual environment and install the package into it
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(LOCK)
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)) -e '.[dev]'
 	@touch $@
+
+# vLLM allows only some versions of transformers, and its tests run in the same environment.
+lock: ## write requirements.lock anew: the newest versions, tested before it is committed
+	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+		--extra dev --constraint .ci/vllm.txt pyproject.toml | \
+		grep -vE '^(nvidia-|cuda-|triton|colorama|setuptools)' >$@.partial
+	@{ sed -n '/^#/p' requirements.lock; cat $@.partial; } >$@.whole && rm $@.partial && mv $@.whole requirements.lock
 
 test: setup ## run the tests, on up to 8 processors
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share; the models are the package's own tiny ones, not stand-ins."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -15,6 +16,19 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `vllm` where vLLM is not installed, so that no test has to say so itself."""
+    if item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests run in an empty folder, so that none depends on the `runs/` and `data/` of the checkout."""
+    with contextlib.chdir(tmp_path_factory.mktemp("working-folder")):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +106,6 @@ class VllmServer:
 @pytest.fixture(scope="session")
 def vllm_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     """A running server of `tiny_checkpoint`."""
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed")
     server = VllmServer(tiny_checkpoint, tmp_path_factory.mktemp("server") / "log")
     try:
         server.start()

@@ -1,6 +1,5 @@
 """Several LoRA adapters over one loaded model: each answers as the model that it is merged into does."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ Ask = Callable[..., Request]
 NUM_PICTURES = 6
 needs_vllm = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -120,7 +118,6 @@ def test_an_adapter_of_a_larger_model_is_one_line(random_vlm: Path, tmp_path: Pa
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_vllm_takes_adapters_of_the_llm_alone(random_vlm: Path, tmp_path: Path) -> None:
     net = AutoModelForImageTextToText.from_pretrained(random_vlm, dtype="float32")

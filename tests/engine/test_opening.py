@@ -1,6 +1,5 @@
 """A layer is written by one engine, whichever worker comes first."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def test_another_engine_is_refused_before_it_is_loaded(source: Source, tmp_path:
 
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_auto_goes_on_with_no_other_engine(
     source: Source, random_vlm: Path, small_head_vlm: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,5 @@
 """LoRA matrices in vLLM on a CPU: what they add to each token is what its own adapter makes of it."""
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -12,7 +10,6 @@ PLACES = (3, 1, 2)
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rank", [8, 64])

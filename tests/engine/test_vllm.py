@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import shutil
 import signal
@@ -20,7 +19,6 @@ from vila2cli.stopping import interruptible
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
     pytest.mark.filterwarnings("ignore"),
 ]
 Ask = Callable[..., Request]

@@ -1,6 +1,5 @@
 """Every architecture that is built: saved, and read in a fresh process with equal logits."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -251,7 +250,6 @@ def test_a_projector_that_an_architecture_lacks_is_a_recipe_error() -> None:
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 @pytest.mark.parametrize("kind", [*BASES, "internvl"])
 def test_vllm_reads_it_as_it_lies_and_says_the_same(
     kind: str, clip: str, internvit: str, tmp_path: Path

@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import importlib.util
 import io
 import json
 import shutil
@@ -226,7 +225,6 @@ def test_full_fine_tunes_answer_beside_adapters(
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_vllm_answers_for_all_of_them_as_transformers_does(
     data: Path, specialists: dict[str, Path], tmp_path: Path

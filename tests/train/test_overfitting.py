@@ -1,6 +1,5 @@
 """Eight conversations learned by heart, and given back word by word by the engines."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -56,8 +55,6 @@ def chosen() -> list[Sample]:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["hf", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_greedy_decoding_gives_every_answer_back(learned: Path, engine: str) -> None:
-    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed")
     requests, answers = [], []
     for sample in chosen():
         images = tuple(decode_image(image.data) for image in sample.images)

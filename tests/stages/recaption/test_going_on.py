@@ -1,6 +1,5 @@
 """`vila2 recaption`: going on, what is refused, damaged shards, kills."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -209,7 +208,6 @@ def test_a_killed_run_goes_on_where_it_stopped(
 
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_writes_the_same_captions(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
     # Greedy alone: the engines draw from the same distribution with other noise.
     sets = ["recaption.max_new_tokens=48", "recaption.retry_temperatures=[]"]
