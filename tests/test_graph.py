@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from vila2cli.cli import main
 from vila2cli.errors import RecipeError
 from vila2cli.graph import Stage, plan_stages
 from vila2cli.recipe import load_recipe
@@ -14,20 +17,71 @@ from vila2cli.recipe import load_recipe
 REPO = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("more", ["", "[pretrain]\nfiltered = true\n", "[specialize]\nlora = true\n"])
-@pytest.mark.parametrize("target", ["round0", "round2", "specialists"])
-def test_it_is_the_graph_of_the_makefile(tmp_path: Path, target: str, more: str) -> None:
-    path = tmp_path / "recipe.toml"  # under a name that no run in this checkout has
-    text = (REPO / "recipes" / "world.toml").read_text().replace('"world"', '"never-run"', 1)
-    path.write_text(f"{text}\n{more}")
-    command = ["make", "-n", target, "VENV=/nowhere", f"RECIPE={path}"]
-    lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
-    made = re.findall(r"/vila2 ((?!world)\w.*?) --recipe", lines)
-    stages = plan_stages(load_recipe(path), target)
-    assert sorted(made) == sorted(" ".join(stage.words) for stage in stages)
-    order = {words: place for place, words in enumerate(made)}
-    place = {stage.name: order[" ".join(stage.words)] for stage in stages}
-    assert all(place[before] < place[stage.name] for stage in stages for before in stage.after)
+WORLD = (REPO / "recipes" / "world.toml").read_text()
+FILTERED = WORLD.replace("[pretrain.align]", "[pretrain]\nfiltered = true\n\n[pretrain.align]")
+RECIPES = {
+    "as it is": (WORLD, ()),
+    "a name in single quotes": (WORLD.replace('"world"', "'world'", 1), ()),
+    "no name": (WORLD.replace('name = "world"', "", 1), ()),
+    "other rounds": (WORLD, ("rounds=1",)),
+    "runs elsewhere": (WORLD, ("runs_dir=far away/runs #1",)),
+    "filtered": (FILTERED, ()),
+    "filtered at top level": ("pretrain.filtered = true\n", ()),
+    "filtered inline": ("pretrain = { filtered = true }\n", ()),
+    "no specialists": (WORLD[: WORLD.index("[specialists")], ()),
+    "adapters": (WORLD, ("specialize.lora=true",)),
+}
+
+
+def words_of_stages(lines: str) -> list[str]:
+    """What follows `vila2` in every line that calls it, without recipe and settings."""
+    found = re.findall(r"vila2 ((?!run |slurm )\w.*)", lines)
+    return [re.split(r" +#| --recipe", line)[0].strip() for line in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [(kind, target) for kind in RECIPES for target in ("round2", "specialists")]
+    + [("as it is", "round0"), ("as it is", "controls"), ("adapters", "controls")],
+)
+def test_run_make_and_slurm_have_the_same_stages(
+    tmp_path: Path, kind: str, target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, sets = RECIPES[kind]
+    Path("a recipe.toml").write_text(text)
+    flags = ["--recipe", "a recipe.toml", *(word for one in sets for word in ("--set", one))]
+    expected = [" ".join(stage.words) for stage in plan_stages(load_recipe("a recipe.toml", sets), target)]
+
+    assert main(["run", target, *flags, "--dry-run"]) == 0
+    assert words_of_stages(capsys.readouterr().out) == expected
+
+    assert main(["slurm", "emit", target, *flags, "--out", "jobs"]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith(".sbatch")]
+    emitted = [re.search(r"^# vila2 (.*); made by", path.read_text(), re.MULTILINE) for path in paths]
+    assert [found[1] for found in emitted if found] == expected
+
+    command = ["make", "-f", str(REPO / "Makefile"), "-n", target, f"VENV={sys.prefix}", "RECIPE=a recipe.toml"]
+    command += ["-o", f"{sys.prefix}/installed", "SET=" + shlex.join(flags[2:])]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert sorted(words_of_stages(made)) == sorted(expected)
+    place = {words: at for at, words in enumerate(words_of_stages(made))}
+    stages = {stage.name: stage for stage in plan_stages(load_recipe("a recipe.toml", sets), target)}
+    for stage in stages.values():
+        for before in stage.after:
+            assert place[" ".join(stages[before].words)] < place[" ".join(stage.words)]
+
+
+def test_a_name_that_is_no_folder_is_refused_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.toml").write_text('name = "my run"\n')
+    assert main(["run", "round1", "--recipe", "my.toml", "--dry-run"]) == 2
+    assert main(["slurm", "emit", "round1", "--recipe", "my.toml"]) == 2
+    command = ["make", "-f", str(REPO / "Makefile"), "-n", "round1", f"VENV={sys.prefix}", "RECIPE=my.toml"]
+    command += ["-o", f"{sys.prefix}/installed"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 2
+    assert "my.toml:1: name = 'my run'" in made.stderr
 
 
 def test_every_stage_comes_after_those_it_names() -> None:

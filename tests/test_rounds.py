@@ -1,9 +1,7 @@
 """The whole loop through the command line, small: two rounds, specialists, the final model, the report."""
 
 import json
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -198,18 +196,3 @@ def test_a_round_trains_on_what_its_filter_keeps(
     assert made["phases"][0]["num_samples"] == num_kept == 12
     vila2("report")
     assert "What was kept" in (run / "report.html").read_text()
-
-
-@pytest.mark.parametrize("is_filtered", [False, True])
-def test_make_runs_the_stages_of_a_round_in_order(tmp_path: Path, is_filtered: bool) -> None:
-    recipe = tmp_path / "recipe.toml"  # under a name that no run in this checkout has
-    text = (REPO / "recipes" / "world.toml").read_text().replace('"world"', '"never-run"', 1)
-    recipe.write_text(text + "\n[pretrain]\nfiltered = true\n" * is_filtered)
-    command = ["make", "-n", "round2", "VENV=/nowhere", f"RECIPE={recipe}"]
-    lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
-    stages = re.findall(r"/vila2 (\w+)(?: --round (\d))?", lines)
-    later = ["recaption", *["filter"] * is_filtered, "pretrain", "sft", "eval"]
-    expected = [("pretrain", "0"), ("sft", "0"), ("eval", "0")]
-    for n in ("1", "2"):
-        expected += [(stage, n) for stage in (*later, "judge")]
-    assert [stage for stage in stages if stage[1]] == expected

@@ -16,7 +16,9 @@ from vila2cli.commands import (
     judge,
     lineage,
     recaption,
+    recipe,
     rounds,
+    run,
     seeing,
     shardtools,
     slurm,
@@ -65,6 +67,7 @@ class Shell(TyperGroup):
 
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app.command("run")(run.run)
 app.command("recaption")(recaption.recaption)
 app.command("filter")(filtering.filter_command)
 app.command("pretrain")(rounds.pretrain)
@@ -82,6 +85,7 @@ app.command("plan")(forecast.plan)
 app.add_typer(shardtools.app, name="shards")
 app.add_typer(world.app, name="world")
 app.add_typer(slurm.app, name="slurm")
+app.add_typer(recipe.app, name="recipe")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,6 +1,6 @@
-"""The stages of a run in the order in which they can run: what each runs, writes and waits for.
+"""The table of stages: what each of a run's stages runs, writes and waits for, and when it is complete.
 
-The Makefile holds the same graph for one machine; a test keeps the two equal.
+`vila2 run`, the rules that make includes, and `vila2 slurm` all read it.
 """
 
 import re
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
@@ -17,8 +18,11 @@ from vila2cli.run import RunFolder
 from vila2cli.settings.slurm import StageKind
 from vila2cli.splitting import listed_shards, undone
 
-SPECIALISTS = "specialists"
+SPECIALISTS, CONTROLS = "specialists", "controls"
+WORLD: Literal["world"] = "world"
+_DIRECT, _EQUAL_COMPUTE, _ONLY = "final-direct", "final-equal-compute", "final-only-"
 _DONE_FILES: dict[StageKind, str] = {
+    "world": "world.json",
     "recaption": "summary.json",
     "filter": "summary.json",
     "relabel": "summary.json",
@@ -28,6 +32,8 @@ _DONE_FILES: dict[StageKind, str] = {
     "sft": "vila2.json",
     "specialize": "vila2.json",
 }
+WORLD_DIR = Path("data/world")
+"""Where `vila2 world` writes, and the recipe of the embedded world reads."""
 _SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
 
 
@@ -53,7 +59,7 @@ class Stage:
     @property
     def is_split(self) -> bool:
         """Whether workers share the shards."""
-        return not self.is_training
+        return not self.is_training and self.kind != "world"
 
     @property
     def is_training(self) -> bool:
@@ -63,6 +69,11 @@ class Stage:
     def marker(self) -> Path:
         """The file that is written last."""
         return self.out / _DONE_FILES[self.kind]
+
+    @property
+    def markers(self) -> tuple[Path, ...]:
+        """Those of all its folders."""
+        return tuple(out / _DONE_FILES[self.kind] for out in (self.out, *self.beside))
 
     def is_complete(self) -> bool:
         """Whether the output is there, of all shards."""
@@ -114,20 +125,55 @@ class Stage:
         return [str(base["name"]) for base in read_json(path)["base"]] if path.is_file() else []
 
 
-def plan_stages(recipe: Recipe, target: str | None = None) -> list[Stage]:
-    """The stages that lead to `roundN` or to the `specialists` and the final model; None is the last round.
+def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:
+    """The stages that lead to the targets, in an order in which they can run; the last round without any.
 
-    Raises RecipeError for another target.
+    A target is `roundN`, `specialists` (they and the final model), `controls` or one of them (`final-direct`,
+    `final-equal-compute`, `final-only-NAME`), or `world` where the recipe names the embedded one. Raises
+    RecipeError for another.
     """
-    target = target or f"round{recipe.rounds}"
-    found = re.fullmatch(r"round(\d{1,3})", target)
-    if not found and target != SPECIALISTS:
-        raise RecipeError(f"{target} is no target; give round0 to round{recipe.rounds}, or {SPECIALISTS}")
-    last = int(found[1]) if found else recipe.rounds
+    goals = [goal for names in goals_of(recipe, *targets).values() for goal in names]
+    last = max(
+        recipe.rounds, *(int(found[1]) for goal in goals if (found := re.match(r"round(\d+)-", goal))), 0
+    )
     stages = [stage for number in range(last + 1) for stage in _round(recipe, number)]
-    if found:
-        return list(_leading_to([stages[-1].name, f"round{last}-eval"], stages))
-    return list(_leading_to(["final-eval"], [*stages, *_specialists(recipe)]))
+    stages = [
+        *stages,
+        *_specialists(recipe),
+        *(one for name in _controls(recipe) for one in _control(recipe, name)),
+    ]
+    if _needs_world(recipe):
+        drawn = Stage(WORLD, WORLD, (WORLD,), WORLD_DIR)
+        first = {stage.name for stage in stages if not stage.after}
+        stages = [drawn, *(replace(one, after=(WORLD,)) if one.name in first else one for one in stages)]
+    return list(_leading_to(goals, stages))
+
+
+def goals_of(recipe: Recipe, *targets: str) -> dict[str, list[str]]:
+    """The stages that each target is complete with, see `plan_stages`."""
+    return {target: _goals(recipe, target) for target in targets or (f"round{recipe.rounds}",)}
+
+
+def _goals(recipe: Recipe, target: str) -> list[str]:
+    if found := re.fullmatch(r"round(\d{1,3})", target):
+        number = int(found[1])
+        return [f"round{number}-eval", *([f"round{number}-judge"] if number else [])]
+    controls = _controls(recipe)
+    known = {SPECIALISTS: ["final-eval"], CONTROLS: [f"{name}-eval" for name in controls]}
+    known |= {name: [f"{name}-eval"] for name in controls}
+    if _needs_world(recipe):
+        known[WORLD] = [WORLD]
+    if target not in known:
+        raise RecipeError(f"{target} is no target; give round0 to round{recipe.rounds}, or {', '.join(known)}")
+    return known[target]
+
+
+def _needs_world(recipe: Recipe) -> bool:
+    """Whether any of the data is the embedded world's."""
+    data = recipe.data
+    specs = [*data.pretrain, *data.interleaved, *data.text, *data.sft, *recipe.eval.tasks]
+    specs += [spec for specialist in recipe.specialists.values() for spec in specialist.data]
+    return any(spec.startswith(f"{WORLD_DIR}/") for spec in specs)
 
 
 def _leading_to(goals: Sequence[str], stages: Iterable[Stage]) -> Iterator[Stage]:
@@ -171,11 +217,32 @@ def _specialists(recipe: Recipe) -> Iterator[Stage]:
         yield Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-eval",))
     relabelling = list(_relabelling(recipe))
     yield from relabelling
-    before = tuple(stage.name for stage in relabelling)
+    before = tuple(stage.name for stage in relabelling) or (f"round{recipe.rounds}-eval",)
+    yield from _training(recipe, "final", before)
+
+
+def _controls(recipe: Recipe) -> list[str]:
+    """The controls of the final model, see commands/controls.py."""
+    return [_DIRECT, _EQUAL_COMPUTE, *(f"{_ONLY}{name}" for name in recipe.specialists)]
+
+
+def _control(recipe: Recipe, control: str) -> Iterator[Stage]:
+    before: tuple[str, ...] = (f"round{recipe.rounds}-eval",)
+    if control == _EQUAL_COMPUTE:
+        before = ("final-pretrain",)
+    elif control.startswith(_ONLY):
+        name = control.removeprefix(_ONLY)
+        before = tuple(stage.name for stage in _relabelling(recipe) if name in stage.specialists)
+    yield from _training(recipe, control, before)
+
+
+def _training(recipe: Recipe, group: str, before: tuple[str, ...]) -> Iterator[Stage]:
+    """The training and evaluation of the final model or of a control of it."""
     kinds: tuple[StageKind, ...] = ("pretrain", "sft", "eval")
     for kind in kinds:
-        yield Stage(f"final-{kind}", kind, (kind, "--round", "final"), folder.stage(kind, None), before)
-        before = (f"final-{kind}",)
+        out = RunFolder(recipe.run_dir).stage(kind, group)
+        yield Stage(f"{group}-{kind}", kind, (kind, "--round", group), out, before)
+        before = (f"{group}-{kind}",)
 
 
 def _relabelling(recipe: Recipe) -> Iterator[Stage]:

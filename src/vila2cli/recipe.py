@@ -13,19 +13,20 @@ from pydantic import ValidationError
 from vila2cli.errors import RecipeError
 from vila2cli.settings import Origin, Recipe, describe
 
-__all__ = ["Recipe", "flatten", "load_recipe", "resolved_lines"]
+__all__ = ["Recipe", "find_recipe", "flatten", "load_recipe", "resolved_lines", "shipped_recipes"]
 
 Place = Mapping[str, str]
 """Dotted key -> where it was written, as `recipes/world.toml:12` or `--set KEY=VALUE`."""
 
 
 def load_recipe(path: Path | str | None = None, sets: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file (None for the defaults alone) and put `KEY=VALUE` settings on top.
+    """Read a recipe (None for the defaults alone) and put `KEY=VALUE` settings on top.
 
-    Raises RecipeError with one line per problem: file and line, the key as typed, and the nearest
-    known key.
+    `path` is a file, or the name of a recipe that comes with the package, such as "world". Raises
+    RecipeError with one line per problem: file and line, the key as typed, and the nearest known key.
     """
-    tree, places = ({}, {}) if path is None else _read_toml(Path(path))
+    path = None if path is None else find_recipe(Path(path))
+    tree, places = ({}, {}) if path is None else _read_toml(path)
     origins: dict[str, Origin] = dict.fromkeys(flatten(tree), "recipe")
     problems: list[str] = []
     for text in sets:
@@ -48,8 +49,28 @@ def load_recipe(path: Path | str | None = None, sets: Sequence[str] = ()) -> Rec
         raise RecipeError(head + "\n  ".join(problems))
     defaults = dict.fromkeys(flatten(recipe.model_dump(mode="json")), "default")
     recipe._origins.update({**defaults, **origins})  # type: ignore[dict-item]
-    recipe._path = None if path is None else Path(path)
+    recipe._path = path
     return recipe
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package by name: `world`, `vila2-8b`, `vila-ablations/vila` ..."""
+    # A checkout has them at its top, where people read them; a wheel takes them along.
+    folders = [Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes"]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.toml"))}
+
+
+def find_recipe(path: Path) -> Path:
+    """The file of a recipe: the one named, else one of `shipped_recipes`; raises RecipeError."""
+    if path.exists() or path.suffix == ".toml":
+        return path
+    shipped = shipped_recipes()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    close = difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.6)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise RecipeError(f"there is no recipe {path}: neither a file nor one of {', '.join(shipped)}{meant}")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -102,7 +102,8 @@ def _plan_lines(
 ) -> list[str]:
     from vila2cli.forecast import count_data, forecast, forecast_lines, measured_rates
 
-    stages = plan_stages(recipe, target or (SPECIALISTS if recipe.specialists else None))
+    targets = [target or SPECIALISTS] if target or recipe.specialists else []
+    stages = [stage for stage in plan_stages(recipe, *targets) if stage.kind != "world"]  # is drawn in seconds
     counts = count_data(recipe).with_sizes(sizes)
     found = list(forecast(stages, recipe, counts, measured_rates(rates or recipe.run_dir)))
     return list(forecast_lines(found, num_devices=devices))

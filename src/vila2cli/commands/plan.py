@@ -61,6 +61,12 @@ def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
     return load_recipe(path, sets or ())
 
 
+def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
+    """The recipe and settings as further commands are given them."""
+    path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
+    return [*path, *(word for text in sets or () for word in ("--set", text))]
+
+
 def parse_round(text: str | None) -> int | str | None:
     """Read `--round`: a number from 0, `final` for the training after the specialists, or a control of it."""
     if text is None or is_final(text):

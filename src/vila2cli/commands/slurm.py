@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.commands.options import Out, RecipeFile, Sets
-from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.plan import open_recipe, recipe_flags
 from vila2cli.commands.terminal import say
 from vila2cli.graph import plan_stages
 from vila2cli.recipe import Recipe
@@ -16,14 +16,9 @@ from vila2cli.recipe import Recipe
 app = typer.Typer(no_args_is_help=True, help="Run the rounds as Slurm jobs that wait for each other.")
 
 Target = Annotated[
-    str | None, typer.Argument(help="roundN, or specialists; the recipe's last round by default.")
+    str | None,
+    typer.Argument(help="roundN, specialists, controls or final-CONTROL; the recipe's last round by default."),
 ]
-
-
-def _flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
-    """The recipe and settings as the stages' commands are given them."""
-    path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
-    return [*path, *(word for text in sets or () for word in ("--set", text))]
 
 
 @app.command("emit")
@@ -41,9 +36,9 @@ def emit(
     from vila2cli.slurm.submit import write_scripts
 
     settings = open_recipe(recipe, sets)
-    stages = plan_stages(settings, target)
+    stages = plan_stages(settings, *([target] if target else []))
     paths = write_scripts(
-        stages, settings.slurm, run_dir=settings.run_dir, flags=_flags(settings, sets), folder=out
+        stages, settings.slurm, run_dir=settings.run_dir, flags=recipe_flags(settings, sets), folder=out
     )
     for path in paths:
         say(str(path))
@@ -68,8 +63,8 @@ def submit(
     from vila2cli.slurm.submit import submit as run_submit
 
     settings = open_recipe(recipe, sets)
-    stages = plan_stages(settings, target)
-    folder, flags = settings.run_dir / "slurm", _flags(settings, sets)
+    stages = plan_stages(settings, *([target] if target else []))
+    folder, flags = settings.run_dir / "slurm", recipe_flags(settings, sets)
     if not edited:
         write_scripts(stages, settings.slurm, run_dir=settings.run_dir, flags=flags)
     remember(folder, target or f"round{settings.rounds}", sets or ())

@@ -16,8 +16,9 @@ from vila2cli.text.printable import printable, printable_line
 def say(*lines: object, is_whole: bool = False) -> None:
     """Print lines, each of which stays one; what was asked for, such as a caption, `is_whole` however long."""
     show = printable if is_whole else printable_line
-    for line in lines:
-        typer.echo(show(str(line)))  # noqa: TID251
+    for line in map(str, lines):
+        text = line.lstrip("\t")  # what stands before it is harmless, and means something to make
+        typer.echo(line[: len(line) - len(text)] + show(text))  # noqa: TID251
 
 
 def say_coloured(text: str) -> None:

@@ -9,6 +9,7 @@ from vila2cli.commands.options import DryRun, RecipeFile, Sets
 from vila2cli.commands.plan import open_recipe
 from vila2cli.commands.printing import summary_lines
 from vila2cli.commands.terminal import say
+from vila2cli.graph import WORLD_DIR
 from vila2cli.recipe import resolved_lines
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -17,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 @app.callback()
 def world(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the data.")] = Path("data/world"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the data.")] = WORLD_DIR,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, String
 
 from vila2cli.settings.kinds import Settings, one_is_a_list, setting
 
-StageKind = Literal["recaption", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"]
+StageKind = Literal["world", "recaption", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Text of one line: a value that goes into a script cannot bring lines of its own."""
 Lines = Annotated[tuple[Line, ...], BeforeValidator(one_is_a_list)]
@@ -60,7 +60,8 @@ class SlurmSettings(JobSettings):
     def job(self, kind: StageKind) -> JobSettings:
         """What a stage's job asks for: [slurm] with [slurm.stages.KIND] on top.
 
-        Only training takes several nodes; evaluating and judging take one GPU unless their table says more.
+        Only training takes several nodes; evaluating and judging take one GPU unless their table says more, and
+        drawing the embedded world none.
         """
         own = self.stages.get(kind, JobSettings())
         names = JobSettings.model_fields
@@ -70,4 +71,6 @@ class SlurmSettings(JobSettings):
             merged["nodes"] = 1
         if kind in ("eval", "judge") and not own.gpus:
             merged["gpus"] = min(1, self.gpus)
+        if kind == "world":
+            merged["gpus"], merged["gres"] = 0, ""
         return JobSettings(**{**merged, "nodes": merged["nodes"] or 1})

@@ -1,0 +1,122 @@
+"""`vila2 run`: stages in order, each in a process of its own, going on where it stopped."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vila2cli.cli import main
+from vila2cli.recipe import shipped_recipes
+
+REPO = Path(__file__).parents[1]
+TINY = [
+    "rounds=1",
+    "world.num_pretrain=12",
+    "world.num_interleaved=2",
+    "world.num_text=4",
+    "world.num_sft=6",
+    "world.num_specialist=4",
+    "world.num_dev=2",
+    "world.num_eval=4",
+    "pretrain.align.epochs=1.0",
+    "pretrain.main.epochs=1.0",
+    "sft.epochs=1.0",
+    "eval.num_bootstrap=20",
+    "eval.tasks=['data/world/eval/ocr']",
+]
+FLAGS = ["--recipe", "world", *(word for one in TINY for word in ("--set", one))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder in which round 0 was run by the name of a recipe alone."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["run", "round0", *FLAGS]) == 0
+    return folder
+
+
+def test_a_round_is_run_from_an_empty_folder(run: Path) -> None:
+    for name in ("data/world/world.json", "runs/world/round0/eval/metrics.json"):
+        assert (run / name).is_file(), name
+
+
+def test_what_is_complete_is_not_run_again(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert main(["run", "round0", *FLAGS]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_dry_run_says_what_would_run_and_why(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    (tmp_path / "copy/runs/world/round0/sft/vila2.json").unlink()
+    assert main(["run", "round0", *FLAGS, "--dry-run"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["round0-pretrain"].endswith("# complete")
+    assert lines["round0-sft"].endswith("# run: runs/world/round0/sft/vila2.json is missing")
+    assert lines["round0-eval"].endswith("# run: round0-sft comes before it")
+
+
+def test_a_stage_that_fails_ends_the_run_with_its_code(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    shutil.rmtree("runs/world/round0/sft")
+    (tmp_path / "copy/runs/world/round0/pretrain/model.safetensors").write_bytes(b"")
+    assert main(["run", "round0", *FLAGS]) == 5
+    assert "Traceback" not in capfd.readouterr().err
+    assert not Path("runs/world/round0/eval/again").exists()
+
+
+def test_missing_data_are_found_before_the_first_hour(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets = ["data.pretrain=['nowhere/*.tar']", "data.sft=['nowhere/*.tar']", "eval.tasks=['nowhere/*']"]
+    assert main(["run", "round0", *(word for one in sets for word in ("--set", one))]) == 4
+    captured = capsys.readouterr()
+    assert "checks failed" in captured.err
+    assert "nowhere/*.tar" in captured.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_reaches_the_stage_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vila2cli", "run", "round0", *FLAGS, "--set", "pretrain.main.epochs=400.0"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    steps = tmp_path / "runs/world/round0/pretrain.partial"
+    end_s = time.monotonic() + 120
+    while not list(steps.glob("**/steps.jsonl")) and time.monotonic() < end_s:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "Traceback" not in output
+    left = [path for path in Path("/proc").glob("[0-9]*/cwd") if path.exists() and path.resolve() == tmp_path]
+    assert not left, "a stage goes on without the run that started it"
+
+
+def test_recipes_are_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert {line.split()[0] for line in listed.splitlines()} == set(shipped_recipes())
+    assert main(["recipe", "show", "vila2-8b"]) == 0
+    assert capsys.readouterr().out == (REPO / "recipes" / "vila2-8b.toml").read_text()
+    assert main(["recipe", "show", "none"]) == 2
+    assert main(["check", "wold"]) == 2
+    assert "did you mean world?" in capsys.readouterr().err
