@@ -12,14 +12,15 @@ import signal
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from vila2cli.errors import DataError, Vila2Error
-from vila2cli.places import PIPE, is_pipe, is_remote, local_path
+from vila2cli.places import PIPE, is_pipe, is_remote, local_path, path_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -55,12 +56,14 @@ T = TypeVar("T")
 class Fingerprint:
     """What tells a file from a changed one: size, and time of change or the store's tag; then its SHA-256.
 
-    Of what cannot be known without reading, `num_bytes` is None and the others are "".
+    Of what cannot be known without reading, `num_bytes` is None and the others are "". Of a gzip file that
+    was read, `unpacked` is the SHA-256 of what is packed in it.
     """
 
     num_bytes: int | None
     tag: str
     sha256: str = ""
+    unpacked: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {"num_bytes": self.num_bytes, "tag": self.tag, "sha256": self.sha256}
@@ -89,7 +92,8 @@ class Stream:
         self._packed = io.BufferedReader(source, _BUFFER_BYTES)
         self.is_gzip = self._packed.peek(2)[:2] == _GZIP_MAGIC
         self._file = cast(BinaryIO, gzip.GzipFile(fileobj=self._packed)) if self.is_gzip else self._packed
-        self.read = self._file.read
+        self._unpacked = hashlib.sha256() if digests and self.is_gzip else None
+        self.read = self._read_hashed if self._unpacked else self._file.read
         """`read(n)`: that many bytes, fewer only at the end."""
         self._can_seek = not digests and not self.is_gzip and raw.seekable()
 
@@ -109,15 +113,36 @@ class Stream:
                 raise EOFError(f"{num_bytes} more bytes should be there")
             num_bytes -= len(data)
 
+    def _read_hashed(self, num_bytes: int) -> bytes:
+        data = self._file.read(num_bytes)
+        assert self._unpacked is not None
+        self._unpacked.update(data)
+        return data
+
+    def num_unpacked(self) -> int:
+        """Read on to the end; returns how many bytes there were in all, as they are read."""
+        while self.read(_BUFFER_BYTES):
+            pass
+        return self._file.tell()
+
     def fingerprint(self) -> Fingerprint:
         """Of the whole file, read to its end for it; raises DataError when it changed meanwhile."""
         assert self._sha256 is not None, "open it with digests=True"
+        unpacked = self._unpacked_sha256() if self._unpacked else ""
         while self._packed.read(_BUFFER_BYTES):
             pass
         before, now = self._raw.fingerprint, self._raw.look()
         if before.agrees(now) is False or before.tag != now.tag:
             raise DataError(f"{self.place} was changed while it was read; run the same command again")
-        return Fingerprint(before.num_bytes, before.tag, self._sha256.hexdigest())
+        return Fingerprint(before.num_bytes, before.tag, self._sha256.hexdigest(), unpacked)
+
+    def _unpacked_sha256(self) -> str:
+        assert self._unpacked is not None
+        try:
+            self.num_unpacked()
+        except (OSError, EOFError, zlib.error):  # damaged behind what its reader needed
+            return ""
+        return self._unpacked.hexdigest()
 
     def close(self) -> None:
         self._file.close()
@@ -170,6 +195,14 @@ def digest_of(place: str | Path) -> Fingerprint:
     """The whole fingerprint of a place, which is read for it; raises DataError."""
     with open_stream(place, digests=True) as stream:
         return stream.fingerprint()
+
+
+def is_gzip(place: str | Path) -> bool:
+    """Whether a place holds a gzip file; of what would have to be fetched or run for it, by its name."""
+    if is_remote(str(place)):
+        return path_of(str(place)).endswith("gz")
+    with open_stream(place) as stream:
+        return stream.is_gzip
 
 
 def read_small(url: str) -> bytes | None:

@@ -5,7 +5,6 @@ Only score tars are read, no image, so deciding anew takes no model and a fracti
 
 import dataclasses
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from vila2cli.shards import (
     done,
     gather_rejects,
     made_from,
+    read_rejects,
     read_shard,
     to_json_bytes,
     write_rejects,
@@ -178,7 +178,7 @@ def _write_shard(
     is_control: bool,
 ) -> None:
     scored = ShardStats.read(job.scores_dir / f"{name}.stats.json")
-    rejects = _read_rejects(job.scores_dir / f"{name}.rejects.jsonl")
+    rejects = read_rejects(job.scores_dir, name)
     dropped = Counter(reject.reason for reject in rejects)
     num_kept = num_tokens = 0
     with TarWriter(out_dir / f"{name}.tar") as tar:
@@ -193,13 +193,14 @@ def _write_shard(
             else:
                 dropped[decision.reason] += 1
         assert scored.num_in == num_kept + dropped.total(), f"shard {name} does not add up"
-        write_rejects(out_dir, name, rejects)
+        lines = write_rejects(out_dir, name, rejects)
         scores_tar = job.scores_dir / f"{name}.tar"
         tar.stats = {
             "in": scored.num_in,
             "out": num_kept,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
+            **lines,
             "tokens": num_tokens,
             "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
         }
@@ -211,9 +212,3 @@ def _decided(annotation: Annotation, decision: Decision, job: Job, *, is_control
     like = {"like": decision.like} if decision.like is not None else {}
     scores = {**annotation.scores, "keep": decision.reason is None, "reasons": reasons, **like}
     return dataclasses.replace(annotation, layer=FILTER, scores=scores, seed=job.recipe.seed)
-
-
-def _read_rejects(path: Path) -> list[Reject]:
-    """What a scored shard held that made no sample."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Reject(**json.loads(line)) for line in lines]

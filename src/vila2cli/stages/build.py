@@ -154,12 +154,12 @@ class _Builder:
                 "in": len(pictures),
                 "dropped": dict(sorted(counts.items())),
                 "rejected": counts.total(),
+                **write_rejects(out, name, rejects),
                 "objects": dict(sorted(objects.items())),
                 "questions": dict(sorted(kinds.items())),
                 "people_asked": dict(sorted((+people).items())),
                 "malformed": dict(sorted(malformed.items())),
             }
-            write_rejects(out, name, rejects)
             write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
 
     def _write_sample(

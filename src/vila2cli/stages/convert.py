@@ -131,10 +131,10 @@ def _write_shard(
             "in": num_in,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
+            **write_rejects(out, name, rejects),
             "images": num_images,
             "missing_images": num_missing,
         }
-        write_rejects(out, name, rejects)
     return True
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import sweep
 from vila2cli.image import decode_image, image_size
+from vila2cli.places import is_remote, local_path, tar_stem
+from vila2cli.records import parts_of, recorded
 from vila2cli.run import claim, lock
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shards import (
@@ -23,6 +25,7 @@ from vila2cli.shards import (
     gather_rejects,
     member_problems,
     missing,
+    read_rejects,
     read_shard,
     to_json_bytes,
     to_made_from,
@@ -57,16 +60,18 @@ class Report:
         return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
 
 
-def check(source: Source, *, decode: bool = True) -> Report:
+def check(source: Source, *, decode: bool = True, digests: bool = True) -> Report:
     """Read everything and list every problem: damage, keys used twice in or across shards, images that
-    cannot be decoded (skipped without `decode`), text that is not UTF-8, missing partners, dots in names."""
+    cannot be decoded (skipped without `decode`), text that is not UTF-8, missing partners, dots in names,
+    and tars that are not as their stats files say (with `digests` compared to the last byte)."""
     problems: list[Problem] = []
     first_shard: dict[str, str] = {}
     num_samples = 0
     for shard in source.shards:
         unreadable = ""
+        fingerprints: dict[str, Fingerprint] | None = {} if digests else None
         try:
-            for found in _checked_samples(shard, problems):
+            for found in _checked_samples(shard, problems, fingerprints):
                 num_samples += 1
                 problems += _sample_problems(shard, found, first_shard, decode)
         except DataError as error:
@@ -77,14 +82,46 @@ def check(source: Source, *, decode: bool = True) -> Report:
             unreadable = unreadable or str(error)
         if unreadable:
             problems.append(Problem(shard.name, "", "unreadable", unreadable))
+        problems += _record_problems(shard, fingerprints or {})
     return Report(len(source.shards), num_samples, tuple(problems))
 
 
-def _checked_samples(shard: Shard, problems: list[Problem]) -> Iterator[Sample]:
+def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:
+    """What of a shard's tars is not as the stats files beside them say; `found` are the digests of parts."""
+    for name, place in shard.parts().items():
+        stats, record = f"{tar_stem(place)}.stats.json", recorded(place)
+        is_layer = place != shard.url
+        if is_layer and not record:
+            yield Problem(
+                shard.name, "", "no-stats", f"{place}: without {stats} nobody can tell if it is whole"
+            )
+        if not _is_of(found.get(name), record.get("sha256")):
+            yield Problem(
+                shard.name, "", "changed", f"{place}: its SHA-256 is not the one in {stats} beside it"
+            )
+        base = parts_of(record).get(tar_stem(place)) if is_layer else None
+        if base is not None and not _is_of(found.get(shard.name), base.sha256):
+            yield Problem(shard.name, "", "changed", f"{shard.url}: {place} was made from another file")
+        if is_layer and record and not is_remote(place):
+            try:
+                read_rejects(local_path(place).parent, tar_stem(place))
+            except DataError as error:
+                yield Problem(shard.name, "", "rejects", str(error))
+
+
+def _is_of(found: Fingerprint | None, sha256: str | None) -> bool:
+    """Whether a digest is that of a file, as far as both are known."""
+    return found is None or not sha256 or sha256 in (found.sha256, found.unpacked)
+
+
+def _checked_samples(
+    shard: Shard, problems: list[Problem], fingerprints: dict[str, Fingerprint] | None
+) -> Iterator[Sample]:
     def note(reject: Reject) -> None:
         problems.append(Problem(shard.name, reject.key, reject.reason, reject.error))
 
-    return read_shard(shard, on_reject=note, on_note=lambda text: None)  # `member_problems` has them
+    # `member_problems` has the notes
+    return read_shard(shard, on_reject=note, on_note=lambda text: None, fingerprints=fingerprints)
 
 
 def _sample_problems(
@@ -301,9 +338,9 @@ def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator:
             "in": num_in,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
+            **write_rejects(folder, shard.name, rejects),
             "made_from": to_made_from(shard, fingerprints),
         }
-        write_rejects(folder, shard.name, rejects)
 
 
 def _merged_members(sample: Sample, caption: str | None) -> dict[str, bytes]:
