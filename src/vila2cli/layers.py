@@ -17,6 +17,7 @@ from typing import Any, Self
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import folder as folder_of
 from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
@@ -24,7 +25,7 @@ from vila2cli.records import file_sha256, made_from
 from vila2cli.rejects import gather_rejects, write_rejects
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
-from vila2cli.streams import Fingerprint, digest_of, fingerprint
+from vila2cli.streams import digest_of, fingerprint
 from vila2cli.tarfiles import TarWriter
 
 LAYER_FILE = "layer.json"

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import is_remote, local_path, tar_stem
 from vila2cli.records import note_origin, parts_of, recorded
-from vila2cli.streams import Fingerprint, digest_of, fingerprint, is_gzip
+from vila2cli.streams import digest_of, fingerprint, is_gzip
 
 Record = Mapping[str, Any]
 

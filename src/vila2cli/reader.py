@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import parse_annotation_json, read_json
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.groups import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.origins import Origins, check_origins
 from vila2cli.places import is_remote, is_there, local_path, tar_stem
 from vila2cli.records import note_time, recorded, stats_path
 from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
-from vila2cli.streams import Fingerprint
 from vila2cli.tarfiles import read_members, split_name
 
 OnReject = Callable[[Reject], None]

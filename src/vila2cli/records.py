@@ -9,8 +9,9 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import parse_json, read_json, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import folder, is_pipe, is_remote, join, local_path, tar_stem
-from vila2cli.streams import Fingerprint, read_small
+from vila2cli.streams import read_small
 
 
 def file_sha256(path: Path) -> str:

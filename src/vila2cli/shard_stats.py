@@ -9,10 +9,11 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import tar_stem
 from vila2cli.reader import Shard
 from vila2cli.records import check_whole, made_from, stats_path
-from vila2cli.streams import Fingerprint, digest_of, fingerprint
+from vila2cli.streams import digest_of, fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

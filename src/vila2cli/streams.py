@@ -13,13 +13,13 @@ import subprocess
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from vila2cli.errors import DataError, Vila2Error
+from vila2cli.fingerprints import Fingerprint, of_status
 from vila2cli.places import PIPE, is_pipe, is_remote, local_path, path_of
 
 if TYPE_CHECKING:
@@ -50,35 +50,6 @@ _DEFECTS = (AssertionError, AttributeError, NameError, TypeError)
 """Errors that are ours, not the store's."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What tells a file from a changed one: size, and time of change or the store's tag; then its SHA-256.
-
-    Of what cannot be known without reading, `num_bytes` is None and the others are "". Of a gzip file that
-    was read, `unpacked` is the SHA-256 of what is packed in it.
-    """
-
-    num_bytes: int | None
-    tag: str
-    sha256: str = ""
-    unpacked: str = field(default="", compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"num_bytes": self.num_bytes, "tag": self.tag, "sha256": self.sha256}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Fingerprint":
-        return cls(value.get("num_bytes"), str(value.get("tag", "")), str(value.get("sha256", "")))
-
-    def agrees(self, other: "Fingerprint") -> bool | None:
-        """Whether both are of the same bytes; None when only reading could tell."""
-        if self.num_bytes != other.num_bytes and None not in (self.num_bytes, other.num_bytes):
-            return False
-        if self.sha256 and other.sha256:
-            return self.sha256 == other.sha256
-        return True if self.tag and self.tag == other.tag else None
 
 
 class Stream:
@@ -186,7 +157,7 @@ def fingerprint(place: str | Path) -> Fingerprint:
     if is_remote(place):
         return _Remote(place).fingerprint
     try:
-        return _of_status(local_path(place).stat())
+        return of_status(local_path(place).stat())
     except OSError as error:
         raise DataError(f"cannot read {place}: {error.strerror or error}") from None
 
@@ -284,7 +255,7 @@ class _Local(io.FileIO, _Raw):
         except OSError as error:
             raise DataError(f"cannot read {place}: {error.strerror or error}") from None
         self._place = place
-        self.fingerprint = _of_status(os.fstat(self.fileno()))
+        self.fingerprint = of_status(os.fstat(self.fileno()))
 
     def look(self) -> Fingerprint:
         return fingerprint(self._place)
@@ -388,10 +359,6 @@ class _Remote(_Raw):
     def close(self) -> None:
         self._close_file()
         super().close()
-
-
-def _of_status(status: os.stat_result) -> Fingerprint:
-    return Fingerprint(status.st_size, f"mtime {status.st_mtime_ns}")
 
 
 def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passing"]]:

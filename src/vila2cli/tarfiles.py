@@ -14,9 +14,10 @@ from typing import Any, Self
 
 from vila2cli.errors import DataError
 from vila2cli.files import PARTIAL, open_locked, sync_folder, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import is_remote, tar_stem
 from vila2cli.records import check_length, recorded, stats_path
-from vila2cli.streams import Fingerprint, Stream, open_stream
+from vila2cli.streams import Stream, open_stream
 
 IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "avif"))
 MAX_UNSIZED_MEMBER_BYTES = 1 << 30

@@ -15,6 +15,8 @@ from vila2cli.errors import DataError
 from vila2cli.filtering.job import Job
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.progress import Progress
+from vila2cli.records import recorded
+from vila2cli.run import digest
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.image_hash import image_hash
@@ -156,7 +158,7 @@ def write_shards(
     A sample's reasons are the one it counts under and then all others of its own; of a control that
     was drawn, the draw alone.
     """
-    complete = done(out_dir)
+    complete, scores = done(out_dir), scores_digest(job)
     with _step(job, f"writing {out_dir.name}", len(job.source.shards), "shards") as progress:
         for name in job.names:
             stop.check()
@@ -164,9 +166,14 @@ def write_shards(
             pairs = [(key, annotation, next(decisions)) for key, annotation in scored]
             assert all((name, key) == decision.id for key, _, decision in pairs), f"{name} is out of step"
             if name not in complete:
-                _write_shard(out_dir, name, job, pairs, is_control=is_control)
+                _write_shard(out_dir, name, job, pairs, scores, is_control=is_control)
             progress.advance()
     gather_rejects(out_dir, job.names)
+
+
+def scores_digest(job: Job) -> str:
+    """What the decisions about all shards are made from: the scores of each, by their tars' SHA-256."""
+    return digest({name: recorded(job.scores_dir / f"{name}.tar").get("sha256") for name in job.names})
 
 
 def _write_shard(
@@ -174,6 +181,7 @@ def _write_shard(
     name: str,
     job: Job,
     pairs: list[tuple[str, Annotation, Decision]],
+    scores: str,
     *,
     is_control: bool,
 ) -> None:
@@ -202,6 +210,7 @@ def _write_shard(
             "rejected": len(rejects),
             **lines,
             "tokens": num_tokens,
+            "scores": scores,
             "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import sweep
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.image import decode_image, image_size
 from vila2cli.places import is_remote, local_path, tar_stem
 from vila2cli.records import parts_of, recorded
@@ -31,7 +32,7 @@ from vila2cli.shards import (
     to_made_from,
     write_rejects,
 )
-from vila2cli.streams import Fingerprint, fingerprint
+from vila2cli.streams import fingerprint
 from vila2cli.text.compose import ORIGINAL, compose_caption, filter_inputs, is_kept
 from vila2cli.text.printable import printable
 from vila2cli.text.quality import num_words
