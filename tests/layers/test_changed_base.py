@@ -12,7 +12,7 @@ from vila2cli.cli import main
 from vila2cli.errors import DataError
 from vila2cli.reader import check_layers
 from vila2cli.score.pairing import draw_samples
-from vila2cli.shards import open_layer, open_source, read_shard
+from vila2cli.shards import Source, open_layer, open_source, read_shard
 from vila2cli.stages.shardtools import check, merge
 
 
@@ -29,6 +29,15 @@ def edit(tar: Path, old: bytes, new: bytes) -> None:
 def touch(tar: Path) -> None:
     status = tar.stat()
     os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns + 5 * 10**9))
+
+
+def recaption(folder: Path, source: Source, word: str) -> None:
+    """Write a layer, or write it again, with other captions."""
+    writer = open_layer(folder, layer="recaption", source=source, manifest={"digest": "abc"})
+    for shard in source.shards:
+        with writer.shard(shard) as out:
+            for sample in out.samples():
+                out.annotate(sample, caption(f"{word} of {sample.key}"))
 
 
 @pytest.mark.parametrize("with_stats", [True, False], ids=["with stats", "without"])
@@ -100,12 +109,10 @@ def test_a_changed_picture_is_named(base: Path, layer: Path) -> None:
 
 def test_a_layer_below_that_was_written_again(tmp_path: Path, base: Path, layer: Path) -> None:
     upper = write_layer(tmp_path / "ocr", open_source([str(layer)]), "ocr")
-    second = write_layer(tmp_path / "r2" / "recaption", open_source([str(base)]))
+    second, plain = tmp_path / "r2" / "recaption", open_source([str(base)])
+    recaption(second, plain, "second")
     assert len(read_all(open_source([str(second), str(upper)]))) == 12, "its own recaption is among them"
-    plain = open_source([str(base)])
-    with open_layer(layer, layer="recaption", source=plain).shard(plain.shards[2]) as out:
-        for sample in out.samples():
-            out.annotate(sample, caption(f"another of {sample.key}"))
+    recaption(layer, plain, "another")
     for specs in ([str(upper)], [str(second), str(upper)]):
         with pytest.raises(
             DataError, match=r"recaption/000002\.tar is not what .*ocr/000002\.tar was made from"
