@@ -87,18 +87,18 @@ def parts_of(record: Mapping[str, Any]) -> dict[str, Fingerprint]:
 
 def note_time(tar: Path) -> None:
     """Note when a tar was last changed, now that its digest was found to be the one its stats file has."""
-    _update(tar, mtime_ns=tar.stat().st_mtime_ns)
+    note(tar, mtime_ns=tar.stat().st_mtime_ns)
 
 
 def note_origin(tar: Path, name: str, now: Fingerprint) -> None:
     """Note the size and time of a part, now that its digest was found to be the one in a tar's stats file."""
     parts = recorded(tar).get("made_from", {})
     if now.tag and parts.get(name, {}).get("sha256") == now.sha256:
-        _update(tar, made_from={**parts, name: now.to_json()})
+        note(tar, made_from={**parts, name: now.to_json()})
 
 
-def _update(tar: Path, **values: Any) -> None:
-    """Change a stats file; one that is not ours to write stays, and its files are read again next time."""
+def note(tar: Path, **values: Any) -> None:
+    """Change a tar's stats file; one that cannot be written stays, and what it says is found out again."""
     record = recorded(tar)
     with contextlib.suppress(OSError):
         if record:
