@@ -14,7 +14,7 @@ from vila2cli.fingerprints import Fingerprint
 from vila2cli.image import decode_image, image_size
 from vila2cli.places import is_remote, local_path, tar_stem
 from vila2cli.records import parts_of, recorded
-from vila2cli.run import claim, lock
+from vila2cli.run import claim, lock, read_manifest
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shards import (
     Shard,
@@ -22,6 +22,7 @@ from vila2cli.shards import (
     Source,
     TarWriter,
     Unreadable,
+    done,
     folder_stats,
     gather_rejects,
     member_problems,
@@ -288,21 +289,30 @@ def merge(
     given, KEY.json with the metadata and under "annotations" what the layers say.
 
     A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
-    counted. Shards that are there are kept; raises RecipeError when they were merged from something
-    else, DataError while another process merges, and for shards that cannot be read once the others
-    are merged.
+    counted. Shards that are there are kept, and those of a source that has grown are added. Raises
+    RecipeError when they were merged in another way, DataError when one was merged from other files or its
+    source is gone, while another process merges, and for shards that cannot be read once the others are
+    merged.
     """
     folder = Path(out_dir)
-    inputs = {
-        "captions": list(captions),
-        "separator": separator,
-        "shards": source.outline(),
-        **filter_inputs(source.layers),
-    }
     names = [shard.name for shard in source.shards]
     with lock(folder):
-        claim(folder, {"stage": "merge", **inputs})
+        claim(
+            folder,
+            {
+                "stage": "merge",
+                "captions": list(captions),
+                "separator": separator,
+                **_sources(source, folder),
+                **filter_inputs(source.layers),
+            },
+        )
         sweep(folder)
+        if gone := sorted(done(folder) - set(names)):
+            raise DataError(
+                f"{folder} holds {gone[0]}.tar, and no shard of that name is given now; give it again, remove "
+                "the merged one, or choose another --out"
+            )
         unreadable = Unreadable()
         for shard in missing(folder, source.shards):
             try:
@@ -315,6 +325,14 @@ def merge(
         gather_rejects(folder, names)
         unreadable.check()
         return folder_stats(folder, names)
+
+
+def _sources(source: Source, folder: Path) -> dict[str, Any]:
+    """What of the source decides the merged shards together; what each was made from its stats file says."""
+    stored = read_manifest(folder)
+    if stored is not None and "shards" in stored.inputs:  # an earlier release held all shards fixed
+        return {"shards": source.outline()}
+    return {"layers": source.outline()["layers"]}
 
 
 def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
