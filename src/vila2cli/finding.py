@@ -86,6 +86,12 @@ def _braces(pattern: str) -> list[str]:
 def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
         tars = sorted(str(tar) for tar in path.iterdir() if tar_stem(tar) and tar.is_file())
+        stems = {tar_stem(tar) for tar in tars}
+        for stats in sorted(path.glob("*.stats.json")) if not (path / LAYER_FILE).is_file() else ():
+            if (stem := stats.name.removesuffix(".stats.json")) not in stems:
+                raise DataError(
+                    f"{path} holds {stats.name} and no {stem}.tar; copy that, or remove its stats file"
+                )
         if not tars and not (path / LAYER_FILE).is_file():
             raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
         return Found(tuple(tars), str(path))

@@ -17,14 +17,16 @@ from typing import Any, Self
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import folder as folder_of
 from vila2cli.places import is_remote, local_path
 from vila2cli.reader import Shard, num_samples, read_shard
+from vila2cli.records import file_sha256, made_from
 from vila2cli.rejects import gather_rejects, write_rejects
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
-from vila2cli.streams import Fingerprint, digest_of, fingerprint
-from vila2cli.tarfiles import TarWriter, file_sha256, made_from
+from vila2cli.streams import digest_of, fingerprint
+from vila2cli.tarfiles import TarWriter
 
 LAYER_FILE = "layer.json"
 
@@ -307,13 +309,14 @@ class ShardWriter:
         assert num_in == num_out + num_dropped, (
             f"shard {self.name}: {num_in} in, but {num_out} out and {num_dropped} dropped"
         )
-        write_rejects(self._folder, self.name, self._rejects)
+        lines = write_rejects(self._folder, self.name, self._rejects)
         stats: dict[str, Any] = {
             **self._figures,
             "in": num_in,
             "out": num_out,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(self._rejects),
+            **lines,
             "seconds": round(self._figures.get("seconds", perf_counter() - self._start_s), 3),
             "tokens": int(self._figures["tokens"]),
             "made_from": to_made_from(self._shard, self._made_from),

@@ -14,6 +14,7 @@ from vila2cli.files import read_json
 from vila2cli.forecast import Counts
 from vila2cli.image import decode_image
 from vila2cli.places import is_remote
+from vila2cli.reader import check_layers
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Reject
 from vila2cli.settings import TrainSettings
@@ -105,6 +106,7 @@ def _first_samples(specs: Sequence[str]) -> str:
 def _first_problem(shard: Shard) -> str | None:
     rejects: list[Reject] = []
     try:
+        check_layers(shard)
         sample = next(read_shard(shard, on_reject=rejects.append, on_note=lambda note: None), None)
         if sample is None:
             return f"{shard.url} has no usable sample: {rejects[0].error if rejects else 'it is empty'}"

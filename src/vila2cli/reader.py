@@ -3,18 +3,21 @@
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, NoReturn
 
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import parse_annotation_json, read_json
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.groups import Group, Unusable, is_counted, is_known, parse_group
-from vila2cli.places import is_remote, local_path, tar_stem
+from vila2cli.origins import Origins, check_origins
+from vila2cli.places import is_remote, is_there, local_path, tar_stem
+from vila2cli.records import note_time, recorded, stats_path
 from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
-from vila2cli.streams import Fingerprint, fingerprint
-from vila2cli.tarfiles import made_from, read_members, split_name, stats_path
+from vila2cli.tarfiles import read_members, split_name
 
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
@@ -63,26 +66,38 @@ def read_shard(
     A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
     `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
     empty-image, ambiguous-image, bad-messages, bad-document. Raises DataError for a damaged or empty
-    archive, and with `verify` for a layer whose image SHA-256 or keys are not those of the base. Where
-    the base is the very file that the layer says it was made from, no image is hashed for it again.
+    archive, and with `verify` for a layer whose image SHA-256 or keys are not those of the base, and, at the
+    latest after the last sample, when the base or a layer below is not the file that a layer was made from.
+    Where the base is that very file, no image is hashed for it again.
 
     `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
     that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
     """
     note = _warn(shard.url) if on_note is None else on_note
     base_name, *layer_names = shard.parts()
-    layers = [
-        _OpenLayer(
-            layer,
-            read_layer_shard(layer.url, _keeper(fingerprints, name)),
-            verify and not _lies_over_this(layer, shard),
-        )
-        for name, layer in zip(layer_names, shard.layers, strict=True)
+    records = [recorded(layer.url) for layer in shard.layers]
+    annotations = [
+        read_layer_shard(layer.url, _keeper(fingerprints, name), record)
+        for name, layer, record in zip(layer_names, shard.layers, records, strict=True)
     ]
+    origins = Origins(shard.url, _places(shard), records) if verify else None
+    are_same = origins.are_same if origins else [True] * len(records)
+    layers = [
+        _OpenLayer(layer, found, not is_same)
+        for layer, found, is_same in zip(shard.layers, annotations, are_same, strict=True)
+    ]
+    if origins is not None and origins.problem:
+        _refuse(shard, layers, origins.problem)
+    on_read = _on_base(origins, _keeper(fingerprints, base_name))
+    groups = _groups(shard.url, _is_read, on_odd=note, on_read=on_read)
+    yield from _joined(shard, groups, layers, on_reject, verify=verify)
+
+
+def _joined(
+    shard: Shard, groups: Iterator[Group], layers: list["_OpenLayer"], on_reject: OnReject, *, verify: bool
+) -> Iterator[Sample]:
     seen: dict[str, frozenset[str]] = {}
-    num_groups = 0
-    for group in _groups(shard.url, _is_read, on_odd=note, on_read=_keeper(fingerprints, base_name)):
-        num_groups += 1
+    for group in groups:
         try:
             _check_new(group, seen)
             images, text, meta = parse_group(group)
@@ -91,7 +106,7 @@ def read_shard(
             continue
         found = _annotations(group.key, images, layers) if layers else ()
         yield Sample(key=group.key, images=images, text=text, meta=meta, annotations=found)
-    if num_groups == 0:
+    if not seen:
         raise DataError(_empty_message(shard.url))
     for layer in layers if verify else ():
         missing = next((key for key in layer.annotations if key not in seen), None)
@@ -99,6 +114,41 @@ def read_shard(
             raise DataError(
                 f"{layer.shard.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?"
             )
+
+
+def _refuse(shard: Shard, layers: list["_OpenLayer"], problem: str) -> NoReturn:
+    """Raise DataError for a base that a layer was not made from, naming a picture or key that differs."""
+    if not is_remote(shard.url):
+        groups = _groups(shard.url, _is_read, on_odd=lambda text: None)
+        for _ in _joined(shard, groups, layers, lambda reject: None, verify=True):
+            pass
+    raise DataError(problem)
+
+
+def check_layers(shard: Shard) -> None:
+    """Raise DataError when the base or a layer of a shard is not the file that a layer over it was made from.
+
+    Nothing is read where size and time of change tell.
+    """
+    check_origins(shard.url, _places(shard))
+
+
+def _places(shard: Shard) -> list[tuple[str, str]]:
+    return [(layer.layer, layer.url) for layer in shard.layers]
+
+
+def _on_base(
+    origins: Origins | None, keep: Callable[[Fingerprint], None] | None
+) -> Callable[[Fingerprint], None] | None:
+    if origins is None or not origins.needs_digest:
+        return keep
+
+    def on_read(found: Fingerprint) -> None:
+        origins.finish(found)
+        if keep is not None:
+            keep(found)
+
+    return on_read
 
 
 def _keeper(fingerprints: Fingerprints | None, name: str) -> Callable[[Fingerprint], None] | None:
@@ -179,17 +229,64 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
             yield "ignored-extension", f"{number} members end in '.{extension}', which is not read"
 
 
-def read_layer_shard(tar: str | Path, on_read: Callable[[Fingerprint], None] | None = None) -> dict[str, bytes]:
-    """The annotations of a layer tar as JSON bytes by key; raises DataError when a key is there twice."""
+def read_layer_shard(
+    tar: str | Path,
+    on_read: Callable[[Fingerprint], None] | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """The annotations of a layer tar as JSON bytes by key.
+
+    Raises DataError for one that is cut off, anywhere, or was joined with another, that is not as its stats
+    file says (`record`, by default read from beside it), or holds a key twice.
+    """
+    record = recorded(tar) if record is None else record
+    found: list[Fingerprint] = []
+    is_copied = _is_copied(tar, record)
     annotations: dict[str, bytes] = {}
-    for name, data in read_members(tar, lambda name: name.endswith(".json"), on_read=on_read):
+    members = read_members(
+        tar,
+        lambda name: name.endswith(".json"),
+        on_read=found.append if is_copied or on_read else None,
+        record=record,
+        is_layer=True,
+    )
+    for name, data in members:
         split = split_name(name)
         if split is None or data is None:
             continue
         if split[0] in annotations:
             raise DataError(f"{tar} annotates {split[0]!r} twice; write this layer again")
         annotations[split[0]] = data
+    _check_record(tar, len(annotations), found, record)
+    if is_copied:
+        note_time(local_path(tar))
+    if on_read:
+        on_read(found[0])
     return annotations
+
+
+def _is_copied(tar: str | Path, record: Mapping[str, Any]) -> bool:
+    """Whether a local layer tar was touched after it was written, so that only its digest says what it is."""
+    if is_remote(str(tar)) or not record.get("sha256"):
+        return False
+    path = local_path(tar)
+    return is_there(path) and path.stat().st_mtime_ns != record.get("mtime_ns")
+
+
+def _check_record(
+    tar: str | Path, num_annotations: int, found: Sequence[Fingerprint], record: Mapping[str, Any]
+) -> None:
+    then = record.get("sha256")
+    if found and then and then not in (found[0].sha256, found[0].unpacked):
+        raise DataError(
+            f"{tar} is not the file that was written: its SHA-256 is not the one in {tar_stem(tar)}.stats.json "
+            "beside it; put the old one back, or write this layer again"
+        )
+    if record.get("written", num_annotations) != num_annotations:
+        raise DataError(
+            f"{tar} holds {num_annotations} annotations, and {tar_stem(tar)}.stats.json beside it says "
+            f"{record['written']}; copy both again, or write this layer again"
+        )
 
 
 def _is_read(name: str) -> bool:
@@ -262,14 +359,6 @@ class _OpenLayer:
         for key, data in islice(self._unparsed, _NUM_PARSED_AHEAD):
             with contextlib.suppress(DataError):
                 self._ahead[key] = _parse_annotation(data, self.shard, key)
-
-
-def _lies_over_this(layer: LayerShard, shard: Shard) -> bool:
-    """Whether the base is, by size and time of change, the file that an untouched layer tar was made from."""
-    if is_remote(layer.url) or is_remote(shard.url):
-        return False
-    was = made_from(local_path(layer.url), untouched=True).get(tar_stem(layer.url))
-    return was is not None and was.agrees(fingerprint(shard.url)) is True
 
 
 def _annotations(

@@ -1,10 +1,12 @@
 """What could not be used: samples in rejects.jsonl, and shards that could not be read while others go on."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
 from vila2cli.files import one_at_a_time, to_json_bytes, write_atomically
+from vila2cli.records import recorded
 from vila2cli.sample import Reject
 from vila2cli.shard_stats import done
 
@@ -57,20 +59,51 @@ class Unreadable:
             )
 
 
-def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> None:
-    """Write NAME.rejects.jsonl, sorted by key; with no rejects remove one that an earlier try left."""
+def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> dict[str, int]:
+    """Write NAME.rejects.jsonl, sorted by key; with no rejects remove one that an earlier try left.
+
+    Returns what the stats file should say of it, for `read_rejects`.
+    """
     path = out_dir / f"{name}.rejects.jsonl"
     if rejects:
         in_order = sorted(rejects, key=lambda reject: (reject.key, reject.reason, reject.error))
         write_atomically(path, b"".join(to_json_bytes(reject.to_json()) + b"\n" for reject in in_order))
     else:
         path.unlink(missing_ok=True)
+    return {"reject_lines": len(rejects)}
+
+
+def read_rejects(out_dir: Path, name: str) -> list[Reject]:
+    """The rejects of a complete shard; raises DataError for a file that is not as its stats file says."""
+    return [_parse(line, out_dir, name) for line in _lines(out_dir, name)]
+
+
+def _parse(line: bytes, out_dir: Path, name: str) -> Reject:
+    try:
+        return Reject(**json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"cannot read {out_dir / name}.rejects.jsonl: {error}") from None
+
+
+def _lines(out_dir: Path, name: str) -> list[bytes]:
+    """The lines of a shard's rejects, each with its end."""
+    path = out_dir / f"{name}.rejects.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    record = recorded(out_dir / f"{name}.tar")
+    # Before `reject_lines` was noted a shard could have more lines than rejected samples.
+    expected = record.get("reject_lines", max(len(lines), record.get("rejected", 0)))
+    if len(lines) != expected or (lines and not lines[-1].endswith(b"\n")):
+        num_whole = sum(line.endswith(b"\n") for line in lines)
+        raise DataError(
+            f"{path} is cut off: it holds {num_whole} whole lines, and {name}.stats.json beside it says "
+            f"{expected}; copy it again, or remove both to have that shard done again"
+        )
+    return lines
 
 
 def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
     """Join the rejects of the complete shards among `names` to rejects.jsonl, in this order."""
     with one_at_a_time(out_dir):
         complete = done(out_dir)
-        parts = [out_dir / f"{name}.rejects.jsonl" for name in names if name in complete]
-        lines = b"".join(part.read_bytes() for part in parts if part.is_file())
+        lines = b"".join(line for name in names if name in complete for line in _lines(out_dir, name))
         write_atomically(out_dir / REJECTS_FILE, lines)

@@ -9,10 +9,11 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import tar_stem
 from vila2cli.reader import Shard
-from vila2cli.streams import Fingerprint, digest_of, fingerprint
-from vila2cli.tarfiles import made_from, stats_path
+from vila2cli.records import check_whole, made_from, stats_path
+from vila2cli.streams import digest_of, fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +97,17 @@ def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:
 
 
 def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:
-    """Those of `shards` that are not complete in a folder; raises DataError as `check_made_from` does."""
+    """Those of `shards` that are not complete in a folder; raises DataError as `check_made_from` does, and for
+    one that was cut off since it was complete."""
+
+    def check(shard: Shard) -> None:
+        tar = out_dir / f"{shard.name}.tar"
+        check_whole(tar)
+        check_made_from(tar, shard)
+
     shards, complete = list(shards), done(out_dir)
     with ThreadPoolExecutor(16) as pool:  # a request each, where they are remote
-        written = [shard for shard in shards if shard.name in complete]
-        list(pool.map(lambda shard: check_made_from(out_dir / f"{shard.name}.tar", shard), written))
+        list(pool.map(check, [shard for shard in shards if shard.name in complete]))
     return [shard for shard in shards if shard.name not in complete]
 
 

@@ -37,10 +37,11 @@ from vila2cli.places import (
     tar_stem,
 )
 from vila2cli.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
-from vila2cli.rejects import Unreadable, gather_rejects, write_rejects
+from vila2cli.records import file_sha256, made_from
+from vila2cli.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
 from vila2cli.shard_stats import ShardStats, done, folder_figures, folder_stats, missing, to_made_from
 from vila2cli.streams import file_system, fingerprint, persistently
-from vila2cli.tarfiles import TarWriter, file_sha256, made_from
+from vila2cli.tarfiles import TarWriter
 
 __all__ = [
     "LayerInfo",
@@ -65,6 +66,7 @@ __all__ = [
     "num_samples",
     "open_layer",
     "open_source",
+    "read_rejects",
     "read_shard",
     "samples_of",
     "to_json_bytes",

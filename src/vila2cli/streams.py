@@ -12,14 +12,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from vila2cli.errors import DataError, Vila2Error
-from vila2cli.places import PIPE, is_pipe, is_remote, local_path
+from vila2cli.fingerprints import Fingerprint, of_status
+from vila2cli.places import PIPE, is_pipe, is_remote, local_path, path_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -51,33 +52,6 @@ _DEFECTS = (AssertionError, AttributeError, NameError, TypeError)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What tells a file from a changed one: size, and time of change or the store's tag; then its SHA-256.
-
-    Of what cannot be known without reading, `num_bytes` is None and the others are "".
-    """
-
-    num_bytes: int | None
-    tag: str
-    sha256: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"num_bytes": self.num_bytes, "tag": self.tag, "sha256": self.sha256}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Fingerprint":
-        return cls(value.get("num_bytes"), str(value.get("tag", "")), str(value.get("sha256", "")))
-
-    def agrees(self, other: "Fingerprint") -> bool | None:
-        """Whether both are of the same bytes; None when only reading could tell."""
-        if self.num_bytes != other.num_bytes and None not in (self.num_bytes, other.num_bytes):
-            return False
-        if self.sha256 and other.sha256:
-            return self.sha256 == other.sha256
-        return True if self.tag and self.tag == other.tag else None
-
-
 class Stream:
     """A shard from its first byte on, unpacked when it is gzip; made by `open_stream`."""
 
@@ -89,7 +63,8 @@ class Stream:
         self._packed = io.BufferedReader(source, _BUFFER_BYTES)
         self.is_gzip = self._packed.peek(2)[:2] == _GZIP_MAGIC
         self._file = cast(BinaryIO, gzip.GzipFile(fileobj=self._packed)) if self.is_gzip else self._packed
-        self.read = self._file.read
+        self._unpacked = hashlib.sha256() if digests and self.is_gzip else None
+        self.read = self._read_hashed if self._unpacked else self._file.read
         """`read(n)`: that many bytes, fewer only at the end."""
         self._can_seek = not digests and not self.is_gzip and raw.seekable()
 
@@ -109,15 +84,36 @@ class Stream:
                 raise EOFError(f"{num_bytes} more bytes should be there")
             num_bytes -= len(data)
 
+    def _read_hashed(self, num_bytes: int) -> bytes:
+        data = self._file.read(num_bytes)
+        assert self._unpacked is not None
+        self._unpacked.update(data)
+        return data
+
+    def num_unpacked(self) -> int:
+        """Read on to the end; returns how many bytes there were in all, as they are read."""
+        while self.read(_BUFFER_BYTES):
+            pass
+        return self._file.tell()
+
     def fingerprint(self) -> Fingerprint:
         """Of the whole file, read to its end for it; raises DataError when it changed meanwhile."""
         assert self._sha256 is not None, "open it with digests=True"
+        unpacked = self._unpacked_sha256() if self._unpacked else ""
         while self._packed.read(_BUFFER_BYTES):
             pass
         before, now = self._raw.fingerprint, self._raw.look()
         if before.agrees(now) is False or before.tag != now.tag:
             raise DataError(f"{self.place} was changed while it was read; run the same command again")
-        return Fingerprint(before.num_bytes, before.tag, self._sha256.hexdigest())
+        return Fingerprint(before.num_bytes, before.tag, self._sha256.hexdigest(), unpacked)
+
+    def _unpacked_sha256(self) -> str:
+        assert self._unpacked is not None
+        try:
+            self.num_unpacked()
+        except (OSError, EOFError, zlib.error):  # damaged behind what its reader needed
+            return ""
+        return self._unpacked.hexdigest()
 
     def close(self) -> None:
         self._file.close()
@@ -161,7 +157,7 @@ def fingerprint(place: str | Path) -> Fingerprint:
     if is_remote(place):
         return _Remote(place).fingerprint
     try:
-        return _of_status(local_path(place).stat())
+        return of_status(local_path(place).stat())
     except OSError as error:
         raise DataError(f"cannot read {place}: {error.strerror or error}") from None
 
@@ -170,6 +166,14 @@ def digest_of(place: str | Path) -> Fingerprint:
     """The whole fingerprint of a place, which is read for it; raises DataError."""
     with open_stream(place, digests=True) as stream:
         return stream.fingerprint()
+
+
+def is_gzip(place: str | Path) -> bool:
+    """Whether a place holds a gzip file; of what would have to be fetched or run for it, by its name."""
+    if is_remote(str(place)):
+        return path_of(str(place)).endswith("gz")
+    with open_stream(place) as stream:
+        return stream.is_gzip
 
 
 def read_small(url: str) -> bytes | None:
@@ -251,7 +255,7 @@ class _Local(io.FileIO, _Raw):
         except OSError as error:
             raise DataError(f"cannot read {place}: {error.strerror or error}") from None
         self._place = place
-        self.fingerprint = _of_status(os.fstat(self.fileno()))
+        self.fingerprint = of_status(os.fstat(self.fileno()))
 
     def look(self) -> Fingerprint:
         return fingerprint(self._place)
@@ -355,10 +359,6 @@ class _Remote(_Raw):
     def close(self) -> None:
         self._close_file()
         super().close()
-
-
-def _of_status(status: os.stat_result) -> Fingerprint:
-    return Fingerprint(status.st_size, f"mtime {status.st_mtime_ns}")
 
 
 def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passing"]]:

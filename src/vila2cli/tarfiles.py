@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.files import PARTIAL, open_locked, read_json, sync_folder, to_json_bytes, write_atomically
-from vila2cli.places import tar_stem
-from vila2cli.streams import Fingerprint, Stream, open_stream
+from vila2cli.files import PARTIAL, open_locked, sync_folder, to_json_bytes, write_atomically
+from vila2cli.fingerprints import Fingerprint
+from vila2cli.places import is_remote, tar_stem
+from vila2cli.records import check_length, recorded, stats_path
+from vila2cli.streams import Stream, open_stream
 
 IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "avif"))
 MAX_UNSIZED_MEMBER_BYTES = 1 << 30
@@ -68,18 +70,29 @@ def read_members(
     *,
     on_odd: Callable[[str], None] | None = None,
     on_read: Callable[[Fingerprint], None] | None = None,
+    record: Mapping[str, Any] | None = None,
+    is_layer: bool = False,
 ) -> Iterator[tuple[str, bytes | None]]:
     """Yield name and bytes of every regular file in one sequential pass; None for bytes that are not wanted.
 
     Reads plain and gzip archives, whatever they are called and wherever `open_stream` finds them.
     Raises DataError naming place and offset when the archive is cut off or damaged, after everything
-    before that. `on_odd` is told of what is legal and yet suspicious: links, a missing end marker,
-    data after the end marker. `on_read` gets the fingerprint of an archive read to its end.
+    before that, and before it when the archive is shorter than its stats file says. `on_odd` is told of
+    what is legal and yet suspicious: links, a missing end marker, data after the end marker; in a layer,
+    which we wrote, the last two are damage, and so is one that is longer. `on_read` gets the fingerprint of
+    an archive read to its end. `record` is what the stats file holds, by default of the one beside a local
+    archive.
     """
+    if record is None:
+        record = {} if is_remote(str(place)) else recorded(place)
     with open_stream(place, digests=on_read is not None) as stream:
-        archive = _Archive(stream, on_odd)
+        if not stream.is_gzip:
+            check_length(place, stream.num_bytes, record, may_grow=not is_layer)
+        archive = _Archive(stream, on_odd, is_layer=is_layer)
         try:
             yield from archive.members(wanted)
+            if stream.is_gzip and "bytes" in record:
+                check_length(place, stream.num_unpacked(), record, may_grow=not is_layer)
         except (tarfile.TarError, zlib.error, EOFError, OSError, MemoryError, ValueError) as error:
             raise DataError(
                 f"{place} is damaged or cut off at byte {archive.offset}: {error}; copy or download it again"
@@ -91,9 +104,9 @@ def read_members(
 class _Archive:
     """Walks forward through the members of a tar; `offset` is where the one in hand begins."""
 
-    def __init__(self, stream: Stream, on_odd: Callable[[str], None] | None):
+    def __init__(self, stream: Stream, on_odd: Callable[[str], None] | None, *, is_layer: bool):
         self.offset = 0
-        self._stream, self._on_odd = stream, on_odd
+        self._stream, self._on_odd, self._is_layer = stream, on_odd, is_layer
         self._fields_of_all: dict[str, str] = {}
 
     def members(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None]]:
@@ -157,15 +170,21 @@ class _Archive:
         """Tell the end marker from what only looks like an end: a cut, a second archive."""
         if len(block) < _BLOCK_BYTES and (block or self.offset == 0):
             raise tarfile.ReadError("no valid member header")
-        if self._on_odd is None:
+        if self._on_odd is None and not self._is_layer:
             return
         if not block:
-            self._on_odd("the archive has no end marker; it may have been cut off between two members")
+            self._note_end("the archive has no end marker; it may have been cut off between two members")
         while block:
             if block.strip(b"\0"):
-                self._on_odd("there is data after the end marker, which no reader sees (two archives joined?)")
+                self._note_end("there is data after the end marker, which nobody reads (two archives joined?)")
                 return
             block = self._stream.read(_COPY_BYTES)
+
+    def _note_end(self, text: str) -> None:
+        if self._is_layer:
+            raise tarfile.ReadError(text)
+        if self._on_odd is not None:
+            self._on_odd(text)
 
 
 def _plain_header(block: bytes) -> tuple[str, int, bytes] | None:
@@ -217,41 +236,6 @@ def _check_sparse(name: str, fields: Mapping[str, str]) -> None:
         raise tarfile.ReadError(
             f"{name!r} is stored as a sparse file, which is not read; pack it without --sparse"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read once per process as long as size and time of change stay."""
-    status = path.stat()
-    return _file_sha256(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@functools.cache
-def _file_sha256(path: Path, num_bytes: int, mtime_ns: int, inode: int) -> str:
-    stats = stats_path(path)
-    known = read_json(stats) if stats.is_file() else {}
-    if (known.get("bytes"), known.get("mtime_ns")) == (num_bytes, mtime_ns) and known.get("sha256"):
-        return str(known["sha256"])
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def stats_path(tar: Path) -> Path:
-    """Where the counts of a shard lie: SHARD.stats.json beside SHARD.tar."""
-    return tar.with_name(f"{tar_stem(tar)}.stats.json")
-
-
-def made_from(tar: Path, *, untouched: bool = False) -> dict[str, Fingerprint]:
-    """The parts that a shard was written over, by name, as its stats file has them.
-
-    Empty when there is none, or not of this tar; with `untouched` also when the tar was copied since.
-    """
-    stats, status = stats_path(tar), tar.stat()
-    recorded = read_json(stats) if stats.is_file() else {}
-    if recorded.get("bytes") != status.st_size:
-        return {}
-    if untouched and recorded.get("mtime_ns") != status.st_mtime_ns:
-        return {}
-    return {name: Fingerprint.from_json(value) for name, value in recorded.get("made_from", {}).items()}
 
 
 class TarWriter:
@@ -328,7 +312,7 @@ class TarWriter:
         counts = {"in": self.num_samples, "out": self.num_samples, "dropped": {}, "rejected": 0, "tokens": 0}
         seconds = round(perf_counter() - self._start_s, 3)
         figures = {"seconds": seconds, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        digest = {"sha256": self._sha256.hexdigest()}
+        digest = {"sha256": self._sha256.hexdigest(), "written": self.num_samples}
         write_atomically(stats_path(self.path), to_json_bytes(counts | figures | digest | self.stats))
 
     def abort(self) -> None:

@@ -92,6 +92,7 @@ def test_notes_are_kept_and_shown(tmp_path: Path) -> None:
     base = make_base(tmp_path / "data", 1)
     data = (base / "000000.tar").read_bytes()
     (base / "000000.tar").write_bytes(data[: len(data.rstrip(b"\0")) // 512 * 512 + 512])
+    (base / "000000.stats.json").unlink()
     source = open_source([str(base)])
     with pytest.warns(DataWarning, match=r"000000\.tar: the archive has no end marker"):
         layer = write_layer(tmp_path / "r1", source)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,40 @@ def test_the_command_prints_what_was_left_out(data: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "dropped: unreadable-image 1" in printed
     assert "outside 2" in printed
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "arrived"])
+def test_a_picture_that_changed_under_a_finished_shard(data: Path, how: str) -> None:
+    run(data)
+    folder = data / "images" / "part"
+    (folder / "c.jpg").write_bytes((folder / "a.jpg").read_bytes())  # no annotation names it
+    run(data)
+    name = "gone.jpg" if how == "arrived" else "a.jpg"
+    if how == "gone":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(encode_jpeg(Image.new("RGB", (120, 80), "blue")))
+    with pytest.raises(
+        DataError, match=rf"000000\.tar was built from other .*: that of {name} differs; .* remove 000000"
+    ):
+        run(data)
+    assert not (data / "out" / ".again.partial").exists()
+    (data / "out" / "000000.stats.json").unlink()
+    summary = run(data)
+    run(data, out=data / "fresh")
+    assert (data / "out" / "000000.tar").read_bytes() == (data / "fresh" / "000000.tar").read_bytes()
+    assert summary["out"] == {"changed": 2, "gone": 1, "arrived": 3}[how]
+
+
+def test_touched_pictures_are_the_same(data: Path) -> None:
+    summary = run(data)
+    for path in (data / "images").rglob("*"):
+        os.utime(path, (1, 1))
+    taken = json.loads((data / "out" / "000000.stats.json").read_text())["taken"]
+    before = (data / "out" / "000000.tar").stat().st_mtime_ns
+    assert run(data) == summary
+    assert (data / "out" / "000000.tar").stat().st_mtime_ns == before
+    assert json.loads((data / "out" / "000000.stats.json").read_text())["taken"] != taken
+    (data / "out" / "000000.tar").write_bytes((data / "out" / "000000.tar").read_bytes()[:512])
+    with pytest.raises(DataError, match=r"000000\.tar is damaged or cut off"):
+        run(data)

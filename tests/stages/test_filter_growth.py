@@ -12,7 +12,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Annotation
-from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages.filter import filter_samples
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.scenes import draw_scene
@@ -101,3 +101,26 @@ def test_a_shard_that_is_another_now_is_no_shard_that_was_scored(run: Run, data:
         tar.write_sample("other", {"png": png(50), "txt": b"Another picture."})
     with pytest.raises(DataError, match=r"000001\.tar has changed since"):
         run([0, 1, 2], *sets, **no_model)
+
+
+def test_what_was_scored_anew_is_decided_anew(run: Run, data: Path, tmp_path: Path) -> None:
+    """A shard was repaired and scored again, as the message about it says: no old decision stays."""
+    sets = ("filter.scores=[]", "filter.keep_share=1", "filter.captions=original", "filter.min_words=4")
+    first = run([0, 1, 2], *sets, model=None)
+    with TarWriter(data / "000001.tar") as tar:
+        for index in range(NUM_SAMPLES):  # three of them copies of shard 2's
+            number = (2 if index < 3 else 1) * NUM_SAMPLES + index
+            tar.write_sample(f"1-{index}", {"png": png(number), "txt": b"It is another picture now."})
+    with pytest.raises(DataError, match=r"000001\.tar has changed since .*remove 000001\.stats\.json"):
+        run([0, 1, 2], *sets, model=None)
+    (tmp_path / "kept" / "scores" / "000001.stats.json").unlink()
+    again = run([0, 1, 2], *sets, model=None)
+    run([0, 1, 2], *sets, out="fresh", model=None)
+    assert again["out"] == first["out"] - 3
+    assert tars(tmp_path / "kept") == tars(tmp_path / "fresh")
+    assert [len(sample) for sample in read_all_decisions(tmp_path / "kept")] == [NUM_SAMPLES] * 3
+
+
+def read_all_decisions(layer: Path) -> list[list[Any]]:
+    rejects: list[Any] = []
+    return [list(read_shard(shard, on_reject=rejects.append)) for shard in open_source([str(layer)]).shards]

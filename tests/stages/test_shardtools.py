@@ -14,7 +14,7 @@ from vila2cli.cli import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.run import lock
 from vila2cli.sample import Annotation, Turn
-from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards import Source, TarWriter, open_layer, open_source, read_shard
 from vila2cli.stages.shardtools import Figures, check, merge, show, stats
 
 ARCHIVES = Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[2] / "../shared/data")) / "wds"
@@ -220,6 +220,31 @@ def test_merge_resumes_and_refuses_to_mix(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == before
     with pytest.raises(RecipeError, match="captions"):
         merge(source, out, captions=["recaption"])
+
+
+def test_a_merge_grows_with_its_source(tmp_path: Path) -> None:
+    def base(*numbers: int, folder: str = "data") -> Source:
+        for number in numbers:
+            with TarWriter(tmp_path / folder / f"{number}.tar") as tar:
+                tar.write_sample(f"{number}", {"txt": f"text {number}".encode()})
+        return open_source([f"{tmp_path}/*/?.tar"])
+
+    out = tmp_path / "merged" / "out"
+    merge(base(3, 5), out, captions=["original"])
+    before = (out / "3.tar").stat()
+    assert merge(base(1, 4), out, captions=["original"]).num_out == 4
+    assert (out / "3.tar").stat().st_mtime_ns == before.st_mtime_ns
+    (tmp_path / "data" / "3.tar").unlink()
+    with pytest.raises(DataError, match=r"holds 3\.tar, and no shard of that name is given now"):
+        merge(base(), out, captions=["original"])
+    base(3)
+    with pytest.raises(DataError, match=r"holds 4\.tar, and no shard of that name"):  # data__4 and more__4
+        merge(base(4, folder="more"), out, captions=["original"])
+    (tmp_path / "more" / "4.tar").unlink()
+    data = (tmp_path / "data" / "5.tar").read_bytes()
+    (tmp_path / "data" / "5.tar").write_bytes(data.replace(b"text 5", b"TEXT 5"))
+    with pytest.raises(DataError, match=r"data/5\.tar has changed since .*out/5\.tar was made from it"):
+        merge(base(), out, captions=["original"])
 
 
 def test_two_merges_at_once_are_refused(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Tokenised samples on disk: what comes back is what went in, wherever the images are."""
 
 import gzip
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conversing import conversations
 
+from vila2cli.errors import DataError
 from vila2cli.model.chat import Chat
 from vila2cli.sample import Sample
 from vila2cli.shards import TarWriter, open_source, to_json_bytes
@@ -86,3 +89,61 @@ def test_rejects_are_kept_with_the_shard(chat: Chat, samples: list[TrainSample],
     before = notes.stat().st_mtime_ns, first.path.stat().st_mtime_ns
     assert stored(str(tar), chat, tmp_path / "store") == [first]
     assert (notes.stat().st_mtime_ns, first.path.stat().st_mtime_ns) == before
+
+
+@pytest.fixture
+def tar(tmp_path: Path) -> Path:
+    return write(tmp_path / "000000.tar", conversations(12))
+
+
+def replaced(tar: Path) -> bytes:
+    """The same archive with other pictures of equal length."""
+    data = bytearray(tar.read_bytes())
+    starts = [place for place in range(0, len(data), 512) if data.startswith(b"\xff\xd8\xff", place)]
+    for start in starts:
+        data[start + 400 : start + 420] = bytes(20)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("how", ["written over", "moved over", "cut off", "gone"])
+def test_a_shard_that_was_replaced_is_not_trained_on(chat: Chat, tar: Path, tmp_path: Path, how: str) -> None:
+    store = SampleStore([stored(str(tar), chat, tmp_path / "store")], [0])
+    data = replaced(tar)
+    with_image = next(i for i, one in enumerate(store) if one.images)
+    if how == "written over":
+        tar.write_bytes(data)
+    elif how == "moved over":
+        (tmp_path / "other").write_bytes(data)
+        (tmp_path / "other").replace(tar)
+    elif how == "cut off":
+        tar.write_bytes(data[:1024])
+    else:
+        tar.unlink()
+    message = "cannot read" if how == "gone" else "has changed while it is trained on"
+    with pytest.raises(DataError, match=rf"000000\.tar.*{message}|{message}.*000000\.tar"):
+        store[with_image].decoded()
+
+
+def test_a_shard_that_was_touched_is_the_same(chat: Chat, tar: Path, tmp_path: Path) -> None:
+    store = SampleStore([stored(str(tar), chat, tmp_path / "store")], [0])
+    expected = [values(one) for one in store]
+    (tmp_path / "copy").write_bytes(tar.read_bytes())
+    (tmp_path / "copy").replace(tar)
+    os.utime(tar, (1, 1))
+    assert [values(one) for one in store] == expected
+
+
+def test_what_is_tokenised_is_what_is_recorded(chat: Chat, tar: Path, tmp_path: Path) -> None:
+    source = open_source([str(tar)])
+    digests = source.digest()
+    options: dict[str, Any] = {"max_length": 2048, "check_stop": lambda: None, "digests": digests}
+
+    def store(name: str) -> Stored:
+        make = lambda sample: compose(sample, Composition())  # noqa: E731
+        return store_shard(source.shards[0], chat, make, tmp_path / name / "0.safetensors", **options)
+
+    assert store("before").num_samples == 12
+    tar.write_bytes(replaced(tar))
+    with pytest.raises(DataError, match=r"000000\.tar has changed since this training was started"):
+        store("after")
+    assert not (tmp_path / "after").exists()

@@ -55,6 +55,13 @@ class DepthMaps:
             for thing in things
         ]
 
+    def identity(self, name: Path) -> list[str | int]:
+        """What tells the depth map of a picture from another without reading it, or that there is none."""
+        return [
+            *self.folder.identity(name.with_suffix(".npy")),
+            *self.folder.identity(name.with_suffix(".png")),
+        ]
+
     def _read(self, name: Path) -> Metres_HW:
         try:
             path = self.folder.find(name.with_suffix(".npy"))

@@ -39,6 +39,15 @@ class FileFolder:
                     self._by_name[one.name].append(one)
         return self._by_name.get(name, [])
 
+    def identity(self, name: Path) -> list[str | int]:
+        """What tells the file of a name from another without reading it, or that there is none."""
+        try:
+            path = self.find(name)
+            status = path.stat()
+        except (DataError, OSError):
+            return [str(name)]
+        return [str(name), path.name, status.st_size, status.st_mtime_ns]
+
     def image(self, name: Path) -> EncodedImage:
         """A picture's bytes as they are; raises DataError."""
         path = self.find(name)

@@ -34,10 +34,18 @@ class Item:
     may_lose: bool = False
 
 
-def read_items(form: str, inputs: Sequence[Path], *, max_images: int) -> Iterator[Item | Unusable]:
-    """Every item of the inputs in order, or why one cannot be used."""
+def sources_of(form: str, inputs: Sequence[Path]) -> list[Path]:
+    """The files that hold items, and for img2dataset folders of loose files, in order and each once."""
+    first: dict[Path, Path] = {}
+    for path in _img2dataset(inputs) if form == "img2dataset" else files_in(inputs, _TABLES):
+        first.setdefault(path.resolve(), path)
+    return list(first.values())
+
+
+def read_items(form: str, path: Path, *, max_images: int) -> Iterator[Item | Unusable]:
+    """Every item of a source in order, or why one cannot be used."""
     if form == "img2dataset":
-        yield from _img2dataset(inputs)
+        yield from _file_items(path) if path.is_dir() else _tar_items(path)
         return
     readers: dict[str, Callable[[Mapping[str, Any]], Item]] = {
         "llava": llava,
@@ -47,15 +55,14 @@ def read_items(form: str, inputs: Sequence[Path], *, max_images: int) -> Iterato
         "obelics": lambda row: obelics(row, max_images),
     }
     rows = _coco_rows if form == "coco" else read_rows
-    for path in files_in(inputs, _TABLES):
-        for number, row in enumerate(rows(path), 1):
-            if isinstance(row, Unusable):
-                yield Unusable(row.reason, f"{path.name}: {row}")
-                continue
-            try:
-                yield readers[form](row)
-            except Unusable as error:
-                yield Unusable(error.reason, f"{path.name}, item {number}: {error}")
+    for number, row in enumerate(rows(path), 1):
+        if isinstance(row, Unusable):
+            yield Unusable(row.reason, f"{path.name}: {row}")
+            continue
+        try:
+            yield readers[form](row)
+        except Unusable as error:
+            yield Unusable(error.reason, f"{path.name}, item {number}: {error}")
 
 
 def llava(row: Mapping[str, Any]) -> Item:
@@ -159,14 +166,15 @@ def _document(row: Mapping[str, Any], places: Sequence[tuple[str | None, str | N
     return Item(name=_name(row), images=named, meta=meta, may_lose=True)
 
 
-def _img2dataset(inputs: Sequence[Path]) -> Iterator[Item | Unusable]:
+def _img2dataset(inputs: Sequence[Path]) -> Iterator[Path]:
     """Tars or folders of files as img2dataset writes them; what it could not download is in its tables."""
     for place in inputs:
-        for path in [place, *sorted(p for p in place.rglob("*") if p.is_dir())] if place.is_dir() else [place]:
-            for tar in sorted(path.glob("*.tar")) if path.is_dir() else [path]:
-                yield from _tar_items(tar)
-            if path.is_dir():
-                yield from _file_items(path)
+        if not place.is_dir():
+            yield place
+            continue
+        for folder in [place, *sorted(path for path in place.rglob("*") if path.is_dir())]:
+            yield from sorted(folder.glob("*.tar"))
+            yield folder
 
 
 def _tar_items(tar: Path) -> Iterator[Item | Unusable]:

@@ -23,11 +23,27 @@ class _Member:
     start: int
     num_bytes: int
     extension: str
+    mtime_ns: int
 
     def read(self) -> tuple[bytes, str]:
         with self.tar.open("rb") as file:
             file.seek(self.start)
             return file.read(self.num_bytes), self.extension
+
+    def identity(self) -> list[str | int]:
+        return [self.tar.name, self.start, self.num_bytes, self.mtime_ns]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+
+    def read(self) -> tuple[bytes, str]:
+        return self.path.read_bytes(), self.path.suffix[1:].lower()
+
+    def identity(self) -> list[str | int]:
+        status = self.path.stat()
+        return [self.path.name, status.st_size, status.st_mtime_ns]
 
 
 class ImageStore:
@@ -48,24 +64,31 @@ class ImageStore:
 
     def find(self, name: str) -> EncodedImage:
         """The image of this name; raises Unusable when it is missing or is no image."""
-        data, extension = self._read(name)
+        data, extension = self._locate(name).read()
         try:
             image_size(data)
         except DataError as error:
             raise Unusable("undecodable", f"{name}: {error}") from None
         return EncodedImage(data, extension if extension in IMAGE_EXTENSIONS else "jpg")
 
-    def _read(self, name: str) -> tuple[bytes, str]:
+    def identity(self, name: str) -> list[str | int]:
+        """What tells the image of this name from another without reading it, or why there is none."""
+        try:
+            return self._locate(name).identity()
+        except Unusable as error:
+            return [error.reason]
+
+    def _locate(self, name: str) -> _Member | _File:
         if (member := self._members.get(name)) is not None:
-            return member.read()
+            return member
         for folder in self._folders:
             if _is_inside(path := folder / name, folder):
-                return path.read_bytes(), path.suffix[1:].lower()
+                return _File(path)
         if "://" in name and (found := self._downloaded().get(name)) is not None:
-            return found.read_bytes(), found.suffix[1:].lower()
+            return _File(found)
         return self._by_last_part(name)
 
-    def _by_last_part(self, name: str) -> tuple[bytes, str]:
+    def _by_last_part(self, name: str) -> _Member | _File:
         """The one image whose path ends as the name does: what holds the images may be laid out otherwise."""
         last = _last_part(name)
         members = self._by_name.get(last, [])
@@ -73,9 +96,9 @@ class ImageStore:
         if len(members) + len(paths) > 1:
             raise Unusable("ambiguous-image", f"{name}: several images are called {last}, none lies there")
         if members:
-            return members[0].read()
+            return members[0]
         if paths:
-            return paths[0].read_bytes(), paths[0].suffix[1:].lower()
+            return _File(paths[0])
         raise Unusable("missing-image", f"{name} is in none of the places given with --images")
 
     def _index(self, tar: Path) -> None:
@@ -83,6 +106,7 @@ class ImageStore:
         if not tar_stem(tar) or tar.suffix != ".tar":
             raise DataError(f"{tar} is no folder and no .tar; unpack compressed archives first")
         try:
+            mtime_ns = tar.stat().st_mtime_ns
             with tarfile.open(tar, "r:") as archive:
                 urls: dict[str, str] = {}
                 for entry in archive:
@@ -92,7 +116,7 @@ class ImageStore:
                     if extension == "json" and (file := archive.extractfile(entry)) is not None:
                         urls[stem] = str(parse_json(file.read(), entry.name).get("url") or "")
                     if extension.lower() in IMAGE_EXTENSIONS:
-                        member = _Member(tar, entry.offset_data, entry.size, extension.lower())
+                        member = _Member(tar, entry.offset_data, entry.size, extension.lower(), mtime_ns)
                         self._members.setdefault(entry.name, member)
                         self._by_name.setdefault(PurePosixPath(entry.name).name, []).append(member)
         except tarfile.TarError as error:

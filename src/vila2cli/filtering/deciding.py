@@ -5,7 +5,6 @@ Only score tars are read, no image, so deciding anew takes no model and a fracti
 
 import dataclasses
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from vila2cli.errors import DataError
 from vila2cli.filtering.job import Job
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.progress import Progress
+from vila2cli.records import recorded
+from vila2cli.run import digest
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.image_hash import image_hash
@@ -29,6 +30,7 @@ from vila2cli.shards import (
     done,
     gather_rejects,
     made_from,
+    read_rejects,
     read_shard,
     to_json_bytes,
     write_rejects,
@@ -156,7 +158,7 @@ def write_shards(
     A sample's reasons are the one it counts under and then all others of its own; of a control that
     was drawn, the draw alone.
     """
-    complete = done(out_dir)
+    complete, scores = done(out_dir), scores_digest(job)
     with _step(job, f"writing {out_dir.name}", len(job.source.shards), "shards") as progress:
         for name in job.names:
             stop.check()
@@ -164,9 +166,14 @@ def write_shards(
             pairs = [(key, annotation, next(decisions)) for key, annotation in scored]
             assert all((name, key) == decision.id for key, _, decision in pairs), f"{name} is out of step"
             if name not in complete:
-                _write_shard(out_dir, name, job, pairs, is_control=is_control)
+                _write_shard(out_dir, name, job, pairs, scores, is_control=is_control)
             progress.advance()
     gather_rejects(out_dir, job.names)
+
+
+def scores_digest(job: Job) -> str:
+    """What the decisions about all shards are made from: the scores of each, by their tars' SHA-256."""
+    return digest({name: recorded(job.scores_dir / f"{name}.tar").get("sha256") for name in job.names})
 
 
 def _write_shard(
@@ -174,11 +181,12 @@ def _write_shard(
     name: str,
     job: Job,
     pairs: list[tuple[str, Annotation, Decision]],
+    scores: str,
     *,
     is_control: bool,
 ) -> None:
     scored = ShardStats.read(job.scores_dir / f"{name}.stats.json")
-    rejects = _read_rejects(job.scores_dir / f"{name}.rejects.jsonl")
+    rejects = read_rejects(job.scores_dir, name)
     dropped = Counter(reject.reason for reject in rejects)
     num_kept = num_tokens = 0
     with TarWriter(out_dir / f"{name}.tar") as tar:
@@ -193,14 +201,16 @@ def _write_shard(
             else:
                 dropped[decision.reason] += 1
         assert scored.num_in == num_kept + dropped.total(), f"shard {name} does not add up"
-        write_rejects(out_dir, name, rejects)
+        lines = write_rejects(out_dir, name, rejects)
         scores_tar = job.scores_dir / f"{name}.tar"
         tar.stats = {
             "in": scored.num_in,
             "out": num_kept,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
+            **lines,
             "tokens": num_tokens,
+            "scores": scores,
             "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
         }
 
@@ -211,9 +221,3 @@ def _decided(annotation: Annotation, decision: Decision, job: Job, *, is_control
     like = {"like": decision.like} if decision.like is not None else {}
     scores = {**annotation.scores, "keep": decision.reason is None, "reasons": reasons, **like}
     return dataclasses.replace(annotation, layer=FILTER, scores=scores, seed=job.recipe.seed)
-
-
-def _read_rejects(path: Path) -> list[Reject]:
-    """What a scored shard held that made no sample."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Reject(**json.loads(line)) for line in lines]

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.files import read_json
-from vila2cli.filtering.deciding import select, write_shards
+from vila2cli.filtering.deciding import scores_digest, select, write_shards
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.summary import summarise
 from vila2cli.places import tar_stem
 from vila2cli.progress import Progress
+from vila2cli.records import recorded
 from vila2cli.run import Manifest, claim, difference, read_manifest, write_json
 from vila2cli.score.selection import Selection
 from vila2cli.shards import done, open_layer
@@ -62,10 +63,23 @@ def _is_decided(job: Job, folder: Path, wanted: Mapping[str, Any]) -> bool:
     ):
         was, now = ({key: one.get(key) for key in _MADE_ANEW} for one in (stored.inputs, wanted))
         if was != now:
-            Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided anew: {difference(was, now)}")
-            _clear(folder)
+            _decide_anew(job, folder, difference(was, now))
+        elif _is_of_other_scores(job, folder):
+            _decide_anew(job, folder, "shards were scored anew")
     claim(folder, wanted, job.recipe)
     return set(job.names) <= done(folder) and (folder / "summary.json").is_file()
+
+
+def _is_of_other_scores(job: Job, folder: Path) -> bool:
+    """Whether a shard of the layer was decided from other scores than there are now."""
+    scores = scores_digest(job)
+    complete = done(folder) & set(job.names)
+    return any(recorded(folder / f"{name}.tar").get("scores", scores) != scores for name in complete)
+
+
+def _decide_anew(job: Job, folder: Path, why: str) -> None:
+    Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided anew: {why}")
+    _clear(folder)
 
 
 def _clear(folder: Path) -> None:

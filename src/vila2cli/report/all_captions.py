@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.reader import read_layer_shard
+from vila2cli.reader import check_layers, read_layer_shard
 from vila2cli.report.caption_layers import CaptionLayer
 from vila2cli.report.captions import usable_scene
 from vila2cli.report.json_reader import JsonReader
@@ -90,6 +90,7 @@ def _read_base(tars: Sequence[Path], images: Mapping[str, ImageCaptions]) -> Non
     """Alt-texts and scenes, without reading a picture; where the base is gone there are none."""
     try:
         for shard in open_source([str(tar) for tar in tars]).shards:
+            check_layers(shard)
             for name, data in read_members(shard.url, lambda name: name.endswith((".txt", ".json"))):
                 split = split_name(name)
                 image = images.get(split[0]) if split else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.reader import Shard, read_layer_shard, read_shard
+from vila2cli.reader import Shard, check_layers, read_layer_shard, read_shard
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.sample import Annotation, Reject, Sample
@@ -129,6 +129,7 @@ def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[
 
 def _read_some(shard: Shard) -> list[Sample]:
     rejects: list[Reject] = []
+    check_layers(shard)
     return list(itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_PER_SHARD))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.layers import LAYER_FILE
+from vila2cli.reader import check_layers
 from vila2cli.sample import Sample
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.verdict import Pair
@@ -105,6 +106,7 @@ def _candidates(shard: Shard, folders: Mapping[Path, str]) -> dict[str, Drawn]:
     tars = {Path(layer.url).parent.resolve(): Path(layer.url) for layer in shard.layers}
     if not folders.keys() <= tars.keys():
         return {}
+    check_layers(shard)
     captions: dict[str, dict[str, str]] = {}
     images: dict[str, str] = {}
     for folder, name in folders.items():

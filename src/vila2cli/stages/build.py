@@ -1,9 +1,11 @@
 """`vila2 shards build`: a specialist's training shards from public annotations."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,20 @@ from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
 from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
 from vila2cli.builders.rules import Dropped, clean, settle
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.files import PARTIAL, read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.places import local_path
-from vila2cli.rejects import REJECTS_FILE
-from vila2cli.run import claim, lock, write_json
+from vila2cli.records import check_whole, note, recorded
+from vila2cli.rejects import REJECTS_FILE, read_rejects
+from vila2cli.run import claim, digest, lock, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
+from vila2cli.tarfiles import read_members
 
 NOT_A_BOX = "not-a-box"
+AGAIN_FOLDER = f".again{PARTIAL}"
+"""Where finished shards are built again, to be compared."""
 OBJECTS_FILE = ".objects.jsonl"
 """Beside each shard: the objects that were not used, and why."""
 
@@ -125,7 +131,37 @@ class _Builder:
             names.append(name)
             if name not in complete:
                 self._write_shard(name, batch, out, stop)
+            else:
+                self._check_shard(name, batch, out, stop)
         return names
+
+    def _check_shard(self, name: str, pictures: Sequence[Picture], out: Path, stop: Stop) -> None:
+        """Raise DataError when a finished shard would become another one from what is there now.
+
+        As long as size and time of the pictures are the same it would not; else it is built again, aside.
+        """
+        tar, aside = out / f"{name}.tar", out / AGAIN_FOLDER
+        check_whole(tar)
+        taken = self._taken(pictures)
+        if recorded(tar).get("taken") == taken:
+            return
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        try:
+            aside.mkdir()
+            again = _Builder(self.specialist, self.format, None, self.settings, None, 0, self._depth)
+            again._images = self._images
+            again._write_shard(name, pictures, aside, stop)
+            first = int(name) * self.settings.samples_per_shard
+            _compare(name, {f"{i:09d}": one.name for i, one in enumerate(pictures, first)}, out, aside)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        note(tar, taken=taken)
+
+    def _taken(self, pictures: Sequence[Picture]) -> str:
+        """A digest of what tells the pictures' files; those in shards are told by the shards' digests."""
+        named = [picture.image for picture in pictures if isinstance(picture.image, Path)]
+        folders = [folder for folder in (self._images, self._depth) if folder is not None]
+        return digest([folder.identity(name) for name in named for folder in folders])
 
     def _write_shard(self, name: str, pictures: Sequence[Picture], out: Path, stop: Stop) -> None:
         rejects: list[Reject] = []
@@ -136,6 +172,7 @@ class _Builder:
         malformed: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         first = int(name) * self.settings.samples_per_shard
+        taken = self._taken(pictures)  # before they are read
         with TarWriter(out / f"{name}.tar") as tar:
             for index, picture in enumerate(pictures, first):
                 stop.check()
@@ -154,12 +191,13 @@ class _Builder:
                 "in": len(pictures),
                 "dropped": dict(sorted(counts.items())),
                 "rejected": counts.total(),
+                **write_rejects(out, name, rejects),
                 "objects": dict(sorted(objects.items())),
                 "questions": dict(sorted(kinds.items())),
                 "people_asked": dict(sorted((+people).items())),
                 "malformed": dict(sorted(malformed.items())),
+                "taken": taken,
             }
-            write_rejects(out, name, rejects)
             write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
 
     def _write_sample(
@@ -237,6 +275,29 @@ class _Builder:
     def _unused(self, picture: Picture, objects: Counter[str]) -> list[Dropped]:
         objects["image-rejected"] += len(picture.things)
         return []
+
+
+def _compare(name: str, pictures: Mapping[str, str], out: Path, aside: Path) -> None:
+    """Raise DataError naming the first picture of which something else was made than now."""
+    was, now = (_made(folder, name) for folder in (out, aside))
+    first = next((key for key in sorted(was | now) if was.get(key) != now.get(key)), None)
+    if first is not None:
+        raise DataError(
+            f"{out / name}.tar was built from other files than there are now: that of "
+            f"{pictures.get(first, first)} differs; put the old one back, remove {name}.stats.json to have it "
+            "built again, or give another --out"
+        )
+
+
+def _made(folder: Path, name: str) -> dict[str, list[str]]:
+    """What was made of each picture of a shard, its members and rejects as text, by key."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for member, data in read_members(folder / f"{name}.tar", lambda name: True):
+        key, _, extension = member.partition(".")
+        found[key].append(f"{extension} {sha256(data or b'').hexdigest()}")
+    for reject in read_rejects(folder, name):
+        found[reject.key.partition("#")[0]].append(f"{reject.reason} {reject.error}")
+    return found
 
 
 def _object_json(thing: Thing) -> dict[str, Any]:

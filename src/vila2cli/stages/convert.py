@@ -1,18 +1,20 @@
 """`vila2 shards convert`: other data formats to base shards, every item a sample or a written reject."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vila2cli.conversion.formats import FORMATS, Item, read_items
+from vila2cli.conversion.formats import FORMATS, sources_of
 from vila2cli.conversion.images import ImageStore
+from vila2cli.conversion.members import members_of
+from vila2cli.conversion.taken import Numbered, Taken, in_order, numbered, pass_over
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import read_json, sweep, to_json_bytes
+from vila2cli.files import sweep
 from vila2cli.groups import Unusable
-from vila2cli.run import claim, lock
-from vila2cli.sample import EncodedImage, Reject
+from vila2cli.run import claim, lock, read_manifest
+from vila2cli.sample import Reject
 from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import interruptible
 
@@ -34,58 +36,66 @@ def convert(
     An item that cannot be used is written to rejects.jsonl with its reason and, where an image is
     missing, its name. An image missing from a web document only takes itself out; it is counted, and
     named in the sample's JSON under "missing_images". Shards that are there are kept, so that a
-    conversion that was stopped goes on. Raises DataError for files that cannot be read, and when no
-    item could be used; RecipeError for another conversion's folder.
+    conversion that was stopped goes on, and what is new among the inputs comes behind them, wherever its
+    name would sort. Raises DataError for files that cannot be read, where what a finished shard was made
+    from is not what it was, and when no item could be used; RecipeError for another conversion's folder.
     """
     if form not in FORMATS:
         raise RecipeError(f"unknown format {form!r}; known are {', '.join(FORMATS)}")
-    settings = {"per_shard": per_shard, "max_images": max_images}
-    sizes = {str(path): path.stat().st_size for path in inputs if path.is_file()}
-    places = {"inputs": list(map(str, inputs)), "sizes": sizes, "images": list(map(str, images))}
+    sources = sources_of(form, inputs)
     with lock(out), interruptible() as stop:
-        claim(out, {"stage": "convert", "format": form, **settings, **places})
+        settings = {"format": form, "per_shard": per_shard, "max_images": max_images}
+        claim(out, {"stage": "convert", **settings, **_claimed_earlier(out)})
         sweep(out)
         with stop.at_once():
-            store = ImageStore(images)
-            items = _Items(enumerate(read_items(form, inputs, max_images=max_images)))
-            names = _write_all(items, store, out, per_shard)
+            names = _convert(form, sources, ImageStore(images), out, per_shard, max_images)
         gather_rejects(out, names)
         return folder_stats(out, names)
+
+
+def _claimed_earlier(out: Path) -> dict[str, Any]:
+    """What earlier releases held fixed of the inputs: now each shard says what it was made from."""
+    stored = read_manifest(out)
+    inputs = stored.inputs if stored is not None else {}
+    return {key: inputs[key] for key in ("inputs", "sizes", "images") if key in inputs}
 
 
 class _Items:
     """Numbered items, of which the last one can be put back."""
 
-    def __init__(self, source: Iterator[tuple[int, Item | Unusable]]) -> None:
+    def __init__(self, source: Iterator[Numbered]) -> None:
         self._source = source
-        self._back: list[tuple[int, Item | Unusable]] = []
+        self._back: list[Numbered] = []
 
-    def put_back(self, index: int, item: Item | Unusable) -> None:
-        self._back.append((index, item))
+    def put_back(self, one: Numbered) -> None:
+        self._back.append(one)
 
     def __iter__(self) -> "_Items":
         return self
 
-    def __next__(self) -> tuple[int, Item | Unusable]:
+    def __next__(self) -> Numbered:
         return self._back.pop() if self._back else next(self._source)
 
 
-def _write_all(items: "_Items", store: ImageStore, out: Path, per_shard: int) -> list[str]:
-    names: list[str] = []
-    complete = done(out)
-    while True:
-        name = f"{len(names):06d}"
-        if name in complete:
-            num_in = int(read_json(out / f"{name}.stats.json")["in"])
-            if sum(1 for _ in islice(items, num_in)) < num_in:
-                raise DataError(
-                    f"{out} was made from more items than there are now; remove it to start it over"
-                )
-            names.append(name)
-            continue
-        if not _write_shard(items, store, out, name, per_shard, is_first=not names):
-            return names
-        names.append(name)
+def _convert(
+    form: str, sources: Sequence[Path], store: ImageStore, out: Path, per_shard: int, max_images: int
+) -> list[str]:
+    """Write the shards that are missing; returns the names of all."""
+    finished = sorted(done(out))
+    items = _Items(numbered(form, in_order(sources, out, finished), max_images=max_images))
+    for number in itertools.count():
+        name = f"{number:06d}"
+        if name in finished:
+            pass_over(items, store, out, name)
+        elif not _write_shard(items, store, out, name, per_shard):
+            break
+    names = [f"{i:06d}" for i in range(number)]
+    if extra := [name for name in finished if name not in names]:
+        raise DataError(
+            f"{out} holds {extra[0]}.tar, for which no items are left: there were more of them; put back what "
+            "was there, or give another --out"
+        )
+    return names
 
 
 def _write_shard(
@@ -94,94 +104,44 @@ def _write_shard(
     out: Path,
     name: str,
     per_shard: int,
-    *,
-    is_first: bool,
 ) -> bool:
     """Write one shard from the items that are left; returns whether there were any."""
-    if (item := next(items, None)) is None:
+    if (first := next(items, None)) is None:
         return False
-    items.put_back(*item)
+    items.put_back(first)
     rejects: list[Reject] = []
+    taken = Taken(store)
     num_in = num_images = num_missing = 0
     with TarWriter(out / f"{name}.tar") as tar:
-        for index, one in items:
-            num_in += 1
-            key = f"{index:09d}"
+        for one in items:
+            seen = taken.identity(one)  # before the images are read
             try:
-                members, missing = _members(one, store)
+                members, missing = members_of(one.item, store)
             except Unusable as error:
-                rejects.append(Reject(name, key, error.reason, str(error)))
-                continue
-            if tar.num_samples == per_shard:
-                items.put_back(index, one)  # rejects at the end belong to a shard that has samples
-                num_in -= 1
-                break
-            tar.write_sample(key, members)
-            num_images += sum(extension not in ("txt", "json") for extension in members)
-            num_missing += missing
-        if is_first and not tar.num_samples:
-            first = rejects[0]
+                rejects.append(Reject(name, one.key, error.reason, str(error)))
+            else:
+                if tar.num_samples == per_shard:
+                    items.put_back(one)  # rejects at the end belong to a shard that has samples
+                    break
+                tar.write_sample(one.key, members)
+                num_missing += missing
+                num_images += sum(extension not in ("txt", "json") for extension in members)
+            num_in += 1
+            taken.add(one, seen)
+        if not tar.num_samples:  # of all items, or of those that are new
             write_rejects(out, name, rejects)
             raise DataError(
                 f"none of {num_in} items can be used, see {out / name}.rejects.jsonl; the first: "
-                f"{first.reason}: {first.error}"
+                f"{rejects[0].reason}: {rejects[0].error}"
             )
         dropped = Counter(reject.reason for reject in rejects)
         tar.stats = {
             "in": num_in,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
+            **write_rejects(out, name, rejects),
             "images": num_images,
             "missing_images": num_missing,
+            **taken.to_json(),
         }
-        write_rejects(out, name, rejects)
     return True
-
-
-def _members(item: Item | Unusable, store: ImageStore) -> tuple[dict[str, bytes], int]:
-    """The files of a sample and how many of its images are missing; raises Unusable."""
-    if isinstance(item, Unusable):
-        raise item
-    found: list[EncodedImage] = []
-    missing: list[str] = []
-    for image in item.images:
-        try:
-            found.append(image if isinstance(image, EncodedImage) else store.find(image))
-        except Unusable as error:
-            if not item.may_lose:
-                raise Unusable(error.reason, f"{item.name}: {error}") from None
-            missing.append(str(image))
-    if item.may_lose and not found:
-        raise Unusable("missing-image", f"{item.name}: none of its images is there: {', '.join(missing)}")
-    if item.images and not item.text and not {"messages", "interleaved"} & item.meta.keys():
-        raise Unusable("no-caption", f"{item.name} has no text")
-    several = len(found) > 1
-    members = {f"{i}.{one.extension}" if several else one.extension: one.data for i, one in enumerate(found)}
-    if item.text:
-        members["txt"] = item.text.strip().encode("utf-8", "replace")
-    if meta := _meta(item, missing):
-        try:
-            members["json"] = to_json_bytes(meta)
-        except (ValueError, TypeError) as error:
-            raise Unusable("bad-json", f"{item.name}: {error}") from None
-    return members, len(missing)
-
-
-def _meta(item: Item, missing: Sequence[str]) -> dict[str, Any]:
-    """KEY.json: of a document the places of the images that are there, counted from 0."""
-    meta = dict(item.meta)
-    if not item.may_lose:
-        return meta
-    texts: list[str | None] = []
-    places: list[int | None] = []
-    gone = list(missing)
-    num = 0
-    for text, image in zip(meta["interleaved"]["texts"], meta["interleaved"]["images"], strict=True):
-        if image is not None and image in gone:
-            gone.remove(image)
-            continue
-        texts.append(text)
-        places.append(None if image is None else num)
-        num += image is not None
-    meta["interleaved"] = {"texts": texts, "images": places}
-    return meta | ({"missing_images": list(missing)} if missing else {})

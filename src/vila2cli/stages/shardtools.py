@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,8 +10,11 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import sweep
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.image import decode_image, image_size
-from vila2cli.run import claim, lock
+from vila2cli.places import is_remote, local_path, tar_stem
+from vila2cli.records import parts_of, recorded
+from vila2cli.run import claim, lock, read_manifest
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shards import (
     Shard,
@@ -19,16 +22,18 @@ from vila2cli.shards import (
     Source,
     TarWriter,
     Unreadable,
+    done,
     folder_stats,
     gather_rejects,
     member_problems,
     missing,
+    read_rejects,
     read_shard,
     to_json_bytes,
     to_made_from,
     write_rejects,
 )
-from vila2cli.streams import Fingerprint, fingerprint
+from vila2cli.streams import fingerprint
 from vila2cli.text.compose import ORIGINAL, compose_caption, filter_inputs, is_kept
 from vila2cli.text.printable import printable
 from vila2cli.text.quality import num_words
@@ -57,16 +62,18 @@ class Report:
         return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
 
 
-def check(source: Source, *, decode: bool = True) -> Report:
+def check(source: Source, *, decode: bool = True, digests: bool = True) -> Report:
     """Read everything and list every problem: damage, keys used twice in or across shards, images that
-    cannot be decoded (skipped without `decode`), text that is not UTF-8, missing partners, dots in names."""
+    cannot be decoded (skipped without `decode`), text that is not UTF-8, missing partners, dots in names,
+    and tars that are not as their stats files say (with `digests` compared to the last byte)."""
     problems: list[Problem] = []
     first_shard: dict[str, str] = {}
     num_samples = 0
     for shard in source.shards:
         unreadable = ""
+        fingerprints: dict[str, Fingerprint] | None = {} if digests else None
         try:
-            for found in _checked_samples(shard, problems):
+            for found in _checked_samples(shard, problems, fingerprints):
                 num_samples += 1
                 problems += _sample_problems(shard, found, first_shard, decode)
         except DataError as error:
@@ -77,14 +84,46 @@ def check(source: Source, *, decode: bool = True) -> Report:
             unreadable = unreadable or str(error)
         if unreadable:
             problems.append(Problem(shard.name, "", "unreadable", unreadable))
+        problems += _record_problems(shard, fingerprints or {})
     return Report(len(source.shards), num_samples, tuple(problems))
 
 
-def _checked_samples(shard: Shard, problems: list[Problem]) -> Iterator[Sample]:
+def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:
+    """What of a shard's tars is not as the stats files beside them say; `found` are the digests of parts."""
+    for name, place in shard.parts().items():
+        stats, record = f"{tar_stem(place)}.stats.json", recorded(place)
+        is_layer = place != shard.url
+        if is_layer and not record:
+            yield Problem(
+                shard.name, "", "no-stats", f"{place}: without {stats} nobody can tell if it is whole"
+            )
+        if not _is_of(found.get(name), record.get("sha256")):
+            yield Problem(
+                shard.name, "", "changed", f"{place}: its SHA-256 is not the one in {stats} beside it"
+            )
+        base = parts_of(record).get(tar_stem(place)) if is_layer else None
+        if base is not None and not _is_of(found.get(shard.name), base.sha256):
+            yield Problem(shard.name, "", "changed", f"{shard.url}: {place} was made from another file")
+        if is_layer and record and not is_remote(place):
+            try:
+                read_rejects(local_path(place).parent, tar_stem(place))
+            except DataError as error:
+                yield Problem(shard.name, "", "rejects", str(error))
+
+
+def _is_of(found: Fingerprint | None, sha256: str | None) -> bool:
+    """Whether a digest is that of a file, as far as both are known."""
+    return found is None or not sha256 or sha256 in (found.sha256, found.unpacked)
+
+
+def _checked_samples(
+    shard: Shard, problems: list[Problem], fingerprints: dict[str, Fingerprint] | None
+) -> Iterator[Sample]:
     def note(reject: Reject) -> None:
         problems.append(Problem(shard.name, reject.key, reject.reason, reject.error))
 
-    return read_shard(shard, on_reject=note, on_note=lambda text: None)  # `member_problems` has them
+    # `member_problems` has the notes
+    return read_shard(shard, on_reject=note, on_note=lambda text: None, fingerprints=fingerprints)
 
 
 def _sample_problems(
@@ -250,21 +289,30 @@ def merge(
     given, KEY.json with the metadata and under "annotations" what the layers say.
 
     A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
-    counted. Shards that are there are kept; raises RecipeError when they were merged from something
-    else, DataError while another process merges, and for shards that cannot be read once the others
-    are merged.
+    counted. Shards that are there are kept, and those of a source that has grown are added. Raises
+    RecipeError when they were merged in another way, DataError when one was merged from other files or its
+    source is gone, while another process merges, and for shards that cannot be read once the others are
+    merged.
     """
     folder = Path(out_dir)
-    inputs = {
-        "captions": list(captions),
-        "separator": separator,
-        "shards": source.outline(),
-        **filter_inputs(source.layers),
-    }
     names = [shard.name for shard in source.shards]
     with lock(folder):
-        claim(folder, {"stage": "merge", **inputs})
+        claim(
+            folder,
+            {
+                "stage": "merge",
+                "captions": list(captions),
+                "separator": separator,
+                **_sources(source, folder),
+                **filter_inputs(source.layers),
+            },
+        )
         sweep(folder)
+        if gone := sorted(done(folder) - set(names)):
+            raise DataError(
+                f"{folder} holds {gone[0]}.tar, and no shard of that name is given now; give it again, remove "
+                "the merged one, or choose another --out"
+            )
         unreadable = Unreadable()
         for shard in missing(folder, source.shards):
             try:
@@ -277,6 +325,14 @@ def merge(
         gather_rejects(folder, names)
         unreadable.check()
         return folder_stats(folder, names)
+
+
+def _sources(source: Source, folder: Path) -> dict[str, Any]:
+    """What of the source decides the merged shards together; what each was made from its stats file says."""
+    stored = read_manifest(folder)
+    if stored is not None and "shards" in stored.inputs:  # an earlier release held all shards fixed
+        return {"shards": source.outline()}
+    return {"layers": source.outline()["layers"]}
 
 
 def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
@@ -301,9 +357,9 @@ def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator:
             "in": num_in,
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
+            **write_rejects(folder, shard.name, rejects),
             "made_from": to_made_from(shard, fingerprints),
         }
-        write_rejects(folder, shard.name, rejects)
 
 
 def _merged_members(sample: Sample, caption: str | None) -> dict[str, bytes]:

@@ -111,7 +111,7 @@ def train_stage(
         ranks.first(begin)
         checkpoints = Checkpoints(partial, ranks)
         checkpoints.open({"stage": stage, **lineage})
-        job = _Job(stage, recipe, Chat(processor), partial, checkpoints, ranks, stop)
+        job = _Job(stage, recipe, Chat(processor), partial, checkpoints, ranks, stop, lineage["data"])
         try:
             model = renewed(job.train(model, phases), ranks)
         except Interrupted as error:
@@ -171,8 +171,10 @@ class _Job:
         checkpoints: Checkpoints,
         ranks: Ranks,
         stop: Stop,
+        digests: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.stage, self.recipe, self.chat, self.partial = stage, recipe, chat, partial
+        self._digests = digests
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
         self._rejects: dict[tuple[str, str, str, int], Reject] = {}
         self.journal = Journal(
@@ -287,7 +289,13 @@ class _Job:
         def store(number: int, shard: Shard) -> Stored:
             path = folder / f"{number:06}.safetensors"
             return store_shard(
-                shard, self.chat, data.compose, path, max_length=settings.max_length, check_stop=self.stop.check
+                shard,
+                self.chat,
+                data.compose,
+                path,
+                max_length=settings.max_length,
+                check_stop=self.stop.check,
+                digests=self._digests.get(data.name),
             )
 
         shards = list(enumerate(data.source.shards))

@@ -7,8 +7,9 @@ beside the ids. What is in memory are lengths: under 100 bytes a sample.
 
 import bisect
 import json
+import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +21,10 @@ from safetensors.numpy import save
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, write_atomically
+from vila2cli.fingerprints import Fingerprint, of_status
 from vila2cli.model.chat import Chat
 from vila2cli.places import is_remote, local_path
+from vila2cli.records import file_sha256
 from vila2cli.sample import EncodedImage, Reject, Sample
 from vila2cli.shards import Shard, read_shard
 from vila2cli.tarfiles import image_index, split_name
@@ -33,20 +36,37 @@ _TABLES = ("tokens", "images", "trained")
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An encoded image at a place in a file."""
+    """An encoded image at a place in a file; `then` is what that was when it was tokenised."""
 
     path: str
     offset: int
     num_bytes: int
+    then: Fingerprint | None = None
 
     @property
     def data(self) -> bytes:
-        """Its bytes; raises DataError when the file has become shorter."""
-        with Path(self.path).open("rb") as file:
-            found = _read_at(file, self.offset, self.num_bytes)
+        """Its bytes; raises DataError when the file is gone, or has changed since it was tokenised."""
+        try:
+            with Path(self.path).open("rb") as file:
+                self._check(os.fstat(file.fileno()))
+                found = _read_at(file, self.offset, self.num_bytes)
+        except OSError as error:
+            raise DataError(
+                f"cannot read {self.path}, which is trained on: {error.strerror or error}"
+            ) from None
         if len(found) != self.num_bytes:
             raise DataError(f"{self.path} has changed while it is trained on: it is cut off")
         return found
+
+    def _check(self, status: os.stat_result) -> None:
+        """Raise DataError for another file; one whose time alone changed is read once to be known again."""
+        if self.then is None or self.then.agrees(of_status(status)):
+            return
+        if status.st_size != self.then.num_bytes or file_sha256(Path(self.path)) != self.then.sha256:
+            raise DataError(
+                f"{self.path} has changed while it is trained on; put the old one back and start this again, "
+                "or remove the unfinished output to train on the new one"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +80,28 @@ class Stored:
 
 
 def store_shard(
-    shard: Shard, chat: Chat, compose: Compose, path: Path, *, max_length: int, check_stop: Callable[[], None]
+    shard: Shard,
+    chat: Chat,
+    compose: Compose,
+    path: Path,
+    *,
+    max_length: int,
+    check_stop: Callable[[], None],
+    digests: Mapping[str, str] | None = None,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
     A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
-    a reject.
+    a reject. Raises DataError when a part of the shard is not of the digest that is to be recorded, see
+    `Source.digest`.
     """
     notes = path.with_suffix(".json")
     if not notes.exists():
         rejects: list[Reject] = []
         filtered: list[str] = []
         writer = _Writer(shard)
-        for sample in read_shard(shard, on_reject=rejects.append):
+        fingerprints: dict[str, Fingerprint] = {}
+        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
             check_stop()
             if not is_kept(sample):
                 filtered.append(sample.key)
@@ -83,8 +112,9 @@ def store_shard(
                 rejects.append(Reject(shard.name, sample.key, "untrainable", str(error)))
                 continue
             writer.add(sample, encoded)
+        _check_digests(shard, fingerprints, digests or {})
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write(path)
+        writer.write(path, fingerprints[shard.name])
         value = {
             "samples": writer.num_samples,
             "filtered": len(filtered),
@@ -93,6 +123,16 @@ def store_shard(
         write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
     known = read_json(notes)
     return Stored(path, known["samples"], known["filtered"], tuple(Reject(**one) for one in known["rejects"]))
+
+
+def _check_digests(shard: Shard, found: Mapping[str, Fingerprint], digests: Mapping[str, str]) -> None:
+    for name, place in shard.parts().items():
+        now = found[name]
+        if name in digests and digests[name] not in (now.sha256, f"{now.num_bytes} bytes, {now.tag}"):
+            raise DataError(
+                f"{place} has changed since this training was started; run the same command again to train on "
+                "what is there now, or put the old one back first"
+            )
 
 
 class _Writer:
@@ -139,8 +179,8 @@ class _Writer:
             self._bytes += image.data
         return own
 
-    def write(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+    def write(self, path: Path, then: Fingerprint) -> None:
+        """Write the file whole or not at all; `then` is the fingerprint of the tar."""
         empty = np.zeros(0, np.int32)
         keys = "".join(f"{key}\n" for key in self._keys).encode()
         tensors = {name: np.asarray(values, np.int64) for name, values in self._columns.items()}
@@ -149,7 +189,12 @@ class _Writer:
         tensors["bytes"] = np.frombuffer(bytes(self._bytes), np.uint8)
         tensors["keys"] = np.frombuffer(keys, np.uint8)
         tensors["key_length"] = np.asarray([len(key.encode()) + 1 for key in self._keys], np.int64)
-        write_atomically(path, save(tensors, {"tar": self._tar or "", "place": self._shard.url}))
+        metadata = {
+            "tar": self._tar or "",
+            "place": self._shard.url,
+            "fingerprint": json.dumps(then.to_json()),
+        }
+        write_atomically(path, save(tensors, metadata))
 
 
 def _image_places(tar: str | None) -> dict[str, list[tuple[int, int]]]:
@@ -222,6 +267,8 @@ class _File:
         self._file = _mapped(path)
         metadata = self._file.metadata()
         self._tar, self._place = metadata["tar"], metadata["place"]
+        known = metadata.get("fingerprint")  # an earlier release began this training
+        self._then = Fingerprint.from_json(json.loads(known)) if known else None
         self._token_ends = np.cumsum(self.table("tokens"))
         self._image_ends = np.cumsum(self.table("images"))
         self._key_ends = np.cumsum(self.table("key_length"))
@@ -247,7 +294,7 @@ class _File:
 
     def _image(self, offset: int, num_bytes: int) -> StoredImage | EncodedImage:
         if offset >= 0:
-            return StoredImage(self._tar, offset, num_bytes)
+            return StoredImage(self._tar, offset, num_bytes, self._then)
         start = -1 - offset
         return EncodedImage(bytes(self._file.get_slice("bytes")[start : start + num_bytes]), "")
 
