@@ -31,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import quick
 from PIL import Image, ImageDraw
 from rounds import RESULTS, machine, write_results
 
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--fresh", action="store_true", help="start a new interpreter for every attempt")
     parser.add_argument("--out", type=Path, default=RESULTS / "durability.json")
-    args = parser.parse_args()
+    args = quick.parse(parser, kills=3, num_shards=4, num_samples=4)
     os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
     if not args.fresh and args.engine == "hf":
         for name in (

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import quick
 from PIL import Image
 
 SHARD = 1000
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--out", type=Path, help="file for the result")
-    options = parser.parse_args()
+    options = quick.parse(parser, num=16, batch_size=8, new_tokens=2)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:

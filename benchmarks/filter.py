@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import quick
 from repeats import compare_evals, t_interval
 from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-filter")
     parser.add_argument("--out", type=Path, default=RESULTS / "filter.json")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for vila2")
-    options = parser.parse_args()
+    options = quick.parse(parser, seeds=[0])
     runs: list[Run] = []
     results = []
     for seed in options.seeds:

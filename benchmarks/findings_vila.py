@@ -24,6 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import quick
 from repeats import compare_evals, t_interval
 from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
@@ -35,7 +36,7 @@ from vila2cli.world.scenes import draw_scene
 TEXT_SKILLS = ("existence", "colour", "shape", "size", "count", "place")
 ADDED = ("spatial", "grounding", "ocr")
 SIZES = {"pretrain": 2500, "interleaved": 1000, "specialist": 1000, "dev": 200, "eval": 500}
-QUICK = {"pretrain": 800, "interleaved": 400, "sft": 200, "specialist": 200, "dev": 100, "eval": 200}
+SMALLER = {"pretrain": 800, "interleaved": 400, "sft": 200, "specialist": 200, "dev": 100, "eval": 200}
 """Samples of the world by split, specialists' for each of them; the other splits are the recipe's."""
 SOUPS = {"uniform": (), "maximum": ("soup.top=2",), "greedy": ()}
 
@@ -205,15 +206,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 4], help="sets eval.shots, 0 not at all")
-    parser.add_argument("--quick", action="store_true", help="a world of fewer pictures and questions")
+    parser.add_argument("--smaller", action="store_true", help="a world of fewer pictures and questions")
     parser.add_argument("--text-questions", type=int, default=500)
     parser.add_argument("--no-soups", action="store_true")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-findings-vila")
     parser.add_argument("--out", type=Path, default=RESULTS / "findings_vila.json")
-    options = parser.parse_args()
-    sizes = QUICK if options.quick else SIZES
+    options = quick.parse(parser, seeds=[0], shots=[0, 1], text_questions=4)
+    sizes = {} if options.quick else SMALLER if options.smaller else SIZES
     sets = [*(f"world.num_{name}={num}" for name, num in sizes.items()), *options.sets]
     work = work_folder(options.work, options.recipe, [*sets, str(options.text_questions)])
     results = []

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import quick
 from durability import make_model, make_shards
 from reading import make_shards as make_photographs
 from rounds import RESULTS, machine, write_results
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--num-read", type=int, default=50, help="photographs per shard that is only read")
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
     parser.add_argument("--out", type=Path, default=RESULTS / "memory.json")
-    args = parser.parse_args()
+    args = quick.parse(parser, shards=(1, 2), num_samples=2, num_read=2)
     few, many = args.shards
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import quick
 from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
 from vila2cli.score.caption import count_facts
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
     parser.add_argument("--out", type=Path, default=RESULTS / "prompts.json")
-    options = parser.parse_args()
+    options = quick.parse(parser, seeds=[0], rows=["simple", "mixed, best of 4 by judge"])
     results = []
     for seed in options.seeds:
         run = Run(seed, work_folder(options.work, options.recipe), options.recipe)

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import quick
 from PIL import Image, ImageFilter
 from rounds import RESULTS, machine, write_results
 
@@ -181,7 +182,7 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=250, help="per shard")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=RESULTS / "reading.json")
-    args = parser.parse_args()
+    args = quick.parse(parser, sides=[64], num_shards=2, num_samples=4, repeats=2)
     if not KEEP_FREED.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED)
     found = []

@@ -17,7 +17,6 @@ take turns, `--repeats` times; figures are medians.
 """
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import quick
 from recaption_model import SIZES, build_model
 from recaption_rows import ROWS, Measured, Work, chat_of, images, prompt_text, write_data
 from rounds import RESULTS, machine, write_results
@@ -34,6 +34,7 @@ from rounds import RESULTS, machine, write_results
 PAPER_IMAGES_PER_S, DOLLARS_PER_HOUR = 10.6, 4.91
 """VILA^2 section 3.6: the rate of one H100, and what an hour of it costs on AWS."""
 
+NEED_VLLM = ("raw-vllm", "vila2-vllm", "shard-loop")
 RATIOS = {
     "vila2-vllm / raw-vllm": ("vila2-vllm", "raw-vllm", 0.95),
     "vila2-vllm / shard-loop": ("vila2-vllm", "shard-loop", 1.0),
@@ -167,7 +168,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-recaption"))
     parser.add_argument("--out", type=Path, help="default benchmarks/results/recaption-SIZE.json")
     parser.add_argument("--child", choices=ROWS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    few = {"num_images": 4, "num_pipeline": 2, "num_shards": 2, "new_tokens": 2, "batch_size": 2, "repeats": 1}
+    return quick.parse(parser, size="tiny", **few)
 
 
 def main() -> None:
@@ -190,7 +192,8 @@ def main() -> None:
         batch_size=options.batch_size,
         dtype=options.dtype or size.dtype,
     )
-    names = [name for name in options.rows if "vllm" not in name or importlib.util.find_spec("vllm")]
+    has_vllm = "vllm" in quick.engines("hf", "vllm")
+    names = [name for name in options.rows if has_vllm or name not in NEED_VLLM]
     few = Work(**{**asdict(work), "num_images": min(options.num_pipeline, work.num_images)})
     runs: dict[str, list[Measured]] = {name: [] for name in names}
     for turn in range(options.repeats):

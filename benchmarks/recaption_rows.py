@@ -182,10 +182,10 @@ def vila2(work: Work, engine: str) -> Measured:
     loaded_s = 0.0
     run = Annotator.run
 
-    def timed_run(self: Annotator, todo: Any) -> None:
+    def timed_run(self: Annotator) -> None:
         nonlocal loaded_s
         loaded_s = time.perf_counter()
-        run(self, todo)
+        run(self)
 
     Annotator.run = timed_run  # type: ignore[method-assign]
     out = Path(work.data).with_name(f"layer-{engine}-{os.getpid()}")

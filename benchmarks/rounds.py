@@ -7,6 +7,7 @@ For every seed: rounds 0 to 3, then from scratch on the same images
 Differences are paired on the same questions, with 95% bootstrap intervals over images.
 
     python benchmarks/rounds.py --seeds 0 1 2 --specialists
+    python benchmarks/rounds.py --quick
 """
 
 import argparse
@@ -21,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import quick
 from repeats import compare_evals
 
 from vila2cli.run import digest
@@ -51,14 +53,18 @@ class Run:
                 f'specialists.{name}.data=["{self.data}/specialist-{name}/*.tar"]'
                 for name in ("spatial", "grounding", "ocr")
             ),
+            *(quick.WORLD if quick.is_on() else ()),
         ]
 
     def vila2(self, *words: str, sets: tuple[str, ...] = ()) -> float:
         """Run a command; returns its seconds."""
         settings = [word for text in (*self.sets, *sets) for word in ("--set", text)]
         start = time.monotonic()
-        command = [sys.executable, "-m", "vila2cli", *words, "--recipe", str(self.recipe), *settings]
-        subprocess.run(command, check=True)
+        words = (*words, "--recipe", str(self.recipe), *settings)
+        if quick.is_on():
+            quick.vila2(list(words))
+        else:
+            subprocess.run([sys.executable, "-m", "vila2cli", *words], check=True)
         return time.monotonic() - start
 
     def rounds(self, num: int) -> dict[str, float]:
@@ -165,7 +171,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
     parser.add_argument("--out", type=Path, default=RESULTS / "rounds.json")
     parser.add_argument("--specialists", action="store_true", help="also the final model of each seed")
-    options = parser.parse_args()
+    options = quick.parse(parser, seeds=[0], rounds=1)
     results = []
     for seed in options.seeds:
         run = Run(seed, options.work, options.recipe)

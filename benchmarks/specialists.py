@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import quick
 from rounds import RECIPE, RESULTS, Run, machine, work_folder, write_results
 from tables import specialists as specialists_table
 
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
     parser.add_argument("--out", type=Path, default=RESULTS / "specialists.json")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = quick.parse(parser, seeds=[0], rounds=1)
     sets = [*options.sets, f"rounds={options.rounds}"] if options.sets or options.rounds != 3 else []
     work = work_folder(options.work, options.recipe, sets)
     results: list[dict[str, Any]] = []

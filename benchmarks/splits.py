@@ -16,17 +16,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import quick
+from durability import make_model, make_shards
 from rounds import RESULTS, machine, write_results
 
 from vila2cli.shards import open_source, read_shard
 
 COUNTS = ("in", "out", "dropped", "rejected")
+UNTRAINED = ("recaption.max_reject_rate=1.0", "recaption.max_new_tokens=8", "recaption.retry_temperatures=[]")
 LEAST_EQUAL = {"hf": 1.0, "vllm": 0.995}
 
 
 def recaption(options: argparse.Namespace, engine: str, out: Path, worker: str) -> None:
     words = ["recaption", "--model", str(options.model), "--shards", *options.shards, "--out", str(out)]
     words += ["--worker", worker, "--set", f"recaption.engine={engine}"]
+    if options.quick:  # an untrained model fails every check
+        words += [word for text in UNTRAINED for word in ("--set", text)]
     subprocess.run([sys.executable, "-m", "vila2cli", *words], check=True)
 
 
@@ -57,12 +62,16 @@ def compare(whole: Path, split: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--shards", nargs="+", required=True)
+    parser.add_argument("--model", type=Path, required=not quick.is_on())
+    parser.add_argument("--shards", nargs="+", required=not quick.is_on())
     parser.add_argument("--engines", nargs="+", default=["hf", "vllm"])
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--out", type=Path, default=RESULTS / "splits.json")
-    options = parser.parse_args()
+    options = quick.parse(parser, engines=["hf"], workers=[2])
+    if options.model is None:
+        make_model(options.work / "model")
+        make_shards(options.work / "data", 2, 2)
+        options.model, options.shards = options.work / "model", [f"{options.work}/data/*.tar"]
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         for engine in options.engines:

@@ -3,12 +3,14 @@
 python benchmarks/tables.py
 """
 
+import argparse
 import json
 import re
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import quick
 from repeats import t_interval
 
 REPO = Path(__file__).parents[1]
@@ -233,6 +235,9 @@ def put(readme: str, section: str, text: str) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(quick.FLAG, action="store_true", help="make the tables and write nothing")
+    options = parser.parse_args()
     readme = README.read_text()
     sections = (
         ("results", "rounds", tables),
@@ -247,4 +252,5 @@ if __name__ == "__main__":
         if not (RESULTS / f"{file}.json").exists():
             continue
         readme = put(readme, section, make(json.loads((RESULTS / f"{file}.json").read_text())))
-    README.write_text(readme)
+    if not options.quick:
+        README.write_text(readme)

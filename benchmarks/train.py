@@ -29,6 +29,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import quick
 import torch
 from PIL import Image
 from recaption_model import SIZES, build_model
@@ -294,7 +295,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also where the time goes, which costs some")
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-train")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = quick.parse(parser, samples=8, epochs=1.0, repeats=1)
     found = large(options) if options.large else world(options)
     out = options.out or RESULTS / ("train-large.json" if options.large else "train.json")
     write_results(out, found, options.work)

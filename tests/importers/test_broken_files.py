@@ -56,6 +56,14 @@ WHOLE = {
         }
     ],
     "captions": [COCO],
+    "amber": [
+        [{"id": 1, "image": "1.jpg", "query": "Describe."}, {"id": 2, "image": "2.jpg", "query": "Is it?"}],
+        [
+            {"id": 1, "type": "generative", "truth": ["sea"], "hallu": ["dog"]},
+            {"id": 2, "type": "discriminative-relation", "truth": "no"},
+        ],
+        {"sea": ["water"], "dog": []},
+    ],
     "chair": [
         COCO,
         {"categories": [{"id": 3, "name": "dog"}], "annotations": [{"image_id": 1, "category_id": 3}]},
@@ -83,6 +91,10 @@ MORE = {
     "mmmu": [{"validation_Art_1": {"question_type": "multiple-choice", "ground_truth": "E"}}],
     "refcoco": [[{"img_path": "a.jpg", "expression": "cat", "bbox": [1, 5, 3, 15], "width": 9, "height": 5}]],
     "hallusionbench": [[HALLUSION | {"filename": None, "visual_input": "0"}]],
+    "vizwiz": [
+        [{"image": "v.jpg", "question": "What?"}],
+        [{"image": "v.jpg", "answers": [{"answer": "can"}], "answer_type": "other"}],
+    ],
 }
 WRONG = (None, True, -7, 2.5, "", "x\x00y", "ä" * 300, [], [[]], {}, {"a": {}}, [None], [7])
 CASES = [*WHOLE.items(), *MORE.items()]

@@ -57,6 +57,17 @@ def test_scienceqa_counts_options_that_are_not_there_as_unread():
         ("Cannot determine the answer", "Z"),
         ("a dog " * 9, None),
         ("nothing", None),
+        ("The answer is B because the picture shows an animal", "B"),
+        ("It could be A or B, but the correct answer is **B**", "B"),
+        ("answer is b, I think", "B"),
+        ("ANSWER   IS\nC", "C"),
+        ("The answer is a dog.", "A"),
+        ("the answer is cat", "C"),
+        ("the answer is D, none of these", None),
+        ("answer is not A", "A"),
+        ("Answer: (B) is it", "B"),
+        ("I can't process this file. The answer is B", "Z"),
+        ("Failed to obtain answer via API. B", None),
     ],
 )
 def test_vlmevalkit_options(answer, letter):

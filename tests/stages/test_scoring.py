@@ -158,8 +158,7 @@ def test_captions_are_joined_by_image(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(references))
     entry = run(tmp_path / "c.json", tmp_path / "tasks", tmp_path / "out")["tasks"]["captions-refs"]
     assert entry["metrics"]["cider"]["value"] == pytest.approx(7.5)
-    assert not entry["official"]
-    assert "PTBTokenizer" in entry["doubts"][0]
+    assert entry["official"], entry["doubts"]
 
 
 def test_the_command_prints_figures_and_whether_they_are_official(pope, tmp_path, capsys):

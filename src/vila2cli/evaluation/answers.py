@@ -18,7 +18,8 @@ _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 class Answer:
     """One answer: the id that its tool gave, or the document's number; and what was asked, if it says so.
 
-    `text` is None where the tool noted that no answer came (null in its file).
+    `text` is None where the tool noted that no answer came (null in its file). `line` is its place in its file,
+    where nothing but that says which question it answers (POPE).
     """
 
     text: str | None
@@ -27,11 +28,13 @@ class Answer:
     prompt: str = ""
     image: str = ""
     where: str = ""
+    file: str = ""
+    line: int | None = None
 
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return self.id or f"document {self.doc}"
+        return self.id or (f"document {self.doc}" if self.line is None else self.where)
 
 
 def read_answers(paths: Sequence[Path]) -> list[Answer]:
@@ -39,12 +42,13 @@ def read_answers(paths: Sequence[Path]) -> list[Answer]:
 
     Known are rows with `question_id` and `text` (LLaVA), `question_id` and `answer` (VQA), `image_id` and
     `caption` (COCO), `id` and `response` (MMMU), `model_prediction` (HallusionBench), `doc_id` with
-    `filtered_resps` or `resps` (lmms-eval), and one object of answers by their ids (MMMU).
+    `filtered_resps` or `resps` (lmms-eval), `question` and `answer` in the order of the labels (POPE), and one
+    object of answers by their ids (MMMU).
     """
     answers = []
     for path in paths:
         for number, row in enumerate(_rows(read_values(path)), 1):
-            answers.append(_answer(row, f"{path}, row {number}"))
+            answers.append(_answer(row, f"{path}, row {number}", str(path), number - 1))
     if not answers:
         raise DataError(f"{', '.join(map(str, paths))} holds no answers")
     return answers
@@ -62,7 +66,7 @@ def _rows(values: list[Any]) -> list[Any]:
     return list(value) if isinstance(value, list) else values
 
 
-def _answer(row: Any, where: str) -> Answer:
+def _answer(row: Any, where: str, file: str = "", line: int = 0) -> Answer:
     if not isinstance(row, dict):
         raise DataError(f"{where} should be an object with an id and an answer")
     if "doc_id" in row:
@@ -70,17 +74,22 @@ def _answer(row: Any, where: str) -> Answer:
     name = _name_of(row)
     key = next((key for key in _TEXTS if key in row), None)
     text = None if key is None else row[key]
-    if not name or key is None or isinstance(text, bool) or not isinstance(text, str | int | float | None):
+    question = "" if name else _text(row, "question")
+    is_known = bool(name or question) and key is not None
+    if not is_known or isinstance(text, bool) or not isinstance(text, str | int | float | None):
         raise DataError(
             f"{where} has no answer that is known: question_id and text (LLaVA) or answer (VQA), image_id and "
-            "caption (COCO), or doc_id and filtered_resps (lmms-eval)"
+            "caption (COCO), doc_id and filtered_resps (lmms-eval), or question and answer in the order of the "
+            "labels (POPE)"
         )
     return Answer(
         text=None if text is None else str(text),
         id=name,
-        prompt=_text(row, "prompt"),
+        prompt=question or _text(row, "prompt"),
         image=_text(row, "image"),
         where=where,
+        file=file,
+        line=line if question else None,
     )
 
 

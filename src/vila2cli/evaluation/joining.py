@@ -74,6 +74,7 @@ def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
         "image and question": _by_image_and_question(samples),
         "image": _by(samples, lambda one: one.image or None, lambda answer: _stem(answer.image or answer.id)),
         "document number": _by(samples, lambda one: one.index, lambda answer: answer.doc),
+        **_by_lines(samples, answers),
     }
     best = Join()
     for how, find in ways.items():
@@ -116,6 +117,16 @@ def _by(
         return None if name is None else names.get(name)
 
     return find
+
+
+def _by_lines(samples: Sequence[Known], answers: Sequence[Answer]) -> dict[str, Finder]:
+    """Samples by the place of the answer in its file, a way for each file: another task's is of no use here."""
+
+    def line_in(file: str) -> Callable[[Answer], int | None]:
+        return lambda answer: answer.line if answer.file == file else None
+
+    files = dict.fromkeys(answer.file for answer in answers if answer.line is not None)
+    return {f"order in {file}": _by(samples, lambda one: one.index, line_in(file)) for file in files}
 
 
 def _by_image_and_question(samples: Iterable[Known]) -> Finder:

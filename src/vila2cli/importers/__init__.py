@@ -3,6 +3,7 @@
 import difflib
 
 from vila2cli.errors import DataError
+from vila2cli.importers.amber_files import read_amber
 from vila2cli.importers.choice_files import (
     read_mmbench,
     read_mmmu,
@@ -29,7 +30,7 @@ FORMATS = {
     for one in (
         Format("vqav2", "questions and annotations .json", read_vqa),
         Format("textvqa", "TextVQA .json, or questions and annotations .json", read_textvqa),
-        Format("vizwiz", "VizWiz .json", read_vizwiz),
+        Format("vizwiz", "VizWiz .json, or questions and annotations .json", read_vizwiz),
         Format("gqa", "questions .json", read_gqa),
         Format("docvqa", "DocVQA .json", read_docvqa),
         Format("chartqa", "test_human.json test_augmented.json", read_chartqa),
@@ -50,6 +51,7 @@ FORMATS = {
         ),
         Format("refcoco", "RefCOCO .json or .jsonl", read_refcoco),
         Format("captions", "COCO or Karpathy captions .json", read_captions),
+        Format("amber", "query_all.json annotations.json relation.json safe_words.txt", read_amber),
         Format("chair", "COCO's captions and instances .json", read_chair),
     )
 }

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vila2cli.importers.question import (
     need_rows,
     need_texts,
     one_file,
+    picture,
     read_object,
     read_rows,
     read_tsv,
@@ -28,6 +30,7 @@ _ROTATION = 1_000_000
 _PLACEHOLDER = "<image {}>"
 _MMMU_IMAGES = range(1, 8)
 _MOST_OPTIONS = 9
+_SPLIT = re.compile("^(?:dev|validation|val|test)_")
 
 
 def read_mmbench(paths: Sequence[Path], split: str) -> Iterator[Table]:
@@ -151,8 +154,8 @@ def _seed(row: Mapping[str, Any], types: Mapping[str, str], path: Path) -> Quest
 def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[Table]:
     """MMMU: Parquet files or JSON lines, one per subject, with id, question, options, answer and images.
 
-    Its own output.json has options and answers, its answer_dict_val.json answers alone: by them answers can be
-    scored, not asked for, and by the latter only those that are letters already.
+    Its own output.json has answers, and mostly options, its answer_dict_val.json answers alone: by them answers
+    can be scored, not asked for, and where options are missing only those that are letters.
     """
 
     def questions() -> Iterator[Question]:
@@ -164,17 +167,15 @@ def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 
 def _mmmu_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; of answers by their ids each as a row whose options are letters."""
+    """The rows of a file; of answers by their ids each as a row."""
     rows = read_rows(path)
     if len(rows) > 1 or "id" in rows[0]:
         return rows
-    letters = {letter: letter for letter in LETTERS[:_MOST_OPTIONS]}
     return [
         {
             "id": name,
             "question_type": need(row, "question_type", path),
             "answer": need(row, "ground_truth", path),
-            "index2ans": letters,
         }
         for name, row in rows[0].items()
         if isinstance(row, dict)
@@ -183,13 +184,16 @@ def _mmmu_rows(path: Path) -> list[dict[str, Any]]:
 
 def _mmmu(row: Mapping[str, Any], path: Path) -> Question:
     """A question with its options and instruction; its images stand where it names them, or before it."""
-    name = str(need(row, "id", path))
-    options = row.get("index2ans")
-    choices = list(map(str, options.values())) if isinstance(options, dict) else _list(row.get("options"))
-    answers = _list(need(row, "answer", path))
-    question = "" if options else str(need(row, "question", path))
-    images = [image for number in _MMMU_IMAGES if (image := _image(row.get(f"image_{number}")))]
-    meta: dict[str, Any] = {"category": name.removeprefix("validation_").rpartition("_")[0]}
+    name, answers = str(need(row, "id", path)), _list(need(row, "answer", path))
+    if answers in (["?"], []):
+        raise DataError(
+            f"{path}: question {name} has no answer: is it of the test split, which is kept hidden?"
+        )
+    is_answered = "question" not in row  # an answer file, by which none can be asked for
+    question = "" if is_answered else str(need(row, "question", path))
+    images = [image for number in _MMMU_IMAGES if (image := picture(row.get(f"image_{number}")))]
+    meta: dict[str, Any] = {"category": _SPLIT.sub("", name).rpartition("_")[0]}
+    choices = _mmmu_choices(row, is_answered)
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
         asked = CHOICE_PROMPT.format(question=with_options(question, choices))
         meta["choices"] = choices
@@ -200,6 +204,17 @@ def _mmmu(row: Mapping[str, Any], path: Path) -> Question:
     return Question(id=name, question=asked, answers=tuple(answers), images=tuple(images), meta=meta)
 
 
+def _mmmu_choices(row: Mapping[str, Any], is_answered: bool) -> list[str]:
+    """The options; where an answer file does not say them, their letters in a form that no text has."""
+    options = row.get("index2ans")
+    if isinstance(options, dict) and options:
+        return list(map(str, options.values()))
+    if found := _list(row.get("options")):
+        return found
+    letters = _list(row.get("all_choices")) or list(LETTERS[:_MOST_OPTIONS])
+    return [f"({letter})" for letter in letters] if is_answered else []
+
+
 def _list(value: Any) -> list[str]:
     """A list of texts, given as one, as its Python form in a text, or as a text alone."""
     if isinstance(value, str) and value.startswith("["):
@@ -208,13 +223,6 @@ def _list(value: Any) -> list[str]:
         except (ValueError, SyntaxError):
             value = [value]
     return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)] if value else []
-
-
-def _image(value: Any) -> str | bytes | None:
-    """An image given as a file name, or as Hugging Face's object of bytes and path."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    return value if isinstance(value, str | bytes) and value else None
 
 
 def _choice(

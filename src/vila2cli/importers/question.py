@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One task: what its task.toml says, and its questions; `box_frame` where answers are boxes."""
+    """One task: what its task.toml says, and its questions; `box_frame` where answers are boxes.
+
+    `no_images` says why its images cannot be found, and what to do.
+    """
 
     name: str
     answer_type: str
@@ -43,6 +47,7 @@ class Table:
     prompt: str = "{question}"
     version: str = "1"
     box_frame: str = ""
+    no_images: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +176,19 @@ def _no_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
         f"cannot read {path}: it is not in UTF-8 ({error.reason} at byte {error.start}); convert it, for "
         "instance with iconv -f latin1 -t utf-8"
     )
+
+
+def picture(value: Any) -> str | bytes | None:
+    """An image given as a file name, or as Hugging Face's object of bytes and path; None for anything else."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    return value if isinstance(value, str | bytes) and value else None
+
+
+def split_in_name(paths: Sequence[Path], known: Sequence[str]) -> str:
+    """The split that a file is named after, "" where its name says none."""
+    names = [part for path in paths for part in re.split("[^a-z0-9]+", path.stem.lower())]
+    return next((name for name in names if name in known), "")
 
 
 def one_file(paths: Sequence[Path], what: str) -> Path:

@@ -1,6 +1,6 @@
 """Benchmarks with short answers: VQAv2, VizWiz, TextVQA, GQA, DocVQA, ChartQA, OCRBench."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from vila2cli.importers.question import (
     need,
     need_rows,
     one_file,
+    picture,
     read_object,
     read_rows,
+    read_values,
 )
 
 
@@ -42,19 +44,30 @@ def read_textvqa(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 
 def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[Table]:
-    """VizWiz: a list with image, question and ten answers; the image's name is the question's id."""
-    path = one_file(paths, "VizWiz's val.json")
-    questions = (
-        Question(
-            id=str(need(row, "image", path)),
-            question=str(need(row, "question", path)),
-            answers=_texts(row.get("answers"), path),
-            images=(str(row["image"]),),
-        )
-        for row in read_rows(path)
-    )
+    """VizWiz: a list with image, question and ten answers; or questions and annotations as VQAv2 has them.
+
+    In the list the image's name is the question's id.
+    """
+    if len(paths) == 2:
+        questions = _vqa_pair(paths)
+    else:
+        path = one_file(paths, "VizWiz's train.json or val.json, or a pair of questions and annotations")
+        questions = (_vizwiz(row, path) for row in read_rows(path, "data"))
     prompt = "{question}\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n"
     yield _table("vizwiz", "vizwiz", split, questions, prompt + SHORT_PROMPT.partition("\n")[2])
+
+
+def _vizwiz(row: Mapping[str, Any], path: Path) -> Question:
+    image = picture(need(row, "image", path))
+    if image is None:
+        raise DataError(f"{path}: 'image' should be a file name, not {str(row['image'])[:80]!r}")
+    return Question(
+        id=str(row.get("question_id") or (image if isinstance(image, str) else need(row, "question_id", path))),
+        question=str(need(row, "question", path)),
+        answers=_texts(row.get("answers"), path),
+        images=(image,),
+        meta={"category": str(row.get("answer_type") or row.get("category") or "")},
+    )
 
 
 def read_gqa(paths: Sequence[Path], split: str) -> Iterator[Table]:
@@ -128,32 +141,49 @@ def _vqa_pair(paths: Sequence[Path]) -> Iterator[Question]:
     """Questions and annotations joined by question_id; raises DataError when they do not belong together."""
     if len(paths) != 2:
         raise DataError(f"give a file of questions and one of annotations, not {len(paths)} files")
-    parts = ("questions", "annotations")
-    tables = {
-        key: (path, need_rows(table, key, path))
-        for path in paths
-        for table in [read_object(path)]
-        for key in parts
-        if key in table
-    }
-    missing = [key for key in parts if key not in tables]
+    tables = {key: (path, table) for path in paths for key, table in _vqa_parts(path).items()}
+    missing = [key for key in ("questions", "annotations") if key not in tables]
     if missing:
         raise DataError(f"{paths[0]} and {paths[1]} hold no {missing[0]!r}; give questions and annotations")
     (asked_in, asked), (answered_in, answered) = tables["questions"], tables["annotations"]
-    answers = {str(need(row, "question_id", answered_in)): row for row in answered}
-    if len(asked) != len(answers) or any(
-        str(need(row, "question_id", asked_in)) not in answers for row in asked
-    ):
-        raise DataError(f"{asked_in} asks {len(asked)} questions, {answered_in} answers {len(answers)} others")
-    for row in asked:
-        annotation, image = answers[str(row["question_id"])], str(need(row, "image_id", asked_in))
+    rows = need_rows(asked, "questions", asked_in)
+    answers = {_vqa_id(row, answered_in): row for row in need_rows(answered, "annotations", answered_in)}
+    if len(rows) != len(answers) or any(_vqa_id(row, asked_in) not in answers for row in rows):
+        raise DataError(f"{asked_in} asks {len(rows)} questions, {answered_in} answers {len(answers)} others")
+    for row in rows:
+        annotation = answers[_vqa_id(row, asked_in)]
+        image = str(row["image_id"] if "image_id" in row else need(row, "image", asked_in))
         yield Question(
-            id=str(row["question_id"]),
+            id=_vqa_id(row, asked_in),
             question=str(need(row, "question", asked_in)),
             answers=_texts(annotation.get("answers"), answered_in),
-            images=(image if "." in image else f"{image}.jpg",),
+            images=(_vqa_image(image, asked),),
             meta={"image_id": image, "category": str(annotation.get("answer_type", ""))},
         )
+
+
+def _vqa_parts(path: Path) -> dict[str, Mapping[str, Any]]:
+    """What a file holds under `questions` or `annotations`; a bare list is the one or the other by its rows."""
+    values = read_values(path)
+    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    if len(values) == 1 and isinstance(values[0], dict):
+        return {key: values[0] for key in ("questions", "annotations") if key in values[0]}
+    key = "annotations" if rows and isinstance(rows[0], dict) and "answers" in rows[0] else "questions"
+    return {key: {key: rows}}
+
+
+def _vqa_id(row: Mapping[str, Any], path: Path) -> str:
+    """The number of a question; where it has none, the image that it is the only question about."""
+    return str(row["question_id"] if "question_id" in row else need(row, "image", path))
+
+
+def _vqa_image(image: str, table: Mapping[str, Any]) -> str:
+    """The file of an image, which COCO and the abstract scenes name after their part and number."""
+    part, kind = table.get("data_subtype"), str(table.get("data_type", "mscoco"))
+    if isinstance(part, str) and image.isdecimal():
+        name, ending = ("COCO", "jpg") if kind == "mscoco" else (kind, "png")
+        return f"{name}_{part}_{int(image):012}.{ending}"
+    return image if "." in image else f"{image}.jpg"
 
 
 def _texts(answers: Any, path: Path) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Imported questions as task folders: shards and a task.toml."""
 
 import json
+import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -17,6 +17,8 @@ from vila2cli.tarfiles import IMAGE_EXTENSIONS, TarWriter
 SAMPLES_PER_SHARD = 1000
 TASK_FILE = "task.toml"
 SYNONYMS_FILE = "synonyms.txt"
+_COCO = re.compile(r"(COCO_[a-z]+[0-9]{4}_)?([0-9]{1,12})\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_COCO_DIGITS = 12
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
 
 
@@ -69,6 +71,8 @@ def _framed(table: Table, box_frame: str) -> Table:
 
 def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
     """Write one task whole, or raise and leave nothing of it."""
+    if finder is not None and table.no_images:
+        raise DataError(table.no_images)
     folder, aside = out / table.name, out / f".{table.name}{PARTIAL}"
     if (folder / TASK_FILE).exists():
         raise DataError(f"{folder} holds a task already; remove it or choose another --out")
@@ -182,18 +186,24 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _number(name: str) -> tuple[int, bool] | None:
+    """The number of a COCO image, and whether its name is in COCO's form and not a number alone."""
+    match = _COCO.fullmatch(name)
+    return None if match is None else (int(match[2]), match[1] is not None or len(match[2]) == _COCO_DIGITS)
+
+
 class _Finder:
-    """Images below a folder: by their path in it, else by their file name where only one has it."""
+    """Images below a folder: by their path in it, else by file name or COCO number where only one has it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._by_name: dict[str, Path] | None = None
+        self._known: tuple[dict[str, Path | None], dict[int, Path | None]] | None = None
 
     def read(self, name: str) -> tuple[str, bytes]:
         """Extension and bytes of an image; raises DataError when it is not there."""
         path = self.folder / name
         if not _is_below(name) or not _is_file(path):
-            found = self._named().get(Path(name).name)
+            found = self._named(name)
             if found is None:
                 raise DataError(f"there is no image {name} in {self.folder}, or several are called so")
             path = found
@@ -201,9 +211,22 @@ class _Finder:
         data = path.read_bytes()
         return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
 
-    def _named(self) -> dict[str, Path]:
-        if self._by_name is None:
-            paths = [path for path in self.folder.rglob("*") if path.is_file()]
-            times = Counter(path.name for path in paths)
-            self._by_name = {path.name: path for path in paths if times[path.name] == 1}
-        return self._by_name
+    def _named(self, name: str) -> Path | None:
+        """The one file of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg."""
+        by_name, by_number = self._files()
+        file = Path(name).name
+        if file in by_name or (number := _number(file)) is None:
+            return by_name.get(file)
+        found = by_number.get(number[0])
+        return found if found is not None and (number[1] or (_number(found.name) or (0, False))[1]) else None
+
+    def _files(self) -> tuple[dict[str, Path | None], dict[int, Path | None]]:
+        if self._known is None:
+            by_name: dict[str, Path | None] = {}
+            by_number: dict[int, Path | None] = {}
+            for path in (path for path in self.folder.rglob("*") if path.is_file()):
+                by_name[path.name] = None if path.name in by_name else path
+                if number := _number(path.name):
+                    by_number[number[0]] = None if number[0] in by_number else path
+            self._known = by_name, by_number
+        return self._known

@@ -1,6 +1,7 @@
 """Yes/no benchmarks and statements: POPE, MME, HallusionBench, VSR, NLVR."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from vila2cli.importers.question import (
     one_file,
     read_rows,
     read_text,
+    split_in_name,
     stem_name,
 )
 
 _TRUTH_PROMPT = "Is this statement about the image true? {question}\nAnswer with true or false."
 _WORDS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
 _IMAGES = (".jpg", ".png", ".jpeg")
+_NLVR_SPLITS = ("dev", "train", "test", "hidden")
 
 
 def read_pope(paths: Sequence[Path], split: str) -> Iterator[Table]:
@@ -172,30 +175,43 @@ def read_vsr(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 
 def read_nlvr(paths: Sequence[Path], split: str) -> Iterator[Table]:
-    """NLVR or NLVR2: JSON lines with sentence, label and identifier; NLVR2 shows two images."""
-    path = one_file(paths, "NLVR's dev.json")
+    """NLVR or NLVR2: JSON lines with sentence, label and identifier; NLVR2 shows two images.
+
+    NLVR2 says the split in each identifier, NLVR only in the name of its file.
+    """
+    path = one_file(paths, "NLVR's train.json, dev.json or test.json, or NLVR2's")
+    rows = read_rows(path)
+    prefix = str(rows[0].get("identifier", "")).split("-")[0]
+    split = split or (
+        prefix if prefix.isalnum() and not prefix.isdecimal() else split_in_name(paths, _NLVR_SPLITS)
+    )
+    unclear = (
+        f"{path} does not say which split of NLVR it is, and images are named after it: give --split dev, "
+    )
+    is_unclear = not split and not any(key in rows[0] for key in ("image", "images"))
     questions = (
         Question(
             id=str(need(row, "identifier", path)),
             question=str(need(row, "sentence", path)),
             answers=("true" if _is_true(row, "label", path) else "false",),
-            images=_nlvr_images(row),
+            images=_nlvr_images(row, split),
         )
-        for row in read_rows(path)
+        for row in rows
     )
-    yield _statements(stem_name(paths, "nlvr"), split, questions)
+    table = _statements(stem_name(paths, "nlvr"), split, questions)
+    yield replace(table, no_images=f"{unclear}train or test") if is_unclear else table
 
 
-def _nlvr_images(row: dict[str, Any]) -> tuple[str, ...]:
+def _nlvr_images(row: dict[str, Any], split: str) -> tuple[str, ...]:
     """NLVR draws a statement in six orders, the first of which is taken; NLVR2 has two images."""
     if files := row.get("images") or row.get("image"):
         return (files,) if isinstance(files, str) else tuple(map(str, files))
     name = str(row["identifier"])
-    if "left_url" in row:
-        stem = name.rpartition("-")[0]
-        return (f"{stem}-img0.png", f"{stem}-img1.png")
     folder = f"{row['directory']}/" if "directory" in row else ""
-    return (f"{folder}dev-{name}-0.png",)
+    stem, _, sentence = name.rpartition("-")
+    if "left_url" in row or (stem.count("-") >= 2 and sentence.isdecimal()):
+        return (f"{folder}{stem}-img0.png", f"{folder}{stem}-img1.png")
+    return (f"{folder}{split}-{name}-0.png" if split else f"{folder}{name}-0.png",)
 
 
 def _statements(name: str, split: str, questions: Iterator[Question]) -> Table:

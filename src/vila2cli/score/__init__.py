@@ -3,6 +3,7 @@
 import difflib
 
 from vila2cli.errors import DataError
+from vila2cli.score.amber import AMBER, AMBER_YESNO
 from vila2cli.score.caption import FACTS
 from vila2cli.score.chair import CHAIR
 from vila2cli.score.choice import CHOICE
@@ -19,11 +20,11 @@ from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL
 from vila2cli.score.yesno import YESNO
 from vila2cli.score.yesno_sets import HALLUSION, MME, POPE, TRUTH
 
-_YES_NO = (YESNO, POPE, MME, HALLUSION, TRUTH)
+_YES_NO = (YESNO, POPE, MME, HALLUSION, TRUTH, AMBER_YESNO)
 _CHOICE = (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM)
 _SHORT = (SHORT, VQA, VQAEVAL, VIZWIZ, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH)
 _BOX = (BOX, REFCOCO)
-_CAPTION = (FACTS, CIDER, CHAIR)
+_CAPTION = (FACTS, CIDER, CHAIR, AMBER)
 _OPEN = (MMVET, LLAVA_BENCH)
 
 SCORERS = {scorer.name: scorer for scorer in (*_YES_NO, *_CHOICE, *_SHORT, *_BOX, *_CAPTION, *_OPEN)}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vila2cli.errors import DataError
-from vila2cli.score.ptb import tokenise
+from vila2cli.score.ptb import tokenise, tokenise_all
 from vila2cli.score.scorer import Reference, Row, Scored, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
@@ -85,8 +85,9 @@ def score(answer: str, reference: Reference) -> Row:
 
 def complete(scored: Sequence[Scored]) -> list[Row]:
     """The CIDEr-D and CIDEr of every caption."""
-    captions = [tokenise(one.text) for one in scored]
-    references = [[tokenise(text) for text in one.references] for one in scored]
+    captions = tokenise_all([one.text for one in scored])
+    words = iter(tokenise_all([text for one in scored for text in one.references]))
+    references = [[next(words) for _ in one.references] for one in scored]
     both = [cider(captions, references, defended=defended) for defended in (True, False)]
     return [
         {**one.row, "score": defended, "cider_plain": plain}
@@ -105,7 +106,7 @@ def metrics(totals: Columns) -> dict[str, FloatArray]:
 
 CIDER = Scorer(
     name="cider",
-    version="cider-d-2",
+    version="cider-d-3",
     headline="cider",
     score=score,
     metrics=metrics,
@@ -113,5 +114,4 @@ CIDER = Scorer(
     keeps_references=True,
     is_share=False,
     rule="CIDEr-D of coco-caption, weights from the task's own references",
-    deviation="words are cut by a small stand-in for Stanford's PTBTokenizer, alike on plain captions",
 )

@@ -23,6 +23,8 @@ from vila2cli.score.stats import Columns, FloatArray, ratio
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _STATED = re.compile(r"The answer is ([A-Z]).")
+_ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
+_FAILED = "Failed to obtain answer via API"
 _MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -61,11 +63,18 @@ def scienceqa_letter(answer: str, options: str = "ABCDE") -> str | None:
 
 
 def vlmevalkit_letter(answer: str, choices: dict[str, str]) -> str | None:
-    """The option that VLMEvalKit reads: the only letter among the words, else the only option text.
+    """The option that VLMEvalKit reads since 2026-06-17: by its letter, else by its text.
 
-    The letter has to be among the last four words. A refusal is the letter Z, which is no option. The option
-    text is looked for only in an answer of at most twice the length of all options.
+    The letter is the only one among the words and one of the last four, else what follows the first "answer is"
+    (A to D in any case, and be it the start of a word: "the answer is a dog" says A). A refusal is the letter
+    Z, which is no option. The text is looked for only in an answer of at most twice the length of all options.
     """
+    return _vlmevalkit_option(answer, choices) or _vlmevalkit_text(answer.lower(), choices)
+
+
+def _vlmevalkit_option(answer: str, choices: dict[str, str]) -> str | None:
+    if _FAILED in answer:
+        return None
     if any(refusal in answer for refusal in _REFUSALS):
         return _REFUSED
     words = answer.translate(_MARKS).split()
@@ -74,10 +83,15 @@ def vlmevalkit_letter(answer: str, choices: dict[str, str]) -> str | None:
         return letters[0]
     if not letters and _REFUSED in words:
         return _REFUSED
-    text = answer.lower()
-    if len(text) > 2 * sum(map(len, choices.values())):
+    stated = _ANSWER_IS.search(answer)
+    letter = stated[1].upper() if stated else None
+    return letter if letter in choices else None
+
+
+def _vlmevalkit_text(answer: str, choices: dict[str, str]) -> str | None:
+    if len(answer) > 2 * sum(map(len, choices.values())):
         return None
-    named = [letter for letter, choice in choices.items() if choice.lower() in text]
+    named = [letter for letter, choice in choices.items() if choice.lower() in answer]
     return named[0] if len(named) == 1 else None
 
 
@@ -156,24 +170,24 @@ SEED = Scorer(
 )
 MCQ = Scorer(
     name="mcq",
-    version="vlmevalkit-1",
+    version="vlmevalkit-2",
     headline="accuracy",
     score=score_mcq,
     metrics=category_metrics,
     labels=category_label,
     complete=by_category,
-    rule="VLMEvalKit's exact matching (AI2D, MMStar, RealWorldQA)",
+    rule="VLMEvalKit's exact matching as of 2026-06-17 (AI2D, MMStar, RealWorldQA)",
     deviation=_NO_LLM,
 )
 MMBENCH = Scorer(
     name="mmbench",
-    version="circular-1",
+    version="circular-2",
     headline="circular_accuracy",
     score=score_mcq,
     metrics=circular_metrics,
     labels=circular_labels,
     complete=complete_circular,
     unit="question",
-    rule="MMBench's CircularEval with VLMEvalKit's exact matching",
+    rule="MMBench's CircularEval with VLMEvalKit's exact matching as of 2026-06-17",
     deviation=_NO_LLM,
 )

@@ -1,0 +1,158 @@
+"""AMBER (Wang et al. 2023): hallucinations in descriptions, and in answers of which "no" is the positive one.
+
+Descriptions: CHAIR is the share of named objects that are not there, Cover that of the objects there that are
+named, Hal the share of descriptions with one that is not there, Cog how much of what people would expect there,
+and is not, is named. AMBER finds objects with NLTK's tagger and forgives what spaCy's vectors call alike; here
+they are words of its own list, in the singular, so the figures are near to its own and not the same.
+"""
+
+import re
+from collections.abc import Sequence
+
+from vila2cli.errors import DataError
+from vila2cli.score import yesno
+from vila2cli.score.chair import singular
+from vila2cli.score.grouping import category_label, fill
+from vila2cli.score.scorer import Reference, Row, Scored, Scorer
+from vila2cli.score.stats import Columns, FloatArray, ratio
+
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
+_NO_NOUNS = frozenset(("can", "hot"))
+_COUNTS = ("is_no", "says_no", "both_no", "score")
+
+
+def score_answer(answer: str, reference: Reference) -> Row:
+    """Counts of one answer, which has to be Yes or No and nothing else, as in AMBER's own code."""
+    is_no, says_no = yesno.truth(reference) == "no", answer == "No"
+    return {
+        "score": float(answer == ("No" if is_no else "Yes")),
+        "is_no": float(is_no),
+        "says_no": float(says_no),
+        "both_no": float(is_no and says_no),
+        "unparsed": float(answer not in ("Yes", "No")),
+    }
+
+
+def complete_answers(scored: Sequence[Scored]) -> list[Row]:
+    """The rows with their counts once more under their dimension (existence, attribute, relation)."""
+    rows = [dict(one.row) for one in scored]
+    for one, row in zip(scored, rows, strict=True):
+        if category := one.labels.get("category"):
+            row |= {f"{name}:{category}": one.row[name] for name in _COUNTS} | {f"num:{category}": 1.0}
+    return fill(rows)
+
+
+def answer_metrics(totals: Columns) -> dict[str, FloatArray]:
+    """Accuracy, and precision, recall and F1 of "no", over all and by dimension."""
+    dimensions = [name.removeprefix("num:") for name in totals if name.startswith("num:")]
+    return {
+        **_of_no(totals, "", totals["n"]),
+        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
+        **{
+            name: value
+            for dimension in dimensions
+            for name, value in _of_no(totals, f":{dimension}", totals[f"num:{dimension}"]).items()
+        },
+    }
+
+
+def _of_no(totals: Columns, end: str, num: FloatArray) -> dict[str, FloatArray]:
+    is_no, says_no, both = (totals[f"{name}{end}"] for name in ("is_no", "says_no", "both_no"))
+    return {
+        f"accuracy{end}": ratio(totals[f"score{end}"], num),
+        f"precision{end}": ratio(both, says_no),
+        f"recall{end}": ratio(both, is_no),
+        f"f1{end}": ratio(2 * both, says_no + is_no),
+    }
+
+
+def doubt_of_answers(totals: Columns) -> str:
+    """Answers in other words than Yes and No are wrong by AMBER's code, which few would want."""
+    num = int(totals["unparsed"].sum())
+    return f"{num} answers are neither 'Yes' nor 'No' alone, so AMBER counts them as wrong" if num else ""
+
+
+def score_description(answer: str, reference: Reference) -> Row:
+    """What a description names of the objects there, of those expected, and of neither."""
+    truth, expected = (_groups(reference, key) for key in ("truth", "hallu"))
+    known, harmless = (set(_texts(reference, key)) for key in ("objects", "safe_words"))
+    known |= {word for group in (*truth, *expected) for word in group}
+    covered, wrong, absent, named = set[int](), set[int](), 0, 0
+    for word in _WORD.findall(answer.lower()):
+        noun = word if word in known else singular(word, dict.fromkeys(known, ""))
+        if noun not in known or noun in _NO_NOUNS:
+            continue
+        named += 1
+        if noun in harmless:
+            continue
+        if (place := _place(noun, truth)) is not None:
+            covered.add(place)
+            continue
+        absent += 1
+        if (place := _place(noun, expected)) is not None:
+            wrong.add(place)
+    return {
+        "score": float(absent == 0),
+        "named": float(named),
+        "absent": float(absent),
+        "covered": float(len(covered)),
+        "there": float(len(truth)),
+        "wrong": float(len(wrong)),
+        "expected": float(len(expected)),
+    }
+
+
+def _place(noun: str, groups: Sequence[Sequence[str]]) -> int | None:
+    """The object that a noun stands for: first by what goes with one, then by its name, as AMBER looks."""
+    places = [place for place, group in enumerate(groups) if noun in group[1:]]
+    places += [place for place, group in enumerate(groups) if noun == group[0]]
+    return places[0] if places else None
+
+
+def _groups(reference: Reference, key: str) -> list[list[str]]:
+    """Objects with the words that go with them; raises DataError for another form."""
+    groups = reference.meta.get(key)
+    if not isinstance(groups, list) or not all(isinstance(one, list) and one for one in groups):
+        raise DataError(f"AMBER needs {key!r} in its JSON, a list of objects with their other names")
+    return [list(map(str, one)) for one in groups]
+
+
+def _texts(reference: Reference, key: str) -> list[str]:
+    values = reference.meta.get(key, [])
+    if not isinstance(values, list):
+        raise DataError(f"AMBER needs {key!r} in its JSON, a list of words")
+    return list(map(str, values))
+
+
+def description_metrics(totals: Columns) -> dict[str, FloatArray]:
+    """CHAIR, Hal and Cog (lower is better), and Cover, as shares."""
+    return {
+        "chair": ratio(totals["absent"], totals["named"]),
+        "cover": ratio(totals["covered"], totals["there"]),
+        "hal": ratio(totals["n"] - totals["score"], totals["n"]),
+        "cog": ratio(totals["wrong"], totals["expected"]),
+        "objects_named": ratio(totals["named"], totals["n"]),
+    }
+
+
+AMBER_YESNO = Scorer(
+    name="amber-yesno",
+    version="amber-1",
+    headline="f1",
+    score=score_answer,
+    metrics=answer_metrics,
+    labels=category_label,
+    complete=complete_answers,
+    rule="AMBER's inference.py, before it rounds: 'no' is the positive class",
+    doubt=doubt_of_answers,
+)
+AMBER = Scorer(
+    name="amber",
+    version="amber-1",
+    headline="chair",
+    score=score_description,
+    metrics=description_metrics,
+    is_share=False,
+    rule="AMBER's inference.py: CHAIR, Cover, Hal and Cog of its own words",
+    deviation="objects are words of AMBER's list in the singular; AMBER asks NLTK's tagger and spaCy's vectors",
+)
