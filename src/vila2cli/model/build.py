@@ -35,6 +35,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.loading import LOAD_ERRORS, load_whole, reason
 from vila2cli.model.quiet import quiet_transformers
 from vila2cli.model.templates import image_template
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
@@ -76,12 +77,14 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
 
 
 def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTrainedModel, Any]:
-    """A causal LLM and its tokenizer."""
+    """A causal LLM and its tokenizer; raises ModelError when one cannot be loaded, or not whole."""
     try:
-        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        llm = load_whole(AutoModelForCausalLM, folder, what="as a causal LLM", dtype=dtype)
         return llm, AutoTokenizer.from_pretrained(folder, **tokens)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"base.llm {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    except ModelError as error:
+        raise ModelError(f"base.llm {error}") from None
+    except LOAD_ERRORS as error:
+        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {reason(error)}") from None
 
 
 def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
+from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
@@ -64,16 +64,10 @@ class Phase:
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
-    """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded."""
+    """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded, or not whole."""
     folder = resolve_model(model)
-    quiet_transformers()
-    try:
-        loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
-        return loaded, AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{folder} cannot be loaded as an image-text model: {str(error).splitlines()[0]}"
-        ) from None
+    loaded = load_whole(AutoModelForImageTextToText, folder, what="as an image-text model", dtype="float32")
+    return loaded, load_processor(folder)
 
 
 def train_stage(
