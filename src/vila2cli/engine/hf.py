@@ -67,7 +67,7 @@ class HfEngine:
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
         self._context = min(context_length(self._net.config), settings.max_model_len)
-        self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat.tokenizer)
+        self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
         pad = self._chat.tokenizer.pad_token_id
         self._pad = self._eos[0] if pad is None else int(pad)
         # Hidden defaults of the checkpoint (repetition penalty, top-k, ...) would decide the text unseen.

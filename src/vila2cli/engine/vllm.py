@@ -86,7 +86,7 @@ class VllmEngine:
         self._chat = Chat(AutoProcessor.from_pretrained(folder))
         config = AutoConfig.from_pretrained(folder)
         self._context = min(context_length(config), settings.max_model_len)
-        self._eos = eos_token_ids(_known_eos(folder, config), self._chat.tokenizer)
+        self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
         options = engine_options(config, settings, self._context, on_gpu=self._on_gpu)
         with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)

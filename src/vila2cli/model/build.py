@@ -37,6 +37,7 @@ from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import LOAD_ERRORS, load_whole, reason
 from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.saving import with_ends
 from vila2cli.model.templates import image_template
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
 from vila2cli.settings import BaseSettings
@@ -120,7 +121,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_seq_len=(side // patch // SCALE_FACTOR) ** 2,
         chat_template=image_template(tokenizer),
     )
-    return _finished(model, tokenizer, dtype), processor
+    return _finished(model, llm, tokenizer, dtype), processor
 
 
 def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
@@ -158,7 +159,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_token=IMAGE_TOKEN,
         chat_template=image_template(tokenizer),
     )
-    return _finished(model, tokenizer, dtype), processor
+    return _finished(model, llm, tokenizer, dtype), processor
 
 
 def _clip_like_images(side: int, *, has_class_token: bool) -> Any:
@@ -209,7 +210,7 @@ def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         **_text_fields(llm),
     )
     model = _join_named(InternVLForConditionalGeneration, config, tower, llm, seed)
-    return _finished(model, tokenizer, dtype), tokenizer
+    return _finished(model, llm, tokenizer, dtype), tokenizer
 
 
 def _check_merges(side: int, patch: int) -> None:
@@ -266,10 +267,15 @@ def _make_linear(projector: Any) -> None:
         nn.init.zeros_(projector.linear_2.bias)
 
 
-def _finished(model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _finished(
+    model: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The joined model in its number format; the end tokens that the LLM's own config names stay such."""
+    known = None if llm.generation_config is None else llm.generation_config.eos_token_id
+    ends = with_ends(known, [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=(ends[0] if len(ends) == 1 else ends) or None,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         do_sample=False,
     )
