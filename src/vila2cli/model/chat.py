@@ -183,7 +183,7 @@ class Chat:
 
         Raises DataError where a text brings others in however it is written, or swallows one.
         """
-        plain = [_with_texts(turn, lambda text: "x" if text.strip() else text) for turn in turns]
+        plain = [_with_texts(turn, lambda text: "word" if text.strip() else text) for turn in turns]
         key = (cut.__name__, tuple(plain), num_images)
         if key not in self._outlines:
             if len(self._outlines) >= _MAX_PROMPTS:
