@@ -6,7 +6,7 @@ the class asked for does not have.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def _problem(net: Any, info: dict[str, Any], unused: tuple[str, ...]) -> str:
 
 
 def _is_homeless(net: Any) -> Callable[[str], bool]:
-    """Tells a tensor that belongs into a part which the model has from one of a part that it has not.
+    """Tells a tensor of a part that the model has from one of a part that it does not have.
 
     A fourth layer of a model of three, or a bias of a layer without, decides what the whole computes; a
     value head, a pooling head or another tower beside it does not.
@@ -139,14 +139,10 @@ def _is_homeless(net: Any) -> Callable[[str], bool]:
         if _STORED_BUFFERS.search(name):
             return False
         words = _numberless(name).split(".")[:-1]
-        return ".".join(words) in modules or any(part in modules for part in _beginnings(words))
+        around = [".".join(words[: end + 1]) for end, word in enumerate(words) if word == "N"]
+        return ".".join(words) in modules or any(layer in modules for layer in around)
 
     return is_homeless
-
-
-def _beginnings(words: list[str]) -> Iterable[str]:
-    """The names of the modules around one, but for the outermost."""
-    return (".".join(words[:end]) for end in range(2, len(words)))
 
 
 def _numberless(name: str) -> str:
