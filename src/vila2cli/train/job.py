@@ -35,7 +35,7 @@ from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.journal import Journal
 from vila2cli.train.loop import Surroundings, fit
-from vila2cli.train.lora import adapted
+from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.store import SampleStore, Stored, store_shard
@@ -90,6 +90,7 @@ def train_stage(
     is missing.
     """
     _check_mixture(phases)
+    _check_adapters(model, phases)
     with (
         joined(recipe.trainer.timeout_s) as ranks,
         interruptible() as stop,
@@ -300,6 +301,13 @@ def _check_mixture(phases: Sequence[Phase]) -> None:
         names = [data.name for data in phase.sources]
         if unknown := [name for name in phase.settings.mixture if name not in names]:
             raise RecipeError(f"{phase.name}: mixture.{unknown[0]} is none of its sources ({', '.join(names)})")
+
+
+def _check_adapters(model: PreTrainedModel, phases: Sequence[Phase]) -> None:
+    """Raise ModelError, before any phase runs, for adapters on layers that the LLM does not have for them."""
+    for phase in phases:
+        if "lora" in phase.settings.train:
+            adapted_layers(model, phase.settings.lora.targets)
 
 
 def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:
