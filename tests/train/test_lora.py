@@ -148,7 +148,7 @@ def test_the_matrix_that_head_and_words_share_gets_no_adapter(
 ) -> None:
     settings = LORA.model_copy(update={"lora": LoraSettings(rank=4, targets=targets)})
     before = [name for name, _ in model.named_parameters()]
-    with pytest.raises(ModelError, match="lora.targets: .*(lm_head|embed_tokens)"):
+    with pytest.raises(ModelError, match=r"lora\.targets: .*(lm_head|embed_tokens)"):
         train(model, chat, samples, settings, tmp_path)
     assert [name for name, _ in model.named_parameters()] == before
 
