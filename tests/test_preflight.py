@@ -1,13 +1,21 @@
 """What `vila2 check` finds before anything runs, on real small data, and how it ends."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vila2cli.cli import main
 from vila2cli.errors import ModelError
-from vila2cli.preflight import find_offline, num_parameters, training_bytes
+from vila2cli.model.build import build
+from vila2cli.preflight import find_offline, num_parameters, part_sizes, training_bytes
 from vila2cli.recipe import load_recipe
+from vila2cli.shards import open_source
+from vila2cli.text.compose import Composition, conversations
+from vila2cli.train.job import DataSource, Phase, train_stage
+from vila2cli.world.write import write_world
 
 REPO = Path(__file__).parents[1]
 SIZES = ["pretrain=12", "interleaved=2", "text=2", "sft=2", "specialist=2", "dev=1", "eval=2"]
@@ -89,6 +97,88 @@ def test_a_model_that_was_cut_off_is_told(tmp_path: Path) -> None:
 def test_the_memory_of_a_training() -> None:
     recipe = load_recipe(REPO / "recipes" / "vila2-8b.toml")
     tower, llm = 428_000_000, 8_030_000_000
-    assert training_bytes(recipe.pretrain.align, tower, llm, "bfloat16") == 2 * (tower + llm)
-    assert training_bytes(recipe.pretrain.main, tower, llm, "bfloat16") == 2 * tower + 8 * llm
+    assert training_bytes(recipe.pretrain.align, tower, llm, "bfloat16") == 4 * (tower + llm)
+    assert training_bytes(recipe.pretrain.main, tower, llm, "bfloat16") == 4 * tower + 16 * llm
+    half = training_bytes(recipe.pretrain.main, tower, llm, "bfloat16", master_weights=False)
+    assert half == 2 * tower + 8 * llm
     assert training_bytes(recipe.sft, tower, llm, "float32") == 16 * (tower + llm)
+
+
+KEPT = {
+    "frozen": (("projector",), "float32", True),
+    "whole": (("vision_tower", "projector", "llm"), "float32", True),
+    "bfloat16 with master weights": (("projector", "llm"), "bfloat16", True),
+    "bfloat16 alone": (("projector", "llm"), "bfloat16", False),
+    "adapters": (("projector", "lora"), "float32", True),
+    "adapters over bfloat16": (("lora",), "bfloat16", False),
+}
+
+
+@pytest.fixture(scope="module")
+def conversing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of four conversations."""
+    folder = tmp_path_factory.mktemp("conversing")
+    recipe = load_recipe(REPO / "recipes" / "world.toml", [*SETS, "world.num_sft=4"])
+    write_world(recipe, folder)
+    return folder / "sft"
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_the_forecast_is_what_a_training_keeps(kind: str, conversing: Path, tmp_path: Path) -> None:
+    train, dtype, master_weights = KEPT[kind]
+    if "lora" in train:
+        pytest.importorskip("peft")
+    kept: list[int] = []
+
+    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        moments = [t for p in trained for t in optimizer.state[p].values() if t.numel() > 1]
+        gradients = [p.grad for p in trained if p.grad is not None]
+        weights = {id(p): p for module in held for p in module.parameters()}
+        kept.append(sum(t.numel() * t.element_size() for t in [*weights.values(), *gradients, *moments]))
+
+    parts = ", ".join(f'"{part}"' for part in train)
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+        name = "memory"
+        runs_dir = "{tmp_path}/runs"
+        base.dtype = "{dtype}"
+        trainer.master_weights = {str(master_weights).lower()}
+        sft = {{ train = [{parts}], batch_size = 2, lora = {{ rank = 8 }} }}
+        data.sft = "{conversing}"
+        """
+    )
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    model, processor = build(recipe.base, seed=0)
+    held = [model]
+    source = DataSource("sft", open_source(recipe.data.sft), partial(conversations, composition=Composition()))
+    handle = register_optimizer_step_post_hook(count)
+    try:
+        phases = [Phase("sft", recipe.sft, [source])]
+        train_stage("sft", model, processor, phases, recipe=recipe, lineage={}, out=tmp_path / "out")
+    finally:
+        handle.remove()
+    sizes = part_sizes(recipe.base, find_offline("world:tower"), find_offline("world:llm"))
+    forecast = training_bytes(
+        recipe.sft,
+        sizes.vision_tower,
+        sizes.llm,
+        dtype,
+        master_weights=master_weights,
+        projector=sizes.projector,
+        adapters=sizes.adapters(recipe.sft.lora),
+    )
+    assert kept
+    assert forecast == pytest.approx(max(kept), rel=0.01)
+
+
+def test_check_says_what_bfloat16_with_master_weights_takes(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = []
+    for dtype, master in (("float32", "true"), ("bfloat16", "true"), ("bfloat16", "false")):
+        _, text = check(capsys, "--set", f"base.dtype={dtype}", "--set", f"trainer.master_weights={master}")
+        line = next(line for line in text.splitlines() if "memory of a training process" in line)
+        figures.append(float(line.split("process: ")[1].split(" GB")[0]))
+        assert ("bfloat16 copies" in line) is (dtype == "bfloat16" and master == "true")
+    assert figures[0] == figures[1] == pytest.approx(2 * figures[2], rel=0.02)

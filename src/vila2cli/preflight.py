@@ -1,11 +1,14 @@
 """Whether a recipe can run here, found out before anything does: no GPU, no model loaded, nothing written."""
 
+import math
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,11 +20,13 @@ from vila2cli.places import is_remote
 from vila2cli.reader import check_layers
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Reject
-from vila2cli.settings import TrainSettings
+from vila2cli.settings import BaseSettings, LoraSettings, TrainSettings
 from vila2cli.shards import Shard, open_source, read_shard
 from vila2cli.text.prompts import prompt_text
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_OF_NO_TOWER = re.compile(r"^text_model\.|^logit_|(^|\.)head\.")
+_OF_TOWERS = re.compile(r"(^|\.)vision_(model|tower)\.")
 _WORKERS = 16
 _SHOWN = 5
 _LAYER_BYTES = 1500
@@ -124,10 +129,10 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     yield _try("base.llm", lambda: _weights_text(find_offline(base.llm)))
     yield _try("tokenizer", lambda: _tokenizer(find_offline(base.llm)))
     try:
-        sizes = [num_parameters(find_offline(spec)) for spec in (base.vision_tower, base.llm)]
+        sizes = part_sizes(base, *(find_offline(spec) for spec in (base.vision_tower, base.llm)))
     except ModelError:
         return
-    yield from _memory(recipe, *sizes)
+    yield from _memory(recipe, sizes)
 
 
 def find_offline(spec: str) -> Path:
@@ -172,52 +177,133 @@ def _weights_text(folder: Path) -> str:
 
 def num_parameters(folder: Path) -> int:
     """Parameters of a checkpoint, from the heads of its files; raises ModelError for one missing or cut."""
+    return sum(map(math.prod, _shapes(folder).values()))
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of every tensor by name; raises as `num_parameters` does."""
     index = folder / "model.safetensors.index.json"
     names = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
     missing = sorted(name for name in names if not (folder / name).is_file())
     files = sorted(folder / name for name in names) or sorted(folder.glob("*.safetensors"))
     if missing or not files:
         raise ModelError(f"{folder} lacks {', '.join(missing) or '*.safetensors weights'}")
-    total = 0
+    shapes: dict[str, list[int]] = {}
     for path in files:
         try:
             with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118  (it is no mapping)
-                    size = 1
-                    for length in file.get_slice(name).get_shape():
-                        size *= length
-                    total += size
+                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is damaged or cut off: {error}") from None
-    return total
+    return shapes
 
 
-def training_bytes(settings: TrainSettings, tower: int, llm: int, dtype: str) -> int:
-    """Weights, gradients and AdamW's two moments of one training, without activations.
+@dataclass(frozen=True, slots=True)
+class PartSizes:
+    """Parameters of the parts of a joined model, and the shapes of the LLM's matrices by name."""
 
-    Every weight is kept in the training's number format, of a trained part also gradient and moments.
+    vision_tower: int
+    projector: int
+    llm: int
+    matrices: Mapping[str, tuple[int, int]]
+
+    def adapters(self, lora: LoraSettings) -> int:
+        """Parameters of the adapters on the linear layers that a recipe names."""
+        named = (
+            shape
+            for name, shape in self.matrices.items()
+            if name.removesuffix(".weight").rpartition(".")[2] in lora.targets
+        )
+        return lora.rank * sum(map(sum, named))
+
+
+def part_sizes(base: BaseSettings, tower: Path, llm: Path) -> PartSizes:
+    """The sizes of a joined model's parts, from configs and the heads of the bases' files.
+
+    Not counted is what a base has beside them: another tower, a pooling head, a second copy of a tied head.
     """
-    width = 4 if dtype == "float32" else 2
-    trained = (tower if "vision_tower" in settings.train else 0) + (llm if "llm" in settings.train else 0)
-    return width * (tower + llm) + 3 * width * trained
+    of_tower = {name: shape for name, shape in _shapes(tower).items() if not _OF_NO_TOWER.search(name)}
+    if any(_OF_TOWERS.search(name) for name in of_tower):
+        of_tower = {name: shape for name, shape in of_tower.items() if _OF_TOWERS.search(name)}
+    config = read_json(llm / "config.json")
+    is_tied = bool(config.get("tie_word_embeddings"))
+    of_llm = {name: s for name, s in _shapes(llm).items() if not (is_tied and name == "lm_head.weight")}
+    return PartSizes(
+        vision_tower=sum(map(math.prod, of_tower.values())),
+        projector=_projector_size(base, read_json(tower / "config.json"), config),
+        llm=sum(map(math.prod, of_llm.values())),
+        matrices={name: (s[0], s[1]) for name, s in of_llm.items() if len(s) == 2},
+    )
 
 
-def _memory(recipe: Recipe, tower: int, llm: int) -> Iterator[Finding]:
+def _projector_size(base: BaseSettings, tower: Mapping[str, Any], llm: Mapping[str, Any]) -> int:
+    """Parameters of the projector that is drawn anew; 0 where a config does not say how wide it is."""
+    width = (tower.get("vision_config") or tower).get("hidden_size") or 0
+    out = llm.get("hidden_size") or 0
+    if base.architecture == "idefics3":
+        return int(4 * width * out)
+    if base.architecture == "internvl":
+        return int(8 * width + (4 * width + 1) * out + (out + 1) * out)
+    return int((width + 1) * out + (out + 1) * out)
+
+
+def training_bytes(
+    settings: TrainSettings,
+    tower: int,
+    llm: int,
+    dtype: str,
+    *,
+    master_weights: bool = True,
+    projector: int = 0,
+    adapters: int = 0,
+) -> int:
+    """What a training keeps from step to step: weights, and of trained ones gradient and AdamW's two moments.
+
+    All are float32 unless the training is in bfloat16 without master weights; adapters always are.
+    """
+    width = 2 if dtype == "bfloat16" and not master_weights else 4
+    sizes = {"vision_tower": tower, "projector": projector, "llm": llm}
+    trained = sum(size for part, size in sizes.items() if part in settings.train)
+    own = adapters if "lora" in settings.train else 0
+    return width * (sum(sizes.values()) + 3 * trained) + 4 * 4 * own
+
+
+def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
     stages = {
         "pretrain.align": recipe.pretrain.align,
         "pretrain.main": recipe.pretrain.main,
         "sft": recipe.sft,
         **{f"specialists.{name}": settings for name, settings in recipe.specialists.items()},
     }
-    needs = {name: training_bytes(stage, tower, llm, recipe.base.dtype) for name, stage in stages.items()}
+    has_copies = recipe.base.dtype == "bfloat16" and recipe.trainer.master_weights
+    needs = {
+        name: training_bytes(
+            stage,
+            sizes.vision_tower,
+            sizes.llm,
+            recipe.base.dtype,
+            master_weights=recipe.trainer.master_weights,
+            projector=sizes.projector,
+            adapters=sizes.adapters(stage.lora),
+        )
+        for name, stage in stages.items()
+    }
     largest = max(needs, key=lambda name: needs[name])
-    text = f"{needs[largest] / 1e9:,.3g} GB for {largest}: weights, gradients, AdamW; activations come on top"
+    text = f"{needs[largest] / 1e9:,.3g} GB for {largest}: weights, gradients, AdamW"
+    copies = 2 * (sizes.vision_tower + sizes.projector + sizes.llm) if has_copies else 0
+    more = (
+        f"activations and {copies / 1e9:,.3g} GB of bfloat16 copies of the weights" if copies else "activations"
+    )
+    text += f"; {more} come on top"
+    if recipe.trainer.strategy == "fsdp2":
+        text += "; fsdp2 divides it by the number of processes"
     if recipe.cost.device != "core-hours":
         yield Finding("memory of a training process", text)
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    error = ModelError if needs[largest] > there else None
-    yield Finding("memory of a training process", f"{text}; this machine has {there / 1e9:,.3g} GB", error)
+    is_short = needs[largest] + copies > there and recipe.trainer.strategy != "fsdp2"
+    text += f"; this machine has {there / 1e9:,.3g} GB"
+    yield Finding("memory of a training process", text, ModelError if is_short else None)
 
 
 def _disk(recipe: Recipe, counts: Counts) -> Finding:

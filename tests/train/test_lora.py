@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import ModelError, RecipeError
@@ -129,3 +130,44 @@ def test_the_same_seed_gives_the_same_adapter(model, chat: Chat, samples, tmp_pa
 def test_llm_and_lora_together_are_refused() -> None:
     with pytest.raises(RecipeError, match="lora trains adapters in place of the llm"):
         load_recipe(None, ['sft.train=["llm", "lora"]'])
+
+
+def untied(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint whose head is a matrix of its own."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="float32")
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.1)
+    save_checkpoint(model, AutoProcessor.from_pretrained(checkpoint), folder)
+    return folder
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("q_proj", "lm_head"), ("q_proj", "embed_tokens")])
+def test_the_matrix_that_head_and_words_share_gets_no_adapter(
+    targets: tuple[str, ...], model, chat: Chat, samples, tmp_path: Path
+) -> None:
+    settings = LORA.model_copy(update={"lora": LoraSettings(rank=4, targets=targets)})
+    before = [name for name, _ in model.named_parameters()]
+    with pytest.raises(ModelError, match=r"lora\.targets: .*(lm_head|embed_tokens)"):
+        train(model, chat, samples, settings, tmp_path)
+    assert [name for name, _ in model.named_parameters()] == before
+
+
+def test_an_untied_heads_adapter_is_merged_as_it_was_trained(
+    tiny_checkpoint: Path, chat: Chat, samples, tmp_path: Path
+) -> None:
+    folder = untied(tiny_checkpoint, tmp_path / "untied")
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
+    settings = LORA.model_copy(update={"train": ("lora",), "lora": LoraSettings(rank=4, targets=("lm_head",))})
+    with adapted(model, settings, tmp_path, seed=3), Progress("test", total=2, unit="steps") as progress:
+        fit(model, chat, samples, settings, seed=0, progress=progress)
+        trained = logits_of(model, chat, samples[0])
+    save_checkpoint(model, chat.processor, tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype="float32")
+    torch.testing.assert_close(logits_of(merged, chat, samples[0]), trained)
+    base = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
+    assert not torch.allclose(logits_of(base, chat, samples[0]), trained)
+    with safe_open(tmp_path / ADAPTER / "adapter_model.safetensors", framework="numpy") as file:
+        assert all(".lora_" in name for name in file.keys()), "no copy of the head itself"  # noqa: SIM118
+    with_adapter = peft.PeftModel.from_pretrained(base, tmp_path / ADAPTER)
+    torch.testing.assert_close(logits_of(with_adapter, chat, samples[0]), trained)

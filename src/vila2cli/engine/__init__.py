@@ -156,7 +156,7 @@ def choose_engine(kind: str, model: str | Path, adapters: Sequence[str] = ()) ->
         return EngineChoice("api", "asked for")
     if kind not in ("auto", "vllm"):
         raise ModelError(f"unknown engine {kind!r}; use auto, vllm, hf or api")
-    from vila2cli.engine.vllm import why_not
+    from vila2cli.engine.vllm_support import why_not
 
     problem = why_not(resolve_model(model), [read_adapter(adapter) for adapter in adapters])
     if problem is None:
@@ -214,7 +214,9 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
     engine: Engine | None = None
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine
+        from vila2cli.engine.vllm_support import check_whole
 
+        check_whole(folder, settings.adapters)
         try:
             engine = VllmEngine(name, folder, settings, stop)
         except ModelError as error:

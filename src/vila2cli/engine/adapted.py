@@ -2,9 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from vila2cli.errors import ModelError
+from vila2cli.model.adapter import WEIGHTS_FILE
 
 
 class Adapted:
@@ -23,15 +27,14 @@ class Adapted:
         for folder, name in self._names.items():
             try:
                 with warnings.catch_warnings():
-                    warnings.filterwarnings("error", message="Found missing adapter keys")
+                    warnings.filterwarnings("ignore", message="Found missing adapter keys")
                     if model is None:
                         model = PeftModel.from_pretrained(net, folder, adapter_name=name, **settings)
                     else:
-                        found = model.load_adapter(folder, adapter_name=name, **settings)
-                        if found.missing_keys:
-                            raise KeyError(f"it lacks {', '.join(found.missing_keys[:3])}")
-            except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
-                reason = " ".join(str(error).split())[:240]
+                        model.load_adapter(folder, adapter_name=name, **settings)
+                _check_whole(model, folder, name)
+            except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+                reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())[:240]
                 raise ModelError(f"the adapter {folder} does not fit {net.name_or_path}: {reason}") from error
         self._model = model
 
@@ -42,3 +45,20 @@ class Adapted:
             return
         self._model.base_model.enable_adapter_layers()
         self._model.set_adapter(self._names[folder])
+
+
+def check_adapters(net: Any, folders: Sequence[str]) -> None:
+    """Raise ModelError where adapters do not fit a model, which may be its outline without weights."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter", category=UserWarning)
+        Adapted(net, folders)
+
+
+def _check_whole(model: Any, folder: str, name: str) -> None:
+    """Raise KeyError unless the matrices that a folder holds are those that its settings put into the model."""
+    with safe_open(Path(folder) / WEIGHTS_FILE, framework="numpy") as weights:
+        stored = {key for key in weights.keys() if ".lora_" in key}  # noqa: SIM118  (it is no mapping)
+    own = {key.replace(f".{name}", "") for key in model.state_dict() if ".lora_" in key and f".{name}" in key}
+    for what, keys in (("it lacks", own - stored), ("the model has no place for", stored - own)):
+        if keys:
+            raise KeyError(f"{what} {len(keys)} matrices, the first is {min(keys)}")

@@ -38,6 +38,7 @@ from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.files import whole_characters
 from vila2cli.model.chat import turn_parts
+from vila2cli.model.control import visibly_inert
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import Stop
 
@@ -200,10 +201,11 @@ class ApiEngine:
         return {"type": "json_schema", "json_schema": schema}
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
+        text = visibly_inert(request.text)
         try:
-            num_tokens = await self._num_tokens(client, request.text)
+            num_tokens = await self._num_tokens(client, text)
             messages = await asyncio.to_thread(self._messages, request)
-            messages.append({"role": "assistant", "content": request.text})
+            messages.append({"role": "assistant", "content": text})
             response = await self._ask(
                 lambda: client.chat.completions.create(
                     model=self.model,
@@ -316,11 +318,11 @@ class ApiEngine:
 
     def _content(self, parts: list[str | None], images: Iterator[Image.Image]) -> str | list[dict[str, Any]]:
         if None not in parts:
-            return "".join(part for part in parts if part)
+            return visibly_inert("".join(part for part in parts if part))
         return [
             {"type": "image_url", "image_url": {"url": data_url(next(images), self._settings.image_format)}}
             if part is None
-            else {"type": "text", "text": part}
+            else {"type": "text", "text": visibly_inert(part)}
             for part in parts
         ]
 

@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    LogitsProcessorList,
-)
-from transformers.utils.logging import disable_progress_bar
+from transformers import GenerationConfig, LogitsProcessorList
 
 from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
 from vila2cli.engine.adapted import Adapted
@@ -30,7 +21,6 @@ from vila2cli.engine.limits import (
     context_length,
     eos_token_ids,
     failed,
-    one_line,
     scored_ids,
 )
 from vila2cli.engine.memory import available_memory
@@ -38,7 +28,7 @@ from vila2cli.engine.sampling import SeededSampler
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import load_generator, load_processor
 
 Answered = TypeVar("Answered", Result, ScoreResult)
 
@@ -77,7 +67,7 @@ class HfEngine:
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
         self._context = min(context_length(self._net.config), settings.max_model_len)
-        self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat.tokenizer)
+        self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
         pad = self._chat.tokenizer.pad_token_id
         self._pad = self._eos[0] if pad is None else int(pad)
         # Hidden defaults of the checkpoint (repetition penalty, top-k, ...) would decide the text unseen.
@@ -276,18 +266,5 @@ def _too_large(model: str, prepared: _Prepared[Asked]) -> str:
 
 def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
     """Model in evaluation mode and its chat; raises ModelError for whatever is wrong with the folder."""
-    disable_progress_bar()
-    quiet_transformers()
-    try:
-        is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
-        kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
-        net, info = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
-        processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ModelError(
-            f"{folder} lacks {len(missing)} weights of its architecture, the first is {missing[0]}"
-        )
-    return net.to(device).eval(), Chat(processor)
+    net: Any = load_generator(folder, dtype=dtype)
+    return net.to(device).eval(), Chat(load_processor(folder))

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from vila2cli.engine import Failure, Request, Result, ScoreRequest
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
+from vila2cli.model.saving import with_ends
 
 Asked = TypeVar("Asked", Request, ScoreRequest)
 
@@ -15,14 +16,12 @@ def context_length(config: Any) -> int:
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
-def eos_token_ids(known: int | list[int] | None, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: those of the checkpoint's generation config and the tokenizer's own."""
-    ids = [] if known is None else [known] if isinstance(known, int) else list(known)
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
+def eos_token_ids(known: int | list[int] | None, chat: Chat) -> list[int]:
+    """Every token that ends an answer: of the checkpoint's generation config, template and tokenizer."""
+    ids = with_ends(known, chat.end_ids)
     if not ids:
         raise ModelError("the checkpoint names no end token; set eos_token_id in its generation_config.json")
-    return sorted({int(token) for token in ids})
+    return sorted(ids)
 
 
 def cache_bytes_per_token(config: Any, itemsize: int) -> int:

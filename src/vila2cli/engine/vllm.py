@@ -7,11 +7,9 @@ that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-p
 """
 
 import functools
-import importlib.util
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,10 @@ from vila2cli.engine.limits import (
     one_line,
     scored_ids,
 )
+from vila2cli.engine.vllm_support import quiet
+from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError
-from vila2cli.files import read_json
-from vila2cli.model.adapter import Adapter, read_adapter
+from vila2cli.model.adapter import read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.stopping import Stop
@@ -87,9 +86,9 @@ class VllmEngine:
         self._chat = Chat(AutoProcessor.from_pretrained(folder))
         config = AutoConfig.from_pretrained(folder)
         self._context = min(context_length(config), settings.max_model_len)
-        self._eos = eos_token_ids(_known_eos(folder, config), self._chat.tokenizer)
+        self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
         options = engine_options(config, settings, self._context, on_gpu=self._on_gpu)
-        with _quiet():
+        with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
             if self._has_own_process:  # else messages for one that died would keep this process from ending
                 self._engine.engine_core.resources.input_socket.linger = 0
@@ -97,7 +96,7 @@ class VllmEngine:
             for adapter in settings.adapters:
                 self._engine.add_lora(self._adapters[adapter])
             self._warm_up()
-        # Once and for all: going in and out of _quiet for every request takes a third of the time.
+        # Once and for all: going in and out of quiet for every request takes a third of the time.
         logging.getLogger("vllm").setLevel(logging.CRITICAL)
         batch_size = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
         self._window = 2 * batch_size
@@ -256,19 +255,6 @@ class VllmEngine:
         return ScoreResult(id=request.id, token_logprobs=tuple(found[token].logprob for token, found in tail))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep vLLM's log lines and its imports' warnings off the terminal; what matters is raised."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 @functools.cache
 def _engine_errors() -> tuple[type[Exception], ...]:
     """What vLLM's engine raises: its own are one family in newer versions, classes apart in older ones."""
@@ -277,30 +263,6 @@ def _engine_errors() -> tuple[type[Exception], ...]:
 
     family = getattr(exceptions, "VLLMError", EngineDeadError)
     return RuntimeError, EngineDeadError, EngineGenerateError, family
-
-
-def why_not(folder: Path, adapters: Sequence[Adapter] = ()) -> str | None:
-    """Why vLLM cannot run a checkpoint with these adapters on this machine, None when it can.
-
-    Weights are not read.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        return "vLLM is not installed"
-    try:
-        with _quiet():
-            from vllm import ModelRegistry
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"vLLM is installed but cannot be imported: {one_line(error)}"
-    try:
-        architectures = read_json(folder / "config.json").get("architectures") or []
-    except DataError as error:
-        return str(error)
-    if not set(architectures) & set(ModelRegistry.get_supported_archs()):
-        return f"vLLM does not know {', '.join(architectures) or 'a model without architectures'}"
-    for adapter in adapters:
-        if others := sorted(adapter.parts - {"llm"}):
-            return f"vLLM serves adapters of the LLM alone, and {adapter.folder} changes the {others[0]}"
-    return None
 
 
 def _structured(request: Request) -> Any:

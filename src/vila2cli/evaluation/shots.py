@@ -13,6 +13,7 @@ from vila2cli.image import decode_image
 from vila2cli.sample import IMAGE_PLACEHOLDER, Sample, Turn
 from vila2cli.score.task import TASK_FILE, Task, load_task
 from vila2cli.shards import open_source, read_shard
+from vila2cli.text.compose import neutral
 
 POOL_SIZE = 256
 """Samples that shots are drawn from at most: those whose key's hash is smallest."""
@@ -79,7 +80,10 @@ def with_shots(question: str, sample: Sample, shots: Sequence[Shot]) -> tuple[tu
     turns: list[Turn] = []
     pictures: list[bytes] = []
     for shot in shots:
-        turns += [Turn("user", _after_pictures(shot.question, shot.sample)), Turn("assistant", shot.answer)]
+        turns += [
+            Turn("user", _after_pictures(shot.question, shot.sample)),
+            Turn("assistant", neutral(shot.answer)),
+        ]
         pictures += [image.data for image in shot.sample.images]
     turns.append(Turn("user", _after_pictures(question, sample)))
     return tuple(turns), pictures + [image.data for image in sample.images]

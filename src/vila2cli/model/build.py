@@ -35,7 +35,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.loading import LOAD_ERRORS, load_whole, reason
 from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.saving import with_ends
 from vila2cli.model.templates import image_template
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
 from vila2cli.settings import BaseSettings
@@ -76,12 +78,14 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
 
 
 def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTrainedModel, Any]:
-    """A causal LLM and its tokenizer."""
+    """A causal LLM and its tokenizer; raises ModelError when one cannot be loaded, or not whole."""
     try:
-        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        llm = load_whole(AutoModelForCausalLM, folder, what="as a causal LLM", dtype=dtype)
         return llm, AutoTokenizer.from_pretrained(folder, **tokens)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"base.llm {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    except ModelError as error:
+        raise ModelError(f"base.llm {error}") from None
+    except LOAD_ERRORS as error:
+        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {reason(error)}") from None
 
 
 def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
@@ -117,7 +121,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_seq_len=(side // patch // SCALE_FACTOR) ** 2,
         chat_template=image_template(tokenizer),
     )
-    return _finished(model, tokenizer, dtype), processor
+    return _finished(model, llm, tokenizer, dtype), processor
 
 
 def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
@@ -155,7 +159,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_token=IMAGE_TOKEN,
         chat_template=image_template(tokenizer),
     )
-    return _finished(model, tokenizer, dtype), processor
+    return _finished(model, llm, tokenizer, dtype), processor
 
 
 def _clip_like_images(side: int, *, has_class_token: bool) -> Any:
@@ -206,7 +210,7 @@ def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         **_text_fields(llm),
     )
     model = _join_named(InternVLForConditionalGeneration, config, tower, llm, seed)
-    return _finished(model, tokenizer, dtype), tokenizer
+    return _finished(model, llm, tokenizer, dtype), tokenizer
 
 
 def _check_merges(side: int, patch: int) -> None:
@@ -263,10 +267,15 @@ def _make_linear(projector: Any) -> None:
         nn.init.zeros_(projector.linear_2.bias)
 
 
-def _finished(model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _finished(
+    model: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The joined model in its number format; the end tokens that the LLM's own config names stay such."""
+    known = None if llm.generation_config is None else llm.generation_config.eos_token_id
+    ends = with_ends(known, [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=(ends[0] if len(ends) == 1 else ends) or None,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         do_sample=False,
     )

@@ -7,17 +7,22 @@ Shapes: N images of the batch, C colour channels, H x W pixels.
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
+from vila2cli.model.control import Controls
 from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
 
 IGNORE_INDEX = -100
 _MAX_PROMPTS = 256
 _MAX_SIZES = 1024
+_ANSWER = "An answer."
+_Part = tuple[list[list[int]], bool]
+"""Ids before, between and after the images of a stretch of a conversation, and whether it is an answer."""
 
 
 class Chat:
@@ -36,8 +41,10 @@ class Chat:
         self._image_ids: dict[tuple[int, int], array[int]] = {}  # the one used last stands last
         # Most prompts are one of a few.
         self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
-        special = {*self.tokenizer.all_special_tokens, self.image_token}
-        self._special = sorted((token for token in special if token), key=len, reverse=True)
+        self._outlines: dict[Any, Any] = {}
+        self._appended = ""  # what the template leaves out at the end of an answer
+        self.controls = Controls(self.processor, self.tokenizer)
+        self._read_template()
 
     def prompt_ids(
         self, turns: Sequence[Turn], images: Sequence[Image.Image], *, expand: bool = True
@@ -51,28 +58,43 @@ class Chat:
         if key not in self._prompts:
             if len(self._prompts) >= _MAX_PROMPTS:
                 self._prompts.clear()
-            self._prompts[key] = self._pieces(self._render(turns, len(images), answer=True))
-        return self._joined(self._prompts[key], list(images), expand=expand)
+            ((self._prompts[key], _),) = self._kept_apart(self._prompt, turns, len(images))
+        remaining = list(images)
+        ids = self._joined(self._prompts[key], remaining, expand=expand)
+        _check_placed(remaining)
+        return ids
 
     def answer_ids(self, text: str) -> list[int]:
-        """The ids of an assistant's answer as training renders it, its end token left out."""
-        return list(self.tokenizer(self._inert(text), add_special_tokens=False)["input_ids"])
+        """The ids of an assistant's answer as training renders it, its end token left out.
+
+        Raises DataError for a text that cannot be told from control tokens.
+        """
+        for make in (self.controls.inert, self.controls.firm):
+            ids = list(self.tokenizer(make(text), add_special_tokens=False)["input_ids"])
+            if not self.controls.among(ids):
+                return ids
+        raise DataError(_SPELLED)
 
     def train_ids(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> tuple[list[int], list[int]]:
         """The ids of a whole conversation and its labels, -100 where nothing is trained.
 
-        Trained are the assistants' turns up to and with their end token; image ids never.
-        Raises DataError when no token would be trained.
+        Trained are the assistants' turns up to and with their end token; image ids never. Where the
+        template ends no turn, the tokenizer's end token does. Raises DataError when no token would be
+        trained, ModelError when nothing at all ends an answer.
         """
+        if not self.end_ids:
+            raise ModelError(
+                "neither the chat template nor the tokenizer has a token that ends an answer, so a model "
+                "trained with them would never stop; set eos_token in tokenizer_config.json"
+            )
         remaining = list(images)
         ids: list[int] = []
         labels: list[int] = []
-        for text, is_answer in self._segments(turns, len(images)):
-            part = self._ids(text, remaining, expand=True)
+        for pieces, is_answer in self._kept_apart(self._conversation, turns, len(images)):
+            part = self._joined(pieces, remaining, expand=True)
             ids += part
             labels += self._answer_labels(part) if is_answer else [IGNORE_INDEX] * len(part)
-        if remaining:
-            raise DataError(f"{len(remaining)} images of the sample have no place in its turns")
+        _check_placed(remaining)
         if all(label == IGNORE_INDEX for label in labels):
             raise DataError("no token of the sample would be trained: it has no assistant turn with text")
         return ids, labels
@@ -90,6 +112,34 @@ class Chat:
         tensors.pop("num_patches", None)  # InternVL's, for its processor and not for the model
         return tensors
 
+    def _read_template(self) -> None:
+        """See what the template writes by itself: which tokens steer, and what ends an answer.
+
+        `end_ids` are all tokens that do: the first one that the template writes after an answer, and the
+        tokenizer's own.
+        """
+        asked = [Turn("user", "A question.")]
+        whole = self._tried([*asked, Turn("assistant", _ANSWER)], answer=False)
+        written = [whole, self._tried(asked, answer=True)]
+        written.append(self._tried([Turn("system", "Rules."), *asked], answer=True))
+        self.controls = Controls(self.processor, self.tokenizer, filter(None, written))
+        eos = self.tokenizer.eos_token_id
+        ends = [] if eos is None else [int(eos)]
+        if whole and _ANSWER in whole:
+            after = self.tokenizer(whole.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
+            if written_ends := self.controls.among(after):
+                ends = sorted({*ends, written_ends[0]})
+            elif eos is not None:
+                self._appended = str(self.tokenizer.eos_token)
+        self.end_ids = tuple(ends)
+
+    def _tried(self, turns: Sequence[Turn], *, answer: bool) -> str | None:
+        """Rendered turns, None where the template refuses them."""
+        try:
+            return self._render(turns, 0, answer=answer)
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+            return None
+
     def _render(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False) -> str:
         messages = self._messages(turns, num_images) if self.image_token else self._texts(turns, num_images)
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
@@ -101,8 +151,8 @@ class Chat:
             {
                 "role": turn.role,
                 "content": [
-                    {"type": "image"} if part is None else {"type": "text", "text": self._inert(part)}
-                    for part in parts
+                    {"type": "image"} if part is None else {"type": "text", "text": part}
+                    for part in self._written(turn.role, parts)
                 ],
             }
             for turn, parts in zip(turns, turn_parts(turns, num_images), strict=True)
@@ -112,14 +162,49 @@ class Chat:
         """The messages of a language model, whose template may take no content but a string."""
         if num_images:
             raise DataError("a language model is shown an image; give a vision-language model")
-        return [{"role": turn.role, "content": self._inert(turn.text)} for turn in turns]
+        return [
+            {"role": turn.role, "content": "".join(map(str, self._written(turn.role, [turn.text])))}
+            for turn in turns
+        ]
 
-    def _inert(self, text: str) -> str:
-        """Text in which no special token can be spelled, so that a caption cannot end its own turn."""
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+    def _written(self, role: str, parts: Sequence[str | None]) -> list[str | None]:
+        """The texts of a turn that spell no control token, with the end that the template leaves out."""
+        written = [None if part is None else self.controls.inert(part) for part in parts]
+        if role != "assistant" or not self._appended or not any(written):
+            return written
+        if written[-1] is None:
+            return [*written, self._appended]
+        return [*written[:-1], written[-1].rstrip() + self._appended]
+
+    def _kept_apart(
+        self, cut: Callable[[Sequence[Turn], int], list[_Part]], turns: Sequence[Turn], num_images: int
+    ) -> list[_Part]:
+        """The parts of a conversation, with the control tokens that its turns have with plain text in them.
+
+        Raises DataError where a text brings others in however it is written, or swallows one.
+        """
+        plain = [_with_texts(turn, lambda text: "word" if text.strip() else text) for turn in turns]
+        key = (cut.__name__, tuple(plain), num_images)
+        if key not in self._outlines:
+            if len(self._outlines) >= _MAX_PROMPTS:
+                self._outlines.clear()
+            self._outlines[key] = self._outline(cut(plain, num_images))
+        firm = self.controls.firm
+        for make in (str, firm, lambda text: f" {firm(text)} "):
+            parts = cut([_with_texts(turn, make) for turn in turns], num_images)
+            if self._outline(parts) == self._outlines[key]:
+                return parts
+        raise DataError(_SPELLED)
+
+    def _outline(self, parts: list[_Part]) -> list[list[tuple[int, ...]]]:
+        """The control tokens around and between the images of each part."""
+        return [[self.controls.among(ids) for ids in pieces] for pieces, _ in parts]
+
+    def _prompt(self, turns: Sequence[Turn], num_images: int) -> list[_Part]:
+        return [(self._pieces(self._render(turns, num_images, answer=True)), False)]
+
+    def _conversation(self, turns: Sequence[Turn], num_images: int) -> list[_Part]:
+        return [(self._pieces(text), is_answer) for text, is_answer in self._segments(turns, num_images)]
 
     def _segments(self, turns: Sequence[Turn], num_images: int) -> list[tuple[str, bool]]:
         """The conversation's text cut where each assistant's answer begins and ends."""
@@ -146,10 +231,6 @@ class Chat:
         images = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in part) if marked else num_images
         return self._render(part, images, answer=answer)
 
-    def _ids(self, text: str, images: list[Image.Image], *, expand: bool) -> list[int]:
-        """Tokenise rendered text, taking one image off `images` for every placeholder in it."""
-        return self._joined(self._pieces(text), images, expand=expand)
-
     def _pieces(self, text: str) -> list[list[int]]:
         """The ids of rendered text before, between and after its images."""
         pieces = text.split(self.image_token) if self.image_token else [text]
@@ -159,8 +240,11 @@ class Chat:
         ]
 
     def _joined(self, pieces: list[list[int]], images: list[Image.Image], *, expand: bool) -> list[int]:
+        """The ids of a part, taking one image off `images` for every place between its pieces."""
         ids = list(pieces[0])
         for piece in pieces[1:]:
+            if not images:
+                raise DataError("the chat template has places for more images than there are")
             image = images.pop(0)
             ids += self._expanded(image) if expand else [self.image_token_id]
             ids += piece
@@ -179,9 +263,22 @@ class Chat:
 
     def _answer_labels(self, ids: list[int]) -> list[int]:
         labels = [IGNORE_INDEX if token == self.image_token_id else token for token in ids]
-        ends = [i for i, token in enumerate(ids) if token == self.tokenizer.eos_token_id]
+        ends = [i for i, token in enumerate(ids) if token in self.end_ids]
         stop = ends[-1] + 1 if ends else len(ids)
         return labels[:stop] + [IGNORE_INDEX] * (len(ids) - stop)
+
+
+_SPELLED = "its text cannot be told from the chat template's own tokens"
+
+
+def _with_texts(turn: Turn, make: Callable[[str], str]) -> Turn:
+    """A turn with its texts before, between and after the images made anew."""
+    return Turn(turn.role, IMAGE_PLACEHOLDER.join(map(make, turn.text.split(IMAGE_PLACEHOLDER))))
+
+
+def _check_placed(remaining: Sequence[Image.Image]) -> None:
+    if remaining:
+        raise DataError(f"{len(remaining)} images of the sample have no place in its turns")
 
 
 def turn_parts(turns: Sequence[Turn], num_images: int) -> list[list[str | None]]:

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel
 
 from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model, weights_sha256
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import load_processor, load_whole
 from vila2cli.text.sentences import Pieces, sentence_pieces
 
 _TEXT_BATCH = 256
@@ -32,13 +31,8 @@ class DualEncoder:
         self.model_sha256 = weights_sha256(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        quiet_transformers()
-        try:
-            net = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-            processor = AutoProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{folder} cannot be loaded as a CLIP or SigLIP model: {reason}") from None
+        net: Any = load_whole(AutoModel, folder, what="as a CLIP or SigLIP model", dtype=dtype)
+        processor = load_processor(folder)
         if not (hasattr(net, "get_image_features") and hasattr(net, "get_text_features")):
             raise ModelError(f"{folder} has no towers for image and text; give a CLIP or SigLIP model")
         self._net: Any = net.to(self.device).eval()

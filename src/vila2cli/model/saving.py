@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from vila2cli.files import read_json
+from vila2cli.model.chat import Chat
+from vila2cli.model.loading import is_tied
 from vila2cli.model.soup import INDEX_FILE, SIZE_BYTES, read_header, weights_files
 
 _RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
@@ -16,10 +19,47 @@ transformers reads both."""
 
 
 def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Write model and processor as a plain transformers folder in safetensors."""
+    """Write model and processor as a plain transformers folder in safetensors.
+
+    Its generation config names all tokens that end an answer, and nothing of sampling that contradicts
+    itself; its config says at both places alike whether the head is the matrix of the word embeddings.
+    """
+    if getattr(processor, "chat_template", None):
+        _set_ends(model, Chat(processor).end_ids)
+    _set_ties(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     rename_for_vllm(folder)
+
+
+def with_ends(known: int | Sequence[int] | None, ends: Sequence[int]) -> list[int]:
+    """The end tokens that a generation config names, in its order, and others after them, each once."""
+    own = [] if known is None else [known] if isinstance(known, int) else list(known)
+    return list(dict.fromkeys(int(token) for token in (*own, *ends)))
+
+
+def _set_ends(model: PreTrainedModel, ends: Sequence[int]) -> None:
+    config = model.generation_config
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:  # which transformers reads and does not write
+        config = GenerationConfig(
+            **{name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+            do_sample=False,
+        )
+        model.generation_config = config
+    ids = with_ends(config.eos_token_id, ends)
+    if ids and ids != with_ends(config.eos_token_id, ()):
+        config.eos_token_id = ids[0] if len(ids) == 1 else ids
+
+
+def _set_ties(model: PreTrainedModel) -> None:
+    """Say at both places of a vision-language config, which its readers choose from, what is the case."""
+    text = model.config.get_text_config()
+    if text is not model.config and model.get_output_embeddings() is not None:
+        model.config.tie_word_embeddings = text.tie_word_embeddings = is_tied(model)
 
 
 def rename_for_vllm(folder: Path) -> None:

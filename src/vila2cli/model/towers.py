@@ -22,10 +22,11 @@ from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionCo
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
 from vila2cli.errors import ModelError
+from vila2cli.model.loading import LOAD_ERRORS, load_whole, reason
 
 _SIGLIP = ("siglip", "siglip_vision_model")
 _CLIP = ("clip", "clip_vision_model")
-_LOST_PREFIXES = ("head.",)
+_LOST_PREFIXES = ("head.", "vision_model.head.")
 """SigLIP's attention-pooling head has no place among patch features."""
 
 
@@ -36,9 +37,9 @@ def load_tower(folder: Path, image_size: int, dtype: torch.dtype) -> Idefics3Vis
     """
     kind = _kind(folder)
     if kind == "idefics3_vision":
-        tower = Idefics3VisionTransformer.from_pretrained(folder, dtype=dtype)
+        tower = _loaded(Idefics3VisionTransformer, folder, dtype)
     elif kind in _SIGLIP:
-        source = SiglipVisionModel.from_pretrained(folder, dtype=dtype)
+        source = _loaded(SiglipVisionModel, folder, dtype)
         tower = Idefics3VisionTransformer(Idefics3VisionConfig(**_fields(folder))).to(dtype)
         tower.load_state_dict(_patch_tensors(source))
     else:
@@ -57,12 +58,12 @@ def load_clip_like_tower(folder: Path, image_size: int, layer: int, dtype: torch
     if kind in _CLIP:
         if image_size:
             raise ModelError("base.image_size: a CLIP tower keeps its own; leave it 0")
-        tower = CLIPVisionModel.from_pretrained(folder, dtype=dtype)
+        tower = _loaded(CLIPVisionModel, folder, dtype)
     elif kind == "idefics3_vision":
-        source = Idefics3VisionTransformer.from_pretrained(folder, dtype=dtype)
+        source = _loaded(Idefics3VisionTransformer, folder, dtype)
         tower = _new_siglip(_fields(folder), source, dtype)
     elif kind in _SIGLIP:
-        tower = _new_siglip(_fields(folder), SiglipVisionModel.from_pretrained(folder, dtype=dtype), dtype)
+        tower = _new_siglip(_fields(folder), _loaded(SiglipVisionModel, folder, dtype), dtype)
     else:
         raise ModelError(
             f"{folder} is a {kind} model; base.vision_tower takes SigLIP, CLIP or Idefics3 towers for llava"
@@ -76,9 +77,9 @@ def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrai
     """An InternViT in its transformers form, alone or in an InternVL model."""
     kind = _kind(folder)
     if kind == "internvl_vision":
-        tower: PreTrainedModel = InternVLVisionModel.from_pretrained(folder, dtype=dtype)
+        tower: Any = _loaded(InternVLVisionModel, folder, dtype)
     elif kind == "internvl":
-        tower = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).model.vision_tower
+        tower = _loaded(AutoModelForImageTextToText, folder, dtype).model.vision_tower
     else:
         raise ModelError(f"{folder} is a {kind} model; base.vision_tower takes InternViT towers for internvl")
     if image_size not in (0, tower.config.image_size[0]):
@@ -86,12 +87,27 @@ def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrai
     return tower
 
 
+def _loaded(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A tower with all of its weights; raises ModelError naming base.vision_tower."""
+    try:
+        return load_whole(kind, folder, what="as a vision tower", unused=_LOST_PREFIXES, dtype=dtype)
+    except ModelError as error:
+        raise ModelError(f"base.vision_tower {error}") from None
+
+
+def _config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except LOAD_ERRORS as error:
+        raise ModelError(f"base.vision_tower {folder} cannot be loaded: {reason(error)}") from None
+
+
 def _kind(folder: Path) -> str:
-    return str(AutoConfig.from_pretrained(folder).model_type)
+    return str(_config(folder).model_type)
 
 
 def _fields(folder: Path) -> dict[str, Any]:
-    config = AutoConfig.from_pretrained(folder)
+    config = _config(folder)
     fields: dict[str, Any] = getattr(config, "vision_config", config).to_dict()
     return {name: value for name, value in fields.items() if name not in ("model_type", "architectures")}
 

@@ -54,6 +54,7 @@ def soup(
     ModelError for models that cannot be averaged.
     """
     from vila2cli.model.checkpoint import resolve_model, weights_sha256
+    from vila2cli.model.loading import outline
     from vila2cli.model.soup import check_alike, write_soup
 
     start_s = time.monotonic()
@@ -63,6 +64,7 @@ def soup(
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RecipeError("a model is named twice; give soup.weights to let it count for more")
     check_alike(folders)
+    outline(folders[0])  # what one of them lacks, all do
     _warn_of_other_parents(folders)
     selection: dict[str, Any] | None = None
     shares = [1.0] * len(models)

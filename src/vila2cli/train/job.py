@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
+from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
@@ -35,7 +35,7 @@ from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.journal import Journal
 from vila2cli.train.loop import Surroundings, fit
-from vila2cli.train.lora import adapted
+from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.store import SampleStore, Stored, store_shard
@@ -64,16 +64,10 @@ class Phase:
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
-    """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded."""
+    """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded, or not whole."""
     folder = resolve_model(model)
-    quiet_transformers()
-    try:
-        loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
-        return loaded, AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{folder} cannot be loaded as an image-text model: {str(error).splitlines()[0]}"
-        ) from None
+    loaded = load_whole(AutoModelForImageTextToText, folder, what="as an image-text model", dtype="float32")
+    return loaded, load_processor(folder)
 
 
 def train_stage(
@@ -96,6 +90,7 @@ def train_stage(
     is missing.
     """
     _check_mixture(phases)
+    _check_adapters(model, phases)
     with (
         joined(recipe.trainer.timeout_s) as ranks,
         interruptible() as stop,
@@ -314,6 +309,13 @@ def _check_mixture(phases: Sequence[Phase]) -> None:
         names = [data.name for data in phase.sources]
         if unknown := [name for name in phase.settings.mixture if name not in names]:
             raise RecipeError(f"{phase.name}: mixture.{unknown[0]} is none of its sources ({', '.join(names)})")
+
+
+def _check_adapters(model: PreTrainedModel, phases: Sequence[Phase]) -> None:
+    """Raise ModelError, before any phase runs, for adapters on layers that the LLM does not have for them."""
+    for phase in phases:
+        if "lora" in phase.settings.train:
+            adapted_layers(model, phase.settings.lora.targets)
 
 
 def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:

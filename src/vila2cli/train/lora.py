@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from vila2cli.errors import ModelError
 from vila2cli.model.adapter import ADAPTER
 from vila2cli.model.freeze import part_of
+from vila2cli.model.loading import is_tied
 from vila2cli.settings import TrainSettings
 
 
@@ -41,17 +42,34 @@ def adapted(
     wrapped: Any = get_peft_model(model, config)
     yield
     if folder is not None:
-        wrapped.save_pretrained(folder / ADAPTER)
+        wrapped.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # they are the base's own
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
     merged = wrapped.merge_and_unload()
     assert merged is model, "peft merges in place"
 
 
 def adapted_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str]:
-    """The linear layers of the LLM whose name ends in one of `targets`; towers have some of equal names."""
+    """The linear layers of the LLM whose name ends in one of `targets`; towers have some of equal names.
+
+    Raises ModelError where there are none, and for the head of a tied LLM: what is merged into it would be
+    merged into the word embeddings as well, which have no adapter while training.
+    """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found = [name for name in linear if part_of(name) == "llm" and name.rpartition(".")[2] in targets]
     if not found:
         own = sorted({name.rpartition(".")[2] for name in linear if part_of(name) == "llm"})
         raise ModelError(f"the LLM has no layer named {', '.join(targets)}; lora.targets: {', '.join(own)}")
+    words = model.get_input_embeddings()
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in targets and module is words:
+            raise ModelError(f"lora.targets: {name} is no linear layer; adapters are for those alone")
+    if is_tied(model) and (head := next((n for n in found if _weight(model, n) is words.weight), None)):
+        raise ModelError(
+            f"lora.targets: {head} is one matrix with the word embeddings in this LLM (tie_word_embeddings), "
+            "so an adapter on it cannot be merged; leave it out, or train the part llm"
+        )
     return found
+
+
+def _weight(model: PreTrainedModel, name: str) -> Any:
+    return model.get_submodule(name).weight

@@ -1,0 +1,153 @@
+"""Loading weights: the one place that says whether a checkpoint holds all of its architecture.
+
+transformers draws at random what a checkpoint lacks and leaves out what it has no place for. Here both
+are refused, but for tensors that take no part: buffers that older versions stored, heads and towers that
+the class asked for does not have.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
+
+from vila2cli.errors import ModelError
+from vila2cli.model.quiet import quiet_transformers
+
+LOAD_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
+"""What transformers raises for a folder that is damaged, of another kind, or wants a package."""
+
+
+class NotWholeError(ModelError):
+    """A checkpoint whose tensors are not those of its architecture."""
+
+
+_STORED_BUFFERS = re.compile(
+    r"(^|\.)(inv_freq|position_ids|token_type_ids|masked_bias|num_batches_tracked|attn\.bias|attention\.bias)$"
+)
+
+
+def load_whole(
+    kind: Any, folder: Path, *, what: str = "", unused: tuple[str, ...] = (), **options: Any
+) -> PreTrainedModel:
+    """The model of a folder by `kind`'s from_pretrained, every one of its weights from the folder.
+
+    Tensors whose names begin with one of `unused` may be missing. `what` says in errors what the model was
+    to be loaded as. Raises ModelError, in one line, for whatever is wrong with the folder.
+    """
+    quiet_transformers()
+    try:
+        net, info = kind.from_pretrained(
+            folder,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # what is mismatched is refused below, by name
+            **options,
+        )
+    except LOAD_ERRORS as error:
+        raise ModelError(f"{folder} cannot be loaded {what or 'by transformers'}: {reason(error)}") from error
+    if problem := _problem(net, info, unused):
+        raise NotWholeError(f"{folder} {problem}")
+    assert isinstance(net, PreTrainedModel)
+    return net
+
+
+def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
+    """The image-text model of a folder, or the causal LLM where its config has no vision tower."""
+    try:
+        is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+    except LOAD_ERRORS as error:
+        raise ModelError(f"{folder} cannot be loaded by transformers: {reason(error)}") from error
+    return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
+
+
+def load_processor(folder: Path) -> Any:
+    """The processor of a folder, of a language model its tokenizer; raises ModelError."""
+    try:
+        return AutoProcessor.from_pretrained(folder)
+    except LOAD_ERRORS as error:
+        raise ModelError(f"the processor of {folder} cannot be loaded: {reason(error)}") from error
+
+
+def outline(folder: Path) -> PreTrainedModel:
+    """The model of a folder without its weights, whose names and shapes alone are read and checked.
+
+    Raises ModelError as `load_whole` does.
+    """
+    return load_generator(folder, device_map="meta")
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the head is the matrix of the word embeddings."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and getattr(head, "weight", None) is getattr(words, "weight", words)
+
+
+def reason(error: BaseException) -> str:
+    """An exception's text in one line, cut to 240 characters."""
+    return " ".join(str(error).split())[:240] or type(error).__name__
+
+
+def _problem(net: Any, info: dict[str, Any], unused: tuple[str, ...]) -> str:
+    """What a folder lacks or has too much of, as the rest of a sentence about it; "" for nothing."""
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(unused)):
+        return f"lacks {len(missing)} weights of its architecture, the first is {missing[0]}"
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        return (
+            f"has {len(mismatched)} weights of another shape than its config.json says, the first is "
+            f"{name}: {_shape(stored)} in place of {_shape(wanted)}"
+        )
+    if failed := sorted(info.get("conversion_errors") or ()):
+        return f"has {len(failed)} weights that cannot be converted, the first is {failed[0]}"
+    if homeless := sorted(filter(_is_homeless(net), info["unexpected_keys"])):
+        return (
+            f"has {len(homeless)} weights that the architecture in its config.json has no place for, "
+            f"the first is {homeless[0]}"
+        )
+    return ""
+
+
+def _is_homeless(net: Any) -> Callable[[str], bool]:
+    """Tells a tensor of a part that the model has from one of a part that it does not have.
+
+    A fourth layer of a model of three, or a bias of a layer without, decides what the whole computes; a
+    value head, a pooling head or another tower beside it does not.
+    """
+    modules = {_numberless(name) for name, _ in net.named_modules()} - {""}
+
+    def is_homeless(name: str) -> bool:
+        if _STORED_BUFFERS.search(name):
+            return False
+        words = _numberless(name).split(".")[:-1]
+        around = [".".join(words[: end + 1]) for end, word in enumerate(words) if word == "N"]
+        return ".".join(words) in modules or any(layer in modules for layer in around)
+
+    return is_homeless
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "N", name)
+
+
+def _shape(lengths: Any) -> str:
+    return " x ".join(map(str, lengths)) or "scalar"
