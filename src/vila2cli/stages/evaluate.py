@@ -80,7 +80,7 @@ def evaluate(
     if not found:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     check_judge(recipe, found)
-    sources = {task.name: open_source([str(task.folder)]) for task in found}
+    sources = {task.name: open_source([task.folder]) for task in found}
     folder, worker = Path(out), worker or Worker()
     written = folder / "metrics.json"
     with (

@@ -232,7 +232,7 @@ def _images(task: Task) -> set[str]:
     def ignore(reject: Reject) -> None:
         """Evaluation counts them."""
 
-    shards = open_source([str(task.folder)]).shards
+    shards = open_source([task.folder]).shards
     found = {sample.image_sha256 for shard in shards for sample in read_shard(shard, on_reject=ignore)}
     return found - {""}
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, write_atomically
 from vila2cli.model.chat import Chat
-from vila2cli.places import is_remote, local_path
+from vila2cli.places import is_remote, local_path, recorded
 from vila2cli.sample import EncodedImage, Reject, Sample
 from vila2cli.shards import Shard, read_shard
 from vila2cli.tarfiles import image_index, split_name
@@ -149,7 +149,7 @@ class _Writer:
         tensors["bytes"] = np.frombuffer(bytes(self._bytes), np.uint8)
         tensors["keys"] = np.frombuffer(keys, np.uint8)
         tensors["key_length"] = np.asarray([len(key.encode()) + 1 for key in self._keys], np.int64)
-        write_atomically(path, save(tensors, {"tar": self._tar or "", "place": self._shard.url}))
+        write_atomically(path, save(tensors, {"tar": self._tar or "", "place": recorded(self._shard.url)}))
 
 
 def _image_places(tar: str | None) -> dict[str, list[tuple[int, int]]]:
