@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from urllib.parse import quote, unquote, urlsplit
 
@@ -17,8 +17,8 @@ MASK = "***"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.I)
 _WEB = ("http://", "https://", "ws://", "wss://")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>|`\\]+", re.I)
-_HARMLESS = frozenset(
-    "versionid generation revision raw download format shard part split file name page index id v path".split()
+_HARMLESS = re.compile(
+    r"versionid|generation|revision|raw|download|format|shard|part|split|file|name|page|index|id|v|path", re.I
 )
 """Parameters of a query that say which file is meant; all others may be part of a signature."""
 _SIGNATURE = re.compile(
@@ -27,11 +27,16 @@ _SIGNATURE = re.compile(
     r"|s[eprtvs]|spr|sip|sdd|skoid|sktid|sk[tesv]|saoid|suoid|scid|ses|response-content-.*",
     re.I,
 )
-"""Parameters that give access, and are others when a signature is renewed: AWS, Google, Azure, Alibaba, and the like."""
+"""Parameters that give access, and are others when a signature is renewed: of AWS, Google, Azure, Alibaba."""
 _HARMLESS_VALUE = re.compile(r"[\w./-]{0,64}", re.ASCII)
-_SECRET_NAME = r"[\w-]*(?:api-?_?key|access-?_?key|token|secret|passw(?:or)?d|passphrase|signature|credential|auth\b)[\w-]*"
+_SECRET_NAME = (
+    r"[\w-]*(?:api-?_?key|access-?_?key|token|secret|passw(?:or)?d|passphrase|signature|credential|auth\b)"
+    r"[\w-]*"
+)
 _IN_TEXT = (
-    re.compile(r"(?i)(\b(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic|token|digest)\s+)?[^\s'\",;]+"),
+    re.compile(
+        r"(?i)(\b(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic|token|digest)\s+)?[^\s'\",;]+"
+    ),
     re.compile(r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"),
     re.compile(rf"(?i)(\b{_SECRET_NAME}['\"]?\s*[:=]\s*['\"]?)(?![\d.]+\b)[^\s'\"&,;]{{6,}}"),
     re.compile(r"()\b(?:sk-|hf_|gh[pousr]_|github_pat_|xox[abp]-|AKIA|ASIA|AIza|glpat-)[\w-]{12,}"),
@@ -44,6 +49,8 @@ _MAX_SHORT_OPTIONS = 4
 _PLAIN_PATH = re.compile(r"[\w./~{}@+,:-]*", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{8}")
 _PROGRAM = re.compile(r"[\w./+-]{1,64}", re.ASCII)
+_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.I)
+_MIN_SECRET = 8
 _TAR = (".tar", ".tar.gz", ".tgz")
 _OPERATORS = frozenset(("|", "||", "&&", ";", "&", "-", ">", "<", "2>&1"))
 _STARTS_COMMAND = frozenset(("|", "||", "&&", ";", "&"))
@@ -80,7 +87,9 @@ def _clean(url: str) -> str:
 
 def _is_harmless(parameter: str) -> bool:
     name, equals, value = parameter.partition("=")
-    return bool(equals) and name.lower() in _HARMLESS and _HARMLESS_VALUE.fullmatch(value) is not None
+    return (
+        bool(equals) and _HARMLESS.fullmatch(name) is not None and _HARMLESS_VALUE.fullmatch(value) is not None
+    )
 
 
 def command_without_credentials(command: str) -> str:
@@ -152,7 +161,7 @@ def _words(command: str) -> list[str]:
 
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
-    """A message without the secrets given, in any form they may come back in, and without what looks like one."""
+    """A message without the secrets given, in any form they may come in, and without what looks like one."""
     text = without_secrets(text, secrets)
     text = _URL.sub(lambda match: without_credentials(match[0]), text)
     for pattern in _IN_TEXT:
@@ -162,7 +171,9 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
     """A text without the secrets given, as they are or as a URL, JSON or a header has them."""
-    for form in sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True):
+    for form in sorted(
+        {form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True
+    ):
         text = text.replace(form, MASK)
     return text
 
@@ -173,6 +184,13 @@ def _forms(secret: str) -> Iterator[str]:
     yield json.dumps(secret)[1:-1]
     yield repr(secret)[1:-1]
     yield base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode("ascii").rstrip("=")
+
+
+def secrets_in(environ: Mapping[str, str]) -> list[str]:
+    """What the environment calls a key, a token, a secret or a password."""
+    return [
+        value for name, value in environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= _MIN_SECRET
+    ]
 
 
 def secrets_of(url: str) -> list[str]:

@@ -138,7 +138,9 @@ def _find_remote(place: Remote, spec: str) -> list[Found]:
     if any(character in path_of(place) for character in "*["):
         system, path = file_system(place)
         matches = persistently(lambda: system.glob(path), place)
-        found = [Found((place.like(system.unstrip_protocol(match)),)) for match in sorted(matches) if tar_stem(match)]
+        found = [
+            Found((place.like(system.unstrip_protocol(match)),)) for match in sorted(matches) if tar_stem(match)
+        ]
     elif tar_stem(place):
         found = [Found((place,))]
     else:

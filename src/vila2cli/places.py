@@ -22,14 +22,12 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.I)
 _WEB = ("http://", "https://")
 
 
-_RECORDED_PROTOCOLS = frozenset(
-    "http https s3 s3a gs gcs az abfs abfss adl oci oss r2 hf memory".split()
-)
-"""Stores that a file may send us to: a bucket of a store whose address the user set up, or a plain web address."""
+_RECORDED_PROTOCOLS = re.compile(r"https?|s3a?|gs|gcs|az|abfss?|adl|oci|oss|r2|hf|memory")
+"""Stores that a file may send us to: plain web addresses, and buckets of a store whose host the user set up."""
 
 
 class Remote(str):
-    """A URL that is read. In a message (`f"{place}"`) it stands without its credentials, as `recorded` has it."""
+    """A URL that is read. In a message (`f"{place}"`) it is without its credentials, as `recorded` has it."""
 
     __slots__ = ()
 
@@ -67,7 +65,7 @@ def from_record(text: str) -> str:
     """
     if text.startswith(PIPE) or not _looks_like_url(text):
         return text
-    if "::" in text or "#" in text or text.partition("://")[0].lower() not in _RECORDED_PROTOCOLS:
+    if "::" in text or "#" in text or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower()):
         raise DataError(
             f"{recorded(text)} is named by a layer and not read on its word: give it among the shards, too, or "
             "say with --base where the files are"

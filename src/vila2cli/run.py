@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -29,6 +30,8 @@ from vila2cli.settings import ApiSettings
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
+
+OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
 
 T = TypeVar("T")
 
@@ -121,9 +124,22 @@ def _array_task(environ: Mapping[str, str]) -> Worker:
 
 
 def api_key(settings: ApiSettings, environ: Mapping[str, str] | None = None) -> str:
-    """The key for the server of [api], from the environment variable that it names; empty without one."""
+    """The key for the server of [api], from the environment variable that it names; empty without one.
+
+    Where it names none, OPENAI_API_KEY goes to OpenAI's own server, and nothing to any other.
+    """
     environ = os.environ if environ is None else environ
-    return environ.get(settings.key_env, "")
+    return environ.get(settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else ""), "")
+
+
+def is_openai(url: str) -> bool:
+    """Whether a URL is of OpenAI's own server, over TLS."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return parts.scheme == "https" and (host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}"))
 
 
 def select(shards: Sequence[T], worker: Worker) -> list[T]:

@@ -99,7 +99,8 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Sour
     A layer tar brings its base and the layers below it, as its layer.json names them: relative to the layer
     folder, else as given (from the current folder), else by absolute path. `base` is the folder where
     base shards are now, or the `pipe:` commands that give them. What a layer.json names is never run, and a
-    URL in it is read with the credentials of the one that was typed, where that is the same place. A base named several times is read once, with all annotations in the order given.
+    URL in it is read with the credentials of the one that was typed, where that is the same place.
+    A base named several times is read once, with all annotations in the order given.
     Raises DataError for what is missing, an unfinished layer folder, a base that has changed, or layers over
     two copies of one base; a remote shard is asked for only when it is read.
     """
@@ -231,7 +232,9 @@ def _base_place(tar: str, entry: Mapping[str, Any], given: Sequence[str]) -> str
             "give it among the shards, too, or with --base, which also takes the folder where the files are"
         )
     if not there:
-        raise DataError(f"the base of {tar} is gone: there is no {recorded(url)}; say where it is with --base FOLDER")
+        raise DataError(
+            f"the base of {tar} is gone: there is no {recorded(url)}; say where it is with --base FOLDER"
+        )
     then = {} if is_remote(tar) else made_from(local_path(tar))
     expected = then.get(tar_stem(tar))
     same = [

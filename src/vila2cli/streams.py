@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
-from vila2cli.errors import DataError, Vila2Error
 from vila2cli.credentials import masked
+from vila2cli.errors import DataError, Vila2Error
 from vila2cli.places import PIPE, Command, Remote, is_pipe, local_path
 
 if TYPE_CHECKING:

@@ -135,7 +135,9 @@ def test_fingerprints(web: Web, data: Path) -> None:
     path, url = data / "data" / "000000.tar", typed(f"{web.url}/data/000000.tar")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     size = path.stat().st_size
-    assert digest_of(path).sha256 == digest_of(url).sha256 == digest_of(typed(f"pipe:cat {path}")).sha256 == sha256
+    assert (
+        digest_of(path).sha256 == digest_of(url).sha256 == digest_of(typed(f"pipe:cat {path}")).sha256 == sha256
+    )
     assert fingerprint(path).num_bytes == fingerprint(url).num_bytes == size
     assert fingerprint(path).agrees(digest_of(path)) is True
     assert fingerprint(path).agrees(fingerprint(url)) is None

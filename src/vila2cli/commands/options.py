@@ -43,8 +43,8 @@ def local_folder(text: str) -> Path:
     """The folder of an --out; raises RecipeError for a URL, as only local files can be renamed into place."""
     if looks_remote(text):
         raise RecipeError(
-            f"--out {recorded(text)}: output is written to local files, where it can be renamed into place when it is "
-            "whole; give a folder of this machine and copy it from there"
+            f"--out {recorded(text)}: output is written to local files, where it can be renamed into place "
+            "when it is whole; give a folder of this machine and copy it from there"
         )
     return local_path(text)
 

@@ -10,6 +10,8 @@ import typer
 from vila2cli.commands.options import Out, RecipeFile, Sets
 from vila2cli.commands.plan import open_recipe
 from vila2cli.commands.terminal import say
+from vila2cli.credentials import masked
+from vila2cli.errors import RecipeError
 from vila2cli.graph import plan_stages
 from vila2cli.recipe import Recipe
 
@@ -21,7 +23,13 @@ Target = Annotated[
 
 
 def _flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
-    """The recipe and settings as the stages' commands are given them."""
+    """The recipe and settings as the stages' commands are given them; raises RecipeError for a password."""
+    for text in sets or ():
+        if not text.startswith("prompts.") and masked(text) != text:
+            raise RecipeError(
+                f"--set {masked(text)} holds a password or signature, which would stand in the job scripts; "
+                "put it into the recipe file, or a key into the variable that api.key_env names"
+            )
     path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
     return [*path, *(word for text in sets or () for word in ("--set", text))]
 

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 
 from vila2cli.engine import Request, Result
 from vila2cli.errors import DataError
+from vila2cli.places import recorded
 from vila2cli.run import Worker, digest
 from vila2cli.settings import ApiSettings
 
@@ -126,7 +127,7 @@ def answer_key(protocol: Mapping[str, Any], prompt: str, images: str | Sequence[
 def server_inputs(settings: ApiSettings) -> dict[str, Any]:
     """What of a server decides its answers, beside the model."""
     return {
-        "base_url": settings.base_url,
+        "base_url": recorded(settings.base_url),
         "image_format": settings.image_format,
         "structured": settings.structured,
     }

@@ -10,10 +10,9 @@ from urllib.parse import urljoin, urlsplit
 
 import openai
 
-from vila2cli.engine.pace import MAX_RETRY_AFTER_S
 from vila2cli.errors import ModelError
 from vila2cli.places import recorded
-from vila2cli.run import OPENAI_HOST
+from vila2cli.run import is_openai
 from vila2cli.settings import ApiSettings
 
 NO_KEY = "none"
@@ -28,7 +27,7 @@ def connect(settings: ApiSettings, key: str) -> openai.AsyncOpenAI:
     hold to whatever server it is pointed at; they are meant for OpenAI's own.
     """
     headers: dict[str, Any] = {}
-    if urlsplit(settings.base_url).hostname != OPENAI_HOST:
+    if not is_openai(settings.base_url):
         lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
         names = [line.partition(":")[0].strip() for line in lines if ":" in line]
         headers = {name: openai.Omit() for name in (*names, "OpenAI-Organization", "OpenAI-Project")}
@@ -86,7 +85,7 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
 
 
 def retry_after_s(error: openai.APIError) -> float | None:
-    """The wait that a server asks for, in seconds or as a date; None where it asks for none, or for nonsense."""
+    """The wait that a server asks for, in seconds or as a date; None where it asks for none or nonsense."""
     headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     text = headers.get("retry-after", "").strip()
     try:
@@ -94,15 +93,10 @@ def retry_after_s(error: openai.APIError) -> float | None:
     except ValueError:
         try:
             date = email.utils.parsedate_to_datetime(text)
-        except ValueError:
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return seconds if 0 < seconds < float("inf") else None
-
-
-def wait_of(asked_s: float) -> float:
-    """How long is waited for a server that asks for so many seconds."""
-    return min(asked_s, MAX_RETRY_AFTER_S)
 
 
 async def close(client: openai.AsyncOpenAI) -> None:

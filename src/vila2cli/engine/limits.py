@@ -7,6 +7,8 @@ from vila2cli.engine import Failure, Request, Result, ScoreRequest
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 
+MAX_LINE = 240
+"""Characters of what an engine says of one request."""
 Asked = TypeVar("Asked", Request, ScoreRequest)
 
 
@@ -69,4 +71,4 @@ def failed(request: Request, error: str, failure: Failure = "request") -> Result
 
 def one_line(error: BaseException) -> str:
     """An exception's text without line breaks, cut to 240 characters."""
-    return " ".join(str(error).split())[:240] or type(error).__name__
+    return " ".join(str(error).split())[:MAX_LINE] or type(error).__name__

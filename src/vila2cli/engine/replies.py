@@ -29,6 +29,9 @@ class Usage:
     num_written: int
 
 
+NOTHING = Usage(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The text of one choice; `logprob_mean` in nats per token where the server told them."""
@@ -127,7 +130,10 @@ def prompt_logprobs_of(body: Mapping[str, Any], num_tokens: int) -> tuple[float,
         return None
     if not isinstance(found, Sequence) or isinstance(found, str) or len(found) < num_tokens:
         raise Malformed("its prompt_logprobs are not one for each token")
-    return tuple(_logprob(next(iter(one.values()), None)) if isinstance(one, Mapping) else _logprob(one) for one in found[-num_tokens:])
+    return tuple(
+        _logprob(next(iter(one.values()), None)) if isinstance(one, Mapping) else _logprob(one)
+        for one in found[-num_tokens:]
+    )
 
 
 def token_count_of(body: object) -> int:
