@@ -266,7 +266,7 @@ class ApiEngine:
 
     @property
     def _untold(self) -> Usage | None:
-        """What an answer counts for of which nobody says it: where there is a limit, all that it may have cost."""
+        """What an answer counts for where nobody says it: under a limit, all that it may have cost."""
         return None if self.budget.is_limited else NOTHING
 
     async def _num_tokens(self, client: openai.AsyncOpenAI, text: str) -> int:
