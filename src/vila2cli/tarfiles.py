@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.files import PARTIAL, open_locked, read_json, sync_folder, to_json_bytes, write_atomically
+from vila2cli.files import aside, open_locked, read_json, sync_folder, to_json_bytes, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.streams import Fingerprint, Stream, open_stream
 
@@ -255,7 +255,7 @@ def made_from(tar: Path, *, untouched: bool = False) -> dict[str, Fingerprint]:
 
 
 class TarWriter:
-    """Writes one shard: SHARD.tar.partial, then on a clean exit SHARD.tar and SHARD.stats.json.
+    """Writes one shard: .vila2-SHARD.tar.partial, then on a clean exit SHARD.tar and SHARD.stats.json.
 
     The same samples in the same order give the same bytes. On an exception nothing is left behind.
 
@@ -274,7 +274,7 @@ class TarWriter:
         self._keys: set[str] = set()
         self._sha256 = hashlib.sha256()
         self._num_bytes = 0
-        self._partial = self.path.with_name(self.path.name + PARTIAL)
+        self._partial = aside(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         stream = open_locked(self._partial, wait_s=_SWEEP_S)
         if stream is None:

@@ -22,6 +22,8 @@ from vila2cli.run import Worker, digest
 from vila2cli.settings import ApiSettings
 
 ANSWERS_FILE = "answers.jsonl"
+_LINE = b'{"id": "'
+"""What every line begins with."""
 _REFUSED = "refused: "
 """What files of earlier versions put before a refusal."""
 
@@ -116,6 +118,8 @@ class Answers:
                 ) from None
             self._known[result.id] = result
         if whole < len(data) and path == self._path:
+            if not data[whole:].startswith(_LINE[: len(data) - whole]):
+                raise DataError(f"{path}: what it ends in is no answer; name another file for them")
             os.truncate(path, whole)
 
 

@@ -1,10 +1,10 @@
 """The filter layer and its random control, each written where it is not there as the settings want it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vila2cli.files import read_json
+from vila2cli.files import MARK, read_json
 from vila2cli.filtering.deciding import select, write_shards
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.summary import summarise
@@ -40,7 +40,7 @@ def decide(job: Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str,
         outputs[control] = {**decisive, "control": True}
     missing = [folder for folder, wanted in outputs.items() if not _is_decided(job, folder, wanted)]
     if missing:
-        with Selection.open(job.out_dir / ".selection.sqlite", stop.check) as selection:
+        with Selection.open(job.out_dir / f"{MARK}selection.sqlite", stop.check) as selection:
             _write(job, selection, missing, stop)
     summary = read_json(job.out_dir / "summary.json")
     if with_control:
@@ -63,14 +63,15 @@ def _is_decided(job: Job, folder: Path, wanted: Mapping[str, Any]) -> bool:
         was, now = ({key: one.get(key) for key in _MADE_ANEW} for one in (stored.inputs, wanted))
         if was != now:
             Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided anew: {difference(was, now)}")
-            _clear(folder)
+            _clear(folder, job.names)
     claim(folder, wanted, job.recipe)
     return set(job.names) <= done(folder) and (folder / "summary.json").is_file()
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, names: Iterable[str]) -> None:
     """Remove a layer's files, the manifest last, so that what is left says what it is."""
-    tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path))
+    written = done(folder) | set(names)
+    tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path) in written)
     beside = [
         tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ("stats.json", "rejects.jsonl")
     ]

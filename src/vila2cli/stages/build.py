@@ -20,7 +20,7 @@ from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.places import local_path
 from vila2cli.rejects import REJECTS_FILE
-from vila2cli.run import claim, lock, write_json
+from vila2cli.run import claim, lock, read_manifest, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
@@ -74,6 +74,10 @@ def build(
     }
     maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
     with lock(out), interruptible() as stop:
+        if draw is not None and draw.is_dir() and any(draw.iterdir()) and read_manifest(out) is None:
+            raise RecipeError(
+                f"--draw {draw} holds files already, which would be overwritten; name another folder"
+            )
         claim(out, inputs)
         sweep(out)
         builder = _Builder(specialist, format, images, settings, draw, num_drawn, maps)
