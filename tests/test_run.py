@@ -199,6 +199,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_leftovers_are_removed_unless_resuming(tmp_path: Path) -> None:
     (tmp_path / "ckpt.partial").mkdir()
+    (tmp_path / "ckpt.partial" / ".vila2-folder").touch()
     (tmp_path / "ckpt.partial" / "old").write_text("x")
     with complete_folder(tmp_path / "ckpt") as partial:
         (partial / "new").write_text("y")

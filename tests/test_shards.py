@@ -136,7 +136,7 @@ def test_expand_globs_braces_folders_and_lists(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     paths = make_shards(tmp_path / "data", 3)
     (tmp_path / "data" / "000000.stats.json").write_text("{}")
-    (tmp_path / "data" / "000009.tar.partial").touch()
+    (tmp_path / "data" / ".vila2-000009.tar.partial").touch()
     relative = [f"data/00000{i}.tar" for i in range(3)]
     assert expand([f"{tmp_path}/data/*.tar"]) == paths
     assert expand(["data/*"]) == expand(["data"]) == expand(["data/{000000..000002}.tar"]) == relative

@@ -1,10 +1,12 @@
 """The console script, and `python -m vila2cli`: heeds signals from before the first import to the end."""
 
+import os
 import signal
 import sys
 import traceback
 from types import TracebackType
 
+from vila2cli.credentials import masked, secrets_in
 from vila2cli.errors import Interrupted
 from vila2cli.stopping import raising_on_signals
 from vila2cli.text.printable import printable
@@ -28,8 +30,8 @@ def run() -> None:
 
 
 def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback; what it quotes may be a caption."""
-    text = "".join(traceback.format_exception(kind, error, trace))
+    """Print a traceback; what it quotes may be a caption, or what a server said with the key in it."""
+    text = masked("".join(traceback.format_exception(kind, error, trace)), secrets_in(os.environ))
     print(printable(text, keep_newlines=True), end="", file=sys.stderr)
 
 

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 from vila2cli.errors import DataError
 
 PARTIAL = ".partial"
-"""What the name of a file ends in while it is being written."""
+"""What the name of a file or folder ends in while it is being written."""
+MARK = ".vila2-"
+"""What the names of files that come and go begin with; nothing else is ever removed as a leftover."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BUFFER_BYTES = 1 << 18
@@ -64,7 +66,7 @@ def to_json_bytes(value: Any) -> bytes:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, fsync, rename: a reader sees the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    partial = path.with_name(f"{MARK}{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with open_waiting(partial) as stream:
         try:
             stream.write(data)
@@ -74,6 +76,23 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def aside(path: Path) -> Path:
+    """Where a file or folder is written before it has its own name."""
+    return path.with_name(f"{MARK}{path.name}{PARTIAL}")
+
+
+def refuse_foreign(path: Path, *marks: str) -> None:
+    """Raise DataError where a file is there that would be overwritten and holds none of our marks."""
+    if not os.path.lexists(path):
+        return
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path} is there and cannot be read: {error.strerror or error}") from None
+    if text and not any(mark in text for mark in marks):
+        raise DataError(f"{path} is there and was not written by vila2; move it, or give another --out")
 
 
 def sync_folder(folder: Path) -> None:
@@ -87,8 +106,9 @@ def sync_folder(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove the partial files in a folder that killed processes left; those being written are locked."""
-    for partial in folder.glob(f"*{PARTIAL}"):
-        stream = open_locked(partial, create=False) if partial.is_file() else None
+    for partial in folder.glob(f"{MARK}*{PARTIAL}"):
+        is_file = partial.is_file() and not partial.is_symlink()
+        stream = open_locked(partial, create=False) if is_file else None
         if stream is not None:
             partial.unlink(missing_ok=True)
             stream.close()
@@ -106,7 +126,7 @@ def open_waiting(path: Path) -> BinaryIO:
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Let one process at a time write what is said of a folder as a whole."""
     folder = folder.resolve()
-    path = folder.with_name(f".{folder.name}.whole.lock")
+    path = folder.with_name(f"{MARK}{folder.name}.whole.lock")
     with open_waiting(path):
         try:
             yield

@@ -1,5 +1,6 @@
 """Shard specs to the places of tars, on this machine or remote, and the layer.json beside them."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from vila2cli.files import parse_json, read_json
 from vila2cli.layers import LAYER_FILE
 from vila2cli.places import (
     TAR_SUFFIXES,
+    Command,
+    Remote,
     folder,
+    found_locally,
     is_pipe,
-    is_remote,
     is_url,
     join,
     local_path,
     path_of,
     tar_stem,
+    typed,
 )
 from vila2cli.streams import file_system, persistently, read_small
 
@@ -36,13 +40,19 @@ class Found:
     folder: str = ""
 
 
-def find(spec: str) -> list[Found]:
+def find(spec: str | Path) -> list[Found]:
     """The tars and folders of tars that a spec names; raises DataError when it matches nothing.
 
-    A remote tar is taken to be there; of remote places only folders and globs are asked for.
+    Text is what the user typed: a `pipe:` command in it will be run. A path that was found is given as a
+    Path, which stands for itself, whatever its name looks like. A remote tar is taken to be there; of remote
+    places only folders and globs are asked for.
     """
-    if is_remote(spec):
-        return [found for one in _braces(spec) for found in _find_remote(one, spec)]
+    if isinstance(spec, Path):
+        return [_found(spec.parent if spec.name == LAYER_FILE else spec, str(spec))]
+    place = typed(spec)
+    if isinstance(place, Remote):
+        _refuse_file_name(place)
+        return [found for one in _braces(place) for found in _find_remote(place.like(one), place)]
     path = local_path(spec).expanduser()
     if path.name == LAYER_FILE:
         path = path.parent
@@ -52,6 +62,15 @@ def find(spec: str) -> list[Found]:
     if not found:
         raise DataError(f"no shards match {spec!r}; expected .tar files")
     return found
+
+
+def _refuse_file_name(place: Remote) -> None:
+    """Raise DataError for a word that is a file's name as well: the shell may have put it there for a glob."""
+    if os.path.lexists(place):
+        raise DataError(
+            f"{place} is the name of a file here as well as a {'command' if is_pipe(place) else 'URL'}; write "
+            "./ before it for the file, or rename that"
+        )
 
 
 def read_manifest(where: str) -> dict[str, Any] | None:
@@ -72,7 +91,7 @@ def read_manifest(where: str) -> dict[str, Any] | None:
 
 
 def _braces(pattern: str) -> list[str]:
-    if is_pipe(pattern):  # other braces and backslashes are the command's own
+    if isinstance(pattern, Command):  # other braces and backslashes are the command's own
         parts = [list(braceexpand(part)) if _RANGE.match(part) else [part] for part in _RANGE.split(pattern)]
         return ["".join(chosen) for chosen in product(*parts)]
     try:
@@ -85,7 +104,7 @@ def _braces(pattern: str) -> list[str]:
 
 def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
-        tars = sorted(str(tar) for tar in path.iterdir() if tar_stem(tar) and tar.is_file())
+        tars = sorted(found_locally(tar) for tar in path.iterdir() if tar_stem(tar) and tar.is_file())
         stems = {tar_stem(tar) for tar in tars}
         for stats in sorted(path.glob("*.stats.json")) if not (path / LAYER_FILE).is_file() else ():
             if (stem := stats.name.removesuffix(".stats.json")) not in stems:
@@ -94,10 +113,10 @@ def _found(path: Path, spec: str) -> Found:
                 )
         if not tars and not (path / LAYER_FILE).is_file():
             raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
-        return Found(tuple(tars), str(path))
+        return Found(tuple(tars), found_locally(path))
     if not tar_stem(path):
         raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
-    return Found((str(path),))
+    return Found((found_locally(path),))
 
 
 def _match(pattern: str, spec: str) -> Iterator[Path]:
@@ -117,15 +136,17 @@ def _has_tars(path: Path) -> bool:
     return (path / LAYER_FILE).is_file() or any(tar_stem(tar) and tar.is_file() for tar in path.iterdir())
 
 
-def _find_remote(place: str, spec: str) -> list[Found]:
-    if is_pipe(place):
+def _find_remote(place: Remote, spec: str) -> list[Found]:
+    if isinstance(place, Command):
         return [Found((place,))]
     if path_of(place).endswith(f"/{LAYER_FILE}"):
-        place = folder(place)
+        place = place.like(folder(place))
     if any(character in path_of(place) for character in "*["):
         system, path = file_system(place)
         matches = persistently(lambda: system.glob(path), place)
-        found = [Found((system.unstrip_protocol(match),)) for match in sorted(matches) if tar_stem(match)]
+        found = [
+            Found((place.like(system.unstrip_protocol(match)),)) for match in sorted(matches) if tar_stem(match)
+        ]
     elif tar_stem(place):
         found = [Found((place,))]
     else:

@@ -19,7 +19,7 @@ from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import folder as folder_of
-from vila2cli.places import is_remote, local_path
+from vila2cli.places import is_remote, local_path, redacted
 from vila2cli.reader import Shard, num_samples, read_shard
 from vila2cli.records import file_sha256, made_from
 from vila2cli.rejects import gather_rejects, write_rejects
@@ -71,8 +71,8 @@ class Source:
     def places(self) -> dict[str, Any]:
         """Where it lies, for a lineage: the folders of the base shards with how many, and the layers."""
         return {
-            "shards": dict(Counter(folder_of(shard.url) for shard in self.shards)),
-            "layers": [dataclasses.asdict(info) for info in self.layers],
+            "shards": dict(Counter(redacted(folder_of(shard.url)) for shard in self.shards)),
+            "layers": [dataclasses.asdict(info) | {"path": redacted(info.path)} for info in self.layers],
         }
 
 
@@ -148,7 +148,7 @@ def _base_json(folder: Path, shard: Shard) -> dict[str, Any]:
 
 def _location(folder: Path, place: str) -> dict[str, str]:
     if is_remote(place):
-        return {"url": place}
+        return {"url": redacted(place)}
     path = local_path(place).absolute()
     return {"url": place, "relative": os.path.relpath(path, folder.absolute()), "path": str(path)}
 

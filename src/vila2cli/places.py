@@ -1,12 +1,19 @@
-"""Names of places that hold shards: local paths, fsspec URLs and `pipe:` commands, all as text."""
+"""Names of places that hold shards: local paths, fsspec URLs and `pipe:` commands, all as text.
+
+What is no `Remote` is a local path, however it is spelled. So nothing that is found in a folder or read from a
+file is run, and none of it is asked of a network, unless it went through `typed` or `from_record`.
+"""
 
 import errno
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Self
 from urllib.parse import urlsplit
+
+from vila2cli.credentials import command_digest, command_without_credentials, without_credentials
+from vila2cli.errors import DataError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -15,18 +22,93 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.I)
 _WEB = ("http://", "https://")
 
 
-def is_pipe(place: str) -> bool:
+_RECORDED_PROTOCOLS = re.compile(r"https?|s3a?|gs|gcs|az|abfss?|adl|oci|oss|r2|hf|memory")
+"""Stores that a file may send us to: plain web addresses, and buckets of a store whose host the user set up."""
+
+
+class Remote(str):
+    """A URL that is read. In a message (`f"{place}"`) it is without its credentials, as `recorded` has it."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return format(redacted(self), spec)
+
+    def __repr__(self) -> str:
+        return repr(redacted(self))
+
+    def like(self, text: str) -> Self:
+        """Another place of the same kind."""
+        return type(self)(text)
+
+
+class Command(Remote):
+    """A command whose output is the shard. Only `typed` makes one, of a word that the user wrote."""
+
+    __slots__ = ()
+
+
+def typed(text: str) -> str:
+    """A place as the user wrote it in an option or a recipe: `pipe:COMMAND`, a URL, or a local path."""
+    if isinstance(text, Remote):
+        return text
+    if text.startswith(PIPE):
+        return Command(text)
+    return Remote(text) if _looks_like_url(text) else text
+
+
+def from_record(text: str) -> str:
+    """A place that some file names: a URL of a common store, else a local path; raises DataError.
+
+    A command is none, nor is a chain of protocols, a protocol that logs in to the host it names, or an address
+    of which a part was left out as it may be a credential (`#` and a digest stand for it).
+    """
+    if text.startswith(PIPE) or not _looks_like_url(text):
+        return text
+    if "::" in text or "#" in text or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower()):
+        raise DataError(
+            f"{redacted(text)} is named by a layer and not read on its word: give it among the shards, too, or "
+            "say with --base where the files are"
+        )
+    return Remote(text)
+
+
+def found_locally(path: Path) -> str:
+    """A local path as a place; one that could be taken for a URL or a command in full, from the root."""
+    text = str(path)
+    return str(path.absolute()) if looks_remote(text) else text
+
+
+def redacted(place: str | Path) -> str:
+    """A place as files may hold it, without credentials; what is recorded already stays."""
+    text = str(place)
+    if text.startswith(PIPE):
+        return PIPE + command_without_credentials(text.removeprefix(PIPE))
+    return without_credentials(text) if _looks_like_url(text) else text
+
+
+def looks_remote(text: str) -> bool:
+    """Whether a text, wherever it stands, is a URL or a command; a path that was found may look so, too."""
+    return text.startswith(PIPE) or _looks_like_url(text)
+
+
+def _looks_like_url(text: str) -> bool:
+    """`file:` URLs are local paths, see `local_path`."""
+    return _URL.match(text) is not None and not text.startswith("file://")
+
+
+def is_pipe(place: str | Path) -> bool:
     """Whether a place is a command whose output is the shard, `pipe:aws s3 cp s3://bucket/000000.tar -`."""
-    return place.startswith(PIPE)
+    return isinstance(place, Command)
 
 
-def is_url(place: str) -> bool:
-    """Whether a place is one for fsspec; `file:` URLs are local paths, see `local_path`."""
-    return _URL.match(place) is not None and not place.startswith("file://")
+def is_url(place: str | Path) -> bool:
+    """Whether a place is one for fsspec."""
+    return isinstance(place, Remote) and not isinstance(place, Command)
 
 
-def is_remote(place: str) -> bool:
-    return is_pipe(place) or is_url(place)
+def is_remote(place: str | Path) -> bool:
+    return isinstance(place, Remote)
 
 
 def local_path(place: str | Path) -> Path:
@@ -51,18 +133,22 @@ def tar_stem(place: str | Path) -> str:
 
     Of a command it is the last word that ends so; a command without one gets a name of its own.
     """
-    text = str(place)
-    if is_pipe(text):
-        stems = [stem for word in _words(text.removeprefix(PIPE)) if (stem := tar_stem(word))]
-        return stems[-1] if stems else f"pipe-{sha256(text.encode()).hexdigest()[:8]}"
-    name = file_name(text)
+    if isinstance(place, Command):
+        return command_stem(place) or f"pipe-{command_digest(place)}"
+    name = file_name(place)
     suffix = next((s for s in TAR_SUFFIXES if name.endswith(s)), None)
     return name.removesuffix(suffix) if suffix else ""
 
 
-def file_name(place: str) -> str:
+def command_stem(command: str) -> str:
+    """The name of the last tar that a command names, "" when it names none."""
+    stems = [stem for word in _words(command.removeprefix(PIPE)) if (stem := tar_stem(word))]
+    return stems[-1] if stems else ""
+
+
+def file_name(place: str | Path) -> str:
     """The last part of a place that is not a command."""
-    return PurePosixPath(path_of(place)).name if is_url(place) else local_path(place).name
+    return PurePosixPath(path_of(place)).name if isinstance(place, Remote) else local_path(place).name
 
 
 def folders(place: str) -> tuple[str, ...]:
@@ -78,21 +164,21 @@ def folder(place: str) -> str:
     """The folder of a place, "" for a command."""
     if is_pipe(place):
         return ""
-    if is_url(place):
+    if isinstance(place, Remote):
         base, query = _without_query(place)
-        return base.rpartition("/")[0] + query
+        return place.like(base.rpartition("/")[0] + query)
     return str(local_path(place).parent)
 
 
 def join(place: str, name: str) -> str:
     """What `name` is as seen from the folder `place`; the query of a web address stays at its end."""
-    if is_url(place):
+    if isinstance(place, Remote) and not is_pipe(place):
         base, query = _without_query(place)
         parts = base.rstrip("/").split("/")
         for part in PurePosixPath(name).parts:
             parts = parts[:-1] if part == ".." else [*parts, part]
-        return "/".join(parts) + query
-    return str(local_path(place) / name)
+        return place.like("/".join(parts) + query)
+    return found_locally(local_path(place) / name)
 
 
 def path_of(url: str) -> str:
@@ -117,4 +203,4 @@ def _words(command: str) -> Iterator[str]:
     except ValueError:  # quotes that do not match: the shell will say so
         words = command.split()
     for word in words:
-        yield word.partition("?")[0] if "://" in word else word
+        yield typed(word.partition("?")[0]) if "://" in word else word

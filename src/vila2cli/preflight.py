@@ -16,7 +16,7 @@ from vila2cli.errors import DataError, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.forecast import Counts
 from vila2cli.image import decode_image
-from vila2cli.places import is_remote
+from vila2cli.places import looks_remote
 from vila2cli.reader import check_layers
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Reject
@@ -91,10 +91,10 @@ def _tasks(specs: Sequence[str]) -> str:
     from vila2cli.score.task import find_tasks
 
     tasks = find_tasks(specs)
-    return f"{len(tasks)} tasks, {_first_samples([str(task.folder) for task in tasks])}"
+    return f"{len(tasks)} tasks, {_first_samples([task.folder for task in tasks])}"
 
 
-def _first_samples(specs: Sequence[str]) -> str:
+def _first_samples(specs: Sequence[str | Path]) -> str:
     """Read and decode the first sample of every shard; raises DataError naming the shards that fail."""
     shards = open_source(specs).shards
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -322,6 +322,6 @@ def _disk(recipe: Recipe, counts: Counts) -> Finding:
     need = num_checkpoints * size * width + num_annotations * _LAYER_BYTES
     text = f"{need / 1e9:,.3g} GB for {num_checkpoints} checkpoints and {num_annotations:,} annotations"
     text += f"; {free / 1e9:,.4g} GB are free in {folder}"
-    remote = [spec for spec in recipe.data.pretrain if is_remote(spec)]
+    remote = [spec for spec in recipe.data.pretrain if looks_remote(spec)]
     text += " (the data is streamed)" if remote else ""
     return Finding("disk", text, DataError if need > free else None)

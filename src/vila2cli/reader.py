@@ -267,7 +267,7 @@ def read_layer_shard(
 
 def _is_copied(tar: str | Path, record: Mapping[str, Any]) -> bool:
     """Whether a local layer tar was touched after it was written, so that only its digest says what it is."""
-    if is_remote(str(tar)) or not record.get("sha256"):
+    if is_remote(tar) or not record.get("sha256"):
         return False
     path = local_path(tar)
     return is_there(path) and path.stat().st_mtime_ns != record.get("mtime_ns")

@@ -10,7 +10,9 @@ from typing import Any
 import tomli
 from pydantic import ValidationError
 
+from vila2cli.credentials import masked
 from vila2cli.errors import RecipeError
+from vila2cli.places import redacted
 from vila2cli.settings import Origin, Recipe, describe
 
 __all__ = ["Recipe", "find_recipe", "flatten", "load_recipe", "resolved_lines", "shipped_recipes"]
@@ -39,7 +41,7 @@ def load_recipe(path: Path | str | None = None, sets: Sequence[str] = ()) -> Rec
         for old in [known for known in origins if _is_under(known, [key])]:
             del origins[old]
         for inner in flatten(value, key) if isinstance(value, dict) else [key]:
-            origins[inner], places[inner] = "--set", f"--set {text}"
+            origins[inner], places[inner] = "--set", f"--set {masked(text)}"
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -88,11 +90,22 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def resolved_lines(recipe: Recipe, sections: Sequence[str] = ()) -> list[str]:
     """Every setting as `key = value  # origin`, which is TOML that `load_recipe` reads.
 
-    `sections` keeps the keys at or below these dotted names, in the order of the recipe.
+    `sections` keeps the keys at or below these dotted names, in the order of the recipe. Places stand without
+    their credentials, as all of this is kept and shown.
     """
     flat = flatten(recipe.model_dump(mode="json"))
     kept = {k: v for k, v in flat.items() if not sections or _is_under(k, sections)}
-    return [f"{_toml_key(k)} = {_toml_value(v)}  # {recipe.origins.get(k, 'default')}" for k, v in kept.items()]
+    return [
+        f"{_toml_key(k)} = {_toml_value(_shown(k, v))}  # {recipe.origins.get(k, 'default')}"
+        for k, v in kept.items()
+    ]
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A setting without passwords, signatures and keys; a prompt is what it is."""
+    if isinstance(value, list):
+        return [_shown(key, one) for one in value]
+    return value if key.startswith("prompts.") or not isinstance(value, str) else masked(redacted(value))
 
 
 def _is_under(key: str, sections: Sequence[str]) -> bool:
@@ -154,7 +167,7 @@ def _parse_set(text: str) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key, re.ASCII):
-        raise RecipeError(f"--set {text}: write it as KEY=VALUE, for example --set sft.epochs=2")
+        raise RecipeError(f"--set {masked(text)}: write it as KEY=VALUE, for example --set sft.epochs=2")
     try:
         parsed = tomli.loads(f"value = {raw}")
     except tomli.TOMLDecodeError:
@@ -201,7 +214,7 @@ def _place(parts: Sequence[str], places: Place) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = masked(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

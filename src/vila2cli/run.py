@@ -17,18 +17,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import one_at_a_time, open_locked, sync_folder, write_atomically
+from vila2cli.files import MARK, PARTIAL, one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.recipe import Recipe, flatten, resolved_lines
 from vila2cli.settings import ApiSettings
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
+
+OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
+
+OURS = f"{MARK}folder"
+"""The file in a partial folder that says it is ours, to go on from or to remove."""
+RESULTS = ("recipe.toml", "summary.json", "metrics.json", "rejects.jsonl", "layer.json")
+"""Files of a folder that a stage writes; where they are and no manifest.json, they are another's."""
 
 T = TypeVar("T")
 
@@ -121,9 +129,22 @@ def _array_task(environ: Mapping[str, str]) -> Worker:
 
 
 def api_key(settings: ApiSettings, environ: Mapping[str, str] | None = None) -> str:
-    """The key for the server of [api], from the environment variable that it names; empty without one."""
+    """The key for the server of [api], from the environment variable that it names; empty without one.
+
+    Where it names none, OPENAI_API_KEY goes to OpenAI's own server, and nothing to any other.
+    """
     environ = os.environ if environ is None else environ
-    return environ.get(settings.key_env, "")
+    return environ.get(settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else ""), "")
+
+
+def is_openai(url: str) -> bool:
+    """Whether a URL is of OpenAI's own server, over TLS."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return parts.scheme == "https" and (host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}"))
 
 
 def select(shards: Sequence[T], worker: Worker) -> list[T]:
@@ -195,6 +216,11 @@ def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:
             f"{out_dir} holds shards of something else ({shard.name}), which would be overwritten; "
             "give another --out"
         )
+    if foreign := [name for name in RESULTS if os.path.lexists(out_dir / name)]:
+        raise RecipeError(
+            f"{out_dir} holds {foreign[0]} and no manifest.json of ours, and it would be overwritten; "
+            "give another --out"
+        )
     if recipe is not None:
         write_text(out_dir / "recipe.toml", "\n".join(resolved_lines(recipe)) + "\n")
     value = {"digest": manifest.digest, "inputs": manifest.inputs, "vila2": __version__}
@@ -238,14 +264,16 @@ def complete_folder(out_dir: Path, *, resume: bool = False) -> Iterator[Path]:
     """Yield `out_dir.partial` to write into; it becomes `out_dir` when the block ends well.
 
     What an interrupted run left there is removed first, unless `resume` says that the caller goes
-    on from it. Raises DataError when `out_dir` is there already.
+    on from it. Raises DataError when `out_dir` is there already, or a partial one that is not ours.
     """
-    if out_dir.exists():
+    if os.path.lexists(out_dir):
         raise DataError(f"{out_dir} is there already; give another --out or remove it")
-    partial = out_dir.with_name(f"{out_dir.name}.partial")
+    partial = out_dir.with_name(f"{out_dir.name}{PARTIAL}")
+    _check_ours(partial)
     if partial.exists() and not resume:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
+    (partial / OURS).touch()
     yield partial
     for folder, _, names in os.walk(partial):
         for name in names:
@@ -253,7 +281,20 @@ def complete_folder(out_dir: Path, *, resume: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         sync_folder(Path(folder))
     partial.rename(out_dir)
+    (out_dir / OURS).unlink(missing_ok=True)
     sync_folder(out_dir.parent)
+
+
+def _check_ours(partial: Path) -> None:
+    """Raise DataError for a partial folder that no run of ours has begun; an empty one is anybody's."""
+    if not os.path.lexists(partial):
+        return
+    is_folder = partial.is_dir() and not partial.is_symlink()
+    if not is_folder or (any(partial.iterdir()) and not (partial / OURS).is_file()):
+        raise DataError(
+            f"{partial} is there and was not made by vila2, which would write there; move it or give another "
+            "--out"
+        )
 
 
 @contextlib.contextmanager
@@ -265,14 +306,14 @@ def lock(out_dir: Path, worker: Worker | None = None) -> Iterator[None]:
     """
     worker = worker or Worker()
     folder = out_dir.resolve()  # a link to it, or ".", is the same folder
-    path = folder.with_name(f".{folder.name}.lock")
+    path = folder.with_name(f"{MARK}{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     me = f"process {os.getpid()} on {socket.gethostname()}"
     with contextlib.ExitStack() as held:
         if worker.count == 1:
             held.enter_context(_held(path, out_dir, me))
         else:
-            part = path.with_name(f".{folder.name}.{worker.index}of{worker.count}.lock")
+            part = path.with_name(f"{MARK}{folder.name}.{worker.index}of{worker.count}.lock")
             held.enter_context(_held(part, out_dir, f"worker {worker}, {me}"))
             held.enter_context(_shared(path, out_dir, worker, me))
         yield

@@ -5,7 +5,7 @@ and tarfiles (bytes of an archive), reader (one shard to samples), layers and re
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from os.path import normpath
@@ -25,16 +25,23 @@ from vila2cli.layers import (
     samples_of,
 )
 from vila2cli.places import (
+    PIPE,
+    Command,
+    command_stem,
     file_name,
     folder,
     folders,
+    found_locally,
+    from_record,
     is_pipe,
     is_remote,
     is_there,
     is_url,
     join,
     local_path,
+    redacted,
     tar_stem,
+    typed,
 )
 from vila2cli.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
 from vila2cli.records import file_sha256, made_from
@@ -75,35 +82,40 @@ __all__ = [
 ]
 
 
-def expand(specs: Sequence[str]) -> list[str]:
+def expand(specs: Sequence[str | Path]) -> list[str]:
     """Places of the tars that specs name, in the order given and sorted inside a glob or folder.
 
     A spec is a tar, a glob, a `{000..010}` range, a folder of tars, a layer folder or its layer.json,
-    on this machine or at any URL that fsspec reads, or a `pipe:` command whose output is a tar.
+    on this machine or at any URL that fsspec reads, or a `pipe:` command whose output is a tar. A Path is
+    the file or folder of that name, as `find` says.
     Raises DataError naming the first spec that matches nothing.
     """
     return list(dict.fromkeys(tar for spec in specs for found in find(spec) for tar in found.tars))
 
 
-def open_source(specs: Sequence[str], *, base: str | None = None) -> Source:
+def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Source:
     """Join base shards with the layers over them; `specs` may mix base tars, layer tars and layer folders.
+
+    Text is what the user typed, and a `pipe:` command in it is run; what was found or recorded is a Path.
 
     A layer tar brings its base and the layers below it, as its layer.json names them: relative to the layer
     folder, else as given (from the current folder), else by absolute path. `base` is the folder where
-    base shards are now. A base named several times is read once, with all annotations in the order given.
+    base shards are now, or the `pipe:` commands that give them. What a layer.json names is never run, and a
+    URL in it is read with the credentials of the one that was typed, where that is the same place.
+    A base named several times is read once, with all annotations in the order given.
     Raises DataError for what is missing, an unfinished layer folder, a base that has changed, or layers over
     two copies of one base; a remote shard is asked for only when it is read.
     """
     found = [one for spec in specs for one in find(spec)]
     manifests = _Manifests()
-    commands = {tar for one in found for tar in one.tars if is_pipe(tar)}
+    given = [tar for one in found for tar in one.tars if is_remote(tar)]
     joined: dict[str, _Joined] = {}
     for one in found:
         if one.folder and (manifest := manifests[one.folder]):
             _check_complete(one.folder, manifest, one.tars)
         for tar in one.tars:
             manifest = manifests[folder(tar)]
-            here = _Joined(tar) if manifest is None else _resolve(tar, manifest, base, commands)
+            here = _Joined(tar) if manifest is None else _resolve(tar, manifest, base, given)
             joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here.layers)
     if not joined:
         raise DataError("no shards were given; name them with --shards")
@@ -143,7 +155,15 @@ class _Joined:
 
 
 def _identity(place: str) -> str:
-    return place if is_remote(place) else str(local_path(place).resolve())
+    """What is equal for one place: two commands are two, whatever they look like without credentials."""
+    if is_pipe(place):
+        return place
+    return redacted(place) if is_remote(place) else str(local_path(place).resolve())
+
+
+def _digest_of_place(place: str) -> str:
+    """Eight digits that tell places of one name apart, the same when a signature is renewed."""
+    return sha256(redacted(_identity(place)).encode()).hexdigest()[:8]
 
 
 def _check_complete(where: str, manifest: Mapping[str, Any], tars: Sequence[str]) -> None:
@@ -157,28 +177,38 @@ def _check_complete(where: str, manifest: Mapping[str, Any], tars: Sequence[str]
         )
 
 
-def _resolve(tar: str, manifest: Mapping[str, Any], base: str | None, commands: Collection[str]) -> _Joined:
+def _resolve(tar: str, manifest: Mapping[str, Any], base: str | None, given: Sequence[str]) -> _Joined:
     """The base and all layers of one layer tar."""
-    name, where = tar_stem(tar), folder(tar)
+    name = tar_stem(tar)
     entry = next((entry for entry in manifest["base"] if entry["name"] == name), None)
     if entry is None:
         raise DataError(
-            f"{join(where, LAYER_FILE)} names no base for {tar}; does this tar belong to the layer?"
+            f"{join(folder(tar), LAYER_FILE)} names no base for {tar}; does this tar belong to the layer?"
         )
     layers = []
     for below in entry.get("layers", ()):
-        place = next((place for place in _candidates(where, below) if _may_be_there(place)), None)
+        place = next((place for place in _candidates(tar, below, given, "") if _may_be_there(place)), None)
         if place is None:
-            raise DataError(f"{tar} lies over layer {below['name']!r}, but there is no {below['url']}")
+            url = redacted(str(below["url"]))
+            raise DataError(f"{tar} lies over layer {below['name']!r}, but there is no {url}")
         layers.append(LayerShard(str(below["name"]), place))
     layers.append(LayerShard(str(manifest["layer"]), tar))
-    place = _base_place(tar, entry, commands) if base is None else _moved_base(tar, entry, base)
+    place = _base_place(tar, entry, given) if base is None else _moved_base(tar, entry, typed(base))
     return _Joined(place, name, layers)
 
 
 def _moved_base(tar: str, entry: Mapping[str, Any], base: str) -> str:
-    """The base of a layer tar in the folder where it is now, in subfolders of it as before if need be."""
-    parts = [*folders(entry.get("path", entry["url"])), file_name(str(entry["url"]))]
+    """The base of a layer tar in the folder where it is now, in subfolders of it as before if need be.
+
+    Of `pipe:` commands it is the one whose tar has the name.
+    """
+    parts = _parts_of(entry)
+    if isinstance(base, Command):
+        commands = {tar_stem(tar): tar for one in find(base) for tar in one.tars}
+        place = commands.get(tar_stem(parts[-1])) or commands.get(str(entry["name"]))
+        if place is None:
+            raise DataError(f"the base of {tar} is not among the commands of --base: none gives {parts[-1]}")
+        return place
     moved = [join(base, "/".join(parts[-depth:])) for depth in range(min(3, len(parts)), 0, -1)]
     place = next((place for place in moved if _is_there(place)), None)
     if place is None:
@@ -186,16 +216,27 @@ def _moved_base(tar: str, entry: Mapping[str, Any], base: str) -> str:
     return place
 
 
-def _base_place(tar: str, entry: Mapping[str, Any], commands: Collection[str]) -> str:
+def _parts_of(entry: Mapping[str, Any]) -> list[str]:
+    """The names of the folders and of the tar of a base, as a layer.json has it."""
     url = str(entry["url"])
-    if is_pipe(url) and url not in commands:
+    if url.startswith(PIPE):
+        return [f"{command_stem(url) or entry['name']}.tar"]
+    place = found_locally(Path(str(entry["path"]))) if "path" in entry else from_record(url.partition("#")[0])
+    return [*folders(place), file_name(place)]
+
+
+def _base_place(tar: str, entry: Mapping[str, Any], given: Sequence[str]) -> str:
+    url = str(entry["url"])
+    there = [place for place in _candidates(tar, entry, given, tar_stem(tar)) if _may_be_there(place)]
+    if not there and url.startswith(PIPE):
         raise DataError(
-            f"the base of {tar} is the command {url!r}, which a layer cannot make run: "
-            "give it among the shards, too, or say with --base where the files are"
+            f"the base of {tar} is the command {redacted(url)!r}, which a layer cannot make run: "
+            "give it among the shards, too, or with --base, which also takes the folder where the files are"
         )
-    there = [place for place in _candidates(folder(tar), entry) if _may_be_there(place)]
     if not there:
-        raise DataError(f"the base of {tar} is gone: there is no {url}; say where it is with --base FOLDER")
+        raise DataError(
+            f"the base of {tar} is gone: there is no {redacted(url)}; say where it is with --base FOLDER"
+        )
     then = {} if is_remote(tar) else made_from(local_path(tar))
     expected = then.get(tar_stem(tar))
     same = [
@@ -211,16 +252,39 @@ def _base_place(tar: str, entry: Mapping[str, Any], commands: Collection[str]) -
     return same[0]
 
 
-def _candidates(where: str, location: Mapping[str, Any]) -> list[str]:
+def _candidates(tar: str, location: Mapping[str, Any], given: Sequence[str], name: str) -> list[str]:
     """Where a tar that a layer.json names may be: as seen from the layer, as given, by its path.
 
-    From the layer first: a copy of a run goes with the copy of its data, wherever the original is.
+    From the layer first: a copy of a run goes with the copy of its data, wherever the original is. Of
+    remote places those that were `given` come first, which may hold credentials; none of them is a command
+    that was not. `name` is that of a tar which tells a command, "" where only its words do.
     """
     url = str(location["url"])
-    if is_remote(url):
-        return [url]
+    if (place := _given_again(url, name, given)) is not None:
+        return [place]
+    if url.startswith(PIPE):
+        return []
+    where, place = folder(tar), from_record(url)
+    if is_remote(place):
+        return [place]
     beside = join(where, str(location.get("relative", url)))
-    return [beside] if is_remote(where) else [normpath(beside), url, str(location.get("path", url))]
+    if is_remote(where):
+        return [beside]
+    paths = [Path(normpath(beside)), local_path(url), Path(str(location.get("path", url)))]
+    return [found_locally(path) for path in paths]
+
+
+def _given_again(url: str, name: str, given: Sequence[str]) -> str | None:
+    """Which of the places typed is the remote one that a layer.json names: the same but for its credentials.
+
+    A command may have changed in a word that is no known credential: then the only one that gives a tar of
+    the name is meant, whose pictures are compared when it is read.
+    """
+    known = redacted(url)
+    if same := [place for place in given if known == redacted(place)]:
+        return same[0]
+    named = [place for place in given if is_pipe(place) and tar_stem(place) == name]
+    return named[0] if len(named) == 1 and url.startswith(PIPE) else None
 
 
 def _may_be_there(place: str) -> bool:
@@ -274,7 +338,11 @@ def _unique_names(joined: list[_Joined]) -> list[str]:
             for name, one in zip(names, joined, strict=True)
         ]
     times = Counter(names)
-    return [
-        name if times[name] == 1 else f"{name}__{sha256(_identity(one.place).encode()).hexdigest()[:8]}"
+    names = [
+        name if times[name] == 1 else f"{name}__{_digest_of_place(one.place)}"
         for name, one in zip(names, joined, strict=True)
     ]
+    if len(set(names)) < len(names):
+        twice = next(one.place for one, name in zip(joined, names, strict=True) if names.count(name) > 1)
+        raise DataError(f"{twice} is given twice with other credentials; give it once")
+    return names

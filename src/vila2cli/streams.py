@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
+from vila2cli.credentials import masked
 from vila2cli.errors import DataError, Vila2Error
 from vila2cli.fingerprints import Fingerprint, of_status
-from vila2cli.places import PIPE, is_pipe, is_remote, local_path, path_of
+from vila2cli.places import PIPE, Command, Remote, is_pipe, is_remote, local_path, path_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -134,16 +135,15 @@ def open_stream(place: str | Path, *, digests: bool = False) -> Stream:
 
     Raises DataError, also later from `read`, for what is not there or cannot be had.
     """
-    place = str(place)
     raw: _Raw
-    if is_pipe(place):
+    if isinstance(place, Command):
         raw = _Pipe(place)
-    elif is_remote(place):
+    elif isinstance(place, Remote):
         raw = _Remote(place)
     else:
-        raw = _Local(place)
+        raw = _Local(str(place))
     try:
-        return Stream(place, raw, digests=digests)
+        return Stream(place if isinstance(place, Remote) else str(place), raw, digests=digests)
     except BaseException:
         raw.close()
         raise
@@ -151,10 +151,9 @@ def open_stream(place: str | Path, *, digests: bool = False) -> Stream:
 
 def fingerprint(place: str | Path) -> Fingerprint:
     """What can be told of a place without reading it, so no SHA-256; raises DataError when it is not there."""
-    place = str(place)
     if is_pipe(place):
         return Fingerprint(None, "")
-    if is_remote(place):
+    if isinstance(place, Remote):
         return _Remote(place).fingerprint
     try:
         return of_status(local_path(place).stat())
@@ -170,7 +169,7 @@ def digest_of(place: str | Path) -> Fingerprint:
 
 def is_gzip(place: str | Path) -> bool:
     """Whether a place holds a gzip file; of what would have to be fetched or run for it, by its name."""
-    if is_remote(str(place)):
+    if is_remote(place):
         return path_of(str(place)).endswith("gz")
     with open_stream(place) as stream:
         return stream.is_gzip
@@ -264,7 +263,7 @@ class _Local(io.FileIO, _Raw):
 class _Pipe(_Raw):
     """The output of a shell command; that it failed is known, and raised, at its end."""
 
-    def __init__(self, place: str):
+    def __init__(self, place: Command):
         self._place = place
         self.fingerprint = Fingerprint(None, "")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -282,7 +281,8 @@ class _Pipe(_Raw):
         if not data and (code := self._process.wait()):
             self._errors.seek(0)
             said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise DataError(f"{self._place} failed with exit code {code}" + (f": {said[-1]}" if said else ""))
+            reason = f": {masked(said[-1])}" if said else ""
+            raise DataError(f"{self._place} failed with exit code {code}{reason}")
         buffer[: len(data)] = data
         return len(data)
 
@@ -300,7 +300,7 @@ class _Pipe(_Raw):
 class _Remote(_Raw):
     """A file of an fsspec file system, opened again where it was when a connection breaks off."""
 
-    def __init__(self, place: str):
+    def __init__(self, place: Remote):
         self._place = place
         self._system, self._path = file_system(place)
         self._file: BinaryIO | None = None
@@ -368,7 +368,7 @@ def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passi
     cause = error.__cause__ if hides else error
     status = getattr(cause, "status", None)
     if isinstance(status, int):
-        said = f"the server answers {status} {getattr(cause, 'message', '')}".rstrip()
+        said = masked(f"the server answers {status} {getattr(cause, 'message', '')}".rstrip())
         may_pass = status >= 500 or status in (408, 425, 429)
         return said, "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
     if isinstance(cause, FileNotFoundError):
@@ -380,4 +380,4 @@ def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passi
 
 
 def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return masked(" ".join(str(error).split())) or type(error).__name__

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.files import PARTIAL, open_locked, sync_folder, to_json_bytes, write_atomically
+from vila2cli.files import aside, open_locked, sync_folder, to_json_bytes, write_atomically
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import is_remote, tar_stem
 from vila2cli.records import check_length, recorded, stats_path
@@ -84,7 +84,7 @@ def read_members(
     archive.
     """
     if record is None:
-        record = {} if is_remote(str(place)) else recorded(place)
+        record = {} if is_remote(place) else recorded(place)
     with open_stream(place, digests=on_read is not None) as stream:
         if not stream.is_gzip:
             check_length(place, stream.num_bytes, record, may_grow=not is_layer)
@@ -239,7 +239,7 @@ def _check_sparse(name: str, fields: Mapping[str, str]) -> None:
 
 
 class TarWriter:
-    """Writes one shard: SHARD.tar.partial, then on a clean exit SHARD.tar and SHARD.stats.json.
+    """Writes one shard: .vila2-SHARD.tar.partial, then on a clean exit SHARD.tar and SHARD.stats.json.
 
     The same samples in the same order give the same bytes. On an exception nothing is left behind.
 
@@ -258,7 +258,7 @@ class TarWriter:
         self._keys: set[str] = set()
         self._sha256 = hashlib.sha256()
         self._num_bytes = 0
-        self._partial = self.path.with_name(self.path.name + PARTIAL)
+        self._partial = aside(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         stream = open_locked(self._partial, wait_s=_SWEEP_S)
         if stream is None:

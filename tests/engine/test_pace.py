@@ -4,6 +4,7 @@ import pytest
 
 from vila2cli.engine import pace as pace_module
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
+from vila2cli.engine.replies import Usage
 from vila2cli.settings import ApiSettings
 
 
@@ -19,7 +20,7 @@ def test_a_limited_budget_learns_the_length_of_a_prompt_first() -> None:
     budget = Budget(ApiSettings(max_tokens_total=100))
     assert budget.reserve(1, 10)
     assert not budget.reserve(2, 10)
-    budget.settle(1, num_read=30, num_written=5)
+    budget.settle(1, Usage(30, 5))
     assert budget.reserve(2, 10)  # 35 used, 40 set aside
     assert not budget.reserve(3, 10)
     assert Budget(ApiSettings()).reserve(1, 10**9)

@@ -120,8 +120,8 @@ def test_leftovers_of_killed_processes_are_swept_and_files_in_work_are_not(tmp_p
     source = open_source([str(base)])
     folder = tmp_path / "r1"
     folder.mkdir()
-    for name in ("000001.tar.partial", ".summary.json.1234abcd.partial"):
+    for name in (".vila2-000001.tar.partial", ".vila2-summary.json.1234abcd.partial"):
         (folder / name).write_bytes(b"half")
     with TarWriter(folder / "000002.tar"):
         open_layer(folder, layer="recaption", source=source)
-        assert sorted(path.name for path in folder.iterdir()) == ["000002.tar.partial", "layer.json"]
+        assert sorted(path.name for path in folder.iterdir()) == [".vila2-000002.tar.partial", "layer.json"]

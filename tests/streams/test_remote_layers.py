@@ -10,6 +10,7 @@ from stream_data import local, read, write_layer
 from loopback import Web, serve
 from vila2cli.cli import main
 from vila2cli.errors import DataError
+from vila2cli.places import typed
 from vila2cli.shards import open_layer, open_source
 from vila2cli.streams import digest_of, fingerprint, open_stream
 
@@ -131,10 +132,12 @@ def test_going_on_over_a_remote_shard_that_has_changed(web: Web, data: Path, tmp
 
 
 def test_fingerprints(web: Web, data: Path) -> None:
-    path, url = data / "data" / "000000.tar", f"{web.url}/data/000000.tar"
+    path, url = data / "data" / "000000.tar", typed(f"{web.url}/data/000000.tar")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     size = path.stat().st_size
-    assert digest_of(path).sha256 == digest_of(url).sha256 == digest_of(f"pipe:cat {path}").sha256 == sha256
+    assert (
+        digest_of(path).sha256 == digest_of(url).sha256 == digest_of(typed(f"pipe:cat {path}")).sha256 == sha256
+    )
     assert fingerprint(path).num_bytes == fingerprint(url).num_bytes == size
     assert fingerprint(path).agrees(digest_of(path)) is True
     assert fingerprint(path).agrees(fingerprint(url)) is None

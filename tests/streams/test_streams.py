@@ -14,7 +14,7 @@ from stream_data import NUM_EACH, NUM_SHARDS, local, read
 from loopback import Web
 from vila2cli import streams
 from vila2cli.errors import DataError
-from vila2cli.places import file_name, folder, folders, join, tar_stem
+from vila2cli.places import file_name, folder, folders, join, tar_stem, typed
 from vila2cli.shards import TarWriter, expand, open_source
 from vila2cli.streams import open_stream
 
@@ -35,16 +35,17 @@ from vila2cli.streams import open_stream
     ],
 )
 def test_names_of_places(place: str, stem: str, above: str, names: tuple[str, ...] | None) -> None:
+    place = typed(place)
     assert tar_stem(place) == stem
     assert folder(place) == above
     if names is not None:
         assert folders(place) == names
     if above and stem:
-        assert join(above, file_name(place)) == place
+        assert join(folder(place), file_name(place)) == place
 
 
 def test_a_command_without_a_tar_has_a_name_of_its_own() -> None:
-    one, other = tar_stem("pipe:make-shard 1"), tar_stem("pipe:make-shard 2")
+    one, other = tar_stem(typed("pipe:make-shard 1")), tar_stem(typed("pipe:make-shard 2"))
     assert one != other
     assert one.startswith("pipe-")
 
@@ -224,6 +225,6 @@ def test_a_command_that_fails_is_an_error(data: Path, command: str, message: str
 
 
 def test_a_command_that_is_not_read_to_its_end_is_stopped() -> None:
-    stream = open_stream("pipe:yes")
+    stream = open_stream(typed("pipe:yes"))
     assert stream.read(4) == b"y\ny\n"
     stream.close()

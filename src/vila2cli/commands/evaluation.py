@@ -11,7 +11,7 @@ from vila2cli.commands.plan import Paths, Plan, default_out, open_recipe, ready
 from vila2cli.commands.printing import print_progress, print_summary
 from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
-from vila2cli.files import read_json
+from vila2cli.files import read_json, refuse_foreign
 from vila2cli.run import parse_worker
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -217,6 +217,7 @@ def compare(
         "80% power, two-sided at 5%"
     )
     if json_out is not None:
+        refuse_foreign(json_out, '"num_comparisons"')
         write_json(json_out, to_json(changes))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.errors import RecipeError
-from vila2cli.places import is_remote, local_path
+from vila2cli.places import local_path, looks_remote, redacted
 
 MANY = (
     "--shards",
@@ -41,10 +41,10 @@ Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder or
 
 def local_folder(text: str) -> Path:
     """The folder of an --out; raises RecipeError for a URL, as only local files can be renamed into place."""
-    if is_remote(text):
+    if looks_remote(text):
         raise RecipeError(
-            f"--out {text}: output is written to local files, where it can be renamed into place when it is "
-            "whole; give a folder of this machine and copy it from there"
+            f"--out {redacted(text)}: output is written to local files, where it can be renamed into place "
+            "when it is whole; give a folder of this machine and copy it from there"
         )
     return local_path(text)
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from vila2cli.commands.controls import answering, is_final
 from vila2cli.commands.terminal import say
+from vila2cli.credentials import masked
 from vila2cli.errors import DataError, ModelError, RecipeError
 from vila2cli.files import read_json
-from vila2cli.places import is_remote
+from vila2cli.places import found_locally, looks_remote, redacted
 from vila2cli.ranks import parse_rank
 from vila2cli.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
@@ -62,7 +63,13 @@ def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
 
 
 def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
-    """The recipe and settings as further commands are given them."""
+    """The recipe and settings as further commands are given them; raises RecipeError for a password."""
+    for text in sets or ():
+        if not text.startswith("prompts.") and masked(text) != text:
+            raise RecipeError(
+                f"--set {masked(text)} holds a password or signature, which would be written down with the "
+                "commands; put it into the recipe file, or a key into the variable that api.key_env names"
+            )
     path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
     return [*path, *(word for text in sets or () for word in ("--set", text))]
 
@@ -98,15 +105,15 @@ class Paths:
             return list(self.recipe.data.pretrain)
         # A rewrite layer lies over the recaptions and brings them with it.
         is_rewritten = "rewrite" in self.recipe.pretrain.main.captions
-        return [str(self._last_round("rewrite" if is_rewritten else "recaption"))]
+        return [found_locally(self._last_round("rewrite" if is_rewritten else "recaption"))]
 
     def pretrained_on(self) -> list[str]:
         """What a round pretrains on: of `captioned` what its filter keeps where the recipe asks for it."""
         specs = self.captioned()
         if self.recipe.pretrain.filtered and self.round not in (None, 0):
-            specs = [str(self._last_round("filter"))]
+            specs = [found_locally(self._last_round("filter"))]
         if isinstance(self.round, str):
-            specs += [str(self.folder.relabel(name)) for name in answering(self.recipe, self.round)]
+            specs += [found_locally(self.folder.relabel(name)) for name in answering(self.recipe, self.round)]
         return specs
 
     def _last_round(self, stage: str) -> Path:
@@ -148,7 +155,7 @@ def default_out(stage: str, model: str | None, near: str) -> Path:
     name = "" if model is None else Path(model).name
     if model is not None and name in ("pretrain", "sft", "checkpoint"):
         name = f"{Path(model).parent.name}-{name}"
-    if is_remote(near):
+    if looks_remote(near):
         near = "."
     parts = Path(near).parts
     # A glob or range in a folder's name stands for many folders: go beside the first of them.
@@ -337,7 +344,7 @@ def _show_inputs(plan: Plan) -> list[str]:
         found, missing = _expand(plan.shards)
     say(f"{noun}: {_span(found)}  # {origin}")
     for spec in missing:
-        say(f"  missing: {spec}")
+        say(f"  missing: {redacted(spec)}")
     if plan.worker.count > 1:
         say(f"worker {plan.worker}: {_span(select(found, plan.worker))}")
     return found

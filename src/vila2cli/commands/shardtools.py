@@ -12,7 +12,7 @@ from vila2cli.commands.plan import default_out, open_recipe
 from vila2cli.commands.printing import summary_lines
 from vila2cli.commands.terminal import say, say_coloured
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.places import is_pipe
+from vila2cli.places import looks_remote
 from vila2cli.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -181,13 +181,14 @@ def merge_layer(
 ) -> None:
     """Merge a finished caption layer with its images into `LAYER-merged`.
 
-    Of the `shards` it lies over the `pipe:` commands are named again: no layer makes a command run.
+    Of the `shards` it lies over the remote ones are named again: no layer makes a command run, or holds the
+    signature of a URL.
     """
-    specs = [str(layer_dir), *filter(is_pipe, shards)]
+    specs: list[str | Path] = [layer_dir, *(spec for spec in shards if looks_remote(spec))]
     _merge(specs, layer_dir.with_name(f"{layer_dir.name}-merged"), captions, base)
 
 
-def _merge(specs: list[str], folder: Path, captions: tuple[str, ...], base: str | None) -> None:
+def _merge(specs: Sequence[str | Path], folder: Path, captions: tuple[str, ...], base: str | None) -> None:
     from vila2cli.shards import open_source
     from vila2cli.stages import shardtools
 

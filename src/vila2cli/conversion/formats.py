@@ -179,7 +179,7 @@ def _img2dataset(inputs: Sequence[Path]) -> Iterator[Path]:
 
 def _tar_items(tar: Path) -> Iterator[Item | Unusable]:
     found: list[Item | Unusable] = []
-    for shard in open_source([str(tar)]).shards:
+    for shard in open_source([tar]).shards:
         for sample in read_shard(
             shard, on_reject=lambda r: found.append(Unusable(r.reason, f"{r.key}: {r.error}"))
         ):

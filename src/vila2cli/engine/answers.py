@@ -17,10 +17,13 @@ from typing import IO, Any, Self
 
 from vila2cli.engine import Request, Result
 from vila2cli.errors import DataError
+from vila2cli.places import redacted
 from vila2cli.run import Worker, digest
 from vila2cli.settings import ApiSettings
 
 ANSWERS_FILE = "answers.jsonl"
+_LINE = b'{"id": "'
+"""What every line begins with."""
 _REFUSED = "refused: "
 """What files of earlier versions put before a refusal."""
 
@@ -115,6 +118,8 @@ class Answers:
                 ) from None
             self._known[result.id] = result
         if whole < len(data) and path == self._path:
+            if not data[whole:].startswith(_LINE[: len(data) - whole]):
+                raise DataError(f"{path}: what it ends in is no answer; name another file for them")
             os.truncate(path, whole)
 
 
@@ -126,7 +131,7 @@ def answer_key(protocol: Mapping[str, Any], prompt: str, images: str | Sequence[
 def server_inputs(settings: ApiSettings) -> dict[str, Any]:
     """What of a server decides its answers, beside the model."""
     return {
-        "base_url": settings.base_url,
+        "base_url": redacted(settings.base_url),
         "image_format": settings.image_format,
         "structured": settings.structured,
     }

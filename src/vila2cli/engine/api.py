@@ -3,13 +3,12 @@
 Requests are sent from an event loop in a thread of its own, so that answers are taken in while the
 caller's thread prepares the next images. A request that fails for a reason that may pass
 (connection, time-out, 408, 409, 429, 5xx) is tried again after growing waits; one that the server
-refuses for what it is becomes a failed result; a server that answers nobody any more ends the stage.
+refuses for what it is becomes a failed result, as does an answer that cannot be; a server that answers
+nobody any more ends the stage. All that a server says goes through `_masked` before it goes anywhere.
 """
 
 import asyncio
-import base64
 import contextlib
-import io
 import random
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -19,35 +18,41 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import openai
-from PIL import Image
 
-from vila2cli.engine import (
-    DeviceKind,
-    Failure,
-    FinishReason,
-    Request,
-    Result,
-    ScoreRequest,
-    ScoreResult,
-    identify,
-)
+from vila2cli.credentials import masked, secrets_of, without_secrets
+from vila2cli.engine import DeviceKind, Failure, Request, Result, ScoreRequest, ScoreResult, identify
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
-from vila2cli.engine.limits import Asked, answered, failed, one_line
-from vila2cli.engine.pace import Budget, RateLimit, wait_s
+from vila2cli.engine.connection import close, connect, post, retry_after_s
+from vila2cli.engine.limits import MAX_LINE, Asked, answered, failed
+from vila2cli.engine.messages import messages_of
+from vila2cli.engine.pace import MAX_RETRY_AFTER_S, Budget, RateLimit, wait_s
+from vila2cli.engine.replies import (
+    NOTHING,
+    Malformed,
+    Usage,
+    Withheld,
+    answer_of,
+    problem_of,
+    prompt_logprobs_of,
+    token_count_of,
+    usage_of,
+)
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.files import whole_characters
-from vila2cli.model.chat import turn_parts
 from vila2cli.model.control import visibly_inert
+from vila2cli.places import redacted
+from vila2cli.run import is_openai
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import Stop
 
 Answered = TypeVar("Answered", Result, ScoreResult)
-Response = TypeVar("Response")
-Messages = list[dict[str, Any]]
 
 _MAY_PASS = (408, 409, 429)  # and everything from 500 on
-_NO_KEY = "none"
+_MIN_KEY = 6
+"""Characters of a key that a caption is searched for; a shorter one ("EMPTY") is a word of its own."""
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What `vllm serve` takes from the checkpoint's generation_config where a request does not say it."""
 
 
 class _Refused(Exception):
@@ -64,11 +69,10 @@ class _Unanswered(_Refused):
 
 @dataclass(frozen=True, slots=True)
 class _Outcome(Generic[Answered]):
-    """What came of a request, and the tokens it took."""
+    """What came of a request, and the tokens it took; None where they are not told, and count at their most."""
 
     result: Answered
-    num_read: int = 0
-    num_written: int = 0
+    usage: Usage | None = NOTHING
 
 
 class ApiEngine:
@@ -87,7 +91,10 @@ class ApiEngine:
         self.notes: list[str] = []
         self.budget = Budget(settings)
         self._settings, self._stop = settings, stop
-        self._key, self._fails_alone = key or _NO_KEY, fails_alone
+        self._key, self._fails_alone = key, fails_alone
+        self._url, self._secrets = redacted(settings.base_url), [key, *secrets_of(settings.base_url)]
+        self._sends_neutral = not is_openai(settings.base_url)
+        self._tells_usage = False
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
         self._noted: set[str] = set()
@@ -156,99 +163,141 @@ class ApiEngine:
     ) -> Answered:
         """Take the answer that a future brought, and count what it cost."""
         outcome = future.result()
-        self.budget.settle(flying.pop(future), outcome.num_read, outcome.num_written)
+        self.budget.settle(flying.pop(future), outcome.usage)
         return outcome.result
 
     @contextlib.contextmanager
     def _client(self, loop: asyncio.AbstractEventLoop) -> Iterator[openai.AsyncOpenAI]:
-        settings = self._settings
-        client = openai.AsyncOpenAI(
-            base_url=settings.base_url, api_key=self._key, timeout=settings.timeout_s, max_retries=0
-        )
+        client = connect(self._settings, self._key)
         try:
             yield client
         finally:
-            asyncio.run_coroutine_threadsafe(_close(client), loop).result()
+            asyncio.run_coroutine_threadsafe(close(client), loop).result()
 
     async def _generate(self, client: openai.AsyncOpenAI, request: Request) -> _Outcome[Result]:
         try:
-            messages = await asyncio.to_thread(self._messages, request)
-            response = await self._ask(
-                lambda: client.chat.completions.create(
-                    model=self.model,
-                    messages=messages,  # type: ignore[arg-type]
-                    max_completion_tokens=request.max_new_tokens,
-                    temperature=request.temperature,
-                    top_p=request.top_p,
-                    seed=request.seed if request.temperature > 0 else openai.omit,
-                    logprobs=self._settings.logprobs or openai.omit,
-                    response_format=self._format(request) or openai.omit,  # type: ignore[arg-type]
-                )
-            )
+            body = {
+                "model": self.model,
+                "messages": await asyncio.to_thread(messages_of, request, self._settings.image_format),
+                "max_completion_tokens": request.max_new_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                **({"seed": request.seed} if request.temperature > 0 else {}),
+                **({"logprobs": True} if self._settings.logprobs else {}),
+                **self._format(request),
+            }
+            reply = await self._ask(lambda: self._complete(client, body))
         except _Refused as error:
             return _Outcome(failed(request, str(error), error.failure))
         except DataError as error:
             return _Outcome(failed(request, str(error)))
-        return _Outcome(_to_result(request, response), *self._used(response))
+        try:
+            usage = self._used(reply)
+        except Malformed as error:
+            return _Outcome(self._failed(request, error), self._untold)
+        try:
+            return _Outcome(self._result(request, reply, usage), usage)
+        except Withheld as error:
+            return _Outcome(failed(request, self._shown(str(error)), "filtered"), usage)
+        except Malformed as error:
+            return _Outcome(self._failed(request, error), usage)
 
-    def _format(self, request: Request) -> dict[str, Any] | None:
-        """How the server is told of a request's schema, None where it is not."""
+    def _result(self, request: Request, reply: dict[str, Any], usage: Usage | None) -> Result:
+        answer = answer_of(reply)
+        return answered(
+            request,
+            text=self._without_key(whole_characters(answer.text)).strip(),
+            num_tokens=(usage.num_written if usage else 0) or answer.num_logprobs,
+            finish_reason=answer.finish_reason,
+            logprob_mean=answer.logprob_mean,
+        )
+
+    def _failed(self, request: Request, error: Malformed) -> Result:
+        return failed(request, self._shown(f"the answer cannot be: {error}"), "unanswered")
+
+    def _format(self, request: Request) -> dict[str, Any]:
+        """How the server is told of a request's schema, {} where it is not."""
         if request.schema is None or self._settings.structured == "none":
-            return None
+            return {}
         if self._settings.structured == "json_object":
-            return {"type": "json_object"}
+            return {"response_format": {"type": "json_object"}}
         schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
-        return {"type": "json_schema", "json_schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
         text = visibly_inert(request.text)
         try:
             num_tokens = await self._num_tokens(client, text)
-            messages = await asyncio.to_thread(self._messages, request)
-            messages.append({"role": "assistant", "content": text})
-            response = await self._ask(
-                lambda: client.chat.completions.create(
-                    model=self.model,
-                    messages=messages,  # type: ignore[arg-type]
-                    max_completion_tokens=1,
-                    temperature=0.0,
-                    extra_body={
-                        "prompt_logprobs": 0,
-                        "add_generation_prompt": False,
-                        "continue_final_message": True,
-                    },
-                )
-            )
+            messages = await asyncio.to_thread(messages_of, request, self._settings.image_format)
+            body = {
+                "model": self.model,
+                "messages": [*messages, {"role": "assistant", "content": text}],
+                "max_completion_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprobs": 0,
+                "add_generation_prompt": False,
+                "continue_final_message": True,
+            }
+            reply = await self._ask(lambda: post(client, self._settings, "/chat/completions", body))
         except (_Refused, DataError) as error:
             return _Outcome(ScoreResult(id=request.id, error=str(error)))
-        found = (response.model_extra or {}).get("prompt_logprobs")
-        if not found:
+        usage = self._untold
+        try:
+            usage = self._used(reply)
+            logprobs = prompt_logprobs_of(reply, num_tokens)
+        except Malformed as error:
+            problem = self._shown(f"the answer cannot be: {error}")
+            return _Outcome(ScoreResult(id=request.id, error=problem), usage)
+        if logprobs is None:
             raise ModelError(
-                f"{self._settings.base_url} gives no log-probabilities of a prompt; score with a vLLM server, "
+                f"{self._url} gives no log-probabilities of a prompt; score with a vLLM server, "
                 'or engine = "hf" or "vllm"'
             )
-        logprobs = [next(iter(token.values()))["logprob"] for token in found[-num_tokens:]]
-        return _Outcome(ScoreResult(id=request.id, token_logprobs=tuple(logprobs)), *self._used(response))
+        return _Outcome(ScoreResult(id=request.id, token_logprobs=logprobs), usage)
 
-    def _used(self, response: Any) -> tuple[int, int]:
-        """Tokens read and written; raises ModelError where a limit cannot be kept because nobody says."""
-        if getattr(response, "usage", None) is None and self.budget.is_limited:
+    def _used(self, reply: dict[str, Any]) -> Usage | None:
+        """Tokens read and written; raises ModelError where a limit cannot be kept because nobody ever says."""
+        usage = usage_of(reply)
+        self._tells_usage = self._tells_usage or usage is not None
+        if not self._tells_usage and self.budget.is_limited:
             raise ModelError(
-                f"{self._settings.base_url} does not say how many tokens a request takes (usage), so "
+                f"{self._url} does not say how many tokens a request takes (usage), so "
                 "api.max_dollars and api.max_tokens_total cannot be kept; set both to 0, or limit it there"
             )
-        return _usage(response)
+        return usage or self._untold
+
+    @property
+    def _untold(self) -> Usage | None:
+        """What an answer counts for where nobody says it: under a limit, all that it may have cost."""
+        return None if self.budget.is_limited else NOTHING
 
     async def _num_tokens(self, client: openai.AsyncOpenAI, text: str) -> int:
         """How many tokens the server makes of a text."""
         url = f"{self._settings.base_url.rstrip('/').removesuffix('/v1')}/tokenize"
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        answer: Any = await self._ask(lambda: client.post(url, body=body, cast_to=object))
-        if not answer["count"]:
+        reply = await self._ask(lambda: post(client, self._settings, url, body))
+        try:
+            count = token_count_of(reply)
+        except Malformed as error:
+            raise _Unanswered(self._shown(f"the answer cannot be: {error}")) from None
+        if not count:
             raise DataError("there is no text to score")
-        return int(answer["count"])
+        return count
 
-    async def _ask(self, send: Callable[[], Awaitable[Response]]) -> Response:
+    async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
+        """Send a request with the sampling that the protocol has no words for, where the server takes it."""
+        sent = {**body, **NEUTRAL} if self._sends_neutral else body
+        try:
+            return await post(client, self._settings, "/chat/completions", sent)
+        except openai.APIStatusError as error:
+            is_unknown = any(name in str(error) for name in NEUTRAL)
+            if sent is body or error.status_code not in (400, 422) or not is_unknown:
+                raise
+        self._sends_neutral = False
+        self._say_once("neutral", f"takes no {', '.join(NEUTRAL)}; where it has defaults for them, those hold")
+        return await post(client, self._settings, "/chat/completions", body)
+
+    async def _ask(self, send: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
         """Send until an answer comes.
 
         Raises _Refused for a request that cannot be answered, ModelError where no other is answered either.
@@ -257,20 +306,10 @@ class ApiEngine:
         num_answers_before = 0
         for attempt in range(1, self._settings.retries + 2):
             await asyncio.sleep(self._rate.turn(clock.time()))
-            try:
-                response = await send()
-            except openai.APIError as error:
-                problem = self._problem(error)
-                self._rate.hold(clock.time() + _retry_after_s(error))
-            except ValueError as error:  # a body that says it is JSON and is not
-                problem = f"it sent broken JSON: {one_line(error)}"
-                self._note("broken JSON", problem)
-            else:
-                problem = _problem_of(response)
-                if not problem:
-                    self._num_answers += 1
-                    return response
-                self._note(problem, problem)
+            reply, problem = await self._try(send)
+            if not problem:
+                self._num_answers += 1
+                return dict(reply)
             if attempt <= self._settings.retries:
                 num_answers_before = self._num_answers
                 await asyncio.sleep(wait_s(attempt, random.random()))
@@ -278,117 +317,80 @@ class ApiEngine:
         if self._num_answers > (0 if self._fails_alone else num_answers_before):
             raise _Unanswered(f"no answer in {self._settings.retries + 1} tries: {problem}")
         raise ModelError(
-            f"{self._settings.base_url} gave no answer in {self._settings.retries + 1} tries: {problem}; "
+            f"{self._url} gave no answer in {self._settings.retries + 1} tries: {problem}; "
             "run the same command again when it does"
         )
 
+    async def _try(self, send: Callable[[], Awaitable[Any]]) -> tuple[Any, str]:
+        """What came of sending once, and why it is no answer; raises for what another try does not help."""
+        try:
+            reply = await send()
+        except openai.APIError as error:
+            self._hold(retry_after_s(error))
+            return None, self._problem(error)
+        except TimeoutError:
+            problem = f"no whole answer in {self._settings.timeout_s:g} s (timeout_s)"
+        except (ValueError, RecursionError) as error:  # a body that says it is JSON and is not
+            problem = self._shown(f"it sent broken JSON: {error}")
+        else:
+            problem = self._shown(problem_of(reply))
+        if problem:
+            self._note(problem, problem)
+        return reply if not problem else None, problem
+
+    def _hold(self, asked_s: float | None) -> None:
+        """Ask nothing for as long as a server wants it, within bounds."""
+        if asked_s is None:
+            return
+        wait_s = min(asked_s, MAX_RETRY_AFTER_S)
+        self._rate.hold(asyncio.get_running_loop().time() + wait_s)
+        bound = "" if wait_s == asked_s else f"; tried again after {wait_s:g} s all the same"
+        self._say_once("retry-after", f"asks to wait {asked_s:,.0f} s (Retry-After){bound}")
+
     def _problem(self, error: openai.APIError) -> str:
         """The error in one line, if it may pass; otherwise raises what it means."""
-        text = one_line(error).replace(self._key, "***") if self._key != _NO_KEY else one_line(error)
+        text = self._shown(str(error) or type(error).__name__)
         if isinstance(error, openai.APIStatusError):
-            url, status = self._settings.base_url, error.status_code
+            status = error.status_code
             if status in (401, 403):
-                raise ModelError(
-                    f"{url} refuses the key ({status}): put one into the environment variable "
-                    f"{self._settings.key_env} (api.key_env)"
-                )
+                raise ModelError(self._refused_key(status))
             if status == 404:
-                raise ModelError(f"{url} does not serve {self.model}: {text}")
+                raise ModelError(f"{self._url} does not serve {self.model}: {text}")
             if error.code == "insufficient_quota":
-                raise BudgetError(f"{url} says that the key's quota is used up: {text}")
+                raise BudgetError(f"{self._url} says that the key's quota is used up: {text}")
             if status < 500 and status not in _MAY_PASS:
                 raise _Refused(text)
         self._note(type(error).__name__, text)
         return text
 
+    def _refused_key(self, status: int) -> str:
+        name = self._settings.key_env
+        if name or self._key:
+            return (
+                f"{self._url} refuses the key ({status}): put one into the environment variable "
+                f"{name or 'OPENAI_API_KEY'} (api.key_env)"
+            )
+        return (
+            f"{self._url} wants a key ({status}): name the environment variable that holds it in api.key_env, "
+            "of a judge in judges.NAME.api.key_env; OPENAI_API_KEY goes unnamed to OpenAI's own server only"
+        )
+
+    def _shown(self, text: str) -> str:
+        """What a server said in one line, masked before it is cut."""
+        return masked(" ".join(text.split()), self._secrets)[:MAX_LINE]
+
+    def _without_key(self, text: str) -> str:
+        """A caption or an answer without the key, should a server put that there."""
+        return without_secrets(text, [secret for secret in self._secrets if len(secret) >= _MIN_KEY])
+
     def _note(self, kind: str, text: str) -> None:
         """Tell once of a kind of problem that may pass."""
         if kind not in self._noted:
             self._noted.add(kind)
-            self.notes.append(f"{self._settings.base_url}: {text}; such requests are tried again")
+            self.notes.append(f"{self._url}: {text}; such requests are tried again")
 
-    def _messages(self, request: Request | ScoreRequest) -> Messages:
-        images = iter(request.images)
-        return [
-            {"role": turn.role, "content": self._content(parts, images)}
-            for turn, parts in zip(
-                request.messages, turn_parts(request.messages, len(request.images)), strict=True
-            )
-        ]
-
-    def _content(self, parts: list[str | None], images: Iterator[Image.Image]) -> str | list[dict[str, Any]]:
-        if None not in parts:
-            return visibly_inert("".join(part for part in parts if part))
-        return [
-            {"type": "image_url", "image_url": {"url": data_url(next(images), self._settings.image_format)}}
-            if part is None
-            else {"type": "text", "text": visibly_inert(part)}
-            for part in parts
-        ]
-
-
-def data_url(image: Image.Image, image_format: str) -> str:
-    """An image as a data: URL; png keeps every pixel."""
-    file = io.BytesIO()
-    if image_format == "png":
-        image.save(file, "PNG", compress_level=1)
-    else:
-        image.save(file, "JPEG", quality=95)
-    return f"data:image/{image_format};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
-def _problem_of(response: Any) -> str:
-    """Why what came with status 200 is no answer; empty when it is one."""
-    if isinstance(response, str):
-        return f"it sent no JSON but {response[:80]!r}"
-    if response is None or isinstance(response, list | int | float):
-        return f"it sent no JSON object but {str(response)[:80]!r}"
-    error = (getattr(response, "model_extra", None) or {}).get("error")
-    if error and not getattr(response, "choices", None):
-        text = error.get("message") if isinstance(error, dict) else error
-        return f"it sent an error: {' '.join(str(text).split())[:200]}"
-    return ""
-
-
-def _to_result(request: Request, response: Any) -> Result:
-    choices = getattr(response, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    ended = getattr(choice, "finish_reason", None)
-    message = getattr(choice, "message", None)
-    if choice is None or message is None or ended not in ("stop", "length"):
-        return failed(request, f"the server ended the answer with {ended}", "filtered")
-    if refusal := getattr(message, "refusal", None):
-        return failed(request, f"the model refused: {' '.join(str(refusal).split())[:200]}", "filtered")
-    finish_reason: FinishReason = ended
-    tokens = choice.logprobs.content if choice.logprobs else None
-    num_tokens = _usage(response)[1] or len(tokens or ())
-    return answered(
-        request,
-        text=whole_characters(str(message.content or "")).strip(),
-        num_tokens=num_tokens,
-        finish_reason=finish_reason,
-        logprob_mean=sum(token.logprob for token in tokens) / len(tokens) if tokens else None,
-    )
-
-
-def _usage(response: Any) -> tuple[int, int]:
-    """Tokens read and written; zeros from a server that does not say."""
-    usage = getattr(response, "usage", None)
-    return (0, 0) if usage is None else (usage.prompt_tokens or 0, usage.completion_tokens or 0)
-
-
-def _retry_after_s(error: openai.APIError) -> float:
-    """The wait that a server asks for in whole seconds, 0 where it asks for none."""
-    headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
-    text = headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0
-
-
-async def _close(client: openai.AsyncOpenAI) -> None:
-    """Give up what is still asked, then close the connections."""
-    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # ending one may begin another
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    await client.close()
-    await asyncio.get_running_loop().shutdown_default_executor()
+    def _say_once(self, kind: str, text: str) -> None:
+        """Tell once what else is to be known of the server."""
+        if kind not in self._noted:
+            self._noted.add(kind)
+            self.notes.append(f"{self._url} {text}")

@@ -8,6 +8,8 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.model.saving import with_ends
 
+MAX_LINE = 240
+"""Characters of what an engine says of one request."""
 Asked = TypeVar("Asked", Request, ScoreRequest)
 
 
@@ -68,4 +70,4 @@ def failed(request: Request, error: str, failure: Failure = "request") -> Result
 
 def one_line(error: BaseException) -> str:
     """An exception's text without line breaks, cut to 240 characters."""
-    return " ".join(str(error).split())[:240] or type(error).__name__
+    return " ".join(str(error).split())[:MAX_LINE] or type(error).__name__

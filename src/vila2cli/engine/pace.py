@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from vila2cli.engine.replies import Usage
 from vila2cli.settings import ApiSettings
 
 MAX_WAIT_S = 30.0
+MAX_RETRY_AFTER_S = 60.0
+"""The longest wait that a server may ask for with Retry-After; it is asked again then, and may ask for more."""
 
 
 class RateLimit:
@@ -62,12 +65,13 @@ class Budget:
         self._reserved[serial] = num_new
         return True
 
-    def settle(self, serial: int, num_read: int, num_written: int) -> None:
-        """Count what a request took in place of what was set aside for it."""
-        del self._reserved[serial]
-        self.num_read += num_read
-        self.num_written += num_written
-        self._longest_prompt = max(self._longest_prompt, num_read)
+    def settle(self, serial: int, usage: Usage | None) -> None:
+        """Count what a request took in place of what was set aside for it, or that, where nobody says."""
+        num_new = self._reserved.pop(serial)
+        usage = usage or Usage(self._longest_prompt, num_new)
+        self.num_read += usage.num_read
+        self.num_written += usage.num_written
+        self._longest_prompt = max(self._longest_prompt, usage.num_read)
 
     @property
     def dollars(self) -> float:

@@ -64,7 +64,7 @@ def open_shots(task: Task, shots_dir: str, num: int, seed: int) -> Shots:
         raise RecipeError(f"shots of task {task.name} are from the split that is scored; change eval.shots_dir")
     samples = (
         sample
-        for shard in open_source([str(folder)]).shards
+        for shard in open_source([folder]).shards
         for sample in read_shard(shard, on_reject=lambda reject: None)
     )
     asks = source or task

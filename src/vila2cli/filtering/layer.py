@@ -1,10 +1,10 @@
 """The filter layer and its random control, each written where it is not there as the settings want it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vila2cli.files import read_json
+from vila2cli.files import MARK, read_json
 from vila2cli.filtering.deciding import scores_digest, select, write_shards
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.summary import summarise
@@ -41,7 +41,7 @@ def decide(job: Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str,
         outputs[control] = {**decisive, "control": True}
     missing = [folder for folder, wanted in outputs.items() if not _is_decided(job, folder, wanted)]
     if missing:
-        with Selection.open(job.out_dir / ".selection.sqlite", stop.check) as selection:
+        with Selection.open(job.out_dir / f"{MARK}selection.sqlite", stop.check) as selection:
             _write(job, selection, missing, stop)
     summary = read_json(job.out_dir / "summary.json")
     if with_control:
@@ -79,12 +79,13 @@ def _is_of_other_scores(job: Job, folder: Path) -> bool:
 
 def _decide_anew(job: Job, folder: Path, why: str) -> None:
     Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided anew: {why}")
-    _clear(folder)
+    _clear(folder, job.names)
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, names: Iterable[str]) -> None:
     """Remove a layer's files, the manifest last, so that what is left says what it is."""
-    tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path))
+    written = done(folder) | set(names)
+    tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path) in written)
     beside = [
         tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ("stats.json", "rejects.jsonl")
     ]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import PARTIAL, sync_folder, to_json_bytes, write_atomically
+from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
 from vila2cli.importers.question import Format, Question, Table
 from vila2cli.score.grounding import FRAMES
 from vila2cli.tarfiles import IMAGE_EXTENSIONS, TarWriter
@@ -73,20 +73,21 @@ def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | 
     """Write one task whole, or raise and leave nothing of it."""
     if finder is not None and table.no_images:
         raise DataError(table.no_images)
-    folder, aside = out / table.name, out / f".{table.name}{PARTIAL}"
+    folder = out / table.name
+    partial = aside(folder)
     if (folder / TASK_FILE).exists():
         raise DataError(f"{folder} holds a task already; remove it or choose another --out")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(f"{folder} holds files that are no task; move them or choose another --out")
-    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
     try:
-        num_samples, num_images = _write(table, aside, finder)
+        num_samples, num_images = _write(table, partial, finder)
         if synonyms is not None:
-            write_atomically(aside / SYNONYMS_FILE, synonyms.read_bytes())
-        write_atomically(aside / TASK_FILE, task_toml(table, synonyms is not None).encode())
-        aside.replace(folder)
+            write_atomically(partial / SYNONYMS_FILE, synonyms.read_bytes())
+        write_atomically(partial / TASK_FILE, task_toml(table, synonyms is not None).encode())
+        partial.replace(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     sync_folder(out)
     return Imported(folder, num_samples, num_images)
 

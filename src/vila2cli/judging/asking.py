@@ -19,6 +19,7 @@ from vila2cli.engine import (
     open_engine,
 )
 from vila2cli.engine.answers import Answers, answer_key, server_inputs
+from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import BudgetError
 from vila2cli.progress import Progress
 from vila2cli.rejects import NO_ANSWER, OVER_BUDGET
@@ -87,6 +88,7 @@ class AskedModel:
             self.model = settings.model
         self._dtype = dtype_of(self._engine_name, settings.model, settings.dtype)
         self._engine: Engine | None = None
+        self._notes = NewNotes()
         self.spent = ""  # what was said when the budget ended
 
     def protocol(self) -> dict[str, Any]:
@@ -167,6 +169,7 @@ class AskedModel:
                 for result in self._open(progress).generate(chain([first], requests)):
                     yield result
                     self._stop.check()
+                    self._notes.tell(self._engine, progress.note)
                     count(tokens=result.num_tokens, requests=1)
             except BudgetError as error:
                 self.spent = str(error)
@@ -180,8 +183,7 @@ class AskedModel:
                 dtype=self._settings.dtype, api=self._settings.api, api_key=self._key, fails_alone=True
             )
             self._engine = open_engine(self._engine_name, self._settings.model, settings, self._stop)
-            for note in self._engine.notes:
-                progress.note(note)
+            self._notes.tell(self._engine, progress.note)
         return self._engine
 
 

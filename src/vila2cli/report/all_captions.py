@@ -89,7 +89,7 @@ def _rejects(path: Path) -> Iterator[tuple[str, str]]:
 def _read_base(tars: Sequence[Path], images: Mapping[str, ImageCaptions]) -> None:
     """Alt-texts and scenes, without reading a picture; where the base is gone there are none."""
     try:
-        for shard in open_source([str(tar) for tar in tars]).shards:
+        for shard in open_source(tars).shards:
             check_layers(shard)
             for name, data in read_members(shard.url, lambda name: name.endswith((".txt", ".json"))):
                 split = split_name(name)

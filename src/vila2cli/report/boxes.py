@@ -72,7 +72,7 @@ def _answers(folder: Path, reader: JsonReader) -> Iterator[tuple[Sample, str, st
     for name in sorted(done(folder))[:MAX_SHARDS]:
         rejects: list[Reject] = []
         try:
-            for shard in open_source([str(folder / f"{name}.tar")]).shards:
+            for shard in open_source([folder / f"{name}.tar"]).shards:
                 for sample in itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_READ):
                     turns = next((a.turns for a in reversed(sample.annotations) if a.kind == "turns"), ())
                     if len(turns) > 1 and sample.images and parse_boxes(turns[1].text):

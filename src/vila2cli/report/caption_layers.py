@@ -118,7 +118,7 @@ def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[
     for name in names:
         tars = [layer.folder / f"{name}.tar" for layer in layers if name in layer.shards]
         try:
-            source = open_source([str(tar) for tar in tars])
+            source = open_source(tars)
             for shard in source.shards:
                 samples += _read_some(shard)
         except (DataError, KeyError, TypeError, AttributeError) as error:  # or a layer.json someone edited

@@ -72,7 +72,7 @@ def draw_samples(
     names = _names(layers)
     folders = {Path(name).resolve(): name for name in names if name != ALT_TEXT}
     wanted = {Path(shard.url).resolve() for shard in open_source(shards).shards} if shards else None
-    source = open_source([*shards, *(str(folder) for folder in folders)], base=base)
+    source = open_source([*shards, *folders], base=base)
     candidates: dict[str, dict[str, Drawn]] = {}
     for shard in source.shards:
         if wanted is None or Path(shard.url).resolve() in wanted:

@@ -229,13 +229,20 @@ class ApiSettings(Settings):
     base_url: Annotated[str, setting("where it answers, up to /v1", decides=False)] = "http://127.0.0.1:8000/v1"
     model: Annotated[str, setting("the model's name at the server, empty for that of --model")] = ""
     key_env: Annotated[
-        str, setting("environment variable that holds the key; servers without one ignore it", decides=False)
-    ] = "OPENAI_API_KEY"
+        str,
+        setting(
+            "environment variable that holds the server's key; empty for OPENAI_API_KEY at api.openai.com and "
+            "no key at any other",
+            decides=False,
+        ),
+    ] = ""
     max_in_flight: Annotated[PositiveInt, setting("requests sent and not answered yet", decides=False)] = 64
     requests_per_minute: Annotated[
         NonNegativeInt, setting("most requests sent in a minute, 0 for no limit", decides=False)
     ] = 0
-    timeout_s: Annotated[float, setting("seconds to wait for one answer", decides=False, gt=0)] = 300.0
+    timeout_s: Annotated[
+        float, setting("seconds in which a whole answer must have come", decides=False, gt=0)
+    ] = 300.0
     retries: Annotated[
         NonNegativeInt,
         setting("tries after a failed one, 1 to 30 s apart; 12 outlast four minutes", decides=False),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import RecipeError
-from vila2cli.files import read_json
+from vila2cli.files import read_json, refuse_foreign
 from vila2cli.graph import Stage
 from vila2cli.run import write_json, write_text
 from vila2cli.settings.slurm import SlurmSettings
@@ -69,6 +69,8 @@ def write_scripts(
     """Write STAGE.sbatch of every stage, and submit.sh for all of them, into `folder` or `run_dir/slurm`."""
     folder = folder or run_dir / "slurm"
     paths = [folder / f"{stage.name}.sbatch" for stage in stages]
+    for path in (*paths, folder / "submit.sh"):
+        refuse_foreign(path, "ade by `vila2 slurm emit`")
     for stage, path in zip(stages, paths, strict=True):
         write_text(path, script(stage, slurm, run_dir=run_dir, flags=flags))
     write_text(folder / "submit.sh", submission(list(zip(stages, paths, strict=True)), run_dir=run_dir))

@@ -23,7 +23,7 @@ from vila2cli.image import decode_image, exif_orientation, image_size
 from vila2cli.places import local_path
 from vila2cli.records import check_whole, note, recorded
 from vila2cli.rejects import REJECTS_FILE, read_rejects
-from vila2cli.run import claim, digest, lock, write_json
+from vila2cli.run import claim, digest, lock, read_manifest, write_json
 from vila2cli.sample import EncodedImage, Reject
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.stopping import Stop, interruptible
@@ -80,6 +80,10 @@ def build(
     }
     maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
     with lock(out), interruptible() as stop:
+        if draw is not None and draw.is_dir() and any(draw.iterdir()) and read_manifest(out) is None:
+            raise RecipeError(
+                f"--draw {draw} holds files already, which would be overwritten; name another folder"
+            )
         claim(out, inputs)
         sweep(out)
         builder = _Builder(specialist, format, images, settings, draw, num_drawn, maps)

@@ -25,6 +25,7 @@ from vila2cli.engine import (
     open_engine,
 )
 from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
+from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.questions import Question, questions_of
@@ -80,7 +81,7 @@ def evaluate(
     if not found:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     check_judge(recipe, found)
-    sources = {task.name: open_source([str(task.folder)]) for task in found}
+    sources = {task.name: open_source([task.folder]) for task in found}
     folder, worker = Path(out), worker or Worker()
     written = folder / "metrics.json"
     with (
@@ -164,6 +165,7 @@ class _Asker:
         self.model_sha256 = identify(self.engine_name, model, recipe.api)[1]
         self.dtype = dtype_of(self.engine_name, model, recipe.eval.dtype)
         self._engine: Engine | None = None
+        self._notes = NewNotes()
 
     def inputs(self) -> dict[str, Any]:
         """What decides the answers, the tasks apart."""
@@ -231,6 +233,7 @@ class _Asker:
         for result in self._generate(self._requests(task, shard, questions, writing), questions, progress):
             self.stop.check()
             progress.advance()
+            self._notes.tell(self._engine, progress.note)
             question = questions[result.id]
             if result.error is not None:
                 reason = NO_ANSWER if result.failure == "unanswered" else REFUSED
@@ -269,8 +272,8 @@ class _Asker:
                 api_key=api_key(self.recipe.api),
             )
             self._engine = open_engine(self.engine_name, self.model, settings, self.stop)
-            for note in self._engine.notes:
-                progress.note(note)
+            self._notes = NewNotes()
+            self._notes.tell(self._engine, progress.note)
         return self._engine
 
     def _requests(

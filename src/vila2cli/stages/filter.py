@@ -22,7 +22,7 @@ from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
 from vila2cli.filtering.summary import check_budget, sum_up_scores
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
-from vila2cli.places import tar_stem
+from vila2cli.places import redacted, tar_stem
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.run import Worker, claim, lock, read_manifest
@@ -125,14 +125,16 @@ def _job(
         provenance=None if asked is None else identify(settings.engine, asked, recipe.api),
         similarity=similarity,
         round=round,
-        tasks=held_out,
+        tasks=[redacted(spec) for spec in held_out],
         held_out=open_source(held_out) if held_out else None,
     )
 
 
-def _with_tasks(specs: Sequence[str]) -> list[str]:
+def _with_tasks(specs: Sequence[str]) -> list[str | Path]:
     """Shard specs of evaluation tasks: a folder of task folders stands for them, anything else for itself."""
-    inside = {spec: sorted(str(path.parent) for path in Path(spec).glob(f"*/{TASK_FILE}")) for spec in specs}
+    inside: dict[str, list[str | Path]] = {
+        spec: sorted(path.parent for path in Path(spec).glob(f"*/{TASK_FILE}")) for spec in specs
+    }
     return [folder for spec, folders in inside.items() for folder in folders or [spec]]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
-from vila2cli.places import folder, is_remote, is_there, local_path
+from vila2cli.places import Remote, folder, is_there, local_path, looks_remote, redacted
 from vila2cli.run import digest
 
 LINEAGE_FILE, LAYER_FILE, SUMMARY_FILE = "vila2.json", "layer.json", "summary.json"
@@ -131,7 +131,7 @@ class _Tree:
             yield self.layer("over", str(place), below.get("digest", ""), found)
         folders: Counter[str] = Counter()
         for shard in own["base"]:
-            folders[folder(str(_first_there(shard, found) or shard["url"]))] += 1
+            folders[_folder(str(_first_there(shard, found) or shard["url"]))] += 1
         for place, num in folders.items():
             yield _shards("over", place, num, _find(place, found), "")
 
@@ -182,7 +182,7 @@ def _facts(made: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shards(role: str, place: str, num: int, found: Path | None, sha256: str) -> Node:
-    is_there = is_remote(place) or found is not None
+    is_there = looks_remote(place) or found is not None
     facts = (_count(num), "original data")
     return Node(role, "shards", place, sha256, facts, "" if is_there else "missing")
 
@@ -194,7 +194,7 @@ def _count(num: int) -> str:
 def _find(path: str, near: Path) -> Path | None:
     """A folder by its recorded path: a relative one from a folder above `near` first, as a run may have been
     moved, or is looked at from elsewhere."""
-    if is_remote(path):
+    if looks_remote(path):
         return None
     own = local_path(path)
     above = [] if own.is_absolute() else [up / own for up in near.absolute().parents]
@@ -206,6 +206,11 @@ def _first_there(location: Mapping[str, Any], near: Path) -> Path | None:
     places = [Path(normpath(near / location["relative"]))] if "relative" in location else []
     places += [Path(location["path"])] if "path" in location else []
     return next((place for place in places if is_there(place)), None)
+
+
+def _folder(place: str) -> str:
+    """The folder of a place as it is recorded, which is not read here; a command is its own."""
+    return redacted(folder(Remote(place))) if looks_remote(place) else folder(place)
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

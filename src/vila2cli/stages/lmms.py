@@ -6,7 +6,7 @@ from typing import Any
 
 from vila2cli.errors import RecipeError
 from vila2cli.evaluation.lmms import command_line, describe, read_results, run_lmms
-from vila2cli.files import read_json
+from vila2cli.files import read_json, refuse_foreign
 from vila2cli.recipe import Recipe
 from vila2cli.run import lock, write_json
 
@@ -40,6 +40,7 @@ def evaluate_with_lmms(
             )
             results = run_lmms(words, folder / "lmms")
         path = folder / "metrics.json"
+        refuse_foreign(path, '"qa_mean"')
         metrics = read_json(path) if path.exists() else {"tasks": {}, "qa_mean": None, "caption": None}
         metrics["tasks"] |= read_results(results)
         metrics["lmms_eval"] = describe(words, results)

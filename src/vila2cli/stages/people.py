@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import write_atomically
+from vila2cli.files import refuse_foreign, write_atomically
 from vila2cli.image import decode_image
 from vila2cli.judging.imageinwords import read_imageinwords
 from vila2cli.judging.matching import bring_together, judged_pairs, majority
@@ -52,6 +52,8 @@ def write_page(
     key = to_key(shown, same, recipe.judge.question, draw.layers, recipe.seed)
     with lock(folder):
         _check_key(folder / KEY_FILE, key)
+        if not (folder / KEY_FILE).exists():
+            refuse_foreign(folder / PAGE_FILE)
 
         def image_url(one: Shown) -> str:
             jpeg = jpegs[f"{one.shard}/{one.key}"]
@@ -133,6 +135,7 @@ def _write(
                 pair["agreement"] = []
                 pair.pop("all_judges", None)
         summary |= {**about, "num_people": len(by_judge), "seed": recipe.seed}
+        refuse_foreign(folder / "summary.json", '"pairs"')
         write_json(folder / "summary.json", summary)
     return summary
 

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.files import refuse_foreign
 from vila2cli.recipe import Recipe
 from vila2cli.report import build_page, render_page
 from vila2cli.report.cards import CARD_FILE, card, find_cards
 from vila2cli.run import RunFolder, write_text
+
+PAGE_MARK = 'name="generator" content="vila2cli'
+CARD_MARKS = ("- vila2\n", "`vila2 ")
 
 
 def report(recipe: Recipe, *, run_dir: Path, out: Path | None = None) -> Path:
@@ -17,6 +21,7 @@ def report(recipe: Recipe, *, run_dir: Path, out: Path | None = None) -> Path:
     if not run_dir.is_dir():
         raise DataError(f"there is no run folder {run_dir}; run a stage first, or name it with --set name=...")
     path = out or RunFolder(run_dir).report
+    refuse_foreign(path, PAGE_MARK)
     write_text(path, render_page(build_page(recipe, run_dir)))
     return path
 
@@ -33,6 +38,7 @@ def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> list[Path
     written = []
     for one in found:
         path = out or one / CARD_FILE
+        refuse_foreign(path, *CARD_MARKS)
         write_text(path, card(one, recipe))
         written.append(path)
     return written

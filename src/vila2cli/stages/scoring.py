@@ -54,7 +54,7 @@ def score_answers(
         marker = Marker(recipe, folder, kept, stop) if marked else None
         for task in marked:
             assert marker is not None, "there is one where tasks are marked"
-            marker.mark(task, open_source([str(task.folder)]), {**inputs, "task": _described(task)})
+            marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
         metrics = measure(recipe, found, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
@@ -83,7 +83,7 @@ def score_answers(
 
 def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
     """Write the prediction layer of a task whole; a layer of the same answers is written again."""
-    source = open_source([str(task.folder)])
+    source = open_source([task.folder])
     known = [Known.of(sample, place) for place, sample in enumerate(_samples(source))]
     if not known:
         raise DataError(f"task {task.name}: none of its samples in {task.folder} can be read; import it again")

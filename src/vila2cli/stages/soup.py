@@ -11,7 +11,7 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.errors import DataWarning, RecipeError
-from vila2cli.files import read_json
+from vila2cli.files import aside, read_json
 from vila2cli.recipe import Recipe
 from vila2cli.run import complete_folder, lock, write_json
 from vila2cli.sample import Reject
@@ -118,7 +118,7 @@ class _Cook:
             stop,
         )
         self._work = out.with_name(f"{out.name}-selection")
-        self._trial = self._work / "trial"
+        self._trial = aside(self._work / "trial")
         self.scores = [self._score([index]) for index in range(len(models))]
         self.order = sorted(range(len(models)), key=lambda index: (-self.scores[index], index))
         self.steps: list[Step] = []
@@ -234,7 +234,7 @@ def _images(task: Task) -> set[str]:
     def ignore(reject: Reject) -> None:
         """Evaluation counts them."""
 
-    shards = open_source([str(task.folder)]).shards
+    shards = open_source([task.folder]).shards
     found = {sample.image_sha256 for shard in shards for sample in read_shard(shard, on_reject=ignore)}
     return found - {""}
 

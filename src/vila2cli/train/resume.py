@@ -23,7 +23,7 @@ from transformers.initialization import no_init_weights
 
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, sync_folder
-from vila2cli.run import check_same, to_manifest, write_json
+from vila2cli.run import OURS, check_same, to_manifest, write_json
 from vila2cli.train.distribution import Ranks, give_up_weights, put, whole
 
 MARKER = "requeue.json"
@@ -68,7 +68,7 @@ class Checkpoints:
             if self._all():
                 check_same(self._folder, stored, mine)
                 raise RecipeError(f"{self._folder} was made from other inputs; remove it to start over")
-            for left in self._folder.iterdir():
+            for left in [path for path in self._folder.iterdir() if path.name != OURS]:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             write_json(path, mine)
         (self._folder / MARKER).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from vila2cli.errors import DataError
 from vila2cli.files import read_json, write_atomically
 from vila2cli.fingerprints import Fingerprint, of_status
 from vila2cli.model.chat import Chat
-from vila2cli.places import is_remote, local_path
+from vila2cli.places import is_remote, local_path, redacted
 from vila2cli.records import file_sha256
 from vila2cli.sample import EncodedImage, Reject, Sample
 from vila2cli.shards import Shard, read_shard
@@ -191,7 +191,7 @@ class _Writer:
         tensors["key_length"] = np.asarray([len(key.encode()) + 1 for key in self._keys], np.int64)
         metadata = {
             "tar": self._tar or "",
-            "place": self._shard.url,
+            "place": redacted(self._shard.url),
             "fingerprint": json.dumps(then.to_json()),
         }
         write_atomically(path, save(tensors, metadata))

@@ -6,9 +6,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from vila2cli.errors import RecipeError
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.run import claim, write_json, write_text
+from vila2cli.run import claim, read_manifest, write_json, write_text
 from vila2cli.sample import Turn
 from vila2cli.settings import WorldSettings
 from vila2cli.shards import TarWriter
@@ -49,6 +50,8 @@ def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
     """
     world = recipe.world
     plan = dict(_folders(world))
+    if read_manifest(out) is None:
+        _check_free(out, plan)
     total = sum(num for num, _ in plan.values())
     with interruptible() as stop, Progress("world", total=total, unit="samples") as progress:
         claim(out, {"stage": "world", "settings": world.deciding()})
@@ -60,6 +63,13 @@ def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
     counts = {name: num for name, (num, _) in plan.items() if num}
     write_json(out / "world.json", {"settings": world.deciding(), "num_samples": counts})
     return counts
+
+
+def _check_free(out: Path, plan: Mapping[str, object]) -> None:
+    """Raise RecipeError where a folder of the world has shards or a task of something else."""
+    for folder in [out / name for name in plan]:
+        if found := next((path for path in (*folder.glob("*.tar"), *folder.glob("task.toml"))), None):
+            raise RecipeError(f"{found} is no part of this world and would be overwritten; give another --out")
 
 
 def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[Random], Members]]]]:

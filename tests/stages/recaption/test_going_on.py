@@ -49,7 +49,7 @@ def test_going_on_does_only_what_is_missing(run: Callable[..., CaptionSummary], 
     before = tars(tmp_path / "layer")
     for name in ("000002.tar", "000004.stats.json"):
         (tmp_path / "layer" / name).unlink()
-    (tmp_path / "layer" / "000002.tar.partial").write_bytes(b"half a shard")
+    (tmp_path / "layer" / ".vila2-000002.tar.partial").write_bytes(b"half a shard")
     kept = {name: (tmp_path / "layer" / name).stat().st_mtime_ns for name in ("000000.tar", "000003.tar")}
     second = run()
     assert tars(tmp_path / "layer") == before

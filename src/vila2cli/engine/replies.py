@@ -1,0 +1,144 @@
+"""What a chat server sent, taken apart. Nothing in it is taken on trust: neither its types nor its numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vila2cli.engine import FinishReason
+
+MAX_TOKENS = 10**9
+"""No prompt or answer is longer; a server that says so cannot count."""
+
+_ENDED: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+class Malformed(Exception):
+    """An answer came with status 200, and what it says cannot be."""
+
+
+class Withheld(Exception):
+    """An answer came that is none: the model refused, or a filter ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens that a request took."""
+
+    num_read: int
+    num_written: int
+
+
+NOTHING = Usage(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The text of one choice; `logprob_mean` in nats per token where the server told them."""
+
+    text: str
+    finish_reason: FinishReason
+    num_logprobs: int
+    logprob_mean: float | None
+
+
+def problem_of(body: object) -> str:
+    """Why what came with status 200 is no answer, empty when it may be one."""
+    if isinstance(body, str):
+        return f"it sent no JSON but {body!r}"
+    if not isinstance(body, Mapping):
+        return f"it sent no JSON object but {body}"
+    error = body.get("error")
+    if error and not body.get("choices"):
+        text = error.get("message") if isinstance(error, Mapping) else error
+        return f"it sent an error: {text}"
+    return ""
+
+
+def usage_of(body: Mapping[str, Any]) -> Usage | None:
+    """The tokens read and written; None from a server that does not say, Malformed for what cannot be."""
+    usage = body.get("usage")
+    if usage is None:
+        return None
+    if not isinstance(usage, Mapping):
+        raise Malformed(f"its usage is {usage!r}")
+    return Usage(*(_count(usage, name) for name in ("prompt_tokens", "completion_tokens")))
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    count = usage.get(name)
+    if not _is_count(count):
+        raise Malformed(f"its usage has {name} = {count!r}")
+    return int(count)  # type: ignore[arg-type]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
+
+
+def answer_of(body: Mapping[str, Any]) -> Answer:
+    """The first choice; raises Withheld where it holds no answer, Malformed where it cannot be read."""
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    choice = choice if isinstance(choice, Mapping) else {}
+    message, ended = choice.get("message"), choice.get("finish_reason")
+    if not isinstance(message, Mapping) or not isinstance(ended, str) or ended not in _ENDED:
+        raise Withheld(f"the server ended the answer with {ended}")
+    if refusal := message.get("refusal"):
+        raise Withheld(f"the model refused: {refusal}")
+    logprobs = _logprobs(choice.get("logprobs"))
+    mean = math.fsum(logprobs) / len(logprobs) if logprobs else None
+    return Answer(_text(message.get("content")), _ENDED[ended], len(logprobs), mean)
+
+
+def _text(content: object) -> str:
+    """The text of a message, which some servers send in parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise Malformed(f"its content is {content!r}")
+    return "".join(map(str, texts))
+
+
+def _logprobs(value: object) -> list[float]:
+    if value is None:
+        return []
+    tokens = value.get("content") if isinstance(value, Mapping) else value
+    if tokens is None:
+        return []
+    if not isinstance(tokens, list):
+        raise Malformed(f"its logprobs are {value!r}")
+    return [_logprob(token) for token in tokens]
+
+
+def _logprob(token: object) -> float:
+    value = token.get("logprob") if isinstance(token, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Malformed(f"a token has the log-probability {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise Malformed("a token has a log-probability that is no number") from None
+
+
+def prompt_logprobs_of(body: Mapping[str, Any], num_tokens: int) -> tuple[float, ...] | None:
+    """Those of the last tokens of the prompt as vLLM's server gives them, None where a server gives none."""
+    found = body.get("prompt_logprobs")
+    if not found:
+        return None
+    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) < num_tokens:
+        raise Malformed("its prompt_logprobs are not one for each token")
+    return tuple(
+        _logprob(next(iter(one.values()), None)) if isinstance(one, Mapping) else _logprob(one)
+        for one in found[-num_tokens:]
+    )
+
+
+def token_count_of(body: object) -> int:
+    """What /tokenize answers."""
+    count = body.get("count") if isinstance(body, Mapping) else None
+    if not _is_count(count):
+        raise Malformed(f"its /tokenize counts {count!r} tokens")
+    return int(count)  # type: ignore[arg-type]
