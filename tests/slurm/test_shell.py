@@ -39,7 +39,7 @@ def told(path: Path, count: int = 1) -> list[tuple[str, str, list[int]]]:
 
 
 def typed(words: list[str], lines: list[str], written: list[Path]) -> None:
-    """Type lines at the terminal of a program, each when the file of the one before is there; wait for its end."""
+    """Type lines at a terminal, each when the file of the one before is there, and wait for the end."""
     with subprocess.Popen(
         ["script", "--quiet", "--command", shlex.join(words), "/dev/null"],
         stdin=subprocess.PIPE,
