@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
-from vila2cli.files import one_at_a_time, to_json_bytes, write_atomically
+from vila2cli.files import load_json, one_at_a_time, to_json_bytes, write_atomically
 from vila2cli.sample import Reject
 from vila2cli.shard_stats import done
 
@@ -65,6 +65,17 @@ def write_rejects(out_dir: Path, name: str, rejects: Sequence[Reject]) -> None:
         write_atomically(path, b"".join(to_json_bytes(reject.to_json()) + b"\n" for reject in in_order))
     else:
         path.unlink(missing_ok=True)
+
+
+def read_rejects(path: Path) -> list[Reject]:
+    """The rejects in a file, none where there is no file; raises DataError for a damaged one."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        try:
+            found.append(Reject(**load_json(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}:{number} is no reject: {error}; was the file cut off?") from None
+    return found
 
 
 def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:

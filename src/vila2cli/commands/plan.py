@@ -322,7 +322,7 @@ def _checkpoint_lines(folder: Path, *, is_ours: bool) -> list[str]:
     config_path = folder / "config.json"
     if not config_path.is_file():
         return ["not there yet" if is_ours or folder.is_dir() else "no local folder: the stage asks the hub"]
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config = read_json(config_path)
     vision = config.get("vision_config") or {}
     values = {
         "architecture": ", ".join(config.get("architectures") or ()),

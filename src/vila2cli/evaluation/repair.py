@@ -1,11 +1,10 @@
 """Prediction shards that are complete but for questions that a server left unanswered, to be asked again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vila2cli.rejects import NO_ANSWER
+from vila2cli.rejects import NO_ANSWER, read_rejects
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.shards import Shard, ShardStats, done
@@ -37,8 +36,7 @@ def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
 
 
 def _read(folder: Path, name: str) -> Earlier:
-    lines = (folder / f"{name}.rejects.jsonl").read_text(encoding="utf-8").splitlines()
-    rejects = [Reject(**json.loads(line)) for line in lines]
+    rejects = read_rejects(folder / f"{name}.rejects.jsonl")
     return Earlier(
         dict(read_annotation_tar(folder / f"{name}.tar")),
         {reject.key: reject for reject in rejects if reject.reason == REFUSED},

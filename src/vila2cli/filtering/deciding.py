@@ -5,7 +5,6 @@ Only score tars are read, no image, so deciding anew takes no model and a fracti
 
 import dataclasses
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vila2cli.errors import DataError
 from vila2cli.filtering.job import Job
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.progress import Progress
+from vila2cli.rejects import read_rejects
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.score.image_hash import image_hash
@@ -178,7 +178,7 @@ def _write_shard(
     is_control: bool,
 ) -> None:
     scored = ShardStats.read(job.scores_dir / f"{name}.stats.json")
-    rejects = _read_rejects(job.scores_dir / f"{name}.rejects.jsonl")
+    rejects = read_rejects(job.scores_dir / f"{name}.rejects.jsonl")
     dropped = Counter(reject.reason for reject in rejects)
     num_kept = num_tokens = 0
     with TarWriter(out_dir / f"{name}.tar") as tar:
@@ -211,9 +211,3 @@ def _decided(annotation: Annotation, decision: Decision, job: Job, *, is_control
     like = {"like": decision.like} if decision.like is not None else {}
     scores = {**annotation.scores, "keep": decision.reason is None, "reasons": reasons, **like}
     return dataclasses.replace(annotation, layer=FILTER, scores=scores, seed=job.recipe.seed)
-
-
-def _read_rejects(path: Path) -> list[Reject]:
-    """What a scored shard held that made no sample."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Reject(**json.loads(line)) for line in lines]

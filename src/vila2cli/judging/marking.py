@@ -11,7 +11,7 @@ from vila2cli.errors import BudgetError, RecipeError, RejectBudgetError
 from vila2cli.judging.asking import AskedModel, Inquiry, Question, Reply
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.rejects import OVER_BUDGET
+from vila2cli.rejects import OVER_BUDGET, read_rejects
 from vila2cli.run import claim
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.score.annotations import read_annotation_tar
@@ -102,7 +102,7 @@ class Marker:
         self, task: Task, shard: Shard, given: Path, writing: ShardWriter, progress: Progress
     ) -> None:
         predictions = dict(read_annotation_tar(given / f"{shard.name}.tar"))
-        rejects = {reject.key: reject for reject in _rejects(given / f"{shard.name}.rejects.jsonl")}
+        rejects = {reject.key: reject for reject in read_rejects(given / f"{shard.name}.rejects.jsonl")}
         samples: dict[str, Sample] = {}
         for sample in writing.samples():
             if sample.key in predictions:
@@ -150,9 +150,3 @@ class Marker:
 def _marking(task: Task) -> Marking:
     assert task.scorer.marking is not None, f"{task.name} is not marked by a judge"
     return task.scorer.marking
-
-
-def _rejects(path: Path) -> list[Reject]:
-    if not path.is_file():
-        return []
-    return [Reject(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

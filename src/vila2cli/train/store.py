@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, write_atomically
+from vila2cli.groups import NO_IMAGE, Unusable
 from vila2cli.model.chat import Chat
 from vila2cli.places import is_remote, local_path
 from vila2cli.sample import EncodedImage, Reject, Sample
@@ -60,12 +61,19 @@ class Stored:
 
 
 def store_shard(
-    shard: Shard, chat: Chat, compose: Compose, path: Path, *, max_length: int, check_stop: Callable[[], None]
+    shard: Shard,
+    chat: Chat,
+    compose: Compose,
+    path: Path,
+    *,
+    max_length: int,
+    check_stop: Callable[[], None],
+    may_lack_images: bool = False,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
     A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
-    a reject.
+    a reject, and so does a caption without a picture unless it `may_lack_images`.
     """
     notes = path.with_suffix(".json")
     if not notes.exists():
@@ -77,10 +85,13 @@ def store_shard(
             if not is_kept(sample):
                 filtered.append(sample.key)
                 continue
+            if sample.lacks_images and not may_lack_images:
+                rejects.append(Reject(shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
+                continue
             try:
                 encoded = [encode_sample(sample, chat, turns, max_length) for turns in compose(sample) or [()]]
-            except DataError as error:
-                rejects.append(Reject(shard.name, sample.key, "untrainable", str(error)))
+            except Unusable as error:
+                rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
                 continue
             writer.add(sample, encoded)
         path.parent.mkdir(parents=True, exist_ok=True)
