@@ -85,13 +85,24 @@ def _braces(pattern: str) -> list[str]:
 
 def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
-        tars = sorted(str(tar) for tar in path.iterdir() if tar_stem(tar) and tar.is_file())
+        tars = sorted(str(tar) for tar in path.iterdir() if _is_tar(tar))
         if not tars and not (path / LAYER_FILE).is_file():
             raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
         return Found(tuple(tars), str(path))
     if not tar_stem(path):
         raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
     return Found((str(path),))
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether a path is a shard; raises DataError for what is called like one and can hold no samples.
+
+    A link whose target is gone would otherwise be a shard less, which nobody is told of.
+    """
+    if not tar_stem(path) or path.is_file():
+        return bool(tar_stem(path))
+    what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+    raise DataError(f"{path} is {what}, not a shard; remove it, rename it, or name the shards one by one")
 
 
 def _match(pattern: str, spec: str) -> Iterator[Path]:

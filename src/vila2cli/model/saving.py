@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from vila2cli.errors import DataError
 from vila2cli.files import read_json
 from vila2cli.model.soup import INDEX_FILE, SIZE_BYTES, read_header, weights_files
 
@@ -15,11 +19,26 @@ _RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
 transformers reads both."""
 
 
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Say in one line what keeps a file of weights from being written: a full disk, a quota, a lost folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise DataError(f"cannot write {place}: {error}; make room and run the same command again") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(
+            f"cannot write {error.filename or place}: {reason}; run the same command again"
+        ) from None
+
+
 def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     """Write model and processor as a plain transformers folder in safetensors."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    rename_for_vllm(folder)
+    with writing(folder):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        rename_for_vllm(folder)
 
 
 def rename_for_vllm(folder: Path) -> None:

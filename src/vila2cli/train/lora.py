@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from vila2cli.errors import ModelError
 from vila2cli.model.adapter import ADAPTER
 from vila2cli.model.freeze import part_of
+from vila2cli.model.saving import writing
 from vila2cli.settings import TrainSettings
 
 
@@ -41,8 +42,9 @@ def adapted(
     wrapped: Any = get_peft_model(model, config)
     yield
     if folder is not None:
-        wrapped.save_pretrained(folder / ADAPTER)
-        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        with writing(folder / ADAPTER):
+            wrapped.save_pretrained(folder / ADAPTER)
+            (folder / ADAPTER / "README.md").unlink(missing_ok=True)
     merged = wrapped.merge_and_unload()
     assert merged is model, "peft merges in place"
 
