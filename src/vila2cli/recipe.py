@@ -115,7 +115,7 @@ def _read_toml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except tomli.TOMLDecodeError as error:
         raise RecipeError(f"{path}:{error.lineno}: not valid TOML: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: {str(error).partition(";")[0]}") from None
+        raise RecipeError(f"{path}: {str(error).partition(';')[0]}") from None
     _check_depth(tree, str(path))
     return tree, {key: f"{path}:{line}" for key, line in key_lines(text).items()}
 
