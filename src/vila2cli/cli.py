@@ -35,19 +35,29 @@ from vila2cli.stopping import raising_on_signals
 SURROUNDINGS = frozenset(
     (
         errno.EACCES,
+        errno.EBUSY,
         errno.EDQUOT,
         errno.EEXIST,
+        errno.EFBIG,
+        errno.EINVAL,
         errno.EIO,
         errno.EISDIR,
+        errno.ELOOP,
         errno.EMFILE,
         errno.ENAMETOOLONG,
+        errno.ENOENT,
         errno.ENOLCK,
+        errno.ENOMEM,
         errno.ENOSPC,
         errno.ENOSYS,
         errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.ENXIO,
         errno.EPERM,
         errno.EROFS,
         errno.ESTALE,
+        errno.ETXTBSY,
+        errno.EXDEV,
     )
 )
 """What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""

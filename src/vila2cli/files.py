@@ -20,6 +20,9 @@ MARK = ".vila2-"
 """What the names of files that come and go begin with; nothing else is ever removed as a leftover."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+MAX_DEPTH = 200
+_TOO_DEEP = f"values are nested deeper than {MAX_DEPTH}"
+_MAX_DIGITS = 300
 _BUFFER_BYTES = 1 << 18
 _WAIT_S = 0.02
 
@@ -36,11 +39,52 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object that a file of this name holds; raises DataError when it is not one."""
     try:
         value = json.loads(data)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise DataError(f"cannot read {name}: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{name} should hold a JSON object")
     return value
+
+
+def load_json(data: bytes) -> Any:
+    """A JSON value that other code can rely on, from whoever wrote it; raises ValueError for any other.
+
+    Refused are half characters (as UnicodeError), values nested deeper than 200 and numbers that no float
+    holds; NaN and infinity, of which pandas makes missing numbers, are None, and so is 1e999.
+    """
+    try:
+        text = data.decode(json.detect_encoding(data))
+        value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_holdable)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
+    if _SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _holdable(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects lie in one another, counted without recursion as far as it matters."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        containers = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in containers for inner in (one.values() if isinstance(one, dict) else one)]
+        depth += bool(containers)
+    return depth
 
 
 def parse_annotation_json(data: bytes) -> Any:

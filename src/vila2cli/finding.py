@@ -104,7 +104,7 @@ def _braces(pattern: str) -> list[str]:
 
 def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
-        tars = sorted(found_locally(tar) for tar in path.iterdir() if tar_stem(tar) and tar.is_file())
+        tars = sorted(found_locally(tar) for tar in path.iterdir() if _is_tar(tar))
         stems = {tar_stem(tar) for tar in tars}
         for stats in sorted(path.glob("*.stats.json")) if not (path / LAYER_FILE).is_file() else ():
             if (stem := stats.name.removesuffix(".stats.json")) not in stems:
@@ -117,6 +117,17 @@ def _found(path: Path, spec: str) -> Found:
     if not tar_stem(path):
         raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
     return Found((found_locally(path),))
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether a path is a shard; raises DataError for what is called like one and can hold no samples.
+
+    A link whose target is gone would otherwise be a shard less, which nobody is told of.
+    """
+    if not tar_stem(path) or path.is_file():
+        return bool(tar_stem(path))
+    what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+    raise DataError(f"{path} is {what}, not a shard; remove it, rename it, or name the shards one by one")
 
 
 def _match(pattern: str, spec: str) -> Iterator[Path]:

@@ -1,12 +1,15 @@
 """The members of one key: which extensions are read, and what makes them a sample or not."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.files import load_json
 from vila2cli.sample import EncodedImage, Turn
-from vila2cli.tarfiles import image_index, key_problem
+from vila2cli.tarfiles import image_index, is_unread_image, key_problem
+
+NO_IMAGE = "no-image"
+"""Why a sample is no use where pictures are described, whether none is there or none that can be read."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,10 @@ def parse_group(group: Group) -> tuple[tuple[EncodedImage, ...], str | None, dic
             index = image_index(extension)
             assert index is not None
             images.append((index, EncodedImage(data, extension.rpartition(".")[2])))
+    if not images and (unread := sorted(filter(is_unread_image, group.extensions))):
+        raise Unusable(
+            NO_IMAGE, f"its picture ends in .{unread[0]}, which is not read: a picture is KEY.jpg or KEY.1.jpg"
+        )
     if "interleaved" in meta:
         _check_document(meta["interleaved"], len(images))
     return _in_order(images), text, meta
@@ -80,16 +87,15 @@ def _decode_text(data: bytes) -> str:
 
 def _parse_meta(data: bytes) -> dict[str, Any]:
     try:
-        # pandas writes a missing number as NaN, which is no JSON.
-        meta = json.loads(data, parse_constant=lambda name: None)
+        meta = load_json(data)
     except UnicodeDecodeError as error:
         raise Unusable("not-utf8", f"the JSON is not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except UnicodeEncodeError as error:
+        raise Unusable("not-utf8", f"the JSON holds half a character: {error.reason}") from None
+    except ValueError as error:
         raise Unusable("bad-json", f"the JSON cannot be parsed: {error}") from None
     if not isinstance(meta, dict):
         raise Unusable("bad-json", f"the JSON should be an object, not a {type(meta).__name__}")
-    if b"\\u" in data:
-        _check_unicode(json.dumps(meta, ensure_ascii=False), "the JSON")
     if "messages" in meta:
         _check_messages(meta["messages"])
     return meta

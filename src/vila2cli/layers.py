@@ -309,6 +309,7 @@ class ShardWriter:
         assert num_in == num_out + num_dropped, (
             f"shard {self.name}: {num_in} in, but {num_out} out and {num_dropped} dropped"
         )
+        self._check_folder()
         lines = write_rejects(self._folder, self.name, self._rejects)
         stats: dict[str, Any] = {
             **self._figures,
@@ -327,6 +328,14 @@ class ShardWriter:
             for key in sorted(self._annotations):
                 tar.write_sample(key, {"json": self._annotations[key]})
         return ShardStats.read(self._folder / f"{self.name}.stats.json")
+
+    def _check_folder(self) -> None:
+        """Raise DataError when the layer is no longer there: a shard in a new folder would pass for a base."""
+        path = self._folder / LAYER_FILE
+        if not path.is_file() or read_json(path).get("layer") != self._layer:
+            raise DataError(
+                f"{self._folder} was removed or replaced while it was written; run the same command again"
+            )
 
     def abort(self) -> None:
         """Forget the shard; nothing of it was written."""

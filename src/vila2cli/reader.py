@@ -65,10 +65,11 @@ def read_shard(
 
     A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
     `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
-    empty-image, ambiguous-image, bad-messages, bad-document. Raises DataError for a damaged or empty
-    archive, and with `verify` for a layer whose image SHA-256 or keys are not those of the base, and, at the
-    latest after the last sample, when the base or a layer below is not the file that a layer was made from.
-    Where the base is that very file, no image is hashed for it again.
+    no-image (there is a picture, and none that is read), empty-image, ambiguous-image, bad-messages,
+    bad-document. Raises DataError for a damaged or empty archive, and with `verify` for a layer whose image
+    SHA-256 or keys are not those of the base, and, at the latest after the last sample, when the base or a
+    layer below is not the file that a layer was made from. Where the base is that very file, no image is
+    hashed for it again.
 
     `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
     that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.

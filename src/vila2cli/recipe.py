@@ -17,6 +17,8 @@ from vila2cli.settings import Origin, Recipe, describe
 
 __all__ = ["Recipe", "find_recipe", "flatten", "load_recipe", "resolved_lines", "shipped_recipes"]
 
+_MAX_DEPTH = 20
+_MAX_KEY = 200
 Place = Mapping[str, str]
 """Dotted key -> where it was written, as `recipes/world.toml:12` or `--set KEY=VALUE`."""
 
@@ -75,6 +77,20 @@ def find_recipe(path: Path) -> Path:
     raise RecipeError(f"there is no recipe {path}: neither a file nor one of {', '.join(shipped)}{meant}")
 
 
+def _check_depth(tree: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError for tables and lists in each other that no setting asks for, and no recursion bears."""
+    level: list[Any] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    if level:
+        raise RecipeError(f"{where}: tables are nested deeper than any setting, which is {_MAX_DEPTH} levels")
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as one table of dotted keys; empty tables vanish."""
     flat: dict[str, Any] = {}
@@ -127,10 +143,14 @@ def _read_toml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RecipeError(f"cannot read the recipe {path}: {reason}") from error
+    text = text.removeprefix("\ufeff")
     try:
         tree = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         raise RecipeError(f"{path}:{error.lineno}: not valid TOML: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: {str(error).partition(';')[0]}") from None
+    _check_depth(tree, str(path))
     return tree, {key: f"{path}:{line}" for key, line in key_lines(text).items()}
 
 
@@ -166,12 +186,17 @@ def _parse_set(text: str) -> tuple[str, Any]:
     """Split `a.b=VALUE`; a VALUE that is not TOML, or meant for a string setting, is taken as it stands."""
     key, equals, raw = text.partition("=")
     key = key.strip()
+    if key.count(".") > _MAX_DEPTH:
+        raise RecipeError(f"--set {_short(text)}: no setting lies that deep")
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key, re.ASCII):
         raise RecipeError(f"--set {masked(text)}: write it as KEY=VALUE, for example --set sft.epochs=2")
     try:
         parsed = tomli.loads(f"value = {raw}")
     except tomli.TOMLDecodeError:
         return key, raw
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"--set {_short(text)}: {str(error).partition(';')[0]}") from None
+    _check_depth(parsed, f"--set {_short(text)}")
     value = parsed["value"] if set(parsed) == {"value"} else raw
     wants_text = any(_matches(known, key) and kind == "string" for known, kind, _, _ in describe())
     return key, raw if wants_text and not isinstance(value, str) else value
@@ -198,8 +223,8 @@ def _problem(detail: Any, places: Place) -> str:
     key = ".".join(parts)
     where = _place(parts, places)
     if kind == "extra_forbidden":
-        meant = nearest_key(key)
-        return f"{where}unknown setting {key}" + (f"; did you mean {meant}?" if meant else "")
+        meant = nearest_key(key) if len(key) <= _MAX_KEY else None
+        return f"{where}unknown setting {key[:_MAX_KEY]}" + (f"; did you mean {meant}?" if meant else "")
     what = message[:1].lower() + message[1:]
     return where + what if where.startswith("--set") else f"{where}{key} = {_short(detail['input'])}: {what}"
 

@@ -1,11 +1,10 @@
 """What could not be used: samples in rejects.jsonl, and shards that could not be read while others go on."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
-from vila2cli.files import one_at_a_time, to_json_bytes, write_atomically
+from vila2cli.files import load_json, one_at_a_time, to_json_bytes, write_atomically
 from vila2cli.records import recorded
 from vila2cli.sample import Reject
 from vila2cli.shard_stats import done
@@ -80,8 +79,8 @@ def read_rejects(out_dir: Path, name: str) -> list[Reject]:
 
 def _parse(line: bytes, out_dir: Path, name: str) -> Reject:
     try:
-        return Reject(**json.loads(line))
-    except (ValueError, TypeError, RecursionError) as error:
+        return Reject(**load_json(line))
+    except (ValueError, TypeError) as error:
         raise DataError(f"cannot read {out_dir / name}.rejects.jsonl: {error}") from None
 
 

@@ -25,6 +25,7 @@ from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK, PARTIAL, one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.places import tar_stem
+from vila2cli.ranks import launched, number
 from vila2cli.recipe import Recipe, flatten, resolved_lines
 from vila2cli.settings import ApiSettings
 
@@ -99,7 +100,8 @@ class Worker:
 def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = None) -> Worker:
     """Read `i/n`; without it take the Slurm array task and the task of the job step, else 0/1.
 
-    Raises RecipeError when the text is not `i/n` with 0 <= i < n, or when the array has gaps.
+    Raises RecipeError when the text is not `i/n` with 0 <= i < n, when the array has gaps, and as
+    `launched` does.
     """
     if text is not None:
         index, slash, count = text.partition("/")
@@ -108,19 +110,31 @@ def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = No
         return Worker(int(index), int(count))
     environ = os.environ if environ is None else environ
     array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
-    # Only srun sets the first of these: in a batch script SLURM_NTASKS counts tasks that nobody started.
-    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    rank = int(environ.get("SLURM_PROCID", "0")) if tasks > 1 else 0
-    return Worker(array.index * tasks + rank, array.count * tasks)
+    task = launched(environ)
+    return Worker(array.index * task.count + task.index, array.count * task.count)
+
+
+def who_counts(worker: Worker, environ: Mapping[str, str] | None = None) -> str:
+    """Where the numbers of a worker come from, "" where it is the only one and nothing says otherwise."""
+    environ = os.environ if environ is None else environ
+    try:
+        by_itself = parse_worker(None, environ)
+    except RecipeError:  # of which --worker is the way out
+        return "--worker"
+    if worker != by_itself:
+        return "--worker"
+    array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
+    in_array = f"task {array} of a Slurm array" if array.count > 1 else ""
+    return ", ".join(filter(None, (in_array, launched(environ).how)))
 
 
 def _array_task(environ: Mapping[str, str]) -> Worker:
-    task = int(environ["SLURM_ARRAY_TASK_ID"])
-    first = int(environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-    step = int(environ.get("SLURM_ARRAY_TASK_STEP", "1"))
-    count = int(environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    task = number(environ, "SLURM_ARRAY_TASK_ID")
+    first = number(environ, "SLURM_ARRAY_TASK_MIN")
+    step = max(1, number(environ, "SLURM_ARRAY_TASK_STEP", 1))
+    count = number(environ, "SLURM_ARRAY_TASK_COUNT", 1)
     index = (task - first) // step
-    if index >= count:
+    if not 0 <= index < count:
         raise RecipeError(
             f"Slurm array task {task} is not one of {count} tasks counted from {first}: "
             "an array with gaps cannot be split evenly; give --worker i/n"

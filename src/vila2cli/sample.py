@@ -123,6 +123,11 @@ class Sample:
         """SHA-256 of the image bytes (of all images in order when there are several), "" without images."""
         return image_sha256(self.images)
 
+    @property
+    def lacks_images(self) -> bool:
+        """Whether it is a caption without its picture, and no conversation or document either."""
+        return not (self.images or self.meta.get("messages") or self.meta.get("interleaved"))
+
     def annotation(self, layer: str) -> Annotation | None:
         """The newest annotation of a layer name, or None."""
         return next((a for a in reversed(self.annotations) if a.layer == layer), None)

@@ -19,7 +19,13 @@ from vila2cli.places import is_remote, tar_stem
 from vila2cli.records import check_length, recorded, stats_path
 from vila2cli.streams import Stream, open_stream
 
-IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "avif"))
+IMAGE_EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k")
+) | {"ppm", "pgm", "pbm", "pnm"}
+UNREAD_IMAGE_EXTENSIONS = frozenset(
+    ("heic", "heif", "hif", "jxl", "jxr", "svg", "svgz", "eps", "psd", "tga", "ico", "exr", "hdr", "dng")
+)
+"""Names of pictures that are not read: a sample with one of them is no text without a picture."""
 MAX_UNSIZED_MEMBER_BYTES = 1 << 30
 """A member that claims more is refused where the size of the whole is not known, as in a gzip archive."""
 
@@ -62,6 +68,12 @@ def image_index(extension: str) -> int | None:
         dot and last in IMAGE_EXTENSIONS and number.isascii() and number.isdigit() and len(number) < 10
     )
     return int(number) if is_numbered else None
+
+
+def is_unread_image(extension: str) -> bool:
+    """Whether a name ends as a picture's does and yet is none that `image_index` finds a place for."""
+    last = extension.rpartition(".")[2]
+    return image_index(extension) is None and last in IMAGE_EXTENSIONS | UNREAD_IMAGE_EXTENSIONS
 
 
 def read_members(

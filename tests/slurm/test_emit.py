@@ -1,5 +1,6 @@
 """Stages as sbatch scripts: what they ask for, that Slurm takes them, and what their shell does."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,14 @@ def test_a_training_on_several_nodes_is_torchrun_on_each() -> None:
     assert "srun --ntasks=4" in text
     alone = text_of("round0-pretrain")
     assert "torchrun" not in alone
-    assert "srun --ntasks=1 vila2 pretrain --round 0" in alone
+    assert 'srun --ntasks=1 --cpus-per-task="$cpus" --export=ALL vila2 pretrain --round 0' in alone
+
+
+def test_a_training_has_a_cpu_for_each_process_at_least() -> None:
+    text = text_of("round0-pretrain", "slurm.nodes=2", "slurm.gpus=8")
+    assert "--ntasks-per-node=8" in directives(text)
+    assert "srun --ntasks=2 --ntasks-per-node=1 " in text
+    assert not any(line.startswith("--cpus-per-task") for line in directives(text))
 
 
 def test_only_training_takes_several_nodes() -> None:
@@ -94,7 +102,9 @@ def test_neither_does_the_folder_of_runs(tmp_path: Path) -> None:
 def test_odd_values_stay_one_word(tmp_path: Path) -> None:
     odd = 'a\'b $(touch owned) "c" # d'
     text = text_of("round0-sft", flags=("--recipe", odd))
-    echo = text.replace("srun --ntasks=1 vila2", "printf '%s\\n'").replace("scontrol", "true")
+    srun = 'srun --ntasks=1 --cpus-per-task="$cpus" --export=ALL vila2'
+    echo = text.replace(srun, "printf '%s\\n'").replace("scontrol", "true")
+    assert echo != text
     ran = subprocess.run(["bash", "-c", echo], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert odd in ran.stdout.splitlines()
     assert not (tmp_path / "owned").exists()
@@ -133,6 +143,65 @@ def test_odd_values_reach_slurm_as_they_are(cluster: Cluster, tmp_path: Path) ->
     job = cluster.run(["sbatch", "--parsable", "--hold", str(path)])
     assert 'Comment=it\'s 1 # of "2" \n'[:-2] in cluster.run(["scontrol", "show", "job", job])
     cluster.run(["scancel", job])
+
+
+NAKED = {"SBATCH_EXPORT": "NONE", "SRUN_CPUS_PER_TASK": "1", "SLURM_ARRAY_TASK_ID": "7"}
+"""What a user's own environment may hold, of which a step must not depend."""
+SHOW = """\
+echo "$* cpus $SLURM_CPUS_PER_TASK array ${SLURM_ARRAY_TASK_ID:-none} of $MINE" >>shown
+"""
+
+
+def run_naked(cluster: Cluster, folder: Path, stage: str, *sets: str, gpus: str = "") -> list[str]:
+    """What the processes of a stage say of themselves, submitted from such an environment.
+
+    This host has no GPUs to ask for: `gpus` is what is asked for in their place.
+    """
+    (folder / "show.sh").write_text(SHOW)
+    own = [f"runs_dir={folder}", f"slurm.program=bash {folder}/show.sh", "slurm.setup=export MINE=me"]
+    recipe = load_recipe(None, [*own, *sets])
+    (recipe.run_dir / "slurm" / "logs").mkdir(parents=True)
+    path = folder / "job"
+    (one,) = (one for one in plan_stages(recipe, "round1") if one.name == stage)
+    text = script(one, recipe.slurm, run_dir=recipe.run_dir)
+    path.write_text(re.sub(r"--gpus-per-node=\d+", gpus, text).replace(" --gpus-per-task=1", ""))
+    words = ["env", *(f"{name}={value}" for name, value in NAKED.items())]
+    job = cluster.run([*words, "sbatch", "--parsable", f"--chdir={folder}", str(path)])
+
+    def states() -> set[str]:
+        return {state for name, state in cluster.states().items() if name.partition("_")[0] == job}
+
+    wait_until(lambda: states() <= {"COMPLETED", "FAILED"}, "end of the job", timeout_s=180)
+    logs = [log.read_text() for log in (recipe.run_dir / "slurm" / "logs").glob("*.log")]
+    assert states() == {"COMPLETED"}, logs
+    return sorted((folder / "shown").read_text().splitlines())
+
+
+@pytest.mark.slurm
+def test_steps_depend_on_no_environment(cluster: Cluster, tmp_path: Path) -> None:
+    assert run_naked(cluster, tmp_path, "round0-sft", "slurm.cpus=3") == [
+        "sft --round 0 cpus 3 array none of me"
+    ]
+
+
+@pytest.mark.slurm
+def test_workers_depend_on_no_environment(cluster: Cluster, tmp_path: Path) -> None:
+    shown = run_naked(cluster, tmp_path, "round1-recaption", "slurm.array=2")
+    assert shown == [f"recaption --round 1 --worker {i}/2 cpus 1 array {i} of me" for i in (0, 1)]
+
+
+@pytest.mark.slurm
+def test_workers_of_one_task_share_its_cpus(cluster: Cluster, tmp_path: Path) -> None:
+    shown = run_naked(cluster, tmp_path, "round1-recaption", "slurm.gpus=2", gpus="--cpus-per-task=2")
+    assert shown == [f"recaption --round 1 --worker {i}/2 cpus 2 array none of me" for i in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_processes_of_torchrun_depend_on_no_environment(cluster: Cluster, tmp_path: Path) -> None:
+    torchrun = f"slurm.torchrun={sys.executable} -m torch.distributed.run"
+    shown = run_naked(cluster, tmp_path, "round0-sft", "slurm.gpus=2", torchrun, gpus="--comment=x")
+    assert shown == ["sft --round 0 cpus 2 array none of me"] * 2
 
 
 PROBE = """\

@@ -1,6 +1,5 @@
 """Entries of annotation files, each read for itself: what is not as its format says stops no other."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from vila2cli.builders.boxes import Frame
 from vila2cli.builders.pictures import Box, Malformed, Picture, Thing
 from vila2cli.errors import DataError
-from vila2cli.files import parse_json
+from vila2cli.files import load_json, parse_json
 from vila2cli.text.printable import shortened
 
 Json = Mapping[str, Any]
@@ -207,8 +206,8 @@ def read_document(path: Path, *keys: str, kind: type = list) -> dict[str, Any]:
 def read_list(path: Path) -> list[Any]:
     """A JSON list with objects in it; raises DataError."""
     try:
-        value = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
+        value = load_json(read_bytes(path))
+    except ValueError as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(value, list) or (value and not any(isinstance(one, dict) for one in value)):
         raise DataError(f"{path} should hold a JSON list of objects; is it of another --format?")

@@ -1,6 +1,5 @@
 """What a layer of captions holds so far: counts, decisions, words and cost, from its stats files."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.rewriter import NOTHING
 from vila2cli.cost import Cost, cost_of
+from vila2cli.files import read_json
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source
 
@@ -129,7 +129,7 @@ def summarise(
     total: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     for name in names:
-        stats = json.loads((out_dir / f"{name}.stats.json").read_bytes())
+        stats = read_json(out_dir / f"{name}.stats.json")
         dropped.update(stats["dropped"])
         total.update({key: value for key, value in stats.items() if isinstance(value, int | float)})
     return CaptionSummary(

@@ -14,7 +14,7 @@ from vila2cli.files import read_json
 from vila2cli.places import found_locally, looks_remote, redacted
 from vila2cli.ranks import parse_rank
 from vila2cli.recipe import Recipe, load_recipe, resolved_lines
-from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest
+from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest, who_counts
 from vila2cli.settings import Settings
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
@@ -184,7 +184,18 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     elif plan.recipe.path is None:
         say("recipe: none, settings are the defaults")
     say(f"{plan.title}: writing {plan.out}")
+    if how := _how_split(plan):
+        say(how)
     return True
+
+
+def _how_split(plan: Plan) -> str:
+    """What part of the work is done here, where an environment decides it."""
+    if plan.kind == "checkpoint":
+        rank = parse_rank()
+        return f"process {rank.index} of {rank.count}: {rank.how}" if rank.how else ""
+    how = who_counts(plan.worker)
+    return f"worker {plan.worker}: {how}" if how else ""
 
 
 def speaks(plan: Plan) -> bool:
@@ -324,7 +335,7 @@ def _checkpoint_lines(folder: Path, *, is_ours: bool) -> list[str]:
     config_path = folder / "config.json"
     if not config_path.is_file():
         return ["not there yet" if is_ours or folder.is_dir() else "no local folder: the stage asks the hub"]
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config = read_json(config_path)
     vision = config.get("vision_config") or {}
     values = {
         "architecture": ", ".join(config.get("architectures") or ()),

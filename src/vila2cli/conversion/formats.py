@@ -1,13 +1,14 @@
 """What each format says of an item: its images by name, its text, and what KEY.json should hold."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vila2cli.conversion.rows import Row, files_in, read_rows, read_table
-from vila2cli.groups import Unusable
+from vila2cli.errors import DataError
+from vila2cli.files import parse_json
+from vila2cli.groups import NO_IMAGE, Unusable
 from vila2cli.sample import IMAGE_PLACEHOLDER, EncodedImage
 from vila2cli.shards import open_source, read_shard
 from vila2cli.tarfiles import IMAGE_EXTENSIONS
@@ -185,7 +186,10 @@ def _tar_items(tar: Path) -> Iterator[Item | Unusable]:
         ):
             yield from found
             found.clear()
-            yield Item(name=sample.key, images=sample.images, text=sample.text, meta=sample.meta)
+            if sample.lacks_images:
+                yield Unusable(NO_IMAGE, f"{sample.key}: there is no picture of this key")
+            else:
+                yield Item(name=sample.key, images=sample.images, text=sample.text, meta=sample.meta)
         yield from found
     table = tar.with_suffix(".parquet")
     for row in read_rows(table) if table.is_file() else ():
@@ -203,9 +207,9 @@ def _file_items(folder: Path) -> Iterator[Item | Unusable]:
         meta: dict[str, Any] = {}
         if (record := folder / f"{stem}.json").is_file():
             try:
-                meta = json.loads(record.read_bytes())
-            except ValueError as error:
-                yield Unusable("bad-json", f"{record}: {error}")
+                meta = parse_json(record.read_bytes(), str(record))
+            except DataError as error:
+                yield Unusable("bad-json", str(error))
                 continue
         pictures = by_stem.get(stem, [])
         text = folder / f"{stem}.txt"

@@ -2,14 +2,15 @@
 
 import gzip
 import io
-import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vila2cli.errors import DataError
+from vila2cli.files import load_json
 from vila2cli.groups import Unusable
 
 Row = dict[str, Any] | Unusable
@@ -33,8 +34,8 @@ def read_rows(path: Path) -> Iterator[Row]:
                     if line.strip():
                         yield _object(line, f"line {number}")
                 return
-            value = json.loads(stream.read())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+            value = load_json(stream.read())
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(value, list):
         raise DataError(f"{path} should hold a list of objects; a file of JSON lines is named .jsonl")
@@ -46,8 +47,8 @@ def read_table(path: Path) -> dict[str, Any]:
     """A JSON file that is one object, as COCO's are."""
     try:
         with _opened(path) as stream:
-            value = json.loads(stream.read())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+            value = load_json(stream.read())
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} should hold one object")
@@ -72,8 +73,8 @@ def files_in(inputs: Sequence[Path], endings: Sequence[str]) -> list[Path]:
 
 def _object(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = load_json(line)
+    except ValueError as error:
         return Unusable("bad-row", f"{where} is no JSON: {error}")
     return row if isinstance(row, dict) else Unusable("bad-row", f"{where} is no object")
 
@@ -97,12 +98,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'vila2cli[parquet]'") from None
     try:
         for batch in ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
-    except (ArrowInvalid, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from None

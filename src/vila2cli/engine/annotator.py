@@ -24,6 +24,7 @@ from vila2cli.engine.failures import Budgets
 from vila2cli.engine.feed import ahead
 from vila2cli.engine.meter import Bill, Meter
 from vila2cli.errors import DataError
+from vila2cli.groups import NO_IMAGE
 from vila2cli.progress import Progress
 from vila2cli.sample import Reject, Sample
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
@@ -60,7 +61,7 @@ def has_one_image(out: ShardWriter, sample: Sample) -> bool:
     """Whether a sample has exactly one image; any other number is rejected."""
     if len(sample.images) == 1:
         return True
-    reason = "several-images" if sample.images else "no-image"
+    reason = "several-images" if sample.images else NO_IMAGE
     out.reject(Reject(out.name, sample.key, reason, f"the sample has {len(sample.images)} images, not one"))
     return False
 

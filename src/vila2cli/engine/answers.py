@@ -112,7 +112,7 @@ class Answers:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 result = _result(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise DataError(
                     f"{path}:{number} is no answer ({error}); remove the line, or the file to ask again"
                 ) from None

@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.groups import NO_IMAGE
 from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
 from vila2cli.sample import Sample
 from vila2cli.score.image_hash import image_hash
@@ -77,7 +78,7 @@ class Measure:
 
     def _look(self, sample: Sample, measured: Measured) -> None:
         if len(sample.images) != 1:
-            reason = "several-images" if sample.images else "no-image"
+            reason = "several-images" if sample.images else NO_IMAGE
             measured.reject(reason, f"the sample has {len(sample.images)} images, not one")
             return
         try:

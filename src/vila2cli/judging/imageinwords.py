@@ -5,13 +5,13 @@ substantially or marginally better, or neither. A metric is a judge of its own h
 one was stays in the verdict's answer.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.files import load_json
 from vila2cli.judging.summary import SampleVerdicts
 from vila2cli.score.annotations import SampleId
 from vila2cli.score.verdict import Outcome, Verdict
@@ -41,7 +41,7 @@ def read_imageinwords(paths: list[Path]) -> dict[str, dict[SampleId, SampleVerdi
         name = path.parent.name
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             try:
-                record = json.loads(line)
+                record = load_json(line)
                 key = str(record.get("image/key") or record["image"])
                 for metric, verdict in _verdicts(record, name):
                     found.setdefault(metric, {}).setdefault((name, key), []).append(verdict)

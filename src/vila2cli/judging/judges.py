@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from vila2cli.engine.answers import Answers
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.groups import NO_IMAGE
 from vila2cli.image import decode_image
 from vila2cli.judging.asking import AskedModel, Inquiry, Reply
 from vila2cli.judging.protocols import (
@@ -169,10 +170,13 @@ class ModelJudge:
         """All that is asked about the samples whose pictures can be read; these get an entry in `replies`."""
         for contest in contests:
             sample = contest.sample
+            if not sample.images:
+                writing.reject(Reject(shard.name, sample.key, NO_IMAGE, "the sample has no image to judge by"))
+                continue
             try:
                 images = tuple(decode_image(image.data) for image in sample.images)
             except DataError as error:
-                writing.reject(Reject(shard.name, sample.key, "image", str(error)))
+                writing.reject(Reject(shard.name, sample.key, "bad-image", str(error)))
                 continue
             replies[sample.key] = {}
             for question in self._protocol.questions(contest.captions, draw.pairs):

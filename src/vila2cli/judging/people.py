@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import read_json
+from vila2cli.files import load_json, read_json
 from vila2cli.judging.page import ANSWERS_FORMAT, KEY_FORMAT
 from vila2cli.judging.summary import MAJORITY, SampleVerdicts, read_verdict_layer
 from vila2cli.layers import LAYER_FILE
@@ -189,7 +189,7 @@ def _read_verdicts(path: Path) -> dict[SampleId, SampleVerdicts]:
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            value = json.loads(line)
+            value = load_json(line)
         except ValueError as error:
             raise DataError(f"{path}:{number} is no JSON: {error}") from None
         if not isinstance(value, dict):

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
@@ -18,6 +18,20 @@ from vila2cli.model.control import Controls
 from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
 
 IGNORE_INDEX = -100
+_ODD = (
+    TemplateError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What templates and image processors raise on input that they were not made for."""
+_PLAIN = (Turn("user", "a"), Turn("assistant", "b"))
+_SHOWN_ROLES = 8
+_SHOWN_LETTERS = 200
 _MAX_PROMPTS = 256
 _MAX_SIZES = 1024
 _ANSWER = "An answer."
@@ -108,7 +122,10 @@ class Chat:
             return {}
         nested = hasattr(self.processor.image_processor, "do_image_splitting")
         rows = [[image] for image in images] if nested else list(images)
-        tensors = dict(self.processor.image_processor(images=rows, return_tensors="pt"))
+        try:
+            tensors = dict(self.processor.image_processor(images=rows, return_tensors="pt"))
+        except _ODD as error:
+            raise DataError(f"the image processor fails on {_sizes(images)}: {_said(error)}") from None
         tensors.pop("num_patches", None)  # InternVL's, for its processor and not for the model
         return tensors
 
@@ -142,7 +159,13 @@ class Chat:
 
     def _render(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False) -> str:
         messages = self._messages(turns, num_images) if self.image_token else self._texts(turns, num_images)
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        try:
+            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        except TemplateSyntaxError as error:
+            raise ModelError(f"the chat template cannot be parsed: {_said(error)}") from None
+        except _ODD as error:
+            roles = ", ".join(turn.role for turn in turns[:_SHOWN_ROLES]) or "no one before the assistant"
+            raise DataError(f"the chat template refuses turns of {roles}: {_said(error)}") from None
         assert isinstance(text, str)
         return text
 
@@ -217,6 +240,9 @@ class Chat:
             asked = self._render_part(turns, i, num_images, answer=True)
             answered = self._render_part(turns, i + 1, num_images, answer=False)
             if not (whole.startswith(asked) and whole.startswith(answered)):
+                if tuple(turns) != _PLAIN:
+                    self._segments(_PLAIN, 0)  # where even that fails, the template is at fault
+                    raise DataError("the chat template does not render this conversation turn by turn")
                 raise ModelError(
                     "the chat template does not render a conversation turn by turn, so its label mask "
                     "is unknown; use a template that only appends"
@@ -254,7 +280,10 @@ class Chat:
         """The ids that an image of this size stands as, kept for the sizes seen last."""
         ids = self._image_ids.pop(image.size, None)
         if ids is None:
-            inputs = self.processor(text=[self.image_token], images=[[image]], add_special_tokens=False)
+            try:
+                inputs = self.processor(text=[self.image_token], images=[[image]], add_special_tokens=False)
+            except _ODD as error:
+                raise DataError(f"the image processor fails on {_sizes([image])}: {_said(error)}") from None
             ids = array("i", inputs["input_ids"][0])
         if len(self._image_ids) >= _MAX_SIZES:
             del self._image_ids[next(iter(self._image_ids))]
@@ -279,6 +308,17 @@ def _with_texts(turn: Turn, make: Callable[[str], str]) -> Turn:
 def _check_placed(remaining: Sequence[Image.Image]) -> None:
     if remaining:
         raise DataError(f"{len(remaining)} images of the sample have no place in its turns")
+
+
+def _said(error: Exception) -> str:
+    """An error of somebody else's code in one short line."""
+    return " ".join(str(error).split())[:_SHOWN_LETTERS] or type(error).__name__
+
+
+def _sizes(images: Sequence[Image.Image]) -> str:
+    """The sizes of images, of which one may be the odd one."""
+    sides = sorted({f"{image.width}x{image.height}" for image in images})
+    return f"an image of {sides[0]}" if len(sides) == 1 else f"images of {', '.join(sides[:_SHOWN_ROLES])}"
 
 
 def turn_parts(turns: Sequence[Turn], num_images: int) -> list[list[str | None]]:

@@ -2,12 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
+from vila2cli.errors import DataError
 from vila2cli.files import read_json
 from vila2cli.model.chat import Chat
 from vila2cli.model.loading import is_tied
@@ -16,6 +19,20 @@ from vila2cli.model.soup import INDEX_FILE, SIZE_BYTES, read_header, weights_fil
 _RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
 """By architecture, a prefix of tensor names that transformers writes and the one that vLLM looks for;
 transformers reads both."""
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Say in one line what keeps a file of weights from being written: a full disk, a quota, a lost folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise DataError(f"cannot write {place}: {error}; make room and run the same command again") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(
+            f"cannot write {error.filename or place}: {reason}; run the same command again"
+        ) from None
 
 
 def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> None:
@@ -27,9 +44,10 @@ def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> Non
     if getattr(processor, "chat_template", None):
         _set_ends(model, Chat(processor).end_ids)
     _set_ties(model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    rename_for_vllm(folder)
+    with writing(folder):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        rename_for_vllm(folder)
 
 
 def with_ends(known: int | Sequence[int] | None, ends: Sequence[int]) -> list[int]:

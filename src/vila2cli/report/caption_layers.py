@@ -142,7 +142,7 @@ def _without_base(layers: Sequence[CaptionLayer], name: str, reader: JsonReader)
             annotations = read_layer_shard(layer.folder / f"{name}.tar")
             for key, data in itertools.islice(annotations.items(), MAX_PER_SHARD):
                 found.setdefault(key, []).append(Annotation.from_json(json.loads(data)))
-        except (DataError, ValueError, TypeError, AttributeError) as error:
+        except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
             reader.note(layer.folder / f"{name}.tar", error)
     return [Sample(key=key, annotations=tuple(annotations)) for key, annotations in found.items()]
 

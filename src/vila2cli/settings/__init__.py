@@ -77,7 +77,7 @@ class Recipe(Settings):
     """All settings of a run."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$"), setting("run name")] = "run"
-    seed: Annotated[NonNegativeInt, setting("seed of training order, sampling and projectors")] = 0
+    seed: Annotated[NonNegativeInt, setting("seed of training order, sampling and projectors", lt=2**63)] = 0
     rounds: Annotated[PositiveInt, setting("self-augmentation rounds after round 0")] = 3
     runs_dir: Annotated[Line, setting("folder that holds the run folders", decides=False)] = "runs"
     base: BaseSettings = BaseSettings()

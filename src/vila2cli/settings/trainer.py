@@ -14,7 +14,7 @@ class SourceSettings(Settings):
         NonNegativeFloat,
         setting("samples in proportion to the other weights, as many as the scarcest allows; 0 for all"),
     ] = 0.0
-    epochs: Annotated[float, setting("how often a pass takes each sample at most", gt=0)] = 1.0
+    epochs: Annotated[float, setting("how often a pass takes each sample at most", gt=0, le=1e6)] = 1.0
     max_samples: Annotated[NonNegativeInt, setting("samples a pass, other ones each pass; 0 for all")] = 0
     max_tokens: Annotated[NonNegativeInt, setting("tokens a pass, other ones each pass; 0 for all")] = 0
 

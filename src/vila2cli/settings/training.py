@@ -92,7 +92,7 @@ class TrainSettings(Settings):
         dict[Part, LearningRate], setting("peak learning rates of single parts that differ from learning_rate")
     ] = Field(default_factory=dict)
     lora: LoraSettings = LoraSettings()
-    epochs: Annotated[float, setting("passes over the data; 0.5 is half of it", gt=0)] = 1.0
+    epochs: Annotated[float, setting("passes over the data; 0.5 is half of it", gt=0, le=1e6)] = 1.0
     batch_size: Annotated[PositiveInt, setting("samples per optimizer step, over all processes")] = 64
     micro_batch_size: Annotated[
         NonNegativeInt,

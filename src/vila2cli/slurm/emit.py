@@ -12,6 +12,11 @@ _HEAD = """\
 # {title}; made by `vila2 slurm emit`.
 """
 
+_NO_ARRAY = """\
+unset "${!SLURM_ARRAY_@}"  # those of a job that this one may have been submitted from
+
+"""
+
 _TRAP = """\
 # The time limit and preemption stop the stage where it can go on: it then exits with 75.
 stop() { asked=1; signalled=1; [ -z "$step" ] || kill -USR1 "$step" 2>/dev/null; }
@@ -64,26 +69,24 @@ exit "$code"
 _RANKS = """\
 address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # A node's address need not be its name.
-MASTER_ADDR=$(scontrol -o show node "$address" | sed -n 's/.*[[:space:]]NodeAddr=\\([^[:space:]]*\\).*/\\1/p')
-export MASTER_ADDR=${{MASTER_ADDR:-$address}}
-export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export CODES={codes}
+host=$(scontrol -o show node "$address" | sed -n 's/.*[[:space:]]NodeAddr=\\([^[:space:]]*\\).*/\\1/p')
+host=${{host:-$address}}
+# The next port from the job's own on at which nobody listens.
+port=$((20000 + SLURM_JOB_ID % 10000))
+while (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; do port=$((port + 1)); done
+CODES={codes}
 rm -f "$CODES"
 
+# What runs on a node and as a process: words, as neither functions nor variables need reach a step.
 # A signal would end torchrun itself; ignored, it is still for the processes to catch.
-node() {{
-    trap '' USR1
-    {torchrun} --nnodes={nodes} --nproc-per-node={processes} --node-rank="$SLURM_NODEID" \\
-        --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" --no-python \\
-        bash -c 'rank "$@"' rank "$@"
-}}
-rank() {{
-    "$@"
-    local code=$?
-    [ "$code" -eq 0 ] || echo "$code" >>"$CODES"
-    return "$code"
-}}
-export -f node rank
+node='trap "" USR1
+exec {torchrun} --nnodes={nodes} --nproc-per-node={processes} --node-rank="$SLURM_NODEID" \\
+    --master-addr="$2" --master-port="$3" --no-python bash -c "$1" rank "${{@:4}}"'
+rank='"${{@:2}}"
+code=$?
+[ "$code" -eq 0 ] || echo "$code" >>"$1"
+exit "$code"'
+
 """
 
 
@@ -98,6 +101,7 @@ def script(stage: Stage, slurm: SlurmSettings, *, run_dir: Path, flags: Sequence
         _HEAD.format(title=f"vila2 {shlex.join(stage.words)}"),
         *(f"#SBATCH {line}\n" for line in _directives(stage, job, slurm, run_dir)),
         "\n",
+        *([] if _is_array(stage, job) else [_NO_ARRAY]),
         _TRAP,
         *_setup(job),
         *_running(stage, job, slurm, command, run_dir / "slurm"),
@@ -141,6 +145,8 @@ def _directives(stage: Stage, job: JobSettings, slurm: SlurmSettings, run_dir: P
     folder = str(run_dir / "slurm" / "logs").replace("%", "%%")
     logs = f"{folder}/{stage.name}-{'%A_%a' if _is_array(stage, job) else '%j'}.log"
     processes = workers_per_task(stage, slurm)
+    if stage.is_training and not job.cpus:  # at least a CPU each; torchrun is one task with those of all
+        processes = max(1, job.gpus)
     values: dict[str, str | int | bool] = {
         "job-name": f"{run_dir.name}-{stage.name}",
         "output": logs,
@@ -182,39 +188,57 @@ def _setup(job: JobSettings) -> Iterator[str]:
 def _running(
     stage: Stage, job: JobSettings, slurm: SlurmSettings, command: Sequence[str], folder: Path
 ) -> Iterator[str]:
-    srun = ["srun"]
+    processes = max(1, job.gpus)
+    is_torchrun = stage.is_training and job.nodes * processes > 1
+    is_shared = stage.is_split and num_workers(stage, slurm) > 1
+    per_node = processes if is_shared else 1
+    srun = ["srun", f"--ntasks={job.nodes if is_torchrun else per_node}"]
+    if is_torchrun:
+        # The other nodes may still be writing what the first one to end has been told to save.
+        srun += ["--ntasks-per-node=1", "--wait=600"]
+    if per_node > 1:
+        srun.append("--gpus-per-task=1")
     if job.container:
         srun.append(f"--container-image={job.container}")
     if job.container_mounts:
         srun.append(f"--container-mounts={job.container_mounts}")
-    processes = max(1, job.gpus)
-    if stage.is_training and job.nodes * processes > 1:
+    step = f'{shlex.join(srun)} --cpus-per-task="$cpus" --export=ALL'
+    if is_torchrun:
         yield _RANKS.format(
             codes=f"{shlex.quote(str(folder / 'logs'))}/codes-$SLURM_JOB_ID",
-            torchrun=shlex.join(shlex.split(slurm.torchrun)),
+            torchrun=_in_quotes(shlex.join(shlex.split(slurm.torchrun))),
             nodes=job.nodes,
             processes=processes,
         )
-        # The other nodes may still be writing what the first one to end has been told to save.
-        srun += [f"--ntasks={job.nodes}", "--wait=600"]
-        step = f"{shlex.join(srun)} bash -c 'node \"$@\"' node"
-    elif stage.is_split and num_workers(stage, slurm) > 1:
-        if processes > 1:
-            srun += [f"--ntasks={processes}", "--gpus-per-task=1"]
+        step += ' bash -c "$node" node "$rank" "$host" "$port" "$CODES"'
+    elif is_shared:
         yield from _worker_lines(processes, num_workers(stage, slurm))
-        step = f"{shlex.join(srun)} bash -c 'worker \"$@\"' worker"
-    else:
-        step = shlex.join([*srun, "--ntasks=1"])
-    yield "# srun takes this from the job only when it is told.\n"
-    yield "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}\n\n"
+        step += ' bash -c "$worker" worker'
+    yield from _cpu_lines(job.cpus * (processes if stage.is_training else 1), per_node)
     yield _RUN.format(step=f"{step} {shlex.join(command)}")
-    if stage.is_training and job.nodes * processes > 1:
+    if is_torchrun:
         yield _CODES
     yield "\n"
+
+
+def _in_quotes(text: str) -> str:
+    """Text as it stands inside a word in single quotes."""
+    return text.replace("'", "'\\''")
+
+
+def _cpu_lines(cpus: int, tasks: int) -> Iterator[str]:
+    """Set `cpus`, those of a task: what was asked for, else its share of what the job was given on the node."""
+    yield "# srun takes neither from the job unless it is told, and both from the shell that submitted it.\n"
+    yield "unset SRUN_CPUS_PER_TASK SRUN_CPUS_PER_GPU SLURM_CPUS_PER_GPU\n"
+    if cpus:
+        yield f"cpus={cpus}\n\n"
+    else:
+        yield "cpus=" + (f"$((SLURM_CPUS_ON_NODE / {tasks}))\n" if tasks > 1 else "$SLURM_CPUS_ON_NODE\n")
+        yield '[ "${cpus:-0}" -gt 0 ] || cpus=1\n\n'
 
 
 def _worker_lines(processes: int, count: int) -> Iterator[str]:
     index = f"${{SLURM_ARRAY_TASK_ID:-0}} * {processes} + SLURM_PROCID" if processes > 1 else ""
     part = f"$(({index}))" if index else "$SLURM_ARRAY_TASK_ID"
     yield "# By the number of the task, so that single tasks can be submitted again.\n"
-    yield f'worker() {{ exec "$@" --worker "{part}/{count}"; }}\nexport -f worker\n\n'
+    yield f'worker=\'exec "$@" --worker "{part}/{count}"\'\n\n'

@@ -284,7 +284,7 @@ class _Asker:
             try:
                 images = tuple(decode_image(data) for data in pictures)
             except DataError as error:
-                writing.reject(Reject(shard.name, key, "image", str(error)))
+                writing.reject(Reject(shard.name, key, "bad-image", str(error)))
                 continue
             yield Request(
                 id=key,

@@ -6,6 +6,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import refuse_foreign, write_atomically
+from vila2cli.groups import NO_IMAGE
 from vila2cli.image import decode_image
 from vila2cli.judging.imageinwords import read_imageinwords
 from vila2cli.judging.matching import bring_together, judged_pairs, majority
@@ -155,7 +156,7 @@ def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) ->
                 leave_out("no-caption")
                 continue
             if len(sample.images) != 1:
-                leave_out("several-images" if sample.images else "no-image")
+                leave_out("several-images" if sample.images else NO_IMAGE)
                 continue
             try:
                 jpegs[f"{shard.name}/{sample.key}"] = to_jpeg(decode_image(sample.images[0].data))

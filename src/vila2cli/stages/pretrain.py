@@ -43,7 +43,14 @@ def pretrain(
     sources = [DataSource("pretrain", pairs, compose)]
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)
-        sources.append(DataSource("interleaved", documents, partial(conversations, composition=Composition())))
+        sources.append(
+            DataSource(
+                "interleaved",
+                documents,
+                partial(conversations, composition=Composition()),
+                may_lack_images=True,
+            )
+        )
     for name, specs in mixed.items():
         talks = open_source(specs)
         sources.append(DataSource(name, talks, partial(conversations, composition=Composition())))

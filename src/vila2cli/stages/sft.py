@@ -18,7 +18,11 @@ def sft(
 
     named = {"sft": shards or recipe.data.sft, "text": recipe.data.text}
     compose = partial(conversations, composition=Composition())
-    sources = [DataSource(name, open_source(specs), compose) for name, specs in named.items() if specs]
+    sources = [
+        DataSource(name, open_source(specs), compose, may_lack_images=name == "text")
+        for name, specs in named.items()
+        if specs
+    ]
     loaded, processor = load_checkpoint(model)
     return train_stage(
         "sft",

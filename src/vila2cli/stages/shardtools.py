@@ -11,6 +11,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import sweep
 from vila2cli.fingerprints import Fingerprint
+from vila2cli.groups import NO_IMAGE
 from vila2cli.image import decode_image, image_size
 from vila2cli.places import is_remote, local_path, tar_stem
 from vila2cli.records import parts_of, recorded
@@ -135,8 +136,8 @@ def _sample_problems(
     has_text = bool(sample.text and sample.text.strip()) or bool(sample.meta) or bool(sample.annotations)
     if sample.images and not has_text:
         yield Problem(shard.name, sample.key, "no-text", "an image without .txt, .json or annotation")
-    if not sample.images and not {"messages", "interleaved"} & sample.meta.keys():
-        yield Problem(shard.name, sample.key, "no-image", "neither an image nor a conversation")
+    if sample.lacks_images:
+        yield Problem(shard.name, sample.key, NO_IMAGE, "neither an image nor a conversation")
     for number, image in enumerate(sample.images if decode else ()):
         try:
             decode_image(image.data)

@@ -15,6 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
 from vila2cli.model.chat import IGNORE_INDEX, collate
+from vila2cli.model.saving import writing
 from vila2cli.model.tiny import WIDTH, new_llm, new_tokenizer, new_tower, text_ids
 from vila2cli.progress import Progress
 from vila2cli.world.reading import LAYOUT_WORDS, labelled_pictures, reading_turns, tokenizer_texts
@@ -54,8 +55,9 @@ def build_llm(out: Path, *, seed: int, steps: int, batch_size: int = 32) -> dict
         learning_rate=2e-3,
         beta2=0.98,
     )
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with writing(out):
+        model.to(torch.bfloat16).save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return {"llm_loss": loss}
 
 
@@ -76,7 +78,8 @@ def build_tower(out: Path, *, seed: int, steps: int, batch_size: int = 64) -> di
     held_out = Random(f"tower test {seed}")
     with torch.inference_mode():
         tests = [labeller(*_picture_batch(held_out, 100))[1] for _ in range(10)]
-    tower.to(torch.bfloat16).save_pretrained(out)
+    with writing(out):
+        tower.to(torch.bfloat16).save_pretrained(out)
     return {"tower_accuracy": torch.cat(tests).mean().item()}
 
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.groups import Unusable
 from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.sample import Sample, Turn
 
 Ints = NDArray[np.int64]
+_UNTRAINABLE = "untrainable"
 
 
 class ImageBytes(Protocol):
@@ -57,16 +59,22 @@ Compose = Callable[[Sample], Sequence[Sequence[Turn]]]
 
 
 def encode_sample(sample: Sample, chat: Chat, turns: Sequence[Turn], max_length: int) -> TrainSample:
-    """Tokenise one composed sample; raises DataError when it cannot be trained on.
+    """Tokenise one composed sample; raises Unusable when it cannot be trained on.
 
     No sequence is cut, so neither images nor answers are ever cut away.
     """
     if not turns:
-        raise DataError("it has none of the captions named in the recipe, and no conversation")
-    images = [decode_image(image.data) for image in sample.images]
-    ids, labels = chat.train_ids(turns, images)
+        raise Unusable(_UNTRAINABLE, "it has none of the captions named in the recipe, and no conversation")
+    try:
+        images = [decode_image(image.data) for image in sample.images]
+    except DataError as error:
+        raise Unusable("bad-image", str(error)) from None
+    try:
+        ids, labels = chat.train_ids(turns, images)
+    except DataError as error:
+        raise Unusable(_UNTRAINABLE, str(error)) from None
     if len(ids) > max_length:
-        raise DataError(f"its {len(ids)} tokens are more than max_length = {max_length}")
+        raise Unusable(_UNTRAINABLE, f"its {len(ids)} tokens are more than max_length = {max_length}")
     return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images)
 
 

@@ -22,6 +22,7 @@ from transformers import Idefics3ForConditionalGeneration
 from vila2cli import errors
 from vila2cli.errors import RankError, Vila2Error
 from vila2cli.ranks import Rank, parse_rank
+from vila2cli.train.meeting import meeting_place
 from vila2cli.train.watch import Watch
 
 _NAMING_S = 5.0
@@ -154,9 +155,13 @@ def joined(timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s + _GRACE_S)
     try:
-        dist.init_process_group(
-            backend, init_method=rank.address, rank=rank.index, world_size=rank.count, timeout=timeout
-        )
+        if rank.address == "env://":
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            store = meeting_place(rank, timeout)
+            dist.init_process_group(
+                backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout
+            )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RankError(

@@ -7,7 +7,6 @@ and `steps.jsonl`, and `rejects.jsonl` when samples could not be used.
 import contextlib
 import io
 import itertools
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,14 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
+from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
+from vila2cli.rejects import REJECTS_FILE
 from vila2cli.run import complete_folder, lock, write_json
 from vila2cli.sample import Reject
 from vila2cli.settings import TrainSettings
@@ -47,11 +48,15 @@ LINEAGE_FILE = "vila2.json"
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """A named source of training samples and how its samples become conversations."""
+    """A named source of training samples and how its samples become conversations.
+
+    One of text alone `may_lack_images`; elsewhere a caption without its picture is a reject.
+    """
 
     name: str
     source: Source
     compose: Compose
+    may_lack_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +153,8 @@ def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[s
         model.bfloat16()
     save_checkpoint(model, processor, job.partial)
     if job.rejects:
-        lines = [json.dumps(reject.to_json(), ensure_ascii=False) for reject in job.rejects]
-        (job.partial / "rejects.jsonl").write_text("\n".join(lines) + "\n")
+        lines = [to_json_bytes(reject.to_json()) + b"\n" for reject in job.rejects]
+        (job.partial / REJECTS_FILE).write_bytes(b"".join(lines))
     write_json(job.partial / LINEAGE_FILE, summary)
     shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
 
@@ -291,6 +296,7 @@ class _Job:
                 max_length=settings.max_length,
                 check_stop=self.stop.check,
                 digests=self._digests.get(data.name),
+                may_lack_images=data.may_lack_images,
             )
 
         shards = list(enumerate(data.source.shards))

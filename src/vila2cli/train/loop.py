@@ -242,8 +242,9 @@ class _Run:
                     summed, parts = self.objective(tensors, keys, micro.sample_lengths)
                 self.ranks.watch.advance()
                 part = summed / num_trained
-                # Gradients are averaged over processes.
-                (part * self.ranks.count if self.ranks.count > 1 else part).backward()
+                if part.requires_grad:  # not of text alone where only what looks at pictures is trained
+                    # Gradients are averaged over processes.
+                    (part * self.ranks.count if self.ranks.count > 1 else part).backward()
                 self.ranks.watch.advance()
             loss += part.item()
             by_source += parts.cpu()
@@ -252,6 +253,7 @@ class _Run:
         loss, places, idle, *sums = self.ranks.sum([*local, *by_source.tolist()])
         if not math.isfinite(loss):
             raise ModelError(f"the loss is {loss}; lower the learning rate ({self.settings.learning_rate})")
+        fill_gradients(self.optimizer)
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)).item()
         self.optimizer.step()
         cursor.num_places += int(places)
@@ -297,6 +299,17 @@ class _Run:
             idle=cursor.num_idle / max(1, self.total * self.ranks.count),
             seen=cursor.seen,
         )
+
+
+def fill_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Make a step's gradients zero where none of its forward passes had any, as other steps have them.
+
+    Between processes a stand-in for the pictures sees to that.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if all(parameter.grad is None for parameter in parameters):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _economise(model: PreTrainedModel, trainer: TrainerSettings) -> None:

@@ -13,6 +13,7 @@ from vila2cli.errors import ModelError
 from vila2cli.model.adapter import ADAPTER
 from vila2cli.model.freeze import part_of
 from vila2cli.model.loading import is_tied
+from vila2cli.model.saving import writing
 from vila2cli.settings import TrainSettings
 
 
@@ -42,8 +43,9 @@ def adapted(
     wrapped: Any = get_peft_model(model, config)
     yield
     if folder is not None:
-        wrapped.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # they are the base's own
-        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        with writing(folder / ADAPTER):
+            wrapped.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # they are the base's own
+            (folder / ADAPTER / "README.md").unlink(missing_ok=True)
     merged = wrapped.merge_and_unload()
     assert merged is model, "peft merges in place"
 

@@ -23,6 +23,7 @@ from transformers.initialization import no_init_weights
 
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, sync_folder
+from vila2cli.model.saving import writing
 from vila2cli.run import OURS, check_same, to_manifest, write_json
 from vila2cli.train.distribution import Ranks, give_up_weights, put, whole
 
@@ -96,12 +97,17 @@ class Checkpoints:
         weights = whole_weights(model, self._ranks)
         state = {} if optimizer is None else _optimizer_tensors(model, optimizer, self._ranks)
         states = self._ranks.gather_bytes(_random_state(self._ranks.device))
-        if self._ranks.is_first:
-            partial = self._folder / f"{name}.partial"
-            partial.mkdir(parents=True)
-            save_file(weights, partial / "model.safetensors")
-            save_file(state, partial / "optimizer.safetensors")
-            save_file({str(i): one for i, one in enumerate(states)}, partial / "random.safetensors")
+        random = {str(i): one for i, one in enumerate(states)}
+        tensors = {"model": weights, "optimizer": state, "random": random}
+        self._ranks.first(lambda: self._write_files(name, tensors))
+
+    def _write_files(self, name: str, tensors: Mapping[str, dict[str, Tensor]]) -> None:
+        """Write a checkpoint aside and put it in its place; raises DataError where that is not possible."""
+        partial = self._folder / f"{name}.partial"
+        with writing(partial):
+            partial.mkdir()  # its folder was there when the training began, and others rely on what is in it
+            for stem, values in tensors.items():
+                save_file(values, partial / f"{stem}.safetensors")
             (partial / "state.json").write_text(json.dumps(asdict(self.cursor)))
             _sync(partial)
             older = self._all()

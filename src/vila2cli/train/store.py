@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from vila2cli.errors import DataError
 from vila2cli.files import read_json, write_atomically
 from vila2cli.fingerprints import Fingerprint, of_status
+from vila2cli.groups import NO_IMAGE, Unusable
 from vila2cli.model.chat import Chat
 from vila2cli.places import is_remote, local_path, redacted
 from vila2cli.records import file_sha256
@@ -88,12 +89,13 @@ def store_shard(
     max_length: int,
     check_stop: Callable[[], None],
     digests: Mapping[str, str] | None = None,
+    may_lack_images: bool = False,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
     A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
-    a reject. Raises DataError when a part of the shard is not of the digest that is to be recorded, see
-    `Source.digest`.
+    a reject, and so does a caption without a picture unless it `may_lack_images`. Raises DataError when a part
+    of the shard is not of the digest that is to be recorded, see `Source.digest`.
     """
     notes = path.with_suffix(".json")
     if not notes.exists():
@@ -106,10 +108,13 @@ def store_shard(
             if not is_kept(sample):
                 filtered.append(sample.key)
                 continue
+            if sample.lacks_images and not may_lack_images:
+                rejects.append(Reject(shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
+                continue
             try:
                 encoded = [encode_sample(sample, chat, turns, max_length) for turns in compose(sample) or [()]]
-            except DataError as error:
-                rejects.append(Reject(shard.name, sample.key, "untrainable", str(error)))
+            except Unusable as error:
+                rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
                 continue
             writer.add(sample, encoded)
         _check_digests(shard, fingerprints, digests or {})
