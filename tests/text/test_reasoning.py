@@ -163,7 +163,15 @@ def test_what_a_template_opens_is_known_from_its_prompt() -> None:
 
 
 def test_marks_among_special_tokens() -> None:
-    marks = ("[THINK]", "[/THINK]", "</think>", "<|channel|>", "<|message|>", "<|END_THINKING|>", "<|begin_of_box|>")
+    marks = (
+        "[THINK]",
+        "[/THINK]",
+        "</think>",
+        "<|channel|>",
+        "<|message|>",
+        "<|END_THINKING|>",
+        "<|begin_of_box|>",
+    )
     assert all(map(is_mark, marks))
     assert not any(map(is_mark, ("<|im_end|>", "</s>", "<image>", "<pad>", "<|eot_id|>")))
 
@@ -178,5 +186,18 @@ def test_thinking_aloud() -> None:
         "We need to answer",
     ):
         assert thinks_aloud(text)
-    for text in (ANSWER, "The users of a gym lift weights.", "Let it snow, says a sign.", "I see a cat.", "A user manual"):
+    for text in (
+        ANSWER,
+        "The users of a gym lift weights.",
+        "Let it snow, says a sign.",
+        "I see a cat.",
+        "A user manual",
+    ):
+        assert not thinks_aloud(text)
+
+
+def test_real_captions_hold_no_reasoning(real_captions: list[str]) -> None:
+    for text in real_captions:
+        found = answer_of(text, reached_limit=True)
+        assert (found.text, found.has_reasoning, found.is_cut) == (text.strip(), False, False)
         assert not thinks_aloud(text)

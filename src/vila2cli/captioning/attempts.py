@@ -11,7 +11,8 @@ from vila2cli.sample import Turn
 from vila2cli.score.verdict import outcome_of
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
-from vila2cli.text.quality import CheckedCaption, num_words
+from vila2cli.text.quality import CheckedCaption
+from vila2cli.text.words import num_words
 
 JUDGE_PROMPT = "judge-pair-v1"
 _MAX_REFUSED_TEXT = 500

@@ -13,7 +13,8 @@ from vila2cli.score.image_hash import image_hash
 from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
 from vila2cli.text.placeholder import is_placeholder
-from vila2cli.text.quality import check_caption, num_words
+from vila2cli.text.quality import check_caption
+from vila2cli.text.words import num_words
 
 NO_CAPTION = "no-caption"
 PLACEHOLDER = "placeholder"

@@ -26,7 +26,7 @@ from vila2cli.run import api_key
 from vila2cli.sample import Turn
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.stopping import Stop
-from vila2cli.text.quality import refuses
+from vila2cli.text.refusals import refuses
 
 _REASONS: dict[Failure, str] = {"request": "not-accepted", "unanswered": NO_ANSWER, "filtered": "refused"}
 

@@ -59,7 +59,9 @@ _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _WIDE = re.compile(f"[{_HAN}{_KANA}{_HANGUL}]")
 _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_THAI}]")
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|《[^》]*》|(?<!\w)['‘][^'’]*['’](?!\w)")
+_QUOTED = re.compile(
+    r"\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|《[^》]*》|(?<!\w)['‘][^'’]*['’](?!\w)"
+)
 # Addresses and formulas are in no language.
 _NO_WORDS = re.compile(r"(?:https?://|www\.)[!-~]+|[!-~×·−λ]*[@=/\\_\d][!-~×·−λ]*")
 # Behind these a run of another script is the text in a picture.

@@ -61,16 +61,22 @@ _WRAPPED = re.compile(
     r"|\$*\\boxed\{(?:\\\w+\{)?(?P<tex>[^{}]*)\}?\}\$*",
     re.IGNORECASE | re.DOTALL,
 )
-_UNCLOSED = re.compile(rf"<\s*(?:{_ANSWER_NAMES}|caption|description)\s*>\s*|<\|begin_of_box\|>\s*", re.IGNORECASE)
+_UNCLOSED = re.compile(
+    rf"<\s*(?:{_ANSWER_NAMES}|caption|description)\s*>\s*|<\|begin_of_box\|>\s*", re.IGNORECASE
+)
 _BOX_MARKS = re.compile(r"<\|(?:begin|end)_of_box\|>")
-_LEADS_TO_ANSWER = re.compile(r"(?:\A|\n|[.!?:=>*]|\b(?:is|are|answer|option|so|thus|therefore|hence))\s*\**\s*\Z", re.I)
+_LEADS_TO_ANSWER = re.compile(
+    r"(?:\A|\n|[.!?:=>*]|\b(?:is|are|answer|option|so|thus|therefore|hence))\s*\**\s*\Z", re.I
+)
 # Mulberry's and QVQ's headings, and LLaVA-CoT's stages before its conclusion.
 _HEADED = re.compile(r"\A\s*\#+\s*(?:image description|rationales?|let['’]s think)\b", re.IGNORECASE)
 _FINAL_HEADING = re.compile(
     r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?)",
     re.IGNORECASE | re.MULTILINE,
 )
-_STAGES = re.compile(r"\A\s*<(?:SUMMARY|CAPTION|REASONING)>(?=.*<(?:CAPTION|REASONING|CONCLUSION)>)", re.I | re.S)
+_STAGES = re.compile(
+    r"\A\s*<(?:SUMMARY|CAPTION|REASONING)>(?=.*<(?:CAPTION|REASONING|CONCLUSION)>)", re.I | re.S
+)
 _SUMMARY = re.compile(r"\A\s*<SUMMARY>", re.IGNORECASE)
 # What is left of a channel's name without its special tokens (gpt-oss, Gemma 4).
 _FINAL_LABEL = re.compile(r"\A(?:assistant)?final(?=[A-Z\"“*\d])|\Athought\n")
@@ -81,7 +87,7 @@ _THINKS_ALOUD = re.compile(
     r"|(?:i|we) (?:need to|should|have to|must)\b|(?:the|this) user\b|i['’]m (?:asked|given)\b)",
     re.IGNORECASE,
 )
-_QUOTES = (("\"", "\""), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
+_QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
 _FENCE = "```"
 _TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
 # What a caption says before a mark that is printed in the picture.
@@ -144,8 +150,21 @@ def is_mark(token: str) -> bool:
 
 
 _PARTS = frozenset(
-    "<|channel|> <|message|> <|start|> <|channel> <channel|> <|open|> <|close|> <|sep|> <|eom|> <|end_message|> "
-    "<|end_of_solution|> <|END_RESPONSE|> <|END_TEXT|>".split()
+    [
+        "<|channel|>",
+        "<|message|>",
+        "<|start|>",
+        "<|channel>",
+        "<channel|>",
+        "<|open|>",
+        "<|close|>",
+        "<|sep|>",
+        "<|eom|>",
+        "<|end_message|>",
+        "<|end_of_solution|>",
+        "<|END_RESPONSE|>",
+        "<|END_TEXT|>",
+    ]
 )
 
 
