@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def real_captions(real_data: Path) -> list[str]:
-    """English captions of several kinds: short and dense, of photos, drawings and diagrams, by people and models."""
+    """English captions, short and dense, of photos, drawings and diagrams, by people and by models."""
     return [text for text in (*_openstax(real_data), *_coco(real_data), *_archived(real_data)) if text]
 
 

@@ -88,7 +88,9 @@ def best_by_judge(
             continue
         pairs = ((challenger, best), (best, challenger))
         results = yield [_comparison(*pair, max_new_tokens) for pair in pairs]
-        answers = [result.text if result.error is None else "" for result in results]
+        answers = [
+            "" if result.error is not None or result.is_cut else result.answer.text for result in results
+        ]
         outcome = outcome_of(*answers)
         outcomes.append(outcome)
         if outcome == "win":

@@ -362,11 +362,19 @@ def _to_result(request: Request, response: Any) -> Result:
     num_tokens = _usage(response)[1] or len(tokens or ())
     return answered(
         request,
-        text=whole_characters(str(message.content or "")).strip(),
+        text=whole_characters(_text_of(message.content)).strip(),
         num_tokens=num_tokens,
         finish_reason=finish_reason,
         logprob_mean=sum(token.logprob for token in tokens) / len(tokens) if tokens else None,
     )
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message; of one in parts, as some servers send reasoning and answer, its texts alone."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
+    return str(content or "")
 
 
 def _usage(response: Any) -> tuple[int, int]:

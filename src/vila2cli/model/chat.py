@@ -8,12 +8,14 @@ Shapes: N images of the batch, C colour channels, H x W pixels.
 
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
 from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
+from vila2cli.text.reasoning import is_mark, opens_reasoning
 
 IGNORE_INDEX = -100
 _MAX_PROMPTS = 256
@@ -36,6 +38,7 @@ class Chat:
         self._image_ids: dict[tuple[int, int], array[int]] = {}  # the one used last stands last
         # Most prompts are one of a few.
         self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
+        self._opened = ""  # the mark of reasoning that the template ends every prompt with
         special = {*self.tokenizer.all_special_tokens, self.image_token}
         self._special = sorted((token for token in special if token), key=len, reverse=True)
 
@@ -51,8 +54,30 @@ class Chat:
         if key not in self._prompts:
             if len(self._prompts) >= _MAX_PROMPTS:
                 self._prompts.clear()
-            self._prompts[key] = self._pieces(self._render(turns, len(images), answer=True))
+            text = self._render(turns, len(images), answer=True)
+            self._opened = opens_reasoning(text)
+            self._prompts[key] = self._pieces(text)
         return self._joined(self._prompts[key], list(images), expand=expand)
+
+    def reply(self, ids: Sequence[int]) -> str:
+        """Generated ids as text without special tokens, but with every mark of reasoning.
+
+        Where the template opens the reasoning itself, at the prompt's end, the text begins with that mark.
+        """
+        special, marks = self._special_ids
+        if marks.isdisjoint(ids):
+            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        else:
+            kept = [token for token in ids if token in marks or token not in special]
+            text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        return f"{self._opened}{text}".strip()
+
+    @cached_property
+    def _special_ids(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The ids of special tokens, and those of them that mark reasoning, as they do in some models."""
+        known = getattr(self.tokenizer, "added_tokens_decoder", {})
+        special = {int(token): str(added) for token, added in known.items() if added.special}
+        return frozenset(special), frozenset(token for token, text in special.items() if is_mark(text))
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an assistant's answer as training renders it, its end token left out."""

@@ -28,7 +28,7 @@ MIN_LOOP_WORDS = 8
 MIN_LOOP_REPEATS = 3
 """... and from this many copies on; also how often one sentence may not occur, ..."""
 MIN_REPEATED_SHARE = 0.15
-"""... where the words of its further copies are this share of the text: pictures of several panels repeat some."""
+"""... where the words of its further copies are this share of the text: several panels have some in common."""
 MAX_BLOCK_WORDS = 24
 MIN_ECHO_WORDS = 5
 """A caption that opens with as many words of its own instruction repeats it."""
@@ -74,8 +74,8 @@ class Standard:
 class CheckedCaption:
     """A caption to keep (`defect` None), or why it is none.
 
-    `was_cut` says that its loose end was removed, `was_stripped` that something around it was, as a preface, and
-    `has_reasoning` that reasoning was among that.
+    `was_cut` says that its loose end was removed, `was_stripped` that something around it was, as a preface,
+    and `has_reasoning` that reasoning was among that.
     """
 
     text: str

@@ -83,11 +83,12 @@ _FINAL_LABEL = re.compile(r"\A(?:assistant)?final(?=[A-Z\"“*\d])|\Athought\n")
 # How reasoning begins that nothing marks, as its template opened it and it was cut off before its end.
 _THINKS_ALOUD = re.compile(
     r"\s*(?:(?:okay|ok|alright|all right|hmm+|wait|so|well|right|got it|first)\b[\s,.!…]*)*"
-    r"(?:let(?:['’]s| me| us) (?:see|think|look|start|begin|analy[sz]e|examine|break|check|consider|figure|try|go)\b"
+    r"(?:let(?:['’]s| me| us) (?:see|think|look|start|begin|analy[sz]e|examine|check|consider|figure|try)\b"
     r"|(?:i|we) (?:need to|should|have to|must)\b|(?:the|this) user\b|i['’]m (?:asked|given)\b)",
     re.IGNORECASE,
 )
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
+_PROMPT_END = 200
 _FENCE = "```"
 _TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
 # What a caption says before a mark that is printed in the picture.
@@ -137,34 +138,22 @@ def thinks_aloud(text: str) -> bool:
 
 def opens_reasoning(prompt: str) -> str:
     """The mark of reasoning that a rendered prompt ends with, "" when it ends with none."""
-    last = None
-    for last in _MARK.finditer(prompt):
-        pass
-    is_open = last is not None and _kind(last) == "open" and not prompt[last.end() :].strip()
-    return last[0] if last is not None and is_open else ""
+    *_, last = [None, *_MARK.finditer(prompt[-_PROMPT_END:])]
+    if last is None or _kind(last) != "open" or not prompt.rstrip().endswith(last[0].rstrip()):
+        return ""
+    return str(last[0])
 
 
 def is_mark(token: str) -> bool:
-    """Whether a special token is a mark of reasoning or part of one, and has to be kept when ids become text."""
+    """Whether a special token is a mark of reasoning or part of one, to be kept when ids become text."""
     return _MARK.fullmatch(token) is not None or token in _PARTS or _BOX_MARKS.fullmatch(token) is not None
 
 
 _PARTS = frozenset(
-    [
-        "<|channel|>",
-        "<|message|>",
-        "<|start|>",
-        "<|channel>",
-        "<channel|>",
-        "<|open|>",
-        "<|close|>",
-        "<|sep|>",
-        "<|eom|>",
-        "<|end_message|>",
-        "<|end_of_solution|>",
-        "<|END_RESPONSE|>",
-        "<|END_TEXT|>",
-    ]
+    (
+        *("<|channel|>", "<|message|>", "<|start|>", "<|channel>", "<channel|>", "<|open|>", "<|close|>"),
+        *("<|sep|>", "<|eom|>", "<|end_message|>", "<|end_of_solution|>", "<|END_RESPONSE|>", "<|END_TEXT|>"),
+    )
 )
 
 

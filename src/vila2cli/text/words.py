@@ -23,12 +23,13 @@ def _marks() -> str:
 
 _LETTER = rf"(?:[^\W{_UNSPACED}]|[{_marks()}])"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]{_LETTER}*(?:['’.,-]{_LETTER}+)*")
+_GREEK = "\u0370-\u03ff\u1f00-\u1fff"
 _CLOSERS = "[\"'”’»)\\]」』）】*]*"
 _SENTENCE_END = re.compile(
     rf"[.!?…]+{_CLOSERS}(?=\s|$)"
-    # Of scripts whose marks end a sentence wherever they stand: Chinese and Japanese, Devanagari, Arabic and Urdu,
-    # Armenian, Ethiopic, Burmese, Khmer, Tibetan; the Greek question mark.
-    rf"|(?:[。！？｡।॥؟۔։።፧፨။៕។།\u037e]|．(?!\d)|(?<=[\u0370-\u03ff\u1f00-\u1fff]);(?=\s|$))[。！？।॥؟۔]*{_CLOSERS}"
+    # Wherever they stand: the marks of Chinese and Japanese, Devanagari, Arabic and Urdu, Armenian, Ethiopic,
+    # Burmese, Khmer and Tibetan. Greek asks with a semicolon.
+    rf"|(?:[。！？｡।॥؟۔։።፧፨။៕។།]|．(?!\d)|(?<=[{_GREEK}])[;\u037e](?=\s|$))[。！？।॥؟۔]*{_CLOSERS}"
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“])(?:[A-Z]|mr|mrs|ms|dr|st|no|vs|e\.g|i\.e|etc|approx|fig|jr|sr|inc|co)\.$", re.I
