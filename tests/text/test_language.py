@@ -1,4 +1,4 @@
-"""Languages told apart by script and function words, without a model."""
+"""Languages told apart by script and py3langid, sentence by sentence."""
 
 from typing import get_args
 
@@ -59,3 +59,69 @@ def test_a_caption_that_turns_into_another_script_is_not_in_its_language() -> No
 
 def test_a_long_list_of_words_has_no_language() -> None:
     assert not is_in_language("gpu kub lorm " * 8, "en")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Na zdjęciu widać małego psa leżącego na trawie obok czerwonej piłki, a kobieta siedzi na ławce.",
+        "Küçük bir köpek çimenlerin üzerinde kırmızı bir topun yanında yatıyor.",
+        "Pieni koira makaa nurmikolla punaisen pallon vieressä, ja nainen istuu penkillä.",
+        "Egy kis kutya fekszik a fűben egy piros labda mellett, és egy nő ül a padon.",
+        "En liten hund ligger på gräset bredvid en röd boll och en kvinna sitter på en bänk.",
+        "Một con chó nhỏ nằm trên cỏ cạnh quả bóng đỏ, và một người phụ nữ ngồi trên ghế.",
+        "Seekor anjing kecil berbaring di rumput di samping bola merah.",
+        "Un gos petit està estirat a la gespa al costat d’una pilota vermella.",
+    ],
+)
+def test_other_languages_in_latin_letters_are_none_of_ours(text: str) -> None:
+    assert possible_languages(text) == []
+
+
+def test_other_languages_in_the_same_script_are_told_apart() -> None:
+    assert (
+        possible_languages("Маленький собака лежить на траві біля червоного м’яча, а жінка сидить на лавці.")
+        == []
+    )
+    assert possible_languages("Малко куче лежи на тревата до червена топка, а жена седи на пейката.") == []
+    assert possible_languages("سگ کوچکی روی چمن کنار توپ قرمز دراز کشیده است.") == []
+    assert possible_languages("एक लहान कुत्रा लाल चेंडूजवळ गवतावर बसला आहे.") == []
+
+
+@pytest.mark.parametrize("other", [name for name in CAPTIONS if name != "en"])
+def test_a_caption_that_goes_on_in_another_language_is_in_neither(other: str) -> None:
+    assert possible_languages(f"{CAPTIONS['en']} {CAPTIONS[other]}") == []
+    assert possible_languages(f"{CAPTIONS[other]}\n{CAPTIONS['en']}") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dog runs in the park. 一只狗在公园里奔跑。",
+        "The image shows a large building with 红色的屋顶和白色的墙壁，前面有一个大花园。",
+        "a 熊猫 eats 竹子 in the 动物园 near 一个湖",
+        "A dog lies on the grass. Ein Hund liegt auf der Wiese neben dem Ball.",
+    ],
+)
+def test_half_a_caption_in_another_language_is_found(text: str) -> None:
+    assert not is_in_language(text, "en")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The sign reads 请勿吸烟禁止停车 in red letters.",
+        "A bottle of 可口可乐 (Coca-Cola) stands on a table next to a glass.",
+        "The man wears a shirt. It says:\n请勿吸烟\nHe smiles at the camera.",
+        "The café Les Deux Magots in Paris on a rainy day",
+        "Marie Curie, Pierre Curie, Irène Joliot-Curie",
+        "Saturn's moons, from https://nssdc.gsfc.nasa.gov/planetary/planets/saturnpage.html",
+    ],
+)
+def test_names_and_signs_do_not_change_the_language(text: str) -> None:
+    assert is_in_language(text, "en")
+    assert is_in_language("图片中是一台 MacBook Pro 笔记本电脑，旁边放着一杯 Starbucks 咖啡。", "zh")
+
+
+def test_real_captions_are_english(real_captions: list[str]) -> None:
+    assert [text for text in real_captions[::7] if not is_in_language(text, "en")] == []

@@ -4,23 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vila2cli.text.quality import (
-    Standard,
-    check_caption,
-    cut_to_sentence,
-    is_boilerplate,
-    num_words,
-    refuses,
-    repeats_itself,
-    sentences,
-    shortest_echo,
-    strip_wrapping,
-)
+from vila2cli.text.quality import Standard, check_caption, is_boilerplate, repeats_itself, shortest_echo
+from vila2cli.text.refusals import refuses
+from vila2cli.text.words import cut_to_sentence, num_words, sentences
+from vila2cli.text.wrapping import strip_wrapping
 
 WORLD_CAPTION = (
     "The image shows three objects and a word. There is a large red circle at the top left. "
     "There is a small blue square at the bottom right. There is a large red star at the top right. "
     'The word "KAB" is written at the bottom left.'
+)
+
+
+MORE = (
+    ("grey", "wall"),
+    ("white", "house"),
+    ("brown", "bridge"),
+    ("black", "gate"),
+    ("red", "tower"),
+    ("old", "mill"),
 )
 
 
@@ -36,6 +38,13 @@ WORLD_CAPTION = (
         ("Mr. A. Smith waves. He wears e.g. a hat", "Mr. A. Smith waves."),
         ("Is it a cat? Yes! It", "Is it a cat? Yes!"),
         ("一只猫坐着。一只狗", "一只猫坐着。"),
+        ("एक कुत्ता बैठा है। एक बिल्ली", "एक कुत्ता बैठा है।"),
+        ("ایک کتا بیٹھا ہے۔ ایک بلی", "ایک کتا بیٹھا ہے۔"),
+        ("هل هذا كلب؟ نعم هو", "هل هذا كلب؟"),
+        ("Είναι σκύλος; Ναι είναι", "Είναι σκύλος;"),
+        ("猫が座っています｡犬が", "猫が座っています｡"),
+        ("長さは３．５メートルです．犬が", "長さは３．５メートルです．"),
+        ("สุนัขนอนอยู่บนหญ้า แมวนั่งอยู่บนเสื่อ ผู้หญิ", "สุนัขนอนอยู่บนหญ้า แมวนั่งอยู่บนเสื่อ"),
         ("", ""),
     ],
 )
@@ -64,6 +73,33 @@ def test_cutting_twice_is_cutting_once(text: str) -> None:
         ("猫狗猫狗猫狗猫狗猫狗", True),
         ("一只猫坐在垫子上，旁边有一只狗。", False),
         ("Row 1: 12, 14, 12. Row 2: 12, 14, 13. Row 3: 12, 15, 12.", False),
+        (
+            "| Day | Temperature |\n|----------------|-----------------------|\n| Mon | 12 |\n| Tue | 14 |",
+            False,
+        ),
+        ("| a | b | c | d |\n|:---:|:---:|:---:|:---:|\n| 1 | 2 | 3 | 4 |", False),
+        (
+            "+----------+---------+\n| Name     | Age     |\n+==========+=========+\n| Ann      | 30      |",
+            False,
+        ),
+        ("A form with the lines Name: ______________________ Date: ____________________ and a stamp.", False),
+        ("Chapter 1 .............................. 5\nChapter 2 .............................. 19", False),
+        ("Soup · · · · · · · · · · · · · · · · · · · 4.50\nTea – – – – – – – – – – – – – – – – – 2.00", False),
+        ("Title\n====================\nText\n────────────────────", False),
+        (
+            "| Mon | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |\n| Tue | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |",
+            False,
+        ),
+        ("x\t0\t0\t0\t0\t0\t0\t0\t0\t0\ny\t0\t0\t0\t0\t0\t0\t0\t0\t1", False),
+        ("☐ Yes ☐ No\n☐ Yes ☐ No\n☐ Yes ☐ No\n☐ Yes ☐ No\n☐ Yes ☐ No", False),
+        ("| 5 | 5 | 5 " * 30, True),
+        ("| a | b |\n" * 30, True),
+        ("-" * 400, True),
+        ("|---" * 120, True),
+        ("___________\n" * 40, True),
+        ("!" * 60, True),
+        ("A cat" + " sits" * 12, True),
+        ("一只猫坐着。" * 4, True),
     ],
 )
 def test_repeats_itself(text: str, looped: bool) -> None:
@@ -97,6 +133,8 @@ def test_num_words() -> None:
     assert num_words("The dog's well-known 3.5 m leash, red!") == 7
     assert num_words("一只猫 sits") == 4
     assert num_words(" ... ") == 0
+    assert num_words("एक छोटा कुत्ता घास पर बैठा है।") == 7
+    assert num_words("un cafe\u0301 noir") == 3
 
 
 def test_sentences() -> None:
@@ -116,6 +154,40 @@ def test_check_caption_keeps_cuts_and_drops() -> None:
     assert check_caption(" ,. ", reached_limit=False).defect == "empty"
     assert check_caption("I'm sorry, I can't.", reached_limit=False).defect == "refusal"
     assert check_caption("a b c " * 20, reached_limit=True).defect == "repetition"
+    assert check_caption("A cat sits. " + "_" * 80, reached_limit=True).defect == "repetition"
+    assert check_caption("Name: " + "_" * 80, reached_limit=False).defect is None
+
+
+def test_a_few_sentences_that_several_panels_share_are_no_loop(real_captions: list[str]) -> None:
+    panel = (
+        "The curve begins at 300 K. The {0} curve of {1} then rises to {2} km and falls back to {3} K at night."
+    )
+    panels = [panel.format(["red", "blue", "green"][i], "ABC"[i], 10 + i, 20 + i) for i in range(3)]
+    more = " ".join(f"Behind it lies a {colour} {thing} of stone." for colour, thing in MORE)
+    assert not repeats_itself(" ".join([*panels, more]))
+    assert repeats_itself(" ".join(panels[:1] * 3))
+    looped = [text for text in real_captions if repeats_itself(text)]
+    assert all(text.startswith("123456789 123456789") for text in looped)
+
+
+@pytest.mark.parametrize(
+    ("text", "defect"),
+    [
+        ("<think>A dog? No, a cat.</think>\n\nA cat sits.", None),
+        ("A dog? No, a cat.\n</think>\n\nA cat sits.", None),
+        ("<think>A dog? No, a", "reasoning"),
+        ("Okay, let's see. The user wants a caption. There is a cat on a", "reasoning"),
+        ("<think>Fine.</think>I'm sorry, but I can't help with that.", "refusal"),
+        ("<think>Fine.</think>Sure! Here is a caption:\nA cat sits.", None),
+        ("<think>Fine.</think>", "reasoning"),
+    ],
+)
+def test_the_caption_stands_behind_the_reasoning(text: str, defect: str | None) -> None:
+    checked = check_caption(text, reached_limit=True)
+    assert checked.defect == defect
+    assert checked.has_reasoning
+    if defect is None:
+        assert (checked.text, checked.was_stripped, checked.was_cut) == ("A cat sits.", True, False)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +216,26 @@ def test_check_caption_keeps_cuts_and_drops() -> None:
             "Here are three signs that read: STOP, YIELD and GO.",
         ),
         ("Here is what I see in the image: A cat sits.", "A cat sits."),
+        ("Natürlich! Hier ist eine Beschreibung des Bildes:\n\nEine Katze sitzt.", "Eine Katze sitzt."),
+        ("Bien sûr ! Voici une description de l'image : Un chat est assis.", "Un chat est assis."),
+        ("¡Claro! Aquí tienes una descripción: Un gato.", "Un gato."),
+        ("Ecco una descrizione dell'immagine: Un gatto. Fammi sapere se serve altro!", "Un gatto."),
+        ("Claro! Aqui está a legenda: Um gato. Espero que isso ajude.", "Um gato."),
+        ("Natuurlijk! Hier is een beschrijving: Een kat zit. Laat het me weten.", "Een kat zit."),
+        ("Конечно! Вот описание изображения: Кошка сидит.", "Кошка сидит."),
+        ("Φυσικά! Ακολουθεί η περιγραφή: Μια γάτα.", "Μια γάτα."),
+        ("بالتأكيد! إليك وصف الصورة: قطة تجلس.", "قطة تجلس."),
+        ("בטח! הנה תיאור התמונה: חתול יושב.", "חתול יושב."),
+        ("ज़रूर! यहाँ छवि का विवरण है: एक बिल्ली बैठी है।", "एक बिल्ली बैठी है।"),
+        ("ได้เลยครับ! นี่คือคำบรรยายภาพ: แมวนั่งอยู่", "แมวนั่งอยู่"),
+        ("当然！以下是对图片的描述：一只猫坐着。希望这对您有帮助。", "一只猫坐着。"),
+        ("もちろんです。以下は画像の説明です：猫が座っています。", "猫が座っています。"),
+        ("물론입니다! 다음은 이미지에 대한 설명입니다: 고양이가 앉아 있다.", "고양이가 앉아 있다."),
+        ("Beschreibung: Eine Katze sitzt.", "Eine Katze sitzt."),
+        ("图片描述：一只猫坐着。", "一只猫坐着。"),
+        ("Of course, the Sun is not infinitely far away.", "Of course, the Sun is not infinitely far away."),
+        ("Klare Sicht auf die Berge.", "Klare Sicht auf die Berge."),
+        ("Voici un chat. Il dort.", "Voici un chat. Il dort."),
     ],
 )
 def test_strip_wrapping(text: str, bare: str) -> None:

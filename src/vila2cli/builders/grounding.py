@@ -12,7 +12,7 @@ from vila2cli.builders.boxes import box_text
 from vila2cli.builders.pictures import BuildSettings, Conversation, Picture, Thing, spread
 from vila2cli.builders.rules import by_category, clean, crowded_category
 from vila2cli.text.prompts import PROMPTS, stable_hash
-from vila2cli.text.quality import num_words
+from vila2cli.text.words import num_words
 
 LOCATE = (
     "Where is {phrase}? Answer with [xmin,ymin,xmax,ymax].",

@@ -11,7 +11,8 @@ from vila2cli.sample import Turn
 from vila2cli.score.verdict import outcome_of
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
-from vila2cli.text.quality import CheckedCaption, num_words
+from vila2cli.text.quality import CheckedCaption
+from vila2cli.text.words import num_words
 
 JUDGE_PROMPT = "judge-pair-v1"
 _MAX_REFUSED_TEXT = 500
@@ -87,7 +88,9 @@ def best_by_judge(
             continue
         pairs = ((challenger, best), (best, challenger))
         results = yield [_comparison(*pair, max_new_tokens) for pair in pairs]
-        answers = [result.text if result.error is None else "" for result in results]
+        answers = [
+            "" if result.error is not None or result.is_cut else result.answer.text for result in results
+        ]
         outcome = outcome_of(*answers)
         outcomes.append(outcome)
         if outcome == "win":

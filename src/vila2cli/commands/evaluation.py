@@ -107,6 +107,11 @@ def _print_tasks(metrics: Mapping[str, Any]) -> None:
         say(f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}")
         for metric, value in entry["metrics"].items():
             say(f"  {metric} {_figure(value)}")
+        if any(entry.get(name) for name in ("num_empty", "num_cut", "num_with_reasoning")):
+            say(
+                f"  {entry['num_empty']:,} answers are empty, {entry['num_cut']:,} cut off; "
+                f"{entry['num_with_reasoning']:,} had reasoning, which is left out"
+            )
         if judge := entry.get("judge"):
             say(f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}")
         joined = entry.get("answers")

@@ -22,6 +22,7 @@ from vila2cli.places import redacted
 from vila2cli.sample import Turn
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import Stop
+from vila2cli.text.reasoning import Answer, answer_of
 
 FinishReason = Literal["stop", "length", "error"]
 DeviceKind = Literal["core", "gpu", "server"]
@@ -56,6 +57,7 @@ class Request:
 class Result:
     """What came back for a request; `error` and `failure` are set, and `text` empty, when there is no answer.
 
+    `text` is all that was generated, reasoning included, and `answer` what of it is meant as the answer.
     `num_tokens` counts generated tokens, the end token included. `logprob_mean` is in nats per
     generated token under the model's own distribution, before temperature and top-p.
     """
@@ -67,6 +69,16 @@ class Result:
     logprob_mean: float | None = None
     error: str | None = None
     failure: Failure = ""
+
+    @property
+    def answer(self) -> Answer:
+        """The text without the model's reasoning; empty where the reasoning was cut off."""
+        return answer_of(self.text, reached_limit=self.finish_reason == "length")
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether generation ended before the answer did."""
+        return self.finish_reason == "length" or self.answer.is_cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,10 +240,9 @@ class HfEngine:
     def _result(self, request: Request, tokens: list[int], logprobs: list[float]) -> Result:
         stop = next((i + 1 for i, token in enumerate(tokens) if token in self._eos), None)
         num_tokens = len(tokens) if stop is None else stop
-        text = self._chat.tokenizer.decode(tokens[:num_tokens], skip_special_tokens=True)
         return answered(
             request,
-            text=text.strip(),
+            text=self._chat.reply(tokens[:num_tokens]),
             num_tokens=num_tokens,
             finish_reason="length" if stop is None else "stop",
             logprob_mean=sum(logprobs[:num_tokens]) / num_tokens,

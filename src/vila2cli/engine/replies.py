@@ -92,11 +92,12 @@ def answer_of(body: Mapping[str, Any]) -> Answer:
 
 
 def _text(content: object) -> str:
-    """The text of a message, which some servers send in parts."""
+    """The text of a message; of one in parts, as some servers send reasoning and answer, its texts alone."""
     if content is None or isinstance(content, str):
         return content or ""
     parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    named = [part if isinstance(part, Mapping) else {} for part in parts]
+    texts = [part.get("text") for part in named if part.get("type", "text") in ("text", "output_text")]
     if not all(isinstance(text, str) for text in texts):
         raise Malformed(f"its content is {content!r}")
     return "".join(map(str, texts))

@@ -243,7 +243,7 @@ class VllmEngine:
         logprob = completion.cumulative_logprob
         return answered(
             request,
-            text=self._chat.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            text=self._chat.reply(tokens),
             num_tokens=len(tokens),
             finish_reason=completion.finish_reason,
             logprob_mean=None if logprob is None or not tokens else logprob / len(tokens),

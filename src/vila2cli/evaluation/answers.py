@@ -11,6 +11,7 @@ from vila2cli.importers.question import read_values
 _IDS = ("question_id", "questionId", "sample_id", "image_id", "id", "index")
 # "answer" comes last: beside any of the others it is the reference answer (MMMU's output.json).
 _TEXTS = ("text", "response", "model_prediction", "prediction", "predict", "caption", "answer")
+_CUT = ("length", "max_tokens", "MAX_TOKENS")
 _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 
@@ -18,8 +19,9 @@ _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 class Answer:
     """One answer: the id that its tool gave, or the document's number; and what was asked, if it says so.
 
-    `text` is None where the tool noted that no answer came (null in its file). `line` is its place in its file,
-    where nothing but that says which question it answers (POPE).
+    `text` is None where the tool noted that no answer came (null in its file), `is_cut` says that it noted an
+    end at the longest answer. `line` is its place in its file, where nothing but that says which question it
+    answers (POPE).
     """
 
     text: str | None
@@ -30,6 +32,7 @@ class Answer:
     where: str = ""
     file: str = ""
     line: int | None = None
+    is_cut: bool = False
 
     @property
     def name(self) -> str:
@@ -90,6 +93,7 @@ def _answer(row: Any, where: str, file: str = "", line: int = 0) -> Answer:
         where=where,
         file=file,
         line=line if question else None,
+        is_cut=_is_cut(row),
     )
 
 
@@ -110,7 +114,11 @@ def _lmms_answer(row: Mapping[str, Any], where: str) -> Answer:
     assert isinstance(doc, dict)
     name = next((str(doc[key]) for key in _IDS if isinstance(doc.get(key), str | int)), "")
     prompt = _text(row, "input") or _text(doc, "question") or (_first_text(row.get("arguments")) or "")
-    return Answer(text=text, id=name, doc=row["doc_id"], prompt=prompt, where=where)
+    return Answer(text=text, id=name, doc=row["doc_id"], prompt=prompt, where=where, is_cut=_is_cut(row))
+
+
+def _is_cut(row: Mapping[str, Any]) -> bool:
+    return any(row.get(key) in _CUT for key in ("finish_reason", "stop_reason"))
 
 
 def _first_text(value: Any) -> str | None:

@@ -7,21 +7,31 @@ from typing import Any
 
 from vila2cli.recipe import Recipe
 from vila2cli.score.caption import FACTS
-from vila2cli.score.compare import read_predictions
+from vila2cli.score.compare import CUT_OFF, LEFT_OUT, read_predictions
+from vila2cli.score.scorer import Scored
 from vila2cli.score.stats import Estimate, Interval, mean_of
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardStats, folder_stats
+from vila2cli.text.reasoning import Answer
+
+MAX_UNFINISHED = 0.01
+"""Share of answers that are empty or cut off above which a figure is not official."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with replicates and intervals, the counts of its prediction layer, and its doubt."""
+    """A task's metrics with replicates and intervals, its predictions and their counts, and its doubt."""
 
     task: Task
     found: dict[str, Estimate]
     intervals: dict[str, Interval]
+    scored: Sequence[Scored]
     stats: ShardStats
     doubt: str
+
+    @property
+    def num_unfinished(self) -> int:
+        return sum(not one.is_whole for one in self.scored)
 
 
 def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
@@ -47,7 +57,8 @@ def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
     predictions, scorer = read_predictions(layer_dir), task.scorer
     found = predictions.estimate(scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed)
     doubt = scorer.doubt(predictions.columns(scorer)) if scorer.doubt else ""
-    return Measured(task, found, predictions.intervals(scorer, found), folder_stats(layer_dir), doubt)
+    intervals = predictions.intervals(scorer, found)
+    return Measured(task, found, intervals, predictions.scored, folder_stats(layer_dir), doubt)
 
 
 def _entry(one: Measured) -> dict[str, Any]:
@@ -58,6 +69,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "num_samples": stats.num_out,
         "num_rejected": stats.num_rejected,
         "rejected": dict(stats.dropped),
+        **_unfinished(one.scored),
         "version": task.version,
         "split": task.split,
         "answer_type": task.answer_type,
@@ -80,4 +92,26 @@ def _standing(one: Measured) -> dict[str, Any]:
     if stats.num_rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         doubts.append(f"only {stats.num_out} of {stats.num_in} samples are scored ({reasons})")
+    if one.num_unfinished > MAX_UNFINISHED * len(one.scored):
+        counts = _unfinished(one.scored)
+        doubts.append(
+            f"{one.num_unfinished} of {len(one.scored)} answers are no whole ones, more than "
+            f"{MAX_UNFINISHED:.0%} ({counts['num_empty']} empty, {counts['num_cut']} cut off)"
+        )
     return {"rule": scorer.rule, "official": not doubts, "doubts": doubts}
+
+
+def _unfinished(scored: Sequence[Scored]) -> dict[str, int]:
+    """How many answers are empty, cut off, and had reasoning that was left out; one may be in several."""
+    return {
+        "num_empty": sum(not one.text.strip() for one in scored),
+        "num_cut": sum(one.is_cut for one in scored),
+        "num_with_reasoning": sum(one.has_reasoning for one in scored),
+    }
+
+
+def reasoning_of(answer: Answer) -> dict[str, str]:
+    """What a prediction's decision says of reasoning; nothing where there was none."""
+    if not answer.has_reasoning:
+        return {}
+    return {"reasoning": CUT_OFF if answer.is_cut else LEFT_OUT}

@@ -14,7 +14,8 @@ from vila2cli.score.image_hash import image_hash
 from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
 from vila2cli.text.placeholder import is_placeholder
-from vila2cli.text.quality import check_caption, num_words
+from vila2cli.text.quality import check_caption
+from vila2cli.text.words import num_words
 
 NO_CAPTION = "no-caption"
 PLACEHOLDER = "placeholder"
@@ -68,6 +69,8 @@ class Measure:
         # One without words is no defect beside one that has them.
         worded = [one for one in checked if one.defect != "empty"]
         defects = {one.defect for one in worded if one.defect is not None}
+        # Left out of what a model just wrote, but here a part of the text that would be trained on.
+        defects |= {"reasoning" for one in worded if one.has_reasoning}
         # Nor is one that says nothing beside one that does.
         says_nothing = {PLACEHOLDER} if all(is_placeholder(one.text) for one in worded) else set()
         languages = set(LANGUAGES).intersection(*(possible_languages(one.text) for one in worded))

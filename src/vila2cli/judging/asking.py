@@ -27,9 +27,11 @@ from vila2cli.run import api_key
 from vila2cli.sample import Turn
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.stopping import Stop
-from vila2cli.text.quality import refuses
+from vila2cli.text.refusals import refuses
 
 _REASONS: dict[Failure, str] = {"request": "not-accepted", "unanswered": NO_ANSWER, "filtered": "refused"}
+
+_CUT = "cut: it reached max_new_tokens; raise judge.max_new_tokens, or that of the judge's table"
 
 Name = TypeVar("Name", bound=Hashable)
 Count = Callable[..., None]
@@ -190,5 +192,5 @@ class AskedModel:
 def _reply_of(result: Result) -> Reply:
     """A result as a judge's reply."""
     if result.error is None:
-        return Reply(result.text)
+        return Reply(problem=_CUT) if result.is_cut else Reply(result.answer.text)
     return Reply(problem=f"{_REASONS[result.failure or 'request']}: {result.error}")

@@ -19,7 +19,7 @@ from vila2cli.recipe import Recipe
 from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice, parse_object
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
-from vila2cli.text.quality import sentences
+from vila2cli.text.words import sentences
 
 Captions = Mapping[str, str]
 """Caption by layer, of one image."""

@@ -8,6 +8,7 @@ Shapes: N images of the batch, C colour channels, H x W pixels.
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -16,6 +17,7 @@ from PIL import Image
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.control import Controls
 from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
+from vila2cli.text.reasoning import is_mark, opens_reasoning
 
 IGNORE_INDEX = -100
 _ODD = (
@@ -57,6 +59,7 @@ class Chat:
         self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
         self._outlines: dict[Any, Any] = {}
         self._appended = ""  # what the template leaves out at the end of an answer
+        self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self.controls = Controls(self.processor, self.tokenizer)
         self._read_template()
 
@@ -77,6 +80,26 @@ class Chat:
         ids = self._joined(self._prompts[key], remaining, expand=expand)
         _check_placed(remaining)
         return ids
+
+    def reply(self, ids: Sequence[int]) -> str:
+        """Generated ids as text without special tokens, but with every mark of reasoning.
+
+        Where the template opens the reasoning itself, at the prompt's end, the text begins with that mark.
+        """
+        special, marks = self._special_ids
+        if marks.isdisjoint(ids):
+            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        else:
+            kept = [token for token in ids if token in marks or token not in special]
+            text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        return f"{self._opened}{text}".strip()
+
+    @cached_property
+    def _special_ids(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The ids of special tokens, and those of them that mark reasoning, as they do in some models."""
+        known = getattr(self.tokenizer, "added_tokens_decoder", {})
+        special = {int(token): str(added) for token, added in known.items() if added.special}
+        return frozenset(special), frozenset(token for token, text in special.items() if is_mark(text))
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an assistant's answer as training renders it, its end token left out.
@@ -139,6 +162,7 @@ class Chat:
         whole = self._tried([*asked, Turn("assistant", _ANSWER)], answer=False)
         written = [whole, self._tried(asked, answer=True)]
         written.append(self._tried([Turn("system", "Rules."), *asked], answer=True))
+        self._opened = opens_reasoning(written[1] or "")
         self.controls = Controls(self.processor, self.tokenizer, filter(None, written))
         eos = self.tokenizer.eos_token_id
         ends = [] if eos is None else [int(eos)]

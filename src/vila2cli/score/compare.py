@@ -22,6 +22,9 @@ from vila2cli.score.stats import (
     interval_of,
 )
 
+LEFT_OUT, CUT_OFF = "left out", "cut off"
+"""What a prediction's decision says of the reasoning before its answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -155,4 +158,12 @@ def _scored(annotation: Annotation) -> Scored:
     """What `Scorer.stored` kept of a prediction."""
     row = {name: float(value) for name, value in annotation.scores.items() if isinstance(value, int | float)}
     labels = annotation.scores.get("labels") or {}
-    return Scored(row, dict(labels), annotation.text or "", tuple(annotation.scores.get("references") or ()))
+    reasoning = annotation.decision.get("reasoning")
+    return Scored(
+        row,
+        dict(labels),
+        annotation.text or "",
+        tuple(annotation.scores.get("references") or ()),
+        is_cut=annotation.finish_reason == "length" or reasoning == CUT_OFF,
+        has_reasoning=reasoning is not None,
+    )

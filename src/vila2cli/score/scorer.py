@@ -54,12 +54,22 @@ class Marking:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One prediction with its scores, and what a family needs that looks at all samples together."""
+    """One prediction with its scores, and what a family needs that looks at all samples together.
+
+    `is_cut` says that generation ended before the answer did, `has_reasoning` that reasoning was left out.
+    """
 
     row: Row
     labels: Labels = field(default_factory=dict)
     text: str = ""
     references: tuple[str, ...] = ()
+    is_cut: bool = False
+    has_reasoning: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is an answer, and all of it."""
+        return not self.is_cut and bool(self.text.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,10 +145,12 @@ class FilterSettings(Settings):
         NonNegativeInt, setting("largest image decoded, in pixels; 0 for the built-in limit")
     ] = 0
     text_defects: Annotated[
-        tuple[Literal["repetition", "refusal", "boilerplate", "wrong-language", "placeholder"], ...],
+        tuple[
+            Literal["repetition", "refusal", "boilerplate", "reasoning", "wrong-language", "placeholder"], ...
+        ],
         BeforeValidator(one_is_a_list),
         setting("what makes a caption not worth training on; placeholder: file names, 'stock photo', numbers"),
-    ] = ("repetition", "refusal", "boilerplate", "wrong-language")
+    ] = ("repetition", "refusal", "boilerplate", "reasoning", "wrong-language")
     min_words: Annotated[NonNegativeInt, setting("fewest words of a caption, 0 for no limit")] = 0
     max_words: Annotated[NonNegativeInt, setting("most words of a caption, 0 for no limit")] = 0
     min_similarity: Annotated[

@@ -27,7 +27,7 @@ from vila2cli.engine import (
 from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
 from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
-from vila2cli.evaluation.measure import measure
+from vila2cli.evaluation.measure import measure, reasoning_of
 from vila2cli.evaluation.questions import Question, questions_of
 from vila2cli.evaluation.repair import REFUSED, Earlier, reopen
 from vila2cli.evaluation.shots import Shots, open_shots
@@ -298,13 +298,16 @@ class _Asker:
         return Annotation(
             layer=LAYER,
             kind="prediction",
-            text=result.text,
-            scores=task.scorer.stored(result.text, question.reference),
+            text=result.answer.text,
+            scores=task.scorer.stored(result.answer.text, question.reference),
             round=self.round,
             model=self.model,
             model_sha256=self.model_sha256,
             prompt_sha256=hashlib.sha256(question.text.encode()).hexdigest(),
-            decision={"shots": [shot.sample.key for shot in question.shots]} if question.shots else {},
+            decision={
+                **({"shots": [shot.sample.key for shot in question.shots]} if question.shots else {}),
+                **reasoning_of(result.answer),
+            },
             sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype, **_limits(self.recipe)},
             num_tokens=result.num_tokens,
             finish_reason=result.finish_reason,

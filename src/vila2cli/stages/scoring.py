@@ -13,7 +13,7 @@ from vila2cli.engine.answers import ANSWERS_FILE, Answers
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.answers import Answer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
-from vila2cli.evaluation.measure import measure
+from vila2cli.evaluation.measure import measure, reasoning_of
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.recipe import Recipe
 from vila2cli.run import claim, lock, write_json
@@ -22,6 +22,7 @@ from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.shards import ShardWriter, Source, file_sha256, open_layer, open_source, read_shard
 from vila2cli.stopping import interruptible
+from vila2cli.text.reasoning import answer_of
 
 LAYER = "eval"
 NUM_NAMED = 10
@@ -115,7 +116,11 @@ def _samples(source: Source) -> Iterator[Sample]:
 
 
 def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, writing: ShardWriter) -> None:
-    texts = list(dict.fromkeys(answer.text for answer in answers if answer.text is not None))
+    texts = {
+        found.text: (found, answer.is_cut)
+        for answer in answers
+        if answer.text is not None and (found := answer_of(answer.text, reached_limit=answer.is_cut))
+    }
     if not texts:
         writing.reject(Reject(shard, sample.key, "unanswered", f"no answer to {_name(sample)}"))
         return
@@ -125,8 +130,9 @@ def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, wr
             Reject(shard, sample.key, "ambiguous", f"{len(texts)} answers to {_name(sample)}: {where}")
         )
         return
+    ((text, (found, is_cut)),) = texts.items()
     try:
-        scores = task.scorer.stored(texts[0], task.reference_of(sample))
+        scores = task.scorer.stored(text, task.reference_of(sample))
     except DataError as error:
         writing.reject(Reject(shard, sample.key, "task", str(error)))
         return
@@ -134,7 +140,15 @@ def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, wr
     if isinstance(image, str) and not sample.images:  # what is resampled together without the picture itself
         scores["labels"] = {"image": image, **scores.get("labels", {})}
     writing.annotate(
-        sample, Annotation(layer=LAYER, kind="prediction", text=texts[0], scores=scores, finish_reason="stop")
+        sample,
+        Annotation(
+            layer=LAYER,
+            kind="prediction",
+            text=text,
+            scores=scores,
+            decision=reasoning_of(found),
+            finish_reason="length" if is_cut else "stop",
+        ),
     )
 
 

@@ -37,7 +37,7 @@ from vila2cli.shards import (
 from vila2cli.streams import fingerprint
 from vila2cli.text.compose import ORIGINAL, compose_caption, filter_inputs, is_kept
 from vila2cli.text.printable import printable
-from vila2cli.text.quality import num_words
+from vila2cli.text.words import num_words
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vila2cli.text.language import FUNCTION_WORDS
-from vila2cli.text.quality import sentences, words
+from vila2cli.text.words import sentences, words
 
 _NUMBER_WORDS = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -32,7 +31,23 @@ _JOINING_WORDS = (
     "along within also well known named called titled labeled labelled text word words reads read reading "
     "says written made up part while where against background foreground"
 )
-_FUNCTION = frozenset().union(*FUNCTION_WORDS.values()) | frozenset(_JOINING_WORDS.split())
+# Of English, German, French, Spanish, Italian, Portuguese and Dutch.
+_FUNCTION_WORDS = """
+    a an the this that these those there here it its is are was were be been being has have had of in on at to
+    from by with without and or but as for into onto over under near between behind beside above below around
+    through across against along while which who whose where when what both each other another some any all no
+    not very also than then so such can may one he she his her they their them him we our you your i my der
+    die das den dem des ein eine einen einem einer eines und oder aber ist sind war waren mit ohne auf aus bei
+    von vom zu zum zur im am unter über neben vor hinter zwischen nicht auch sich wird werden hat haben es er
+    sie ihr sein seine als wie le la les un une du de et ou est sont avec sans dans sur sous par pour pas ne
+    qui que il elle ils elles son sa ses leur leurs au aux ce cette ces à en entre devant derrière el los las
+    una unos unas y o está están con sin sobre bajo del al por para se su sus hay este esta detrás delante muy
+    lo gli uno e è sono senza sotto di della dei delle alla nel nella per non che si suo sua c'è questo questa
+    tra dietro davanti os um uma uns umas é são estão com sem em na nos nas sob do da dos ao não seu há atrás
+    het een zijn met zonder op uit bij van naar onder boven naast voor achter tussen niet ook dat deze dit
+    haar wordt worden heeft hebben aan
+"""
+_FUNCTION = frozenset(_FUNCTION_WORDS.split()) | frozenset(_JOINING_WORDS.split())
 _ENDINGS = ("ingly", "edly", "ing", "ed", "es", "s", "ly")
 _REACH = 3
 """Content words behind a number, colour or size among which the thing it belongs to is looked for."""

@@ -1,124 +1,170 @@
-"""Whether a text is clearly not in the language asked for: its script, and the function words of Latin ones.
+"""Whether a text is clearly not in the language asked for: by its script, then by py3langid's model.
 
-Coarse on purpose: it catches a model that falls into another language, and passes what it cannot
-tell. What stands in quotation marks is left out, for a caption may quote a sign in any language.
+Sentence by sentence, so that a text which falls into another language half-way is found too. What is too
+short to tell passes. What stands in quotation marks is left out, for a caption may quote a sign in any
+language, and so is a sign's text in another script behind a word such as "reads".
 """
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-FUNCTION_WORDS: Mapping[str, frozenset[str]] = MappingProxyType(
+_LATIN = "A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff"
+_HAN = "\u3005\u3400-\u4dbf\u4e00-\u9fff"
+_KANA = "\u3040-\u30ff"
+_HANGUL = "\uac00-\ud7af\u1100-\u11ff\u3130-\u318f"
+_THAI = "\u0e00-\u0e7f"
+_SCRIPTS: Mapping[str, str] = MappingProxyType(
     {
-        "en": _set(
-            "a an the this that these those there here it its is are was were be been being has have had of "
-            "in on at to from by with without and or but as for into onto over under near between behind "
-            "beside above below around through across against along while which who whose where when what "
-            "both each other another some any all no not very also than then so such can may one he she his "
-            "her they their them him we our you your i my"
-        ),
-        "de": _set(
-            "der die das den dem des ein eine einen einem einer eines und oder aber ist sind war waren mit "
-            "ohne auf aus bei von vom zu zum zur im am unter über neben vor hinter zwischen nicht auch sich "
-            "wird werden hat haben es er sie ihr sein seine als wie"
-        ),
-        "fr": _set(
-            "le la les un une des du de et ou est sont avec sans dans sur sous par pour pas ne qui que il "
-            "elle ils elles son sa ses leur leurs au aux ce cette ces à en entre devant derrière"
-        ),
-        "es": _set(
-            "el la los las un una unos unas y o es son está están con sin en sobre bajo de del al por para no "
-            "que se su sus hay este esta entre detrás delante muy"
-        ),
-        "it": _set(
-            "il lo la i gli le un uno una e o è sono con senza in su sotto di del della dei delle al alla nel "
-            "nella per non che si suo sua c'è questo questa tra dietro davanti"
-        ),
-        "pt": _set(
-            "o a os as um uma uns umas e ou é são está estão com sem em no na nos nas sobre sob de do da dos "
-            "das ao por para não que se seu sua há este esta entre atrás"
-        ),
-        "nl": _set(
-            "de het een en of is zijn was waren met zonder op in uit bij van naar onder boven naast voor "
-            "achter tussen niet ook die dat deze dit er haar wordt worden heeft hebben aan"
-        ),
-    }
-)
-_SCRIPTS = MappingProxyType(
-    {
+        **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl"), _LATIN),
         "ru": "\u0400-\u04ff",
         "el": "\u0370-\u03ff\u1f00-\u1fff",
-        "ar": "\u0600-\u06ff\u0750-\u077f",
-        "he": "\u0590-\u05ff",
+        "ar": "\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufeff",
+        "he": "\u0590-\u05ff\ufb1d-\ufb4f",
         "hi": "\u0900-\u097f",
-        "th": "\u0e00-\u0e7f",
-        "zh": "\u3400-\u4dbf\u4e00-\u9fff",
-        "ja": "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff",
-        "ko": "\uac00-\ud7af\u1100-\u11ff",
+        "th": _THAI,
+        "zh": _HAN,
+        "ja": _KANA + _HAN,
+        "ko": _HANGUL,
     }
 )
-_LATIN = "A-Za-z\u00c0-\u024f\u1e00-\u1eff"
-_KANA = re.compile("[\u3040-\u30ff]")
-_LETTER = re.compile(r"[^\W\d_]")
-_WORD = re.compile(rf"[{_LATIN}]+(?:['’][{_LATIN}]+)?")
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|(?<!\w)'[^']*'(?!\w)")
-_MIN_WORDS = 20
-"""A text this long with no function word of its language is not in it."""
-
-
-LANGUAGES = (*FUNCTION_WORDS, *_SCRIPTS)
+LANGUAGES = tuple(_SCRIPTS)
 """Codes of the languages that are told apart."""
-_SCRIPT_OF = {language: re.compile(f"[{_SCRIPTS.get(language, _LATIN)}]") for language in LANGUAGES}
+_KIN: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"en": ("pcm",), "ar": ("ary", "arz"), "zh": ("wuu", "yue"), "he": ("hbo",), "el": ("grc",)}
+)
+"""What py3langid tells from a language that is written alike: Nigerian Pidgin, spoken Arabic, Wu ..."""
+
+_MIN_OWN_SCRIPT = 0.5
+"""Least share of a text in its language's script ..."""
+_MAX_FOREIGN = 0.2
+"""... and the share of foreign sentences from which on it is not in its language."""
+_UNSPACED_WEIGHT = 2.5
+"""Letters of an alphabet that say as much as one Chinese, Japanese or Korean character."""
+_MIN_RUN = 8
+"""Characters of another script in one run that quote no name any more."""
+_MIN_WORDS = 4
+_MIN_PLAIN_WORDS = 2
+_MANY_WORDS = 6
+_MIN_UNSPACED = 8
+"""Words, of them without a capital, or characters without spaces from which on a language can be told."""
+_UNLIKELY = 0.01
+_UNLIKELY_OF_MANY = 0.05
+"""Probabilities below which a text is in another language; English captions of 6 words and more have 0.08."""
+
+_LETTER = re.compile(r"[^\W\d_]")
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_WIDE = re.compile(f"[{_HAN}{_KANA}{_HANGUL}]")
+_UNSPACED = re.compile(f"[{_HAN}{_KANA}{_THAI}]")
+_QUOTED = re.compile(
+    r"\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|《[^》]*》|(?<!\w)['‘][^'’]*['’](?!\w)"
+)
+# Addresses and formulas are in no language.
+_NO_WORDS = re.compile(r"(?:https?://|www\.)[!-~]+|[!-~×·−λ]*[@=/\\_\d][!-~×·−λ]*")
+# Behind these a run of another script is the text in a picture.
+_PRINTED = re.compile(
+    r"\b(?:reads?|reading|says?|saying|text|words?|characters?|letters?|title|titled|labell?ed|label|written|named"
+    r"|called|inscription|inscribed|name|sign|logo|spells?|caption)\b\s*[:：,]?\s*"
+    rf"(?:(?!\s*[{_LATIN}])[\W\d]*[^\W\d_{_LATIN}]+)+",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？।॥؟۔])|\n+")
+_SCRIPT_OF = {language: re.compile(f"[{letters}]") for language, letters in _SCRIPTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
-    """The letters and words of a text outside of quotation marks; `counts` are function words by language."""
+class _Piece:
+    """A sentence outside of quotation marks: its letters, and how likely each language is, {} if too short."""
 
     letters: str
-    num_words: int
-    counts: Mapping[str, int]
+    runs: tuple[str, ...]
+    likely: Mapping[str, float]
+    unlikely: float
+
+    @property
+    def weight(self) -> float:
+        return _weight(self.letters)
 
 
 def is_in_language(text: str, language: str) -> bool:
     """False when the text is clearly in another language; texts too short to tell pass."""
-    return _may_be(_read(text), language)
+    return _may_be(_pieces(text), language)
 
 
 def possible_languages(text: str) -> list[str]:
     """The languages that `is_in_language` says a text is in."""
-    found = _read(text)
-    return [language for language in LANGUAGES if _may_be(found, language)]
+    pieces = _pieces(text)
+    return [language for language in LANGUAGES if _may_be(pieces, language)]
 
 
-def _read(text: str) -> _Words:
-    unquoted = _QUOTED.sub(" ", text)
-    found = [word.lower().replace("’", "'") for word in _WORD.findall(unquoted)]
-    counts = {name: sum(word in known for word in found) for name, known in FUNCTION_WORDS.items()}
-    return _Words("".join(_LETTER.findall(unquoted)), len(found), counts)
+def _pieces(text: str) -> list[_Piece]:
+    """The whole text, and its sentences where there are several."""
+    unquoted = _PRINTED.sub(" ", _NO_WORDS.sub(" ", _QUOTED.sub(" ", text)))
+    sentences = [sentence for sentence in _SENTENCE_END.split(unquoted) if _LETTER.search(sentence)]
+    return [_piece(unquoted), *map(_piece, sentences if len(sentences) > 1 else ())]
 
 
-def _may_be(found: _Words, language: str) -> bool:
-    num_letters = len(found.letters)
-    if not num_letters:
+def _piece(text: str) -> _Piece:
+    words = _WORD.findall(text)
+    letters = "".join(_LETTER.findall(text))
+    num_unspaced = len(_UNSPACED.findall(letters))
+    is_named = not text.isupper() and sum(word[0].lower() == word[0] for word in words) < _MIN_PLAIN_WORDS
+    is_long = (len(words) >= _MANY_WORDS and not is_named) or num_unspaced >= _MIN_UNSPACED
+    if not is_long and (is_named or len(words) < _MIN_WORDS):
+        return _Piece(letters, tuple(words), {}, 0.0)
+    return _Piece(letters, tuple(words), _probabilities(text), _UNLIKELY_OF_MANY if is_long else _UNLIKELY)
+
+
+def _may_be(pieces: Sequence[_Piece], language: str) -> bool:
+    whole, *sentences = pieces
+    if not whole.letters:
         return True
-    if len(_SCRIPT_OF[language].findall(found.letters)) < 0.5 * num_letters:
+    own = _weight("".join(_SCRIPT_OF[language].findall(whole.letters)))
+    if own < _MIN_OWN_SCRIPT * whole.weight or _is_other(whole, language):
         return False
-    if language in ("zh", "ja"):
-        has_kana = len(_KANA.findall(found.letters)) >= 0.1 * num_letters
-        return has_kana == (language == "ja") or num_letters < _MIN_WORDS
-    return language not in FUNCTION_WORDS or _has_its_words(found, language)
+    foreign = sum(_foreign_weight(sentence, language) for sentence in sentences or [whole])
+    return foreign < _MAX_FOREIGN * whole.weight
 
 
-def _has_its_words(found: _Words, language: str) -> bool:
-    own = found.counts[language]
-    other = max(count for name, count in found.counts.items() if name != language)
-    if own == 0:
-        return other < 2 and found.num_words < _MIN_WORDS
-    return other <= 1.25 * own
+def _foreign_weight(piece: _Piece, language: str) -> float:
+    """How much of a sentence is in another language: all of it, or its long runs of another script."""
+    others = "".join(_foreign_runs(piece, language))
+    if _is_other(piece, language) or _weight(others) > _MIN_OWN_SCRIPT * piece.weight:
+        return piece.weight
+    return _weight(others)
+
+
+def _foreign_runs(piece: _Piece, language: str) -> Iterator[str]:
+    for run in piece.runs:
+        other = _SCRIPT_OF[language].sub("", run)
+        if len(other) >= (2 if piece.weight <= 2 * _weight(other) else _MIN_RUN):
+            yield other
+
+
+def _is_other(piece: _Piece, language: str) -> bool:
+    """Whether a piece long enough to tell is in another language by its letters' order."""
+    if not piece.likely:
+        return False
+    return sum(piece.likely.get(name, 0.0) for name in (language, *_KIN.get(language, ()))) < piece.unlikely
+
+
+def _weight(letters: str) -> float:
+    return len(letters) + (_UNSPACED_WEIGHT - 1) * len(_WIDE.findall(letters))
+
+
+def _probabilities(text: str) -> Mapping[str, float]:
+    return dict(_identifier().rank(text))
+
+
+@functools.cache
+def _identifier() -> Any:
+    """py3langid's model of 140 languages, loaded when first needed: it takes a second."""
+    from py3langid.langid import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        MODEL_FILE,
+        LanguageIdentifier,
+    )
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

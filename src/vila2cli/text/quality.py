@@ -1,15 +1,20 @@
 """Checks of generated captions, pure functions of the text: what is wrong with one, or what to keep of it."""
 
-import itertools
 import re
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from vila2cli.text.language import is_in_language
+from vila2cli.text.reasoning import answer_of, thinks_aloud
+from vila2cli.text.refusals import refuses
+from vila2cli.text.words import cut_to_sentence, num_words, sentences, words
+from vila2cli.text.wrapping import strip_wrapping
 
 Defect = Literal[
     "empty",
     "truncated",
+    "reasoning",
     "repetition",
     "refusal",
     "boilerplate",
@@ -21,40 +26,27 @@ Defect = Literal[
 MIN_LOOP_WORDS = 8
 """A block of words that follows itself counts as a loop from this many words on ..."""
 MIN_LOOP_REPEATS = 3
-"""... and from this many copies on; also how often one sentence may not occur."""
+"""... and from this many copies on; also how often one sentence may not occur, ..."""
+MIN_REPEATED_SHARE = 0.15
+"""... where the words of its further copies are this share of the text: several panels have some in common."""
 MAX_BLOCK_WORDS = 24
 MIN_ECHO_WORDS = 5
 """A caption that opens with as many words of its own instruction repeats it."""
 
-# Languages written without spaces count one character as one word.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’.,-][^\W{_UNSPACED}]+)*")
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*")
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“])(?:[A-Z]|mr|mrs|ms|dr|st|no|vs|e\.g|i\.e|etc|approx|fig|jr|sr|inc|co)\.$", re.I
-)
+MAX_RULE_CHARS = 300
+"""A rule of a table, a form's line or a row of dots is no loop up to this length ..."""
+MIN_OPEN_RULE = 30
+"""... but one from this length on is, where it is what generation ended with at its limit."""
+MAX_CELLS = 40
+MAX_ROWS = 10
+"""Equal cells of a row, and equal rows, that a table or form may have."""
+
 _STUTTER = re.compile(r"(\S{1,8}?)\1{15,}")
-_REFUSAL = re.compile(
-    r"^\W*(?:i['’]?m sorry|sorry,|i apologi[sz]e|i (?:cannot|can['’]?t|am unable to|am not able to|can not)\b"
-    r"|as an? (?:ai|(?:large )?language model|artificial intelligence)\b|unfortunately,? i\b)",
-    re.I,
-)
-# "Sure! Here is a detailed description of the image:" and "Caption:" before the caption itself ...
-_PREFACE = re.compile(
-    r"^\s*(?:(?:sure|certainly|of course|absolutely|okay)\b[^\w\n]*)?"
-    r"(?:(?:here(?:['’]s| is| are)|below is|the following is)\b[^.:\n]{0,100}?"
-    r"\b(?:(?:captions?|descriptions?|summary|sentence)\b[^.:\n]{0,60}|(?:image|picture|photo)\s*):"
-    r"|(?:new sentence|merged sentence|caption|description|answer)\s*:)\s*",
-    re.I,
-)
-_AGREEMENT = re.compile(r"^\s*(?:sure|certainly|of course|absolutely)\s*[!.,:]\s*", re.I)
-# ... and an offer to go on behind it, as sentences of their own.
-_CLOSING = re.compile(
-    r"(?:(?:^|(?<=[.!?\n]))\s*(?:please )?(?:let me know if|feel free to|i hope this"
-    r"|if you (?:have|need|would like|want) |is there anything else|would you like me)"
-    r"[^.!?\n\"”»]*[.!?]*)+\s*$",
-    re.I,
-)
+_RULE_CHARS = r"-_=.·•*~#+:|/\\^…—–‗\u2500-\u259f"
+_RULE = re.compile(rf"[{_RULE_CHARS}](?:[ \t]*[{_RULE_CHARS}]){{2,}}")
+_RULES = re.compile(rf"[{_RULE_CHARS}](?:\s*[{_RULE_CHARS}])*")
+_CELL_END = re.compile(r"[|│┃\t]")
+_BOX = re.compile(r"[☐☑☒□■○●◯]|\[[ xX]?\]")
 # What a model writes that was shown no picture, or that fills in a form.
 _NO_CAPTION = re.compile(
     r"<\|?/?(?:im_start|im_end|endoftext|begin_of_text|eot_id|image|img|s|pad|unk)\|?>"
@@ -82,13 +74,15 @@ class Standard:
 class CheckedCaption:
     """A caption to keep (`defect` None), or why it is none.
 
-    `was_cut` says that its loose end was removed, `was_stripped` that a preface or closing was.
+    `was_cut` says that its loose end was removed, `was_stripped` that something around it was, as a preface,
+    and `has_reasoning` that reasoning was among that.
     """
 
     text: str
     defect: Defect | None = None
     was_cut: bool = False
     was_stripped: bool = False
+    has_reasoning: bool = False
 
 
 def check_caption(
@@ -96,20 +90,26 @@ def check_caption(
 ) -> CheckedCaption:
     """Judge one generated caption; `reached_limit` says that generation ended at max_new_tokens.
 
-    A caption that reached the limit is cut back to its last full sentence. `prompt` is how a
-    repetition of its instruction opens (`shortest_echo`). The paper describes no filter of recaptions
-    (VILA^2 section 2.1); these defects are generation gone wrong, not style.
+    Reasoning before a caption is left out, and one that was cut off has none behind it. A caption that reached
+    the limit is cut back to its last full sentence. `prompt` is how a repetition of its instruction opens
+    (`shortest_echo`). The paper describes no filter of recaptions (VILA^2 section 2.1); these defects are
+    generation gone wrong, not style.
     """
-    bare = strip_wrapping(text)
-    was_stripped = bare != text.strip()
+    answer = answer_of(text, reached_limit=reached_limit)
+    if answer.is_cut or (reached_limit and thinks_aloud(text) and not answer.has_reasoning):
+        return CheckedCaption(text.strip(), "reasoning", has_reasoning=True)
+    bare = strip_wrapping(answer.text)
+    how = {"was_stripped": bare != text.strip(), "has_reasoning": answer.has_reasoning}
     defect = _defect(bare, prompt)
+    if reached_limit and defect is None and _ends_in_rule(bare):
+        defect = "repetition"
     if defect is not None:
-        return CheckedCaption(bare, defect, was_stripped=was_stripped)
+        return CheckedCaption(bare, defect, **how)
     whole = cut_to_sentence(bare) if reached_limit else bare
     if not whole:
-        return CheckedCaption(bare, "truncated", was_stripped=was_stripped)
+        return CheckedCaption(bare, "truncated", **how)
     defect = _below(whole, standard or Standard())
-    return CheckedCaption(whole, defect, was_cut=whole != bare, was_stripped=was_stripped)
+    return CheckedCaption(whole, defect, was_cut=whole != bare, **how)
 
 
 def _defect(text: str, prompt: str) -> Defect | None:
@@ -133,54 +133,43 @@ def _below(text: str, standard: Standard) -> Defect | None:
     return None
 
 
-def words(text: str) -> list[str]:
-    """The words in order, lower-cased, without punctuation; one character each in unspaced scripts."""
-    return _WORD.findall(text.lower())
-
-
-def num_words(text: str) -> int:
-    return len(words(text))
-
-
-def sentences(text: str) -> list[str]:
-    """The text cut behind each sentence end; the last piece may be unfinished."""
-    ends = [0, *_sentence_ends(text), len(text)]
-    pieces = (text[start:end].strip() for start, end in itertools.pairwise(ends))
-    return [piece for piece in pieces if piece]
-
-
-def cut_to_sentence(text: str) -> str:
-    """The text up to its last full sentence, "" when it has none; abbreviations end no sentence."""
-    ends = _sentence_ends(text)
-    return text[: ends[-1]].strip() if ends else ""
-
-
-def _sentence_ends(text: str) -> list[int]:
-    return [
-        m.end()
-        for m in _SENTENCE_END.finditer(text)
-        if not _ABBREVIATION.search(text[max(0, m.start() - 8) : m.end()])
-    ]
-
-
-def strip_wrapping(text: str) -> str:
-    """The caption without what an assistant says around it: "Sure! Here is ...:", "Let me know if ..."."""
-    text = _PREFACE.sub("", text, count=1)
-    text = _AGREEMENT.sub("", text, count=1)
-    return _CLOSING.sub("", text).strip()
-
-
 def repeats_itself(text: str) -> bool:
     """Whether generation fell into a loop: a block of words after itself, or one sentence again and again."""
-    if _STUTTER.search(text):
+    if any(len("".join(rule.split())) > MAX_RULE_CHARS for rule in _RULES.findall(text)):
         return True
-    if _longest_loop(words(text)) >= MIN_LOOP_WORDS:
+    prose = _RULE.sub(" ", _without_equal_cells(text))
+    if _STUTTER.search(prose) or _longest_loop(words(prose)) >= MIN_LOOP_WORDS:
         return True
-    counts: dict[tuple[str, ...], int] = {}
-    for sentence in sentences(text):
-        key = tuple(words(sentence))
-        counts[key] = counts.get(key, 0) + 1
-    return any(count >= MIN_LOOP_REPEATS and len(key) >= 3 for key, count in counts.items())
+    keys = [tuple(words(sentence)) for sentence in sentences(prose)]
+    counts = {key: keys.count(key) for key in set(keys) if len(key) >= 3}
+    repeated = sum(len(key) * (n - 1) for key, n in counts.items() if n >= MIN_LOOP_REPEATS)
+    return repeated > MIN_REPEATED_SHARE * sum(map(len, keys))
+
+
+def _without_equal_cells(text: str) -> str:
+    """The text with equal neighbours in a row of a table, and equal rows of a table or form, there once."""
+    lines = (_row(line) for line in text.split("\n"))
+    kept = []
+    for line, copies in groupby(lines):
+        num = len(list(copies))
+        kept += [line] * (1 if num <= MAX_ROWS and _is_row(line) else num)
+    return "\n".join(kept)
+
+
+def _row(line: str) -> str:
+    cells = [cell.strip() for cell in _CELL_END.split(line)]
+    if not 3 <= len(cells) <= MAX_CELLS:
+        return line
+    return " | ".join(cell for cell, _ in groupby(cells))
+
+
+def _is_row(line: str) -> bool:
+    return any(pattern.search(line) for pattern in (_CELL_END, _BOX, _RULE))
+
+
+def _ends_in_rule(text: str) -> bool:
+    *_, last = [None, *_RULES.finditer(text)]
+    return last is not None and last.end() == len(text.rstrip()) and len(last[0]) >= MIN_OPEN_RULE
 
 
 def _longest_loop(tokens: list[str]) -> int:
@@ -193,11 +182,6 @@ def _longest_loop(tokens: list[str]) -> int:
             if run >= period * (MIN_LOOP_REPEATS - 1):
                 longest = max(longest, run + period)
     return longest
-
-
-def refuses(text: str) -> bool:
-    """Whether the text opens by declining to answer."""
-    return _REFUSAL.match(text) is not None
 
 
 def shortest_echo(template: str, filled: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vila2cli.text.quality import sentences
+from vila2cli.text.words import sentences
 
 _CLAUSE_END = re.compile(r"[,;:，、；：]\s*|\s[-–—]+\s")
 _SPACE = re.compile(r"\s+")

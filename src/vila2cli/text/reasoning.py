@@ -1,0 +1,289 @@
+"""The answer in what a model wrote: without the reasoning before it, and without the marks around it.
+
+Models mark reasoning in many ways; `_OPENS`, `_CLOSES` and `_ANSWERS` list those that are published. Where
+reasoning is marked, the answer is the text after its last closing mark. An opening mark may be missing, as
+many chat templates write it themselves. A closing mark that never came means that generation ended inside the
+reasoning, so there is no answer.
+
+A mark only counts where it can be meant as one, so that a caption may quote it: never in quotation marks or
+code, and one that reads like plain XML only where a text begins with it or its partner is missing.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_NAMES = (
+    r"(?:seed:|mm:|ifm\||longcat_)?(?:think(?:ing)?(?:_fast|_faster|_process)?|thoughts?|reasoning|rationale"
+    r"|reflection|scratchpad|analysis|chain_of_thought)(?::[0-9a-f]{4,16})?"
+)
+_ANSWER_NAMES = r"(?:final_?)?(?:answer|response|output|solution|conclusion)"
+
+# Qwen, DeepSeek, GLM, InternVL, Skywork, Seed, MiniMax, Hunyuan, EXAONE, Keye ...; Sky-T1; Kimi-VL; Magistral;
+# Cohere; Gemma 4; gpt-oss, also with its special tokens lost; Kimi K3; Inkling; Muse; Granite 3.2; Apriel.
+_OPENS = rf"""
+    (?P<open_tag><\s*{_NAMES}\s*>|\[THINK\])
+    |(?P<open><\|begin_of_thought\|>|◁think▷|<\|START_THINKING\|>|<\|channel>(?:thought\b)?
+        |(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>
+        |<\|open\|>\s*think\s*<\|sep\|>|<\|content_thinking\|>|to=self<\|message\|>)
+    |(?P<open_words>\A(?:(?-i:analysis(?=[A-Z"'“*\d]))|Here(?:['’]s|\ is)\ my\ thought\ process:
+        |Here\ are\ my\ reasoning\ steps:))
+"""
+_CLOSES = rf"""
+    (?P<close_tag><\s*/\s*{_NAMES}\s*>|\[/THINK\])
+    |(?P<close><\|end_of_thought\|>|◁/think▷|<\|END_THINKING\|>|<channel\|>|<\|close\|>\s*think\s*<\|sep\|>)
+"""
+_ANSWERS = rf"""
+    (?P<answer_tag><\s*{_ANSWER_NAMES}\s*>)
+    |(?P<answer><\|begin_of_solution\|>|<\|START_(?:RESPONSE|TEXT)\|>|<\|content_text\|>
+        |(?:<\|start\|>assistant)?<\|channel\|>final[^<]*<\|message\|>|to=user<\|message\|>
+        |<\|open\|>\s*response\s*<\|sep\|>|\[BEGIN\ FINAL\ RESPONSE\])
+    |(?P<answer_words>assistantfinal|Here(?:['’]s|\ is)\ my\ response:)
+"""
+_MARK = re.compile(f"{_OPENS}|{_CLOSES}|{_ANSWERS}", re.VERBOSE | re.IGNORECASE)
+_MAY_HOLD_MARKS = re.compile(r"[<\[◁]|to=user|assistant|^\s*(?:here|analysis|thought|final|#)", re.IGNORECASE)
+# What ends an answer, or is left of the special tokens behind it.
+_ANSWER_END = re.compile(
+    rf"""\s*(?:<\s*/\s*{_ANSWER_NAMES}\s*>|<\|(?:end_of_solution|END_(?:RESPONSE|TEXT)|end_message|eom|eot)\|>
+    |<\|(?:end|return|im_end|endoftext|end_of_text|eot_id)\|>|<turn\|>|<eos>|</s>
+    |<\|close\|>\s*response\s*<\|sep\|>|\[END\ FINAL\ RESPONSE\])""",
+    re.VERBOSE | re.IGNORECASE,
+)
+# What may stand before the opening mark: the role, an agreement, a token that opens the turn.
+_LEAD_IN = re.compile(
+    r"\s*(?:<\|im_start\|>\s*)?(?:assistant\b:?)?\s*(?:(?:sure|okay|ok|certainly|of course)\b[^<\n]{0,40})?\s*",
+    re.IGNORECASE,
+)
+# Pairs of which the whole answer, or its last words, may be the inside.
+_WRAPPED = re.compile(
+    rf"<\s*(?P<name>{_ANSWER_NAMES}|caption|description)\s*>(?P<tag>(?:(?!<\s*(?P=name)\s*>).)*?)<\s*/\s*(?P=name)\s*>"
+    r"|<\|begin_of_box\|>(?P<box>(?:(?!<\|begin_of_box\|>).)*?)<\|end_of_box\|>"
+    r"|\$*\\boxed\{(?:\\\w+\{)?(?P<tex>[^{}]*)\}?\}\$*",
+    re.IGNORECASE | re.DOTALL,
+)
+_UNCLOSED = re.compile(
+    rf"<\s*(?:{_ANSWER_NAMES}|caption|description)\s*>\s*|<\|begin_of_box\|>\s*", re.IGNORECASE
+)
+_BOX_MARKS = re.compile(r"<\|(?:begin|end)_of_box\|>")
+_LEADS_TO_ANSWER = re.compile(
+    r"(?:\A|\n|[.!?:=>*]|\b(?:is|are|answer|option|so|thus|therefore|hence))\s*\**\s*\Z", re.I
+)
+# Mulberry's and QVQ's headings, and LLaVA-CoT's stages before its conclusion.
+_HEADED = re.compile(r"\A\s*\#+\s*(?:image description|rationales?|let['’]s think)\b", re.IGNORECASE)
+_FINAL_HEADING = re.compile(
+    r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_STAGES = re.compile(
+    r"\A\s*<(?:SUMMARY|CAPTION|REASONING)>(?=.*<(?:CAPTION|REASONING|CONCLUSION)>)", re.I | re.S
+)
+_SUMMARY = re.compile(r"\A\s*<SUMMARY>", re.IGNORECASE)
+# What is left of a channel's name without its special tokens (gpt-oss, Gemma 4).
+_FINAL_LABEL = re.compile(r"\A(?:assistant)?final(?=[A-Z\"“*\d])|\Athought\n")
+# How reasoning begins that nothing marks, as its template opened it and it was cut off before its end.
+_THINKS_ALOUD = re.compile(
+    r"\s*(?:(?:okay|ok|alright|all right|hmm+|wait|so|well|right|got it|first)\b[\s,.!…]*)*"
+    r"(?:let(?:['’]s| me| us) (?:see|think|look|start|begin|analy[sz]e|examine|check|consider|figure|try)\b"
+    r"|(?:i|we) (?:need to|should|have to|must)\b|(?:the|this) user\b|i['’]m (?:asked|given)\b)",
+    re.IGNORECASE,
+)
+_QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
+_PROMPT_END = 200
+_FENCE = "```"
+_TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
+# What a caption says before a mark that is printed in the picture.
+_NAMED = re.compile(
+    r"\b(?:reads?|reading|says?|saying|shows?|showing|tags?|text|words?|written|string|tokens?|named|called|labell?ed"
+    r"|contains?|containing|html|xml)\s*:?\s*\Z",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered. `has_reasoning` says that reasoning stood before it or marks around it.
+
+    `is_cut` says that generation ended inside the reasoning; `text` is empty then.
+    """
+
+    text: str
+    has_reasoning: bool = False
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    kind: str  # open, close or answer
+    style: str  # tag reads like plain XML, words like a sentence; "" can be nothing but a mark
+    start: int
+    end: int
+
+
+def answer_of(text: str, *, reached_limit: bool = False) -> Answer:
+    """The answer in a generated text; `reached_limit` says that generation ended at max_new_tokens."""
+    bare = text.strip()
+    start = _answer_start(bare) if _MAY_HOLD_MARKS.search(bare) else 0
+    if start is None:
+        return Answer("", has_reasoning=True, is_cut=True)
+    rest = _without_ends(bare[start:]) if start else bare
+    heading = _final_heading(rest)
+    rest = _unwrapped(rest[heading:].strip(), is_answer=start + heading > 0)
+    return Answer(rest, has_reasoning=rest != bare, is_cut=reached_limit and not rest and start > 0)
+
+
+def thinks_aloud(text: str) -> bool:
+    """Whether a text begins as reasoning does, in words alone."""
+    return _THINKS_ALOUD.match(text) is not None
+
+
+def opens_reasoning(prompt: str) -> str:
+    """The mark of reasoning that a rendered prompt ends with, "" when it ends with none."""
+    *_, last = [None, *_MARK.finditer(prompt[-_PROMPT_END:])]
+    if last is None or _kind(last) != "open" or not prompt.rstrip().endswith(last[0].rstrip()):
+        return ""
+    return str(last[0])
+
+
+def is_mark(token: str) -> bool:
+    """Whether a special token is a mark of reasoning or part of one, to be kept when ids become text."""
+    return _MARK.fullmatch(token) is not None or token in _PARTS or _BOX_MARKS.fullmatch(token) is not None
+
+
+_PARTS = frozenset(
+    (
+        *("<|channel|>", "<|message|>", "<|start|>", "<|channel>", "<channel|>", "<|open|>", "<|close|>"),
+        *("<|sep|>", "<|eom|>", "<|end_message|>", "<|end_of_solution|>", "<|END_RESPONSE|>", "<|END_TEXT|>"),
+    )
+)
+
+
+def _answer_start(text: str) -> int | None:
+    """Where the answer begins behind marked reasoning: 0 for no reasoning, None where it never ended."""
+    marks = list(_marks(text))
+    if _SUMMARY.match(text) or _STAGES.match(text):  # LLaVA-CoT
+        ends = [mark.end for mark in marks if mark.kind == "answer"]
+        return ends[-1] if ends else None
+    label = _FINAL_LABEL.match(text)
+    if not marks:
+        return label.end() if label else 0
+    begins = marks[0].kind == "open" and _LEAD_IN.fullmatch(text, 0, marks[0].start) is not None
+    return _end_of_reasoning(text, marks, begins=begins)
+
+
+def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | None:
+    """As `_answer_start`; `begins` says that the text opens with reasoning."""
+    is_open = begins or any(mark.kind == "open" and not mark.style for mark in marks)
+    closes = [mark for mark in marks if mark.kind == "close"]
+    strong = [mark for mark in marks if mark.kind == "answer" and not mark.style]
+    weak = [mark for mark in marks if mark.kind == "answer" and mark.style and _holds_answer(text, mark)]
+    if closes and (begins or not closes[-1].style or _is_close_alone(marks) or _is_block(text, marks)):
+        end = closes[-1].end
+        reopened = next((mark for mark in marks if mark.kind == "open" and mark.start >= end), None)
+        if reopened is not None and not text[end : reopened.start].strip():
+            return None
+        return next((mark.end for mark in reversed(strong) if mark.start >= end), end)
+    if strong:
+        return strong[-1].end
+    if is_open and weak:
+        return weak[-1].end
+    return None if is_open else 0
+
+
+def _holds_answer(text: str, mark: _Mark) -> bool:
+    """Whether the text behind an answer's mark is an answer to its end, and no mention of the mark."""
+    rest = _without_ends(text[mark.end :])
+    own_line = not text[: mark.start].rpartition("\n")[2].strip()
+    return bool(rest) and (own_line or mark.style == "words" or text[mark.end :].strip() != rest)
+
+
+def _is_close_alone(marks: list[_Mark]) -> bool:
+    """Whether the first mark closes what a template opened."""
+    return next((mark.kind for mark in marks if mark.kind != "answer"), "") == "close"
+
+
+def _is_block(text: str, marks: list[_Mark]) -> bool:
+    """Whether reasoning stands on lines of its own behind some other text, and an answer behind it."""
+    first = next(mark for mark in marks if mark.kind != "answer")
+    last = next(mark for mark in reversed(marks) if mark.kind == "close")
+    before, after = text[: first.start], text[last.end :].strip()
+    own_line = not before.rpartition("\n")[2].strip()
+    return first.kind == "open" and own_line and bool(after) and not _TAG.search(before)
+
+
+def _marks(text: str) -> Iterator[_Mark]:
+    for match in _MARK.finditer(text):
+        kind, _, style = str(match.lastgroup).partition("_")
+        if not _is_quoted(text, match.start(), match.end()):
+            yield _Mark(kind, style, match.start(), match.end())
+
+
+def _kind(match: "re.Match[str]") -> str:
+    return str(match.lastgroup).partition("_")[0]
+
+
+def _is_quoted(text: str, start: int, end: int) -> bool:
+    """Whether a mark stands inside quotation marks that open and close on its line, or in a block of code."""
+    before, after = text[:start], text[end:]
+    if before.count(_FENCE) % 2 and after.count(_FENCE) % 2:
+        return True
+    line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
+    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or _NAMED.search(line):
+        return True
+    return any(_is_inside(line, rest, *pair) for pair in _QUOTES)
+
+
+def _is_inside(line: str, rest: str, opening: str, closing: str) -> bool:
+    if opening == closing:
+        return line.count(opening) % 2 == 1 and rest.count(opening) % 2 == 1
+    return line.rfind(opening) > line.rfind(closing) and closing in rest
+
+
+def _without_ends(text: str) -> str:
+    """An answer without the marks and special tokens that end it."""
+    if end := _ANSWER_END.search(text):
+        inside = text[: end.start()]
+        rest = _ANSWER_END.sub("", text[end.start() :])
+        # Only what is last: an answer may hold a tag of its own.
+        if not rest.strip() and not _opens_pair(inside, end[0]):
+            return inside.strip()
+    return text.strip()
+
+
+def _opens_pair(inside: str, end: str) -> bool:
+    name = end.strip().strip("</ >")
+    return re.search(rf"<\s*{re.escape(name)}\s*>", inside, re.IGNORECASE) is not None
+
+
+def _final_heading(text: str) -> int:
+    """Where the answer begins below a heading that announces it; 0 without one."""
+    found = [match for match in _FINAL_HEADING.finditer(text) if text[match.end() :].strip()]
+    if not found or not (_HEADED.match(text) or found[-1][0].startswith("*")):
+        return 0
+    return found[-1].end()
+
+
+def _unwrapped(text: str, *, is_answer: bool) -> str:
+    """The inside of a pair of marks around the answer, or around its last words behind some lead to it.
+
+    `is_answer` says that reasoning went before, so that what stands before the pair is more of it.
+    """
+    found = list(_WRAPPED.finditer(text))
+    last = found[-1] if found else None
+    if last is None or _is_quoted(text, last.start(), last.end()):
+        cut = _UNCLOSED.match(text) if is_answer or text.startswith("<answer>") else None
+        return text[cut.end() :].strip() if cut else _BOX_MARKS.sub("", text).strip()
+    inside = (last["tag"] or last["box"] or last["tex"] or "").strip()
+    is_last = not text[last.end() :].strip(" \t\n.*$\\]")
+    before = text[: last.start()]
+    if is_last and (not before.strip(" \n*$\\[") or _ends_in(before, last, is_answer=is_answer)):
+        return _unwrapped(inside, is_answer=True)
+    return _BOX_MARKS.sub("", text).strip()
+
+
+def _ends_in(before: str, pair: "re.Match[str]", *, is_answer: bool) -> bool:
+    """Whether the answer is the inside of a pair that ends a text which goes on before it."""
+    if pair["tex"] is not None:
+        return re.search(r"\banswer\b[^\n]*\Z", before, re.IGNORECASE) is not None
+    if (pair["name"] or "").lower() in ("caption", "description"):
+        return is_answer
+    return is_answer or _LEADS_TO_ANSWER.search(before) is not None
