@@ -181,10 +181,56 @@ def test_questions_without_their_images_are_not_asked(pope, tiny_checkpoint, tmp
     assert "without --images" in (tmp_path / "out/pope-random/rejects.jsonl").read_text()
 
 
+REGIONS = [
+    {"question_id": str(n), "image": f"{n}.jpg", "expression": "the cat", "width": 640, "height": 480}
+    | {"bbox": [64, 48, 320, 240 + n]}
+    for n in range(30)
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "frame_from", "doubt"),
+    [
+        ("<box>[[100, 100, 500, 530]]</box>", [], "the notation", ""),
+        ("<loc0102><loc0102><loc0542><loc0512> cat", [], "the notation", ""),
+        ("[0.1, 0.1, 0.5, 0.53]", ["eval.box_frame=xyxy-1"], "box_frame", ""),
+        ("[0.1, 0.1, 0.5, 0.53]", [], "the numbers", "taken for xyxy-1 "),
+        ('{"bbox_2d": [64, 48, 320, 254], "label": "cat"}', ["eval.box_frame=xyxy-pixel"], "box_frame", ""),
+        ('{"bbox_2d": [64, 48, 320, 254], "label": "cat"}', [], "the numbers", "taken for xyxy-pixel "),
+        ("(100,100),(500,530)", ["eval.box_frame=auto"], "the numbers", "taken for xyxy-1000 "),
+    ],
+)
+def test_boxes_are_read_in_the_notation_of_their_model(text, sets, frame_from, doubt, tmp_path):
+    (tmp_path / "refcoco.jsonl").write_text("\n".join(map(json.dumps, REGIONS)))
+    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    texts = [text] * 29 + ["<box>[[1, 1, 999, 1000]]</box>"]
+    file = lines(tmp_path / "a.jsonl", *({"question_id": str(n), "text": one} for n, one in enumerate(texts)))
+    entry = run(file, tmp_path / "tasks", tmp_path / "out", *sets)["tasks"]["refcoco"]
+    assert entry["metrics"]["iou_at_50"]["value"] == pytest.approx(29 / 30)
+    assert entry["boxes"]["frame_from"] == frame_from
+    assert entry["boxes"]["num_unparsed"] == 0
+    assert entry["official"] == (not doubt)
+    assert [doubt in said for said in entry["doubts"]] == ([True] if doubt else [])
+
+
+def test_answers_without_a_box_are_counted_and_not_official(tmp_path):
+    (tmp_path / "refcoco.jsonl").write_text("\n".join(map(json.dumps, REGIONS)))
+    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    texts = ["<box>[[100, 100, 500, 530]]</box>"] * 28 + ["I cannot see a cat.", "<box>[[100, 100,"]
+    file = lines(tmp_path / "a.jsonl", *({"question_id": str(n), "text": one} for n, one in enumerate(texts)))
+    entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
+    assert entry["boxes"]["notations"] == {"<box>": 28}
+    assert entry["boxes"]["num_unparsed"] == 2
+    assert entry["metrics"]["unparsed_ratio"]["value"] == pytest.approx(2 / 30)
+    assert not entry["official"]
+    assert entry["doubts"] == ["2 of 30 answers hold no box that can be read"]
+
+
 def test_boxes_of_another_frame_are_not_official(tmp_path):
     row = {"image": "a.jpg", "expression": "the cat", "bbox": [10, 5, 30, 15], "width": 100, "height": 50}
     (tmp_path / "refcoco.jsonl").write_text(json.dumps(row | {"question_id": "7"}))
-    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    files = [tmp_path / "refcoco.jsonl"]
+    import_tasks(find_format("refcoco"), files, tmp_path / "tasks", box_frame="xyxy-999")
     file = lines(tmp_path / "a.jsonl", {"question_id": "7", "text": "[0.1,0.1,0.3,0.3]"})
     entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
     assert entry["metrics"]["iou_at_50"]["value"] == 0

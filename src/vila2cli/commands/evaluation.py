@@ -144,7 +144,8 @@ def import_tasks(
     box_frame: Annotated[
         str,
         typer.Option(
-            "--box-frame", help="Frame of a model's boxes: xyxy-999 (default), -1000, -1, -1-square, -pixel."
+            "--box-frame",
+            help="Frame of plain numbers in boxes: auto (default), xyxy-999, -1000, -1, -pixel ...",
         ),
     ] = "",
 ) -> None:

@@ -1,13 +1,14 @@
 """What metrics.json says of a task: metrics with intervals, counts, and whether the figure is official."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.recipe import Recipe
 from vila2cli.score.caption import FACTS
 from vila2cli.score.compare import read_predictions
+from vila2cli.score.scorer import Account
 from vila2cli.score.stats import Estimate, Interval, mean_of
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardStats, folder_stats
@@ -15,13 +16,13 @@ from vila2cli.shards import ShardStats, folder_stats
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with replicates and intervals, the counts of its prediction layer, and its doubt."""
+    """A task's metrics with replicates and intervals, the counts of its layer, and how it was read."""
 
     task: Task
     found: dict[str, Estimate]
     intervals: dict[str, Interval]
     stats: ShardStats
-    doubt: str
+    account: Account
 
 
 def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
@@ -44,10 +45,15 @@ def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, An
 
 
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
-    predictions, scorer = read_predictions(layer_dir), task.scorer
+    scorer = task.scorer
+    predictions = read_predictions(layer_dir, scorer)
     found = predictions.estimate(scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed)
-    doubt = scorer.doubt(predictions.columns(scorer)) if scorer.doubt else ""
-    return Measured(task, found, predictions.intervals(scorer, found), folder_stats(layer_dir), doubt)
+    account = scorer.account(predictions.scored) if scorer.account else Account()
+    num_unread = int(sum(one.row.get("unparsed", 0.0) for one in predictions.scored))
+    if scorer.unread and num_unread:
+        doubt = f"{num_unread} of {len(predictions.ids)} answers are of no known form, and {scorer.unread}"
+        account = replace(account, doubts=(*account.doubts, doubt))
+    return Measured(task, found, predictions.intervals(scorer, found), folder_stats(layer_dir), account)
 
 
 def _entry(one: Measured) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "num_samples": stats.num_out,
         "num_rejected": stats.num_rejected,
         "rejected": dict(stats.dropped),
+        "folder": str(task.folder),
         "version": task.version,
         "split": task.split,
         "answer_type": task.answer_type,
@@ -67,6 +74,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "prompt": task.prompt,
         "seconds": round(stats.seconds, 3),
         "num_tokens": stats.tokens,
+        **({one.account.name: dict(one.account.figures)} if one.account.name else {}),
         **_standing(one),
     }
 
@@ -76,7 +84,7 @@ def _standing(one: Measured) -> dict[str, Any]:
     scorer, stats = one.task.scorer, one.stats
     if not scorer.rule:
         return {}
-    doubts = [doubt for doubt in (scorer.deviation, one.doubt) if doubt]
+    doubts = [doubt for doubt in (scorer.deviation, *one.account.doubts) if doubt]
     if stats.num_rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         doubts.append(f"only {stats.num_out} of {stats.num_in} samples are scored ({reasons})")

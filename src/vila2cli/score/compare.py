@@ -74,8 +74,11 @@ class Predictions:
         return all(one == two for one, two in asked if one and two)
 
 
-def read_predictions(layer_dir: Path) -> Predictions:
-    """Read all complete shards of a prediction layer; raises DataError when there is none."""
+def read_predictions(layer_dir: Path, scorer: Scorer | None = None) -> Predictions:
+    """Read all complete shards of a prediction layer; raises DataError when there is none.
+
+    The rows are those that were stored, or the final ones of a `scorer` that settles them over all answers.
+    """
     ids, scored, images, prompts = [], [], [], []
     for sample_id, annotation in read_annotations(layer_dir):
         if annotation.kind != "prediction":
@@ -86,7 +89,8 @@ def read_predictions(layer_dir: Path) -> Predictions:
         prompts.append(annotation.prompt_sha256 or "")
     if not ids:
         raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
-    return Predictions(tuple(ids), tuple(scored), tuple(images), tuple(prompts))
+    final = scored if scorer is None or scorer.settle is None else scorer.settle(scored)
+    return Predictions(tuple(ids), tuple(final), tuple(images), tuple(prompts))
 
 
 def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
@@ -112,7 +116,7 @@ def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[dict[str, Estimate], dict[str, Estimate], tuple[Predictions, Predictions]]:
     """Every metric of two layers on the samples both hold, and these samples as either has them."""
-    first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
+    first, second = pair(read_predictions(first_dir, scorer), read_predictions(second_dir, scorer))
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
     return before, after, (first, second)
 

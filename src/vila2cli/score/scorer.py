@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vila2cli.score.stats import Columns, Metrics
+from vila2cli.score.stats import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,15 @@ class Scored:
     references: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What metrics.json says under `name` of how answers were read, and why the figure may be off."""
+
+    name: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
     """A metric family. `version` changes whenever the same answer could score differently.
@@ -72,9 +81,10 @@ class Scorer:
     rare a word is. What it needs beside the rows is kept with each prediction: `labels`, and the
     reference answers where `keeps_references`. `unit` is the label that is resampled as a whole in
     place of the image. `rule` says in a few words whose scoring this is, and `deviation` where and why
-    a figure may differ from that of the official code. `doubt` says of the summed rows why the answers may not
-    be what they were taken for. Where there is a `marking`, a judge gives the row and `score` only checks the
-    reference.
+    a figure may differ from that of the official code, `unread` why it may once answers are `unparsed`.
+    `settle` gives the rows anew where how an answer is read hangs on all answers of a model; it is asked before
+    any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the row and
+    `score` only checks the reference.
     """
 
     name: str
@@ -89,7 +99,9 @@ class Scorer:
     is_share: bool = True  # the headline is a share of 1 and can be averaged with other tasks
     rule: str = ""
     deviation: str = ""
-    doubt: Callable[[Columns], str] | None = None
+    unread: str = ""
+    settle: Callable[[Sequence[Scored]], Sequence[Scored]] | None = None
+    account: Callable[[Sequence[Scored]], Account] | None = None
     marking: Marking | None = None
 
     def stored(self, answer: str, reference: Reference) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def evaluate(
     needs a judge that is not given, and RejectBudgetError when more samples of a task are unusable than
     `eval.max_reject_rate` allows and BudgetError when a judge's budget ended; metrics.json is not written then.
     """
-    found = find_tasks(tasks or recipe.eval.tasks)
+    found = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
     if not found:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     check_judge(recipe, found)

@@ -38,7 +38,7 @@ def score_answers(
     BudgetError where the judge's budget ended and RejectBudgetError when more samples of a task have no clear
     answer than `eval.max_reject_rate` allows.
     """
-    found = find_tasks(tasks or recipe.eval.tasks)
+    found = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
     if not found:
         raise RecipeError("no tasks to score; name task folders with --tasks or eval.tasks")
     check_judge(recipe, found)
@@ -106,7 +106,8 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
 
 
 def _described(task: Task) -> dict[str, str]:
-    return {"version": task.version, "scorer": task.scorer.name, "scorer_version": task.scorer.version}
+    described = {"version": task.version, "scorer": task.scorer.name, "scorer_version": task.scorer.version}
+    return described | ({"box_frame": task.box_frame} if task.box_frame else {})
 
 
 def _samples(source: Source) -> Iterator[Sample]:
