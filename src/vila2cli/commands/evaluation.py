@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.run import parse_worker
+
+if TYPE_CHECKING:
+    from vila2cli.evaluation.comparing import Change
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -206,12 +209,10 @@ def compare(
         seed=settings.seed,
     )
     for change in changes:
-        needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
         say(
             f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
             f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
-            f"Holm {change.p_holm:.2g}; {change.num_samples:,} samples show {change.smallest_visible:.4f}, "
-            f"needed {needed}"
+            f"Holm {change.p_holm:.2g}; {_plan(change)}"
         )
     say(
         f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
@@ -219,6 +220,14 @@ def compare(
     )
     if json_out is not None:
         write_json(json_out, to_json(changes))
+
+
+def _plan(change: "Change") -> str:
+    """What a comparison says of the samples that the next one needs."""
+    if change.smallest_visible is None:
+        return f"the {change.num_samples:,} samples all differ alike: how many would show it cannot be told"
+    needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
+    return f"{change.num_samples:,} samples show {change.smallest_visible:.4f}, needed {needed}"
 
 
 @app.command("lmms")

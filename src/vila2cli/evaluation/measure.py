@@ -9,7 +9,7 @@ from vila2cli.recipe import Recipe
 from vila2cli.score.caption import FACTS
 from vila2cli.score.compare import read_predictions
 from vila2cli.score.scorer import Account
-from vila2cli.score.stats import Estimate, Interval, mean_of
+from vila2cli.score.stats import Estimate, Interval, Support, interval_within, mean_of
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardStats, folder_stats
 
@@ -23,25 +23,30 @@ class Measured:
     intervals: dict[str, Interval]
     stats: ShardStats
     account: Account
+    num_samples: int
+    images: frozenset[str]
 
 
 def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
     """The scores of every task, from the prediction layers on disk."""
     measured = [_measure(recipe, task, folder / task.name) for task in tasks]
-    headlines = [
-        one.found[one.task.scorer.headline]
-        for one in measured
-        if not one.task.is_caption and one.task.scorer.is_share
-    ]
+    asked = [one for one in measured if not one.task.is_caption and one.task.scorer.is_share]
     entries = {one.task.name: _entry(one) for one in measured}
     captions = [entries[task.name]["metrics"] for task in tasks if task.scorer.name == FACTS.name]
     return {
         "tasks": entries,
-        "qa_mean": mean_of(headlines).interval().to_json() if headlines else None,
+        "qa_mean": _mean(asked).to_json() if asked else None,
         "caption": captions[0] if captions else None,
         "num_rejected": sum(entry["num_rejected"] for entry in entries.values()),
         "seconds": round(sum(one.stats.seconds for one in measured), 3),
     }
+
+
+def _mean(measured: Sequence[Measured]) -> Interval:
+    """The unweighted mean of the headlines, on all of the tasks' images."""
+    mean = mean_of([one.found[one.task.scorer.headline] for one in measured])
+    images = frozenset().union(*(one.images for one in measured))
+    return interval_within(mean, 1.0, Support(sum(one.num_samples for one in measured), len(images)))
 
 
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
@@ -53,7 +58,15 @@ def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
     if scorer.unread and num_unread:
         doubt = f"{num_unread} of {len(predictions.ids)} answers are of no known form, and {scorer.unread}"
         account = replace(account, doubts=(*account.doubts, doubt))
-    return Measured(task, found, predictions.intervals(scorer, found), folder_stats(layer_dir), account)
+    return Measured(
+        task=task,
+        found=found,
+        intervals=predictions.intervals(scorer, found),
+        stats=folder_stats(layer_dir),
+        account=account,
+        num_samples=len(predictions.ids),
+        images=frozenset(predictions.groups(scorer)),
+    )
 
 
 def _entry(one: Measured) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from vila2cli.score.annotations import SampleId, read_annotations
 from vila2cli.score.scorer import Scored, Scorer
 from vila2cli.score.stats import (
     Columns,
+    Difference,
     Estimate,
     Interval,
     columns_of,
     difference,
-    difference_interval,
+    difference_of,
     estimate,
-    interval_of,
+    interval_within,
+    supports,
 )
 
 
@@ -55,18 +57,12 @@ class Predictions:
         )
 
     def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
-        """The interval of every metric, the cautious one for shares of few images."""
-        if not scorer.is_share:
-            return {name: one.interval() for name, one in found.items()}
-        counts = {"num_samples": len(self.ids), "num_images": len(set(self.groups(scorer)))}
-        return {name: interval_of(one, **counts) for name, one in found.items()}
-
-    def difference_interval(self, scorer: Scorer, first: Estimate, second: Estimate) -> Interval:
-        """The interval of a paired difference of a metric, the cautious one for shares of few images."""
-        if not scorer.is_share:
-            return difference(first, second).interval()
-        num_images = len(set(self.groups(scorer)))
-        return difference_interval(first, second, num_samples=len(self.ids), num_images=num_images)
+        """The interval of every metric, the cautious one for shares of few images of its own."""
+        columns = self.columns(scorer)
+        of = supports(columns, scorer.metrics, self.groups(scorer))
+        return {
+            name: interval_within(one, scorer.top_of(name, columns), of[name]) for name, one in found.items()
+        }
 
     def asks_like(self, other: "Predictions") -> bool:
         """Whether both were asked the same, sample by sample, as far as the layers recorded it."""
@@ -110,6 +106,27 @@ def differences(
     """Second minus first of every metric of the scorer, on the samples both layers hold."""
     before, after, _ = both(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
     return {name: difference(before[name], after[name]) for name in before}
+
+
+def differences_of(
+    scorer: Scorer,
+    estimates: tuple[Mapping[str, Estimate], Mapping[str, Estimate]],
+    predictions: tuple[Predictions, Predictions],
+) -> dict[str, Difference]:
+    """Every metric of what `both` gives, second minus first, with the interval that eval states, too.
+
+    A metric is of the images that it is of in both, of which there may be fewer in one.
+    """
+    columns = [one.columns(scorer) for one in predictions]
+    groups = predictions[0].groups(scorer)
+    first, second = (supports(one, scorer.metrics, groups) for one in columns)
+    before, after = estimates
+    found = {}
+    for name in before:
+        of = min(first[name], second[name], key=lambda one: (one.num_images, one.num_samples))
+        top = max(scorer.top_of(name, one) for one in columns)
+        found[name] = difference_of(before[name], after[name], top=top, of=of)
+    return found
 
 
 def both(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vila2cli.score.stats import Metrics
+from vila2cli.score.stats import Columns, Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,9 @@ class Scorer:
     keys of the row and `n`, the number of samples. `complete` gives the rows of all samples once
     more, with what only shows in all of them: whether every question of a group is right, or how
     rare a word is. What it needs beside the rows is kept with each prediction: `labels`, and the
-    reference answers where `keeps_references`. `unit` is the label that is resampled as a whole in
-    place of the image. `rule` says in a few words whose scoring this is, and `deviation` where and why
+    reference answers where `keeps_references`. `tops` are the greatest values of metrics, where these
+    are no shares of 1. `unit` is the label that is resampled as a whole in place of the image.
+    `rule` says in a few words whose scoring this is, and `deviation` where and why
     a figure may differ from that of the official code, `unread` why it may once answers are `unparsed`.
     `settle` gives the rows anew where how an answer is read hangs on all answers of a model; it is asked before
     any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the row and
@@ -97,12 +98,19 @@ class Scorer:
     keeps_references: bool = False
     unit: str = ""
     is_share: bool = True  # the headline is a share of 1 and can be averaged with other tasks
+    tops: Callable[[str, Columns], float] | None = None
     rule: str = ""
     deviation: str = ""
     unread: str = ""
     settle: Callable[[Sequence[Scored]], Sequence[Scored]] | None = None
     account: Callable[[Sequence[Scored]], Account] | None = None
     marking: Marking | None = None
+
+    def top_of(self, metric: str, columns: Columns) -> float:
+        """The greatest value that a metric can have, 0 being its least; 0 for one without a limit."""
+        if self.tops is None:
+            return float(self.is_share)
+        return self.tops(metric, columns)
 
     def stored(self, answer: str, reference: Reference) -> dict[str, Any]:
         """What a prediction layer keeps of one answer; `Scored` is made from it again."""

@@ -375,7 +375,7 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,
         "max_pixels": DEFAULT_MAX_PIXELS,
         "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks; "
-        f"of shares of fewer than {FEW_IMAGES} images Newcombe's cautious interval",
+        f"of shares of fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
         "num_bootstrap": recipe.eval.num_bootstrap,
         "seed": recipe.seed,
         "qa_mean": "mean of the headline metrics of all tasks that are not captions",

@@ -68,7 +68,7 @@ def score_answers(
             "protocol": {
                 "answers": "by another tool: prompts, sampling and image size are its own",
                 "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
-                f"fewer than {FEW_IMAGES} images Newcombe's cautious interval",
+                f"fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
                 "num_bootstrap": recipe.eval.num_bootstrap,
                 "seed": recipe.seed,
                 "versions": {"vila2cli": __version__},
