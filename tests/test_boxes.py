@@ -77,6 +77,7 @@ def test_a_box_is_read(text, box, frame):
         "1, 2, 3, 4, 5",
         "[12,34,56,7",  # cut off: nobody knows what the last number was
         "(12,34),(56,34),(56,78),(12,78)",
+        "12,34,56,78]",
         "(12, 34)",
         "[1e99999,2,3,4]",
         "[12%, 34, 56, 78]",

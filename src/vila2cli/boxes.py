@@ -35,7 +35,7 @@ _CORNERS = re.compile(
     rf"[^()\[\]\d]{{0,60}}({_POINT})",
     re.IGNORECASE,
 )
-_RUN = re.compile(rf"(?<![\w.]){_N}{_UNIT}(?:(?:\s*[,;]\s*|\s+){_N}{_UNIT}){{3,}}")
+_RUN = re.compile(rf"(?<![\w.])(?>{_N}{_UNIT}(?:(?:\s*[,;]\s*|\s+){_N}{_UNIT}){{3,}})(?!\w)")
 _TAGGED = re.compile(
     r"<(box|\|box_start\||\|det\||\|begin_of_box\|)>(.{1,200}?)(?:<(?:/box|\|box_end\||\|/det\||\|end_of_box\|)>|\Z)",
     re.IGNORECASE | re.DOTALL,
@@ -232,7 +232,8 @@ def _runs(text: str) -> Iterator[Found]:
     """Four bare numbers in a row, behind no bracket that is not closed."""
     for match in _RUN.finditer(text):
         before, after = text[: match.start()].rstrip()[-1:], text[match.end() :].lstrip()[:1]
-        if before != "," and (before not in _CLOSED or after == _CLOSED[before]):
+        is_whole = after == _CLOSED[before] if before in _CLOSED else after not in _CLOSED.values()
+        if before != "," and is_whole:
             found = _four(match[0])
             if found is not None:
                 yield Found(BARE, found[0], found[1], is_ordered=False)

@@ -188,6 +188,11 @@ def test_boxes_of_other_models_are_read_against_our_own_truth():
         scored(["[64, 48, 320, 240]"], "xyxy-pixel", BOX, {}, truth)
 
 
+def test_what_an_earlier_version_kept_stays_as_it_scored_it():
+    kept = [Scored({"score": 1.0, "iou": 0.7, "unparsed": 0.0}, text="[1,2,3,4]")]
+    assert BOX.settle(kept) == REFCOCO.settle(kept) == kept
+
+
 def test_our_own_boxes_count_as_before():
     """The first whole box within 0-999 counts, others are none."""
     truth = ("[100,100,500,500]",)

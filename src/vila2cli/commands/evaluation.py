@@ -71,7 +71,7 @@ def evaluate(
         worker=parse_worker(worker),
         origins=paths.origins,
     )
-    if not ready(plan, dry_run=dry_run, redo=_is_marked(plan.out)):
+    if not ready(plan, dry_run=dry_run, redo=_is_measured_anew(plan.out, settings.eval.box_frame)):
         return
     from vila2cli.stages.evaluate import evaluate as run_stage
 
@@ -84,10 +84,13 @@ def evaluate(
         print_progress(plan, summary, "answered", "metrics.json is written when all are")
 
 
-def _is_marked(folder: Path) -> bool:
-    """Whether a judge had a part in an eval's figures: the stage compares it with the one now asked."""
+def _is_measured_anew(folder: Path, box_frame: str) -> bool:
+    """Whether figures may be others of the same answers: by another judge, or in another box frame."""
     path = folder / "metrics.json"
-    return path.is_file() and any("judge" in entry for entry in read_json(path).get("tasks", {}).values())
+    metrics = read_json(path) if path.is_file() else {}
+    is_framed = metrics.get("protocol", {}).get("box_frame", "") != box_frame
+    tasks = metrics.get("tasks", {}).values()
+    return any("judge" in entry or ("boxes" in entry and is_framed) for entry in tasks)
 
 
 def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:
@@ -118,6 +121,8 @@ def _print_tasks(metrics: Mapping[str, Any]) -> None:
                 f"  answers joined by {joined['joined_by']}: {joined['num_joined']:,}, "
                 f"{joined['num_repeated']:,} repeated, {joined['num_disagreeing']:,} to another question"
             )
+        if boxes := entry.get("boxes"):
+            say(f"  boxes: {_boxes(boxes)}")
         if "official" in entry:
             doubts = "; ".join(entry["doubts"])
             say("  official: yes" if entry["official"] else f"  official: no, {doubts}")
@@ -125,6 +130,14 @@ def _print_tasks(metrics: Mapping[str, Any]) -> None:
     if answers and answers["num_unused"]:
         named = ", ".join(answers["unused"])
         say(f"{answers['num_unused']:,} answers belong to no sample, first {named}")
+
+
+def _boxes(boxes: Mapping[str, Any]) -> str:
+    """In which notations and frames boxes were read."""
+    notations = ", ".join(f"{name} {num:,}" for name, num in boxes["notations"].items()) or "none"
+    frames = ", ".join(f"{name} {num:,}" for name, num in boxes["frames_of_plain_numbers"].items())
+    plain = f"; plain numbers in {frames}, from {boxes['frame_from']}" if frames else ""
+    return f"{notations}{plain}; {boxes['num_unparsed']:,} without"
 
 
 def _figure(value: Mapping[str, float]) -> str:

@@ -51,7 +51,7 @@ def _mean(measured: Sequence[Measured]) -> Interval:
 
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
     scorer = task.scorer
-    predictions = read_predictions(layer_dir, scorer)
+    predictions = read_predictions(layer_dir, scorer, box_frame=task.box_frame)
     found = predictions.estimate(scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed)
     account = scorer.account(predictions.scored) if scorer.account else Account()
     num_unread = int(sum(one.row.get("unparsed", 0.0) for one in predictions.scored))
@@ -85,6 +85,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "scorer_version": task.scorer.version,
         "question": task.question,
         "prompt": task.prompt,
+        **({"box_frame": task.box_frame} if task.box_frame else {}),
         "seconds": round(stats.seconds, 3),
         "num_tokens": stats.tokens,
         **({one.account.name: dict(one.account.figures)} if one.account.name else {}),

@@ -1,7 +1,7 @@
 """Two prediction layers over the same task: paired differences of their metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from vila2cli.files import read_json
 from vila2cli.sample import Annotation
 from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
+from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.score.scorer import Scored, Scorer
 from vila2cli.score.stats import (
     Columns,
@@ -70,10 +71,11 @@ class Predictions:
         return all(one == two for one, two in asked if one and two)
 
 
-def read_predictions(layer_dir: Path, scorer: Scorer | None = None) -> Predictions:
+def read_predictions(layer_dir: Path, scorer: Scorer | None = None, *, box_frame: str = "") -> Predictions:
     """Read all complete shards of a prediction layer; raises DataError when there is none.
 
-    The rows are those that were stored, or the final ones of a `scorer` that settles them over all answers.
+    The rows are those that were stored, or the final ones of a `scorer` that settles them over all answers,
+    where boxes are in the frame `box_frame` in place of the one that was known when they were asked for.
     """
     ids, scored, images, prompts = [], [], [], []
     for sample_id, annotation in read_annotations(layer_dir):
@@ -85,7 +87,10 @@ def read_predictions(layer_dir: Path, scorer: Scorer | None = None) -> Predictio
         prompts.append(annotation.prompt_sha256 or "")
     if not ids:
         raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
-    final = scored if scorer is None or scorer.settle is None else scorer.settle(scored)
+    final: Sequence[Scored] = scored
+    if scorer is not None and scorer.settle is not None:
+        framed = {"box_frame": box_frame} if box_frame else {}
+        final = scorer.settle([replace(one, labels={**one.labels, **framed}) for one in scored])
     return Predictions(tuple(ids), tuple(final), tuple(images), tuple(prompts))
 
 
@@ -133,7 +138,9 @@ def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[dict[str, Estimate], dict[str, Estimate], tuple[Predictions, Predictions]]:
     """Every metric of two layers on the samples both hold, and these samples as either has them."""
-    first, second = pair(read_predictions(first_dir, scorer), read_predictions(second_dir, scorer))
+    first, second = pair(
+        *(read_predictions(one, scorer, box_frame=_measured_frame(one)) for one in (first_dir, second_dir))
+    )
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
     return before, after, (first, second)
 
@@ -152,6 +159,15 @@ def _tasks_of(eval_dir: Path) -> dict[str, Any]:
     if not isinstance(tasks, dict):
         raise DataError(f"{eval_dir}/metrics.json names no tasks; run vila2 eval again")
     return tasks
+
+
+def _measured_frame(layer_dir: Path) -> str:
+    """The frame that metrics.json says a task's boxes were measured in, where one was stated."""
+    path = layer_dir.parent / "metrics.json"
+    tasks = read_json(path).get("tasks") if path.is_file() else None
+    task = tasks.get(layer_dir.name) if isinstance(tasks, dict) else None
+    frame = task.get("box_frame") if isinstance(task, dict) else None
+    return frame if isinstance(frame, str) and frame in (*FRAMES, AUTO) else ""
 
 
 def _check_same_task(name: str, first: dict[str, Any], second: dict[str, Any]) -> None:

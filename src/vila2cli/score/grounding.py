@@ -131,8 +131,6 @@ def _grid_labels(reference: Reference) -> Labels:
     labels = {"box_frame": frame}
     if any(name in reference.meta for name in ("width", "height")):
         return labels | {"size": _size(reference)}
-    if needs_size(frame):
-        raise DataError(f"box_frame {frame} needs the image's 'width' and 'height' in the sample's JSON")
     return labels
 
 
@@ -155,7 +153,10 @@ def _grid_asked(answers: Iterable[str], labels: Mapping[str, str]) -> _Asked:
     truths = tuple(box for text in answers for box in parse_boxes(text))
     if not truths:
         raise DataError(f"a grounding question needs an answer [x1,y1,x2,y2], not {list(answers)}")
-    return _Asked(truths, _read_size(labels.get("size", "")), labels.get("box_frame", AUTO), is_grid=True)
+    size, frame = _read_size(labels.get("size", "")), labels.get("box_frame", AUTO)
+    if size is None and needs_size(frame):
+        raise DataError(f"box_frame {frame} needs the image's 'width' and 'height' in the sample's JSON")
+    return _Asked(truths, size, frame, is_grid=True)
 
 
 def _pixel_asked(labels: Mapping[str, str]) -> _Asked:
@@ -189,7 +190,12 @@ def _plain(scored: Sequence[Scored], asked: Sequence[_Asked]) -> list[tuple[str,
 
 
 def settle(scored: Sequence[Scored]) -> list[Scored]:
-    """The answers with their final rows: the frame of numbers that nobody stated is told from all of them."""
+    """The answers with their final rows: the frame of numbers that nobody stated is told from all of them.
+
+    What an earlier version kept, without the truth beside it, stays as it scored it.
+    """
+    if not all("box" in one.labels or one.references for one in scored):
+        return list(scored)
     asked = [_asked(one) for one in scored]
     told, _ = told_frame([numbers for frame, numbers in _plain(scored, asked) if frame == AUTO])
     return [replace(one, row=about.row(one.text, told)) for one, about in zip(scored, asked, strict=True)]

@@ -215,7 +215,8 @@ class EvalSettings(Settings):
         str,
         setting(
             "frame of plain numbers in answers that are boxes, such as xyxy-pixel, xyxy-1 or xyxy-1000; empty "
-            "for the task's, auto to tell it from all answers"
+            "for the task's, auto to tell it from all answers",
+            decides=False,
         ),
     ] = ""
     judge: Annotated[

@@ -346,7 +346,6 @@ def _task_inputs(task: Task) -> dict[str, Any]:
         "vocabulary": task.vocabulary,
         **({"prompt": task.prompt} if task.prompt != "{question}" else {}),
         **({"synonyms": dict(task.synonyms)} if task.synonyms else {}),
-        **({"box_frame": task.box_frame} if task.box_frame else {}),
     }
 
 
@@ -376,6 +375,7 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
         "max_pixels": DEFAULT_MAX_PIXELS,
         "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks; "
         f"of shares of fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
+        **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),
         "num_bootstrap": recipe.eval.num_bootstrap,
         "seed": recipe.seed,
         "qa_mean": "mean of the headline metrics of all tasks that are not captions",

@@ -69,6 +69,7 @@ def score_answers(
                 "answers": "by another tool: prompts, sampling and image size are its own",
                 "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
                 f"fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
+                **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),
                 "num_bootstrap": recipe.eval.num_bootstrap,
                 "seed": recipe.seed,
                 "versions": {"vila2cli": __version__},
@@ -106,8 +107,7 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
 
 
 def _described(task: Task) -> dict[str, str]:
-    described = {"version": task.version, "scorer": task.scorer.name, "scorer_version": task.scorer.version}
-    return described | ({"box_frame": task.box_frame} if task.box_frame else {})
+    return {"version": task.version, "scorer": task.scorer.name, "scorer_version": task.scorer.version}
 
 
 def _samples(source: Source) -> Iterator[Sample]:
