@@ -39,6 +39,15 @@ def test_a_set_of_answers_tells_its_frame(unit, size, seed):
     assert told_frame(numbers)[0] == f"xyxy-{unit}"
 
 
+@pytest.mark.parametrize("unit", ["1", "999", "pixel"])
+def test_six_answers_mostly_tell_their_frame(unit):
+    told = [
+        told_frame([Numbers(written(box, COCO, unit), COCO) for box in drawn(6, COCO, seed)])[0]
+        for seed in range(50)
+    ]
+    assert told.count(f"xyxy-{unit}") >= 48
+
+
 def test_one_answer_in_twenty_may_be_wild():
     numbers = [Numbers(written(box, COCO, "1"), COCO) for box in drawn(39, COCO)] + [
         Numbers((5, 5, 900, 900), COCO)

@@ -19,8 +19,9 @@ FRAMES = tuple(f"{order}-{unit}" for order in ("xyxy", "yxyx", "xywh") for unit 
 In 1-square the edge is that of the square around the image, the shorter side centred in it: LLaVA-1.5 and
 Shikra pad their images so, and are asked for boxes of what they see.
 """
-ENOUGH = 20
-"""From how many boxes on they tell pixels, thousandths and hundredths apart where all of these are possible."""
+ENOUGH, MANY = 5, 20
+"""From how many boxes on they tell pixels, thousandths and hundredths apart where all of these are possible,
+and from how many on a frame that was stated is doubted by that."""
 _MOSTLY = 0.95
 _CLEARLY = 1.2
 _SPARE = 1.02
@@ -46,8 +47,8 @@ def told_frame(answers: Sequence[Numbers]) -> tuple[str, str]:
     """The frame of plain numbers, left, top, right, bottom, and why; one for all answers of a model.
 
     Numbers within 0-1 are shares. Otherwise the frames are possible in which 95% of the boxes lie within
-    their images. Of several it is, from 20 boxes on, the one whose far edges they come nearest to, if they come
-    a fifth nearer than in the usual one; this is 0-999, or pixels for Qwen's `bbox_2d`.
+    their images. Of several it is, from five boxes on, the one whose far edges they come nearest to, if they
+    come a fifth nearer than in the usual one; this is 0-999, or pixels for Qwen's `bbox_2d`.
     """
     possible = {unit: _reach(answers, unit) for unit in ("1", "100", "999", PIXEL)}
     possible = {unit: reach for unit, reach in possible.items() if reach > 0}

@@ -16,8 +16,8 @@ from vila2cli.errors import DataError
 from vila2cli.score.box_frames import (
     AUTO,
     BOX_FRAME,
-    ENOUGH,
     FRAMES,
+    MANY,
     SQUARE,
     Numbers,
     needs_size,
@@ -246,7 +246,7 @@ def _contradiction(frame: str, numbers: Sequence[Numbers]) -> str:
     told = told_frame(numbers)[0]
     same = {"1000": "999", SQUARE: "1"}
     is_other = same.get(unit, unit) != same.get(told.partition("-")[2], told.partition("-")[2])
-    if is_other and (len(numbers) >= ENOUGH or _outside(unit, numbers) > (1 - _MOSTLY) * len(numbers)):
+    if is_other and (len(numbers) >= MANY or _outside(unit, numbers) > (1 - _MOSTLY) * len(numbers)):
         return f"the boxes are stated to be in {frame}, and look as if they were in {told}; see eval.box_frame"
     return ""
 
