@@ -82,15 +82,15 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
         elif what in ("data.pretrain", "data.sft"):
             yield Finding(what, "is empty: name the shards", RecipeError)
     if recipe.eval.tasks:
-        yield _try("eval.tasks", lambda: _tasks(recipe.eval.tasks))
+        yield _try("eval.tasks", lambda: _tasks(recipe.eval.tasks, recipe.eval.box_frame))
     else:
         yield Finding("eval.tasks", "is empty: name the task folders", RecipeError)
 
 
-def _tasks(specs: Sequence[str]) -> str:
+def _tasks(specs: Sequence[str], box_frame: str) -> str:
     from vila2cli.score.task import find_tasks
 
-    tasks = find_tasks(specs)
+    tasks = find_tasks(specs, box_frame=box_frame)
     return f"{len(tasks)} tasks, {_first_samples([task.folder for task in tasks])}"
 
 

@@ -16,7 +16,7 @@ from vila2cli.sample import Annotation, Reject
 from vila2cli.score import find_scorer
 from vila2cli.score.caption import score as score_caption
 from vila2cli.score.scorer import Reference, Vocabulary
-from vila2cli.score.stats import columns_of, estimate, mean_of, wilson
+from vila2cli.score.stats import cautious_share, columns_of, estimate, mean_of
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.world.draw import draw_picture, encode_jpeg
 from vila2cli.world.language import QUESTIONS, alt_text, statements, wrong_thing
@@ -174,7 +174,11 @@ class SyntheticRun:
         """A judge summary as vila2 judge writes it, of the round's captions over the alt-text."""
         judges = {
             judge: {"wins": won, "ties": 4, "losses": 196 - won, "unjudged": 0, "position_bias": 0.52}
-            | {"num_pairs": 200, "win_rate": wilson(won + 2, 200).to_json(), "length_bias": None}
+            | {
+                "num_pairs": 200,
+                "win_rate": cautious_share((won + 2) / 200, 200).to_json(),
+                "length_bias": None,
+            }
             for judge, won in wins.items()
         }
         layer = f"runs/world/round{number}/recaption"

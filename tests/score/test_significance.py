@@ -9,7 +9,7 @@ import pytest
 from vila2cli.score import stats
 from vila2cli.score.short import SHORT
 from vila2cli.score.significance import holm, p_value, samples_needed, smallest_visible, standard_error
-from vila2cli.score.stats import columns_of, difference, estimate
+from vila2cli.score.stats import Support, columns_of, difference, difference_of, estimate
 
 NUM_SIMULATIONS = 400
 ENOUGH = 0.93 - (0.93 * 0.07 / NUM_SIMULATIONS) ** 0.5
@@ -37,6 +37,12 @@ def accuracies(*answers, simulation=0, num_bootstrap=400):
         )["accuracy"]
         for values in answers
     ]
+
+
+def p_of(first, second, **settings):
+    """The p-value of a paired difference of two models' answers."""
+    of = Support(len(first), len(first))
+    return p_value(difference_of(*accuracies(first, second, **settings), top=1.0, of=of))
 
 
 def share_held(truth, estimates):
@@ -75,10 +81,11 @@ def test_the_paired_interval_holds_where_answers_change_both_ways():
 def test_p_values_of_no_difference_are_seldom_small():
     rng = np.random.default_rng(7)
     pairs = [(rng.random(200) < 0.5, rng.random(200) < 0.5) for _ in range(NUM_SIMULATIONS)]
-    p_values = [p_value(difference(*accuracies(*pair, simulation=number))) for number, pair in enumerate(pairs)]
+    p_values = [p_of(*pair, simulation=number) for number, pair in enumerate(pairs)]
     assert sum(p < 0.05 for p in p_values) <= 0.08 * NUM_SIMULATIONS
-    assert p_value(difference(*accuracies([1, 0] * 50, [1, 0] * 50))) == 1.0
-    assert p_value(difference(*accuracies([0] * 50, [1] * 50))) < 1e-12
+    assert p_of([1, 0] * 50, [1, 0] * 50) == 1.0
+    assert p_of([0] * 50, [1] * 50) < 1e-12
+    assert p_of([0], [1]) > 0.05, "one sample shows nothing"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +109,13 @@ def test_samples_needed_agree_with_the_textbook():
     assert samples_needed(error, 100, 0.0) is None
 
 
+def test_samples_that_all_differ_alike_say_nothing_of_how_many_are_needed():
+    error = standard_error(difference(*accuracies([0] * 50, [1] * 50)))
+    assert error == 0
+    assert smallest_visible(error) is None
+    assert samples_needed(error, 50, 1.0) is None
+
+
 def test_with_the_samples_needed_the_difference_shows_most_of_the_time():
     rng = np.random.default_rng(8)
     numbers = itertools.count()
@@ -109,8 +123,11 @@ def test_with_the_samples_needed_the_difference_shows_most_of_the_time():
     def once(num):
         first = rng.random(num) < 0.6
         second = np.where(rng.random(num) < 0.3, rng.random(num) < 0.8, first)
-        return difference(*accuracies(first, second, simulation=next(numbers)))
+        return first, second, {"simulation": next(numbers)}
 
-    num = samples_needed(standard_error(once(2000)), 2000, 0.3 * (0.8 - 0.6))
-    shown = sum(p_value(once(num)) < 0.05 for _ in range(200)) / 200
+    first, second, settings = once(2000)
+    error = standard_error(difference(*accuracies(first, second, **settings)))
+    num = samples_needed(error, 2000, 0.3 * (0.8 - 0.6))
+    drawn = (once(num) for _ in range(200))
+    shown = sum(p_of(first, second, **settings) < 0.05 for first, second, settings in drawn) / 200
     assert 0.7 <= shown <= 0.9

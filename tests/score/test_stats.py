@@ -3,20 +3,26 @@ import math
 import numpy as np
 import pytest
 
+from vila2cli.score import yesno
+from vila2cli.score.grouping import category_metrics, fill
 from vila2cli.score.short import SHORT
 from vila2cli.score.stats import (
     Estimate,
     Interval,
+    Support,
     cautious_share,
     cohen_kappa,
     columns_of,
     difference,
+    difference_of,
     estimate,
+    interval_of,
+    interval_within,
     mean_of,
     ratio,
     share_difference,
     share_interval,
-    wilson,
+    supports,
 )
 from vila2cli.score.yesno import YESNO
 
@@ -121,16 +127,6 @@ def test_tasks_that_agree_on_the_same_images_tell_no_more_than_one():
 
 
 @pytest.mark.parametrize(
-    ("successes", "num_trials", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (72, 100, 0.6251, 0.7986)],
-)
-def test_wilson(successes, num_trials, low, high):
-    interval = wilson(successes, num_trials)
-    assert interval.value == successes / num_trials
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
-
-
-@pytest.mark.parametrize(
     ("share", "num_trials", "low", "high"),
     # Newcombe (1998), table I: the score intervals with continuity correction
     [
@@ -145,12 +141,6 @@ def test_cautious_share(share, num_trials, low, high):
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
     other = cautious_share(1 - share, num_trials)
     assert (1 - other.high, 1 - other.low) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_wilson_of_nothing_knows_nothing():
-    interval = wilson(0, 0)
-    assert math.isnan(interval.value)
-    assert (interval.low, interval.high) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -211,13 +201,57 @@ def test_paired_differences_of_few_images_are_covered(first, second, num_questio
             )["accuracy"]
             for right in (before, after)
         ]
-        interval = share_difference(*found, num_samples=num_images * num_questions, num_images=num_images)
+        counts = {"num_samples": num_images * num_questions, "num_images": num_images}
+        interval = share_difference(*found, **counts).interval
         num_covered += interval.low <= second - first <= interval.high
     assert num_covered >= 0.93 * 200
 
 
 def test_no_difference_on_few_samples_leaves_room_for_one():
     right = Estimate(1.0, np.ones(100))
-    interval = share_difference(right, right, num_samples=60, num_images=20)
+    interval = share_difference(right, right, num_samples=60, num_images=20).interval
     assert (interval.value, interval.low) == (0.0, -interval.high)
     assert interval.high == pytest.approx(1.959964 * 2**0.5 / 22)
+
+
+def test_a_metric_is_of_the_samples_that_have_it():
+    """A category's accuracy is of its own questions and images, precision of what was answered with yes."""
+    rows = [{"score": 1.0, "unparsed": 0.0, f"right:{c}": 1.0, f"num:{c}": 1.0} for c in "aaabb"]
+    columns = columns_of(fill(rows))
+    found = supports(columns, category_metrics, ["x", "x", "y", "y", "z"])
+    assert (found["accuracy"], found["accuracy:a"], found["accuracy:b"]) == (
+        Support(5, 3),
+        Support(3, 2),
+        Support(2, 2),
+    )
+    yes = {"score": 1.0, "is_yes": 1.0, "says_yes": 1.0, "both_yes": 1.0, "unclear": 0.0}
+    no = dict.fromkeys(yes, 0.0) | {"score": 1.0}
+    found = supports(columns_of([yes, no, no]), yesno.metrics, ["x", "y", "z"])
+    assert (found["precision"], found["accuracy"]) == (Support(1, 1), Support(3, 3))
+    assert ratio(np.zeros(1), np.zeros(1)) == 0, "nothing stated still has precision 0"
+
+
+@pytest.mark.parametrize("num_images", [8, 99, 100, 400])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_all_right_and_all_wrong_are_never_certain(value, num_images):
+    interval = interval_of(Estimate(value, np.full(50, value)), num_samples=num_images, num_images=num_images)
+    assert interval == cautious_share(value, num_images)
+    assert interval.high - interval.low > 0.005
+
+
+def test_points_of_a_scale_have_the_intervals_of_their_shares():
+    right = Estimate(200.0, np.full(50, 200.0))
+    found = interval_within(right, 200.0, Support(60, 30))
+    assert (found.value, found.high) == (200.0, 200.0)
+    assert found.low == pytest.approx(200 * cautious_share(1.0, 30).low)
+    assert interval_within(right, 0.0, Support(60, 30)).low == 200.0, "what has no limit is no share"
+
+
+@pytest.mark.parametrize("num", [20, 300])
+def test_two_that_differ_in_all_or_nothing_leave_room(num):
+    wrong, right = Estimate(0.0, np.zeros(50)), Estimate(1.0, np.ones(50))
+    found = difference_of(wrong, right, top=1.0, of=Support(num, num))
+    assert (found.interval.value, found.interval.high) == (1.0, 1.0)
+    assert found.interval.low < 0.995
+    same = difference_of(right, right, top=1.0, of=Support(num, num))
+    assert same.interval.low < 0 < same.interval.high

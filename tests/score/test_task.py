@@ -1,6 +1,6 @@
 import pytest
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.sample import Sample
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.task import find_tasks, load_task
@@ -80,11 +80,34 @@ def test_a_spec_without_a_task_is_an_error(tmp_path):
         find_tasks([tmp_path / "nowhere"])
 
 
-def test_two_tasks_of_one_name_are_an_error(tmp_path):
-    for folder in ("x", "y"):
-        write_task(tmp_path / folder / "colour", 'answer_type = "short"')
-    with pytest.raises(DataError, match="both named 'colour'"):
-        find_tasks([tmp_path / "x", tmp_path / "y"])
+def test_tasks_of_one_name_are_named_by_what_tells_their_folders_apart(tmp_path):
+    for folder in ("x/colour", "y/colour", "x/size"):
+        write_task(tmp_path / folder, 'answer_type = "short"')
+    for specs in (["x", "y"], ["y", "x"], ["x/*", "y/colour", "x/../y"]):
+        found = find_tasks([tmp_path / spec for spec in specs])
+        names = {task.folder.resolve().relative_to(tmp_path).as_posix(): task.name for task in found}
+        assert names == {"x/colour": "colour@x", "y/colour": "colour@y", "x/size": "size"}, specs
+    assert [task.name for task in find_tasks([tmp_path / "x"])] == ["colour", "size"]
+
+
+def test_tasks_that_name_themselves_alike_are_told_apart_by_their_own_folders(tmp_path):
+    for folder in ("a/v1", "a/v2", "b/v1"):
+        write_task(tmp_path / folder, 'answer_type = "short"\nname = "pope"')
+    assert [task.name for task in find_tasks([tmp_path / "a"])] == ["pope@v1", "pope@v2"]
+    three = find_tasks([tmp_path / "a", tmp_path / "b"])
+    assert [task.name for task in three] == ["pope@a-v1", "pope@a-v2", "pope@b-v1"]
+
+
+def test_a_frame_for_boxes_that_is_none_is_an_error(tmp_path):
+    folder = write_task(tmp_path / "box", 'answer_type = "box"\nscorer = "refcoco"')
+    write_task(tmp_path / "colour", 'answer_type = "short"')
+    found = find_tasks([tmp_path], box_frame="xywh-pixel")
+    assert [task.box_frame for task in found] == ["xywh-pixel", ""]
+    with pytest.raises(RecipeError, match=r"eval\.box_frame is 'pixels'"):
+        find_tasks([folder], box_frame="pixels")
+    write_task(tmp_path / "bad", 'answer_type = "box"\nbox_frame = "cxcywh"')
+    with pytest.raises(DataError, match="box_frame is 'cxcywh'"):
+        load_task(tmp_path / "bad")
 
 
 def test_the_question_of_the_task_goes_before_the_samples_own(tmp_path):

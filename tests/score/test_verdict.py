@@ -1,7 +1,8 @@
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.score.verdict import Verdict, agreement, oracle_outcome, outcome_of, parse_letter, summarise
+from vila2cli.score.preference import preferences
+from vila2cli.score.verdict import Verdict, agreement, counts, oracle_outcome, outcome_of, parse_letter
 
 
 def verdict(outcome, *, answers=(), num_words=(10, 5)):
@@ -60,19 +61,20 @@ def test_figures_of_a_judge():
         verdict("tie"),
         verdict("unjudged", answers=("A", "hm")),
     ]
-    figures = summarise(verdicts)
-    assert (figures["wins"], figures["losses"], figures["ties"], figures["unjudged"]) == (2, 1, 2, 1)
-    assert figures["num_pairs"] == 5
-    assert figures["win_rate"]["value"] == 0.6
-    assert figures["win_rate"]["low"] < 0.6 < figures["win_rate"]["high"]
-    assert figures["position_bias"] == pytest.approx(6 / 9)
-    assert figures["length_bias"] == pytest.approx(1 / 3)
+    assert counts(verdicts) == {"wins": 2, "losses": 1, "ties": 2, "unjudged": 1, "num_pairs": 5}
+    found = preferences(verdicts, list(map(str, range(6))), num_bootstrap=200, seed=0)
+    assert found["win_rate"].value == 0.6
+    assert found["win_rate"].low < 0.6 < found["win_rate"].high
+    assert found["position_bias"].value == pytest.approx(
+        5 / 8
+    )  # of the pairs that were answered in both orders
+    assert found["length_bias"].value == pytest.approx(1 / 3)
 
 
 def test_nothing_judged_has_no_rate():
-    figures = summarise([verdict("unjudged", answers=("x", "y"))])
-    assert (figures["win_rate"], figures["position_bias"], figures["length_bias"]) == (None, None, None)
-    assert figures["num_pairs"] == 0
+    unjudged = [verdict("unjudged", answers=("x", "y"))]
+    assert counts(unjudged)["num_pairs"] == 0
+    assert preferences(unjudged, ["0"], num_bootstrap=200, seed=0) == {}
 
 
 def test_agreement_leaves_out_what_one_of_them_did_not_judge():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from vila2cli.cli import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.progress import Progress
 from vila2cli.recipe import load_recipe
@@ -239,3 +240,27 @@ def test_a_stopped_eval_goes_on_where_it_was(tiny_checkpoint, tasks, tmp_path, m
     monkeypatch.undo()
     assert run(tiny_checkpoint, tasks, out)["tasks"]["existence"]["num_samples"] == 8
     assert not list(out.rglob("*.partial"))
+
+
+def test_boxes_are_measured_in_another_frame_without_asking_again(tiny_checkpoint, tmp_path):
+    """The frame decides nothing of the answers, so it may be stated once they are there."""
+    folder = tmp_path / "tasks/region"
+    folder.mkdir(parents=True)
+    with TarWriter(folder / "000000.tar") as tar:
+        for number in range(3):
+            region = {"question": "Where?", "box": "[1,2,9,9]", "width": 64, "height": 64}
+            members = {"jpg": jpeg(number), "json": json.dumps(region).encode()}
+            tar.write_sample(f"{number:09d}", members)
+    (folder / "task.toml").write_text('answer_type = "box"\nscorer = "refcoco"\n')
+    out = tmp_path / "eval"
+    first = run(tiny_checkpoint, folder, out)
+    answers = (out / "region/000000.tar").read_bytes()
+    words = ["eval", "--model", str(tiny_checkpoint), "--tasks", str(folder), "--out", str(out)]
+    small = ["eval.engine=hf", "eval.max_new_tokens=6", "eval.batch_size=4", "eval.num_bootstrap=50"]
+    for value in ("xyxy-pixel", "xyxy-1"):
+        sets = [word for one in (*small, f"eval.box_frame={value}") for word in ("--set", one)]
+        assert main([*words, *sets]) == 0
+        second = json.loads((out / "metrics.json").read_text())
+        assert second["tasks"]["region"]["box_frame"] == second["protocol"]["box_frame"] == value
+    assert "box_frame" not in first["tasks"]["region"]
+    assert (out / "region/000000.tar").read_bytes() == answers

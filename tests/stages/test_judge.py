@@ -124,6 +124,9 @@ def test_a_checkpoint_is_asked_in_both_orders(tiny_checkpoint, mixed, right, tmp
     assert list(summary["judges"]) == ["oracle", "model"]
     model = summary["judges"]["model"]
     assert model["wins"] + model["losses"] + model["ties"] + model["unjudged"] == NUM_SAMPLES
+    for figures in summary["judges"].values():  # every figure once, or the same wherever it stands
+        assert figures["intervals"].keys() <= {"position_bias", "length_bias"}
+        assert all(figures[name] == one["value"] for name, one in figures["intervals"].items())
     verdicts = read_verdict_layer(tmp_path / "judge" / "model")
     by_model = {key[1]: one for key, said in verdicts.items() for one in said.verdicts}
     for key, one in by_model.items():

@@ -6,9 +6,11 @@ import pytest
 
 from vila2cli.cli import main
 from vila2cli.errors import DataError, RejectBudgetError
+from vila2cli.evaluation.comparing import compare_headlines
 from vila2cli.importers import find_format
 from vila2cli.importers.write import import_tasks
 from vila2cli.recipe import load_recipe
+from vila2cli.score.stats import cautious_share
 from vila2cli.shards import TarWriter
 from vila2cli.stages.evaluate import evaluate
 from vila2cli.stages.scoring import score_answers
@@ -180,12 +182,142 @@ def test_questions_without_their_images_are_not_asked(pope, tiny_checkpoint, tmp
     assert "without --images" in (tmp_path / "out/pope-random/rejects.jsonl").read_text()
 
 
+REGIONS = [
+    {"question_id": str(n), "image": f"{n}.jpg", "expression": "the cat", "width": 640, "height": 480}
+    | {"bbox": [64, 48, 320, 240 + n]}
+    for n in range(30)
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "frame_from", "doubt"),
+    [
+        ("<box>[[100, 100, 500, 530]]</box>", [], "the notation", ""),
+        ("<loc0102><loc0102><loc0542><loc0512> cat", [], "the notation", ""),
+        ("[0.1, 0.1, 0.5, 0.53]", ["eval.box_frame=xyxy-1"], "box_frame", ""),
+        ("[0.1, 0.1, 0.5, 0.53]", [], "the numbers", "taken for xyxy-1 "),
+        ('{"bbox_2d": [64, 48, 320, 254], "label": "cat"}', ["eval.box_frame=xyxy-pixel"], "box_frame", ""),
+        ('{"bbox_2d": [64, 48, 320, 254], "label": "cat"}', [], "the numbers", "taken for xyxy-pixel "),
+        ("(100,100),(500,530)", ["eval.box_frame=auto"], "the numbers", "taken for xyxy-1000 "),
+    ],
+)
+def test_boxes_are_read_in_the_notation_of_their_model(text, sets, frame_from, doubt, tmp_path):
+    (tmp_path / "refcoco.jsonl").write_text("\n".join(map(json.dumps, REGIONS)))
+    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    texts = [text] * 29 + ["<box>[[1, 1, 999, 1000]]</box>"]
+    file = lines(tmp_path / "a.jsonl", *({"question_id": str(n), "text": one} for n, one in enumerate(texts)))
+    entry = run(file, tmp_path / "tasks", tmp_path / "out", *sets)["tasks"]["refcoco"]
+    assert entry["metrics"]["iou_at_50"]["value"] == pytest.approx(29 / 30)
+    assert entry["boxes"]["frame_from"] == frame_from
+    assert entry["boxes"]["num_unparsed"] == 0
+    assert entry["official"] == (not doubt)
+    assert [doubt in said for said in entry["doubts"]] == ([True] if doubt else [])
+
+
+def test_answers_without_a_box_are_counted_and_not_official(tmp_path):
+    (tmp_path / "refcoco.jsonl").write_text("\n".join(map(json.dumps, REGIONS)))
+    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    texts = ["<box>[[100, 100, 500, 530]]</box>"] * 28 + ["I cannot see a cat.", "<box>[[100, 100,"]
+    file = lines(tmp_path / "a.jsonl", *({"question_id": str(n), "text": one} for n, one in enumerate(texts)))
+    entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
+    assert entry["boxes"]["notations"] == {"<box>": 28}
+    assert entry["boxes"]["num_unparsed"] == 2
+    assert entry["metrics"]["unparsed_ratio"]["value"] == pytest.approx(2 / 30)
+    assert not entry["official"]
+    assert entry["doubts"] == ["2 of 30 answers hold no box that can be read"]
+
+
 def test_boxes_of_another_frame_are_not_official(tmp_path):
     row = {"image": "a.jpg", "expression": "the cat", "bbox": [10, 5, 30, 15], "width": 100, "height": 50}
     (tmp_path / "refcoco.jsonl").write_text(json.dumps(row | {"question_id": "7"}))
-    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    files = [tmp_path / "refcoco.jsonl"]
+    import_tasks(find_format("refcoco"), files, tmp_path / "tasks", box_frame="xyxy-999")
     file = lines(tmp_path / "a.jsonl", {"question_id": "7", "text": "[0.1,0.1,0.3,0.3]"})
     entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
     assert entry["metrics"]["iou_at_50"]["value"] == 0
     assert not entry["official"]
     assert "1 of 1 boxes lie within 0-1" in entry["doubts"][0]
+
+
+def choice_task(folder, num, category=lambda n: "all"):
+    """Questions of MMMU's form whose answer is B, each about an image of its own."""
+    folder.mkdir(parents=True)
+    with TarWriter(folder / "000000.tar") as tar:
+        for n in range(num):
+            meta = {"question_id": f"q{n}", "question": f"What is {n}?", "answers": ["B"], "image": f"{n}.jpg"}
+            meta |= {"choices": ["red", "blue"], "category": category(n)}
+            tar.write_sample(f"{n:06d}", {"json": json.dumps(meta).encode()})
+    (folder / "task.toml").write_text('answer_type = "choice"\nscorer = "mmmu"\n')
+    return folder
+
+
+def answer_all(path, texts):
+    return lines(path, *({"question_id": f"q{n}", "text": text} for n, text in enumerate(texts)))
+
+
+@pytest.mark.parametrize(("scorer", "official"), [("mmmu", True), ("mmmu-random", True), ("mcq", True)])
+def test_what_was_read_whole_is_official(scorer, official, tmp_path):
+    """MMMU draws, and VLMEvalKit asks a language model, only where an answer has no option."""
+    task = choice_task(tmp_path / "tasks/m", 6)
+    (task / "task.toml").write_text(f'answer_type = "choice"\nscorer = "{scorer}"\n')
+    entry = run(answer_all(tmp_path / "a.jsonl", ["B"] * 5 + ["A"]), task, tmp_path / "one")["tasks"]["m"]
+    assert (entry["official"], entry["doubts"]) == (official, [])
+    entry = run(answer_all(tmp_path / "b.jsonl", ["B"] * 4 + ["hm", "A"]), task, tmp_path / "two")["tasks"]["m"]
+    assert not entry["official"]
+    assert "1 of 6 answers are of no known form" in entry["doubts"][0]
+
+
+def test_a_category_has_the_interval_of_its_own_images(tmp_path):
+    """Of 150 questions 8 are of a category that is all right: no reason to be sure of it."""
+    task = choice_task(tmp_path / "tasks/m", 150, lambda n: "rare" if n < 8 else "usual")
+    metrics = run(
+        answer_all(tmp_path / "a.jsonl", ["B"] * 100 + ["A"] * 50),
+        task,
+        tmp_path / "out",
+        "eval.num_bootstrap=500",
+    )["tasks"]["m"]["metrics"]
+    rare = metrics["accuracy:rare"]
+    assert (rare["value"], rare["high"]) == (1.0, 1.0)
+    assert rare["low"] == pytest.approx(cautious_share(1.0, 8).low)
+    assert metrics["unparsed_ratio"]["high"] == pytest.approx(cautious_share(0.0, 150).high)
+    assert metrics["accuracy"]["low"] == pytest.approx(0.59, abs=0.02)
+
+
+def test_the_mean_of_few_images_has_a_cautious_interval(tmp_path):
+    for name in ("one", "two"):
+        choice_task(tmp_path / "tasks" / name, 20)
+    metrics = run(answer_all(tmp_path / "a.jsonl", ["B"] * 20), tmp_path / "tasks", tmp_path / "out")
+    assert metrics["qa_mean"] == cautious_share(1.0, 20).to_json(), "both are about the same 20 images"
+
+
+def test_data_sets_of_one_name_are_scored_together(tmp_path):
+    """Each is named with its folder, so metrics.json, eval compare and the report tell them apart."""
+    for name, num in (("coco", 30), ("gqa", 40)):
+        choice_task(tmp_path / name / "pope", num)
+    names = {}
+    for model, wrong in (("first", 10), ("second", 5)):
+        file = answer_all(tmp_path / f"{model}.jsonl", ["A"] * wrong + ["B"] * (40 - wrong))
+        folders = [tmp_path / "coco", tmp_path / "gqa"]
+        names[model] = score_answers(
+            load_recipe(None, ["eval.num_bootstrap=50"]),
+            answers=[file],
+            tasks=folders if model == "first" else folders[::-1],
+            out=tmp_path / "evals" / model,
+        )["tasks"]
+    assert names["first"].keys() == names["second"].keys() == {"pope@coco", "pope@gqa"}
+    assert names["first"]["pope@gqa"]["num_samples"] == 40
+    assert names["first"]["pope@gqa"]["folder"] == str(tmp_path / "gqa/pope")
+    coco, gqa = compare_headlines(tmp_path / "evals/first", tmp_path / "evals/second")
+    assert (coco.task, coco.num_samples, gqa.task, gqa.num_samples) == ("pope@coco", 30, "pope@gqa", 40)
+
+
+def test_answers_that_all_differ_alike_do_not_say_how_many_are_needed(tmp_path, capsys):
+    task = choice_task(tmp_path / "tasks/m", 20)
+    for name, letter in (("wrong", "A"), ("right", "B")):
+        run(answer_all(tmp_path / f"{name}.jsonl", [letter] * 20), task, tmp_path / name)
+    (change,) = compare_headlines(tmp_path / "wrong", tmp_path / "right")
+    assert (change.difference, change.high) == (1.0, 1.0)
+    assert 0.7 < change.low < 1
+    assert (change.smallest_visible, change.samples_needed) == (None, None)
+    assert main(["eval", "compare", str(tmp_path / "wrong"), str(tmp_path / "right")]) == 0
+    assert "20 samples all differ alike: how many would show it cannot be told" in capsys.readouterr().out

@@ -13,6 +13,7 @@ ALL = ("boxes", "some-box", "text")
         "A dog [100,200,300,400] runs.",
         "A dog [000,000,999,999] and a cat [1, 2, 3.5, 4].",
         "See [sic] the dog at [100,200,300,400].",
+        "The sign [100,200,300,400] reads 12, 34, 56, 78.",
     ],
 )
 def test_what_is_right_passes(text: str) -> None:
@@ -32,6 +33,10 @@ def test_what_is_right_passes(text: str) -> None:
         ("A dog at [xmin,ymin,xmax,ymax].", "bad-box"),
         ("A dog [100,200,300,1000].", "box-outside"),
         ("A dog [-1,200,300,400].", "box-outside"),
+        ("A dog <|box_start|>(100,200),(300,400)<|box_end|>.", "bad-box"),
+        ("A dog (100,200),(300,400) runs.", "bad-box"),
+        ("A dog [100,200,300,400] and a cat <loc0001><loc0002><loc0300><loc0400>.", "bad-box"),
+        ('A dog <point x="1.5" y="4.5" alt="dog">dog</point>.', "bad-box"),
         ("A dog runs.", "no-box"),
         ("A dog [sic].", "no-box"),
         ("\x07 A dog [1,2,3,4]", "implausible-text"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from vila2cli.commands.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
 from vila2cli.run import parse_worker
+
+if TYPE_CHECKING:
+    from vila2cli.evaluation.comparing import Change
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -68,7 +71,7 @@ def evaluate(
         worker=parse_worker(worker),
         origins=paths.origins,
     )
-    if not ready(plan, dry_run=dry_run, redo=_is_marked(plan.out)):
+    if not ready(plan, dry_run=dry_run, redo=_is_measured_anew(plan.out, settings.eval.box_frame)):
         return
     from vila2cli.stages.evaluate import evaluate as run_stage
 
@@ -81,10 +84,13 @@ def evaluate(
         print_progress(plan, summary, "answered", "metrics.json is written when all are")
 
 
-def _is_marked(folder: Path) -> bool:
-    """Whether a judge had a part in an eval's figures: the stage compares it with the one now asked."""
+def _is_measured_anew(folder: Path, box_frame: str) -> bool:
+    """Whether figures may be others of the same answers: by another judge, or in another box frame."""
     path = folder / "metrics.json"
-    return path.is_file() and any("judge" in entry for entry in read_json(path).get("tasks", {}).values())
+    metrics = read_json(path) if path.is_file() else {}
+    is_framed = metrics.get("protocol", {}).get("box_frame", "") != box_frame
+    tasks = metrics.get("tasks", {}).values()
+    return any("judge" in entry or ("boxes" in entry and is_framed) for entry in tasks)
 
 
 def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:
@@ -120,6 +126,8 @@ def _print_tasks(metrics: Mapping[str, Any]) -> None:
                 f"  answers joined by {joined['joined_by']}: {joined['num_joined']:,}, "
                 f"{joined['num_repeated']:,} repeated, {joined['num_disagreeing']:,} to another question"
             )
+        if boxes := entry.get("boxes"):
+            say(f"  boxes: {_boxes(boxes)}")
         if "official" in entry:
             doubts = "; ".join(entry["doubts"])
             say("  official: yes" if entry["official"] else f"  official: no, {doubts}")
@@ -127,6 +135,14 @@ def _print_tasks(metrics: Mapping[str, Any]) -> None:
     if answers and answers["num_unused"]:
         named = ", ".join(answers["unused"])
         say(f"{answers['num_unused']:,} answers belong to no sample, first {named}")
+
+
+def _boxes(boxes: Mapping[str, Any]) -> str:
+    """In which notations and frames boxes were read."""
+    notations = ", ".join(f"{name} {num:,}" for name, num in boxes["notations"].items()) or "none"
+    frames = ", ".join(f"{name} {num:,}" for name, num in boxes["frames_of_plain_numbers"].items())
+    plain = f"; plain numbers in {frames}, from {boxes['frame_from']}" if frames else ""
+    return f"{notations}{plain}; {boxes['num_unparsed']:,} without"
 
 
 def _figure(value: Mapping[str, float]) -> str:
@@ -149,7 +165,8 @@ def import_tasks(
     box_frame: Annotated[
         str,
         typer.Option(
-            "--box-frame", help="Frame of a model's boxes: xyxy-999 (default), -1000, -1, -1-square, -pixel."
+            "--box-frame",
+            help="Frame of plain numbers in boxes: auto (default), xyxy-999, -1000, -1, -pixel ...",
         ),
     ] = "",
 ) -> None:
@@ -210,12 +227,10 @@ def compare(
         seed=settings.seed,
     )
     for change in changes:
-        needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
         say(
             f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
             f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
-            f"Holm {change.p_holm:.2g}; {change.num_samples:,} samples show {change.smallest_visible:.4f}, "
-            f"needed {needed}"
+            f"Holm {change.p_holm:.2g}; {_plan(change)}"
         )
     say(
         f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
@@ -224,6 +239,14 @@ def compare(
     if json_out is not None:
         refuse_foreign(json_out, '"num_comparisons"')
         write_json(json_out, to_json(changes))
+
+
+def _plan(change: "Change") -> str:
+    """What a comparison says of the samples that the next one needs."""
+    if change.smallest_visible is None:
+        return f"the {change.num_samples:,} samples all differ alike: how many would show it cannot be told"
+    needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
+    return f"{change.num_samples:,} samples show {change.smallest_visible:.4f}, needed {needed}"
 
 
 @app.command("lmms")

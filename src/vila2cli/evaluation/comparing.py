@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.score.compare import both, shared_tasks
+from vila2cli.score.compare import both, differences_of, shared_tasks
 from vila2cli.score.significance import holm, p_value, samples_needed, smallest_visible, standard_error
 from vila2cli.score.stats import difference
 
@@ -24,7 +24,7 @@ class Change:
     p: float
     p_holm: float
     num_samples: int
-    smallest_visible: float
+    smallest_visible: float | None
     samples_needed: int | None
 
 
@@ -33,20 +33,18 @@ def compare_headlines(
 ) -> list[Change]:
     """The headline changes of all shared tasks; p-values are adjusted for their number by Holm's method.
 
-    `samples_needed` is for a difference of `wanted`, else for the one that was found. Raises DataError when the
-    folders share no task that was scored in the same way.
+    `samples_needed` is for a difference of `wanted`, else for the one that was found; it and `smallest_visible`
+    are None where the samples show no spread to plan with. Raises DataError when the folders share no task that
+    was scored in the same way.
     """
     rows: list[dict[str, Any]] = []
     for name, scorer in shared_tasks(first_dir, second_dir):
         layers = first_dir / name, second_dir / name
-        before, after, (shared, _) = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
+        before, after, answers = both(*layers, scorer, num_bootstrap=num_bootstrap, seed=seed)
         first, second = before[scorer.headline], after[scorer.headline]
-        one = difference(first, second)
-        error, interval, num = (
-            standard_error(one),
-            shared.difference_interval(scorer, first, second),
-            len(shared.ids),
-        )
+        one, num = difference(first, second), len(answers[0].ids)
+        found = differences_of(scorer, (before, after), answers)[scorer.headline]
+        error = standard_error(one)
         target = one.value if wanted is None else wanted
         rows.append(
             {
@@ -55,9 +53,9 @@ def compare_headlines(
                 "first": first.value,
                 "second": second.value,
                 "difference": one.value,
-                "low": interval.low,
-                "high": interval.high,
-                "p": p_value(one),
+                "low": found.interval.low,
+                "high": found.interval.high,
+                "p": p_value(found),
                 "num_samples": num,
                 "smallest_visible": smallest_visible(error),
                 "samples_needed": samples_needed(error, num, target),

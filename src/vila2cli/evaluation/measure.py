@@ -1,15 +1,15 @@
 """What metrics.json says of a task: metrics with intervals, counts, and whether the figure is official."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.recipe import Recipe
 from vila2cli.score.caption import FACTS
 from vila2cli.score.compare import CUT_OFF, LEFT_OUT, read_predictions
-from vila2cli.score.scorer import Scored
-from vila2cli.score.stats import Estimate, Interval, mean_of
+from vila2cli.score.scorer import Account, Scored
+from vila2cli.score.stats import Estimate, Interval, Support, interval_within, mean_of
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardStats, folder_stats
 from vila2cli.text.reasoning import Answer
@@ -20,14 +20,16 @@ MAX_UNFINISHED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with replicates and intervals, its predictions and their counts, and its doubt."""
+    """A task's metrics with replicates and intervals, its predictions and their counts, and how it was read."""
 
     task: Task
     found: dict[str, Estimate]
     intervals: dict[str, Interval]
     scored: Sequence[Scored]
     stats: ShardStats
-    doubt: str
+    account: Account
+    num_samples: int
+    images: frozenset[str]
 
     @property
     def num_unfinished(self) -> int:
@@ -37,28 +39,44 @@ class Measured:
 def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
     """The scores of every task, from the prediction layers on disk."""
     measured = [_measure(recipe, task, folder / task.name) for task in tasks]
-    headlines = [
-        one.found[one.task.scorer.headline]
-        for one in measured
-        if not one.task.is_caption and one.task.scorer.is_share
-    ]
+    asked = [one for one in measured if not one.task.is_caption and one.task.scorer.is_share]
     entries = {one.task.name: _entry(one) for one in measured}
     captions = [entries[task.name]["metrics"] for task in tasks if task.scorer.name == FACTS.name]
     return {
         "tasks": entries,
-        "qa_mean": mean_of(headlines).interval().to_json() if headlines else None,
+        "qa_mean": _mean(asked).to_json() if asked else None,
         "caption": captions[0] if captions else None,
         "num_rejected": sum(entry["num_rejected"] for entry in entries.values()),
         "seconds": round(sum(one.stats.seconds for one in measured), 3),
     }
 
 
+def _mean(measured: Sequence[Measured]) -> Interval:
+    """The unweighted mean of the headlines, on all of the tasks' images."""
+    mean = mean_of([one.found[one.task.scorer.headline] for one in measured])
+    images = frozenset().union(*(one.images for one in measured))
+    return interval_within(mean, 1.0, Support(sum(one.num_samples for one in measured), len(images)))
+
+
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
-    predictions, scorer = read_predictions(layer_dir), task.scorer
+    scorer = task.scorer
+    predictions = read_predictions(layer_dir, scorer, box_frame=task.box_frame)
     found = predictions.estimate(scorer, num_bootstrap=recipe.eval.num_bootstrap, seed=recipe.seed)
-    doubt = scorer.doubt(predictions.columns(scorer)) if scorer.doubt else ""
-    intervals = predictions.intervals(scorer, found)
-    return Measured(task, found, intervals, predictions.scored, folder_stats(layer_dir), doubt)
+    account = scorer.account(predictions.scored) if scorer.account else Account()
+    num_unread = int(sum(one.row.get("unparsed", 0.0) for one in predictions.scored))
+    if scorer.unread and num_unread:
+        doubt = f"{num_unread} of {len(predictions.ids)} answers are of no known form, and {scorer.unread}"
+        account = replace(account, doubts=(*account.doubts, doubt))
+    return Measured(
+        task=task,
+        found=found,
+        intervals=predictions.intervals(scorer, found),
+        scored=predictions.scored,
+        stats=folder_stats(layer_dir),
+        account=account,
+        num_samples=len(predictions.ids),
+        images=frozenset(predictions.groups(scorer)),
+    )
 
 
 def _entry(one: Measured) -> dict[str, Any]:
@@ -69,6 +87,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "num_samples": stats.num_out,
         "num_rejected": stats.num_rejected,
         "rejected": dict(stats.dropped),
+        "folder": str(task.folder),
         **_unfinished(one.scored),
         "version": task.version,
         "split": task.split,
@@ -77,8 +96,10 @@ def _entry(one: Measured) -> dict[str, Any]:
         "scorer_version": task.scorer.version,
         "question": task.question,
         "prompt": task.prompt,
+        **({"box_frame": task.box_frame} if task.box_frame else {}),
         "seconds": round(stats.seconds, 3),
         "num_tokens": stats.tokens,
+        **({one.account.name: dict(one.account.figures)} if one.account.name else {}),
         **_standing(one),
     }
 
@@ -88,7 +109,7 @@ def _standing(one: Measured) -> dict[str, Any]:
     scorer, stats = one.task.scorer, one.stats
     if not scorer.rule:
         return {}
-    doubts = [doubt for doubt in (scorer.deviation, one.doubt) if doubt]
+    doubts = [doubt for doubt in (scorer.deviation, *one.account.doubts) if doubt]
     if stats.num_rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         doubts.append(f"only {stats.num_out} of {stats.num_in} samples are scored ({reasons})")

@@ -17,7 +17,7 @@ from vila2cli.importers.question import (
     read_values,
     stem_name,
 )
-from vila2cli.score.grounding import BOX_FRAME
+from vila2cli.score.box_frames import AUTO
 
 _CAPTION = "Provide a one-sentence caption for the provided image."
 _DESCRIBE = "Describe this image in detail."
@@ -114,7 +114,7 @@ def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[Table]:
         split=split,
         prompt=_BOX,
         questions=rows,
-        box_frame=BOX_FRAME,
+        box_frame=AUTO,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
 from vila2cli.importers.question import Format, Question, Table
-from vila2cli.score.grounding import FRAMES
+from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.tarfiles import IMAGE_EXTENSIONS, TarWriter
 
 SAMPLES_PER_SHARD = 1000
@@ -64,8 +64,8 @@ def _framed(table: Table, box_frame: str) -> Table:
         return table
     if not table.box_frame:
         raise DataError(f"the answers of {table.name} are no boxes: leave out --box-frame")
-    if box_frame not in FRAMES:
-        raise DataError(f"there is no box frame {box_frame!r}; give {', '.join(FRAMES)}")
+    if box_frame not in (*FRAMES, AUTO):
+        raise DataError(f"there is no box frame {box_frame!r}; give {AUTO}, or one of {', '.join(FRAMES)}")
     return replace(table, box_frame=box_frame)
 
 

@@ -10,13 +10,22 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.score.agreement import kappa_interval, many_judges
 from vila2cli.score.annotations import SampleId, read_annotations
-from vila2cli.score.preference import preferences
+from vila2cli.score.preference import BIASES, RATES, preferences
 from vila2cli.score.ranking import Comparison, bradley_terry, to_json
-from vila2cli.score.stats import columns_of, estimate, ratio
-from vila2cli.score.verdict import Pair, Verdict, agreement, summarise
+from vila2cli.score.stats import (
+    Columns,
+    FloatArray,
+    columns_of,
+    estimate,
+    interval_within,
+    ratio,
+    supports,
+)
+from vila2cli.score.verdict import Pair, Verdict, agreement, counts
 
 MAJORITY = "people"
 """The judge that the majority of several people is; it is counted beside them, never among them."""
+_CAPTION_SHARES = ("unsupported", "any_unsupported")
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
@@ -111,14 +120,19 @@ def _of_pair(found: Verdicts, pair: Pair) -> dict[SampleId, tuple[Verdict, str]]
 
 
 def _figures(found: Mapping[SampleId, tuple[Verdict, str]], *, num_bootstrap: int, seed: int) -> dict[str, Any]:
-    """`summarise`, with what the judge prefers free of its position bias, and bootstrap intervals of all."""
+    """How often a judge said what, and what it prefers, each figure once: None where nothing is known of it.
+
+    The rates have their intervals with them; those of the biases are under `intervals`.
+    """
     verdicts, images = [one for one, _ in found.values()], [image for _, image in found.values()]
     preferred = preferences(verdicts, images, num_bootstrap=num_bootstrap, seed=seed)
-    intervals = {name: one.to_json() for name, one in preferred.items()}
+    rates = {name: preferred[name].to_json() if name in preferred else None for name in RATES}
+    biases = {name: preferred[name] for name in BIASES if name in preferred}
     return {
-        **summarise(verdicts),
-        "position_free_rate": intervals.pop("position_free_rate", None),
-        "intervals": intervals,
+        **counts(verdicts),
+        **rates,
+        **{name: biases[name].value if name in biases else None for name in BIASES},
+        "intervals": {name: one.to_json() for name, one in biases.items()},
     }
 
 
@@ -172,22 +186,27 @@ def _captions(by_judge: Mapping[str, Verdicts], *, num_bootstrap: int, seed: int
                     rows.setdefault(layer, []).append((said.image, row))
         for layer, of_layer in rows.items():
             columns = columns_of([row for _, row in of_layer])
+            groups = [image for image, _ in of_layer]
             estimates = estimate(
-                columns,
-                lambda totals: {
-                    name: ratio(totals[name], totals["supported"] + totals["unsupported"])
-                    if name == "unsupported"
-                    else ratio(totals[name], totals["n"])
-                    for name in totals
-                    if name not in ("n", "supported")
-                },
-                groups=[image for image, _ in of_layer],
-                num_bootstrap=num_bootstrap,
-                seed=seed,
+                columns, _caption_metrics, groups=groups, num_bootstrap=num_bootstrap, seed=seed
             )
-            figures = {name: one.interval().to_json() for name, one in estimates.items()}
+            of = supports(columns, _caption_metrics, groups)
+            figures = {
+                name: interval_within(one, float(name in _CAPTION_SHARES), of[name]).to_json()
+                for name, one in estimates.items()
+            }
             found.setdefault(judge, {})[layer] = {"num_captions": len(of_layer), **figures}
     return {"captions": found} if found else {}
+
+
+def _caption_metrics(totals: Columns) -> dict[str, FloatArray]:
+    """Means over captions, and of the sentences the share that is not supported."""
+    sentences = totals["supported"] + totals["unsupported"] if "supported" in totals else totals["n"]
+    return {
+        name: ratio(totals[name], sentences if name == "unsupported" else totals["n"])
+        for name in totals
+        if name not in ("n", "supported")
+    }
 
 
 def _caption_row(one: Mapping[str, Any]) -> dict[str, float]:

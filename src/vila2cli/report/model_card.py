@@ -189,7 +189,7 @@ def _scores(result: RoundResult | None) -> str:
         rows.append(("mean over question tasks", "", figure_text(result.qa_mean), ""))
     note = (
         f"Intervals are 95% bootstrap intervals over images, cautious ones for shares of fewer than "
-        f"{FEW_IMAGES}; they do not cover a repeat of the training."
+        f"{FEW_IMAGES}, or all right or wrong; they do not cover a repeat of the training."
     )
     return f"{table(['task', 'metric', 'value, 95% interval', 'samples'], rows)}\n\n{note}"
 

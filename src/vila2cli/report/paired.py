@@ -11,8 +11,8 @@ from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult, TaskResult
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.score import SCORERS
-from vila2cli.score.compare import both
-from vila2cli.score.stats import Estimate, difference, difference_interval, mean_of
+from vila2cli.score.compare import both, differences_of
+from vila2cli.score.stats import Estimate, Interval, Support, difference_of, mean_of
 
 MAIN_MEASURES = (PRECISION, RECALL, QA_MEAN)
 MEASURE_NAMES = {QA_MEAN: "QA mean"}
@@ -99,27 +99,20 @@ class _Pair:
     after: Estimate
     num_samples: int
     images: frozenset[str]
-    is_share: bool
+    interval: Interval
 
     def figure(self) -> Figure:
-        """After minus before; the interval is the one that eval gives: cautious for shares of few images."""
-        if self.is_share:
-            counts = {"num_samples": self.num_samples, "num_images": len(self.images)}
-            interval = difference_interval(self.before, self.after, **counts)
-        else:
-            interval = difference(self.before, self.after).interval()
-        return Figure(interval.value, interval.low, interval.high)
+        """After minus before, with the interval that `vila2 eval compare` gives."""
+        return Figure(self.interval.value, self.interval.low, self.interval.high)
 
 
 def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
     """The unweighted mean of tasks, on all of their images."""
-    return _Pair(
-        before=mean_of([one.before for one in pairs]),
-        after=mean_of([one.after for one in pairs]),
-        num_samples=sum(one.num_samples for one in pairs),
-        images=frozenset().union(*(one.images for one in pairs)),
-        is_share=True,
-    )
+    before, after = (mean_of([one.before for one in pairs]), mean_of([one.after for one in pairs]))
+    num_samples = sum(one.num_samples for one in pairs)
+    images = frozenset().union(*(one.images for one in pairs))
+    of = Support(num_samples, len(images))
+    return _Pair(before, after, num_samples, images, difference_of(before, after, top=1.0, of=of).interval)
 
 
 def _is_share(task: TaskResult) -> bool:
@@ -136,6 +129,7 @@ def _pair_task(
         return {}
     try:
         before, after, (shared, other) = both(first_dir, second_dir, scorer, **settings)
+        found = differences_of(scorer, (before, after), (shared, other))
     except (DataError, KeyError, TypeError, ValueError, RecursionError) as error:
         reader.note(second_dir, f"cannot be compared with the round before: {error}")
         return {}
@@ -143,6 +137,6 @@ def _pair_task(
         return {}
     images = frozenset(shared.groups(scorer))
     return {
-        metric: _Pair(before[metric], after[metric], len(shared.ids), images, scorer.is_share)
+        metric: _Pair(before[metric], after[metric], len(shared.ids), images, found[metric].interval)
         for metric in before
     }

@@ -135,7 +135,7 @@ def _read_task(name: str, task: Mapping[str, Any]) -> TaskResult:
     if headline not in figures:
         headline = next(iter(figures), "")
     return TaskResult(
-        name=visible(name, 60),
+        name=visible(name, 200),
         headline=headline,
         metrics=figures,
         num_samples=whole(task.get("num_samples")),

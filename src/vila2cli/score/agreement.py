@@ -23,6 +23,7 @@ def kappa_interval(
 ) -> Interval | None:
     """Cohen's kappa of two judges with its bootstrap interval over images; None where it is not defined.
 
+    Where they agree on everything the replicates do not vary and say nothing of how sure that is: None, too.
     `first[i]` and `second[i]` are the labels that sample i got, `images[i]` what it is resampled with.
     """
     labels = sorted({*first, *second})
@@ -33,7 +34,7 @@ def kappa_interval(
         for a, b in zip(first, second, strict=True)
     ]
     found = estimate(columns_of(rows), _kappa_of(labels), groups=images, num_bootstrap=num_bootstrap, seed=seed)
-    return found["kappa"].interval()
+    return None if found["kappa"].is_even else found["kappa"].interval()
 
 
 def _kappa_of(labels: Sequence[str]) -> Callable[[Columns], dict[str, FloatArray]]:

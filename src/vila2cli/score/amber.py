@@ -66,12 +66,6 @@ def _of_no(totals: Columns, end: str, num: FloatArray) -> dict[str, FloatArray]:
     }
 
 
-def doubt_of_answers(totals: Columns) -> str:
-    """Answers in other words than Yes and No are wrong by AMBER's code, which few would want."""
-    num = int(totals["unparsed"].sum())
-    return f"{num} answers are neither 'Yes' nor 'No' alone, so AMBER counts them as wrong" if num else ""
-
-
 def score_description(answer: str, reference: Reference) -> Row:
     """What a description names of the objects there, of those expected, and of neither."""
     truth, expected = (_groups(reference, key) for key in ("truth", "hallu"))
@@ -144,7 +138,7 @@ AMBER_YESNO = Scorer(
     labels=category_label,
     complete=complete_answers,
     rule="AMBER's inference.py, before it rounds: 'no' is the positive class",
-    doubt=doubt_of_answers,
+    unread="counted as wrong, as AMBER's code counts all but 'Yes' and 'No' alone",
 )
 AMBER = Scorer(
     name="amber",

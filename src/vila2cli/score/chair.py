@@ -232,6 +232,7 @@ CHAIR = Scorer(
     score=score,
     metrics=metrics,
     is_share=False,
+    tops=lambda metric, totals: float(metric in ("chair_i", "chair_s")),
     rule="CHAIR over the 80 classes of COCO",
     deviation="plurals are undone by rules of our own; so is the word list without 'synonyms' in task.toml",
 )

@@ -1,7 +1,7 @@
 """Two prediction layers over the same task: paired differences of their metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,19 @@ from vila2cli.files import read_json
 from vila2cli.sample import Annotation
 from vila2cli.score import find_scorer
 from vila2cli.score.annotations import SampleId, read_annotations
+from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.score.scorer import Scored, Scorer
 from vila2cli.score.stats import (
     Columns,
+    Difference,
     Estimate,
     Interval,
     columns_of,
     difference,
-    difference_interval,
+    difference_of,
     estimate,
-    interval_of,
+    interval_within,
+    supports,
 )
 
 LEFT_OUT, CUT_OFF = "left out", "cut off"
@@ -58,18 +61,12 @@ class Predictions:
         )
 
     def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
-        """The interval of every metric, the cautious one for shares of few images."""
-        if not scorer.is_share:
-            return {name: one.interval() for name, one in found.items()}
-        counts = {"num_samples": len(self.ids), "num_images": len(set(self.groups(scorer)))}
-        return {name: interval_of(one, **counts) for name, one in found.items()}
-
-    def difference_interval(self, scorer: Scorer, first: Estimate, second: Estimate) -> Interval:
-        """The interval of a paired difference of a metric, the cautious one for shares of few images."""
-        if not scorer.is_share:
-            return difference(first, second).interval()
-        num_images = len(set(self.groups(scorer)))
-        return difference_interval(first, second, num_samples=len(self.ids), num_images=num_images)
+        """The interval of every metric, the cautious one for shares of few images of its own."""
+        columns = self.columns(scorer)
+        of = supports(columns, scorer.metrics, self.groups(scorer))
+        return {
+            name: interval_within(one, scorer.top_of(name, columns), of[name]) for name, one in found.items()
+        }
 
     def asks_like(self, other: "Predictions") -> bool:
         """Whether both were asked the same, sample by sample, as far as the layers recorded it."""
@@ -77,8 +74,12 @@ class Predictions:
         return all(one == two for one, two in asked if one and two)
 
 
-def read_predictions(layer_dir: Path) -> Predictions:
-    """Read all complete shards of a prediction layer; raises DataError when there is none."""
+def read_predictions(layer_dir: Path, scorer: Scorer | None = None, *, box_frame: str = "") -> Predictions:
+    """Read all complete shards of a prediction layer; raises DataError when there is none.
+
+    The rows are those that were stored, or the final ones of a `scorer` that settles them over all answers,
+    where boxes are in the frame `box_frame` in place of the one that was known when they were asked for.
+    """
     ids, scored, images, prompts = [], [], [], []
     for sample_id, annotation in read_annotations(layer_dir):
         if annotation.kind != "prediction":
@@ -89,7 +90,11 @@ def read_predictions(layer_dir: Path) -> Predictions:
         prompts.append(annotation.prompt_sha256 or "")
     if not ids:
         raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
-    return Predictions(tuple(ids), tuple(scored), tuple(images), tuple(prompts))
+    final: Sequence[Scored] = scored
+    if scorer is not None and scorer.settle is not None:
+        framed = {"box_frame": box_frame} if box_frame else {}
+        final = scorer.settle([replace(one, labels={**one.labels, **framed}) for one in scored])
+    return Predictions(tuple(ids), tuple(final), tuple(images), tuple(prompts))
 
 
 def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
@@ -111,11 +116,34 @@ def differences(
     return {name: difference(before[name], after[name]) for name in before}
 
 
+def differences_of(
+    scorer: Scorer,
+    estimates: tuple[Mapping[str, Estimate], Mapping[str, Estimate]],
+    predictions: tuple[Predictions, Predictions],
+) -> dict[str, Difference]:
+    """Every metric of what `both` gives, second minus first, with the interval that eval states, too.
+
+    A metric is of the images that it is of in both, of which there may be fewer in one.
+    """
+    columns = [one.columns(scorer) for one in predictions]
+    groups = predictions[0].groups(scorer)
+    first, second = (supports(one, scorer.metrics, groups) for one in columns)
+    before, after = estimates
+    found = {}
+    for name in before:
+        of = min(first[name], second[name], key=lambda one: (one.num_images, one.num_samples))
+        top = max(scorer.top_of(name, one) for one in columns)
+        found[name] = difference_of(before[name], after[name], top=top, of=of)
+    return found
+
+
 def both(
     first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[dict[str, Estimate], dict[str, Estimate], tuple[Predictions, Predictions]]:
     """Every metric of two layers on the samples both hold, and these samples as either has them."""
-    first, second = pair(read_predictions(first_dir), read_predictions(second_dir))
+    first, second = pair(
+        *(read_predictions(one, scorer, box_frame=_measured_frame(one)) for one in (first_dir, second_dir))
+    )
     before, after = (one.estimate(scorer, num_bootstrap=num_bootstrap, seed=seed) for one in (first, second))
     return before, after, (first, second)
 
@@ -134,6 +162,15 @@ def _tasks_of(eval_dir: Path) -> dict[str, Any]:
     if not isinstance(tasks, dict):
         raise DataError(f"{eval_dir}/metrics.json names no tasks; run vila2 eval again")
     return tasks
+
+
+def _measured_frame(layer_dir: Path) -> str:
+    """The frame that metrics.json says a task's boxes were measured in, where one was stated."""
+    path = layer_dir.parent / "metrics.json"
+    tasks = read_json(path).get("tasks") if path.is_file() else None
+    task = tasks.get(layer_dir.name) if isinstance(tasks, dict) else None
+    frame = task.get("box_frame") if isinstance(task, dict) else None
+    return frame if isinstance(frame, str) and frame in (*FRAMES, AUTO) else ""
 
 
 def _check_same_task(name: str, first: dict[str, Any], second: dict[str, Any]) -> None:

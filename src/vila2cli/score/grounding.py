@@ -1,25 +1,49 @@
-"""Boxes written as text, `[x1,y1,x2,y2]` in 0-999 of the image's width and height (VILA^2 figure 3)."""
+"""Boxes written as text: `[x1,y1,x2,y2]` in 0-999 (VILA^2 figure 3), and those of other models (RefCOCO).
+
+An answer counts with one box, the first. One without area, such as with its corners swapped, overlaps nothing,
+as in the official evaluations, and what sticks out of the image is part of a box: more or larger guesses gain
+nothing.
+"""
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from vila2cli.boxes import CORNERS, LIST, QWEN, Box, Found, find_boxes, has_point
 from vila2cli.errors import DataError
-from vila2cli.score.scorer import Reference, Row, Scorer
+from vila2cli.score.box_frames import (
+    AUTO,
+    BOX_FRAME,
+    FRAMES,
+    MANY,
+    SQUARE,
+    Numbers,
+    needs_size,
+    to_pixels,
+    told_frame,
+)
+from vila2cli.score.scorer import Account, Labels, Reference, Row, Scored, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
-Box = tuple[float, float, float, float]
-BOX_FRAME = "xyxy-999"
-"""The one coordinate frame of boxes in text: left, top, right, bottom, each 0-999."""
+__all__ = ["BOX", "BOX_FRAME", "FRAMES", "REFCOCO", "Box", "iou", "parse_boxes"]
 
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
+_SIGNED = r"\s*(-?(?:\d+(?:\.\d*)?|\.\d+))\s*"
+_TRUTH = re.compile(rf"[\[(]{_SIGNED},{_SIGNED},{_SIGNED},{_SIGNED}[\])]")
+_GRID = 999.0
+_MOSTLY = 0.95
+"""Share of answers from which on the frame that was stated is doubted."""
 
 
 def parse_boxes(text: str) -> list[Box]:
-    """All boxes in a text, in order; a box without area or past 999 is none."""
+    """All boxes in a text of this package's own, in order; a box without area or past 999 is none."""
     boxes = []
     for match in _BOX.finditer(text):
         x1, y1, x2, y2 = (float(number) for number in match.groups())
-        if x1 < x2 <= 999 and y1 < y2 <= 999:
+        if x1 < x2 <= _GRID and y1 < y2 <= _GRID:
             boxes.append((x1, y1, x2, y2))
     return boxes
 
@@ -34,16 +58,6 @@ def iou(first: Box, second: Box) -> float:
     return intersection / (_area(first) + _area(second) - intersection)
 
 
-def score(answer: str, reference: Reference) -> Row:
-    """IoU of the first box of the answer with the nearest reference box; 0 when there is none."""
-    truths = [box for text in reference.answers for box in parse_boxes(text)]
-    if not truths:
-        raise DataError(f"a grounding question needs an answer [x1,y1,x2,y2], not {list(reference.answers)}")
-    boxes = parse_boxes(answer)
-    best = max(iou(boxes[0], truth) for truth in truths) if boxes else 0.0
-    return {"score": float(best >= 0.5), "iou": best, "unparsed": float(not boxes)}
-
-
 def metrics(totals: Columns) -> dict[str, FloatArray]:
     """Share of boxes with IoU of at least 0.5, mean IoU, share of answers without a box."""
     return {
@@ -53,97 +67,227 @@ def metrics(totals: Columns) -> dict[str, FloatArray]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an answer's box is measured against: true boxes, the image's size where it is known, the frame.
+
+    On the `grid` all is in 0-999, the truth too, and what lies outside is no box; else in pixels.
+    """
+
+    truths: tuple[Box, ...]
+    size: tuple[float, float] | None
+    frame: str
+    is_grid: bool
+
+    def place(self, found: Found, told: str) -> Box:
+        """The box in the truth's own frame; `told` is the frame of numbers that nobody stated."""
+        frame = found.frame or (told if self.frame == AUTO else self.frame)
+        if found.frame or found.is_ordered:
+            frame = f"xyxy-{frame.partition('-')[2]}"
+        width, height = self.size or (_GRID, _GRID)
+        box = to_pixels(found.box, frame, width, height)
+        if not self.is_grid or self.size is None:
+            return box
+        return to_pixels(box, BOX_FRAME, _GRID * _GRID / width, _GRID * _GRID / height)
+
+    def is_box(self, box: Box) -> bool:
+        inside = not self.is_grid or (min(box) >= 0 and max(box) <= _GRID)
+        return inside and box[0] < box[2] and box[1] < box[3]
+
+    def row(self, text: str, told: str) -> Row:
+        """The row of an answer: IoU with the nearest true box."""
+        founds = find_boxes(text)
+        if self.is_grid and self.frame == BOX_FRAME and (not founds or founds[0].notation == LIST):
+            boxes = parse_boxes(text)
+        else:
+            boxes = [self.place(found, told) for found in founds]
+        if self.is_grid:
+            boxes = [box for box in boxes if self.is_box(box)]
+        best = 0.0
+        if boxes and self.is_box(boxes[0]):
+            best = max(iou(boxes[0], truth) for truth in self.truths)
+        return {"score": float(best >= 0.5), "iou": best, "unparsed": float(not boxes)}
+
+
+def score(answer: str, reference: Reference) -> Row:
+    """IoU of the answer's first box with the nearest reference box; 0 when there is none.
+
+    Where the frame of plain numbers is not stated this takes it for 0-999; `settle` tells it from all answers.
+    """
+    return _grid_asked(reference.answers, _grid_labels(reference)).row(answer, BOX_FRAME)
+
+
+def score_refcoco(answer: str, reference: Reference) -> Row:
+    """IoU of the answer's first box with the `box` of the sample's JSON, in pixels of its `width` and `height`.
+
+    The frame of plain numbers is the task's or sample's `box_frame`, one of FRAMES; as long as nobody stated it
+    this takes it for 0-999, and `settle` tells it from all answers.
+    """
+    return _pixel_asked(_pixel_labels(reference)).row(answer, BOX_FRAME)
+
+
+def _grid_labels(reference: Reference) -> Labels:
+    frame = _frame(reference)
+    labels = {"box_frame": frame}
+    if any(name in reference.meta for name in ("width", "height")):
+        return labels | {"size": _size(reference)}
+    return labels
+
+
+def _pixel_labels(reference: Reference) -> Labels:
+    return {"box_frame": _frame(reference), "size": _size(reference), "box": str(reference.meta.get("box"))}
+
+
+def _frame(reference: Reference) -> str:
+    frame = reference.meta.get("box_frame", AUTO)
+    if frame not in (*FRAMES, AUTO):
+        raise DataError(f"RefCOCO's and other boxes need a 'box_frame' of {', '.join(FRAMES)}, or {AUTO}")
+    return str(frame)
+
+
+def _size(reference: Reference) -> str:
+    return "x".join(f"{_positive(reference, name):g}" for name in ("width", "height"))
+
+
+def _grid_asked(answers: Iterable[str], labels: Mapping[str, str]) -> _Asked:
+    truths = tuple(box for text in answers for box in parse_boxes(text))
+    if not truths:
+        raise DataError(f"a grounding question needs an answer [x1,y1,x2,y2], not {list(answers)}")
+    size, frame = _read_size(labels.get("size", "")), labels.get("box_frame", AUTO)
+    if size is None and needs_size(frame):
+        raise DataError(f"box_frame {frame} needs the image's 'width' and 'height' in the sample's JSON")
+    return _Asked(truths, size, frame, is_grid=True)
+
+
+def _pixel_asked(labels: Mapping[str, str]) -> _Asked:
+    match = _TRUTH.search(labels.get("box", ""))
+    truth = None if match is None else tuple(float(number) for number in match.groups())
+    if truth is None or not (truth[0] < truth[2] and truth[1] < truth[3]):
+        raise DataError("a RefCOCO sample needs 'box' in pixels, with area")
+    x1, y1, x2, y2 = truth
+    return _Asked(((x1, y1, x2, y2),), _read_size(labels.get("size", "")), labels["box_frame"], is_grid=False)
+
+
+def _read_size(text: str) -> tuple[float, float] | None:
+    width, _, height = text.partition("x")
+    return (float(width), float(height)) if height else None
+
+
+def _asked(one: Scored) -> _Asked:
+    return _pixel_asked(one.labels) if "box" in one.labels else _grid_asked(one.references, one.labels)
+
+
+def _plain(scored: Sequence[Scored], asked: Sequence[_Asked]) -> list[tuple[str, Numbers]]:
+    """The first boxes that are plain numbers and have an area, each with the frame that was stated for it."""
+    found = []
+    for one, about in zip(scored, asked, strict=True):
+        first = next(iter(find_boxes(one.text)), None)
+        if first is None or first.frame or not (first.box[0] < first.box[2] and first.box[1] < first.box[3]):
+            continue
+        of = Numbers(first.box, about.size, first.notation in (QWEN, CORNERS), first.notation == QWEN)
+        found.append((about.frame, of))
+    return found
+
+
+def settle(scored: Sequence[Scored]) -> list[Scored]:
+    """The answers with their final rows: the frame of numbers that nobody stated is told from all of them.
+
+    What an earlier version kept, without the truth beside it, stays as it scored it.
+    """
+    if not all("box" in one.labels or one.references for one in scored):
+        return list(scored)
+    asked = [_asked(one) for one in scored]
+    told, _ = told_frame([numbers for frame, numbers in _plain(scored, asked) if frame == AUTO])
+    return [replace(one, row=about.row(one.text, told)) for one, about in zip(scored, asked, strict=True)]
+
+
+def account(scored: Sequence[Scored]) -> Account:
+    """The notations and frames of the boxes, how many answers have none, and why the figure may be wrong."""
+    asked = [_asked(one) for one in scored]
+    firsts = [next(iter(find_boxes(one.text)), None) for one in scored]
+    notations = Counter(first.notation for first in firsts if first is not None)
+    plain = _plain(scored, asked)
+    open_numbers = [numbers for frame, numbers in plain if frame == AUTO]
+    stated = Counter(frame for frame, _ in plain if frame != AUTO)
+    told, why = told_frame(open_numbers)
+    num_unparsed = int(sum(one.row["unparsed"] for one in scored))
+    num_points = sum(has_point(one.text) and first is None for one, first in zip(scored, firsts, strict=True))
+    doubts = [_contradiction(frame, [of for name, of in plain if name == frame]) for frame in stated]
+    if open_numbers:
+        doubts.append(
+            f"nobody stated the frame of {len(open_numbers)} boxes of plain numbers; they are taken for {told} "
+            f"({why}): state it as eval.box_frame"
+        )
+    if num_unparsed:
+        points = f", {num_points} of them a point" if num_points else ""
+        doubts.append(f"{num_unparsed} of {len(scored)} answers hold no box that can be read{points}")
+    frames = dict(stated) | ({told: len(open_numbers)} if open_numbers else {})
+    figures: dict[str, Any] = {
+        "notations": dict(notations.most_common()),
+        "frames_of_plain_numbers": frames,
+        "frame_from": "the numbers" if open_numbers else "box_frame" if stated else "the notation",
+        "num_unparsed": num_unparsed,
+        "num_points": num_points,
+    }
+    return Account("boxes", figures, tuple(doubt for doubt in doubts if doubt))
+
+
+def _contradiction(frame: str, numbers: Sequence[Numbers]) -> str:
+    """Why the frame that was stated is likely not that of the numbers; empty where it may be."""
+    unit = frame.partition("-")[2]
+    small = sum(max(map(abs, one.box)) <= 1 for one in numbers)
+    if unit not in ("1", SQUARE) and small >= _MOSTLY * len(numbers):
+        return (
+            f"{small} of {len(numbers)} boxes lie within 0-1, so they are not in the task's box_frame; "
+            "give xyxy-1 or xyxy-1-square"
+        )
+    if not frame.startswith("xyxy"):
+        return ""
+    told = told_frame(numbers)[0]
+    same = {"1000": "999", SQUARE: "1"}
+    is_other = same.get(unit, unit) != same.get(told.partition("-")[2], told.partition("-")[2])
+    if is_other and (len(numbers) >= MANY or _outside(unit, numbers) > (1 - _MOSTLY) * len(numbers)):
+        return f"the boxes are stated to be in {frame}, and look as if they were in {told}; see eval.box_frame"
+    return ""
+
+
+def _outside(unit: str, numbers: Sequence[Numbers]) -> int:
+    """How many boxes reach past the far edges of a frame with fixed ones."""
+    if unit not in ("1", "100", "999", "1000", "1024"):
+        return 0
+    return sum(max(one.box) > (1000 if unit == "999" else float(unit)) for one in numbers)
+
+
 def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-BOX = Scorer(name="box", version="xyxy-999-1", headline="iou_at_50", score=score, metrics=metrics)
-
-
-SQUARE = "xyxy-1-square"
-FRAMES = {"xyxy-999": 999.0, "xyxy-1000": 1000.0, "xyxy-1": 1.0, SQUARE: 1.0, "xyxy-pixel": 0.0}
-"""The coordinate frames that answers may be in, and what the far edge of the image is called there.
-
-In xyxy-1-square the edge is that of the square around the image, the shorter side centred in it: LLaVA-1.5
-pads its images so, and is asked for boxes of what it sees.
-"""
-
-_SIGNED = r"\s*(-?(?:\d+(?:\.\d*)?|\.\d+))\s*"
-_ANY_BOX = re.compile(rf"[\[(]{_SIGNED},{_SIGNED},{_SIGNED},{_SIGNED}[\])]")
-_MOSTLY = 0.95
-"""Share of answers inside 0-1 from which on a frame of larger numbers is doubted."""
-
-
-def first_box(text: str) -> Box | None:
-    """The first four numbers in brackets."""
-    if (match := _ANY_BOX.search(text)) is None:
-        return None
-    x1, y1, x2, y2 = (float(number) for number in match.groups())
-    return x1, y1, x2, y2
-
-
-def to_pixels(box: Box, frame: str, width: float, height: float) -> Box:
-    """A box of one of FRAMES in pixels of the image."""
-    far = FRAMES[frame]
-    if frame == SQUARE:
-        side = max(width, height)
-        left, top = (side - width) // 2, (side - height) // 2
-        x1, y1, x2, y2 = (edge * side for edge in box)
-        return x1 - left, y1 - top, x2 - left, y2 - top
-    x, y = (width / far, height / far) if far else (1.0, 1.0)
-    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
-
-
-def score_refcoco(answer: str, reference: Reference) -> Row:
-    """IoU with the `box` of the sample's JSON, in pixels of its `width` and `height`.
-
-    The frame of the answer is the task's or sample's `box_frame`, one of FRAMES: it is stated, never guessed.
-    `too_small` says that the numbers are of 0-1 where the frame has larger ones.
-    """
-    width, height = (_positive(reference, name) for name in ("width", "height"))
-    truth = first_box(str(reference.meta.get("box")))
-    frame = reference.meta.get("box_frame", BOX_FRAME)
-    if truth is None or not _has_area(truth) or frame not in FRAMES:
-        raise DataError(f"a RefCOCO sample needs 'box' in pixels and a 'box_frame' of {', '.join(FRAMES)}")
-    raw = first_box(answer)
-    given = None if raw is None or not _has_area(raw) else to_pixels(raw, str(frame), width, height)
-    best = 0.0 if given is None else iou(given, truth)
-    return {
-        "score": float(best >= 0.5),
-        "iou": best,
-        "unparsed": float(given is None),
-        "too_small": float(raw is not None and max(raw) <= 1 and FRAMES[frame] != 1),
-    }
-
-
-def doubt_frame(totals: Columns) -> str:
-    """Why the frame that was stated is likely not that of the answers; empty where it may be."""
-    parsed, too_small = float((totals["n"] - totals["unparsed"]).sum()), float(totals["too_small"].sum())
-    if not too_small or too_small < _MOSTLY * parsed:
-        return ""
-    return (
-        f"{too_small:.0f} of {parsed:.0f} boxes lie within 0-1, so they are not in the task's box_frame; "
-        "give xyxy-1 or xyxy-1-square"
-    )
-
-
-def _has_area(box: Box) -> bool:
-    return box[0] < box[2] and box[1] < box[3]
-
-
 def _positive(reference: Reference, name: str) -> float:
     value = reference.meta.get(name)
-    if not isinstance(value, int | float) or value <= 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise DataError(f"a RefCOCO sample needs its image's {name!r} in pixels in its JSON")
     return float(value)
 
 
+BOX = Scorer(
+    name="box",
+    version="xyxy-999-2",
+    headline="iou_at_50",
+    score=score,
+    metrics=metrics,
+    labels=_grid_labels,
+    keeps_references=True,
+    settle=settle,
+    account=account,
+)
 REFCOCO = Scorer(
     name="refcoco",
-    version="iou-2",
+    version="iou-3",
     headline="iou_at_50",
     score=score_refcoco,
     metrics=metrics,
+    labels=_pixel_labels,
+    settle=settle,
+    account=account,
     rule="RefCOCO's accuracy at IoU 0.5",
-    doubt=doubt_frame,
 )

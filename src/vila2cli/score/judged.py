@@ -129,6 +129,7 @@ MMVET = Scorer(
     labels=mmvet_labels,
     complete=complete_mmvet,
     is_share=False,
+    tops=lambda metric, totals: 100.0,
     rule="MM-Vet's marks from 0 to 1 by a judge",
     deviation="MM-Vet's own figures are by gpt-4-0613 and its own prompt, which is worded otherwise here",
     marking=Marking(prompt="judge-mmvet-v1", slots=mmvet_slots, read=read_mmvet),

@@ -141,7 +141,7 @@ MMMU = Scorer(
     labels=category_label,
     complete=by_category,
     rule=_RULE,
-    deviation="an answer without an option is wrong; MMMU draws one at random (scorer 'mmmu-random')",
+    unread="counted as wrong, where MMMU draws an option at random (scorer 'mmmu-random')",
 )
 MMMU_RANDOM = Scorer(
     name="mmmu-random",
@@ -152,5 +152,5 @@ MMMU_RANDOM = Scorer(
     labels=category_label,
     complete=by_category,
     rule=f"{_RULE}; an option is drawn where none is read",
-    deviation="draws depend on question and answer, not on the order of the file as MMMU's do",
+    unread="given an option drawn by question and answer, not in the order of the file as MMMU's are",
 )

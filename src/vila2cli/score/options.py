@@ -33,7 +33,7 @@ _REFUSALS = (
     "Cannot determine the answer",
 )
 _REFUSED = "Z"
-_NO_LLM = "answers that no rule reads count as wrong; VLMEvalKit asks a language model about them"
+_NO_LLM = "counted as wrong, where VLMEvalKit asks a language model about them"
 
 
 def choices_of(reference: Reference) -> dict[str, str]:
@@ -177,7 +177,7 @@ MCQ = Scorer(
     labels=category_label,
     complete=by_category,
     rule="VLMEvalKit's exact matching as of 2026-06-17 (AI2D, MMStar, RealWorldQA)",
-    deviation=_NO_LLM,
+    unread=_NO_LLM,
 )
 MMBENCH = Scorer(
     name="mmbench",
@@ -189,5 +189,5 @@ MMBENCH = Scorer(
     complete=complete_circular,
     unit="question",
     rule="MMBench's CircularEval with VLMEvalKit's exact matching as of 2026-06-17",
-    deviation=_NO_LLM,
+    unread=_NO_LLM,
 )

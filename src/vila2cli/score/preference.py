@@ -25,6 +25,8 @@ import numpy as np
 from vila2cli.score.stats import Columns, FloatArray, Interval, columns_of, estimate, ratio, share_interval
 from vila2cli.score.verdict import Verdict, parse_choice
 
+RATES = ("win_rate", "position_free_rate")
+BIASES = ("position_bias", "length_bias")
 _COLUMNS = (
     "won",
     "lost",
@@ -43,8 +45,10 @@ def preferences(
 ) -> dict[str, Interval]:
     """`win_rate`, `position_free_rate`, `position_bias` and `length_bias` of one judge on one pair of layers.
 
-    `images[i]` names what verdict i is resampled with. Unjudged verdicts are left out, and so are the figures
-    that nothing is known of.
+    `win_rate` counts ties as halves, `position_bias` is the share of letters that were A (0.5 is none), and
+    `length_bias` the share of decided verdicts that the caption with more words won. `images[i]` names what
+    verdict i is resampled with. Unjudged verdicts are left out, those too of which one order was answered, and
+    so are the figures that nothing is known of.
     """
     judged = [(one, image) for one, image in zip(verdicts, images, strict=True) if one.outcome != "unjudged"]
     if not judged:

@@ -72,6 +72,15 @@ class Scored:
         return not self.is_cut and bool(self.text.strip())
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What metrics.json says under `name` of how answers were read, and why the figure may be off."""
+
+    name: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
     """A metric family. `version` changes whenever the same answer could score differently.
@@ -80,11 +89,13 @@ class Scorer:
     keys of the row and `n`, the number of samples. `complete` gives the rows of all samples once
     more, with what only shows in all of them: whether every question of a group is right, or how
     rare a word is. What it needs beside the rows is kept with each prediction: `labels`, and the
-    reference answers where `keeps_references`. `unit` is the label that is resampled as a whole in
-    place of the image. `rule` says in a few words whose scoring this is, and `deviation` where and why
-    a figure may differ from that of the official code. `doubt` says of the summed rows why the answers may not
-    be what they were taken for. Where there is a `marking`, a judge gives the row and `score` only checks the
-    reference.
+    reference answers where `keeps_references`. `tops` are the greatest values of metrics, where these
+    are no shares of 1. `unit` is the label that is resampled as a whole in place of the image.
+    `rule` says in a few words whose scoring this is, and `deviation` where and why
+    a figure may differ from that of the official code, `unread` why it may once answers are `unparsed`.
+    `settle` gives the rows anew where how an answer is read hangs on all answers of a model; it is asked before
+    any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the row and
+    `score` only checks the reference.
     """
 
     name: str
@@ -97,10 +108,19 @@ class Scorer:
     keeps_references: bool = False
     unit: str = ""
     is_share: bool = True  # the headline is a share of 1 and can be averaged with other tasks
+    tops: Callable[[str, Columns], float] | None = None
     rule: str = ""
     deviation: str = ""
-    doubt: Callable[[Columns], str] | None = None
+    unread: str = ""
+    settle: Callable[[Sequence[Scored]], Sequence[Scored]] | None = None
+    account: Callable[[Sequence[Scored]], Account] | None = None
     marking: Marking | None = None
+
+    def top_of(self, metric: str, columns: Columns) -> float:
+        """The greatest value that a metric can have, 0 being its least; 0 for one without a limit."""
+        if self.tops is None:
+            return float(self.is_share)
+        return self.tops(metric, columns)
 
     def stored(self, answer: str, reference: Reference) -> dict[str, Any]:
         """What a prediction layer keeps of one answer; `Scored` is made from it again."""

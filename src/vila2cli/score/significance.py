@@ -9,23 +9,24 @@ from statistics import NormalDist
 
 import numpy as np
 
-from vila2cli.score.stats import CONFIDENCE, Estimate
+from vila2cli.score.stats import CONFIDENCE, Difference, Estimate
 
 POWER = 0.8
 """How often a true difference should show, for the number of samples."""
 
 
 def standard_error(estimate: Estimate) -> float:
-    """The spread of the bootstrap replicates."""
+    """The spread of the bootstrap replicates, 0 where they do not vary."""
+    if estimate.is_even:
+        return 0.0
     return float(np.std(estimate.replicates_B, ddof=1)) if len(estimate.replicates_B) > 1 else math.nan
 
 
-def p_value(estimate: Estimate) -> float:
+def p_value(found: Difference) -> float:
     """Two-sided probability of a difference as large as this one where there is none (normal approximation)."""
-    error = standard_error(estimate)
-    if error == 0.0:
-        return 1.0 if estimate.value == 0.0 else 0.0
-    return math.erfc(abs(estimate.value) / error / math.sqrt(2))
+    if found.error == 0.0:
+        return 1.0 if found.centre == 0.0 else 0.0
+    return math.erfc(abs(found.centre) / found.error / math.sqrt(2))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -39,8 +40,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_visible(error: float, *, power: float = POWER) -> float:
-    """The true difference that shows as one with this power, two-sided at 5%, given its standard error."""
+def smallest_visible(error: float, *, power: float = POWER) -> float | None:
+    """The true difference that shows as one with this power, two-sided at 5%, given its standard error.
+
+    None where there is no spread: samples that all differ alike do not say how others would.
+    """
+    if not error > 0:
+        return None
     normal = NormalDist()
     return (normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(power)) * error
 
@@ -48,8 +54,10 @@ def smallest_visible(error: float, *, power: float = POWER) -> float:
 def samples_needed(error: float, num_samples: int, difference: float, *, power: float = POWER) -> int | None:
     """How many samples like these show a difference with this power; None for a difference of nothing.
 
-    `error` is the standard error with `num_samples`, and goes down with the root of their number.
+    `error` is the standard error with `num_samples`, and goes down with the root of their number. Without any
+    spread it says nothing of that, so there is no number.
     """
-    if difference == 0.0:
+    visible = smallest_visible(error, power=power)
+    if difference == 0.0 or visible is None:
         return None
-    return max(1, math.ceil(num_samples * (smallest_visible(error, power=power) / abs(difference)) ** 2))
+    return max(1, math.ceil(num_samples * (visible / abs(difference)) ** 2))

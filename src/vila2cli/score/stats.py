@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -29,6 +30,8 @@ CONFIDENCE = 0.95
 FEW_IMAGES = 100
 """Below this many images percentiles are too close together for shares near 0 or 1."""
 _Z = 1.959963984540054
+_ROUNDING = 1e-12
+_OF_NOTHING: ContextVar[float] = ContextVar("quotient where there is nothing to divide by", default=0.0)
 _IMAGES_PER_CHUNK = 2048
 _MAX_THREADS = 8  # numpy draws outside the interpreter lock
 
@@ -59,6 +62,15 @@ class Estimate:
         ends = self.value, float(self.replicates_B.min()), float(self.replicates_B.max())
         return all(0 <= end <= 1 for end in ends)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the replicates do not vary, as when all is right: they say nothing of how sure that is."""
+        return float(np.ptp(self.replicates_B)) <= _ROUNDING * max(1.0, abs(self.value))
+
+    def over(self, top: float) -> "Estimate":
+        """The same as a share of `top`."""
+        return Estimate(self.value / top, self.replicates_B / top)
+
     def interval(self) -> Interval:
         """The percentile interval."""
         tail = (1 - CONFIDENCE) / 2
@@ -66,10 +78,47 @@ class Estimate:
         return Interval(self.value, float(low), float(high))
 
 
+@dataclass(frozen=True, slots=True)
+class Support:
+    """How many samples a metric is of, and of how many images: those of a category for its accuracy."""
+
+    num_samples: int
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A paired difference with its interval, and the centre and error for a test that agrees with it."""
+
+    interval: Interval
+    centre: float
+    error: float
+
+
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """Elementwise quotient; 0 where the denominator is 0, as precision is when nothing was stated."""
-    quotient = np.zeros(np.broadcast(numerator, denominator).shape)
+    quotient: FloatArray = np.full(np.broadcast(numerator, denominator).shape, _OF_NOTHING.get())
     return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) != 0)
+
+
+def supports(columns: Columns, metrics: Metrics, groups: Sequence[str]) -> dict[str, Support]:
+    """What each metric is of: the samples that alone have one, and their images, which `groups` names.
+
+    One that no sample has alone, as a sum over categories, is of all.
+    """
+    token = _OF_NOTHING.set(math.nan)
+    try:
+        alone = metrics(columns)
+    finally:
+        _OF_NOTHING.reset(token)
+    found = {}
+    for name, values in alone.items():
+        has = ~np.isnan(np.broadcast_to(values, (len(groups),)))
+        has = has if has.any() else np.ones(len(groups), dtype=bool)
+        found[name] = Support(
+            int(has.sum()), len({group for group, one in zip(groups, has, strict=True) if one})
+        )
+    return found
 
 
 def columns_of(rows: Sequence[Mapping[str, float]]) -> Columns:
@@ -108,17 +157,6 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
-def wilson(successes: float, num_trials: int) -> Interval:
-    """Wilson's score interval; `successes` may count ties as halves, which makes it a little wide."""
-    if num_trials == 0:
-        return Interval(math.nan, 0.0, 1.0)
-    share = successes / num_trials
-    scale = 1 + _Z**2 / num_trials
-    centre = (share + _Z**2 / (2 * num_trials)) / scale
-    half = _Z * math.sqrt(share * (1 - share) / num_trials + _Z**2 / (4 * num_trials**2)) / scale
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
-
-
 def cautious_share(share: float, num_trials: float) -> Interval:
     """Wilson's interval with the correction for continuity (Newcombe 1998, method 4), which covers 95% or more.
 
@@ -134,26 +172,39 @@ def cautious_share(share: float, num_trials: float) -> Interval:
 
 
 def interval_of(one: Estimate, *, num_samples: float, num_images: int) -> Interval:
-    """Percentiles, and of a share of few images the cautious interval.
+    """Percentiles, and of a share of few images, or one that is all or nothing, the cautious interval.
 
     In simulations with 20 to 50 images percentiles cover shares of 0.9 and 0.95 in 64 to 94%, the cautious
     interval in 96 to 99%, also with several dependent questions to an image; from 100 images on percentiles
-    cover 93% and more.
+    cover 93% and more. Where the replicates do not vary percentiles are a point, however few the images.
     """
-    if num_images >= FEW_IMAGES or not one.is_share:
+    if one.is_share and (num_images < FEW_IMAGES or one.is_even):
+        return share_interval(one, num_samples, num_images)
+    return one.interval()
+
+
+def interval_within(one: Estimate, top: float, of: Support) -> Interval:
+    """The interval of a metric that is at most `top` and at least 0; of one without a top (0) percentiles."""
+    if not top:
         return one.interval()
-    return share_interval(one, num_samples, num_images)
+    found = interval_of(one.over(top), num_samples=of.num_samples, num_images=of.num_images)
+    return Interval(one.value, found.low * top, found.high * top)
 
 
-def difference_interval(first: Estimate, second: Estimate, *, num_samples: int, num_images: int) -> Interval:
-    """Second minus first, paired: percentiles, but for two shares of few images `share_difference`.
+def difference_of(first: Estimate, second: Estimate, *, top: float, of: Support) -> Difference:
+    """Second minus first, paired: percentiles, but for two shares of few images or without any spread.
 
     Where two shares of 0.9 and more differ, percentiles of 20 images cover in 56 to 92% of simulations,
     `share_difference` in 96% and more.
     """
-    if num_images >= FEW_IMAGES or not (first.is_share and second.is_share):
-        return difference(first, second).interval()
-    return share_difference(first, second, num_samples=num_samples, num_images=num_images)
+    one = difference(first, second)
+    shares = (first.over(top), second.over(top)) if top else ()
+    if all(share.is_share for share in shares) and shares and (of.num_images < FEW_IMAGES or one.is_even):
+        found = share_difference(*shares, num_samples=of.num_samples, num_images=of.num_images)
+        interval = Interval(one.value, found.interval.low * top, found.interval.high * top)
+        return Difference(interval, found.centre * top, found.error * top)
+    error = float(np.std(one.replicates_B, ddof=1)) if len(one.replicates_B) > 1 else math.nan
+    return Difference(one.interval(), one.value, error)
 
 
 def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
@@ -164,7 +215,7 @@ def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
     return cautious_share(share.value, _num_trials(share, most, if_even))
 
 
-def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num_images: int) -> Interval:
+def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num_images: int) -> Difference:
     """Second minus first of two shares, paired, with two trials added, of which either has one right alone.
 
     (Bonett and Price 2012, with the replicates' variance in place of that of independent samples.) There are as
@@ -172,16 +223,16 @@ def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num
     """
     one = difference(first, second)
     num = max(num_images, min(_num_trials(share, num_samples, num_images) for share in (first, second)))
-    middle = one.value * num / (num + 2)
-    half = _Z * math.sqrt(num**2 * float(np.var(one.replicates_B)) + 2) / (num + 2)
-    return Interval(one.value, max(-1.0, middle - half), min(1.0, middle + half))
+    centre = one.value * num / (num + 2)
+    error = math.sqrt(num**2 * float(np.var(one.replicates_B)) + 2) / (num + 2)
+    interval = Interval(one.value, max(-1.0, centre - _Z * error), min(1.0, centre + _Z * error))
+    return Difference(interval, centre, error)
 
 
 def _num_trials(share: Estimate, most: float, if_even: float) -> float:
-    variance = float(np.var(share.replicates_B))
-    if not 0 < share.value < 1 or variance == 0:
+    if not 0 < share.value < 1 or share.is_even:
         return if_even
-    return min(most, share.value * (1 - share.value) / variance)
+    return min(most, share.value * (1 - share.value) / float(np.var(share.replicates_B)))
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:

@@ -7,20 +7,21 @@ answer_type = "short"       # yesno, short, choice, box, caption, or open (marke
 scorer = "ocr"              # default: the one of the answer type
 question = "..."            # left out when every sample has its own in KEY.json
 prompt = "{question}\\nAnswer the question using a single word or phrase."    # default: "{question}"
-box_frame = "xyxy-1"        # RefCOCO only: the frame of the answers, in place of the samples' own
+box_frame = "xyxy-1"        # boxes only: the frame of plain numbers in answers, in place of the samples' own
 synonyms = "synonyms.txt"   # CHAIR only: words for objects, a file beside this one
 [vocabulary]                # scorer "facts" only: size, colour, shape, place
 """
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.sample import Sample
 from vila2cli.score import CAPTION_SCORERS, find_scorer
+from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.score.chair import read_synonyms
 from vila2cli.score.scorer import Reference, Scorer, Vocabulary
 
@@ -81,24 +82,66 @@ class Task:
         )
 
 
-def find_tasks(specs: Sequence[str | Path]) -> list[Task]:
+def find_tasks(specs: Sequence[str | Path], *, box_frame: str = "") -> list[Task]:
     """Load tasks from folders, globs of folders, or folders of task folders, each task once.
 
-    Raises DataError for a spec that holds no task and for two tasks of one name.
+    Of tasks with one name each is named with what tells its folder apart, `pope@coco` and `pope@gqa`.
+    `box_frame` is the frame of all boxes in answers. Raises DataError for a spec that holds no task, and
+    RecipeError for a frame that is none.
     """
-    folders: dict[Path, None] = {}
+    folders: dict[Path, Path] = {}
     for spec in specs:
         found = [folder for match in _matches(Path(spec)) for folder in _task_folders(match)]
         if not found:
             raise DataError(f"no {TASK_FILE} in {spec}; give task folders, such as data/world/eval/*")
-        folders.update(dict.fromkeys(found))
-    tasks = [load_task(folder) for folder in folders]
-    first_of: dict[str, Task] = {}
+        for folder in found:
+            folders.setdefault(folder.resolve(), folder)
+    tasks = told_apart([load_task(folder) for folder in folders.values()])
+    return [_framed(task, box_frame) for task in tasks] if box_frame else tasks
+
+
+def told_apart(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks, those of one name named NAME@PART by the nearest part of their folders' paths that differs.
+
+    So the names hang on the folders alone, not on their order.
+    """
+    by_name: dict[str, list[Task]] = {}
     for task in tasks:
-        other = first_of.setdefault(task.name, task)
-        if other is not task:
-            raise DataError(f"{other.folder} and {task.folder} are both named {task.name!r}; rename one")
-    return tasks
+        by_name.setdefault(task.name, []).append(task)
+    names = {task.folder: task.name for task in tasks}
+    for name, same in by_name.items():
+        if len(same) > 1:
+            paths = [task.folder.resolve().parts[::-1] for task in same]
+            for task, part in zip(same, _differing_parts(paths), strict=True):
+                names[task.folder] = f"{name}@{part}"
+    if len(set(names.values())) < len(tasks):
+        raise DataError(
+            f"tasks cannot be told apart by name and folder: {', '.join(map(str, names))}; rename some"
+        )
+    return [replace(task, name=names[task.folder]) for task in tasks]
+
+
+def _differing_parts(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Of paths from their ends the first part that differs in all, else as many parts as it takes."""
+    longest = max(map(len, paths))
+    for depth in range(longest):
+        parts = [path[depth] if depth < len(path) else "" for path in paths]
+        if len(set(parts)) == len(paths) and "" not in parts:
+            return [part.strip("/") or "root" for part in parts]
+    for depth in range(1, longest + 1):
+        joined = ["-".join(part.strip("/") for part in path[:depth][::-1]) for path in paths]
+        if len(set(joined)) == len(paths):
+            return joined
+    return ["-".join(path[::-1]).strip("/") for path in paths]
+
+
+def _framed(task: Task, box_frame: str) -> Task:
+    """The task with another frame for plain numbers, where its answers are boxes."""
+    if box_frame not in (*FRAMES, AUTO):
+        raise RecipeError(
+            f"eval.box_frame is {box_frame!r}; it should be {AUTO}, or one of {', '.join(FRAMES)}"
+        )
+    return replace(task, box_frame=box_frame) if task.answer_type == "box" else task
 
 
 def load_task(folder: Path) -> Task:
@@ -135,7 +178,7 @@ def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
         prompt=_prompt(table),
         vocabulary=_vocabulary(table) if scorer.name == "facts" else None,
         synonyms=read_synonyms(folder / _text(table, "synonyms")) if "synonyms" in table else {},
-        box_frame=_text(table, "box_frame"),
+        box_frame=_box_frame(table),
         folder=folder,
     )
 
@@ -147,6 +190,13 @@ def _text(table: Mapping[str, Any], key: str, default: str = "") -> str:
     if not isinstance(value, str):
         raise DataError(f"{key} should be a text, not {value!r}")
     return value
+
+
+def _box_frame(table: Mapping[str, Any]) -> str:
+    frame = _text(table, "box_frame")
+    if frame not in ("", AUTO, *FRAMES):
+        raise DataError(f"box_frame is {frame!r}; it should be {AUTO}, or one of {', '.join(FRAMES)}")
+    return frame
 
 
 def _prompt(table: Mapping[str, Any]) -> str:

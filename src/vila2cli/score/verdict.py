@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any, Literal, get_args
 
 from vila2cli.errors import DataError
-from vila2cli.score.stats import cohen_kappa, wilson
+from vila2cli.score.stats import cohen_kappa
 
 Outcome = Literal["win", "loss", "tie", "unjudged"]
 Choice = Literal["A", "B", "tie"]
@@ -112,32 +112,15 @@ def oracle_outcome(balance: int, against: int) -> Outcome:
     return "win" if balance > against else "loss" if balance < against else "tie"
 
 
-def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Figures of one judge over one pair of layers.
-
-    `win_rate` counts ties as halves and leaves the unjudged out; its interval is Wilson's. `position_bias` is
-    the share of letters that were A (0.5 is none), `length_bias` the share of decided verdicts
-    that the caption with more words won. A figure without data is None.
-    """
+def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How often one judge said what of one pair of layers; `num_pairs` are those that were judged."""
     outcomes = Counter(verdict.outcome for verdict in verdicts)
-    num_judged = len(verdicts) - outcomes["unjudged"]
-    rate = wilson(outcomes["win"] + outcomes["tie"] / 2, num_judged).to_json() if num_judged else None
-    choices = [choice for v in verdicts for answer in v.answers if (choice := parse_choice(answer))]
-    letters = [choice for choice in choices if choice != "tie"]
-    longer_won = [
-        (v.outcome == "win") == (v.num_words[0] > v.num_words[1])
-        for v in verdicts
-        if v.outcome in ("win", "loss") and v.num_words[0] != v.num_words[1]
-    ]
     return {
         "wins": outcomes["win"],
         "losses": outcomes["loss"],
         "ties": outcomes["tie"],
         "unjudged": outcomes["unjudged"],
-        "num_pairs": num_judged,
-        "win_rate": rate,
-        "position_bias": _share([letter == "A" for letter in letters]),
-        "length_bias": _share(longer_won),
+        "num_pairs": len(verdicts) - outcomes["unjudged"],
     }
 
 
@@ -150,7 +133,3 @@ def agreement(by_judge: Mapping[str, Mapping[Any, Outcome]]) -> list[dict[str, A
         kappa = cohen_kappa([mine[key] for key in both], [theirs[key] for key in both])
         found.append({"judges": [first, second], "kappa": kappa, "num_samples": len(both)})
     return found
-
-
-def _share(claims: Sequence[bool]) -> float | None:
-    return sum(claims) / len(claims) if claims else None

@@ -90,6 +90,14 @@ def mme_metrics(totals: Columns) -> dict[str, FloatArray]:
     }
 
 
+def mme_top(metric: str, totals: Columns) -> float:
+    """200 points a subtask; the others are shares."""
+    subtasks = {"perception": PERCEPTION, "cognition": COGNITION}.get(metric)
+    if subtasks is not None:
+        return 200.0 * sum(f"num:{name}" in totals for name in subtasks)
+    return 200.0 if metric.startswith("points:") else 1.0
+
+
 def hallusion_label(answer: str) -> str:
     """Yes or no where the words hold the one and not the other; else unknown (VLMEvalKit)."""
     words = strip_punctuation(answer.lower()).split()
@@ -178,6 +186,7 @@ MME = Scorer(
     complete=complete_mme,
     unit="image",
     is_share=False,
+    tops=mme_top,
     rule="MME's calculation.py",
 )
 HALLUSION = Scorer(

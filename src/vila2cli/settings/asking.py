@@ -213,6 +213,14 @@ class EvalSettings(Settings):
         setting("train or dev split that shots are drawn from: task folders, or shards, never those scored"),
     ] = ""
     num_bootstrap: Annotated[PositiveInt, setting("bootstrap resamples for the 95% intervals")] = 1000
+    box_frame: Annotated[
+        str,
+        setting(
+            "frame of plain numbers in answers that are boxes, such as xyxy-pixel, xyxy-1 or xyxy-1000; empty "
+            "for the task's, auto to tell it from all answers",
+            decides=False,
+        ),
+    ] = ""
     judge: Annotated[
         str,
         setting("NAME of the table [judges.NAME] that marks answers of MM-Vet and LLaVA-Bench", decides=False),

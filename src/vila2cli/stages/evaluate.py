@@ -77,7 +77,7 @@ def evaluate(
     needs a judge that is not given, and RejectBudgetError when more samples of a task are unusable than
     `eval.max_reject_rate` allows and BudgetError when a judge's budget ended; metrics.json is not written then.
     """
-    found = find_tasks(tasks or recipe.eval.tasks)
+    found = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
     if not found:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     check_judge(recipe, found)
@@ -352,7 +352,6 @@ def _task_inputs(task: Task) -> dict[str, Any]:
         "vocabulary": task.vocabulary,
         **({"prompt": task.prompt} if task.prompt != "{question}" else {}),
         **({"synonyms": dict(task.synonyms)} if task.synonyms else {}),
-        **({"box_frame": task.box_frame} if task.box_frame else {}),
     }
 
 
@@ -381,7 +380,8 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,
         "max_pixels": DEFAULT_MAX_PIXELS,
         "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks; "
-        f"of shares of fewer than {FEW_IMAGES} images Newcombe's cautious interval",
+        f"of shares of fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
+        **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),
         "num_bootstrap": recipe.eval.num_bootstrap,
         "seed": recipe.seed,
         "qa_mean": "mean of the headline metrics of all tasks that are not captions",

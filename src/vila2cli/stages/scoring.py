@@ -39,7 +39,7 @@ def score_answers(
     BudgetError where the judge's budget ended and RejectBudgetError when more samples of a task have no clear
     answer than `eval.max_reject_rate` allows.
     """
-    found = find_tasks(tasks or recipe.eval.tasks)
+    found = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
     if not found:
         raise RecipeError("no tasks to score; name task folders with --tasks or eval.tasks")
     check_judge(recipe, found)
@@ -69,7 +69,8 @@ def score_answers(
             "protocol": {
                 "answers": "by another tool: prompts, sampling and image size are its own",
                 "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
-                f"fewer than {FEW_IMAGES} images Newcombe's cautious interval",
+                f"fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
+                **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),
                 "num_bootstrap": recipe.eval.num_bootstrap,
                 "seed": recipe.seed,
                 "versions": {"vila2cli": __version__},

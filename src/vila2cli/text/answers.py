@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
+from vila2cli.boxes import BARE, find_boxes, has_point
 from vila2cli.text.printable import printable
 
 Defect = Literal["bad-box", "box-outside", "no-box", "implausible-text"]
@@ -24,18 +25,27 @@ def answer_defect(text: str, checks: Collection[str]) -> Defect | None:
     """The first rule that an answer breaks, None when it keeps all of `checks` (`specialists.NAME.checks`).
 
     A bracket with a digit in it, or the prompt's own `[xmin,ymin,xmax,ymax]`, is meant as a box. Boxes are
-    in 0-999 of the image, so one with a number beyond that lies outside of it.
+    in 0-999 of the image, so one with a number beyond that lies outside of it. One in another model's notation
+    (location tokens, `(x1,y1),(x2,y2)`, `bbox_2d`) is bad: it would be trained on as it stands.
     """
     meant = [found for found in _BRACKET.findall(text) if _NUMBER.search(found) or found == _PLACEHOLDER]
     if "boxes" in checks:
         for bracket in meant:
             if defect := _box_defect(bracket):
                 return defect
+        if _is_foreign(text):
+            return "bad-box"
     if "some-box" in checks and not any(_box_defect(bracket) is None for bracket in meant):
         return "no-box"
     if "text" in checks and not _is_plausible(_BRACKET.sub("", text)):
         return "implausible-text"
     return None
+
+
+def _is_foreign(text: str) -> bool:
+    """Whether a text has a box in another notation; four numbers alone may be a text that was read."""
+    notations = {found.notation for found in find_boxes(_BOX.sub("", text))}
+    return has_point(text) or bool(notations - {BARE})
 
 
 def _box_defect(bracket: str) -> Defect | None:
