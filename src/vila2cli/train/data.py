@@ -11,7 +11,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
-from vila2cli.sample import Sample, Turn
+from vila2cli.sample import DEFAULT_MAX_PIXELS, Sample, Turn
 
 Ints = NDArray[np.int64]
 
@@ -31,9 +31,10 @@ class TrainSample:
     ids: Sequence[int]
     labels: Sequence[int]
     images: Sequence[ImageBytes]
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def decoded(self) -> list[Image.Image]:
-        return [decode_image(image.data) for image in self.images]
+        return [decode_image(image.data, max_pixels=self.max_pixels) for image in self.images]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,24 @@ Compose = Callable[[Sample], Sequence[Sequence[Turn]]]
 """The conversations that a sample is trained on."""
 
 
-def encode_sample(sample: Sample, chat: Chat, turns: Sequence[Turn], max_length: int) -> TrainSample:
+def encode_sample(
+    sample: Sample,
+    chat: Chat,
+    turns: Sequence[Turn],
+    max_length: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> TrainSample:
     """Tokenise one composed sample; raises DataError when it cannot be trained on.
 
     No sequence is cut, so neither images nor answers are ever cut away.
     """
     if not turns:
         raise DataError("it has none of the captions named in the recipe, and no conversation")
-    images = [decode_image(image.data) for image in sample.images]
+    images = [decode_image(image.data, max_pixels=max_pixels) for image in sample.images]
     ids, labels = chat.train_ids(turns, images)
     if len(ids) > max_length:
         raise DataError(f"its {len(ids)} tokens are more than max_length = {max_length}")
-    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images)
+    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images, max_pixels)
 
 
 def lengths_of(samples: Sequence[TrainSample], source: int = 0) -> Lengths:

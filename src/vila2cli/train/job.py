@@ -102,7 +102,7 @@ def train_stage(
         contextlib.ExitStack() as held,
     ):
         partial = out.with_name(f"{out.name}.partial")
-        lineage = {**lineage, **sources_of(phases, ranks, stop)}
+        lineage = {**lineage, **recipe.data.limits(), **sources_of(phases, ranks, stop)}
 
         def begin() -> None:
             held.enter_context(lock(out))
@@ -269,7 +269,7 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
-        samples = SampleStore(sources, [limit] * len(sources))
+        samples = SampleStore(sources, [limit] * len(sources), self.recipe.data.max_pixels)
         for i, name in enumerate(counts):
             here = samples.lengths.source == i
             figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
@@ -287,7 +287,13 @@ class _Job:
         def store(number: int, shard: Shard) -> Stored:
             path = folder / f"{number:06}.safetensors"
             return store_shard(
-                shard, self.chat, data.compose, path, max_length=settings.max_length, check_stop=self.stop.check
+                shard,
+                self.chat,
+                data.compose,
+                path,
+                max_length=settings.max_length,
+                check_stop=self.stop.check,
+                max_pixels=self.recipe.data.max_pixels,
             )
 
         shards = list(enumerate(data.source.shards))
