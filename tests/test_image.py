@@ -7,10 +7,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageCms, ImageOps, features
 
+from turned_pictures import LOSSLESS, TURN_AWAY, TURNED_FORMATS, corners, stored_turned
 from vila2cli.errors import DataError
-from vila2cli.image import decode_image, image_size
+from vila2cli.image import MAX_ASPECT, decode_image, image_size, stored_as
+from vila2cli.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
 ODD_IMAGES = (
     Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[1] / "../shared/data")) / "odd_images"
@@ -70,25 +72,45 @@ def test_float_pixels_are_refused() -> None:
         decode_image(encode(Image.new("F", (4, 4), 0.5), "TIFF"))
 
 
+def far_apart(image: Image.Image, other: Image.Image) -> int:
+    """The largest difference of a grey level, away from edges, where a format may smooth the colours."""
+    assert image.size == other.size
+    width, height = image.size
+    places = [(x, y) for x in (width // 8, -width // 8 % width) for y in (height // 8, -height // 8 % height)]
+    pairs = [zip(image.getpixel(place), other.getpixel(place), strict=True) for place in places]
+    return max(abs(a - b) for pair in pairs for a, b in pair)
+
+
+@pytest.mark.parametrize("format", TURNED_FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
-    """The upright picture has its red corner at the top left; it is stored turned away from there."""
-    upright = Image.new("RGB", (16, 8), "white")
-    upright.paste("red", (0, 0, 8, 4))
-    stored = {
-        1: upright,
-        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        3: upright.transpose(Image.Transpose.ROTATE_180),
-        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-        5: upright.transpose(Image.Transpose.TRANSPOSE),
-        6: upright.transpose(Image.Transpose.ROTATE_90),
-        7: upright.transpose(Image.Transpose.TRANSVERSE),
-        8: upright.transpose(Image.Transpose.ROTATE_270),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = decode_image(encode(stored, "PNG", exif=exif))
-    assert image.tobytes() == upright.tobytes()
+def test_an_orientation_is_applied_once_in_every_format(format: str, orientation: int) -> None:
+    """What comes has nothing left by which the next reader would turn it again."""
+    upright = corners()
+    data = stored_turned(upright, format, orientation)
+    image = decode_image(data)
+    assert far_apart(image, upright) <= 8
+    assert (image.info, dict(image.getexif())) == ({}, {})
+    assert ImageOps.exif_transpose(image).tobytes() == image.tobytes()
+    stored = (32, 64) if orientation >= 5 else (64, 32)
+    assert stored_as(data) == (stored, orientation)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_orientation_in_xmp_alone_is_applied_once(orientation: int) -> None:
+    upright = corners()
+    stored = upright.transpose(TURN_AWAY[orientation]) if orientation in TURN_AWAY else upright
+    xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    image = decode_image(encode(stored, "JPEG", xmp=xmp, **LOSSLESS["JPEG"]))
+    assert far_apart(image, upright) <= 8
+    assert ImageOps.exif_transpose(image).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_only_pixels_come_out(format: str) -> None:
+    """Neither profile nor resolution, nor what else one library or another would act upon."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encode(corners(), format, icc_profile=profile, dpi=(300, 300))
+    assert decode_image(data).info == {}
 
 
 def test_damaged_exif_does_not_cost_the_image() -> None:
@@ -100,12 +122,51 @@ def test_damaged_exif_does_not_cost_the_image() -> None:
         assert decode_image(data).size == (8, 8)
 
 
-def test_max_pixels_is_checked_before_decoding() -> None:
-    bomb = encode(Image.new("1", (20_000, 20_000)))
-    for data, limit in [(bomb, 16_000_000), (encode(Image.new("L", (11, 10))), 109)]:
-        with pytest.raises(DataError, match="limit"):
-            decode_image(data, max_pixels=limit)
-    assert decode_image(encode(Image.new("L", (11, 10))), max_pixels=110).size == (11, 10)
+def test_a_bomb_is_refused_before_decoding_and_the_line_names_the_setting() -> None:
+    with pytest.raises(DataError, match=r"over the limit of 178,956,970 pixels.*data\.max_pixels"):
+        decode_image(encode(Image.new("1", (20_000, 20_000))))
+    just_over = encode(Image.new("1", (20_000, BOMB_PIXELS // 20_000 + 1)))
+    with pytest.raises(DataError, match=r"over the limit of 178,956,970 pixels.*data\.max_pixels"):
+        decode_image(just_over)
+
+
+@pytest.mark.parametrize("format", TURNED_FORMATS)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_image_is_scaled_down_and_keeps_its_shape(format: str, orientation: int) -> None:
+    upright = corners((1200, 800))
+    data = stored_turned(upright, format, orientation)
+    image = decode_image(data, max_pixels=240_000)
+    assert image.size in ((600, 400), (599, 400), (600, 399))
+    assert far_apart(image, upright.resize(image.size)) <= 8
+    assert image.tobytes() == decode_image(data, max_pixels=240_000).tobytes()
+    assert stored_as(data)[0] == ((800, 1200) if orientation == 6 else (1200, 800))
+
+
+def test_an_image_at_the_limit_is_left_as_it_is() -> None:
+    noise = Image.effect_noise((40, 30), 80).convert("RGB")
+    assert decode_image(encode(noise), max_pixels=1200).tobytes() == noise.tobytes()
+    assert decode_image(encode(noise), max_pixels=1199).size == (39, 29)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "I;16", "CMYK"])
+def test_every_mode_can_be_scaled_down(mode: str) -> None:
+    large = Image.new("RGB", (5000, 4000), "white")
+    large.paste("black", (0, 0, 2500, 4000))
+    stored = large.convert("L").convert("I").point(lambda grey: grey * 257) if mode == "I;16" else large
+    format = "TIFF" if mode == "CMYK" else "PNG"
+    image = decode_image(encode(stored.convert(mode), format))
+    assert image.width * image.height <= DEFAULT_MAX_PIXELS
+    assert image.size == (4472, 3577)
+    assert max(image.getpixel((100, 100))) < 4
+    assert min(image.getpixel((4400, 3500))) > 251
+
+
+@pytest.mark.parametrize("size", [(60_000, 20), (20, 60_000), (3_000_000, 1), (250, 2)])
+def test_a_line_is_made_shorter_not_refused(size: tuple[int, int]) -> None:
+    image = decode_image(encode(Image.new("RGB", size, "red")))
+    assert max(image.size) == MAX_ASPECT * min(image.size)
+    assert min(image.size) == min(size)
+    assert image.getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

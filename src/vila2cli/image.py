@@ -1,16 +1,21 @@
 """Image bytes to RGB pixels: one function for captioning, training and evaluation."""
 
+import contextlib
 import io
+import math
 import struct
+import threading
 import warnings
 import zlib
 
 from PIL import Image, UnidentifiedImageError
 
 from vila2cli.errors import DataError
+from vila2cli.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
-DEFAULT_MAX_PIXELS = 16_000_000
-"""Width times height above which an image is refused before its pixels are decoded."""
+MAX_ASPECT = 100
+"""How often the long side holds the short one at most. Image processors that scale the short side to a few
+hundred pixels, or the long one, make gigabytes, or nothing at all, of a line of 60,000 x 20 pixels."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What may be decoded; of the others Pillow knows, some start programs (EPS) or are hardly ever meant."""
@@ -47,61 +52,133 @@ DAMAGED = (
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Decode to an RGB image, upright (EXIF orientation applied) and with transparency on white.
 
-    Of an animation it is the first frame; 16-bit grey keeps its upper eight bits. Raises DataError for
-    bytes that are no image, are cut off, or hold more than `max_pixels` (checked on the header, so a
-    decompression bomb costs nothing).
+    Nothing of the file's own description (EXIF, XMP, colour profile, resolution) comes with the pixels:
+    what reads it would turn them a second time. An image of more than `max_pixels`, or one longer than
+    MAX_ASPECT times its breadth, is scaled down, the same way wherever it is decoded. Of an animation it is the
+    first frame; 16-bit grey keeps its upper eight bits. Raises DataError for bytes that are no image, are
+    cut off, or hold more than BOMB_PIXELS (checked on the header, so a decompression bomb costs nothing).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(image, max_pixels)
-            image.load()
-            _check_size(image, max_pixels)
-            return _flatten(_turn_upright(image))
+            _check_size(image)
+            with _LARGE if image.width * image.height > max_pixels else contextlib.nullcontext():
+                if (size := _scaled_size(image.size, max_pixels)) != image.size:
+                    image.draft(image.mode, size)  # JPEG alone heeds it: half the size or less as it is decoded
+                image.load()
+                _check_size(image)
+                small = _scaled(image, _scaled_size(image.size, max_pixels))
+                return _plain(_turned(small, _orientation(image)))
     except UnidentifiedImageError:
         raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise DataError(f"image is over the limit of {max_pixels} pixels") from None
+        raise DataError(_too_large("")) from None
+    except MemoryError:
+        raise DataError("image does not fit in the memory that is left") from None
     except DAMAGED as error:
         raise DataError(f"image cannot be decoded: {error}") from None
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels as the header states them, before any EXIF turn; raises DataError."""
+    """Width and height in pixels as the header states them; raises DataError.
+
+    Of a TIFF with an orientation they are those of the upright picture, of other files those before the turn.
+    """
+    return _header(data).size
+
+
+def stored_as(data: bytes) -> tuple[tuple[int, int], int]:
+    """How a picture lies in its file: width and height, and the orientation that `decode_image` undoes.
+
+    The orientation is that of EXIF or XMP, 1 (upright as it lies) to 8. Pillow turns some formats while it
+    decodes them and states their size as turned; what it leaves to be turned tells which. Raises DataError.
+    """
+    image = _header(data)
+    orientation = _orientation(image)
+    if orientation not in UPRIGHT:
+        return image.size, 1
+    if orientation < 5:
+        return image.size, orientation
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data), formats=FORMATS).size
-    except (Image.DecompressionBombError, *DAMAGED) as error:
-        raise DataError(f"image header cannot be read: {error}") from None
+            image.load()
+    except DAMAGED as error:
+        raise DataError(f"image cannot be decoded: {error}") from None
+    width, height = image.size
+    return (image.size if _orientation(image) == orientation else (height, width)), orientation
 
 
-def exif_orientation(data: bytes) -> int:
-    """The EXIF orientation that `decode_image` undoes, 1 (upright as it lies) to 8; raises DataError."""
+def _header(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, *DAMAGED) as error:
+    except Image.DecompressionBombError:
+        raise DataError(_too_large("")) from None
+    except DAMAGED as error:
         raise DataError(f"image header cannot be read: {error}") from None
-    orientation = _orientation(image)
-    return orientation if orientation in UPRIGHT else 1
+    _check_size(image)
+    return image
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise DataError(f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels}")
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > BOMB_PIXELS:
+        raise DataError(_too_large(f" of {image.width}x{image.height} pixels"))
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; photos with damaged EXIF are common, and taken as they lie."""
-    method = UPRIGHT.get(_orientation(image))
+def _too_large(what: str) -> str:
+    return (
+        f"image{what} is over the limit of {BOMB_PIXELS:,} pixels, above which none is decoded; make it "
+        "smaller (those below the limit are scaled down to data.max_pixels)"
+    )
+
+
+_LARGE = threading.Lock()
+"""Held while an image that has to be scaled down is decoded: each may take 700 MB, and there are threads."""
+_STRIP_PIXELS = 4_000_000
+
+
+def _scaled_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """The size of an image that is at most MAX_ASPECT times as long as broad and has at most `max_pixels`."""
+    width, height = (min(side, MAX_ASPECT * other) for side, other in (size, size[::-1]))
+    if (share := max_pixels / (width * height)) < 1:
+        width, height = (max(1, int(side * math.sqrt(share))) for side in (width, height))
+    return width, height
+
+
+def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image in RGB at a size that is its own or smaller.
+
+    By the largest whole numbers first, strip by strip, so that of a large image there is one copy at its own
+    size, in the mode that it is stored in.
+    """
+    if image.size == size:
+        return _flatten(image)
+    across, down = image.width // size[0], image.height // size[1]
+    small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
+    rows = down * max(1, _STRIP_PIXELS // (image.width * down))
+    for top in range(0, image.height, rows):
+        strip = _flatten(image.crop((0, top, image.width, min(top + rows, image.height))))
+        small.paste(strip.reduce((across, down)), (0, top // down))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The pixels alone."""
+    plain = Image.new("RGB", image.size)
+    plain.paste(image)
+    return plain
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    method = UPRIGHT.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF tag as it stands, 1 where there is none that can be read."""
+    """The EXIF tag as it stands, 1 where none can be read: photos with damaged EXIF are common."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except DAMAGED:

@@ -9,6 +9,12 @@ from typing import Any, Literal
 from vila2cli.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
+DEFAULT_MAX_PIXELS = 16_000_000
+"""Width times height above which an image is scaled down, where a recipe has no other `data.max_pixels`."""
+
+BOMB_PIXELS = 178_956_970
+"""Width times height above which an image is refused before its pixels are decoded, as by Pillow itself."""
+
 IMAGE_PLACEHOLDER = "<image>"
 """Where an image stands in a turn's text, as LLaVA writes it; images without one come first."""
 

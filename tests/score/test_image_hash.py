@@ -1,20 +1,27 @@
 """The perceptual hash: look-alikes agree, other pictures do not."""
 
+import hashlib
 import io
 import itertools
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vila2cli.image import decode_image
+from vila2cli.score.duplicates import ImageIndex
 from vila2cli.score.image_hash import ALL_FOUND, NUM_BITS, ImageHash, image_hash
 from vila2cli.settings import FilterSettings
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.scenes import draw_scene
 
 MAX_DISTANCE = FilterSettings().max_distance
+Layout = Callable[[Random], Image.Image]
+WORDS = ("market", "model", "river", "energy", "school", "data", "growth", "water", "image", "value", "history")
 
 
 def again(image: Image.Image, kind: str = "JPEG", *, side: float = 1.0, **options: int) -> Image.Image:
@@ -126,3 +133,105 @@ def test_photographs(real_data: Path) -> None:
     assert far == 0
     assert not any(a.is_like(b, 32) for a, b in itertools.combinations(hashes, 2))
     assert share_found(photos) > 0.8
+
+
+def words(random: Random, num: int) -> str:
+    return " ".join(random.choice(WORDS) for _ in range(num))
+
+
+def sheet(lines: list[tuple[int, int, int, str]], *, is_dark: bool = False, side: int = 800) -> Image.Image:
+    """Lines of text, each with its place and height, on a plain ground."""
+    ground, ink = ((20, 24, 40), (235, 235, 235)) if is_dark else ((255, 255, 255), (10, 10, 10))
+    image = Image.new("RGB", (side, side * 3 // 4), ground)
+    for x, y, height, text in lines:
+        ImageDraw.Draw(image).text((x, y), text, fill=ink, font=ImageFont.load_default(height))
+    return image
+
+
+def lecture(random: Random) -> Image.Image:
+    points = [(80, 150 + 60 * i, 26, f"{i + 1}. {words(random, 3)}") for i in range(3)]
+    return sheet([(60, 40, 44, "Lecture notes"), *points])
+
+
+def dark_slide(random: Random) -> Image.Image:
+    points = [(80, 150 + 60 * i, 24, f"- {words(random, 4)}") for i in range(4)]
+    return sheet([(60, 40, 40, words(random, 3).title()), *points], is_dark=True)
+
+
+def chapter(random: Random) -> Image.Image:
+    return sheet([(250, 200, 60, f"Chapter {random.randint(1, 99)}"), (250, 300, 36, words(random, 2))])
+
+
+def sentence(random: Random) -> Image.Image:
+    return sheet([(50, 270, 30, f"The {words(random, 5)}.")])
+
+
+def exam(random: Random) -> Image.Image:
+    sums = [f"{i + 1}) {random.randint(10, 99)} + {random.randint(10, 99)} = ____" for i in range(4)]
+    return sheet([(60, 50 + 140 * i, 30, text) for i, text in enumerate(sums)])
+
+
+def form(random: Random) -> Image.Image:
+    names = ("Name", "Street", "City", "Phone", "Date")
+    rows = [(60, 120 + 80 * i, 22, f"{name}: {words(random, 3)}") for i, name in enumerate(names)]
+    image = sheet([(60, 40, 36, "Application for membership"), *rows])
+    for i in range(len(names)):
+        ImageDraw.Draw(image).line((120, 148 + 80 * i, 740, 148 + 80 * i), fill="black")
+    return image
+
+
+LAYOUTS = [lecture, dark_slide, chapter, sentence, exam, form]
+
+
+def of_a_layout(layout: Layout, num: int) -> list[Image.Image]:
+    """Sheets of one layout, no two of which say the same."""
+    found: dict[bytes, Image.Image] = {}
+    random = Random(layout.__name__)
+    while len(found) < num:
+        image = layout(random)
+        found[image.tobytes()] = image
+    return list(found.values())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sheets_that_say_something_else_look_different(layout: Layout) -> None:
+    """They agree in their low frequencies, which are those of the layout."""
+    hashes = [image_hash(image) for image in of_a_layout(layout, 60)]
+    pairs = list(itertools.combinations(hashes, 2))
+    assert not any(a.is_like(b, MAX_DISTANCE) for a, b in pairs)
+    alike = sum(replace(a, detail=None).is_like(replace(b, detail=None), MAX_DISTANCE) for a, b in pairs)
+    assert alike > 0, "what the test is about does not happen here"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_copies_of_a_sheet_look_the_same(layout: Layout) -> None:
+    for image in of_a_layout(layout, 4):
+        others = [*copies(image), again(image, quality=10), again(image, side=0.3, quality=75)]
+        thumbnails = [again(image, side=64 / image.width, quality=50)]
+        for copy in [*others, *thumbnails]:
+            assert image_hash(copy).is_like(image_hash(image), MAX_DISTANCE)
+
+
+def test_a_sheet_and_a_photograph_have_their_own_hashes_stored() -> None:
+    one, noise = image_hash(exam(Random(1))), image_hash(Image.effect_noise((400, 300), 90).convert("RGB"))
+    assert one.detail is not None
+    assert noise.detail is None
+    assert ImageHash.parse(str(one)) == one
+    assert ImageHash.parse(str(noise)) == noise
+    assert replace(one, detail=None).is_like(one, 0), "a hash that was stored before there was a detail"
+
+
+def test_real_pictures_lose_their_copies_and_no_others(real_data: Path) -> None:
+    """Beside equal files: two of NLVR's drawings, and three pairs of figures that are one cut in two ways."""
+    for pattern, found in (("nlvr_dev/**/*.png", 2), ("openstax_astronomy/**/*.jpg", 3)):
+        index = ImageIndex(sqlite3.connect(":memory:"), "images", MAX_DISTANCE)
+        likeness = []
+        for number, path in enumerate(sorted(real_data.glob(pattern))):
+            data = path.read_bytes()
+            sha256, look = hashlib.sha256(data).digest(), str(image_hash(decode_image(data)))
+            match = index.find(sha256, look)
+            if match is None:
+                index.add(number, sha256, look)
+            else:
+                likeness.append(match.likeness)
+        assert likeness.count("perceptual") == found

@@ -15,7 +15,8 @@ from vila2cli.builders.boxes import GRID, seen_from
 from vila2cli.builders.folders import FileFolder
 from vila2cli.builders.pictures import Thing
 from vila2cli.errors import DataError
-from vila2cli.image import DAMAGED, DEFAULT_MAX_PIXELS, UPRIGHT
+from vila2cli.image import DAMAGED, UPRIGHT
+from vila2cli.sample import BOMB_PIXELS
 
 Metres_HW = NDArray[np.float64]
 PNG_UNIT, NPY_UNIT = 0.001, 1.0
@@ -88,8 +89,8 @@ def _pixels(data: bytes) -> NDArray[np.generic]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = Image.open(io.BytesIO(data), formats=("PNG",))
-    if image.width * image.height > DEFAULT_MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels are over the limit of {DEFAULT_MAX_PIXELS}")
+    if image.width * image.height > BOMB_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels are over the limit of {BOMB_PIXELS}")
     if not image.mode.startswith("I"):
         raise ValueError(f"it has pixels of mode {image.mode}, not 16-bit grey")
     return np.asarray(image)

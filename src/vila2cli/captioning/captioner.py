@@ -20,7 +20,7 @@ from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
 from vila2cli.engine.annotator import Dialogue, has_one_image
 from vila2cli.errors import RecipeError
-from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.image import decode_image
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Annotation, Reject, Sample, Turn
 from vila2cli.shards import ShardWriter
@@ -58,6 +58,7 @@ def decisive_settings(recipe: Recipe) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "settings": settings.deciding(),
         "prompts": {prompt_id: prompt_sha256(prompt_id, recipe.prompts) for prompt_id in settings.prompts},
+        **recipe.data.limits(),
     }
     if settings.choose == "judge":
         inputs["judge"] = {
@@ -73,7 +74,7 @@ class Captioner:
     def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
         check_settings(recipe)
         self.settings, self.provenance = recipe.recaption, provenance
-        self.decode = partial(decode_image, max_pixels=self.settings.max_pixels or DEFAULT_MAX_PIXELS)
+        self.decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
         self._seed, self._own_prompts = recipe.seed, recipe.prompts
         self._max_judge_tokens = recipe.judge.max_new_tokens
         self._standard = standard_of(self.settings)

@@ -13,7 +13,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.filtering.job import Job
-from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.image import decode_image
 from vila2cli.progress import Progress
 from vila2cli.records import recorded
 from vila2cli.run import digest
@@ -126,9 +126,8 @@ def select(selection: Selection, job: Job, stop: Stop) -> tuple[list[Cut], HeldO
     distances = {"none": None, "exact": None, "perceptual": settings.max_distance}
     if job.held_out is not None:
         with _step(job, "evaluation images", None, "images") as progress:
-            max_pixels = max(settings.max_pixels, DEFAULT_MAX_PIXELS)
             tick = _ticking(progress, stop)
-            images = held_out_images(job.held_out, max_pixels, held_out, lambda: tick(1))
+            images = held_out_images(job.held_out, job.recipe.data.max_pixels, held_out, lambda: tick(1))
             selection.drop_overlap(images, distances[settings.overlap], lambda num: stop.check())
     if settings.duplicates != "none":
         num_left, _ = selection.totals().get(None, (0, 0))

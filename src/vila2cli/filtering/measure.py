@@ -8,8 +8,8 @@ from PIL import Image
 
 from vila2cli.errors import DataError
 from vila2cli.groups import NO_IMAGE
-from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
-from vila2cli.sample import Sample
+from vila2cli.image import decode_image
+from vila2cli.sample import DEFAULT_MAX_PIXELS, Sample
 from vila2cli.score.image_hash import image_hash
 from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
@@ -48,7 +48,7 @@ class Measure:
 
     captions: Sequence[str]
     separator: str = "\n"
-    max_pixels: int = 0
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __call__(self, sample: Sample) -> Measured:
         if not is_kept(sample):
@@ -85,9 +85,7 @@ class Measure:
             measured.reject(reason, f"the sample has {len(sample.images)} images, not one")
             return
         try:
-            measured.image = decode_image(
-                sample.images[0].data, max_pixels=self.max_pixels or DEFAULT_MAX_PIXELS
-            )
+            measured.image = decode_image(sample.images[0].data, max_pixels=self.max_pixels)
         except DataError as error:
             measured.reject("bad-image", str(error))
             return

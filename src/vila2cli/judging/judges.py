@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from vila2cli.engine.answers import Answers
@@ -114,6 +115,8 @@ class ModelJudge:
                 "set judge.max_new_tokens=256"
             )
         self._asked = AskedModel(name, settings, max_new_tokens, answers, stop)
+        self._decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
+        self._limits = recipe.data.limits()
         self._prompt_id = prompt_id(recipe)
         self._prompt_sha256 = prompt_sha256(self._prompt_id, recipe.prompts)
 
@@ -129,6 +132,7 @@ class ModelJudge:
     def protocol(self) -> dict[str, Any]:
         return {
             **self._asked.protocol(),
+            **self._limits,
             "prompt_id": self._prompt_id,
             "prompt_sha256": self._prompt_sha256,
             **({} if self._protocol.name == "pair" else {"protocol": self._protocol.name}),
@@ -174,7 +178,7 @@ class ModelJudge:
                 writing.reject(Reject(shard.name, sample.key, NO_IMAGE, "the sample has no image to judge by"))
                 continue
             try:
-                images = tuple(decode_image(image.data) for image in sample.images)
+                images = tuple(self._decode(image.data) for image in sample.images)
             except DataError as error:
                 writing.reject(Reject(shard.name, sample.key, "bad-image", str(error)))
                 continue

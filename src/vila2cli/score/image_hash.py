@@ -9,9 +9,17 @@ pictures of the embedded world: JPEG of quality 40 at full size 100% and 100%, 6
 97% and 100%, at quality 20 91% and 100%, at quality 10 65% and 99%. Within 7 signs they are 99% and
 88%, 49% and 84%, 29% and 72%, 4% and 28%. Of 319,600 pairs of the world none is within 27. pHash's usual
 64 signs within 10 find more of the smallest copies, and 126 pairs in 179,700 of the world that are none.
+
+Pages of one layout agree in all of that: their low frequencies are those of the layout, and the words are in
+the higher ones. So a picture that is mostly plain ground has a detail beside it, from which words can be told:
+2,048 signs of projections of its ink at 96 x 96. Of 1,260 slides, forms, tables and pages of 21 layouts those
+that the rest takes for the same differ in 101 of them at least, 19 in 20 in over 140; copies of quality 10, of
+half the size, or of 480 pixels at quality 30 in 100 at most, of 256 pixels at quality 30 in 140.
 """
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +40,21 @@ _NUM_BANDS, _NUM_LOW_BANDS = 8, 4
 _MIN_BANDS = 4  # a number of SQLite has 63 digits
 ALL_FOUND = 15
 """Largest distance at which no look-alike is missed."""
+_PLAIN_SHARE, _PLAIN_LEVELS = 0.65, 17
+"""A picture is mostly plain ground where so much of it is within so many neighbouring grey levels."""
+_DRAWN_SIDE = 256
+"""Pixels down and across that are looked at for it."""
+_DETAIL_PIXELS = 96
+_MIN_SIDE = 160
+"""In a smaller picture words cannot be told from each other; there the layout alone counts."""
+_GRAIN = 6.0
+"""Grey levels that are taken off all ink: noise of the ground, which copies lose, has no more."""
+_SHARP_SIDE = 300
+_DETAIL_BITS = 2048
+_SHARP = 1 << _DETAIL_BITS
+"""A further sign of the detail: the picture's sides are _SHARP_SIDE pixels or more."""
+DETAIL_TOLERANCE, SHARP_TOLERANCE = 140, 100
+"""In how many signs of the detail copies may differ, and where both are sharp: by 11 and 9 degrees."""
 
 
 def _dct(num_pixels: int, num_frequencies: int) -> NDArray[np.float64]:
@@ -44,25 +67,38 @@ _DCT_FP = _dct(_PIXELS, _SIDE)
 
 @dataclass(frozen=True, slots=True)
 class ImageHash:
-    """The signs as one number, and the colours as 48 bytes: R, G and B of each cell, row by row."""
+    """The signs as one number, and the colours as 48 bytes: R, G and B of each cell, row by row.
+
+    `detail` are the signs of what is drawn or written on a plain ground, None for other pictures.
+    """
 
     bits: int
     colours: bytes
+    detail: int | None = None
 
     def __str__(self) -> str:
         """The form it is stored in, which `parse` reads."""
-        return f"{self.bits:0{(NUM_BITS + 3) // 4}x}-{self.colours.hex()}"
+        detail = "" if self.detail is None else f"-{self.detail:0{_DETAIL_BITS // 4 + 1}x}"
+        return f"{self.bits:0{(NUM_BITS + 3) // 4}x}-{self.colours.hex()}{detail}"
 
     @classmethod
     def parse(cls, text: str) -> "ImageHash":
-        bits, _, colours = text.partition("-")
-        return cls(int(bits, 16), bytes.fromhex(colours))
+        bits, _, rest = text.partition("-")
+        colours, _, detail = rest.partition("-")
+        return cls(int(bits, 16), bytes.fromhex(colours), int(detail, 16) if detail else None)
 
     def is_like(self, other: "ImageHash", max_distance: int) -> bool:
-        """Whether at most `max_distance` signs differ, and no colour by more than the tolerance."""
-        return (self.bits ^ other.bits).bit_count() <= max_distance and all(
-            abs(a - b) <= COLOUR_TOLERANCE for a, b in zip(self.colours, other.colours, strict=True)
-        )
+        """Whether at most `max_distance` signs differ, no colour by more than the tolerance, nor the detail.
+
+        Where one of the two has no detail, the other's does not count.
+        """
+        if (self.bits ^ other.bits).bit_count() > max_distance:
+            return False
+        if self.detail is not None and other.detail is not None:
+            tolerance = SHARP_TOLERANCE if self.detail & other.detail & _SHARP else DETAIL_TOLERANCE
+            if (self.detail ^ other.detail).bit_count() > tolerance:
+                return False
+        return all(abs(a - b) <= COLOUR_TOLERANCE for a, b in zip(self.colours, other.colours, strict=True))
 
     def bands(self, max_distance: int) -> tuple[int, ...]:
         """Numbers by which look-alikes are found: hashes are compared that agree in one of them.
@@ -83,9 +119,55 @@ def _dealt(digits: str, num_bands: int) -> tuple[int, ...]:
 
 def image_hash(image: Image.Image) -> ImageHash:
     """Hash an RGB image, as `decode_image` gives it."""
-    grey = image.convert("L").resize((_PIXELS, _PIXELS), Image.Resampling.BICUBIC)
+    light = image.convert("L")
+    grey = light.resize((_PIXELS, _PIXELS), Image.Resampling.BICUBIC)
     frequencies = (_DCT_FP @ np.asarray(grey, dtype=np.float64) @ _DCT_FP.T).ravel()[1:]
     is_flat = np.abs(frequencies).max() < _FLAT
     signs = np.zeros(NUM_BITS, dtype=bool) if is_flat else frequencies > np.median(frequencies)
     bits = int("".join("1" if sign else "0" for sign in signs), 2)
-    return ImageHash(bits, image.resize((_GRID, _GRID), Image.Resampling.BOX).tobytes())
+    return ImageHash(bits, image.resize((_GRID, _GRID), Image.Resampling.BOX).tobytes(), _detail(light))
+
+
+def _detail(light: Image.Image) -> int | None:
+    """The signs of random projections of the ink on a plain ground: as many differ as the angle is wide."""
+    if min(light.size) < _MIN_SIDE or not _is_mostly_plain(light):
+        return None
+    small = light.resize((_DETAIL_PIXELS, _DETAIL_PIXELS), Image.Resampling.BICUBIC)
+    pixels = np.asarray(small, dtype=np.float64)
+    ink = pixels - _blurred(pixels)
+    ink = np.sign(ink) * np.maximum(np.abs(ink) - _GRAIN, 0)
+    if not ink.any():
+        return None
+    projections = _mixing() @ (ink * _flips()) @ _mixing().T
+    signs = projections.ravel()[1 : _DETAIL_BITS + 1] > 0
+    return int.from_bytes(np.packbits(signs).tobytes()) | (_SHARP if min(light.size) >= _SHARP_SIDE else 0)
+
+
+def _is_mostly_plain(light: Image.Image) -> bool:
+    drawn = light.resize((_DRAWN_SIDE, _DRAWN_SIDE), Image.Resampling.NEAREST)
+    sums = np.cumsum([0, *drawn.histogram()])
+    most = int((sums[_PLAIN_LEVELS:] - sums[:-_PLAIN_LEVELS]).max())
+    return most >= _PLAIN_SHARE * _DRAWN_SIDE**2
+
+
+def _blurred(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the 5 x 5 pixels around each."""
+    for _ in range(2):
+        padded = np.pad(pixels, ((2, 2), (0, 0)), mode="edge")
+        pixels = sum(padded[i : i + _DETAIL_PIXELS] for i in range(5)).T / 5
+    return pixels
+
+
+@cache
+def _mixing() -> NDArray[np.float64]:
+    """A rotation in which every pixel has a part in every number: an orthogonal DCT."""
+    rows = _dct(_DETAIL_PIXELS, _DETAIL_PIXELS)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@cache
+def _flips() -> NDArray[np.float64]:
+    """A sign for every pixel, drawn by a hash so that it is the same everywhere."""
+    drawn = b"".join(hashlib.sha256(f"ink {row}".encode()).digest() for row in range(_DETAIL_PIXELS**2 // 256))
+    bits = np.unpackbits(np.frombuffer(drawn, dtype=np.uint8)).astype(np.float64)
+    return (2 * bits - 1).reshape(_DETAIL_PIXELS, _DETAIL_PIXELS)

@@ -58,9 +58,6 @@ class RecaptionSettings(WritingSettings):
         Literal["original", "none"],
         setting("caption of an image whose every try failed: the alt-text, or none (rejected)"),
     ] = "original"
-    max_pixels: Annotated[
-        NonNegativeInt, setting("largest image decoded, in pixels; 0 for the built-in limit")
-    ] = 0
 
 
 class RewriteSettings(WritingSettings):
@@ -141,9 +138,6 @@ class FilterSettings(Settings):
     prompt: Annotated[str, setting("prompt id that the caption answers (POINTS section 3.2)")] = "points-v1"
     similarity_model: Annotated[str, setting("folder or hub id of a CLIP or SigLIP model")] = ""
     language: Annotated[Language, setting("language that captions must be in, empty for any")] = ""
-    max_pixels: Annotated[
-        NonNegativeInt, setting("largest image decoded, in pixels; 0 for the built-in limit")
-    ] = 0
     text_defects: Annotated[
         tuple[
             Literal["repetition", "refusal", "boilerplate", "reasoning", "wrong-language", "placeholder"], ...
@@ -193,7 +187,7 @@ class FilterSettings(Settings):
 
     def scoring(self) -> dict[str, Any]:
         """The settings that decide the scores, beside the models; the others only decide what is kept."""
-        names = ("scores", "captions", "max_pixels", *(("prompt",) if self.needs_model else ()))
+        names = ("scores", "captions", *(("prompt",) if self.needs_model else ()))
         return {name: value for name, value in self.deciding().items() if name in names}
 
 

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from vila2cli.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
@@ -63,6 +64,14 @@ class DataSettings(Settings):
     interleaved: Annotated[Names, setting("web documents with images, never recaptioned")] = ()
     text: Annotated[Names, setting("text-only instruction shards blended into SFT")] = ()
     sft: Annotated[Names, setting("visual instruction shards")] = ()
+    max_pixels: Annotated[
+        PositiveInt,
+        setting("images of more pixels are scaled down to this, in every stage alike", le=BOMB_PIXELS),
+    ] = DEFAULT_MAX_PIXELS
+
+    def limits(self) -> dict[str, int]:
+        """What a manifest says of the images' size: nothing of the default."""
+        return {} if self.max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": self.max_pixels}
 
 
 class LoraSettings(Settings):

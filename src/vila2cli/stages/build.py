@@ -19,7 +19,7 @@ from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
 from vila2cli.builders.rules import Dropped, clean, settle
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import PARTIAL, read_json, sweep, to_json_bytes, write_atomically
-from vila2cli.image import decode_image, exif_orientation, image_size
+from vila2cli.image import decode_image, stored_as
 from vila2cli.places import local_path
 from vila2cli.records import check_whole, note, recorded
 from vila2cli.rejects import REJECTS_FILE, read_rejects
@@ -220,8 +220,8 @@ class _Builder:
                 people["image-rejected"] += len(picture.questions)
                 return problem, self._unused(picture, objects)
             image = picture.image if isinstance(picture.image, EncodedImage) else self._image(picture.image)
-            stored, orientation = image_size(image.data), exif_orientation(image.data)
             upright = decode_image(image.data)
+            stored, orientation = stored_as(image.data)
         except DataError as error:
             people["image-rejected"] += len(picture.questions)
             return ("unreadable-image", str(error)), self._unused(picture, objects)

@@ -9,6 +9,7 @@ import gc
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from vila2cli.evaluation.questions import Question, questions_of
 from vila2cli.evaluation.repair import REFUSED, Earlier, reopen
 from vila2cli.evaluation.shots import Shots, open_shots
 from vila2cli.files import one_at_a_time, read_json
-from vila2cli.image import DEFAULT_MAX_PIXELS, decode_image
+from vila2cli.image import decode_image
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
@@ -160,6 +161,7 @@ class _Asker:
     ):
         self.recipe, self.model, self.folder, self.round, self.stop = recipe, str(model), folder, round, stop
         self.answers = answers
+        self._decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
         self.engine_name = choose_engine(recipe.eval.engine, model).kind
         self.model_dir = None if self.engine_name == "api" else resolve_model(model)
         self.model_sha256 = identify(self.engine_name, model, recipe.api)[1]
@@ -177,6 +179,7 @@ class _Asker:
             "max_new_tokens": self.recipe.eval.max_new_tokens,
             **({} if self.recipe.eval.dtype == "auto" else self.dtype),  # the weights decide their own
             **_few_shot(self.recipe),
+            **self.recipe.data.limits(),
         }
 
     def task_inputs(self, task: Task) -> dict[str, Any]:
@@ -257,6 +260,7 @@ class _Asker:
             "model_sha256": self.model_sha256,
             "engine": self.engine_name,
             **_limits(self.recipe),
+            **self.recipe.data.limits(),
             **server_inputs(self.recipe.api),
         }
         samples = [*(shot.sample for shot in question.shots), question.sample]
@@ -282,7 +286,7 @@ class _Asker:
         for key, question in questions.items():
             turns, pictures = question.messages()
             try:
-                images = tuple(decode_image(data) for data in pictures)
+                images = tuple(self._decode(data) for data in pictures)
             except DataError as error:
                 writing.reject(Reject(shard.name, key, "bad-image", str(error)))
                 continue
@@ -378,7 +382,7 @@ def _protocol(recipe: Recipe, asker: _Asker) -> dict[str, Any]:
         "num_shots": recipe.eval.num_shots,
         **_few_shot(recipe),
         "image_size": vision.get("image_size") if isinstance(vision, dict) else None,
-        "max_pixels": DEFAULT_MAX_PIXELS,
+        "max_pixels": recipe.data.max_pixels,
         "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images, the same for all tasks; "
         f"of shares of fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
         **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),

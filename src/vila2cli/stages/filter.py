@@ -189,6 +189,7 @@ def scoring_inputs(job: Job) -> dict[str, Any]:
     return {
         "stage": SCORES_LAYER,
         "settings": settings.scoring(),
+        **recipe.data.limits(),
         "separator": recipe.pretrain.main.separator,
         **filter_inputs(job.source.layers),
         **models,
@@ -205,7 +206,7 @@ def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> N
 
         encoder = DualEncoder(settings.similarity_model)
     scoring = Scoring(
-        measure=Measure(settings.captions, recipe.pretrain.main.separator, settings.max_pixels),
+        measure=Measure(settings.captions, recipe.pretrain.main.separator, recipe.data.max_pixels),
         scores=settings.scores,
         blank=_blank(job, engine.name if engine else None),
         prompt=prompt_text(settings.prompt, recipe.prompts),

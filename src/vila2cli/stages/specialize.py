@@ -216,6 +216,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
         "checks": list(settings.checks),
+        **recipe.data.limits(),
         "base": source.outline(),
         **filter_inputs(source.layers),
     }
@@ -231,10 +232,9 @@ def _below(kind: str, model: str) -> dict[str, str]:
 class Relabeller:
     """Turns samples into a specialist's requests and its answers into question-answer turns."""
 
-    decode = staticmethod(decode_image)
-
     def __init__(self, recipe: Recipe, name: str, model: str) -> None:
         self.recipe, self.name = recipe, name
+        self.decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
         self.asked = model
         self.adapter = model if kind != "api" and is_adapter(model) else ""

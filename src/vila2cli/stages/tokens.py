@@ -61,7 +61,7 @@ def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterat
                 continue
             for turns in conversations(sample, composition) or [()]:
                 try:
-                    encoded = encode_sample(sample, chat, turns, settings.max_length)
+                    encoded = encode_sample(sample, chat, turns, settings.max_length, recipe.data.max_pixels)
                 except DataError as error:
                     yield printable(f"{name}: untrainable: {error}")
                 else:

@@ -12,7 +12,7 @@ from vila2cli.errors import DataError
 from vila2cli.groups import Unusable
 from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
-from vila2cli.sample import Sample, Turn
+from vila2cli.sample import DEFAULT_MAX_PIXELS, Sample, Turn
 
 Ints = NDArray[np.int64]
 _UNTRAINABLE = "untrainable"
@@ -33,9 +33,10 @@ class TrainSample:
     ids: Sequence[int]
     labels: Sequence[int]
     images: Sequence[ImageBytes]
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def decoded(self) -> list[Image.Image]:
-        return [decode_image(image.data) for image in self.images]
+        return [decode_image(image.data, max_pixels=self.max_pixels) for image in self.images]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,13 @@ Compose = Callable[[Sample], Sequence[Sequence[Turn]]]
 """The conversations that a sample is trained on."""
 
 
-def encode_sample(sample: Sample, chat: Chat, turns: Sequence[Turn], max_length: int) -> TrainSample:
+def encode_sample(
+    sample: Sample,
+    chat: Chat,
+    turns: Sequence[Turn],
+    max_length: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> TrainSample:
     """Tokenise one composed sample; raises Unusable when it cannot be trained on.
 
     No sequence is cut, so neither images nor answers are ever cut away.
@@ -66,7 +73,7 @@ def encode_sample(sample: Sample, chat: Chat, turns: Sequence[Turn], max_length:
     if not turns:
         raise Unusable(_UNTRAINABLE, "it has none of the captions named in the recipe, and no conversation")
     try:
-        images = [decode_image(image.data) for image in sample.images]
+        images = [decode_image(image.data, max_pixels=max_pixels) for image in sample.images]
     except DataError as error:
         raise Unusable("bad-image", str(error)) from None
     try:
@@ -75,7 +82,7 @@ def encode_sample(sample: Sample, chat: Chat, turns: Sequence[Turn], max_length:
         raise Unusable(_UNTRAINABLE, str(error)) from None
     if len(ids) > max_length:
         raise Unusable(_UNTRAINABLE, f"its {len(ids)} tokens are more than max_length = {max_length}")
-    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images)
+    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images, max_pixels)
 
 
 def lengths_of(samples: Sequence[TrainSample], source: int = 0) -> Lengths:

@@ -102,7 +102,7 @@ def train_stage(
         contextlib.ExitStack() as held,
     ):
         partial = out.with_name(f"{out.name}.partial")
-        lineage = {**lineage, **sources_of(phases, ranks, stop)}
+        lineage = {**lineage, **recipe.data.limits(), **sources_of(phases, ranks, stop)}
 
         def begin() -> None:
             held.enter_context(lock(out))
@@ -271,7 +271,7 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
-        samples = SampleStore(sources, [limit] * len(sources))
+        samples = SampleStore(sources, [limit] * len(sources), self.recipe.data.max_pixels)
         for i, name in enumerate(counts):
             here = samples.lengths.source == i
             figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
@@ -297,6 +297,7 @@ class _Job:
                 check_stop=self.stop.check,
                 digests=self._digests.get(data.name),
                 may_lack_images=data.may_lack_images,
+                max_pixels=self.recipe.data.max_pixels,
             )
 
         shards = list(enumerate(data.source.shards))

@@ -26,7 +26,7 @@ from vila2cli.groups import NO_IMAGE, Unusable
 from vila2cli.model.chat import Chat
 from vila2cli.places import is_remote, local_path, redacted
 from vila2cli.records import file_sha256
-from vila2cli.sample import EncodedImage, Reject, Sample
+from vila2cli.sample import DEFAULT_MAX_PIXELS, EncodedImage, Reject, Sample
 from vila2cli.shards import Shard, read_shard
 from vila2cli.tarfiles import image_index, split_name
 from vila2cli.text.compose import is_kept
@@ -90,6 +90,7 @@ def store_shard(
     check_stop: Callable[[], None],
     digests: Mapping[str, str] | None = None,
     may_lack_images: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
@@ -112,7 +113,10 @@ def store_shard(
                 rejects.append(Reject(shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
                 continue
             try:
-                encoded = [encode_sample(sample, chat, turns, max_length) for turns in compose(sample) or [()]]
+                encoded = [
+                    encode_sample(sample, chat, turns, max_length, max_pixels)
+                    for turns in compose(sample) or [()]
+                ]
             except Unusable as error:
                 rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
                 continue
@@ -227,8 +231,13 @@ def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
 class SampleStore(Sequence[TrainSample]):
     """The samples of several sources, one after another, read when they are asked for."""
 
-    def __init__(self, sources: Sequence[Sequence[Stored]], limits: Sequence[int]) -> None:
-        """`limits` bounds the samples of each source, 0 for all."""
+    def __init__(
+        self,
+        sources: Sequence[Sequence[Stored]],
+        limits: Sequence[int],
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        """`limits` bounds the samples of each source, 0 for all; `max_pixels` is that of `store_shard`."""
         self._files: list[_File] = []
         self._starts: list[int] = []
         columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*_TABLES, "source")}
@@ -238,7 +247,7 @@ class SampleStore(Sequence[TrainSample]):
             for stored in source:
                 count = min(left, stored.num_samples)
                 if count:
-                    file = _File(stored.path)
+                    file = _File(stored.path, max_pixels)
                     self._files.append(file)
                     self._starts.append(total)
                     for name in _TABLES:
@@ -268,8 +277,8 @@ class SampleStore(Sequence[TrainSample]):
 class _File:
     """One shard's samples, mapped and read slice by slice."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = _mapped(path)
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self._file, self._max_pixels = _mapped(path), max_pixels
         metadata = self._file.metadata()
         self._tar, self._place = metadata["tar"], metadata["place"]
         known = metadata.get("fingerprint")  # an earlier release began this training
@@ -290,7 +299,7 @@ class _File:
         images = [self._image(at, size) for at, size in zip(offsets, sizes, strict=True)]
         key = bytes(self._slice("keys", self._key_ends, index)).rstrip(b"\n").decode()
         # Keys repeat from source to source; the shard's path tells them apart.
-        return TrainSample(f"{self._place}/{key}", ids, labels, images)
+        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels)
 
     def _slice(self, name: str, ends: NDArray[np.int64], index: int) -> list[int]:
         start, stop = int(ends[index - 1]) if index else 0, int(ends[index])

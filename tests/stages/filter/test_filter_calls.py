@@ -124,18 +124,21 @@ def test_what_was_held_out_is_told(run: Callable[..., dict[str, Any]], tmp_path:
     assert any(line.startswith("compared with no evaluation images") for line in summary_lines(without))
 
 
-def test_a_large_evaluation_image_is_held_out_by_its_look(
+def test_large_images_are_scored_and_held_out_by_their_look(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     with TarWriter(tmp_path / "train.tar") as tar:
         tar.write_sample("a", {"jpg": encoded(picture(900)), "txt": b"a picture"})
         tar.write_sample("b", {"jpg": encoded(picture(901)), "txt": b"a picture"})
+        tar.write_sample("c", {"png": encoded(picture(902, 4100), "PNG"), "txt": b"a picture"})
     with TarWriter(tmp_path / "task" / "0.tar") as tar:
         tar.write_sample("a", {"png": encoded(picture(900, 4100), "PNG")})
     where = {"shards": [str(tmp_path / "train.tar")], "tasks": [str(tmp_path / "task")], "model": None}
-    assert run(*NO_MODEL, **where)["held_out"]["undecodable"] == 1
-    larger = run(*NO_MODEL, "filter.max_pixels=20000000", out="larger", **where)
-    assert (larger["held_out"]["undecodable"], larger["dropped"]) == (0, {"eval-overlap": 1})
+    summary = run(*NO_MODEL, **where)
+    assert (summary["held_out"]["undecodable"], summary["dropped"]) == (0, {"eval-overlap": 1})
+    assert summary["out"] == 2
+    again = run(*NO_MODEL, "data.max_pixels=10000", out="smaller", **where)
+    assert (again["held_out"]["undecodable"], again["dropped"]) == (0, {"eval-overlap": 1})
 
 
 def test_alt_texts_that_say_nothing_are_dropped_where_the_recipe_says_so(
