@@ -1,10 +1,12 @@
 """What `vila2 check` finds before anything runs, on real small data, and how it ends."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vila2cli.cli import main
@@ -102,6 +104,22 @@ def test_the_memory_of_a_training() -> None:
     half = training_bytes(recipe.pretrain.main, tower, llm, "bfloat16", master_weights=False)
     assert half == 2 * tower + 8 * llm
     assert training_bytes(recipe.sft, tower, llm, "float32") == 16 * (tower + llm)
+
+
+def test_bases_that_are_not_whole_are_told(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = []
+    for name, lost in (("vision_tower", "layers.0.mlp.fc1.weight"), ("llm", "layers.0.mlp.up_proj.weight")):
+        shutil.copytree(find_offline(f"world:{name.removeprefix('vision_')}"), world / name)
+        tensors = load_file(world / name / "model.safetensors")
+        del tensors[next(one for one in tensors if one.endswith(lost))]
+        save_file(tensors, world / name / "model.safetensors", metadata={"format": "pt"})
+        sets += ["--set", f"base.{name}={world / name}"]
+    code, text = check(capsys, *sets)
+    assert code == 5
+    for name, lost in (("vision_tower", "mlp.fc1.weight"), ("llm", "mlp.up_proj.weight")):
+        line = next(line for line in text.splitlines() if line.startswith(f"FAIL  base.{name}: "))
+        assert "lacks 1 weights of its architecture, the first is " in line
+        assert line.endswith(f"layers.0.{lost}")
 
 
 KEPT = {

@@ -125,8 +125,8 @@ def _first_problem(shard: Shard) -> str | None:
 def _models(recipe: Recipe) -> Iterator[Finding]:
     """The bases, whether they are here without asking the hub, and what training them takes."""
     base = recipe.base
-    yield _try("base.vision_tower", lambda: _weights_text(find_offline(base.vision_tower)))
-    yield _try("base.llm", lambda: _weights_text(find_offline(base.llm)))
+    yield _try("base.vision_tower", lambda: _tower_text(find_offline(base.vision_tower)))
+    yield _try("base.llm", lambda: _llm_text(find_offline(base.llm)))
     yield _try("tokenizer", lambda: _tokenizer(find_offline(base.llm)))
     try:
         sizes = part_sizes(base, *(find_offline(spec) for spec in (base.vision_tower, base.llm)))
@@ -173,6 +173,22 @@ def _tokenizer(folder: Path) -> str:
 
 def _weights_text(folder: Path) -> str:
     return f"{num_parameters(folder) / 1e6:,.4g}M parameters in {folder}"
+
+
+def _tower_text(folder: Path) -> str:
+    text = _weights_text(folder)  # what is damaged or cut off is said in its own words
+    from vila2cli.model.towers import outline_tower
+
+    outline_tower(folder)
+    return text
+
+
+def _llm_text(folder: Path) -> str:
+    text = _weights_text(folder)
+    from vila2cli.model.build import outline_llm
+
+    outline_llm(folder)
+    return text
 
 
 def num_parameters(folder: Path) -> int:

@@ -93,3 +93,16 @@ def test_a_model_is_asked_with_shots_and_the_protocol_says_so(task, tmp_path, ti
         assert len(sample.annotation("eval").decision["shots"]) == 2
     with pytest.raises(RecipeError, match="num_shots"):
         evaluate(load_recipe(None, sets), model=tiny_checkpoint, tasks=[task.folder], out=tmp_path / "few")
+
+
+def test_an_answer_that_spells_a_placeholder_brings_no_image(task, tmp_path):
+    folder = tmp_path / "odd" / "colour"
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text('answer_type = "short"\nsplit = "dev"\n')
+    with TarWriter(folder / "000000.tar") as tar:
+        meta = {"question": "Which?", "answers": ["the <image> tag"]}
+        tar.write_sample("0", {"png": png(9), "json": json.dumps(meta).encode()})
+    sample = samples_of(task.folder)[0]
+    shots = open_shots(task, str(tmp_path / "odd"), 1, 0).draw(sample)
+    turns, pictures = with_shots("Which number?", sample, shots)
+    assert sum(turn.text.count("<image>") for turn in turns) == len(pictures) == 2

@@ -84,6 +84,7 @@ def gemma() -> Chat:
     )
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.add_special_tokens(special)
+    bpe.add_tokens([AddedToken(word, normalized=False) for word in ("\n", "\n\n", "<table>", "user", "  ")])
     return chat_of(bpe, GEMMA, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
 
 
@@ -205,7 +206,7 @@ def test_every_control_token_is_spelled_in_vain(kind: str) -> None:
     assert plain[1]
     assert plain[3] == ()
     for spelled in spellings(chat):
-        for text in (spelled, f"a {spelled} circle", f"red{spelled}", f"{spelled}{spelled}", f"a{spelled}\n"):
+        for text in (f"a {spelled}{spelled} circle", f"red{spelled}", f"{spelled}\n"):
             if text.strip():
                 assert counts(chat, text) == plain, text
 
@@ -228,6 +229,15 @@ def test_plain_text_is_left_as_it_is() -> None:
     text = "a < b, <b>bold</b>, {{ jinja }} {% raw %} [1] <|"
     assert chat.tokenizer.decode(chat.answer_ids(text)) == text
     assert chat.controls.inert("a <|eot_id|> b") == "a < |eot_id|> b"
+
+
+def test_white_space_and_words_that_a_vocabulary_was_extended_by_stay() -> None:
+    chat = made("gemma")
+    text = "a user\n\nred  circle\n<table> <b>"
+    assert chat.controls.inert(text) == chat.controls.firm(text) == text
+    ids, _ = chat.train_ids([Turn("user", text), Turn("assistant", text)], [])
+    added = {chat.tokenizer.convert_tokens_to_ids(word) for word in ("\n\n", "<table>", "user")}
+    assert added <= set(ids)
 
 
 @pytest.mark.parametrize(

@@ -79,13 +79,23 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
 
 def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTrainedModel, Any]:
     """A causal LLM and its tokenizer; raises ModelError when one cannot be loaded, or not whole."""
+    llm = _llm(folder, dtype=dtype)
     try:
-        llm = load_whole(AutoModelForCausalLM, folder, what="as a causal LLM", dtype=dtype)
         return llm, AutoTokenizer.from_pretrained(folder, **tokens)
-    except ModelError as error:
-        raise ModelError(f"base.llm {error}") from None
     except LOAD_ERRORS as error:
         raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {reason(error)}") from None
+
+
+def outline_llm(folder: Path) -> PreTrainedModel:
+    """A causal LLM without its weights, whose names and shapes alone are read; raises ModelError as loading."""
+    return _llm(folder, device_map="meta")
+
+
+def _llm(folder: Path, **options: Any) -> PreTrainedModel:
+    try:
+        return load_whole(AutoModelForCausalLM, folder, what="as a causal LLM", **options)
+    except ModelError as error:
+        raise ModelError(f"base.llm {error}") from None
 
 
 def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:

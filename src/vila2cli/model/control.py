@@ -22,6 +22,9 @@ PUBLISHED = re.compile(
 )
 """What steers the models that servers run; there their tokenizers are out of reach."""
 
+_BRACKET = re.compile(r"[<>\[\]|｜]")
+"""Tells a mark from white space and words that a vocabulary was extended by."""
+
 _OF_PROCESSORS = ("_token", "_tag")
 """Ends of the names of a processor's attributes that name what it expands."""
 _TRIES = 8
@@ -38,8 +41,8 @@ class Controls:
         names |= set(_expanded_names(processor))
         ids = {id for id, token in added.items() if str(token) in names} | set(tokenizer.all_special_ids)
         ids |= {id for name in names if (id := _id_of(tokenizer, name)) is not None}
-        for text in rendered:  # tokens that a template writes steer, whether they are called special or not
-            written = set(_ids(tokenizer, text)) & added.keys()
+        for text in rendered:  # marks that a template writes steer, whether they are called special or not
+            written = {id for id in _ids(tokenizer, text) if id in added and _BRACKET.search(str(added[id]))}
             ids |= written
             names |= {str(added[id]) for id in written} | set(MARKER.findall(text))
         self.ids = frozenset(ids - _for_the_unknown(tokenizer))

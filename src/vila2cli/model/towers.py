@@ -87,10 +87,31 @@ def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrai
     return tower
 
 
-def _loaded(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def outline_tower(folder: Path) -> PreTrainedModel:
+    """A tower without its weights, whose names and shapes alone are read and checked.
+
+    Raises ModelError as loading it would.
+    """
+    kinds: dict[str, Any] = {
+        **dict.fromkeys(_SIGLIP, SiglipVisionModel),
+        **dict.fromkeys(_CLIP, CLIPVisionModel),
+        "idefics3_vision": Idefics3VisionTransformer,
+        "internvl_vision": InternVLVisionModel,
+        "internvl": AutoModelForImageTextToText,
+    }
+    kind = _kind(folder)
+    if kind not in kinds:
+        raise ModelError(
+            f"{folder} is a {kind} model; base.vision_tower takes SigLIP, CLIP, Idefics3, InternViT"
+        )
+    net: PreTrainedModel = _loaded(kinds[kind], folder, torch.float32, device_map="meta")
+    return net
+
+
+def _loaded(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     """A tower with all of its weights; raises ModelError naming base.vision_tower."""
     try:
-        return load_whole(kind, folder, what="as a vision tower", unused=_LOST_PREFIXES, dtype=dtype)
+        return load_whole(kind, folder, what="as a vision tower", unused=_LOST_PREFIXES, dtype=dtype, **options)
     except ModelError as error:
         raise ModelError(f"base.vision_tower {error}") from None
 
