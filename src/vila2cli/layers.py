@@ -313,6 +313,7 @@ class ShardWriter:
         lines = write_rejects(self._folder, self.name, self._rejects)
         stats: dict[str, Any] = {
             **self._figures,
+            "layer": self._layer,
             "in": num_in,
             "out": num_out,
             "dropped": dict(sorted(dropped.items())),

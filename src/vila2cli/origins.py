@@ -68,6 +68,16 @@ def check_origins(base: str, layers: Sequence[tuple[str, str]]) -> None:
         origins.finish(digest_of(base))
 
 
+def check_is_base(place: str) -> None:
+    """Raise DataError for a tar of a layer, which lies over nothing without its layer.json."""
+    record = {} if is_remote(place) else recorded(place)
+    if "layer" in record:
+        raise DataError(
+            f"{place} is a shard of the layer {str(record['layer'])!r}, and no layer.json beside it says over "
+            "which base it lies; copy that, too"
+        )
+
+
 def _known_fingerprint(place: str) -> Fingerprint:
     """The fingerprint of a file, with the digest in its own stats file where it was not touched since."""
     now = fingerprint(place)

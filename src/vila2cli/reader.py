@@ -13,7 +13,7 @@ from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import parse_annotation_json, read_json
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.groups import Group, Unusable, is_counted, is_known, parse_group
-from vila2cli.origins import Origins, check_origins
+from vila2cli.origins import Origins, check_is_base, check_origins
 from vila2cli.places import is_remote, is_there, local_path, tar_stem
 from vila2cli.records import note_time, recorded, stats_path
 from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
@@ -74,6 +74,7 @@ def read_shard(
     `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
     that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
     """
+    check_is_base(shard.url)
     note = _warn(shard.url) if on_note is None else on_note
     base_name, *layer_names = shard.parts()
     records = [recorded(layer.url) for layer in shard.layers]

@@ -59,7 +59,7 @@ def test_a_changed_alt_text_is_seen_by_all_who_join(
     assert check(source).counts["unreadable"] == 1
     assert check(source, digests=False, decode=False).counts["unreadable"] == 1
     with pytest.raises(DataError, match=message):
-        draw_samples([str(layer), "alt-text"], num_samples=4, seed=0)
+        draw_samples([str(layer), "alt-text"], num_samples=12, seed=0)
     with pytest.raises(DataError, match=r"data/000001\.tar has changed since"):
         open_layer(layer, layer="recaption", source=plain).missing(plain.shards)
     assert main(["shards", "merge", str(layer), "--out", str(tmp_path / "again")]) == 4

@@ -250,3 +250,11 @@ def test_an_extra_member_makes_no_sample_of_its_own(tmp_path: Path) -> None:
     (layer / "000000.tar").write_bytes((tmp_path / "000000.tar").read_bytes())
     with pytest.raises(DataError, match=r"000000\.tar"):
         read_all(open_source([str(layer)]))
+
+
+def test_a_layer_without_its_layer_json_is_no_base(base: Path, layer: Path) -> None:
+    (layer / "layer.json").unlink()
+    with pytest.raises(
+        DataError, match=r"000000\.tar is a shard of the layer 'recaption', and no layer\.json beside"
+    ):
+        read_all(open_source([str(layer)]))

@@ -1,5 +1,6 @@
 """A training that is killed or told to stop goes on to the very weights it would have had."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vila2cli.errors import Interrupted, RecipeError
+from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.recipe import Recipe, load_recipe
 from vila2cli.stages.sft import sft
 from vila2cli.world.write import write_world
@@ -180,3 +181,27 @@ def test_a_signal_leaves_a_checkpoint_and_exit_code_75(recipe: Recipe, dropping:
         RecipeError, match=r"made with other settings: settings\.learning_rate was 0\.0005, now"
     ):
         sft(other, model=str(dropping), shards=None, out=out, round=None)
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_replaced_meanwhile_ends_the_training(
+    recipe: Recipe, dropping: Path, tmp_path: Path
+) -> None:
+    """Its images are read by their places in the tar: others would be trained on under the old digest."""
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    (tar, *_) = (
+        path for path in sorted(Path(recipe.data.sft[0]).glob("*.tar")) if b".jpg" in path.read_bytes()
+    )
+    data = tar.read_bytes()
+    process = start(recipe, dropping, out, 1)
+    wait_for(partial / "steps.jsonl", process)
+    tar.write_bytes(data.replace(b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"))
+    try:
+        _, said = process.communicate(timeout=900)
+        assert process.returncode == DataError.exit_code, said
+        assert said.splitlines()[-1].startswith(f"vila2: {tar} has changed while it is trained on")
+        assert not out.exists()
+    finally:
+        tar.write_bytes(data)
+    finish(start(recipe, dropping, out, 1))  # only its time is another one now
+    assert summary(out)["data"]["sft"][tar.stem] == hashlib.sha256(data).hexdigest()

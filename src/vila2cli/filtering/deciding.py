@@ -203,6 +203,7 @@ def _write_shard(
         lines = write_rejects(out_dir, name, rejects)
         scores_tar = job.scores_dir / f"{name}.tar"
         tar.stats = {
+            "layer": FILTER,
             "in": scored.num_in,
             "out": num_kept,
             "dropped": dict(sorted(dropped.items())),

@@ -87,6 +87,8 @@ def draw_samples(
     drawn: dict[str, dict[str, Drawn]] = {}
     for _, name, key in order[:num_samples]:
         drawn.setdefault(name, {})[key] = candidates[name][key]
+    for shard in (shard for shard in source.shards if shard.name in drawn):
+        check_layers(shard)
     chosen = tuple(Shard(shard.name, shard.url) for shard in source.shards if shard.name in drawn)
     return Draw(names, Source(chosen), drawn, len(order))
 
@@ -106,7 +108,6 @@ def _candidates(shard: Shard, folders: Mapping[Path, str]) -> dict[str, Drawn]:
     tars = {Path(layer.url).parent.resolve(): Path(layer.url) for layer in shard.layers}
     if not folders.keys() <= tars.keys():
         return {}
-    check_layers(shard)
     captions: dict[str, dict[str, str]] = {}
     images: dict[str, str] = {}
     for folder, name in folders.items():
