@@ -35,6 +35,7 @@ from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import Asked, answered, failed, one_line
 from vila2cli.engine.pace import Budget, RateLimit, wait_s
+from vila2cli.engine.patterns import compact_pattern
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.files import whole_characters
 from vila2cli.model.chat import turn_parts
@@ -182,6 +183,7 @@ class ApiEngine:
                     seed=request.seed if request.temperature > 0 else openai.omit,
                     logprobs=self._settings.logprobs or openai.omit,
                     response_format=self._format(request) or openai.omit,  # type: ignore[arg-type]
+                    extra_body=self._pattern(request),
                 )
             )
         except _Refused as error:
@@ -192,12 +194,18 @@ class ApiEngine:
 
     def _format(self, request: Request) -> dict[str, Any] | None:
         """How the server is told of a request's schema, None where it is not."""
-        if request.schema is None or self._settings.structured == "none":
+        if request.schema is None or self._settings.structured in ("none", "vllm"):
             return None
         if self._settings.structured == "json_object":
             return {"type": "json_object"}
         schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
         return {"type": "json_schema", "json_schema": schema}
+
+    def _pattern(self, request: Request) -> dict[str, Any] | None:
+        """The same in the words of a vLLM server, without white space; None where it is told otherwise."""
+        if request.schema is None or self._settings.structured != "vllm":
+            return None
+        return {"structured_outputs": {"regex": compact_pattern(request.schema)}}
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
         try:

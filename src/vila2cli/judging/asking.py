@@ -14,6 +14,7 @@ from vila2cli.engine import (
     Request,
     Result,
     choose_engine,
+    context_for,
     dtype_of,
     identify,
     open_engine,
@@ -29,6 +30,9 @@ from vila2cli.stopping import Stop
 from vila2cli.text.quality import refuses
 
 _REASONS: dict[Failure, str] = {"request": "not-accepted", "unanswered": NO_ANSWER, "filtered": "refused"}
+
+CUT = "cut"
+"""An answer in JSON that reached the limit of tokens, often in white space, which servers allow anywhere."""
 
 Name = TypeVar("Name", bound=Hashable)
 Count = Callable[..., None]
@@ -60,6 +64,7 @@ class Reply:
 
     text: str = ""
     problem: str = ""
+    is_cut: bool = False
 
     @property
     def shown(self) -> str:
@@ -69,6 +74,8 @@ class Reply:
     @property
     def unread(self) -> str:
         """Why nothing could be made of it."""
+        if self.is_cut and self.text.startswith("{"):
+            return self.problem or CUT
         return self.problem or ("refused" if refuses(self.text) else "unparseable")
 
 
@@ -164,7 +171,8 @@ class AskedModel:
         if first is not None:
             try:
                 # chain does not close `requests` when the engine lets go of it
-                for result in self._open(progress).generate(chain([first], requests)):
+                engine = self._open(progress, len(first.images))
+                for result in engine.generate(chain([first], requests)):
                     yield result
                     self._stop.check()
                     count(tokens=result.num_tokens, requests=1)
@@ -174,10 +182,15 @@ class AskedModel:
         for _ in requests:
             pass
 
-    def _open(self, progress: Progress) -> Engine:
+    def _open(self, progress: Progress, num_images: int) -> Engine:
+        """The engine, opened for requests with so many images."""
         if self._engine is None:
             settings = EngineSettings(
-                dtype=self._settings.dtype, api=self._settings.api, api_key=self._key, fails_alone=True
+                dtype=self._settings.dtype,
+                max_model_len=context_for(num_images),
+                api=self._settings.api,
+                api_key=self._key,
+                fails_alone=True,
             )
             self._engine = open_engine(self._engine_name, self._settings.model, settings, self._stop)
             for note in self._engine.notes:
@@ -188,5 +201,5 @@ class AskedModel:
 def _reply_of(result: Result) -> Reply:
     """A result as a judge's reply."""
     if result.error is None:
-        return Reply(result.text)
+        return Reply(result.text, is_cut=result.finish_reason == "length")
     return Reply(problem=f"{_REASONS[result.failure or 'request']}: {result.error}")
