@@ -139,6 +139,17 @@ def test_a_schema_is_sent_in_the_words_of_the_server(serve: Callable[..., Server
             assert found[0]["json_schema"] == {"name": "answer", "strict": True, "schema": schema}
 
 
+def test_a_vllm_server_is_told_of_a_schema_as_a_pattern(serve: Callable[..., Server], ask: Ask) -> None:
+    properties = {"better": {"enum": ["A", "B"]}}
+    schema = {"type": "object", "properties": properties, "required": ["better"]}
+    server = serve(lambda body, number: completion('{"better":"A"}'))
+    list(connect(server.url, structured="vllm", max_in_flight=1).generate([ask(1, schema=schema), ask(2)]))
+    with_schema, without = server.bodies
+    assert with_schema["structured_outputs"] == {"regex": '\\{"better":("A"|"B")\\}'}
+    assert "structured_outputs" not in without
+    assert not {"response_format"} & (set(with_schema) | set(without))
+
+
 def test_what_the_server_refuses_fails_alone(serve: Callable[..., Server], ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         return problem(400, "prompt is too long") if "long" in json.dumps(body["messages"]) else completion()

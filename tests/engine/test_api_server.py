@@ -1,5 +1,6 @@
 """The API engine against a real vLLM server on loopback."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_captions_are_those_of_transformers(engine: Engine, tiny_checkpoint: Pat
         assert (result.text, result.num_tokens) == (ours[key].text, ours[key].num_tokens)
         assert result.finish_reason == ours[key].finish_reason
         assert result.logprob_mean == pytest.approx(ours[key].logprob_mean, abs=1e-4)
+
+
+def test_json_cannot_run_into_white_space(vllm_server: Any, ask: Ask) -> None:
+    """The server was started without its own setting against it, as most are."""
+    better = {"type": "string", "enum": ["A", "B", "tie"]}
+    schema = {"type": "object", "properties": {"better": better}, "required": ["better"]}
+    api = ApiSettings(base_url=f"{vllm_server.url}/v1", structured="vllm")
+    engine = open_engine("api", "tiny", EngineSettings(api=api, api_key=vllm_server.key))
+    for result in engine.generate([ask(i, schema=schema, max_new_tokens=32) for i in range(20)]):
+        assert (json.loads(result.text)["better"] in ("A", "B", "tie"), result.finish_reason) == (True, "stop")
 
 
 def test_scores_are_those_of_transformers(

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tiny_vlm import picture
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, choose_engine, open_engine
 from vila2cli.engine.vllm import VllmEngine
 from vila2cli.errors import Interrupted, ModelError
+from vila2cli.judging.protocols import open_protocol
+from vila2cli.recipe import load_recipe
 from vila2cli.stopping import interruptible
 
 pytestmark = [
@@ -76,7 +80,7 @@ def test_one_bad_request_does_not_harm_the_others(engine: Engine, ask: Ask) -> N
         ask(1),
         ask(2, "red " * 600),
         ask(3, "<image> and <image>"),
-        ask(4, images=tuple(Image.new("RGB", (64, 64)) for _ in range(12))),
+        ask(4, images=tuple(Image.new("RGB", (64, 64)) for _ in range(40))),
         ask(5, "Hello", images=()),
         ask(6, "<image> or <image>", images=(Image.new("RGB", (64, 64)), Image.new("RGB", (9, 80)))),
         ask(7, temperature=1.0, top_p=0.0),
@@ -86,6 +90,47 @@ def test_one_bad_request_does_not_harm_the_others(engine: Engine, ask: Ask) -> N
     assert set(results) == {request.id for request in odd}
     assert {key for key, result in results.items() if result.error} == {"2", "3", "4", "7"}
     assert results["8"].num_tokens > 0
+    assert "with 40 images does not fit the context of 512; take fewer shots" in str(results["4"].error)
+
+
+def test_as_many_images_are_taken_as_the_context_holds(engine: Engine, random_vlm: Path, ask: Ask) -> None:
+    """Four shots of pairs and the pair that is asked about are ten; twenty fit."""
+    requests = [
+        ask(num, "<image>" * num + "What is different?", images=tuple(picture(i) for i in range(num)))
+        for num in (2, 8, 9, 10, 20)
+    ]
+    ours = by_id(open_engine("hf", random_vlm, SETTINGS).generate(requests))
+    theirs = by_id(engine.generate(requests))
+    assert not any(result.error for result in theirs.values())
+    assert {key: one.text for key, one in theirs.items()} == {key: one.text for key, one in ours.items()}
+
+
+def test_answers_held_to_a_schema_are_json_without_white_space(engine: Engine, ask: Ask) -> None:
+    """A model with random weights writes spaces and line ends for good where it may."""
+    better = {"type": "string", "enum": ["A", "B", "tie"]}
+    marks = {"type": "array", "items": {"type": "integer", "enum": [1, 2, 3]}, "minItems": 3, "maxItems": 3}
+    shape = {"type": "object", "required": ["better", "marks"], "additionalProperties": False}
+    schema = {**shape, "properties": {"better": better, "marks": marks}}
+    requests = [ask(i, schema=schema, max_new_tokens=64, temperature=float(i % 2)) for i in range(20)]
+    for result in engine.generate(requests):
+        value = json.loads(result.text)
+        assert result.text == json.dumps(value, separators=(",", ":"))
+        assert (value["better"] in ("A", "B", "tie"), len(value["marks"])) == (True, 3)
+        assert result.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("name", ["pair-json", "rubric", "sentences"])
+def test_the_judges_own_schemas_are_understood(engine: Engine, ask: Ask, name: str) -> None:
+    captions = {"alt-text": "A red star. A ring.", "recaption": "A blue square. A bar. It is small."}
+    sets = {"pair-json": ["judge.prompt=judge-pair-json-v1"]}.get(name, [f"judge.protocol={name}"])
+    questions = open_protocol(load_recipe(None, sets)).questions(captions, [("recaption", "alt-text")])
+    assert all(question.schema for question in questions)
+    requests = [
+        ask(i, question.text, schema=question.schema, max_new_tokens=160)
+        for i, question in enumerate(questions)
+    ]
+    for result in engine.generate(requests):
+        assert isinstance(json.loads(result.text), dict), result
 
 
 def test_sampling_is_seeded_per_request(engine: Engine, ask: Ask) -> None:

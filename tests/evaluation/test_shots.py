@@ -106,3 +106,30 @@ def test_an_answer_that_spells_a_placeholder_brings_no_image(task, tmp_path):
     shots = open_shots(task, str(tmp_path / "odd"), 1, 0).draw(sample)
     turns, pictures = with_shots("Which number?", sample, shots)
     assert sum(turn.text.count("<image>") for turn in turns) == len(pictures) == 2
+
+
+def write_pairs(root, split, numbers):
+    folder = root / split / "pairs"
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text(f'answer_type = "short"\nsplit = "{split}"\n')
+    with TarWriter(folder / "000000.tar") as tar:
+        for number in numbers:
+            meta = json.dumps({"question": "Which is it?", "answers": [str(number)]}).encode()
+            tar.write_sample(f"{number:04d}", {"0.png": png(number), "1.png": png(number + 100), "json": meta})
+    return folder
+
+
+needs_vllm = [
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.mark.parametrize("engine", ["hf", pytest.param("vllm", marks=needs_vllm)])
+def test_four_shots_of_pairs_are_answered_by_every_engine(tmp_path, tiny_checkpoint, engine):
+    write_pairs(tmp_path, "dev", range(10, 18))
+    folder = write_pairs(tmp_path, "eval", range(20, 32))
+    sets = [f"eval.engine={engine}", "eval.max_new_tokens=3", "eval.num_bootstrap=10", "eval.num_shots=4"]
+    recipe = load_recipe(None, [*sets, f"eval.shots_dir={tmp_path / 'dev'}"])
+    metrics = evaluate(recipe, model=tiny_checkpoint, tasks=[folder], out=tmp_path / "out")
+    assert (metrics["tasks"]["pairs"]["num_samples"], metrics["num_rejected"]) == (12, 0)

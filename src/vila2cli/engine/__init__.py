@@ -105,19 +105,27 @@ class ScoreResult:
     error: str | None = None
 
 
+_CONTEXT = 8192
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """What an engine needs to know apart from the model; `dtype` "auto" takes the checkpoint's own."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = 128  # requests decoded together at most (vLLM: max_num_seqs); 0 for what fits
-    max_model_len: int = 8192  # tokens of prompt plus answer, never above what the checkpoint allows
-    max_images: int = 8  # per request, vLLM plans memory for it
+    max_model_len: int = _CONTEXT  # tokens of prompt plus answer, never above what the checkpoint allows
+    max_images: int = 0  # per request, vLLM refuses more; 0 for as many as the context holds
     adapters: tuple[str, ...] = ()  # folders of LoRA adapters over the checkpoint, all held at once
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
     fails_alone: bool = False  # what a server never answers fails, also while it answers nothing else
+
+
+def context_for(num_images: int) -> int:
+    """Tokens of context that requests with so many images are planned for: 1,024 an image, 8,192 at least."""
+    return max(_CONTEXT, 1024 * num_images)
 
 
 class Engine(Protocol):

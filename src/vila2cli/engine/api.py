@@ -27,6 +27,7 @@ from vila2cli.engine.connection import close, connect, post, retry_after_s
 from vila2cli.engine.limits import MAX_LINE, Asked, answered, failed
 from vila2cli.engine.messages import messages_of
 from vila2cli.engine.pace import MAX_RETRY_AFTER_S, Budget, RateLimit, wait_s
+from vila2cli.engine.patterns import compact_pattern
 from vila2cli.engine.replies import (
     NOTHING,
     Malformed,
@@ -219,6 +220,8 @@ class ApiEngine:
         """How the server is told of a request's schema, {} where it is not."""
         if request.schema is None or self._settings.structured == "none":
             return {}
+        if self._settings.structured == "vllm":  # in its own words, without white space
+            return {"structured_outputs": {"regex": compact_pattern(request.schema)}}
         if self._settings.structured == "json_object":
             return {"response_format": {"type": "json_object"}}
         schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}

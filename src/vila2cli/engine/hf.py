@@ -21,6 +21,7 @@ from vila2cli.engine.limits import (
     context_length,
     eos_token_ids,
     failed,
+    room_for_answer,
     scored_ids,
 )
 from vila2cli.engine.memory import available_memory
@@ -130,9 +131,7 @@ class HfEngine:
 
     def _prepare(self, request: Request) -> _Prepared[Request]:
         ids = self._chat.prompt_ids(request.messages, request.images)
-        room = self._context - len(ids)
-        if room < 1:
-            raise DataError(f"prompt of {len(ids)} tokens does not fit the context of {self._context}")
+        room = room_for_answer(self._context, len(ids), len(request.images))
         return _Prepared(request, ids, min(request.max_new_tokens, room))
 
     def _find_batch_size(self, longest: _Prepared[Request]) -> None:

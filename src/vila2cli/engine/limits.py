@@ -34,6 +34,18 @@ def cache_bytes_per_token(config: Any, itemsize: int) -> int:
     return int(2 * itemsize * text.num_hidden_layers * num_kv_heads * head_dim)
 
 
+def room_for_answer(context: int, num_prompt: int, num_images: int) -> int:
+    """Tokens that a prompt leaves for its answer; raises DataError where that is none."""
+    if num_prompt < context:
+        return context - num_prompt
+    if num_images < 2:
+        raise DataError(f"prompt of {num_prompt} tokens does not fit the context of {context}")
+    raise DataError(
+        f"prompt of {num_prompt} tokens with {num_images} images does not fit the context of {context}; take "
+        "fewer shots (eval.num_shots), smaller images, or a model with a longer context"
+    )
+
+
 def scored_ids(
     chat: Chat, request: ScoreRequest, context: int, *, expand: bool = True
 ) -> tuple[list[int], int]:

@@ -26,6 +26,7 @@ from vila2cli.engine.limits import (
     eos_token_ids,
     failed,
     one_line,
+    room_for_answer,
     scored_ids,
 )
 from vila2cli.engine.vllm_support import quiet
@@ -41,6 +42,9 @@ _CPU_BATCH = 128
 _WAIT_S = 0.5  # between two looks at whether vLLM's process lives, and whether a signal came
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _ENDS = ("stop", "length")
+_COMPACT_JSON = {"backend": "xgrammar", "disable_any_whitespace": True}
+"""How answers are held to a schema. White space is allowed anywhere by default, and small models write nothing
+else then until they are cut. vLLM takes this for the engine alone; the same field of a request is ignored."""
 _REFUSALS: tuple[type[Exception], ...] = (DataError, ValueError, TypeError, AssertionError, OSError)
 
 
@@ -200,9 +204,7 @@ class VllmEngine:
 
     def _to_generate(self, request: Request) -> tuple[list[int], Any]:
         num_prompt = len(self._chat.prompt_ids(request.messages, request.images))
-        room = self._context - num_prompt
-        if room < 1:
-            raise DataError(f"prompt of {num_prompt} tokens does not fit the context of {self._context}")
+        room = room_for_answer(self._context, num_prompt, len(request.images))
         ids = self._chat.prompt_ids(request.messages, request.images, expand=False)
         return ids, self._generation_params(request, room)
 
@@ -313,13 +315,15 @@ def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gp
         "max_model_len": context,
         "max_num_seqs": batch_size,
         "generation_config": "vllm",  # the recipe's sampling, none of the checkpoint's own
+        "structured_outputs_config": dict(_COMPACT_JSON),
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
     if hasattr(config, "vision_config"):
         # The captions of an image are asked for together; of vLLM's 4 GiB the rest is never found again.
         options["mm_processor_cache_gb"] = 0.5 if settings.requests_per_image > 1 else 0
-        options["limit_mm_per_prompt"] = {"image": settings.max_images}
+        # An image takes a token or more; vLLM itself plans for no more images than fit.
+        options["limit_mm_per_prompt"] = {"image": settings.max_images or context}
     options |= _lora_options(settings.adapters)
     if on_gpu:
         options["tensor_parallel_size"] = torch.cuda.device_count()

@@ -14,6 +14,7 @@ from vila2cli.engine import (
     Request,
     Result,
     choose_engine,
+    context_for,
     dtype_of,
     identify,
     open_engine,
@@ -168,7 +169,8 @@ class AskedModel:
         if first is not None:
             try:
                 # chain does not close `requests` when the engine lets go of it
-                for result in self._open(progress).generate(chain([first], requests)):
+                engine = self._open(progress, len(first.images))
+                for result in engine.generate(chain([first], requests)):
                     yield result
                     self._stop.check()
                     self._notes.tell(self._engine, progress.note)
@@ -179,10 +181,15 @@ class AskedModel:
         for _ in requests:
             pass
 
-    def _open(self, progress: Progress) -> Engine:
+    def _open(self, progress: Progress, num_images: int) -> Engine:
+        """The engine, opened for requests with so many images."""
         if self._engine is None:
             settings = EngineSettings(
-                dtype=self._settings.dtype, api=self._settings.api, api_key=self._key, fails_alone=True
+                dtype=self._settings.dtype,
+                max_model_len=context_for(num_images),
+                api=self._settings.api,
+                api_key=self._key,
+                fails_alone=True,
             )
             self._engine = open_engine(self._engine_name, self._settings.model, settings, self._stop)
             self._notes.tell(self._engine, progress.note)

@@ -266,9 +266,10 @@ class ApiSettings(Settings):
     ] = 0.0
     logprobs: Annotated[bool, setting("ask for log-probabilities; some servers refuse", decides=False)] = True
     structured: Annotated[
-        Literal["json_schema", "json_object", "none"],
+        Literal["json_schema", "json_object", "vllm", "none"],
         setting(
-            "how the server is told of the JSON that a judge expects; none where it knows of neither",
+            "how the server is told of the JSON that a judge expects; vllm: in the words of `vllm serve`, "
+            "so that no white space can fill the answer",
             decides=False,
         ),
     ] = "json_schema"

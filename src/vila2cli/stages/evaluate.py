@@ -21,6 +21,7 @@ from vila2cli.engine import (
     Request,
     Result,
     choose_engine,
+    context_for,
     dtype_of,
     identify,
     open_engine,
@@ -249,7 +250,7 @@ class _Asker:
         self, requests: Iterator[Request], questions: Mapping[str, Question], progress: Progress
     ) -> Iterator[Result]:
         """Results as they come; what a server is paid for is kept before it is used."""
-        engine = self._open(progress)
+        engine = self._open(progress, max(len(one.messages()[1]) for one in questions.values()))
         if self.engine_name != "api":
             return engine.generate(requests)
         keyed = ((self._answer_key(request, questions[request.id]), request) for request in requests)
@@ -267,11 +268,13 @@ class _Asker:
         prompt = "\n".join(f"{turn.role}: {turn.text}" for turn in request.messages)
         return answer_key(how, prompt, [sample.image_sha256 for sample in samples])
 
-    def _open(self, progress: Progress) -> Engine:
+    def _open(self, progress: Progress, num_images: int) -> Engine:
+        """The engine, opened for requests with so many images."""
         if self._engine is None:
             settings = EngineSettings(
                 dtype=self.recipe.eval.dtype,
                 batch_size=self.recipe.eval.batch_size,
+                max_model_len=context_for(num_images),
                 api=self.recipe.api,
                 api_key=api_key(self.recipe.api),
             )

@@ -1,0 +1,31 @@
+"""A JSON schema as a pattern of JSON without white space.
+
+A server that holds answers to a schema lets white space stand anywhere in them, and a model may write nothing
+else then until it is cut. vLLM has a setting against that for a server that is started, none for a request.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vila2cli.errors import DataError
+
+
+def compact_pattern(schema: Mapping[str, Any]) -> str:
+    """The regular expression of a schema made of objects, lists of one length and choices.
+
+    Raises DataError for what else a schema may say.
+    """
+    if "enum" in schema:
+        return "(" + "|".join(_literal(value) for value in schema["enum"]) + ")"
+    if schema.get("type") == "object" and list(schema.get("required", ())) == list(schema["properties"]):
+        members = (f"{_literal(name)}:{compact_pattern(value)}" for name, value in schema["properties"].items())
+        return r"\{" + ",".join(members) + r"\}"
+    if schema.get("type") == "array" and schema.get("minItems") == schema.get("maxItems"):
+        return r"\[" + ",".join([compact_pattern(schema["items"])] * int(schema["minItems"])) + r"\]"
+    raise DataError(f"no pattern is known for {dict(schema)}")
+
+
+def _literal(value: Any) -> str:
+    return re.sub(r"([^\w\s\"-])", r"\\\1", json.dumps(value))
