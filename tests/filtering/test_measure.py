@@ -15,7 +15,7 @@ def measured(text: str) -> dict[str, list[str]]:
     stream = io.BytesIO()
     Image.new("RGB", (16, 16), (255, 0, 0)).save(stream, "PNG")
     caption = Annotation(layer="recaption", kind="caption", text=text)
-    sample = Sample("0", images=(EncodedImage("png", stream.getvalue()),), annotations=(caption,))
+    sample = Sample(key="0", images=(EncodedImage(stream.getvalue(), "png"),), annotations=(caption,))
     return Measure(["recaption"])(sample).scores
 
 
