@@ -47,6 +47,18 @@ def test_the_ladder_changes_sampling_and_stops_at_the_first_good_caption(
     assert figures.items() <= desk.stats.items()
 
 
+def test_the_caption_stands_behind_the_reasoning(table: Lay, recipe: Load, provenance: Provenance) -> None:
+    desk = table()
+    task = Captioner(recipe("recaption.retry_temperatures=[0.3,0.6]"), provenance)
+    cut = [said("<think>There is a", finish_reason="length")]
+    found = desk.talk(
+        task, LAYER, cut, [said("Okay, the user", finish_reason="length")], [said(f"<think>Hm.</think>{GOOD}")]
+    )
+    assert found.text == GOOD
+    assert [one["defect"] for one in found.decision["attempts"]] == ["reasoning", "reasoning", None]
+    assert {"retries": 2, "defect_reasoning": 2, "stripped": 1}.items() <= desk.stats.items()
+
+
 def test_a_failed_sample_falls_back_or_is_rejected(table: Lay, recipe: Load, provenance: Provenance) -> None:
     sets = "recaption.retry_temperatures=[0.5]"
     desk = table()
@@ -132,6 +144,19 @@ def test_a_judge_has_to_prefer_a_challenger_in_both_orders(
     assert "A: First.\nB: Second." in first_shown
     assert desk.asked[1][0].temperature == 0
     assert desk.asked[1][0].images
+
+
+def test_a_judge_between_candidates_may_reason_and_is_not_believed_where_it_was_cut(
+    table: Lay, recipe: Load, provenance: Provenance
+) -> None:
+    task = Captioner(recipe("recaption.n=2", "recaption.temperature=1", "recaption.choose=judge"), provenance)
+    captions = [said("A red thing.", -1.0), said("A blue thing.", -2.0)]
+    thinks = [said("<think>A?</think>A"), said("<think>A?</think>B")]
+    found = table().talk(task, LAYER, captions, thinks)
+    assert (found.text, found.decision["judge"]) == ("A blue thing.", ["win"])
+    cut = [said("A", finish_reason="length"), said("B")]
+    found = table().talk(task, LAYER, captions, cut)
+    assert (found.text, found.decision["judge"]) == ("A red thing.", ["unjudged"])
 
 
 def test_a_judge_is_not_asked_about_equal_captions(table: Lay, recipe: Load, provenance: Provenance) -> None:

@@ -407,3 +407,15 @@ def test_scoring_needs_a_server_that_can(
     server = serve(lambda body, number: (200, {"count": 3}) if "prompt" in body else completion())
     with pytest.raises(ModelError, match="no log-probabilities of a prompt"):
         list(connect(server.url).score([judge(1, "a red star")]))
+
+
+def test_of_a_message_in_parts_the_texts_are_the_answer(serve: Callable[..., Server], ask: Ask) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        status, value = completion()
+        assert isinstance(value, dict)
+        thought = {"type": "thinking", "thinking": [{"type": "text", "text": "A star? No."}]}
+        value["choices"][0]["message"]["content"] = [thought, {"type": "text", "text": "a red star"}]
+        return status, value
+
+    (result,) = connect(serve(reply).url).generate([ask(1)])
+    assert (result.text, result.answer.text) == ("a red star", "a red star")

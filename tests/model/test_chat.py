@@ -99,3 +99,29 @@ def test_collate_pads_on_the_side_asked_for() -> None:
     assert right["attention_mask"] == [[1, 1, 1], [1, 0, 0]]
     left = collate(samples, 0, left=True)
     assert left["labels"] == [[-100, 2, 3], [-100, -100, 4]]
+
+
+def test_a_reply_keeps_the_marks_of_reasoning_and_no_other_special_token(tiny_checkpoint: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|sys|>"]})
+    chat = Chat(processor)
+
+    def ids(text: str) -> list[int]:
+        return list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    end = [processor.tokenizer.eos_token_id]
+    assert (
+        chat.reply([*ids("[THINK]no[/THINK]a red star"), *end]).replace(" ", "") == "[THINK]no[/THINK]aredstar"
+    )
+    assert chat.reply([*ids("<|sys|>a red star"), *end]) == "a red star"
+
+
+def test_a_reply_begins_with_the_mark_that_the_template_opened(tiny_checkpoint: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
+    ids = list(processor.tokenizer("a red star", add_special_tokens=False)["input_ids"])
+    template = processor.chat_template
+    for opened, text in (("<think>\n", "<think>a red star"), ("<think>\n\n</think>\n\n", "a red star")):
+        processor.chat_template = template + "{% if add_generation_prompt %}" + opened + "{% endif %}"
+        chat = Chat(processor)
+        chat.prompt_ids(TURNS[:1], [PICTURE])
+        assert chat.reply(ids) == text

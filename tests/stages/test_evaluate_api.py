@@ -205,3 +205,36 @@ def test_shots_are_sent_as_turns_with_their_own_pictures(start: Any, tmp_path: P
         assert [sum("image_url" in part for part in parts(turn)) for turn in body["messages"]] == [1, 0] * 4 + [
             1
         ]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "counts"),
+    [
+        ("<think>Is it blue? No.</think>{}", "stop", (0, 0, NUM)),
+        ("Is it blue? No.\n</think>\n\n{}", "stop", (0, 0, NUM)),
+        ("{}", "length", (0, NUM, 0)),
+        ("<think>It may be {}", "length", (NUM, NUM, NUM)),
+        (None, "stop", (NUM, 0, 0)),
+        (None, "length", (NUM, NUM, 0)),
+    ],
+)
+def test_what_is_answered_behind_reasoning_or_not_at_all(
+    start: Any, tmp_path: Path, text: str | None, finish: str, counts: tuple[int, int, int]
+) -> None:
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        status, value = completion(finish=finish)
+        assert isinstance(value, dict)
+        said = None if text is None else text.format(colour_of(body))
+        value["choices"][0]["message"] |= {"content": said, "reasoning_content": "Is it blue?"}
+        return status, value
+
+    server = start()
+    server.reply = reply
+    entry = run(server, write(tmp_path / "task", "test"), tmp_path / "out")["tasks"]["colour"]
+    assert (entry["num_empty"], entry["num_cut"], entry["num_with_reasoning"]) == counts
+    num_empty, num_cut, _ = counts
+    assert entry["official"] is (num_empty + num_cut == 0)
+    if not num_empty:
+        texts = [one.text for one in read_predictions(tmp_path / "out/colour").scored]
+        assert texts == [*COLOURS] * (NUM // 3)
+        assert entry["metrics"]["accuracy"]["value"] == pytest.approx(10 / NUM)

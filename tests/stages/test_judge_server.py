@@ -10,7 +10,7 @@ from PIL import Image
 
 from chat_server import completion, problem, serving
 from vila2cli.engine import pace as pace_module
-from vila2cli.errors import BudgetError, ModelError, RecipeError
+from vila2cli.errors import BudgetError, DataError, ModelError, RecipeError
 from vila2cli.judging.summary import read_verdict_layer
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Annotation
@@ -127,6 +127,45 @@ def test_what_was_answered_is_never_asked_again(serve, layers, tmp_path):
     elsewhere = recipe(server.url, f"judge.answers={tmp_path / 'judge' / 'answers.jsonl'}")
     assert judge(elsewhere, layers=layers, out=tmp_path / "again")["pairs"] == second["pairs"]
     assert len(server.bodies) - asked_before == 20
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>Is it A? No, B? No.</think>{}",
+        "Is it A? No, B? No.\n</think>\n\n{}",
+        "<think>no</think><answer>{}</answer>",
+        "<think>no</think>\n```json\n{}\n```",
+        "analysisIs it A?assistantfinal{}",
+    ],
+)
+def test_the_verdict_stands_behind_the_reasoning(reply, serve, layers, tmp_path):
+    def thinks(body, number):
+        better = "A" if "A: A picture" in asked(body)[0] else "B"
+        return completion(reply.replace("{}", json.dumps({"better": better})))
+
+    figures = judge(recipe(serve(thinks).url), layers=layers, out=tmp_path / "judge")["judges"]["gpt"]
+    assert (figures["wins"], figures["unjudged"]) == (NUM_SAMPLES, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish"),
+    [('{"better": "A"}', "length"), ("<think>A is better, so", "stop"), ("<think>A is better, so", "length")],
+)
+def test_a_reply_that_was_cut_off_is_no_verdict(text, finish, serve, layers, tmp_path):
+    def reply(body, number):
+        return completion(text, finish=finish) if asked(body)[1] % 2 else longer(body, number)
+
+    summary = judge(recipe(serve(reply).url), layers=layers, out=tmp_path / "judge")
+    assert summary["unjudged_reasons"] == {"gpt": {"cut": NUM_SAMPLES // 2}}
+    assert summary["judges"]["gpt"]["wins"] == NUM_SAMPLES // 2
+    assert "raise judge.max_new_tokens" in summary["unjudged"][0]["reason"]
+
+
+def test_a_judge_whose_every_reply_is_cut_off_is_told_what_to_raise(serve, layers, tmp_path):
+    server = serve(lambda body, number: completion("Well", finish="length"))
+    with pytest.raises(DataError, match=r"'cut': 40.*raise judge.max_new_tokens"):
+        judge(recipe(server.url), layers=layers, out=tmp_path / "judge")
 
 
 def test_a_crash_costs_no_answer(serve, layers, tmp_path):

@@ -107,6 +107,22 @@ def test_mm_vets_total_is_100_times_the_mean_mark_and_each_capability_has_its_ow
     assert len(server.bodies) == 3
 
 
+def test_a_judge_and_what_it_marks_may_reason(serve, mmvet, tmp_path):
+    def thinks(body, number):
+        said = prompt(body).rpartition("prediction: ")[2]
+        assert "0.1" not in said
+        if '"half"' in said:
+            return completion("0.5", finish="length")
+        return completion("<think>0.1 or 0.2?</think>1.0")
+
+    file = tmp_path / "answers.json"
+    thoughts = {f"v1_{n}": f"<think>0.1</think>{text}" for n, text in enumerate(("zero", "half", "whole"))}
+    file.write_text(json.dumps(thoughts))
+    entry = run(serve(thinks), file, mmvet, tmp_path / "out", "eval.max_reject_rate=0.5")["tasks"]["mmvet"]
+    assert entry["metrics"]["total"]["value"] == 100.0
+    assert (entry["rejected"], entry["num_with_reasoning"]) == ({"judge-cut": 1}, 2)
+
+
 def test_llavas_answers_to_mm_vet_are_numbered(serve, mmvet, tmp_path):
     rows = [
         {"question_id": n, "prompt": f"What is thing {n}?", "text": text}

@@ -32,7 +32,10 @@ from vila2cli.text.refusals import refuses
 
 _REASONS: dict[Failure, str] = {"request": "not-accepted", "unanswered": NO_ANSWER, "filtered": "refused"}
 
-_CUT = "cut: it reached max_new_tokens; raise judge.max_new_tokens, or that of the judge's table"
+CUT = "cut"
+"""Why there is no verdict where a reply reached max_new_tokens, or its reasoning did not end."""
+
+_CUT_OFF = "it reached max_new_tokens; raise judge.max_new_tokens, or that of the judge's table"
 
 Name = TypeVar("Name", bound=Hashable)
 Count = Callable[..., None]
@@ -199,5 +202,5 @@ class AskedModel:
 def _reply_of(result: Result) -> Reply:
     """A result as a judge's reply."""
     if result.error is None:
-        return Reply(problem=_CUT) if result.is_cut else Reply(result.answer.text)
+        return Reply(problem=f"{CUT}: {_CUT_OFF}") if result.is_cut else Reply(result.answer.text)
     return Reply(problem=f"{_REASONS[result.failure or 'request']}: {result.error}")

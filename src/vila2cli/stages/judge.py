@@ -15,6 +15,7 @@ from typing import Any
 from vila2cli.engine.answers import ANSWERS_FILE, Answers
 from vila2cli.errors import BudgetError, DataError, RecipeError
 from vila2cli.files import one_at_a_time
+from vila2cli.judging.asking import CUT
 from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
 from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
 from vila2cli.progress import Progress
@@ -279,7 +280,10 @@ def _num_judged(summary: Mapping[str, Any]) -> int:
 def _check_judged(summary: Mapping[str, Any]) -> None:
     """Raise DataError when no judge could judge anything, now that summary.json says why."""
     if not _num_judged(summary):
+        reasons = summary["unjudged_reasons"]
+        is_cut = any(CUT in found for found in reasons.values())
         raise DataError(
             f"no judge could judge any of {summary['num_samples']} samples: the oracle needs a scene in "
-            f"KEY.json, and a model has to answer as its prompt asks; unjudged: {summary['unjudged_reasons']}"
+            f"KEY.json, and a model has to answer as its prompt asks; unjudged: {reasons}"
+            + ("; for replies that were cut off raise judge.max_new_tokens" if is_cut else "")
         )

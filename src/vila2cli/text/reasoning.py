@@ -22,7 +22,7 @@ _ANSWER_NAMES = r"(?:final_?)?(?:answer|response|output|solution|conclusion)"
 # Qwen, DeepSeek, GLM, InternVL, Skywork, Seed, MiniMax, Hunyuan, EXAONE, Keye ...; Sky-T1; Kimi-VL; Magistral;
 # Cohere; Gemma 4; gpt-oss, also with its special tokens lost; Kimi K3; Inkling; Muse; Granite 3.2; Apriel.
 _OPENS = rf"""
-    (?P<open_tag><\s*{_NAMES}\s*>|\[THINK\])
+    (?P<open_tag><\|?\s*{_NAMES}\s*\|?>|\[(?:think|thinking|reasoning)\])
     |(?P<open><\|begin_of_thought\|>|◁think▷|<\|START_THINKING\|>|<\|channel>(?:thought\b)?
         |(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>
         |<\|open\|>\s*think\s*<\|sep\|>|<\|content_thinking\|>|to=self<\|message\|>)
@@ -30,7 +30,7 @@ _OPENS = rf"""
         |Here\ are\ my\ reasoning\ steps:))
 """
 _CLOSES = rf"""
-    (?P<close_tag><\s*/\s*{_NAMES}\s*>|\[/THINK\])
+    (?P<close_tag><\|?\s*/\s*{_NAMES}\s*\|?>|\[/(?:think|thinking|reasoning)\])
     |(?P<close><\|end_of_thought\|>|◁/think▷|<\|END_THINKING\|>|<channel\|>|<\|close\|>\s*think\s*<\|sep\|>)
 """
 _ANSWERS = rf"""
@@ -51,7 +51,8 @@ _ANSWER_END = re.compile(
 )
 # What may stand before the opening mark: the role, an agreement, a token that opens the turn.
 _LEAD_IN = re.compile(
-    r"\s*(?:<\|im_start\|>\s*)?(?:assistant\b:?)?\s*(?:(?:sure|okay|ok|certainly|of course)\b[^<\n]{0,40})?\s*",
+    r"[\s\ufeff\u200b]*(?:<\|[^<>|]{1,30}\|>\s*)*(?:assistant\b:?)?\s*"
+    r"(?:(?:sure|okay|ok|certainly|of course)\b[^<\n]{0,40})?\s*",
     re.IGNORECASE,
 )
 # Pairs of which the whole answer, or its last words, may be the inside.
@@ -68,12 +69,18 @@ _BOX_MARKS = re.compile(r"<\|(?:begin|end)_of_box\|>")
 _LEADS_TO_ANSWER = re.compile(
     r"(?:\A|\n|[.!?:=>*]|\b(?:is|are|answer|option|so|thus|therefore|hence))\s*\**\s*\Z", re.I
 )
-# Mulberry's and QVQ's headings, and LLaVA-CoT's stages before its conclusion.
-_HEADED = re.compile(r"\A\s*\#+\s*(?:image description|rationales?|let['’]s think)\b", re.IGNORECASE)
+# Mulberry's and QVQ's headings and others in words, and LLaVA-CoT's stages before its conclusion.
+_HEADED = re.compile(
+    r"\A[\s#*]*(?:image description|rationales?|let['’]s think|(?:my )?(?:reasoning|thinking|thought)s?"
+    r"(?: process)?)\b[^\n]{0,40}?[:.*]",
+    re.IGNORECASE,
+)
 _FINAL_HEADING = re.compile(
-    r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?)",
+    r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?"
+    r"|[#*\s]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**)",
     re.IGNORECASE | re.MULTILINE,
 )
+_BOLD_FINAL = re.compile(r"\*\*(?:the )?final answer", re.IGNORECASE)
 _STAGES = re.compile(
     r"\A\s*<(?:SUMMARY|CAPTION|REASONING)>(?=.*<(?:CAPTION|REASONING|CONCLUSION)>)", re.I | re.S
 )
@@ -257,7 +264,7 @@ def _opens_pair(inside: str, end: str) -> bool:
 def _final_heading(text: str) -> int:
     """Where the answer begins below a heading that announces it; 0 without one."""
     found = [match for match in _FINAL_HEADING.finditer(text) if text[match.end() :].strip()]
-    if not found or not (_HEADED.match(text) or found[-1][0].startswith("*")):
+    if not found or not (_HEADED.match(text) or _BOLD_FINAL.match(found[-1][0])):
         return 0
     return found[-1].end()
 

@@ -13,14 +13,16 @@ from vila2cli.text.phrases import phrases
 
 # What may go before: a greeting, thanks, understanding.
 _GREETINGS = (
-    "hi hello hey oh oops hm+ well okay ok yes no hallo bonjour hola ciao ola здравствуите مرحبا שלום नमस्ते "
-    "สวัสดี(?:ครับ|ค่ะ)? 您好 你好 こんにちは 안녕하세요"
+    "hi hello hey oh(?:\\sno)? oops hm+ well okay ok yes no hallo bonjour hola ciao ola здравствуите مرحبا שלום "
+    "नमस्ते สวัสดี(?:ครับ|ค่ะ)? 您好 你好 こんにちは 안녕하세요"
 )
 _LEAD_IN = (
     rf"(?:assistant\s*:\s*)?(?:(?:{'|'.join(_GREETINGS.split())})(?: there)?\W{{1,3}})?"
     r"(?:(?:thank you|thanks)[^.!?,]{0,60}[.!?,]\s*(?:but |however,? )?"
     r"|i (?:understand|appreciate|see|know|realize)\b[^.!?,]{0,80},? (?:but|however),? |while i [^.!?,]{0,80}, "
-    r"|(?:please )?note(?: that)?:? |but |however,? )?"
+    r"|(?:please )?(?:note|be aware)(?: that)?:? |but |however,? |please accept [^.!?,]{0,40}, (?:but )?"
+    r"|(?:it (?:seems|looks|appears)|unfortunately it (?:seems|looks|appears))(?: like| that)? "
+    r"|(?:due to|for|based on|because of|given|according to|in line with|per) [^.!?,]{0,60}, )?"
 )
 _QUOTES = "\"'“”„‟‘’‛«»‹›「」『』《》`"
 # Never from inside quotation marks: a caption may begin with what a sign says.
