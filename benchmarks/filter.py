@@ -80,8 +80,13 @@ def against_oracle(layer: Path, captions: tuple[str, ...]) -> dict[str, Any]:
         figures["right_against_wrong"][rank] = area(*only)
         figures["right_against_rest"][rank] = area(values, is_right)
     kept = [right for (scores, _), right in zip(rows, is_right, strict=True) if scores["keep"]]
-    figures["share_right"] = {"all": sum(is_right) / len(rows), "kept": sum(kept) / len(kept)}
+    figures["share_right"] = {"all": share(is_right), "kept": share(kept)}
     return figures
+
+
+def share(is_right: list[bool]) -> float | None:
+    """How many are right of all; None of none."""
+    return sum(is_right) / len(is_right) if is_right else None
 
 
 def area(values: list[float], is_right: list[bool]) -> dict[str, float] | None:

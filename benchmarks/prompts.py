@@ -69,7 +69,8 @@ def facts(layer: Path) -> dict[str, Any]:
                 count = count_facts(annotation.text, sample.meta["scene"], vocabulary)
                 rows.append({"right": count.right, "stated": count.stated, "true": count.true})
                 images.append(annotation.image_sha256)
-    found = estimate(columns_of(rows), shares, groups=images, num_bootstrap=1000, seed=0)
+    settings = {"groups": images, "num_bootstrap": 1000, "seed": 0}
+    found = estimate(columns_of(rows), shares, **settings) if rows else {}
     return {"num_captions": len(rows), **{name: one.interval().to_json() for name, one in found.items()}}
 
 

@@ -3,8 +3,8 @@
     python benchmarks/smoke.py                 all of them, in about three minutes on two cores
     python benchmarks/smoke.py recaption lora  these
 
-A benchmark is a script beside this one that takes --quick. Two run at a time, as their figures say nothing.
-What they print is shown only of a broken one; rows that need vLLM are left out where it is not installed.
+A benchmark is a script beside this one that takes --quick. Two run at a time, as their figures say nothing;
+what they print is shown of a broken one only. Rows that need vLLM are left out where it is not installed.
 """
 
 import argparse

@@ -149,6 +149,22 @@ def test_an_image_number_is_no_coco_image_of_itself(tmp_path):
         run("chartqa", [file], tmp_path / "tasks", images=tmp_path / "images")
 
 
+def test_refcoco_names_a_region_behind_the_image(tmp_path):
+    name = "COCO_train2014_000000581857"
+    write(tmp_path, f"images/{name}.jpg", "")
+    (tmp_path / "images" / f"{name}.jpg").write_bytes(PNG)
+    row = {
+        "file_name": f"{name}_16.jpg",
+        "expression": "the cat",
+        "bbox": [1, 1, 3, 3],
+        "width": 4,
+        "height": 4,
+    }
+    file = write(tmp_path, "refcoco.jsonl", [row])
+    ((_, (sample,)),) = run("refcoco", [file], tmp_path / "tasks", images=tmp_path / "images")
+    assert sample.images[0].data == PNG
+
+
 ANSWERS = [{"answer": "can", "answer_confidence": "yes"}] * 9 + [{"answer": "tin", "answer_confidence": "no"}]
 VIZWIZ = {"image": "VizWiz_val_00000001.jpg", "question": "What is it?"}
 TRUTH = {"answers": ANSWERS, "answer_type": "other", "answerable": 1}

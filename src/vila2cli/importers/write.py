@@ -19,6 +19,7 @@ TASK_FILE = "task.toml"
 SYNONYMS_FILE = "synonyms.txt"
 _COCO = re.compile(r"(COCO_[a-z]+[0-9]{4}_)?([0-9]{1,12})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _COCO_DIGITS = 12
+_REGION = re.compile(r"(?<=[0-9]{12})_[0-9]+(?=\.)")
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
 
 
@@ -213,10 +214,13 @@ class _Finder:
         return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
 
     def _named(self, name: str) -> Path | None:
-        """The one file of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg."""
+        """The one file of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg.
+
+        RefCOCO has the number of the region behind that of the image.
+        """
         by_name, by_number = self._files()
         file = Path(name).name
-        if file in by_name or (number := _number(file)) is None:
+        if file in by_name or (number := _number(_REGION.sub("", file))) is None:
             return by_name.get(file)
         found = by_number.get(number[0])
         return found if found is not None and (number[1] or (_number(found.name) or (0, False))[1]) else None
