@@ -87,7 +87,8 @@ def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
         tars = sorted(str(tar) for tar in path.iterdir() if _is_tar(tar))
         if not tars and not (path / LAYER_FILE).is_file():
-            raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
+            what = "the folder" if str(path) == spec else f"{path} is a folder, and"
+            raise DataError(f"no shards match {spec!r}: {what} holds no .tar files")
         return Found(tuple(tars), str(path))
     if not tar_stem(path):
         raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
