@@ -99,6 +99,39 @@ def test_broken_files_are_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 5000 + "]" * 5000,
+        "x = " + "{a=" * 300 + "1" + "}" * 300,
+        ".".join(["a"] * 5000) + " = 1",
+        "[" + ".".join(["a"] * 900) + "]\nb = 1",
+        "seed = " + "9" * 5000,
+        "seed = " + "9" * 400,
+        "a" * 100_000 + " = 1",
+        "[sft]\nepochs = 1e300",
+    ],
+    ids=["lists", "tables", "dots", "header", "digits", "no-int64", "key", "epochs"],
+)
+def test_a_recipe_that_no_one_wrote_by_hand_is_one_short_line(tmp_path: Path, text: str) -> None:
+    said = problems(write(tmp_path, text))
+    assert "r.toml" in said
+    assert "\n" not in said
+    assert len(said) < 600
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 5000])
+def test_so_is_a_setting(value: str) -> None:
+    said = problems(None, f"sft.epochs={value}")
+    assert said.startswith("--set")
+    assert len(said) < 600
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert load_recipe(tmp_path / "bom.toml").seed == 3
+
+
+@pytest.mark.parametrize(
     ("text", "key", "value"),
     [
         ("sft.epochs=2", "sft.epochs", 2.0),

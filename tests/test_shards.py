@@ -13,7 +13,7 @@ from PIL import Image
 
 from archives import JPEG, read, write_tar
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.shards import TarWriter, done, expand, num_samples, open_source, read_shard
+from vila2cli.shards import TarWriter, done, expand, num_samples, open_source, read_shard, to_json_bytes
 from vila2cli.tarfiles import split_name
 
 ARCHIVES = Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[1] / "../shared/data")) / "wds"
@@ -80,7 +80,14 @@ def test_split_name_agrees_with_webdataset() -> None:
         ([("a.jpg", JPEG), ("b.json", b'{"a": "\xff"}')], ["not-utf8"]),
         ([("a.jpg", JPEG), ("b.json", b'{"a": "\\ud800"}')], ["not-utf8"]),
         ([("a.jpg", JPEG), ("b.json", b'{"a": ')], ["bad-json"]),
+        ([("a.jpg", JPEG), ("b.json", b'{"a": "\xed\xa0\x80"}')], ["not-utf8"]),
+        ([("a.jpg", JPEG), ("b.json", b'{"\\udc00": 1}')], ["not-utf8"]),
         ([("a.jpg", JPEG), ("b.json", b"[" * 100_000)], ["bad-json"]),
+        ([("a.jpg", JPEG), ("b.json", b'{"a":' * 300 + b"1" + b"}" * 300)], ["bad-json"]),
+        ([("a.jpg", JPEG), ("b.json", b'{"a": ' + b"9" * 400 + b"}")], ["bad-json"]),
+        ([("a.jpg", JPEG), ("b.image.jpg", JPEG), ("b.txt", b"1")], ["no-image"]),
+        ([("a.jpg", JPEG), ("b.heic", JPEG), ("b.txt", b"1"), ("b.json", b"{}")], ["no-image"]),
+        ([("a.jpg", JPEG), ("b.image.0.png", JPEG), ("b.json", b'{"messages": []}')], ["no-image"]),
         ([("a.jpg", JPEG), ("b.json", b"[]")], ["bad-json"]),
         ([("a.jpg", JPEG), ("../b.jpg", JPEG)], ["bad-key"]),
         ([("a.jpg", JPEG), ("b.json", b'{"messages": "hello"}')], ["bad-messages"]),
@@ -97,6 +104,30 @@ def test_what_cannot_be_used_is_rejected_and_counted(
     assert samples[0].key == "a"
     assert samples[0].text != "2"
     assert {reject.shard for reject in rejects} == {"0"}
+
+
+def test_a_picture_may_have_others_beside_it_that_are_not_read(tmp_path: Path) -> None:
+    members = [("a.JPG", JPEG), ("a.mask.png", b"0"), ("a.txt", b"one"), ("b.jfif", JPEG), ("b.heic", b"0")]
+    samples, rejects = read(write_tar(tmp_path / "0.tar", members))
+    assert [[image.data for image in sample.images] for sample in samples] == [[JPEG], [JPEG]]
+    assert not rejects
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'{"a": NaN, "b": 1e999, "c": -Infinity, "d": 1e3}', {"a": None, "b": None, "c": None, "d": 1000.0}),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b'{"a": "\\ud83d\\ude00", "b": "\\u0000"}', {"a": "\U0001f600", "b": "\0"}),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        ('{"a": "\xe9"}'.encode("utf-16"), {"a": "\xe9"}),
+        (b'{"a": ' + b"[" * 199 + b"]" * 199 + b"}", None),
+    ],
+)
+def test_odd_json_that_can_be_read_can_be_written_again(tmp_path: Path, text: bytes, value: object) -> None:
+    (sample,), _ = read(write_tar(tmp_path / "0.tar", [("a.jpg", JPEG), ("a.json", text)]))
+    assert value is None or sample.meta == value
+    assert json.loads(to_json_bytes(dict(sample.meta))) == sample.meta
 
 
 def test_key_in_latin_1_is_rejected_in_printable_form(tmp_path: Path) -> None:
@@ -308,3 +339,16 @@ def test_real_archives_agree_with_webdataset() -> None:
 def test_reading_shards_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, vila2cli.shards; sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_what_is_called_a_shard_and_is_none_is_told(tmp_path: Path, kind: str) -> None:
+    """Passed over in silence it would be a shard less."""
+    write_tar(tmp_path / "0.tar", [("a.jpg", JPEG)])
+    odd = tmp_path / "1.tar"
+    odd.symlink_to("nowhere.tar") if kind == "link" else odd.mkdir()
+    for spec in (tmp_path, tmp_path / "*.tar", odd):
+        with pytest.raises(DataError, match=r"1\.tar") as found:
+            list(read_shard(open_source([str(spec)]).shards[-1], on_reject=lambda reject: None))
+        assert "\n" not in str(found.value)
+    assert [shard.name for shard in open_source([str(tmp_path / "0.tar")]).shards] == ["0"]

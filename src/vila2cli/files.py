@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,10 +108,21 @@ def to_json_bytes(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, allow_nan=False).encode("ascii")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the system that name none: a write fails on a stream, not on a path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, fsync, rename: a reader sees the old file or the whole new one."""
     partial = path.with_name(f"{MARK}{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    with open_waiting(partial) as stream:
+    with naming(path), _dropping_unwritten(open_waiting(partial)) as stream:
         try:
             stream.write(data)
             stream.flush()
@@ -137,6 +148,18 @@ def refuse_foreign(path: Path, *marks: str) -> None:
         raise DataError(f"{path} is there and cannot be read: {error.strerror or error}") from None
     if text and not any(mark in text for mark in marks):
         raise DataError(f"{path} is there and was not written by vila2; move it, or give another --out")
+
+
+@contextmanager
+def _dropping_unwritten(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """Close a stream in any case: where a disk is full, closing fails as writing did."""
+    try:
+        yield stream
+    except BaseException:
+        with suppress(OSError):
+            stream.close()
+        raise
+    stream.close()
 
 
 def sync_folder(folder: Path) -> None:

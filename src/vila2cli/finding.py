@@ -112,7 +112,8 @@ def _found(path: Path, spec: str) -> Found:
                     f"{path} holds {stats.name} and no {stem}.tar; copy that, or remove its stats file"
                 )
         if not tars and not (path / LAYER_FILE).is_file():
-            raise DataError(f"no shards match {spec!r}: the folder holds no .tar files")
+            what = "the folder" if str(path) == spec else f"{path} is a folder, and"
+            raise DataError(f"no shards match {spec!r}: {what} holds no .tar files")
         return Found(tuple(tars), found_locally(path))
     if not tar_stem(path):
         raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")

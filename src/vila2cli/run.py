@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import MARK, PARTIAL, one_at_a_time, open_locked, sync_folder, write_atomically
+from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.places import tar_stem
 from vila2cli.ranks import launched, number
 from vila2cli.recipe import Recipe, flatten, resolved_lines
@@ -396,5 +396,5 @@ def append_log(path: Path, **figures: Any) -> None:
     """Add one line to a log.jsonl: the time in UTC and the figures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **figures}, default=_plain)
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")

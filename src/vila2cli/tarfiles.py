@@ -7,13 +7,14 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.files import aside, open_locked, sync_folder, to_json_bytes, write_atomically
+from vila2cli.files import aside, naming, open_locked, sync_folder, to_json_bytes, write_atomically
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import is_remote, tar_stem
 from vila2cli.records import check_length, recorded, stats_path
@@ -294,7 +295,8 @@ class TarWriter:
             self._write(bytes(-len(data) % _BLOCK_BYTES))
 
     def _write(self, data: bytes) -> None:
-        self._stream.write(data)
+        with naming(self.path):
+            self._stream.write(data)
         self._sha256.update(data)
         self._num_bytes += len(data)
 
@@ -314,8 +316,9 @@ class TarWriter:
         """Finish the archive, rename it into place, then write its stats file: that one means complete."""
         self._write(bytes(2 * _BLOCK_BYTES))
         self._write(bytes(-self._num_bytes % tarfile.RECORDSIZE))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        with naming(self.path):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
         stats_path(self.path).unlink(missing_ok=True)
         self._partial.replace(self.path)
         self._stream.close()  # and with it the lock, now that the name is free
@@ -331,7 +334,8 @@ class TarWriter:
         """Give the shard up and remove what was written of it; does nothing after `close`."""
         if not self._stream.closed:
             self._partial.unlink(missing_ok=True)
-            self._stream.close()
+            with suppress(OSError):  # where a disk is full, closing fails as writing did
+                self._stream.close()
 
 
 def key_problem(key: str) -> str | None:

@@ -213,3 +213,22 @@ def test_damaged_layer_json(base: Path, layer: Path, content: str) -> None:
     (layer / "layer.json").write_text(content)
     with pytest.raises(DataError, match=r"layer\.json"):
         open_source([str(layer)])
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_layer_that_is_removed_while_it_is_written_gets_no_shard(
+    tmp_path: Path, base: Path, replaced: bool
+) -> None:
+    """In a folder without its layer.json, or in another layer's, the shard would pass for something else."""
+    out = tmp_path / "out"
+    source = open_source([str(base)])
+    writer = open_layer(out, layer="recaption", source=source)
+    writing = writer.shard(source.shards[0])
+    for sample in writing.samples():
+        writing.annotate(sample, Annotation(layer="recaption", kind="caption", text="x"))
+    shutil.rmtree(out)
+    if replaced:
+        open_layer(out, layer="other", source=source)
+    with pytest.raises(DataError, match="removed or replaced"):
+        writing.close()
+    assert not list(tmp_path.glob("out/*.tar"))

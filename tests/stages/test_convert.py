@@ -222,6 +222,20 @@ def test_img2dataset_folders_and_tars(tmp_path: Path) -> None:
     assert [error for _, error in rejects(tmp_path / "out").values()] == ["u1: HTTP 404"]
 
 
+def test_img2dataset_tars_without_a_picture_that_is_read(tmp_path: Path) -> None:
+    members = {
+        "1.png": picture(),
+        "1.txt": b"one",
+        "2.image.jpg": picture(),
+        "2.txt": b"two",
+        "3.txt": b"three",
+    }
+    as_tar(tmp_path / "00000.tar", members)
+    counts = convert("img2dataset", [tmp_path / "00000.tar"], tmp_path / "out")
+    assert [sample.text for sample in samples(tmp_path / "out").values()] == ["one"]
+    assert dict(counts.dropped) == {"no-image": 2}
+
+
 def test_shards_are_cut_resumed_and_always_the_same(images: Path, tmp_path: Path) -> None:
     rows = [{"id": i, "image": "a.png" if i % 3 else "gone.png", "text": f"number {i}"} for i in range(10)]
     path = write(tmp_path / "rows.jsonl", rows)

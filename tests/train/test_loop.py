@@ -8,6 +8,7 @@ import torch
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import part_of
 from vila2cli.progress import Progress
+from vila2cli.sample import Turn
 from vila2cli.settings import TrainSettings
 from vila2cli.train.data import TrainSample, lengths_of
 from vila2cli.train.features import TowerFeatures
@@ -88,3 +89,22 @@ def test_the_same_seed_gives_the_same_weights(model, chat: Chat, samples) -> Non
             losses.append(fit(one, chat, samples, settings, seed=4, progress=progress).final_loss)
     assert losses[0] == losses[1]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_step_of_text_alone_has_zero_gradients_where_only_the_projector_is_trained(
+    model, chat: Chat, samples, packing
+) -> None:
+    """As a step has in which nothing that is trained could change the loss: nothing moves."""
+    ids, labels = chat.train_ids([Turn("user", "Which?"), Turn("assistant", "red")], [])
+    text = TrainSample("text", ids, labels, [])
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    settings = TrainSettings(train=["projector"], batch_size=2, micro_batch_size=1, packing=packing)
+    result = fit(model, chat, [text] * 4, settings, seed=0, progress=Progress("test", 2))
+    assert result.num_steps == 2
+    assert result.final_loss > 0
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    # Beside pictures, a pass of text adds nothing to their gradient.
+    result = fit(model, chat, [text, *samples[:3]], settings, seed=0, progress=Progress("test", 2))
+    assert result.num_samples == 4
+    assert any(not torch.equal(before[name], value) for name, value in model.named_parameters())

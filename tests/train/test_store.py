@@ -1,16 +1,20 @@
 """Tokenised samples on disk: what comes back is what went in, wherever the images are."""
 
+import copy
 import gzip
+import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conversing import conversations
+from PIL import Image
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
-from vila2cli.sample import Sample
+from vila2cli.sample import EncodedImage, Sample
 from vila2cli.shards import TarWriter, open_source, to_json_bytes
 from vila2cli.text.compose import Composition
 from vila2cli.text.compose import conversations as compose
@@ -63,6 +67,94 @@ def test_what_comes_back_is_what_went_in(
     size = (tmp_path / "store" / "0.safetensors").stat().st_size
     num_bytes = sum(len(image.data) for one in samples for image in one.images)
     assert (size > num_bytes) == is_zipped
+
+
+def captions(path: Path) -> Path:
+    with TarWriter(path) as tar:
+        picture = next(one for one in conversations(12) if one.images).images[0].data
+        tar.write_sample("a", {"jpg": picture, "txt": b"a red circle"})
+        tar.write_sample("b", {"txt": b"text alone"})
+        tar.write_sample("c", {"json": to_json_bytes({"messages": TALK})})
+        tar.write_sample("d", {"json": to_json_bytes({"interleaved": {"texts": ["words"], "images": [None]}})})
+        tar.write_sample("e", {"jpg": picture[:200], "txt": b"cut off"})
+    return path
+
+
+TALK = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "red"}]
+
+
+@pytest.mark.parametrize("may_lack", [False, True])
+def test_a_caption_without_its_picture_is_no_text(chat: Chat, tmp_path: Path, may_lack: bool) -> None:
+    (shard,) = open_source([str(captions(tmp_path / "0.tar"))]).shards
+    found = store_shard(
+        shard,
+        chat,
+        lambda sample: compose(sample, Composition()),
+        tmp_path / "0.safetensors",
+        max_length=2048,
+        check_stop=lambda: None,
+        may_lack_images=may_lack,
+    )
+    reasons = {reject.key: reject.reason for reject in found.rejects}
+    assert reasons == {"e": "bad-image", **({} if may_lack else {"b": "no-image"})}
+    assert found.num_samples == (4 if may_lack else 3)
+
+
+def with_template(chat: Chat, template: str) -> Chat:
+    """The same processor with another template."""
+    processor = copy.deepcopy(chat.processor)
+    processor.chat_template = template
+    return Chat(processor)
+
+
+STRICT = (
+    "{% if messages[0]['role'] == 'assistant' %}{{ raise_exception('begin with a user') }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("odd", ["system", "assistant"])
+def test_one_conversation_that_the_template_refuses_is_one_reject(chat: Chat, tmp_path: Path, odd: str) -> None:
+    template = STRICT.replace("== 'assistant'", "== 'system'") if odd == "system" else STRICT
+    with TarWriter(tmp_path / "0.tar") as tar:
+        for number in range(8):
+            first = [{"role": odd, "content": "x"}] if number == 3 else []
+            tar.write_sample(f"{number}", {"json": to_json_bytes({"messages": [*first, *TALK]})})
+    (one,) = stored(str(tmp_path / "0.tar"), with_template(chat, template), tmp_path / "store")
+    ((key, reason),) = ((reject.key, reject.reason) for reject in one.rejects)
+    assert (key, reason, one.num_samples) == ("3", "untrainable", 7)
+
+
+def test_a_template_that_cannot_be_parsed_is_at_fault_itself(chat: Chat, tmp_path: Path) -> None:
+    write(tmp_path / "0.tar", conversations(2))
+    with pytest.raises(ModelError, match="cannot be parsed"):
+        stored(str(tmp_path / "0.tar"), with_template(chat, "{% if %}"), tmp_path / "store")
+
+
+def test_a_picture_that_the_image_processor_cannot_take_is_one_reject(chat: Chat, tmp_path: Path) -> None:
+    processor = copy.deepcopy(chat.processor)
+    ours = type(processor.image_processor)
+
+    class WithinProportions(ours):
+        """As Qwen2-VL's image processor has it."""
+
+        def __call__(self, images: Any, **more: Any) -> Any:
+            if any(max(one.size) > 200 * min(one.size) for row in images for one in row):
+                raise ValueError("absolute aspect ratio must be smaller than 200")
+            return super().__call__(images, **more)
+
+    processor.image_processor.__class__ = WithinProportions
+    stream = io.BytesIO()
+    Image.new("RGB", (1000, 1)).save(stream, "PNG")
+    whole = next(one for one in conversations(12) if one.images)
+    odd = replace(whole, key="odd", images=(EncodedImage(stream.getvalue(), "png"),) * len(whole.images))
+    write(tmp_path / "0.tar", [whole, odd])
+    (one,) = stored(str(tmp_path / "0.tar"), Chat(processor), tmp_path / "store")
+    assert [(reject.key, reject.reason) for reject in one.rejects] == [("odd", "untrainable")]
+    assert "1000x1: absolute aspect ratio" in one.rejects[0].error
+    assert one.num_samples == 1
 
 
 def test_sources_are_one_after_another_each_up_to_its_limit(chat: Chat, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 
 from vila2cli.engine import Request, Result
 from vila2cli.errors import DataError
+from vila2cli.files import naming
 from vila2cli.places import redacted
 from vila2cli.run import Worker, digest
 from vila2cli.settings import ApiSettings
@@ -102,8 +103,9 @@ class Answers:
             "finish_reason": result.finish_reason,
             "logprob_mean": result.logprob_mean,
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def _read(self, path: Path) -> None:
         """Take in a file and cut off a last line of our own that a crash left unfinished."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vila2cli.errors import DataError, ModelError
-from vila2cli.files import read_json
+from vila2cli.files import naming, read_json
 from vila2cli.model.checkpoint import identity_files, resolve_model
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -96,7 +96,7 @@ def write_soup(folders: Sequence[Path], shares: Sequence[float], out_dir: Path) 
     for file in weights_files(first):
         raw, header = read_header(file)
         names = sorted(header, key=lambda name: header[name]["data_offsets"][0])
-        with (out_dir / file.name).open("wb") as stream:
+        with naming(out_dir / file.name), (out_dir / file.name).open("wb") as stream:
             stream.write(len(raw).to_bytes(SIZE_BYTES, "little") + raw)
             for name in names:
                 _write_mean(name, [own[name] for own in places], shares, stream)

@@ -13,7 +13,8 @@ from vila2cli.text.phrases import phrases
 
 # What may go before: a greeting, thanks, understanding.
 _GREETINGS = (
-    "hi hello hey oh(?:\\sno)? oops hm+ well okay ok yes no hallo bonjour hola ciao ola здравствуите مرحبا שלום "
+    "hi hello hey oh(?:\\sno)? oops hm+ well okay ok yes no hallo bonjour hola ciao ola "
+    "здравствуите مرحبا שלום "
     "नमस्ते สวัสดี(?:ครับ|ค่ะ)? 您好 你好 こんにちは 안녕하세요"
 )
 _LEAD_IN = (
