@@ -6,13 +6,17 @@ file is run, and none of it is asked of a network, unless it went through `typed
 
 import errno
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
 
-from vila2cli.credentials import command_digest, command_without_credentials, without_credentials
+from vila2cli.credentials import (
+    command_digest,
+    command_without_credentials,
+    shell_words,
+    without_credentials,
+)
 from vila2cli.errors import DataError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -198,9 +202,5 @@ def _without_query(url: str) -> tuple[str, str]:
 
 
 def _words(command: str) -> Iterator[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError:  # quotes that do not match: the shell will say so
-        words = command.split()
-    for word in words:
+    for word in shell_words(command):
         yield typed(word.partition("?")[0]) if "://" in word else word

@@ -132,7 +132,9 @@ def _job(
 
 def _with_tasks(specs: Sequence[str]) -> list[str | Path]:
     """Shard specs of evaluation tasks: a folder of task folders stands for them, anything else for itself."""
-    inside = {spec: sorted(path.parent for path in Path(spec).glob(f"*/{TASK_FILE}")) for spec in specs}
+    inside: dict[str, list[str | Path]] = {
+        spec: sorted(path.parent for path in Path(spec).glob(f"*/{TASK_FILE}")) for spec in specs
+    }
     return [folder for spec, folders in inside.items() for folder in folders or [spec]]
 
 
