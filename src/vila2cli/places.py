@@ -18,6 +18,7 @@ from vila2cli.credentials import (
     without_credentials,
 )
 from vila2cli.errors import DataError
+from vila2cli.web import has_headers
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -64,12 +65,18 @@ def typed(text: str) -> str:
 def from_record(text: str) -> str:
     """A place that some file names: a URL of a common store, else a local path; raises DataError.
 
-    A command is none, nor is a chain of protocols, a protocol that logs in to the host it names, or an address
-    of which a part was left out as it may be a credential (`#` and a digest stand for it).
+    A command is none, nor is a chain of protocols, a protocol that logs in to the host it names, a web
+    address where fsspec sends headers of the user's with each request, or an address of which a part was left
+    out as it may be a credential (`#` and a digest stand for it).
     """
     if text.startswith(PIPE) or not _looks_like_url(text):
         return text
-    if "::" in text or "#" in text or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower()):
+    if (
+        has_headers(text)
+        or "::" in text
+        or "#" in text
+        or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower())
+    ):
         raise DataError(
             f"{recorded(text)} is named by a layer and not read on its word: give it among the shards, too, or "
             "say with --base where the files are"

@@ -98,7 +98,7 @@ def test_what_the_checkpoint_says_of_sampling_is_overruled(
     requests = [replace(request, id=str(number)) for number, request in enumerate(requests)]
     greedy = ask(2, max_new_tokens=32)
     expected = {result.id: result.text for result in connect(vllm_server).generate([*requests, greedy])}
-    server = type(vllm_server)(folder, tmp_path / "log")
+    server = type(vllm_server)(folder, tmp_path / "log", "auto")
     try:
         server.start()
         server.wait()
