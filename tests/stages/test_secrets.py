@@ -108,4 +108,7 @@ def test_openais_key_goes_to_no_other_host(
     assert main([*argv, *(word for text in sets for word in ("--set", text))]) == 5
     assert KEY not in json.dumps([*server.keys])
     said = capfd.readouterr().err
-    assert "wants a key (401): name the environment variable that holds it in api.key_env" in said
+    assert (
+        "refuses the key (401): none was sent; name the environment variable that holds it in api.key_env"
+        in said
+    )
