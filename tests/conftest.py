@@ -58,12 +58,12 @@ class VllmServer:
 
     key = "only-for-this-test"
 
-    def __init__(self, checkpoint: Path, log: Path) -> None:
+    def __init__(self, checkpoint: Path, log: Path, generation_config: str = "vllm") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._checkpoint, self._log = checkpoint, log
+        self._checkpoint, self._log, self._generation_config = checkpoint, log, generation_config
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -71,7 +71,14 @@ class VllmServer:
         options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options]
         command += ["--model", str(self._checkpoint), "--served-model-name", "tiny", "--api-key", self.key]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--generation-config", "vllm"]
+        command += [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--generation-config",
+            self._generation_config,
+        ]
         environ = {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",

@@ -13,7 +13,8 @@ from pathlib import Path
 @dataclass
 class Web:
     """What the server does: it breaks each answer off after `break_after` bytes as long as `num_breaks`
-    last, answers `num_errors` requests with `status`, and with `ranges` False always sends whole files."""
+    last, answers `num_errors` requests with `status`, and with `ranges` False always sends whole files.
+    With `redirect` it sends everybody on to that server."""
 
     folder: Path
     url: str = ""
@@ -23,6 +24,8 @@ class Web:
     status: int = 503
     num_errors: int = 0
     etags: bool = True
+    redirect: str = ""
+    headers: list[dict[str, str]] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
     num_bytes_sent: int = 0
 
@@ -57,6 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
         web = self.web
         path = web.folder / self.path.partition("?")[0].lstrip("/")
         web.requests[self.command] += 1
+        web.headers.append(dict(self.headers))
+        if web.redirect:
+            self._send(302, b"", {"Location": web.redirect + self.path}, with_body=False)
+            return
         if web.num_errors:
             web.num_errors -= 1
             self.send_error(web.status)

@@ -52,8 +52,8 @@ _PROGRAM = re.compile(r"[\w./+-]{1,64}", re.ASCII)
 _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.I)
 _MIN_SECRET = 8
 _TAR = (".tar", ".tar.gz", ".tgz")
-_OPERATORS = frozenset(("|", "||", "&&", ";", "&", "-", ">", "<", "2>&1"))
-_STARTS_COMMAND = frozenset(("|", "||", "&&", ";", "&"))
+_OPERATOR = re.compile(r"[|&;()<>]+|-|2>&1")
+_STARTS_COMMAND = re.compile(r"[|&;(]+")
 
 
 def without_credentials(url: str) -> str:
@@ -99,10 +99,11 @@ def command_without_credentials(command: str) -> str:
     the digest at the end; it is of the command without the credentials that can be recognised, so that a
     renewed token makes no other command of it.
     """
+    kept, mark, digest = command.rpartition(" #")
+    if mark and _DIGEST.fullmatch(digest) and " ".join(_shown_words(kept)) == kept:
+        return command  # it is recorded already
     shown = " ".join(_shown_words(command))
-    if shown == " ".join(command.split()) or _ends_in_digest(command):
-        return command
-    return f"{shown} #{command_digest(command)}"
+    return command if shown == " ".join(command.split()) else f"{shown} #{command_digest(command)}"
 
 
 def command_digest(command: str) -> str:
@@ -114,18 +115,13 @@ def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
-def _ends_in_digest(command: str) -> bool:
-    _, mark, digest = command.rpartition(" #")
-    return bool(mark) and MASK in command and _DIGEST.fullmatch(digest) is not None
-
-
 def _shown_words(command: str) -> Iterator[str]:
     is_program, after_option = True, False
-    for word in _words(command):
+    for word in shell_words(command):
         option = _OPTION.fullmatch(word)
-        if word in _OPERATORS:
+        if _OPERATOR.fullmatch(word):
             yield word
-            is_program, after_option = word in _STARTS_COMMAND or is_program, False
+            is_program, after_option = bool(_STARTS_COMMAND.fullmatch(word)) or is_program, False
         elif is_program and (assigned := _ASSIGNMENT.fullmatch(word)):
             yield f"{assigned[1]}={MASK}"
         elif is_program and _PROGRAM.fullmatch(word):
@@ -153,10 +149,13 @@ def _shown_word(word: str, after_option: bool) -> str:
     return word if is_place and _PLAIN_PATH.fullmatch(word) else MASK
 
 
-def _words(command: str) -> list[str]:
+def shell_words(command: str) -> list[str]:
+    """The words and operators of a shell command, without quotes."""
+    reader = shlex.shlex(command, posix=True, punctuation_chars=True)
+    reader.whitespace_split, reader.commenters = True, ""
     try:
-        return shlex.split(command)
-    except ValueError:  # quotes that do not match
+        return list(reader)
+    except ValueError:  # quotes that do not match: the shell will say so
         return command.split()
 
 

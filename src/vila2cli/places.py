@@ -6,14 +6,19 @@ file is run, and none of it is asked of a network, unless it went through `typed
 
 import errno
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
 
-from vila2cli.credentials import command_digest, command_without_credentials, without_credentials
+from vila2cli.credentials import (
+    command_digest,
+    command_without_credentials,
+    shell_words,
+    without_credentials,
+)
 from vila2cli.errors import DataError
+from vila2cli.web import has_headers
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -60,12 +65,18 @@ def typed(text: str) -> str:
 def from_record(text: str) -> str:
     """A place that some file names: a URL of a common store, else a local path; raises DataError.
 
-    A command is none, nor is a chain of protocols, a protocol that logs in to the host it names, or an address
-    of which a part was left out as it may be a credential (`#` and a digest stand for it).
+    A command is none, nor is a chain of protocols, a protocol that logs in to the host it names, a web
+    address where fsspec sends headers of the user's with each request, or an address of which a part was left
+    out as it may be a credential (`#` and a digest stand for it).
     """
     if text.startswith(PIPE) or not _looks_like_url(text):
         return text
-    if "::" in text or "#" in text or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower()):
+    if (
+        has_headers(text)
+        or "::" in text
+        or "#" in text
+        or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower())
+    ):
         raise DataError(
             f"{redacted(text)} is named by a layer and not read on its word: give it among the shards, too, or "
             "say with --base where the files are"
@@ -198,9 +209,5 @@ def _without_query(url: str) -> tuple[str, str]:
 
 
 def _words(command: str) -> Iterator[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError:  # quotes that do not match: the shell will say so
-        words = command.split()
-    for word in words:
+    for word in shell_words(command):
         yield typed(word.partition("?")[0]) if "://" in word else word

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
+from vila2cli import web
 from vila2cli.credentials import masked
 from vila2cli.errors import DataError, Vila2Error
 from vila2cli.fingerprints import Fingerprint, of_status
@@ -196,7 +197,7 @@ def file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     import fsspec
 
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, **web.options(url))
     except (ImportError, ValueError) as error:
         raise DataError(f"cannot read {url}: {_one_line(error)}") from None
     return system, path
@@ -375,7 +376,7 @@ def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passi
         return "there is no such file", "absent"
     if isinstance(cause, PermissionError):
         return _one_line(cause), "absent"
-    is_final = isinstance(cause, ImportError | NotImplementedError | IsADirectoryError)
+    is_final = isinstance(cause, ImportError | NotImplementedError | IsADirectoryError | Vila2Error)
     return _one_line(cause), "final" if is_final else "passing"
 
 

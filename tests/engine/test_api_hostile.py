@@ -300,7 +300,8 @@ def test_a_server_that_wants_a_key_is_told_apart(serve: Callable[..., Server], a
     server = serve(lambda body, number: problem(status, "who are you?"))
     api = ApiSettings(base_url=server.url, model="m")
     with pytest.raises(
-        ModelError, match=rf"wants a key \({status}\): .*api\.key_env, of a judge in judges\.NAME"
+        ModelError,
+        match=rf"refuses the key \({status}\): none was sent.*api\.key_env, of a judge in judges\.NAME",
     ):
         list(open_engine("api", "", EngineSettings(api=api)).generate([ask(1)]))
 

@@ -1,8 +1,10 @@
 """The API engine against a real vLLM server on loopback."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,27 @@ def test_every_request_is_answered_by_a_server_that_dies_twice(
             threading.Timer(3.0, vllm_server.start).start()
     assert texts == undisturbed
     assert any("tried again" in note for note in engine.notes)
+
+
+def test_what_the_checkpoint_says_of_sampling_is_overruled(
+    vllm_server: Any, tiny_checkpoint: Path, tmp_path: Path, ask: Ask
+) -> None:
+    """`vllm serve` would take top_k = 1 from generation_config.json: six seeds, one caption."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "top_k": 1, "repetition_penalty": 1.9, "min_p": 0.9}))
+    requests = [ask(1, temperature=1.5, seed=seed, max_new_tokens=16) for seed in range(6)]
+    requests = [replace(request, id=str(number)) for number, request in enumerate(requests)]
+    greedy = ask(2, max_new_tokens=32)
+    expected = {result.id: result.text for result in connect(vllm_server).generate([*requests, greedy])}
+    server = type(vllm_server)(folder, tmp_path / "log", "auto")
+    try:
+        server.start()
+        server.wait()
+        found = {result.id: result.text for result in connect(server).generate([*requests, greedy])}
+    finally:
+        server.kill()
+    assert len({found[str(number)] for number in range(6)}) > 1
+    assert found == expected

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from stream_data import local, read, write_layer
 
-from loopback import Web
+from loopback import Web, serve
 from vila2cli.cli import main
 from vila2cli.errors import DataError
 from vila2cli.places import Command, Remote, found_locally, from_record, is_pipe, is_remote, typed
@@ -249,3 +250,33 @@ def test_a_remote_layer_names_nothing_here(web: Web, data: Path) -> None:
     with pytest.raises(DataError):
         read(open_source([f"{web.url}/remote/recaption"]))
     assert not (data / MARK).exists()
+
+
+def test_headers_of_the_user_go_to_the_host_that_was_typed(
+    web: Web, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{web.url}/data/000000.tar"
+    layer = write_layer(tmp_path / "r1", open_source([url]))
+    monkeypatch.setitem(fsspec.config.conf, "http", {"headers": {"X-Api-Key": "of-the-user"}})
+    assert len(read(open_source([url]))) == 4
+    assert web.headers[-1]["X-Api-Key"] == "of-the-user"
+    assert [len(sample.annotations) for sample in read(open_source([url, str(layer)]))] == [1] * 4
+    with pytest.raises(DataError, match="is named by a layer and not read on its word"):
+        open_source([str(layer)])
+    with serve(data) as first:
+        web.headers.clear()
+        first.redirect = web.url
+        with pytest.raises(
+            DataError, match=r"it redirects to 127\.0\.0\.1, and fsspec is set up to send headers"
+        ):
+            read(open_source([f"{first.url}/data/000000.tar"]))
+        assert web.headers == []
+        first.redirect = first.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(DataError, match="it redirects to localhost"):
+            read(open_source([f"{first.url}/data/000000.tar"]))
+
+
+def test_a_redirect_is_followed_where_nothing_of_the_user_is_sent(web: Web, data: Path) -> None:
+    with serve(data) as first:
+        first.redirect = web.url
+        assert len(read(open_source([f"{first.url}/data/000000.tar"]))) == 4

@@ -374,8 +374,8 @@ class ApiEngine:
                 f"{name or 'OPENAI_API_KEY'} (api.key_env)"
             )
         return (
-            f"{self._url} wants a key ({status}): name the environment variable that holds it in api.key_env, "
-            "of a judge in judges.NAME.api.key_env; OPENAI_API_KEY goes unnamed to OpenAI's own server only"
+            f"{self._url} refuses the key ({status}): none was sent; name the environment variable that holds "
+            "it in api.key_env, of a judge in judges.NAME.api.key_env (OPENAI_API_KEY is for OpenAI alone)"
         )
 
     def _shown(self, text: str) -> str:
