@@ -32,7 +32,7 @@ _RECORDED_PROTOCOLS = re.compile(r"https?|s3a?|gs|gcs|az|abfss?|adl|oci|oss|r2|h
 
 
 class Remote(str):
-    """A URL that is read. In a message (`f"{place}"`) it is without its credentials, as `recorded` has it."""
+    """A URL that is read. In a message (`f"{place}"`) it is without its credentials, as `redacted` has it."""
 
     __slots__ = ()
 

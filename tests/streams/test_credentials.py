@@ -11,7 +11,7 @@ from loopback import Web
 from vila2cli.cli import main
 from vila2cli.credentials import command_without_credentials, masked, secrets_in, without_credentials
 from vila2cli.errors import DataError
-from vila2cli.places import recorded, tar_stem, typed
+from vila2cli.places import redacted, tar_stem, typed
 from vila2cli.recipe import load_recipe, resolved_lines
 from vila2cli.shards import open_source
 
@@ -50,7 +50,7 @@ def test_a_url_is_kept_without_credentials(url: str, kept: str | None) -> None:
     found = without_credentials(url)
     assert found == (kept or url.partition("?")[0].partition("#")[0])
     assert SECRET not in found
-    assert without_credentials(found) == recorded(found) == found
+    assert without_credentials(found) == redacted(found) == found
     assert SECRET not in f"{typed(url)} {typed(url)!r}"
     assert str(typed(url)) == url
 
@@ -90,9 +90,9 @@ def test_addresses_that_differ_in_a_parameter_are_two() -> None:
 )
 def test_a_command_is_kept_without_its_secrets(command: str) -> None:
     place = typed(f"pipe:{command}")
-    kept = recorded(place)
+    kept = redacted(place)
     assert SECRET not in f"{kept} {place} {place!r}"
-    assert recorded(kept) == kept
+    assert redacted(kept) == kept
     assert kept.startswith("pipe:")
     renewed = typed(f"pipe:{command.replace(SECRET, 'another-Secret-1234')}")
     assert tar_stem(renewed) == tar_stem(place)

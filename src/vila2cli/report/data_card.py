@@ -6,7 +6,7 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.errors import RecipeError
-from vila2cli.places import recorded
+from vila2cli.places import redacted
 from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.markdown import (
@@ -80,7 +80,7 @@ def _base_rows(layer: Mapping[str, Any]) -> list[tuple[object, ...]]:
     base = layer.get("base")
     rows = [one for one in base if isinstance(one, dict)] if isinstance(base, list) else []
     found: list[tuple[object, ...]] = [
-        (one.get("name", ""), recorded(str(one.get("url", "")))) for one in rows[:MAX_BASES]
+        (one.get("name", ""), redacted(str(one.get("url", "")))) for one in rows[:MAX_BASES]
     ]
     return [*found, (f"and {len(rows) - MAX_BASES} more", "")] if len(rows) > MAX_BASES else found
 

@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.cost import Cost
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.places import is_there, recorded
+from vila2cli.places import is_there, redacted
 from vila2cli.recipe import Recipe
 from vila2cli.report.data_card import prompt_rows
 from vila2cli.report.json_reader import JsonReader, real, whole
@@ -120,7 +120,7 @@ def _data_rows(chain: Lineage) -> list[tuple[object, ...]]:
             layers = dict.fromkeys(part for one in names for part in one.split("+")[1:])
             num_base = sum("+" not in one for one in names)
             places = ", ".join(
-                map(recorded, _dict(_dict(_dict(lineage.get("sources")).get(name)).get("shards")))
+                map(redacted, _dict(_dict(_dict(lineage.get("sources")).get(name)).get("shards")))
             )
             rows.append((lineage.get("stage", ""), name, num_base, places, ", ".join(layers) or "none"))
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vila2cli.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
-from vila2cli.places import recorded
+from vila2cli.places import redacted
 from vila2cli.report.json_reader import whole
 from vila2cli.report.plots import cost_chart
 from vila2cli.report.run_folder import RunRecord, Stage, State
@@ -254,7 +254,7 @@ def _base_text(layer: Mapping[str, Any]) -> str:
     base = layer.get("base")
     if not isinstance(base, list) or not base:
         return ""
-    urls = [recorded(str(one.get("url", ""))) for one in base if isinstance(one, dict)]
+    urls = [redacted(str(one.get("url", ""))) for one in base if isinstance(one, dict)]
     folders = list(dict.fromkeys(str(PurePosixPath(url).parent) for url in urls))
     more = f" and {len(folders) - 3} more folders" if len(folders) > 3 else ""
     return visible(f"{_counted(len(base))} of {', '.join(folders[:3])}{more}", 300)
