@@ -30,7 +30,7 @@ RULES := runs/rules-$(word 1,$(shell printf %s $(call quoted,$(RECIPE) $(SET) $(
 
 LAUNCH ?=
 
-.PHONY: help setup lock test lint types report bench clean FORCE
+.PHONY: help setup lock test lint types report bench bench-smoke clean FORCE
 
 help: ## list the targets
 	@grep -hE '^(# )?[a-z%0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^(# )?([^:]+):.*## (.*)/  \2\t\3/' | expand -t 16
@@ -102,6 +102,9 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/eval_overhead.py --out benchmarks/results/eval_overhead.json
 	$(VENV)/bin/python benchmarks/train.py
 	$(VENV)/bin/python benchmarks/findings_vila.py
+
+bench-smoke: setup ## every benchmark in its form of seconds, to see that none is broken (minutes)
+	$(VENV)/bin/python benchmarks/smoke.py
 
 clean: ## remove data, runs and caches; keeps the virtual environment
 	rm -rf data/world runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
