@@ -125,6 +125,16 @@ def vicuna() -> Chat:
     return chat_of(byte_level(["<s>", "</s>", "<unk>"]), VICUNA, bos_token="<s>", eos_token="</s>")
 
 
+def glm() -> Chat:
+    """Turns begin with a token, and end with the next one's."""
+    template = (
+        "[gMASK]{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    special = ["<|endoftext|>", "[gMASK]", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+    return chat_of(byte_level(special), template, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
 def joined() -> Chat:
     """A token that the end of a text forms with what the template writes next."""
     bpe = byte_level(["</s>", "<s>", "e]]", "]]]"])
@@ -160,6 +170,7 @@ KINDS: dict[str, Callable[[], Chat]] = {
         word_piece,
         llava,
         vicuna,
+        glm,
         joined,
         squeezed,
         bytes_alone,
@@ -238,6 +249,42 @@ def test_white_space_and_words_that_a_vocabulary_was_extended_by_stay() -> None:
     ids, _ = chat.train_ids([Turn("user", text), Turn("assistant", text)], [])
     added = {chat.tokenizer.convert_tokens_to_ids(word) for word in ("\n\n", "<table>", "user")}
     assert added <= set(ids)
+
+
+ENDS = {
+    "llama3": ("<|end_of_text|>", "<|eot_id|>"),
+    "qwen_base": ("<|endoftext|>", "<|im_end|>"),
+    "added_without_special": ("<|endoftext|>", "<|im_end|>"),
+    "gemma": ("<eos>", "<end_of_turn>"),
+    "mistral": ("</s>",),
+    "llava": ("</s>",),
+    "vicuna": ("</s>",),
+    "glm": ("<|endoftext|>", "<|user|>"),
+    "word_piece": ("[SEP]",),
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_the_tokens_that_end_an_answer_are_the_templates_and_the_tokenizers(kind: str) -> None:
+    chat = made(kind)
+    assert set(chat.end_ids) == {chat.tokenizer.convert_tokens_to_ids(name) for name in ENDS[kind]}
+    turns = [Turn("user", "x"), Turn("assistant", "a circle"), Turn("user", "y"), Turn("assistant", "red")]
+    ids, labels = chat.train_ids(turns, [])
+    trained = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE_INDEX]
+    assert sum(token in chat.end_ids for token in trained) == 2
+    assert trained[-1] in chat.end_ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_is_what_the_template_writes(kind: str) -> None:
+    chat = made(kind)
+    turns = [Turn("user", "a dot"), Turn("assistant", "red"), Turn("user", "and now")]
+    text = chat.tokenizer.apply_chat_template(
+        [turn.to_json() for turn in turns], tokenize=False, add_generation_prompt=True
+    )
+    if kind == "llava":  # as it was trained, with an end after each answer
+        text = text.replace("red ", "red</s> ")
+    assert chat.prompt_ids(turns, []) == chat.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(

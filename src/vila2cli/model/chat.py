@@ -36,7 +36,7 @@ _SHOWN_ROLES = 8
 _SHOWN_LETTERS = 200
 _MAX_PROMPTS = 256
 _MAX_SIZES = 1024
-_ANSWER = "An answer."
+_QUESTION, _ANSWER = "A question.", "An answer."
 _Part = tuple[list[list[int]], bool]
 """Ids before, between and after the images of a stretch of a conversation, and whether it is an answer."""
 
@@ -58,7 +58,8 @@ class Chat:
         # Most prompts are one of a few.
         self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
         self._outlines: dict[Any, Any] = {}
-        self._appended = ""  # what the template leaves out at the end of an answer
+        self._appended = ""  # what the template leaves out at the end of an answer,
+        self._appends_in_prompts = False  # and before the next question as well
         self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self.controls = Controls(self.processor, self.tokenizer)
         self._read_template()
@@ -155,34 +156,46 @@ class Chat:
     def _read_template(self) -> None:
         """See what the template writes by itself: which tokens steer, and what ends an answer.
 
-        `end_ids` are all tokens that do: the first one that the template writes after an answer, and the
-        tokenizer's own.
+        `end_ids` are all tokens that do: the first one that the template writes after an answer, be it only
+        before the next question, and the tokenizer's own.
         """
-        asked = [Turn("user", "A question.")]
-        whole = self._tried([*asked, Turn("assistant", _ANSWER)], answer=False)
-        written = [whole, self._tried(asked, answer=True)]
-        written.append(self._tried([Turn("system", "Rules."), *asked], answer=True))
-        self._opened = opens_reasoning(written[1] or "")
+        asked, answered = Turn("user", _QUESTION), Turn("assistant", _ANSWER)
+        whole = self._tried([asked, answered], answer=False)
+        longer = self._tried([asked, answered, asked], answer=False)
+        written = [whole, longer, self._tried([asked], answer=True)]
+        self._opened = opens_reasoning(written[2] or "")
+        written.append(self._tried([Turn("system", "Rules."), asked], answer=True))
         self.controls = Controls(self.processor, self.tokenizer, filter(None, written))
+        last = self._controls_after_answer(whole or "")
+        next_ones = self._controls_after_answer((longer or "").rpartition(_QUESTION)[0])
         eos = self.tokenizer.eos_token_id
-        ends = [] if eos is None else [int(eos)]
-        if whole and _ANSWER in whole:
-            after = self.tokenizer(whole.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
-            if written_ends := self.controls.among(after):
-                ends = sorted({*ends, written_ends[0]})
-            elif eos is not None:
-                self._appended = str(self.tokenizer.eos_token)
-        self.end_ids = tuple(ends)
+        ends = {*last[:1], *(next_ones[:1] if not last else ()), *(() if eos is None else (int(eos),))}
+        self.end_ids = tuple(sorted(ends))
+        if whole and _ANSWER in whole and not last and eos is not None:
+            self._appended, self._appends_in_prompts = str(self.tokenizer.eos_token), not next_ones
+
+    def _controls_after_answer(self, text: str) -> tuple[int, ...]:
+        after = text.rpartition(_ANSWER)[2] if _ANSWER in text else ""
+        return (
+            self.controls.among(self.tokenizer(after, add_special_tokens=False)["input_ids"]) if after else ()
+        )
 
     def _tried(self, turns: Sequence[Turn], *, answer: bool) -> str | None:
         """Rendered turns, None where the template refuses them."""
         try:
             return self._render(turns, 0, answer=answer)
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+        except DataError:
             return None
 
-    def _render(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False) -> str:
+    def _render(
+        self, turns: Sequence[Turn], num_images: int, *, answer: bool = False, ended: bool = True
+    ) -> str:
+        """The text of turns, with `answer` up to where the model answers, with `ended` all answers ended."""
         messages = self._messages(turns, num_images) if self.image_token else self._texts(turns, num_images)
+        if ended and self._appended:
+            for message in messages:
+                if message["role"] == "assistant":
+                    message["content"] = self._ended(message["content"])
         try:
             text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
         except TemplateSyntaxError as error:
@@ -198,8 +211,8 @@ class Chat:
             {
                 "role": turn.role,
                 "content": [
-                    {"type": "image"} if part is None else {"type": "text", "text": part}
-                    for part in self._written(turn.role, parts)
+                    {"type": "image"} if part is None else {"type": "text", "text": self.controls.inert(part)}
+                    for part in parts
                 ],
             }
             for turn, parts in zip(turns, turn_parts(turns, num_images), strict=True)
@@ -209,19 +222,15 @@ class Chat:
         """The messages of a language model, whose template may take no content but a string."""
         if num_images:
             raise DataError("a language model is shown an image; give a vision-language model")
-        return [
-            {"role": turn.role, "content": "".join(map(str, self._written(turn.role, [turn.text])))}
-            for turn in turns
-        ]
+        return [{"role": turn.role, "content": self.controls.inert(turn.text)} for turn in turns]
 
-    def _written(self, role: str, parts: Sequence[str | None]) -> list[str | None]:
-        """The texts of a turn that spell no control token, with the end that the template leaves out."""
-        written = [None if part is None else self.controls.inert(part) for part in parts]
-        if role != "assistant" or not self._appended or not any(written):
-            return written
-        if written[-1] is None:
-            return [*written, self._appended]
-        return [*written[:-1], written[-1].rstrip() + self._appended]
+    def _ended(self, content: Any) -> Any:
+        """An answer's content, text or parts, with the end token that the template leaves out."""
+        if isinstance(content, str):
+            return content.rstrip() + self._appended if content else content
+        if not content or content[-1]["type"] == "image":
+            return [*content, {"type": "text", "text": self._appended}] if content else content
+        return [*content[:-1], {"type": "text", "text": self._ended(content[-1]["text"])}]
 
     def _kept_apart(
         self, cut: Callable[[Sequence[Turn], int], list[_Part]], turns: Sequence[Turn], num_images: int
@@ -248,7 +257,8 @@ class Chat:
         return [[self.controls.among(ids) for ids in pieces] for pieces, _ in parts]
 
     def _prompt(self, turns: Sequence[Turn], num_images: int) -> list[_Part]:
-        return [(self._pieces(self._render(turns, num_images, answer=True)), False)]
+        text = self._render(turns, num_images, answer=True, ended=self._appends_in_prompts)
+        return [(self._pieces(text), False)]
 
     def _conversation(self, turns: Sequence[Turn], num_images: int) -> list[_Part]:
         return [(self._pieces(text), is_answer) for text, is_answer in self._segments(turns, num_images)]
