@@ -27,7 +27,10 @@ class Origins:
         self.problem = ""
         """Why the base or a layer below is not what a layer was made from, as far as size and records tell."""
         self._pending: list[tuple[str, Fingerprint]] = []
-        then = [parts_of(record) if record.get("sha256") else {} for record in records]
+        then = [
+            parts_of(record, place) if record.get("sha256") else {}
+            for (_, place), record in zip(layers, records, strict=True)
+        ]
         known = [parts.get(tar_stem(place)) for (_, place), parts in zip(layers, then, strict=True)]
         now = _known_fingerprint(base) if any(known) else None
         self.are_same = [self._compare(place, one, now) for (_, place), one in zip(layers, known, strict=True)]

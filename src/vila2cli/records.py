@@ -74,14 +74,17 @@ def made_from(tar: Path) -> dict[str, Fingerprint]:
     Empty when there is none, or not of this tar.
     """
     record = recorded(tar)
-    return parts_of(record) if record.get("bytes") == tar.stat().st_size else {}
+    return parts_of(record, tar) if record.get("bytes") == tar.stat().st_size else {}
 
 
-def parts_of(record: Mapping[str, Any]) -> dict[str, Fingerprint]:
-    """The parts that a stats file names, by their names; raises DataError where it was damaged by an edit."""
+def parts_of(record: Mapping[str, Any], place: str | Path) -> dict[str, Fingerprint]:
+    """The parts that the stats file of a tar names, by their names; raises DataError where they are none."""
     found = record.get("made_from", {})
     if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-        raise DataError(f"a stats file says its shard was made from {str(found)[:80]!r}; was it edited?")
+        raise DataError(
+            f"{tar_stem(place)}.stats.json beside {place} says of what it was made from {str(found)[:80]!r}; "
+            "was it edited?"
+        )
     return {name: Fingerprint.from_json(value) for name, value in found.items()}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
 from vila2cli.finding import find, read_manifest
+from vila2cli.fingerprints import Fingerprint
 from vila2cli.layers import (
     LAYER_FILE,
     LayerInfo,
@@ -237,8 +238,7 @@ def _base_place(tar: str, entry: Mapping[str, Any], given: Sequence[str]) -> str
         raise DataError(
             f"the base of {tar} is gone: there is no {redacted(url)}; say where it is with --base FOLDER"
         )
-    then = {} if is_remote(tar) else made_from(local_path(tar))
-    expected = then.get(tar_stem(tar))
+    expected = _origin(tar)
     same = [
         place
         for place in there
@@ -316,10 +316,17 @@ def _refuse_copies(joined: Sequence[_Joined]) -> None:
 def _known_sha256(one: _Joined) -> str | None:
     """The digest of a base as a local layer over it recorded it."""
     for layer in one.layers:
-        then = {} if is_remote(layer.url) else made_from(local_path(layer.url))
-        if found := then.get(tar_stem(layer.url)):
+        if found := _origin(layer.url):
             return found.sha256 or None
     return None
+
+
+def _origin(tar: str) -> Fingerprint | None:
+    """What a local layer tar says of its base; a stats file that is damaged is told of when the tar is read."""
+    try:
+        return None if is_remote(tar) else made_from(local_path(tar)).get(tar_stem(tar))
+    except DataError:
+        return None
 
 
 def _layer_folders(one: _Joined) -> set[str]:

@@ -258,3 +258,14 @@ def test_a_layer_without_its_layer_json_is_no_base(base: Path, layer: Path) -> N
         DataError, match=r"000000\.tar is a shard of the layer 'recaption', and no layer\.json beside"
     ):
         read_all(open_source([str(layer)]))
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"made_from": 3, "sha256": "x", "bytes": 20480}', "{}"])
+def test_a_stats_file_that_says_nothing_is_a_problem_of_its_shard(base: Path, layer: Path, text: str) -> None:
+    (layer / "000001.stats.json").write_text(text)
+    report = check(open_source([f"{layer}/*.tar"]))
+    assert {problem.shard for problem in report.problems} == {"000001"}
+    assert all("000001.stats.json" in problem.detail for problem in report.problems)
+    (layer / "000001.stats.json").unlink()
+    (base / "000001.stats.json").write_text(text)
+    assert {problem.shard for problem in check(open_source([str(layer)])).problems} == {"000001"}

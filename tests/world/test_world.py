@@ -1,6 +1,7 @@
 """The embedded world: deterministic, split without overlap, and true to its ground truth."""
 
 import hashlib
+import shutil
 import statistics
 from pathlib import Path
 from random import Random
@@ -8,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.image import decode_image
 from vila2cli.recipe import load_recipe
 from vila2cli.sample import Reject, Sample
@@ -147,3 +148,13 @@ def test_a_world_of_other_settings_is_not_mixed_in(world: Path) -> None:
     sets = [f"world.{name}={num}" for name, num in SIZES.items()]
     with pytest.raises(RecipeError, match=r"settings\.seed was 0, now 7"):
         write_world(load_recipe(None, [*sets, "world.seed=7"]), world)
+
+
+def test_a_shard_that_was_cut_off_is_not_kept(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "copy")
+    tar = tmp_path / "copy" / "pretrain" / "000001.tar"
+    tar.write_bytes(tar.read_bytes()[:10240])
+    with pytest.raises(DataError, match=r"pretrain/000001\.tar is damaged or cut off"):
+        write_world(
+            load_recipe(None, [f"world.{name}={num}" for name, num in SIZES.items()]), tmp_path / "copy"
+        )

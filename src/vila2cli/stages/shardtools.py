@@ -92,9 +92,14 @@ def check(source: Source, *, decode: bool = True, digests: bool = True) -> Repor
 def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:
     """What of a shard's tars is not as the stats files beside them say; `found` are the digests of parts."""
     for name, place in shard.parts().items():
-        stats, record = f"{tar_stem(place)}.stats.json", recorded(place)
         is_layer = place != shard.url
-        if is_layer and not record:
+        try:
+            stats, record = f"{tar_stem(place)}.stats.json", recorded(place)
+            parts = parts_of(record, place)
+        except DataError as error:
+            yield Problem(shard.name, "", "stats", str(error))
+            continue
+        if is_layer and not {"bytes", "sha256"} <= record.keys():
             yield Problem(
                 shard.name, "", "no-stats", f"{place}: without {stats} nobody can tell if it is whole"
             )
@@ -102,7 +107,7 @@ def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator
             yield Problem(
                 shard.name, "", "changed", f"{place}: its SHA-256 is not the one in {stats} beside it"
             )
-        base = parts_of(record).get(tar_stem(place)) if is_layer else None
+        base = parts.get(tar_stem(place)) if is_layer else None
         if base is not None and not _is_of(found.get(shard.name), base.sha256):
             yield Problem(shard.name, "", "changed", f"{shard.url}: {place} was made from another file")
         if is_layer and record and not is_remote(place):

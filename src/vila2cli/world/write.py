@@ -9,6 +9,7 @@ from typing import Any
 from vila2cli.errors import RecipeError
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
+from vila2cli.records import check_whole
 from vila2cli.run import claim, read_manifest, write_json, write_text
 from vila2cli.sample import Turn
 from vila2cli.settings import WorldSettings
@@ -101,6 +102,8 @@ def _write_folder(
                 for index in indices:
                     stop.check()
                     tar.write_sample(f"{index:09d}", make(Random(f"{world.seed}/{_stream(folder)}/{index}")))
+        else:
+            check_whole(path)
         progress.advance(len(indices))
 
 
