@@ -67,6 +67,12 @@ def test_16_bit_grey_keeps_its_steps(format: str) -> None:
     assert levels == [0, 0x40, 0x80, 0xFF]
 
 
+def test_a_transparent_level_of_16_bit_grey_becomes_white() -> None:
+    ramp = Image.frombytes("I;16", (4, 1), struct.pack("<4H", 0, 0x4000, 0x8000, 0x4001))
+    levels = list(decode_image(encode(ramp, transparency=0x4000)).tobytes()[::3])
+    assert levels == [0, 255, 0x80, 0x40]
+
+
 def test_float_pixels_are_refused() -> None:
     with pytest.raises(DataError, match="floating-point"):
         decode_image(encode(Image.new("F", (4, 4), 0.5), "TIFF"))

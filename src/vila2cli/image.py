@@ -8,6 +8,7 @@ import threading
 import warnings
 import zlib
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vila2cli.errors import DataError
@@ -188,7 +189,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _upper_bits(image).convert("RGB")
+        return _on_white(_upper_bits(image), image).convert("RGB")
     if image.mode == "F":
         raise DataError("image has floating-point pixels, whose black and white nobody states")
     if image.mode == "P" or "transparency" in image.info:
@@ -198,6 +199,14 @@ def _flatten(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(grey: Image.Image, image: Image.Image) -> Image.Image:
+    """The grey levels with white where the image has the one level that is transparent (a PNG's tRNS)."""
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey = Image.frombytes("L", grey.size, grey.tobytes())  # what it knows of transparency is left behind
+        grey.paste(255, mask=Image.fromarray(np.asarray(image) == clear))
+    return grey
 
 
 def _upper_bits(image: Image.Image) -> Image.Image:

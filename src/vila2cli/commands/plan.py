@@ -15,6 +15,7 @@ from vila2cli.places import found_locally, looks_remote, redacted
 from vila2cli.ranks import parse_rank
 from vila2cli.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.run import RunFolder, Worker, check_same, read_manifest, select, to_manifest, who_counts
+from vila2cli.sample import DEFAULT_MAX_PIXELS
 from vila2cli.settings import Settings
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
@@ -231,6 +232,7 @@ def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
         "seed": plan.recipe.seed,
         "settings": _deciding(plan.recipe, plan.sections[0]),
         "base_settings": _deciding(plan.recipe, "base"),
+        "max_pixels": plan.recipe.data.max_pixels,
         **plan.deciding,
     }
     if plan.model is not None and (Path(plan.model) / "config.json").is_file():
@@ -282,6 +284,8 @@ def _record(plan: Plan) -> dict[str, Any] | None:
     if plan.kind == "checkpoint":
         lineage = plan.out / "vila2.json"
         record = read_json(lineage) if lineage.is_file() else None
+        if record is not None and "phases" in record:
+            record.setdefault("max_pixels", DEFAULT_MAX_PIXELS)  # of a default nothing is said
         if record is not None and "layers" in record:
             record["filtered"] = "filter" in record["layers"]
         if record is None or "parent" not in record:

@@ -154,7 +154,7 @@ def _blurred(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean of the 5 x 5 pixels around each."""
     for _ in range(2):
         padded = np.pad(pixels, ((2, 2), (0, 0)), mode="edge")
-        pixels = sum(padded[i : i + _DETAIL_PIXELS] for i in range(5)).T / 5
+        pixels = np.add.reduce([padded[i : i + _DETAIL_PIXELS] for i in range(5)]).T / 5
     return pixels
 
 
@@ -162,7 +162,8 @@ def _blurred(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
 def _mixing() -> NDArray[np.float64]:
     """A rotation in which every pixel has a part in every number: an orthogonal DCT."""
     rows = _dct(_DETAIL_PIXELS, _DETAIL_PIXELS)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths: NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / lengths
 
 
 @cache
