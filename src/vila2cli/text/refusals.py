@@ -31,7 +31,8 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」")
 # Also behind a caption's first sentences: nobody but an assistant says this of itself.
 _UNABLE = r"(?:can't|cannot|can not|(?:am|'m) (?:unable|not able) to)"
 _LATER = re.compile(
-    r"(?:[.!?][^\S\n]+|\n[^\S\n]*)(?:but |however,? )?(?:(?:i'?m|i am) (?:\w+ )?sorry,? but i (?:can|am|do|could)"
+    r"(?:[.!?][^\S\n]+|\n[^\S\n]*)(?:but |however,? )?"
+    r"(?:(?:i'?m|i am) (?:\w+ )?sorry,? but i (?:can|am|do|could)"
     rf"|as an ai\b|as a (?:large )?language model\b|unfortunately,? i ?{_UNABLE}"
     rf"|i ?{_UNABLE} (?:identify|recogni[sz]e|assist|help|provide|describe))"
 )
