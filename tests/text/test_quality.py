@@ -302,3 +302,11 @@ def test_any_text_is_checked(text: str) -> None:
     for reached_limit in (False, True):
         checked = check_caption(text, reached_limit=reached_limit, standard=Standard(language="en"))
         assert checked.defect is not None or num_words(checked.text) > 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" + "\n" * 20_000 + "x", "</think>" * 3_000, "<think>" * 3_000, "<answer>" * 3_000, "reads 猫 " * 3_000],
+)
+def test_what_runs_to_the_limit_is_no_caption(text: str) -> None:
+    assert check_caption(text, reached_limit=True, standard=Standard(language="en")).defect is not None

@@ -68,6 +68,8 @@ THOUGHT = "The user wants a caption. No dog is there, I see a cat.\n\nSo I descr
         f"\ufeff<think>{THOUGHT}</think>{ANSWER}",
         f"<|assistant|>\n<think>{THOUGHT}</think>{ANSWER}<|im_end|>",
         f"<think>{THOUGHT}</thinking>{ANSWER}",
+        f"<think>{THOUGHT} So I copy the word</think>{ANSWER}",
+        f"{THOUGHT} So I copy the text</think>{ANSWER}",
         f"<think>one</think>Wait.<think>{THOUGHT}</think>{ANSWER}",
         f"<|im_start|>assistant\n<think>{THOUGHT}</think>{ANSWER}",
         f"Sure!\n<think>{THOUGHT}</think>{ANSWER}",

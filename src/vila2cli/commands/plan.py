@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from vila2cli.commands.controls import answering, is_final
 from vila2cli.commands.terminal import say
-from vila2cli.credentials import masked
 from vila2cli.errors import DataError, ModelError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.places import found_locally, looks_remote, redacted
@@ -61,18 +60,6 @@ def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
     if path is None and DEFAULT_RECIPE.exists():
         path = DEFAULT_RECIPE
     return load_recipe(path, sets or ())
-
-
-def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
-    """The recipe and settings as further commands are given them; raises RecipeError for a password."""
-    for text in sets or ():
-        if not text.startswith("prompts.") and masked(text) != text:
-            raise RecipeError(
-                f"--set {masked(text)} holds a password or signature, which would be written down with the "
-                "commands; put it into the recipe file, or a key into the variable that api.key_env names"
-            )
-    path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
-    return [*path, *(word for text in sets or () for word in ("--set", text))]
 
 
 def parse_round(text: str | None) -> int | str | None:

@@ -11,9 +11,10 @@ import typer
 
 from vila2cli.commands.make_rules import rules
 from vila2cli.commands.options import DryRun, RecipeFile, Sets
-from vila2cli.commands.plan import open_recipe, recipe_flags
+from vila2cli.commands.plan import open_recipe
 from vila2cli.commands.terminal import say
-from vila2cli.errors import Vila2Error
+from vila2cli.credentials import masked
+from vila2cli.errors import RecipeError, Vila2Error
 from vila2cli.graph import Stage, goals_of, plan_stages
 from vila2cli.recipe import Recipe
 from vila2cli.stopping import Stop, interruptible
@@ -56,6 +57,18 @@ def run(
             say(line)
     else:
         _walk(stages, settings, flags)
+
+
+def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
+    """The recipe and settings as further commands are given them; raises RecipeError for a password."""
+    for text in sets or ():
+        if not text.startswith("prompts.") and masked(text) != text:
+            raise RecipeError(
+                f"--set {masked(text)} holds a password or signature, which would be written down with the "
+                "commands; put it into the recipe file, or a key into the variable that api.key_env names"
+            )
+    path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
+    return [*path, *(word for text in sets or () for word in ("--set", text))]
 
 
 def why_due(stage: Stage, recipe: Recipe, due: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vila2cli.commands.options import Out, RecipeFile, Sets
-from vila2cli.commands.plan import open_recipe, recipe_flags
+from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.run import recipe_flags
 from vila2cli.commands.terminal import say
 from vila2cli.graph import plan_stages
 from vila2cli.recipe import Recipe

@@ -77,7 +77,7 @@ _HEADED = re.compile(
 )
 _FINAL_HEADING = re.compile(
     r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?"
-    r"|[#*\s]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**)",
+    r"|[#* \t]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**)",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_FINAL = re.compile(r"\*\*(?:the )?final answer", re.IGNORECASE)
@@ -96,6 +96,7 @@ _THINKS_ALOUD = re.compile(
 )
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
 _PROMPT_END = 200
+_MAX_MARKS = 50
 _FENCE = "```"
 _TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
 # What a caption says before a mark that is printed in the picture.
@@ -104,6 +105,7 @@ _NAMED = re.compile(
     r"|contains?|containing|html|xml)\s*:?\s*\Z",
     re.IGNORECASE,
 )
+_GOES_ON = re.compile(r"\s+[a-z]|\s*[.,;]|\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,9 @@ def _is_block(text: str, marks: list[_Mark]) -> bool:
 
 
 def _marks(text: str) -> Iterator[_Mark]:
-    for match in _MARK.finditer(text):
+    matches = list(_MARK.finditer(text))
+    # The first and the last decide; a loop of marks is not worth the time.
+    for match in matches if len(matches) <= 2 * _MAX_MARKS else matches[:_MAX_MARKS] + matches[-_MAX_MARKS:]:
         kind, _, style = str(match.lastgroup).partition("_")
         if not _is_quoted(text, match.start(), match.end()):
             yield _Mark(kind, style, match.start(), match.end())
@@ -234,7 +238,9 @@ def _is_quoted(text: str, start: int, end: int) -> bool:
     if before.count(_FENCE) % 2 and after.count(_FENCE) % 2:
         return True
     line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
-    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or _NAMED.search(line):
+    if line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’":
+        return True
+    if _NAMED.search(line) and _GOES_ON.match(rest):
         return True
     return any(_is_inside(line, rest, *pair) for pair in _QUOTES)
 

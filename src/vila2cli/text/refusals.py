@@ -13,9 +13,8 @@ from vila2cli.text.phrases import phrases
 
 # What may go before: a greeting, thanks, understanding.
 _GREETINGS = (
-    "hi hello hey oh(?:\\sno)? oops hm+ well okay ok yes no hallo bonjour hola ciao ola "
-    "здравствуите مرحبا שלום "
-    "नमस्ते สวัสดี(?:ครับ|ค่ะ)? 您好 你好 こんにちは 안녕하세요"
+    "hi hello hey oh(?:\\sno)? oops hm+ well okay ok yes no hallo bonjour hola ciao ola здравствуите مرحبا "
+    "שלום नमस्ते สวัสดี(?:ครับ|ค่ะ)? 您好 你好 こんにちは 안녕하세요"
 )
 _LEAD_IN = (
     rf"(?:assistant\s*:\s*)?(?:(?:{'|'.join(_GREETINGS.split())})(?: there)?\W{{1,3}})?"
@@ -32,7 +31,8 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」")
 # Also behind a caption's first sentences: nobody but an assistant says this of itself.
 _UNABLE = r"(?:can't|cannot|can not|(?:am|'m) (?:unable|not able) to)"
 _LATER = re.compile(
-    r"(?:[.!?]\s+|\n\s*)(?:but |however,? )?(?:(?:i'?m|i am) (?:\w+ )?sorry,? but i (?:can|am|do|could)"
+    r"(?:[.!?][^\S\n]+|\n[^\S\n]*)(?:but |however,? )?"
+    r"(?:(?:i'?m|i am) (?:\w+ )?sorry,? but i (?:can|am|do|could)"
     rf"|as an ai\b|as a (?:large )?language model\b|unfortunately,? i ?{_UNABLE}"
     rf"|i ?{_UNABLE} (?:identify|recogni[sz]e|assist|help|provide|describe))"
 )

@@ -37,6 +37,6 @@ def _patterns() -> tuple["re.Pattern[str]", "re.Pattern[str]", "re.Pattern[str]"
         rf"|\**(?:{label})\s*[:：])\**\s*"
     )
     agreement = rf"^\s*(?:(?:{agrees})(?!\w)\s*[!.:！。：]|(?:sure|certainly)\s*,)\s*"
-    closing = rf"(?:(?:^|(?<=[.!?。！？।\n]))\s*(?:{offers})[^.!?。！？।\n\"”»」]*[.!?。！？।]*)+\s*$"
+    closing = rf"(?:(?:^|(?<=[.!?。！？।\n]))[^\S\n]*(?:{offers})[^.!?。！？।\n\"”»」]*[.!?。！？।]*)+\s*$"
     first, second, third = (re.compile(one, re.IGNORECASE) for one in (preface, agreement, closing))
     return first, second, third
