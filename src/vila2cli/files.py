@@ -39,8 +39,6 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object that a file of this name holds; raises DataError when it is not one."""
     try:
         value = json.loads(data)
-        if _SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise DataError(f"cannot read {name}: {error}") from None
     if not isinstance(value, dict):
@@ -51,19 +49,43 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
 def load_json(data: bytes) -> Any:
     """A JSON value that other code can rely on, from whoever wrote it; raises ValueError for any other.
 
-    Refused are half characters (as UnicodeError), values nested deeper than 200 and numbers that no float
-    holds; NaN and infinity, of which pandas makes missing numbers, are None, and so is 1e999.
+    NaN and infinity, of which pandas makes missing numbers, are None, and so is 1e999. What is refused:
+    see `check_value`.
     """
+    value = load_unchecked(data)
+    check_value(value)
+    return value
+
+
+def load_unchecked(data: bytes) -> Any:
+    """A JSON value of which each part is still to be checked by `check_value`; raises ValueError."""
     try:
         text = data.decode(json.detect_encoding(data))
-        value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_holdable)
+        return json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_holdable)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+
+
+def check_value(value: Any) -> None:
+    """Raise ValueError for values nested deeper than 200, and as UnicodeError for half a character."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        for one in level:
+            if isinstance(one, str) and not one.isascii():
+                one.encode("utf-8")
+        containers = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in containers for inner in _inner(one)]
+        depth += bool(containers)
+    if depth > MAX_DEPTH:
         raise ValueError(_TOO_DEEP)
-    if _SURROGATE.search(data):
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    return value
+
+
+def _inner(container: dict[str, Any] | list[Any]) -> Iterator[Any]:
+    if isinstance(container, dict):
+        yield from container
+        yield from container.values()
+    else:
+        yield from container
 
 
 def _finite(text: str) -> float | None:
@@ -75,16 +97,6 @@ def _holdable(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects lie in one another, counted without recursion as far as it matters."""
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        containers = [one for one in level if isinstance(one, dict | list)]
-        level = [inner for one in containers for inner in (one.values() if isinstance(one, dict) else one)]
-        depth += bool(containers)
-    return depth
 
 
 def parse_annotation_json(data: bytes) -> Any:

@@ -303,3 +303,35 @@ def test_changed_annotations_are_not_gone_on_with(tmp_path: Path, images: Path) 
     write(path, [*rows, {"id": "b", "image": "b.png", "conversations": said("?", "!")}])
     with pytest.raises(RecipeError, match=r"sizes"):
         convert("llava", [path], tmp_path / "out", images=[images])
+
+
+def test_one_odd_row_is_one_reject(images: Path, tmp_path: Path) -> None:
+    good = '{"image": "a.png", "text": "good"}'
+    odd = [
+        r'{"image": "a.png", "text": "\ud800"}',
+        r'{"image": "a\u0000.png", "text": "x"}',
+        '{"image": "http://[x", "text": "x"}',
+        '{"image": "' + "a/" * 3000 + 'none.png", "text": "x"}',
+        '{"a":' * 300 + "1" + "}" * 300,
+        "[" * 100_000,
+        '{"id": ' + "9" * 5000 + "}",
+        "null",
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([good, *odd, good]) + "\n")
+    counts = convert("coyo", [path], tmp_path / "out", images=[images])
+    assert (counts.num_out, dict(counts.dropped)) == (2, {"bad-row": 4, "missing-image": 3, "not-utf8": 1})
+    listed = tmp_path / "rows.json"
+    listed.write_text(f"[{good}, {odd[0]}, {odd[4]}, {good}]")
+    counts = convert("coyo", [listed], tmp_path / "out2", images=[images])
+    assert (counts.num_out, dict(counts.dropped)) == (2, {"bad-row": 1, "not-utf8": 1})
+
+
+def test_odd_entries_of_a_coco_file_are_one_reject_each(images: Path, tmp_path: Path) -> None:
+    entries = [{"id": [1], "file_name": "a.png"}, 3, {"id": 2, "file_name": "a.png"}]
+    captions = [{"image_id": 2, "caption": "good"}, {"image_id": {}, "caption": "x"}, None]
+    path = write(tmp_path / "coco.json", {"images": entries, "annotations": captions})
+    counts = convert("coco", [path], tmp_path / "out", images=[images])
+    assert (counts.num_out, dict(counts.dropped)) == (1, {"bad-row": 4})
+    with pytest.raises(DataError, match="list of images"):
+        convert("coco", [write(tmp_path / "odd.json", {"images": 5})], tmp_path / "out2", images=[images])

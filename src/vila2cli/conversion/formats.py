@@ -7,7 +7,7 @@ from typing import Any
 
 from vila2cli.conversion.rows import Row, files_in, read_rows, read_table
 from vila2cli.errors import DataError
-from vila2cli.files import parse_json
+from vila2cli.files import load_json
 from vila2cli.groups import NO_IMAGE, Unusable
 from vila2cli.sample import IMAGE_PLACEHOLDER, EncodedImage
 from vila2cli.shards import open_source, read_shard
@@ -106,11 +106,31 @@ def coco(row: Mapping[str, Any]) -> Item:
 
 def _coco_rows(path: Path) -> Iterator[Row]:
     table = read_table(path)
-    rows = {image["id"]: {**image, "captions": []} for image in table.get("images", []) if "id" in image}
-    for annotation in table.get("annotations", []):
-        found = annotation.get("image_id")
-        rows.setdefault(found, {"id": found, "captions": []})["captions"].append(annotation.get("caption"))
+    rows: dict[Any, Row] = {}
+    captions: dict[Any, list[Any]] = {}
+    for number, image in enumerate(_entries(table, "images", path), 1):
+        if not isinstance(image, dict) or not isinstance(found := image.get("id"), int | str):
+            rows[f"image {number}"] = Unusable("bad-row", f"image {number} has no id that is a number or text")
+            continue
+        captions[found] = []
+        rows[found] = {**image, "captions": captions[found]}
+    for number, annotation in enumerate(_entries(table, "annotations", path), 1):
+        if not isinstance(annotation, dict) or not isinstance(found := annotation.get("image_id"), int | str):
+            rows[f"annotation {number}"] = Unusable("bad-row", f"annotation {number} names no image")
+            continue
+        if found not in captions:
+            captions[found] = []
+            rows[found] = {"id": found, "captions": captions[found]}
+        captions[found].append(annotation.get("caption"))
     yield from rows.values()
+
+
+def _entries(table: Mapping[str, Any], name: str, path: Path) -> list[Any]:
+    """A list of a COCO file, empty where it has none; raises DataError for anything else."""
+    entries = table.get(name) or []
+    if not isinstance(entries, list):
+        raise DataError(f"{path} should hold a list of {name}")
+    return entries
 
 
 def pair(row: Mapping[str, Any]) -> Item:
@@ -207,9 +227,11 @@ def _file_items(folder: Path) -> Iterator[Item | Unusable]:
         meta: dict[str, Any] = {}
         if (record := folder / f"{stem}.json").is_file():
             try:
-                meta = parse_json(record.read_bytes(), str(record))
-            except DataError as error:
-                yield Unusable("bad-json", str(error))
+                meta = load_json(record.read_bytes())
+                if not isinstance(meta, dict):
+                    raise ValueError("it should hold an object")
+            except ValueError as error:
+                yield Unusable("bad-json", f"{record}: {error}")
                 continue
         pictures = by_stem.get(stem, [])
         text = folder / f"{stem}.txt"

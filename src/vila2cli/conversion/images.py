@@ -140,7 +140,10 @@ class ImageStore:
 
 
 def _last_part(name: str) -> str:
-    path = urlsplit(name).path if "://" in name else name
+    try:
+        path = urlsplit(name).path if "://" in name else name
+    except ValueError:  # such as http://[x
+        path = name
     return PurePosixPath(path).name
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vila2cli.errors import DataError
-from vila2cli.files import load_json
+from vila2cli.files import check_value, load_unchecked
 from vila2cli.groups import Unusable
 
 Row = dict[str, Any] | Unusable
@@ -34,20 +34,20 @@ def read_rows(path: Path) -> Iterator[Row]:
                     if line.strip():
                         yield _object(line, f"line {number}")
                 return
-            value = load_json(stream.read())
+            value = load_unchecked(stream.read())
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(value, list):
         raise DataError(f"{path} should hold a list of objects; a file of JSON lines is named .jsonl")
     for number, row in enumerate(value, 1):
-        yield row if isinstance(row, dict) else Unusable("bad-row", f"entry {number} is no object")
+        yield _checked(row, f"entry {number}")
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """A JSON file that is one object, as COCO's are."""
     try:
         with _opened(path) as stream:
-            value = load_json(stream.read())
+            value = load_unchecked(stream.read())
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):
@@ -73,9 +73,20 @@ def files_in(inputs: Sequence[Path], endings: Sequence[str]) -> list[Path]:
 
 def _object(line: bytes, where: str) -> Row:
     try:
-        row = load_json(line)
+        row = load_unchecked(line)
     except ValueError as error:
         return Unusable("bad-row", f"{where} is no JSON: {error}")
+    return _checked(row, where)
+
+
+def _checked(row: Any, where: str) -> Row:
+    """One row of many: half a character in it is its own fault alone."""
+    try:
+        check_value(row)
+    except UnicodeError:
+        return Unusable("not-utf8", f"{where} holds half a character")
+    except ValueError as error:
+        return Unusable("bad-row", f"{where}: {error}")
     return row if isinstance(row, dict) else Unusable("bad-row", f"{where} is no object")
 
 

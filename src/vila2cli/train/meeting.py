@@ -25,7 +25,7 @@ def meeting_place(rank: Rank, timeout: timedelta) -> Any:
     ports = range(int(port), min(int(port) + _NUM_TRIES, 1 << 16))
     name = rank.name or "training"
     store = _opened(host, ports, timeout) if rank.index == 0 else _found(host, ports, name, timeout)
-    own = dist.PrefixStore(name, store)
+    own = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
     if rank.index == 0:
         store.set(_sign(name), "here")
     return own
@@ -38,7 +38,9 @@ def _sign(name: str) -> str:
 def _opened(host: str, ports: range, timeout: timedelta) -> Any:
     for port in ports:
         try:
-            return dist.TCPStore(host, port, None, True, timeout, wait_for_workers=False)
+            return dist.TCPStore(  # type: ignore[attr-defined]
+                host, port, None, True, timeout, wait_for_workers=False
+            )
         except RuntimeError as error:
             if "EADDRINUSE" not in str(error) and "already in use" not in str(error):
                 raise
@@ -66,7 +68,9 @@ def _listens(host: str, port: int) -> bool:
 def _store_of(host: str, port: int, name: str, timeout: timedelta) -> Any:
     """The store of the training of this name, None where something else listens."""
     try:
-        store = dist.TCPStore(host, port, None, False, timedelta(seconds=_ANSWER_S), wait_for_workers=False)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, None, False, timedelta(seconds=_ANSWER_S), wait_for_workers=False
+        )
         if not store.check([_sign(name)]):
             return None
     except RuntimeError:
