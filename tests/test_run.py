@@ -96,6 +96,25 @@ def test_the_key_of_an_api_is_in_the_variable_named() -> None:
     assert api_key(settings, {}) == ""
 
 
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("https://api.openai.com/v1", "abc"),
+        ("https://eu.api.openai.com/v1", "abc"),
+        ("http://api.openai.com/v1", ""),
+        ("https://api.openai.com.evil.org/v1", ""),
+        ("https://evil.org/api.openai.com/v1", ""),
+        ("https://api.openai.com@evil.org/v1", ""),
+        ("https://notapi.openai.com/v1", ""),
+        ("http://127.0.0.1:8000/v1", ""),
+        ("https://[/v1", ""),
+    ],
+)
+def test_openais_key_is_for_openai(url: str, key: str) -> None:
+    assert api_key(ApiSettings(base_url=url), {"OPENAI_API_KEY": "abc"}) == key
+    assert api_key(ApiSettings(base_url=url, key_env="OPENAI_API_KEY"), {"OPENAI_API_KEY": "abc"}) == "abc"
+
+
 def test_claim_says_it_once_and_then_compares(tmp_path: Path) -> None:
     recipe = load_recipe(None, ["seed=3"])
     inputs = {"settings": recipe.recaption.deciding(), "model": tmp_path / "m", "shards": ("a", "b")}

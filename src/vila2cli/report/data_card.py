@@ -91,9 +91,9 @@ def prompt_rows(
     """Each prompt with its text, as far as the text known now hashes to what the layer recorded."""
     hashes, used = inputs.get("prompts"), dict(counts(summary.get("prompts")))
     rows: list[tuple[object, ...]] = []
-    for name, recorded in hashes.items() if isinstance(hashes, dict) else ():
+    for name, sha256 in hashes.items() if isinstance(hashes, dict) else ():
         try:
-            same = prompt_sha256(name, recipe.prompts) == recorded
+            same = prompt_sha256(name, recipe.prompts) == sha256
             text = prompt_text(name, recipe.prompts) if same else "its text has changed since"
         except RecipeError:
             text = "its text is not in this recipe"
