@@ -161,12 +161,12 @@ def test_other_settings_are_refused(tiny_checkpoint, tasks, tmp_path):
 
 def test_unreadable_images_are_counted_and_fail_above_the_budget(tiny_checkpoint, tmp_path):
     write_task(tmp_path / "tasks/existence", "existence", 'answer_type = "yesno"', damage=2)
-    with pytest.raises(RejectBudgetError, match=r"\(image 2\); see \S+/eval/existence/rejects\.jsonl,"):
+    with pytest.raises(RejectBudgetError, match=r"\(bad-image 2\); see \S+/eval/existence/rejects\.jsonl,"):
         run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval")
     assert not (tmp_path / "eval/metrics.json").exists()
     metrics = run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval", "eval.max_reject_rate=0.25")
     task = metrics["tasks"]["existence"]
-    assert (task["num_samples"], task["num_rejected"], task["rejected"]) == (6, 2, {"image": 2})
+    assert (task["num_samples"], task["num_rejected"], task["rejected"]) == (6, 2, {"bad-image": 2})
     rejects = (tmp_path / "eval/existence/rejects.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in rejects] == ["000000000", "000000001"]
 

@@ -176,7 +176,7 @@ def test_unreadable_pictures_and_missing_alt_texts_are_counted(tiny_checkpoint, 
     layer = write_captions(base, tmp_path / "r1", truth)
     summary = judge(recipe(), layers=["alt-text", layer], out=tmp_path / "judge", model=tiny_checkpoint)
     assert (summary["num_samples"], summary["num_rejected"]) == (9, 2)
-    assert summary["dropped"] == {"image": 2, "no-caption": 1}
+    assert summary["dropped"] == {"bad-image": 2, "no-caption": 1}
     assert len((tmp_path / "judge/model/rejects.jsonl").read_text().splitlines()) == 2
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from vila2cli.builders.boxes import Frame
 from vila2cli.builders.pictures import Box, Malformed, Picture, Thing
 from vila2cli.errors import DataError
-from vila2cli.files import load_json, parse_json
+from vila2cli.files import load_unchecked, parse_json
 from vila2cli.text.printable import shortened
 
 Json = Mapping[str, Any]
@@ -206,7 +206,7 @@ def read_document(path: Path, *keys: str, kind: type = list) -> dict[str, Any]:
 def read_list(path: Path) -> list[Any]:
     """A JSON list with objects in it; raises DataError."""
     try:
-        value = load_json(read_bytes(path))
+        value = load_unchecked(read_bytes(path))
     except ValueError as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(value, list) or (value and not any(isinstance(one, dict) for one in value)):
