@@ -183,5 +183,6 @@ class ModelJudge:
                 writing.reject(Reject(shard.name, sample.key, "bad-image", str(error)))
                 continue
             replies[sample.key] = {}
+            seen = " ".join([sample.image_sha256, *map(str, self._limits.values())])
             for question in self._protocol.questions(contest.captions, draw.pairs):
-                yield Inquiry((sample.key, question.id), question, shard.name, images, sample.image_sha256)
+                yield Inquiry((sample.key, question.id), question, shard.name, images, seen)
