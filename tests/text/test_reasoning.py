@@ -29,6 +29,18 @@ THOUGHT = "The user wants a caption. No dog is there, I see a cat.\n\nSo I descr
         f"<longcat_think>{THOUGHT}</longcat_think>{ANSWER}",
         f"<analysis>{THOUGHT}</analysis>{ANSWER}",
         f"<think>{THOUGHT}</think><answer>{ANSWER}</answer>",
+        f"<think>I am told to use <answer> tags</think>{ANSWER}",
+        f"I am told to use the answer tag and no other text</think>\n{ANSWER}",
+        f"<think>There is no other text </think><answer>{ANSWER}</answer>",
+        f"<reason>{THOUGHT}</reason>{ANSWER}",
+        f"<inner_monologue>{THOUGHT}</inner_monologue>{ANSWER}",
+        f"<|think|>{THOUGHT}</|think|>{ANSWER}",
+        f"<｜Assistant｜><think>{THOUGHT}</think>{ANSWER}<｜end▁of▁sentence｜>",
+        f"<think>{THOUGHT}</think>{ANSWER}<end_of_turn>",
+        f"<unused94>thought\n{THOUGHT}<unused95>{ANSWER}",  # MedGemma
+        f"<|im_start|>think\n{THOUGHT}<|im_end|>\n<|im_start|>answer\n{ANSWER}<|im_end|>",  # s1
+        f"## Thinking\n\n{THOUGHT}\n\n## Final Response\n\n{ANSWER}",  # HuatuoGPT-o1
+        f"### Reasoning\n{THOUGHT}\n\n### Answer\n{ANSWER}",
         f"<think>{THOUGHT}</think>\n\n<response>\n{ANSWER}\n</response>",
         f"<think>{THOUGHT}</think>\n<answer>{ANSWER}",
         f"<think>{THOUGHT}</think>{ANSWER}</answer>",

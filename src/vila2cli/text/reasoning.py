@@ -14,29 +14,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NAMES = (
-    r"(?:seed:|mm:|ifm\||longcat_)?(?:think(?:ing)?(?:_fast|_faster|_process)?|thoughts?|reasoning|rationale"
-    r"|reflection|scratchpad|analysis|chain_of_thought)(?::[0-9a-f]{4,16})?"
+    r"(?:seed:|mm:|ifm\||longcat_)?(?:think(?:ing)?(?:_fast|_faster|_process)?|thoughts?(?:_process)?|reason(?:ing)?(?:_process)?"
+    r"|rationale|inner_(?:thoughts?|monologue)|antthinking|reflection|scratchpad|analysis|chain_of_thought)(?::[0-9a-f]{4,16})?"
 )
 _ANSWER_NAMES = r"(?:final_?)?(?:answer|response|output|solution|conclusion)"
 
 # Qwen, DeepSeek, GLM, InternVL, Skywork, Seed, MiniMax, Hunyuan, EXAONE, Keye ...; Sky-T1; Kimi-VL; Magistral;
-# Cohere; Gemma 4; gpt-oss, also with its special tokens lost; Kimi K3; Inkling; Muse; Granite 3.2; Apriel.
+# Cohere; Gemma 4; gpt-oss, also with its special tokens lost; Kimi K3; Inkling; Muse; Granite 3.2; Apriel;
+# MedGemma; s1.
 _OPENS = rf"""
     (?P<open_tag><\|?\s*{_NAMES}\s*\|?>|\[(?:think|thinking|reasoning)\])
     |(?P<open><\|begin_of_thought\|>|◁think▷|<\|START_THINKING\|>|<\|channel>(?:thought\b)?
         |(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>
-        |<\|open\|>\s*think\s*<\|sep\|>|<\|content_thinking\|>|to=self<\|message\|>)
+        |<\|open\|>\s*think\s*<\|sep\|>|<\|content_thinking\|>|to=self<\|message\|>
+        |<unused94>(?:thought\b)?|<\|im_start\|>think\b)
     |(?P<open_words>\A(?:(?-i:analysis(?=[A-Z"'“*\d]))|Here(?:['’]s|\ is)\ my\ thought\ process:
         |Here\ are\ my\ reasoning\ steps:))
 """
 _CLOSES = rf"""
-    (?P<close_tag><\|?\s*/\s*{_NAMES}\s*\|?>|\[/(?:think|thinking|reasoning)\])
-    |(?P<close><\|end_of_thought\|>|◁/think▷|<\|END_THINKING\|>|<channel\|>|<\|close\|>\s*think\s*<\|sep\|>)
+    (?P<close_tag><\|?\s*/\s*\|?{_NAMES}\s*\|?>|\[/(?:think|thinking|reasoning)\])
+    |(?P<close><\|end_of_thought\|>|◁/think▷|<\|END_THINKING\|>|<channel\|>|<unused95>
+        |<\|close\|>\s*think\s*<\|sep\|>)
 """
 _ANSWERS = rf"""
     (?P<answer_tag><\s*{_ANSWER_NAMES}\s*>)
     |(?P<answer><\|begin_of_solution\|>|<\|START_(?:RESPONSE|TEXT)\|>|<\|content_text\|>
         |(?:<\|start\|>assistant)?<\|channel\|>final[^<]*<\|message\|>|to=user<\|message\|>
+        |<\|im_start\|>answer\b
         |<\|open\|>\s*response\s*<\|sep\|>|\[BEGIN\ FINAL\ RESPONSE\])
     |(?P<answer_words>assistantfinal|Here(?:['’]s|\ is)\ my\ response:)
 """
@@ -45,13 +49,14 @@ _MAY_HOLD_MARKS = re.compile(r"[<\[◁]|to=user|assistant|^\s*(?:here|analysis|t
 # What ends an answer, or is left of the special tokens behind it.
 _ANSWER_END = re.compile(
     rf"""\s*(?:<\s*/\s*{_ANSWER_NAMES}\s*>|<\|(?:end_of_solution|END_(?:RESPONSE|TEXT)|end_message|eom|eot)\|>
-    |<\|(?:end|return|im_end|endoftext|end_of_text|eot_id)\|>|<turn\|>|<eos>|</s>
+    |<\|(?:end|return|im_end|endoftext|end_of_text|end_of_sentence|eot_id|user)\|>|<turn\|>|<end_of_turn>
+    |<｜end▁of▁sentence｜>|<eos>|</s>
     |<\|close\|>\s*response\s*<\|sep\|>|\[END\ FINAL\ RESPONSE\])""",
     re.VERBOSE | re.IGNORECASE,
 )
 # What may stand before the opening mark: the role, an agreement, a token that opens the turn.
 _LEAD_IN = re.compile(
-    r"[\s\ufeff\u200b]*(?:<\|[^<>|]{1,30}\|>\s*)*(?:assistant\b:?)?\s*"
+    r"[\s\ufeff\u200b]*(?:<[|｜][^<>|｜]{1,30}[|｜]>\s*)*(?:assistant\b:?)?\s*"
     r"(?:(?:sure|okay|ok|certainly|of course)\b[^<\n]{0,40})?\s*",
     re.IGNORECASE,
 )
@@ -72,12 +77,13 @@ _LEADS_TO_ANSWER = re.compile(
 # Mulberry's and QVQ's headings and others in words, and LLaVA-CoT's stages before its conclusion.
 _HEADED = re.compile(
     r"\A[\s#*]*(?:image description|rationales?|let['’]s think|(?:my )?(?:reasoning|thinking|thought)s?"
-    r"(?: process)?)\b[^\n]{0,40}?[:.*]",
+    r"(?: process)?)\b(?:[^\n]{0,40}?[:.*]|(?<=[a-z])\s*\n)",
     re.IGNORECASE,
 )
 _FINAL_HEADING = re.compile(
     r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?"
-    r"|[#*\s]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**)",
+    r"|[#*\s]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**"
+    r"|\#+\s*(?:final )?(?:answer|response|caption|conclusion)\s*$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_FINAL = re.compile(r"\*\*(?:the )?final answer", re.IGNORECASE)
@@ -101,7 +107,7 @@ _TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
 # What a caption says before a mark that is printed in the picture.
 _NAMED = re.compile(
     r"\b(?:reads?|reading|says?|saying|shows?|showing|tags?|text|words?|written|string|tokens?|named|called|labell?ed"
-    r"|contains?|containing|html|xml)\s*:?\s*\Z",
+    r"|contains?|containing|html|xml)(?:\s*:\s*|\s+)\Z",
     re.IGNORECASE,
 )
 
@@ -218,9 +224,11 @@ def _is_block(text: str, marks: list[_Mark]) -> bool:
 
 
 def _marks(text: str) -> Iterator[_Mark]:
+    is_open = False
     for match in _MARK.finditer(text):
         kind, _, style = str(match.lastgroup).partition("_")
-        if not _is_quoted(text, match.start(), match.end()):
+        if not _is_quoted(text, match.start(), match.end(), is_due=is_open and kind == "close"):
+            is_open = kind == "open"
             yield _Mark(kind, style, match.start(), match.end())
 
 
@@ -228,13 +236,16 @@ def _kind(match: "re.Match[str]") -> str:
     return str(match.lastgroup).partition("_")[0]
 
 
-def _is_quoted(text: str, start: int, end: int) -> bool:
-    """Whether a mark stands inside quotation marks that open and close on its line, or in a block of code."""
+def _is_quoted(text: str, start: int, end: int, *, is_due: bool = False) -> bool:
+    """Whether a mark stands inside quotation marks that open and close on its line, or in a block of code.
+
+    One that `is_due`, as it closes what is open, may stand behind any word.
+    """
     before, after = text[:start], text[end:]
     if before.count(_FENCE) % 2 and after.count(_FENCE) % 2:
         return True
     line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
-    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or _NAMED.search(line):
+    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or (not is_due and _NAMED.search(line)):
         return True
     return any(_is_inside(line, rest, *pair) for pair in _QUOTES)
 
