@@ -25,6 +25,7 @@ def read(path, value):
         ([{"questionId": "3", "prediction": "yes"}], [("3", "yes")]),
         ([{"question_id": 3, "text": None, "answer": "yes"}], [("3", None)]),
         ([{"image_id": 3, "caption": "a cat"}], [("3", "a cat")]),
+        ([{"image": "VizWiz_val_0.jpg", "answer": "cup"}], [("VizWiz_val_0.jpg", "cup")]),
         ([{"id": "v_1", "answer": "C", "response": "B"}], [("v_1", "B")]),
         ({"v_1": "B", "v_2": 7}, [("v_1", "B"), ("v_2", "7")]),
         ([{**HALLUSION, "model_prediction": "No."}], [("VD_ocr_1_2_0", "No.")]),
@@ -87,3 +88,25 @@ def test_mmes_images_are_named_by_their_subtask(given):
         0: ["1"],
         1: ["0"],
     }
+
+
+def test_answers_of_one_file_for_several_splits_are_told_apart(tmp_path):
+    """lmms-eval's POPE: all splits in one file, whose numbers begin anew in each and which may ask the same."""
+    docs = [
+        {"question_id": "1", "question": "Is there a dog?", "image_source": f"i{number}", "category": name}
+        for number, name in enumerate(("adversarial", "popular"))
+    ]
+    (tmp_path / "s.jsonl").write_text(
+        "".join(
+            json.dumps({"doc_id": n, "doc": doc, "filtered_resps": [said]}) + "\n"
+            for n, (doc, said) in enumerate(zip(docs, ("yes", "no"), strict=True))
+        )
+    )
+    answers = read_answers([tmp_path / "s.jsonl"])
+    for number, split in enumerate(("adversarial", "popular")):
+        meta = {"sample_id": "1", "question": "Is there a dog?", "image_id": f"i{number}.jpg"}
+        known = [Known.of(Sample(key="a", meta=meta), 0)]
+        (answer,) = join(known, answers, split=split).answers[0]
+        assert answer.text == ("yes", "no")[number]
+        other = [Known.of(Sample(key="a", meta={**meta, "sample_id": "77"}), 0)]  # numbered in another way
+        assert join(other, answers, split=split).how == "image and question"

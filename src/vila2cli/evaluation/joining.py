@@ -65,8 +65,13 @@ class Join:
 Finder = Callable[[Answer], Known | None]
 
 
-def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
-    """Join in the way that answers most samples; of equal ways the first, by id."""
+def join(samples: Sequence[Known], answers: Sequence[Answer], *, split: str = "") -> Join:
+    """Join in the way that answers most samples; of equal ways the first, by id.
+
+    Where answers say which part of a benchmark they are of, and one is the `split`, the others are left out.
+    """
+    is_parted = bool(split) and any(answer.part == split for answer in answers)
+    mine = [not is_parted or answer.part in ("", split) for answer in answers]
     ways = {
         "question id": _by(samples, lambda one: one.id or None, lambda answer: answer.id),
         "question number": _by(samples, lambda one: one.number or None, lambda answer: answer.id),
@@ -78,7 +83,7 @@ def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
     }
     best = Join()
     for how, find in ways.items():
-        found = _join(how, find, answers)
+        found = _join(how, find, answers, mine)
         if found.num_joined > best.num_joined:
             best = found
         if best.num_joined == len(samples):
@@ -86,10 +91,10 @@ def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
     return best
 
 
-def _join(how: str, find: Finder, answers: Sequence[Answer]) -> Join:
+def _join(how: str, find: Finder, answers: Sequence[Answer], mine: Sequence[bool]) -> Join:
     result = Join(how)
     for number, answer in enumerate(answers):
-        sample = find(answer)
+        sample = find(answer) if mine[number] else None
         if sample is None:
             continue
         if not _agrees(answer, sample):

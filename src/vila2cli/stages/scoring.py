@@ -89,7 +89,7 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
     known = [Known.of(sample, place) for place, sample in enumerate(_samples(source))]
     if not known:
         raise DataError(f"task {task.name}: none of its samples in {task.folder} can be read; import it again")
-    joined = join(known, given)
+    joined = join(known, given, split=task.split)
     if joined.num_joined == 0:
         raise DataError(
             f"task {task.name}: none of {len(given)} answers belongs to one of its {len(known)} samples, by id "
