@@ -24,6 +24,7 @@ def read(path, value):
         ([{"question_id": 3, "answer": "yes"}], [("3", "yes")]),
         ([{"questionId": "3", "prediction": "yes"}], [("3", "yes")]),
         ([{"question_id": 3, "text": None, "answer": "yes"}], [("3", None)]),
+        ([{"question_id": 3, "text": float("nan")}], [("3", None)]),
         ([{"image_id": 3, "caption": "a cat"}], [("3", "a cat")]),
         ([{"image": "VizWiz_val_0.jpg", "answer": "cup"}], [("VizWiz_val_0.jpg", "cup")]),
         ([{"id": "v_1", "answer": "C", "response": "B"}], [("v_1", "B")]),

@@ -152,6 +152,9 @@ def test_an_end_at_the_limit_right_behind_the_reasoning_is_a_cut() -> None:
         "A score of 3 < 4, a heart <3 and an arrow ->.",
         "Here is my dog.",
         "<p>A cat</p>",
+        "The keyboard reads <|im_end|>",
+        "So the whiteboard has \\boxed{42}",
+        "The proof ends with $\\boxed{x = 5}$",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -172,6 +175,12 @@ def test_ordinary_text_stays(text: str) -> None:
         ("So the final answer is <answer>yes</answer>", "yes"),
         ('<think>hm</think>{"better": "A"}', '{"better": "A"}'),
         ('<think>hm</think>The code says "</think>".', 'The code says "</think>".'),
+        ("Yes<|im_end|>", "Yes"),
+        ("No.</s>", "No."),
+        ("No<end_of_turn>\n", "No"),
+        ("Reasoning: no dog? I see one.\n\\boxed{\\text{Yes}}", "Yes"),
+        ("Let me look. There is no dog.\n\n$\\boxed{No}$", "No"),
+        ("No dog is there. So, it is \\boxed{No}.", "No"),
     ],
 )
 def test_short_answers(text: str, answer: str) -> None:

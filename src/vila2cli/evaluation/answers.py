@@ -78,7 +78,9 @@ def _answer(row: Any, where: str, file: str = "", line: int = 0) -> Answer:
         return _lmms_answer(row, where)
     name = _name_of(row)
     key = next((key for key in _TEXTS if key in row), None)
-    text = None if key is None else row[key]
+    text = (
+        None if key is None or row[key] != row[key] else row[key]
+    )  # NaN is how pandas writes that there is none
     question = "" if name else _text(row, "question")
     name = name or ("" if question else _text(row, "image"))
     is_known = bool(name or question) and key is not None

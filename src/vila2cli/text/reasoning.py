@@ -47,13 +47,15 @@ _ANSWERS = rf"""
 _MARK = re.compile(f"{_OPENS}|{_CLOSES}|{_ANSWERS}", re.VERBOSE | re.IGNORECASE)
 _MAY_HOLD_MARKS = re.compile(r"[<\[◁]|to=user|assistant|^\s*(?:here|analysis|thought|final|#)", re.IGNORECASE)
 # What ends an answer, or is left of the special tokens behind it.
+_TURN_END = r"""<\|(?:end|return|im_end|endoftext|end_of_text|end_of_sentence|eot_id|eot|eom|user)\|>|<turn\|>
+    |<end_of_turn>|<end_of_utterance>|<｜end▁of▁sentence｜>|<eos>|</s>"""
 _ANSWER_END = re.compile(
     rf"""\s*(?:<\s*/\s*{_ANSWER_NAMES}\s*>|<\|(?:end_of_solution|END_(?:RESPONSE|TEXT)|end_message|eom|eot)\|>
-    |<\|(?:end|return|im_end|endoftext|end_of_text|end_of_sentence|eot_id|user)\|>|<turn\|>|<end_of_turn>
-    |<｜end▁of▁sentence｜>|<eos>|</s>
+    |{_TURN_END}
     |<\|close\|>\s*response\s*<\|sep\|>|\[END\ FINAL\ RESPONSE\])""",
     re.VERBOSE | re.IGNORECASE,
 )
+_LAST_END = re.compile(rf"(?:\s*(?:{_TURN_END}))+\s*\Z", re.VERBOSE)
 # What may stand before the opening mark: the role, an agreement, a token that opens the turn.
 _LEAD_IN = re.compile(
     r"[\s\ufeff\u200b]*(?:<[|｜][^<>|｜]{1,30}[|｜]>\s*)*(?:assistant\b:?)?\s*"
@@ -74,6 +76,7 @@ _BOX_MARKS = re.compile(r"<\|(?:begin|end)_of_box\|>")
 _LEADS_TO_ANSWER = re.compile(
     r"(?:\A|\n|[.!?:=>*]|\b(?:is|are|answer|option|so|thus|therefore|hence))\s*\**\s*\Z", re.I
 )
+_CONCLUDES = re.compile(r"(?:\b(?:answer|conclusion|thus|therefore|hence)\b|\bso,)[^\n]*\Z", re.IGNORECASE)
 # Mulberry's and QVQ's headings and others in words, and LLaVA-CoT's stages before its conclusion.
 _HEADED = re.compile(
     r"\A[\s#*]*(?:image description|rationales?|let['’]s think|(?:my )?(?:reasoning|thinking|thought)s?"
@@ -138,7 +141,7 @@ def answer_of(text: str, *, reached_limit: bool = False) -> Answer:
     start = _answer_start(bare) if _MAY_HOLD_MARKS.search(bare) else 0
     if start is None:
         return Answer("", has_reasoning=True, is_cut=True)
-    rest = _without_ends(bare[start:]) if start else bare
+    rest = _without_ends(bare[start:]) if start else _without_turn_end(bare)
     heading = _final_heading(rest)
     rest = _unwrapped(rest[heading:].strip(), is_answer=start + heading > 0)
     return Answer(rest, has_reasoning=rest != bare, is_cut=reached_limit and not rest and start > 0)
@@ -267,6 +270,12 @@ def _without_ends(text: str) -> str:
     return text.strip()
 
 
+def _without_turn_end(text: str) -> str:
+    """A text without the special tokens that end a turn, where it does not name them."""
+    end = _LAST_END.search(text) if text.endswith(">") else None
+    return text if end is None or _NAMED.search(text[: end.start()] + " ") else text[: end.start()]
+
+
 def _opens_pair(inside: str, end: str) -> bool:
     name = end.strip().strip("</ >")
     return re.search(rf"<\s*{re.escape(name)}\s*>", inside, re.IGNORECASE) is not None
@@ -301,7 +310,7 @@ def _unwrapped(text: str, *, is_answer: bool) -> str:
 def _ends_in(before: str, pair: "re.Match[str]", *, is_answer: bool) -> bool:
     """Whether the answer is the inside of a pair that ends a text which goes on before it."""
     if pair["tex"] is not None:
-        return re.search(r"\banswer\b[^\n]*\Z", before, re.IGNORECASE) is not None
+        return bool(_CONCLUDES.search(before) or _HEADED.match(before) or thinks_aloud(before))
     if (pair["name"] or "").lower() in ("caption", "description"):
         return is_answer
     return is_answer or _LEADS_TO_ANSWER.search(before) is not None
