@@ -111,3 +111,37 @@ def test_answers_of_one_file_for_several_splits_are_told_apart(tmp_path):
         assert answer.text == ("yes", "no")[number]
         other = [Known.of(Sample(key="a", meta={**meta, "sample_id": "77"}), 0)]  # numbered in another way
         assert join(other, answers, split=split).how == "image and question"
+
+
+COCO_IMAGES = ("COCO_val2014_000000000042.jpg", "COCO_val2014_000000001000.jpg")
+
+
+def captions_asked():
+    """Two images that are asked about alike, in COCO's order."""
+    question = "Provide a one-sentence caption for the provided image."
+    metas = [{"sample_id": number, "image_id": number, "question": question} for number in ("42", "1000")]
+    return [Known.of(Sample(key=str(n), meta=meta), n, is_caption=True) for n, meta in enumerate(metas)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda n, name: {"doc_id": n, "doc": {"question_id": name, "file_name": name}, "resps": [[name]]},
+        lambda n, name: {"doc_id": n, "doc": {"img_id": n, "filename": name}, "resps": [[name]]},
+        lambda n, name: {"image_id": name, "caption": name},
+        lambda n, name: {"image_id": name.removeprefix("COCO_val2014_"), "caption": name},
+        lambda n, name: {"question_id": n, "image": name, "prompt": "Describe this.", "text": name},
+    ],
+)
+def test_captions_in_another_order_are_joined_by_their_images(tmp_path, row):
+    """lmms-eval's COCO captions have another order than COCO's file, and one prompt for all."""
+    rows = [row(n, name) for n, name in enumerate(reversed(COCO_IMAGES))]
+    (tmp_path / "s.json").write_text(json.dumps(rows))
+    joined = join(captions_asked(), read_answers([tmp_path / "s.json"]))
+    assert {place: answers[0].text for place, answers in joined.answers.items()} == dict(enumerate(COCO_IMAGES))
+
+
+def test_captions_that_name_other_images_are_not_joined_by_their_order():
+    answers = [Answer(text="a cat", id="", doc=n, image=f"flickr/{n}.jpg") for n in range(2)]
+    assert join(captions_asked(), answers).num_joined == 0
+    assert join(captions_asked(), [Answer(text="a cat", doc=n) for n in range(2)]).how == "document number"

@@ -11,7 +11,7 @@ from vila2cli.importers.question import read_values
 _IDS = ("question_id", "questionId", "sample_id", "image_id", "id", "index")
 # "answer" comes last: beside any of the others it is the reference answer (MMMU's output.json).
 _TEXTS = ("text", "response", "model_prediction", "prediction", "predict", "caption", "answer")
-_IMAGES = ("image_source", "image_id", "imageId", "image_name", "image")
+_IMAGES = ("image_source", "image_id", "imageId", "image_name", "image", "file_name", "filename", "img_path")
 _CUT = ("length", "max_tokens", "MAX_TOKENS")
 _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 

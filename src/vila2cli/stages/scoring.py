@@ -86,7 +86,9 @@ def score_answers(
 def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
     """Write the prediction layer of a task whole; a layer of the same answers is written again."""
     source = open_source([task.folder])
-    known = [Known.of(sample, place) for place, sample in enumerate(_samples(source))]
+    known = [
+        Known.of(sample, place, is_caption=task.is_caption) for place, sample in enumerate(_samples(source))
+    ]
     if not known:
         raise DataError(f"task {task.name}: none of its samples in {task.folder} can be read; import it again")
     joined = join(known, given, split=task.split)
