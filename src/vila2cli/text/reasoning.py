@@ -105,6 +105,10 @@ _THINKS_ALOUD = re.compile(
 )
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
 _PROMPT_END = 200
+_TRIES = 10
+"""Marks of an answer, the last ones, that may be where it begins."""
+_LINE, _WORDS = 1000, 40
+"""Characters on each side of a mark in which quotation marks, and before it in which a word, may quote it."""
 _FENCE = "```"
 _TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
 # What a caption says before a mark that is printed in the picture.
@@ -191,7 +195,7 @@ def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | N
     is_open = begins or any(mark.kind == "open" and not mark.style for mark in marks)
     closes = [mark for mark in marks if mark.kind == "close"]
     strong = [mark for mark in marks if mark.kind == "answer" and not mark.style]
-    weak = [mark for mark in marks if mark.kind == "answer" and mark.style and _holds_answer(text, mark)]
+    weak = [mark for mark in marks if mark.kind == "answer" and mark.style][-_TRIES:]
     if closes and (begins or not closes[-1].style or _is_close_alone(marks) or _is_block(text, marks)):
         end = closes[-1].end
         reopened = next((mark for mark in marks if mark.kind == "open" and mark.start >= end), None)
@@ -200,8 +204,8 @@ def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | N
         return next((mark.end for mark in reversed(strong) if mark.start >= end), end)
     if strong:
         return strong[-1].end
-    if is_open and weak:
-        return weak[-1].end
+    if is_open and (held := [mark for mark in weak if _holds_answer(text, mark)]):
+        return held[-1].end
     return None if is_open else 0
 
 
@@ -244,11 +248,13 @@ def _is_quoted(text: str, start: int, end: int, *, is_due: bool = False) -> bool
 
     One that `is_due`, as it closes what is open, may stand behind any word.
     """
-    before, after = text[:start], text[end:]
-    if before.count(_FENCE) % 2 and after.count(_FENCE) % 2:
+    if _FENCE in text and text.count(_FENCE, 0, start) % 2 and text.count(_FENCE, end) % 2:
         return True
-    line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
-    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or (not is_due and _NAMED.search(line)):
+    line = text[max(0, start - _LINE) : start].rpartition("\n")[2]
+    rest = text[end : end + _LINE].partition("\n")[0]
+    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or (
+        not is_due and _NAMED.search(line[-_WORDS:])
+    ):
         return True
     return any(_is_inside(line, rest, *pair) for pair in _QUOTES)
 
