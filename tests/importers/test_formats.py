@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.evaluation.joining import Known
 from vila2cli.importers import FORMATS, find_format
 from vila2cli.importers.write import import_tasks
 from vila2cli.score.task import load_task

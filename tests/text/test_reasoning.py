@@ -235,9 +235,7 @@ def test_real_captions_hold_no_reasoning(real_captions: list[str]) -> None:
         assert not thinks_aloud(text)
 
 
-@pytest.mark.parametrize(
-    "mark", ["<think>", "</think>", "<answer>", "<answer>a</answer>", "```<think>", "◁think▷"]
-)
+@pytest.mark.parametrize("mark", ["<think>", "</think>", "<answer>", "<answer>a</answer>", "```<think>"])
 def test_a_model_that_repeats_a_mark_is_read_in_bounds(mark: str) -> None:
     """Time that grows with the square of the marks would be a minute."""
     assert len(answer_of(mark * 5_000).text) <= 5_000 * len(mark)
