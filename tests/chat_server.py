@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from vila2cli.engine import Engine, EngineSettings, open_engine
+from vila2cli.settings import ApiSettings
+
 Reply = tuple[int, dict[str, Any] | str]
 
 
@@ -24,6 +27,12 @@ def completion(
     }
     head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
     return 200, {**head, "choices": [choice], "usage": usage}
+
+
+def connect(url: str, *, key: str = "secret-key", **settings: Any) -> Engine:
+    """The API engine for a server."""
+    api = ApiSettings(base_url=url, **{"model": "m", "retries": 3, **settings})
+    return open_engine("api", "", EngineSettings(api=api, api_key=key))
 
 
 def problem(status: int, message: str = "no", code: str | None = None) -> Reply:

@@ -1,7 +1,9 @@
 """The console script as a process: what a signal does while it loads, and once it is through."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ import importlib.abc, os, sys
 class Stop(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "vila2cli.cli":
-            os.kill(os.getpid(), {number})
+            exec("import signal; os.kill(os.getpid(), {number})")
 sys.meta_path.insert(0, Stop())
 """
 WHEN_THROUGH = "import atexit, os\natexit.register(lambda: os.kill(os.getpid(), {number}))\n"
@@ -34,6 +36,18 @@ def test_a_signal_while_the_program_loads_is_one_line_and_75(name: str) -> None:
     assert done.returncode == Interrupted.exit_code
     assert done.stderr == f"vila2: stopped by {name}; run the same command again to go on\n"
     assert done.stdout == ""
+
+
+def test_ctrl_c_within_an_exec_ends_a_module_with_75(tmp_path: Path) -> None:
+    """As of a namedtuple that is being imported: CPython then means to kill itself with SIGINT in the end."""
+    (tmp_path / "sitecustomize.py").write_text(WHILE_LOADING.format(number="signal.SIGINT"))
+    command = [sys.executable, "-m", "vila2cli", "--version"]
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == Interrupted.exit_code
+    assert done.stderr == "vila2: stopped by SIGINT; run the same command again to go on\n"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])

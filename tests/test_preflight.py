@@ -1,6 +1,8 @@
 """What `vila2 check` finds before anything runs, on real small data, and how it ends."""
 
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +52,16 @@ def test_a_recipe_that_can_run_passes(world: Path, capsys: pytest.CaptureFixture
     assert "data.pretrain: the first sample of each of 3 shards can be read" in text
     assert "eval.tasks: 10 tasks" in text
     assert sorted(world.rglob("*")) == before, "nothing is written"
+
+
+def test_a_signal_is_not_what_a_check_found(world: Path) -> None:
+    words = ["check", "world.toml", "--set", "data.pretrain=['pipe:kill -TERM $PPID; sleep 20']"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vila2cli", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 75, done.stderr
+    assert done.stderr == "vila2: stopped by SIGTERM; run the same command again to go on\n"
+    assert "FAIL" not in done.stdout
 
 
 def test_a_shard_that_cannot_be_read_is_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,29 @@ def test_what_is_complete_is_not_run_again(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_other_settings_are_not_taken_for_complete(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    other = [*FLAGS, "--set", "sft.learning_rate=0.001"]
+    assert main(["run", "round0", *other, "--dry-run"]) == 0
+    assert "vila2 sft --round 0  # run: round0-pretrain comes before it" in capfd.readouterr().out
+    assert main(["run", "round0", *other]) == 2
+    assert "learning_rate was 0.0005, now 0.001" in capfd.readouterr().err
+    assert main(["run", "round0", *FLAGS]) == 0  # what was looked at with other settings is looked at again
+    assert main(["run", "round0", *FLAGS, "--set", "cost.dollars_per_hour=2", "--set", "slurm.nodes=2"]) == 0
+    assert "nothing to do" in capfd.readouterr().out
+
+
+def test_without_a_recipe_nothing_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 2
+    assert "--recipe world" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_would_run_and_why(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +116,8 @@ def test_missing_data_are_found_before_the_first_hour(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_signal_reaches_the_stage_and_the_run_goes_on_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_reaches_the_stage(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "vila2cli", "run", "round0", *FLAGS, "--set", "pretrain.main.epochs=400.0"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -103,18 +127,35 @@ def test_a_signal_reaches_the_stage_and_the_run_goes_on_later(tmp_path: Path) ->
     while not list(steps.glob("**/steps.jsonl")) and time.monotonic() < end_s:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, output
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)  # until the stage, which writes there too, has ended
+    assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL), output
     assert "Traceback" not in output
+    assert "stopped by SIGTERM; run the same command again to go on" in output
+    assert not (tmp_path / "runs/world/round0/pretrain").exists()
     left = [path for path in Path("/proc").glob("[0-9]*/cwd") if path.exists() and path.resolve() == tmp_path]
     assert not left, "a stage goes on without the run that started it"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux for the children of a process")
+def test_a_signal_in_a_stages_first_moment_is_one_like_any_other(tmp_path: Path) -> None:
+    """Python is not up yet, and nothing in the stage can heed it."""
+    command = [sys.executable, "-m", "vila2cli", "run", "world", *FLAGS]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not children.read_text():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert said == "vila2: stopped by SIGTERM; run the same command again to go on\n"
 
 
 def test_recipes_are_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe", "list"]) == 0
     listed = capsys.readouterr().out
     assert {line.split()[0] for line in listed.splitlines()} == set(shipped_recipes())
+    assert all(line.endswith(".") for line in listed.splitlines()), "half a sentence says what a recipe is"
     assert main(["recipe", "show", "vila2-8b"]) == 0
     assert capsys.readouterr().out == (REPO / "recipes" / "vila2-8b.toml").read_text()
     assert main(["recipe", "show", "none"]) == 2

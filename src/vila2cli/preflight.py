@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vila2cli.errors import DataError, ModelError, RecipeError, Vila2Error
+from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.forecast import Counts
 from vila2cli.image import decode_image
@@ -56,6 +56,8 @@ def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
 def _try(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, check())
+    except Interrupted:
+        raise
     except Vila2Error as error:
         return Finding(what, str(error), type(error))
 

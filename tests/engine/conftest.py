@@ -1,13 +1,14 @@
-"""Requests, and a tiny Idefics3 to ask, for the engines' tests."""
+"""Requests, and a tiny Idefics3 or a server to ask, for the engines' tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chat_server import Server, serving
 from tiny_vlm import build_random_vlm, picture
-from vila2cli.engine import Request, ScoreRequest
+from vila2cli.engine import Request, ScoreRequest, pace
 from vila2cli.sample import Turn
 
 
@@ -43,6 +44,17 @@ def judge() -> Callable[..., ScoreRequest]:
         return ScoreRequest(text=text, **(defaults | settings))
 
     return request
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "MAX_WAIT_S", 0.02)
 
 
 class Ladder:

@@ -9,26 +9,16 @@ from typing import IO, Any
 
 import pytest
 
-from chat_server import Reply, Server, completion, problem, serving
+import chat_server
+from chat_server import Reply, Server, completion, problem
 from raw_server import Raw, head, json_answer, serving_raw
 from vila2cli.engine import Engine, EngineSettings, Request, ScoreRequest, open_engine
-from vila2cli.engine import pace as pace_module
 from vila2cli.errors import ModelError, Vila2Error
 from vila2cli.settings import ApiSettings
 
 KEY = "sk-test/+0123456789abcdef"
 Ask = Callable[..., Request]
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace_module, "MAX_WAIT_S", 0.02)
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    with serving() as start:
-        yield start
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 @pytest.fixture
@@ -38,8 +28,7 @@ def serve_raw() -> Iterator[Callable[..., Raw]]:
 
 
 def connect(url: str, **settings: Any) -> Engine:
-    api = ApiSettings(base_url=url, **{"model": "m", "retries": 1, "max_in_flight": 1, **settings})
-    return open_engine("api", "", EngineSettings(api=api, api_key=KEY))
+    return chat_server.connect(url, key=KEY, **{"retries": 1, "max_in_flight": 1, **settings})
 
 
 def good() -> bytes:

@@ -335,3 +335,21 @@ def test_odd_entries_of_a_coco_file_are_one_reject_each(images: Path, tmp_path: 
     assert (counts.num_out, dict(counts.dropped)) == (1, {"bad-row": 4})
     with pytest.raises(DataError, match="list of images"):
         convert("coco", [write(tmp_path / "odd.json", {"images": 5})], tmp_path / "out2", images=[images])
+
+
+@pytest.mark.parametrize(("form", "rows"), [("llava", []), ("coco", {"images": [], "annotations": []})])
+def test_a_file_without_items_is_an_error(tmp_path: Path, images: Path, form: str, rows: Any) -> None:
+    with pytest.raises(DataError, match=rf"no items of the format {form} in .*empty\.json"):
+        convert(form, [write(tmp_path / "empty.json", rows)], tmp_path / "out", images=[images])
+
+
+def test_a_folder_of_bare_pictures_is_told_what_is_missing(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(DataError, match=r"a picture with KEY\.txt or KEY\.json beside it"):
+        convert("img2dataset", [images], tmp_path / "out")
+
+
+def test_two_converted_data_sets_have_no_problem(tmp_path: Path, images: Path) -> None:
+    for name in ("one", "two"):
+        rows = write(tmp_path / f"{name}.json", [{"image": "a.png", "text": name}])
+        convert("coyo", [rows], tmp_path / name, images=[images])
+    assert check(open_source([str(tmp_path / "one"), str(tmp_path / "two")])).counts == {}

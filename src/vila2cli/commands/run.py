@@ -1,6 +1,9 @@
 """`vila2 run`: the stages of a run one after the other on this machine, or as rules for make."""
 
+import ctypes
+import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,13 +14,21 @@ import typer
 
 from vila2cli.commands.make_rules import rules
 from vila2cli.commands.options import DryRun, RecipeFile, Sets
-from vila2cli.commands.plan import open_recipe
+from vila2cli.commands.plan import DEFAULT_RECIPE, open_recipe
 from vila2cli.commands.terminal import say
 from vila2cli.credentials import masked
-from vila2cli.errors import RecipeError, Vila2Error
+from vila2cli.errors import Interrupted, RecipeError, Vila2Error
+from vila2cli.files import MARK, read_json
 from vila2cli.graph import Stage, goals_of, plan_stages
 from vila2cli.recipe import Recipe
+from vila2cli.run import digest, write_json
 from vila2cli.stopping import Stop, interruptible
+
+_NOTES = f"{MARK}settings.json"
+"""In a run folder the digest of the settings that `vila2 run` last ran each stage with."""
+_NO_MATTER = ("rounds", "slurm", "cost")
+_PR_SET_PDEATHSIG = 1
+"""As prctl(2) has it."""
 
 
 class Form(StrEnum):
@@ -48,6 +59,11 @@ def run(
     vila2 run round3 specialists --recipe my.toml --dry-run
     """
     settings = open_recipe(recipe, sets)
+    if settings.path is None and not sets:
+        raise RecipeError(
+            f"there is no {DEFAULT_RECIPE} here; give --recipe with a file, or with a name that "
+            "`vila2 recipe list` shows, as in --recipe world"
+        )
     stages, flags = plan_stages(settings, *(targets or ())), recipe_flags(settings, sets)
     if form is not None:
         goals = goals_of(settings, *(targets or ()))
@@ -74,8 +90,8 @@ def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
 def why_due(stage: Stage, recipe: Recipe, due: Sequence[str]) -> str:
     """Why a stage has to run, "" where it has not; `due` names the stages that run before it.
 
-    As in make, a stage also runs again whose recipe, or what it waits for, is newer than its output. It then
-    finds out itself whether anything has changed for it.
+    A stage also runs again when a setting is not what it was then, and as in make when its recipe, or what it
+    waits for, is newer than its output. It then finds out itself whether anything has changed for it.
     """
     absent = [str(marker) for marker in stage.markers if not marker.is_file()]
     if absent:
@@ -84,10 +100,23 @@ def why_due(stage: Stage, recipe: Recipe, due: Sequence[str]) -> str:
         return f"{stage.out} is incomplete"
     if before := [name for name in stage.after if name in due]:
         return f"{before[0]} comes before it"
+    if _noted(recipe).get(stage.name, _settings(recipe)) != _settings(recipe):
+        return "settings have changed"
     oldest = min(marker.stat().st_mtime_ns for marker in stage.markers)
     if recipe.path is None or stage.kind == "world" or recipe.path.stat().st_mtime_ns <= oldest:
         return ""
     return f"{recipe.path} is newer"
+
+
+def _noted(recipe: Recipe) -> dict[str, str]:
+    """The settings that each stage was last run with here, as digests by stage."""
+    path = recipe.run_dir / _NOTES
+    return read_json(path) if path.is_file() else {}
+
+
+def _settings(recipe: Recipe) -> str:
+    """All settings that may decide what a stage writes, as a digest."""
+    return digest(recipe.model_dump(mode="json", exclude=set(_NO_MATTER)))
 
 
 def _due(stages: Sequence[Stage], recipe: Recipe) -> dict[str, str]:
@@ -122,6 +151,7 @@ def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str]) -> None
             _check(recipe)
             is_checked = True
         _run_stage(stage, flags)
+        write_json(recipe.run_dir / _NOTES, {**_noted(recipe), stage.name: _settings(recipe)})
         ran.append(stage.name)
     say(f"complete ({recipe.run_dir})")
 
@@ -141,7 +171,9 @@ def _check(recipe: Recipe) -> None:
 
 def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
     words = [*stage.words, *flags]
-    with interruptible() as stop, subprocess.Popen([sys.executable, "-P", "-m", "vila2cli", *words]) as process:
+    command = [sys.executable, "-P", "-m", "vila2cli", *words]
+    ends_with_us = functools.partial(_end_with, os.getpid())
+    with interruptible() as stop, subprocess.Popen(command, preexec_fn=ends_with_us) as process:
         code = _wait(process, stop)
     if code:
         raise typer.Exit(code if code > 0 else 128 - code)
@@ -149,12 +181,28 @@ def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
         os.utime(marker)  # so that what is older than what it waits for is not looked at for ever
 
 
+def _end_with(parent: int) -> None:
+    """Have Linux send this process SIGTERM when its parent is gone, which may have been killed outright."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(Interrupted.exit_code)
+
+
 def _wait(process: "subprocess.Popen[bytes]", stop: Stop) -> int:
-    """The exit code of a stage, which is handed the signals that come."""
+    """The exit code of a stage, which is handed the signals that come.
+
+    Raises Interrupted for one that ended the stage before it could heed it.
+    """
+    handed: Interrupted | None = None
     while True:
         try:
             with stop.at_once():
-                return process.wait()
-        except Vila2Error:
+                code = process.wait()
+            break
+        except Interrupted as error:
             process.terminate()
-            stop.reason = None
+            handed, stop.reason = error, None
+    if handed is not None and code in (-signal.SIGTERM, -signal.SIGINT):
+        raise handed
+    return code

@@ -35,6 +35,7 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.model.quiet import quiet_transformers
 from vila2cli.stopping import Stop
 
 _MIB = 1 << 20
@@ -87,6 +88,7 @@ class VllmEngine:
         return self._on_gpu
 
     def _load(self, folder: Path, settings: EngineSettings) -> None:
+        quiet_transformers()
         self._chat = Chat(AutoProcessor.from_pretrained(folder))
         config = AutoConfig.from_pretrained(folder)
         self._context = min(context_length(config), settings.max_model_len)

@@ -73,6 +73,7 @@ def load_whole(
 
 def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
     """The image-text model of a folder, or the causal LLM where its config has no vision tower."""
+    quiet_transformers()
     try:
         is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
     except LOAD_ERRORS as error:

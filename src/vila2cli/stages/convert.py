@@ -20,6 +20,7 @@ from vila2cli.stopping import interruptible
 
 MAX_IMAGES = 6
 """Images of a web document at most, as VILA's loader has it."""
+_HINTS = {"img2dataset": ": an item is a picture with KEY.txt or KEY.json beside it, or in a tar with it"}
 
 
 def convert(
@@ -90,6 +91,9 @@ def _convert(
         elif not _write_shard(items, store, out, name, per_shard):
             break
     names = [f"{i:06d}" for i in range(number)]
+    if not names:
+        places = ", ".join(map(str, sources[:3]))
+        raise DataError(f"there are no items of the format {form} in {places}{_HINTS.get(form, '')}")
     if extra := [name for name in finished if name not in names]:
         raise DataError(
             f"{out} holds {extra[0]}.tar, for which no items are left: there were more of them; put back what "

@@ -64,11 +64,12 @@ class Report:
 
 
 def check(source: Source, *, decode: bool = True, digests: bool = True) -> Report:
-    """Read everything and list every problem: damage, keys used twice in or across shards, images that
-    cannot be decoded (skipped without `decode`), text that is not UTF-8, missing partners, dots in names,
-    and tars that are not as their stats files say (with `digests` compared to the last byte)."""
+    """Read everything and list every problem: damage, keys used twice in a shard or across those of a folder
+    (two data sets may count alike), images that cannot be decoded (skipped without `decode`), text that is not
+    UTF-8, missing partners, dots in names, and tars that are not as their stats files say (with `digests`
+    compared to the last byte)."""
     problems: list[Problem] = []
-    first_shard: dict[str, str] = {}
+    first_shard: dict[tuple[str, str], str] = {}
     num_samples = 0
     for shard in source.shards:
         unreadable = ""
@@ -133,9 +134,9 @@ def _checked_samples(
 
 
 def _sample_problems(
-    shard: Shard, sample: Sample, first_shard: dict[str, str], decode: bool
+    shard: Shard, sample: Sample, first_shard: dict[tuple[str, str], str], decode: bool
 ) -> Iterator[Problem]:
-    earlier = first_shard.setdefault(sample.key, shard.name)
+    earlier = first_shard.setdefault((shard.url.rpartition("/")[0], sample.key), shard.name)
     if earlier != shard.name:
         yield Problem(shard.name, sample.key, "key-in-two-shards", f"shard {earlier} holds this key too")
     has_text = bool(sample.text and sample.text.strip()) or bool(sample.meta) or bool(sample.annotations)
