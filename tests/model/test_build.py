@@ -6,17 +6,21 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PhiConfig,
+    PretrainedConfig,
     SiglipConfig,
     SiglipModel,
 )
 
 from vila2cli.errors import ModelError
-from vila2cli.model.build import build, load_tower, resolve_base
+from vila2cli.model.build import build, load_tower, outline_llm, resolve_base
 from vila2cli.settings import BaseSettings
 
 
@@ -118,3 +122,31 @@ def test_a_tower_of_another_kind_is_refused(llama: Path) -> None:
 def test_a_missing_base_names_the_folder() -> None:
     with pytest.raises(ModelError, match="no/such/folder"):
         build(BaseSettings(llm="no/such/folder"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reason"),
+    [
+        (GPTNeoXConfig, {}, r"GPTNeoXForCausalLM cannot be joined.*`model` and `lm_head`"),
+        (PhiConfig, {"max_position_embeddings": 64}, "the head of a PhiForCausalLM has a bias"),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["idefics3", "llava"])
+def test_an_llm_of_another_layout_is_refused(
+    kind: type[PretrainedConfig], options: dict[str, int], reason: str, architecture: str, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve_base("world:llm"))
+    config = kind(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        **options,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=reason):
+        build(BaseSettings(llm=str(tmp_path), architecture=architecture), seed=0)
+    with pytest.raises(ModelError, match=reason):
+        outline_llm(tmp_path)

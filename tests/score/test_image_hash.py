@@ -180,7 +180,25 @@ def form(random: Random) -> Image.Image:
     return image
 
 
-LAYOUTS = [lecture, dark_slide, chapter, sentence, exam, form]
+def big_number(random: Random) -> Image.Image:
+    """What tells two of them apart is often in the small words alone."""
+    image = sheet([])
+    middle = {"anchor": "mm", "fill": (0, 90, 180)}
+    number, text = f"{random.randint(0, 99):02d}%", words(random, 2)
+    ImageDraw.Draw(image).text((400, 250), number, font=ImageFont.load_default(160), **middle)
+    ImageDraw.Draw(image).text((400, 400), text, font=ImageFont.load_default(30), **middle)
+    return image
+
+
+def weekly(random: Random) -> Image.Image:
+    """A bar of strong colour above a few words."""
+    image = sheet([(50, 190 + 100 * i, 26, words(random, 3)) for i in range(3)])
+    ImageDraw.Draw(image).rectangle((0, 0, 800, 90), fill=(0, 51, 102))
+    ImageDraw.Draw(image).text((40, 26), "Weekly report", fill="white", font=ImageFont.load_default(36))
+    return image
+
+
+LAYOUTS = [lecture, dark_slide, chapter, sentence, exam, form, big_number, weekly]
 
 
 def of_a_layout(layout: Layout, num: int) -> list[Image.Image]:

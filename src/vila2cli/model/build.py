@@ -93,9 +93,21 @@ def outline_llm(folder: Path) -> PreTrainedModel:
 
 def _llm(folder: Path, **options: Any) -> PreTrainedModel:
     try:
-        return load_whole(AutoModelForCausalLM, folder, what="as a causal LLM", **options)
+        llm = load_whole(AutoModelForCausalLM, folder, what="as a causal LLM", **options)
     except ModelError as error:
         raise ModelError(f"base.llm {error}") from None
+    head = getattr(llm, "lm_head", None)
+    if not (isinstance(getattr(llm, "model", None), PreTrainedModel) and isinstance(head, nn.Linear)):
+        raise ModelError(
+            f"base.llm {folder}: a {type(llm).__name__} cannot be joined with a tower: its layers and its head "
+            "are not `model` and `lm_head`, as in Llama; give an LLM that has these"
+        )
+    if head.bias is not None:
+        raise ModelError(
+            f"base.llm {folder}: the head of a {type(llm).__name__} has a bias, for which the joined model has "
+            "no place; give an LLM without"
+        )
+    return llm
 
 
 def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
