@@ -7,10 +7,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pydantic import BaseModel, ValidationError
 
 from vila2cli.errors import DataError
 
@@ -44,6 +46,16 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{name} should hold a JSON object")
     return value
+
+
+def check_shape(shape: type[BaseModel], value: Mapping[str, Any], name: str) -> None:
+    """Raise DataError for JSON from a file of this name that is not made as we write it."""
+    try:
+        shape.model_validate(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{name}: {where}: {first['msg']}; was it edited?") from None
 
 
 def load_json(data: bytes) -> Any:
