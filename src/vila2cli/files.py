@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -238,7 +238,9 @@ def open_locked(
     end_s = time.monotonic() + wait_s
     while True:
         try:
-            stream = path.open("a+b" if create else "r+b", buffering=_BUFFER_BYTES)
+            stream = open(  # noqa: SIM115
+                path, "a+b" if create else "r+b", buffering=_BUFFER_BYTES, opener=_opener(path)
+            )
         except FileNotFoundError:
             if create:
                 raise
@@ -254,6 +256,12 @@ def open_locked(
         if _is_named(path, stream):
             return stream
         stream.close()  # its last holder removed it between our open and our lock
+
+
+def _opener(path: Path) -> Callable[[str, int], int]:
+    """How a file is opened: one of ours that comes and goes, not through a link to another one."""
+    not_through = os.O_NOFOLLOW if path.name.startswith(MARK) else 0
+    return lambda name, flags: os.open(name, flags | not_through, 0o666)
 
 
 def _is_named(path: Path, stream: BinaryIO) -> bool:
