@@ -107,7 +107,18 @@ def test_what_a_killed_run_of_ours_left_is_gone_on_from_or_removed(tmp_path: Pat
     assert seen == [[], ["half"], []]
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "summary.json", "metrics.json", "rejects.jsonl", "layer.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "000.rejects.jsonl",
+        "000.stats.json",
+        "recipe.toml",
+        "summary.json",
+        "metrics.json",
+        "rejects.jsonl",
+        "layer.json",
+    ],
+)
 def test_a_folder_with_files_of_another_is_not_claimed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(RecipeError, match=f"holds {name} and no manifest"):
@@ -173,3 +184,15 @@ def test_answers_are_not_added_to_a_file_of_another(tmp_path: Path, text: str) -
 def test_a_write_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "x", b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("name", [".vila2-out.lock", ".vila2-out.whole.lock", "out/.vila2-000000.tar.partial"])
+def test_a_link_with_the_name_of_a_file_of_ours_is_not_written_through(
+    data: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data.parent / "out").mkdir()
+    (data.parent / "mine").write_text("mine")
+    (data.parent / name).symlink_to(data.parent / "mine")
+    assert main(["shards", "merge", "data", "--captions", "original", "--out", "out"]) == DataError.exit_code
+    assert Path(name).name in capsys.readouterr().err
+    assert (data.parent / "mine").read_text() == "mine"

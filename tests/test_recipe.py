@@ -73,6 +73,11 @@ def test_one_problem_is_one_line(tmp_path: Path) -> None:
         ('name = "../x"', "pattern"),
         ('recaption.engine = "vlm"', "'auto', 'vllm', 'hf' or 'api'"),
         ("slurm.mem = [1]", "slurm.mem"),
+        ('api.base_url = "127.0.0.1:8000/v1"', "should be a web address"),
+        ('api.base_url = "htt p://x/v1"', "should be a web address"),
+        ('api.base_url = "http://x:99999/v1"', "should be a web address"),
+        ('api.base_url = "file:///x"', "should be a web address"),
+        ('judges.gpt.api.base_url = "http://"', "should be a web address"),
         ("sft = 3", "sft = 3"),
         ("specialists.relabel = {}", "name of a stage"),
         ("specialists.sft = {}", "name of a stage"),
@@ -117,6 +122,20 @@ def test_a_recipe_that_no_one_wrote_by_hand_is_one_short_line(tmp_path: Path, te
     assert "r.toml" in said
     assert "\n" not in said
     assert len(said) < 600
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('api.base_url = "bob:hunter2SECRET@host/v1"', "should be a web address"),
+        ('api.base_url = "htt p://bob:hunter2SECRET@host/v1"', "should be a web address"),
+        ('api.key_env = "sk-hunter2SECRET0123"', "should be the name of an environment variable"),
+    ],
+)
+def test_a_secret_in_a_setting_it_does_not_fit_is_not_shown(tmp_path: Path, line: str, what: str) -> None:
+    for said in (problems(write(tmp_path, line)), problems(None, line.replace(" = ", "=").replace('"', ""))):
+        assert what in said
+        assert "SECRET" not in said
 
 
 @pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 5000])

@@ -40,6 +40,7 @@ _IN_TEXT = (
     re.compile(r"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"),
     re.compile(rf"(?i)(\b{_SECRET_NAME}['\"]?\s*[:=]\s*['\"]?)(?![\d.]+\b)[^\s'\"&,;]{{6,}}"),
     re.compile(r"()\b(?:sk-|hf_|gh[pousr]_|github_pat_|xox[abp]-|AKIA|ASIA|AIza|glpat-)[\w-]{12,}"),
+    re.compile(r"(^|[\s'\"=(,])[\w.~+%-]+:[^\s/@:'\"]{4,}@(?=[\w.-]{2,})"),
     re.compile(r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
 )
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=.*", re.S)

@@ -7,10 +7,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pydantic import BaseModel, ValidationError
 
 from vila2cli.errors import DataError
 
@@ -44,6 +46,16 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{name} should hold a JSON object")
     return value
+
+
+def check_shape(shape: type[BaseModel], value: Mapping[str, Any], name: str) -> None:
+    """Raise DataError for JSON from a file of this name that is not made as we write it."""
+    try:
+        shape.model_validate(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{name}: {where}: {first['msg']}; was it edited?") from None
 
 
 def load_json(data: bytes) -> Any:
@@ -226,7 +238,9 @@ def open_locked(
     end_s = time.monotonic() + wait_s
     while True:
         try:
-            stream = path.open("a+b" if create else "r+b", buffering=_BUFFER_BYTES)
+            stream = open(  # noqa: SIM115
+                path, "a+b" if create else "r+b", buffering=_BUFFER_BYTES, opener=_opener(path)
+            )
         except FileNotFoundError:
             if create:
                 raise
@@ -242,6 +256,12 @@ def open_locked(
         if _is_named(path, stream):
             return stream
         stream.close()  # its last holder removed it between our open and our lock
+
+
+def _opener(path: Path) -> Callable[[str, int], int]:
+    """How a file is opened: one of ours that comes and goes, not through a link to another one."""
+    not_through = os.O_NOFOLLOW if path.name.startswith(MARK) else 0
+    return lambda name, flags: os.open(name, flags | not_through, 0o666)
 
 
 def _is_named(path: Path, stream: BinaryIO) -> bool:

@@ -27,6 +27,7 @@ from vila2cli.places import (
     tar_stem,
     typed,
 )
+from vila2cli.records import check_layer_json
 from vila2cli.streams import file_system, persistently, read_small
 
 _RANGE = re.compile(r"(\{\d+\.\.\d+\})")
@@ -83,11 +84,7 @@ def read_manifest(where: str) -> dict[str, Any] | None:
         value = None if data is None else parse_json(data, path)
     else:
         value = read_json(Path(path)) if Path(path).is_file() else None
-    if value is not None and (
-        not isinstance(value.get("layer"), str) or not isinstance(value.get("base"), list)
-    ):
-        raise DataError(f"{path} does not say which layer this is and over which base; was it edited?")
-    return value
+    return None if value is None else check_layer_json(value, path)
 
 
 def _braces(pattern: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Literal
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.recipe import Recipe
+from vila2cli.records import read_layer_json, read_stats
 from vila2cli.rejects import MAY_PASS
 from vila2cli.run import RunFolder
 from vila2cli.settings.slurm import StageKind
@@ -114,7 +115,7 @@ class Stage:
         if self.kind != "eval":
             return []
         stats = {name: self.out / f"{name}.stats.json" for name in names}
-        dropped = {name: read_json(path).get("dropped", {}) for name, path in stats.items() if path.is_file()}
+        dropped = {name: read_stats(path).get("dropped", {}) for name, path in stats.items() if path.is_file()}
         return [name for name, reasons in dropped.items() if any(word in reasons for word in MAY_PASS)]
 
     def _shards(self, folder: Path) -> list[str]:
@@ -122,7 +123,7 @@ class Stage:
         if self.kind in _SEVERAL_LAYERS:
             return listed_shards(folder)
         path = folder / "layer.json"
-        return [str(base["name"]) for base in read_json(path)["base"]] if path.is_file() else []
+        return [str(base["name"]) for base in read_layer_json(path)["base"]] if path.is_file() else []
 
 
 def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:

@@ -21,7 +21,7 @@ from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import folder as folder_of
 from vila2cli.places import is_remote, local_path, redacted
 from vila2cli.reader import Shard, num_samples, read_shard
-from vila2cli.records import file_sha256, made_from
+from vila2cli.records import file_sha256, made_from, read_layer_json
 from vila2cli.rejects import gather_rejects, write_rejects
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shard_stats import ShardStats, done, folder_stats, missing, to_made_from
@@ -107,7 +107,7 @@ def open_layer(
     path = folder / LAYER_FILE
     with one_at_a_time(folder):
         sweep(folder)
-        old = read_json(path) if path.exists() else None
+        old = read_layer_json(path) if path.exists() else None
         if old is not None and may_grow:
             value["base"] = _joined(old, value)
         elif old is not None:

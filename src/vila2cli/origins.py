@@ -28,7 +28,7 @@ class Origins:
         """Why the base or a layer below is not what a layer was made from, as far as size and records tell."""
         self._pending: list[tuple[str, Fingerprint]] = []
         then = [
-            parts_of(record, place) if record.get("sha256") else {}
+            parts_of(record) if record.get("sha256") else {}
             for (_, place), record in zip(layers, records, strict=True)
         ]
         known = [parts.get(tar_stem(place)) for (_, place), parts in zip(layers, then, strict=True)]

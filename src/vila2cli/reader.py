@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import parse_annotation_json, read_json
+from vila2cli.files import parse_annotation_json
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.groups import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.origins import Origins, check_is_base, check_origins
 from vila2cli.places import is_remote, is_there, local_path, tar_stem
-from vila2cli.records import note_time, recorded, stats_path
+from vila2cli.records import note_time, read_stats, recorded, stats_path
 from vila2cli.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
 from vila2cli.tarfiles import read_members, split_name
 
@@ -178,7 +178,7 @@ def known_num_samples(shard: Shard) -> int | None:
         tar = local_path(url)
         stats = stats_path(tar)
         if stats.is_file() and tar.is_file():
-            known = read_json(stats)
+            known = read_stats(stats)
             if known.get("bytes") == tar.stat().st_size and isinstance(known.get(field_name), int):
                 return int(known[field_name])
     return None

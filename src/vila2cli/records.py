@@ -1,17 +1,79 @@
-"""SHARD.stats.json beside SHARD.tar: what it says of the tar's bytes, and of the files it was made from."""
+"""What lies beside shards: layer.json, and SHARD.stats.json, which tells of a tar's bytes and its origin.
+
+Both may come from somewhere else, so what they hold is checked before anything is taken from it.
+"""
 
 import contextlib
 import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from vila2cli.errors import DataError
-from vila2cli.files import parse_json, read_json, to_json_bytes, write_atomically
+from vila2cli.files import check_shape, parse_json, read_json, to_json_bytes, write_atomically
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import folder, is_pipe, is_remote, join, local_path, tar_stem
 from vila2cli.streams import read_small
+
+
+class _Place(BaseModel):
+    name: str
+    url: str
+    relative: str = ""
+    path: str = ""
+
+
+class _Base(_Place):
+    layers: list[_Place] = []
+
+
+class _Layer(BaseModel):
+    layer: str
+    base: list[_Base]
+    layers: list[_Place] = []
+    digest: str = ""
+    engine: str = ""
+
+
+class _Part(BaseModel):
+    num_bytes: NonNegativeInt | None = None
+    tag: str = ""
+    sha256: str = ""
+
+
+class _Stats(BaseModel):
+    layer: str = ""
+    num_in: NonNegativeInt = Field(0, alias="in")
+    out: NonNegativeInt = 0
+    dropped: dict[str, NonNegativeInt] = {}
+    rejected: NonNegativeInt = 0
+    reject_lines: NonNegativeInt = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    tokens: NonNegativeInt = 0
+    bytes: NonNegativeInt = 0
+    sha256: str = ""
+    made_from: dict[str, _Part] = {}
+
+
+def check_layer_json(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """The content of a layer.json as it is; raises DataError where that is not what a layer.json holds."""
+    check_shape(_Layer, value, name)
+    return value
+
+
+def read_layer_json(path: Path) -> dict[str, Any]:
+    """What a layer.json holds; raises DataError as `check_layer_json` does."""
+    return check_layer_json(read_json(path), str(path))
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """What a stats file holds; raises DataError where that cannot be counts of a shard."""
+    value = read_json(path)
+    check_shape(_Stats, value, str(path))
+    return value
 
 
 def file_sha256(path: Path) -> str:
@@ -23,7 +85,7 @@ def file_sha256(path: Path) -> str:
 @functools.cache
 def _file_sha256(path: Path, num_bytes: int, mtime_ns: int, inode: int) -> str:
     stats = stats_path(path)
-    known = read_json(stats) if stats.is_file() else {}
+    known = read_stats(stats) if stats.is_file() else {}
     if (known.get("bytes"), known.get("mtime_ns")) == (num_bytes, mtime_ns) and known.get("sha256"):
         return str(known["sha256"])
     with path.open("rb") as stream:
@@ -40,13 +102,15 @@ def recorded(place: str | Path) -> dict[str, Any]:
     text = str(place)
     if not is_remote(text):
         stats = stats_path(local_path(text))
-        return read_json(stats) if stats.is_file() else {}
+        return read_stats(stats) if stats.is_file() else {}
     name = "" if is_pipe(text) else join(folder(text), f"{tar_stem(text)}.stats.json")
     data = read_small(name) if name else None
     try:
-        return {} if data is None else parse_json(data, name)
+        value = {} if data is None else parse_json(data, name)
     except DataError:  # what a web server says instead of "there is no such file"
         return {}
+    check_shape(_Stats, value, name)
+    return value
 
 
 def check_whole(tar: Path) -> None:
@@ -74,18 +138,12 @@ def made_from(tar: Path) -> dict[str, Fingerprint]:
     Empty when there is none, or not of this tar.
     """
     record = recorded(tar)
-    return parts_of(record, tar) if record.get("bytes") == tar.stat().st_size else {}
+    return parts_of(record) if record.get("bytes") == tar.stat().st_size else {}
 
 
-def parts_of(record: Mapping[str, Any], place: str | Path) -> dict[str, Fingerprint]:
-    """The parts that the stats file of a tar names, by their names; raises DataError where they are none."""
-    found = record.get("made_from", {})
-    if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-        raise DataError(
-            f"{tar_stem(place)}.stats.json beside {place} says of what it was made from {str(found)[:80]!r}; "
-            "was it edited?"
-        )
-    return {name: Fingerprint.from_json(value) for name, value in found.items()}
+def parts_of(record: Mapping[str, Any]) -> dict[str, Fingerprint]:
+    """The parts that the stats file of a tar names, by their names."""
+    return {name: Fingerprint.from_json(value) for name, value in record.get("made_from", {}).items()}
 
 
 def note_time(tar: Path) -> None:

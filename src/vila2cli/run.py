@@ -37,6 +37,7 @@ OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
 OURS = f"{MARK}folder"
 """The file in a partial folder that says it is ours, to go on from or to remove."""
 RESULTS = ("recipe.toml", "summary.json", "metrics.json", "rejects.jsonl", "layer.json")
+RESULTS_OF_SHARDS = (".rejects.jsonl", ".stats.json")
 """Files of a folder that a stage writes; where they are and no manifest.json, they are another's."""
 
 T = TypeVar("T")
@@ -230,7 +231,8 @@ def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:
             f"{out_dir} holds shards of something else ({shard.name}), which would be overwritten; "
             "give another --out"
         )
-    if foreign := [name for name in RESULTS if os.path.lexists(out_dir / name)]:
+    names = sorted(path.name for path in out_dir.iterdir())
+    if foreign := [name for name in names if name in RESULTS or name.endswith(RESULTS_OF_SHARDS)]:
         raise RecipeError(
             f"{out_dir} holds {foreign[0]} and no manifest.json of ours, and it would be overwritten; "
             "give another --out"

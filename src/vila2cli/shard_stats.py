@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import read_json, to_json_bytes, write_atomically
+from vila2cli.files import to_json_bytes, write_atomically
 from vila2cli.fingerprints import Fingerprint
 from vila2cli.places import tar_stem
 from vila2cli.reader import Shard
-from vila2cli.records import check_whole, made_from, stats_path
+from vila2cli.records import check_whole, made_from, read_stats, stats_path
 from vila2cli.streams import digest_of, fingerprint
 
 
@@ -62,7 +62,7 @@ class ShardStats:
     @classmethod
     def read(cls, path: Path) -> "ShardStats":
         """Read SHARD.stats.json."""
-        value = read_json(path)
+        value = read_stats(path)
         return cls(
             num_in=value.get("in", 0),
             num_out=value.get("out", 0),
@@ -91,7 +91,7 @@ def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:
     """Every number of the stats files, summed over those of the shards named that are complete."""
     total: Counter[str] = Counter()
     for name in sorted(done(out_dir) & set(names)):
-        figures = read_json(Path(out_dir) / f"{name}.stats.json")
+        figures = read_stats(Path(out_dir) / f"{name}.stats.json")
         total.update({key: value for key, value in figures.items() if isinstance(value, int | float)})
     return total
 
@@ -147,7 +147,7 @@ def check_made_from(tar: Path, shard: Shard) -> None:
                 f"{stats_path(tar).name} to have this shard done again"
             )
     if renewed:
-        stats = read_json(stats_path(tar))
+        stats = read_stats(stats_path(tar))
         write_atomically(
             stats_path(tar), to_json_bytes({**stats, "made_from": {**stats["made_from"], **renewed}})
         )

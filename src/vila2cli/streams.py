@@ -33,6 +33,9 @@ RETRY_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 BLOCK_BYTES = 8 << 20
 """What one request to a store asks for."""
 
+MAX_SMALL_BYTES = 64_000_000
+"""A file that describes a remote shard or layer is not read beyond this, whoever serves it."""
+
 _BUFFER_BYTES = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
 # Under which names file systems of fsspec say what changes with a file's content, the surest first.
@@ -183,7 +186,10 @@ def read_small(url: str) -> bytes | None:
     def read() -> bytes | None:
         try:
             with system.open(path, "rb") as file:
-                return bytes(file.read())
+                data = bytes(file.read(MAX_SMALL_BYTES + 1))
+            if len(data) > MAX_SMALL_BYTES:
+                raise DataError(f"cannot read {url}: it is larger than {MAX_SMALL_BYTES:,} bytes")
+            return data
         except Exception as error:
             if _explained(error)[1] == "absent":
                 return None

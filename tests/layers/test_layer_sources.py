@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from layer_data import caption, make_base, read_all, rewrite, write_layer
@@ -15,6 +16,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
+from vila2cli.stages.lineage import lineage
 
 
 def test_what_is_not_done_may_change_and_what_is_done_may_not(tmp_path: Path, base: Path) -> None:
@@ -125,3 +127,33 @@ def test_leftovers_of_killed_processes_are_swept_and_files_in_work_are_not(tmp_p
     with TarWriter(folder / "000002.tar"):
         open_layer(folder, layer="recaption", source=source)
         assert sorted(path.name for path in folder.iterdir()) == [".vila2-000002.tar.partial", "layer.json"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("base",), None),
+        (("base",), ["000000"]),
+        (("base", 0), {}),
+        (("base", 0, "url"), None),
+        (("base", 0, "path"), {}),
+        (("base", 0, "relative"), 3),
+        (("base", 0, "layers"), "pipe:true"),
+        (("base", 0, "layers"), [{"name": "alt"}]),
+        (("layers",), 3),
+        (("layer",), ["recaption"]),
+        (("digest",), {}),
+    ],
+)
+def test_a_layer_json_of_another_make_is_one_error(layer: Path, keys: tuple[Any, ...], value: Any) -> None:
+    """Whoever reads it: as a source, for its lineage, or to go on with it."""
+    path = layer / "layer.json"
+    made = json.loads(path.read_text())
+    inner = made
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(made))
+    for read in (lambda: open_source([str(layer)]), lambda: lineage(layer)):
+        with pytest.raises(DataError, match=rf"layer\.json: {keys[0]}.*; was it edited\?"):
+            read()

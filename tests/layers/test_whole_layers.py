@@ -260,7 +260,10 @@ def test_a_layer_without_its_layer_json_is_no_base(base: Path, layer: Path) -> N
         read_all(open_source([str(layer)]))
 
 
-@pytest.mark.parametrize("text", ["{", "", "[]", '{"made_from": 3, "sha256": "x", "bytes": 20480}', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "", "[]", '{"made_from": 3, "sha256": "x", "bytes": 20480}', '{"out": "6"}', '{"bytes": -1}', "{}"],
+)
 def test_a_stats_file_that_says_nothing_is_a_problem_of_its_shard(base: Path, layer: Path, text: str) -> None:
     (layer / "000001.stats.json").write_text(text)
     report = check(open_source([f"{layer}/*.tar"]))

@@ -132,3 +132,21 @@ def test_records_of_earlier_versions_say_what_they_know(run: Path) -> None:
 def test_a_folder_without_a_record_is_refused(run: Path) -> None:
     with pytest.raises(DataError, match="says nothing of its origin"):
         lineage(Path("bases/llm"))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"bases": {"llm": None}},
+        {"bases": {"llm": {"path": 3, "sha256": ""}}},
+        {"parent": {"path": "x"}},
+        {"parents": [{"path": "x", "sha256": "", "share": "half"}]},
+        {"data": {"pretrain": ["000000"]}},
+        {"sources": {"pretrain": {"layers": [{}], "shards": {}}}},
+        {"selection": ["best"]},
+    ],
+)
+def test_a_record_of_another_make_is_one_error(tmp_path: Path, record: dict[str, Any]) -> None:
+    model(tmp_path / "checkpoint", **record)
+    with pytest.raises(DataError, match=rf"vila2\.json: {next(iter(record))}.*; was it edited\?"):
+        lineage(tmp_path / "checkpoint")

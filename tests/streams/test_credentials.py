@@ -116,6 +116,8 @@ def test_a_plain_command_is_kept_as_it_is() -> None:
         f"sk-{SECRET}",
         f"hf_{SECRET}",
         f"AKIA{SECRET}",
+        f"base_url = 'bob:{SECRET}@host/v1'",
+        f"htt p://bob:{SECRET}@host/v1",
     ],
 )
 def test_a_message_is_masked(text: str) -> None:
@@ -129,6 +131,7 @@ def test_a_message_is_masked(text: str) -> None:
         "the prompt of 600 tokens does not fit the context of 512",
         "a red star, signed by the author",
         "cannot read data/000000.tar: No such file or directory",
+        "image vllm/vllm-openai:v0.8.1@sha256 is gone, since 12:30@noon",
     ],
 )
 def test_a_message_without_secrets_stays(text: str) -> None:

@@ -12,7 +12,7 @@ from vila2cli.cli import main
 from vila2cli.errors import DataError
 from vila2cli.places import typed
 from vila2cli.shards import open_layer, open_source
-from vila2cli.streams import digest_of, fingerprint, open_stream
+from vila2cli.streams import MAX_SMALL_BYTES, digest_of, fingerprint, open_stream
 
 # On the command line
 
@@ -153,3 +153,12 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
         path.write_bytes(b"x" * 2000)
         with pytest.raises(DataError, match="was changed while it was read"):
             stream.fingerprint()
+
+
+def test_a_description_without_end_is_not_read_to_it(web: Web, data: Path) -> None:
+    (data / "endless").mkdir()
+    with (data / "endless" / "layer.json").open("wb") as file:
+        file.truncate(MAX_SMALL_BYTES + 1_000_000)
+    with pytest.raises(DataError, match=r"endless/layer\.json: it is larger than 64,000,000 bytes"):
+        open_source([f"{web.url}/endless/000000.tar"])
+    (data / "endless" / "layer.json").unlink()

@@ -11,7 +11,7 @@ from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.rewriter import NOTHING
 from vila2cli.cost import Cost, cost_of
-from vila2cli.files import read_json
+from vila2cli.records import read_stats
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source
 
@@ -129,8 +129,8 @@ def summarise(
     total: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     for name in names:
-        stats = read_json(out_dir / f"{name}.stats.json")
-        dropped.update(stats["dropped"])
+        stats = read_stats(out_dir / f"{name}.stats.json")
+        dropped.update(stats.get("dropped", {}))
         total.update({key: value for key, value in stats.items() if isinstance(value, int | float)})
     return CaptionSummary(
         stage=stage,

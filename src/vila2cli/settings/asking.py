@@ -16,6 +16,8 @@ from vila2cli.settings.kinds import (
     Settings,
     SomeNames,
     Temperature,
+    VariableName,
+    WebAddress,
     one_is_a_list,
     setting,
 )
@@ -230,10 +232,12 @@ class EvalSettings(Settings):
 class ApiSettings(Settings):
     """The server behind engine = "api": any that speaks OpenAI's chat completions."""
 
-    base_url: Annotated[str, setting("where it answers, up to /v1", decides=False)] = "http://127.0.0.1:8000/v1"
+    base_url: Annotated[WebAddress, setting("where it answers, up to /v1", decides=False)] = (
+        "http://127.0.0.1:8000/v1"
+    )
     model: Annotated[str, setting("the model's name at the server, empty for that of --model")] = ""
     key_env: Annotated[
-        str,
+        VariableName,
         setting(
             "environment variable that holds the server's key; empty for OPENAI_API_KEY at api.openai.com and "
             "no key at any other",

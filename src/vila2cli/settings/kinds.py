@@ -1,6 +1,8 @@
 """What settings are made of: types with their one line of doc, and the table they stand in."""
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -73,6 +75,29 @@ def _own_name(name: str) -> str:
 
 
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$"), AfterValidator(_own_name)]
+
+
+def _web_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise ValueError("should be a web address, such as http://127.0.0.1:8000/v1")
+    return url
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+
+
+def _variable(name: str) -> str:
+    if name and not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError("should be the name of an environment variable; the key is put into that")
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_variable)]
 
 
 class Settings(BaseModel):

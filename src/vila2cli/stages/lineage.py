@@ -7,15 +7,46 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from vila2cli.errors import DataError
-from vila2cli.files import read_json
+from vila2cli.files import check_shape, read_json
 from vila2cli.places import Remote, folder, is_there, local_path, looks_remote, redacted
+from vila2cli.records import read_layer_json
 from vila2cli.run import digest
 
 LINEAGE_FILE, LAYER_FILE, SUMMARY_FILE = "vila2.json", "layer.json", "summary.json"
 Status = Literal["", "missing", "changed", "seen", "unknown"]
 """`missing` is recorded and no longer there, `changed` no longer what was recorded, `seen` drawn above,
 `unknown` of which the record does not say where it lies."""
+
+
+class _Weights(BaseModel):
+    path: str
+    sha256: str
+
+
+class _Member(_Weights):
+    share: float
+
+
+class _UsedLayer(BaseModel):
+    path: str
+    digest: str
+
+
+class _UsedShards(BaseModel):
+    layers: list[_UsedLayer]
+    shards: dict[str, int]
+
+
+class _Made(BaseModel):
+    bases: dict[str, _Weights] | None = None
+    parent: _Weights | None = None
+    parents: list[_Member] | None = None
+    sources: dict[str, _UsedShards | None] | None = None
+    data: dict[str, dict[str, str]] | None = None
+    selection: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +104,7 @@ class _Tree:
         if not record.is_file() or node.status == "changed":
             return node
         made = read_json(record)
+        check_shape(_Made, made, str(record))
         node = replace(node, kind="checkpoint", facts=tuple(_facts(made)))
         return self._once(node, found, lambda: self._parts_of_checkpoint(made, found))
 
@@ -81,7 +113,7 @@ class _Tree:
         found = _find(path, near)
         if found is None or not (found / LAYER_FILE).is_file():
             return Node(role, "layer", path, recorded, status="missing")
-        own, summary = read_json(found / LAYER_FILE), _read_if_there(found / SUMMARY_FILE)
+        own, summary = read_layer_json(found / LAYER_FILE), _read_if_there(found / SUMMARY_FILE)
         now = str(own.get("digest", ""))
         facts = [f"layer {own.get('layer')}"]
         facts += [f"{summary[name]:,} {name}" for name in ("in", "out") if isinstance(summary.get(name), int)]
@@ -178,7 +210,7 @@ def _facts(made: Mapping[str, Any]) -> Iterator[str]:
     if "seed" in made:
         yield f"seed {made['seed']}"
     if selection := made.get("selection"):
-        yield f"selected on {selection['split']}"
+        yield f"selected on {selection.get('split')}"
 
 
 def _shards(role: str, place: str, num: int, found: Path | None, sha256: str) -> Node:

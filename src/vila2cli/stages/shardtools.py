@@ -96,7 +96,7 @@ def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator
         is_layer = place != shard.url
         try:
             stats, record = f"{tar_stem(place)}.stats.json", recorded(place)
-            parts = parts_of(record, place)
+            parts = parts_of(record)
         except DataError as error:
             yield Problem(shard.name, "", "stats", str(error))
             continue
