@@ -42,6 +42,19 @@ def test_a_signal_while_the_program_loads_is_one_line_and_75(name: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_what_a_library_makes_of_a_signal_is_no_defect(name: str) -> None:
+    """As transformers does, where it is interrupted while it imports."""
+    kill = 'exec("import signal; os.kill(os.getpid(), {number})")'
+    assert kill in WHILE_LOADING
+    turning = (
+        f"try: {kill}\n            except Exception as error: raise ModuleNotFoundError('no part') from error"
+    )
+    done = vila2(WHILE_LOADING.replace(kill, turning), name)
+    assert done.returncode == Interrupted.exit_code
+    assert done.stderr == f"vila2: stopped by {name}; run the same command again to go on\n"
+
+
 @pytest.mark.parametrize(
     ("module", "words"), [("vila2cli.cli", ["--version"]), ("vila2cli.preflight", ["check", "world"])]
 )
