@@ -269,7 +269,7 @@ def test_a_complete_checkpoint_is_nothing_to_do(data: Path, capsys: pytest.Captu
         ("judge --recipe r.toml --round 0", 2, "judging compares"),
         ("shards check none.tar", 4, "none.tar"),
         ("report none", 4, "none"),
-        ("shards merge data --out r.toml", 4, "r.toml: File exists"),
+        ("shards merge data --out r.toml", 4, "r.toml/manifest.json: Not a directory"),
         ("recaption --model m --shards data --out r.toml", 4, "r.toml/manifest.json: Not a directory"),
         ("nonsense", 2, "No such command"),
         ("recaption --shard x", 2, "--shards"),

@@ -28,16 +28,18 @@ _SMALL_COMMA = re.compile(r"-?0,\d+|1,0+")
 _BODY = r"[^\[\](){}<>]{7,200}"
 _LIST = re.compile(rf"[\[(]({_BODY})[\])](\s*%)?")
 _POINT = rf"[\[(]\s*{_N}{_UNIT}\s*[,;\s]\s*{_N}{_UNIT}\s*[\])]"
-_CHAIN = re.compile(rf"{_POINT}(?:\s*(?:[,;:\-–—→]|->|\bto\b)\s*{_POINT})+", re.IGNORECASE)
+_CHAIN = re.compile(rf"{_POINT}(?:\s*(?:[,;:\-–—→]|->|\bto\b|(?<=\))\s(?=\())\s*{_POINT})+", re.IGNORECASE)
 _POINTS = re.compile(_POINT)
+_XY = re.compile(r"""\{\s*["']?x["']?\s*:\s*([^{},:]+),\s*["']?y["']?\s*:\s*([^{},:]+)\}""", re.IGNORECASE)
 _CORNERS = re.compile(
-    rf"(?:top|upper)[- ]left[^()\[\]\d]{{0,60}}({_POINT})[^()\[\]\d]{{0,60}}(?:bottom|lower)[- ]right"
-    rf"[^()\[\]\d]{{0,60}}({_POINT})",
+    rf"(?:(?:top|upper)[-_ ]?left|左上角?)[^()\[\]\d]{{0,60}}({_POINT})[^()\[\]\d]{{0,60}}"
+    rf"(?:(?:bottom|lower)[-_ ]?right|右下角?)[^()\[\]\d]{{0,60}}({_POINT})",
     re.IGNORECASE,
 )
 _RUN = re.compile(rf"(?<![\w.])(?>{_N}{_UNIT}(?:(?:\s*[,;]\s*|\s+){_N}{_UNIT}){{3,}})(?!\w)")
 _TAGGED = re.compile(
-    r"<(box|\|box_start\||\|det\||\|begin_of_box\|)>(.{1,200}?)(?:<(?:/box|\|box_end\||\|/det\||\|end_of_box\|)>|\Z)",
+    r"<(box|point_box|\|box_start\||\|det\||\|begin_of_box\|)(?:\s[^<>]*)?>(.{1,200}?)"
+    r"(?:<(?:/box|/point_box|\|box_end\||\|/det\||\|end_of_box\|)>|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
 _KEYED = re.compile(rf"""["']?\b(bbox_2d|box_2d)\b["']?\s*[:=]\s*(\[\s*{_BODY}\])""", re.IGNORECASE)
@@ -51,6 +53,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _POINT_TAG = re.compile(r"<points?\b[^>]*>|\bpoint_2d\b", re.IGNORECASE)
+_ESCAPED = re.compile(r"\\([\[\](){}<>_])")
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _ANSWER = re.compile(
     r"""<answer>|\\boxed|\bfinal (?:answer|box|coordinates?)\b|\banswer[\s*"']*(?:is\b|:)""", re.IGNORECASE
@@ -98,7 +101,7 @@ def find_boxes(text: str) -> list[Found]:
     that was cut off.
     """
     text = _THOUGHT.split(text)[-1][-_MAX_CHARS:]
-    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
+    text = _ESCAPED.sub(r"\1", unicodedata.normalize("NFKC", text).translate(_PLAIN))
     marks = list(_ANSWER.finditer(text))
     for part in (*([text[marks[-1].end() :]] if marks else ()), text):
         for read in _READERS:
@@ -125,7 +128,11 @@ def patch_box(first: int, last: int) -> Box:
 
 
 def _tokens(text: str) -> Iterator[Found]:
-    """Location tokens: PaliGemma's have y first, Florence-2's are bins with a middle, MiniGPT-v2's 0-100."""
+    """Location tokens: PaliGemma's have y first, Florence-2's are bins with a middle, MiniGPT-v2's 0-100.
+
+    Rex-Omni writes the last in Qwen's tags, and means 0-999.
+    """
+    small = 0 if "<|box_start|>" in text else 100
     for name, (pattern, frame) in _TOKENS.items():
         for match in pattern.finditer(text):
             a, b, c, d = (float(number) for number in match.groups())
@@ -136,7 +143,8 @@ def _tokens(text: str) -> Iterator[Found]:
             elif name == "bin_":
                 yield Found("<bin_N>", (a, b, c, d), frame)
             else:
-                yield Found("<N><N><N><N>", (a, b, c, d), frame if max(a, b, c, d) <= 100 else "")
+                frame = frame if max(a, b, c, d) <= small else "" if small else "xyxy-999"
+                yield Found("<N><N><N><N>", (a, b, c, d), frame)
 
 
 def _patches(text: str) -> Iterator[Found]:
@@ -147,7 +155,7 @@ def _patches(text: str) -> Iterator[Found]:
 
 
 def _tags(text: str) -> Iterator[Found]:
-    """Qwen-VL, InternVL and MiniCPM-V (0-1000), DeepSeek-VL2 (0-999), GLM (0-1000)."""
+    """Qwen-VL, InternVL, MiniCPM-V and Isaac (0-1000), DeepSeek-VL2 (0-999), GLM (0-1000)."""
     for match in _TAGGED.finditer(text):
         name, far = match[1].lower(), 999 if match[1].lower() == "|det|" else 1000
         for read in (_pairs, _lists, _runs):
@@ -202,7 +210,7 @@ def _box_of(values: Mapping[str, float]) -> Box | None:
 
 def _pairs(text: str) -> Iterator[Found]:
     """Two corners, `(x1,y1),(x2,y2)`; a chain of more is no box."""
-    for match in _CORNERS.finditer(text):
+    for match in _CORNERS.finditer(_XY.sub(r"(\1,\2)", text)):
         yield from _corners([match[1], match[2]])
     for match in _CHAIN.finditer(text):
         yield from _corners(_POINTS.findall(match[0]))

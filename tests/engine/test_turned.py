@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 
 from turned_pictures import TURNED_FORMATS, corners, stored_turned
 from vila2cli.engine import EngineSettings, Request, open_engine
-from vila2cli.engine.api import data_url
+from vila2cli.engine.messages import data_url
 from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
 from vila2cli.sample import EncodedImage

@@ -24,7 +24,9 @@ def read(path, value):
         ([{"question_id": 3, "answer": "yes"}], [("3", "yes")]),
         ([{"questionId": "3", "prediction": "yes"}], [("3", "yes")]),
         ([{"question_id": 3, "text": None, "answer": "yes"}], [("3", None)]),
+        ([{"question_id": 3, "text": float("nan")}], [("3", None)]),
         ([{"image_id": 3, "caption": "a cat"}], [("3", "a cat")]),
+        ([{"image": "VizWiz_val_0.jpg", "answer": "cup"}], [("VizWiz_val_0.jpg", "cup")]),
         ([{"id": "v_1", "answer": "C", "response": "B"}], [("v_1", "B")]),
         ({"v_1": "B", "v_2": 7}, [("v_1", "B"), ("v_2", "7")]),
         ([{**HALLUSION, "model_prediction": "No."}], [("VD_ocr_1_2_0", "No.")]),
@@ -87,3 +89,59 @@ def test_mmes_images_are_named_by_their_subtask(given):
         0: ["1"],
         1: ["0"],
     }
+
+
+def test_answers_of_one_file_for_several_splits_are_told_apart(tmp_path):
+    """lmms-eval's POPE: all splits in one file, whose numbers begin anew in each and which may ask the same."""
+    docs = [
+        {"question_id": "1", "question": "Is there a dog?", "image_source": f"i{number}", "category": name}
+        for number, name in enumerate(("adversarial", "popular"))
+    ]
+    (tmp_path / "s.jsonl").write_text(
+        "".join(
+            json.dumps({"doc_id": n, "doc": doc, "filtered_resps": [said]}) + "\n"
+            for n, (doc, said) in enumerate(zip(docs, ("yes", "no"), strict=True))
+        )
+    )
+    answers = read_answers([tmp_path / "s.jsonl"])
+    for number, split in enumerate(("adversarial", "popular")):
+        meta = {"sample_id": "1", "question": "Is there a dog?", "image_id": f"i{number}.jpg"}
+        known = [Known.of(Sample(key="a", meta=meta), 0)]
+        (answer,) = join(known, answers, split=split).answers[0]
+        assert answer.text == ("yes", "no")[number]
+        other = [Known.of(Sample(key="a", meta={**meta, "sample_id": "77"}), 0)]  # numbered in another way
+        assert join(other, answers, split=split).how == "image and question"
+
+
+COCO_IMAGES = ("COCO_val2014_000000000042.jpg", "COCO_val2014_000000001000.jpg")
+
+
+def captions_asked():
+    """Two images that are asked about alike, in COCO's order."""
+    question = "Provide a one-sentence caption for the provided image."
+    metas = [{"sample_id": number, "image_id": number, "question": question} for number in ("42", "1000")]
+    return [Known.of(Sample(key=str(n), meta=meta), n, is_caption=True) for n, meta in enumerate(metas)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda n, name: {"doc_id": n, "doc": {"question_id": name, "file_name": name}, "resps": [[name]]},
+        lambda n, name: {"doc_id": n, "doc": {"img_id": n, "filename": name}, "resps": [[name]]},
+        lambda n, name: {"image_id": name, "caption": name},
+        lambda n, name: {"image_id": name.removeprefix("COCO_val2014_"), "caption": name},
+        lambda n, name: {"question_id": n, "image": name, "prompt": "Describe this.", "text": name},
+    ],
+)
+def test_captions_in_another_order_are_joined_by_their_images(tmp_path, row):
+    """lmms-eval's COCO captions have another order than COCO's file, and one prompt for all."""
+    rows = [row(n, name) for n, name in enumerate(reversed(COCO_IMAGES))]
+    (tmp_path / "s.json").write_text(json.dumps(rows))
+    joined = join(captions_asked(), read_answers([tmp_path / "s.json"]))
+    assert {place: answers[0].text for place, answers in joined.answers.items()} == dict(enumerate(COCO_IMAGES))
+
+
+def test_captions_that_name_other_images_are_not_joined_by_their_order():
+    answers = [Answer(text="a cat", id="", doc=n, image=f"flickr/{n}.jpg") for n in range(2)]
+    assert join(captions_asked(), answers).num_joined == 0
+    assert join(captions_asked(), [Answer(text="a cat", doc=n) for n in range(2)]).how == "document number"

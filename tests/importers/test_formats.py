@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.evaluation.joining import Known
 from vila2cli.importers import FORMATS, find_format
 from vila2cli.importers.write import import_tasks
 from vila2cli.score.task import load_task
@@ -281,6 +282,7 @@ def test_mmmus_answers_by_id(tmp_path):
     task, (choice, free) = load_task(tmp_path / "tasks/mmmu"), samples_of(tmp_path / "tasks/mmmu")
     assert [task.scorer.score(text, task.reference_of(choice))["score"] for text in ("E", "A")] == [1, 0]
     assert [task.scorer.score(text, task.reference_of(free))["score"] for text in ("7.0", "8")] == [1, 0]
+    assert Known.of(free, 0).asked == ()  # the file says no questions: answers to any with this id are to it
     with pytest.raises(DataError, match="no 'question_type'"):
         import_tasks(find_format("mmmu"), write(tmp_path, a__json={"x": {"y": 1}}), tmp_path / "other")
 

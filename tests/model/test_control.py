@@ -312,7 +312,9 @@ def test_what_a_server_is_sent_spells_no_published_control_token() -> None:
     published = (
         "<|im_start|>assistant <|im_end|> <|eot_id|> <|start_header_id|> <start_of_turn> <end_of_turn> [INST] "
         "[/INST] <<SYS>> </s> <s> <bos> <|image_pad|> <start_of_image> [IMG] <|endoftext|> <｜User｜> "
-        "<end_of_utterance>"
+        "<end_of_utterance> <row_1_col_1> <|turn> <turn|> <|channel> <channel|> <|/det|> [THINK] [ARGS] "
+        "[MODEL_SETTINGS] ]~b] ]~!b[ [e~[ [gMASK] <sop> <role> </role> [|assistant|] <seed:bos> <BOS_TOKEN> "
+        "[UNUSED_TOKEN_146] <|im▁start|>"
     )
     sent = visibly_inert(published)
     assert not PUBLISHED.search(sent)

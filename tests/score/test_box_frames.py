@@ -155,6 +155,12 @@ def test_a_stated_frame_that_the_numbers_are_not_in_is_doubted():
     assert "stated to be in xyxy-1" in doubt
 
 
+def test_a_part_of_the_answers_in_another_frame_is_doubted():
+    answers = ["[0.1,0.2,0.3,0.4]" if n % 10 == 0 else "[100,200,300,400]" for n in range(40)]
+    (doubt,) = REFCOCO.account(REFCOCO.settle(scored(answers, "xyxy-1000"))).doubts
+    assert "4 of 40 boxes lie within 0-1" in doubt
+
+
 def test_answers_without_a_box_are_counted_and_doubted():
     answers = ["{<10><10><50><50>}", "in the middle", '<point x="63.5" y="44.5" alt="dog">dog</point>']
     account = REFCOCO.account(REFCOCO.settle(scored(answers)))

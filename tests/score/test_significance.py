@@ -107,6 +107,7 @@ def test_samples_needed_agree_with_the_textbook():
     assert samples_needed(error, 100, 0.14008) == 100
     assert samples_needed(error, 100, 0.01) == 19623
     assert samples_needed(error, 100, 0.0) is None
+    assert samples_needed(error, 100, 1.0) == 6  # the sign test's fewest; the formula alone says 2
 
 
 def test_samples_that_all_differ_alike_say_nothing_of_how_many_are_needed():

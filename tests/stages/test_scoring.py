@@ -321,3 +321,10 @@ def test_answers_that_all_differ_alike_do_not_say_how_many_are_needed(tmp_path, 
     assert (change.smallest_visible, change.samples_needed) == (None, None)
     assert main(["eval", "compare", str(tmp_path / "wrong"), str(tmp_path / "right")]) == 0
     assert "20 samples all differ alike: how many would show it cannot be told" in capsys.readouterr().out
+
+
+def test_only_contradicting_answers_are_told_of(pope, tmp_path):
+    file = lines(tmp_path / "a.jsonl", *(llava(n, text) for n in (1, 2, 3, 4) for text in ("Yes", "No")))
+    with pytest.raises(RejectBudgetError, match=r"none of its 4 samples has one clear answer \(ambiguous 4\)"):
+        run(file, pope, tmp_path / "out", "eval.max_reject_rate=1")
+    assert (tmp_path / "out/pope-random/rejects.jsonl").is_file()

@@ -234,6 +234,6 @@ def test_job_scripts_hold_no_password(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert main(argv) == 2
     said = capsys.readouterr().err
-    assert "holds a password or signature, which would stand in the job scripts" in said
+    assert "holds a password or signature, which would be written down with the commands" in said
     assert SECRET not in said
     assert not list(tmp_path.iterdir())

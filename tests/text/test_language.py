@@ -125,3 +125,21 @@ def test_names_and_signs_do_not_change_the_language(text: str) -> None:
 
 def test_real_captions_are_english(real_captions: list[str]) -> None:
     assert [text for text in real_captions[::7] if not is_in_language(text, "en")] == []
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("th", "ป้าย McDonald's ตั้งอยู่หน้าร้านอาหาร มีคนเดินผ่านไปมา"),
+        ("ko", "간판에 Starbucks라고 쓰여 있다."),
+        ("en", "A book cover titled El amor en los tiempos del cólera by Gabriel García Márquez."),
+        ("en", "The menu lists crème brûlée, bouillabaisse, coq au vin and pâté en croûte."),
+    ],
+)
+def test_brands_and_titles_do_not_change_the_language(language: str, text: str) -> None:
+    assert is_in_language(text, language)
+
+
+def test_a_title_hides_no_other_language() -> None:
+    assert not is_in_language("A book titled Berlin. Im Hintergrund steht ein blaues Haus mit Garten.", "en")
+    assert not is_in_language("ภาพรถสีแดง parked under a big tree near the house", "th")

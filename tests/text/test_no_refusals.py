@@ -9,6 +9,7 @@ from vila2cli.text.refusals import refuses
 
 CAPTIONS = {
     "en": (
+        "The image failed to catch the bird's wings sharply.",
         "I love you is written on the wall.",
         "I can do it, says the poster.",
         "I am a robot, says the screen of the toy.",
@@ -64,6 +65,7 @@ CAPTIONS = {
         "Hello Kitty sits on a shelf.",
     ),
     "de": (
+        "Es ist kein Foto vorhanden, nur ein leerer Rahmen hängt an der Wand.",
         "Leider, ein Gasthaus in den Bergen.",
         "Leiderdorp station with a train.",
         "Ein Schild mit der Aufschrift „Leider geschlossen“ hängt an der Tür.",
@@ -75,6 +77,7 @@ CAPTIONS = {
         "Ein Leiterwagen steht vor dem Haus.",
     ),
     "fr": (
+        "Il n'y a pas de personnes sur l'image.",
         "Je t'aime est écrit sur le mur.",
         "Une pancarte « Désolé, nous sommes fermés » est accrochée à la porte.",
         "Un homme ne peut pas soulever la caisse.",
@@ -84,6 +87,7 @@ CAPTIONS = {
         "L'image montre un chat qui n'est pas sur le tapis.",
     ),
     "es": (
+        "No hay fotos en la pared.",
         "No entrar: una señal roja en una puerta.",
         "Un cartel que dice «Lo siento, está cerrado».",
         "El hombre no puede levantar la caja.",
@@ -157,6 +161,7 @@ CAPTIONS = {
         "ไม่มีใครอยู่บนถนน",
     ),
     "zh": (
+        "图中的男子没有提供照片。",
         "我爱你三个字写在墙上。",
         "门上挂着一块牌子，上面写着“抱歉，本店已打烊”。",
         "男人无法抬起箱子。",
@@ -173,6 +178,7 @@ CAPTIONS = {
         "私服の女性が駅前に立っている。",
     ),
     "ko": (
+        "이미지가 흐리다.",
         "나는 학생이다라고 적힌 칠판.",
         "문에 '죄송합니다, 영업 종료'라고 적힌 팻말이 걸려 있다.",
         "남자는 상자를 들 수 없습니다.",

@@ -310,3 +310,24 @@ def test_any_text_is_checked(text: str) -> None:
 )
 def test_what_runs_to_the_limit_is_no_caption(text: str) -> None:
     assert check_caption(text, reached_limit=True, standard=Standard(language="en")).defect is not None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "<table>"
+        + "".join(f"<tr><td>{n}</td><td>0</td><td>0</td><td>0</td></tr>" for n in range(6))
+        + "</table>",
+        "".join(
+            f"  <tr>\n    <td>Item {n}</td>\n    <td>yes</td>\n    <td>yes</td>\n  </tr>\n" for n in range(6)
+        ),
+        "\\begin{array}{ccc} 0 & 0 & 0 & 0 \\\\ 0 & 0 & 0 & 0 \\\\ 0 & 0 & 0 & 0 \\end{array}",
+    ],
+)
+def test_equal_cells_of_html_and_latex_are_no_loop(table: str) -> None:
+    assert check_caption(table, reached_limit=False).defect is None
+
+
+@pytest.mark.parametrize("row", ["<tr><td>a</td><td>b</td></tr>\n", "a & b & b \\\\ ", "<td>a</td>"])
+def test_a_table_that_never_ends_is_a_loop(row: str) -> None:
+    assert check_caption("A table: " + row * 200, reached_limit=True).defect == "repetition"

@@ -29,6 +29,18 @@ THOUGHT = "The user wants a caption. No dog is there, I see a cat.\n\nSo I descr
         f"<longcat_think>{THOUGHT}</longcat_think>{ANSWER}",
         f"<analysis>{THOUGHT}</analysis>{ANSWER}",
         f"<think>{THOUGHT}</think><answer>{ANSWER}</answer>",
+        f"<think>I am told to use <answer> tags</think>{ANSWER}",
+        f"I am told to use the answer tag and no other text</think>\n{ANSWER}",
+        f"<think>There is no other text </think><answer>{ANSWER}</answer>",
+        f"<reason>{THOUGHT}</reason>{ANSWER}",
+        f"<inner_monologue>{THOUGHT}</inner_monologue>{ANSWER}",
+        f"<|think|>{THOUGHT}</|think|>{ANSWER}",
+        f"<｜Assistant｜><think>{THOUGHT}</think>{ANSWER}<｜end▁of▁sentence｜>",
+        f"<think>{THOUGHT}</think>{ANSWER}<end_of_turn>",
+        f"<unused94>thought\n{THOUGHT}<unused95>{ANSWER}",  # MedGemma
+        f"<|im_start|>think\n{THOUGHT}<|im_end|>\n<|im_start|>answer\n{ANSWER}<|im_end|>",  # s1
+        f"## Thinking\n\n{THOUGHT}\n\n## Final Response\n\n{ANSWER}",  # HuatuoGPT-o1
+        f"### Reasoning\n{THOUGHT}\n\n### Answer\n{ANSWER}",
         f"<think>{THOUGHT}</think>\n\n<response>\n{ANSWER}\n</response>",
         f"<think>{THOUGHT}</think>\n<answer>{ANSWER}",
         f"<think>{THOUGHT}</think>{ANSWER}</answer>",
@@ -142,6 +154,9 @@ def test_an_end_at_the_limit_right_behind_the_reasoning_is_a_cut() -> None:
         "A score of 3 < 4, a heart <3 and an arrow ->.",
         "Here is my dog.",
         "<p>A cat</p>",
+        "The keyboard reads <|im_end|>",
+        "So the whiteboard has \\boxed{42}",
+        "The proof ends with $\\boxed{x = 5}$",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -162,6 +177,12 @@ def test_ordinary_text_stays(text: str) -> None:
         ("So the final answer is <answer>yes</answer>", "yes"),
         ('<think>hm</think>{"better": "A"}', '{"better": "A"}'),
         ('<think>hm</think>The code says "</think>".', 'The code says "</think>".'),
+        ("Yes<|im_end|>", "Yes"),
+        ("No.</s>", "No."),
+        ("No<end_of_turn>\n", "No"),
+        ("Reasoning: no dog? I see one.\n\\boxed{\\text{Yes}}", "Yes"),
+        ("Let me look. There is no dog.\n\n$\\boxed{No}$", "No"),
+        ("No dog is there. So, it is \\boxed{No}.", "No"),
     ],
 )
 def test_short_answers(text: str, answer: str) -> None:
@@ -214,3 +235,9 @@ def test_real_captions_hold_no_reasoning(real_captions: list[str]) -> None:
         found = answer_of(text, reached_limit=True)
         assert (found.text, found.has_reasoning, found.is_cut) == (text.strip(), False, False)
         assert not thinks_aloud(text)
+
+
+@pytest.mark.parametrize("mark", ["<think>", "</think>", "<answer>", "<answer>a</answer>", "```<think>"])
+def test_a_model_that_repeats_a_mark_is_read_in_bounds(mark: str) -> None:
+    """Time that grows with the square of the marks would be a minute."""
+    assert len(answer_of(mark * 5_000).text) <= 5_000 * len(mark)

@@ -11,6 +11,8 @@ from vila2cli.text.refusals import plain, refuses
 
 REFUSED = {
     "en": (
+        "Could you please upload the image again?",
+        "It looks like the image didn't upload properly.",
         "I cannot and will not describe this image.",
         "I can't fulfill that request.",
         "I can’t assist with that.",
@@ -113,6 +115,7 @@ REFUSED = {
         "A woman smiles at the camera. As an AI language model, I cannot tell who she is.",
     ),
     "de": (
+        "Es wurde kein Bild hochgeladen.",
         "Entschuldigung, das kann ich nicht.",
         "Ich darf keine Personen identifizieren.",
         "Das kann ich leider nicht beschreiben.",
@@ -129,6 +132,7 @@ REFUSED = {
         "Ich entschuldige mich für die Unannehmlichkeiten.",
     ),
     "fr": (
+        "Vous n'avez pas joint d'image.",
         "Je ne peux pas.",
         "Je suis dans l'impossibilité de décrire l'image.",
         "Pardon, mais je ne peux pas.",
@@ -145,6 +149,7 @@ REFUSED = {
         "Je regrette, mais je ne peux pas répondre.",
     ),
     "es": (
+        "No se ha proporcionado ninguna imagen.",
         "No puedo hacerlo.",
         "No puedo.",
         "No veo ninguna imagen.",
@@ -161,6 +166,7 @@ REFUSED = {
         "Siento no poder ayudarte con esa imagen.",
     ),
     "it": (
+        "Non hai allegato nessuna immagine.",
         "Non vedo nessuna immagine.",
         "Mi dispiace, ma non posso descrivere questa immagine.",
         "Sono spiacente, ma non posso aiutarti.",
@@ -173,6 +179,7 @@ REFUSED = {
         "Scusa, ma non posso farlo.",
     ),
     "pt": (
+        "Não foi possível carregar a imagem.",
         "Não consigo ver a imagem.",
         "Não vejo nenhuma imagem.",
         "Sinto muito, mas não posso descrever esta imagem.",
@@ -186,6 +193,7 @@ REFUSED = {
         "Eu não tenho acesso à imagem.",
     ),
     "nl": (
+        "Er is geen afbeelding bijgevoegd.",
         "Ik zie geen afbeelding.",
         "Het spijt me, maar ik kan deze afbeelding niet beschrijven.",
         "Sorry, maar ik kan je daar niet bij helpen.",
@@ -197,6 +205,7 @@ REFUSED = {
         "Het is voor mij niet mogelijk om dit te beschrijven.",
     ),
     "ru": (
+        "Изображение не было прикреплено.",
         "Я не вижу изображения.",
         "Не могу помочь.",
         "Не могу описать изображение.",
@@ -210,6 +219,7 @@ REFUSED = {
         "Я не имею возможности просматривать изображения.",
     ),
     "el": (
+        "Δεν έχετε επισυνάψει εικόνα.",
         "Δεν βλέπω καμία εικόνα.",
         "Λυπάμαι, αλλά δεν μπορώ να περιγράψω αυτή την εικόνα.",
         "Συγγνώμη, δεν μπορώ να βοηθήσω.",
@@ -220,6 +230,7 @@ REFUSED = {
         "Ζητώ συγγνώμη, αλλά δεν γίνεται.",
     ),
     "ar": (
+        "لم يتم إرفاق أي صورة.",
         "لا أرى أي صورة.",
         "عذراً، لا أستطيع.",
         "آسف، لا أستطيع وصف هذه الصورة.",
@@ -232,6 +243,7 @@ REFUSED = {
         "لست قادرًا على عرض الصور.",
     ),
     "he": (
+        "לא צורפה תמונה.",
         "אני לא רואה תמונה.",
         "אני מצטער, אבל אני לא יכול לתאר את התמונה הזו.",
         "מצטערת, איני יכולה לעזור בכך.",
@@ -242,6 +254,7 @@ REFUSED = {
         "אין לי אפשרות לצפות בתמונות.",
     ),
     "hi": (
+        "आपने कोई छवि अपलोड नहीं की है।",
         "मैं कोई छवि नहीं देख पा रहा हूँ।",
         "मुझे माफ़ करें, मैं मदद नहीं कर सकता।",
         "मुझे खेद है, लेकिन मैं इस छवि का वर्णन नहीं कर सकता।",
@@ -254,6 +267,7 @@ REFUSED = {
         "मैं क्षमा चाहता हूँ, पर यह संभव नहीं है।",
     ),
     "th": (
+        "คุณยังไม่ได้แนบรูปภาพ",
         "ฉันไม่เห็นรูปภาพ",
         "ขออภัยค่ะ",
         "ขออภัย ฉันไม่สามารถอธิบายภาพนี้ได้",
@@ -265,6 +279,7 @@ REFUSED = {
         "ไม่สามารถอธิบายภาพได้",
     ),
     "zh": (
+        "您似乎没有上传图片。",
         "我不能。",
         "我无法识别此人。",
         "我看不到任何图片。",
@@ -282,6 +297,7 @@ REFUSED = {
         "很遗憾，我无法看到您提到的图片。",
     ),
     "ja": (
+        "AI言語モデルとして、画像を見ることはできません。",
         "画像が見えません。",
         "申し訳ありませんが、この画像を説明することはできません。",
         "申し訳ございません。お手伝いできません。",
@@ -294,6 +310,7 @@ REFUSED = {
         "ご要望にはお応えできません。",
     ),
     "ko": (
+        "이미지가 제공되지 않았습니다.",
         "이미지가 보이지 않습니다.",
         "죄송합니다. 이 이미지를 설명할 수 없습니다.",
         "죄송하지만 도와드릴 수 없습니다.",

@@ -141,8 +141,8 @@ def test_a_picture_that_the_image_processor_cannot_take_is_one_reject(chat: Chat
         """As Qwen2-VL's image processor has it."""
 
         def __call__(self, images: Any, **more: Any) -> Any:
-            if any(max(one.size) > 200 * min(one.size) for row in images for one in row):
-                raise ValueError("absolute aspect ratio must be smaller than 200")
+            if any(max(one.size) > 50 * min(one.size) for row in images for one in row):
+                raise ValueError("absolute aspect ratio must be smaller than 50")
             return super().__call__(images, **more)
 
     processor.image_processor.__class__ = WithinProportions
@@ -153,7 +153,7 @@ def test_a_picture_that_the_image_processor_cannot_take_is_one_reject(chat: Chat
     write(tmp_path / "0.tar", [whole, odd])
     (one,) = stored(str(tmp_path / "0.tar"), Chat(processor), tmp_path / "store")
     assert [(reject.key, reject.reason) for reject in one.rejects] == [("odd", "untrainable")]
-    assert "1000x1: absolute aspect ratio" in one.rejects[0].error
+    assert "100x1: absolute aspect ratio" in one.rejects[0].error
     assert one.num_samples == 1
 
 

@@ -11,6 +11,7 @@ from vila2cli.importers.question import read_values
 _IDS = ("question_id", "questionId", "sample_id", "image_id", "id", "index")
 # "answer" comes last: beside any of the others it is the reference answer (MMMU's output.json).
 _TEXTS = ("text", "response", "model_prediction", "prediction", "predict", "caption", "answer")
+_IMAGES = ("image_source", "image_id", "imageId", "image_name", "image", "file_name", "filename", "img_path")
 _CUT = ("length", "max_tokens", "MAX_TOKENS")
 _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
@@ -20,8 +21,8 @@ class Answer:
     """One answer: the id that its tool gave, or the document's number; and what was asked, if it says so.
 
     `text` is None where the tool noted that no answer came (null in its file), `is_cut` says that it noted an
-    end at the longest answer. `line` is its place in its file, where nothing but that says which question it
-    answers (POPE).
+    end at the longest answer, and `part` what part of the benchmark it is of. `line` is its place in its file,
+    where nothing but that says which question it answers (POPE).
     """
 
     text: str | None
@@ -29,6 +30,7 @@ class Answer:
     doc: int | None = None
     prompt: str = ""
     image: str = ""
+    part: str = ""
     where: str = ""
     file: str = ""
     line: int | None = None
@@ -44,9 +46,9 @@ def read_answers(paths: Sequence[Path]) -> list[Answer]:
     """The answers of JSON-lines or JSON files; raises DataError naming file and row for one that has none.
 
     Known are rows with `question_id` and `text` (LLaVA), `question_id` and `answer` (VQA), `image_id` and
-    `caption` (COCO), `id` and `response` (MMMU), `model_prediction` (HallusionBench), `doc_id` with
-    `filtered_resps` or `resps` (lmms-eval), `question` and `answer` in the order of the labels (POPE), and one
-    object of answers by their ids (MMMU).
+    `caption` (COCO), `image` and `answer` (VizWiz), `id` and `response` (MMMU), `model_prediction`
+    (HallusionBench), `doc_id` with `filtered_resps` or `resps` (lmms-eval), `question` and `answer` in the
+    order of the labels (POPE), and one object of answers by their ids (MMMU).
     """
     answers = []
     for path in paths:
@@ -76,14 +78,17 @@ def _answer(row: Any, where: str, file: str = "", line: int = 0) -> Answer:
         return _lmms_answer(row, where)
     name = _name_of(row)
     key = next((key for key in _TEXTS if key in row), None)
-    text = None if key is None else row[key]
+    text = (
+        None if key is None or row[key] != row[key] else row[key]
+    )  # NaN is how pandas writes that there is none
     question = "" if name else _text(row, "question")
+    name = name or ("" if question else _text(row, "image"))
     is_known = bool(name or question) and key is not None
     if not is_known or isinstance(text, bool) or not isinstance(text, str | int | float | None):
         raise DataError(
             f"{where} has no answer that is known: question_id and text (LLaVA) or answer (VQA), image_id and "
-            "caption (COCO), doc_id and filtered_resps (lmms-eval), or question and answer in the order of the "
-            "labels (POPE)"
+            "caption (COCO), image and answer (VizWiz), doc_id and filtered_resps (lmms-eval), or question and "
+            "answer in the order of the labels (POPE)"
         )
     return Answer(
         text=None if text is None else str(text),
@@ -114,7 +119,17 @@ def _lmms_answer(row: Mapping[str, Any], where: str) -> Answer:
     assert isinstance(doc, dict)
     name = next((str(doc[key]) for key in _IDS if isinstance(doc.get(key), str | int)), "")
     prompt = _text(row, "input") or _text(doc, "question") or (_first_text(row.get("arguments")) or "")
-    return Answer(text=text, id=name, doc=row["doc_id"], prompt=prompt, where=where, is_cut=_is_cut(row))
+    image = next((str(doc[key]) for key in _IMAGES if isinstance(doc.get(key), str | int)), "")
+    return Answer(
+        text=text,
+        id=name,
+        doc=row["doc_id"],
+        prompt=prompt,
+        image=image,
+        part=_text(doc, "category"),
+        where=where,
+        is_cut=_is_cut(row),
+    )
 
 
 def _is_cut(row: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from vila2cli.sample import Sample
 
 _OPTION = re.compile(r"[A-Z]\. ")
 _IMAGE_MARK = re.compile(r"<image(?: \d)?>|\bimage \d\b")
+_COCO = re.compile(r"(?:.*/)?(?:COCO_\w+_|(?=\d{12}$))0*([1-9]\d*)")
 _OCR_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
 
@@ -29,7 +30,8 @@ class Known:
     number: str = ""
 
     @classmethod
-    def of(cls, sample: Sample, place: int) -> "Known":
+    def of(cls, sample: Sample, place: int, *, is_caption: bool = False) -> "Known":
+        """What of a sample; a caption may have been asked for in any words."""
         meta = sample.meta
         index, question = meta.get("index"), str(meta.get("question", ""))
         lines = takewhile(lambda line: not _OPTION.match(line), question.split("\n"))
@@ -39,7 +41,7 @@ class Known:
             id=str(meta.get("sample_id", meta.get("question_id", ""))),
             image=_stem(str(meta.get("image_id", meta.get("image", "")))),
             question=_plain(question),
-            asked=tuple(line for line in map(_plain, lines) if line),
+            asked=() if is_caption else tuple(line for line in map(_plain, lines) if line),
             index=index if isinstance(index, int) else place,
             number=str(meta.get("question_id", "")),
         )
@@ -65,20 +67,25 @@ class Join:
 Finder = Callable[[Answer], Known | None]
 
 
-def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
-    """Join in the way that answers most samples; of equal ways the first, by id."""
+def join(samples: Sequence[Known], answers: Sequence[Answer], *, split: str = "") -> Join:
+    """Join in the way that answers most samples; of equal ways the first, by id.
+
+    Where answers say which part of a benchmark they are of, and one is the `split`, the others are left out.
+    """
+    is_parted = bool(split) and any(answer.part == split for answer in answers)
+    mine = [not is_parted or answer.part in ("", split) for answer in answers]
     ways = {
         "question id": _by(samples, lambda one: one.id or None, lambda answer: answer.id),
         "question number": _by(samples, lambda one: one.number or None, lambda answer: answer.id),
         "sample key": _by(samples, lambda one: one.key, lambda answer: answer.id),
         "image and question": _by_image_and_question(samples),
         "image": _by(samples, lambda one: one.image or None, lambda answer: _stem(answer.image or answer.id)),
-        "document number": _by(samples, lambda one: one.index, lambda answer: answer.doc),
+        "document number": _by(samples, lambda one: one.index, _doc_of(samples)),
         **_by_lines(samples, answers),
     }
     best = Join()
     for how, find in ways.items():
-        found = _join(how, find, answers)
+        found = _join(how, find, answers, mine)
         if found.num_joined > best.num_joined:
             best = found
         if best.num_joined == len(samples):
@@ -86,10 +93,10 @@ def join(samples: Sequence[Known], answers: Sequence[Answer]) -> Join:
     return best
 
 
-def _join(how: str, find: Finder, answers: Sequence[Answer]) -> Join:
+def _join(how: str, find: Finder, answers: Sequence[Answer], mine: Sequence[bool]) -> Join:
     result = Join(how)
     for number, answer in enumerate(answers):
-        sample = find(answer)
+        sample = find(answer) if mine[number] else None
         if sample is None:
             continue
         if not _agrees(answer, sample):
@@ -117,6 +124,15 @@ def _by(
         return None if name is None else names.get(name)
 
     return find
+
+
+def _doc_of(samples: Sequence[Known]) -> Callable[[Answer], int | None]:
+    """The number of an answer's document: of one that names its id or image only where questions tell it apart.
+
+    All captions are asked for alike, and other copies of a benchmark have another order.
+    """
+    is_told = len({one.question for one in samples}) > 1 or len(samples) == 1
+    return lambda answer: answer.doc if is_told or not (answer.id or answer.image) else None
 
 
 def _by_lines(samples: Sequence[Known], answers: Sequence[Answer]) -> dict[str, Finder]:
@@ -163,8 +179,11 @@ def _questions_in(prompt: str) -> list[str]:
 def _agrees(answer: Answer, sample: Known) -> bool:
     """Whether the prompt holds a line of the sample's question; yes where one of the two is not known.
 
-    One line is enough, as tools put hints and options in other places.
+    One line is enough, as tools put hints and options in other places. Where the question tells nothing, the
+    image's name does.
     """
+    if not sample.asked and answer.image and sample.image:
+        return _file_name(_stem(answer.image)) == _file_name(sample.image)
     prompt = _plain(answer.prompt)
     return not prompt or not sample.asked or any(line in prompt for line in sample.asked)
 
@@ -174,7 +193,12 @@ def _plain(text: str) -> str:
     return " ".join(_IMAGE_MARK.sub(" ", text.lower().replace("please answer yes or no.", "")).split())
 
 
+def _file_name(image: str) -> str:
+    return image.rpartition("/")[2]
+
+
 def _stem(image: str) -> str:
-    """An image's name without its ending."""
+    """An image's name without its ending, of COCO's the number alone."""
     stem, dot, ending = image.rpartition(".")
-    return stem if dot and 3 <= len(ending) <= 4 and not ending.isdigit() else image
+    name = stem if dot and 3 <= len(ending) <= 4 and not ending.isdigit() else image
+    return match[1] if (match := _COCO.fullmatch(name)) else name

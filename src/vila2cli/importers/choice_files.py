@@ -198,7 +198,7 @@ def _mmmu(row: Mapping[str, Any], path: Path) -> Question:
         asked = CHOICE_PROMPT.format(question=with_options(question, choices))
         meta["choices"] = choices
     else:
-        asked = f"{question}\nAnswer the question using a single word or phrase."
+        asked = "" if is_answered else f"{question}\nAnswer the question using a single word or phrase."
     for number in _MMMU_IMAGES:
         asked = asked.replace(_PLACEHOLDER.format(number), f"image {number}")
     return Question(id=name, question=asked, answers=tuple(answers), images=tuple(images), meta=meta)

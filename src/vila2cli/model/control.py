@@ -13,11 +13,16 @@ MARKER = re.compile(r"<\|[^<>|]{1,60}\|>|<</?[A-Z]{2,12}>>|\[/?[A-Z][A-Z_]{1,24}
 """What templates mark turns with where it is no token of its own, as Llama-2's [INST]."""
 
 PUBLISHED = re.compile(
-    r"<\|[A-Za-z_][A-Za-z0-9_ ]{0,40}\|>"  # ChatML, Llama-3, Qwen, Phi, GLM
+    r"<\|/?[^\W\d][\w▁ ]{0,40}\|>"  # ChatML, Llama-3, Qwen, Phi, GLM
+    r"|<\|(?:turn|channel|think|image|audio|video|tool\w*)>"  # Gemma 4
+    r"|<(?:turn|channel|image|audio|video|tool\w*)\|>"
     r"|<｜[^<>｜]{1,40}｜>"  # DeepSeek
     r"|</?(?:start|end)_of_(?:turn|image|audio)>|<image_soft_token>"  # Gemma
-    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
-    r"|</?s>|<(?:bos|eos|pad|unk)>|<end_of_utterance>|<fake_token_around_image>|<global-img>"
+    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|MODEL_SETTINGS|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS"
+    r"|TOOL_CONTENT|ARGS|CALL_ID|THINK|AUDIO|BEGIN_AUDIO)\]|<</?SYS>>"  # Mistral, Llama-2
+    r"|\]~!?b[\[\]]|\[e~\[|\[\|[A-Za-z]{2,20}\|\]|</?role>|\[gMASK\]|<[se]op>"  # MiniMax, EXAONE, Ling, GLM
+    r"|<seed:[a-z_]{2,20}>|<[BE]OS_TOKEN>|\[UNUSED_TOKEN_\d{1,3}\]"  # Seed, Cohere, InternLM
+    r"|</?s>|<(?:bos|eos|pad|unk)>|<end_of_utterance>|<fake_token_around_image>|<global-img>|<row_\d{1,2}_col_\d{1,2}>"
     r"|</?(?:img|image|video|IMG_CONTEXT)>|<(?:im_start|im_end|im_patch)>"
 )
 """What steers the models that servers run; there their tokenizers are out of reach."""

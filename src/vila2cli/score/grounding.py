@@ -236,7 +236,7 @@ def _contradiction(frame: str, numbers: Sequence[Numbers]) -> str:
     """Why the frame that was stated is likely not that of the numbers; empty where it may be."""
     unit = frame.partition("-")[2]
     small = sum(max(map(abs, one.box)) <= 1 for one in numbers)
-    if unit not in ("1", SQUARE) and small >= _MOSTLY * len(numbers):
+    if unit not in ("1", SQUARE) and small > (1 - _MOSTLY) * len(numbers):
         return (
             f"{small} of {len(numbers)} boxes lie within 0-1, so they are not in the task's box_frame; "
             "give xyxy-1 or xyxy-1-square"

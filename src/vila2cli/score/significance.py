@@ -51,13 +51,17 @@ def smallest_visible(error: float, *, power: float = POWER) -> float | None:
     return (normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(power)) * error
 
 
+FEWEST = 6
+"""Pairs that all differ alike have p below 0.05, two-sided, from this number on: 2 * 0.5**6 = 0.03."""
+
+
 def samples_needed(error: float, num_samples: int, difference: float, *, power: float = POWER) -> int | None:
     """How many samples like these show a difference with this power; None for a difference of nothing.
 
     `error` is the standard error with `num_samples`, and goes down with the root of their number. Without any
-    spread it says nothing of that, so there is no number.
+    spread it says nothing of that, so there is no number. Fewer than FEWEST show nothing, however they differ.
     """
     visible = smallest_visible(error, power=power)
     if difference == 0.0 or visible is None:
         return None
-    return max(1, math.ceil(num_samples * (visible / abs(difference)) ** 2))
+    return max(FEWEST, math.ceil(num_samples * (visible / abs(difference)) ** 2))

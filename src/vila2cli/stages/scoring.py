@@ -20,7 +20,15 @@ from vila2cli.run import claim, lock, write_json
 from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
-from vila2cli.shards import ShardWriter, Source, file_sha256, open_layer, open_source, read_shard
+from vila2cli.shards import (
+    ShardWriter,
+    Source,
+    file_sha256,
+    folder_stats,
+    open_layer,
+    open_source,
+    read_shard,
+)
 from vila2cli.stopping import interruptible
 from vila2cli.text.reasoning import answer_of
 
@@ -51,6 +59,8 @@ def score_answers(
         claim(folder, inputs, recipe)
         (folder / "metrics.json").unlink(missing_ok=True)  # until it is written anew
         joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in found}
+        for task in found:
+            _check_any(task, answers_dir(folder, task))
         marked = [task for task in found if task.scorer.marking is not None]
         marker = Marker(recipe, folder, kept, stop) if marked else None
         for task in marked:
@@ -86,10 +96,12 @@ def score_answers(
 def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
     """Write the prediction layer of a task whole; a layer of the same answers is written again."""
     source = open_source([task.folder])
-    known = [Known.of(sample, place) for place, sample in enumerate(_samples(source))]
+    known = [
+        Known.of(sample, place, is_caption=task.is_caption) for place, sample in enumerate(_samples(source))
+    ]
     if not known:
         raise DataError(f"task {task.name}: none of its samples in {task.folder} can be read; import it again")
-    joined = join(known, given)
+    joined = join(known, given, split=task.split)
     if joined.num_joined == 0:
         raise DataError(
             f"task {task.name}: none of {len(given)} answers belongs to one of its {len(known)} samples, by id "
@@ -172,6 +184,17 @@ def _unused(given: Sequence[Answer], joins: Sequence[Join]) -> dict[str, Any]:
     used = set[int]().union(*(one.used for one in joins))
     names = [answer.name for number, answer in enumerate(given) if number not in used]
     return {"num_answers": len(given), "num_unused": len(names), "unused": names[:NUM_NAMED]}
+
+
+def _check_any(task: Task, folder: Path) -> None:
+    """Raise RejectBudgetError where not one sample of a task has one clear answer: there are no figures."""
+    stats = folder_stats(folder)
+    if not stats.num_out:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
+        raise RejectBudgetError(
+            f"task {task.name}: none of its {stats.num_in} samples has one clear answer ({reasons}); "
+            f"{folder / 'rejects.jsonl'} names them"
+        )
 
 
 def _check(metrics: dict[str, Any], max_reject_rate: float, folder: Path) -> None:

@@ -57,6 +57,7 @@ _UNLIKELY_OF_MANY = 0.05
 
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_NAME = re.compile(r"[A-Z]")
 _WIDE = re.compile(f"[{_HAN}{_KANA}{_HANGUL}]")
 _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_THAI}]")
 _QUOTED = re.compile(
@@ -69,6 +70,12 @@ _PRINTED = re.compile(
     r"\b(?:reads?|reading|says?|saying|text|words?|characters?|letters?|title|titled|labell?ed|label|written|named"
     r"|called|inscription|inscribed|name|sign|logo|spells?|caption)\b\s*[:：,]?\s*"
     rf"(?:(?!\s*[{_LATIN}])[\W\d]*[^\W\d_{_LATIN}]+)+",
+    re.IGNORECASE,
+)
+# Behind these, in English, the rest of a sentence may be a title in any language.
+_TITLED = re.compile(
+    r"\b(?:titled|entitled|called|named|dubbed|labell?ed|inscribed|reads?|reading|says?|saying|spells?|lists?)\b[:,]?\s"
+    r"[^\n.!?]*",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？।॥؟۔])|\n+")
@@ -91,7 +98,10 @@ class _Piece:
 
 def is_in_language(text: str, language: str) -> bool:
     """False when the text is clearly in another language; texts too short to tell pass."""
-    return _may_be(_pieces(text), language)
+    pieces = _pieces(text)
+    if _may_be(pieces, language):
+        return True
+    return language == "en" and _TITLED.search(text) is not None and _may_be(_pieces(text, titled=False), "en")
 
 
 def possible_languages(text: str) -> list[str]:
@@ -100,9 +110,11 @@ def possible_languages(text: str) -> list[str]:
     return [language for language in LANGUAGES if _may_be(pieces, language)]
 
 
-def _pieces(text: str) -> list[_Piece]:
-    """The whole text, and its sentences where there are several."""
+def _pieces(text: str, *, titled: bool = True) -> list[_Piece]:
+    """The whole text, and its sentences where there are several; their ends only if `titled`."""
     unquoted = _PRINTED.sub(" ", _NO_WORDS.sub(" ", _QUOTED.sub(" ", text)))
+    if not titled:
+        unquoted = _TITLED.sub(" ", unquoted)
     sentences = [sentence for sentence in _SENTENCE_END.split(unquoted) if _LETTER.search(sentence)]
     return [_piece(unquoted), *map(_piece, sentences if len(sentences) > 1 else ())]
 
@@ -138,7 +150,10 @@ def _foreign_weight(piece: _Piece, language: str) -> float:
 
 
 def _foreign_runs(piece: _Piece, language: str) -> Iterator[str]:
+    """Words of another script, but for the names of brands and places, which are written as at home."""
     for run in piece.runs:
+        if _NAME.match(run):
+            continue
         other = _SCRIPT_OF[language].sub("", run)
         if len(other) >= (2 if piece.weight <= 2 * _weight(other) else _MIN_RUN):
             yield other

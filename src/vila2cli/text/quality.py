@@ -46,6 +46,9 @@ _RULE_CHARS = r"-_=.·•*~#+:|/\\^…—–‗\u2500-\u259f"
 _RULE = re.compile(rf"[{_RULE_CHARS}](?:[ \t]*[{_RULE_CHARS}]){{2,}}")
 _RULES = re.compile(rf"[{_RULE_CHARS}](?:\s*[{_RULE_CHARS}])*")
 _CELL_END = re.compile(r"[|│┃\t]")
+_HTML_ROW = re.compile(r"\s*<tr\b[^>]*>((?:(?!</?tr\b).)*)(?:</tr>)?\s*", re.IGNORECASE | re.DOTALL)
+_HTML_CELL = re.compile(r"</?t[dh]\b[^>]*>(?:\s*<t[dh]\b[^>]*>)?", re.I)
+_TEX_ROW_END = re.compile(r"\\\\\s*|(?=\\end\{)")
 _BOX = re.compile(r"[☐☑☒□■○●◯]|\[[ xX]?\]")
 # What a model writes that was shown no picture, or that fills in a form.
 _NO_CAPTION = re.compile(
@@ -148,12 +151,20 @@ def repeats_itself(text: str) -> bool:
 
 def _without_equal_cells(text: str) -> str:
     """The text with equal neighbours in a row of a table, and equal rows of a table or form, there once."""
-    lines = (_row(line) for line in text.split("\n"))
+    plain = _HTML_ROW.sub(lambda row: _stroked(_HTML_CELL.split(row[1]), row[0]), text)
+    if "&" in plain and "\\\\" in plain:
+        plain = "".join(_stroked(row.split("&"), row) for row in _TEX_ROW_END.split(plain))
+    lines = (_row(line) for line in plain.split("\n"))
     kept = []
     for line, copies in groupby(lines):
         num = len(list(copies))
         kept += [line] * (1 if num <= MAX_ROWS and _is_row(line) else num)
     return "\n".join(kept)
+
+
+def _stroked(cells: list[str], row: str) -> str:
+    """A row of HTML's or LaTeX's as a line with strokes between its cells; one that is no row stays."""
+    return f"\n{' | '.join(map(str.strip, cells))}" if 3 <= len(cells) <= MAX_CELLS else row
 
 
 def _row(line: str) -> str:

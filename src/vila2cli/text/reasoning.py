@@ -14,44 +14,51 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NAMES = (
-    r"(?:seed:|mm:|ifm\||longcat_)?(?:think(?:ing)?(?:_fast|_faster|_process)?|thoughts?|reasoning|rationale"
-    r"|reflection|scratchpad|analysis|chain_of_thought)(?::[0-9a-f]{4,16})?"
+    r"(?:seed:|mm:|ifm\||longcat_)?(?:think(?:ing)?(?:_fast|_faster|_process)?|thoughts?(?:_process)?|reason(?:ing)?(?:_process)?"
+    r"|rationale|inner_(?:thoughts?|monologue)|antthinking|reflection|scratchpad|analysis|chain_of_thought)(?::[0-9a-f]{4,16})?"
 )
 _ANSWER_NAMES = r"(?:final_?)?(?:answer|response|output|solution|conclusion)"
 
 # Qwen, DeepSeek, GLM, InternVL, Skywork, Seed, MiniMax, Hunyuan, EXAONE, Keye ...; Sky-T1; Kimi-VL; Magistral;
-# Cohere; Gemma 4; gpt-oss, also with its special tokens lost; Kimi K3; Inkling; Muse; Granite 3.2; Apriel.
+# Cohere; Gemma 4; gpt-oss, also with its special tokens lost; Kimi K3; Inkling; Muse; Granite 3.2; Apriel;
+# MedGemma; s1.
 _OPENS = rf"""
     (?P<open_tag><\|?\s*{_NAMES}\s*\|?>|\[(?:think|thinking|reasoning)\])
     |(?P<open><\|begin_of_thought\|>|◁think▷|<\|START_THINKING\|>|<\|channel>(?:thought\b)?
         |(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>
-        |<\|open\|>\s*think\s*<\|sep\|>|<\|content_thinking\|>|to=self<\|message\|>)
+        |<\|open\|>\s*think\s*<\|sep\|>|<\|content_thinking\|>|to=self<\|message\|>
+        |<unused94>(?:thought\b)?|<\|im_start\|>think\b)
     |(?P<open_words>\A(?:(?-i:analysis(?=[A-Z"'“*\d]))|Here(?:['’]s|\ is)\ my\ thought\ process:
         |Here\ are\ my\ reasoning\ steps:))
 """
 _CLOSES = rf"""
-    (?P<close_tag><\|?\s*/\s*{_NAMES}\s*\|?>|\[/(?:think|thinking|reasoning)\])
-    |(?P<close><\|end_of_thought\|>|◁/think▷|<\|END_THINKING\|>|<channel\|>|<\|close\|>\s*think\s*<\|sep\|>)
+    (?P<close_tag><\|?\s*/\s*\|?{_NAMES}\s*\|?>|\[/(?:think|thinking|reasoning)\])
+    |(?P<close><\|end_of_thought\|>|◁/think▷|<\|END_THINKING\|>|<channel\|>|<unused95>
+        |<\|close\|>\s*think\s*<\|sep\|>)
 """
 _ANSWERS = rf"""
     (?P<answer_tag><\s*{_ANSWER_NAMES}\s*>)
     |(?P<answer><\|begin_of_solution\|>|<\|START_(?:RESPONSE|TEXT)\|>|<\|content_text\|>
         |(?:<\|start\|>assistant)?<\|channel\|>final[^<]*<\|message\|>|to=user<\|message\|>
+        |<\|im_start\|>answer\b
         |<\|open\|>\s*response\s*<\|sep\|>|\[BEGIN\ FINAL\ RESPONSE\])
     |(?P<answer_words>assistantfinal|Here(?:['’]s|\ is)\ my\ response:)
 """
 _MARK = re.compile(f"{_OPENS}|{_CLOSES}|{_ANSWERS}", re.VERBOSE | re.IGNORECASE)
 _MAY_HOLD_MARKS = re.compile(r"[<\[◁]|to=user|assistant|^\s*(?:here|analysis|thought|final|#)", re.IGNORECASE)
 # What ends an answer, or is left of the special tokens behind it.
+_TURN_END = r"""<\|(?:end|return|im_end|endoftext|end_of_text|end_of_sentence|eot_id|eot|eom|user)\|>|<turn\|>
+    |<end_of_turn>|<end_of_utterance>|<｜end▁of▁sentence｜>|<eos>|</s>"""
 _ANSWER_END = re.compile(
     rf"""\s*(?:<\s*/\s*{_ANSWER_NAMES}\s*>|<\|(?:end_of_solution|END_(?:RESPONSE|TEXT)|end_message|eom|eot)\|>
-    |<\|(?:end|return|im_end|endoftext|end_of_text|eot_id)\|>|<turn\|>|<eos>|</s>
+    |{_TURN_END}
     |<\|close\|>\s*response\s*<\|sep\|>|\[END\ FINAL\ RESPONSE\])""",
     re.VERBOSE | re.IGNORECASE,
 )
+_LAST_END = re.compile(rf"(?:\s*(?:{_TURN_END}))+\s*\Z", re.VERBOSE)
 # What may stand before the opening mark: the role, an agreement, a token that opens the turn.
 _LEAD_IN = re.compile(
-    r"[\s\ufeff\u200b]*(?:<\|[^<>|]{1,30}\|>\s*)*(?:assistant\b:?)?\s*"
+    r"[\s\ufeff\u200b]*(?:<[|｜][^<>|｜]{1,30}[|｜]>\s*)*(?:assistant\b:?)?\s*"
     r"(?:(?:sure|okay|ok|certainly|of course)\b[^<\n]{0,40})?\s*",
     re.IGNORECASE,
 )
@@ -69,15 +76,17 @@ _BOX_MARKS = re.compile(r"<\|(?:begin|end)_of_box\|>")
 _LEADS_TO_ANSWER = re.compile(
     r"(?:\A|\n|[.!?:=>*]|\b(?:is|are|answer|option|so|thus|therefore|hence))\s*\**\s*\Z", re.I
 )
+_CONCLUDES = re.compile(r"(?:\b(?:answer|conclusion|thus|therefore|hence)\b|\bso,)[^\n]*\Z", re.IGNORECASE)
 # Mulberry's and QVQ's headings and others in words, and LLaVA-CoT's stages before its conclusion.
 _HEADED = re.compile(
     r"\A[\s#*]*(?:image description|rationales?|let['’]s think|(?:my )?(?:reasoning|thinking|thought)s?"
-    r"(?: process)?)\b[^\n]{0,40}?[:.*]",
+    r"(?: process)?)\b(?:[^\n]{0,40}?[:.*]|(?<=[a-z])\s*\n)",
     re.IGNORECASE,
 )
 _FINAL_HEADING = re.compile(
     r"^(?:\#+\s*(?:the )?final answer(?: is)?\s*:?|\*\*(?:the )?final answer(?: is)?\s*:?\*\*\s*:?"
-    r"|[#* \t]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**)",
+    r"|[#* \t]*(?:(?:final )?(?:answer|caption|response)|conclusion)\**\s*:\**"
+    r"|\#+[ \t]*(?:final )?(?:answer|response|caption|conclusion)[ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_FINAL = re.compile(r"\*\*(?:the )?final answer", re.IGNORECASE)
@@ -96,13 +105,16 @@ _THINKS_ALOUD = re.compile(
 )
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"), ("`", "`"))
 _PROMPT_END = 200
-_MAX_MARKS = 50
+_TRIES = 10
+"""Marks of an answer, the last ones, that may be where it begins."""
+_LINE, _WORDS = 1000, 40
+"""Characters on each side of a mark in which quotation marks, and before it in which a word, may quote it."""
 _FENCE = "```"
 _TAG = re.compile(r"</?[a-z]\w*[^<>\n]*>", re.IGNORECASE)
 # What a caption says before a mark that is printed in the picture.
 _NAMED = re.compile(
     r"\b(?:reads?|reading|says?|saying|shows?|showing|tags?|text|words?|written|string|tokens?|named|called|labell?ed"
-    r"|contains?|containing|html|xml)\s*:?\s*\Z",
+    r"|contains?|containing|html|xml)(?:\s*:\s*|\s+)\Z",
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(r"\s+[a-z]|\s*[.,;]|\s*\Z")
@@ -134,7 +146,7 @@ def answer_of(text: str, *, reached_limit: bool = False) -> Answer:
     start = _answer_start(bare) if _MAY_HOLD_MARKS.search(bare) else 0
     if start is None:
         return Answer("", has_reasoning=True, is_cut=True)
-    rest = _without_ends(bare[start:]) if start else bare
+    rest = _without_ends(bare[start:]) if start else _without_turn_end(bare)
     heading = _final_heading(rest)
     rest = _unwrapped(rest[heading:].strip(), is_answer=start + heading > 0)
     return Answer(rest, has_reasoning=rest != bare, is_cut=reached_limit and not rest and start > 0)
@@ -184,7 +196,7 @@ def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | N
     is_open = begins or any(mark.kind == "open" and not mark.style for mark in marks)
     closes = [mark for mark in marks if mark.kind == "close"]
     strong = [mark for mark in marks if mark.kind == "answer" and not mark.style]
-    weak = [mark for mark in marks if mark.kind == "answer" and mark.style and _holds_answer(text, mark)]
+    weak = [mark for mark in marks if mark.kind == "answer" and mark.style][-_TRIES:]
     if closes and (begins or not closes[-1].style or _is_close_alone(marks) or _is_block(text, marks)):
         end = closes[-1].end
         reopened = next((mark for mark in marks if mark.kind == "open" and mark.start >= end), None)
@@ -193,8 +205,8 @@ def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | N
         return next((mark.end for mark in reversed(strong) if mark.start >= end), end)
     if strong:
         return strong[-1].end
-    if is_open and weak:
-        return weak[-1].end
+    if is_open and (held := [mark for mark in weak if _holds_answer(text, mark)]):
+        return held[-1].end
     return None if is_open else 0
 
 
@@ -220,11 +232,11 @@ def _is_block(text: str, marks: list[_Mark]) -> bool:
 
 
 def _marks(text: str) -> Iterator[_Mark]:
-    matches = list(_MARK.finditer(text))
-    # The first and the last decide; a loop of marks is not worth the time.
-    for match in matches if len(matches) <= 2 * _MAX_MARKS else matches[:_MAX_MARKS] + matches[-_MAX_MARKS:]:
+    is_open = False
+    for match in _MARK.finditer(text):
         kind, _, style = str(match.lastgroup).partition("_")
-        if not _is_quoted(text, match.start(), match.end()):
+        if not _is_quoted(text, match.start(), match.end(), is_due=is_open and kind == "close"):
+            is_open = kind == "open"
             yield _Mark(kind, style, match.start(), match.end())
 
 
@@ -232,15 +244,18 @@ def _kind(match: "re.Match[str]") -> str:
     return str(match.lastgroup).partition("_")[0]
 
 
-def _is_quoted(text: str, start: int, end: int) -> bool:
-    """Whether a mark stands inside quotation marks that open and close on its line, or in a block of code."""
-    before, after = text[:start], text[end:]
-    if before.count(_FENCE) % 2 and after.count(_FENCE) % 2:
+def _is_quoted(text: str, start: int, end: int, *, is_due: bool = False) -> bool:
+    """Whether a mark stands inside quotation marks that open and close on its line, or in a block of code.
+
+    One that `is_due`, as it closes what is open, may stand behind any word.
+    """
+    if _FENCE in text and text.count(_FENCE, 0, start) % 2 and text.count(_FENCE, end) % 2:
         return True
-    line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
-    if line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’":
-        return True
-    if _NAMED.search(line) and _GOES_ON.match(rest):
+    line = text[max(0, start - _LINE) : start].rpartition("\n")[2]
+    rest = text[end : end + _LINE].partition("\n")[0]
+    if (line[-1:] and line[-1:] == rest[:1] and line[-1] in "'’") or (
+        not is_due and _NAMED.search(line[-_WORDS:])
+    ):
         return True
     return any(_is_inside(line, rest, *pair) for pair in _QUOTES)
 
@@ -260,6 +275,12 @@ def _without_ends(text: str) -> str:
         if not rest.strip() and not _opens_pair(inside, end[0]):
             return inside.strip()
     return text.strip()
+
+
+def _without_turn_end(text: str) -> str:
+    """A text without the special tokens that end a turn, where it does not name them."""
+    end = _LAST_END.search(text) if text.endswith(">") else None
+    return text if end is None or _NAMED.search(text[: end.start()] + " ") else text[: end.start()]
 
 
 def _opens_pair(inside: str, end: str) -> bool:
@@ -296,7 +317,7 @@ def _unwrapped(text: str, *, is_answer: bool) -> str:
 def _ends_in(before: str, pair: "re.Match[str]", *, is_answer: bool) -> bool:
     """Whether the answer is the inside of a pair that ends a text which goes on before it."""
     if pair["tex"] is not None:
-        return re.search(r"\banswer\b[^\n]*\Z", before, re.IGNORECASE) is not None
+        return bool(_CONCLUDES.search(before) or _HEADED.match(before) or thinks_aloud(before))
     if (pair["name"] or "").lower() in ("caption", "description"):
         return is_answer
     return is_answer or _LEADS_TO_ANSWER.search(before) is not None

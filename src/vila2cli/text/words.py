@@ -32,7 +32,9 @@ _SENTENCE_END = re.compile(
     rf"|(?:[。！？｡।॥؟۔։።፧፨။៕។།]|．(?!\d)|(?<=[{_GREEK}])[;\u037e](?=\s|$))[。！？।॥؟۔]*{_CLOSERS}"
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“])(?:[A-Z]|mr|mrs|ms|dr|st|no|vs|e\.g|i\.e|etc|approx|fig|jr|sr|inc|co)\.$", re.I
+    r"(?:^|[\s(\"'“])(?:[A-Z]|mr|mrs|ms|dr|st|no|vs|e\.g|i\.e|etc|approx|fig|jr|sr|inc|co"
+    r"|mt|ft|ave|blvd|rd|prof|gen|capt|sgt|rev|ltd|corp|dept|u\.s|a\.m|p\.m)\.$",
+    re.I,
 )
 # Thai and Lao mark no end of a sentence but by a space.
 _SPACED = re.compile(r"(?<=[\u0e00-\u0eff])\s+")

@@ -28,6 +28,14 @@ BOX = (12, 34, 56, 78)
         ("<ref>the dog</ref><box>(12,34),(56,78)</box>", BOX, "xyxy-1000"),  # Qwen-VL
         ("<ref>the dog</ref><box>[[12, 34, 56, 78]]</box>", BOX, "xyxy-1000"),  # InternVL
         ("<box>12 34 56 78</box>", BOX, "xyxy-1000"),  # MiniCPM-V
+        ('<point_box mention="dog"> (12,34) (56,78) </point_box>', BOX, "xyxy-1000"),  # Isaac
+        ("<|box_start|><12><34><56><78>,<1><2><3><4><|box_end|>", BOX, "xyxy-999"),  # Rex-Omni
+        ("<|box_start|><120><34><560><78><|box_end|>", (120, 34, 560, 78), "xyxy-999"),
+        ('{"top_left": {"x": 12, "y": 34}, "bottom_right": {"x": 56, "y": 78}}', BOX, ""),
+        ('{"top_left": [12, 34], "bottom_right": [56, 78]}', BOX, ""),
+        ("<top_left>(12, 34)</top_left><bottom_right>(56, 78)</bottom_right>", BOX, ""),
+        ("左上角坐标为(12, 34)，右下角坐标为(56, 78)。", BOX, ""),
+        (r"\[12, 34, 56, 78\]", BOX, ""),  # escaped for Markdown
         ("<|ref|>the dog<|/ref|><|det|>[[12, 34, 56, 78]]<|/det|>", BOX, "xyxy-999"),  # DeepSeek-VL2
         ("It is <|begin_of_box|>[[12,34,56,78]]<|end_of_box|>.", BOX, "xyxy-1000"),  # GLM-4.1V
         ('```json\n[{"bbox_2d": [12, 34, 56, 78], "label": "dog"}]\n```', BOX, ""),  # Qwen2.5-VL
