@@ -1,6 +1,6 @@
 import pytest
 
-from vila2cli.cost import Cost, cost_of
+from vila2cli.cost import Cost, cost_of, three_digits
 from vila2cli.settings import CostSettings
 
 
@@ -49,3 +49,18 @@ def test_nothing_done_costs_nothing() -> None:
     assert cost.line().startswith("0 images/s, 0 tokens/s; 0 core-hours per 1,000 images")
     assert cost.times(1000).seconds == 0
     assert cost.to_json()["device"] == "core-hours"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.000509, "0.000509"),
+        (0.5, "0.5"),
+        (12.34, "12.3"),
+        (99.96, "100"),
+        (1382.4, "1,382"),
+        (6.5e6, "6,500,000"),
+    ],
+)
+def test_a_figure_for_people_has_no_exponent(value: float, text: str) -> None:
+    assert three_digits(value) == text

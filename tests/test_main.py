@@ -13,7 +13,7 @@ WHILE_LOADING = """
 import importlib.abc, os, sys
 class Stop(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "vila2cli.cli":
+        if name == "{module}":
             exec("import signal; os.kill(os.getpid(), {number})")
 sys.meta_path.insert(0, Stop())
 """
@@ -26,7 +26,11 @@ sys.argv = ["vila2", "--version"]
 
 
 def vila2(before: str, name: str) -> subprocess.CompletedProcess[str]:
-    code = RUN + before.format(number=f"signal.{name}") + "from vila2cli.__main__ import run\nrun()\n"
+    code = (
+        RUN
+        + before.format(number=f"signal.{name}", module="vila2cli.cli")
+        + "from vila2cli.__main__ import run\nrun()\n"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
@@ -38,10 +42,26 @@ def test_a_signal_while_the_program_loads_is_one_line_and_75(name: str) -> None:
     assert done.stdout == ""
 
 
-def test_ctrl_c_within_an_exec_ends_a_module_with_75(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_what_a_library_makes_of_a_signal_is_no_defect(name: str) -> None:
+    """As transformers does, where it is interrupted while it imports."""
+    kill = 'exec("import signal; os.kill(os.getpid(), {number})")'
+    assert kill in WHILE_LOADING
+    turning = (
+        f"try: {kill}\n            except Exception as error: raise ModuleNotFoundError('no part') from error"
+    )
+    done = vila2(WHILE_LOADING.replace(kill, turning), name)
+    assert done.returncode == Interrupted.exit_code
+    assert done.stderr == f"vila2: stopped by {name}; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "words"), [("vila2cli.cli", ["--version"]), ("vila2cli.preflight", ["check", "world"])]
+)
+def test_ctrl_c_within_an_exec_ends_a_module_with_75(tmp_path: Path, module: str, words: list[str]) -> None:
     """As of a namedtuple that is being imported: CPython then means to kill itself with SIGINT in the end."""
-    (tmp_path / "sitecustomize.py").write_text(WHILE_LOADING.format(number="signal.SIGINT"))
-    command = [sys.executable, "-m", "vila2cli", "--version"]
+    (tmp_path / "sitecustomize.py").write_text(WHILE_LOADING.format(number="signal.SIGINT", module=module))
+    command = [sys.executable, "-m", "vila2cli", *words]
     paths = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False

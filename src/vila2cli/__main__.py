@@ -24,9 +24,9 @@ def run() -> None:
         said = str(stop) or "stopped by SIGINT; run the same command again to go on"
         print(f"vila2: {said}", file=sys.stderr)
         code = Interrupted.exit_code
-        # Where Ctrl-C came within an exec(), as of a namedtuple that is being imported, CPython remembers that
-        # it was not caught there, and in the end kills itself with SIGINT; the next exec() makes it forget.
-        exec("")
+    # Where Ctrl-C came within an exec(), as of a namedtuple that is being imported, CPython remembers that it
+    # was not caught there, and in the end kills itself with SIGINT; the next exec() makes it forget.
+    exec("")
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the exit code stands; only libraries tidy up from here
     sys.exit(code)

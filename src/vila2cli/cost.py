@@ -88,10 +88,10 @@ class Cost:
 
     def line(self) -> str:
         """One line for the terminal: speed, and hours and dollars per 1,000 images beside the paper's."""
-        text = f"{self.images_per_s:.3g} images/s, {self.tokens_per_s:,.0f} tokens/s; "
-        text += f"{self.hours_per_1k:.3g} {self.device}"
+        text = f"{three_digits(self.images_per_s)} images/s, {self.tokens_per_s:,.0f} tokens/s; "
+        text += f"{three_digits(self.hours_per_1k)} {self.device}"
         if self.dollars:
-            text += f" and ${self.dollars_per_1k:.3g}"
+            text += f" and ${three_digits(self.dollars_per_1k)}"
         return f"{text} per 1,000 images ({BESIDE_PAPER})"
 
 
@@ -111,3 +111,8 @@ def cost_of(settings: CostSettings, figures: Mapping[str, float]) -> Cost:
         dollars_per_hour=0.0 if on_server else settings.dollars_per_hour,
         spent=figures.get("dollars", 0.0) if on_server else None,
     )
+
+
+def three_digits(value: float) -> str:
+    """A figure for people with three digits that count: 0.0123, 12.3, 1,234."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

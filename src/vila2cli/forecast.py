@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vila2cli.cost import three_digits
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.graph import Stage
@@ -115,10 +116,12 @@ class Forecast:
             return f"{text}no rate: no run has measured it, and no paper says"
         if self.hours is None or self.dollars is None:
             asked = " ".join(f"--count {name}=NUMBER" for name in self.uncounted)
-            return f"{text}{1 / self.rate.seconds:,.3g} images/s; how many there are: vila2 plan {asked}"
+            return (
+                f"{text}{three_digits(1 / self.rate.seconds)} images/s; how many there are: vila2 plan {asked}"
+            )
         price = f"  ${self.dollars:,.2f}" if self.dollars_per_hour else ""
-        wall = f"{self.hours / num_devices:,.3g} h on {num_devices:,}"
-        return f"{text}{self.hours:,.3g} {self.rate.device}, {wall}{price}  ({self.rate.source})"
+        wall = f"{three_digits(self.hours / num_devices)} h on {num_devices:,}"
+        return f"{text}{three_digits(self.hours)} {self.rate.device}, {wall}{price}  ({self.rate.source})"
 
 
 def measured_rates(run_dir: Path) -> dict[StageKind, Rate]:
@@ -285,6 +288,7 @@ def forecast_lines(found: Sequence[Forecast], *, num_devices: int) -> Iterator[s
         hours = sum(one.hours or 0.0 for one in known)
         dollars = sum(one.dollars or 0.0 for one in known)
         price = f", ${dollars:,.2f}" if dollars else ""
-        yield f"left: {hours:,.3g} {device}{price}; {hours / num_devices:,.3g} h on {num_devices:,}"
+        wall = f"{three_digits(hours / num_devices)} h on {num_devices:,}"
+        yield f"left: {three_digits(hours)} {device}{price}; {wall}"
     if unknown := [one.stage.name for one in left if one.hours is None]:
         yield f"not counted in: {', '.join(unknown)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from vila2cli.cost import three_digits
 from vila2cli.run import append_log
 from vila2cli.text.printable import printable, printable_line
 
@@ -98,7 +99,7 @@ class Progress:
                 f"{self.num_done:,}/{self._about}{self.total:,} {self.unit}",
                 f"{self.num_done / self.total:.0%}",
             ]
-        parts.append(f"{self.rate:.3g} {self.unit}/s" if self.rate < 100 else f"{self.rate:,.0f} {self.unit}/s")
+        parts.append(f"{three_digits(self.rate)} {self.unit}/s")
         if self.total and self.rate and self.num_done < self.total:
             parts.append(f"{_minutes((self.total - self.num_done) / self.rate)} left")
         else:
@@ -150,7 +151,7 @@ class _Bar:
 
     def update(self, num_done: int, figures: str) -> None:
         speed = self._progress.tasks[0].speed
-        rate = f"{speed:.3g}/s" if speed else ""
+        rate = f"{three_digits(speed)}/s" if speed else ""
         self._progress.update(self._task, completed=num_done, figures=", ".join(filter(None, [rate, figures])))
 
     def note(self, text: str) -> None:

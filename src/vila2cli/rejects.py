@@ -100,6 +100,13 @@ def _lines(out_dir: Path, name: str) -> list[bytes]:
     return lines
 
 
+def first_reject(out_dir: Path) -> str:
+    """What is wrong with the first sample of a folder's rejects.jsonl, for a message."""
+    with (out_dir / REJECTS_FILE).open("rb") as file:
+        line = file.readline()
+    return _parse(line, out_dir, REJECTS_FILE).error if line else "not named"
+
+
 def gather_rejects(out_dir: Path, names: Sequence[str]) -> None:
     """Join the rejects of the complete shards among `names` to rejects.jsonl, in this order."""
     with one_at_a_time(out_dir):

@@ -72,9 +72,17 @@ def interruptible() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`."""
-    with _handling((signal.SIGTERM, signal.SIGUSR1), Stop(_raises=True).handle):
-        yield
+    """Turn SIGTERM and SIGUSR1 into Interrupted where they come, outside of blocks that are `interruptible`.
+
+    What an import that was interrupted makes of it, a ModuleNotFoundError say, is raised as Interrupted, too.
+    """
+    stop = Stop(_raises=True)
+    with _handling((signal.SIGTERM, signal.SIGUSR1), stop.handle):
+        try:
+            yield
+        except Exception:
+            stop.check()
+            raise
 
 
 @contextlib.contextmanager

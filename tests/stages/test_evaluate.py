@@ -173,8 +173,11 @@ def test_unreadable_images_are_counted_and_fail_above_the_budget(tiny_checkpoint
 
 def test_samples_that_cannot_be_scored_are_rejected_before_they_are_asked(tiny_checkpoint, tmp_path):
     write_task(tmp_path / "tasks/colour", "colour", 'answer_type = "yesno"')
-    with pytest.raises(RejectBudgetError, match=r"8 of 8 .*\(task 8\)"):
+    with pytest.raises(RejectBudgetError, match=r"8 of 8 .*\(task 8\);.*; the first: .*yes") as found:
         run(tiny_checkpoint, tmp_path / "tasks", tmp_path / "eval", "eval.max_reject_rate=1.0")
+    assert "raise eval.max_reject_rate" not in str(found.value), (
+        "no other limit lets a task without answers pass"
+    )
 
 
 def test_no_tasks_is_an_error(tiny_checkpoint, tmp_path):

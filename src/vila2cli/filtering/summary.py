@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vila2cli.cost import cost_of
+from vila2cli.cost import cost_of, three_digits
 from vila2cli.errors import RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import Job
@@ -117,8 +117,8 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if control := summary.get("control"):
         yield f"random control: {control['out']:,} samples, {control['tokens_out']:,} caption tokens"
     cost = summary["cost"]
-    hours = f"{cost['hours_per_1k_images']:.3g} {cost['device']} per 1,000 images"
-    yield f"scored at {cost['images_per_s']:.3g} images/s, {hours}"
+    hours = f"{three_digits(cost['hours_per_1k_images'])} {cost['device']} per 1,000 images"
+    yield f"scored at {three_digits(cost['images_per_s'])} images/s, {hours}"
 
 
 def _dropped(summary: Mapping[str, Any]) -> str:

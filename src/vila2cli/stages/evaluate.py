@@ -39,7 +39,7 @@ from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
-from vila2cli.rejects import NO_ANSWER
+from vila2cli.rejects import NO_ANSWER, first_reject
 from vila2cli.run import Worker, api_key, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
@@ -365,9 +365,10 @@ def _task_inputs(task: Task) -> dict[str, Any]:
 def _check_rejects(task: Task, stats: ShardStats, max_reject_rate: float, folder: Path) -> None:
     if stats.num_out == 0 or stats.reject_rate > max_reject_rate:
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
+        way_out = f", or raise eval.max_reject_rate above {max_reject_rate}" if stats.num_out else ""
         raise RejectBudgetError(
             f"task {task.name}: {stats.num_rejected} of {stats.num_in} samples could not be used ({reasons}); "
-            f"see {folder / 'rejects.jsonl'}, or raise eval.max_reject_rate above {max_reject_rate}"
+            f"see {folder / 'rejects.jsonl'}{way_out}; the first: {first_reject(folder)}"
         )
 
 
