@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vila2cli.engine.keys import api_key
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.recipe import load_recipe
 from vila2cli.run import (
     RunFolder,
     Worker,
-    api_key,
     append_log,
     claim,
     complete_folder,

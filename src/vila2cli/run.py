@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -27,12 +26,9 @@ from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sy
 from vila2cli.places import tar_stem
 from vila2cli.ranks import launched, number
 from vila2cli.recipe import Recipe, flatten, resolved_lines
-from vila2cli.settings import ApiSettings
 
 SCHEMA = 1
 """Raised when a change of code changes what the same inputs give; part of every digest."""
-
-OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
 
 OURS = f"{MARK}folder"
 """The file in a partial folder that says it is ours, to go on from or to remove."""
@@ -141,25 +137,6 @@ def _array_task(environ: Mapping[str, str]) -> Worker:
             "an array with gaps cannot be split evenly; give --worker i/n"
         )
     return Worker(index, count)
-
-
-def api_key(settings: ApiSettings, environ: Mapping[str, str] | None = None) -> str:
-    """The key for the server of [api], from the environment variable that it names; empty without one.
-
-    Where it names none, OPENAI_API_KEY goes to OpenAI's own server, and nothing to any other.
-    """
-    environ = os.environ if environ is None else environ
-    return environ.get(settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else ""), "")
-
-
-def is_openai(url: str) -> bool:
-    """Whether a URL is of OpenAI's own server, over TLS."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    return parts.scheme == "https" and (host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}"))
 
 
 def select(shards: Sequence[T], worker: Worker) -> list[T]:

@@ -24,6 +24,7 @@ from vila2cli.engine import DeviceKind, Failure, Request, Result, ScoreRequest, 
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
 from vila2cli.engine.connection import close, connect, post, retry_after_s
+from vila2cli.engine.keys import is_openai
 from vila2cli.engine.limits import MAX_LINE, Asked, answered, failed
 from vila2cli.engine.messages import messages_of
 from vila2cli.engine.pace import MAX_RETRY_AFTER_S, Budget, RateLimit, wait_s
@@ -43,7 +44,6 @@ from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.files import whole_characters
 from vila2cli.model.control import visibly_inert
 from vila2cli.places import redacted
-from vila2cli.run import is_openai
 from vila2cli.settings import ApiSettings
 from vila2cli.stopping import Stop
 

@@ -10,9 +10,9 @@ from urllib.parse import urljoin, urlsplit
 
 import openai
 
+from vila2cli.engine.keys import is_openai
 from vila2cli.errors import ModelError
 from vila2cli.places import redacted
-from vila2cli.run import is_openai
 from vila2cli.settings import ApiSettings
 
 NO_KEY = "none"

@@ -7,8 +7,8 @@ bits of a logit, so that a layer of both would be neither's.
 from collections.abc import Sequence
 
 from vila2cli.engine import Engine, EngineSettings, choose_engine, open_engine
+from vila2cli.engine.keys import api_key
 from vila2cli.errors import RecipeError
-from vila2cli.run import api_key
 from vila2cli.settings import ApiSettings, FilterSettings, RecaptionSettings, WritingSettings
 from vila2cli.shards import LayerWriter
 from vila2cli.stopping import Stop

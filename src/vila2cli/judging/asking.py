@@ -20,11 +20,11 @@ from vila2cli.engine import (
     open_engine,
 )
 from vila2cli.engine.answers import Answers, answer_key, server_inputs
+from vila2cli.engine.keys import api_key
 from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import BudgetError
 from vila2cli.progress import Progress
 from vila2cli.rejects import NO_ANSWER, OVER_BUDGET
-from vila2cli.run import api_key
 from vila2cli.sample import Turn
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.stopping import Stop

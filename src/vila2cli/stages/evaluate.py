@@ -27,6 +27,7 @@ from vila2cli.engine import (
     open_engine,
 )
 from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
+from vila2cli.engine.keys import api_key
 from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure, reasoning_of
@@ -40,7 +41,7 @@ from vila2cli.model.checkpoint import resolve_model
 from vila2cli.progress import Progress
 from vila2cli.recipe import Recipe
 from vila2cli.rejects import NO_ANSWER, first_reject
-from vila2cli.run import Worker, api_key, claim, lock, write_json
+from vila2cli.run import Worker, claim, lock, write_json
 from vila2cli.sample import Annotation, Reject
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
