@@ -101,7 +101,8 @@ def layer(folder: Path, done: int, of: int) -> Stage:
     """A recaption stage of which some shards are written."""
     folder.mkdir()
     names = [f"{number:06}" for number in range(of)]
-    (folder / "layer.json").write_text(json.dumps({"base": [{"name": name} for name in names]}))
+    base = [{"name": name, "url": f"{name}.tar"} for name in names]
+    (folder / "layer.json").write_text(json.dumps({"layer": "recaption", "base": base}))
     for name in names[:done]:
         (folder / f"{name}.tar").touch()
         (folder / f"{name}.stats.json").write_text("{}")
