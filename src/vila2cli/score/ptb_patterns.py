@@ -1,0 +1,257 @@
+"""The patterns by which `ptb` cuts captions into tokens, each found by trying texts on the Java program.
+
+Every pattern has a group "token"; what it matches beyond that group is only looked at, and counts towards its
+length. Word lists are outcomes too: candidates (all strings of up to four letters, the words of caption sets and
+their beginnings) were run through the program, and those that it treats apart are kept here.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cache
+
+# Keep their full stop wherever they stand, in lower case, with a capital or in capitals.
+_ABBREVIATIONS = """
+    adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif capt cf cie
+    cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga
+    gen gov govs hon inc ind insp intl invt jan jos jr jul jun kan kans ky lt ltd maj mar md messrs mich minn mlle
+    mme mo mon mont mr mrs ms msgr mt natl neb nev nov oct okla penn pfc ph plc pres prof profs pvt rd rep reps rev
+    rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed
+    wis wisc wm wyo
+"""
+_ONLY_WITH_A_CAPITAL = "ark az del ill la mass miss ore pa tex wash"
+_NOT_ALL_CAPITALS = "mfg mtg ppte ppty pte ptes pty ptys"
+_BEFORE_A_NUMBER = "art ca fig figs no nos op pp prop"
+# A single letter loses its full stop before one of these with a capital: there a new sentence begins.
+_SENTENCE_STARTERS = """
+    a about according additionally after an as at but earlier he her here however if in it last many more now once
+    one other our she since so some such that the their then there these they this we what when while yet you
+"""
+_FILE_ENDINGS = """
+    3gp bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps
+    py sql tar txt wav xml zip
+"""
+_ACCENTED = "[aeiouAEIOU](?:acute|grave|uml)"  # as in "&eacute;", which stays as it is
+_SITES = "(?:com|edu|net|org)"
+
+# Characters other than letters that are tokens: the rest of what is not ASCII is dropped.
+_SIGNS = (
+    "¡-©¬®-´¶-¹¿×÷;·։־׀׃׆׳-״؀-؃؆-،؛؞-؟٪٭۔܀-܍߶-߸।-॥ฯ๏᾽‖-‗‚„-‣‰-‸※‾-⁂⁄⁰⁴-⁾₀-₎₤℀-℁℃-℆℈-℉℔№-℘℞-℣℥℧℩℮"
+    "℺-℻⅀-⅄⅊-⅍⅏⅕-⅞←-⯿、-。〒・！-／：-＠［-｀｛-･￠-￡￥-￦"
+)
+_JOINERS = "‐‑֊"  # hyphens between letters, nothing elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A kind of token: its pattern, and the kind by which `ptb` writes it ("word" where nothing is renamed)."""
+
+    pattern: re.Pattern[str]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Rules by the kind of character that they start with, and what decides on the rest."""
+
+    plain: re.Pattern[str]
+    by_letter: tuple[Rule, ...]
+    by_foreign_letter: tuple[Rule, ...]
+    by_digit: tuple[Rule, ...]
+    by_sign: tuple[Rule, ...]
+    letter: re.Pattern[str]
+    sign: re.Pattern[str]
+
+    def starting_with(self, char: str) -> tuple[Rule, ...]:
+        """The rules whose tokens may start with `char`."""
+        if char.isascii():
+            return self.by_letter if char.isalpha() else self.by_digit if char.isdigit() else self.by_sign
+        return self.by_foreign_letter if self.letter.match(char) else self.by_sign
+
+    def is_sign(self, char: str) -> bool:
+        """Whether a character that no rule knows is a token of its own."""
+        return bool(self.sign.match(char))
+
+
+@cache
+def _letters() -> str:
+    """All letters, digits and marks beyond ASCII that words are made of, as ranges for a character class."""
+    ranges: list[list[int]] = []
+    for code in [*range(0x80, 0xD800), *range(0xF900, 0xFFDD)]:
+        char = chr(code)
+        mark = code < 0xED0 and unicodedata.category(char) in ("Mn", "Mc") or 0x2C2 <= code < 0x370
+        if not (char.isalpha() or char.isdecimal() or mark or code == 0xAD):
+            continue
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+@cache
+def rules() -> Rules:
+    """All rules, made once."""
+    letter, sign = f"[a-zA-Z{_letters()}]", re.compile(f"[!-/:-@\\[-`{{-~{_SIGNS}]")
+    words = _words_with_apostrophes(letter) + _joined_words(letter)
+    by_letter = (*words, *_ascii_words(), *_abbreviations(), *_addresses(), *_sites())
+    return Rules(
+        plain=re.compile(r"[A-Za-z]{2,}(?=,? |,?\n|$)"),
+        by_letter=by_letter,
+        by_foreign_letter=(*words, *_sites()),
+        by_digit=(*_joined_words(letter), *_slashed(), *_numbers(), *_addresses()),
+        by_sign=(*_signs(letter), *_clitics(letter), *_numbers(), *_tags(), *_addresses(), *_sites()),
+        letter=re.compile(letter),
+        sign=sign,
+    )
+
+
+def _rule(pattern: str, kind: str = "word", flags: re.RegexFlag = re.NOFLAG) -> Rule:
+    if "(?P<token>" not in pattern:
+        pattern = f"(?P<token>{pattern})"
+    return Rule(re.compile(pattern, flags), kind)
+
+
+def _one_of(words: str, *forms: str) -> str:
+    """A pattern for the words in the forms named: "lower", "title", "upper"."""
+    spelt = {getattr(str, form)(word) for word in words.split() for form in forms}
+    return "(?:" + "|".join(sorted(spelt, key=lambda word: (-len(word), word))) + ")"
+
+
+def _joined_words(letter: str) -> list[Rule]:
+    """Words alone, with hyphens or underscores, with inner full stops, and file names."""
+    char = f"[0-9{letter[1:]}"
+    hyphen = f"[-{_JOINERS}]"
+    prefixed = rf"(?:[dlnoDLNO]['’`](?!(?i:ll|re|ve)(?!{letter}))(?={char}{{2}}))?{char}+"
+    acronym = r"(?:[A-Za-z]\.){2,}"
+    part = f"(?:{acronym}|{prefixed})"
+    compound = f"{part}(?:{hyphen}{part}|_{char}+)*"
+    # Full stops and commas may stand before the first hyphen only: "3.5-inch", "27,000-ton".
+    loose = f"{char}(?:[.,]|{char}){{0,200}}{hyphen}{char}+(?:{hyphen}{char}+)*"
+    dotted = rf"{letter}{char}*(?:[.!?]{letter}{char}*)+"
+    endings = _one_of(_FILE_ENDINGS, "lower", "upper", "title")
+    return [
+        _rule(compound),
+        _rule(loose),
+        _rule(dotted),
+        _rule(rf"{char}+(?:\.{char}+)*\.{endings}(?!{char})"),
+        _rule(rf"(?P<token>(?:{compound}|{dotted})\.)[,;:]"),
+    ]
+
+
+def _words_with_apostrophes(letter: str) -> list[Rule]:
+    """Words that an apostrophe does not end: "O'Neill" and "Hawai'i", but not "dog's"; and "do" before "n't"."""
+    no_clitic = f"(?!(?i:s|d|m|ll|re|ve)(?!{letter}))"
+    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]"
+    return [
+        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’]{no_clitic}(?=[aeiouAEIOU]){letter}+"),
+        _rule(rf"(?:[A-HJ-Z]|{letter}{{2,}}(?<=[a-zA-Z]))['’`]{no_clitic}(?=[A-Z]){letter}{{2,}}"),
+        _rule(rf"(?:[djl]['’]|y['’](?={letter})){no_clitic}", flags=re.IGNORECASE),
+        _rule(whole, flags=re.IGNORECASE),
+        _rule(r"(?P<token>[A-Za-z]+)(?:n['’‘`]t|n&apos;t)", flags=re.IGNORECASE),
+        _rule(r"n(?:['’‘`]|&apos;)t", "clitic", re.IGNORECASE),
+    ]
+
+
+def _clitics(letter: str) -> list[Rule]:
+    """What an apostrophe begins; a typographic one needs no end of the word behind it."""
+    end = f"(?!{letter})"
+    return [
+        _rule(rf"(?:'|&apos;)(?:s|m|d|re|ve|ll){end}", "clitic", re.IGNORECASE),
+        _rule(r"’(?:s|m|d|re|ve|ll)", "clitic", re.IGNORECASE),
+        _rule(rf"['’]n['’]|'n{end}|’n|['’]em|['’]till?|['’]cause|'t(?=is|was)", flags=re.IGNORECASE),
+        _rule(r"['’](?:[1-9]0s|[0-9]{2}(?=\s))"),
+    ]
+
+
+def _slashed() -> list[Rule]:
+    """Two or three ASCII words with slashes; after a hyphen only letters: "jpl-caltech/swri", "1/2-inch"."""
+    part = "[A-Za-z0-9]+(?:-[A-Za-z]+)*"
+    return [_rule(rf"{part}(?:\\?/{part}){{1,2}}")]
+
+
+def _ascii_words() -> list[Rule]:
+    """Words with slashes, capitals joined by & or +, currencies and programming languages."""
+    return [
+        *_slashed(),
+        _rule(r"[A-Z]+(?:(?:&amp;|[&+])[A-Z]+)+", "pair"),
+        _rule(r"[A-Z]+\$|[CcFf]#|[Cc]\+\+"),
+    ]
+
+
+def _abbreviations() -> list[Rule]:
+    """What keeps its full stop: initials, acronyms and known abbreviations."""
+    known = "|".join(
+        [
+            _one_of(_ABBREVIATIONS, "lower", "title", "upper"),
+            _one_of(_ONLY_WITH_A_CAPITAL, "title", "upper"),
+            _one_of(_NOT_ALL_CAPITALS, "lower", "title"),
+        ]
+    )
+    numbered = _one_of(_BEFORE_A_NUMBER, "lower", "title", "upper")
+    sentence = rf"\s+{_one_of(_SENTENCE_STARTERS, 'title', 'upper')}\s"
+    return [
+        _rule(rf"[A-Za-z]\.(?!{sentence})"),
+        _rule(r"(?:[A-Za-z]\.){2,}|(?i:ph|ed)\.[A-Za-z]\."),
+        _rule(rf"(?:{known})\."),
+        _rule(rf"(?P<token>{numbered}\.)\s?[0-9]"),
+    ]
+
+
+def _numbers() -> list[Rule]:
+    """Numbers with sign, comma and point, fractions and telephone numbers."""
+    return [
+        _rule(r"[-+]?(?:[0-9]*(?:[.,:][0-9]+)+|[0-9]+)"),
+        _rule(r"(?:[0-9]{1,4}[- ])?[0-9]{1,4}(?:\\?/|⁄)[0-9]{1,4}"),
+        _rule(r"(?:\+?[0-9]{2,4}[- ])?(?:\([0-9]{2,3}\) ?|\+?[0-9]{2,4}[- ])[0-9]{3,4}[- ]?[0-9]{3,5}", "brackets"),
+    ]
+
+
+def _addresses() -> list[Rule]:
+    """Addresses of mail and the web. Lengths are bounded so that a long text without spaces takes no longer."""
+    char, last = r'[^\s"<>|(){}]', r'[^\s"<>|(){}\-,.!?]'
+    middle = r'[^\s"<>|(){},.]'
+    label = r'[^\s"<>|(){}.]'
+    mail = rf"<?[A-Za-z0-9]{char}{{0,80}}@(?:{label}{{1,80}}\.){{0,9}}{label}{{1,80}}>?"
+    return [
+        _rule(mail),
+        _rule(rf"https?://{char}{{1,400}}{last}", flags=re.IGNORECASE),
+        _rule(rf"www\.(?:{middle}{{1,80}}\.){{1,9}}[a-z]{{2,4}}", flags=re.IGNORECASE),
+    ]
+
+
+def _sites() -> list[Rule]:
+    """Names of sites in lower case, with or without the path behind them."""
+    path = r'/[^\s"<>|()]{1,400}[^\s"<>|()\-,.!?{}]'
+    label = r"""[^\s"$'(),\-/:;<=>\[\]\\^_`{|}A-Z0-9]"""
+    return [
+        _rule(rf"(?!\.){label}{{1,80}}\.{_SITES}(?:{path})?"),
+        _rule(rf"www\.(?:[^\s\"<>|(){{}},.]{{1,80}}\.){{1,9}}{_SITES}{path}"),
+    ]
+
+
+def _tags() -> list[Rule]:
+    """Tags as of HTML, with attributes, and HTML's names of characters."""
+    name = r"[A-Za-z0-9_:.\-]+"
+    attribute = rf" +{name}(?: *= *(?:\"[^\"\n]{{0,400}}\"|'[^'\n]{{0,400}}'))?"
+    return [
+        _rule(rf"<[!?]?[A-Za-z\-]{name[:-1]}*(?:{attribute}){{0,40}} *[/?]?>|</{name}>"),
+        _rule(r"&(?i:amp|lt|gt|quot|apos|nbsp|[mn]dash);", "sign"),
+        _rule(rf"&#[0-9]+;|&{_ACCENTED};"),
+    ]
+
+
+def _signs(letter: str) -> list[Rule]:
+    """Names and tags of social media, runs of one sign, and faces."""
+    face = r"[<>]?[:;=][-o'*]?[()@DOP\[\]dp{|\\](?![A-Za-z0-9])"
+    eye = r"[-^=~<>'x]"
+    return [
+        _rule(r"@[A-Za-z_][A-Za-z0-9_]*"),
+        _rule(f"#(?:(?![0-9]){letter})+"),
+        _rule(r"[!?]{2,}|\*{2,}|_{2,}|#{2,}|@{2,}|<<|>>|-{5,}"),
+        _rule(r"-{2,4}", "mark"),
+        _rule(face, "brackets"),
+        _rule(rf"{eye}_{eye}|\({eye}_{eye}\)", "brackets"),
+        _rule(r"\.{3,5}|''|``", "mark"),
+    ]
+
