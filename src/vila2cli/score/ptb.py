@@ -23,6 +23,8 @@ _PUNCTUATION = frozenset(['"', "''", "'", "``", "`", ".", "?", "!", ",", ":", "-
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _SIGNS = {"¢": "cents", "£": "#", "¤": "$", "€": "$", "₠": "$", "\x80": "$"}
 _FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+_QUOTES = str.maketrans(dict.fromkeys("‘‹‛\x91", "`") | dict.fromkeys("’›\x92", "'"))
+_QUOTES |= str.maketrans(dict.fromkeys("“«\x93", "``") | dict.fromkeys("”»\x94", "''"))
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'"}
 _ENTITIES |= {"&mdash;": "--", "&ndash;": "--", "&nbsp;": ""}
 _RENAMED = _BRACKETS | _SIGNS | _FRACTIONS | _ENTITIES
@@ -92,6 +94,8 @@ def _written(token: str, kind: str, after: str) -> Iterator[str]:
             yield low
     elif kind == "clitic":
         yield low.replace("’", "'").replace("‘", "`").replace("&apos;", "'")
+    elif kind == "quotes":
+        yield low.translate(_QUOTES)
     elif kind == "pair":
         yield low.replace("&amp;", "&")
     elif kind == "mark":

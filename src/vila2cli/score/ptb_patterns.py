@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from functools import cache
 
 # Keep their full stop wherever they stand, in lower case, with a capital or in capitals.
-_ABBREVIATIONS = """
-    adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif capt cf cie
-    cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga
-    gen gov govs hon inc ind insp intl invt jan jos jr jul jun kan kans ky lt ltd maj mar md messrs mich minn mlle
-    mme mo mon mont mr mrs ms msgr mt natl neb nev nov oct okla penn pfc ph plc pres prof profs pvt rd rep reps rev
-    rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed
-    wis wisc wm wyo
+_TITLES = """
+    adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen
+    gov govs hon insp invt jos lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev
+    sen sens sfc sgt spc st ste supt treas vs wm
 """
-_ONLY_WITH_A_CAPITAL = "ark az del ill la mass miss ore pa tex wash"
-_NOT_ALL_CAPITALS = "mfg mtg ppte ppty pte ptes pty ptys"
+# The same, for those that often end a sentence; a single letter behind the full stop is not joined to these.
+_ENDINGS = """
+    al ala apr ariz assn aug bhd bldg blvd bros calif co col colo conn corp cos ct dak dec esq est etc ext feb fla
+    fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd
+    rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
+"""
+_ENDINGS_WITH_A_CAPITAL = "ark az del ill la mass miss ore pa tex wash"
+_TITLES_NOT_ALL_CAPITALS = "mfg mtg"
+_ENDINGS_NOT_ALL_CAPITALS = "ppte ppty pte ptes pty ptys"
 _BEFORE_A_NUMBER = "art ca fig figs no nos op pp prop"
 # A single letter loses its full stop before one of these with a capital: there a new sentence begins.
 _SENTENCE_STARTERS = """
@@ -32,6 +36,7 @@ _FILE_ENDINGS = """
     py sql tar txt wav xml zip
 """
 _ACCENTED = "[aeiouAEIOU](?:acute|grave|uml)"  # as in "&eacute;", which stays as it is
+_ANY_CASE = ("lower", "title", "upper")
 _SITES = "(?:com|edu|net|org)"
 
 # Characters other than letters that are tokens: the rest of what is not ASCII is dropped.
@@ -94,7 +99,7 @@ def rules() -> Rules:
     """All rules, made once."""
     letter, sign = f"[a-zA-Z{_letters()}]", re.compile(f"[!-/:-@\\[-`{{-~{_SIGNS}]")
     words = _words_with_apostrophes(letter) + _joined_words(letter)
-    by_letter = (*words, *_ascii_words(), *_abbreviations(), *_addresses(), *_sites())
+    by_letter = (*_abbreviations(), *words, *_ascii_words(), *_addresses(), *_sites())
     return Rules(
         plain=re.compile(r"[A-Za-z]{2,}(?=,? |,?\n|$)"),
         by_letter=by_letter,
@@ -122,20 +127,21 @@ def _joined_words(letter: str) -> list[Rule]:
     """Words alone, with hyphens or underscores, with inner full stops, and file names."""
     char = f"[0-9{letter[1:]}"
     hyphen = f"[-{_JOINERS}]"
-    prefixed = rf"(?:[dlnoDLNO]['’`](?!(?i:ll|re|ve)(?!{letter}))(?={char}{{2}}))?{char}+"
+    elided = rf"(?:[dloDLO]['’`]|[nN]['’`](?={letter}))(?!(?i:ll|re|ve)(?!{letter}))(?={char}{{2}})"
+    prefixed = f"(?:{elided})?{char}+"
     acronym = r"(?:[A-Za-z]\.){2,}"
     part = f"(?:{acronym}|{prefixed})"
     compound = f"{part}(?:{hyphen}{part}|_{char}+)*"
     # Full stops and commas may stand before the first hyphen only: "3.5-inch", "27,000-ton".
     loose = f"{char}(?:[.,]|{char}){{0,200}}{hyphen}{char}+(?:{hyphen}{char}+)*"
     dotted = rf"{letter}{char}*(?:[.!?]{letter}{char}*)+"
-    endings = _one_of(_FILE_ENDINGS, "lower", "upper", "title")
+    endings = _one_of(_FILE_ENDINGS, *_ANY_CASE)
     return [
         _rule(compound),
         _rule(loose),
         _rule(dotted),
-        _rule(rf"{char}+(?:\.{char}+)*\.{endings}(?!{char})"),
-        _rule(rf"(?P<token>(?:{compound}|{dotted})\.)[,;:]"),
+        _rule(rf"{char}+(?:\.{char}+)*\.{endings}(?=[\s.,!?]|$)"),
+        _rule(rf"(?P<token>(?:{compound}|{dotted})(?<!\.)\.)[,;:]"),
     ]
 
 
@@ -144,8 +150,8 @@ def _words_with_apostrophes(letter: str) -> list[Rule]:
     no_clitic = f"(?!(?i:s|d|m|ll|re|ve)(?!{letter}))"
     whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]"
     return [
-        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’]{no_clitic}(?=[aeiouAEIOU]){letter}+"),
-        _rule(rf"(?:[A-HJ-Z]|{letter}{{2,}}(?<=[a-zA-Z]))['’`]{no_clitic}(?=[A-Z]){letter}{{2,}}"),
+        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’`]{no_clitic}(?=[aeiouA-Z]){letter}+"),
+        _rule(rf"[A-HJ-XZ]['’`]{no_clitic}(?=[aeiouA-Z]){letter}{{2,}}"),
         _rule(rf"(?:[djl]['’]|y['’](?={letter})){no_clitic}", flags=re.IGNORECASE),
         _rule(whole, flags=re.IGNORECASE),
         _rule(r"(?P<token>[A-Za-z]+)(?:n['’‘`]t|n&apos;t)", flags=re.IGNORECASE),
@@ -159,7 +165,7 @@ def _clitics(letter: str) -> list[Rule]:
     return [
         _rule(rf"(?:'|&apos;)(?:s|m|d|re|ve|ll){end}", "clitic", re.IGNORECASE),
         _rule(r"’(?:s|m|d|re|ve|ll)", "clitic", re.IGNORECASE),
-        _rule(rf"['’]n['’]|'n{end}|’n|['’]em|['’]till?|['’]cause|'t(?=is|was)", flags=re.IGNORECASE),
+        _rule(rf"['’]n['’]|'n(?=\s|$)|’n|['’]em|['’]till?|['’]cause|'t(?=is|was)", flags=re.IGNORECASE),
         _rule(r"['’](?:[1-9]0s|[0-9]{2}(?=\s))"),
     ]
 
@@ -175,25 +181,28 @@ def _ascii_words() -> list[Rule]:
     return [
         *_slashed(),
         _rule(r"[A-Z]+(?:(?:&amp;|[&+])[A-Z]+)+", "pair"),
-        _rule(r"[A-Z]+\$|[CcFf]#|[Cc]\+\+"),
+        _rule(r"[A-Z]+\$|[CcFf]#|[Cc]\+\+|S&P[- ]500"),
+        _rule(r"(?:anti|pro)-", flags=re.IGNORECASE),
     ]
 
 
 def _abbreviations() -> list[Rule]:
     """What keeps its full stop: initials, acronyms and known abbreviations."""
-    known = "|".join(
+    titles = f"{_one_of(_TITLES, *_ANY_CASE)}|{_one_of(_TITLES_NOT_ALL_CAPITALS, 'lower', 'title')}"
+    endings = "|".join(
         [
-            _one_of(_ABBREVIATIONS, "lower", "title", "upper"),
-            _one_of(_ONLY_WITH_A_CAPITAL, "title", "upper"),
-            _one_of(_NOT_ALL_CAPITALS, "lower", "title"),
+            _one_of(_ENDINGS, *_ANY_CASE),
+            _one_of(_ENDINGS_WITH_A_CAPITAL, "title", "upper"),
+            _one_of(_ENDINGS_NOT_ALL_CAPITALS, "lower", "title"),
         ]
     )
-    numbered = _one_of(_BEFORE_A_NUMBER, "lower", "title", "upper")
+    numbered = _one_of(_BEFORE_A_NUMBER, *_ANY_CASE)
     sentence = rf"\s+{_one_of(_SENTENCE_STARTERS, 'title', 'upper')}\s"
     return [
         _rule(rf"[A-Za-z]\.(?!{sentence})"),
         _rule(r"(?:[A-Za-z]\.){2,}|(?i:ph|ed)\.[A-Za-z]\."),
-        _rule(rf"(?:{known})\."),
+        _rule(rf"(?:{titles})\."),
+        _rule(rf"(?P<token>(?:{endings})\.)(?s:.|$)"),
         _rule(rf"(?P<token>{numbered}\.)\s?[0-9]"),
     ]
 
@@ -202,6 +211,7 @@ def _numbers() -> list[Rule]:
     """Numbers with sign, comma and point, fractions and telephone numbers."""
     return [
         _rule(r"[-+]?(?:[0-9]*(?:[.,:][0-9]+)+|[0-9]+)"),
+        _rule(r"[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2}(?:[0-9]{2})?"),
         _rule(r"(?:[0-9]{1,4}[- ])?[0-9]{1,4}(?:\\?/|⁄)[0-9]{1,4}"),
         _rule(r"(?:\+?[0-9]{2,4}[- ])?(?:\([0-9]{2,3}\) ?|\+?[0-9]{2,4}[- ])[0-9]{3,4}[- ]?[0-9]{3,5}", "brackets"),
     ]
@@ -248,10 +258,12 @@ def _signs(letter: str) -> list[Rule]:
     return [
         _rule(r"@[A-Za-z_][A-Za-z0-9_]*"),
         _rule(f"#(?:(?![0-9]){letter})+"),
-        _rule(r"[!?]{2,}|\*{2,}|_{2,}|#{2,}|@{2,}|<<|>>|-{5,}"),
+        _rule(r"-(?:LRB|RRB|LSB|RSB|LCB|RCB)-", flags=re.IGNORECASE),
+        _rule(r"[!?]{2,}|(?:\\?\*)+|_{2,}|#{2,}|@{2,}|<<|>>|-{5,}"),
         _rule(r"-{2,4}", "mark"),
         _rule(face, "brackets"),
         _rule(rf"{eye}_{eye}|\({eye}_{eye}\)", "brackets"),
         _rule(r"\.{3,5}|''|``", "mark"),
+        _rule(r"[`‘’“”«»‹›‚„‛‟\x91-\x94]{2}", "quotes"),
     ]
 
