@@ -101,7 +101,7 @@ def _written(token: str, kind: str, after: str) -> Iterator[str]:
     elif kind == "mark":
         return
     elif kind == "brackets":
-        yield "".join(_BRACKETS.get(char, char) for char in low)
+        yield low.replace("(", "-lrb-").replace(")", "-rrb-")
     elif low in _TWO_IN_ONE and after not in ("'", "’"):
         yield low[: _TWO_IN_ONE[low]]
         yield low[_TWO_IN_ONE[low] :]

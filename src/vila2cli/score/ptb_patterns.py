@@ -37,6 +37,7 @@ _FILE_ENDINGS = """
 """
 _ACCENTED = "[aeiouAEIOU](?:acute|grave|uml)"  # as in "&eacute;", which stays as it is
 _ANY_CASE = ("lower", "title", "upper")
+_BREAKS = r' \t-\r"<>|(){}'  # end an address; other spaces than those of ASCII do not
 _SITES = "(?:com|edu|net|org)"
 
 # Characters other than letters that are tokens: the rest of what is not ASCII is dropped.
@@ -125,23 +126,22 @@ def _one_of(words: str, *forms: str) -> str:
 
 def _joined_words(letter: str) -> list[Rule]:
     """Words alone, with hyphens or underscores, with inner full stops, and file names."""
-    char = f"[0-9{letter[1:]}"
-    hyphen = f"[-{_JOINERS}]"
-    elided = rf"(?:[dloDLO]['’`]|[nN]['’`](?={letter}))(?!(?i:ll|re|ve)(?!{letter}))(?={char}{{2}})"
-    prefixed = f"(?:{elided})?{char}+"
-    acronym = r"(?:[A-Za-z]\.){2,}"
-    part = f"(?:{acronym}|{prefixed})"
+    char, plain, hyphen = f"[0-9{letter[1:]}", "[A-Za-z0-9]", f"[-{_JOINERS}]"
+    elided = rf"[dloDLO]['’`](?!(?i:ll|re|ve)(?!{letter}))(?={char}{{2}})"
+    part = f"(?:{elided})?{char}+"
     compound = f"{part}(?:{hyphen}{part}|_{char}+)*"
     # Full stops and commas may stand before the first hyphen only: "3.5-inch", "27,000-ton".
-    loose = f"{char}(?:[.,]|{char}){{0,200}}{hyphen}{char}+(?:{hyphen}{char}+)*"
+    loose = f"{plain}[A-Za-z0-9.,]{{0,200}}{hyphen}{plain}+(?:{hyphen}{plain}+)*"
+    acronyms = rf"(?:{plain}+-)*(?:[A-Za-z]\.){{2,}}(?:-(?:(?:[A-Za-z]\.){{2,}}|{plain}+))*"
     dotted = rf"{letter}{char}*(?:[.!?]{letter}{char}*)+"
     endings = _one_of(_FILE_ENDINGS, *_ANY_CASE)
     return [
         _rule(compound),
         _rule(loose),
+        _rule(acronyms),
         _rule(dotted),
         _rule(rf"{char}+(?:\.{char}+)*\.{endings}(?=[\s.,!?]|$)"),
-        _rule(rf"(?P<token>(?:{compound}|{dotted})(?<!\.)\.)[,;:]"),
+        _rule(rf"(?P<token>(?:{compound}|{loose}|{dotted})\.)[,;:]"),
     ]
 
 
@@ -150,8 +150,8 @@ def _words_with_apostrophes(letter: str) -> list[Rule]:
     no_clitic = f"(?!(?i:s|d|m|ll|re|ve)(?!{letter}))"
     whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]"
     return [
-        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’`]{no_clitic}(?=[aeiouA-Z]){letter}+"),
-        _rule(rf"[A-HJ-XZ]['’`]{no_clitic}(?=[aeiouA-Z]){letter}{{2,}}"),
+        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’‘`]{no_clitic}(?=[aeiouA-Z]){letter}+"),
+        _rule(rf"(?:[A-HJ-XZ]|n)['’‘`]{no_clitic}{letter}{{2,}}"),
         _rule(rf"(?:[djl]['’]|y['’](?={letter})){no_clitic}", flags=re.IGNORECASE),
         _rule(whole, flags=re.IGNORECASE),
         _rule(r"(?P<token>[A-Za-z]+)(?:n['’‘`]t|n&apos;t)", flags=re.IGNORECASE),
@@ -200,7 +200,7 @@ def _abbreviations() -> list[Rule]:
     sentence = rf"\s+{_one_of(_SENTENCE_STARTERS, 'title', 'upper')}\s"
     return [
         _rule(rf"[A-Za-z]\.(?!{sentence})"),
-        _rule(r"(?:[A-Za-z]\.){2,}|(?i:ph|ed)\.[A-Za-z]\."),
+        _rule(r"(?P<token>(?i:ph|ed)\.[A-Za-z]\.)(?s:.|$)"),
         _rule(rf"(?:{titles})\."),
         _rule(rf"(?P<token>(?:{endings})\.)(?s:.|$)"),
         _rule(rf"(?P<token>{numbered}\.)\s?[0-9]"),
@@ -219,9 +219,8 @@ def _numbers() -> list[Rule]:
 
 def _addresses() -> list[Rule]:
     """Addresses of mail and the web. Lengths are bounded so that a long text without spaces takes no longer."""
-    char, last = r'[^\s"<>|(){}]', r'[^\s"<>|(){}\-,.!?]'
-    middle = r'[^\s"<>|(){},.]'
-    label = r'[^\s"<>|(){}.]'
+    char, last = rf"[^{_BREAKS}]", rf"[^{_BREAKS}\-,.!?]"
+    middle, label = rf"[^{_BREAKS},.]", rf"[^{_BREAKS}.]"
     mail = rf"<?[A-Za-z0-9]{char}{{0,80}}@(?:{label}{{1,80}}\.){{0,9}}{label}{{1,80}}>?"
     return [
         _rule(mail),
@@ -232,11 +231,11 @@ def _addresses() -> list[Rule]:
 
 def _sites() -> list[Rule]:
     """Names of sites in lower case, with or without the path behind them."""
-    path = r'/[^\s"<>|()]{1,400}[^\s"<>|()\-,.!?{}]'
-    label = r"""[^\s"$'(),\-/:;<=>\[\]\\^_`{|}A-Z0-9]"""
+    path = rf"/(?:[^{_BREAKS}]|[{{}}]){{1,400}}[^{_BREAKS}\-,.!?]"
+    label = r"""[^\s!?@"$'(),\-/:;<=>\[\]\\^_`{|}A-Z0-9]"""
     return [
         _rule(rf"(?!\.){label}{{1,80}}\.{_SITES}(?:{path})?"),
-        _rule(rf"www\.(?:[^\s\"<>|(){{}},.]{{1,80}}\.){{1,9}}{_SITES}{path}"),
+        _rule(rf"www\.(?:[^{_BREAKS},.]{{1,80}}\.){{1,9}}{_SITES}{path}"),
     ]
 
 
