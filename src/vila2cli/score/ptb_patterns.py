@@ -31,6 +31,7 @@ _SENTENCE_STARTERS = """
     a about according additionally after an as at but earlier he her here however if in it last many more now once
     one other our she since so some such that the their then there these they this we what when while yet you
 """
+_CLITIC = "(?:(?i:s|m|d|re|ve|ll)(?![A-Za-z]))"
 _FILE_ENDINGS = """
     3gp bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps
     py sql tar txt wav xml zip
@@ -106,7 +107,7 @@ def rules() -> Rules:
         by_letter=by_letter,
         by_foreign_letter=(*words, *_sites()),
         by_digit=(*_joined_words(letter), *_slashed(), *_numbers(), *_addresses()),
-        by_sign=(*_signs(letter), *_clitics(letter), *_numbers(), *_tags(), *_addresses(), *_sites()),
+        by_sign=(*_signs(letter), *_clitics(), *_numbers(), *_tags(), *_addresses(), *_sites()),
         letter=re.compile(letter),
         sign=sign,
     )
@@ -127,12 +128,13 @@ def _one_of(words: str, *forms: str) -> str:
 def _joined_words(letter: str) -> list[Rule]:
     """Words alone, with hyphens or underscores, with inner full stops, and file names."""
     char, plain, hyphen = f"[0-9{letter[1:]}", "[A-Za-z0-9]", f"[-{_JOINERS}]"
-    elided = rf"[dloDLO]['’`](?!(?i:ll|re|ve)(?!{letter}))(?={char}{{2}})"
+    elided = rf"[dloDLO]['’`](?!{_CLITIC})(?={char}{{2}})"
     part = f"(?:{elided})?{char}+"
     compound = f"{part}(?:{hyphen}{part}|_{char}+)*"
     # Full stops and commas may stand before the first hyphen only: "3.5-inch", "27,000-ton".
-    loose = f"{plain}[A-Za-z0-9.,]{{0,200}}{hyphen}{plain}+(?:{hyphen}{plain}+)*"
-    acronyms = rf"(?:{plain}+-)*(?:[A-Za-z]\.){{2,}}(?:-(?:(?:[A-Za-z]\.){{2,}}|{plain}+))*"
+    behind = rf"{hyphen}(?:(?:[A-Za-z]\.){{2,}}|{plain}+)"
+    loose = f"{plain}[A-Za-z0-9.,]{{0,200}}(?:{behind})+"
+    acronyms = rf"(?:[A-Za-z]\.){{2,}}(?:{behind})*"
     dotted = rf"{letter}{char}*(?:[.!?]{letter}{char}*)+"
     endings = _one_of(_FILE_ENDINGS, *_ANY_CASE)
     return [
@@ -142,30 +144,30 @@ def _joined_words(letter: str) -> list[Rule]:
         _rule(dotted),
         _rule(rf"{char}+(?:\.{char}+)*\.{endings}(?=[\s.,!?]|$)"),
         _rule(rf"(?P<token>(?:{compound}|{loose}|{dotted})\.)[,;:]"),
+        _rule(rf"(?P<token>{dotted})['’]{_CLITIC}"),
     ]
 
 
 def _words_with_apostrophes(letter: str) -> list[Rule]:
     """Words that an apostrophe does not end: "O'Neill" and "Hawai'i", but not "dog's"; and "do" before "n't"."""
-    no_clitic = f"(?!(?i:s|d|m|ll|re|ve)(?!{letter}))"
+    no_clitic = f"(?!{_CLITIC})"
     whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]"
     return [
         _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’‘`]{no_clitic}(?=[aeiouA-Z]){letter}+"),
         _rule(rf"(?:[A-HJ-XZ]|n)['’‘`]{no_clitic}{letter}{{2,}}"),
         _rule(rf"(?:[djl]['’]|y['’](?={letter})){no_clitic}", flags=re.IGNORECASE),
         _rule(whole, flags=re.IGNORECASE),
-        _rule(r"(?P<token>[A-Za-z]+)(?:n['’‘`]t|n&apos;t)", flags=re.IGNORECASE),
+        _rule(r"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN](?:['’‘`]|&apos;)[tT]"),
         _rule(r"n(?:['’‘`]|&apos;)t", "clitic", re.IGNORECASE),
     ]
 
 
-def _clitics(letter: str) -> list[Rule]:
+def _clitics() -> list[Rule]:
     """What an apostrophe begins; a typographic one needs no end of the word behind it."""
-    end = f"(?!{letter})"
     return [
-        _rule(rf"(?:'|&apos;)(?:s|m|d|re|ve|ll){end}", "clitic", re.IGNORECASE),
+        _rule(f"(?:'|&apos;){_CLITIC}", "clitic"),
         _rule(r"’(?:s|m|d|re|ve|ll)", "clitic", re.IGNORECASE),
-        _rule(rf"['’]n['’]|'n(?=\s|$)|’n|['’]em|['’]till?|['’]cause|'t(?=is|was)", flags=re.IGNORECASE),
+        _rule(r"['’]n['’]|'n(?=\s|$)|’n|['’]em|['’]till?|['’]cause|'t(?=is|was)", flags=re.IGNORECASE),
         _rule(r"['’](?:[1-9]0s|[0-9]{2}(?=\s))"),
     ]
 
@@ -196,13 +198,14 @@ def _abbreviations() -> list[Rule]:
             _one_of(_ENDINGS_NOT_ALL_CAPITALS, "lower", "title"),
         ]
     )
+    behind = "(?:-[A-Za-z0-9]|(?s:.)|$)"  # wins over a compound or a site of the same length
     numbered = _one_of(_BEFORE_A_NUMBER, *_ANY_CASE)
-    sentence = rf"\s+{_one_of(_SENTENCE_STARTERS, 'title', 'upper')}\s"
+    sentence = rf"\s+(?:{_one_of(_SENTENCE_STARTERS, 'title', 'upper')}|M[rRsS]\.)\s"
     return [
         _rule(rf"[A-Za-z]\.(?!{sentence})"),
-        _rule(r"(?P<token>(?i:ph|ed)\.[A-Za-z]\.)(?s:.|$)"),
+        _rule(rf"(?P<token>(?i:ph|ed)\.[A-Za-z]\.){behind}"),
         _rule(rf"(?:{titles})\."),
-        _rule(rf"(?P<token>(?:{endings})\.)(?s:.|$)"),
+        _rule(rf"(?P<token>(?:{endings})\.){behind}"),
         _rule(rf"(?P<token>{numbered}\.)\s?[0-9]"),
     ]
 
@@ -220,8 +223,8 @@ def _numbers() -> list[Rule]:
 def _addresses() -> list[Rule]:
     """Addresses of mail and the web. Lengths are bounded so that a long text without spaces takes no longer."""
     char, last = rf"[^{_BREAKS}]", rf"[^{_BREAKS}\-,.!?]"
-    middle, label = rf"[^{_BREAKS},.]", rf"[^{_BREAKS}.]"
-    mail = rf"<?[A-Za-z0-9]{char}{{0,80}}@(?:{label}{{1,80}}\.){{0,9}}{label}{{1,80}}>?"
+    middle, label = rf"[^{_BREAKS},.]", rf"[^{_BREAKS}.\xa0]"
+    mail = rf"<?[A-Za-z0-9](?:(?!\xa0){char}){{0,80}}@(?:{label}{{1,80}}\.){{0,9}}{label}{{1,80}}>?"
     return [
         _rule(mail),
         _rule(rf"https?://{char}{{1,400}}{last}", flags=re.IGNORECASE),
