@@ -130,7 +130,7 @@ def _joined_words(letter: str) -> list[Rule]:
     char, plain, hyphen = f"[0-9{letter[1:]}", "[A-Za-z0-9]", f"[-{_JOINERS}]"
     elided = rf"[dloDLO]['’`](?!{_CLITIC})(?={char}{{2}})"
     part = f"(?:{elided})?{char}+"
-    compound = f"{part}(?:{hyphen}{part}|_{char}+)*"
+    compound = f"{part}(?:[-_{_JOINERS}]{part})*"
     # Full stops and commas may stand before the first hyphen only: "3.5-inch", "27,000-ton".
     behind = rf"{hyphen}(?:(?:[A-Za-z]\.){{2,}}|{plain}+)"
     loose = f"{plain}[A-Za-z0-9.,]{{0,200}}(?:{behind})+"
@@ -173,8 +173,8 @@ def _clitics() -> list[Rule]:
 
 
 def _slashed() -> list[Rule]:
-    """Two or three ASCII words with slashes; after a hyphen only letters: "jpl-caltech/swri", "1/2-inch"."""
-    part = "[A-Za-z0-9]+(?:-[A-Za-z]+)*"
+    """Two or three ASCII words with slashes; after their hyphens (two at most) only letters: "jpl-caltech/swri", "1/2-inch"."""
+    part = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
     return [_rule(rf"{part}(?:\\?/{part}){{1,2}}")]
 
 
@@ -228,18 +228,19 @@ def _addresses() -> list[Rule]:
     return [
         _rule(mail),
         _rule(rf"https?://{char}{{1,400}}{last}", flags=re.IGNORECASE),
-        _rule(rf"www\.(?:{middle}{{1,80}}\.){{1,9}}[a-z]{{2,4}}", flags=re.IGNORECASE),
+        _rule(rf"www\.(?:{middle}{{1,80}}\.){{1,9}}[a-z]{{2,4}}(?:{_path()})?", flags=re.IGNORECASE),
     ]
 
 
 def _sites() -> list[Rule]:
     """Names of sites in lower case, with or without the path behind them."""
-    path = rf"/(?:[^{_BREAKS}]|[{{}}]){{1,400}}[^{_BREAKS}\-,.!?]"
-    label = r"""[^\s!?@"$'(),\-/:;<=>\[\]\\^_`{|}A-Z0-9]"""
-    return [
-        _rule(rf"(?!\.){label}{{1,80}}\.{_SITES}(?:{path})?"),
-        _rule(rf"www\.(?:[^{_BREAKS},.]{{1,80}}\.){{1,9}}{_SITES}{path}"),
-    ]
+    label = r"""[^\s!?@"$'(),\-./:;<=>\[\]\\^_`{|}A-Z0-9]"""
+    return [_rule(rf"(?:{label}{{1,80}}\.){{1,9}}{_SITES}(?:{_path()})?")]
+
+
+def _path() -> str:
+    """The path behind the name of a site: a slash, two characters or more, no punctuation at its end."""
+    return rf"/(?:[^{_BREAKS}]|[{{}}]){{1,400}}[^{_BREAKS}\-,.!?]"
 
 
 def _tags() -> list[Rule]:
@@ -247,7 +248,7 @@ def _tags() -> list[Rule]:
     name = r"[A-Za-z0-9_:.\-]+"
     attribute = rf" +{name}(?: *= *(?:\"[^\"\n]{{0,400}}\"|'[^'\n]{{0,400}}'))?"
     return [
-        _rule(rf"<[!?]?[A-Za-z\-]{name[:-1]}*(?:{attribute}){{0,40}} *[/?]?>|</{name}>"),
+        _rule(rf"<(?:[A-Za-z]|[!?][A-Za-z\-]){name[:-1]}*(?:{attribute}){{0,40}} *[/?]?>|</{name}>"),
         _rule(r"&(?i:amp|lt|gt|quot|apos|nbsp|[mn]dash);", "sign"),
         _rule(rf"&#[0-9]+;|&{_ACCENTED};"),
     ]
