@@ -33,11 +33,10 @@ _SENTENCE_STARTERS = """
 """
 _CLITIC = "(?:(?i:s|m|d|re|ve|ll)(?![A-Za-z]))"
 _FILE_ENDINGS = """
-    3gp bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps
-    py sql tar txt wav xml zip
+    bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps
+    py sql tar txt wav x xml zip
 """
 _ACCENTED = "[aeiouAEIOU](?:acute|grave|uml)"  # as in "&eacute;", which stays as it is
-_ANY_CASE = ("lower", "title", "upper")
 _BREAKS = r' \t-\r"<>|(){}'  # end an address; other spaces than those of ASCII do not
 _SITES = "(?:com|edu|net|org)"
 
@@ -120,15 +119,15 @@ def _rule(pattern: str, kind: str = "word", flags: re.RegexFlag = re.NOFLAG) -> 
 
 
 def _one_of(words: str, *forms: str) -> str:
-    """A pattern for the words in the forms named: "lower", "title", "upper"."""
-    spelt = {getattr(str, form)(word) for word in words.split() for form in forms}
+    """A pattern for the words as they are, or in the forms named: "lower", "title", "upper"."""
+    spelt = {getattr(str, form)(word) for word in words.split() for form in forms or ['lower']}
     return "(?:" + "|".join(sorted(spelt, key=lambda word: (-len(word), word))) + ")"
 
 
 def _joined_words(letter: str) -> list[Rule]:
     """Words alone, with hyphens or underscores, with inner full stops, and file names."""
     char, plain, hyphen = f"[0-9{letter[1:]}", "[A-Za-z0-9]", f"[-{_JOINERS}]"
-    elided = rf"[dloDLO]['’`](?!{_CLITIC})(?={char}{{2}})"
+    elided = rf"[dloDLO]{_apostrophe(char)}(?={char}{{2}})"
     part = f"(?:{elided})?{char}+"
     compound = f"{part}(?:[-_{_JOINERS}]{part})*"
     # Full stops and commas may stand before the first hyphen only: "3.5-inch", "27,000-ton".
@@ -136,7 +135,7 @@ def _joined_words(letter: str) -> list[Rule]:
     loose = f"{plain}[A-Za-z0-9.,]{{0,200}}(?:{behind})+"
     acronyms = rf"(?:[A-Za-z]\.){{2,}}(?:{behind})*"
     dotted = rf"{letter}{char}*(?:[.!?]{letter}{char}*)+"
-    endings = _one_of(_FILE_ENDINGS, *_ANY_CASE)
+    endings = f"(?i:{_one_of(_FILE_ENDINGS)})"
     return [
         _rule(compound),
         _rule(loose),
@@ -150,16 +149,21 @@ def _joined_words(letter: str) -> list[Rule]:
 
 def _words_with_apostrophes(letter: str) -> list[Rule]:
     """Words that an apostrophe does not end: "O'Neill" and "Hawai'i", but not "dog's"; and "do" before "n't"."""
-    no_clitic = f"(?!{_CLITIC})"
-    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]"
+    apostrophe = _apostrophe(letter)
+    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]|o['’‘`]o"
     return [
-        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY])['’‘`]{no_clitic}(?=[aeiouA-Z]){letter}+"),
-        _rule(rf"(?:[A-HJ-XZ]|n)['’‘`]{no_clitic}{letter}{{2,}}"),
-        _rule(rf"(?:[djl]['’]|y['’](?={letter})){no_clitic}", flags=re.IGNORECASE),
+        _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY]){apostrophe}(?=[aeiouA-Z]){letter}+"),
+        _rule(rf"(?:[A-HJ-XZ]|n){apostrophe}{letter}{{2,}}"),
+        _rule(rf"(?:[djl]['’]|y['’](?={letter}))(?!{_CLITIC})", flags=re.IGNORECASE),
         _rule(whole, flags=re.IGNORECASE),
         _rule(r"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN](?:['’‘`]|&apos;)[tT]"),
         _rule(r"n(?:['’‘`]|&apos;)t", "clitic", re.IGNORECASE),
     ]
+
+
+def _apostrophe(char: str) -> str:
+    """An apostrophe within a word whose characters are `char`: no clitic that ends the word stands behind it."""
+    return f"(?:['’](?!(?i:s|m|d|re|ve|ll)(?!{char}))|[‘`])"
 
 
 def _clitics() -> list[Rule]:
@@ -183,6 +187,8 @@ def _ascii_words() -> list[Rule]:
     return [
         *_slashed(),
         _rule(r"[A-Z]+(?:(?:&amp;|[&+])[A-Z]+)+", "pair"),
+        _rule(r"(?P<token>[A-Z]+(?:[&+][A-Z]+)+\.)[,;:]"),
+        _rule(r"x_[-^=~<>']"),
         _rule(r"[A-Z]+\$|[CcFf]#|[Cc]\+\+|S&P[- ]500"),
         _rule(r"(?:anti|pro)-", flags=re.IGNORECASE),
     ]
@@ -190,17 +196,17 @@ def _ascii_words() -> list[Rule]:
 
 def _abbreviations() -> list[Rule]:
     """What keeps its full stop: initials, acronyms and known abbreviations."""
-    titles = f"{_one_of(_TITLES, *_ANY_CASE)}|{_one_of(_TITLES_NOT_ALL_CAPITALS, 'lower', 'title')}"
+    titles = f"(?i:{_one_of(_TITLES)})|{_one_of(_TITLES_NOT_ALL_CAPITALS, 'lower', 'title')}"
     endings = "|".join(
         [
-            _one_of(_ENDINGS, *_ANY_CASE),
+            f"(?i:{_one_of(_ENDINGS)})",
             _one_of(_ENDINGS_WITH_A_CAPITAL, "title", "upper"),
             _one_of(_ENDINGS_NOT_ALL_CAPITALS, "lower", "title"),
         ]
     )
     behind = "(?:-[A-Za-z0-9]|(?s:.)|$)"  # wins over a compound or a site of the same length
-    numbered = _one_of(_BEFORE_A_NUMBER, *_ANY_CASE)
-    sentence = rf"\s+(?:{_one_of(_SENTENCE_STARTERS, 'title', 'upper')}|M[rRsS]\.)\s"
+    numbered = f"(?i:{_one_of(_BEFORE_A_NUMBER)})"
+    sentence = rf"\s+(?=[A-Z])(?i:{_one_of(_SENTENCE_STARTERS)}|m[rs]\.)\s"
     return [
         _rule(rf"[A-Za-z]\.(?!{sentence})"),
         _rule(rf"(?P<token>(?i:ph|ed)\.[A-Za-z]\.){behind}"),
@@ -248,7 +254,7 @@ def _tags() -> list[Rule]:
     name = r"[A-Za-z0-9_:.\-]+"
     attribute = rf" +{name}(?: *= *(?:\"[^\"\n]{{0,400}}\"|'[^'\n]{{0,400}}'))?"
     return [
-        _rule(rf"<(?:[A-Za-z]|[!?][A-Za-z\-]){name[:-1]}*(?:{attribute}){{0,40}} *[/?]?>|</{name}>"),
+        _rule(rf"<[A-Za-z]{name[:-1]}*(?:{attribute}){{0,40}} */?>|</{name}>|<[!?][A-Za-z\-][^>\n]{{0,400}}>"),
         _rule(r"&(?i:amp|lt|gt|quot|apos|nbsp|[mn]dash);", "sign"),
         _rule(rf"&#[0-9]+;|&{_ACCENTED};"),
     ]
