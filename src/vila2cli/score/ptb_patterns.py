@@ -120,7 +120,7 @@ def _rule(pattern: str, kind: str = "word", flags: re.RegexFlag = re.NOFLAG) -> 
 
 def _one_of(words: str, *forms: str) -> str:
     """A pattern for the words as they are, or in the forms named: "lower", "title", "upper"."""
-    spelt = {getattr(str, form)(word) for word in words.split() for form in forms or ['lower']}
+    spelt = {getattr(str, form)(word) for word in words.split() for form in forms or ["lower"]}
     return "(?:" + "|".join(sorted(spelt, key=lambda word: (-len(word), word))) + ")"
 
 
@@ -134,7 +134,7 @@ def _joined_words(letter: str) -> list[Rule]:
     behind = rf"{hyphen}(?:(?:[A-Za-z]\.){{2,}}|{plain}+)"
     loose = f"{plain}[A-Za-z0-9.,]{{0,200}}(?:{behind})+"
     acronyms = rf"(?:[A-Za-z]\.){{2,}}(?:{behind})*"
-    dotted = rf"{letter}{char}*(?:[.!?]{letter}{char}*)+"
+    dotted = rf"{letter}{char}*(?:[.!?](?!\d){letter}{char}*)+"
     endings = f"(?i:{_one_of(_FILE_ENDINGS)})"
     return [
         _rule(compound),
@@ -150,11 +150,11 @@ def _joined_words(letter: str) -> list[Rule]:
 def _words_with_apostrophes(letter: str) -> list[Rule]:
     """Words that an apostrophe does not end: "O'Neill" and "Hawai'i", but not "dog's"; and "do" before "n't"."""
     apostrophe = _apostrophe(letter)
-    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol['’]|o['’‘`]o"
+    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol'|ol’(?!s|m|d|re|ve|ll)|o['’‘`]o"
     return [
         _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY]){apostrophe}(?=[aeiouA-Z]){letter}+"),
         _rule(rf"(?:[A-HJ-XZ]|n){apostrophe}{letter}{{2,}}"),
-        _rule(rf"(?:[djl]['’]|y['’](?={letter}))(?!{_CLITIC})", flags=re.IGNORECASE),
+        _rule(rf"(?:[djl]['’]|y['’](?={letter}))(?!{_CLITIC}|(?<=’)(?:s|m|d|re|ve|ll))", flags=re.IGNORECASE),
         _rule(whole, flags=re.IGNORECASE),
         _rule(r"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN](?:['’‘`]|&apos;)[tT]"),
         _rule(r"n(?:['’‘`]|&apos;)t", "clitic", re.IGNORECASE),
@@ -206,7 +206,7 @@ def _abbreviations() -> list[Rule]:
     )
     behind = "(?:-[A-Za-z0-9]|(?s:.)|$)"  # wins over a compound or a site of the same length
     numbered = f"(?i:{_one_of(_BEFORE_A_NUMBER)})"
-    sentence = rf"\s+(?=[A-Z])(?i:{_one_of(_SENTENCE_STARTERS)}|m[rs]\.)\s"
+    sentence = rf"\s+(?=[A-Z])(?i:{_one_of(_SENTENCE_STARTERS)}|m[rs]\.)\s|\s+(?:{_tag()})\s"
     return [
         _rule(rf"[A-Za-z]\.(?!{sentence})"),
         _rule(rf"(?P<token>(?i:ph|ed)\.[A-Za-z]\.){behind}"),
@@ -219,10 +219,12 @@ def _abbreviations() -> list[Rule]:
 def _numbers() -> list[Rule]:
     """Numbers with sign, comma and point, fractions and telephone numbers."""
     return [
-        _rule(r"[-+]?(?:[0-9]*(?:[.,:][0-9]+)+|[0-9]+)"),
+        _rule(r"[-+]?(?:\d*(?:[.,:]\d+)+|\d+)"),
         _rule(r"[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2}(?:[0-9]{2})?"),
         _rule(r"(?:[0-9]{1,4}[- ])?[0-9]{1,4}(?:\\?/|⁄)[0-9]{1,4}"),
-        _rule(r"(?:\+?[0-9]{2,4}[- ])?(?:\([0-9]{2,3}\) ?|\+?[0-9]{2,4}[- ])[0-9]{3,4}[- ]?[0-9]{3,5}", "brackets"),
+        _rule(
+            r"(?:\+?[0-9]{2,4}[- ])?(?:\([0-9]{2,3}\) ?|\+?[0-9]{2,4}[- ])[0-9]{3,4}[- ]?[0-9]{3,5}", "brackets"
+        ),
     ]
 
 
@@ -251,13 +253,17 @@ def _path() -> str:
 
 def _tags() -> list[Rule]:
     """Tags as of HTML, with attributes, and HTML's names of characters."""
-    name = r"[A-Za-z0-9_:.\-]+"
-    attribute = rf" +{name}(?: *= *(?:\"[^\"\n]{{0,400}}\"|'[^'\n]{{0,400}}'))?"
     return [
-        _rule(rf"<[A-Za-z]{name[:-1]}*(?:{attribute}){{0,40}} */?>|</{name}>|<[!?][A-Za-z\-][^>\n]{{0,400}}>"),
+        _rule(_tag()),
         _rule(r"&(?i:amp|lt|gt|quot|apos|nbsp|[mn]dash);", "sign"),
         _rule(rf"&#[0-9]+;|&{_ACCENTED};"),
     ]
+
+
+def _tag() -> str:
+    name = r"[A-Za-z][A-Za-z0-9_:.\-]*"
+    attribute = rf" +{name}(?: *= *(?:\"[^\"\n]{{0,400}}\"|'[^'\n]{{0,400}}'))?"
+    return rf"<{name}(?:{attribute}){{0,40}} */?>|</{name} *>|<[!?][A-Za-z\-][^>\n]{{0,400}}>"
 
 
 def _signs(letter: str) -> list[Rule]:
@@ -266,13 +272,13 @@ def _signs(letter: str) -> list[Rule]:
     eye = r"[-^=~<>'x]"
     return [
         _rule(r"@[A-Za-z_][A-Za-z0-9_]*"),
-        _rule(f"#(?:(?![0-9]){letter})+"),
+        _rule(rf"#(?:(?!\d){letter})+"),
         _rule(r"-(?:LRB|RRB|LSB|RSB|LCB|RCB)-", flags=re.IGNORECASE),
         _rule(r"[!?]{2,}|(?:\\?\*)+|_{2,}|#{2,}|@{2,}|<<|>>|-{5,}"),
         _rule(r"-{2,4}", "mark"),
         _rule(face, "brackets"),
-        _rule(rf"{eye}_{eye}|\({eye}_{eye}\)", "brackets"),
+        _rule(rf"{eye}_{eye}|\({eye}[_.]?{eye}\)", "brackets"),
+        _rule(r"[⁺⁻]?[⁰¹²³⁴-⁹]+|[₊₋]?[₀-₉]+"),
         _rule(r"\.{3,5}|''|``", "mark"),
         _rule(r"[`‘’“”«»‹›‚„‛‟\x91-\x94]{2}", "quotes"),
     ]
-
