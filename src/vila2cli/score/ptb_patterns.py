@@ -1,8 +1,8 @@
 """The patterns by which `ptb` cuts captions into tokens, each found by trying texts on the Java program.
 
 Every pattern has a group "token"; what it matches beyond that group is only looked at, and counts towards its
-length. Word lists are outcomes too: candidates (all strings of up to four letters, the words of caption sets and
-their beginnings) were run through the program, and those that it treats apart are kept here.
+length. The word lists are outcomes too: candidates (all strings of up to four letters, the words of caption
+sets and their beginnings) were run through the program, and those that it treats in their own way are kept.
 """
 
 import re
@@ -12,15 +12,15 @@ from functools import cache
 
 # Keep their full stop wherever they stand, in lower case, with a capital or in capitals.
 _TITLES = """
-    adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen
-    gov govs hon insp invt jos lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev
-    sen sens sfc sgt spc st ste supt treas vs wm
+    adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft
+    gen gov govs hon insp invt jos lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt
+    rep reps rev sen sens sfc sgt spc st ste supt treas vs wm
 """
 # The same, for those that often end a sentence; a single letter behind the full stop is not joined to these.
 _ENDINGS = """
-    al ala apr ariz assn aug bhd bldg blvd bros calif co col colo conn corp cos ct dak dec esq est etc ext feb fla
-    fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd
-    rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
+    al ala apr ariz assn aug bhd bldg blvd bros calif co col colo conn corp cos ct dak dec esq est etc ext feb
+    fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla
+    penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
 """
 _ENDINGS_WITH_A_CAPITAL = "ark az del ill la mass miss ore pa tex wash"
 _TITLES_NOT_ALL_CAPITALS = "mfg mtg"
@@ -28,8 +28,9 @@ _ENDINGS_NOT_ALL_CAPITALS = "ppte ppty pte ptes pty ptys"
 _BEFORE_A_NUMBER = "art ca fig figs no nos op pp prop"
 # A single letter loses its full stop before one of these with a capital: there a new sentence begins.
 _SENTENCE_STARTERS = """
-    a about according additionally after an as at but earlier he her here however if in it last many more now once
-    one other our she since so some such that the their then there these they this we what when while yet you
+    a about according additionally after an as at but earlier he her here however if in it last many more now
+    once one other our she since so some such that the their then there these they this we what when while yet
+    you
 """
 _CLITIC = "(?:(?i:s|m|d|re|ve|ll)(?![A-Za-z]))"
 _FILE_ENDINGS = """
@@ -85,7 +86,7 @@ def _letters() -> str:
     ranges: list[list[int]] = []
     for code in [*range(0x80, 0xD800), *range(0xF900, 0xFFDD)]:
         char = chr(code)
-        mark = code < 0xED0 and unicodedata.category(char) in ("Mn", "Mc") or 0x2C2 <= code < 0x370
+        mark = (code < 0xED0 and unicodedata.category(char) in ("Mn", "Mc")) or 0x2C2 <= code < 0x370
         if not (char.isalpha() or char.isdecimal() or mark or code == 0xAD):
             continue
         if ranges and ranges[-1][1] == code - 1:
@@ -148,7 +149,7 @@ def _joined_words(letter: str) -> list[Rule]:
 
 
 def _words_with_apostrophes(letter: str) -> list[Rule]:
-    """Words that an apostrophe does not end: "O'Neill" and "Hawai'i", but not "dog's"; and "do" before "n't"."""
+    """Words that go on behind an apostrophe ("O'Neill", "Hawai'i", not "dog's"), and "do" before "n't"."""
     apostrophe = _apostrophe(letter)
     whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol'|ol’(?!s|m|d|re|ve|ll)|o['’‘`]o"
     return [
@@ -162,7 +163,7 @@ def _words_with_apostrophes(letter: str) -> list[Rule]:
 
 
 def _apostrophe(char: str) -> str:
-    """An apostrophe within a word whose characters are `char`: no clitic that ends the word stands behind it."""
+    """An apostrophe within a word of such characters: no clitic that ends the word stands behind it."""
     return f"(?:['’](?!(?i:s|m|d|re|ve|ll)(?!{char}))|[‘`])"
 
 
@@ -177,7 +178,7 @@ def _clitics() -> list[Rule]:
 
 
 def _slashed() -> list[Rule]:
-    """Two or three ASCII words with slashes; after their hyphens (two at most) only letters: "jpl-caltech/swri", "1/2-inch"."""
+    """Two or three ASCII words with slashes between; behind their hyphens, two at most, are only letters."""
     part = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
     return [_rule(rf"{part}(?:\\?/{part}){{1,2}}")]
 
@@ -218,13 +219,12 @@ def _abbreviations() -> list[Rule]:
 
 def _numbers() -> list[Rule]:
     """Numbers with sign, comma and point, fractions and telephone numbers."""
+    area = "[0-9]{2,4}[- ]"
     return [
         _rule(r"[-+]?(?:\d*(?:[.,:]\d+)+|\d+)"),
         _rule(r"[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2}(?:[0-9]{2})?"),
         _rule(r"(?:[0-9]{1,4}[- ])?[0-9]{1,4}(?:\\?/|⁄)[0-9]{1,4}"),
-        _rule(
-            r"(?:\+?[0-9]{2,4}[- ])?(?:\([0-9]{2,3}\) ?|\+?[0-9]{2,4}[- ])[0-9]{3,4}[- ]?[0-9]{3,5}", "brackets"
-        ),
+        _rule(rf"(?:\+?{area})?(?:\([0-9]{{2,3}}\) ?|\+?{area})[0-9]{{3,4}}[- ]?[0-9]{{3,5}}", "brackets"),
     ]
 
 
