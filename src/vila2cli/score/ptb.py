@@ -12,8 +12,8 @@ sentence such as "The other ..." follows.
 Its words are the program's on all texts of COCO, SugarCrepe, Abstract-50S, ImageInWords, POPE and TextVQA that
 were tried and on a book's captions. Known to differ, none of it usual in captions: soft hyphens beside digits
 or signs, marks beside digits, digits of other scripts beside full stops, letters younger than Unicode 6, a
-clitic run together with the next word ("Ph.D.I'mfoo"), and parts of addresses and compounds of more than 80
-characters.
+clitic run together with the next word ("Ph.D.I'mfoo"), parts of addresses and compounds of more than 80
+characters, and the last text of all where "'ve", "'re", "'ll" or a file name such as "4.jpg" ends it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

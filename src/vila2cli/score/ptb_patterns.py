@@ -151,11 +151,14 @@ def _joined_words(letter: str) -> list[Rule]:
 def _words_with_apostrophes(letter: str) -> list[Rule]:
     """Words that go on behind an apostrophe ("O'Neill", "Hawai'i", not "dog's"), and "do" before "n't"."""
     apostrophe = _apostrophe(letter)
-    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|ol'|ol’(?!s|m|d|re|ve|ll)|o['’‘`]o"
+    whole = "e'er|ne'er|o'er|li'l|cap['’]n|c['’]est|s'mores|c'mon|ma'am|o['’‘`]o"
     return [
         _rule(rf"{letter}{{2,}}(?<=[aeiouyAEIOUY]){apostrophe}(?=[aeiouA-Z]){letter}+"),
         _rule(rf"(?:[A-HJ-XZ]|n){apostrophe}{letter}{{2,}}"),
-        _rule(rf"(?:[djl]['’]|y['’](?={letter}))(?!{_CLITIC}|(?<=’)(?:s|m|d|re|ve|ll))", flags=re.IGNORECASE),
+        _rule(
+            rf"(?:(?:[djl]|ol)['’]|y['’](?={letter}))(?!{_CLITIC}|(?<=’)(?:s|m|d|re|ve|ll))",
+            flags=re.IGNORECASE,
+        ),
         _rule(whole, flags=re.IGNORECASE),
         _rule(r"(?P<token>[A-Za-z]*[A-MO-Za-mo-z])[nN](?:['’‘`]|&apos;)[tT]"),
         _rule(r"n(?:['’‘`]|&apos;)t", "clitic", re.IGNORECASE),
