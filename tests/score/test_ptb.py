@@ -72,6 +72,13 @@ WORDS = (
     ("   ", ""),
     ("\u201cELVIS\u2019\u201d a\u2018\u2019b \xabq\xbb \u201eq\u201c", "elvis ''' a `' b q \u201e q"),
     ("A&W 1,2,3 1, 2 a,b a.b a!b a?b", "a&w 1,2,3 1 2 a b a.b a!b a?b"),
+    ("x.com/ab and a.com/b, www.a-b.io/cd", "x.com/ab and a.com / b www.a-b.io/cd"),
+    ("m\xb2 10\u207b\xb2\xb3 x\u2081\u2082", "m \xb2 10 \u207b\xb2\xb3 x \u2081\u2082"),
+    ("Dec.V Mt.Foo Ph.D.s vT. wASH. Thurs. sun.", "dec. v mt.foo ph.d. s vt. wash thurs. sun"),
+    ("Qur'an Siglings'Edu Ha'L X'ab fo'c'sle j'ai", "qur an siglings edu ha'l x'ab fo c sle j' ai"),
+    ("anti- pro- co- 2/2-94 1/2-3 a/b-c-d-e", "anti- pro- co 2/2-94 1/2 -3 a/b-c-d e"),
+    ("B. <b> x, A. <3, C. Mr. D, E. MR x, F. To", "b <b> x a. < 3 c mr. d e. mr x f. to"),
+    ("foo:( :Dx (-x) -_- <a b='c d'> <a,b> ^^", "foo :-lrb- dx -lrb--x-rrb- -_- <a b='c d'> < a b > ^ ^"),
     ("-LRB- -RRB- S&P-500 C.D.s pro- Cap'n c'est", "-lrb- -rrb- s&p-500 c.d.s pro- cap'n c'est"),
 )
 
