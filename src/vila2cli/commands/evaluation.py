@@ -244,7 +244,8 @@ def compare(
 def _plan(change: "Change") -> str:
     """What a comparison says of the samples that the next one needs."""
     if change.smallest_visible is None:
-        return f"the {change.num_samples:,} samples all differ alike: how many would show it cannot be told"
+        how = "do not differ" if change.difference == 0 else "all differ alike"
+        return f"the {change.num_samples:,} samples {how}: how many would show it cannot be told"
     needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
     return f"{change.num_samples:,} samples show {change.smallest_visible:.4f}, needed {needed}"
 

@@ -34,7 +34,8 @@ def rules(
         needed = " ".join(_name(marker) for name in names for marker in by_name[name].markers)
         yield f".PHONY: {_name(target)}"
         yield f"{_name(target)}: {needed}"
-        yield f"\t@echo {_words([f'{target} is complete: {by_name[names[0]].out.parent}'])}"
+        places = dict.fromkeys(str(by_name[name].out.parent) for name in names)
+        yield f"\t@echo {_words([f'{target} is complete: ' + ', '.join(places)])}"
     for stage in stages:
         yield ""
         before = [marker for name in stage.after for marker in by_name[name].markers]

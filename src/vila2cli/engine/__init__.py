@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from vila2cli.credentials import masked
 from vila2cli.errors import ModelError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
@@ -258,5 +259,5 @@ def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
     from vila2cli.engine.api import ApiEngine
 
     engine = ApiEngine(model, settings.api, settings.api_key, stop, fails_alone=settings.fails_alone)
-    engine.notes.insert(0, f"engine: api ({engine.model} at {redacted(settings.api.base_url)})")
+    engine.notes.insert(0, f"engine: api ({masked(engine.model)} at {redacted(settings.api.base_url)})")
     return engine
