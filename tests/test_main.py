@@ -60,7 +60,9 @@ def test_what_a_library_makes_of_a_signal_is_no_defect(name: str) -> None:
 )
 def test_ctrl_c_within_an_exec_ends_a_module_with_75(tmp_path: Path, module: str, words: list[str]) -> None:
     """As of a namedtuple that is being imported: CPython then means to kill itself with SIGINT in the end."""
-    (tmp_path / "sitecustomize.py").write_text(WHILE_LOADING.format(number="signal.SIGINT", module=module))
+    heeding = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also under nohup
+    loading = WHILE_LOADING.format(number="signal.SIGINT", module=module)
+    (tmp_path / "sitecustomize.py").write_text(heeding + loading)
     command = [sys.executable, "-m", "vila2cli", *words]
     paths = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from vila2cli.errors import DataError
+from vila2cli.groups import Unusable
 from vila2cli.recipe import Recipe
 from vila2cli.sample import Reject
 from vila2cli.shards import Source, read_shard
@@ -62,7 +62,7 @@ def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterat
             for turns in conversations(sample, composition) or [()]:
                 try:
                     encoded = encode_sample(sample, chat, turns, settings.max_length, recipe.data.max_pixels)
-                except DataError as error:
+                except Unusable as error:
                     yield printable(f"{name}: untrainable: {error}")
                 else:
                     yield f"{printable(name)}: {tokens_text(encoded, chat, colour=colour)}"
