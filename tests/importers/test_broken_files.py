@@ -10,6 +10,7 @@ from PIL import Image
 
 from vila2cli.errors import DataError
 from vila2cli.importers import FORMATS, find_format
+from vila2cli.importers.question import read_text
 from vila2cli.importers.write import import_tasks
 
 PIXEL = io.BytesIO()
@@ -168,6 +169,14 @@ def test_bytes_that_are_no_text_are_named(tmp_path, form, data):
     given = [folder] if form == "mme" else [path] * len(WHOLE.get(form, [None]))
     with pytest.raises(DataError, match=r"7\.txt|holds no|give "):
         import_tasks(find_format(form), given, tmp_path / "tasks")
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-16", "utf-16"), ("latin-1", "latin1")])
+def test_the_advice_converts_the_file(tmp_path, encoding, named):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes("café".encode(encoding))
+    with pytest.raises(DataError, match=rf"not in UTF-8 .* iconv -f {named} -t utf-8"):
+        read_text(path)
 
 
 @pytest.mark.parametrize("form", ["mmbench", "vlmevalkit"])

@@ -1,5 +1,6 @@
 """What an importer makes of a benchmark's files: tasks with their questions, not yet in shards."""
 
+import codecs
 import csv
 import json
 import re
@@ -172,9 +173,10 @@ def read_text(path: Path) -> str:
 
 
 def _no_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    encoding = "utf-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
     return DataError(
         f"cannot read {path}: it is not in UTF-8 ({error.reason} at byte {error.start}); convert it, for "
-        "instance with iconv -f latin1 -t utf-8"
+        f"instance with iconv -f {encoding} -t utf-8"
     )
 
 
