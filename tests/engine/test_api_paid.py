@@ -16,11 +16,12 @@ from vila2cli.settings import ApiSettings
 
 def test_answers_that_have_come_are_given_before_an_error_is_raised(ask: Callable[..., Request]) -> None:
     """One request ends the stage while the caller is busy, and then two more are answered."""
-    refused = threading.Event()
+    taken, refused = threading.Event(), threading.Event()
 
     def reply(body: dict[str, Any], number: int) -> Reply:
         text = json.dumps(body["messages"])
         if "wrong" in text:
+            taken.wait(10)  # else the refusal may come before the first answer
             refused.set()
             return problem(401, "who are you?")
         if "late" in text:
@@ -33,6 +34,7 @@ def test_answers_that_have_come_are_given_before_an_error_is_raised(ask: Callabl
         engine = open_engine("api", "", EngineSettings(api=api, api_key="secret-key"))
         results = engine.generate([ask(0), ask(1, "wrong"), ask(2, "late"), ask(3, "late")])
         found = [next(results).id]
+        taken.set()
         deadline_s = time.monotonic() + 10
         while engine._num_answers < 3 and time.monotonic() < deadline_s:
             time.sleep(0.01)
