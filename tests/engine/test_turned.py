@@ -1,7 +1,6 @@
 """A picture with an orientation tag is seen upright, once, by whatever looks at it."""
 
 import base64
-import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ KINDS = [(name, orientation) for name in TURNED_FORMATS for orientation in range
 SETTINGS = EngineSettings(dtype="float32", batch_size=16, max_images=1)
 needs_vllm = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
     pytest.mark.filterwarnings("ignore"),
 ]
 

@@ -1,6 +1,5 @@
 """What is found out about a checkpoint before vLLM loads it: whole weights, and the head it answers with."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from vila2cli.model.loading import is_tied
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.sample import Turn
 
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+needs_vllm = pytest.mark.vllm
 
 
 def copied(source: Path, folder: Path, drop: str = "") -> Path:

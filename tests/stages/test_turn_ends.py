@@ -1,6 +1,5 @@
 """LLM bases whose end token is not what ends their template's turns: what is trained on them stops."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -34,7 +33,6 @@ ENGINES = [
         "vllm",
         marks=[
             pytest.mark.vllm,
-            pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
             pytest.mark.filterwarnings("ignore"),
         ],
     ),
