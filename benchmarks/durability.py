@@ -35,8 +35,8 @@ import quick
 from PIL import Image, ImageDraw
 from rounds import RESULTS, machine, write_results
 
-from vila2cli.sample import Annotation
 from vila2cli.shards import TarWriter, done, open_source, read_shard
+from vila2cli.shards.sample import Annotation
 
 INTERRUPTED = 75
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -122,7 +122,7 @@ def fork(action: Callable[[], int | None], output: int) -> int:
 
 
 def run_command(words: list[str]) -> int:
-    from vila2cli.cli import main as vila2
+    from vila2cli.cli.app import main as vila2
 
     return vila2(words)
 
@@ -274,7 +274,7 @@ def main() -> None:
         for name in (
             "torch",
             "transformers",
-            "vila2cli.cli",
+            "vila2cli.cli.app",
             "vila2cli.stages.recaption",
             "vila2cli.engine.hf",
         ):

@@ -47,7 +47,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Write questions and a checkpoint, evaluate, and say where the time went."""
     import torch
 
-    from vila2cli.cli import main as vila2
+    from vila2cli.cli.app import main as vila2
     from vila2cli.model.build import build
     from vila2cli.settings import BaseSettings
     from vila2cli.stages import evaluate as stage

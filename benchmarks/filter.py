@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import quick
+from auc import auc_interval
 from repeats import compare_evals, t_interval
 from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
+from vila2cli.evaluation.predictions import differences
 from vila2cli.score import find_scorer
-from vila2cli.score.auc import auc_interval
 from vila2cli.score.caption import FactCount, count_facts
-from vila2cli.score.compare import differences
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.stats import Estimate, mean_of
 from vila2cli.shards import open_source, read_shard

@@ -28,7 +28,7 @@ import quick
 from repeats import compare_evals, t_interval
 from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
 
-from vila2cli.run import write_text
+from vila2cli.run.folder import write_text
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.world.language import QUESTIONS, layout
 from vila2cli.world.scenes import draw_scene

@@ -34,7 +34,7 @@ for shard in open_source(sys.argv[1:]).shards:
 """
 RECAPTION = """
 import sys
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 code = main(sys.argv[1:])
 if code:
     sys.exit(code)

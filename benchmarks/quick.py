@@ -55,7 +55,7 @@ def engines(*wanted: str) -> list[str]:
 
 def vila2(words: list[str]) -> None:
     """Run a command in this process."""
-    from vila2cli.cli import main
+    from vila2cli.cli.app import main
 
     if code := main(words):
         sys.exit(f"vila2 {' '.join(words)} ended with {code}")

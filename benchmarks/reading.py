@@ -33,8 +33,8 @@ from PIL import Image, ImageFilter
 from rounds import RESULTS, machine, write_results
 
 from vila2cli.image import decode_image
-from vila2cli.sample import Annotation
 from vila2cli.shards import Source, TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards.sample import Annotation
 
 CAPTION = "A dog with brown fur lies on a wooden floor beside a green door, and looks at the camera. " * 5
 IMAGE_NAMES = (".jpg",)

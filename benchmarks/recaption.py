@@ -92,7 +92,7 @@ def bandwidth_limit(work: Work, bytes_per_s: float) -> dict[str, Any]:
     from transformers import AutoConfig
 
     from vila2cli.engine.limits import cache_bytes_per_token
-    from vila2cli.sample import Turn
+    from vila2cli.shards.sample import Turn
 
     weights = 0
     for path in Path(work.model).glob("*.safetensors"):

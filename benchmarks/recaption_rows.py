@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vila2cli.tarfiles import TarWriter
+from vila2cli.shards.tarfiles import TarWriter
 
 PROMPT_ID = "long-v1"
 
@@ -100,7 +100,7 @@ def chat_of(work: Work) -> Any:
 
 
 def vllm_inputs(chat: Any, pictures: list[Image.Image]) -> list[dict[str, Any]]:
-    from vila2cli.sample import Turn
+    from vila2cli.shards.sample import Turn
 
     turns = (Turn("user", prompt_text()),)
     ids = chat.prompt_ids(turns, pictures[:1], expand=False)
@@ -165,8 +165,8 @@ def shard_loop(work: Work) -> Measured:
 
 def vila2(work: Work, engine: str) -> Measured:
     """The whole command, less the time until the first shard is opened (loading the model)."""
-    from vila2cli.engine.annotator import Annotator
-    from vila2cli.recipe import load_recipe
+    from vila2cli.ask.fill import Annotator
+    from vila2cli.settings.recipe import load_recipe
     from vila2cli.stages.recaption import recaption
 
     sets = {
@@ -199,7 +199,7 @@ def raw_hf(work: Work) -> Measured:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from vila2cli.sample import Turn
+    from vila2cli.shards.sample import Turn
 
     start_s = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"

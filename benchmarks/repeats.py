@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vila2cli.evaluation.predictions import differences, shared_tasks
 from vila2cli.score import CAPTION_SCORERS
-from vila2cli.score.compare import differences, shared_tasks
 from vila2cli.score.stats import CONFIDENCE, Interval, mean_of
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import quick
 from repeats import compare_evals
 
-from vila2cli.run import digest
+from vila2cli.run.folder import digest
 
 REPO = Path(__file__).parents[1]
 RESULTS = REPO / "benchmarks" / "results"

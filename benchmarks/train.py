@@ -39,12 +39,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, Tr
 from vila2cli.model.build import build
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.freeze import freeze_all_but
-from vila2cli.progress import Progress
-from vila2cli.ranks import Rank
-from vila2cli.recipe import Recipe, load_recipe
-from vila2cli.sample import EncodedImage, Sample, Turn
+from vila2cli.run.progress import Progress
+from vila2cli.run.ranks import Rank
 from vila2cli.settings import TrainerSettings, TrainSettings
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import open_source, read_shard
+from vila2cli.shards.sample import EncodedImage, Sample, Turn
 from vila2cli.text.compose import composition_of, conversations
 from vila2cli.train.data import Lengths, TrainSample, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks

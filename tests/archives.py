@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vila2cli.sample import Reject, Sample
 from vila2cli.shards import num_samples, open_source, read_shard
+from vila2cli.shards.sample import Reject, Sample
 
 
 def jpeg(colour: str = "red") -> bytes:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.cli import main
-from vila2cli.commands.options import spread
-from vila2cli.commands.plan import default_out
-from vila2cli.recipe import load_recipe
-from vila2cli.run import claim, write_json
-from vila2cli.sample import Annotation
+from vila2cli.cli.app import main
+from vila2cli.cli.options import spread
+from vila2cli.cli.paths import default_out
+from vila2cli.run.folder import claim, write_json
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.shards.sample import Annotation
 
 ROOT = Path(__file__).parents[1]
 VILA2 = [sys.executable, "-m", "vila2cli"]
@@ -87,7 +87,7 @@ def test_the_shell_may_expand_a_glob_to_hundreds_of_words(tmp_path: Path) -> Non
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom vila2cli.cli import main\nmain(['--help'])\n"
+        "import sys\nfrom vila2cli.cli.app import main\nmain(['--help'])\n"
         "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'jinja2', 'rich'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
@@ -195,7 +195,7 @@ def test_a_complete_layer_is_nothing_to_do(data: Path) -> None:
     out = data / "runs" / "r" / "round1" / "recaption"
     fill_layer(out, "r.toml")
     code = (
-        "import sys\nfrom vila2cli.cli import main\n"
+        "import sys\nfrom vila2cli.cli.app import main\n"
         "rc = main(['recaption', '--recipe', 'r.toml', '--round', '1'])\n"
         "sys.exit(rc or int('torch' in sys.modules))"
     )

@@ -28,7 +28,7 @@ sys.argv = ["vila2", "--version"]
 def vila2(before: str, name: str) -> subprocess.CompletedProcess[str]:
     code = (
         RUN
-        + before.format(number=f"signal.{name}", module="vila2cli.cli")
+        + before.format(number=f"signal.{name}", module="vila2cli.cli.app")
         + "from vila2cli.__main__ import run\nrun()\n"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def test_what_a_library_makes_of_a_signal_is_no_defect(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "words"), [("vila2cli.cli", ["--version"]), ("vila2cli.preflight", ["check", "world"])]
+    ("module", "words"), [("vila2cli.cli.app", ["--version"]), ("vila2cli.stages.check", ["check", "world"])]
 )
 def test_ctrl_c_within_an_exec_ends_a_module_with_75(tmp_path: Path, module: str, words: list[str]) -> None:
     """As of a namedtuple that is being imported: CPython then means to kill itself with SIGINT in the end."""

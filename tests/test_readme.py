@@ -9,7 +9,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from vila2cli.cli import app
+from vila2cli.cli.app import app
 from vila2cli.settings import describe
 
 README = Path(__file__).parents[1] / "README.md"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, num_samples, open_source
 from vila2cli.stages.evaluate import evaluate
 from vila2cli.stages.judge import judge

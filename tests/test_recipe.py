@@ -8,8 +8,8 @@ import pydantic
 import pytest
 
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import flatten, key_lines, load_recipe, nearest_key, resolved_lines
 from vila2cli.settings import Recipe, describe
+from vila2cli.settings.recipe import flatten, key_lines, load_recipe, nearest_key, resolved_lines
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("**/*.toml"))
@@ -287,7 +287,7 @@ def test_nearest_key(typed: str, meant: str | None) -> None:
 
 def test_a_recipe_loads_without_torch() -> None:
     code = (
-        "import sys; from vila2cli.recipe import load_recipe; load_recipe(); "
+        "import sys; from vila2cli.settings.recipe import load_recipe; load_recipe(); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'PIL')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

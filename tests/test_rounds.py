@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 
 REPO = Path(__file__).parents[1]
 SETS = [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.cli import main
-from vila2cli.recipe import shipped_recipes
+from vila2cli.cli.app import main
+from vila2cli.settings.recipe import shipped_recipes
 
 REPO = Path(__file__).parents[1]
 TINY = [

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.cli import main
-from vila2cli.commands.terminal import complain, say
-from vila2cli.run import write_json
-from vila2cli.sample import Annotation, Turn
+from vila2cli.cli.app import main
+from vila2cli.cli.terminal import complain, say
+from vila2cli.run.folder import write_json
 from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.shards.sample import Annotation, Turn
 from vila2cli.text.printable import MAX_LINE
 
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -123,7 +123,7 @@ def test_a_terminal_that_lacks_a_letter_gets_an_escape(tmp_path: Path) -> None:
 
 
 def test_the_traceback_of_a_defect_cannot_steer_the_terminal() -> None:
-    code = "import vila2cli.cli as c, vila2cli.__main__ as m\n"
+    code = "import vila2cli.cli.app as c, vila2cli.__main__ as m\n"
     code += "def bad(): raise ValueError('\\x1b[2J\\u202e caption')\n"
     code += "c.main = bad\nm.run()"
     done = process(code)

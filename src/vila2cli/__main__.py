@@ -6,9 +6,9 @@ import sys
 import traceback
 from types import TracebackType
 
-from vila2cli.credentials import masked, secrets_in
 from vila2cli.errors import Interrupted
-from vila2cli.stopping import raising_on_signals
+from vila2cli.run.stopping import raising_on_signals
+from vila2cli.shards.credentials import masked, secrets_in
 from vila2cli.text.printable import printable
 
 
@@ -17,7 +17,7 @@ def run() -> None:
     sys.excepthook = _show_defect
     try:
         with raising_on_signals():
-            from vila2cli.cli import main
+            from vila2cli.cli.app import main
 
             code = main()
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from vila2cli.ask.fill import Task
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.engine import Request, Result
-from vila2cli.engine.annotator import Task
-from vila2cli.recipe import Recipe
-from vila2cli.sample import Annotation, Reject
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards.sample import Annotation, Reject
 
 
 class Table:
@@ -91,6 +91,6 @@ def provenance() -> Provenance:
 
 @pytest.fixture
 def recipe() -> Callable[..., Recipe]:
-    from vila2cli.recipe import load_recipe
+    from vila2cli.settings.recipe import load_recipe
 
     return lambda *sets: load_recipe(None, list(sets))

@@ -9,8 +9,8 @@ from vila2cli.captioning.captioner import LAYER, Captioner, check_settings
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.engine import Result
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import Recipe
-from vila2cli.sample import Annotation, Reject
+from vila2cli.settings.recipe import Recipe
+from vila2cli.shards.sample import Annotation, Reject
 
 Lay = Callable[..., Any]
 Load = Callable[..., Recipe]

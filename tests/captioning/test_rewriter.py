@@ -9,7 +9,7 @@ from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.rewriter import LAYER, Rewriter, check_settings
 from vila2cli.engine import Result
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import Recipe
+from vila2cli.settings.recipe import Recipe
 
 Lay = Callable[..., Any]
 Load = Callable[..., Recipe]

@@ -9,7 +9,7 @@ import pytest
 from chat_server import Server, serving
 from tiny_vlm import build_random_vlm, picture
 from vila2cli.engine import Request, ScoreRequest, pace
-from vila2cli.sample import Turn
+from vila2cli.shards.sample import Turn
 
 
 @pytest.fixture(scope="session")

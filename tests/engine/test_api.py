@@ -16,8 +16,8 @@ from PIL import Image
 from chat_server import Reply, Server, completion, connect, problem
 from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, open_engine
 from vila2cli.errors import BudgetError, Interrupted, ModelError
+from vila2cli.run.stopping import interruptible
 from vila2cli.settings import ApiSettings
-from vila2cli.stopping import interruptible
 
 Ask = Callable[..., Request]
 pytestmark = pytest.mark.usefixtures("short_waits")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from chat_server import Reply, Server, completion, connect, problem
+from vila2cli.ask.meter import Meter
 from vila2cli.engine import Request, batching
-from vila2cli.engine.meter import Meter
 from vila2cli.errors import BudgetError, ModelError
 
 Ask = Callable[..., Request]

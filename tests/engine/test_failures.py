@@ -1,6 +1,6 @@
 import pytest
 
-from vila2cli.engine.failures import MIN_FAILED, Budgets, EngineFailures, error_kind
+from vila2cli.ask.failures import MIN_FAILED, Budgets, EngineFailures, error_kind
 from vila2cli.errors import RejectBudgetError
 
 

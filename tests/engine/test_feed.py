@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vila2cli.engine.feed import ahead
+from vila2cli.ask.feed import ahead
 from vila2cli.errors import DataError
 
 

@@ -15,8 +15,8 @@ from vila2cli.engine.hf import HfEngine
 from vila2cli.engine.memory import available_memory
 from vila2cli.errors import Interrupted, ModelError
 from vila2cli.model.chat import IGNORE_INDEX, Chat
-from vila2cli.sample import Turn
-from vila2cli.stopping import Stop
+from vila2cli.run.stopping import Stop
+from vila2cli.shards.sample import Turn
 
 Ask = Callable[..., Request]
 Judge = Callable[..., ScoreRequest]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from vila2cli.engine.meter import Bill, Meter
+from vila2cli.ask.meter import Bill, Meter
 
 
 def test_the_costs_of_a_pass_are_split_by_tokens_and_add_up() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.engine.opening import open_layer_engine
+from vila2cli.ask.opening import open_layer_engine
 from vila2cli.errors import RecipeError
+from vila2cli.run.stopping import Stop
 from vila2cli.settings import ApiSettings, RecaptionSettings
 from vila2cli.shards import LayerWriter, Source, TarWriter, open_layer, open_source
-from vila2cli.stopping import Stop
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from vila2cli.engine.patterns import compact_pattern
 from vila2cli.errors import DataError
 from vila2cli.judging.protocols import open_protocol
-from vila2cli.recipe import load_recipe
+from vila2cli.settings.recipe import load_recipe
 
 CAPTIONS = {"alt-text": "A red star. A ring.", "recaption": "A blue square. A bar. It is small."}
 ANSWERS = {

@@ -15,7 +15,7 @@ from vila2cli.engine import EngineSettings, Request, open_engine
 from vila2cli.engine.messages import data_url
 from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
-from vila2cli.sample import EncodedImage
+from vila2cli.shards.sample import EncodedImage
 from vila2cli.train.data import TrainSample
 
 KINDS = [(name, orientation) for name in TURNED_FORMATS for orientation in range(1, 9)]

@@ -18,8 +18,8 @@ from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreReques
 from vila2cli.engine.vllm import VllmEngine
 from vila2cli.errors import Interrupted, ModelError
 from vila2cli.judging.protocols import open_protocol
-from vila2cli.recipe import load_recipe
-from vila2cli.stopping import interruptible
+from vila2cli.run.stopping import interruptible
+from vila2cli.settings.recipe import load_recipe
 
 pytestmark = [
     pytest.mark.vllm,

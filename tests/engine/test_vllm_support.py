@@ -15,7 +15,7 @@ from vila2cli.engine.vllm_support import check_whole, why_not
 from vila2cli.errors import ModelError
 from vila2cli.model.loading import is_tied
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.sample import Turn
+from vila2cli.shards.sample import Turn
 
 needs_vllm = pytest.mark.vllm
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.evaluation.answers import Answer, read_answers
+from vila2cli.evaluation.answer_files import Answer, read_answers
 from vila2cli.evaluation.joining import Known, join
-from vila2cli.sample import Sample
+from vila2cli.shards.sample import Sample
 
 HALLUSION = {"category": "VD", "subcategory": "ocr", "set_id": "1", "figure_id": "2", "question_id": "0"}
 

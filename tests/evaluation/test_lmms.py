@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, ModelError
 from vila2cli.evaluation.lmms import command_line, read_results, run_lmms, samples_of
 

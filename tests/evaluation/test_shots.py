@@ -8,8 +8,8 @@ from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.evaluation.shots import open_shots, with_shots
-from vila2cli.recipe import load_recipe
 from vila2cli.score.task import load_task
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.evaluate import evaluate
 

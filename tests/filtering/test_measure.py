@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.filtering.measure import Measure
-from vila2cli.sample import Annotation, EncodedImage, Sample
+from vila2cli.shards.sample import Annotation, EncodedImage, Sample
 
 GOOD = "A red star stands on a white ground next to a small blue circle."
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shards import (
     Source,
     TarWriter,
@@ -15,6 +14,7 @@ from vila2cli.shards import (
     open_source,
     read_shard,
 )
+from vila2cli.shards.sample import Annotation, Reject, Sample
 
 
 def jpeg(shade: int) -> bytes:

@@ -8,7 +8,6 @@ import pytest
 from layer_data import caption, make_base, read_all, work, write_layer
 
 from vila2cli.errors import DataError
-from vila2cli.sample import Reject
 from vila2cli.shards import (
     ShardStats,
     folder_stats,
@@ -17,6 +16,7 @@ from vila2cli.shards import (
     open_source,
     read_shard,
 )
+from vila2cli.shards.sample import Reject
 
 
 def test_in_is_out_and_dropped(tmp_path: Path) -> None:

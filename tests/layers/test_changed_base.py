@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from layer_data import caption, make_base, read_all, write_layer
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError
-from vila2cli.reader import check_layers
-from vila2cli.score.pairing import draw_samples
+from vila2cli.judging.pairing import draw_samples
 from vila2cli.shards import Source, open_layer, open_source, read_shard
-from vila2cli.stages.shardtools import check, merge
+from vila2cli.shards.reader import check_layers
+from vila2cli.stages.shards import check, merge
 
 
 def edit(tar: Path, old: bytes, new: bytes) -> None:

@@ -9,7 +9,6 @@ from layer_data import make_base, read_all, write_layer
 
 from vila2cli import __version__
 from vila2cli.errors import DataError
-from vila2cli.sample import Annotation, Turn
 from vila2cli.shards import (
     LayerInfo,
     TarWriter,
@@ -18,6 +17,7 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
+from vila2cli.shards.sample import Annotation, Turn
 
 
 def test_a_layer_stands_for_its_base(base: Path, layer: Path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from layer_data import caption, make_base, read_all, write_layer
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError
-from vila2cli.reader import read_layer_shard
-from vila2cli.sample import Annotation, Reject
-from vila2cli.score.annotations import read_annotations
 from vila2cli.shards import TarWriter, open_layer, open_source, read_rejects
-from vila2cli.stages.shardtools import check, merge
+from vila2cli.shards.annotations import read_annotations
+from vila2cli.shards.reader import read_layer_shard
+from vila2cli.shards.sample import Annotation, Reject
+from vila2cli.stages.shards import check, merge
 
 END = b"\0" * 1024
 

@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 from vila2cli.errors import DataError
 from vila2cli.model import chat as chat_module
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
-from vila2cli.sample import Turn
+from vila2cli.shards.sample import Turn
 
 PICTURE = Image.new("RGB", (64, 64), "red")
 TURNS = [

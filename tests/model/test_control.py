@@ -13,7 +13,7 @@ from vila2cli.model.build import resolve_base
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.model.control import PUBLISHED, visibly_inert
 from vila2cli.model.templates import CHATML, LLAMA3, VICUNA
-from vila2cli.sample import Turn
+from vila2cli.shards.sample import Turn
 
 TEXTS = ["A large red circle at the top left.", "user assistant system model", "Describe the image. x"] * 20
 GEMMA = (

@@ -26,9 +26,9 @@ from vila2cli.model.freeze import freeze_all_but, part_of
 from vila2cli.model.saving import rename_for_vllm, save_checkpoint
 from vila2cli.model.soup import tensor_places
 from vila2cli.model.towers import load_clip_like_tower, load_tower
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Turn
 from vila2cli.settings import BaseSettings
+from vila2cli.settings.recipe import load_recipe
+from vila2cli.shards.sample import Turn
 from vila2cli.train.flops import work_of
 
 FRESH = """

@@ -16,8 +16,8 @@ from vila2cli.model.build import build, load_llm, resolve_base
 from vila2cli.model.dual_encoder import DualEncoder
 from vila2cli.model.loading import outline
 from vila2cli.model.towers import load_clip_like_tower, load_tower
-from vila2cli.recipe import load_recipe
 from vila2cli.settings import BaseSettings
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.pretrain import pretrain
 from vila2cli.stages.sft import sft
 from vila2cli.stages.soup import soup

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from vila2cli.recipe import Recipe, load_recipe
-from vila2cli.run import claim, write_json
-from vila2cli.sample import Annotation, Reject
+from vila2cli.run.folder import claim, write_json
 from vila2cli.score import find_scorer
 from vila2cli.score.caption import score as score_caption
 from vila2cli.score.scorer import Reference, Vocabulary
 from vila2cli.score.stats import cautious_share, columns_of, estimate, mean_of
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.shards.sample import Annotation, Reject
 from vila2cli.world.draw import draw_picture, encode_jpeg
 from vila2cli.world.language import QUESTIONS, alt_text, statements, wrong_thing
 from vila2cli.world.scenes import VOCABULARY, Scene, draw_scene

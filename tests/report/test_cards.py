@@ -14,10 +14,10 @@ from markdown_it import MarkdownIt
 
 from vila2cli.errors import DataError
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.recipe import Recipe
 from vila2cli.report.cards import card, find_cards
 from vila2cli.report.markdown import plain, table
-from vila2cli.run import write_json
+from vila2cli.run.folder import write_json
+from vila2cli.settings.recipe import Recipe
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 MakeRun = Callable[..., Any]

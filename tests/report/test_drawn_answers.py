@@ -10,8 +10,8 @@ from PIL import Image
 from vila2cli.report import build_page, render_page
 from vila2cli.report.boxes import MAX_SHOWN, boxed_answers
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.sample import Annotation, Turn
 from vila2cli.shards import open_layer, open_source
+from vila2cli.shards.sample import Annotation, Turn
 
 ANSWER = "<b>A star</b> [250,250,750,750] and a \x1b[31mcircle [000,000,100,100], not [9,9,1,1]."
 

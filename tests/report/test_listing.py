@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.report import build_page
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.listing import find_runs, run_table

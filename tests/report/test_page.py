@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from vila2cli.recipe import Recipe
 from vila2cli.report import build_page, render_page
 from vila2cli.report.captions import MAX_CARDS
-from vila2cli.run import write_json
-from vila2cli.sample import Annotation
+from vila2cli.run.folder import write_json
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_layer, open_source
+from vila2cli.shards.sample import Annotation
 
 MakeRun = Callable[..., Any]
 VOID = {"meta", "img", "input", "link", "br"}

@@ -1,9 +1,9 @@
 import pytest
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.sample import Sample
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.task import find_tasks, load_task
+from vila2cli.shards.sample import Sample
 
 CAPTION_TASK = """
 name = "world-caption"

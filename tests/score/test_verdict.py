@@ -1,7 +1,7 @@
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.score.preference import preferences
+from vila2cli.judging.preference import preferences
 from vila2cli.score.verdict import Verdict, agreement, counts, oracle_outcome, outcome_of, parse_letter
 
 

@@ -4,10 +4,10 @@ from random import Random
 
 import pytest
 
-from vila2cli.recipe import load_recipe
 from vila2cli.score.caption import count_facts
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.task import find_tasks
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source, read_shard
 from vila2cli.world import language
 from vila2cli.world.scenes import VOCABULARY, draw_scene

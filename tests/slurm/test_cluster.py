@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, wait_until
 
-from vila2cli.cli import main
-from vila2cli.recipe import load_recipe, resolved_lines
-from vila2cli.slurm.queue import submit_job, tasks_of
+from vila2cli.cli.app import main
+from vila2cli.run.slurm.queue import submit_job, tasks_of
+from vila2cli.settings.recipe import load_recipe, resolved_lines
 
 REPO = Path(__file__).parents[2]
 SETS = [

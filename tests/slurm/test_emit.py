@@ -9,9 +9,9 @@ import pytest
 from cluster import Cluster, wait_until
 
 from vila2cli.errors import RecipeError
-from vila2cli.graph import plan_stages
-from vila2cli.recipe import load_recipe
-from vila2cli.slurm.emit import num_workers, script, submission
+from vila2cli.run.slurm.emit import num_workers, script, submission
+from vila2cli.run.stages import plan_stages
+from vila2cli.settings.recipe import load_recipe
 
 REPO = Path(__file__).parents[2]
 EXAMPLES = REPO / "recipes" / "slurm"

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import RecipeError
-from vila2cli.graph import plan_stages
-from vila2cli.recipe import load_recipe
-from vila2cli.slurm.queue import to_environ
-from vila2cli.slurm.submit import submit, write_scripts
+from vila2cli.run.slurm.queue import to_environ
+from vila2cli.run.slurm.submit import submit, write_scripts
+from vila2cli.run.stages import plan_stages
+from vila2cli.settings.recipe import load_recipe
 
 
 def test_what_a_script_says_counts_over_the_environment() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vila2cli.builders.pictures import BuildSettings
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.formats.specialists.pictures import BuildSettings
 from vila2cli.score.grounding import parse_boxes
 from vila2cli.shards import ShardStats, open_source, read_shard
 from vila2cli.stages.build import build

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.sample import Sample
 from vila2cli.shards import open_source, read_shard
+from vila2cli.shards.sample import Sample
 from vila2cli.stages.convert import convert
-from vila2cli.stages.shardtools import check
+from vila2cli.stages.shards import check
 
 
 def picture(colour: str = "red") -> bytes:

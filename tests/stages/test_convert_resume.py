@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.shards import open_source, read_shard
 from vila2cli.stages.convert import convert
-from vila2cli.stages.shardtools import check
+from vila2cli.stages.shards import check
 
 PER_SHARD = 3
 

@@ -13,11 +13,10 @@ import pytest
 from PIL import Image
 
 from loopback import serve
-from vila2cli import streams
 from vila2cli.errors import DataError, Interrupted
-from vila2cli.recipe import Recipe, load_recipe
-from vila2cli.run import Worker, lock
-from vila2cli.shards import TarWriter, done, open_source, read_shard
+from vila2cli.run.folder import Worker, lock
+from vila2cli.settings.recipe import Recipe, load_recipe
+from vila2cli.shards import TarWriter, done, open_source, read_shard, streams
 from vila2cli.stages.recaption import recaption
 
 REPO = Path(__file__).parents[2]

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
-from vila2cli.progress import Progress
-from vila2cli.recipe import load_recipe
-from vila2cli.run import Worker
+from vila2cli.evaluation.predictions import differences, read_predictions, shared_tasks
+from vila2cli.run.folder import Worker
+from vila2cli.run.progress import Progress
 from vila2cli.score import find_scorer
-from vila2cli.score.compare import differences, read_predictions, shared_tasks
 from vila2cli.score.stats import Interval
 from vila2cli.score.task import load_task
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.evaluate import evaluate
 

@@ -13,8 +13,8 @@ from PIL import Image
 from chat_server import Reply, Server, completion, problem, serving
 from vila2cli.engine import pace
 from vila2cli.errors import ModelError, RejectBudgetError
-from vila2cli.recipe import load_recipe
-from vila2cli.score.compare import read_predictions
+from vila2cli.evaluation.predictions import read_predictions
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter
 from vila2cli.stages.evaluate import evaluate
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Annotation
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards.sample import Annotation
 from vila2cli.stages.filter import filter_samples
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.scenes import draw_scene

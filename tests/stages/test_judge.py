@@ -7,10 +7,10 @@ from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.judging.summary import read_verdict_layer
-from vila2cli.recipe import load_recipe
-from vila2cli.run import Worker
-from vila2cli.sample import Annotation
+from vila2cli.run.folder import Worker
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards.sample import Annotation
 from vila2cli.stages.judge import is_judged, judge
 
 NUM_SAMPLES = 12

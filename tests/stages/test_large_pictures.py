@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_source
 from vila2cli.stages.evaluate import evaluate
 from vila2cli.stages.pretrain import pretrain
 from vila2cli.stages.recaption import recaption
-from vila2cli.stages.shardtools import check
+from vila2cli.stages.shards import check
 
 SIZES = {"square": (4100, 4100), "line": (60_000, 20), "small": (64, 64), "tall": (20, 60_000)}
 

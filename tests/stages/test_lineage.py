@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.stages.lineage import lineage, lines

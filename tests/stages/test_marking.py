@@ -7,10 +7,10 @@ import pytest
 from chat_server import completion, problem, serving
 from vila2cli.engine import pace
 from vila2cli.errors import BudgetError, RecipeError, RejectBudgetError
-from vila2cli.importers import find_format
-from vila2cli.importers.write import import_tasks
-from vila2cli.recipe import load_recipe
-from vila2cli.stages.scoring import score_answers
+from vila2cli.formats.benchmarks import find_format
+from vila2cli.formats.benchmarks.write import import_tasks
+from vila2cli.settings.recipe import load_recipe
+from vila2cli.stages.score_only import score_answers
 
 MMVET = {
     f"v1_{number}": {

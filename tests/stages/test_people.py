@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from browser import chromium
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Annotation
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.shards.sample import Annotation
 from vila2cli.stages.people import agree, collect, import_judgements, write_page
 
 NUM_SAMPLES = 6

@@ -15,9 +15,9 @@ from PIL import Image
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.engine import pace
 from vila2cli.errors import ModelError
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Annotation
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.shards.sample import Annotation
 from vila2cli.stages.recaption import recaption
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

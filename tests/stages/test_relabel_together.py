@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lora_adapter import write_adapter
-from vila2cli.cli import app
+from vila2cli.cli.app import app
 from vila2cli.engine.hf import HfEngine
 from vila2cli.errors import DataError, ModelError, RecipeError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
-from vila2cli.recipe import load_recipe
-from vila2cli.run import Worker
+from vila2cli.run.folder import Worker
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.specialize import Answering, relabel
 

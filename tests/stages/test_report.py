@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.recipe import Recipe
+from vila2cli.settings.recipe import Recipe
 from vila2cli.stages.report import report
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from vila2cli.errors import DataError, Interrupted, RecipeError
-from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.stages.sft import sft
 from vila2cli.world.write import write_world
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vila2cli.cli import main
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Sample
+from vila2cli.cli.app import main
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.shards.sample import Sample
 from vila2cli.text.compose import composition_of
 from vila2cli.text.invention import inventions
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from vila2cli.cli import main
-from vila2cli.importers import find_format
-from vila2cli.importers.write import import_tasks
-from vila2cli.recipe import load_recipe
-from vila2cli.stages.scoring import score_answers
+from vila2cli.cli.app import main
+from vila2cli.formats.benchmarks import find_format
+from vila2cli.formats.benchmarks.write import import_tasks
+from vila2cli.settings.recipe import load_recipe
+from vila2cli.stages.score_only import score_answers
 
 ANSWERS = ("yes", "no")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from chat_server import Reply, Server, completion, problem, serving
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.engine import pace
 from vila2cli.shards import TarWriter
 

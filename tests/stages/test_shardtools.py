@@ -10,12 +10,12 @@ import pytest
 import webdataset
 from PIL import Image
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.run import lock
-from vila2cli.sample import Annotation, Turn
+from vila2cli.run.folder import lock
 from vila2cli.shards import Source, TarWriter, open_layer, open_source, read_shard
-from vila2cli.stages.shardtools import Figures, check, merge, show, stats
+from vila2cli.shards.sample import Annotation, Turn
+from vila2cli.stages.shards import Figures, check, merge, show, stats
 
 ARCHIVES = Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[2] / "../shared/data")) / "wds"
 needs_archives = pytest.mark.skipif(not ARCHIVES.is_dir(), reason=f"needs real archives in {ARCHIVES}")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import RecipeError
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.recipe import Recipe, load_recipe
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.stages.evaluate import evaluate
 from vila2cli.stages.soup import greedy, headline_mean, selection_tasks, soup
 from vila2cli.world.write import write_world

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.model.chat import Chat
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Sample
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.shards.sample import Sample
 from vila2cli.stages.tokens import IMAGE, TRAINED, show_tokens
 from vila2cli.text.compose import Composition, conversations
 from vila2cli.train.data import encode_sample

@@ -13,10 +13,10 @@ from vila2cli.image import decode_image
 from vila2cli.model.build import build, resolve_base
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.recipe import Recipe, load_recipe
-from vila2cli.sample import Turn
 from vila2cli.settings import BaseSettings
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import open_source, read_shard
+from vila2cli.shards.sample import Turn
 from vila2cli.stages.pretrain import pretrain
 from vila2cli.stages.sft import sft
 from vila2cli.world.write import write_world

@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vila2cli.sample import Annotation, EncodedImage, Sample, Turn
 from vila2cli.settings import CaptionTrainSettings, TrainSettings
+from vila2cli.shards.sample import Annotation, EncodedImage, Sample, Turn
 from vila2cli.text.compose import (
     Composition,
     caption_of,

@@ -20,11 +20,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import RankError
 from vila2cli.model.chat import Chat
-from vila2cli.progress import Progress
-from vila2cli.ranks import Rank
+from vila2cli.run.progress import Progress
+from vila2cli.run.ranks import Rank
+from vila2cli.run.stopping import Stop
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import Shard, open_source
-from vila2cli.stopping import Stop
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.job import DataSource, Phase, sources_of

@@ -7,9 +7,9 @@ import torch
 
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import part_of
-from vila2cli.progress import Progress
-from vila2cli.sample import Turn
+from vila2cli.run.progress import Progress
 from vila2cli.settings import TrainSettings
+from vila2cli.shards.sample import Turn
 from vila2cli.train.data import TrainSample, lengths_of
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.loop import fit

@@ -13,10 +13,10 @@ from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import freeze_all_but, part_of
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.progress import Progress
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import EncodedImage, Sample, Turn
+from vila2cli.run.progress import Progress
 from vila2cli.settings import LoraSettings, TrainSettings
+from vila2cli.settings.recipe import load_recipe
+from vila2cli.shards.sample import EncodedImage, Sample, Turn
 from vila2cli.train.data import TrainSample, encode_sample
 from vila2cli.train.loop import fit, parameter_groups
 from vila2cli.train.lora import ADAPTER, adapted, adapted_layers

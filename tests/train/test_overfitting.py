@@ -8,9 +8,9 @@ from conversing import conversations
 from vila2cli.engine import EngineSettings, Request, open_engine
 from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
-from vila2cli.progress import Progress
-from vila2cli.sample import Sample, Turn
+from vila2cli.run.progress import Progress
 from vila2cli.settings import TrainSettings
+from vila2cli.shards.sample import Sample, Turn
 from vila2cli.train.data import encode_sample
 from vila2cli.train.loop import fit
 

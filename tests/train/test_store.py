@@ -13,9 +13,10 @@ from conversing import conversations
 from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
+from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
-from vila2cli.sample import EncodedImage, Sample
-from vila2cli.shards import TarWriter, open_source, to_json_bytes
+from vila2cli.shards import TarWriter, open_source
+from vila2cli.shards.sample import EncodedImage, Sample
 from vila2cli.text.compose import Composition
 from vila2cli.text.compose import conversations as compose
 from vila2cli.train.data import TrainSample, lengths_of

@@ -11,9 +11,9 @@ import pytest
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.image import decode_image
-from vila2cli.recipe import load_recipe
-from vila2cli.sample import Reject, Sample
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source, read_shard
+from vila2cli.shards.sample import Reject, Sample
 from vila2cli.world import language
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.scenes import BUCKETS, PLACES, SIDE, draw_scene

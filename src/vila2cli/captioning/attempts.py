@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vila2cli.ask.failures import error_kind
 from vila2cli.engine import Request, Result
-from vila2cli.engine.failures import error_kind
-from vila2cli.sample import Turn
 from vila2cli.score.verdict import outcome_of
+from vila2cli.shards.sample import Turn
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
 from vila2cli.text.quality import CheckedCaption

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from vila2cli.ask.fill import Dialogue, has_one_image
 from vila2cli.captioning.attempts import (
     JUDGE_PROMPT,
     Attempt,
@@ -18,12 +19,11 @@ from vila2cli.captioning.attempts import (
 )
 from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
-from vila2cli.engine.annotator import Dialogue, has_one_image
 from vila2cli.errors import RecipeError
 from vila2cli.image import decode_image
-from vila2cli.recipe import Recipe
-from vila2cli.sample import Annotation, Reject, Sample, Turn
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
+from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.compose import ORIGINAL, caption_of, neutral
 from vila2cli.text.prompts import draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo

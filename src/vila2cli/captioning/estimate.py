@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from vila2cli.ask.fill import Annotator, Part
 from vila2cli.captioning.layer import Job
-from vila2cli.cost import Cost, cost_of
-from vila2cli.engine.annotator import Annotator, Part
 from vila2cli.errors import DataError
-from vila2cli.progress import Progress
+from vila2cli.run.cost import Cost, cost_of
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import interruptible
 from vila2cli.shards import LayerWriter, expected_samples
-from vila2cli.stopping import interruptible
 
 NUM_TRIED = 64
 

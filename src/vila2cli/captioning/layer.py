@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.fill import Part, Task, annotate
+from vila2cli.ask.opening import engine_settings, open_layer_engine
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.engine import Engine, dtype_of, identify, open_engine
-from vila2cli.engine.annotator import Part, Task, annotate
-from vila2cli.engine.opening import engine_settings, open_layer_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.files import read_json
-from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, claim, lock, select, write_json
+from vila2cli.run.folder import Worker, claim, lock, select, write_json
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import WritingSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, Source, open_layer
-from vila2cli.stopping import Stop, interruptible
 from vila2cli.text.compose import filter_inputs
 
 MakeTask = Callable[[Recipe, Provenance], Task]

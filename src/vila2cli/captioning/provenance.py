@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from vila2cli.captioning.attempts import Attempt
 from vila2cli.engine import Request
-from vila2cli.sample import Annotation
 from vila2cli.settings import WritingSettings
+from vila2cli.shards.sample import Annotation
 from vila2cli.text.prompts import stable_hash
 from vila2cli.text.quality import Standard
 

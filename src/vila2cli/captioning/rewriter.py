@@ -6,14 +6,14 @@ from typing import Any
 
 from PIL import Image
 
+from vila2cli.ask.fill import Dialogue
 from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
 from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
-from vila2cli.engine.annotator import Dialogue
 from vila2cli.errors import RecipeError
-from vila2cli.recipe import Recipe
-from vila2cli.sample import Annotation, Sample, Turn
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
+from vila2cli.shards.sample import Annotation, Sample, Turn
 from vila2cli.text.compose import ORIGINAL, caption_of, compose_caption, neutral
 from vila2cli.text.invention import inventions
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text

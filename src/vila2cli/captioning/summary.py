@@ -10,10 +10,10 @@ from typing import Any
 from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.rewriter import NOTHING
-from vila2cli.cost import Cost, cost_of
-from vila2cli.records import read_stats
+from vila2cli.run.cost import Cost, cost_of
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source
+from vila2cli.shards.records import read_stats
 
 SKIPPED = (NOT_SELECTED, NOTHING)
 

@@ -15,14 +15,14 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from vila2cli.credentials import masked
 from vila2cli.errors import ModelError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
-from vila2cli.places import redacted
-from vila2cli.sample import Turn
+from vila2cli.run.stopping import Stop
 from vila2cli.settings import ApiSettings
-from vila2cli.stopping import Stop
+from vila2cli.shards.credentials import masked
+from vila2cli.shards.places import redacted
+from vila2cli.shards.sample import Turn
 from vila2cli.text.reasoning import Answer, answer_of
 
 FinishReason = Literal["stop", "length", "error"]

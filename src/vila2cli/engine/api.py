@@ -19,7 +19,6 @@ from typing import Any, Generic, TypeVar
 
 import openai
 
-from vila2cli.credentials import masked, secrets_of, without_secrets
 from vila2cli.engine import DeviceKind, Failure, Request, Result, ScoreRequest, ScoreResult, identify
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
@@ -43,9 +42,10 @@ from vila2cli.engine.replies import (
 from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.files import whole_characters
 from vila2cli.model.control import visibly_inert
-from vila2cli.places import redacted
+from vila2cli.run.stopping import Stop
 from vila2cli.settings import ApiSettings
-from vila2cli.stopping import Stop
+from vila2cli.shards.credentials import masked, secrets_of, without_secrets
+from vila2cli.shards.places import redacted
 
 Answered = TypeVar("Answered", Result, ScoreResult)
 

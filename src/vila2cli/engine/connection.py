@@ -12,8 +12,8 @@ import openai
 
 from vila2cli.engine.keys import is_openai
 from vila2cli.errors import ModelError
-from vila2cli.places import redacted
 from vila2cli.settings import ApiSettings
+from vila2cli.shards.places import redacted
 
 NO_KEY = "none"
 _MAX_REDIRECTS = 3

@@ -9,7 +9,6 @@ that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-p
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from vila2cli.model.adapter import read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.quiet import quiet_transformers
-from vila2cli.stopping import Stop
+from vila2cli.run.stopping import Stop
 
 _MIB = 1 << 20
 _CPU_BATCH = 128
@@ -294,19 +293,12 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    with _cpu_adapters() if "enable_lora" in options and not on_gpu else nullcontext():
-        return LLMEngine(
-            vllm_config=engine_config,
-            executor_class=Executor.get_class(engine_config),
-            log_stats=False,
-            multiprocess_mode=own_process,
-        )
-
-
-def _cpu_adapters() -> AbstractContextManager[None]:
-    from vila2cli.engine.punica import grouped
-
-    return grouped()
+    return LLMEngine(
+        vllm_config=engine_config,
+        executor_class=Executor.get_class(engine_config),
+        log_stats=False,
+        multiprocess_mode=own_process,
+    )
 
 
 def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import PurePosixPath
 
-from vila2cli.evaluation.answers import Answer
-from vila2cli.sample import Sample
+from vila2cli.evaluation.answer_files import Answer
+from vila2cli.shards.sample import Sample
 
 _OPTION = re.compile(r"[A-Z]\. ")
 _IMAGE_MARK = re.compile(r"<image(?: \d)?>|\bimage \d\b")

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.recipe import Recipe
+from vila2cli.evaluation.predictions import CUT_OFF, LEFT_OUT, read_predictions
 from vila2cli.score.caption import FACTS
-from vila2cli.score.compare import CUT_OFF, LEFT_OUT, read_predictions
 from vila2cli.score.scorer import Account, Scored
 from vila2cli.score.stats import Estimate, Interval, Support, interval_within, mean_of
 from vila2cli.score.task import Task
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardStats, folder_stats
 from vila2cli.text.reasoning import Answer
 

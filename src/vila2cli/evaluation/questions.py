@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from vila2cli.errors import DataError
 from vila2cli.evaluation.shots import Shot, Shots, with_shots
-from vila2cli.sample import Reject, Sample, Turn
 from vila2cli.score.scorer import Reference
 from vila2cli.score.task import Task
 from vila2cli.shards import Shard, ShardWriter
+from vila2cli.shards.sample import Reject, Sample, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vila2cli.rejects import NO_ANSWER, read_rejects
-from vila2cli.sample import Annotation, Reject
-from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.shards import Shard, ShardStats, done
+from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.rejects import NO_ANSWER, read_rejects
+from vila2cli.shards.sample import Annotation, Reject
 
 REFUSED = "engine"
 """Reason of a reject that the engine would not take, and will not."""

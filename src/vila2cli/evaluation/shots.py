@@ -10,9 +10,9 @@ from random import Random
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.image import decode_image
-from vila2cli.sample import IMAGE_PLACEHOLDER, Sample, Turn
 from vila2cli.score.task import TASK_FILE, Task, load_task
 from vila2cli.shards import open_source, read_shard
+from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Sample, Turn
 from vila2cli.text.compose import neutral
 
 POOL_SIZE = 256

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.files import to_json_bytes
+from vila2cli.filtering.image_hash import image_hash
 from vila2cli.filtering.job import Job
+from vila2cli.filtering.perplexity import length_bucket, rank_value
+from vila2cli.filtering.selection import Candidate, Cut, Decision, Selection
 from vila2cli.image import decode_image
-from vila2cli.progress import Progress
-from vila2cli.records import recorded
-from vila2cli.run import digest
-from vila2cli.sample import Annotation, Reject
-from vila2cli.score.annotations import read_annotation_tar
-from vila2cli.score.image_hash import image_hash
-from vila2cli.score.perplexity import length_bucket, rank_value
-from vila2cli.score.selection import Candidate, Cut, Decision, Selection
+from vila2cli.run.folder import digest
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import (
     ShardStats,
@@ -32,10 +31,11 @@ from vila2cli.shards import (
     made_from,
     read_rejects,
     read_shard,
-    to_json_bytes,
     write_rejects,
 )
-from vila2cli.stopping import Stop
+from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.records import recorded
+from vila2cli.shards.sample import Annotation, Reject
 from vila2cli.text.compose import FILTER
 from vila2cli.text.prompts import stable_hash
 

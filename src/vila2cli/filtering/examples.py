@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vila2cli.sample import Annotation, Sample
-from vila2cli.score.annotations import read_annotation_tar
 from vila2cli.shards import Shard, Source, read_shard
+from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.sample import Annotation, Sample
 from vila2cli.text.compose import compose_caption
 from vila2cli.text.printable import printable
 from vila2cli.text.prompts import stable_hash

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vila2cli.engine import dtype_of
-from vila2cli.recipe import Recipe
 from vila2cli.settings import FilterSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source
 
 SCORES_DIR = "scores"

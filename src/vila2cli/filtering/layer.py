@@ -7,14 +7,14 @@ from typing import Any
 from vila2cli.files import MARK, read_json
 from vila2cli.filtering.deciding import scores_digest, select, write_shards
 from vila2cli.filtering.job import Job, control_dir
+from vila2cli.filtering.selection import Selection
 from vila2cli.filtering.summary import summarise
-from vila2cli.places import tar_stem
-from vila2cli.progress import Progress
-from vila2cli.records import recorded
-from vila2cli.run import Manifest, claim, difference, read_manifest, write_json
-from vila2cli.score.selection import Selection
+from vila2cli.run.folder import Manifest, claim, difference, read_manifest, write_json
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
 from vila2cli.shards import done, open_layer
-from vila2cli.stopping import Stop
+from vila2cli.shards.places import tar_stem
+from vila2cli.shards.records import recorded
 from vila2cli.text.compose import FILTER
 
 _MADE_ANEW = ("settings", "seed", "held_out", "base")

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
+from vila2cli.ask.feed import ahead
+from vila2cli.ask.meter import Meter
 from vila2cli.engine import Engine, ScoreRequest, ScoreResult
-from vila2cli.engine.feed import ahead
-from vila2cli.engine.meter import Meter
 from vila2cli.errors import DataError
 from vila2cli.filtering.measure import Measure, Measured
-from vila2cli.progress import Progress
-from vila2cli.sample import Annotation, Sample, Turn
-from vila2cli.score.perplexity import Score, image_gain, perplexity
+from vila2cli.filtering.perplexity import Score, image_gain, perplexity
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable
-from vila2cli.stopping import Stop
+from vila2cli.shards.sample import Annotation, Sample, Turn
 
 if TYPE_CHECKING:
     from vila2cli.model.dual_encoder import DualEncoder

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vila2cli.cost import cost_of, three_digits
 from vila2cli.errors import RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import Job
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
-from vila2cli.run import write_json
-from vila2cli.score.selection import Cut
+from vila2cli.filtering.selection import Cut
+from vila2cli.run.cost import cost_of, three_digits
+from vila2cli.run.folder import write_json
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import LayerWriter, folder_figures, folder_stats
 from vila2cli.text.compose import FILTER

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from vila2cli.ask.kept_answers import Answers, answer_key, server_inputs
 from vila2cli.engine import (
     Engine,
     EngineSettings,
@@ -19,15 +20,14 @@ from vila2cli.engine import (
     identify,
     open_engine,
 )
-from vila2cli.engine.answers import Answers, answer_key, server_inputs
 from vila2cli.engine.keys import api_key
 from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import BudgetError
-from vila2cli.progress import Progress
-from vila2cli.rejects import NO_ANSWER, OVER_BUDGET
-from vila2cli.sample import Turn
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
 from vila2cli.settings import JudgeModelSettings
-from vila2cli.stopping import Stop
+from vila2cli.shards.rejects import NO_ANSWER, OVER_BUDGET
+from vila2cli.shards.sample import Turn
 from vila2cli.text.refusals import refuses
 
 _REASONS: dict[Failure, str] = {"request": "not-accepted", "unanswered": NO_ANSWER, "filtered": "refused"}

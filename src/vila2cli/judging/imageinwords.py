@@ -13,8 +13,8 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import load_json
 from vila2cli.judging.summary import SampleVerdicts
-from vila2cli.score.annotations import SampleId
 from vila2cli.score.verdict import Outcome, Verdict
+from vila2cli.shards.annotations import SampleId
 
 METRICS = {
     "metrics/Comprehensiveness": "people-comprehensiveness",

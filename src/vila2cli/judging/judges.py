@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from vila2cli.engine.answers import Answers
+from vila2cli.ask.kept_answers import Answers
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.groups import NO_IMAGE
 from vila2cli.image import decode_image
 from vila2cli.judging.asking import AskedModel, Inquiry, Reply
+from vila2cli.judging.pairing import Draw
 from vila2cli.judging.protocols import (
     Judged,
     asks_for_json,
@@ -17,16 +17,16 @@ from vila2cli.judging.protocols import (
     open_protocol,
     prompt_id,
 )
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.sample import Annotation, Reject, Sample
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
 from vila2cli.score.caption import slot_balance
-from vila2cli.score.pairing import Draw
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.verdict import oracle_outcome
 from vila2cli.settings import JudgeModelSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, ShardWriter
-from vila2cli.stopping import Stop
+from vila2cli.shards.members import NO_IMAGE
+from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.text.prompts import prompt_sha256
 from vila2cli.world.scenes import VOCABULARY
 

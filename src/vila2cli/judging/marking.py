@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine.answers import Answers
+from vila2cli.ask.kept_answers import Answers
 from vila2cli.errors import BudgetError, DataError, RecipeError, RejectBudgetError
 from vila2cli.judging.asking import AskedModel, Inquiry, Question, Reply
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.rejects import OVER_BUDGET, read_rejects
-from vila2cli.run import claim
-from vila2cli.sample import Annotation, Reject, Sample
-from vila2cli.score.annotations import read_annotation_tar
+from vila2cli.run.folder import claim
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
 from vila2cli.score.scorer import Marking, Row
 from vila2cli.score.task import Task
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, ShardStats, ShardWriter, Source, open_layer
-from vila2cli.stopping import Stop
+from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.rejects import OVER_BUDGET, read_rejects
+from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
 

@@ -7,8 +7,8 @@ from pathlib import PurePath
 
 from vila2cli.errors import DataError
 from vila2cli.judging.summary import MAJORITY, SampleVerdicts, Verdicts
-from vila2cli.score.annotations import SampleId
 from vila2cli.score.verdict import Outcome, Pair, Verdict
+from vila2cli.shards.annotations import SampleId
 
 _TURNED: dict[Outcome, Outcome] = {"win": "loss", "loss": "win", "tie": "tie", "unjudged": "unjudged"}
 

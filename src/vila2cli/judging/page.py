@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.run import digest
+from vila2cli.run.folder import digest
 from vila2cli.score.verdict import Pair
 from vila2cli.text.printable import printable
 from vila2cli.text.prompts import stable_hash

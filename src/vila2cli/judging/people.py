@@ -12,10 +12,10 @@ from vila2cli.errors import DataError
 from vila2cli.files import load_json, read_json
 from vila2cli.judging.page import ANSWERS_FORMAT, KEY_FORMAT
 from vila2cli.judging.summary import MAJORITY, SampleVerdicts, read_verdict_layer
-from vila2cli.layers import LAYER_FILE
-from vila2cli.run import write_text
-from vila2cli.score.annotations import SampleId
+from vila2cli.run.folder import write_text
 from vila2cli.score.verdict import Outcome, Verdict
+from vila2cli.shards.annotations import SampleId
+from vila2cli.shards.layers import LAYER_FILE
 
 VERDICTS_FILE = "verdicts.jsonl"
 KEY_FILE = "key.json"

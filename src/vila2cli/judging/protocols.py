@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vila2cli.judging.asking import Question, Reply
-from vila2cli.recipe import Recipe
 from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice, parse_object
+from vila2cli.settings.recipe import Recipe
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
 from vila2cli.text.words import sentences

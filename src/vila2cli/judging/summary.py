@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.score.agreement import kappa_interval, many_judges
-from vila2cli.score.annotations import SampleId, read_annotations
-from vila2cli.score.preference import BIASES, RATES, preferences
-from vila2cli.score.ranking import Comparison, bradley_terry, to_json
+from vila2cli.judging.agreement import kappa_interval, many_judges
+from vila2cli.judging.preference import BIASES, RATES, preferences
+from vila2cli.judging.ranking import Comparison, bradley_terry, to_json
 from vila2cli.score.stats import (
     Columns,
     FloatArray,
@@ -22,6 +21,7 @@ from vila2cli.score.stats import (
     supports,
 )
 from vila2cli.score.verdict import Pair, Verdict, agreement, counts
+from vila2cli.shards.annotations import SampleId, read_annotations
 
 MAJORITY = "people"
 """The judge that the majority of several people is; it is counted beside them, never among them."""

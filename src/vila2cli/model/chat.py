@@ -16,7 +16,7 @@ from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.control import Controls
-from vila2cli.sample import IMAGE_PLACEHOLDER, Turn
+from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.text.reasoning import is_mark, opens_reasoning
 
 IGNORE_INDEX = -100

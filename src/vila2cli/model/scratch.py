@@ -7,8 +7,8 @@ from typing import Any
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.records import file_sha256
-from vila2cli.run import RunFolder
+from vila2cli.run.folder import RunFolder
+from vila2cli.shards.records import file_sha256
 
 LINEAGE_FILE = "vila2.json"
 _ADVICE = "every round starts from the original bases, name the tower or LLM that it was made from"

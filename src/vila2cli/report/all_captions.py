@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.reader import check_layers, read_layer_shard
 from vila2cli.report.caption_layers import CaptionLayer
 from vila2cli.report.captions import usable_scene
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
 from vila2cli.shards import open_source
-from vila2cli.tarfiles import read_members, split_name
+from vila2cli.shards.reader import check_layers, read_layer_shard
+from vila2cli.shards.tarfiles import read_members, split_name
 
 MAX_IMAGES = 10_000
 """Images listed; the page holds their captions, and draws 25 of them at a time."""

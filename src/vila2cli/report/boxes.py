@@ -10,15 +10,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from vila2cli.builders.drawing import draw_boxes
 from vila2cli.errors import DataError
+from vila2cli.formats.specialists.drawing import draw_boxes
 from vila2cli.image import decode_image
-from vila2cli.reader import read_shard
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
-from vila2cli.sample import Reject, Sample
 from vila2cli.score.grounding import parse_boxes
 from vila2cli.shards import done, open_source
+from vila2cli.shards.reader import read_shard
+from vila2cli.shards.sample import Reject, Sample
 
 MAX_SHOWN = 4
 """Pictures shown of each specialist, drawn by the hash of their keys."""

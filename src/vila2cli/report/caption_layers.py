@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.reader import Shard, check_layers, read_layer_shard, read_shard
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.sample import Annotation, Reject, Sample
 from vila2cli.shards import done, expand, open_source
-from vila2cli.tarfiles import read_members
+from vila2cli.shards.reader import Shard, check_layers, read_layer_shard, read_shard
+from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.tarfiles import read_members
 
 MAX_CAPTIONS = 20_000
 """Captions per round whose words are counted."""

@@ -17,9 +17,9 @@ from vila2cli.image import decode_image
 from vila2cli.report.caption_layers import CaptionLayer, sample_captions
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
-from vila2cli.sample import Annotation, Sample
 from vila2cli.score.caption import count_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
+from vila2cli.shards.sample import Annotation, Sample
 
 MAX_CARDS = 24
 """Images shown; drawn by the hash of their keys, so never picked for their result."""

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from vila2cli.errors import DataError
-from vila2cli.recipe import Recipe
 from vila2cli.report.data_card import data_card
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.model_card import model_card
+from vila2cli.settings.recipe import Recipe
 
 CARD_FILE = "README.md"
 STAGES = ("sft", "recaption", "rewrite", "checkpoint", "relabel")

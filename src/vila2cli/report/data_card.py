@@ -6,8 +6,6 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.errors import RecipeError
-from vila2cli.places import redacted
-from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.markdown import (
     card_name,
@@ -23,6 +21,8 @@ from vila2cli.report.markdown import (
 from vila2cli.report.results import figure_of
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
+from vila2cli.settings.recipe import Recipe
+from vila2cli.shards.places import redacted
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 MAX_BASES = 20

@@ -8,7 +8,6 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from vila2cli.recipe import Recipe
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.markdown import figure_text
 from vila2cli.report.paired import bootstrap_of, compare_rounds
@@ -17,6 +16,7 @@ from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, rea
 from vila2cli.report.run_folder import RunRecord, Stage, read_run
 from vila2cli.report.saturation import verdict
 from vila2cli.report.wording import visible
+from vila2cli.settings.recipe import Recipe
 from vila2cli.text.printable import printable
 
 SHOWN = {"recaption": "recaption", "pretrain": "pretrain", "sft": "sft", "eval": "eval", "judge": "judge"}

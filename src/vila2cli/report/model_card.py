@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
-from vila2cli.cost import Cost
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.places import is_there, redacted
-from vila2cli.recipe import Recipe
 from vila2cli.report.data_card import prompt_rows
 from vila2cli.report.json_reader import JsonReader, real, whole
 from vila2cli.report.markdown import (
@@ -25,7 +22,10 @@ from vila2cli.report.markdown import (
 from vila2cli.report.results import RoundResult, TaskResult, read_result
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
+from vila2cli.run.cost import Cost
 from vila2cli.score.stats import FEW_IMAGES
+from vila2cli.settings.recipe import Recipe
+from vila2cli.shards.places import is_there, redacted
 
 MAX_PARENTS = 8
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vila2cli import __version__
-from vila2cli.recipe import Recipe, resolved_lines
 from vila2cli.report.all_captions import CaptionList, caption_list, read_all_captions
 from vila2cli.report.boxes import BoxedAnswer, boxed_answers
 from vila2cli.report.caption_layers import (
@@ -60,7 +59,8 @@ from vila2cli.report.run_folder import RunRecord, read_run
 from vila2cli.report.saturation import verdict
 from vila2cli.report.tables import DifferenceTable, Table, Tile, difference_table, headline_table, tiles
 from vila2cli.report.wording import harmless
-from vila2cli.run import digest
+from vila2cli.run.folder import digest
+from vila2cli.settings.recipe import Recipe, resolved_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

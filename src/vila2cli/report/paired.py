@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vila2cli.errors import DataError
-from vila2cli.recipe import Recipe
+from vila2cli.evaluation.predictions import both, differences_of
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult, TaskResult
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.score import SCORERS
-from vila2cli.score.compare import both, differences_of
 from vila2cli.score.stats import Estimate, Interval, Support, difference_of, mean_of
+from vila2cli.settings.recipe import Recipe
 
 MAIN_MEASURES = (PRECISION, RECALL, QA_MEAN)
 MEASURE_NAMES = {QA_MEAN: "QA mean"}

@@ -9,14 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vila2cli.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
-from vila2cli.places import redacted
 from vila2cli.report.json_reader import whole
 from vila2cli.report.plots import cost_chart
 from vila2cli.report.run_folder import RunRecord, Stage, State
 from vila2cli.report.tables import Tile
 from vila2cli.report.wording import NOT_RUN, compact, dollars, duration, number, visible
+from vila2cli.run.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
 from vila2cli.settings import CostSettings
+from vila2cli.shards.places import redacted
 
 COST_NOTE = (
     "The paper's figures are for labelling alone: $0.12 is one recaption pass at 10.6 images/s on an H100 of "

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vila2cli.boxes import CORNERS, LIST, QWEN, Box, Found, find_boxes, has_point
 from vila2cli.errors import DataError
 from vila2cli.score.box_frames import (
     AUTO,
@@ -26,6 +25,7 @@ from vila2cli.score.box_frames import (
 )
 from vila2cli.score.scorer import Account, Labels, Reference, Row, Scored, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
+from vila2cli.text.boxes import CORNERS, LIST, QWEN, Box, Found, find_boxes, has_point
 
 __all__ = ["BOX", "BOX_FRAME", "FRAMES", "REFCOCO", "Box", "iou", "parse_boxes"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.sample import Sample
 from vila2cli.score import CAPTION_SCORERS, find_scorer
 from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.score.chair import read_synonyms
 from vila2cli.score.scorer import Reference, Scorer, Vocabulary
+from vila2cli.shards.sample import Sample
 
 TASK_FILE = "task.toml"
 _SCORER_OF = {

@@ -12,7 +12,6 @@ from pydantic import (
     model_validator,
 )
 
-from vila2cli.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
@@ -26,6 +25,7 @@ from vila2cli.settings.kinds import (
     setting,
 )
 from vila2cli.settings.trainer import SourceSettings
+from vila2cli.shards.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
 
 class BaseSettings(Settings):

@@ -10,24 +10,24 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from vila2cli.builders.boxes import BOX_FRAME
-from vila2cli.builders.depth import DepthMaps
-from vila2cli.builders.drawing import draw_boxes
-from vila2cli.builders.folders import FileFolder
-from vila2cli.builders.formats import FORMATS, SPECIALISTS, read_pictures
-from vila2cli.builders.pictures import BuildSettings, Malformed, Picture, Thing
-from vila2cli.builders.rules import Dropped, clean, settle
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import PARTIAL, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.formats.specialists.boxes import BOX_FRAME
+from vila2cli.formats.specialists.depth import DepthMaps
+from vila2cli.formats.specialists.drawing import draw_boxes
+from vila2cli.formats.specialists.folders import FileFolder
+from vila2cli.formats.specialists.formats import FORMATS, SPECIALISTS, read_pictures
+from vila2cli.formats.specialists.pictures import BuildSettings, Malformed, Picture, Thing
+from vila2cli.formats.specialists.rules import Dropped, clean, settle
 from vila2cli.image import decode_image, stored_as
-from vila2cli.places import local_path
-from vila2cli.records import check_whole, note, recorded
-from vila2cli.rejects import REJECTS_FILE, read_rejects
-from vila2cli.run import claim, digest, lock, read_manifest, write_json
-from vila2cli.sample import EncodedImage, Reject
+from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
-from vila2cli.stopping import Stop, interruptible
-from vila2cli.tarfiles import read_members
+from vila2cli.shards.places import local_path
+from vila2cli.shards.records import check_whole, note, recorded
+from vila2cli.shards.rejects import REJECTS_FILE, read_rejects
+from vila2cli.shards.sample import EncodedImage, Reject
+from vila2cli.shards.tarfiles import read_members
 
 NOT_A_BOX = "not-a-box"
 AGAIN_FOLDER = f".again{PARTIAL}"

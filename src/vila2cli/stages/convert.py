@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vila2cli.conversion.formats import FORMATS, sources_of
-from vila2cli.conversion.images import ImageStore
-from vila2cli.conversion.members import members_of
-from vila2cli.conversion.taken import Numbered, Taken, in_order, numbered, pass_over
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import sweep
-from vila2cli.groups import Unusable
-from vila2cli.run import claim, lock, read_manifest
-from vila2cli.sample import Reject
+from vila2cli.formats.captions.formats import FORMATS, sources_of
+from vila2cli.formats.captions.images import ImageStore
+from vila2cli.formats.captions.members import members_of
+from vila2cli.formats.captions.taken import Numbered, Taken, in_order, numbered, pass_over
+from vila2cli.run.folder import claim, lock, read_manifest
+from vila2cli.run.stopping import interruptible
 from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
-from vila2cli.stopping import interruptible
+from vila2cli.shards.members import Unusable
+from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
 """Images of a web document at most, as VILA's loader has it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
+from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, answer_key, server_inputs
 from vila2cli.engine import (
     Engine,
     EngineSettings,
@@ -26,7 +27,6 @@ from vila2cli.engine import (
     identify,
     open_engine,
 )
-from vila2cli.engine.answers import ANSWERS_FILE, Answers, answer_key, server_inputs
 from vila2cli.engine.keys import api_key
 from vila2cli.engine.notes import NewNotes
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
@@ -38,13 +38,13 @@ from vila2cli.files import one_at_a_time, read_json
 from vila2cli.image import decode_image
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.rejects import NO_ANSWER, first_reject
-from vila2cli.run import Worker, claim, lock, write_json
-from vila2cli.sample import Annotation, Reject
+from vila2cli.run.folder import Worker, claim, lock, write_json
+from vila2cli.run.progress import Progress
+from vila2cli.run.splitting import count_undone, split
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
     LayerWriter,
     Shard,
@@ -55,8 +55,8 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
-from vila2cli.splitting import count_undone, split
-from vila2cli.stopping import Stop, interruptible
+from vila2cli.shards.rejects import NO_ANSWER, first_reject
+from vila2cli.shards.sample import Annotation, Reject
 
 LAYER = "eval"
 

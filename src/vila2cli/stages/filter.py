@@ -12,27 +12,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.opening import open_layer_engine
 from vila2cli.engine import identify
-from vila2cli.engine.opening import open_layer_engine
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
+from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
 from vila2cli.filtering.summary import check_budget, sum_up_scores
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
-from vila2cli.places import redacted, tar_stem
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, claim, lock, read_manifest
-from vila2cli.run import select as select_shards
-from vila2cli.sample import Annotation
-from vila2cli.score.perplexity import NEEDS
+from vila2cli.run.folder import Worker, claim, lock, read_manifest
+from vila2cli.run.folder import select as select_shards
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer, open_source
-from vila2cli.stopping import Stop, interruptible
+from vila2cli.shards.places import redacted, tar_stem
+from vila2cli.shards.sample import Annotation
 from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 

@@ -12,23 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine.answers import ANSWERS_FILE, Answers
+from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
 from vila2cli.errors import BudgetError, DataError, RecipeError
 from vila2cli.files import one_at_a_time
 from vila2cli.judging.asking import CUT
 from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
+from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.rejects import MAY_PASS, OVER_BUDGET
-from vila2cli.run import Worker, claim, digest, lock, write_json
-from vila2cli.sample import Annotation
-from vila2cli.score.annotations import read_annotation_tar
-from vila2cli.score.pairing import Draw, draw_samples
+from vila2cli.run.folder import Worker, claim, digest, lock, write_json
+from vila2cli.run.progress import Progress
+from vila2cli.run.splitting import count_undone, split
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import JudgeModelSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, ShardWriter, open_layer
-from vila2cli.splitting import count_undone, split
-from vila2cli.stopping import Stop, interruptible
+from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.rejects import MAY_PASS, OVER_BUDGET
+from vila2cli.shards.sample import Annotation
 
 LAYER = "judge"
 

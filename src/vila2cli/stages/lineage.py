@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from vila2cli.errors import DataError
 from vila2cli.files import check_shape, read_json
-from vila2cli.places import Remote, folder, is_there, local_path, looks_remote, redacted
-from vila2cli.records import read_layer_json
-from vila2cli.run import digest
+from vila2cli.run.folder import digest
+from vila2cli.shards.places import Remote, folder, is_there, local_path, looks_remote, redacted
+from vila2cli.shards.records import read_layer_json
 
 LINEAGE_FILE, LAYER_FILE, SUMMARY_FILE = "vila2.json", "layer.json", "summary.json"
 Status = Literal["", "missing", "changed", "seen", "unknown"]

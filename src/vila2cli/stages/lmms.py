@@ -7,8 +7,8 @@ from typing import Any
 from vila2cli.errors import RecipeError
 from vila2cli.evaluation.lmms import command_line, describe, read_results, run_lmms
 from vila2cli.files import read_json, refuse_foreign
-from vila2cli.recipe import Recipe
-from vila2cli.run import lock, write_json
+from vila2cli.run.folder import lock, write_json
+from vila2cli.settings.recipe import Recipe
 
 
 def evaluate_with_lmms(

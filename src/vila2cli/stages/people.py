@@ -6,11 +6,11 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import refuse_foreign, write_atomically
-from vila2cli.groups import NO_IMAGE
 from vila2cli.image import decode_image
 from vila2cli.judging.imageinwords import read_imageinwords
 from vila2cli.judging.matching import bring_together, judged_pairs, majority
 from vila2cli.judging.page import Captioned, Shown, arrange, data_url, render_page, to_jpeg, to_key
+from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.people import (
     KEY_FILE,
     read_judges,
@@ -20,10 +20,10 @@ from vila2cli.judging.people import (
     write_verdicts,
 )
 from vila2cli.judging.summary import MAJORITY, Verdicts, summarise_judges
-from vila2cli.recipe import Recipe
-from vila2cli.run import lock, write_json, write_text
-from vila2cli.score.pairing import Draw, draw_samples
+from vila2cli.run.folder import lock, write_json, write_text
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import read_shard
+from vila2cli.shards.members import NO_IMAGE
 
 PAGE_FILE = "judge.html"
 IMAGES = "images"

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vila2cli.recipe import Recipe
-from vila2cli.run import RunFolder
+from vila2cli.run.folder import RunFolder
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source
 from vila2cli.text.compose import Composition, composition_of, conversations
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import refuse_foreign
-from vila2cli.recipe import Recipe
 from vila2cli.report import build_page, render_page
 from vila2cli.report.cards import CARD_FILE, card, find_cards
-from vila2cli.run import RunFolder, write_text
+from vila2cli.run.folder import RunFolder, write_text
+from vila2cli.settings.recipe import Recipe
 
 PAGE_MARK = 'name="generator" content="vila2cli'
 CARD_MARKS = ("- vila2\n", "`vila2 ")

@@ -9,8 +9,8 @@ from vila2cli.captioning.estimate import estimate as estimate_job
 from vila2cli.captioning.layer import Job, write_layer
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import DataError
-from vila2cli.recipe import Recipe
-from vila2cli.run import Worker
+from vila2cli.run.folder import Worker
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source
 
 

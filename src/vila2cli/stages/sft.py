@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vila2cli.recipe import Recipe
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source
 from vila2cli.text.compose import Composition, conversations
 

@@ -12,12 +12,12 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.errors import DataWarning, RecipeError
 from vila2cli.files import aside, read_json
-from vila2cli.recipe import Recipe
-from vila2cli.run import complete_folder, lock, write_json
-from vila2cli.sample import Reject
+from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import Task, find_tasks
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source, read_shard
-from vila2cli.stopping import Stop, interruptible
+from vila2cli.shards.sample import Reject
 
 Evaluate = Callable[[str, Path, Sequence[Path]], Mapping[str, Any]]
 """Checkpoint, folder for its answers and task folders to what metrics.json holds."""

@@ -10,17 +10,17 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.cost import cost_of
+from vila2cli.ask.fill import Dialogue, Part, annotate, has_one_image
+from vila2cli.ask.opening import open_layer_engine
 from vila2cli.engine import Request, dtype_of, identify
-from vila2cli.engine.annotator import Dialogue, Part, annotate, has_one_image
-from vila2cli.engine.opening import open_layer_engine
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
-from vila2cli.recipe import Recipe
-from vila2cli.run import Worker, claim, lock, select, write_json
-from vila2cli.sample import Annotation, Reject, Sample, Turn
+from vila2cli.run.cost import cost_of
+from vila2cli.run.folder import Worker, claim, lock, select, write_json
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import SpecialistSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
     LayerWriter,
     Shard,
@@ -32,8 +32,8 @@ from vila2cli.shards import (
     open_layer,
     open_source,
 )
-from vila2cli.stopping import Stop, interruptible
-from vila2cli.text.answers import answer_defect
+from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
+from vila2cli.text.box_answers import answer_defect
 from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from vila2cli.groups import Unusable
-from vila2cli.recipe import Recipe
-from vila2cli.sample import Reject
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, read_shard
+from vila2cli.shards.members import Unusable
+from vila2cli.shards.sample import Reject
 from vila2cli.text.compose import composition_of, conversations, is_kept
 from vila2cli.text.printable import printable
 

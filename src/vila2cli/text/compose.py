@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vila2cli.layers import LayerInfo
-from vila2cli.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
 from vila2cli.settings import CaptionTrainSettings
+from vila2cli.shards.layers import LayerInfo
+from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
 from vila2cli.text.prompts import draw, stable_hash
 
 ORIGINAL = "original"

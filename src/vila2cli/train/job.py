@@ -24,14 +24,14 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.rejects import REJECTS_FILE
-from vila2cli.run import complete_folder, lock, write_json
-from vila2cli.sample import Reject
+from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import TrainSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, Source
-from vila2cli.stopping import Stop, interruptible
+from vila2cli.shards.rejects import REJECTS_FILE
+from vila2cli.shards.sample import Reject
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.journal import Journal

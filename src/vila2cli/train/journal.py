@@ -10,7 +10,7 @@ import torch
 
 from vila2cli.errors import RecipeError
 from vila2cli.files import write_atomically
-from vila2cli.run import append_log
+from vila2cli.run.folder import append_log
 from vila2cli.settings import TrainerSettings
 
 STEPS_FILE = "steps.jsonl"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
-from vila2cli.sample import IMAGE_PLACEHOLDER, EncodedImage, Turn
+from vila2cli.shards.sample import IMAGE_PLACEHOLDER, EncodedImage, Turn
 from vila2cli.train.data import TrainSample
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.packing import join

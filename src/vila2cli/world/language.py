@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
-from vila2cli.sample import Turn
+from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS, draw
 from vila2cli.world.scenes import COLOURS, LETTERS, PLACES, SHAPES, SIZES, Scene, Thing, frame
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vila2cli.image import decode_image
-from vila2cli.sample import Turn
+from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
 from vila2cli.world import language
 from vila2cli.world.draw import draw_picture, encode_jpeg

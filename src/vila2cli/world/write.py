@@ -7,14 +7,14 @@ from random import Random
 from typing import Any
 
 from vila2cli.errors import RecipeError
-from vila2cli.progress import Progress
-from vila2cli.recipe import Recipe
-from vila2cli.records import check_whole
-from vila2cli.run import claim, read_manifest, write_json, write_text
-from vila2cli.sample import Turn
+from vila2cli.run.folder import claim, read_manifest, write_json, write_text
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import WorldSettings
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter
-from vila2cli.stopping import Stop, interruptible
+from vila2cli.shards.records import check_whole
+from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS
 from vila2cli.world import language
 from vila2cli.world.draw import draw_picture, encode_jpeg

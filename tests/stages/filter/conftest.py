@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from filter_data import LOOP, NUM_SAMPLES, NUM_SHARDS, encoded, picture, words
 
-from vila2cli.recipe import load_recipe
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter
 from vila2cli.stages.filter import filter_samples
 

@@ -6,8 +6,8 @@ from random import Random
 
 from PIL import Image
 
-from vila2cli.sample import Annotation
 from vila2cli.shards import open_source, read_shard
+from vila2cli.shards.sample import Annotation
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.language import alt_text
 from vila2cli.world.scenes import draw_scene

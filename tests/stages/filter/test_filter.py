@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from vila2cli.engine import ScoreRequest, open_engine
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
-from vila2cli.run import Worker
-from vila2cli.sample import Turn
+from vila2cli.run.folder import Worker
 from vila2cli.shards import ShardStats
+from vila2cli.shards.sample import Turn
 from vila2cli.stages import filter as stage
 from vila2cli.text.prompts import PROMPTS, prompt_sha256
 
@@ -238,7 +238,7 @@ def test_a_signal_leaves_whole_shards_only(
             raise Interrupted("stopped by SIGTERM")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vila2cli.stopping.Stop.check", stop_later)
+        patched.setattr("vila2cli.run.stopping.Stop.check", stop_later)
         with pytest.raises(Interrupted):
             run()
     names = {path.name for path in (tmp_path / "layer" / "scores").iterdir()}

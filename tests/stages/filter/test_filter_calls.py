@@ -24,15 +24,15 @@ from filter_data import (
     words,
 )
 
-from vila2cli.cli import main
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.filtering.summary import summary_lines
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.progress import Progress
-from vila2cli.recipe import load_recipe
-from vila2cli.run import Worker, lock
-from vila2cli.sample import Annotation
+from vila2cli.run.folder import Worker, lock
+from vila2cli.run.progress import Progress
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards.sample import Annotation
 from vila2cli.stages import filter as stage
 from vila2cli.stages.filter import filter_samples
 from vila2cli.text.compose import is_kept

@@ -8,7 +8,7 @@ from recaption_data import NUM_SAMPLES, NUM_SHARDS, jpeg, settings, write_broken
 
 from tiny_vlm import build_random_vlm
 from vila2cli.captioning.summary import CaptionSummary
-from vila2cli.recipe import Recipe
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter
 from vila2cli.stages.recaption import recaption
 

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from tiny_vlm import picture
-from vila2cli.recipe import Recipe, load_recipe
-from vila2cli.sample import Annotation, Reject
+from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.shards.sample import Annotation, Reject
 
 NUM_SHARDS, NUM_SAMPLES = 5, 12
 BROKEN = {"bad-image": 2, "no-image": 1, "several-images": 1, "bad-json": 1}
@@ -61,7 +61,7 @@ LONG = 'prompts={mine = "{alt_text} Describe it."}'
 SCRIPT = """
 import sys
 from vila2cli.errors import Vila2Error
-from vila2cli.recipe import load_recipe
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.recaption import estimate, recaption
 import torch
 torch.set_num_threads(1)

@@ -1,0 +1,367 @@
+"""Shards through an engine into layers: what captioning, rewriting and relabelling have in common.
+
+A task talks with the engine about each sample on its own: it asks, sees the answers, asks again or
+writes what it makes of them. Samples of later shards are asked about while answers of earlier ones
+are still out, so the engine never runs dry at a shard's end; a follow-up goes in front of what has
+not been asked yet. A shard is written when its last sample is. Several layers over the same shards can
+be written in one pass, for which every image is read and decoded once.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+
+from vila2cli.ask.failures import Budgets
+from vila2cli.ask.feed import ahead
+from vila2cli.ask.meter import Bill, Meter
+from vila2cli.engine import Engine, Request, Result
+from vila2cli.errors import DataError
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
+from vila2cli.shards.members import NO_IMAGE
+from vila2cli.shards.sample import Reject, Sample
+from vila2cli.text.compose import is_kept
+
+NUM_DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode images."""
+MAX_DECODED = 32
+"""Samples decoded ahead of the engine's own window."""
+
+Dialogue = Generator[Sequence[Request], Sequence[Result], None]
+"""Yields requests to send together and is given their results in the same order; writes before it ends."""
+
+
+class Task(Protocol):
+    """What is done with every sample."""
+
+    @property
+    def decode(self) -> Callable[[bytes], Image.Image] | None:
+        """Turns image bytes into pixels or raises DataError; None where the model is shown no image."""
+        ...
+
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether to talk about a sample; False after telling the writer why it is left out or rejected."""
+        ...
+
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        """Ask about a sample and tell the writer what comes of it: an annotation, a reject or a skip."""
+        ...
+
+
+def has_one_image(out: ShardWriter, sample: Sample) -> bool:
+    """Whether a sample has exactly one image; any other number is rejected."""
+    if len(sample.images) == 1:
+        return True
+    reason = "several-images" if sample.images else NO_IMAGE
+    out.reject(Reject(out.name, sample.key, reason, f"the sample has {len(sample.images)} images, not one"))
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer, the task that fills it, and those of the shards that it still lacks."""
+
+    layer: LayerWriter
+    task: Task
+    shards: Sequence[Shard]
+
+
+@dataclass(slots=True)
+class _OpenShard:
+    """A shard of one layer with samples still talked about."""
+
+    part: Part
+    writer: ShardWriter
+    num_talks: int = 0
+    num_asked: int = 0
+    num_failed: int = 0
+    is_read: bool = False
+    is_broken: bool = False
+
+
+@dataclass(slots=True)
+class _Talk:
+    """One sample's dialogue: the requests of its last step and the results that are back.
+
+    `error` is the last of the engine's, as long as it `is_unanswered`.
+    """
+
+    opened: _OpenShard
+    key: str
+    dialogue: Dialogue
+    requests: list[Request] = field(default_factory=list)
+    results: dict[str, Result] = field(default_factory=dict)
+    error: str | None = None
+    is_unanswered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A sample, and the shards of the layers whose tasks want it."""
+
+    sample: Sample
+    by: Sequence[_OpenShard]
+
+
+class Annotator:
+    """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
+
+    A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        parts: Sequence[Part],
+        *,
+        stop: Stop,
+        progress: Progress,
+        max_reject_rate: float = 1.0,
+    ) -> None:
+        self._engine, self._parts = engine, parts
+        self._stop, self._progress = stop, progress
+        self._open: dict[str, list[_OpenShard]] = {}
+        self._talks: dict[str, _Talk] = {}
+        self._ready: deque[Request] = deque()
+        self._figures: Counter[str] = Counter()
+        self._writes = True
+        self._num_notes = 0
+        self._bill = Bill(Meter(engine))
+        self._unreadable = Unreadable()
+        self.failures = Budgets((part.layer.layer for part in parts), max_reject_rate)
+
+    def run(self) -> None:
+        """Write what the layers lack; raises Interrupted after a signal, DataError for damaged shards, and
+        RejectBudgetError where the engine fails on too many samples.
+
+        A shard that is damaged, or of which no sample was answered, is given up, and told of when the others
+        are done; so is a layer that fails beside others. Whatever stops the work, shards written by then stay
+        and no other leaves a trace.
+        """
+        with self._begun() as samples:
+            self._converse(samples)
+        self._unreadable.check()
+        self.failures.check()
+
+    def try_out(self, num_samples: int) -> dict[str, float]:
+        """Talk about the first samples and write nothing; returns figures as the stats files have them.
+
+        One sample goes before them, on which the engine sizes its batches, and is timed only if there are
+        no others. `read` counts the samples that were read, `wanted` those of them that the task wants, and
+        `begun` those that the other figures are of.
+        """
+        self._writes = False
+        with self._begun() as samples:
+            first = self._timed(itertools.islice(samples, 1))
+            others = self._timed(itertools.islice(samples, num_samples))
+        figures = others if others["begun"] else first
+        return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
+
+    def _timed(self, samples: Iterator[None]) -> dict[str, float]:
+        before, meter = self._figures.copy(), Meter(self._engine)
+        self._converse(samples)
+        names = ("begun", "answered", "requests", "tokens")
+        counts: dict[str, float] = {name: self._figures[name] - before[name] for name in names}
+        return counts | meter.read()
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[Iterator[None]]:
+        """The samples of the shards; of shards that are open in the end nothing stays."""
+        self._bill = Bill(Meter(self._engine))
+        self._show_notes()
+        try:
+            with contextlib.closing(self._samples()) as samples:
+                yield samples
+        finally:
+            for opened in itertools.chain(*self._open.values()):
+                opened.writer.abort()
+            self._open.clear()
+
+    def _converse(self, samples: Iterator[None]) -> None:
+        for result in self._engine.generate(_Stream(self._ready, samples)):
+            self._stop.check()
+            self._take(result)
+            self._show_notes()
+
+    def _samples(self) -> Generator[None, None, None]:
+        """Begin to talk about one more sample at each step, with images decoded ahead of it."""
+        read = self._read()
+        for (name, wanted), images in ahead(self._decode, read, num_workers=NUM_DECODERS, window=MAX_DECODED):
+            if wanted is None:
+                for opened in self._open[name][:]:
+                    opened.is_read = True
+                    self._close_if_done(opened)
+                continue
+            for opened in wanted.by:
+                if self._begin(opened, wanted.sample, images):
+                    yield
+
+    def _begin(self, opened: _OpenShard, sample: Sample, images: Future[tuple[Image.Image, ...]]) -> bool:
+        """Begin a talk about a sample; False where its image cannot be shown, or its layer was given up."""
+        if self._has_failed(opened.part):
+            self._progress.advance()
+            return False
+        self._figures["begun"] += 1
+        try:
+            dialogue = opened.part.task.talk(opened.writer, sample, images.result())
+        except DataError as error:
+            opened.writer.reject(Reject(opened.writer.name, sample.key, "bad-image", str(error)))
+            self._progress.advance()
+            return False
+        opened.num_talks += 1
+        self._go_on(_Talk(opened, sample.key, dialogue), None)
+        return True
+
+    def _read(self) -> Iterator[tuple[str, _Wanted | None]]:
+        """The samples that a task wants, each with its shard's name; None at the end of a shard."""
+        shards = {shard.name: shard for part in self._parts for shard in part.shards}
+        for shard in shards.values():
+            self._stop.check()
+            lacking = [part for part in self._parts if shard in part.shards and not self._has_failed(part)]
+            if not lacking:
+                continue
+            opened = [_OpenShard(part, part.layer.shard(shard)) for part in lacking]
+            self._open[shard.name] = opened[:]
+            try:
+                for sample in self._stop.each(samples_of([one.writer for one in opened])):
+                    wanting = [one for one in opened if self._wants(one, sample)]
+                    self._figures.update(read=1, wanted=int(bool(wanting)))
+                    if wanting:
+                        yield shard.name, _Wanted(sample, wanting)
+                    if len(wanting) < len(opened):
+                        self._progress.advance(len(opened) - len(wanting))
+                self._unreadable.succeed()
+            except DataError as error:
+                self._progress.note(f"{error}; going on with the next shard")
+                for one in opened:
+                    one.is_broken = True
+                self._unreadable.fail(error)
+            yield shard.name, None
+            if self._unreadable.are_too_many:
+                return
+
+    def _wants(self, opened: _OpenShard, sample: Sample) -> bool:
+        if is_kept(sample):
+            return opened.part.task.wants(opened.writer, sample)
+        opened.writer.skip(sample, "filtered")
+        return False
+
+    def _decode(self, read: tuple[str, _Wanted | None]) -> tuple[Image.Image, ...]:
+        wanted, decode = read[1], self._parts[0].task.decode
+        if wanted is None or decode is None:
+            return ()
+        return tuple(decode(image.data) for image in wanted.sample.images)
+
+    def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
+        """Hand a dialogue its results and queue what it asks next; None starts it."""
+        try:
+            requests = next(talk.dialogue) if results is None else talk.dialogue.send(results)
+        except StopIteration:
+            self._end(talk, was_asked=results is not None)
+            return
+        shard, layer = talk.opened.writer.name, talk.opened.part.layer.layer
+        names = [f"{layer}\0{shard}\0{talk.key}\0{index}" for index in range(len(requests))]
+        talk.requests = [
+            dataclasses.replace(request, id=name, group=shard)
+            for name, request in zip(names, requests, strict=True)
+        ]
+        talk.results = {}
+        self._talks.update(dict.fromkeys(names, talk))
+        # In front, before the rest of a sample of the next shard: a group's requests must not be interrupted.
+        self._ready.extendleft(reversed(talk.requests))
+
+    def _end(self, talk: _Talk, *, was_asked: bool) -> None:
+        opened = talk.opened
+        opened.num_talks -= 1
+        if was_asked:
+            opened.num_asked += 1
+            opened.num_failed += talk.is_unanswered
+            self._count(opened, answered=int(not talk.is_unanswered))
+            self._weigh(opened.part, talk.error if talk.is_unanswered else None)
+        self._progress.advance()
+        self._close_if_done(opened)
+
+    def _weigh(self, part: Part, error: str | None) -> None:
+        """Hold what came of a sample against its layer's budget, and write no more of a layer that spent it."""
+        if self._has_failed(part) or (why := self.failures.count(part.layer.layer, error)) is None:
+            return
+        self._progress.note(f"{part.layer.layer}: {why}; going on with the others")
+        for opened in itertools.chain(*self._open.values()):
+            opened.is_broken |= opened.part is part
+
+    def _has_failed(self, part: Part) -> bool:
+        return self.failures.is_spent(part.layer.layer)
+
+    def _take(self, result: Result) -> None:
+        talk = self._talks.pop(result.id)
+        talk.results[result.id] = result
+        talk.error = result.error
+        talk.is_unanswered &= result.error is not None
+        self._count(talk.opened, tokens=result.num_tokens, requests=1)
+        self._bill.work(talk.opened.part.layer.layer, result.num_tokens)
+        if len(talk.results) == len(talk.requests):
+            self._go_on(talk, [talk.results[request.id] for request in talk.requests])
+
+    def _count(self, opened: _OpenShard, **figures: int) -> None:
+        opened.writer.count(**figures)
+        self._figures.update(figures)
+
+    def _close_if_done(self, opened: _OpenShard) -> None:
+        if not opened.is_read or opened.num_talks:
+            return
+        writer, layer = opened.writer, opened.part.layer.layer
+        self._open[writer.name].remove(opened)
+        if opened.is_broken or not self._writes:
+            writer.abort()
+            return
+        if self.failures[layer].gives_up(opened.num_asked, opened.num_failed):
+            self._progress.note(f"the engine failed on every sample of {writer.name}, which is not written")
+            writer.abort()
+            return
+        writer.count(**self._bill.charge(layer))
+        writer.close()
+
+    def _show_notes(self) -> None:
+        for note in self._engine.notes[self._num_notes :]:
+            self._progress.note(note)
+        self._num_notes = len(self._engine.notes)
+
+
+def annotate(engine: Engine, parts: Sequence[Part], *, title: str, stop: Stop, max_reject_rate: float) -> None:
+    """Fill layers in one pass, showing how far it is, and log it in each; raises as `Annotator.run` does."""
+    counts = [expected_samples(part.shards) for part in parts]
+    totals = [number for number, _ in counts if number is not None]
+    with Progress(
+        title,
+        sum(totals) if len(totals) == len(counts) else None,
+        log_path=[part.layer.folder / "log.jsonl" for part in parts],
+        is_estimate=not all(is_exact for _, is_exact in counts),
+    ) as progress:
+        Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
+
+
+class _Stream:
+    """Requests for the engine: those that are ready, else those of one sample more.
+
+    It may run dry while answers are out and go on when they ask for more (see `Engine`).
+    """
+
+    def __init__(self, ready: deque[Request], samples: Iterator[None]) -> None:
+        self._ready, self._samples = ready, samples
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        while not self._ready:
+            next(self._samples)
+        return self._ready.popleft()

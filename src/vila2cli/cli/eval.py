@@ -1,0 +1,282 @@
+"""`vila2 eval`: score a checkpoint, answers of other tools, or two evals against each other."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vila2cli.cli.options import DryRun, Model, Out, RecipeFile, Round, Sets, WorkerText
+from vila2cli.cli.paths import Paths, Plan, default_out, open_recipe, ready
+from vila2cli.cli.printing import print_progress, print_summary
+from vila2cli.cli.terminal import say
+from vila2cli.errors import RecipeError
+from vila2cli.files import read_json, refuse_foreign
+from vila2cli.run.folder import parse_worker
+
+if TYPE_CHECKING:
+    from vila2cli.evaluation.comparing import Change
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+Tasks = Annotated[list[str] | None, typer.Option("--tasks", help="Task folders or globs of them.")]
+
+
+@app.callback()
+def evaluate(
+    ctx: typer.Context,
+    model: Model = None,
+    tasks: Tasks = None,
+    out: Out = None,
+    round: Round = None,
+    worker: WorkerText = None,
+    score_only: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--score-only", metavar="FILE", help="Score these answers of another tool; no model is asked."
+        ),
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Score a checkpoint on tasks, with intervals.
+
+    \b
+    vila2 eval --recipe recipes/world.toml --round 1
+    vila2 eval --model ckpt/r2 --tasks data/world/eval/*
+    vila2 eval --score-only answers.jsonl --tasks tasks/pope-*
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    settings = open_recipe(recipe, sets)
+    if score_only:
+        if model is not None or round is not None:
+            raise RecipeError("--score-only asks no model: leave out --model and --round")
+        _score_only(settings, score_only, tasks, out)
+        return
+    paths = Paths(settings, round)
+    in_run = paths.stage("eval") if paths.round is not None else None
+    chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
+    specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
+    plan = Plan(
+        stage="eval",
+        round=paths.round,
+        recipe=settings,
+        sections=("eval",),
+        kind="eval",
+        out=paths.out(out, in_run, "eval", chosen_model, chosen_model),
+        model=chosen_model,
+        shards=specs,
+        worker=parse_worker(worker),
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run, redo=_is_measured_anew(plan.out, settings.eval.box_frame)):
+        return
+    from vila2cli.stages.evaluate import evaluate as run_stage
+
+    summary = run_stage(
+        settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
+    )
+    if summary.get("scored", True):
+        print_summary(plan, summary)
+    else:
+        print_progress(plan, summary, "answered", "metrics.json is written when all are")
+
+
+def _is_measured_anew(folder: Path, box_frame: str) -> bool:
+    """Whether figures may be others of the same answers: by another judge, or in another box frame."""
+    path = folder / "metrics.json"
+    metrics = read_json(path) if path.is_file() else {}
+    is_framed = metrics.get("protocol", {}).get("box_frame", "") != box_frame
+    tasks = metrics.get("tasks", {}).values()
+    return any("judge" in entry or ("boxes" in entry and is_framed) for entry in tasks)
+
+
+def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path | None) -> None:
+    from vila2cli.errors import BudgetError, RejectBudgetError
+    from vila2cli.stages.score_only import score_answers
+
+    folder = out or default_out("eval", answers[0].stem, str(answers[0]))
+    say(f"eval: scoring {', '.join(map(str, answers))}; writing {folder}")
+    try:
+        metrics = score_answers(settings, answers=answers, tasks=tasks or (), out=folder)
+    except (BudgetError, RejectBudgetError):  # what figures there are, and why they are not official
+        if (folder / "metrics.json").is_file():
+            _print_tasks(read_json(folder / "metrics.json"))
+        raise
+    _print_tasks(metrics)
+
+
+def _print_tasks(metrics: Mapping[str, Any]) -> None:
+    for name, entry in metrics["tasks"].items():
+        say(f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}")
+        for metric, value in entry["metrics"].items():
+            say(f"  {metric} {_figure(value)}")
+        if any(entry.get(name) for name in ("num_empty", "num_cut", "num_with_reasoning")):
+            say(
+                f"  {entry['num_empty']:,} answers are empty, {entry['num_cut']:,} cut off; "
+                f"{entry['num_with_reasoning']:,} had reasoning, which is left out"
+            )
+        if judge := entry.get("judge"):
+            say(f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}")
+        joined = entry.get("answers")
+        if joined:
+            say(
+                f"  answers joined by {joined['joined_by']}: {joined['num_joined']:,}, "
+                f"{joined['num_repeated']:,} repeated, {joined['num_disagreeing']:,} to another question"
+            )
+        if boxes := entry.get("boxes"):
+            say(f"  boxes: {_boxes(boxes)}")
+        if "official" in entry:
+            doubts = "; ".join(entry["doubts"])
+            say("  official: yes" if entry["official"] else f"  official: no, {doubts}")
+    answers = metrics.get("answers")
+    if answers and answers["num_unused"]:
+        named = ", ".join(answers["unused"])
+        say(f"{answers['num_unused']:,} answers belong to no sample, first {named}")
+
+
+def _boxes(boxes: Mapping[str, Any]) -> str:
+    """In which notations and frames boxes were read."""
+    notations = ", ".join(f"{name} {num:,}" for name, num in boxes["notations"].items()) or "none"
+    frames = ", ".join(f"{name} {num:,}" for name, num in boxes["frames_of_plain_numbers"].items())
+    plain = f"; plain numbers in {frames}, from {boxes['frame_from']}" if frames else ""
+    return f"{notations}{plain}; {boxes['num_unparsed']:,} without"
+
+
+def _figure(value: Mapping[str, float]) -> str:
+    text = f"{value['value']:.4f}"
+    return f"{text} ({value['low']:.4f} to {value['high']:.4f})" if "low" in value else text
+
+
+@app.command("import")
+def import_tasks(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="pope, ...; 'list' names all.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="The benchmark's own files.")] = None,
+    out: Out = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of its images; needed only to ask a model.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split, where the files hold several.")] = "",
+    synonyms: Annotated[
+        Path | None, typer.Option("--synonyms", help="CHAIR's synonyms.txt, for figures to compare.")
+    ] = None,
+    box_frame: Annotated[
+        str,
+        typer.Option(
+            "--box-frame",
+            help="Frame of plain numbers in boxes: auto (default), xyxy-999, -1000, -1, -pixel ...",
+        ),
+    ] = "",
+) -> None:
+    """Write a benchmark's published files as task folders.
+
+    \b
+    vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
+    """
+    from vila2cli.formats.benchmarks import FORMATS, find_format
+    from vila2cli.formats.benchmarks.write import import_tasks as run_import
+
+    if form == "list":
+        for one in FORMATS.values():
+            say(f"{one.name}: {one.files}")
+        return
+    found = find_format(form)
+    if not files:
+        raise RecipeError(f"name the files of {form}: {found.files}")
+    tasks = run_import(
+        found,
+        files,
+        out or Path("tasks"),
+        images=images,
+        split=split,
+        synonyms=synonyms,
+        box_frame=box_frame,
+    )
+    for task in tasks:
+        say(f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images")
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an eval.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another, on the same tasks.")],
+    difference: Annotated[
+        float | None,
+        typer.Option("--difference", help="Difference to plan for; the one that was found by default."),
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the comparison there.")] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Compare two evals sample by sample: differences, Holm-adjusted p, samples needed.
+
+    \b
+    vila2 eval compare runs/world/round0/eval runs/world/round1/eval
+    """
+    from vila2cli.evaluation.comparing import compare_headlines, to_json
+    from vila2cli.run.folder import write_json
+
+    settings = open_recipe(recipe, sets)
+    changes = compare_headlines(
+        first,
+        second,
+        wanted=difference,
+        num_bootstrap=settings.eval.num_bootstrap,
+        seed=settings.seed,
+    )
+    for change in changes:
+        say(
+            f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
+            f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
+            f"Holm {change.p_holm:.2g}; {_plan(change)}"
+        )
+    say(
+        f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
+        "80% power, two-sided at 5%"
+    )
+    if json_out is not None:
+        refuse_foreign(json_out, '"num_comparisons"')
+        write_json(json_out, to_json(changes))
+
+
+def _plan(change: "Change") -> str:
+    """What a comparison says of the samples that the next one needs."""
+    if change.smallest_visible is None:
+        how = "do not differ" if change.difference == 0 else "all differ alike"
+        return f"the {change.num_samples:,} samples {how}: how many would show it cannot be told"
+    needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
+    return f"{change.num_samples:,} samples show {change.smallest_visible:.4f}, needed {needed}"
+
+
+@app.command("lmms")
+def lmms(
+    out: Out = None,
+    model: Model = None,
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Names of lmms-eval's tasks.")] = None,
+    family: Annotated[str, typer.Option("--family", help="lmms-eval's name of the model family.")] = "llava_hf",
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Take the *_results.json of a run that is done.")
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Have lmms-eval score a checkpoint in its own environment, and take its figures into metrics.json.
+
+    \b
+    vila2 eval lmms --model ckpt/r2 --tasks mme seedbench --out runs/world/round2/eval
+    """
+    from vila2cli.stages.lmms import evaluate_with_lmms
+
+    settings = open_recipe(recipe, sets)
+    near = model or str(results or "")
+    metrics = evaluate_with_lmms(
+        settings,
+        out=out or default_out("eval", model, near),
+        tasks=tasks or (),
+        model=model or "",
+        family=family,
+        results=results,
+    )
+    _print_tasks({"tasks": {name: one for name, one in metrics["tasks"].items() if name.startswith("lmms:")}})

@@ -1,0 +1,32 @@
+"""`vila2 lineage`: print what a checkpoint or layer was made from."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vila2cli.cli.terminal import say
+
+
+def lineage(
+    path: Annotated[Path, typer.Argument(help="Checkpoint or layer folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tree as JSON.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash the weights again and say which have changed.")
+    ] = False,
+) -> None:
+    """Print the tree of parents, bases and data layers, back to the original captions.
+
+    \b
+    vila2 lineage runs/world/round3/sft
+    """
+    from vila2cli.stages.lineage import lineage as run_stage
+    from vila2cli.stages.lineage import lines
+
+    tree = run_stage(path, verify=verify)
+    if as_json:
+        text = json.dumps(tree.to_json(), indent=1).replace("\x7f", "\\u007f")
+        say(*text.split("\n"), is_whole=True)
+        return
+    say(*lines(tree))

@@ -1,0 +1,59 @@
+"""The table of stages as rules for make, for people who read, edit and compose a run there."""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vila2cli.errors import RecipeError
+from vila2cli.run.stages import Stage
+from vila2cli.settings.recipe import Recipe
+
+_HEAD = """\
+# Made by `vila2 run --print make`. Each target is a file that its stage writes last.
+VILA2 ?= vila2
+.DELETE_ON_ERROR:
+"""
+
+
+def rules(
+    stages: Sequence[Stage], goals: Mapping[str, Sequence[str]], recipe: Recipe, flags: Sequence[str]
+) -> Iterator[str]:
+    """The lines of a makefile: a target for each of the `goals`, and a rule for every stage.
+
+    `goals` names the stages that each target is complete with. `flags` are the recipe and settings that
+    follow the words of a stage. Raises RecipeError for a setting of several lines, which make cannot hold.
+    """
+    if broken := [flag for flag in flags if "\n" in flag]:
+        first = broken[0].splitlines()[0]
+        raise RecipeError(f"--set {first}...: make cannot hold a line break; write it into a recipe")
+    by_name = {stage.name: stage for stage in stages}
+    yield from _HEAD.splitlines()
+    yield "RECIPE_AND_SETTINGS := " + _words(flags).replace("#", "\\#")
+    for target, names in goals.items():
+        needed = " ".join(_name(marker) for name in names for marker in by_name[name].markers)
+        yield f".PHONY: {_name(target)}"
+        yield f"{_name(target)}: {needed}"
+        places = dict.fromkeys(str(by_name[name].out.parent) for name in names)
+        yield f"\t@echo {_words([f'{target} is complete: ' + ', '.join(places)])}"
+    for stage in stages:
+        yield ""
+        before = [marker for name in stage.after for marker in by_name[name].markers]
+        if recipe.path is not None and stage.kind != "world" and set(stage.after) <= {"world"}:
+            before.append(recipe.path)
+        outs = " ".join(_name(marker) for marker in stage.markers)
+        # Only a group is complete with several files.
+        yield f"{outs}{' &' if stage.beside else ''}: {' '.join(map(_name, before))}".rstrip()
+        yield f"\t$(VILA2) {_words(stage.words)} $(RECIPE_AND_SETTINGS)"
+        yield f"\t@touch {_words(map(str, stage.markers))}"
+
+
+def _name(path: Path | str) -> str:
+    """A file as make reads it in a rule."""
+    text = str(path).replace("$", "$$")
+    return re.sub(r"([\s#%:;|&=*?\[\]~\\])", r"\\\1", text)
+
+
+def _words(words: Iterable[str]) -> str:
+    """Words as the shell of a recipe line reads them."""
+    return shlex.join(words).replace("$", "$$")

@@ -1,0 +1,109 @@
+"""`vila2 plan` and `vila2 check`: what a run will take, and whether it can run at all."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vila2cli.cli.options import RecipeFile, Sets
+from vila2cli.cli.paths import open_recipe
+from vila2cli.cli.terminal import say
+from vila2cli.errors import RecipeError, Vila2Error
+from vila2cli.run.stages import SPECIALISTS, plan_stages
+from vila2cli.settings.recipe import Recipe
+
+Rates = Annotated[
+    Path | None,
+    typer.Option("--rates", metavar="RUN_DIR", help="Run whose speed counts; the recipe's own by default."),
+]
+Devices = Annotated[
+    int, typer.Option("--devices", min=1, help="GPUs (or cores) at work together, for wall-clock hours.")
+]
+
+
+def plan(
+    target: Annotated[str | None, typer.Argument(help="roundN, or specialists (the default).")] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Pretraining images; those of the recipe by default.")
+    ] = None,
+    counts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--count",
+            metavar="NAME=NUMBER",
+            help="Samples of other data, where it is not there to be counted: interleaved, sft, eval or a "
+            "specialist's name; may be repeated.",
+        ),
+    ] = None,
+    devices: Devices = 1,
+    rates: Rates = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Say stage by stage what a run will take, in hours and dollars, from measured speeds.
+
+    \b
+    vila2 plan --recipe recipes/vila2-8b.toml --images 25000000 --count sft=1800000 --devices 128
+    vila2 plan round3 --images 100000 --devices 2
+    """
+    sizes = dict(_parse_count(text) for text in counts or ())
+    if images is not None:
+        sizes["pretrain"] = images
+    for line in _plan_lines(open_recipe(recipe, sets), target, sizes, devices, rates):
+        say(line)
+
+
+def check(
+    path: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe; or give --recipe.")] = None,
+    devices: Devices = 1,
+    rates: Rates = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Look at everything a run will need, without a GPU: keys, data, models, disk, memory, cost.
+
+    \b
+    vila2 check recipes/vila2-8b.toml
+    """
+    from vila2cli.run.forecast import count_data
+    from vila2cli.stages.check import check_recipe
+
+    if path is not None and recipe is not None and path != recipe:
+        raise RecipeError(f"two recipes were given, {path} and {recipe}; give one")
+    settings = open_recipe(path or recipe, sets)
+    say(f"ok    recipe: {settings.path or 'none, settings are the defaults'}")
+    failed = []
+    for finding in check_recipe(settings, count_data(settings)):
+        say(finding.line())
+        failed += [finding] if finding.error else []
+    for line in _plan_lines(settings, None, {}, devices, rates):
+        say(f"      {line}")
+    if failed:
+        error = failed[0].error or Vila2Error
+        names = ", ".join(finding.what for finding in failed)
+        raise error(f"{len(failed)} of the checks failed: {names}")
+
+
+def _parse_count(text: str) -> tuple[str, int]:
+    """Read `sft=1800000`; raises RecipeError."""
+    name, _, number = text.partition("=")
+    try:
+        count = int(number)
+    except ValueError:
+        count = -1
+    if not name or count < 0:
+        raise RecipeError(f"--count {text}: give a name and a number of samples, like sft=1800000")
+    return name, count
+
+
+def _plan_lines(
+    recipe: Recipe, target: str | None, sizes: Mapping[str, int], devices: int, rates: Path | None
+) -> list[str]:
+    from vila2cli.run.forecast import count_data, forecast, forecast_lines, measured_rates
+
+    targets = [target or SPECIALISTS] if target or recipe.specialists else []
+    stages = [stage for stage in plan_stages(recipe, *targets) if stage.kind != "world"]  # is drawn in seconds
+    counts = count_data(recipe).with_sizes(sizes)
+    found = list(forecast(stages, recipe, counts, measured_rates(rates or recipe.run_dir)))
+    return list(forecast_lines(found, num_devices=devices))

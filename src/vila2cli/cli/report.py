@@ -1,0 +1,79 @@
+"""Seeing what happened: the report of a run, cards of what it made, and a list of runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vila2cli.cli.options import RecipeFile, Sets
+from vila2cli.cli.paths import open_recipe
+from vila2cli.cli.terminal import say
+from vila2cli.errors import DataError, RecipeError
+
+WIDE = 400
+"""Columns of a list that goes into a file or another program."""
+
+
+def report(
+    run_dir: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder, of the recipe by default; with --card also a checkpoint or a layer."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Page to write, RUN_DIR/report.html.")] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write cards (README.md) of checkpoints and layers instead.")
+    ] = False,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Write a run folder up as one self-contained HTML page, or write model and data cards.
+
+    \b
+    vila2 report runs/world
+    vila2 report --card runs/world/final/sft
+    """
+    from vila2cli.stages import report as stage
+
+    settings = open_recipe(recipe, sets)
+    folder = run_dir or settings.run_dir
+    if not card:
+        say(f"report: {stage.report(settings, run_dir=folder, out=out)}")
+        return
+    for path in stage.cards(settings, folder=folder, out=out):
+        say(f"card: {path}")
+
+
+def runs(
+    runs_dir: Annotated[
+        Path | None, typer.Argument(help="Folder of runs, or one run; the recipe's runs_dir by default.")
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """List runs: their rounds, how far each stage is, and the headline figures with 95% intervals.
+
+    Of one run it also says whether another round helps, as its report does.
+
+    \b
+    vila2 runs
+    vila2 runs runs/world
+    """
+    from rich.console import Console
+
+    from vila2cli.report.listing import find_runs, run_table
+
+    settings = open_recipe(recipe, sets)
+    folder = runs_dir or Path(settings.runs_dir)
+    if not folder.is_dir():
+        raise RecipeError(f"there is no folder {folder}; name the folder that holds the runs")
+    found = find_runs(folder)
+    if not found:
+        raise DataError(f"there is no run in {folder}; a run folder has a folder round0")
+    # Where it is no terminal, one line for each round, however long.
+    width = None if sys.stdout.isatty() else WIDE
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    for number, run_dir in enumerate(found):
+        if number:
+            console.print()
+        console.print(run_table(run_dir, settings if len(found) == 1 else None))

@@ -1,0 +1,208 @@
+"""`vila2 run`: the stages of a run one after the other on this machine, or as rules for make."""
+
+import ctypes
+import functools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from vila2cli.cli.make_rules import rules
+from vila2cli.cli.options import DryRun, RecipeFile, Sets
+from vila2cli.cli.paths import DEFAULT_RECIPE, open_recipe
+from vila2cli.cli.terminal import say
+from vila2cli.errors import Interrupted, RecipeError, Vila2Error
+from vila2cli.files import MARK, read_json
+from vila2cli.run.folder import digest, write_json
+from vila2cli.run.stages import Stage, goals_of, plan_stages
+from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.settings.recipe import Recipe
+from vila2cli.shards.credentials import masked
+
+_NOTES = f"{MARK}settings.json"
+"""In a run folder the digest of the settings that `vila2 run` last ran each stage with."""
+_NO_MATTER = ("rounds", "slurm", "cost")
+_PR_SET_PDEATHSIG = 1
+"""As prctl(2) has it."""
+
+
+class Form(StrEnum):
+    """What `--print` writes."""
+
+    make = "make"
+
+
+def run(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET]...",
+            help="roundN, specialists, controls, final-CONTROL or world; the recipe's last round by default.",
+        ),
+    ] = None,
+    form: Annotated[
+        Form | None, typer.Option("--print", help="Write the stages as rules for make, and run nothing.")
+    ] = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run every stage that leads to a target and is not complete, on this machine.
+
+    \b
+    vila2 run round1 --recipe world
+    vila2 run round3 specialists --recipe my.toml --dry-run
+    """
+    settings = open_recipe(recipe, sets)
+    if settings.path is None and not sets:
+        raise RecipeError(
+            f"there is no {DEFAULT_RECIPE} here; give --recipe with a file, or with a name that "
+            "`vila2 recipe list` shows, as in --recipe world"
+        )
+    stages, flags = plan_stages(settings, *(targets or ())), recipe_flags(settings, sets)
+    if form is not None:
+        goals = goals_of(settings, *(targets or ()))
+        say(*rules(stages, goals, settings, flags), is_whole=True)
+    elif dry_run:
+        for line in _dry_run_lines(stages, settings):
+            say(line)
+    else:
+        _walk(stages, settings, flags)
+
+
+def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
+    """The recipe and settings as further commands are given them; raises RecipeError for a password."""
+    for text in sets or ():
+        if not text.startswith("prompts.") and masked(text) != text:
+            raise RecipeError(
+                f"--set {masked(text)} holds a password or signature, which would be written down with the "
+                "commands; put it into the recipe file, or a key into the variable that api.key_env names"
+            )
+    path = [] if recipe.path is None else ["--recipe", str(recipe.path)]
+    return [*path, *(word for text in sets or () for word in ("--set", text))]
+
+
+def why_due(stage: Stage, recipe: Recipe, due: Sequence[str]) -> str:
+    """Why a stage has to run, "" where it has not; `due` names the stages that run before it.
+
+    A stage also runs again when a setting is not what it was then, and as in make when its recipe, or what it
+    waits for, is newer than its output. It then finds out itself whether anything has changed for it.
+    """
+    absent = [str(marker) for marker in stage.markers if not marker.is_file()]
+    if absent:
+        return f"{absent[0]} is missing"
+    if not stage.is_complete():
+        return f"{stage.out} is incomplete"
+    if before := [name for name in stage.after if name in due]:
+        return f"{before[0]} comes before it"
+    if _noted(recipe).get(stage.name, _settings(recipe)) != _settings(recipe):
+        return "settings have changed"
+    oldest = min(marker.stat().st_mtime_ns for marker in stage.markers)
+    if recipe.path is None or stage.kind == "world" or recipe.path.stat().st_mtime_ns <= oldest:
+        return ""
+    return f"{recipe.path} is newer"
+
+
+def _noted(recipe: Recipe) -> dict[str, str]:
+    """The settings that each stage was last run with here, as digests by stage."""
+    path = recipe.run_dir / _NOTES
+    return read_json(path) if path.is_file() else {}
+
+
+def _settings(recipe: Recipe) -> str:
+    """All settings that may decide what a stage writes, as a digest."""
+    return digest(recipe.model_dump(mode="json", exclude=set(_NO_MATTER)))
+
+
+def _due(stages: Sequence[Stage], recipe: Recipe) -> dict[str, str]:
+    """Why each of the stages that have to run does, by name."""
+    due: dict[str, str] = {}
+    for stage in stages:
+        if reason := why_due(stage, recipe, list(due)):
+            due[stage.name] = reason
+    return due
+
+
+def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe) -> Iterator[str]:
+    due = _due(stages, recipe)
+    width = max(len(stage.name) for stage in stages)
+    yield f"{len(due)} of {len(stages)} stages to run in {recipe.run_dir} (dry run, nothing is written)"
+    for stage in stages:
+        state = f"run: {due[stage.name]}" if stage.name in due else "complete"
+        yield f"{stage.name:<{width}}  vila2 {' '.join(stage.words)}  # {state}"
+
+
+def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str]) -> None:
+    """Run what is due, each stage in a process of its own; raises Exit with the code of one that fails."""
+    if not _due(stages, recipe):
+        say(f"complete, nothing to do ({recipe.run_dir})")
+        return
+    is_checked = False
+    ran: list[str] = []
+    for stage in stages:
+        if not why_due(stage, recipe, ran):
+            continue
+        if not is_checked and stage.kind != "world":
+            _check(recipe)
+            is_checked = True
+        _run_stage(stage, flags)
+        write_json(recipe.run_dir / _NOTES, {**_noted(recipe), stage.name: _settings(recipe)})
+        ran.append(stage.name)
+    say(f"complete ({recipe.run_dir})")
+
+
+def _check(recipe: Recipe) -> None:
+    """Look at what the run needs before its first hours; raises the first error that was found."""
+    from vila2cli.run.forecast import count_data
+    from vila2cli.stages.check import check_recipe
+
+    failed = [finding for finding in check_recipe(recipe, count_data(recipe)) if finding.error]
+    for finding in failed:
+        say(finding.line())
+    if failed:
+        names = ", ".join(finding.what for finding in failed)
+        raise (failed[0].error or Vila2Error)(f"{len(failed)} of the checks failed: {names}; see `vila2 check`")
+
+
+def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
+    words = [*stage.words, *flags]
+    command = [sys.executable, "-P", "-m", "vila2cli", *words]
+    ends_with_us = functools.partial(_end_with, os.getpid())
+    with interruptible() as stop, subprocess.Popen(command, preexec_fn=ends_with_us) as process:
+        code = _wait(process, stop)
+    if code:
+        raise typer.Exit(code if code > 0 else 128 - code)
+    for marker in stage.markers:
+        os.utime(marker)  # so that what is older than what it waits for is not looked at for ever
+
+
+def _end_with(parent: int) -> None:
+    """Have Linux send this process SIGTERM when its parent is gone, which may have been killed outright."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(Interrupted.exit_code)
+
+
+def _wait(process: "subprocess.Popen[bytes]", stop: Stop) -> int:
+    """The exit code of a stage, which is handed the signals that come.
+
+    Raises Interrupted for one that ended the stage before it could heed it.
+    """
+    handed: Interrupted | None = None
+    while True:
+        try:
+            with stop.at_once():
+                code = process.wait()
+            break
+        except Interrupted as error:
+            process.terminate()
+            handed, stop.reason = error, None
+    if handed is not None and code in (-signal.SIGTERM, -signal.SIGINT):
+        raise handed
+    return code

@@ -1,0 +1,88 @@
+"""The training stages of a round: pretrain and sft."""
+
+from vila2cli.cli.controls import EQUAL_COMPUTE, equal_epochs, mixed_in
+from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
+from vila2cli.cli.paths import Paths, Plan, open_recipe, ready
+from vila2cli.cli.printing import print_summary
+
+
+def pretrain(
+    shards: Shards = None,
+    out: Out = None,
+    round: Round = None,
+    base: Base = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train from the base tower and LLM with a new projector.
+
+    \b
+    vila2 pretrain --recipe recipes/world.toml --round 1
+    vila2 pretrain --recipe recipes/world.toml --shards r1/recaption --out ckpt/r1
+    """
+    settings = open_recipe(recipe, sets)
+    if round == EQUAL_COMPUTE:
+        settings = open_recipe(recipe, [*(sets or ()), f"pretrain.main.epochs={equal_epochs(settings)}"])
+    paths = Paths(settings, round)
+    specs = paths.shards(shards, paths.pretrained_on(), "data.pretrain")
+    in_run = paths.stage("pretrain") if paths.round is not None else None
+    plan = Plan(
+        stage="pretrain",
+        round=paths.round,
+        recipe=settings,
+        sections=("pretrain", "base", "data.interleaved"),
+        kind="checkpoint",
+        out=paths.out(out, in_run, "pretrain", None, specs[0]),
+        shards=specs,
+        origins=paths.origins,
+        deciding={} if shards or paths.round in (None, 0) else {"filtered": settings.pretrain.filtered},
+    )
+    if not ready(plan, dry_run=dry_run):
+        return
+    from vila2cli.stages.pretrain import pretrain as run_stage
+
+    mixed = {} if shards else mixed_in(settings, paths.round)
+    summary = run_stage(
+        settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base, mixed=mixed
+    )
+    print_summary(plan, summary)
+
+
+def sft(
+    model: Model = None,
+    shards: Shards = None,
+    out: Out = None,
+    round: Round = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Tune a pretrained checkpoint on instruction shards.
+
+    \b
+    vila2 sft --recipe recipes/world.toml --round 0
+    vila2 sft --model ckpt/pretrain --shards data/sft/*.tar --out ckpt/r0
+    """
+    settings = open_recipe(recipe, sets)
+    paths = Paths(settings, round)
+    in_run = paths.stage("sft") if paths.round is not None else None
+    chosen_model = paths.model(model, paths.stage("pretrain") if paths.round is not None else None)
+    specs = paths.shards(shards, settings.data.sft, "data.sft")
+    plan = Plan(
+        stage="sft",
+        round=paths.round,
+        recipe=settings,
+        sections=("sft", "data.sft", "data.text"),
+        kind="checkpoint",
+        out=paths.out(out, in_run, "sft", chosen_model, specs[0]),
+        model=chosen_model,
+        shards=specs,
+        origins=paths.origins,
+    )
+    if not ready(plan, dry_run=dry_run):
+        return
+    from vila2cli.stages.sft import sft as run_stage
+
+    summary = run_stage(settings, model=chosen_model, shards=list(specs), out=plan.out, round=plan.round_number)
+    print_summary(plan, summary)

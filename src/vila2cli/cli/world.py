@@ -1,0 +1,63 @@
+"""`vila2 world`: the embedded data and the base models over it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vila2cli.cli.options import DryRun, RecipeFile, Sets
+from vila2cli.cli.paths import open_recipe
+from vila2cli.cli.printing import summary_lines
+from vila2cli.cli.terminal import say
+from vila2cli.run.stages import WORLD_DIR
+from vila2cli.settings.recipe import resolved_lines
+
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+
+
+@app.callback()
+def world(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the data.")] = WORLD_DIR,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Write the embedded data: shards for every stage.
+
+    \b
+    vila2 world
+    vila2 world --set world.num_pretrain=500 --out data/small
+    """
+    if context.invoked_subcommand is not None:
+        return
+    settings = open_recipe(recipe, sets)
+    if dry_run:
+        for line in resolved_lines(settings, ("world",)):
+            say(line)
+        say(f"writes: {out}")
+        return
+    say(f"world: writing {out}")
+    from vila2cli.world.write import write_world
+
+    counts = write_world(settings, out)
+    say(f"world: done ({out})", *summary_lines(counts))
+
+
+@app.command("base")
+def base(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the two models.")] = Path("world-bases"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the weights and of the training scenes.")] = 0,
+) -> None:
+    """Train the embedded world's vision tower and LLM from nothing; takes some 20 minutes on two cores.
+
+    The two models are shipped with the package; this is how they were made.
+
+    \b
+    vila2 world base --out world-bases
+    """
+    say(f"world base: writing {out}")
+    from vila2cli.world.make_bases import build_bases
+
+    figures = build_bases(out, seed=seed)
+    say(f"world base: done ({out})", *summary_lines(figures))

@@ -1,0 +1,237 @@
+"""Imported questions as task folders: shards and a task.toml."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
+from vila2cli.formats.benchmarks.reading import Format, Question, Table
+from vila2cli.score.box_frames import AUTO, FRAMES
+from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, TarWriter
+
+SAMPLES_PER_SHARD = 1000
+TASK_FILE = "task.toml"
+SYNONYMS_FILE = "synonyms.txt"
+_COCO = re.compile(r"(COCO_[a-z]+[0-9]{4}_)?([0-9]{1,12})\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_COCO_DIGITS = 12
+_REGION = re.compile(r"(?<=[0-9]{12})_[0-9]+(?=\.)")
+_MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A task that was written, and how many of its samples and images."""
+
+    folder: Path
+    num_samples: int
+    num_images: int
+
+
+def import_tasks(
+    form: Format,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    images: Path | None = None,
+    split: str = "",
+    synonyms: Path | None = None,
+    box_frame: str = "",
+) -> list[Imported]:
+    """Write every task of the files as OUT/NAME; without `images` only answers of other tools can be scored.
+
+    A task is written aside and renamed, so a folder is there whole or not at all. Raises DataError naming file
+    and row for what does not fit the format, for a file or image that is not there, for files without any
+    question, for a `box_frame` that is none, and for a folder of that name that holds anything.
+    """
+    missing = next((path for path in (*files, *filter(None, (synonyms,))) if not path.exists()), None)
+    if missing is not None:
+        raise DataError(f"there is no {missing}")
+    finder = None if images is None else _Finder(images)
+    tables = (_framed(table, box_frame) for table in form.read(files, split))
+    imported = [_import(table, out, finder, synonyms) for table in tables]
+    if not imported:
+        raise DataError(f"the files hold no questions; {form.name} is made from {form.files}")
+    return imported
+
+
+def _framed(table: Table, box_frame: str) -> Table:
+    """The table with another frame for the boxes of its answers."""
+    if not box_frame:
+        return table
+    if not table.box_frame:
+        raise DataError(f"the answers of {table.name} are no boxes: leave out --box-frame")
+    if box_frame not in (*FRAMES, AUTO):
+        raise DataError(f"there is no box frame {box_frame!r}; give {AUTO}, or one of {', '.join(FRAMES)}")
+    return replace(table, box_frame=box_frame)
+
+
+def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
+    """Write one task whole, or raise and leave nothing of it."""
+    if finder is not None and table.no_images:
+        raise DataError(table.no_images)
+    folder = out / table.name
+    partial = aside(folder)
+    if (folder / TASK_FILE).exists():
+        raise DataError(f"{folder} holds a task already; remove it or choose another --out")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder} holds files that are no task; move them or choose another --out")
+    shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
+    try:
+        num_samples, num_images = _write(table, partial, finder)
+        if synonyms is not None:
+            write_atomically(partial / SYNONYMS_FILE, synonyms.read_bytes())
+        write_atomically(partial / TASK_FILE, task_toml(table, synonyms is not None).encode())
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(out)
+    return Imported(folder, num_samples, num_images)
+
+
+def task_toml(table: Table, has_synonyms: bool = False) -> str:
+    """The description that makes a folder of shards an evaluation task."""
+    values = {
+        "name": table.name,
+        "version": table.version,
+        "split": table.split,
+        "answer_type": table.answer_type,
+        "scorer": table.scorer,
+        "prompt": table.prompt,
+        **({"box_frame": table.box_frame} if table.box_frame else {}),
+        **({"synonyms": SYNONYMS_FILE} if has_synonyms else {}),
+    }
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def _write(table: Table, folder: Path, finder: "_Finder | None") -> tuple[int, int]:
+    """Write the shards of a task, and return how many samples and images they hold."""
+    folder.mkdir(parents=True)
+    num_samples = num_images = 0
+    for shard, questions in enumerate(_batches(table.questions)):
+        with TarWriter(folder / f"{shard:06d}.tar") as tar:
+            for question in questions:
+                members = _members(question, num_samples, finder)
+                tar.write_sample(f"{num_samples:09d}", members)
+                num_samples, num_images = num_samples + 1, num_images + len(members) - 1
+    if num_samples == 0:
+        raise DataError(f"the files hold no questions for {table.name}")
+    return num_samples, num_images
+
+
+def _members(question: Question, index: int, finder: "_Finder | None") -> dict[str, bytes]:
+    pictures = _pictures(question, finder)
+    members = {
+        ending if len(pictures) == 1 else f"{place}.{ending}": data
+        for place, (ending, data) in enumerate(pictures)
+    }
+    meta: dict[str, Any] = {
+        **question.meta,
+        "question_id": question.meta.get("question_id", question.id),
+        "question": question.question,
+        "answers": list(question.answers),
+        "index": index,
+        "num_images": len(question.images),
+    }
+    names = [image for image in question.images if isinstance(image, str)]
+    if names:
+        meta.setdefault("image", names[0])
+    return {**members, "json": to_json_bytes({**meta, "sample_id": question.id})}
+
+
+def _pictures(question: Question, finder: "_Finder | None") -> list[tuple[str, bytes]]:
+    """Extension and bytes of all images of a question; none at all where those named are not to be read."""
+    if finder is None and any(isinstance(image, str) for image in question.images):
+        return []
+    pictures = []
+    for image in question.images:
+        if isinstance(image, bytes):
+            pictures.append((_extension(image), image))
+        else:
+            assert finder is not None
+            pictures.append(finder.read(image))
+    return pictures
+
+
+def _extension(data: bytes) -> str:
+    found = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+    if found is None:
+        raise DataError("an image among the questions is no JPEG, PNG, GIF, BMP or WebP")
+    return found
+
+
+def _batches(questions: Any) -> Iterator[list[Question]]:
+    batch: list[Question] = []
+    for question in questions:
+        batch.append(question)
+        if len(batch) == SAMPLES_PER_SHARD:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name leads nowhere but further down."""
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
+
+
+def _number(name: str) -> tuple[int, bool] | None:
+    """The number of a COCO image, and whether its name is in COCO's form and not a number alone."""
+    match = _COCO.fullmatch(name)
+    return None if match is None else (int(match[2]), match[1] is not None or len(match[2]) == _COCO_DIGITS)
+
+
+class _Finder:
+    """Images below a folder: by their path in it, else by file name or COCO number where only one has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: tuple[dict[str, Path | None], dict[int, Path | None]] | None = None
+
+    def read(self, name: str) -> tuple[str, bytes]:
+        """Extension and bytes of an image; raises DataError when it is not there."""
+        path = self.folder / name
+        if not _is_below(name) or not _is_file(path):
+            found = self._named(name)
+            if found is None:
+                raise DataError(f"there is no image {name} in {self.folder}, or several are called so")
+            path = found
+        ending = path.suffix.removeprefix(".").lower()
+        data = path.read_bytes()
+        return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
+
+    def _named(self, name: str) -> Path | None:
+        """The one file of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg.
+
+        RefCOCO has the number of the region behind that of the image.
+        """
+        by_name, by_number = self._files()
+        file = Path(name).name
+        if file in by_name or (number := _number(_REGION.sub("", file))) is None:
+            return by_name.get(file)
+        found = by_number.get(number[0])
+        return found if found is not None and (number[1] or (_number(found.name) or (0, False))[1]) else None
+
+    def _files(self) -> tuple[dict[str, Path | None], dict[int, Path | None]]:
+        if self._known is None:
+            by_name: dict[str, Path | None] = {}
+            by_number: dict[int, Path | None] = {}
+            for path in (path for path in self.folder.rglob("*") if path.is_file()):
+                by_name[path.name] = None if path.name in by_name else path
+                if number := _number(path.name):
+                    by_number[number[0]] = None if number[0] in by_number else path
+            self._known = by_name, by_number
+        return self._known

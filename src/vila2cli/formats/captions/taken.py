@@ -1,0 +1,198 @@
+"""What the finished shards of a conversion were made from, so that going on notices what changed since.
+
+A shard takes the next items of the sources, in their order. Its stats file says of which sources, and holds a
+digest of the items and of the images they name: of these name, size and time of change. As long as the digests
+are the same, what is there continues what is finished. Where one differs each item is made again and compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.formats.captions.formats import Item, read_items
+from vila2cli.formats.captions.images import ImageStore
+from vila2cli.formats.captions.members import members_of
+from vila2cli.shards import read_rejects
+from vila2cli.shards.members import Unusable
+from vila2cli.shards.records import check_whole, note, recorded
+from vila2cli.shards.sample import EncodedImage
+from vila2cli.shards.tarfiles import read_members, split_name
+
+Digests = Mapping[str, str]
+"""SHA-256 of a sample's files by extension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An item, its number among all, and where it is from."""
+
+    index: int
+    source: Path
+    item: Item | Unusable
+
+    @property
+    def key(self) -> str:
+        return f"{self.index:09d}"
+
+
+def numbered(form: str, sources: Iterable[Path], *, max_images: int) -> Iterator[Numbered]:
+    """The items of the sources, one after another."""
+    index = 0
+    for source in sources:
+        for item in read_items(form, source, max_images=max_images):
+            yield Numbered(index, source, item)
+            index += 1
+
+
+class Taken:
+    """The items that a shard was made from."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        self._digest = hashlib.sha256()
+        self._counts: dict[Path, int] = {}
+        self._sizes: dict[Path, int | None] = {}
+
+    def add(self, one: Numbered, identity: bytes) -> None:
+        """Note an item, which was of this `identity` before its images were read."""
+        if one.source not in self._counts:
+            self._counts[one.source], self._sizes[one.source] = 0, _size(one.source)
+        self._counts[one.source] += 1
+        self._digest.update(identity)
+
+    def identity(self, one: Numbered) -> bytes:
+        """What tells an item, with its images, from another."""
+        item = one.item
+        value: list[Any] = [item.reason, str(item)] if isinstance(item, Unusable) else []
+        if isinstance(item, Item):
+            images = [
+                hashlib.sha256(image.data).hexdigest()
+                if isinstance(image, EncodedImage)
+                else self._named(image)
+                for image in item.images
+            ]
+            value = [item.name, item.text, item.meta, images]
+        return json.dumps(value, sort_keys=True, default=repr).encode() + b"\n"
+
+    def _named(self, name: str) -> list[str | int]:
+        return [name, *self._store.identity(name)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Entries of the shard's stats file: the digest; of the sources path, size and number of items."""
+        sources = [[str(path.absolute()), self._sizes[path], num] for path, num in self._counts.items()]
+        return {"taken": self._digest.hexdigest(), "sources": sources}
+
+
+def in_order(sources: Sequence[Path], out: Path, names: Sequence[str]) -> list[Path]:
+    """The sources, those that the finished shards were made from first, and in the order they were taken in.
+
+    Raises DataError for one of these that is not there any more, RecipeError for one of another size.
+    """
+    left = {str(path.absolute()): path for path in sources}
+    found: dict[str, Path] = {}
+    for name in names:
+        for place, size, _ in recorded(out / f"{name}.tar").get("sources", ()):
+            if place in found:
+                continue
+            if place not in left:
+                raise DataError(
+                    f"{out / name}.tar was made from {place}, which is not among the inputs now; give it "
+                    "again, or convert to another --out"
+                )
+            if size != _size(left[place]):
+                raise RecipeError(
+                    f"{place} has changed since {out / name}.tar was made from it: sizes {size} and "
+                    f"{_size(left[place])} bytes; put the old one back, or convert to another --out"
+                )
+            found[place] = left.pop(place)
+    return [*found.values(), *left.values()]
+
+
+def pass_over(items: Iterable[Numbered], store: ImageStore, out: Path, name: str) -> None:
+    """Take the items of a finished shard; raises DataError when they are not those that it was made from."""
+    tar = out / f"{name}.tar"
+    check_whole(tar)
+    record = recorded(tar)
+    taken, kept, num_left = Taken(store), list[_Outline](), int(record.get("in", 0))
+    for one in items if num_left else ():
+        taken.add(one, taken.identity(one))
+        kept.append(_Outline.of(one, store))
+        num_left -= 1
+        if not num_left:
+            break
+    if num_left:
+        raise DataError(f"{tar} was made from more items than there are now: {num_left} are missing; {_ADVICE}")
+    now = taken.to_json()
+    if now["taken"] == record.get("taken"):
+        return
+    _compare(kept, store, out, name)
+    note(tar, **now)  # an earlier release said nothing of them, or a time alone has changed
+
+
+_ADVICE = (
+    "put back what was there, or remove its stats.json and those of the shards after it to convert from there "
+    "on anew, or give another --out"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """An item without the bytes of its images: of one that has them, what its sample's files would be."""
+
+    one: Numbered
+    digests: Digests | None = None
+
+    @classmethod
+    def of(cls, one: Numbered, store: ImageStore) -> "_Outline":
+        item = one.item
+        if isinstance(item, Unusable) or not any(isinstance(image, EncodedImage) for image in item.images):
+            return cls(one)
+        try:
+            return cls(replace(one, item=replace(item, images=())), _digests(members_of(item, store)[0]))
+        except Unusable as error:
+            return cls(replace(one, item=error))
+
+
+def _digests(members: Mapping[str, bytes]) -> Digests:
+    return {extension: hashlib.sha256(data).hexdigest() for extension, data in members.items()}
+
+
+def _compare(kept: Sequence[_Outline], store: ImageStore, out: Path, name: str) -> None:
+    """Raise DataError naming the first item that would become something else than it has become."""
+    there: dict[str, dict[str, str]] = {}
+    for member, data in read_members(out / f"{name}.tar", lambda name: True):
+        split = split_name(member)
+        if split is not None and data is not None:
+            there.setdefault(split[0], {})[split[1]] = hashlib.sha256(data).hexdigest()
+    rejects = {reject.key: reject for reject in read_rejects(out, name)}
+    for outline in kept:
+        one = outline.one
+        was = rejects.get(one.key)
+        try:
+            now = _digests(members_of(one.item, store)[0]) if outline.digests is None else outline.digests
+        except Unusable as error:
+            if was is not None and (was.reason, was.error) == (error.reason, str(error)):
+                continue
+            change = (
+                f"now it cannot be used ({error})" if was is None else f"it was {was.error}, and is {error}"
+            )
+        else:
+            if was is None and there.get(one.key) == now:
+                continue
+            change = (
+                "it is another one" if was is None else f"it was rejected ({was.error}) and can be used now"
+            )
+        called = "" if isinstance(one.item, Unusable) else f" ({one.item.name})"
+        raise DataError(
+            f"{out / name}.tar was made from other files than there are now: item {one.key} of "
+            f"{one.source}{called} differs: {change}; {_ADVICE}"
+        )
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; of a folder nothing tells as much."""
+    return None if path.is_dir() else path.stat().st_size

@@ -1,0 +1,168 @@
+"""Showing how far a stage is: a bar on a terminal, a line now and then in a log, figures in log.jsonl."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from vila2cli.run.cost import three_digits
+from vila2cli.run.folder import append_log
+from vila2cli.text.printable import printable, printable_line
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Counts `unit`s of a stage; use it as a context manager.
+
+    On a terminal it draws a bar with rate and time left, elsewhere it writes a line every ten
+    seconds. The same figures go to `log_path`, a log.jsonl, or to several. `total` is None when unknown, and
+    shown with a ~ when it `is_estimate`.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int | None = None,
+        unit: str = "images",
+        log_path: Path | Sequence[Path] = (),
+        *,
+        is_estimate: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stage, self.total, self.unit = printable(stage), total, unit
+        self._about = "~" if is_estimate else ""
+        self.num_done = self._num_before = 0
+        self._log_paths = [log_path] if isinstance(log_path, Path) else log_path
+        self._clock = clock
+        self._stream = sys.stderr if stream is None else stream
+        self._figures: dict[str, Any] = {}
+        self._start = self._last_line = clock()
+        self._last_num = 0
+        self._bar: _Bar | None = None
+
+    def __enter__(self) -> Self:
+        self._start = self._last_line = self._clock()
+        if self._stream.isatty():
+            unit = f"{self.unit} (total estimated)" if self._about else self.unit
+            self._bar = _Bar(self.stage, self.total, unit, self._stream)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._report(closing=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the block was entered."""
+        return self._clock() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the block was entered."""
+        return (self.num_done - self._num_before) / self.seconds if self.seconds > 0 else 0.0
+
+    def go_on(self, num_done: int) -> None:
+        """Start from what an earlier process did, which is no part of the rate."""
+        self.num_done = self._num_before = self._last_num = num_done
+
+    def advance(self, n: int = 1, **figures: Any) -> None:
+        """Count `n` more units; `figures` (loss, tokens per second) are shown with the count."""
+        self.num_done += n
+        self._figures.update(figures)
+        if self._bar is not None:
+            self._bar.update(self.num_done, self._figures_text())
+        if self._clock() - self._last_line >= LINE_EVERY_SECONDS:
+            self._report()
+
+    def note(self, text: str) -> None:
+        """Show one line of text between the counts."""
+        text = printable_line(text)
+        if self._bar is not None:
+            self._bar.note(f"{self.stage}: {text}")
+        else:
+            self._write(f"{self.stage}: {text}")
+        for path in self._log_paths:
+            append_log(path, stage=self.stage, note=text)
+
+    def line(self) -> str:
+        """The count as text: `recaption: 1,200/4,000 images, 30%, 61.2 images/s, 0:46 left`."""
+        parts = [f"{self.num_done:,} {self.unit}"]
+        if self.total:
+            parts = [
+                f"{self.num_done:,}/{self._about}{self.total:,} {self.unit}",
+                f"{self.num_done / self.total:.0%}",
+            ]
+        parts.append(f"{three_digits(self.rate)} {self.unit}/s")
+        if self.total and self.rate and self.num_done < self.total:
+            parts.append(f"{_minutes((self.total - self.num_done) / self.rate)} left")
+        else:
+            parts.append(_minutes(self.seconds))
+        return f"{self.stage}: " + ", ".join([*parts, *filter(None, [self._figures_text()])])
+
+    def _figures_text(self) -> str:
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._figures.items()}
+        return printable(", ".join(f"{name} {value}" for name, value in shown.items()))
+
+    def _report(self, *, closing: bool = False) -> None:
+        now = self._clock()
+        elapsed = now - self._last_line
+        recent = (self.num_done - self._last_num) / elapsed if elapsed > 0 else 0.0
+        if self._bar is None or closing:
+            self._write(self.line())
+        counts = {"stage": self.stage, "done": self.num_done, "total": self.total, "unit": self.unit}
+        speed = {"seconds": self.seconds, "rate": self.rate, "recent_rate": recent}
+        for path in self._log_paths:
+            append_log(path, **{**self._figures, **counts, **speed})
+        self._last_line, self._last_num = now, self.num_done
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+class _Bar:
+    """A rich progress bar; texts are never read as markup, captions and paths may hold brackets."""
+
+    def __init__(self, stage: str, total: int | None, unit: str, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = Console(file=stream, markup=False, highlight=False, emoji=False)
+        self._progress = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}", markup=False),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(stage, total=total, unit=unit, figures="")
+        self._progress.start()
+
+    def update(self, num_done: int, figures: str) -> None:
+        speed = self._progress.tasks[0].speed
+        rate = f"{three_digits(speed)}/s" if speed else ""
+        self._progress.update(self._task, completed=num_done, figures=", ".join(filter(None, [rate, figures])))
+
+    def note(self, text: str) -> None:
+        self._console.print(text)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _minutes(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,37 @@
+"""How far the jobs of a run are, from Slurm and from the files themselves."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vila2cli.run.slurm.queue import Task, tasks_of
+from vila2cli.run.slurm.submit import Record
+from vila2cli.run.stages import Stage
+
+
+def status_lines(stages: Sequence[Stage], folder: Path) -> Iterator[str]:
+    """One line per stage: complete, what its tasks do, or that none is left and where to read why."""
+    records = {stage.name: Record.read(folder, stage) for stage in stages}
+    known = tasks_of(job.job for record in records.values() for job in record.jobs)
+    width = max(len(stage.name) for stage in stages)
+    for stage in stages:
+        numbers = [job.job for job in records[stage.name].jobs]
+        tasks = [task for task in known if task.job in numbers]
+        yield f"{stage.name:<{width}}  {_state(stage, tasks, numbers, folder)}"
+
+
+def _state(stage: Stage, tasks: Sequence[Task], numbers: Sequence[int], folder: Path) -> str:
+    if stage.is_complete():
+        return "complete"
+    if not numbers:
+        return "not submitted"
+    jobs = ", ".join(map(str, numbers))
+    counts = Counter(task.state.lower() for task in tasks)
+    alive = any(task.is_alive for task in tasks)
+    if len(tasks) == 1:
+        reason = f" ({tasks[0].reason})" if tasks[0].reason not in ("", "None") else ""
+        text = f"{tasks[0].state.lower()}{reason}"
+    else:
+        text = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    hint = "" if alive else f"; see {folder / 'logs' / stage.name}-*.log, then `vila2 slurm retry`"
+    return f"job {jobs}: {text or 'gone from the queue'}{hint}"

@@ -1,0 +1,256 @@
+"""The table of stages: what each of a run's stages runs, writes and waits for, and when it is complete.
+
+`vila2 run`, the rules that make includes, and `vila2 slurm` all read it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from vila2cli.errors import RecipeError
+from vila2cli.files import read_json
+from vila2cli.run.folder import RunFolder
+from vila2cli.run.splitting import listed_shards, undone
+from vila2cli.settings.recipe import Recipe
+from vila2cli.settings.slurm import StageKind
+from vila2cli.shards.records import read_layer_json, read_stats
+from vila2cli.shards.rejects import MAY_PASS
+
+SPECIALISTS, CONTROLS = "specialists", "controls"
+WORLD: Literal["world"] = "world"
+_DIRECT, _EQUAL_COMPUTE, _ONLY = "final-direct", "final-equal-compute", "final-only-"
+_DONE_FILES: dict[StageKind, str] = {
+    "world": "world.json",
+    "recaption": "summary.json",
+    "filter": "summary.json",
+    "relabel": "summary.json",
+    "judge": "summary.json",
+    "eval": "metrics.json",
+    "pretrain": "vila2.json",
+    "sft": "vila2.json",
+    "specialize": "vila2.json",
+}
+WORLD_DIR = Path("data/world")
+"""Where `vila2 world` writes, and the recipe of the embedded world reads."""
+_SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run: `words` are the command line after `vila2`, `after` names stages that come before.
+
+    It writes the folder `out`, and where specialists answer together `beside` has those of the others.
+    """
+
+    name: str
+    kind: StageKind
+    words: tuple[str, ...]
+    out: Path
+    after: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def specialists(self) -> tuple[str, ...]:
+        """The specialists it trains or asks."""
+        return tuple(word for flag, word in pairwise(self.words) if flag == "--name")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether workers share the shards."""
+        return not self.is_training and self.kind != "world"
+
+    @property
+    def is_training(self) -> bool:
+        return self.kind in ("pretrain", "sft", "specialize")
+
+    @property
+    def marker(self) -> Path:
+        """The file that is written last."""
+        return self.out / _DONE_FILES[self.kind]
+
+    @property
+    def markers(self) -> tuple[Path, ...]:
+        """Those of all its folders."""
+        return tuple(out / _DONE_FILES[self.kind] for out in (self.out, *self.beside))
+
+    def is_complete(self) -> bool:
+        """Whether the output is there, of all shards."""
+        if self.beside:
+            return all(one.is_complete() for one in self._apart())
+        if not self.marker.is_file() or self._asks_again():
+            return False
+        return not self.is_split or not undone(self.out, self._shards(self.out))
+
+    def missing_workers(self, count: int) -> list[int]:
+        """Which of `count` workers have shards left; the first alone where only the summary is missing."""
+        if self.is_complete():
+            return []
+        if self.beside:
+            return sorted({i for one in self._apart() for i in one.missing_workers(count)})
+        written = self.out / "scores" if self.kind == "filter" else self.out
+        names = self._shards(written)
+        if not names:
+            return list(range(count))
+        missing = set(undone(written, names)) | set(self._unanswered(names))
+        if not missing and self._asks_again():
+            return list(range(count))
+        return [i for i in range(count) if missing & set(names[i::count])] or [0]
+
+    def _apart(self) -> list["Stage"]:
+        """The same with each of its folders alone."""
+        return [replace(self, out=out, beside=()) for out in (self.out, *self.beside)]
+
+    def _asks_again(self) -> bool:
+        """Whether judges were left without answers that another try may bring."""
+        if self.kind != "judge" or not self.marker.is_file():
+            return False
+        reasons = read_json(self.marker).get("unjudged_reasons", {})
+        return any(word in found for found in reasons.values() for word in MAY_PASS)
+
+    def _unanswered(self, names: Sequence[str]) -> list[str]:
+        """The shards of an eval, as `FOLDER/SHARD`, that are complete but for what a server did not answer."""
+        if self.kind != "eval":
+            return []
+        stats = {name: self.out / f"{name}.stats.json" for name in names}
+        dropped = {name: read_stats(path).get("dropped", {}) for name, path in stats.items() if path.is_file()}
+        return [name for name, reasons in dropped.items() if any(word in reasons for word in MAY_PASS)]
+
+    def _shards(self, folder: Path) -> list[str]:
+        """The shards that the workers share, as `undone` takes them; nothing before the first has begun."""
+        if self.kind in _SEVERAL_LAYERS:
+            return listed_shards(folder)
+        path = folder / "layer.json"
+        return [str(base["name"]) for base in read_layer_json(path)["base"]] if path.is_file() else []
+
+
+def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:
+    """The stages that lead to the targets, in an order in which they can run; the last round without any.
+
+    A target is `roundN`, `specialists` (they and the final model), `controls` or one of them (`final-direct`,
+    `final-equal-compute`, `final-only-NAME`), or `world` where the recipe names the embedded one. Raises
+    RecipeError for another.
+    """
+    goals = [goal for names in goals_of(recipe, *targets).values() for goal in names]
+    last = max(
+        recipe.rounds, *(int(found[1]) for goal in goals if (found := re.match(r"round(\d+)-", goal))), 0
+    )
+    stages = [stage for number in range(last + 1) for stage in _round(recipe, number)]
+    stages = [
+        *stages,
+        *_specialists(recipe),
+        *(one for name in _controls(recipe) for one in _control(recipe, name)),
+    ]
+    if _needs_world(recipe):
+        drawn = Stage(WORLD, WORLD, (WORLD,), WORLD_DIR)
+        first = {stage.name for stage in stages if not stage.after}
+        stages = [drawn, *(replace(one, after=(WORLD,)) if one.name in first else one for one in stages)]
+    return list(_leading_to(goals, stages))
+
+
+def goals_of(recipe: Recipe, *targets: str) -> dict[str, list[str]]:
+    """The stages that each target is complete with, see `plan_stages`."""
+    return {target: _goals(recipe, target) for target in targets or (f"round{recipe.rounds}",)}
+
+
+def _goals(recipe: Recipe, target: str) -> list[str]:
+    if found := re.fullmatch(r"round(\d{1,3})", target):
+        number = int(found[1])
+        return [f"round{number}-eval", *([f"round{number}-judge"] if number else [])]
+    controls = _controls(recipe)
+    known = {SPECIALISTS: ["final-eval"], CONTROLS: [f"{name}-eval" for name in controls]}
+    known |= {name: [f"{name}-eval"] for name in controls}
+    if _needs_world(recipe):
+        known[WORLD] = [WORLD]
+    if target not in known:
+        raise RecipeError(f"{target} is no target; give round0 to round{recipe.rounds}, or {', '.join(known)}")
+    return known[target]
+
+
+def _needs_world(recipe: Recipe) -> bool:
+    """Whether any of the data is the embedded world's."""
+    data = recipe.data
+    specs = [*data.pretrain, *data.interleaved, *data.text, *data.sft, *recipe.eval.tasks]
+    specs += [spec for specialist in recipe.specialists.values() for spec in specialist.data]
+    return any(spec.startswith(f"{WORLD_DIR}/") for spec in specs)
+
+
+def _leading_to(goals: Sequence[str], stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Those of the stages, in their order, that the goals need."""
+    by_name = {stage.name: stage for stage in stages}
+    needed: set[str] = set()
+    todo = list(goals)
+    while todo:
+        if (name := todo.pop()) not in needed:
+            needed.add(name)
+            todo += by_name[name].after
+    yield from (stage for name, stage in by_name.items() if name in needed)
+
+
+def _round(recipe: Recipe, number: int) -> Iterator[Stage]:
+    folder, here = RunFolder(recipe.run_dir), f"round{number}"
+
+    def stage(kind: StageKind, *after: str) -> Stage:
+        words = (kind, "--round", str(number))
+        return Stage(f"{here}-{kind}", kind, words, folder.stage(kind, number), after)
+
+    trained_on: list[str] = []
+    if number:
+        before = f"round{number - 1}"
+        yield stage("recaption", f"{before}-eval", *([f"{before}-judge"] if number > 1 else []))
+        trained_on = [f"{here}-recaption"]
+        if recipe.pretrain.filtered:
+            yield stage("filter", *trained_on)
+            trained_on = [f"{here}-filter"]
+    yield stage("pretrain", *trained_on)
+    yield stage("sft", f"{here}-pretrain")
+    yield stage("eval", f"{here}-sft")
+    if number:
+        yield stage("judge", f"{here}-recaption", f"{here}-sft")
+
+
+def _specialists(recipe: Recipe) -> Iterator[Stage]:
+    folder = RunFolder(recipe.run_dir)
+    for name in recipe.specialists:
+        words = ("specialize", "--name", name)
+        yield Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-eval",))
+    relabelling = list(_relabelling(recipe))
+    yield from relabelling
+    before = tuple(stage.name for stage in relabelling) or (f"round{recipe.rounds}-eval",)
+    yield from _training(recipe, "final", before)
+
+
+def _controls(recipe: Recipe) -> list[str]:
+    """The controls of the final model, see commands/controls.py."""
+    return [_DIRECT, _EQUAL_COMPUTE, *(f"{_ONLY}{name}" for name in recipe.specialists)]
+
+
+def _control(recipe: Recipe, control: str) -> Iterator[Stage]:
+    before: tuple[str, ...] = (f"round{recipe.rounds}-eval",)
+    if control == _EQUAL_COMPUTE:
+        before = ("final-pretrain",)
+    elif control.startswith(_ONLY):
+        name = control.removeprefix(_ONLY)
+        before = tuple(stage.name for stage in _relabelling(recipe) if name in stage.specialists)
+    yield from _training(recipe, control, before)
+
+
+def _training(recipe: Recipe, group: str, before: tuple[str, ...]) -> Iterator[Stage]:
+    """The training and evaluation of the final model or of a control of it."""
+    kinds: tuple[StageKind, ...] = ("pretrain", "sft", "eval")
+    for kind in kinds:
+        out = RunFolder(recipe.run_dir).stage(kind, group)
+        yield Stage(f"{group}-{kind}", kind, (kind, "--round", group), out, before)
+        before = (f"{group}-{kind}",)
+
+
+def _relabelling(recipe: Recipe) -> Iterator[Stage]:
+    """The specialists one by one, or all at once where they are adapters of one checkpoint."""
+    folder, names = RunFolder(recipe.run_dir), tuple(recipe.specialists)
+    for together in [names] if recipe.specialize.lora and names else [(name,) for name in names]:
+        words = ("specialize", *(word for name in together for word in ("--name", name)), "--relabel")
+        out, *beside = [folder.relabel(name) for name in together]
+        name = f"{together[0]}-relabel" if len(together) == 1 else "relabel"
+        yield Stage(name, "relabel", words, out, together, tuple(beside))

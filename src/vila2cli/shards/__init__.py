@@ -1,0 +1,44 @@
+"""Shards: tar archives of samples, and the layers of annotations beside them.
+
+places and finding say where tars are, streams and tarfiles read and write their bytes, members and reader make
+samples of them. layers, stats, records, rejects and origins keep what a stage adds; source joins all, and is
+where to begin: `open_source` gives base shards with their layers, `read_shard` the samples of one.
+"""
+
+from vila2cli.shards.layers import LayerInfo, LayerWriter, ShardWriter, Source, open_layer, samples_of
+from vila2cli.shards.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
+from vila2cli.shards.records import file_sha256, made_from
+from vila2cli.shards.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
+from vila2cli.shards.source import expand, open_source
+from vila2cli.shards.stats import ShardStats, done, folder_figures, folder_stats, missing, to_made_from
+from vila2cli.shards.tarfiles import TarWriter
+
+__all__ = [
+    "LayerInfo",
+    "LayerShard",
+    "LayerWriter",
+    "Shard",
+    "ShardStats",
+    "ShardWriter",
+    "Source",
+    "TarWriter",
+    "Unreadable",
+    "done",
+    "expand",
+    "expected_samples",
+    "file_sha256",
+    "folder_figures",
+    "folder_stats",
+    "gather_rejects",
+    "made_from",
+    "member_problems",
+    "missing",
+    "num_samples",
+    "open_layer",
+    "open_source",
+    "read_rejects",
+    "read_shard",
+    "samples_of",
+    "to_made_from",
+    "write_rejects",
+]

@@ -1,0 +1,171 @@
+"""Shard specs to the places of tars, on this machine or remote, and the layer.json beside them."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from braceexpand import braceexpand
+
+from vila2cli.errors import DataError
+from vila2cli.files import parse_json, read_json
+from vila2cli.shards.layers import LAYER_FILE
+from vila2cli.shards.places import (
+    TAR_SUFFIXES,
+    Command,
+    Remote,
+    folder,
+    found_locally,
+    is_pipe,
+    is_url,
+    join,
+    local_path,
+    path_of,
+    tar_stem,
+    typed,
+)
+from vila2cli.shards.records import check_layer_json
+from vila2cli.shards.streams import file_system, persistently, read_small
+
+_RANGE = re.compile(r"(\{\d+\.\.\d+\})")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one spec, or one match of its pattern, names: a tar, or all tars of a `folder`."""
+
+    tars: tuple[str, ...]
+    folder: str = ""
+
+
+def find(spec: str | Path) -> list[Found]:
+    """The tars and folders of tars that a spec names; raises DataError when it matches nothing.
+
+    Text is what the user typed: a `pipe:` command in it will be run. A path that was found is given as a
+    Path, which stands for itself, whatever its name looks like. A remote tar is taken to be there; of remote
+    places only folders and globs are asked for.
+    """
+    if isinstance(spec, Path):
+        return [_found(spec.parent if spec.name == LAYER_FILE else spec, str(spec))]
+    place = typed(spec)
+    if isinstance(place, Remote):
+        _refuse_file_name(place)
+        return [found for one in _braces(place) for found in _find_remote(place.like(one), place)]
+    path = local_path(spec).expanduser()
+    if path.name == LAYER_FILE:
+        path = path.parent
+    if path.exists():
+        return [_found(path, spec)]
+    found = [_found(match, spec) for pattern in _braces(str(path)) for match in _match(pattern, spec)]
+    if not found:
+        raise DataError(f"no shards match {spec!r}; expected .tar files")
+    return found
+
+
+def _refuse_file_name(place: Remote) -> None:
+    """Raise DataError for a word that is a file's name as well: the shell may have put it there for a glob."""
+    if os.path.lexists(place):
+        raise DataError(
+            f"{place} is the name of a file here as well as a {'command' if is_pipe(place) else 'URL'}; write "
+            "./ before it for the file, or rename that"
+        )
+
+
+def read_manifest(where: str) -> dict[str, Any] | None:
+    """The layer.json of a folder, None when it holds base shards or, being a command, is none."""
+    if not where:
+        return None
+    path = join(where, LAYER_FILE)
+    if is_url(path):
+        data = read_small(path)
+        value = None if data is None else parse_json(data, path)
+    else:
+        value = read_json(Path(path)) if Path(path).is_file() else None
+    return None if value is None else check_layer_json(value, path)
+
+
+def _braces(pattern: str) -> list[str]:
+    if isinstance(pattern, Command):  # other braces and backslashes are the command's own
+        parts = [list(braceexpand(part)) if _RANGE.match(part) else [part] for part in _RANGE.split(pattern)]
+        return ["".join(chosen) for chosen in product(*parts)]
+    try:
+        return list(braceexpand(pattern))
+    except ValueError:
+        raise DataError(
+            f"the braces in {pattern!r} do not match; write a range like data/{{000000..000010}}.tar"
+        ) from None
+
+
+def _found(path: Path, spec: str) -> Found:
+    if path.is_dir():
+        tars = sorted(found_locally(tar) for tar in path.iterdir() if _is_tar(tar))
+        stems = {tar_stem(tar) for tar in tars}
+        for stats in sorted(path.glob("*.stats.json")) if not (path / LAYER_FILE).is_file() else ():
+            if (stem := stats.name.removesuffix(".stats.json")) not in stems:
+                raise DataError(
+                    f"{path} holds {stats.name} and no {stem}.tar; copy that, or remove its stats file"
+                )
+        if not tars and not (path / LAYER_FILE).is_file():
+            what = "the folder" if str(path) == spec else f"{path} is a folder, and"
+            raise DataError(f"no shards match {spec!r}: {what} holds no .tar files")
+        return Found(tuple(tars), found_locally(path))
+    if not tar_stem(path):
+        raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
+    return Found((found_locally(path),))
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether a path is a shard; raises DataError for what is called like one and can hold no samples.
+
+    A link whose target is gone would otherwise be a shard less, which nobody is told of.
+    """
+    if not tar_stem(path) or path.is_file():
+        return bool(tar_stem(path))
+    what = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+    raise DataError(f"{path} is {what}, not a shard; remove it, rename it, or name the shards one by one")
+
+
+def _match(pattern: str, spec: str) -> Iterator[Path]:
+    """The tars and the folders with tars that a local glob matches, sorted."""
+    if not any(character in pattern for character in "*?["):
+        if not Path(pattern).exists():
+            raise DataError(f"no shards match {spec!r}: there is no {pattern}")
+        yield Path(pattern)
+        return
+    anchor = Path(Path(pattern).anchor)
+    for path in sorted(anchor.glob(str(Path(pattern).relative_to(anchor)))):
+        if tar_stem(path) or (path.is_dir() and _has_tars(path)):
+            yield path
+
+
+def _has_tars(path: Path) -> bool:
+    return (path / LAYER_FILE).is_file() or any(tar_stem(tar) and tar.is_file() for tar in path.iterdir())
+
+
+def _find_remote(place: Remote, spec: str) -> list[Found]:
+    if isinstance(place, Command):
+        return [Found((place,))]
+    if path_of(place).endswith(f"/{LAYER_FILE}"):
+        place = place.like(folder(place))
+    if any(character in path_of(place) for character in "*["):
+        system, path = file_system(place)
+        matches = persistently(lambda: system.glob(path), place)
+        found = [
+            Found((place.like(system.unstrip_protocol(match)),)) for match in sorted(matches) if tar_stem(match)
+        ]
+    elif tar_stem(place):
+        found = [Found((place,))]
+    else:
+        found = [Found(tuple(_tars_in(place)), place)]
+    if not any(one.tars for one in found):
+        raise DataError(f"no shards match {spec!r}; expected names that end in {', '.join(TAR_SUFFIXES)}")
+    return found
+
+
+def _tars_in(place: str) -> list[str]:
+    system, path = file_system(place)
+    names = persistently(lambda: system.ls(path.rstrip("/") + "/", detail=False), place)
+    return sorted({join(place, tar) for name in names if tar_stem(name) and (tar := name.rpartition("/")[2])})

@@ -1,0 +1,400 @@
+"""One shard as a stream of samples: members grouped by key, joined with the annotations of its layers."""
+
+import contextlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vila2cli.errors import DataError, DataWarning
+from vila2cli.files import parse_annotation_json
+from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.members import Group, Unusable, is_counted, is_known, parse_group
+from vila2cli.shards.origins import Origins, check_is_base, check_origins
+from vila2cli.shards.places import is_remote, is_there, local_path, tar_stem
+from vila2cli.shards.records import note_time, read_stats, recorded, stats_path
+from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
+from vila2cli.shards.tarfiles import read_members, split_name
+
+OnReject = Callable[[Reject], None]
+Fingerprints = MutableMapping[str, Fingerprint]
+MAX_COUNTED_SHARDS = 8
+"""Shards whose samples are counted for an estimate of all."""
+_NUM_PARSED_AHEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShard:
+    """The tar of one layer that annotates one base shard; `url` is a path, a URL or a `pipe:` command."""
+
+    layer: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A base tar and the layer tars over it; `name` is unique in its source and names every output."""
+
+    name: str
+    url: str
+    layers: tuple[LayerShard, ...] = ()
+
+    def parts(self) -> dict[str, str]:
+        """The place of each tar by a name of its own: "000001", "000001+recaption", "000001+recaption.2"."""
+        places = {self.name: self.url}
+        times: Counter[str] = Counter()
+        for layer in self.layers:
+            times[layer.layer] += 1
+            again = f".{times[layer.layer]}" if times[layer.layer] > 1 else ""
+            places[f"{self.name}+{layer.layer}{again}"] = layer.url
+        return places
+
+
+def read_shard(
+    shard: Shard,
+    *,
+    on_reject: OnReject,
+    verify: bool = True,
+    on_note: Callable[[str], None] | None = None,
+    fingerprints: Fingerprints | None = None,
+) -> Iterator[Sample]:
+    """Yield the samples of a shard in file order, each with the annotations of all its layers.
+
+    A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
+    `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
+    no-image (there is a picture, and none that is read), empty-image, ambiguous-image, bad-messages,
+    bad-document. Raises DataError for a damaged or empty archive, and with `verify` for a layer whose image
+    SHA-256 or keys are not those of the base, and, at the latest after the last sample, when the base or a
+    layer below is not the file that a layer was made from. Where the base is that very file, no image is
+    hashed for it again.
+
+    `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
+    that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
+    """
+    check_is_base(shard.url)
+    note = _warn(shard.url) if on_note is None else on_note
+    base_name, *layer_names = shard.parts()
+    records = [recorded(layer.url) for layer in shard.layers]
+    annotations = [
+        read_layer_shard(layer.url, _keeper(fingerprints, name), record)
+        for name, layer, record in zip(layer_names, shard.layers, records, strict=True)
+    ]
+    origins = Origins(shard.url, _places(shard), records) if verify else None
+    are_same = origins.are_same if origins else [True] * len(records)
+    layers = [
+        _OpenLayer(layer, found, not is_same)
+        for layer, found, is_same in zip(shard.layers, annotations, are_same, strict=True)
+    ]
+    if origins is not None and origins.problem:
+        _refuse(shard, layers, origins.problem)
+    on_read = _on_base(origins, _keeper(fingerprints, base_name))
+    groups = _groups(shard.url, _is_read, on_odd=note, on_read=on_read)
+    yield from _joined(shard, groups, layers, on_reject, verify=verify)
+
+
+def _joined(
+    shard: Shard, groups: Iterator[Group], layers: list["_OpenLayer"], on_reject: OnReject, *, verify: bool
+) -> Iterator[Sample]:
+    seen: dict[str, frozenset[str]] = {}
+    for group in groups:
+        try:
+            _check_new(group, seen)
+            images, text, meta = parse_group(group)
+        except Unusable as error:
+            on_reject(Reject(shard.name, _printable_key(group.key), error.reason, str(error)))
+            continue
+        found = _annotations(group.key, images, layers) if layers else ()
+        yield Sample(key=group.key, images=images, text=text, meta=meta, annotations=found)
+    if not seen:
+        raise DataError(_empty_message(shard.url))
+    for layer in layers if verify else ():
+        missing = next((key for key in layer.annotations if key not in seen), None)
+        if missing is not None:
+            raise DataError(
+                f"{layer.shard.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?"
+            )
+
+
+def _refuse(shard: Shard, layers: list["_OpenLayer"], problem: str) -> NoReturn:
+    """Raise DataError for a base that a layer was not made from, naming a picture or key that differs."""
+    if not is_remote(shard.url):
+        groups = _groups(shard.url, _is_read, on_odd=lambda text: None)
+        for _ in _joined(shard, groups, layers, lambda reject: None, verify=True):
+            pass
+    raise DataError(problem)
+
+
+def check_layers(shard: Shard) -> None:
+    """Raise DataError when the base or a layer of a shard is not the file that a layer over it was made from.
+
+    Nothing is read where size and time of change tell.
+    """
+    check_origins(shard.url, _places(shard))
+
+
+def _places(shard: Shard) -> list[tuple[str, str]]:
+    return [(layer.layer, layer.url) for layer in shard.layers]
+
+
+def _on_base(
+    origins: Origins | None, keep: Callable[[Fingerprint], None] | None
+) -> Callable[[Fingerprint], None] | None:
+    if origins is None or not origins.needs_digest:
+        return keep
+
+    def on_read(found: Fingerprint) -> None:
+        origins.finish(found)
+        if keep is not None:
+            keep(found)
+
+    return on_read
+
+
+def _keeper(fingerprints: Fingerprints | None, name: str) -> Callable[[Fingerprint], None] | None:
+    if fingerprints is None:
+        return None
+    found = fingerprints
+    return lambda fingerprint: found.__setitem__(name, fingerprint)
+
+
+def _warn(place: str) -> Callable[[str], None]:
+    return lambda text: warnings.warn(f"{place}: {text}", DataWarning, stacklevel=3)
+
+
+def num_samples(shard: Shard) -> int:
+    """Samples plus rejects that `read_shard` will meet: from a stats file where it fits, else by headers."""
+    known = known_num_samples(shard)
+    return sum(1 for _ in _groups(shard.url, lambda name: False)) if known is None else known
+
+
+def known_num_samples(shard: Shard) -> int | None:
+    """`num_samples` where a stats file tells it, so that the shard need not be read."""
+    for url, field_name in [(layer.url, "in") for layer in shard.layers] + [(shard.url, "out")]:
+        if is_remote(url):
+            continue
+        tar = local_path(url)
+        stats = stats_path(tar)
+        if stats.is_file() and tar.is_file():
+            known = read_stats(stats)
+            if known.get("bytes") == tar.stat().st_size and isinstance(known.get(field_name), int):
+                return int(known[field_name])
+    return None
+
+
+def expected_samples(shards: Sequence[Shard]) -> tuple[int | None, bool]:
+    """How many samples shards hold together, and whether that is exact.
+
+    Where stats files do not tell, a few local shards are counted and the others taken to hold as many
+    on average. None when nothing is known without reading a remote or damaged shard.
+    """
+    known = [known_num_samples(shard) for shard in shards]
+    unknown = [shard for shard, number in zip(shards, known, strict=True) if number is None]
+    total = sum(number for number in known if number is not None)
+    if not unknown:
+        return total, True
+    counted = unknown[:: -(-len(unknown) // MAX_COUNTED_SHARDS)]
+    try:
+        if any(is_remote(shard.url) for shard in counted):
+            return None, False
+        mean = sum(map(num_samples, counted)) / len(counted)
+    except DataError:  # its turn to be told will come
+        return None, False
+    return total + round(mean * len(unknown)), len(counted) == len(unknown)
+
+
+def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
+    """What a shard's archives hold that `read_shard` passes over in silence: kind and description.
+
+    Kinds: odd-archive, dotted-name, ignored-extension. Reads headers only; raises DataError for damage.
+    """
+    odd: list[str] = []
+    extensions: Counter[str] = Counter()
+    for url in (shard.url, *(layer.url for layer in shard.layers)):
+        for name, _ in read_members(url, lambda name: False, on_odd=odd.append):
+            split = split_name(name)
+            if split is None:
+                extensions["(none)"] += 1
+            elif not is_known(split[1]):
+                extensions[split[1]] += 1
+        yield from (("odd-archive", f"{url}: {text}") for text in odd)
+        odd.clear()
+    for extension, number in sorted(extensions.items()):
+        if is_known(extension.rpartition(".")[2]):
+            yield (
+                "dotted-name",
+                f"{number} members end in '.{extension}': a key ends at the first dot of the name",
+            )
+        else:
+            yield "ignored-extension", f"{number} members end in '.{extension}', which is not read"
+
+
+def read_layer_shard(
+    tar: str | Path,
+    on_read: Callable[[Fingerprint], None] | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """The annotations of a layer tar as JSON bytes by key.
+
+    Raises DataError for one that is cut off, anywhere, or was joined with another, that is not as its stats
+    file says (`record`, by default read from beside it), or holds a key twice.
+    """
+    record = recorded(tar) if record is None else record
+    found: list[Fingerprint] = []
+    is_copied = _is_copied(tar, record)
+    annotations: dict[str, bytes] = {}
+    members = read_members(
+        tar,
+        lambda name: name.endswith(".json"),
+        on_read=found.append if is_copied or on_read else None,
+        record=record,
+        is_layer=True,
+    )
+    for name, data in members:
+        split = split_name(name)
+        if split is None or data is None:
+            continue
+        if split[0] in annotations:
+            raise DataError(f"{tar} annotates {split[0]!r} twice; write this layer again")
+        annotations[split[0]] = data
+    _check_record(tar, len(annotations), found, record)
+    if is_copied:
+        note_time(local_path(tar))
+    if on_read:
+        on_read(found[0])
+    return annotations
+
+
+def _is_copied(tar: str | Path, record: Mapping[str, Any]) -> bool:
+    """Whether a local layer tar was touched after it was written, so that only its digest says what it is."""
+    if is_remote(tar) or not record.get("sha256"):
+        return False
+    path = local_path(tar)
+    return is_there(path) and path.stat().st_mtime_ns != record.get("mtime_ns")
+
+
+def _check_record(
+    tar: str | Path, num_annotations: int, found: Sequence[Fingerprint], record: Mapping[str, Any]
+) -> None:
+    then = record.get("sha256")
+    if found and then and then not in (found[0].sha256, found[0].unpacked):
+        raise DataError(
+            f"{tar} is not the file that was written: its SHA-256 is not the one in {tar_stem(tar)}.stats.json "
+            "beside it; put the old one back, or write this layer again"
+        )
+    if record.get("written", num_annotations) != num_annotations:
+        raise DataError(
+            f"{tar} holds {num_annotations} annotations, and {tar_stem(tar)}.stats.json beside it says "
+            f"{record['written']}; copy both again, or write this layer again"
+        )
+
+
+def _is_read(name: str) -> bool:
+    split = split_name(name)
+    return split is not None and is_known(split[1])
+
+
+def _groups(
+    place: str,
+    wanted: Callable[[str], bool],
+    *,
+    on_odd: Callable[[str], None] | None = None,
+    on_read: Callable[[Fingerprint], None] | None = None,
+) -> Iterator[Group]:
+    """Group adjacent members by key; a repeated extension starts a second group of the same key.
+
+    Groups of which we know no extension are left out, unless only a dot in the name hides one we know.
+    """
+    group: Group | None = None
+    for name, data in read_members(place, wanted, on_odd=on_odd, on_read=on_read):
+        split = split_name(name)
+        if split is None:
+            continue
+        key, extension = split
+        if group is None or key != group.key or extension in group.extensions:
+            if group is not None and is_counted(group):
+                yield group
+            group = Group(key)
+        group.extensions.add(extension)
+        if is_known(extension):
+            group.members[extension] = data
+    if group is not None and is_counted(group):
+        yield group
+
+
+def _check_new(group: Group, seen: dict[str, frozenset[str]]) -> None:
+    earlier = seen.get(group.key)
+    if earlier is None:
+        seen[group.key] = frozenset(group.extensions)
+    elif earlier & group.extensions:
+        raise Unusable("duplicate-key", "the shard holds this key already; the first one is used")
+    else:
+        found = ", ".join(sorted(group.extensions))
+        raise Unusable("not-adjacent", f"{found} does not lie beside the other members of its key")
+
+
+class _OpenLayer:
+    """The annotations of a layer tar by key; `checks_images` says whether theirs have to be compared."""
+
+    def __init__(self, shard: LayerShard, annotations: dict[str, bytes], checks_images: bool) -> None:
+        self.shard, self.annotations, self.checks_images = shard, annotations, checks_images
+        self._ahead: dict[str, Annotation] = {}
+        self._unparsed = iter(annotations.items())
+
+    def annotation(self, key: str) -> Annotation | None:
+        """What the layer says about a key, if anything; raises DataError for what no annotation can be."""
+        data = self.annotations.get(key)
+        if data is None:
+            return None
+        if key not in self._ahead:
+            self._parse_ahead()
+        return self._ahead.pop(key, None) or _parse_annotation(data, self.shard, key)
+
+    def _parse_ahead(self) -> None:
+        """Parse the next annotations in one go: between two images that are decoded each takes twice as long.
+
+        What cannot be parsed is left for when its key comes up.
+        """
+        self._ahead.clear()  # a base in another order is read one by one
+        for key, data in islice(self._unparsed, _NUM_PARSED_AHEAD):
+            with contextlib.suppress(DataError):
+                self._ahead[key] = _parse_annotation(data, self.shard, key)
+
+
+def _annotations(
+    key: str, images: tuple[EncodedImage, ...], layers: list[_OpenLayer]
+) -> tuple[Annotation, ...]:
+    found = []
+    sha256 = image_sha256(images) if any(layer.checks_images for layer in layers) else ""
+    for layer in layers:
+        annotation = layer.annotation(key)
+        if annotation is None:
+            continue
+        if layer.checks_images and annotation.image_sha256 != sha256:
+            raise DataError(
+                f"{layer.shard.url} was made for other pictures: the image of {key!r} differs; "
+                "give the base it was made from (--base says where it is now)"
+            )
+        found.append(annotation)
+    return tuple(found)
+
+
+def _parse_annotation(data: bytes, layer: LayerShard, key: str) -> Annotation:
+    try:
+        return Annotation.from_json(parse_annotation_json(data))
+    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{layer.url} holds no valid annotation for {key!r}: {error}") from None
+
+
+def _printable_key(key: str) -> str:
+    return key.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _empty_message(tar: str) -> str:
+    found = sorted({(split_name(name) or ("", "none"))[1] for name, _ in read_members(tar, lambda name: False)})
+    if not found:
+        return f"empty shard: {tar} holds no files"
+    shown = ", ".join(f".{extension}" for extension in found[:5])
+    return f"empty shard: {tar} holds no image, .txt or .json that makes a sample, only {shown}"

@@ -1,0 +1,166 @@
+"""What lies beside shards: layer.json, and SHARD.stats.json, which tells of a tar's bytes and its origin.
+
+Both may come from somewhere else, so what they hold is checked before anything is taken from it.
+"""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, NonNegativeInt
+
+from vila2cli.errors import DataError
+from vila2cli.files import check_shape, parse_json, read_json, to_json_bytes, write_atomically
+from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.places import folder, is_pipe, is_remote, join, local_path, tar_stem
+from vila2cli.shards.streams import read_small
+
+
+class _Place(BaseModel):
+    name: str
+    url: str
+    relative: str = ""
+    path: str = ""
+
+
+class _Base(_Place):
+    layers: list[_Place] = []
+
+
+class _Layer(BaseModel):
+    layer: str
+    base: list[_Base]
+    layers: list[_Place] = []
+    digest: str = ""
+    engine: str = ""
+
+
+class _Part(BaseModel):
+    num_bytes: NonNegativeInt | None = None
+    tag: str = ""
+    sha256: str = ""
+
+
+class _Stats(BaseModel):
+    layer: str = ""
+    num_in: NonNegativeInt = Field(0, alias="in")
+    out: NonNegativeInt = 0
+    dropped: dict[str, NonNegativeInt] = {}
+    rejected: NonNegativeInt = 0
+    reject_lines: NonNegativeInt = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    tokens: NonNegativeInt = 0
+    bytes: NonNegativeInt = 0
+    sha256: str = ""
+    made_from: dict[str, _Part] = {}
+
+
+def check_layer_json(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """The content of a layer.json as it is; raises DataError where that is not what a layer.json holds."""
+    check_shape(_Layer, value, name)
+    return value
+
+
+def read_layer_json(path: Path) -> dict[str, Any]:
+    """What a layer.json holds; raises DataError as `check_layer_json` does."""
+    return check_layer_json(read_json(path), str(path))
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """What a stats file holds; raises DataError where that cannot be counts of a shard."""
+    value = read_json(path)
+    check_shape(_Stats, value, str(path))
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, read once per process as long as size and time of change stay."""
+    status = path.stat()
+    return _file_sha256(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.cache
+def _file_sha256(path: Path, num_bytes: int, mtime_ns: int, inode: int) -> str:
+    stats = stats_path(path)
+    known = read_stats(stats) if stats.is_file() else {}
+    if (known.get("bytes"), known.get("mtime_ns")) == (num_bytes, mtime_ns) and known.get("sha256"):
+        return str(known["sha256"])
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stats_path(tar: Path) -> Path:
+    """Where the counts of a shard lie: SHARD.stats.json beside SHARD.tar."""
+    return tar.with_name(f"{tar_stem(tar)}.stats.json")
+
+
+def recorded(place: str | Path) -> dict[str, Any]:
+    """What the stats file beside a tar says of it, {} where there is none; of a remote one, for what it is."""
+    text = str(place)
+    if not is_remote(text):
+        stats = stats_path(local_path(text))
+        return read_stats(stats) if stats.is_file() else {}
+    name = "" if is_pipe(text) else join(folder(text), f"{tar_stem(text)}.stats.json")
+    data = read_small(name) if name else None
+    try:
+        value = {} if data is None else parse_json(data, name)
+    except DataError:  # what a web server says instead of "there is no such file"
+        return {}
+    check_shape(_Stats, value, name)
+    return value
+
+
+def check_whole(tar: Path) -> None:
+    """Raise DataError for a local tar that is not as long as its stats file says."""
+    check_length(tar, tar.stat().st_size, recorded(tar))
+
+
+def check_length(
+    place: str | Path, num_bytes: int | None, record: Mapping[str, Any], *, may_grow: bool = False
+) -> None:
+    """Raise DataError for an archive that is shorter than its stats file says; longer only if it `may_grow`."""
+    then = record.get("bytes")
+    if num_bytes is None or not isinstance(then, int):
+        return
+    if num_bytes < then or (num_bytes > then and not may_grow):
+        raise DataError(
+            f"{place} is damaged or cut off: it is {num_bytes:,} bytes long, and {tar_stem(place)}.stats.json "
+            f"beside it says {then:,}; copy it again, or remove that file if it was replaced on purpose"
+        )
+
+
+def made_from(tar: Path) -> dict[str, Fingerprint]:
+    """The parts that a shard was written over, by name, as its stats file has them.
+
+    Empty when there is none, or not of this tar.
+    """
+    record = recorded(tar)
+    return parts_of(record) if record.get("bytes") == tar.stat().st_size else {}
+
+
+def parts_of(record: Mapping[str, Any]) -> dict[str, Fingerprint]:
+    """The parts that the stats file of a tar names, by their names."""
+    return {name: Fingerprint.from_json(value) for name, value in record.get("made_from", {}).items()}
+
+
+def note_time(tar: Path) -> None:
+    """Note when a tar was last changed, now that its digest was found to be the one its stats file has."""
+    note(tar, mtime_ns=tar.stat().st_mtime_ns)
+
+
+def note_origin(tar: Path, name: str, now: Fingerprint) -> None:
+    """Note the size and time of a part, now that its digest was found to be the one in a tar's stats file."""
+    parts = recorded(tar).get("made_from", {})
+    if now.tag and parts.get(name, {}).get("sha256") == now.sha256:
+        note(tar, made_from={**parts, name: now.to_json()})
+
+
+def note(tar: Path, **values: Any) -> None:
+    """Change a tar's stats file; one that cannot be written stays, and what it says is found out again."""
+    record = recorded(tar)
+    with contextlib.suppress(OSError):
+        if record:
+            write_atomically(stats_path(tar), to_json_bytes({**record, **values}))

@@ -1,0 +1,153 @@
+"""SHARD.stats.json beside SHARD.tar: that the shard is complete, its counts, and what it was made from."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import to_json_bytes, write_atomically
+from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.places import tar_stem
+from vila2cli.shards.reader import Shard
+from vila2cli.shards.records import check_whole, made_from, read_stats, stats_path
+from vila2cli.shards.streams import digest_of, fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardStats:
+    """Counts of one shard or the sum of several: `num_in == num_out + sum(dropped.values())`.
+
+    `num_rejected` is the part of the dropped that could not be used; the rest was left out on purpose.
+    """
+
+    num_in: int = 0
+    num_out: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    num_rejected: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    bytes: int = 0
+
+    @property
+    def reject_rate(self) -> float:
+        """Rejected samples as a share of all, 0 when there were none."""
+        return self.num_rejected / self.num_in if self.num_in else 0.0
+
+    def __add__(self, other: "ShardStats") -> "ShardStats":
+        return ShardStats(
+            num_in=self.num_in + other.num_in,
+            num_out=self.num_out + other.num_out,
+            dropped=dict(sorted((Counter(self.dropped) + Counter(other.dropped)).items())),
+            num_rejected=self.num_rejected + other.num_rejected,
+            seconds=self.seconds + other.seconds,
+            tokens=self.tokens + other.tokens,
+            bytes=self.bytes + other.bytes,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts under the names that SHARD.stats.json uses."""
+        return {
+            "in": self.num_in,
+            "out": self.num_out,
+            "dropped": dict(self.dropped),
+            "rejected": self.num_rejected,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardStats":
+        """Read SHARD.stats.json."""
+        value = read_stats(path)
+        return cls(
+            num_in=value.get("in", 0),
+            num_out=value.get("out", 0),
+            dropped=value.get("dropped", {}),
+            num_rejected=value.get("rejected", 0),
+            seconds=value.get("seconds", 0.0),
+            tokens=value.get("tokens", 0),
+            bytes=value.get("bytes", 0),
+        )
+
+
+def done(out_dir: str | Path) -> set[str]:
+    """Names of the shards in a folder that are complete: the tar and its stats file are both there."""
+    folder = Path(out_dir)
+    return {tar_stem(tar) for tar in folder.glob("*.tar") if stats_path(tar).is_file()}
+
+
+def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
+    """The sum over the complete shards of a folder, or over those named."""
+    wanted = done(out_dir) if names is None else done(out_dir) & set(names)
+    found = (ShardStats.read(Path(out_dir) / f"{name}.stats.json") for name in sorted(wanted))
+    return sum(found, ShardStats())
+
+
+def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:
+    """Every number of the stats files, summed over those of the shards named that are complete."""
+    total: Counter[str] = Counter()
+    for name in sorted(done(out_dir) & set(names)):
+        figures = read_stats(Path(out_dir) / f"{name}.stats.json")
+        total.update({key: value for key, value in figures.items() if isinstance(value, int | float)})
+    return total
+
+
+def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:
+    """Those of `shards` that are not complete in a folder; raises DataError as `check_made_from` does, and for
+    one that was cut off since it was complete."""
+
+    def check(shard: Shard) -> None:
+        tar = out_dir / f"{shard.name}.tar"
+        check_whole(tar)
+        check_made_from(tar, shard)
+
+    shards, complete = list(shards), done(out_dir)
+    with ThreadPoolExecutor(16) as pool:  # a request each, where they are remote
+        list(pool.map(check, [shard for shard in shards if shard.name in complete]))
+    return [shard for shard in shards if shard.name not in complete]
+
+
+def to_made_from(shard: Shard, known: Mapping[str, Fingerprint]) -> dict[str, Any]:
+    """What a stats file says of the files a shard is written over; reads those that are not `known`."""
+    return {
+        name: (known[name] if name in known else digest_of(place)).to_json()
+        for name, place in shard.parts().items()
+    }
+
+
+def check_made_from(tar: Path, shard: Shard) -> None:
+    """Raise DataError when a complete shard was written over other files than those that `shard` names now.
+
+    Size and time of change (or the store's tag) tell at once; where only the time differs the file is
+    read, and its new time noted. What has neither, a `pipe:` command above all, cannot be told before it
+    is read: there the check of the images by SHA-256, on joining, is the only one.
+    """
+    parts, known = shard.parts(), made_from(tar)
+    if known and known.keys() != parts.keys():
+        raise DataError(
+            f"{tar} was made from {' and '.join(known)}, and now there is {' and '.join(parts)}; give "
+            f"what it was made from, or remove {stats_path(tar).name} to have this shard done again"
+        )
+    renewed = {}
+    for name, then in known.items():
+        place = parts[name]
+        now = fingerprint(place)
+        agrees = then.agrees(now)
+        if agrees is None and now.tag:
+            now = digest_of(place)
+            agrees = then.agrees(now)
+            renewed[name] = now.to_json()
+        if agrees is False:
+            raise DataError(
+                f"{place} has changed since {tar} was made from it; put the old one back, or remove "
+                f"{stats_path(tar).name} to have this shard done again"
+            )
+    if renewed:
+        stats = read_stats(stats_path(tar))
+        write_atomically(
+            stats_path(tar), to_json_bytes({**stats, "made_from": {**stats["made_from"], **renewed}})
+        )

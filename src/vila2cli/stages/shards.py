@@ -1,0 +1,390 @@
+"""Look into shards and layers: check them, count them, show them, and merge them for other tools."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import sweep, to_json_bytes
+from vila2cli.image import decode_image, image_size
+from vila2cli.run.folder import claim, lock, read_manifest
+from vila2cli.shards import (
+    Shard,
+    ShardStats,
+    Source,
+    TarWriter,
+    Unreadable,
+    done,
+    folder_stats,
+    gather_rejects,
+    member_problems,
+    missing,
+    read_rejects,
+    read_shard,
+    to_made_from,
+    write_rejects,
+)
+from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.members import NO_IMAGE
+from vila2cli.shards.places import is_remote, local_path, tar_stem
+from vila2cli.shards.records import parts_of, recorded
+from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.streams import fingerprint
+from vila2cli.text.compose import ORIGINAL, compose_caption, filter_inputs, is_kept
+from vila2cli.text.printable import printable
+from vila2cli.text.words import num_words
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong or suspicious in a shard; `key` is "" when it concerns the whole archive."""
+
+    shard: str
+    key: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `check` found; `counts` is the number of problems by kind."""
+
+    num_shards: int
+    num_samples: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
+
+
+def check(source: Source, *, decode: bool = True, digests: bool = True) -> Report:
+    """Read everything and list every problem: damage, keys used twice in a shard or across those of a folder
+    (two data sets may count alike), images that cannot be decoded (skipped without `decode`), text that is not
+    UTF-8, missing partners, dots in names, and tars that are not as their stats files say (with `digests`
+    compared to the last byte)."""
+    problems: list[Problem] = []
+    first_shard: dict[tuple[str, str], str] = {}
+    num_samples = 0
+    for shard in source.shards:
+        unreadable = ""
+        fingerprints: dict[str, Fingerprint] | None = {} if digests else None
+        try:
+            for found in _checked_samples(shard, problems, fingerprints):
+                num_samples += 1
+                problems += _sample_problems(shard, found, first_shard, decode)
+        except DataError as error:
+            unreadable = str(error)
+        try:
+            problems += [Problem(shard.name, "", kind, text) for kind, text in member_problems(shard)]
+        except DataError as error:
+            unreadable = unreadable or str(error)
+        if unreadable:
+            problems.append(Problem(shard.name, "", "unreadable", unreadable))
+        problems += _record_problems(shard, fingerprints or {})
+    return Report(len(source.shards), num_samples, tuple(problems))
+
+
+def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:
+    """What of a shard's tars is not as the stats files beside them say; `found` are the digests of parts."""
+    for name, place in shard.parts().items():
+        is_layer = place != shard.url
+        try:
+            stats, record = f"{tar_stem(place)}.stats.json", recorded(place)
+            parts = parts_of(record)
+        except DataError as error:
+            yield Problem(shard.name, "", "stats", str(error))
+            continue
+        if is_layer and not {"bytes", "sha256"} <= record.keys():
+            yield Problem(
+                shard.name, "", "no-stats", f"{place}: without {stats} nobody can tell if it is whole"
+            )
+        if not _is_of(found.get(name), record.get("sha256")):
+            yield Problem(
+                shard.name, "", "changed", f"{place}: its SHA-256 is not the one in {stats} beside it"
+            )
+        base = parts.get(tar_stem(place)) if is_layer else None
+        if base is not None and not _is_of(found.get(shard.name), base.sha256):
+            yield Problem(shard.name, "", "changed", f"{shard.url}: {place} was made from another file")
+        if is_layer and record and not is_remote(place):
+            try:
+                read_rejects(local_path(place).parent, tar_stem(place))
+            except DataError as error:
+                yield Problem(shard.name, "", "rejects", str(error))
+
+
+def _is_of(found: Fingerprint | None, sha256: str | None) -> bool:
+    """Whether a digest is that of a file, as far as both are known."""
+    return found is None or not sha256 or sha256 in (found.sha256, found.unpacked)
+
+
+def _checked_samples(
+    shard: Shard, problems: list[Problem], fingerprints: dict[str, Fingerprint] | None
+) -> Iterator[Sample]:
+    def note(reject: Reject) -> None:
+        problems.append(Problem(shard.name, reject.key, reject.reason, reject.error))
+
+    # `member_problems` has the notes
+    return read_shard(shard, on_reject=note, on_note=lambda text: None, fingerprints=fingerprints)
+
+
+def _sample_problems(
+    shard: Shard, sample: Sample, first_shard: dict[tuple[str, str], str], decode: bool
+) -> Iterator[Problem]:
+    earlier = first_shard.setdefault((shard.url.rpartition("/")[0], sample.key), shard.name)
+    if earlier != shard.name:
+        yield Problem(shard.name, sample.key, "key-in-two-shards", f"shard {earlier} holds this key too")
+    has_text = bool(sample.text and sample.text.strip()) or bool(sample.meta) or bool(sample.annotations)
+    if sample.images and not has_text:
+        yield Problem(shard.name, sample.key, "no-text", "an image without .txt, .json or annotation")
+    if sample.lacks_images:
+        yield Problem(shard.name, sample.key, NO_IMAGE, "neither an image nor a conversation")
+    for number, image in enumerate(sample.images if decode else ()):
+        try:
+            decode_image(image.data)
+        except DataError as error:
+            yield Problem(
+                shard.name, sample.key, "undecodable", f"image {number} (.{image.extension}): {error}"
+            )
+
+
+@dataclass(slots=True)
+class Figures:
+    """Count, mean, standard deviation, least and greatest of a stream of numbers."""
+
+    num: int = 0
+    mean: float = 0.0
+    least: float = math.inf
+    greatest: float = -math.inf
+    _squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.num += 1
+        step = value - self.mean
+        self.mean += step / self.num
+        self._squares += step * (value - self.mean)
+        self.least, self.greatest = min(self.least, value), max(self.greatest, value)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the sample (n - 1), 0 below two values."""
+        return math.sqrt(self._squares / (self.num - 1)) if self.num > 1 else 0.0
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """Counts over a source: `words` by caption name ("original" is the alt-text), sizes in pixels and bytes."""
+
+    num_shards: int = 0
+    num_samples: int = 0
+    num_images: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    words: dict[str, Figures] = field(default_factory=dict)
+    widths: Figures = field(default_factory=Figures)
+    heights: Figures = field(default_factory=Figures)
+    image_bytes: Figures = field(default_factory=Figures)
+    shard_bytes: int = 0
+    layer_bytes: int = 0
+
+
+def stats(source: Source) -> SourceStats:
+    """Count samples, rejects, words per caption and layer, image sizes and bytes in one pass."""
+    total = SourceStats(num_shards=len(source.shards))
+
+    def note(reject: Reject) -> None:
+        total.rejected[reject.reason] += 1
+
+    for shard in source.shards:
+        total.shard_bytes += fingerprint(shard.url).num_bytes or 0
+        total.layer_bytes += sum(fingerprint(layer.url).num_bytes or 0 for layer in shard.layers)
+        for sample in read_shard(shard, on_reject=note):
+            total.num_samples += 1
+            _count_sample(sample, total)
+    return total
+
+
+def _count_sample(sample: Sample, total: SourceStats) -> None:
+    texts = [(ORIGINAL, sample.text)] + [(one.layer, _text_of(one)) for one in sample.annotations]
+    for name, text in texts:
+        if text is not None:
+            total.words.setdefault(name, Figures()).add(num_words(text))
+    for image in sample.images:
+        total.num_images += 1
+        total.image_bytes.add(len(image.data))
+        try:
+            width, height = image_size(image.data)
+        except DataError:
+            total.rejected["undecodable"] += 1
+            continue
+        total.widths.add(width)
+        total.heights.add(height)
+
+
+def _text_of(annotation: Annotation) -> str | None:
+    if annotation.kind == "turns":
+        return " ".join(turn.text for turn in annotation.turns if turn.role == "assistant")
+    return annotation.text
+
+
+def show(source: Source, num: int = 3, *, start: int = 0, max_chars: int | None = None) -> str:
+    """The text of `num` samples from sample `start` on, with nothing in it that a terminal would obey.
+
+    Of each text that is longer, `max_chars` characters and how many more there are.
+    """
+    samples = ((shard, sample) for shard in source.shards for sample in read_shard(shard, on_reject=_ignore))
+    return "\n\n".join(
+        _shown(shard, sample, max_chars) for shard, sample in islice(samples, start, start + num)
+    )
+
+
+def _ignore(reject: Reject) -> None:
+    """Rejects are for `check`; `show` goes on with the next sample."""
+
+
+def _shown(shard: Shard, sample: Sample, max_chars: int | None) -> str:
+    lines = [
+        f"{shard.name}/{sample.key}",
+        *(f"image: {_image_line(i.data, i.extension)}" for i in sample.images),
+    ]
+    if sample.text is not None:
+        lines.append(f"{ORIGINAL}: {sample.text.strip()}")
+    lines += [f"{turn.role}: {turn.text}" for turn in sample.turns]
+    if "interleaved" in sample.meta:
+        texts = sample.meta["interleaved"]["texts"]
+        lines.append("document: " + " ".join("<image>" if text is None else text for text in texts))
+    lines += [line for annotation in sample.annotations for line in _annotation_lines(annotation)]
+    return "\n  ".join(printable(_cut(line, max_chars)) for line in lines)
+
+
+def _cut(line: str, max_chars: int | None) -> str:
+    if max_chars is None or len(line) <= max_chars:
+        return line
+    return f"{line[:max_chars]} ... and {len(line) - max_chars:,} more characters"
+
+
+def _image_line(data: bytes, extension: str) -> str:
+    try:
+        width, height = image_size(data)
+    except DataError as error:
+        return f"{extension}, {len(data)} bytes, {error}"
+    return f"{extension}, {width}x{height}, {len(data)} bytes"
+
+
+def _annotation_lines(annotation: Annotation) -> Iterator[str]:
+    origin = [annotation.model, annotation.prompt_id, annotation.finish_reason]
+    about = ", ".join(str(part) for part in origin if part)
+    name = annotation.layer if annotation.round is None else f"{annotation.layer} of round {annotation.round}"
+    yield f"{name} ({about}): {annotation.text or ''}" if about else f"{name}: {annotation.text or ''}"
+    yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
+    if annotation.scores:
+        yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
+
+
+def merge(
+    source: Source,
+    out_dir: str | Path,
+    *,
+    captions: Sequence[str] = (ORIGINAL, "recaption"),
+    separator: str = "\n",
+) -> ShardStats:
+    """Write self-contained WebDataset shards: the images, KEY.txt with the captions composed in the order
+    given, KEY.json with the metadata and under "annotations" what the layers say.
+
+    A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
+    counted. Shards that are there are kept, and those of a source that has grown are added. Raises
+    RecipeError when they were merged in another way, DataError when one was merged from other files or its
+    source is gone, while another process merges, and for shards that cannot be read once the others are
+    merged.
+    """
+    folder = Path(out_dir)
+    names = [shard.name for shard in source.shards]
+    with lock(folder):
+        claim(
+            folder,
+            {
+                "stage": "merge",
+                "captions": list(captions),
+                "separator": separator,
+                **_sources(source, folder),
+                **filter_inputs(source.layers),
+            },
+        )
+        sweep(folder)
+        if gone := sorted(done(folder) - set(names)):
+            raise DataError(
+                f"{folder} holds {gone[0]}.tar, and no shard of that name is given now; give it again, remove "
+                "the merged one, or choose another --out"
+            )
+        unreadable = Unreadable()
+        for shard in missing(folder, source.shards):
+            try:
+                _merge_shard(shard, folder, captions, separator)
+                unreadable.succeed()
+            except DataError as error:
+                unreadable.fail(error)
+                if unreadable.are_too_many:
+                    break
+        gather_rejects(folder, names)
+        unreadable.check()
+        return folder_stats(folder, names)
+
+
+def _sources(source: Source, folder: Path) -> dict[str, Any]:
+    """What of the source decides the merged shards together; what each was made from its stats file says."""
+    stored = read_manifest(folder)
+    if stored is not None and "shards" in stored.inputs:  # an earlier release held all shards fixed
+        return {"shards": source.outline()}
+    return {"layers": source.outline()["layers"]}
+
+
+def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
+    rejects: list[Reject] = []
+    fingerprints: dict[str, Fingerprint] = {}
+    num_in = num_filtered = 0
+    with TarWriter(folder / f"{shard.name}.tar") as tar:
+        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
+            num_in += 1
+            if not is_kept(sample):
+                num_filtered += 1
+                continue
+            caption = compose_caption(sample, captions, separator)
+            if caption is None and not sample.meta:
+                rejects.append(Reject(shard.name, sample.key, "no-caption", f"none of {', '.join(captions)}"))
+                continue
+            tar.write_sample(sample.key, _merged_members(sample, caption))
+        num_in += sum(reject.reason != "no-caption" for reject in rejects)
+        dropped = Counter(reject.reason for reject in rejects) + Counter(filtered=num_filtered)
+        assert num_in == tar.num_samples + dropped.total(), f"shard {shard.name} does not add up"
+        tar.stats = {
+            "in": num_in,
+            "dropped": dict(sorted(dropped.items())),
+            "rejected": len(rejects),
+            **write_rejects(folder, shard.name, rejects),
+            "made_from": to_made_from(shard, fingerprints),
+        }
+
+
+def _merged_members(sample: Sample, caption: str | None) -> dict[str, bytes]:
+    several = len(sample.images) > 1
+    members = {
+        f"{number}.{image.extension}" if several else image.extension: image.data
+        for number, image in enumerate(sample.images)
+    }
+    if caption is not None:
+        members["txt"] = caption.encode("utf-8", "replace")
+    members["json"] = _meta_bytes(sample)
+    return members
+
+
+def _meta_bytes(sample: Sample) -> bytes:
+    """KEY.json of a merged sample."""
+    earlier: Any = sample.meta.get("annotations", [])
+    annotations = [
+        *(earlier if isinstance(earlier, list) else []),
+        *(one.to_json() for one in sample.annotations),
+    ]
+    return to_json_bytes({**sample.meta, **({"annotations": annotations} if annotations else {})})

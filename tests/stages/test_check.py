@@ -1,0 +1,214 @@
+"""What `vila2 check` finds before anything runs, on real small data, and how it ends."""
+
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from vila2cli.cli.app import main
+from vila2cli.errors import ModelError
+from vila2cli.model.build import build
+from vila2cli.settings.recipe import load_recipe
+from vila2cli.shards import open_source
+from vila2cli.stages.check import find_offline, num_parameters, part_sizes, training_bytes
+from vila2cli.text.compose import Composition, conversations
+from vila2cli.train.job import DataSource, Phase, train_stage
+from vila2cli.world.write import write_world
+
+REPO = Path(__file__).parents[2]
+SIZES = ["pretrain=12", "interleaved=2", "text=2", "sft=2", "specialist=2", "dev=1", "eval=2"]
+SETS = [f"world.num_{size}" for size in SIZES] + ["world.samples_per_shard=4"]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a small world in it, and a recipe for it."""
+    monkeypatch.chdir(tmp_path)
+    text = (REPO / "recipes" / "world.toml").read_text()
+    (tmp_path / "world.toml").write_text(text)
+    words = [word for setting in SETS for word in ("--set", setting)]
+    assert main(["world", "--recipe", "world.toml", *words]) == 0
+    return tmp_path
+
+
+def check(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["check", "world.toml", *words])
+    found = capsys.readouterr()
+    return code, found.out + found.err
+
+
+def test_a_recipe_that_can_run_passes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(world.rglob("*"))
+    code, text = check(capsys)
+    assert code == 0, text
+    assert "FAIL" not in text
+    assert "data.pretrain: the first sample of each of 3 shards can be read" in text
+    assert "eval.tasks: 10 tasks" in text
+    assert sorted(world.rglob("*")) == before, "nothing is written"
+
+
+def test_a_signal_is_not_what_a_check_found(world: Path) -> None:
+    words = ["check", "world.toml", "--set", "data.pretrain=['pipe:kill -TERM $PPID; sleep 20']"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vila2cli", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 75, done.stderr
+    assert done.stderr == "vila2: stopped by SIGTERM; run the same command again to go on\n"
+    assert "FAIL" not in done.stdout
+
+
+def test_a_shard_that_cannot_be_read_is_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = world / "data" / "world" / "pretrain" / "000001.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
+    (world / "data" / "world" / "pretrain" / "000002.tar").write_bytes(b"no tar at all")
+    code, text = check(capsys)
+    assert code == 4
+    assert "FAIL  data.pretrain: 2 of 3 shards" in text
+    assert "000001.tar" in text
+    assert "1 of the checks failed: data.pretrain" in text
+
+
+def test_every_problem_is_told_at_once(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ['data.sft=["nowhere/*.tar"]', 'base.llm="no/such-model"', 'recaption.prompts=["long-v9"]']
+    code, text = check(capsys, *(word for text in sets for word in ("--set", text)))
+    assert code == 2
+    assert "FAIL  prompts: " in text
+    assert "FAIL  data.sft: no shards match 'nowhere/*.tar'" in text
+    assert "FAIL  base.llm: no/such-model is neither a folder nor in the hub's cache" in text
+    assert "the checks failed: prompts, data.sft, base.llm, tokenizer" in text
+
+
+def test_unknown_keys_end_it_before_anything_is_looked_at(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = check(capsys, "--set", "recaption.temprature=1")
+    assert code == 2
+    assert "did you mean recaption.temperature?" in text
+    assert "ok" not in text.split()
+
+
+def test_a_model_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    whole = find_offline("world:llm")
+    assert num_parameters(whole) > 1e5
+    for path in whole.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="damaged or cut off"):
+        num_parameters(tmp_path)
+    weights.unlink()
+    with pytest.raises(ModelError, match="lacks"):
+        num_parameters(tmp_path)
+
+
+def test_the_memory_of_a_training() -> None:
+    recipe = load_recipe(REPO / "recipes" / "vila2-8b.toml")
+    tower, llm = 428_000_000, 8_030_000_000
+    assert training_bytes(recipe.pretrain.align, tower, llm, "bfloat16") == 4 * (tower + llm)
+    assert training_bytes(recipe.pretrain.main, tower, llm, "bfloat16") == 4 * tower + 16 * llm
+    half = training_bytes(recipe.pretrain.main, tower, llm, "bfloat16", master_weights=False)
+    assert half == 2 * tower + 8 * llm
+    assert training_bytes(recipe.sft, tower, llm, "float32") == 16 * (tower + llm)
+
+
+def test_bases_that_are_not_whole_are_told(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = []
+    for name, lost in (("vision_tower", "layers.0.mlp.fc1.weight"), ("llm", "layers.0.mlp.up_proj.weight")):
+        shutil.copytree(find_offline(f"world:{name.removeprefix('vision_')}"), world / name)
+        tensors = load_file(world / name / "model.safetensors")
+        del tensors[next(one for one in tensors if one.endswith(lost))]
+        save_file(tensors, world / name / "model.safetensors", metadata={"format": "pt"})
+        sets += ["--set", f"base.{name}={world / name}"]
+    code, text = check(capsys, *sets)
+    assert code == 5
+    for name, lost in (("vision_tower", "mlp.fc1.weight"), ("llm", "mlp.up_proj.weight")):
+        line = next(line for line in text.splitlines() if line.startswith(f"FAIL  base.{name}: "))
+        assert "lacks 1 weights of its architecture, the first is " in line
+        assert line.endswith(f"layers.0.{lost}")
+
+
+KEPT = {
+    "frozen": (("projector",), "float32", True),
+    "whole": (("vision_tower", "projector", "llm"), "float32", True),
+    "bfloat16 with master weights": (("projector", "llm"), "bfloat16", True),
+    "bfloat16 alone": (("projector", "llm"), "bfloat16", False),
+    "adapters": (("projector", "lora"), "float32", True),
+    "adapters over bfloat16": (("lora",), "bfloat16", False),
+}
+
+
+@pytest.fixture(scope="module")
+def conversing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of four conversations."""
+    folder = tmp_path_factory.mktemp("conversing")
+    recipe = load_recipe(REPO / "recipes" / "world.toml", [*SETS, "world.num_sft=4"])
+    write_world(recipe, folder)
+    return folder / "sft"
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_the_forecast_is_what_a_training_keeps(kind: str, conversing: Path, tmp_path: Path) -> None:
+    train, dtype, master_weights = KEPT[kind]
+    if "lora" in train:
+        pytest.importorskip("peft")
+    kept: list[int] = []
+
+    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        moments = [t for p in trained for t in optimizer.state[p].values() if t.numel() > 1]
+        gradients = [p.grad for p in trained if p.grad is not None]
+        weights = {id(p): p for module in held for p in module.parameters()}
+        kept.append(sum(t.numel() * t.element_size() for t in [*weights.values(), *gradients, *moments]))
+
+    parts = ", ".join(f'"{part}"' for part in train)
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+        name = "memory"
+        runs_dir = "{tmp_path}/runs"
+        base.dtype = "{dtype}"
+        trainer.master_weights = {str(master_weights).lower()}
+        sft = {{ train = [{parts}], batch_size = 2, lora = {{ rank = 8 }} }}
+        data.sft = "{conversing}"
+        """
+    )
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    model, processor = build(recipe.base, seed=0)
+    held = [model]
+    source = DataSource("sft", open_source(recipe.data.sft), partial(conversations, composition=Composition()))
+    handle = register_optimizer_step_post_hook(count)
+    try:
+        phases = [Phase("sft", recipe.sft, [source])]
+        train_stage("sft", model, processor, phases, recipe=recipe, lineage={}, out=tmp_path / "out")
+    finally:
+        handle.remove()
+    sizes = part_sizes(recipe.base, find_offline("world:tower"), find_offline("world:llm"))
+    forecast = training_bytes(
+        recipe.sft,
+        sizes.vision_tower,
+        sizes.llm,
+        dtype,
+        master_weights=master_weights,
+        projector=sizes.projector,
+        adapters=sizes.adapters(recipe.sft.lora),
+    )
+    assert kept
+    assert forecast == pytest.approx(max(kept), rel=0.01)
+
+
+def test_check_says_what_bfloat16_with_master_weights_takes(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = []
+    for dtype, master in (("float32", "true"), ("bfloat16", "true"), ("bfloat16", "false")):
+        _, text = check(capsys, "--set", f"base.dtype={dtype}", "--set", f"trainer.master_weights={master}")
+        line = next(line for line in text.splitlines() if "memory of a training process" in line)
+        figures.append(float(line.split("process: ")[1].split(" GB")[0]))
+        assert ("bfloat16 copies" in line) is (dtype == "bfloat16" and master == "true")
+    assert figures[0] == figures[1] == pytest.approx(2 * figures[2], rel=0.02)
