@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedDataParallelKwargs,
@@ -69,7 +69,7 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
     if device.type == "cpu":
         # accelerate 1.15 leaves out FSDP on CPUs without a word: two processes with `distributed_type: FSDP`
         # came out as MULTI_CPU, and each of them kept the whole model.
-        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
 
