@@ -1,6 +1,7 @@
 """A training's objective and optimizer as accelerate places them: whole (DDP), or in parts (FSDP2, ZeRO)."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,8 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
 
 
 def _open_zero(launch: Launch) -> Accelerator:
+    with contextlib.redirect_stdout(sys.stderr):  # where its logger writes from then on
+        import deepspeed  # noqa: F401
     plugin = DeepSpeedPlugin()
     precision = "bf16" if launch.is_bf16 else "no"
     plugin.deepspeed_config["bf16"] = {"enabled": launch.is_bf16}

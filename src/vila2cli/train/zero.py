@@ -58,8 +58,8 @@ def is_in_parts(tensor: Tensor) -> bool:
 
 def whole(parameter: Tensor) -> Tensor:
     """A parameter's values, in float32 where it is trained."""
-    from deepspeed.utils import safe_get_full_fp32_param
     from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
 
     if parameter.requires_grad:
         values: Tensor = safe_get_full_fp32_param(parameter)
@@ -70,8 +70,8 @@ def whole(parameter: Tensor) -> Tensor:
 
 def put(parameter: Tensor, values: Tensor) -> None:
     """Set a parameter's values, here and in the float32 copy that is trained."""
-    from deepspeed.utils import safe_set_full_fp32_param
     from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_set_full_fp32_param
 
     with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
         parameter.copy_(values)
