@@ -12,6 +12,7 @@ from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
+from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.folder import parse_worker
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _figure(value: Mapping[str, float]) -> str:
 
 @app.command("import")
 def import_tasks(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="pope, ...; 'list' names all.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('eval import'))}; or list.")],
     files: Annotated[list[Path] | None, typer.Argument(help="The benchmark's own files.")] = None,
     out: Out = None,
     images: Annotated[
@@ -175,18 +176,16 @@ def import_tasks(
     \b
     vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
     """
-    from vila2cli.formats.benchmarks import FORMATS, find_format
+    if form == "list":
+        for known in FORMATS["eval import"]:
+            say(f"{known.name}: {known.files}")
+        return
+    if not files:
+        raise RecipeError(f"name the files of {form}: {find_format('eval import', form).files}")
     from vila2cli.formats.benchmarks.write import import_tasks as run_import
 
-    if form == "list":
-        for one in FORMATS.values():
-            say(f"{one.name}: {one.files}")
-        return
-    found = find_format(form)
-    if not files:
-        raise RecipeError(f"name the files of {form}: {found.files}")
     tasks = run_import(
-        found,
+        form,
         files,
         out or Path("tasks"),
         images=images,

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.specialists.depth import DepthMaps
-from vila2cli.formats.specialists.folders import FileFolder
 from vila2cli.formats.specialists.pictures import Thing
 from vila2cli.stages.build import build
 from vila2cli.world.draw import encode_jpeg

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.specialists.boxes import GRID, seen_from
-from vila2cli.formats.specialists.folders import FileFolder
 from vila2cli.formats.specialists.pictures import Thing
 from vila2cli.image import DAMAGED, UPRIGHT
 from vila2cli.shards.sample import BOMB_PIXELS
@@ -103,9 +103,9 @@ def _middle(metres_HW: Metres_HW, box: Sequence[float]) -> float | None:
     dx, dy = (x2 - x1) / 4, (y2 - y1) / 4
     columns = _span((x1 + dx) / GRID * width, (x2 - dx) / GRID * width, width)
     rows = _span((y1 + dy) / GRID * height, (y2 - dy) / GRID * height, height)
-    found = metres_HW[rows, columns]
-    found = found[np.isfinite(found)]
-    return round(float(np.median(found)), 4) if found.size else None
+    measured = metres_HW[rows, columns]
+    measured = measured[np.isfinite(measured)]
+    return round(float(np.median(measured)), 4) if measured.size else None
 
 
 def _span(start: float, end: float, size: int) -> slice:

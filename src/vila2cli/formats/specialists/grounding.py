@@ -64,9 +64,9 @@ def choose_caption(captions: Sequence[str], things: Sequence[Thing], random: Ran
     """The caption that names most of the things, of equals one drawn, with the places where it does."""
     if not captions:
         return "", []
-    found = [(caption, marks_in(caption, things)) for caption in captions]
-    most = max(len(marks) for _, marks in found)
-    return random.choice([one for one in found if len(one[1]) == most])
+    marked = [(caption, marks_in(caption, things)) for caption in captions]
+    most = max(len(marks) for _, marks in marked)
+    return random.choice([(caption, marks) for caption, marks in marked if len(marks) == most])
 
 
 def marks_in(caption: str, things: Sequence[Thing]) -> list[Mark]:
@@ -84,7 +84,7 @@ def marks_in(caption: str, things: Sequence[Thing]) -> list[Mark]:
             if span := _find_word(category, len(indices), caption):
                 spans[span] = [things[index] for index in indices]
     marks: list[Mark] = []
-    for (start, end), those in sorted(spans.items(), key=lambda one: (one[0][0], -one[0][1])):
+    for (start, end), those in sorted(spans.items(), key=lambda span: (span[0][0], -span[0][1])):
         if not marks or start >= marks[-1][1]:
             marks.append((start, end, those))
     return marks
@@ -122,7 +122,7 @@ def listing(things: Sequence[Thing]) -> str:
 
 
 def length_problem(caption: str, settings: BuildSettings) -> tuple[str, str] | None:
-    """Why a caption is not of the length asked for; short ones are trained on first, long ones after."""
+    """Why a caption is not of the requested length; short ones are trained on first, long ones after."""
     words = num_words(caption)
     is_long = words >= settings.long_words
     if settings.length == "short" and is_long:

@@ -75,7 +75,7 @@ def reading_order(words: Sequence[Thing]) -> list[Thing]:
             lines[-1].append(word)
         else:
             lines.append([word])
-    return [word for line in lines for word in sorted(line, key=lambda one: one.box[0])]
+    return [word for line in lines for word in sorted(line, key=lambda word: word.box[0])]
 
 
 def _middle_y(word: Thing) -> float:

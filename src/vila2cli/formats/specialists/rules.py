@@ -41,11 +41,11 @@ def settle(
             reason = "one-is-unplaced"
         if not reason and thing.is_region and not for_grounding:
             reason = "region"
-        found = reason or grid_box(thing.box, picture.frame, stored, orientation, max_area=max_area)
-        if isinstance(found, str):
-            dropped.append(Dropped(thing, found))
+        box = reason or grid_box(thing.box, picture.frame, stored, orientation, max_area=max_area)
+        if isinstance(box, str):
+            dropped.append(Dropped(thing, box))
         else:
-            kept.append(replace(thing, box=found, category=clean(thing.category)))
+            kept.append(replace(thing, box=box, category=clean(thing.category)))
     return kept, dropped
 
 
@@ -90,7 +90,7 @@ def clean(text: str) -> str:
 
 def by_category(things: Sequence[Thing]) -> dict[str, list[int]]:
     """Indices of the things of each category, in order."""
-    found: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for index, thing in enumerate(things):
-        found.setdefault(thing.category, []).append(index)
-    return found
+        indices.setdefault(thing.category, []).append(index)
+    return indices

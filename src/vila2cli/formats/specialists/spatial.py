@@ -56,24 +56,27 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
     """Questions about a picture's settled things, drawn by the picture's name and the seed."""
     talk = Conversation()
     random = Random(stable_hash("spatial", settings.seed, picture.name))
-    found = relations(things)
-    if not found:
+    clear = relations(things)
+    if not clear:
         talk.problem = ("no-relation", f"none of {len(things)} objects stands in a clear relation")
         return talk
     if settings.describe:
         prompt = draw(("spatial-v1", "spatial-v2"), "spatial", settings.seed, picture.name)
-        said = [one for one in found if one.other is not None and one.kind != "closest"]
-        if said:
-            shown = random.sample(said, min(settings.max_questions, len(said)))
-            used = [things[i] for one in shown for i in (one.answer, one.other) if i is not None]
-            talk.ask("describe", PROMPTS[prompt], " ".join(_sentence(things, one) for one in shown), used)
+        between = [relation for relation in clear if relation.other is not None and relation.kind != "closest"]
+        if between:
+            chosen = random.sample(between, min(settings.max_questions, len(between)))
+            used = [
+                things[i] for relation in chosen for i in (relation.answer, relation.other) if i is not None
+            ]
+            sentences = [_sentence(things, relation) for relation in chosen]
+            talk.ask("describe", PROMPTS[prompt], " ".join(sentences), used)
     kinds: dict[str, list[int]] = {}
-    for index, one in enumerate(found):
-        kinds.setdefault(one.kind, []).append(index)
+    for index, relation in enumerate(clear):
+        kinds.setdefault(relation.kind, []).append(index)
     for kind, index in spread(kinds, settings.max_questions, random):
-        one = found[index]
-        answer, others = things[one.answer], [] if one.other is None else [things[one.other]]
-        question = random.choice(TEMPLATES).format(name=answer.category, relation=_phrase(things, one))
+        relation = clear[index]
+        answer, others = things[relation.answer], [] if relation.other is None else [things[relation.other]]
+        question = random.choice(TEMPLATES).format(name=answer.category, relation=_phrase(things, relation))
         talk.ask(kind, question, box_text(answer.box), [answer, *others])
     return talk
 
@@ -88,18 +91,18 @@ class Relation(NamedTuple):
 
 def relations(things: Sequence[Thing]) -> list[Relation]:
     """Every relation between things, or to the camera, that one thing of its category alone stands in."""
-    found: list[Relation] = []
+    clear: list[Relation] = []
     rules = _rules(things)
     for members in by_category(things).values():
         for other in range(len(things)):
             for kind, rule in rules.items():
                 holds = partial(_holds, rule, things, other)
                 if (answer := _only(members, other, holds)) is not None:
-                    found.append(Relation(kind, answer, other))
+                    clear.append(Relation(kind, answer, other))
             if (nearest := _closest(things, members, other)) is not None:
-                found.append(Relation("closest", nearest, other))
-        found += _to_camera(things, members)
-    return found
+                clear.append(Relation("closest", nearest, other))
+        clear += _to_camera(things, members)
+    return clear
 
 
 def _rules(things: Sequence[Thing]) -> dict[str, Callable[[Thing, Thing], Verdict]]:
@@ -185,16 +188,16 @@ def _to_camera(things: Sequence[Thing], members: Sequence[int]) -> list[Relation
     if known.keys() == depths.keys():
         rules["camera-close"] = lambda i: _side(known[i] <= CLOSE_M, known[i] > CLOSE_M * CLEARLY)
         rules["camera-far"] = lambda i: _side(known[i] >= FAR_M, known[i] < FAR_M / CLEARLY)
-    found = [
+    clear = [
         Relation(kind, answer, None)
         for kind, rule in rules.items()
         if (answer := _only(members, -1, rule)) is not None
     ]
     if (nearest := _clearly_least(depths)) is not None:
-        found.append(Relation("camera-closest", nearest, None))
+        clear.append(Relation("camera-closest", nearest, None))
     if (farthest := _clearly_least({i: 1 / d if d else None for i, d in depths.items()})) is not None:
-        found.append(Relation("camera-farthest", farthest, None))
-    return found
+        clear.append(Relation("camera-farthest", farthest, None))
+    return clear
 
 
 def _side(is_clear: bool, is_opposite: bool) -> Verdict:

@@ -1,6 +1,6 @@
 """The folder that an annotation's files are in: each at its place, or somewhere below under its name."""
 
-from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 
 from vila2cli.errors import DataError
@@ -13,7 +13,6 @@ class FileFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._by_name: defaultdict[str, list[Path]] | None = None
 
     def find(self, name: Path) -> Path:
         """The file at this place below the folder, or the only one so named; raises DataError without one."""
@@ -23,21 +22,25 @@ class FileFolder:
                 raise DataError(f"{name} is not below {self.root}")
             if path.is_file():
                 return path
-            found = self._named(name.name)
+            paths = self.named(name.name)
         except (OSError, ValueError) as error:  # a name that no file can have, say
             raise DataError(f"cannot read {str(name)[:200]!r}: {error}") from None
-        if len(found) != 1:
-            several = f"{found[0]} and {found[1]} are both named so" if found else "there is none"
+        if len(paths) != 1:
+            several = f"{paths[0]} and {paths[1]} are both named so" if paths else "there is none"
             raise DataError(f"there is no {name} below {self.root}: {several}")
-        return found[0]
+        return paths[0]
 
-    def _named(self, name: str) -> list[Path]:
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for one in sorted(self.root.rglob("*")):
-                if one.is_file():
-                    self._by_name[one.name].append(one)
-        return self._by_name.get(name, [])
+    def named(self, name: str) -> list[Path]:
+        """Every file of this name, whatever folder it is in."""
+        return self.by_name.get(name, [])
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Path]]:
+        by_name: dict[str, list[Path]] = {}
+        for path in sorted(self.root.rglob("*")):
+            if path.is_file():
+                by_name.setdefault(path.name, []).append(path)
+        return by_name
 
     def identity(self, name: Path) -> list[str | int]:
         """What tells the file of a name from another without reading it, or that there is none."""
