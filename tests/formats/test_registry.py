@@ -1,4 +1,4 @@
-"""The one registry of foreign formats: every reader is there, and a wrong name is answered with the right one."""
+"""The one registry of foreign formats: every reader is there, and a wrong name is answered."""
 
 import subprocess
 import sys
@@ -54,5 +54,8 @@ def test_the_commands_ask_the_registry(words, tmp_path, capsys):
 
 
 def test_naming_formats_loads_no_reader():
-    code = "import sys, vila2cli.formats.registry; sys.exit(any('formats.' in m and 'registry' not in m for m in sys.modules))"
+    code = (
+        "import sys, vila2cli.formats.registry\n"
+        "sys.exit(any('formats.' in name and 'registry' not in name for name in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,6 +13,17 @@ from vila2cli.formats.registry import names
 
 Length = StrEnum("Length", ["any", "short", "long"])
 Specialist = StrEnum("Specialist", ["spatial", "grounding", "ocr"])
+DepthFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Depth maps for spatial, named like the pictures: 16-bit PNG in millimetres, .npy in metres.",
+    ),
+]
+DepthUnit = Annotated[
+    float | None,
+    typer.Option(min=1e-9, metavar="METRES", help="Metres that 1 in a depth map is; larger is farther."),
+]
 
 
 def build(
@@ -42,17 +53,8 @@ def build(
     draw: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also draw pictures with their boxes here.")
     ] = None,
-    depth: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Depth maps for spatial, named like the pictures: 16-bit PNG in millimetres, .npy in metres.",
-        ),
-    ] = None,
-    depth_unit: Annotated[
-        float | None,
-        typer.Option(min=1e-9, metavar="METRES", help="Metres that 1 in a depth map is; larger is farther."),
-    ] = None,
+    depth: DepthFolder = None,
+    depth_unit: DepthUnit = None,
     num_drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn at most.")] = 20,
 ) -> None:
     """Build a specialist's training shards from public annotations.

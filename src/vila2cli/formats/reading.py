@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -69,7 +70,8 @@ class Row:
     def need(self, name: str) -> Any:
         """The value of a field that must be there."""
         if self.fields.get(name) is None:
-            raise self.error(f"has no {name!r}")
+            others = islice((key for key, value in self.fields.items() if value is not None), 8)
+            raise self.error(f"has no {name!r}; it has {shown(list(others))}")
         return self.fields[name]
 
     def child(self, name: str) -> "Row":

@@ -68,11 +68,11 @@ def build(
     """
     settings = settings or BuildSettings()
     in_shards = find_format("shards build", format).in_shards
+    pictures = read_pictures(format, specialist, annotations)
     if depth is not None and (specialist != "spatial" or in_shards):
         raise RecipeError("--depth is for spatial questions about a folder of images")
     if depth is None and depth_unit is not None:
         raise RecipeError("--depth-unit needs --depth, the folder of depth maps")
-    pictures = read_pictures(format, specialist, annotations)
     if images is None and not in_shards:
         raise DataError(f"--format {format} needs --images, the folder that its pictures are in")
     files = _digests(annotations, in_shards)
@@ -89,32 +89,26 @@ def build(
     }
     with lock(out), interruptible() as stop:
         if draw is not None and draw.is_dir() and any(draw.iterdir()) and read_manifest(out) is None:
-            raise RecipeError(
-                f"--draw {draw} holds files already, which would be overwritten; name another folder"
-            )
+            raise RecipeError(f"--draw {draw} holds files already, which would be overwritten; name another")
         claim(out, inputs)
         sweep(out)
-        builder = _Builder(
-            specialist,
-            format,
-            settings,
-            stop,
-            images=None if images is None else FileFolder(images),
-            depth=None if depth is None else DepthMaps(FileFolder(depth), depth_unit),
-            drawing=None if draw is None else _Drawing(draw, num_drawn),
-        )
+        folder = None if images is None else FileFolder(images)
+        maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
+        drawing = None if draw is None else _Drawing(draw, num_drawn)
+        builder = _Builder(specialist, format, settings, stop, folder, maps, drawing)
         shards = builder.write_all(chain(first, pictures), out)
         gather_rejects(out, shards)
         summary = _summary(specialist, format, out, shards)
         write_json(out / "summary.json", summary)
+    _refuse_empty(summary, out)
+    return summary
+
+
+def _refuse_empty(summary: Mapping[str, Any], out: Path) -> None:
     if not summary["out"]:
         dropped = ", ".join(f"{num} {reason}" for reason, num in summary["dropped"].items())
-        first_one = f"; the first: {first_reject(out)}" if dropped else ""
-        raise DataError(
-            f"no sample came of {summary['in']} pictures: {dropped or 'there were none'}{first_one}; "
-            f"see {out}/rejects.jsonl"
-        )
-    return summary
+        why = f"{dropped}; the first: {first_reject(out)}" if dropped else "there were none"
+        raise DataError(f"no sample came of {summary['in']} pictures: {why}; see {out}/rejects.jsonl")
 
 
 def _digests(annotations: Sequence[Path], in_shards: bool) -> dict[str, str]:

@@ -152,7 +152,7 @@ def test_pope_takes_llavas_numbers_and_checks_that_the_lines_ask_the_same(tmp_pa
     ids = [[sample.meta["sample_id"] for sample in samples_of(one.folder)] for one in made]
     assert ids == [["11", "12"], ["1", "2"]]
     asked[0]["image"] = "other.jpg"
-    with pytest.raises(DataError, match="line 1: the labels ask 'Is there a dog 1"):
+    with pytest.raises(DataError, match="row 1: the labels ask 'Is there a dog 1"):
         import_tasks("pope", write(tmp_path, llava__jsonl=asked) + files[1:2], tmp_path / "more")
     wrong = write(tmp_path, llava__jsonl=asked[2:])
     with pytest.raises(DataError, match="2 labels for 0 questions"):

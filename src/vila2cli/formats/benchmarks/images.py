@@ -6,8 +6,9 @@ from pathlib import Path
 
 from vila2cli.errors import DataError
 from vila2cli.formats.benchmarks.questions import Question, by_file, one_file, one_task
-from vila2cli.formats.reading import Box, Row, read_object, read_rows, read_values
+from vila2cli.formats.reading import Row, read_object, read_rows, read_values
 from vila2cli.score.box_frames import AUTO
+from vila2cli.text.boxes import Box
 
 _CAPTION = "Provide a one-sentence caption for the provided image."
 _DESCRIBE = "Describe this image in detail."

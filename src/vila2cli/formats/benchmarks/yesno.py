@@ -26,8 +26,9 @@ _NLVR_SPLITS = ("dev", "train", "test", "hidden")
 def read_pope(paths: Sequence[Path], split: str) -> Iterator[Table]:
     """POPE: a file of labels for each split, and LLaVA's questions where its answers are to be scored.
 
-    LLaVA numbers the questions of all splits through; its file is recognised by the `category` of each row. A split's
-    rows belong to the labels in the order of their lines, as in LLaVA's eval_pope, and must ask the same.
+    LLaVA numbers the questions of all splits through; its file is recognised by the `category` of each row. The
+    rows of a split belong to the labels in the order of their lines, as in LLaVA's eval_pope, and must
+    ask the same.
     """
     tables = [(path, read_rows(path)) for path in paths]
     if all("category" in rows[0] for _, rows in tables):

@@ -79,8 +79,8 @@ class ImageStore:
         for folder in self._folders:
             if _is_inside(path := folder / name, folder):
                 return _file(path)
-        if "://" in name and (path := self._downloaded().get(name)) is not None:
-            return _file(path)
+        if "://" in name and (download := self._downloaded().get(name)) is not None:
+            return _file(download)
         return self._by_last_part(name)
 
     def _by_last_part(self, name: str) -> _Place:

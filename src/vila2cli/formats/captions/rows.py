@@ -68,7 +68,7 @@ def _coco(row: Row, _: int) -> Item:
 
 
 def _coco_rows(path: Path) -> Iterator[Row | RowError]:
-    table = Row(load_packed(path), path.name)
+    table = Row(load_packed(path), str(path))
     rows: dict[Any, dict[str, Any] | RowError] = {}
     captions: dict[Any, list[Any]] = {}
     for number, image in enumerate(table.rows("images"), 1):

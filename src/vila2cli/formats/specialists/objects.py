@@ -194,9 +194,9 @@ def _line_thing(page: Page, row: Row) -> Thing:
         category=category,
         box=box,
         phrases=tuple(phrases),
-        span=span and (int(row.number(span[0], "span")), int(row.number(span[1], "span"))),
+        span=None if span is None else (int(row.number(span[0], "span")), int(row.number(span[1], "span"))),
         depth=depth,
-        centre=centre and _centre(row, *centre),
+        centre=None if centre is None else _centre(row, *centre),
         text=text,
         is_crowd=bool(row.get("is_crowd")),
     )
