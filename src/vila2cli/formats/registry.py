@@ -26,7 +26,7 @@ class Format:
     in_shards: bool = False
 
     def load(self) -> Any:
-        """The function that reads it: `captions.items.ItemReader`, `specialists.page.PictureReader` or
+        """The function that reads it: `captions.items.ItemReader`, `specialists.draft.PictureReader` or
         `benchmarks.questions.TaskReader`, by the command."""
         module, _, function = self.reader.partition(":")
         return getattr(import_module(f"vila2cli.formats.{module}"), function)

@@ -16,11 +16,11 @@ from vila2cli.files import PARTIAL, read_json, sweep, to_json_bytes, write_atomi
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.registry import find_format
 from vila2cli.formats.specialists import grounding, ocr, spatial
-from vila2cli.formats.specialists.account import Account, Made
+from vila2cli.formats.specialists.account import Outcome, ShardAccount
 from vila2cli.formats.specialists.depth import DepthMaps
+from vila2cli.formats.specialists.draft import read_pictures
 from vila2cli.formats.specialists.drawing import draw_boxes
-from vila2cli.formats.specialists.page import read_pictures
-from vila2cli.formats.specialists.pictures import BuildSettings, Conversation, Picture, Thing
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture
 from vila2cli.formats.specialists.rules import clean, settle
 from vila2cli.image import decode_image, stored_as
 from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
@@ -33,7 +33,7 @@ from vila2cli.shards.rejects import first_reject, read_rejects
 from vila2cli.shards.sample import EncodedImage
 from vila2cli.shards.tarfiles import read_members
 
-CONVERSE: Mapping[str, Callable[[Picture, Sequence[Thing], BuildSettings], Conversation]] = {
+CONVERSE: Mapping[str, Callable[[Picture, Sequence[Boxed], BuildSettings], Conversation]] = {
     "spatial": spatial.converse,
     "grounding": grounding.converse,
     "ocr": ocr.converse,
@@ -190,14 +190,15 @@ class _Builder:
         return [(f"{index:09d}", picture) for index, picture in enumerate(pictures, first)]
 
     def _write_shard(self, name: str, pictures: Sequence[Picture], out: Path, drawing: _Drawing | None) -> None:
-        account = Account(name)
+        account = ShardAccount(name)
         taken = self._taken(pictures)  # before they are read
         with TarWriter(out / f"{name}.tar") as tar:
             for key, picture in self._numbered(name, pictures):
                 self.stop.check()
                 made = self._make(picture)
                 account.add(key, picture, made)
-                if made.talk and made.image and made.upright:
+                if not made.problem:
+                    assert made.talk and made.image and made.upright
                     meta = self._meta(picture, made.talk)
                     tar.write_sample(key, {made.image.extension: made.image.data, "json": to_json_bytes(meta)})
                     if drawing is not None:
@@ -206,25 +207,29 @@ class _Builder:
             tar.stats = {"in": len(pictures), **account.to_json(), **rejects, "taken": taken}
             write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(account.unused))
 
-    def _make(self, picture: Picture) -> Made:
+    def _make(self, picture: Picture) -> Outcome:
         """A conversation about what can be used of a picture, or why there is none."""
         if problem := picture.problem or self._other_split(picture):
-            return Made(problem)
+            return Outcome(problem)
         try:
             image = self._image(picture.image)
             upright = decode_image(image.data)
             stored, orientation = stored_as(image.data)
         except DataError as error:
-            return Made(("unreadable-image", str(error)))
+            return Outcome(("unreadable-image", str(error)))
         is_grounding = self.specialist == "grounding"
         things, dropped = settle(picture, stored, orientation, self.settings, for_grounding=is_grounding)
         if self.depth and isinstance(picture.image, Path):
             try:
                 things = self.depth.measure(things, picture.image, stored, orientation)
             except DataError as error:
-                return Made(("unreadable-depth", str(error)), dropped)
+                return Outcome(("unreadable-depth", str(error)), dropped)
         talk = CONVERSE[self.specialist](picture, things, self.settings)
-        return Made(talk.problem, dropped, talk) if talk.problem else Made(None, dropped, talk, image, upright)
+        return (
+            Outcome(talk.problem, dropped, talk)
+            if talk.problem
+            else Outcome(None, dropped, talk, image, upright)
+        )
 
     def _other_split(self, picture: Picture) -> tuple[str, str] | None:
         wanted = self.settings.split
@@ -249,7 +254,7 @@ class _Builder:
         }
 
 
-def _object_json(thing: Thing) -> dict[str, Any]:
+def _object_json(thing: Boxed) -> dict[str, Any]:
     depth = {} if thing.distance is None else {"depth": thing.distance}
     text = {} if thing.text is None else {"text": clean(thing.text)}
     return {"category": thing.category, "box": [int(value) for value in thing.box], **depth, **text}

@@ -84,7 +84,7 @@ def collect(
 ) -> dict[str, Any]:
     """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and return what summary.json holds.
 
-    `page` is the folder with key.json. Of several people the majority is one judge more.
+    `draft` is the folder with key.json. Of several people the majority is one judge more.
     """
     key = read_key(Path(page) / KEY_FILE)
     sheets = read_sheets([Path(path) for path in answers], key)

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks.questions import SHORT_PROMPT, Question, Table, question_of
+from vila2cli.formats.benchmarks.questions import SHORT_PROMPT, BenchmarkQuestion, BenchmarkTask, question_of
 from vila2cli.formats.reading import Row, read_rows, read_text, read_values
 
 _FILES = "AMBER's query_all.json (or another query_*.json), annotations.json, relation.json and safe_words.txt"
 _DIMENSIONS = {"discriminative-hallucination": "existence", "discriminative-relation": "relation"}
 
 
-def read_amber(paths: Sequence[Path], split: str) -> Iterator[Table]:
+def read_amber(paths: Sequence[Path], split: str) -> Iterator[BenchmarkTask]:
     """The descriptions and the yes/no questions among the queries, each as a task of its own."""
     safe_words = [word for path in paths if path.suffix == ".txt" for word in read_text(path).splitlines()]
     relations = {path: _relations(path) for path in paths if path.suffix != ".txt"}
@@ -31,7 +31,7 @@ def read_amber(paths: Sequence[Path], split: str) -> Iterator[Table]:
             )
         objects = sorted({word for name, others in words.items() for word in (name, *others)})
         shared = {"objects": objects, "safe_words": [word for word in safe_words if word]}
-        yield Table(
+        yield BenchmarkTask(
             name="amber-generative",
             answer_type="caption",
             scorer="amber",
@@ -39,7 +39,7 @@ def read_amber(paths: Sequence[Path], split: str) -> Iterator[Table]:
             questions=(_description(*pair, words, shared) for pair in to_describe),
         )
     if len(to_describe) < len(pairs):
-        yield Table(
+        yield BenchmarkTask(
             name="amber-discriminative",
             answer_type="yesno",
             scorer="amber-yesno",
@@ -68,14 +68,14 @@ def _annotation(row: Row, annotations: Mapping[str, Row]) -> Row:
 
 def _description(
     row: Row, annotation: Row, words: Mapping[str, list[str]], shared: Mapping[str, Any]
-) -> Question:
+) -> BenchmarkQuestion:
     groups = {
         key: [[name, *words.get(name, [])] for name in annotation.strings(key)] for key in ("truth", "hallu")
     }
     return _question(row, (), {**groups, **shared})
 
 
-def _yesno(row: Row, annotation: Row) -> Question:
+def _yesno(row: Row, annotation: Row) -> BenchmarkQuestion:
     truth, kind = annotation.need("truth"), annotation.string("type")
     if truth not in ("yes", "no"):
         raise annotation.wrong("truth", "yes or no")
@@ -84,5 +84,5 @@ def _yesno(row: Row, annotation: Row) -> Question:
     return _question(row, (truth,), {"category": dimension, "type": kind})
 
 
-def _question(row: Row, answers: tuple[str, ...], meta: Mapping[str, Any]) -> Question:
+def _question(row: Row, answers: tuple[str, ...], meta: Mapping[str, Any]) -> BenchmarkQuestion:
     return question_of(row, row.string("id"), question="query", answers=answers, meta=meta)

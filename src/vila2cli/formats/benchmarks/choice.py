@@ -12,7 +12,7 @@ from vila2cli.formats.benchmarks.questions import (
     CHOICE_PROMPT,
     LETTERS,
     SHORT_PROMPT,
-    Question,
+    BenchmarkQuestion,
     by_file,
     one_file,
     one_task,
@@ -30,7 +30,7 @@ _SPLIT = re.compile("^(?:dev|validation|val|test)_")
 
 
 @one_task(by_file("mmbench"), "choice", "mmbench", CHOICE_PROMPT)
-def read_mmbench(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_mmbench(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """MMBench: a table of questions, each asked once for every rotation of its options (CircularEval).
 
     Most of its files hold the rotations as rows of their own; they are made here only where none does.
@@ -39,12 +39,12 @@ def read_mmbench(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task(by_file(), "choice", "mcq", CHOICE_PROMPT)
-def read_vlmevalkit(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_vlmevalkit(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """AI2D, MMStar, RealWorldQA and others that VLMEvalKit publishes as a table with options A, B, C ..."""
     return _tsv(one_file(paths, "AI2D_TEST.tsv, MMStar.tsv or RealWorldQA.tsv"), circular=False)
 
 
-def _tsv(path: Path, *, circular: bool) -> Iterator[Question]:
+def _tsv(path: Path, *, circular: bool) -> Iterator[BenchmarkQuestion]:
     pictures: dict[str, str] = {}
     rotates = circular and not any(_is_rotation(str(row.get("index", ""))) for row in read_tsv(path))
     for row in read_tsv(path):
@@ -62,7 +62,7 @@ def _tsv(path: Path, *, circular: bool) -> Iterator[Question]:
             turned = options[turn:] + options[:turn]
             choices = [text for _, text in turned]
             place = [letter for letter, _ in turned].index(answer)
-            yield Question(
+            yield BenchmarkQuestion(
                 id=index if turn == 0 else f"{index}-{turn}",
                 question=with_options(question, choices, hint),
                 answers=(LETTERS[place],),
@@ -94,7 +94,7 @@ def _picture(pictures: Mapping[str, str], index: str, row: Row) -> bytes:
 
 
 @one_task("scienceqa", "choice", "scienceqa", CHOICE_PROMPT, default_split="test")
-def read_scienceqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_scienceqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """ScienceQA: problems.json and pid_splits.json; the test split, images and all, unless --split is given."""
     objects = [read_object(path) for path in paths]
     problems = next((table for table in objects if split not in table), None)
@@ -107,7 +107,7 @@ def read_scienceqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
         if not isinstance(answer, int) or not 0 <= answer < len(choices) <= len(LETTERS):
             raise row.error(f"has answer {answer!r} of {len(choices)} choices")
         image, hint = row.get("image"), row.get("hint")
-        yield Question(
+        yield BenchmarkQuestion(
             id=name,
             question=with_options(row.string("question"), choices, f"Context: {hint}" if hint else ""),
             answers=(LETTERS[answer],),
@@ -117,7 +117,7 @@ def read_scienceqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task(lambda path, split: f"seed-{split}", "choice", "seed", CHOICE_PROMPT, default_split="image")
-def read_seed(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_seed(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """SEED-Bench.json: an object with `questions` and their types; image questions, or --split video or all."""
     table = read_object(one_file(paths, "SEED-Bench.json"))
     names = table.get("question_type")
@@ -129,7 +129,7 @@ def read_seed(paths: Sequence[Path], split: str) -> Iterator[Question]:
         options = [row.get(f"choice_{letter}") for letter in "abcd"]
         choices = [str(option) for option in options if option is not None]
         kind = str(row.get("question_type_id", ""))
-        yield Question(
+        yield BenchmarkQuestion(
             id=row.string("question_id"),
             question=with_options(row.string("question"), choices),
             answers=(row.string("answer"),),
@@ -139,7 +139,7 @@ def read_seed(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("mmmu", "choice", "mmmu")
-def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_mmmu(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """MMMU: Parquet files or JSON lines, one per subject, with id, question, options, answer and images.
 
     Its own output.json has answers, and mostly options, its answer_dict_val.json answers alone: by them answers
@@ -162,7 +162,7 @@ def _mmmu_rows(path: Path) -> Iterator[Row]:
             yield Row({"id": name, "question_type": kind, "answer": answer}, row.where)
 
 
-def _mmmu(row: Row) -> Question:
+def _mmmu(row: Row) -> BenchmarkQuestion:
     """A question with its options and instruction; its images stand where it names them, or before it."""
     name, answers = row.string("id"), _list(row.need("answer"))
     if answers in (["?"], []):
@@ -179,7 +179,7 @@ def _mmmu(row: Row) -> Question:
         asked = "" if is_answered else SHORT_PROMPT.format(question=question)
     for number in _MMMU_IMAGES:
         asked = asked.replace(_PLACEHOLDER.format(number), f"image {number}")
-    return Question(id=name, question=asked, answers=tuple(answers), images=tuple(images), meta=meta)
+    return BenchmarkQuestion(id=name, question=asked, answers=tuple(answers), images=tuple(images), meta=meta)
 
 
 def _mmmu_choices(row: Row, is_answered: bool) -> list[str]:

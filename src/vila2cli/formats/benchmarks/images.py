@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks.questions import Question, by_file, one_file, one_task
+from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, by_file, one_file, one_task
 from vila2cli.formats.reading import Row, read_object, read_rows, read_values
 from vila2cli.score.box_frames import AUTO
 from vila2cli.text.boxes import Box
@@ -16,16 +16,16 @@ _BOX = "Please provide the bounding box coordinate of the region this sentence d
 
 
 @one_task(by_file("captions"), "caption", "cider")
-def read_captions(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_captions(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """COCO's captions_*.json, Karpathy's dataset_*.json, or a list of image_id and caption."""
     for image, file, texts in _captions(one_file(paths, "a file of captions"), split):
-        yield Question(
+        yield BenchmarkQuestion(
             id=image, question=_CAPTION, answers=tuple(texts), images=(file,), meta={"image_id": image}
         )
 
 
 @one_task("chair", "caption", "chair")
-def read_chair(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_chair(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """CHAIR: COCO's captions_*.json and instances_*.json of the same images."""
     tables = [(path, read_object(path)) for path in paths]
     instances = next((table for _, table in tables if "categories" in table), None)
@@ -40,7 +40,7 @@ def read_chair(paths: Sequence[Path], split: str) -> Iterator[Question]:
         objects[row.string("image_id")].add(names[category])
     for image, file, texts in _captions(caption_file, split):
         meta = {"image_id": image, "objects": sorted(objects[image])}
-        yield Question(id=image, question=_DESCRIBE, answers=tuple(texts), images=(file,), meta=meta)
+        yield BenchmarkQuestion(id=image, question=_DESCRIBE, answers=tuple(texts), images=(file,), meta=meta)
 
 
 def _captions(path: Path, split: str) -> Iterator[tuple[str, str, list[str]]]:
@@ -71,7 +71,7 @@ def _captions(path: Path, split: str) -> Iterator[tuple[str, str, list[str]]]:
 
 
 @one_task(by_file("refcoco"), "box", "refcoco", _BOX, box_frame=AUTO)
-def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """RefCOCO: MDETR's finetune_*.json, or JSON lines with image, expression, bbox, width and height.
 
     MDETR's boxes are left, top, width and height; those of the lines are left, top, right and bottom.
@@ -88,7 +88,7 @@ def read_refcoco(paths: Sequence[Path], split: str) -> Iterator[Question]:
         yield _region(str(row.get("question_id", number)), expression, row, row.box(row.need("bbox"), "bbox"))
 
 
-def _mdetr(table: Row) -> Iterator[Question]:
+def _mdetr(table: Row) -> Iterator[BenchmarkQuestion]:
     images = {row.string("id"): row for row in table.need_rows("images")}
     for row in table.need_rows("annotations"):
         if (image := images.get(row.string("image_id"))) is None:
@@ -97,7 +97,7 @@ def _mdetr(table: Row) -> Iterator[Question]:
         yield _region(row.string("id"), image.string("caption"), image, (x, y, x + width, y + height))
 
 
-def _region(name: str, expression: str, image: Row, box: Box) -> Question:
+def _region(name: str, expression: str, image: Row, box: Box) -> BenchmarkQuestion:
     file = next((image.get(key) for key in ("file_name", "img_path", "image") if key in image), None)
     if not isinstance(file, str):
         raise image.error(f"has no image for {expression!r}")
@@ -106,4 +106,4 @@ def _region(name: str, expression: str, image: Row, box: Box) -> Question:
         "width": image.need("width"),
         "height": image.need("height"),
     }
-    return Question(id=name, question=expression, answers=(), images=(file,), meta=meta)
+    return BenchmarkQuestion(id=name, question=expression, answers=(), images=(file,), meta=meta)

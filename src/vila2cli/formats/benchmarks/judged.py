@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks.questions import Question, one_file, one_task, question_of
+from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, one_file, one_task, question_of
 from vila2cli.formats.reading import Row, read_object, read_rows
 
 
 @one_task("mmvet", "open", "mmvet")
-def read_mmvet(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_mmvet(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """MM-Vet: an object of questions by their id; LLaVA's answers to them are numbered in its order from 0."""
     for number, (name, row) in enumerate(read_object(one_file(paths, "mm-vet.json")).items()):
         meta = {
@@ -21,7 +21,7 @@ def read_mmvet(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("llava-bench", "open", "llava-bench")
-def read_llava_bench(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_llava_bench(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """LLaVA-Bench (in the wild): questions, descriptions of the images and GPT-4's answers, in any order."""
     if len(paths) != 3:
         raise DataError(

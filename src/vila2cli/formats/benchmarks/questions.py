@@ -19,7 +19,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class BenchmarkQuestion:
     """One sample: its id in the benchmark, the question, accepted answers, and what else its scorer needs.
 
     `images` are file names below the folder of images, or the bytes themselves.
@@ -33,7 +33,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class BenchmarkTask:
     """One task: what its task.toml says, and its questions; `box_frame` where answers are boxes.
 
     `no_images` says why its images cannot be found, and what to do.
@@ -43,15 +43,15 @@ class Table:
     answer_type: str
     scorer: str
     split: str
-    questions: Iterable[Question]
+    questions: Iterable[BenchmarkQuestion]
     prompt: str = "{question}"
     version: str = "1"
     box_frame: str = ""
     no_images: str = ""
 
 
-Questions = Callable[[Sequence[Path], str], Iterator[Question]]
-TaskReader = Callable[[Sequence[Path], str], Iterator[Table]]
+Questions = Callable[[Sequence[Path], str], Iterator[BenchmarkQuestion]]
+TaskReader = Callable[[Sequence[Path], str], Iterator[BenchmarkTask]]
 """From the files and the requested split to the tasks in them."""
 Naming = Callable[[Path, str], str]
 """From the first file and the split to the name of a task."""
@@ -70,9 +70,9 @@ def one_task(
 
     def reader_of(questions: Questions) -> TaskReader:
         @wraps(questions)
-        def read(paths: Sequence[Path], split: str) -> Iterator[Table]:
+        def read(paths: Sequence[Path], split: str) -> Iterator[BenchmarkTask]:
             split = split or default_split
-            yield Table(
+            yield BenchmarkTask(
                 name=name if isinstance(name, str) else name(paths[0], split),
                 answer_type=answer_type,
                 scorer=scorer,
@@ -107,9 +107,9 @@ def question_of(
     answers: Sequence[str] | None = None,
     images: Sequence[str | bytes] | None = None,
     meta: Mapping[str, Any] = MappingProxyType({}),
-) -> Question:
+) -> BenchmarkQuestion:
     """The question of a row: the names of its fields, or for `answers` and `images` what they are."""
-    return Question(
+    return BenchmarkQuestion(
         id=id,
         question=row.string(question),
         answers=(row.string(answer),) if answers is None else tuple(answers),

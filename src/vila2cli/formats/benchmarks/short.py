@@ -6,7 +6,7 @@ from pathlib import Path
 from vila2cli.errors import DataError
 from vila2cli.formats.benchmarks.questions import (
     SHORT_PROMPT,
-    Question,
+    BenchmarkQuestion,
     one_file,
     one_task,
     picture,
@@ -20,12 +20,12 @@ _MAY_BE_UNANSWERABLE = SHORT_PROMPT.replace(
 
 
 @one_task("vqav2", "short", "vqa", SHORT_PROMPT)
-def read_vqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_vqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """VQAv2: a file of questions and one of annotations, in any order."""
     return _vqa_pair(paths)
 
 
-def _vqa_pair(paths: Sequence[Path]) -> Iterator[Question]:
+def _vqa_pair(paths: Sequence[Path]) -> Iterator[BenchmarkQuestion]:
     """Questions and annotations joined by question_id; raises DataError when they do not belong together."""
     if len(paths) != 2:
         raise DataError(f"give a file of questions and one of annotations, not {len(paths)} files")
@@ -73,7 +73,7 @@ def _vqa_image(image: str, table: Row) -> str:
 
 
 @one_task("textvqa", "short", "textvqa", SHORT_PROMPT)
-def read_textvqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_textvqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """TextVQA's own file, or questions and annotations as VQAv2 has them."""
     if len(paths) == 2:
         yield from _vqa_pair(paths)
@@ -85,7 +85,7 @@ def read_textvqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("vizwiz", "short", "vizwiz", _MAY_BE_UNANSWERABLE)
-def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """VizWiz: a list with image, question and ten answers; or questions and annotations as VQAv2 has them.
 
     In the list the image's name is the question's id.
@@ -104,7 +104,7 @@ def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("gqa", "short", "gqa", SHORT_PROMPT)
-def read_gqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_gqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """GQA: an object of questions by their id."""
     for name, row in read_object(
         one_file(paths, "testdev_balanced_questions.json or another of GQA's")
@@ -113,7 +113,7 @@ def read_gqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("docvqa", "short", "anls", SHORT_PROMPT)
-def read_docvqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_docvqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """DocVQA: an object with `data`."""
     for row in read_rows(one_file(paths, "val_v1.0.json or another of DocVQA's"), "data"):
         image = row.string("image").rpartition("/")[2]
@@ -121,7 +121,7 @@ def read_docvqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("chartqa", "short", "chartqa", SHORT_PROMPT)
-def read_chartqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_chartqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """ChartQA: lists of imgname, query and label; human and augmented questions are its categories."""
     for path in paths:
         for number, row in enumerate(read_rows(path)):
@@ -130,7 +130,7 @@ def read_chartqa(paths: Sequence[Path], split: str) -> Iterator[Question]:
 
 
 @one_task("ocrbench", "short", "ocrbench")
-def read_ocrbench(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_ocrbench(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """OCRBench: a list with image_path, question, answers, type and dataset_name."""
     for number, row in enumerate(read_rows(one_file(paths, "OCRBench.json"))):
         name = str(row.get("id", number))

@@ -12,7 +12,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
-from vila2cli.formats.benchmarks.questions import Question, Table, TaskReader
+from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, BenchmarkTask, TaskReader
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.registry import find_format
 from vila2cli.score.box_frames import AUTO, FRAMES
@@ -61,7 +61,7 @@ def import_tasks(
     return [_import(table, out, finder, synonyms) for table in tables]
 
 
-def _framed(table: Table, box_frame: str) -> Table:
+def _framed(table: BenchmarkTask, box_frame: str) -> BenchmarkTask:
     """The table with another frame for the boxes of its answers."""
     if not box_frame:
         return table
@@ -72,7 +72,7 @@ def _framed(table: Table, box_frame: str) -> Table:
     return replace(table, box_frame=box_frame)
 
 
-def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
+def _import(table: BenchmarkTask, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
     """Write one task whole, or raise and leave nothing of it."""
     if finder is not None and table.no_images:
         raise DataError(table.no_images)
@@ -95,7 +95,7 @@ def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | 
     return Imported(folder, num_samples, num_images)
 
 
-def task_toml(table: Table, has_synonyms: bool = False) -> str:
+def task_toml(table: BenchmarkTask, has_synonyms: bool = False) -> str:
     """The description that makes a folder of shards an evaluation task."""
     values = {
         "name": table.name,
@@ -110,7 +110,7 @@ def task_toml(table: Table, has_synonyms: bool = False) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def _write(table: Table, folder: Path, finder: "_Finder | None") -> tuple[int, int]:
+def _write(table: BenchmarkTask, folder: Path, finder: "_Finder | None") -> tuple[int, int]:
     """Write the shards of a task, and return how many samples and images they hold."""
     folder.mkdir(parents=True)
     numbered = enumerate(table.questions)
@@ -127,7 +127,7 @@ def _write(table: Table, folder: Path, finder: "_Finder | None") -> tuple[int, i
     return num_samples, num_images
 
 
-def _members(question: Question, index: int, finder: "_Finder | None") -> dict[str, bytes]:
+def _members(question: BenchmarkQuestion, index: int, finder: "_Finder | None") -> dict[str, bytes]:
     pictures = _pictures(question, finder)
     members = {
         ending if len(pictures) == 1 else f"{place}.{ending}": data
@@ -148,7 +148,7 @@ def _members(question: Question, index: int, finder: "_Finder | None") -> dict[s
     return {**members, "json": to_json_bytes(meta)}
 
 
-def _pictures(question: Question, finder: "_Finder | None") -> list[tuple[str, bytes]]:
+def _pictures(question: BenchmarkQuestion, finder: "_Finder | None") -> list[tuple[str, bytes]]:
     """Extension and bytes of all images of a question; none at all where those named are not to be read."""
     pictures = []
     for image in question.images:

@@ -7,8 +7,8 @@ from pathlib import Path
 from vila2cli.errors import DataError
 from vila2cli.formats.benchmarks.questions import (
     SHORT_PROMPT,
-    Question,
-    Table,
+    BenchmarkQuestion,
+    BenchmarkTask,
     by_file,
     one_file,
     one_task,
@@ -23,7 +23,7 @@ _IMAGES = (".jpg", ".png", ".jpeg")
 _NLVR_SPLITS = ("dev", "train", "test", "hidden")
 
 
-def read_pope(paths: Sequence[Path], split: str) -> Iterator[Table]:
+def read_pope(paths: Sequence[Path], split: str) -> Iterator[BenchmarkTask]:
     """POPE: a file of labels for each split, and LLaVA's questions where its answers are to be scored.
 
     LLaVA numbers the questions of all splits through; its file is recognised by the `category` of each row. The
@@ -41,7 +41,7 @@ def read_pope(paths: Sequence[Path], split: str) -> Iterator[Table]:
             continue
         category = path.stem.rpartition("_")[2]
         asked = [row for row in numbered if row.get("category") == category] if numbered else rows
-        yield Table(
+        yield BenchmarkTask(
             name=f"pope-{category}",
             answer_type="yesno",
             scorer="pope",
@@ -51,7 +51,7 @@ def read_pope(paths: Sequence[Path], split: str) -> Iterator[Table]:
         )
 
 
-def _pope(path: Path, labels: list[Row], asked: list[Row]) -> Iterator[Question]:
+def _pope(path: Path, labels: list[Row], asked: list[Row]) -> Iterator[BenchmarkQuestion]:
     if len(asked) != len(labels):
         raise DataError(
             f"{path} holds {len(labels)} labels for {len(asked)} questions; is it of another version?"
@@ -65,7 +65,7 @@ def _pope(path: Path, labels: list[Row], asked: list[Row]) -> Iterator[Question]
 
 
 @one_task("mme", "yesno", "mme", SHORT_PROMPT)
-def read_mme(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_mme(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """MME: its folder with one folder per subtask; a .txt beside each image, or in questions_answers_YN."""
     folder = one_file(paths, "the folder of MME")
     if not folder.is_dir():
@@ -76,7 +76,7 @@ def read_mme(paths: Sequence[Path], split: str) -> Iterator[Question]:
         if not tab or answer.strip().lower() not in ("yes", "no"):
             raise DataError(f"{text}, line {number + 1}: it should be a question, a tab, and Yes or No")
         image_id = f"{subtask.name}/{text.stem}"
-        yield Question(
+        yield BenchmarkQuestion(
             id=f"{image_id}/{number}",
             question=question.replace("Please answer yes or no.", "").strip(),
             answers=(answer.strip(),),
@@ -106,7 +106,7 @@ def _mme_image(folder: Path, text: Path) -> str:
 
 
 @one_task("hallusionbench", "yesno", "hallusionbench", SHORT_PROMPT)
-def read_hallusion(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_hallusion(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """HallusionBench.json: a list with category, subcategory, set_id, figure_id, question_id and gt_answer.
 
     With --split image those without a figure are left out, as VLMEvalKit and lmms-eval do.
@@ -129,7 +129,7 @@ def _is_true(row: Row, key: str) -> bool:
 
 
 @one_task(by_file("vsr"), "yesno", "truth", _TRUTH_PROMPT)
-def read_vsr(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def read_vsr(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """VSR: JSON lines with image, caption, label 0 or 1, and relation."""
     for number, row in enumerate(read_rows(one_file(paths, "VSR's test.jsonl"))):
         meta = {"category": str(row.get("relation", ""))}
@@ -140,7 +140,7 @@ def _truth(row: Row) -> str:
     return "true" if _is_true(row, "label") else "false"
 
 
-def read_nlvr(paths: Sequence[Path], split: str) -> Iterator[Table]:
+def read_nlvr(paths: Sequence[Path], split: str) -> Iterator[BenchmarkTask]:
     """NLVR or NLVR2: JSON lines with sentence, label and identifier; NLVR2 shows two images.
 
     NLVR2 says the split in each identifier, NLVR only in the name of its file.
@@ -160,7 +160,7 @@ def read_nlvr(paths: Sequence[Path], split: str) -> Iterator[Table]:
 
 
 @one_task(by_file("nlvr"), "yesno", "truth", _TRUTH_PROMPT)
-def _nlvr(paths: Sequence[Path], split: str) -> Iterator[Question]:
+def _nlvr(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     for row in read_rows(paths[0]):
         name, images = row.string("identifier"), _nlvr_images(row, split)
         yield question_of(row, name, question="sentence", answers=(_truth(row),), images=images)

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.files import to_json_bytes
-from vila2cli.formats.specialists.pictures import Conversation, Malformed, Picture
+from vila2cli.formats.specialists.pictures import BadEntry, Conversation, Picture
 from vila2cli.formats.specialists.rules import Dropped
 from vila2cli.shards.sample import EncodedImage, Reject
 
@@ -16,7 +16,7 @@ NOT_A_BOX = "not-a-box"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Outcome:
     """What was made of a picture: image, pixels and conversation, or the `problem` why it is no sample."""
 
     problem: tuple[str, str] | None = None
@@ -27,7 +27,7 @@ class Made:
 
 
 @dataclass(slots=True)
-class Account:
+class ShardAccount:
     """What became of every picture, object and question of a shard."""
 
     shard: str
@@ -40,7 +40,7 @@ class Account:
     unused: list[bytes] = field(default_factory=list)
     """Lines of OBJECTS_FILE."""
 
-    def add(self, key: str, picture: Picture, made: Made) -> None:
+    def add(self, key: str, picture: Picture, made: Outcome) -> None:
         self._add_objects(picture, made)
         self._add_questions(picture, made)
         self.unused += [_object_line(key, dropped) for dropped in made.dropped]
@@ -53,7 +53,7 @@ class Account:
             error = f"{picture.name}: {entry.kind} {entry.where} {entry.error}"
             self.rejects.append(Reject(self.shard, f"{key}#{entry.where}", entry.reason, error))
 
-    def _add_objects(self, picture: Picture, made: Made) -> None:
+    def _add_objects(self, picture: Picture, made: Outcome) -> None:
         num_kept = len(picture.things) - len(made.dropped)
         self.objects["in"] += len(picture.things)
         self.objects.update(dropped.reason for dropped in made.dropped)
@@ -64,7 +64,7 @@ class Account:
             self.objects["not-asked-about"] += num_kept - len(made.talk.used)
         _add_malformed(self.objects, picture, "object")
 
-    def _add_questions(self, picture: Picture, made: Made) -> None:
+    def _add_questions(self, picture: Picture, made: Outcome) -> None:
         """Count the questions that people asked about the picture, and those that are asked about it now."""
         self.people_asked["in"] += len(picture.questions)
         if made.talk is None:
@@ -94,10 +94,10 @@ def _add_malformed(counts: Counter[str], picture: Picture, kind: str) -> None:
     counts.update(["in"] * len(reasons) + reasons)
 
 
-def _without_area(dropped: Sequence[Dropped]) -> list[Malformed]:
+def _without_area(dropped: Sequence[Dropped]) -> list[BadEntry]:
     """Dropped objects that count as malformed: their boxes are none."""
     return [
-        Malformed("object", thing.category, reason, f"box {list(thing.box)} has no area")
+        BadEntry("object", thing.category, reason, f"box {list(thing.box)} has no area")
         for thing, reason in ((entry.thing, entry.reason) for entry in dropped)
         if reason == NOT_A_BOX
     ]

@@ -10,8 +10,8 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.formats.reading import Row, RowError, read_document, read_list, stated
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.page import Page, Pages, unlisted
-from vila2cli.formats.specialists.pictures import Malformed, Picture, Thing
+from vila2cli.formats.specialists.draft import Draft, Drafts, unlisted
+from vila2cli.formats.specialists.pictures import BadEntry, Boxed, Picture
 
 FRAME = Frame("pixel", "xywh")
 
@@ -24,11 +24,11 @@ class Listed:
     size: tuple[float, float] | None = None
     problem: tuple[str, str] | None = None
 
-    def picture(self, page: Page) -> Picture:
+    def picture(self, draft: Draft) -> Picture:
         if self.problem:
             reason, error = self.problem
-            return page.lost(self.name, error, reason)
-        return page.picture(self.name, replace(FRAME, size=self.size))
+            return draft.lost(self.name, error, reason)
+        return draft.picture(self.name, replace(FRAME, size=self.size))
 
 
 def read_coco(paths: Sequence[Path]) -> Iterator[Picture]:
@@ -40,15 +40,15 @@ def read_coco(paths: Sequence[Path]) -> Iterator[Picture]:
     images: dict[Any, Listed] = {}
     unusable: list[Picture] = []
     names: dict[Any, str] = {}
-    pages: Pages = defaultdict(Page)
+    drafts: Drafts = defaultdict(Draft)
     for path in paths:
         document = read_document(path, "images", "annotations")
         unusable += _list_images(document, images)
         names |= _category_names(document)
-        _read_annotations(document, names, pages)
-    yield from (image.picture(pages[key]) for key, image in images.items())
+        _read_annotations(document, names, drafts)
+    yield from (image.picture(drafts[key]) for key, image in images.items())
     yield from unusable
-    yield from unlisted(pages, images)
+    yield from unlisted(drafts, images)
 
 
 Target = tuple[Any, Any]
@@ -67,33 +67,35 @@ def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
     document = read_document(paths[0], "images", "annotations")
     images: dict[Any, Listed] = {}
     yield from _list_images(document, images)
-    pages: Pages = defaultdict(Page)
-    phrases, targets = _read_references(paths[1:], pages)
-    everything: Pages = defaultdict(Page, pages)
+    drafts: Drafts = defaultdict(Draft)
+    phrases, targets = _read_references(paths[1:], drafts)
+    everything: Drafts = defaultdict(Draft, drafts)
     there = _read_annotations(document, _category_names(document), everything, phrases)
-    pages[None] = everything[None]
+    drafts[None] = everything[None]
     for target, where in targets.items():
         if target not in there:
             error = f"no annotation of image {target[0]!r} has the id {target[1]!r}"
-            pages[target[0]].malformed.append(Malformed("object", where, "unknown-annotation", error))
-    yield from (images[key].picture(pages[key]) for key in pages if key in images)
-    yield from unlisted(pages, images)
+            drafts[target[0]].malformed.append(BadEntry("object", where, "unknown-annotation", error))
+    yield from (images[key].picture(drafts[key]) for key in drafts if key in images)
+    yield from unlisted(drafts, images)
 
 
-def _read_references(paths: Sequence[Path], pages: Pages) -> tuple[dict[Target, list[str]], dict[Target, str]]:
-    """The phrases of each annotation referred to, and where that is; pages learn their split."""
+def _read_references(
+    paths: Sequence[Path], drafts: Drafts
+) -> tuple[dict[Target, list[str]], dict[Target, str]]:
+    """The phrases of each annotation referred to, and where that is; drafts learn their split."""
     phrases: dict[Target, list[str]] = defaultdict(list)
     targets: dict[Target, str] = {}
     for row in (row for path in paths for row in read_list(path)):
-        page = pages[stated(row.id, "image_id")]
-        with page.reading("phrase"):
+        draft = drafts[stated(row.id, "image_id")]
+        with draft.reading("phrase"):
             image_id = row.id("image_id")
-            if isinstance(split := row.get("split"), str) and page.split in ("", "train"):
-                page.split = split  # of several the one that is not for training
+            if isinstance(split := row.get("split"), str) and draft.split in ("", "train"):
+                draft.split = split  # of several the one that is not for training
             target = image_id, row.id("ann_id")
             targets.setdefault(target, row.where)
             for sentence in row.rows("sentences"):
-                with page.reading("phrase"):
+                with draft.reading("phrase"):
                     phrases[target].append(sentence.text("sent"))
     return phrases, targets
 
@@ -125,14 +127,14 @@ def _list_images(document: Row, images: dict[Any, Listed]) -> list[Picture]:
             image = Listed(row.where, problem=("malformed", error.error))
         first = images.get(key)
         if key is None:
-            unusable.append(image.picture(Page()))
+            unusable.append(image.picture(Draft()))
         elif first is None:
             images[key] = image
         elif key in seen or not (image.problem or first.problem or image.name == first.name):
             if image.name != first.name and not image.problem:
                 first.problem = first.problem or ("duplicate-id", f"id {key!r} is also that of {image.name}")
             again = ("duplicate-id", f"{row.where}: id {key!r} is that of {first.name}")
-            unusable.append(replace(image, problem=image.problem or again).picture(Page()))
+            unusable.append(replace(image, problem=image.problem or again).picture(Draft()))
         elif first.problem and first.problem[0] == "malformed":
             images[key] = image
         seen.add(key)
@@ -153,40 +155,40 @@ def _category_names(document: Row) -> dict[Any, str]:
 def _read_annotations(
     document: Row,
     names: Mapping[Any, str],
-    pages: Pages,
+    drafts: Drafts,
     phrases: Mapping[Target, Sequence[str]] | None = None,
 ) -> set[Target]:
-    """Put annotations on the pages of their images; returns ids of images and annotations that were there."""
+    """Put annotations on the drafts of their images; returns ids of images and annotations that were there."""
     there: set[Target] = set()
     for row in document.rows("annotations"):
         key = stated(row.id, "image_id")
-        page = pages[key]
+        draft = drafts[key]
         is_caption = isinstance(row.value, Mapping) and "caption" in row and "bbox" not in row
-        with page.reading("caption" if is_caption else "object"):
+        with draft.reading("caption" if is_caption else "object"):
             row.id("image_id")
             if is_caption:
                 caption = row.text("caption")
-                page.note_id(document.where, row, "id", caption)
-                page.captions.append(caption)
+                draft.note_id(document.where, row, "id", caption)
+                draft.captions.append(caption)
                 continue
             target = key, None if row.get("id") is None else row.id("id")
             if phrases is not None and target in there:
                 raise row.error(
                     f"id {target[1]!r} is that of an earlier one, and phrases go by it", "duplicate-id"
                 )
-            thing = _thing(page, row, names, (phrases or {}).get(target, ()))
-            page.note_id(document.where, row, "id", (thing.category, thing.box))
+            thing = _thing(draft, row, names, (phrases or {}).get(target, ()))
+            draft.note_id(document.where, row, "id", (thing.category, thing.box))
             there.add(target)
-            page.things.append(thing)
+            draft.things.append(thing)
     return there
 
 
-def _thing(page: Page, row: Row, names: Mapping[Any, str], phrases: Sequence[str]) -> Thing:
+def _thing(draft: Draft, row: Row, names: Mapping[Any, str], phrases: Sequence[str]) -> Boxed:
     key = row.id("category_id")
     if key not in names:
         raise row.error(f"no category has the id {key!r}", "unknown-category")
-    with page.placing(names[key]):
+    with draft.placing(names[key]):
         box = row.box(row.get("bbox"), "bbox")
     outline = row.get("segmentation")
     is_crowd = bool(row.get("iscrowd")) and not (outline and isinstance(outline, list))
-    return Thing(category=names[key], box=box, phrases=tuple(phrases), is_crowd=is_crowd)
+    return Boxed(category=names[key], box=box, phrases=tuple(phrases), is_crowd=is_crowd)

@@ -14,7 +14,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.specialists.boxes import GRID, seen_from
-from vila2cli.formats.specialists.pictures import Thing
+from vila2cli.formats.specialists.pictures import Boxed
 from vila2cli.image import DAMAGED, UPRIGHT
 from vila2cli.shards.sample import BOMB_PIXELS
 
@@ -37,8 +37,8 @@ class DepthMaps:
     unit: float | None = None
 
     def measure(
-        self, things: Sequence[Thing], name: Path, stored: tuple[int, int], orientation: int
-    ) -> list[Thing]:
+        self, things: Sequence[Boxed], name: Path, stored: tuple[int, int], orientation: int
+    ) -> list[Boxed]:
         """The things, boxes in 0-999, with the depth of each in the middle of its box; raises DataError.
 
         It is the median of what was measured there, and stays None where nothing was.

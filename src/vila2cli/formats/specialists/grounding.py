@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 
 from vila2cli.formats.specialists.boxes import box_text
-from vila2cli.formats.specialists.pictures import BuildSettings, Conversation, Picture, Thing, spread
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture, spread
 from vila2cli.formats.specialists.rules import by_category, clean, crowded_category
 from vila2cli.text.prompts import PROMPTS, stable_hash
 from vila2cli.text.words import num_words
@@ -21,11 +21,11 @@ LOCATE = (
 )
 NAME = ("What is at {box}?", "Describe what {box} shows in a few words.")
 
-Mark = tuple[int, int, list[Thing]]
+Mark = tuple[int, int, list[Boxed]]
 """Start and end of a phrase in a caption, and the things it names."""
 
 
-def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings) -> Conversation:
+def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings) -> Conversation:
     """A grounded caption and phrases to locate, of settled things; drawn by the picture's name and the seed."""
     talk = Conversation()
     random = Random(stable_hash("grounding", settings.seed, picture.name))
@@ -60,7 +60,7 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
     return talk
 
 
-def choose_caption(captions: Sequence[str], things: Sequence[Thing], random: Random) -> tuple[str, list[Mark]]:
+def choose_caption(captions: Sequence[str], things: Sequence[Boxed], random: Random) -> tuple[str, list[Mark]]:
     """The caption that names most of the things, of equals one drawn, with the places where it does."""
     if not captions:
         return "", []
@@ -69,13 +69,13 @@ def choose_caption(captions: Sequence[str], things: Sequence[Thing], random: Ran
     return random.choice([(caption, marks) for caption, marks in marked if len(marks) == most])
 
 
-def marks_in(caption: str, things: Sequence[Thing]) -> list[Mark]:
+def marks_in(caption: str, things: Sequence[Boxed]) -> list[Mark]:
     """Where a caption names things: the spans that the annotation gives, else the categories' own words.
 
     A word is taken for a category only when the picture has one instance of it, or the word is its
     plural. Of phrases that overlap the first stays, and of those that begin together the longest.
     """
-    spans: dict[tuple[int, int], list[Thing]] = {}
+    spans: dict[tuple[int, int], list[Boxed]] = {}
     for thing in things:
         if thing.span is not None and 0 <= thing.span[0] < thing.span[1] <= len(caption):
             spans.setdefault(thing.span, []).append(thing)
@@ -112,7 +112,7 @@ def clean_part(text: str) -> str:
     return f"{' ' if lead else ''}{clean(text)}{' ' if tail and text.strip() else ''}"
 
 
-def listing(things: Sequence[Thing]) -> str:
+def listing(things: Sequence[Boxed]) -> str:
     """`The image shows: dog [...]; chair [...] and [...].`"""
     named = [
         f"{category} {' and '.join(box_text(things[index].box) for index in indices)}"

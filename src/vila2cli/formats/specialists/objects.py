@@ -10,8 +10,8 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.formats.reading import Row, RowError, read_lines, read_list, shown
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.page import Page, Pages
-from vila2cli.formats.specialists.pictures import Picture, Thing
+from vila2cli.formats.specialists.draft import Draft, Drafts
+from vila2cli.formats.specialists.pictures import Boxed, Picture
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import Reject, Sample
 
@@ -23,41 +23,41 @@ def read_genome(paths: Sequence[Path]) -> Iterator[Picture]:
     """
     sizes: dict[Any, tuple[float, float] | None] = {}
     problems: dict[Any, tuple[str, str]] = {}
-    pages: Pages = defaultdict(Page)
+    drafts: Drafts = defaultdict(Draft)
     for path in paths:
         for row in read_list(path):
             try:
                 key = row.id("image_id" if "image_id" in row else "id")
             except RowError as error:
-                yield Page().lost(row.where, error.error)
+                yield Draft().lost(row.where, error.error)
                 continue
             try:
-                _genome_row(row, pages[key], path.name)
+                _genome_row(row, drafts[key], path.name)
                 if "width" in row or "height" in row:
                     sizes[key] = row.size()
             except RowError as error:
                 problems[key] = ("malformed", f"{row.where} {error.error}")
-    for key, page in pages.items():
-        yield page.picture(f"{key}.jpg", Frame("pixel", "xywh", sizes.get(key)), problem=problems.get(key))
+    for key, draft in drafts.items():
+        yield draft.picture(f"{key}.jpg", Frame("pixel", "xywh", sizes.get(key)), problem=problems.get(key))
 
 
-def _genome_row(row: Row, page: Page, source: str) -> None:
+def _genome_row(row: Row, draft: Draft, source: str) -> None:
     if not {"objects", "regions", "width"} & row.fields.keys():
         raise row.error("has neither objects nor regions nor a width")
     for named in row.rows("objects"):
-        with page.reading("object"):
+        with draft.reading("object"):
             names = [name for name in named.listed("names") if isinstance(name, str)]
             category = (names or [""])[0].lower()
-            with page.placing(category):
+            with draft.placing(category):
                 box = named.box_of_parts("x", "y", "w", "h")
-            page.note_id(f"{source} objects", named, "object_id", (category, box))
-            page.things.append(Thing(category=category, box=box))
+            draft.note_id(f"{source} objects", named, "object_id", (category, box))
+            draft.things.append(Boxed(category=category, box=box))
     for region in row.rows("regions"):
-        with page.reading("object"):
+        with draft.reading("object"):
             box, phrase = region.box_of_parts("x", "y", "width", "height"), region.text("phrase")
-            page.note_id(f"{source} regions", region, "region_id", (phrase, box))
+            draft.note_id(f"{source} regions", region, "region_id", (phrase, box))
             category = phrase.strip().rstrip(".").lower()
-            page.things.append(Thing(category=category, box=box, phrases=(phrase,), is_region=True))
+            draft.things.append(Boxed(category=category, box=box, phrases=(phrase,), is_region=True))
 
 
 def read_grit(paths: Sequence[Path]) -> Iterator[Picture]:
@@ -72,11 +72,11 @@ def read_grit(paths: Sequence[Path]) -> Iterator[Picture]:
         for sample in read_shard(shard, on_reject=problems.append):
             yield _grit_picture(f"{shard.name}/{sample.key}", sample)
         for reject in problems:
-            yield Page().lost(f"{shard.name}/{reject.key}", reject.error, reject.reason)
+            yield Draft().lost(f"{shard.name}/{reject.key}", reject.error, reject.reason)
 
 
 def _grit_picture(name: str, sample: Sample) -> Picture:
-    page, row, caption = Page(), Row(sample.meta, ""), sample.meta.get("caption") or sample.text or ""
+    draft, row, caption = Draft(), Row(sample.meta, ""), sample.meta.get("caption") or sample.text or ""
     problem = None if len(sample.images) == 1 else ("not-one-image", f"{len(sample.images)} images")
     size = None
     try:
@@ -85,19 +85,19 @@ def _grit_picture(name: str, sample: Sample) -> Picture:
         if not isinstance(caption, str):
             raise row.wrong("caption", "text")
         for phrase in row.rows("noun_chunks"):
-            with page.reading("object"):
-                page.things.append(_grit_thing(caption, phrase, ()))
+            with draft.reading("object"):
+                draft.things.append(_grit_thing(caption, phrase, ()))
         for phrase in row.rows("ref_exps"):
-            with page.reading("object"):
-                page.things.append(_grit_thing(caption, phrase, page.things))
-        page.captions += [caption] if caption else []
+            with draft.reading("object"):
+                draft.things.append(_grit_thing(caption, phrase, draft.things))
+        draft.captions += [caption] if caption else []
     except RowError as error:
         problem = problem or ("malformed", error.error)
     image = sample.images[0] if sample.images else Path()
-    return replace(page.picture(name, Frame("unit", "xyxy", size), problem=problem), image=image)
+    return replace(draft.picture(name, Frame("unit", "xyxy", size), problem=problem), image=image)
 
 
-def _grit_thing(caption: str, phrase: Row, chunks: Sequence[Thing]) -> Thing:
+def _grit_thing(caption: str, phrase: Row, chunks: Sequence[Boxed]) -> Boxed:
     values = phrase.value
     if not isinstance(values, list) or len(values) < 6:
         raise phrase.error(f"is {shown(values)}, not [start, end, x1, y1, x2, y2, score]")
@@ -111,20 +111,20 @@ def _grit_thing(caption: str, phrase: Row, chunks: Sequence[Thing]) -> Thing:
     # The last word of a noun phrase names what it is of.
     words = caption[start:end].split()
     category = words[-1].strip(".,;:!?").lower() if words else ""
-    return Thing(category=category, box=box, span=(start, end))
+    return Boxed(category=category, box=box, span=(start, end))
 
 
-def _by_line(paths: Sequence[Path], pictures: Callable[[Row, Page, Path], list[Picture]]) -> Iterator[Picture]:
+def _by_line(paths: Sequence[Path], pictures: Callable[[Row, Draft, Path], list[Picture]]) -> Iterator[Picture]:
     """What `pictures` makes of each line; a line that cannot be used is one picture with a problem."""
     for path in paths:
         for where, row in read_lines(path):
-            page = Page()
+            draft = Draft()
             try:
                 if isinstance(row, DataError):
                     raise row
-                yield from pictures(row, page, path)
+                yield from pictures(row, draft, path)
             except DataError as error:
-                yield page.lost(where, str(error))
+                yield draft.lost(where, str(error))
 
 
 NLVR_PANEL, NLVR_STEP = 100, 150
@@ -143,19 +143,19 @@ def read_nlvr(paths: Sequence[Path]) -> Iterator[Picture]:
     return _by_line(paths, _nlvr_pictures)
 
 
-def _nlvr_pictures(row: Row, page: Page, path: Path) -> list[Picture]:
+def _nlvr_pictures(row: Row, draft: Draft, path: Path) -> list[Picture]:
     names = row.listed("images") if "images" in row else [f"{path.stem}-{row.id('identifier')}-0.png"]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise row.wrong("images", "a list of names")
     for panel, shapes in enumerate(row.child("structured_rep").elements()):
         for shape in shapes.elements():
-            with page.reading("object"):
+            with draft.reading("object"):
                 colour, form = shape.text("color"), shape.text("type")
                 x, y, size, _ = shape.box_of_parts("x_loc", "y_loc", "size", "size")
                 category = f"{NLVR_COLOURS.get(colour, colour)} {form}".lower()
-                page.things.append(Thing(category=category, box=(NLVR_STEP * panel + x, y, size, size)))
+                draft.things.append(Boxed(category=category, box=(NLVR_STEP * panel + x, y, size, size)))
     shuffled = ("shuffled-panels", "the order of its panels is not stated")
-    return [page.picture(name, NLVR_FRAME, problem=shuffled if i else None) for i, name in enumerate(names)]
+    return [draft.picture(name, NLVR_FRAME, problem=shuffled if i else None) for i, name in enumerate(names)]
 
 
 def read_boxes(paths: Sequence[Path]) -> Iterator[Picture]:
@@ -167,17 +167,17 @@ def read_boxes(paths: Sequence[Path]) -> Iterator[Picture]:
     return _by_line(paths, _line_picture)
 
 
-def _line_picture(row: Row, page: Page, path: Path) -> list[Picture]:
+def _line_picture(row: Row, draft: Draft, path: Path) -> list[Picture]:
     name = row.filled("image")
     frame = Frame.parse(row.text("frame"), row.size())
-    page.captions += [row.text("caption")] if row.get("caption") else []
+    draft.captions += [row.text("caption")] if row.get("caption") else []
     for thing in row.rows("objects"):
-        with page.reading("object"):
-            page.things.append(_line_thing(page, thing))
-    return [page.picture(name, frame)]
+        with draft.reading("object"):
+            draft.things.append(_line_thing(draft, thing))
+    return [draft.picture(name, frame)]
 
 
-def _line_thing(page: Page, row: Row) -> Thing:
+def _line_thing(draft: Draft, row: Row) -> Boxed:
     centre, span, depth = row.get("centre"), row.get("span"), _depth(row, row.get("depth"), "depth")
     if centre is not None and (not isinstance(centre, list) or len(centre) != 3):
         raise row.wrong("centre", "three numbers")
@@ -188,9 +188,9 @@ def _line_thing(page: Page, row: Row) -> Thing:
         raise row.wrong("phrases", "a list of texts")
     text = row.text("text") if row.get("text") is not None else None
     category = row.text("category") if text is None or "category" in row else "text"
-    with page.placing(category):
+    with draft.placing(category):
         box = row.box(row.get("box"), "box")
-    return Thing(
+    return Boxed(
         category=category,
         box=box,
         phrases=tuple(phrases),

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from vila2cli.errors import DataError
 from vila2cli.formats.reading import Row, RowError, read_document, stated
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.page import Page, Pages, unlisted
-from vila2cli.formats.specialists.pictures import Picture, Thing
+from vila2cli.formats.specialists.draft import Draft, Drafts, unlisted
+from vila2cli.formats.specialists.pictures import Boxed, Picture
 from vila2cli.text.boxes import Box
 
 
@@ -18,21 +18,21 @@ def read_textocr(paths: Sequence[Path]) -> Iterator[Picture]:
     frame = Frame("pixel", "xywh")
     for path in paths:
         document = read_document(path, "imgs", "anns", kind=dict)
-        pages: Pages = defaultdict(Page)
+        drafts: Drafts = defaultdict(Draft)
         for _, row in document.child("anns").items():
             image = stated(row.id, "image_id")
-            with pages[None if image is None else str(image)].reading("object") as page:
+            with drafts[None if image is None else str(image)].reading("object") as draft:
                 box, text = row.box(row.get("bbox"), "bbox"), row.text("utf8_string")
                 row.id("image_id")
-                page.things.append(Thing(category="text", box=box, text=text))
+                draft.things.append(Boxed(category="text", box=box, text=text))
         for key, row in document.child("imgs").items():
             try:
                 name, size = row.filled("file_name"), row.size()
             except RowError as error:
-                yield pages[key].lost(row.where, error.error)
+                yield drafts[key].lost(row.where, error.error)
             else:
-                yield pages[key].picture(name, replace(frame, size=size))
-        yield from unlisted(pages, document.get("imgs"))
+                yield drafts[key].picture(name, replace(frame, size=size))
+        yield from unlisted(drafts, document.get("imgs"))
 
 
 def read_docvqa(paths: Sequence[Path]) -> Iterator[Picture]:
@@ -41,7 +41,7 @@ def read_docvqa(paths: Sequence[Path]) -> Iterator[Picture]:
     The questions about one image are one picture. Further files may be the OCR that comes with the data, one
     for each image and named like it: its words are read too.
     """
-    pages: Pages = defaultdict(Page)
+    drafts: Drafts = defaultdict(Draft)
     words: dict[str, Row] = {}
     for path in paths:
         document = read_document(path)
@@ -51,42 +51,42 @@ def read_docvqa(paths: Sequence[Path]) -> Iterator[Picture]:
         if not isinstance(document.get("data"), list):
             raise DataError(f"{path} has no list 'data'; is it of another --format?")
         for row in document.rows("data"):
-            with pages[stated(row.filled, "image")].reading("question") as page:
+            with drafts[stated(row.filled, "image")].reading("question") as draft:
                 row.filled("image")
-                page.questions.append((row.text("question"), _answer(row)))
-    for name, page in pages.items():
+                draft.questions.append((row.text("question"), _answer(row)))
+    for name, draft in drafts.items():
         if name is None:
-            yield from unlisted({None: page}, {})
+            yield from unlisted({None: draft}, {})
         else:
-            yield _document_picture(page, name, words.get(_stem(name)))
-    asked_about = {_stem(name) for name in pages if name}
+            yield _document_picture(draft, name, words.get(_stem(name)))
+    asked_about = {_stem(name) for name in drafts if name}
     for stem in words:
         if stem not in asked_about:
-            yield Page().lost(f"{stem}.json", f"no question is about an image {stem!r}", "unlisted-image")
+            yield Draft().lost(f"{stem}.json", f"no question is about an image {stem!r}", "unlisted-image")
 
 
 def _stem(name: str) -> str:
     return PurePosixPath(name).stem
 
 
-def _document_picture(page: Page, name: str, document: Row | None) -> Picture:
+def _document_picture(draft: Draft, name: str, document: Row | None) -> Picture:
     size = None
     if document is not None:
-        with page.reading("object"):
+        with draft.reading("object"):
             results = document.rows("recognitionResults")
             result = results[0] if results else Row(None, document.where)
             size = result.size()
             for line in result.rows("lines"):
-                with page.reading("object"):
-                    _read_line(page, line)
-    return page.picture(name, Frame("pixel", "xyxy", size))
+                with draft.reading("object"):
+                    _read_line(draft, line)
+    return draft.picture(name, Frame("pixel", "xyxy", size))
 
 
-def _read_line(page: Page, line: Row) -> None:
+def _read_line(draft: Draft, line: Row) -> None:
     for word in line.rows("words"):
-        with page.reading("object"):
+        with draft.reading("object"):
             box, text = _around(word), word.text("text")
-            page.things.append(Thing(category="text", box=box, text=text))
+            draft.things.append(Boxed(category="text", box=box, text=text))
 
 
 def _around(word: Row) -> Box:

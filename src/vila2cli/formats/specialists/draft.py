@@ -11,31 +11,31 @@ from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.reading import Row, RowError
 from vila2cli.formats.registry import FORMATS, Format, find_format
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.pictures import Malformed, Picture, Thing
+from vila2cli.formats.specialists.pictures import BadEntry, Boxed, Picture
 
 PictureReader = Callable[[Sequence[Path]], Iterator[Picture]]
 """From annotation files to the pictures that they are about."""
 
 
 @dataclass(slots=True)
-class Page:
+class Draft:
     """What was read of one picture; `ids` are those of its annotations, by the list they are in."""
 
-    things: list[Thing] = field(default_factory=list)
+    things: list[Boxed] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     questions: list[tuple[str, str]] = field(default_factory=list)
-    malformed: list[Malformed] = field(default_factory=list)
+    malformed: list[BadEntry] = field(default_factory=list)
     unplaced: list[str] = field(default_factory=list)
     split: str = ""
     ids: set[tuple[str, Any, Any]] = field(default_factory=set)
 
     @contextmanager
-    def reading(self, kind: str) -> Iterator["Page"]:
+    def reading(self, kind: str) -> Iterator["Draft"]:
         """Note a RowError raised inside as a malformed object, caption, phrase or question."""
         try:
             yield self
         except RowError as error:
-            self.malformed.append(Malformed(kind, error.where, error.reason, error.error))
+            self.malformed.append(BadEntry(kind, error.where, error.reason, error.error))
 
     def note_id(self, source: str, row: Row, name: str, what: Any = None) -> None:
         """Raise RowError for an annotation of this picture that there already was in the same list.
@@ -60,7 +60,7 @@ class Page:
     def picture(
         self, name: str, frame: Frame, *, image: Path | None = None, problem: tuple[str, str] | None = None
     ) -> Picture:
-        """The page as a picture; the image is the file of its name unless another is given."""
+        """The draft as a picture; the image is the file of its name unless another is given."""
         return Picture(
             name=name,
             image=Path(name) if image is None else image,
@@ -79,17 +79,17 @@ class Page:
         return self.picture(name, Frame("pixel", "xyxy"), image=Path(), problem=(reason, error))
 
 
-Pages = defaultdict[Any, Page]
-"""Pages by the id of their picture; None holds what names no picture."""
+Drafts = defaultdict[Any, Draft]
+"""Drafts by the id of their picture; None holds what names no picture."""
 
 
-def unlisted(pages: Mapping[Any, Page], images: Mapping[Any, Any]) -> Iterator[Picture]:
+def unlisted(drafts: Mapping[Any, Draft], images: Mapping[Any, Any]) -> Iterator[Picture]:
     """What is annotated on images that the annotations do not list, so that it is counted."""
-    for key, page in pages.items():
-        if key is None and page != Page():
-            yield page.lost("no image", "annotations that name no image", "unlisted-image")
+    for key, draft in drafts.items():
+        if key is None and draft != Draft():
+            yield draft.lost("no image", "annotations that name no image", "unlisted-image")
         elif key is not None and key not in images:
-            yield page.lost(f"image {key}", f"no image has the id {key!r}", "unlisted-image")
+            yield draft.lost(f"image {key}", f"no image has the id {key!r}", "unlisted-image")
 
 
 def read_pictures(form: str, specialist: str, annotations: Sequence[Path]) -> Iterator[Picture]:
