@@ -197,8 +197,7 @@ class _Builder:
                 self.stop.check()
                 made = self._make(picture)
                 account.add(key, picture, made)
-                if not made.problem:
-                    assert made.talk and made.image and made.upright
+                if made.talk and made.image and made.upright and not made.problem:
                     meta = self._meta(picture, made.talk)
                     tar.write_sample(key, {made.image.extension: made.image.data, "json": to_json_bytes(meta)})
                     if drawing is not None:
