@@ -21,7 +21,7 @@ from vila2cli.formats.reading import Row, RowError, read_rows, read_values, stat
         (lambda row: row.strings("c"), "q.json, row 3: c is [1, None], not a list of texts"),
         (lambda row: row.listed("a"), "q.json, row 3: a is 7, not a list"),
         (lambda row: row.need_rows("c"), "q.json, row 3: c is [1, None], not a list of objects"),
-        (lambda row: row.rows("c")[1].text("x"), "q.json, row 3: c[1]: is None, not an object"),
+        (lambda row: list(row.rows("c"))[1].text("x"), "q.json, row 3: c[1]: is None, not an object"),
         (lambda row: row.box(row.get("c"), "c"), "q.json, row 3: c is [1, None], not four numbers"),
         (lambda row: row.number(True, "c[0]"), "q.json, row 3: c[0] is True, not a finite number"),
         (lambda row: row.number(10**400, "c[0]"), "q.json, row 3: c[0] is 1000"),
@@ -37,7 +37,7 @@ def test_an_error_names_file_row_field_and_value(read, error):
 
 def test_what_may_be_missing():
     row = Row({"a": 7}, "q.json, row 3")
-    assert (row.rows("b"), row.listed("b"), row.size(), stated(row.text, "a")) == ([], [], None, None)
+    assert (list(row.rows("b")), row.listed("b"), row.size(), stated(row.text, "a")) == ([], [], None, None)
     assert stated(row.id, "a") == 7
 
 

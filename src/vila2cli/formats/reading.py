@@ -38,7 +38,7 @@ class RowError(DataError):
         self.error, self.reason, self.where = error, reason, where
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """A value of a file, mostly an object, and its place there.
 
@@ -82,10 +82,12 @@ class Row:
         for name, value in self.fields.items():
             yield name, Row(value, f"{self.where}[{shown(name)}]")
 
-    def elements(self) -> list["Row"]:
+    def elements(self) -> Iterator["Row"]:
+        """The elements of a list, one at a time: an annotation file has a million."""
         if not isinstance(self.value, list):
             raise self.error(f"is {shown(self.value)}, not a list")
-        return [Row(value, f"{self.where}[{number}]") for number, value in enumerate(self.value)]
+        for number, value in enumerate(self.value):
+            yield Row(value, f"{self.where}[{number}]")
 
     def listed(self, name: str) -> list[Any]:
         """The list of this name, empty where there is none."""
@@ -94,17 +96,17 @@ class Row:
             raise self.wrong(name, "a list")
         return value or []
 
-    def rows(self, name: str) -> list["Row"]:
+    def rows(self, name: str) -> Iterator["Row"]:
         """The elements of the list of this name, none where there is none."""
-        return self.child(name).elements() if self.listed(name) else []
+        if self.listed(name):
+            yield from self.child(name).elements()
 
-    def need_rows(self, name: str) -> list["Row"]:
+    def need_rows(self, name: str) -> Iterator["Row"]:
         """The elements of the list of this name, which must be there and hold objects."""
-        self.need(name)
-        rows = self.rows(name)
-        if not all(isinstance(row.value, dict) for row in rows):
+        values = self.need(name)
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise self.wrong(name, "a list of objects")
-        return rows
+        return self.child(name).elements()
 
     def text(self, name: str) -> str:
         if not isinstance(value := self.need(name), str):
@@ -191,7 +193,7 @@ def read_document(path: Path, *names: str, kind: type = list) -> Row:
     return document
 
 
-def read_list(path: Path) -> list[Row]:
+def read_list(path: Path) -> Iterator[Row]:
     """A JSON file that is a list with objects in it."""
     value = load_packed(path)
     if not isinstance(value, list) or (value and not any(isinstance(element, dict) for element in value)):

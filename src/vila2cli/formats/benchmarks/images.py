@@ -1,7 +1,7 @@
 """Benchmarks of captions and boxes: COCO and Flickr30k captions, CHAIR, RefCOCO."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
@@ -49,7 +49,7 @@ def _captions(path: Path, split: str) -> Iterator[tuple[str, str, list[str]]]:
     table = Row(values[0] if len(values) == 1 else values, str(path))
     captions: dict[str, list[str]] = defaultdict(list)
     files: dict[str, str] = {}
-    rows: list[Row] = []
+    rows: Iterable[Row] = ()
     if not isinstance(table.value, dict):
         rows = table.elements()
     elif "annotations" in table:

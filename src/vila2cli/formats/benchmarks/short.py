@@ -34,7 +34,7 @@ def _vqa_pair(paths: Sequence[Path]) -> Iterator[BenchmarkQuestion]:
     if missing:
         raise DataError(f"{paths[0]} and {paths[1]} hold no {missing[0]!r}; give questions and annotations")
     asked, answered = tables["questions"], tables["annotations"]
-    rows = asked.need_rows("questions")
+    rows = list(asked.need_rows("questions"))
     answers = {_vqa_id(row): row for row in answered.need_rows("annotations")}
     if len(rows) != len(answers) or any(_vqa_id(row) not in answers for row in rows):
         raise DataError(

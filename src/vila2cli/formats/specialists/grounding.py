@@ -27,20 +27,17 @@ Mark = tuple[int, int, list[Boxed]]
 
 def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings) -> Conversation:
     """A grounded caption and phrases to locate, of settled things; drawn by the picture's name and the seed."""
-    talk = Conversation()
-    random = Random(stable_hash("grounding", settings.seed, picture.name))
     if category := crowded_category(picture, settings):
         limit = f"more than {settings.max_instances} instances of {category!r}"
-        talk.problem = ("too-many-instances", limit)
-        return talk
+        return Conversation(problem=("too-many-instances", limit))
     if not things:
-        talk.problem = ("no-objects", f"none of {len(picture.things)} objects can be used")
-        return talk
+        return Conversation(problem=("no-objects", f"none of {len(picture.things)} objects can be used"))
     problems = [length_problem(caption, settings) for caption in picture.captions or ("",)]
     fitting = [caption for caption, problem in zip(picture.captions, problems, strict=False) if not problem]
     if all(problems):
-        talk.problem = problems[0]
-        return talk
+        return Conversation(problem=problems[0])
+    talk = Conversation()
+    random = Random(stable_hash("grounding", settings.seed, picture.name))
     caption, marks = choose_caption(fitting, things, random)
     grounded = write_boxes(caption, marks)
     named = [thing for _, _, those in marks for thing in those]

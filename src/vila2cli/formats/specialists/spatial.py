@@ -54,12 +54,12 @@ TEMPLATES = (
 
 def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings) -> Conversation:
     """Questions about a picture's settled things, drawn by the picture's name and the seed."""
-    talk = Conversation()
-    random = Random(stable_hash("spatial", settings.seed, picture.name))
     clear = relations(things)
     if not clear:
-        talk.problem = ("no-relation", f"none of {len(things)} objects stands in a clear relation")
-        return talk
+        error = f"none of {len(things)} objects stands in a clear relation"
+        return Conversation(problem=("no-relation", error))
+    talk = Conversation()
+    random = Random(stable_hash("spatial", settings.seed, picture.name))
     if settings.describe:
         prompt = draw(("spatial-v1", "spatial-v2"), "spatial", settings.seed, picture.name)
         between = [relation for relation in clear if relation.other is not None and relation.kind != "closest"]

@@ -73,8 +73,7 @@ def _document_picture(draft: Draft, name: str, document: Row | None) -> Picture:
     size = None
     if document is not None:
         with draft.reading("object"):
-            results = document.rows("recognitionResults")
-            result = results[0] if results else Row(None, document.where)
+            result = next(document.rows("recognitionResults"), Row(None, document.where))
             size = result.size()
             for line in result.rows("lines"):
                 with draft.reading("object"):
