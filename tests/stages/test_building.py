@@ -70,6 +70,15 @@ def test_every_picture_and_object_is_accounted_for(data: Path) -> None:
     assert stats.num_in == stats.num_out + sum(stats.dropped.values())
 
 
+def test_an_object_that_a_description_names_twice_counts_once(data: Path) -> None:
+    objects = run(data, settings=BuildSettings(describe=True))["objects"]
+    assert objects.pop("in") == 9 == sum(objects.values())
+    assert objects["not-asked-about"] == 0
+    (shard,) = open_source([str(data / "out")]).shards
+    for sample in read_shard(shard, on_reject=pytest.fail):
+        assert sorted(one["category"] for one in sample.meta["objects"]) == ["green patch", "red patch"]
+
+
 def test_boxes_of_both_pictures_land_on_the_patches(data: Path) -> None:
     run(data)
     (shard,) = open_source([str(data / "out")]).shards

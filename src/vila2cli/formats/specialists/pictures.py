@@ -111,7 +111,9 @@ class Conversation:
         """Add a question with its answer, and the things they are about."""
         self.turns += [Turn("user", question), Turn("assistant", answer)]
         self.kinds.append(kind)
-        self.used += [thing for thing in things if thing not in self.used]
+        for thing in things:
+            if thing not in self.used:
+                self.used.append(thing)
 
 
 def spread(kinds: dict[str, list[int]], most: int, random: Random) -> list[tuple[str, int]]:
