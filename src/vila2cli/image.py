@@ -1,5 +1,6 @@
-"""Image bytes to RGB pixels: one function for captioning, training and evaluation."""
+"""Image bytes to RGB pixels, one function for captioning, training and evaluation; and pixels to JPEG."""
 
+import base64
 import contextlib
 import io
 import math
@@ -79,6 +80,18 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
         raise DataError("image does not fit in the memory that is left") from None
     except DAMAGED as error:
         raise DataError(f"image cannot be decoded: {error}") from None
+
+
+def to_jpeg(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
+    """The pixels as a JPEG; `subsampling` 2 halves the colours' resolution, 0 keeps it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return buffer.getvalue()
+
+
+def jpeg_url(jpeg: bytes) -> str:
+    """A JPEG as a URL that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -7,11 +7,11 @@ Krippendorff's for any number of judges of whom each may have left samples out.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from vila2cli.score.stats import Columns, FloatArray, Interval, columns_of, estimate, ratio
+from vila2cli.score.stats import Bootstrap, Columns, FloatArray, Interval, columns_of, estimate, ratio
 
 Level = Literal["nominal", "ordinal"]
 ORDER = ("loss", "tie", "win")
@@ -19,7 +19,7 @@ ORDER = ("loss", "tie", "win")
 
 
 def kappa_interval(
-    first: Sequence[str], second: Sequence[str], images: Sequence[str], *, num_bootstrap: int, seed: int
+    first: Sequence[str], second: Sequence[str], images: Sequence[str], **bootstrap: Unpack[Bootstrap]
 ) -> Interval | None:
     """Cohen's kappa of two judges with its bootstrap interval over images; None where it is not defined.
 
@@ -33,8 +33,8 @@ def kappa_interval(
         {f"{x}/{y}": float((a, b) == (x, y)) for x in labels for y in labels}
         for a, b in zip(first, second, strict=True)
     ]
-    found = estimate(columns_of(rows), _kappa_of(labels), groups=images, num_bootstrap=num_bootstrap, seed=seed)
-    return None if found["kappa"].is_even else found["kappa"].interval()
+    kappa = estimate(columns_of(rows), _kappa_of(labels), groups=images, **bootstrap)["kappa"]
+    return None if kappa.is_even else kappa.interval()
 
 
 def _kappa_of(labels: Sequence[str]) -> Callable[[Columns], dict[str, FloatArray]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import load_json
-from vila2cli.judging.summary import SampleVerdicts
+from vila2cli.judging.verdicts import SampleVerdicts
 from vila2cli.score.verdict import Outcome, Verdict
 from vila2cli.shards.annotations import SampleId
 

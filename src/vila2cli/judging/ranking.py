@@ -9,11 +9,12 @@ Shapes: K captionings, B resamples.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
-from vila2cli.score.stats import CONFIDENCE, FloatArray, Interval, resample_totals
+from vila2cli.score.stats import CONFIDENCE, Bootstrap, FloatArray, Interval, resample_totals
 
 _MAX_STEPS = 10_000
 _TOLERANCE = 1e-7
@@ -32,7 +33,7 @@ class Comparison:
 
 
 def bradley_terry(
-    names: Sequence[str], comparisons: Sequence[Comparison], *, num_bootstrap: int, seed: int
+    names: Sequence[str], comparisons: Sequence[Comparison], **bootstrap: Unpack[Bootstrap]
 ) -> dict[str, Interval]:
     """Strengths as log-odds over the first name that was compared, which stands at 0.
 
@@ -42,26 +43,22 @@ def bradley_terry(
     tied = _tied(comparisons)
     names = [names[k] for k in tied]
     place = {k: new for new, k in enumerate(tied)}
-    comparisons = [
-        replace(one, first=place[one.first], second=place[one.second])
-        for one in comparisons
-        if one.first in place
-    ]
-    num = len(names)
+    comparisons = [one for one in comparisons if one.first in place]
     images, index = np.unique([one.image for one in comparisons], return_inverse=True)
+    num = len(names)
     wins = np.zeros((len(images), num, num))
     for row, one in zip(index, comparisons, strict=True):
-        wins[row, one.first, one.second] += one.score
-        wins[row, one.second, one.first] += 1 - one.score
-    totals = resample_totals(wins.reshape(len(images), -1), images.tolist(), num_bootstrap, seed)
+        first, second = place[one.first], place[one.second]
+        wins[row, first, second] += one.score
+        wins[row, second, first] += 1 - one.score
+    totals = resample_totals(wins.reshape(len(images), -1), images.tolist(), **bootstrap)
     stacked = np.concatenate([wins.sum(axis=0)[None], totals.reshape(-1, num, num)])
     strengths = fit(stacked)
     tail = (1 - CONFIDENCE) / 2
-    found = {}
-    for k, name in enumerate(names):
-        low, high = np.quantile(strengths[1:, k], [tail, 1 - tail])
-        found[name] = Interval(float(strengths[0, k]), float(low), float(high))
-    return found
+    ends = np.quantile(strengths[1:], [tail, 1 - tail], axis=0)
+    return {
+        name: Interval(*(float(values[k]) for values in (strengths[0], *ends))) for k, name in enumerate(names)
+    }
 
 
 def _tied(comparisons: Sequence[Comparison]) -> list[int]:

@@ -43,7 +43,7 @@ class CaptionList:
 
 def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[ImageCaptions]:
     """The images of the first shards, up to MAX_IMAGES; what cannot be read is noted and left out."""
-    found: list[ImageCaptions] = []
+    captioned: list[ImageCaptions] = []
     for name in sorted({name for layer in layers for name in layer.shards}):
         images: dict[str, ImageCaptions] = {}
         tars = []
@@ -52,10 +52,10 @@ def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> lis
                 tars.append(layer.folder / f"{name}.tar")
                 _read_layer(layer, name, images, reader)
         _read_base(tars, images)
-        found += [images[key] for key in sorted(images)]
-        if len(found) >= MAX_IMAGES:
+        captioned += [images[key] for key in sorted(images)]
+        if len(captioned) >= MAX_IMAGES:
             break
-    return found[:MAX_IMAGES]
+    return captioned[:MAX_IMAGES]
 
 
 def _read_layer(layer: CaptionLayer, name: str, images: dict[str, ImageCaptions], reader: JsonReader) -> None:
@@ -112,11 +112,11 @@ def caption_list(images: Sequence[ImageCaptions], rounds: Sequence[int]) -> Capt
     columns = (ALT, *rounds)
     rows = tuple(
         (
-            visible(one.key, 80),
-            tuple(visible(one.texts.get(number, "")) for number in columns),
-            "; ".join(f"round {number}: {visible(why, 160)}" for number, why in sorted(one.rejects.items())),
+            visible(image.key, 80),
+            tuple(visible(image.texts.get(number, "")) for number in columns),
+            "; ".join(f"round {number}: {visible(why, 160)}" for number, why in sorted(image.rejects.items())),
         )
-        for one in images
+        for image in images
     )
     first = "the first " if len(images) >= MAX_IMAGES else ""
     note = (

@@ -1,6 +1,5 @@
 """Scenes to pictures: Pillow drawing at four times the size, then down-sampling and pixel noise."""
 
-import io
 import math
 from functools import cache
 from random import Random
@@ -8,6 +7,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vila2cli.image import to_jpeg
 from vila2cli.world.scenes import SIDE, Scene, Thing, Writing
 
 SCALE = 4
@@ -39,9 +39,7 @@ def draw_picture(scene: Scene, random: Random) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92, subsampling=0)
-    return buffer.getvalue()
+    return to_jpeg(image, quality=92, subsampling=0)
 
 
 def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
