@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.report import build_page, render_page
-from vila2cli.report.boxes import MAX_SHOWN, boxed_answers
+from vila2cli.report.boxed_answers import MAX_SHOWN, boxed_answers
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.shards import open_layer, open_source
 from vila2cli.shards.sample import Annotation, Turn

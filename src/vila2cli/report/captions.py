@@ -11,8 +11,8 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image
 from vila2cli.report.caption_layers import CaptionLayer, sample_captions
+from vila2cli.report.inlined import InlinePicture, picture_of
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.pictures import Picture, picture_of
 from vila2cli.report.wording import visible
 from vila2cli.score.caption import count_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
@@ -55,7 +55,7 @@ class Card:
 
     key: str
     captions: tuple[Caption, ...]
-    picture: Picture
+    picture: InlinePicture
     truth: tuple[str, ...] = ()
     trend: str = "same"
     differ: bool = False
@@ -255,11 +255,11 @@ def _fact_style(piece: str, scene: Mapping[str, Any], vocabulary: Vocabulary) ->
     return ("vague", "not wrong, but not all of it said") if count.incomplete else ("right", "in the picture")
 
 
-def _picture(sample: Sample) -> Picture:
+def _picture(sample: Sample) -> InlinePicture:
     """The first image of a sample, or why there is none."""
     if not sample.images:
-        return Picture(note="image not available")
+        return InlinePicture(note="image not available")
     try:
         return picture_of(decode_image(sample.images[0].data))
     except DataError as error:
-        return Picture(note=visible(error, 160))
+        return InlinePicture(note=visible(error, 160))

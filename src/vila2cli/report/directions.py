@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from vila2cli.report.figures import Figure
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.judges import Judgement
+from vila2cli.report.judgements import Judgement
 from vila2cli.report.paired import MAIN_MEASURES, MEASURE_NAMES, compare_two
 from vila2cli.report.plots import tag
 from vila2cli.report.results import RoundResult

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vila2cli.report.caption_layers import Words
 from vila2cli.report.figures import Figure, scale_of
-from vila2cli.report.judges import Judgement
+from vila2cli.report.judgements import Judgement
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, task_names
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.tables import Cell, Row

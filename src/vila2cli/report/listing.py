@@ -8,10 +8,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from vila2cli.report.bookkeeping import when
 from vila2cli.report.figures import figure_text
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.paired import bootstrap_of, compare_rounds
-from vila2cli.report.records import when
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, StageRecord, read_run
 from vila2cli.report.saturation import verdict

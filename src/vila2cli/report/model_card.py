@@ -7,6 +7,7 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.report.bookkeeping import data_sources
 from vila2cli.report.data_card import prompt_rows
 from vila2cli.report.figures import figure_text
 from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
@@ -19,7 +20,6 @@ from vila2cli.report.markdown import (
     section,
     table,
 )
-from vila2cli.report.records import data_sources
 from vila2cli.report.results import RoundResult, read_result
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number

@@ -8,7 +8,17 @@ from markupsafe import Markup
 
 from vila2cli import __version__
 from vila2cli.report.all_captions import CaptionList, caption_list, read_all_captions
-from vila2cli.report.boxes import BoxedAnswer, boxed_answers
+from vila2cli.report.bookkeeping import (
+    CostSection,
+    cost_section,
+    cost_tile,
+    lineage_table,
+    matrix,
+    recaption_costs,
+    reject_table,
+    when,
+)
+from vila2cli.report.boxed_answers import BoxedAnswer, boxed_answers
 from vila2cli.report.caption_layers import (
     CaptionLayer,
     Words,
@@ -23,19 +33,9 @@ from vila2cli.report.directions import direction_table
 from vila2cli.report.drift import drift_table
 from vila2cli.report.headline import HeadlineTable, Tile, headline_table, tiles
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.judges import judge_table, read_judgements
+from vila2cli.report.judgements import judge_table, read_judgements
 from vila2cli.report.lineage_graph import lineage_graph
 from vila2cli.report.paired import bootstrap_of, compare_rounds, difference_table
-from vila2cli.report.records import (
-    CostSection,
-    cost_section,
-    cost_tile,
-    lineage_table,
-    matrix,
-    recaption_costs,
-    reject_table,
-    when,
-)
 from vila2cli.report.results import RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, read_run
 from vila2cli.report.saturation import verdict

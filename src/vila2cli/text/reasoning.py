@@ -117,7 +117,6 @@ _NAMED = re.compile(
     r"|contains?|containing|html|xml)(?:\s*:\s*|\s+)\Z",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"\s+[a-z]|\s*[.,;]|\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from vila2cli.shards import TarWriter
 from vila2cli.shards.records import check_whole
 from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS
-from vila2cli.world import language
+from vila2cli.world import sayings
+from vila2cli.world.base_data import reading_turns
 from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.reading import reading_turns
 from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, draw_scene
 
 Members = dict[str, bytes]
@@ -122,7 +122,7 @@ def picture_members(scene: Scene, random: Random, meta: dict[str, Any], text: st
 def pretrain_sample(random: Random, noise: float) -> Members:
     """A picture with web-like alt-text."""
     scene = draw_scene(random, "pretrain")
-    text = language.alt_text(scene, random, wrong=noise, boilerplate=noise)
+    text = sayings.alt_text(scene, random, wrong=noise, boilerplate=noise)
     return picture_members(scene, random, {"url": f"world:{scene.signature}"}, text)
 
 
@@ -131,9 +131,9 @@ def document(random: Random, noise: float) -> Members:
     scenes = [draw_scene(random, "interleaved") for _ in range(random.choice((2, 3)))]
     texts: list[str | None] = []
     for scene in scenes:
-        said = language.alt_text(scene, random, wrong=noise, boilerplate=0.0)
+        said = sayings.alt_text(scene, random, wrong=noise, boilerplate=0.0)
         texts += [f"{random.choice(('Here is', 'Then came', 'Next to it', 'We also saw'))} {said}.", None]
-    texts.append(random.choice(language.BOILERPLATE))
+    texts.append(random.choice(sayings.BOILERPLATE))
     images = [None if text is not None else sum(t is None for t in texts[:i]) for i, text in enumerate(texts)]
     members = {f"{i}.jpg": encode_jpeg(draw_picture(scene, random)) for i, scene in enumerate(scenes)}
     meta = {"interleaved": {"texts": texts, "images": images}, "scenes": [scene.to_json() for scene in scenes]}
@@ -145,9 +145,9 @@ def instruction_sample(random: Random) -> Members:
     scene = draw_scene(random, "sft")
     skills = random.sample(SFT_SKILLS, SFT_QUESTIONS)
     if random.random() < 0.4:
-        turns = language.interview(scene, random, skills[:2]) + language.comparison(scene, random, thin=0.4)
+        turns = sayings.interview(scene, random, skills[:2]) + sayings.comparison(scene, random, thin=0.4)
     else:
-        turns = language.describe(scene, random) + language.interview(scene, random, skills)
+        turns = sayings.describe(scene, random) + sayings.interview(scene, random, skills)
     return picture_members(scene, random, _messages(turns))
 
 
@@ -160,9 +160,7 @@ def _specialist_maker(name: str) -> Callable[[Random], Members]:
     def make(random: Random) -> Members:
         scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
         prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
-        return picture_members(
-            scene, random, _messages(language.specialist_turns(scene, name, prompts, random))
-        )
+        return picture_members(scene, random, _messages(sayings.specialist_turns(scene, name, prompts, random)))
 
     return make
 
@@ -172,9 +170,9 @@ def _task_maker(task: str, split: str) -> Callable[[Random], Members]:
         scene = draw_scene(random, split)
         image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
         if task == "caption":
-            question, answer = PROMPTS["long-v1"], language.caption(scene)
+            question, answer = PROMPTS["long-v1"], sayings.caption(scene)
         else:
-            question, answer = language.QUESTIONS[task](scene, ask)
+            question, answer = sayings.QUESTIONS[task](scene, ask)
         return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
 
     return make

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vila2cli.run.slurm.queue import Task, tasks_of
+from vila2cli.run.slurm.queue import QueuedTask, tasks_of
 from vila2cli.run.slurm.submit import Record
 from vila2cli.run.stages import Stage
 
@@ -20,7 +20,7 @@ def status_lines(stages: Sequence[Stage], folder: Path) -> Iterator[str]:
         yield f"{stage.name:<{width}}  {_state(stage, tasks, numbers, folder)}"
 
 
-def _state(stage: Stage, tasks: Sequence[Task], numbers: Sequence[int], folder: Path) -> str:
+def _state(stage: Stage, tasks: Sequence[QueuedTask], numbers: Sequence[int], folder: Path) -> str:
     if stage.is_complete():
         return "complete"
     if not numbers:

@@ -12,7 +12,7 @@ PIXEL_ART_SIDE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InlinePicture:
     """A JPEG as a data URL with its size in pixels, or a note that says why there is none."""
 
     url: str = ""
@@ -22,9 +22,9 @@ class Picture:
     pixelated: bool = False
 
 
-def picture_of(image: Image.Image, *, quality: int = 80) -> Picture:
+def picture_of(image: Image.Image, *, quality: int = 80) -> InlinePicture:
     """An image of at most MAX_SIDE pixels a side; pixel art keeps its colours."""
     pixelated = max(image.size) <= PIXEL_ART_SIDE
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     jpeg = to_jpeg(image, quality=92, subsampling=0) if pixelated else to_jpeg(image, quality=quality)
-    return Picture(jpeg_url(jpeg), *image.size, pixelated=pixelated)
+    return InlinePicture(jpeg_url(jpeg), *image.size, pixelated=pixelated)

@@ -12,8 +12,8 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.formats.specialists.drawing import draw_boxes
 from vila2cli.image import decode_image
+from vila2cli.report.inlined import InlinePicture, picture_of
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.pictures import Picture, picture_of
 from vila2cli.report.wording import visible
 from vila2cli.score.grounding import parse_boxes
 from vila2cli.shards import done, open_source
@@ -34,7 +34,7 @@ class BoxedAnswer:
     key: str
     question: str
     answer: str
-    picture: Picture
+    picture: InlinePicture
 
 
 def boxed_answers(run_dir: Path, reader: JsonReader) -> list[BoxedAnswer]:
@@ -69,7 +69,7 @@ def _answers(folder: Path, reader: JsonReader) -> Iterator[tuple[Sample, str, st
             reader.note(folder / f"{name}.tar", error)
 
 
-def _drawn(image: Image.Image, answer: str) -> Picture:
+def _drawn(image: Image.Image, answer: str) -> InlinePicture:
     png = draw_boxes(image, {"objects": list(_objects(answer))})
     return picture_of(Image.open(io.BytesIO(png)).convert("RGB"), quality=85)
 
