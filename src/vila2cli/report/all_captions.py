@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.report.caption_layers import CaptionLayer
+from vila2cli.report.caption_layers import CaptionLayer, read_annotations
 from vila2cli.report.captions import usable_scene
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
 from vila2cli.shards import open_source
-from vila2cli.shards.reader import check_layers, read_layer_shard
+from vila2cli.shards.reader import check_layers
 from vila2cli.shards.tarfiles import read_members, split_name
 
 MAX_IMAGES = 10_000
@@ -59,15 +59,10 @@ def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> lis
 
 
 def _read_layer(layer: CaptionLayer, name: str, images: dict[str, ImageCaptions], reader: JsonReader) -> None:
-    tar = layer.folder / f"{name}.tar"
-    try:
-        for key, data in read_layer_shard(tar).items():
-            annotation = json.loads(data)
-            image = images.setdefault(key, ImageCaptions(key))
-            image.texts[layer.round] = str(annotation.get("text") or "")
-            image.image_sha256 = str(annotation.get("image_sha256") or image.image_sha256)
-    except (DataError, ValueError, AttributeError, RecursionError) as error:
-        reader.note(tar, error)
+    for key, annotation in read_annotations(layer, name, reader).items():
+        image = images.setdefault(key, ImageCaptions(key))
+        image.texts[layer.round] = str(annotation.get("text") or "")
+        image.image_sha256 = str(annotation.get("image_sha256") or image.image_sha256)
     for key, reason in _rejects(layer.folder / f"{name}.rejects.jsonl"):
         images.setdefault(key, ImageCaptions(key)).rejects[layer.round] = reason
 

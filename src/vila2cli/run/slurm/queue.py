@@ -10,8 +10,9 @@ from pathlib import Path
 
 from vila2cli.errors import RecipeError
 
-_ENDED = frozenset(
-    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"]
+_ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
 )
 _SETS = {
     "SBATCH_ACCOUNT": "account",
@@ -64,7 +65,7 @@ def tasks_of(jobs: Iterable[int]) -> list[QueuedTask]:
 def submit_job(script: Path, *, after: Sequence[str] = (), array: Sequence[int] = ()) -> int:
     """Submit a script to start when the jobs `after` have ended well, and return the number of its job.
 
-    `array` is what is submitted of an array, where not all of it. Raises RecipeError with the message of sbatch.
+    `array` lists the tasks of an array to submit, where not all. Raises RecipeError with the message of sbatch.
     """
     words = ["sbatch", "--parsable"]
     words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
