@@ -103,9 +103,9 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def stored_as(data: bytes) -> tuple[tuple[int, int], int]:
-    """How a picture lies in its file: width and height, and the orientation that `decode_image` undoes.
+    """How a picture is stored: width and height, and the orientation that `decode_image` undoes.
 
-    The orientation is that of EXIF or XMP, 1 (upright as it lies) to 8. Pillow turns some formats while it
+    The orientation is that of EXIF or XMP, 1 (stored upright) to 8. Pillow turns some formats while it
     decodes them and states their size as turned; what it leaves to be turned tells which. Raises DataError.
     """
     image = _header(data)

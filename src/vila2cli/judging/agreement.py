@@ -23,7 +23,7 @@ def kappa_interval(
 ) -> Interval | None:
     """Cohen's kappa of two judges with its bootstrap interval over images; None where it is not defined.
 
-    Where they agree on everything the replicates do not vary and say nothing of how sure that is: None, too.
+    Where they agree on everything the replicates do not vary and tell nothing of how sure that is: None, too.
     `first[i]` and `second[i]` are the labels that sample i got, `images[i]` what it is resampled with.
     """
     labels = sorted({*first, *second})
@@ -67,7 +67,7 @@ def fleiss_kappa(ratings: Sequence[Sequence[Hashable]]) -> float | None:
 def krippendorff_alpha(
     units: Sequence[Sequence[str]], *, level: Level = "nominal", order: Sequence[str] = ORDER
 ) -> float | None:
-    """Krippendorff's alpha from the labels that each unit got; units with one label say nothing.
+    """Krippendorff's alpha from the labels that each unit got; units with one label do not count.
 
     `order` is the ordinal scale, lowest first. None where nobody can be compared, or all labels are equal.
     """

@@ -1,9 +1,9 @@
 """A page on which people compare captions side by side without knowing whose they are.
 
-The page is one HTML file that works offline. It holds each pair under an id that says nothing, with its
+The page is one HTML file that works offline. It holds each pair under an id without meaning, with its
 captions left and right as a seeded coin fell; which layer stands where is in a key file apart from it.
-Captions are text from anywhere: they are JSON inside the page, of which no character can end the
-element it stands in, and the page's script puts them into text nodes only. A content security
+Captions are text from anywhere: they are JSON inside the page, in which no character can end the
+element around it, and the page's script puts them into text nodes only. A content security
 policy forbids every other script and every request.
 """
 

@@ -46,8 +46,8 @@ def preferences(
 
     `win_rate` counts ties as halves, `position_bias` is the share of letters that were A (0.5 is none), and
     `length_bias` the share of decided verdicts that the caption with more words won. `images[i]` names what
-    verdict i is resampled with. Unjudged verdicts are left out, those too of which one order was answered, and
-    so are the figures that nothing is known of.
+    verdict i is resampled with. Left out are unjudged verdicts, those with an answer in one order only, and
+    figures of which nothing is known.
     """
     pairs = zip(verdicts, images, strict=True)
     judged = [(verdict, image) for verdict, image in pairs if verdict.outcome != "unjudged"]

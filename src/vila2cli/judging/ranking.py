@@ -37,7 +37,7 @@ def bradley_terry(
 ) -> dict[str, Interval]:
     """Strengths as log-odds over the first name that was compared, which stands at 0.
 
-    A name that no chain of comparisons ties to it is left out, for nothing says how strong it is. All
+    A name that no chain of comparisons ties to it is left out, as nothing is known of its strength. All
     comparisons of an image are resampled together.
     """
     tied = _tied(comparisons)

@@ -11,7 +11,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import load_json, read_json
 from vila2cli.judging.people_page import ANSWERS_FORMAT, KEY_FORMAT
-from vila2cli.judging.verdicts import MAJORITY, SampleVerdicts, read_verdict_layer
+from vila2cli.judging.verdicts import MAJORITY, SampleVerdicts, by_sample, read_verdict_layer
 from vila2cli.run.folder import write_text
 from vila2cli.score.verdict import Outcome, Verdict
 from vila2cli.shards.annotations import SampleId
@@ -74,7 +74,9 @@ def safe_name(text: str) -> str:
 def read_key(path: Path) -> dict[str, Any]:
     """The key file of a page; raises DataError when it is none."""
     if not path.is_file():
-        raise DataError(f"there is no {path}; say with --page where vila2 judge --human wrote the page")
+        raise DataError(
+            f"there is no {path}; name with --page the folder in which vila2 judge --human wrote the page"
+        )
     key = read_json(path)
     if key.get("format") != KEY_FORMAT:
         raise DataError(f"{path} is no key of a page of vila2 judge --human")
@@ -91,18 +93,7 @@ def to_verdicts(sheet: Sheet, key: Mapping[str, Any]) -> dict[SampleId, SampleVe
     samples = (
         (pair["shard"], pair["key"], pair["image_sha256"]) for pair in (*key["pairs"], *key.get("ties", ()))
     )
-    by_sample = _by_sample(zip(samples, (*verdicts, *ties), strict=True))
-    return dict(sorted(by_sample.items()))
-
-
-def _by_sample(rows: Iterable[tuple[tuple[str, str, str], Verdict]]) -> dict[SampleId, SampleVerdicts]:
-    """Verdicts, each with shard, key and image, by sample; a sample stands for an image without a digest."""
-    verdicts: dict[SampleId, list[Verdict]] = {}
-    images: dict[SampleId, str] = {}
-    for (shard, key, image), verdict in rows:
-        verdicts.setdefault((shard, key), []).append(verdict)
-        images[shard, key] = image or f"{shard}/{key}"
-    return {sample: SampleVerdicts(images[sample], tuple(given), {}) for sample, given in verdicts.items()}
+    return dict(sorted(by_sample(zip(samples, (*verdicts, *ties), strict=True)).items()))
 
 
 def _answered(sheet: Sheet, pair: Mapping[str, Any]) -> Verdict:
@@ -161,7 +152,7 @@ def _read_verdicts(path: Path) -> dict[SampleId, SampleVerdicts]:
             rows.append((sample, Verdict.from_json(value)))
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}:{number} is no verdict: {error}") from None
-    return _by_sample(rows)
+    return by_sample(rows)
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""What summary.json says of a judged folder: by pair and judge how often which captions were preferred, how
-far the judges can be trusted, and what could not be judged."""
+"""The figures in summary.json of a judged folder: by pair and judge how often which captions were preferred,
+how far the judges can be trusted, and what could not be judged."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -52,6 +52,16 @@ def read_verdict_layer(folder: Path) -> dict[SampleId, SampleVerdicts]:
         image = annotation.image_sha256 or "/".join(sample_id)
         samples[sample_id] = SampleVerdicts(image, verdicts, annotation.scores.get("captions", {}))
     return samples
+
+
+def by_sample(rows: Iterable[tuple[tuple[str, str, str], Verdict]]) -> dict[SampleId, SampleVerdicts]:
+    """Verdicts, each with shard, key and image, by sample; a sample stands for an image without a digest."""
+    verdicts: dict[SampleId, list[Verdict]] = {}
+    images: dict[SampleId, str] = {}
+    for (shard, key, image), verdict in rows:
+        verdicts.setdefault((shard, key), []).append(verdict)
+        images[shard, key] = image or f"{shard}/{key}"
+    return {sample: SampleVerdicts(images[sample], tuple(given), {}) for sample, given in verdicts.items()}
 
 
 def summarise_judges(
@@ -155,7 +165,7 @@ def _kappa(
 def _rankings(
     by_judge: Mapping[str, Verdicts], pairs: Sequence[Pair], **bootstrap: Unpack[Bootstrap]
 ) -> dict[str, Any]:
-    """Bradley-Terry strengths by judge; of two captionings the win rate says it all."""
+    """Bradley-Terry strengths by judge; of two captionings the win rate is all."""
     names = list(dict.fromkeys(name for pair in pairs for name in pair[::-1]))
     if len(names) < 3:
         return {}

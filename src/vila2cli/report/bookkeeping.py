@@ -175,7 +175,7 @@ def _cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
 
 
 def matrix(run: RunRecord) -> Table:
-    """Which stage of which round is there."""
+    """The state of every stage of every round."""
     names = sorted({stage.name for stage in run.stages}, key=_STAGE_ORDER.index)
     rows = (
         Row(group, tuple(_state_cell(run.stage(group, name)) for name in names))
@@ -194,7 +194,7 @@ def _state_cell(stage: StageRecord | None) -> Cell | None:
 
 
 def lineage_table(run: RunRecord) -> Table:
-    """What every stage that is there was made from, as its manifest and layer.json say."""
+    """What every stage that is there was made from, according to its manifest and layer.json."""
     return Table(
         _LINEAGE_COLUMNS, tuple(_lineage_row(stage) for stage in run.stages if stage.state != "missing")
     )

@@ -20,7 +20,7 @@ MAX_CAPTIONS = 20_000
 """Captions per round whose words are counted."""
 MAX_SHARDS = 6
 MAX_PER_SHARD = 200
-"""Samples read from each of MAX_SHARDS shards, of which the shown ones are drawn."""
+"""Samples read from each of MAX_SHARDS shards; those shown are drawn from them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSection:
-    """The cards of a run, and the sentence that says what they are or why there are none."""
+    """The cards of a run, and a sentence about them, or the reason why there are none."""
 
     cards: Sequence[Card]
     note: str

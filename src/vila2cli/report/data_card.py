@@ -158,7 +158,7 @@ def _layer_failures(folder: Path, summary: Mapping[str, Any], reader: JsonReader
 
 
 def _size_category(num: int) -> str:
-    """The class of the Hub that so many samples fall in: n<1K, 1K<n<10K ..."""
+    """The class of the Hub for a number of samples: n<1K, 1K<n<10K ..."""
     bounds = [(10 ** (3 * i + j), f"{10**j}{unit}") for i, unit in enumerate("KMBT", 1) for j in range(3)]
     below = [name for bound, name in bounds if bound <= num][-1:]
     above = [name for bound, name in bounds if bound > num][:1]

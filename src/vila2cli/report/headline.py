@@ -23,7 +23,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineTable:
-    """Columns in named groups of so many; the row of a final model is set `apart`."""
+    """Columns in named groups, each with its number of columns; the row of a final model is set `apart`."""
 
     groups: tuple[tuple[str, int], ...]
     columns: tuple[Column, ...]
@@ -151,7 +151,7 @@ def tiles(
     judgements: Sequence[Judgement],
     cost: Tile | None,
 ) -> list[Tile]:
-    """The few figures that say what the run achieved; those that are not there are left out."""
+    """The few figures that sum up the run; those that are not there are left out."""
     rounds = [result for result in results if result.is_round]
     all_tiles = [
         _change_tile("Caption precision", rounds, PRECISION),

@@ -59,7 +59,7 @@ class RunTable:
         figures = tuple(MEASURES.values())
         lines = [(name, [*shown, *_figures(result)]) for name, shown, result in self.rows]
         table = _table((*SHOWN, *figures), lines)
-        # As wide as it would like to be, which a measure within the terminal would not say.
+        # The width that it would take, which a measure within the terminal would cut.
         if console.measure(table, options=options.update_width(UNBOUNDED)).maximum <= options.max_width:
             yield table
         else:
@@ -77,7 +77,7 @@ class RunTable:
 
 
 def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
-    """What is known of a run; with a recipe also whether another round helps, as its report says."""
+    """What is known of a run; with a recipe also the verdict of its report on another round."""
     reader = JsonReader(run_dir)
     run = read_run(run_dir, reader)
     results = read_results(run)

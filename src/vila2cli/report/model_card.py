@@ -171,7 +171,7 @@ def _result(folder: Path, sha256: str, reader: JsonReader) -> RoundResult | None
 
 def _scores(result: RoundResult | None) -> str:
     if result is None:
-        return "No evaluation of these weights lies beside them."
+        return "No evaluation of these weights is beside them."
     rows: list[tuple[object, ...]] = [
         (task.name, metric, figure_text(figure), task.num_samples)
         for task in result.tasks.values()

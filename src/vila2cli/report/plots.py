@@ -87,7 +87,7 @@ def line_chart(
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where data coordinates lie in the drawing; `ticks` are the y axis, bottom first."""
+    """Where data coordinates are in the drawing; `ticks` are the y axis, bottom first."""
 
     ticks: tuple[float, ...]
     num_labels: int

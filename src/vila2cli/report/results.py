@@ -13,7 +13,7 @@ from vila2cli.score.caption import FACTS
 _PROTOCOL = dict.fromkeys(("version", "scorer", "scorer_version", "question", "judge"), "") | {
     "prompt": "{question}"
 }
-"""What decides a task's figures beside the model, and what holds where a metrics.json does not say."""
+"""What decides a task's figures beside the model, with the default where a metrics.json has none."""
 QA_MEAN = "qa_mean"
 PRECISION, RECALL = "caption precision", "caption recall"
 
@@ -85,7 +85,7 @@ def read_results(run: RunRecord) -> tuple[RoundResult, ...]:
 
 
 def read_result(group: str, metrics: Mapping[str, Any]) -> RoundResult:
-    """What a metrics.json says; what in it makes no sense is left out."""
+    """The figures of a metrics.json; what in it makes no sense is left out."""
     tasks = [
         _read_task(name, task)
         for name, task in table_of(metrics.get("tasks")).items()

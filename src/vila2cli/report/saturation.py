@@ -10,7 +10,7 @@ from vila2cli.report.wording import join_words, points
 
 
 def verdict(comparisons: Sequence[RoundComparison], results: Sequence[RoundResult] = ()) -> list[str]:
-    """The verdict, then what the main measures say about every two rows that were compared.
+    """The verdict, then the main measures of every two rows that were compared.
 
     A measure is better where the whole 95% interval of its paired difference is above zero. `results` tell
     which rounds are not evaluated.

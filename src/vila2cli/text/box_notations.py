@@ -1,7 +1,7 @@
 """Boxes as models write them: the notations of papers and model cards, each with its frame where it has one.
 
-A notation that fixes its frame (location tokens, `box_2d`, tags) says so in `FoundBox.frame`. Plain numbers do
-not: whether they are pixels, thousandths or shares is for the reader of all answers to say, not of one.
+A notation that fixes its frame (location tokens, `box_2d`, tags) has it in `FoundBox.frame`. Plain numbers do
+not: only the reader of all answers can tell whether they are pixels, thousandths or shares.
 """
 
 import math
@@ -75,7 +75,7 @@ _SIZE_KEYS = (("xmin", "ymin"), ("x1", "y1"), ("left", "top"), ("x", "y"))
 _CENTRE_KEYS = (("cx", "cy"), ("xcenter", "ycenter"), ("centerx", "centery"))
 _CLOSED = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _MAX_CHARS = 8000
-"""The end of an answer that is read: a model that never stops says nothing more."""
+"""The end of an answer that is read: a model that never stops has nothing to add."""
 _PATCHES = 32
 """Patches along each side of Kosmos-2's grid."""
 
@@ -84,7 +84,7 @@ _PATCHES = 32
 class FoundBox:
     """A box as it is written: the notation's name, its numbers, and their frame where the notation fixes it.
 
-    Where `is_ordered` the four are left, top, right, bottom whatever the frame of plain numbers says.
+    Where `is_ordered` the four are left, top, right, bottom whatever the frame of plain numbers.
     """
 
     notation: str

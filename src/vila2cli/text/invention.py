@@ -1,4 +1,4 @@
-"""What a merged caption says that neither of its sources says: numbers, names, words, and who has what.
+"""What is in a merged caption and in neither of its sources: numbers, names, words, and who has what.
 
 Pure functions for the rewrite mode. A language model that merges an alt-text with a recaption sees
 no picture, so everything in its answer has to come from them (POINTS section 3.1 asks for it in

@@ -77,8 +77,8 @@ class Standard:
 class CheckedCaption:
     """A caption to keep (`defect` None), or why it is none.
 
-    `was_cut` says that its loose end was removed, `was_stripped` that something around it was, as a preface,
-    and `has_reasoning` that reasoning was among that.
+    `was_cut`: its loose end was removed; `was_stripped`: something around it was, as a preface;
+    `has_reasoning`: reasoning was among that.
     """
 
     text: str
@@ -91,7 +91,7 @@ class CheckedCaption:
 def check_caption(
     text: str, *, reached_limit: bool, standard: Standard | None = None, prompt: str = ""
 ) -> CheckedCaption:
-    """Judge one generated caption; `reached_limit` says that generation ended at max_new_tokens.
+    """Judge one generated caption; `reached_limit` tells that generation ended at max_new_tokens.
 
     Reasoning before a caption is left out, and one that was cut off has none behind it. A caption that reached
     the limit is cut back to its last full sentence. `prompt` is how a repetition of its instruction opens

@@ -1,6 +1,6 @@
 """What the bases are pretrained on: conversations about scenes given in words, and labelled pictures.
 
-The LLM learns to read: sixteen words say what is where, and it describes them, answers questions
+The LLM learns to read: sixteen words tell what is where, and it describes them, answers questions
 and compares captions. The tower learns to see: at each of sixteen places it must tell the word that
 belongs there. Neither meets the other; joining them is what `vila2 pretrain` does.
 """

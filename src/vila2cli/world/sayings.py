@@ -31,10 +31,10 @@ def caption(scene: Scene) -> str:
 
 def statements(scene: Scene) -> list[str]:
     """One sentence for each object in reading order, and one for the word."""
-    said = [_statement(thing) for thing in scene.objects]
+    sentences = [_statement(thing) for thing in scene.objects]
     if scene.writing:
-        said.append(f'At the {scene.writing.place} the word "{scene.writing.word}" is written.')
-    return said
+        sentences.append(f'At the {scene.writing.place} the word "{scene.writing.word}" is written.')
+    return sentences
 
 
 def _statement(thing: SceneObject) -> str:
@@ -91,7 +91,7 @@ def alt_text(scene: Scene, random: Random, *, wrong: float, boilerplate: float) 
     """Web-like alt-text: short, one or two objects named, often vague, sometimes wrong or beside the point.
 
     `wrong` is the share of named objects with a wrong attribute, `boilerplate` the share of texts
-    that say nothing about the picture.
+    that are not about the picture.
     """
     if random.random() < boilerplate:
         if random.random() < 0.3:
@@ -161,8 +161,8 @@ def ask_place(scene: Scene, random: Random) -> Question:
 
 
 def ask_spatial(scene: Scene, random: Random) -> Question:
-    one, other = random.sample(scene.objects, 2)
-    return f"Where is the {one.name} relative to the {other.name}?", relation(one, other)
+    thing, other = random.sample(scene.objects, 2)
+    return f"Where is the {thing.name} relative to the {other.name}?", relation(thing, other)
 
 
 def ask_ocr(scene: Scene, random: Random) -> Question:
@@ -192,17 +192,17 @@ QUESTIONS: dict[str, Callable[[Scene, Random], Question]] = {
 }
 
 
-def relation(one: SceneObject, other: SceneObject) -> str:
-    """Where `one` is seen from `other`: "above", "left", "below right" ..."""
-    (y1, x1), (y2, x2) = one.place.split(), other.place.split()
+def relation(thing: SceneObject, other: SceneObject) -> str:
+    """Where `thing` is, seen from `other`: "above", "left", "below right" ..."""
+    (y1, x1), (y2, x2) = thing.place.split(), other.place.split()
     words = [] if y1 == y2 else ["above" if y1 == "top" else "below"]
     words += [] if x1 == x2 else ["left" if x1 == "left" else "right"]
     return " ".join(words)
 
 
-def relation_phrase(one: SceneObject, other: SceneObject) -> str:
+def relation_phrase(thing: SceneObject, other: SceneObject) -> str:
     """The relation as it stands in a sentence: "above and to the left of"."""
-    words = [f"to the {w} of" if w in ("left", "right") else w for w in relation(one, other).split()]
+    words = [f"to the {w} of" if w in ("left", "right") else w for w in relation(thing, other).split()]
     return " and ".join(words)
 
 
@@ -269,7 +269,7 @@ def interview(scene: Scene, random: Random, skills: list[str]) -> list[Turn]:
 
 
 def specialist_answer(scene: Scene, name: str) -> str:
-    """What the specialist should say about a scene when given its generation prompt."""
+    """The right answer of a specialist to its generation prompt."""
     if name == "grounding":
         return " ".join(map(_located, scene.objects))
     if name == "ocr":
@@ -291,8 +291,8 @@ def layout(scene: Scene) -> list[str]:
     """The scene as sixteen words, four for every quarter of the picture in reading order.
 
     A quarter reads `size colour shape mark` when an object is in it, `L1 L2 L3 mark` for a word and
-    `. . . mark` when it is empty; the mark says which quarter it is and near which of its corners
-    the object lies. It is what the base LLM learns to read and, word by word, what the base tower
+    `. . . mark` when it is empty; the mark names the quarter and the corner of it that
+    the object is near. It is what the base LLM learns to read and, word by word, what the base tower
     learns to tell: row by row of its 4 x 4 image tokens, one quarter to a row (`world/base_data.py`).
     """
     quarters = {place: [".", ".", ".", MARKS[place]] for place in PLACES}

@@ -131,8 +131,8 @@ def document(random: Random, noise: float) -> Members:
     scenes = [draw_scene(random, "interleaved") for _ in range(random.choice((2, 3)))]
     texts: list[str | None] = []
     for scene in scenes:
-        said = sayings.alt_text(scene, random, wrong=noise, boilerplate=0.0)
-        texts += [f"{random.choice(('Here is', 'Then came', 'Next to it', 'We also saw'))} {said}.", None]
+        text = sayings.alt_text(scene, random, wrong=noise, boilerplate=0.0)
+        texts += [f"{random.choice(('Here is', 'Then came', 'Next to it', 'We also saw'))} {text}.", None]
     texts.append(random.choice(sayings.BOILERPLATE))
     images = [None if text is not None else sum(t is None for t in texts[:i]) for i, text in enumerate(texts)]
     members = {f"{i}.jpg": encode_jpeg(draw_picture(scene, random)) for i, scene in enumerate(scenes)}

@@ -29,7 +29,7 @@ _SETS = {
     "SBATCH_SIGNAL": "signal",
     "SBATCH_TIMELIMIT": "time",
 }
-"""Variables that sbatch puts above what a script says itself."""
+"""Variables that sbatch puts above the options in a script."""
 _OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 _HOPELESS = "DependencyNeverSatisfied"
 

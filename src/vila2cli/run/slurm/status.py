@@ -10,7 +10,7 @@ from vila2cli.run.stages import Stage
 
 
 def status_lines(stages: Sequence[Stage], folder: Path) -> Iterator[str]:
-    """One line per stage: complete, what its tasks do, or that none is left and where to read why."""
+    """A line for every stage: complete, the states of its tasks, or that none is left and where its log is."""
     records = {stage.name: Record.read(folder, stage) for stage in stages}
     known = tasks_of(job.job for record in records.values() for job in record.jobs)
     width = max(len(stage.name) for stage in stages)
