@@ -59,7 +59,7 @@ def _read_sheet(path: Path, key: Mapping[str, Any]) -> Sheet:
     answers = value.get("answers")
     for answer in answers if isinstance(answers, list) else [answers]:
         pair, choice = (answer.get("pair"), answer.get("choice")) if isinstance(answer, dict) else (None, None)
-        if not isinstance(pair, str) or pair not in known or choice not in _ANSWERS:
+        if not (isinstance(pair, str) and isinstance(choice, str) and pair in known and choice in _ANSWERS):
             raise DataError(f"{path}: {json.dumps(answer)[:120]} answers no pair of this page")
         choices[pair] = choice
     return Sheet(safe_name(str(value.get("judge", ""))), choices)
