@@ -1,7 +1,7 @@
 """Every caption of a run by image: what the list that can be searched shows, and drift is counted on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,22 +63,10 @@ def _read_layer(layer: CaptionLayer, name: str, images: dict[str, ImageCaptions]
         image = images.setdefault(key, ImageCaptions(key))
         image.texts[layer.round] = str(annotation.get("text") or "")
         image.image_sha256 = str(annotation.get("image_sha256") or image.image_sha256)
-    for key, reason in _rejects(layer.folder / f"{name}.rejects.jsonl"):
-        images.setdefault(key, ImageCaptions(key)).rejects[layer.round] = reason
-
-
-def _rejects(path: Path) -> Iterator[tuple[str, str]]:
-    """Keys and reasons of a shard's rejects, without those of damaged lines."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            reject = json.loads(line)
-            yield str(reject["key"]), f"{reject['reason']}: {reject.get('error', '')}"
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
+    for reject in reader.lines(layer.folder / f"{name}.rejects.jsonl"):
+        if "key" in reject and "reason" in reject:
+            image = images.setdefault(str(reject["key"]), ImageCaptions(str(reject["key"])))
+            image.rejects[layer.round] = f"{reject['reason']}: {reject.get('error', '')}"
 
 
 def _read_base(tars: Sequence[Path], images: Mapping[str, ImageCaptions]) -> None:
