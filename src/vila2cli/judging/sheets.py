@@ -108,7 +108,8 @@ def _answered(sheet: Sheet, pair: Mapping[str, Any]) -> Verdict:
 
 def _verdict(judge: str, pair: Mapping[str, Any], **given: Any) -> Verdict:
     first, second = map(int, pair["num_words"])
-    return Verdict(pair["layer"], pair["against"], judge, num_words=(first, second), **given)
+    about = {"layer": pair["layer"], "against": pair["against"], "judge": judge}
+    return Verdict(**about, num_words=(first, second), **given)
 
 
 def write_verdicts(folder: Path, verdicts: Mapping[SampleId, SampleVerdicts]) -> None:
