@@ -71,7 +71,8 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
                 image.load()
                 _check_size(image)
                 small = _scaled(image, _scaled_size(image.size, max_pixels))
-                return _plain(_turned(small, _orientation(image)))
+                turn = UPRIGHT.get(_orientation(image))
+                return _plain(small if turn is None else small.transpose(turn))
     except UnidentifiedImageError:
         raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -184,11 +185,6 @@ def _plain(image: Image.Image) -> Image.Image:
     plain = Image.new("RGB", image.size)
     plain.paste(image)
     return plain
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    method = UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -120,7 +120,13 @@ def render_page(
         "digest": page_digest(shown, question),
         "pairs": [
             {"id": pair.id, "image": image_url(pair)}
-            | dict(zip(("left", "right"), map(_visible, pair.captions), strict=True))
+            | dict(
+                zip(
+                    ("left", "right"),
+                    (printable(caption.strip(), keep_newlines=True) for caption in pair.captions),
+                    strict=True,
+                )
+            )
             for pair in shown
         ],
     }
@@ -133,8 +139,3 @@ def render_page(
         pairs=value,
         image_sources="data:" if inlined else "'self' file:",
     )
-
-
-def _visible(caption: str) -> str:
-    """A caption without characters that nobody sees or that turn text around."""
-    return printable(caption.strip(), keep_newlines=True)

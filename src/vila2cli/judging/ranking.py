@@ -97,9 +97,9 @@ def fit(wins_BKK: FloatArray) -> FloatArray:
 
 def to_json(strengths: Mapping[str, Interval]) -> list[dict[str, object]]:
     """One line per captioning, the oldest first: log-odds and points of Elo over the oldest."""
-    return [{"layer": name, **one.to_json("strength"), **_elo(one)} for name, one in strengths.items()]
-
-
-def _elo(one: Interval) -> dict[str, float]:
-    values = {"elo": one.value, "elo_low": one.low, "elo_high": one.high}
-    return {name: round(value * ELO_PER_LOGIT, 1) for name, value in values.items()}
+    lines = []
+    for name, strength in strengths.items():
+        ends = {"elo": strength.value, "elo_low": strength.low, "elo_high": strength.high}
+        elo = {key: round(value * ELO_PER_LOGIT, 1) for key, value in ends.items()}
+        lines.append({"layer": name, **strength.to_json("strength"), **elo})
+    return lines

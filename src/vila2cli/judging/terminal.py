@@ -17,7 +17,7 @@ def summary_table(summary: Mapping[str, Any]) -> list[str]:
     rows = [row for pair in summary["pairs"] for row in _rows(pair)]
     lines = [*aligned([_HEAD, *rows]), _LEGEND]
     for judge, strengths in summary.get("bradley_terry", {}).items():
-        ranks = ", ".join(f"{short(rank['layer'])} {rank['elo']:+.0f}{_elo_span(rank)}" for rank in strengths)
+        ranks = ", ".join(f"{short(rank['layer'])} {_elo(rank)}" for rank in strengths)
         lines.append(f"Elo by {judge} (Bradley-Terry): {ranks}")
     for judge, layers in summary.get("captions", {}).items():
         lines += [f"{judge} on {short(layer)}: {_means(figures)}" for layer, figures in layers.items()]
@@ -104,8 +104,9 @@ def _share(figures: Mapping[str, Any], name: str) -> str:
     return _decimals(value) + (f" ({span['low']:.2f} to {span['high']:.2f})" if span else "")
 
 
-def _elo_span(rank: Mapping[str, Any]) -> str:
-    return "" if rank["low"] == rank["high"] else f" ({rank['elo_low']:+.0f} to {rank['elo_high']:+.0f})"
+def _elo(rank: Mapping[str, Any]) -> str:
+    span = "" if rank["low"] == rank["high"] else f" ({rank['elo_low']:+.0f} to {rank['elo_high']:+.0f})"
+    return f"{rank['elo']:+.0f}{span}"
 
 
 def _means(figures: Mapping[str, Any]) -> str:

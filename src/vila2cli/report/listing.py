@@ -64,7 +64,11 @@ class RunTable:
             yield table
         else:
             yield _table(SHOWN, [(name, shown) for name, shown, _ in self.rows], gap=1)
-            measured = [(name, _figures(result, "\n")) for name, _, result in self.rows if _has_figures(result)]
+            measured = [
+                (name, _figures(result, "\n"))
+                for name, _, result in self.rows
+                if result and any(map(result.measure, MEASURES))
+            ]
             if measured:
                 yield Text()
                 yield _table(figures, measured, gap=1)
@@ -82,8 +86,13 @@ def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
     run = read_run(run_dir, reader)
     results = read_results(run)
     by_group = {result.group: result for result in results}
-    groups = dict.fromkeys(stage.group for stage in run.stages)
-    rows = tuple((printable(group), _states(run, group), by_group.get(group)) for group in groups)
+    by_name: dict[str, dict[str, StageRecord]] = {}
+    for stage in run.stages:
+        by_name.setdefault(stage.group, {})[SPECIALIST.get(stage.name, stage.name)] = stage
+    rows = tuple(
+        (printable(group), [_state(stages.get(name)) for name in SHOWN], by_group.get(group))
+        for group, stages in by_name.items()
+    )
     if recipe is None:
         return RunTable(_title(run, reader), rows, "")
     loop = [result for result in results if result.is_round]
@@ -108,11 +117,6 @@ def _title(run: RunRecord, reader: JsonReader) -> Text:
     return Text(printable(", ".join(parts)), style="bold")
 
 
-def _states(run: RunRecord, group: str) -> list[Text]:
-    stages = {SPECIALIST.get(one.name, one.name): one for one in run.stages if one.group == group}
-    return [_state(stages.get(name)) for name in SHOWN]
-
-
 def _state(stage: StageRecord | None) -> Text:
     if stage is None:
         return Text("")
@@ -129,7 +133,3 @@ def _figures(result: RoundResult | None, between: str = " ") -> list[Text]:
     figures = [result.measure(name) for name in MEASURES]
     texts = (figure_text(figure and figure.scaled(100), 1) for figure in figures)
     return [Text(text.replace(" [", f"{between}[")) for text in texts]
-
-
-def _has_figures(result: RoundResult | None) -> bool:
-    return result is not None and any(result.measure(name) is not None for name in MEASURES)

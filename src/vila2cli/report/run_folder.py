@@ -105,7 +105,10 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
     layer = reader.read(layers[0] / "layer.json") if layers else {}
     by_layer = {path: layer_stats(path, reader) for path in layers}
     stats = [shard for shards in by_layer.values() for shard in shards]
-    counted = [_furthest(by_layer)] if name == "judge" and layers else layers  # judges share their samples
+    counted = layers
+    if name == "judge":  # judges share their samples: those of the one that is furthest count
+        sizes = {path: sum(whole(shard.get("out")) for shard in by_layer[path]) for path in layers}
+        counted = sorted(layers, key=sizes.__getitem__, reverse=True)[:1]
     samples = [shard for path in counted for shard in by_layer[path]]
     base = layer.get("base")
     expected = len(base) if isinstance(base, list) and len(layers) == 1 else None
@@ -170,11 +173,6 @@ def layer_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
         for path in sorted(folder.glob("*.stats.json"))
         if path.with_name(path.name.removesuffix(".stats.json") + ".tar").is_file()
     ]
-
-
-def _furthest(by_layer: Mapping[Path, list[dict[str, Any]]]) -> Path:
-    """The layer with most samples."""
-    return max(by_layer, key=lambda path: sum(whole(shard.get("out")) for shard in by_layer[path]))
 
 
 def _layer_state(name: str, summary: Mapping[str, Any], num_shards: int, expected: int | None) -> State:

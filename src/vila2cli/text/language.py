@@ -127,7 +127,9 @@ def _piece(text: str) -> _Piece:
     is_long = (len(words) >= _MANY_WORDS and not is_named) or num_unspaced >= _MIN_UNSPACED
     if not is_long and (is_named or len(words) < _MIN_WORDS):
         return _Piece(letters, tuple(words), {}, 0.0)
-    return _Piece(letters, tuple(words), _probabilities(text), _UNLIKELY_OF_MANY if is_long else _UNLIKELY)
+    return _Piece(
+        letters, tuple(words), dict(_identifier().rank(text)), _UNLIKELY_OF_MANY if is_long else _UNLIKELY
+    )
 
 
 def _may_be(pieces: Sequence[_Piece], language: str) -> bool:
@@ -168,10 +170,6 @@ def _is_other(piece: _Piece, language: str) -> bool:
 
 def _weight(letters: str) -> float:
     return len(letters) + (_UNSPACED_WEIGHT - 1) * len(_WIDE.findall(letters))
-
-
-def _probabilities(text: str) -> Mapping[str, float]:
-    return dict(_identifier().rank(text))
 
 
 @functools.cache

@@ -158,7 +158,8 @@ def _without_equal_cells(text: str) -> str:
     kept = []
     for line, copies in groupby(lines):
         num = len(list(copies))
-        kept += [line] * (1 if num <= MAX_ROWS and _is_row(line) else num)
+        is_row = any(pattern.search(line) for pattern in (_CELL_END, _BOX, _RULE))
+        kept += [line] * (1 if num <= MAX_ROWS and is_row else num)
     return "\n".join(kept)
 
 
@@ -172,10 +173,6 @@ def _row(line: str) -> str:
     if not 3 <= len(cells) <= MAX_CELLS:
         return line
     return " | ".join(cell for cell, _ in groupby(cells))
-
-
-def _is_row(line: str) -> bool:
-    return any(pattern.search(line) for pattern in (_CELL_END, _BOX, _RULE))
 
 
 def _ends_in_rule(text: str) -> bool:

@@ -133,19 +133,14 @@ def article(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def ask_colour(scene: Scene, random: Random) -> Question:
-    thing = random.choice(scene.objects)
-    return f"What colour is the object at the {thing.place}?", thing.colour
+def _about_one(question: str, attribute: str) -> Callable[[Scene, Random], Question]:
+    """Ask for an attribute of an object; the question's `{0.place}` and `{0.name}` are the object's."""
 
+    def ask(scene: Scene, random: Random) -> Question:
+        thing = random.choice(scene.objects)
+        return question.format(thing), getattr(thing, attribute)
 
-def ask_shape(scene: Scene, random: Random) -> Question:
-    thing = random.choice(scene.objects)
-    return f"What shape is the object at the {thing.place}?", thing.shape
-
-
-def ask_size(scene: Scene, random: Random) -> Question:
-    thing = random.choice(scene.objects)
-    return f"Is the {thing.name} small or large?", thing.size
+    return ask
 
 
 def ask_count(scene: Scene, random: Random) -> Question:
@@ -153,11 +148,6 @@ def ask_count(scene: Scene, random: Random) -> Question:
         return "How many objects are in the image?", NUMBERS[len(scene.objects)]
     size = random.choice(SIZES)
     return f"How many {size} objects are in the image?", NUMBERS[sum(t.size == size for t in scene.objects)]
-
-
-def ask_place(scene: Scene, random: Random) -> Question:
-    thing = random.choice(scene.objects)
-    return f"Where is the {thing.name}?", thing.place
 
 
 def ask_spatial(scene: Scene, random: Random) -> Question:
@@ -181,11 +171,11 @@ def _located(thing: SceneObject) -> str:
 
 QUESTIONS: dict[str, Callable[[Scene, Random], Question]] = {
     "existence": ask_existence,
-    "colour": ask_colour,
-    "shape": ask_shape,
-    "size": ask_size,
+    "colour": _about_one("What colour is the object at the {0.place}?", "colour"),
+    "shape": _about_one("What shape is the object at the {0.place}?", "shape"),
+    "size": _about_one("Is the {0.name} small or large?", "size"),
     "count": ask_count,
-    "place": ask_place,
+    "place": _about_one("Where is the {0.name}?", "place"),
     "spatial": ask_spatial,
     "ocr": ask_ocr,
     "grounding": ask_box,

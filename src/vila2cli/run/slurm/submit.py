@@ -127,10 +127,12 @@ def _submit_stage(
     _check_split(path, num_workers(stage, slurm))
     # What a person wrote of the array, such as how many run at once, counts as long as all of it is due.
     job = submit_job(path, after=after, array=missing if len(missing) < count else ())
-    new = Submitted(job, tuple(missing), tuple(after), _now())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    new = Submitted(job, tuple(missing), tuple(after), now)
     record.write([*kept, new])
     of_all = f", {len(missing)} of {count} tasks" if missing else ""
-    return [*names, str(job)], f"submitted as {job}{of_all}{_waits(after)}"
+    waits = f", after {', '.join(after)}" if after else ""
+    return [*names, str(job)], f"submitted as {job}{of_all}{waits}"
 
 
 def _check_split(path: Path, num_workers: int) -> None:
@@ -147,14 +149,6 @@ def _check_split(path: Path, num_workers: int) -> None:
 def _missing_tasks(stage: Stage, slurm: SlurmSettings) -> list[int]:
     per_task = workers_per_task(stage, slurm)
     return sorted({worker // per_task for worker in stage.missing_workers(num_workers(stage, slurm))})
-
-
-def _waits(after: Sequence[str]) -> str:
-    return f", after {', '.join(after)}" if after else ""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def remember(folder: Path, target: str, sets: Sequence[str]) -> None:
