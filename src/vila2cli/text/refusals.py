@@ -48,7 +48,7 @@ def refuses(text: str) -> bool:
 
 @functools.cache
 def _refusal() -> "re.Pattern[str]":
-    patterns = [one for known in phrases().values() for one in known.refusals]
+    patterns = [refusal for known in phrases().values() for refusal in known["refusals"]]
     return re.compile(_plain_pattern(_LEAD_IN) + "(?:" + "|".join(map(_plain_pattern, patterns)) + ")")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -74,15 +75,15 @@ def _check_free(out: Path, plan: Mapping[str, object]) -> None:
 
 
 def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[Random], Members]]]]:
-    yield "pretrain", (world.num_pretrain, lambda random: pretrain_sample(random, world.alt_text_noise))
-    yield "interleaved", (world.num_interleaved, lambda random: document(random, world.alt_text_noise))
+    yield "pretrain", (world.num_pretrain, partial(pretrain_sample, noise=world.alt_text_noise))
+    yield "interleaved", (world.num_interleaved, partial(document, noise=world.alt_text_noise))
     yield "sft", (world.num_sft, instruction_sample)
     yield "text", (world.num_text, text_sample)
     for name in SPECIALISTS:
-        yield f"specialist-{name}", (world.num_specialist, _specialist_maker(name))
+        yield f"specialist-{name}", (world.num_specialist, partial(specialist_sample, name=name))
     for split, num in (("dev", world.num_dev), ("eval", world.num_eval)):
         for task in TASKS:
-            yield f"{split}/{task}", (num, _task_maker(task, split))
+            yield f"{split}/{task}", (num, partial(task_sample, task=task, split=split))
 
 
 def _write_folder(
@@ -156,26 +157,22 @@ def text_sample(random: Random) -> Members:
     return {"json": _json(_messages(reading_turns(random)))}
 
 
-def _specialist_maker(name: str) -> Callable[[Random], Members]:
-    def make(random: Random) -> Members:
-        scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
-        prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
-        return picture_members(scene, random, _messages(sayings.specialist_turns(scene, name, prompts, random)))
-
-    return make
+def specialist_sample(random: Random, name: str) -> Members:
+    """A picture with a conversation of a specialist's skill."""
+    scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
+    prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
+    return picture_members(scene, random, _messages(sayings.specialist_turns(scene, name, prompts, random)))
 
 
-def _task_maker(task: str, split: str) -> Callable[[Random], Members]:
-    def make(random: Random) -> Members:
-        scene = draw_scene(random, split)
-        image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
-        if task == "caption":
-            question, answer = PROMPTS["long-v1"], sayings.caption(scene)
-        else:
-            question, answer = sayings.QUESTIONS[task](scene, ask)
-        return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
-
-    return make
+def task_sample(random: Random, task: str, split: str) -> Members:
+    """A picture with a question of an evaluation task and its answer."""
+    scene = draw_scene(random, split)
+    image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
+    if task == "caption":
+        question, answer = PROMPTS["long-v1"], sayings.caption(scene)
+    else:
+        question, answer = sayings.QUESTIONS[task](scene, ask)
+    return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
 
 
 def task_toml(task: str, split: str) -> str:
