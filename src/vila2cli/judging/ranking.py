@@ -43,14 +43,14 @@ def bradley_terry(
     tied = _tied(comparisons)
     names = [names[k] for k in tied]
     place = {k: new for new, k in enumerate(tied)}
-    comparisons = [one for one in comparisons if one.first in place]
-    images, index = np.unique([one.image for one in comparisons], return_inverse=True)
+    comparisons = [game for game in comparisons if game.first in place]
+    images, index = np.unique([game.image for game in comparisons], return_inverse=True)
     num = len(names)
     wins = np.zeros((len(images), num, num))
-    for row, one in zip(index, comparisons, strict=True):
-        first, second = place[one.first], place[one.second]
-        wins[row, first, second] += one.score
-        wins[row, second, first] += 1 - one.score
+    for row, game in zip(index, comparisons, strict=True):
+        first, second = place[game.first], place[game.second]
+        wins[row, first, second] += game.score
+        wins[row, second, first] += 1 - game.score
     totals = resample_totals(wins.reshape(len(images), -1), images.tolist(), **bootstrap)
     stacked = np.concatenate([wins.sum(axis=0)[None], totals.reshape(-1, num, num)])
     strengths = fit(stacked)
@@ -63,7 +63,7 @@ def bradley_terry(
 
 def _tied(comparisons: Sequence[Comparison]) -> list[int]:
     """The lowest index that was compared, and all that a chain of comparisons ties to it, in order."""
-    edges = {(one.first, one.second) for one in comparisons}
+    edges = {(game.first, game.second) for game in comparisons}
     tied = {min(min(edge) for edge in edges)}
     while more := {k for edge in edges if tied & set(edge) for k in edge} - tied:
         tied |= more

@@ -174,10 +174,10 @@ def _rankings(
     strengths = {}
     for judge, samples in by_judge.items():
         comparisons = [
-            Comparison(place[one.layer], place[one.against], POINTS[one.outcome], sample.image)
+            Comparison(place[verdict.layer], place[verdict.against], POINTS[verdict.outcome], sample.image)
             for sample in samples.values()
-            for one in sample.verdicts
-            if one.outcome != "unjudged" and (one.layer, one.against) in pairs
+            for verdict in sample.verdicts
+            if verdict.outcome != "unjudged" and (verdict.layer, verdict.against) in pairs
         ]
         if comparisons:
             strengths[judge] = to_json(bradley_terry(names, comparisons, **bootstrap))
@@ -199,8 +199,8 @@ def _captions(by_judge: Mapping[str, Verdicts], **bootstrap: Unpack[Bootstrap]) 
             estimates = estimate(columns, _caption_metrics, groups=groups, **bootstrap)
             of = supports(columns, _caption_metrics, groups)
             figures = {
-                name: interval_within(one, float(name in _CAPTION_SHARES), of[name]).to_json()
-                for name, one in estimates.items()
+                name: interval_within(mean, float(name in _CAPTION_SHARES), of[name]).to_json()
+                for name, mean in estimates.items()
             }
             means.setdefault(judge, {})[layer] = {"num_captions": len(of_layer), **figures}
     return {"captions": means} if means else {}

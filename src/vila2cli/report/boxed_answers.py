@@ -18,7 +18,7 @@ from vila2cli.report.wording import visible
 from vila2cli.score.grounding import parse_boxes
 from vila2cli.shards import done, open_source
 from vila2cli.shards.reader import read_shard
-from vila2cli.shards.sample import Reject, Sample
+from vila2cli.shards.sample import Sample
 
 MAX_SHOWN = 4
 """Pictures shown of each specialist, drawn by the hash of their keys."""
@@ -58,10 +58,9 @@ def boxed_answers(run_dir: Path, reader: JsonReader) -> list[BoxedAnswer]:
 def _answers(folder: Path, reader: JsonReader) -> Iterator[tuple[Sample, str, str]]:
     """Samples of the first shards with the specialist's question and answer, where that holds a box."""
     for name in sorted(done(folder))[:MAX_SHARDS]:
-        rejects: list[Reject] = []
         try:
             for shard in open_source([folder / f"{name}.tar"]).shards:
-                for sample in itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_READ):
+                for sample in itertools.islice(read_shard(shard, on_reject=lambda reject: None), MAX_READ):
                     turns = next((a.turns for a in reversed(sample.annotations) if a.kind == "turns"), ())
                     if len(turns) > 1 and sample.images and parse_boxes(turns[1].text):
                         yield sample, turns[0].text, turns[1].text

@@ -12,8 +12,8 @@ from vila2cli.errors import DataError
 from vila2cli.report.json_reader import JsonReader, real, table_of, whole
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.shards import done, expand, open_source
-from vila2cli.shards.reader import Shard, check_layers, read_layer_shard, read_shard
-from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.reader import check_layers, read_layer_shard, read_shard
+from vila2cli.shards.sample import Annotation, Sample
 from vila2cli.shards.tarfiles import read_members
 
 MAX_CAPTIONS = 20_000
@@ -123,17 +123,12 @@ def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[
         tars = [layer.folder / f"{name}.tar" for layer in layers if name in layer.shards]
         try:
             for shard in open_source(tars).shards:
-                samples += _read_some(shard)
+                check_layers(shard)
+                samples += itertools.islice(read_shard(shard, on_reject=lambda reject: None), MAX_PER_SHARD)
         except (DataError, KeyError, TypeError, AttributeError) as error:  # or a layer.json someone edited
             reader.note(tars[0], error)
             samples += _without_base(layers, name, reader)
     return [sample for sample in samples if any(a.text for a in sample.annotations)]
-
-
-def _read_some(shard: Shard) -> list[Sample]:
-    rejects: list[Reject] = []
-    check_layers(shard)
-    return list(itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_PER_SHARD))
 
 
 def _without_base(layers: Sequence[CaptionLayer], name: str, reader: JsonReader) -> list[Sample]:

@@ -51,7 +51,7 @@ def _share_chart(
     figures = {name: [result.measure(name) for result in results] for name in measures}
     scale = scale_of([figure for row in figures.values() for figure in row])
     series = [
-        Series(measures[name], {x: one.scaled(scale) for x, one in enumerate(row) if one is not None})
+        Series(measures[name], {x: figure.scaled(scale) for x, figure in enumerate(row) if figure is not None})
         for name, row in figures.items()
         if any(row)
     ]
@@ -92,7 +92,8 @@ def _length_chart(results: Sequence[RoundResult], words: Mapping[str, Words]) ->
 def _summary(title: str, labels: Sequence[str], series: Sequence[Series]) -> str:
     """The chart in words, for those who do not see it."""
     lines = [
-        f"{one.name}: " + ", ".join(f"{labels[x]} {number(point.value, 1)}" for x, point in one.points.items())
-        for one in series
+        f"{line.name}: "
+        + ", ".join(f"{labels[x]} {number(point.value, 1)}" for x, point in line.points.items())
+        for line in series
     ]
     return f"{title} by round. {'; '.join(lines)}"

@@ -34,7 +34,7 @@ def direction_table(
     by_group = {result.group: result for result in results}
     rows = []
     for pair in dict.fromkeys(judgement.pair for judgement in judgements):
-        rates = {one.judge: one.rate for one in reversed(judgements) if one.pair == pair}
+        rates = {given.judge: given.rate for given in reversed(judgements) if given.pair == pair}
         layer, against = pair
         after, before = by_group.get(layer), by_group.get(BASELINES.get(against, against))
         changes: Mapping[str, Figure] = {}

@@ -118,18 +118,18 @@ def _figure_cell(figure: Figure | None, scale: int, best: float | None = None) -
 
 def _win_columns(results: Sequence[RoundResult], judgements: Sequence[Judgement]) -> list[Column]:
     """One column per judge: the newest captions against the oldest of that round's comparison."""
-    rates = {(one.judge, one.group): one.rate for one in reversed(judgements)}
+    rates = {(given.judge, given.group): given.rate for given in reversed(judgements)}
     return [
         Column(
             f"by {judge}", "%", tuple(_figure_cell(rates.get((judge, result.group)), 100) for result in results)
         )
-        for judge in dict.fromkeys(one.judge for one in judgements)
+        for judge in dict.fromkeys(given.judge for given in judgements)
     ]
 
 
 def baseline_name(judgements: Sequence[Judgement]) -> str:
     """What the captions are preferred to: the same in all rounds, else the first captions of each."""
-    first = {one.group: one.against for one in reversed(judgements)}
+    first = {given.group: given.against for given in reversed(judgements)}
     names = set(first.values())
     return names.pop() if len(names) == 1 else "the first captions"
 
@@ -189,10 +189,10 @@ def _words_tile(rounds: Sequence[RoundResult], words: Mapping[str, Words]) -> Ti
 
 def _win_tile(judgements: Sequence[Judgement]) -> Tile | None:
     """The last judged round against its baseline."""
-    last = [one for one in judgements if one.group == judgements[-1].group]
+    last = [given for given in judgements if given.group == judgements[-1].group]
     if not last:
         return None
-    win, *others = [one for one in last if one.pair == last[0].pair]
+    win, *others = [given for given in last if given.pair == last[0].pair]
     rates = [f"{other.judge} judge {number(100 * other.rate.value, 0)} %" for other in others]
     note = "; ".join([f"{win.judge} judge, {win.layer}", *rates])
     return Tile(f"Preferred to {win.against}", f"{number(100 * win.rate.value, 0)} %", note)

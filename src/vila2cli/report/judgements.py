@@ -58,7 +58,10 @@ def read_judgements(run: RunRecord, group: str) -> list[Judgement]:
 
 def judge_table(judgements: Sequence[Judgement]) -> Table:
     """A line for every judgement."""
-    rows = (Row(one.group, (f"{one.layer} over {one.against}", one.judge, *_cells(one))) for one in judgements)
+    rows = (
+        Row(given.group, (f"{given.layer} over {given.against}", given.judge, *_cells(given)))
+        for given in judgements
+    )
     return Table(_COLUMNS, tuple(rows))
 
 

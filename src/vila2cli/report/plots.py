@@ -77,9 +77,9 @@ def line_chart(
     num_joined = len(labels) - detached
     parts = [_axes(frame, labels, num_joined, x_name, y_name)]
     is_valued = len(series) == 1 and len(labels) <= MAX_VALUED
-    for index, one in enumerate(series):
+    for index, line in enumerate(series):
         shift = (index - (len(series) - 1) / 2) * 9
-        parts.append(_draw_series(frame, one, index, shift, num_joined, digits, is_valued))
+        parts.append(_draw_series(frame, line, index, shift, num_joined, digits, is_valued))
     if len(series) > 1:
         parts.append(_end_labels(frame, series))
     return svg((WIDTH, HEIGHT), *parts, role="img", aria_label=summary, class_="chart")

@@ -15,11 +15,11 @@ def verdict(comparisons: Sequence[RoundComparison], results: Sequence[RoundResul
     A measure is better where the whole 95% interval of its paired difference is above zero. `results` tell
     which rounds are not evaluated.
     """
-    sentence = _saturation([one for one in comparisons if one.after.startswith("round ")])
+    sentence = _saturation([pair for pair in comparisons if pair.after.startswith("round ")])
     without = [result.group for result in results if result.is_round and not result.tasks]
     if without and len(without) < len(results):
         sentence += f" Not evaluated: {join_words(without)}."
-    return [sentence, *(_sentence(one) for one in comparisons if one.main)]
+    return [sentence, *(_sentence(pair) for pair in comparisons if pair.main)]
 
 
 def _saturation(rounds: Sequence[RoundComparison]) -> str:
@@ -37,7 +37,7 @@ def _saturation(rounds: Sequence[RoundComparison]) -> str:
         worse = f", but worse in {join_words(lost)}" if lost else ""
         return f"Not saturated: {last.after} is still better than {last.before} in {join_words(gained)}{worse}."
     worse = f" {_capital(last.after)} is worse in {join_words(lost)}." if lost else ""
-    flat = list(itertools.takewhile(lambda one: one.main and not _changed(one, "gain"), reversed(rounds)))
+    flat = list(itertools.takewhile(lambda pair: pair.main and not _changed(pair, "gain"), reversed(rounds)))
     if len(flat) == len(rounds):
         return f"No round is clearly better than the one before it in any main measure: stop.{worse}"
     later = f"{last.after} is not" if len(flat) == 1 else "no later round is"
