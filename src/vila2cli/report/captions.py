@@ -77,7 +77,7 @@ def caption_section(layers: Sequence[CaptionLayer], reader: JsonReader) -> Capti
     if not samples:
         return CaptionSection((), "No caption could be read from the recaption layers.")
     rounds = sorted({layer.round for layer in layers})
-    vocabulary = vocabulary_of([_scene(sample) for sample in samples])
+    vocabulary = vocabulary_of([usable_scene(sample.meta.get("scene")) for sample in samples])
     samples.sort(key=lambda sample: (-len(_by_round(sample)), hashlib.sha256(sample.key.encode()).digest()))
     cards = [_card(sample, rounds, vocabulary) for sample in samples[:MAX_CARDS]]
     note = (
@@ -101,13 +101,8 @@ def vocabulary_of(scenes: Sequence[Mapping[str, Any] | None]) -> Vocabulary | No
     return Vocabulary(*(tuple(sorted(words)) for words in slots)) if facts else None
 
 
-def _scene(sample: Sample) -> Mapping[str, Any] | None:
-    """The ground truth of a sample, None when there is none or it does not have the slots."""
-    return usable_scene(sample.meta.get("scene"))
-
-
 def usable_scene(scene: object) -> Mapping[str, Any] | None:
-    """A scene that has the slots, None for anything else."""
+    """The ground truth of a sample where it has the slots, None for anything else."""
     try:
         return scene if isinstance(scene, dict) and true_facts(scene) else None
     except DataError:
@@ -119,7 +114,7 @@ def _by_round(sample: Sample) -> dict[int, Annotation]:
 
 
 def _card(sample: Sample, rounds: Sequence[int], vocabulary: Vocabulary | None) -> Card:
-    scene = _scene(sample)
+    scene = usable_scene(sample.meta.get("scene"))
     known = vocabulary if scene is not None else None
     annotations = _by_round(sample)
     captions = [_caption("alt-text", sample.text or "", None, scene, known, is_alt=True)]
