@@ -30,7 +30,7 @@ from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_resul
 
 from vila2cli.run.folder import write_text
 from vila2cli.shards import TarWriter, open_source, read_shard
-from vila2cli.world.language import QUESTIONS, layout
+from vila2cli.world.sayings import QUESTIONS, layout
 from vila2cli.world.scenes import draw_scene
 
 TEXT_SKILLS = ("existence", "colour", "shape", "size", "count", "place")

@@ -24,7 +24,7 @@ from tables import specialists as specialists_table
 from vila2cli.score.grounding import iou, parse_boxes
 from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio
 from vila2cli.shards import open_source, read_shard
-from vila2cli.world.language import relation_phrase
+from vila2cli.world.sayings import relation_phrase
 
 REPO = Path(__file__).parents[1]
 NAMES = ("spatial", "grounding", "ocr")

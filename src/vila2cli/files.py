@@ -61,8 +61,8 @@ def check_shape(shape: type[BaseModel], value: Mapping[str, Any], name: str) -> 
 def load_json(data: bytes) -> Any:
     """A JSON value that other code can rely on, from whoever wrote it; raises ValueError for any other.
 
-    NaN and infinity, of which pandas makes missing numbers, are None, and so is 1e999. What is refused:
-    see `check_value`.
+    NaN and infinity, which pandas writes for missing numbers, are None, and so is 1e999. `check_value` lists
+    what is refused.
     """
     value = load_unchecked(data)
     check_value(value)
@@ -70,7 +70,7 @@ def load_json(data: bytes) -> Any:
 
 
 def load_unchecked(data: bytes) -> Any:
-    """A JSON value of which each part is still to be checked by `check_value`; raises ValueError."""
+    """A JSON value whose parts are still to be checked by `check_value`; raises ValueError."""
     try:
         text = data.decode(json.detect_encoding(data))
         return json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_holdable)
@@ -82,11 +82,11 @@ def check_value(value: Any) -> None:
     """Raise ValueError for values nested deeper than 200, and as UnicodeError for half a character."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:
-        for one in level:
-            if isinstance(one, str) and not one.isascii():
-                one.encode("utf-8")
-        containers = [one for one in level if isinstance(one, dict | list)]
-        level = [inner for one in containers for inner in _inner(one)]
+        for part in level:
+            if isinstance(part, str) and not part.isascii():
+                part.encode("utf-8")
+        containers = [part for part in level if isinstance(part, dict | list)]
+        level = [inner for container in containers for inner in _inner(container)]
         depth += bool(containers)
     if depth > MAX_DEPTH:
         raise ValueError(_TOO_DEEP)
@@ -215,7 +215,7 @@ def open_waiting(path: Path) -> BinaryIO:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time write what is said of a folder as a whole."""
+    """Let one process at a time write the files about a folder as a whole."""
     folder = folder.resolve()
     path = folder.with_name(f"{MARK}{folder.name}.whole.lock")
     with open_waiting(path):

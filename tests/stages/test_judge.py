@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.judging.summary import read_verdict_layer
+from vila2cli.judging.verdicts import read_verdict_layer
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard

@@ -11,7 +11,7 @@ from PIL import Image
 from chat_server import completion, problem, serving
 from vila2cli.engine import pace as pace_module
 from vila2cli.errors import BudgetError, DataError, ModelError, RecipeError
-from vila2cli.judging.summary import read_verdict_layer
+from vila2cli.judging.verdicts import read_verdict_layer
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation

@@ -80,7 +80,7 @@ def judge(
 
 
 def _say(plan: Plan, summary: Mapping[str, Any]) -> None:
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
 
     if summary.get("judged", True):
         print_summary(plan, summary_table(summary))
@@ -159,7 +159,7 @@ def collect(
     \b
     vila2 judge collect answers-*.json --page people
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import collect as run_stage
 
     folder = page or answers[0].parent
@@ -181,7 +181,7 @@ def import_(
     \b
     vila2 judge import imageinwords/datasets/*/data.jsonl --out iiw-people
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import import_judgements
 
     summary = import_judgements(open_recipe(recipe, sets), files=files, out=out)
@@ -201,7 +201,7 @@ def agreement(
     \b
     vila2 judge agreement people/verdicts runs/world/round1/judge
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import agree
 
     _show(summary_table(agree(open_recipe(recipe, sets), first, second)))

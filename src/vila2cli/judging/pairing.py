@@ -79,8 +79,8 @@ def draw_samples(
             candidates[shard.name] = _candidates(shard, folders)
     order = sorted(
         (_rank(seed, key, drawn), name, key)
-        for name, found in candidates.items()
-        for key, drawn in found.items()
+        for name, samples in candidates.items()
+        for key, drawn in samples.items()
     )
     if not order:
         raise DataError(f"no sample has a caption in each of {', '.join(names)}")

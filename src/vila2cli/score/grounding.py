@@ -25,7 +25,7 @@ from vila2cli.score.box_frames import (
 )
 from vila2cli.score.scorer import Account, Labels, Reference, Row, Scored, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
-from vila2cli.text.boxes import CORNERS, LIST, QWEN, Box, Found, find_boxes, has_point
+from vila2cli.text.box_notations import CORNERS, LIST, QWEN, Box, FoundBox, find_boxes, has_point
 
 __all__ = ["BOX", "BOX_FRAME", "FRAMES", "REFCOCO", "Box", "iou", "parse_boxes"]
 
@@ -79,7 +79,7 @@ class _Asked:
     frame: str
     is_grid: bool
 
-    def place(self, found: Found, told: str) -> Box:
+    def place(self, found: FoundBox, told: str) -> Box:
         """The box in the truth's own frame; `told` is the frame of numbers that nobody stated."""
         frame = found.frame or (told if self.frame == AUTO else self.frame)
         if found.frame or found.is_ordered:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,14 @@ Columns = Mapping[str, FloatArray]
 """Column name to one value per sample, or to one total per resample."""
 Metrics = Callable[[Columns], dict[str, FloatArray]]
 """Column totals to metrics, elementwise over any shape."""
+
+
+class Bootstrap(TypedDict):
+    """How often samples are drawn again, and the seed of the draws."""
+
+    num_bootstrap: int
+    seed: int
+
 
 CONFIDENCE = 0.95
 FEW_IMAGES = 100

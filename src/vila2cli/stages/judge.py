@@ -18,7 +18,7 @@ from vila2cli.files import one_at_a_time
 from vila2cli.judging.asking import CUT
 from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
 from vila2cli.judging.pairing import Draw, draw_samples
-from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
+from vila2cli.judging.verdicts import SampleVerdicts, read_verdict_layer, summarise_judges
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
 from vila2cli.run.progress import Progress
 from vila2cli.run.splitting import count_undone, split

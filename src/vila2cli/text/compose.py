@@ -35,10 +35,10 @@ class Composition:
 
     def caption(self, sample: Sample) -> str | None:
         """The composed caption of a sample, None when it has none of those named."""
-        found = {name: text for name in self.captions if (text := self._text(sample, name))}
-        names = self._kept(sample.key, list(found))
-        # A recaption that fell back to the alt-text is not said twice.
-        texts = list(dict.fromkeys(found[name] for name in names))
+        by_name = {name: text for name in self.captions if (text := self._text(sample, name))}
+        names = self._kept(sample.key, list(by_name))
+        # A recaption that fell back to the alt-text is not repeated.
+        texts = list(dict.fromkeys(by_name[name] for name in names))
         return self.separator.join(texts) if texts else None
 
     def _text(self, sample: Sample, name: str) -> str | None:
@@ -49,9 +49,9 @@ class Composition:
 
     def answers(self, sample: Sample) -> list[tuple[Turn, ...]]:
         """Each specialist's turns, in an order drawn by the key (`coyo_qa.py`, VILA^2 2.2.1)."""
-        found = [annotation for annotation in sample.annotations if annotation.kind == "turns"]
-        found.sort(key=lambda one: stable_hash("answers", self.seed, one.layer, sample.key))
-        return [tuple(Turn(turn.role, neutral(turn.text)) for turn in one.turns) for one in found if one.turns]
+        answers = [one for one in sample.annotations if one.kind == "turns" and one.turns]
+        answers.sort(key=lambda answer: stable_hash("answers", self.seed, answer.layer, sample.key))
+        return [tuple(Turn(turn.role, neutral(turn.text)) for turn in answer.turns) for answer in answers]
 
     def _kept(self, key: str, names: list[str]) -> list[str]:
         order = names
@@ -90,9 +90,9 @@ def caption_of(sample: Sample, name: str) -> str | None:
 
 
 def _candidates(annotation: Annotation) -> list[str]:
-    """The captions that passed the checks, of several asked for one image."""
+    """The captions that passed the checks, of several requested for an image."""
     attempts = annotation.decision.get("attempts", ())
-    return [one["text"] for one in attempts if one.get("defect") is None and one.get("text")]
+    return [attempt["text"] for attempt in attempts if attempt.get("defect") is None and attempt.get("text")]
 
 
 def compose_caption(sample: Sample, captions: Sequence[str], separator: str = "\n") -> str | None:
@@ -101,7 +101,7 @@ def compose_caption(sample: Sample, captions: Sequence[str], separator: str = "\
 
 
 def is_kept(sample: Sample) -> bool:
-    """False when the newest `filter` annotation says that the sample is not worth training on."""
+    """False when the newest `filter` annotation rejects the sample for training."""
     annotation = sample.annotation(FILTER)
     return annotation is None or annotation.scores.get("keep") is not False
 
@@ -131,13 +131,13 @@ def conversations(
     images = IMAGE_PLACEHOLDER * len(sample.images)
     answers = composition.answers(sample) if with_answers else []
     apart = answers if composition.answers_apart else []
-    found: list[tuple[Turn, ...]] = []
+    texts: list[tuple[Turn, ...]] = []
     if (caption := composition.caption(sample)) is not None:
         appended = () if apart else (turn for turns in answers for turn in turns)
-        found.append((Turn("user", images), Turn("assistant", neutral(caption)), *appended))
+        texts.append((Turn("user", images), Turn("assistant", neutral(caption)), *appended))
     for question, *rest in apart:
-        found.append((Turn(question.role, images + question.text), *rest))
-    return found
+        texts.append((Turn(question.role, images + question.text), *rest))
+    return texts
 
 
 def document_text(sample: Sample) -> str:

@@ -1,6 +1,6 @@
 """What the bases are pretrained on: conversations about scenes given in words, and labelled pictures.
 
-The LLM learns to read: sixteen words say what is where, and it describes them, answers questions
+The LLM learns to read: sixteen words tell what is where, and it describes them, answers questions
 and compares captions. The tower learns to see: at each of sixteen places it must tell the word that
 belongs there. Neither meets the other; joining them is what `vila2 pretrain` does.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vila2cli.image import decode_image
 from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
-from vila2cli.world import language
+from vila2cli.world import sayings
 from vila2cli.world.draw import draw_picture, encode_jpeg
 from vila2cli.world.scenes import COLOURS, LETTERS, SHAPES, SIDE, SIZES, Scene, draw_scene
 
@@ -22,8 +22,8 @@ LAYOUT_WORDS = (
     *COLOURS,
     *SHAPES,
     *LETTERS,
-    *language.MARKS.values(),
-    *language.THING_MARKS.values(),
+    *sayings.MARKS.values(),
+    *sayings.THING_MARKS.values(),
     ".",
 )
 
@@ -53,32 +53,32 @@ def reading_turns(random: Random, *, is_early: bool = False) -> list[Turn]:
     caption without being asked; questions alone; or comparisons of captions and of sentences.
     """
     scene = draw_scene(random, "base")
-    words = " ".join(language.layout(scene))
+    words = " ".join(sayings.layout(scene))
     shares = EARLY_KINDS if is_early else KINDS
     kind = random.choices(tuple(shares), tuple(shares.values()))[0]
     turns = _opening(kind, scene, random)
     if not is_early and kind in NUM_QUESTIONS:
         skills = random.choices(tuple(READING_SKILLS), tuple(READING_SKILLS.values()), k=NUM_QUESTIONS[kind])
-        turns += language.interview(scene, random, skills)
+        turns += sayings.interview(scene, random, skills)
     return [Turn("user", f"layout [ {words} ]\n{turns[0].text}".rstrip()), *turns[1:]]
 
 
 def _opening(kind: str, scene: Scene, random: Random) -> list[Turn]:
     if kind in ("names", "notes"):
-        text = language.notes(scene, random, only_names=kind == "names")
+        text = sayings.notes(scene, random, only_names=kind == "names")
         return [Turn("user", "Take notes."), Turn("assistant", text)]
     if kind == "describe":
-        return language.describe(scene, random, (4, 4, 1))
+        return sayings.describe(scene, random, (4, 4, 1))
     if kind == "specialist":
         name = random.choice(tuple(QUESTIONS))
-        answer = language.specialist_answer(scene, name)
+        answer = sayings.specialist_answer(scene, name)
         return [Turn("user", random.choice(QUESTIONS[name])), Turn("assistant", answer)]
     if kind == "web":
-        text = language.alt_text(scene, random, wrong=0.0, boilerplate=0.15)
+        text = sayings.alt_text(scene, random, wrong=0.0, boilerplate=0.15)
         return [Turn("user", ""), Turn("assistant", text)]
     if kind == "compare" and random.random() < 0.5:
-        return [turn for _ in range(4) for turn in language.sentence_comparison(scene, random)]
-    return language.comparison(scene, random) if kind == "compare" else []
+        return [turn for _ in range(4) for turn in sayings.sentence_comparison(scene, random)]
+    return sayings.comparison(scene, random) if kind == "compare" else []
 
 
 def tokenizer_texts(random: Random) -> list[str]:
@@ -87,10 +87,10 @@ def tokenizer_texts(random: Random) -> list[str]:
     for _ in range(3000):
         scene = draw_scene(random, "base")
         texts += [turn.text for turn in reading_turns(random)]
-        texts += [language.alt_text(scene, random, wrong=0.2, boilerplate=0.2)]
+        texts += [sayings.alt_text(scene, random, wrong=0.2, boilerplate=0.2)]
         for name in ("spatial", "grounding", "ocr"):
-            texts.append(language.specialist_answer(scene, name))
-            texts += [turn.text for turn in language.interview(scene, random, [name])]
+            texts.append(sayings.specialist_answer(scene, name))
+            texts += [turn.text for turn in sayings.interview(scene, random, [name])]
         texts += list(PROMPTS.values()) if random.random() < 0.01 else []
     return texts
 
@@ -106,5 +106,5 @@ def labelled_pictures(random: Random, num: int) -> tuple[NDArray[np.float32], ND
         scene = draw_scene(random, "base")
         image = decode_image(encode_jpeg(draw_picture(scene, random)))
         pixels[i] = (np.asarray(image, dtype=np.float32) / 127.5 - 1).transpose(2, 0, 1)
-        labels[i] = [LAYOUT_WORDS.index(word) for word in language.layout(scene)]
+        labels[i] = [LAYOUT_WORDS.index(word) for word in sayings.layout(scene)]
     return pixels, labels

@@ -1,7 +1,7 @@
 """Boxes as models write them: the notations of papers and model cards, each with its frame where it has one.
 
-A notation that fixes its frame (location tokens, `box_2d`, tags) says so in `Found.frame`. Plain numbers do
-not: whether they are pixels, thousandths or shares is for the reader of all answers to say, not of one.
+A notation that fixes its frame (location tokens, `box_2d`, tags) has it in `FoundBox.frame`. Plain numbers do
+not: only the reader of all answers can tell whether they are pixels, thousandths or shares.
 """
 
 import math
@@ -75,16 +75,16 @@ _SIZE_KEYS = (("xmin", "ymin"), ("x1", "y1"), ("left", "top"), ("x", "y"))
 _CENTRE_KEYS = (("cx", "cy"), ("xcenter", "ycenter"), ("centerx", "centery"))
 _CLOSED = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _MAX_CHARS = 8000
-"""The end of an answer that is read: a model that never stops says nothing more."""
+"""The end of an answer that is read: a model that never stops has nothing to add."""
 _PATCHES = 32
 """Patches along each side of Kosmos-2's grid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundBox:
     """A box as it is written: the notation's name, its numbers, and their frame where the notation fixes it.
 
-    Where `is_ordered` the four are left, top, right, bottom whatever the frame of plain numbers says.
+    Where `is_ordered` the four are left, top, right, bottom whatever the frame of plain numbers.
     """
 
     notation: str
@@ -93,7 +93,7 @@ class Found:
     is_ordered: bool = True
 
 
-def find_boxes(text: str) -> list[Found]:
+def find_boxes(text: str) -> list[FoundBox]:
     """The boxes of an answer, in the most specific notation that it has, in order.
 
     What stands before `</think>` is left out, and of an answer that announces itself ("Answer:") the part
@@ -127,7 +127,7 @@ def patch_box(first: int, last: int) -> Box:
     )
 
 
-def _tokens(text: str) -> Iterator[Found]:
+def _tokens(text: str) -> Iterator[FoundBox]:
     """Location tokens: PaliGemma's have y first, Florence-2's are bins with a middle, MiniGPT-v2's 0-100.
 
     Rex-Omni writes the last in Qwen's tags, and means 0-999.
@@ -137,24 +137,24 @@ def _tokens(text: str) -> Iterator[Found]:
         for match in pattern.finditer(text):
             a, b, c, d = (float(number) for number in match.groups())
             if name == "loc":
-                yield Found("<locNNNN>", (b, a, d, c), frame)
+                yield FoundBox("<locNNNN>", (b, a, d, c), frame)
             elif name == "loc_":
-                yield Found("<loc_N>", (a + 0.5, b + 0.5, c + 0.5, d + 0.5), frame)
+                yield FoundBox("<loc_N>", (a + 0.5, b + 0.5, c + 0.5, d + 0.5), frame)
             elif name == "bin_":
-                yield Found("<bin_N>", (a, b, c, d), frame)
+                yield FoundBox("<bin_N>", (a, b, c, d), frame)
             else:
                 frame = frame if max(a, b, c, d) <= small else "" if small else "xyxy-999"
-                yield Found("<N><N><N><N>", (a, b, c, d), frame)
+                yield FoundBox("<N><N><N><N>", (a, b, c, d), frame)
 
 
-def _patches(text: str) -> Iterator[Found]:
+def _patches(text: str) -> Iterator[FoundBox]:
     for match in _PATCH.finditer(text):
         first, last = int(match[1]), int(match[2])
         if max(first, last) < _PATCHES**2:
-            yield Found("<patch_index_N>", patch_box(first, last), "xyxy-1")
+            yield FoundBox("<patch_index_N>", patch_box(first, last), "xyxy-1")
 
 
-def _tags(text: str) -> Iterator[Found]:
+def _tags(text: str) -> Iterator[FoundBox]:
     """Qwen-VL, InternVL, MiniCPM-V and Isaac (0-1000), DeepSeek-VL2 (0-999), GLM (0-1000)."""
     for match in _TAGGED.finditer(text):
         name, far = match[1].lower(), 999 if match[1].lower() == "|det|" else 1000
@@ -162,24 +162,24 @@ def _tags(text: str) -> Iterator[Found]:
             if inner := list(read(match[2])):
                 break
         commas_alone = read is _runs and "," in match[2]
-        for one in inner:
-            is_known = not one.frame and not commas_alone and _is_of(one.box, far)
-            yield Found(f"<{name}>", one.box, f"xyxy-{far}" if is_known else one.frame)
+        for found in inner:
+            is_known = not found.frame and not commas_alone and _is_of(found.box, far)
+            yield FoundBox(f"<{name}>", found.box, f"xyxy-{far}" if is_known else found.frame)
 
 
-def _keyed(text: str) -> Iterator[Found]:
+def _keyed(text: str) -> Iterator[FoundBox]:
     """`box_2d` as Gemini has it, top first in 0-1000, and Qwen's `bbox_2d`: pixels or, since Qwen3, 0-1000."""
     for match in _KEYED.finditer(text):
-        for one in _lists(match[2]):
-            a, b, c, d = one.box
+        for found in _lists(match[2]):
+            a, b, c, d = found.box
             if match[1].lower() == QWEN:
-                yield Found(QWEN, one.box, one.frame)
+                yield FoundBox(QWEN, found.box, found.frame)
             else:
-                frame = "xyxy-1000" if _is_of(one.box, 1000) else one.frame
-                yield Found("box_2d", (b, a, d, c), frame)
+                frame = "xyxy-1000" if _is_of(found.box, 1000) else found.frame
+                yield FoundBox("box_2d", (b, a, d, c), frame)
 
 
-def _named(text: str) -> Iterator[Found]:
+def _named(text: str) -> Iterator[FoundBox]:
     """Numbers by name, in any order: x1, left, x_min ...; or a corner or centre with width and height."""
     values: dict[str, float] = {}
     units: set[str] = set()
@@ -190,7 +190,7 @@ def _named(text: str) -> Iterator[Found]:
             units.add(match[3] or "")
     box = _box_of(values)
     if len(units) == 1 and box is not None and all(map(math.isfinite, box)):
-        yield Found("named", box, _frame_of(units))
+        yield FoundBox("named", box, _frame_of(units))
 
 
 def _box_of(values: Mapping[str, float]) -> Box | None:
@@ -208,7 +208,7 @@ def _box_of(values: Mapping[str, float]) -> Box | None:
     return None
 
 
-def _pairs(text: str) -> Iterator[Found]:
+def _pairs(text: str) -> Iterator[FoundBox]:
     """Two corners, `(x1,y1),(x2,y2)`; a chain of more is no box."""
     for match in _CORNERS.finditer(_XY.sub(r"(\1,\2)", text)):
         yield from _corners([match[1], match[2]])
@@ -216,39 +216,32 @@ def _pairs(text: str) -> Iterator[Found]:
         yield from _corners(_POINTS.findall(match[0]))
 
 
-def _corners(points: list[str]) -> Iterator[Found]:
+def _corners(points: list[str]) -> Iterator[FoundBox]:
     if len(points) == 2:
-        found = _four(", ".join(point.strip("[]() ") for point in points))
-        if found is not None:
-            yield Found(CORNERS, found[0], found[1], is_ordered=False)
+        yield from _four(", ".join(point.strip("[]() ") for point in points), CORNERS)
 
 
-def _lists(text: str) -> Iterator[Found]:
+def _lists(text: str) -> Iterator[FoundBox]:
     """Four numbers in brackets, `[x1, y1, x2, y2]`; of CogVLM's `[[a,b,c,d;e,f,g,h]]` every one."""
     for match in _LIST.finditer(text):
         bodies = [match[1]]
         if match[1].count(";") and match[1].split(";")[0].count(",") == 3:
             bodies = match[1].split(";")
         for body in bodies:
-            found = _four(body)
-            if found is not None:
-                frame = found[1] or ("xyxy-100" if match[2] else "")
-                yield Found(LIST, found[0], frame, is_ordered=False)
+            yield from _four(body, LIST, in_percent=bool(match[2]))
 
 
-def _runs(text: str) -> Iterator[Found]:
+def _runs(text: str) -> Iterator[FoundBox]:
     """Four bare numbers in a row, behind no bracket that is not closed."""
     for match in _RUN.finditer(text):
         before, after = text[: match.start()].rstrip()[-1:], text[match.end() :].lstrip()[:1]
         is_whole = after == _CLOSED[before] if before in _CLOSED else after not in _CLOSED.values()
         if before != "," and is_whole:
-            found = _four(match[0])
-            if found is not None:
-                yield Found(BARE, found[0], found[1], is_ordered=False)
+            yield from _four(match[0], BARE)
 
 
-def _four(body: str) -> tuple[Box, str] | None:
-    """Four numbers that are separated alike, and the frame that their unit gives.
+def _four(body: str, notation: str, *, in_percent: bool = False) -> Iterator[FoundBox]:
+    """Four numbers that are separated alike, in the frame that their unit gives.
 
     With semicolons or spaces between them a comma is the decimal one. With a comma and a space, `1,024` is a
     thousand and `0,24` less than one; other commas without a space separate.
@@ -259,23 +252,25 @@ def _four(body: str) -> tuple[Box, str] | None:
         if len(pieces) == 4:
             break
     else:
-        return None
+        return
     if separator == r",\s+" and any("," in piece for piece in pieces):
         kinds = {bool(_SMALL_COMMA.fullmatch(piece)) for piece in pieces if "," in piece}
         known = all(
-            "," not in one or _SMALL_COMMA.fullmatch(one) or _THOUSANDS.fullmatch(one) for one in pieces
+            "," not in piece or _SMALL_COMMA.fullmatch(piece) or _THOUSANDS.fullmatch(piece) for piece in pieces
         )
         if len(kinds) > 1 or not known:
-            return None
+            return
     elif separator in (r"\s*;\s*", r"\s+"):
         pieces = [_DECIMAL_COMMA.sub(r"\1.\2", piece) for piece in pieces]
     matches = [_NUMBER.fullmatch(str(_value(piece)) if "," in piece else piece) for piece in pieces]
     numbers = [(float(match[1]), (match[2] or "")[:1]) for match in matches if match is not None]
     if len(numbers) < 4 or not all(math.isfinite(value) for value, _ in numbers):
-        return None
+        return
     (a, first), (b, second), (c, third), (d, fourth) = numbers
     units = {first, second, third, fourth}
-    return ((a, b, c, d), _frame_of(units)) if len(units) == 1 else None
+    if len(units) == 1:
+        frame = _frame_of(units) or ("xyxy-100" if in_percent else "")
+        yield FoundBox(notation, (a, b, c, d), frame, is_ordered=False)
 
 
 def _value(number: str) -> float:
@@ -297,7 +292,7 @@ def _is_of(box: Box, far: float) -> bool:
     return min(box) >= 0 and 1 < max(box) <= far
 
 
-_READERS: tuple[Callable[[str], Iterator[Found]], ...] = (
+_READERS: tuple[Callable[[str], Iterator[FoundBox]], ...] = (
     _tokens,
     _patches,
     _tags,

@@ -4,14 +4,14 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import load_json, read_json
-from vila2cli.judging.page import ANSWERS_FORMAT, KEY_FORMAT
-from vila2cli.judging.summary import MAJORITY, SampleVerdicts, read_verdict_layer
+from vila2cli.judging.people_page import ANSWERS_FORMAT, KEY_FORMAT
+from vila2cli.judging.verdicts import MAJORITY, SampleVerdicts, by_sample, read_verdict_layer
 from vila2cli.run.folder import write_text
 from vila2cli.score.verdict import Outcome, Verdict
 from vila2cli.shards.annotations import SampleId
@@ -19,7 +19,8 @@ from vila2cli.shards.layers import LAYER_FILE
 
 VERDICTS_FILE = "verdicts.jsonl"
 KEY_FILE = "key.json"
-CHOICES = ("left", "right", "tie", "both-bad")
+_ANSWERS = {"left": "A", "right": "B", "tie": "tie", "both-bad": "both bad"}
+"""What each choice on the page is as a judge's answer: A is shown first, on the left."""
 _MAX_NAME = 60
 
 
@@ -40,9 +41,7 @@ def read_sheets(paths: Sequence[Path], key: Mapping[str, Any]) -> list[Sheet]:
     for path in paths:
         sheet = _read_sheet(path, key)
         if sheet.judge in sheets:
-            raise DataError(
-                f"{path}: {sheet.judge!r} is in another file, too; give the last export of each person"
-            )
+            raise DataError(f"{path}: {sheet.judge!r} is in another file, too; give each person's last export")
         sheets[sheet.judge] = sheet
     return list(sheets.values())
 
@@ -53,15 +52,15 @@ def _read_sheet(path: Path, key: Mapping[str, Any]) -> Sheet:
         raise DataError(f"{path} holds no answers of a page of vila2 judge --human")
     if value.get("page") != key["page"]:
         raise DataError(
-            f"{path} answers another page than {key['page'][:8]}; give the key.json that lay beside it"
+            f"{path} answers another page than {key['page'][:8]}; give the key.json that was written with it"
         )
-    known = {one["id"] for one in key["pairs"]}
+    known = {pair["id"] for pair in key["pairs"]}
     choices: dict[str, str] = {}
     answers = value.get("answers")
-    for one in answers if isinstance(answers, list) else [answers]:
-        pair, choice = (one.get("pair"), one.get("choice")) if isinstance(one, dict) else (None, None)
-        if not isinstance(pair, str) or pair not in known or choice not in CHOICES:
-            raise DataError(f"{path}: {json.dumps(one)[:120]} answers no pair of this page")
+    for answer in answers if isinstance(answers, list) else [answers]:
+        pair, choice = (answer.get("pair"), answer.get("choice")) if isinstance(answer, dict) else (None, None)
+        if not (isinstance(pair, str) and isinstance(choice, str) and pair in known and choice in _ANSWERS):
+            raise DataError(f"{path}: {json.dumps(answer)[:120]} answers no pair of this page")
         choices[pair] = choice
     return Sheet(safe_name(str(value.get("judge", ""))), choices)
 
@@ -75,7 +74,9 @@ def safe_name(text: str) -> str:
 def read_key(path: Path) -> dict[str, Any]:
     """The key file of a page; raises DataError when it is none."""
     if not path.is_file():
-        raise DataError(f"there is no {path}; say with --page where vila2 judge --human wrote the page")
+        raise DataError(
+            f"there is no {path}; name with --page the folder in which vila2 judge --human wrote the page"
+        )
     key = read_json(path)
     if key.get("format") != KEY_FORMAT:
         raise DataError(f"{path} is no key of a page of vila2 judge --human")
@@ -87,56 +88,36 @@ def to_verdicts(sheet: Sheet, key: Mapping[str, Any]) -> dict[SampleId, SampleVe
 
     Two bad captions are a tie, and so are two equal ones, which are not on the page.
     """
-    found: dict[SampleId, list[Verdict]] = {}
-    images: dict[SampleId, str] = {}
-    same = {one["id"] for one in key.get("ties", ())}
-    for one in (*key["pairs"], *key.get("ties", ())):
-        sample_id = (one["shard"], one["key"])
-        images[sample_id] = one["image_sha256"] or "/".join(sample_id)
-        is_same = one["id"] in same
-        found.setdefault(sample_id, []).append(_tie(sheet, one) if is_same else _verdict(sheet, one))
-    return {
-        sample_id: SampleVerdicts(images[sample_id], tuple(verdicts), {})
-        for sample_id, verdicts in sorted(found.items())
-    }
-
-
-def _tie(sheet: Sheet, one: Mapping[str, Any]) -> Verdict:
-    """The verdict on equal captions, about which nobody was asked."""
-    return Verdict(
-        layer=one["layer"],
-        against=one["against"],
-        judge=sheet.judge,
-        outcome="tie",
-        num_words=(int(one["num_words"][0]), int(one["num_words"][1])),
+    ties = [_verdict(sheet.judge, pair, outcome="tie") for pair in key.get("ties", ())]
+    verdicts = [_answered(sheet, pair) for pair in key["pairs"]]
+    samples = (
+        (pair["shard"], pair["key"], pair["image_sha256"]) for pair in (*key["pairs"], *key.get("ties", ()))
     )
+    return dict(sorted(by_sample(zip(samples, (*verdicts, *ties), strict=True)).items()))
 
 
-def _verdict(sheet: Sheet, one: Mapping[str, Any]) -> Verdict:
-    choice = sheet.choices.get(one["id"])
-    is_left = one["left"] == one["layer"]
-    outcome: Outcome = "unjudged" if choice is None else "tie"
+def _answered(sheet: Sheet, pair: Mapping[str, Any]) -> Verdict:
+    choice = sheet.choices.get(pair["id"])
+    if choice is None:
+        return _verdict(sheet.judge, pair, outcome="unjudged", reason="not-answered")
+    outcome: Outcome = "tie"
     if choice in ("left", "right"):
-        outcome = "win" if (choice == "left") == is_left else "loss"
-    # A is what stands first, on the left.
-    answer = {"left": "A", "right": "B", "tie": "tie", "both-bad": "both bad"}.get(choice or "")
-    return Verdict(
-        layer=one["layer"],
-        against=one["against"],
-        judge=sheet.judge,
-        outcome=outcome,
-        num_words=(int(one["num_words"][0]), int(one["num_words"][1])),
-        answers=() if answer is None else (answer,),
-        reason="not-answered" if choice is None else "",
-    )
+        outcome = "win" if (choice == "left") == (pair["left"] == pair["layer"]) else "loss"
+    return _verdict(sheet.judge, pair, outcome=outcome, answers=(_ANSWERS[choice],))
+
+
+def _verdict(judge: str, pair: Mapping[str, Any], **given: Any) -> Verdict:
+    first, second = map(int, pair["num_words"])
+    about = {"layer": pair["layer"], "against": pair["against"], "judge": judge}
+    return Verdict(**about, num_words=(first, second), **given)
 
 
 def write_verdicts(folder: Path, verdicts: Mapping[SampleId, SampleVerdicts]) -> None:
-    """Write verdicts.jsonl: the sample, its image, and what was said of it."""
+    """Write verdicts.jsonl: the sample, its image and the verdict."""
     lines = [
-        json.dumps({"shard": shard, "key": key, "image_sha256": said.image, **one.to_json()})
-        for (shard, key), said in verdicts.items()
-        for one in said.verdicts
+        json.dumps({"shard": shard, "key": key, "image_sha256": sample.image, **verdict.to_json()})
+        for (shard, key), sample in verdicts.items()
+        for verdict in sample.verdicts
     ]
     write_text(folder / VERDICTS_FILE, "\n".join(lines) + "\n")
 
@@ -147,7 +128,7 @@ def read_judges(folder: Path) -> dict[str, dict[SampleId, SampleVerdicts]]:
     Raises DataError when there are none.
     """
     places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-    found: dict[str, dict[SampleId, SampleVerdicts]] = {}
+    by_judge: dict[str, dict[SampleId, SampleVerdicts]] = {}
     for place in places:
         if (place / VERDICTS_FILE).is_file():
             samples = _read_verdicts(place / VERDICTS_FILE)
@@ -155,35 +136,24 @@ def read_judges(folder: Path) -> dict[str, dict[SampleId, SampleVerdicts]]:
             samples = read_verdict_layer(place)
         else:
             continue
-        for judge, mine in _by_judge(samples).items():
-            found.setdefault(judge, {}).update(mine)
-    if not found:
+        for sample_id, sample in samples.items():
+            for judge in dict.fromkeys(verdict.judge for verdict in sample.verdicts):
+                own = tuple(verdict for verdict in sample.verdicts if verdict.judge == judge)
+                by_judge.setdefault(judge, {})[sample_id] = replace(sample, verdicts=own)
+    if not by_judge:
         raise DataError(f"{folder} holds no verdicts; vila2 judge and vila2 judge collect write some")
-    return found
-
-
-def _by_judge(
-    samples: Mapping[SampleId, SampleVerdicts],
-) -> dict[str, dict[SampleId, SampleVerdicts]]:
-    found: dict[str, dict[SampleId, SampleVerdicts]] = {}
-    for sample_id, said in samples.items():
-        for judge in dict.fromkeys(one.judge for one in said.verdicts):
-            mine = tuple(one for one in said.verdicts if one.judge == judge)
-            found.setdefault(judge, {})[sample_id] = SampleVerdicts(said.image, mine, said.captions)
-    return found
+    return by_judge
 
 
 def _read_verdicts(path: Path) -> dict[SampleId, SampleVerdicts]:
-    found: dict[SampleId, list[Verdict]] = {}
-    images: dict[SampleId, str] = {}
+    rows = []
     for number, value in enumerate(_lines(path), 1):
         try:
-            sample_id = (str(value["shard"]), str(value["key"]))
-            found.setdefault(sample_id, []).append(Verdict.from_json(value))
-            images[sample_id] = str(value["image_sha256"])
+            sample = (str(value["shard"]), str(value["key"]), str(value["image_sha256"]))
+            rows.append((sample, Verdict.from_json(value)))
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}:{number} is no verdict: {error}") from None
-    return {key: SampleVerdicts(images[key], tuple(verdicts), {}) for key, verdicts in found.items()}
+    return by_sample(rows)
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:

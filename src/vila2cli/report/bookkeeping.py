@@ -1,7 +1,7 @@
 """What the run recorded beside its results: rejects, cost, and what every stage was made from."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -9,10 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vila2cli.report.json_reader import whole
-from vila2cli.report.plots import cost_chart
-from vila2cli.report.run_folder import RunRecord, Stage, State
-from vila2cli.report.tables import Tile
+from vila2cli.report.headline import Tile
+from vila2cli.report.json_reader import table_of, tables_of, whole
+from vila2cli.report.plots import cost_chart, tag
+from vila2cli.report.run_folder import RunRecord, StageRecord, State
+from vila2cli.report.tables import Cell, Row, Table, columns
 from vila2cli.report.wording import NOT_RUN, compact, dollars, duration, number, visible
 from vila2cli.run.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
 from vila2cli.settings import CostSettings
@@ -23,82 +24,67 @@ COST_NOTE = (
     "$4.91 an hour, $36 is human captioning (VILA^2 section 3.6). Retraining is in neither."
 )
 STATE_WORDS: Mapping[State, str] = {"done": "done", "partial": "unfinished", "missing": "not run yet"}
+_STAGE_ORDER = ("recaption", "rewrite", "filter", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge")
+_REJECT_COLUMNS = columns("Stage", "Reason", num=("Samples", "Share of input"), long=("First of them",))
+_LEDGER_COLUMNS = columns(
+    "Stage",
+    num=("Samples", "Time", "Samples/s", "Tokens", "Tokens/s", "Device hours", "$ per 1k images"),
+)
+_LINEAGE_COLUMNS = (
+    *(("Stage", ""), ("Model", "long"), ("Weights", ""), ("Inputs", "long"), ("Digest", "")),
+    *(("vila2", ""), ("Finished", "time")),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class RejectRow:
-    stage: str
-    reason: str
-    count: str
-    share: str
-    examples: tuple[str, ...]
+class CostSection:
+    """The time and price of every stage, and what a recaption pass costs beside the paper's."""
+
+    ledger: Table
+    chart: Markup | None
+    note: str
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    stage: str
-    cells: tuple[str, ...]
-    total: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LineageRow:
-    stage: str
-    model: str
-    weights: str
-    inputs: str
-    digest: str
-    version: str
-    finished: str
-
-
-@dataclass(frozen=True, slots=True)
-class StateCell:
-    state: State
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class MatrixRow:
-    label: str
-    cells: tuple[StateCell | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    columns: tuple[str, ...]
-    rows: tuple[MatrixRow, ...]
-
-
-def reject_rows(run: RunRecord) -> tuple[list[RejectRow], str]:
+def reject_table(run: RunRecord) -> Table:
     """Rejected samples by stage and reason, and the sentence above them."""
     rows = []
-    num_in = sum(stage.num_in for stage in run.stages)
-    num_rejected = sum(stage.num_rejected for stage in run.stages)
     for stage in run.stages:
         for reason, count in sorted(stage.dropped.items(), key=lambda pair: (-pair[1], pair[0])):
             share = f"{100 * count / stage.num_in:.2f} %" if stage.num_in else NOT_RUN
-            examples = stage.rejects.get(reason, ())
-            rows.append(RejectRow(stage.label, reason, f"{count:,}", share, examples))
+            rows.append(
+                Row(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
+            )
+    return Table(_REJECT_COLUMNS, tuple(rows), _reject_note(run))
+
+
+def _examples(lines: Sequence[str]) -> Markup:
+    if not lines:
+        return tag("small", "not listed")
+    return tag("details", tag("summary", lines[0]), tag("ul", *(tag("li", line) for line in lines)))
+
+
+def _reject_note(run: RunRecord) -> str:
+    num_in = sum(stage.num_in for stage in run.stages)
+    num_rejected = sum(stage.num_rejected for stage in run.stages)
+    num_dropped = sum(sum(stage.dropped.values()) for stage in run.stages)
     if not num_in:
-        return rows, "No stage has counted its samples yet."
-    if not rows:
-        return rows, f"None: all {num_in:,} samples that the stages met were used."
-    on_purpose = sum(sum(stage.dropped.values()) for stage in run.stages) - num_rejected
+        return "No stage has counted its samples yet."
+    if not any(stage.dropped for stage in run.stages):
+        return f"None: all {num_in:,} samples that the stages met were used."
     note = f"{num_rejected:,} of {num_in:,} samples could not be used"
+    on_purpose = num_dropped - num_rejected
     note += f"; {on_purpose:,} more were left out on purpose." if on_purpose > 0 else "."
-    return rows, f"{note} Each one is listed in its layer's rejects.jsonl."
+    return f"{note} Each one is listed in its layer's rejects.jsonl."
 
 
-def stage_cost(stage: Stage, settings: CostSettings) -> Cost | None:
+def stage_cost(stage: StageRecord, settings: CostSettings) -> Cost | None:
     """The cost of a stage in the unit that it recorded, else the recipe's; None when it recorded no time.
 
     Hours have the recipe's price of today. What a server charged is known, and its hours have none.
     """
     if stage.seconds is None:
         return None
-    cost = stage.summary.get("cost")
-    recorded = cost if isinstance(cost, Mapping) else {}
+    recorded = table_of(stage.summary.get("cost"))
     spent, device = recorded.get("spent"), recorded.get("device")
     charged = float(spent) if isinstance(spent, int | float) else None
     return Cost(
@@ -112,19 +98,23 @@ def stage_cost(stage: Stage, settings: CostSettings) -> Cost | None:
     )
 
 
-def ledger(run: RunRecord, settings: CostSettings) -> list[LedgerRow]:
+def cost_section(run: RunRecord, settings: CostSettings) -> CostSection:
+    """The costs of the stages that recorded their time."""
+    chart, note = _cost_figure(recaption_costs(run, settings))
+    return CostSection(_ledger(run, settings), chart, note)
+
+
+def _ledger(run: RunRecord, settings: CostSettings) -> Table:
     """One line per stage that recorded its time, and their total."""
-    rows, costs = [], []
-    for stage in run.stages:
-        if (cost := stage_cost(stage, settings)) is not None:
-            costs.append(cost)
-            rows.append(LedgerRow(stage.label, _ledger_cells(cost)))
+    known = [(stage, stage_cost(stage, settings)) for stage in run.stages]
+    costs = [cost for _, cost in known if cost is not None]
+    rows = [Row(stage.label, _ledger_cells(cost)) for stage, cost in known if cost is not None]
     if len(costs) > 1:
         paid = sum(cost.dollars for cost in costs)
         price = f"{dollars(paid)} in all" if paid else NOT_RUN
         cells = ("", duration(sum(cost.seconds for cost in costs)), "", "", "", _hours(costs), price)
-        rows.append(LedgerRow("all stages", cells, total=True))
-    return rows
+        rows.append(Row("all stages", cells, style="total"))
+    return Table(_LEDGER_COLUMNS, tuple(rows))
 
 
 def _hours(costs: Sequence[Cost]) -> str:
@@ -135,21 +125,24 @@ def _hours(costs: Sequence[Cost]) -> str:
 
 
 def _ledger_cells(cost: Cost) -> tuple[str, ...]:
+    def known(value: float, write: Callable[[float], str] = compact) -> str:
+        return write(value) if value else NOT_RUN
+
     return (
-        f"{cost.num_images:,}" if cost.num_images else NOT_RUN,
+        known(cost.num_images, "{:,}".format),
         duration(cost.seconds),
-        compact(cost.images_per_s) if cost.images_per_s else NOT_RUN,
-        compact(cost.num_tokens) if cost.num_tokens else NOT_RUN,
-        compact(cost.tokens_per_s) if cost.tokens_per_s else NOT_RUN,
+        known(cost.images_per_s),
+        known(cost.num_tokens),
+        known(cost.tokens_per_s),
         _hours([cost]),
-        dollars(cost.dollars_per_1k) if cost.dollars_per_1k else NOT_RUN,
+        known(cost.dollars_per_1k, dollars),
     )
 
 
 def recaption_costs(run: RunRecord, settings: CostSettings) -> list[Cost]:
     """The costs of all recaption passes that captioned something."""
-    found = [stage_cost(stage, settings) for stage in run.stages if stage.name == "recaption"]
-    return [cost for cost in found if cost is not None and cost.num_images and cost.seconds > 0]
+    costs = [stage_cost(stage, settings) for stage in run.stages if stage.name == "recaption"]
+    return [cost for cost in costs if cost is not None and cost.num_images and cost.seconds > 0]
 
 
 def cost_tile(costs: Sequence[Cost]) -> Tile | None:
@@ -165,7 +158,7 @@ def cost_tile(costs: Sequence[Cost]) -> Tile | None:
     return Tile("Recaptioning 1k images", hours, f"{costs[0].device}, {rate}")
 
 
-def cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
+def _cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
     """The price of a recaption pass beside the paper's, and the note under it."""
     if not costs:
         return None, f"No recaption pass has run yet. {COST_NOTE}"
@@ -181,63 +174,56 @@ def cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
     return cost_chart(lines, summary=summary), COST_NOTE
 
 
-def matrix(run: RunRecord) -> Matrix:
-    """Which stage of which round is there."""
-    groups = list(dict.fromkeys(stage.group for stage in run.stages))
-    columns = list(dict.fromkeys(stage.name for stage in run.stages))
-    order = ["recaption", "rewrite", "filter", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge"]
-    columns.sort(key=lambda name: order.index(name) if name in order else len(order))
-    rows = []
-    for group in groups:
-        found = [run.stage(group, name) for name in columns]
-        rows.append(MatrixRow(group, tuple(_state_cell(stage) for stage in found)))
-    return Matrix(tuple(columns), tuple(rows))
+def matrix(run: RunRecord) -> Table:
+    """The state of every stage of every round."""
+    names = sorted({stage.name for stage in run.stages}, key=_STAGE_ORDER.index)
+    rows = (
+        Row(group, tuple(_state_cell(run.stage(group, name)) for name in names))
+        for group in dict.fromkeys(stage.group for stage in run.stages)
+    )
+    return Table(columns("What ran", *names), tuple(rows))
 
 
-def _state_cell(stage: Stage | None) -> StateCell | None:
+def _state_cell(stage: StageRecord | None) -> Cell | None:
     if stage is None:
         return None
     text = STATE_WORDS[stage.state]
     if stage.state == "partial" and stage.num_expected:
         text = f"{stage.num_shards} of {stage.num_expected} shards"
-    return StateCell(stage.state, text)
+    return Cell(text, style=stage.state)
 
 
-def lineage_rows(run: RunRecord) -> list[LineageRow]:
-    """What every stage that is there was made from, as its manifest and layer.json say."""
-    return [_lineage_row(stage) for stage in run.stages if stage.state != "missing"]
-
-
-def _lineage_row(stage: Stage) -> LineageRow:
-    inputs = stage.manifest.get("inputs")
-    known = {**stage.summary, **(inputs if isinstance(inputs, dict) else {})}
-    models = _models(known)
-    versions = (known.get("vila2"), stage.manifest.get("vila2"), stage.layer.get("vila2"))
-    return LineageRow(
-        stage=stage.label,
-        model=" + ".join(path for path, _ in models) or NOT_RUN,
-        weights=" + ".join(sha256[:12] for _, sha256 in models if sha256),
-        inputs=_tasks_text(known.get("tasks"))
-        or _base_text(stage.layer)
-        or _data_text(known.get("data"))
-        or NOT_RUN,
-        digest=visible(stage.manifest.get("digest") or stage.layer.get("digest") or "", 64),
-        version=visible(next((v for v in versions if v), ""), 20),
-        finished=when(stage.finished),
+def lineage_table(run: RunRecord) -> Table:
+    """What every stage that is there was made from, according to its manifest and layer.json."""
+    return Table(
+        _LINEAGE_COLUMNS, tuple(_lineage_row(stage) for stage in run.stages if stage.state != "missing")
     )
+
+
+def _lineage_row(stage: StageRecord) -> Row:
+    known = {**stage.summary, **table_of(stage.manifest.get("inputs"))}
+    models = _models(known)
+    weights = " + ".join(sha256[:12] for _, sha256 in models if sha256)
+    inputs = _tasks_text(known.get("tasks")) or _base_text(stage.layer) or _data_text(known.get("data"))
+    digest = visible(stage.manifest.get("digest") or stage.layer.get("digest") or "", 64)
+    versions = (known.get("vila2"), stage.manifest.get("vila2"), stage.layer.get("vila2"))
+    cells = (
+        " + ".join(path for path, _ in models) or NOT_RUN,
+        tag("code", weights) if weights else NOT_RUN,
+        inputs or NOT_RUN,
+        tag("code", digest[:12], title=digest) if digest else NOT_RUN,
+        visible(next((version for version in versions if version), ""), 20),
+        when(stage.finished),
+    )
+    return Row(stage.label, cells)
 
 
 def _models(known: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Path and weights of what a stage started from: the bases, a parent checkpoint, or the model it ran."""
     bases = known.get("bases")
-    places = list(bases.values()) if isinstance(bases, dict) else [known.get("parent")]
-    found = [
-        (visible(place.get("path", ""), 120), visible(place.get("sha256", ""), 64))
-        for place in places
-        if isinstance(place, dict)
-    ]
-    if found:
-        return found
+    places = tables_of(list(bases.values()) if isinstance(bases, dict) else [known.get("parent")])
+    if places:
+        return [(visible(place.get("path", ""), 120), visible(place.get("sha256", ""), 64)) for place in places]
     model, sha256 = known.get("model"), known.get("model_sha256")
     if not isinstance(model, str) and not isinstance(sha256, str):
         return []
@@ -245,7 +231,7 @@ def _models(known: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _tasks_text(tasks: object) -> str:
-    names = [str(name) for name in tasks] if isinstance(tasks, dict) else []
+    names = [str(name) for name in table_of(tasks)]
     return visible(f"{len(names)} tasks: {', '.join(names)}", 300) if names else ""
 
 
@@ -254,7 +240,7 @@ def _base_text(layer: Mapping[str, Any]) -> str:
     base = layer.get("base")
     if not isinstance(base, list) or not base:
         return ""
-    urls = [redacted(str(one.get("url", ""))) for one in base if isinstance(one, dict)]
+    urls = [redacted(str(shard.get("url", ""))) for shard in tables_of(base)]
     folders = list(dict.fromkeys(str(PurePosixPath(url).parent) for url in urls))
     more = f" and {len(folders) - 3} more folders" if len(folders) > 3 else ""
     return visible(f"{_counted(len(base))} of {', '.join(folders[:3])}{more}", 300)
@@ -262,13 +248,18 @@ def _base_text(layer: Mapping[str, Any]) -> str:
 
 def _data_text(data: object) -> str:
     """The shards of a training stage in one phrase: `pretrain: 8 shards + recaption`."""
-    parts = []
-    for name, digests in data.items() if isinstance(data, dict) else ():
-        names = [str(one) for one in digests] if isinstance(digests, dict) else []
-        layers = dict.fromkeys(one.partition("+")[2] for one in names if "+" in one)
-        num_base = sum("+" not in one for one in names)
-        parts.append(" + ".join([f"{name}: {_counted(num_base)}", *layers]))
+    parts = [
+        " + ".join([f"{name}: {_counted(num_base)}", *layers]) for name, num_base, layers in data_sources(data)
+    ]
     return visible("; ".join(parts), 300)
+
+
+def data_sources(data: object) -> Iterator[tuple[str, int, list[str]]]:
+    """Name, number of base shards and layers of each source that a training stage recorded under `data`."""
+    for name, digests in table_of(data).items():
+        parts = [str(part) for part in table_of(digests)]
+        layers = dict.fromkeys(part.partition("+")[2] for part in parts if "+" in part)
+        yield name, sum("+" not in part for part in parts), list(layers)
 
 
 def _counted(num_shards: int) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 NOTHING = "-"
 _HEAD = ("pair", "judge", "preferred", "wins/ties/losses", "unjudged", "free of position", "first", "longer")
 _LEGEND = (
-    "preferred counts ties as halves; free of position leaves out the ties that the judge's taste for a place "
-    "made; first is how often it chose what stood first, longer how often the longer caption won (0.5 is none)"
+    "preferred counts ties as halves; free of position leaves out the ties that position bias made; first is "
+    "how often it chose what was shown first, longer how often the longer caption won (0.5 is none)"
 )
 
 
@@ -17,7 +17,7 @@ def summary_table(summary: Mapping[str, Any]) -> list[str]:
     rows = [row for pair in summary["pairs"] for row in _rows(pair)]
     lines = [*aligned([_HEAD, *rows]), _LEGEND]
     for judge, strengths in summary.get("bradley_terry", {}).items():
-        ranks = ", ".join(f"{short(one['layer'])} {one['elo']:+.0f}{_elo_span(one)}" for one in strengths)
+        ranks = ", ".join(f"{short(rank['layer'])} {_elo(rank)}" for rank in strengths)
         lines.append(f"Elo by {judge} (Bradley-Terry): {ranks}")
     for judge, layers in summary.get("captions", {}).items():
         lines += [f"{judge} on {short(layer)}: {_means(figures)}" for layer, figures in layers.items()]
@@ -31,21 +31,18 @@ def agreement_lines(pair: Mapping[str, Any]) -> list[str]:
     """How far the judges of a pair agree, one line for every two of them and one for all."""
     where = f"{short(pair['layer'])} over {short(pair['against'])}"
     lines = []
-    for one in pair["agreement"]:
-        if not one["num_samples"]:
+    for two in pair["agreement"]:
+        if not two["num_samples"]:
             continue
-        kappa = NOTHING if one["kappa"] is None else f"{one['kappa']:.2f}"
-        span = one.get("kappa_interval")
+        span = two.get("kappa_interval")
         more = f" ({span[0]:.2f} to {span[1]:.2f})" if span else ""
-        same = f", the same in {100 * one['same']:.0f} %" if one.get("same") is not None else ""
+        same = f", the same in {100 * two['same']:.0f} %" if two.get("same") is not None else ""
         lines.append(
-            f"agreement on {where}: {' and '.join(one['judges'])} kappa {kappa}{more}{same} of "
-            f"{one['num_samples']}"
+            f"agreement on {where}: {' and '.join(two['judges'])} kappa {_decimals(two['kappa'])}{more}"
+            f"{same} of {two['num_samples']}"
         )
     if many := pair.get("all_judges"):
-        alpha, fleiss = (
-            NOTHING if many[k] is None else f"{many[k]:.2f}" for k in ("krippendorff_alpha", "fleiss_kappa")
-        )
+        alpha, fleiss = (_decimals(many[name]) for name in ("krippendorff_alpha", "fleiss_kappa"))
         lines.append(
             f"agreement on {where}: all {many['num_judges']} judges Krippendorff's alpha {alpha} over "
             f"{many['num_samples']}, Fleiss' kappa {fleiss} over {many['num_judged_by_all']}"
@@ -53,11 +50,15 @@ def agreement_lines(pair: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _decimals(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
+
+
 def unjudged_lines(summary: Mapping[str, Any]) -> list[str]:
     """How many pairs each judge left unjudged, and why."""
     return [
-        f"unjudged by {judge}: {', '.join(f'{num} {word}' for word, num in found.items())}"
-        for judge, found in summary.get("unjudged_reasons", {}).items()
+        f"unjudged by {judge}: {', '.join(f'{num} {word}' for word, num in reasons.items())}"
+        for judge, reasons in summary.get("unjudged_reasons", {}).items()
     ]
 
 
@@ -75,15 +76,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _rows(pair: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for judge, one in pair["judges"].items():
+    for judge, figures in pair["judges"].items():
         yield (
             f"{short(pair['layer'])} over {short(pair['against'])}",
             judge,
-            percent(one["win_rate"]),
-            f"{one['wins']}/{one['ties']}/{one['losses']}",
-            str(one["unjudged"]),
-            percent(one.get("position_free_rate")),
-            *(_share(one, name) for name in ("position_bias", "length_bias")),
+            percent(figures["win_rate"]),
+            f"{figures['wins']}/{figures['ties']}/{figures['losses']}",
+            str(figures["unjudged"]),
+            percent(figures.get("position_free_rate")),
+            *(_share(figures, name) for name in ("position_bias", "length_bias")),
         )
 
 
@@ -100,19 +101,18 @@ def _share(figures: Mapping[str, Any], name: str) -> str:
     if value is None:
         return NOTHING
     span = figures.get("intervals", {}).get(name)
-    return f"{value:.2f}" + (f" ({span['low']:.2f} to {span['high']:.2f})" if span else "")
+    return _decimals(value) + (f" ({span['low']:.2f} to {span['high']:.2f})" if span else "")
 
 
-def _elo_span(one: Mapping[str, Any]) -> str:
-    if one["low"] == one["high"]:
-        return ""
-    return f" ({one['elo_low']:+.0f} to {one['elo_high']:+.0f})"
+def _elo(rank: Mapping[str, Any]) -> str:
+    span = "" if rank["low"] == rank["high"] else f" ({rank['elo_low']:+.0f} to {rank['elo_high']:+.0f})"
+    return f"{rank['elo']:+.0f}{span}"
 
 
 def _means(figures: Mapping[str, Any]) -> str:
     means = [
-        f"{name.replace('_', ' ')} {one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
-        for name, one in figures.items()
-        if isinstance(one, Mapping)
+        f"{name.replace('_', ' ')} {mean['value']:.2f} ({mean['low']:.2f} to {mean['high']:.2f})"
+        for name, mean in figures.items()
+        if isinstance(mean, Mapping)
     ]
     return f"{', '.join(means)}; {figures['num_captions']} captions"
