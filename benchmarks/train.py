@@ -40,15 +40,15 @@ from vila2cli.model.build import build
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.freeze import freeze_all_but
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import EncodedImage, Sample, Turn
 from vila2cli.text.compose import composition_of, conversations
 from vila2cli.train.data import Lengths, TrainSample, encode_sample, lengths_of
-from vila2cli.train.distribution import Ranks
+from vila2cli.train.distribution import alone
 from vila2cli.train.flops import work_of
+from vila2cli.train.launch import Launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.plan import plan_steps
 from vila2cli.world.write import write_world
@@ -219,8 +219,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     samples = large_samples(chat, num, size.picture_side, size.text["vocab_size"])
     around = Surroundings(
         trainer=TrainerSettings(gradient_checkpointing=options.gradient_checkpointing, compile=options.compile),
-        ranks=Ranks(Rank(), torch.device("cuda" if torch.cuda.is_available() else "cpu"), 0.0),
-        mixed_precision="bf16" if size.dtype == "bfloat16" else "no",
+        ranks=alone(Launch(is_bf16=size.dtype == "bfloat16")),
     )
     lengths = lengths_of(samples)
     steps = [list(step.samples) for step in plan_steps(lengths, ["samples"], settings, seed=0)]
