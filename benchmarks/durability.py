@@ -31,11 +31,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from PIL import Image, ImageDraw
-from rounds import RESULTS, machine, write_results
+from running import machine, samples_of, write_results
 
-from vila2cli.shards import TarWriter, done, open_source, read_shard
+from vila2cli.shards import TarWriter, done
 from vila2cli.shards.sample import Annotation
 
 INTERRUPTED = 75
@@ -161,17 +161,8 @@ class Trial:
             "recaption.batch_size=4",
             "recaption.max_reject_rate=1.0",
         ]
-        options = [word for text in sets for word in ("--set", text)]
-        return [
-            "recaption",
-            "--model",
-            str(self.model),
-            "--shards",
-            f"{self.data}/*.tar",
-            "--out",
-            str(out),
-            *options,
-        ]
+        words = ["recaption", "--model", str(self.model), "--shards", f"{self.data}/*.tar", "--out", str(out)]
+        return [*words, *running.set_options(sets)]
 
     def run(self) -> None:
         """Kill until there were as many kills as asked for, each layer to its end."""
@@ -232,10 +223,8 @@ class Trial:
             ours, theirs = (summary.get(key) for summary in summaries)
             check(ours == theirs, f"{key} is {ours}, undisturbed it was {theirs}")
         if self.args.engine == "hf":
-            check(
-                (out / "rejects.jsonl").read_bytes() == (self.peace / "rejects.jsonl").read_bytes(),
-                "other rejects than undisturbed",
-            )
+            ours, theirs = ((folder / "rejects.jsonl").read_bytes() for folder in (out, self.peace))
+            check(ours == theirs, "other rejects than undisturbed")
         else:
             self.compare_captions(out)
 
@@ -248,9 +237,7 @@ class Trial:
 
 
 def captions(layer: Path) -> dict[str, Annotation]:
-    source = open_source([str(layer)])
-    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=lambda reject: None))
-    return {sample.key: sample.annotations[0] for sample in samples if sample.annotations}
+    return {sample.key: sample.annotations[0] for sample in samples_of(layer) if sample.annotations}
 
 
 def check(holds: bool, message: str) -> None:
@@ -259,7 +246,7 @@ def check(holds: bool, message: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "durability")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
     parser.add_argument("--signal", choices=("KILL", "TERM", "USR1", "INT"), default="KILL")
@@ -267,18 +254,11 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=12, help="per shard")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--fresh", action="store_true", help="start a new interpreter for every attempt")
-    parser.add_argument("--out", type=Path, default=RESULTS / "durability.json")
-    args = quick.parse(parser, kills=3, num_shards=4, num_samples=4)
+    args = running.parse(parser, kills=3, num_shards=4, num_samples=4)
     os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
     if not args.fresh and args.engine == "hf":
-        for name in (
-            "torch",
-            "transformers",
-            "vila2cli.cli.app",
-            "vila2cli.stages.recaption",
-            "vila2cli.engine.hf",
-        ):
-            importlib.import_module(name)
+        for name in ("torch", "transformers", "cli.app", "stages.recaption", "engine.hf"):
+            importlib.import_module(f"vila2cli.{name}" if "." in name else name)
     with tempfile.TemporaryDirectory() as name:
         trial = Trial(Path(name), args)
         trial.run()

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import ModelError
 from vila2cli.model import soup
-from vila2cli.model.soup import INDEX_FILE, check_alike, tensor_places, write_soup
+from vila2cli.model.averaging import INDEX_FILE, check_alike, tensor_places, write_soup
 
 Member = Callable[..., Path]
 
@@ -167,7 +167,7 @@ def test_no_model_is_held_in_memory(tmp_path: Path) -> None:
         small(tmp_path / name, {"model.safetensors": tensors})
     script = (
         "import resource, sys\nfrom pathlib import Path\n"
-        "from vila2cli.model.soup import check_alike, write_soup\n"
+        "from vila2cli.model.averaging import check_alike, write_soup\n"
         "root = Path(sys.argv[1])\nfolders = [root / 'one', root / 'two']\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\nbefore = peak()\n"
         "check_alike(folders)\nwrite_soup(folders, (0.5, 0.5), root / 'soup')\nprint(peak() - before)"

@@ -36,8 +36,8 @@ def _left(limit: Path, used: Path) -> int:
     most, now = _text(limit).strip(), _text(used).strip()
     if not (most.isdecimal() and now.isdecimal()):  # "max", or no such group here
         return NO_LIMIT
-    found = [_entry(limit.with_name("memory.stat"), name) for name in _CACHE]
-    return int(most) - int(now) + max(size or 0 for size in found)
+    caches = [_entry(limit.with_name("memory.stat"), name) for name in _CACHE]
+    return int(most) - int(now) + max(size or 0 for size in caches)
 
 
 def _entry(path: Path, name: str) -> int | None:

@@ -1,6 +1,6 @@
 """From a layer of scores to a filter layer: which samples are kept, and why the others are not.
 
-Only score tars are read, no image, so deciding anew takes no model and a fraction of the time.
+Only score tars are read, no image, so deciding again takes no model and a fraction of the time.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ Scores = Mapping[str, Any]
 
 @dataclass(slots=True)
 class HeldOut:
-    """How many evaluation images were compared: those not `undecodable` also by their look.
+    """How many evaluation images were compared: those not `undecodable` also by their hash.
 
     `num_rejected` counts what is no readable sample of a task, and is compared with nothing.
     """
@@ -105,11 +105,11 @@ def held_out_images(
                 on_image()
                 counts.num_images += 1
                 try:
-                    look = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
+                    hash_text = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
                 except DataError:
                     counts.num_undecodable += 1
-                    look = ""
-                yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), look
+                    hash_text = ""
+                yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), hash_text
 
 
 def select(selection: Selection, job: Job, stop: Stop) -> tuple[list[Cut], HeldOut]:

@@ -46,14 +46,14 @@ def explain(out_dir: Path, source: Source, captions: tuple[str, ...]) -> Iterato
 
 
 def _draw(out_dir: Path, source: Source) -> dict[str, list[_Example]]:
-    found: dict[str, list[_Example]] = {}
+    drawn: dict[str, list[_Example]] = {}
     for shard in source.shards:
         for key, annotation in read_annotation_tar(out_dir / f"{shard.name}.tar"):
-            examples = found.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
+            examples = drawn.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
             examples.append(_Example(shard.name, key, annotation))
             if len(examples) > NUM_SHOWN:
                 examples.remove(max(examples, key=_lot))
-    return found
+    return drawn
 
 
 def _lot(example: _Example) -> int:
@@ -68,7 +68,7 @@ def _captions(
     source: Source, drawn: Mapping[str, list[_Example]], captions: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """The captions of the drawn samples, from the shards that hold one."""
-    wanted = {(one.shard, one.key) for examples in drawn.values() for one in examples}
+    wanted = {(example.shard, example.key) for examples in drawn.values() for example in examples}
     for shard in source.shards:
         keys = {key for name, key in wanted if name == shard.name}
         if keys:

@@ -81,8 +81,8 @@ class Controls:
         if not getattr(self._tokenizer, "is_fast", False):
             normal = unicodedata.normalize("NFKC", text)
             is_steering = bool(self.among(_ids(self._tokenizer, text)))
-            found = [match.span() for match in self._spelled.finditer(normal)] if self._spelled else []
-            return found if is_steering and len(normal) == len(text) else []
+            spans = [match.span() for match in self._spelled.finditer(normal)] if self._spelled else []
+            return spans if is_steering and len(normal) == len(text) else []
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return sorted({(start, stop) for id, (start, stop) in pairs if id in self.ids and stop > start})

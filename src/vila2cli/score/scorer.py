@@ -41,7 +41,7 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marking:
-    """How a judge marks an answer: the prompt's id, what it is filled with, and what a reply says.
+    """How a judge scores an answer: the prompt's id, what it is filled with, and what a reply says.
 
     `slots` raises DataError where the reference lacks something; `read` gives the row of an answer, None for a
     reply that cannot be read.
@@ -93,9 +93,9 @@ class Scorer:
     are no shares of 1. `unit` is the label that is resampled as a whole in place of the image.
     `rule` says in a few words whose scoring this is, and `deviation` where and why
     a figure may differ from that of the official code, `unread` why it may once answers are `unparsed`.
-    `settle` gives the rows anew where how an answer is read hangs on all answers of a model; it is asked before
-    any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the row and
-    `score` only checks the reference.
+    `settle` gives the rows again where how an answer is read depends on all answers of a model; it is called
+    before any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the
+    row and `score` only checks the reference.
     """
 
     name: str
@@ -133,4 +133,4 @@ class Scorer:
 
     def rows(self, scored: Sequence[Scored]) -> list[Row]:
         """The rows of all samples, complete."""
-        return [one.row for one in scored] if self.complete is None else self.complete(scored)
+        return [prediction.row for prediction in scored] if self.complete is None else self.complete(scored)

@@ -1,4 +1,4 @@
-"""`vila2 shards show --tokens`: samples as training sees them, with what is trained told apart."""
+"""`vila2 shards show --tokens`: samples as training sees them, with what is trained marked."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vila2cli.errors import DataError
-from vila2cli.score.grounding import BOX_FRAME, Box
+from vila2cli.score.box import BOX_FRAME, Box
 
 __all__ = ["BOX_FRAME", "Box", "Frame", "Problem", "box_text", "grid_box"]
 
