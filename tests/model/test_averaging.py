@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import ModelError
-from vila2cli.model import soup
+from vila2cli.model import averaging
 from vila2cli.model.averaging import INDEX_FILE, check_alike, tensor_places, write_soup
 
 Member = Callable[..., Path]
@@ -42,7 +42,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_mean_is_right_to_float32_rounding(
     member: Member, tmp_path: Path, shares: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soup, "BLOCK_ELEMENTS", 1000)  # so that blocks end inside of tensors
+    monkeypatch.setattr(averaging, "BLOCK_ELEMENTS", 1000)  # so that blocks end inside of tensors
     folders = [member(name, seed) for seed, name in enumerate("abc")]
     write_soup(folders, shares, tmp_path / "soup")
     parts = [tensors_of(folder) for folder in folders]
