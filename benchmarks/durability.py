@@ -1,4 +1,4 @@
-"""Killed at random moments and started again until done: is the layer the one that nobody disturbed?
+"""Killed at random moments and started again until done: is the layer that of an undisturbed run?
 
 `vila2 recaption` captions small shards, some of whose samples are broken, once in peace and then while
 it is killed. Half of the kills fall anywhere between start and a few shards later, half are aimed: they
@@ -18,7 +18,6 @@ and not the import of torch; --fresh starts a new interpreter each time, as vllm
 
 import argparse
 import importlib
-import io
 import json
 import os
 import random
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import running
-from PIL import Image, ImageDraw
+from recaption_rows import jpeg
 from running import machine, samples_of, write_results
 
 from vila2cli.shards import TarWriter, done
@@ -44,22 +43,11 @@ POLL_S = 0.0005
 COUNTS = ("in", "out", "dropped", "rejected", "tokens", "requests", "prompts", "kept", "finish_reasons")
 
 
-def picture(number: int) -> bytes:
-    rng = random.Random(number)
-    image = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
-    for _ in range(4):
-        x, y = rng.randrange(48), rng.randrange(48)
-        ImageDraw.Draw(image).ellipse((x, y, x + 16, y + 16), tuple(rng.randrange(256) for _ in range(3)))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def make_shards(folder: Path, num_shards: int, num_samples: int) -> None:
     for shard in range(num_shards):
         with TarWriter(folder / f"{shard:05}.tar") as tar:
             for index in range(num_samples):
-                data = picture(shard * num_samples + index)
+                data = jpeg(shard * num_samples + index, 48)
                 is_broken = index == 1 and shard % 3 == 0
                 tar.write_sample(
                     f"{shard:05}-{index:03}", {"jpg": data[:300] if is_broken else data, "txt": b"alt"}
@@ -67,7 +55,7 @@ def make_shards(folder: Path, num_shards: int, num_samples: int) -> None:
 
 
 def make_model(folder: Path) -> None:
-    """The embedded world's bases under an untrained projector: what it says matters not, only that it stays."""
+    """The embedded world's bases under an untrained projector: what it says does not matter."""
     from vila2cli.model.build import build
     from vila2cli.settings import BaseSettings
 
@@ -165,7 +153,7 @@ class Trial:
         return [*words, *running.set_options(sets)]
 
     def run(self) -> None:
-        """Kill until there were as many kills as asked for, each layer to its end."""
+        """Kill until there were as many kills as requested, each layer to its end."""
         first_s, per_shard_s = self.prepare()
         start_s = time.monotonic()
         while self.figures["kills"] < self.args.kills:

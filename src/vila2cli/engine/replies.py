@@ -1,4 +1,4 @@
-"""What a chat server sent, taken apart. Nothing in it is taken on trust: neither its types nor its numbers."""
+"""Parsing what a chat server sent. Nothing in it is trusted: neither its types nor its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Malformed(Exception):
 
 
 class Withheld(Exception):
-    """An answer came that is none: the model refused, or a filter ended it."""
+    """A reply came without an answer: the model refused, or a filter ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _logprob(token: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise Malformed("a token has a log-probability that is no number") from None
+        raise Malformed("a token has a log-probability that is not a number") from None
 
 
 def prompt_logprobs_of(body: Mapping[str, Any], num_tokens: int) -> tuple[float, ...] | None:

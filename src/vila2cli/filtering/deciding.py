@@ -46,7 +46,7 @@ Scores = Mapping[str, Any]
 class HeldOut:
     """How many evaluation images were compared: those not `undecodable` also by their hash.
 
-    `num_rejected` counts what is no readable sample of a task, and is compared with nothing.
+    `num_rejected` counts samples of tasks that cannot be read, and are compared with nothing.
     """
 
     num_images: int = 0
@@ -55,7 +55,7 @@ class HeldOut:
 
 
 def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
-    """Why a sample is dropped whatever the others are like, [] for no reason; the first one counts."""
+    """Why a sample is dropped by itself, [] for no reason; it counts under the first."""
     if "unusable" in scores:
         return [scores["unusable"]]
     num_words = scores["num_words"]

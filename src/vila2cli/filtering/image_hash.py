@@ -1,4 +1,4 @@
-"""A perceptual hash: what stays of an image that is resized or encoded again.
+"""A perceptual hash: what remains of an image that is resized or re-encoded.
 
 195 bits of low frequencies (a DCT of the luminance against its median, after pHash) and the mean
 colours of a 4 x 4 grid, which tell apart what brightness alone does not: the red shirt and the
@@ -42,7 +42,7 @@ _MIN_BANDS = 4  # a number of SQLite has 63 digits
 ALL_FOUND = 15
 """Largest distance at which no near-duplicate is missed."""
 _PLAIN_SHARE, _PLAIN_LEVELS = 0.65, 17
-"""A picture is mostly plain ground where so much of it is within so many neighbouring grey levels."""
+"""A picture is mostly plain ground where at least this share of it is within 17 neighbouring grey levels."""
 _DRAWN_SIDE = 256
 """Pixels down and across that are looked at for it."""
 _DETAIL_PIXELS = 96

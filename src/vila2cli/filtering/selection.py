@@ -31,8 +31,8 @@ OnRows = Callable[[int], None]
 class Candidate:
     """What the rules need to know of a sample.
 
-    `reason` is that of a rule which needs no other sample, None if there is none; `is_usable` says
-    that it could be trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers.
+    `reason` is that of a rule which needs no other sample, else None; `is_usable` says that it could be
+    trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers.
     """
 
     id: SampleId
@@ -185,7 +185,7 @@ class Selection:
     def drop_duplicates(self, max_distance: int | None, on_rows: OnRows = lambda num: None) -> None:
         """Of duplicates and near-duplicates keep the one of the lowest rank, the first of several.
 
-        Every one dropped is like one that is kept and ranked no worse.
+        Every dropped image is like one that is kept and ranked no worse.
         """
         index = ImageIndex(self._database, "kept", max_distance)
         self._database.execute(
@@ -265,7 +265,7 @@ class Selection:
 def _row(candidate: Candidate) -> tuple[Any, ...]:
     """The values of a candidate in the order of the table's columns."""
     rank, sha256 = candidate.rank, bytes.fromhex(candidate.image_sha256)
-    assert rank is None or math.isfinite(rank), f"{rank} is no rank"
+    assert rank is None or math.isfinite(rank), f"a rank is finite, not {rank}"
     order = rank, candidate.bucket, candidate.tie, candidate.lot
     return (
         *candidate.id,

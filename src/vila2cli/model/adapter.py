@@ -24,7 +24,7 @@ _UNLIKE_LORA = ("modules_to_save", "use_dora", "lora_bias", "trainable_token_ind
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter folder: the checkpoint below it (a folder or hub id), its rank, and the parts it changes."""
+    """An adapter folder: its base (a folder or hub id), its rank, and the parts it changes."""
 
     folder: Path
     base: str
@@ -33,7 +33,7 @@ class Adapter:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the adapter and of the checkpoint below it, which together decide every answer."""
+        """SHA-256 of the adapter and of its base, which together decide every answer."""
         files = [file_sha256(self.folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
         return hashlib.sha256("\n".join([*files, self.base_sha256]).encode()).hexdigest()
 
@@ -48,12 +48,12 @@ def is_adapter(model: str | Path) -> bool:
 
 
 def base_of(model: str | Path) -> str:
-    """The checkpoint that holds a model's weights: of an adapter the one below it; raises as `read_adapter`."""
+    """The checkpoint that holds a model's weights: for an adapter its base; raises as `read_adapter`."""
     return read_adapter(model).base if is_adapter(model) else str(model)
 
 
 def named_base(folder: Path) -> str:
-    """The checkpoint that an adapter folder names as the one below it, there or not; raises ModelError."""
+    """The base that an adapter folder names, whether it exists or not; raises ModelError."""
     base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(f"{folder / CONFIG_FILE} names no base; set base_model_name_or_path in it")
@@ -71,7 +71,7 @@ def read_adapter(model: str | Path) -> Adapter:
     odd = [name for name in _UNLIKE_LORA if config.get(name)]
     if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
         what = odd[0] if odd else f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
-        raise ModelError(f"{folder} is no plain LoRA adapter ({what}); merge it into its base and give that")
+        raise ModelError(f"{folder} is not a plain LoRA adapter ({what}); merge it into its base and give that")
     try:
         resolve_model(base)
     except ModelError as error:

@@ -150,7 +150,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     side, patch = tower.config.image_size, tower.config.patch_size
     if side % patch:
         raise ModelError(
-            f"base.image_size = {side} is no multiple of {patch}, the patch size; try {side // patch * patch}"
+            f"base.image_size = {side} is not a multiple of the patch size {patch}; try {side // patch * patch}"
         )
     _add_tokens(llm, tokenizer, (IMAGE_TOKEN,), seed)
     has_class_token = tower.config.model_type == "clip_vision_model"

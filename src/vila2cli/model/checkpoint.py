@@ -35,7 +35,7 @@ _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The folder of a checkpoint: a local folder as it is, a hub id downloaded into the hub's cache.
+    """The folder of a checkpoint: a local folder unchanged, a hub id downloaded into the hub's cache.
 
     A hub id may name a branch, tag or commit, as in `org/name@main`. Raises ModelError when it is
     neither, or when the folder holds no config.json and safetensors.
@@ -45,12 +45,12 @@ def resolve_model(model: str | Path) -> Path:
         folder = _download(str(model))
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is a LoRA adapter, which only specialize --relabel asks as it is; "
+            f"{folder} is a LoRA adapter, which only specialize --relabel can use directly; "
             "give the checkpoint that it is merged into"
         )
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
+            f"{folder} is not a checkpoint: it has no config.json; give the folder that save_pretrained wrote"
         )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} has no *.safetensors weights; was the training stage finished?")
@@ -66,7 +66,7 @@ def model_name(model: str | Path) -> str:
 
 @functools.cache
 def _download(model: str) -> Path:
-    """The snapshot of a hub id, whose folder name is the commit; the same one for a whole process."""
+    """The snapshot of a hub id, whose folder name is the commit; the same for the whole process."""
     name, _, revision = model.partition("@")
     parts = name.split("/")
     if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~"):
@@ -78,7 +78,7 @@ def _download(model: str) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_DOWNLOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ModelError(f"model {model} is neither a folder nor to be had from the hub: {reason}") from None
+        raise ModelError(f"model {model} is neither a folder nor available from the hub: {reason}") from None
 
 
 def own_dtype(folder: str | Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 MARKER = re.compile(r"<\|[^<>|]{1,60}\|>|<</?[A-Z]{2,12}>>|\[/?[A-Z][A-Z_]{1,24}\]|</?[A-Za-z_][\w-]{0,40}>")
-"""What templates mark turns with where it is no token of its own, as Llama-2's [INST]."""
+"""What templates mark turns with where it is not a token of its own, as Llama-2's [INST]."""
 
 PUBLISHED = re.compile(
     r"<\|/?[^\W\d][\w▁ ]{0,40}\|>"  # ChatML, Llama-3, Qwen, Phi, GLM

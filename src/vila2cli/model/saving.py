@@ -23,7 +23,7 @@ transformers reads both."""
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Say in one line what keeps a file of weights from being written: a full disk, a quota, a lost folder."""
+    """Report in one line why a file of weights cannot be written: a full disk, a quota, a lost folder."""
     try:
         yield
     except SafetensorError as error:

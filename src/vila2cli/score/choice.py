@@ -31,7 +31,7 @@ _NO_LLM = "counted as wrong, where VLMEvalKit asks a language model about them"
 
 
 def choices_of(reference: Reference) -> dict[str, str]:
-    """The options of a question by letter; raises DataError when `choices` is no list of texts."""
+    """The options of a question by letter; raises DataError when `choices` is not a list of texts."""
     choices = reference.meta.get("choices")
     if not isinstance(choices, list) or not 1 <= len(choices) <= len(LETTERS):
         raise DataError("a multiple-choice question needs 'choices' in its JSON, a list of texts")
@@ -105,7 +105,7 @@ def score(answer: str, reference: Reference) -> Row:
 
 
 def score_scienceqa(answer: str, reference: Reference) -> Row:
-    """ScienceQA: a letter past the question's own options is wrong, as one that cannot be read."""
+    """ScienceQA: a letter beyond the question's own options is wrong, as an unparsed answer is."""
     choices, truth = choices_of(reference), true_letter(reference)
     letter = scienceqa_letter(answer)
     has_image = float(bool(reference.meta.get("has_image", True)))

@@ -87,7 +87,7 @@ def find_tasks(specs: Sequence[str | Path], *, box_frame: str = "") -> list[Task
 
     Of tasks with one name each is named with what tells its folder apart, `pope@coco` and `pope@gqa`.
     `box_frame` is the frame of all boxes in answers. Raises DataError for a spec that holds no task, and
-    RecipeError for a frame that is none.
+    RecipeError for an unknown frame.
     """
     folders: dict[Path, Path] = {}
     for spec in specs:

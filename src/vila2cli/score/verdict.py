@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal, get_args
 
@@ -40,15 +40,7 @@ class Verdict:
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        value = {
-            "layer": self.layer,
-            "against": self.against,
-            "judge": self.judge,
-            "outcome": self.outcome,
-            "num_words": list(self.num_words),
-            "answers": list(self.answers),
-        }
-        return {**value, "reason": self.reason} if self.reason else value
+        return {name: value for name, value in asdict(self).items() if name != "reason" or value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
