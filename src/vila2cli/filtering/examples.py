@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vila2cli.shards import Shard, Source, read_shard
+from vila2cli.shards import Source, read_shard
 from vila2cli.shards.annotations import read_annotation_tar
-from vila2cli.shards.sample import Annotation, Sample
+from vila2cli.shards.sample import Annotation
 from vila2cli.text.compose import compose_caption
 from vila2cli.text.printable import printable
 from vila2cli.text.prompts import stable_hash
@@ -71,21 +71,12 @@ def _captions(
     wanted = {(example.shard, example.key) for examples in drawn.values() for example in examples}
     for shard in source.shards:
         keys = {key for name, key in wanted if name == shard.name}
-        if keys:
-            yield from (((shard.name, sample.key), _caption(sample, captions)) for sample in _read(shard, keys))
-
-
-def _read(shard: Shard, keys: set[str]) -> Iterator[Sample]:
-    for sample in read_shard(shard, on_reject=lambda reject: None):
-        if sample.key in keys:
-            keys.discard(sample.key)
-            yield sample
-        if not keys:
-            return
-
-
-def _caption(sample: Sample, captions: tuple[str, ...]) -> str:
-    return compose_caption(sample, captions, " | ") or ""
+        for sample in read_shard(shard, on_reject=lambda reject: None) if keys else ():
+            if sample.key in keys:
+                keys.discard(sample.key)
+                yield (shard.name, sample.key), compose_caption(sample, captions, " | ") or ""
+            if not keys:
+                break
 
 
 def _lines(example: _Example, caption: str | None) -> Iterator[str]:
