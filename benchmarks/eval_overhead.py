@@ -19,20 +19,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from PIL import Image
 
 SHARD = 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = running.parser_of(__doc__)
     parser.add_argument("--num", type=int, default=10_000, help="questions")
     parser.add_argument("--threads", type=int, default=2, help="cores for the model")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--out", type=Path, help="file for the result")
-    options = quick.parse(parser, num=16, batch_size=8, new_tokens=2)
+    options = running.parse(parser, num=16, batch_size=8, new_tokens=2)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:

@@ -78,8 +78,3 @@ def answered(request: Request, **figures: Any) -> Result:
 def failed(request: Request, error: str, failure: Failure = "request") -> Result:
     """The result of a request that the model cannot take, or that was not answered for another reason."""
     return Result(id=request.id, finish_reason="error", error=error, failure=failure)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text without line breaks, cut to 240 characters."""
-    return " ".join(str(error).split())[:MAX_LINE] or type(error).__name__

@@ -24,17 +24,16 @@ from vila2cli.engine.limits import (
     context_length,
     eos_token_ids,
     failed,
-    one_line,
     room_for_answer,
     scored_ids,
 )
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.engine.vllm_support import why_not as why_not
-from vila2cli.errors import DataError, ModelError
+from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.adapter import read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import quiet_transformers
 from vila2cli.run.stopping import Stop
 
 _MIB = 1 << 20

@@ -1,6 +1,6 @@
 """From a layer of scores to a filter layer: which samples are kept, and why the others are not.
 
-Only score tars are read, no image, so deciding anew takes no model and a fraction of the time.
+Only score tars are read, no image, so deciding again takes no model and a fraction of the time.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ Scores = Mapping[str, Any]
 
 @dataclass(slots=True)
 class HeldOut:
-    """How many evaluation images were compared: those not `undecodable` also by their look.
+    """How many evaluation images were compared: those not `undecodable` also by their hash.
 
-    `num_rejected` counts what is no readable sample of a task, and is compared with nothing.
+    `num_rejected` counts samples of tasks that cannot be read, and are compared with nothing.
     """
 
     num_images: int = 0
@@ -55,7 +55,7 @@ class HeldOut:
 
 
 def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
-    """Why a sample is dropped whatever the others are like, [] for no reason; the first one counts."""
+    """Why a sample is dropped by itself, [] for no reason; it counts under the first."""
     if "unusable" in scores:
         return [scores["unusable"]]
     num_words = scores["num_words"]
@@ -105,11 +105,11 @@ def held_out_images(
                 on_image()
                 counts.num_images += 1
                 try:
-                    look = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
+                    hash_text = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
                 except DataError:
                     counts.num_undecodable += 1
-                    look = ""
-                yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), look
+                    hash_text = ""
+                yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), hash_text
 
 
 def select(selection: Selection, job: Job, stop: Stop) -> tuple[list[Cut], HeldOut]:

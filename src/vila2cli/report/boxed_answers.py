@@ -15,7 +15,7 @@ from vila2cli.image import decode_image
 from vila2cli.report.inlined import InlinePicture, picture_of
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
-from vila2cli.score.grounding import parse_boxes
+from vila2cli.score.box import parse_boxes
 from vila2cli.shards import done, open_source
 from vila2cli.shards.reader import read_shard
 from vila2cli.shards.sample import Sample

@@ -18,10 +18,10 @@ from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.job import Job, control_dir
 from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
+from vila2cli.filtering.outcome import check_budget, sum_up_scores
 from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scoring, ShardScorer
-from vila2cli.filtering.summary import check_budget, sum_up_scores
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.run.folder import Worker, claim, lock, read_manifest
 from vila2cli.run.folder import select as select_shards

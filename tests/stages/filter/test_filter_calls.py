@@ -26,7 +26,7 @@ from filter_data import (
 
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
-from vila2cli.filtering.summary import summary_lines
+from vila2cli.filtering.outcome import summary_lines
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.run.folder import Worker, lock
 from vila2cli.run.progress import Progress

@@ -24,7 +24,7 @@ def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) ->
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
     return {
         "stage": FILTER,
-        **_who(job),
+        **_provenance(job),
         "in": stats.num_in,
         "out": stats.num_out,
         "dropped": dict(stats.dropped),
@@ -44,7 +44,7 @@ def _without_num(held_out: HeldOut) -> dict[str, int]:
     return {name.removeprefix("num_"): value for name, value in dataclasses.asdict(held_out).items()}
 
 
-def _who(job: Job) -> dict[str, Any]:
+def _provenance(job: Job) -> dict[str, Any]:
     model, model_sha256 = job.provenance or job.similarity or (None, None)
     return {
         "round": job.round,
@@ -65,7 +65,7 @@ def sum_up_scores(job: Job, layer: LayerWriter) -> int:
         num_done = len(layer.done() & set(job.names))
         summary = {
             "stage": SCORES_LAYER,
-            **_who(job),
+            **_provenance(job),
             "num_shards_done": num_done,
             **stats.to_json(),
             "reject_rate": stats.reject_rate,

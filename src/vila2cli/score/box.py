@@ -19,12 +19,12 @@ from vila2cli.score.box_frames import (
     MANY,
     SQUARE,
     Numbers,
+    inferred_frame,
     needs_size,
     to_pixels,
-    told_frame,
 )
+from vila2cli.score.grouping import means
 from vila2cli.score.scorer import Account, Labels, Reference, Row, Scored, Scorer
-from vila2cli.score.stats import Columns, FloatArray, ratio
 from vila2cli.text.box_notations import CORNERS, LIST, QWEN, Box, FoundBox, find_boxes, has_point
 
 __all__ = ["BOX", "BOX_FRAME", "FRAMES", "REFCOCO", "Box", "iou", "parse_boxes"]
@@ -58,17 +58,8 @@ def iou(first: Box, second: Box) -> float:
     return intersection / (_area(first) + _area(second) - intersection)
 
 
-def metrics(totals: Columns) -> dict[str, FloatArray]:
-    """Share of boxes with IoU of at least 0.5, mean IoU, share of answers without a box."""
-    return {
-        "iou_at_50": ratio(totals["score"], totals["n"]),
-        "mean_iou": ratio(totals["iou"], totals["n"]),
-        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
-    }
-
-
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Target:
     """What an answer's box is measured against: true boxes, the image's size where it is known, the frame.
 
     On the `grid` all is in 0-999, the truth too, and what lies outside is no box; else in pixels.
@@ -79,13 +70,13 @@ class _Asked:
     frame: str
     is_grid: bool
 
-    def place(self, found: FoundBox, told: str) -> Box:
-        """The box in the truth's own frame; `told` is the frame of numbers that nobody stated."""
-        frame = found.frame or (told if self.frame == AUTO else self.frame)
-        if found.frame or found.is_ordered:
+    def place(self, stated: FoundBox, inferred: str) -> Box:
+        """The box in the truth's own frame; `inferred` is the frame of numbers that nobody stated."""
+        frame = stated.frame or (inferred if self.frame == AUTO else self.frame)
+        if stated.frame or stated.is_ordered:
             frame = f"xyxy-{frame.partition('-')[2]}"
         width, height = self.size or (_GRID, _GRID)
-        box = to_pixels(found.box, frame, width, height)
+        box = to_pixels(stated.box, frame, width, height)
         if not self.is_grid or self.size is None:
             return box
         return to_pixels(box, BOX_FRAME, _GRID * _GRID / width, _GRID * _GRID / height)
@@ -94,13 +85,13 @@ class _Asked:
         inside = not self.is_grid or (min(box) >= 0 and max(box) <= _GRID)
         return inside and box[0] < box[2] and box[1] < box[3]
 
-    def row(self, text: str, told: str) -> Row:
+    def row(self, text: str, inferred: str) -> Row:
         """The row of an answer: IoU with the nearest true box."""
-        founds = find_boxes(text)
-        if self.is_grid and self.frame == BOX_FRAME and (not founds or founds[0].notation == LIST):
+        stated = find_boxes(text)
+        if self.is_grid and self.frame == BOX_FRAME and (not stated or stated[0].notation == LIST):
             boxes = parse_boxes(text)
         else:
-            boxes = [self.place(found, told) for found in founds]
+            boxes = [self.place(box, inferred) for box in stated]
         if self.is_grid:
             boxes = [box for box in boxes if self.is_box(box)]
         best = 0.0
@@ -112,18 +103,18 @@ class _Asked:
 def score(answer: str, reference: Reference) -> Row:
     """IoU of the answer's first box with the nearest reference box; 0 when there is none.
 
-    Where the frame of plain numbers is not stated this takes it for 0-999; `settle` tells it from all answers.
+    Where the frame of plain numbers is not stated this takes it for 0-999; `settle` infers it from all answers.
     """
-    return _grid_asked(reference.answers, _grid_labels(reference)).row(answer, BOX_FRAME)
+    return _grid_target(reference.answers, _grid_labels(reference)).row(answer, BOX_FRAME)
 
 
 def score_refcoco(answer: str, reference: Reference) -> Row:
     """IoU of the answer's first box with the `box` of the sample's JSON, in pixels of its `width` and `height`.
 
     The frame of plain numbers is the task's or sample's `box_frame`, one of FRAMES; as long as nobody stated it
-    this takes it for 0-999, and `settle` tells it from all answers.
+    this takes it for 0-999, and `settle` infers it from all answers.
     """
-    return _pixel_asked(_pixel_labels(reference)).row(answer, BOX_FRAME)
+    return _pixel_target(_pixel_labels(reference)).row(answer, BOX_FRAME)
 
 
 def _grid_labels(reference: Reference) -> Labels:
@@ -149,23 +140,23 @@ def _size(reference: Reference) -> str:
     return "x".join(f"{_positive(reference, name):g}" for name in ("width", "height"))
 
 
-def _grid_asked(answers: Iterable[str], labels: Mapping[str, str]) -> _Asked:
+def _grid_target(answers: Iterable[str], labels: Mapping[str, str]) -> _Target:
     truths = tuple(box for text in answers for box in parse_boxes(text))
     if not truths:
         raise DataError(f"a grounding question needs an answer [x1,y1,x2,y2], not {list(answers)}")
     size, frame = _read_size(labels.get("size", "")), labels.get("box_frame", AUTO)
     if size is None and needs_size(frame):
         raise DataError(f"box_frame {frame} needs the image's 'width' and 'height' in the sample's JSON")
-    return _Asked(truths, size, frame, is_grid=True)
+    return _Target(truths, size, frame, is_grid=True)
 
 
-def _pixel_asked(labels: Mapping[str, str]) -> _Asked:
+def _pixel_target(labels: Mapping[str, str]) -> _Target:
     match = _TRUTH.search(labels.get("box", ""))
     truth = None if match is None else tuple(float(number) for number in match.groups())
     if truth is None or not (truth[0] < truth[2] and truth[1] < truth[3]):
         raise DataError("a RefCOCO sample needs 'box' in pixels, with area")
     x1, y1, x2, y2 = truth
-    return _Asked(((x1, y1, x2, y2),), _read_size(labels.get("size", "")), labels["box_frame"], is_grid=False)
+    return _Target(((x1, y1, x2, y2),), _read_size(labels.get("size", "")), labels["box_frame"], is_grid=False)
 
 
 def _read_size(text: str) -> tuple[float, float] | None:
@@ -173,55 +164,68 @@ def _read_size(text: str) -> tuple[float, float] | None:
     return (float(width), float(height)) if height else None
 
 
-def _asked(one: Scored) -> _Asked:
-    return _pixel_asked(one.labels) if "box" in one.labels else _grid_asked(one.references, one.labels)
+def _target_of(answer: Scored) -> _Target:
+    return (
+        _pixel_target(answer.labels)
+        if "box" in answer.labels
+        else _grid_target(answer.references, answer.labels)
+    )
 
 
-def _plain(scored: Sequence[Scored], asked: Sequence[_Asked]) -> list[tuple[str, Numbers]]:
+def _first_box(text: str) -> FoundBox | None:
+    return next(iter(find_boxes(text)), None)
+
+
+def _plain(scored: Sequence[Scored], targets: Sequence[_Target]) -> list[tuple[str, Numbers]]:
     """The first boxes that are plain numbers and have an area, each with the frame that was stated for it."""
-    found = []
-    for one, about in zip(scored, asked, strict=True):
-        first = next(iter(find_boxes(one.text)), None)
+    boxes = []
+    for answer, target in zip(scored, targets, strict=True):
+        first = _first_box(answer.text)
         if first is None or first.frame or not (first.box[0] < first.box[2] and first.box[1] < first.box[3]):
             continue
-        of = Numbers(first.box, about.size, first.notation in (QWEN, CORNERS), first.notation == QWEN)
-        found.append((about.frame, of))
-    return found
+        of = Numbers(first.box, target.size, first.notation in (QWEN, CORNERS), first.notation == QWEN)
+        boxes.append((target.frame, of))
+    return boxes
 
 
 def settle(scored: Sequence[Scored]) -> list[Scored]:
-    """The answers with their final rows: the frame of numbers that nobody stated is told from all of them.
+    """The answers with their final rows: the frame of numbers that nobody stated is inferred from all of them.
 
     What an earlier version kept, without the truth beside it, stays as it scored it.
     """
-    if not all("box" in one.labels or one.references for one in scored):
+    if not all("box" in answer.labels or answer.references for answer in scored):
         return list(scored)
-    asked = [_asked(one) for one in scored]
-    told, _ = told_frame([numbers for frame, numbers in _plain(scored, asked) if frame == AUTO])
-    return [replace(one, row=about.row(one.text, told)) for one, about in zip(scored, asked, strict=True)]
+    targets = [_target_of(answer) for answer in scored]
+    inferred, _ = inferred_frame([numbers for frame, numbers in _plain(scored, targets) if frame == AUTO])
+    return [
+        replace(answer, row=target.row(answer.text, inferred))
+        for answer, target in zip(scored, targets, strict=True)
+    ]
 
 
 def account(scored: Sequence[Scored]) -> Account:
     """The notations and frames of the boxes, how many answers have none, and why the figure may be wrong."""
-    asked = [_asked(one) for one in scored]
-    firsts = [next(iter(find_boxes(one.text)), None) for one in scored]
+    targets = [_target_of(answer) for answer in scored]
+    firsts = [_first_box(answer.text) for answer in scored]
     notations = Counter(first.notation for first in firsts if first is not None)
-    plain = _plain(scored, asked)
+    plain = _plain(scored, targets)
     open_numbers = [numbers for frame, numbers in plain if frame == AUTO]
     stated = Counter(frame for frame, _ in plain if frame != AUTO)
-    told, why = told_frame(open_numbers)
-    num_unparsed = int(sum(one.row["unparsed"] for one in scored))
-    num_points = sum(has_point(one.text) and first is None for one, first in zip(scored, firsts, strict=True))
+    inferred, why = inferred_frame(open_numbers)
+    num_unparsed = int(sum(answer.row["unparsed"] for answer in scored))
+    num_points = sum(
+        has_point(answer.text) and first is None for answer, first in zip(scored, firsts, strict=True)
+    )
     doubts = [_contradiction(frame, [of for name, of in plain if name == frame]) for frame in stated]
     if open_numbers:
         doubts.append(
-            f"nobody stated the frame of {len(open_numbers)} boxes of plain numbers; they are taken for {told} "
-            f"({why}): state it as eval.box_frame"
+            f"nobody stated the frame of {len(open_numbers)} boxes of plain numbers; they are taken for "
+            f"{inferred} ({why}): state it as eval.box_frame"
         )
     if num_unparsed:
         points = f", {num_points} of them a point" if num_points else ""
         doubts.append(f"{num_unparsed} of {len(scored)} answers hold no box that can be read{points}")
-    frames = dict(stated) | ({told: len(open_numbers)} if open_numbers else {})
+    frames = dict(stated) | ({inferred: len(open_numbers)} if open_numbers else {})
     figures: dict[str, Any] = {
         "notations": dict(notations.most_common()),
         "frames_of_plain_numbers": frames,
@@ -235,7 +239,7 @@ def account(scored: Sequence[Scored]) -> Account:
 def _contradiction(frame: str, numbers: Sequence[Numbers]) -> str:
     """Why the frame that was stated is likely not that of the numbers; empty where it may be."""
     unit = frame.partition("-")[2]
-    small = sum(max(map(abs, one.box)) <= 1 for one in numbers)
+    small = sum(max(map(abs, of.box)) <= 1 for of in numbers)
     if unit not in ("1", SQUARE) and small > (1 - _MOSTLY) * len(numbers):
         return (
             f"{small} of {len(numbers)} boxes lie within 0-1, so they are not in the task's box_frame; "
@@ -243,11 +247,13 @@ def _contradiction(frame: str, numbers: Sequence[Numbers]) -> str:
         )
     if not frame.startswith("xyxy"):
         return ""
-    told = told_frame(numbers)[0]
+    inferred = inferred_frame(numbers)[0]
     same = {"1000": "999", SQUARE: "1"}
-    is_other = same.get(unit, unit) != same.get(told.partition("-")[2], told.partition("-")[2])
+    is_other = same.get(unit, unit) != same.get(inferred.partition("-")[2], inferred.partition("-")[2])
     if is_other and (len(numbers) >= MANY or _outside(unit, numbers) > (1 - _MOSTLY) * len(numbers)):
-        return f"the boxes are stated to be in {frame}, and look as if they were in {told}; see eval.box_frame"
+        return (
+            f"the boxes are stated to be in {frame}, and look as if they were in {inferred}; see eval.box_frame"
+        )
     return ""
 
 
@@ -255,7 +261,7 @@ def _outside(unit: str, numbers: Sequence[Numbers]) -> int:
     """How many boxes reach past the far edges of a frame with fixed ones."""
     if unit not in ("1", "100", "999", "1000", "1024"):
         return 0
-    return sum(max(one.box) > (1000 if unit == "999" else float(unit)) for one in numbers)
+    return sum(max(of.box) > (1000 if unit == "999" else float(unit)) for of in numbers)
 
 
 def _area(box: Box) -> float:
@@ -274,20 +280,18 @@ BOX = Scorer(
     version="xyxy-999-2",
     headline="iou_at_50",
     score=score,
-    metrics=metrics,
+    metrics=means(iou_at_50="score", mean_iou="iou", unparsed_ratio="unparsed"),
     labels=_grid_labels,
     keeps_references=True,
     settle=settle,
     account=account,
 )
-REFCOCO = Scorer(
+REFCOCO = replace(
+    BOX,
     name="refcoco",
     version="iou-3",
-    headline="iou_at_50",
     score=score_refcoco,
-    metrics=metrics,
     labels=_pixel_labels,
-    settle=settle,
-    account=account,
+    keeps_references=False,
     rule="RefCOCO's accuracy at IoU 0.5",
 )

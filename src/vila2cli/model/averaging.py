@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vila2cli.errors import DataError, ModelError
-from vila2cli.files import naming, read_json
-from vila2cli.model.checkpoint import identity_files, resolve_model
+from vila2cli.errors import ModelError
+from vila2cli.files import naming
+from vila2cli.model.checkpoint import identity_files, read_config, resolve_model
 
 INDEX_FILE = "model.safetensors.index.json"
 BLOCK_ELEMENTS = 1 << 22
@@ -32,7 +32,7 @@ _UNIMPORTANT = frozenset(("_name_or_path", "transformers_version", "use_cache"))
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """Where a tensor lies: its file, the place of its bytes there, its format and shape."""
+    """Where a tensor is stored: its file, the offset of its bytes, its format and shape."""
 
     file: Path
     start: int
@@ -42,10 +42,10 @@ class TensorPlace:
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """The files that the tensors of a checkpoint lie in; raises ModelError when one is missing."""
+    """The files that hold the tensors of a checkpoint; raises ModelError when one is missing."""
     index = folder / INDEX_FILE
     if index.is_file():
-        names = sorted(set(_read(index).get("weight_map", {}).values()))
+        names = sorted(set(read_config(index).get("weight_map", {}).values()))
         files = [folder / name for name in names]
     else:
         files = [folder / "model.safetensors"]
@@ -68,7 +68,7 @@ def tensor_places(folder: Path) -> dict[str, TensorPlace]:
 
 
 def check_alike(folders: Sequence[Path]) -> None:
-    """Raise ModelError, in one line, for the first thing in which checkpoints differ beyond their weights.
+    """Raise ModelError, in one line, for the first difference between checkpoints beyond their weights.
 
     Compared are tensor names, shapes and number formats, configuration, tokenizer, chat template and
     image processing.
@@ -118,7 +118,7 @@ def _write_mean(name: str, places: Sequence[TensorPlace], shares: Sequence[float
             size = min(step, places[0].num_bytes - done)
             blocks = (bytearray(file.read(size)) for file in files)
             if dtype is not None:
-                mean = mean_of((torch.frombuffer(block, dtype=dtype) for block in blocks), shares)
+                mean = weighted_sum((torch.frombuffer(block, dtype=dtype) for block in blocks), shares)
                 stream.write(mean.to(dtype).view(torch.uint8).numpy().tobytes())
                 continue
             block, *rest = blocks
@@ -130,7 +130,7 @@ def _write_mean(name: str, places: Sequence[TensorPlace], shares: Sequence[float
             file.close()
 
 
-def mean_of(tensors: Any, shares: Sequence[float]) -> Tensor:
+def weighted_sum(tensors: Any, shares: Sequence[float]) -> Tensor:
     """The weighted sum of equally shaped tensors in float32, one of them in memory at a time."""
     total: Tensor | None = None
     for tensor, share in zip(tensors, shares, strict=True):
@@ -141,7 +141,7 @@ def mean_of(tensors: Any, shares: Sequence[float]) -> Tensor:
 
 
 def read_header(file: Path) -> tuple[bytes, dict[str, Any]]:
-    """The JSON header of a safetensors file as it lies there, and its tensors by name."""
+    """The JSON header of a safetensors file, unchanged, and its tensors by name."""
     try:
         with safe_open(file, framework="pt"):  # checks that header and length fit
             pass
@@ -168,11 +168,11 @@ def _check_tensors(
             )
     for name, place in places.items():
         for what in ("shape", "dtype"):
-            mine, theirs = getattr(place, what), getattr(others[name], what)
-            if mine != theirs:
+            value, other_value = getattr(place, what), getattr(others[name], what)
+            if value != other_value:
                 raise ModelError(
-                    f"{first} and {other} cannot be averaged: {name} has {what} {_shown(mine)} in the one, "
-                    f"{_shown(theirs)} in the other"
+                    f"{first} and {other} cannot be averaged: {name} has {what} {_shown(value)} in the one, "
+                    f"{_shown(other_value)} in the other"
                 )
 
 
@@ -183,11 +183,11 @@ def _shown(value: str | tuple[int, ...]) -> str:
 def _apart_from_weights(folder: Path) -> dict[str, Any]:
     """What models must share to be averaged, by what it is called in an error."""
     return {
-        "configuration": _without(_read(folder / "config.json"), _UNIMPORTANT),
+        "configuration": _without(read_config(folder / "config.json"), _UNIMPORTANT),
         "tokenizer": _tokenizer(folder),
         "chat template": chat_template(folder),
         "image processing": {
-            name: _read(folder / name)
+            name: read_config(folder / name)
             for name in ("preprocessor_config.json", "processor_config.json")
             if (folder / name).is_file()
         },
@@ -197,13 +197,13 @@ def _apart_from_weights(folder: Path) -> dict[str, Any]:
 def _tokenizer(folder: Path) -> dict[str, Any]:
     """What decides the ids of a text; how batches are padded or cut does not."""
     config = folder / "tokenizer_config.json"
-    stated = _read(config) if config.is_file() else {}
-    found: dict[str, Any] = {name: stated.get(name) for name in _SPECIAL_TOKENS}
+    stated = read_config(config) if config.is_file() else {}
+    special: dict[str, Any] = {name: stated.get(name) for name in _SPECIAL_TOKENS}
     whole = folder / "tokenizer.json"
     if whole.is_file():
-        return found | _without(_read(whole), frozenset(("padding", "truncation")))
+        return special | _without(read_config(whole), frozenset(("padding", "truncation")))
     parts = sorted({*folder.glob("*.model"), *folder.glob("vocab.*"), *folder.glob("merges.txt")})
-    return found | {path.name: path.read_bytes() for path in parts}
+    return special | {path.name: path.read_bytes() for path in parts}
 
 
 def chat_template(folder: Path) -> Any:
@@ -213,18 +213,18 @@ def chat_template(folder: Path) -> Any:
         return jinja.read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         path = folder / name
-        if path.is_file() and (template := _read(path).get("chat_template")):
+        if path.is_file() and (template := read_config(path).get("chat_template")):
             return template
     return None
 
 
-def _where(one: Any, other: Any) -> str:
+def _where(first: Any, other: Any) -> str:
     """The first key in which two tables differ, as ` in text_config.vocab_size`."""
     keys: list[str] = []
-    while isinstance(one, dict) and isinstance(other, dict):
-        key = next(key for key in {**one, **other} if one.get(key) != other.get(key))
+    while isinstance(first, dict) and isinstance(other, dict):
+        key = next(key for key in {**first, **other} if first.get(key) != other.get(key))
         keys.append(str(key))
-        one, other = one.get(key), other.get(key)
+        first, other = first.get(key), other.get(key)
     return f" in {'.'.join(keys)}" if keys else ""
 
 
@@ -234,10 +234,3 @@ def _without(table: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
         for key, value in table.items()
         if key not in names
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except DataError as error:
-        raise ModelError(str(error)) from None
