@@ -39,8 +39,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, Tr
 from vila2cli.model.build import build
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.freeze import freeze_all_but
+from vila2cli.ranks import Rank
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import open_source, read_shard

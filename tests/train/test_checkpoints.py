@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vila2cli.errors import DataError
-from vila2cli.run.ranks import Rank
+from vila2cli.ranks import Rank
 from vila2cli.train.distribution import Ranks
 from vila2cli.train.resume import MARKER, Checkpoints
 

@@ -20,7 +20,7 @@ def read_annotations(layer_dir: Path) -> Iterator[tuple[SampleId, Annotation]]:
             yield (tar_stem(tar), key), annotation
 
 
-def read_annotation_tar(tar: Path) -> Iterator[tuple[str, Annotation]]:
+def read_annotation_tar(tar: str | Path) -> Iterator[tuple[str, Annotation]]:
     """Yield key and annotation of one layer tar in key order; raises DataError for one that is damaged."""
     for key, data in sorted(read_layer_shard(tar).items()):
         try:

@@ -83,8 +83,8 @@ def done(out_dir: str | Path) -> set[str]:
 def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
     """The sum over the complete shards of a folder, or over those named."""
     wanted = done(out_dir) if names is None else done(out_dir) & set(names)
-    found = (ShardStats.read(Path(out_dir) / f"{name}.stats.json") for name in sorted(wanted))
-    return sum(found, ShardStats())
+    stats = (ShardStats.read(Path(out_dir) / f"{name}.stats.json") for name in sorted(wanted))
+    return sum(stats, ShardStats())
 
 
 def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:

@@ -21,7 +21,7 @@ from transformers import Idefics3ForConditionalGeneration
 
 from vila2cli import errors
 from vila2cli.errors import RankError, Vila2Error
-from vila2cli.run.ranks import Rank, parse_rank
+from vila2cli.ranks import Rank, parse_rank
 from vila2cli.train.meeting import meeting_place
 from vila2cli.train.watch import Watch
 

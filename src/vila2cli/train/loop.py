@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from vila2cli.errors import Interrupted, ModelError, RecipeError
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import freeze_all_but, part_of
+from vila2cli.ranks import Rank
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import Part, TrainerSettings, TrainSettings
 from vila2cli.train.attention import choose_kernel, describe_kernel, joins_sequences, kernel_of, set_kernel
