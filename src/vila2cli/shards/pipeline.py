@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import torch
 import webdataset
+from torch import distributed
+from torch.utils.data import get_worker_info
 
 from vila2cli.errors import DataError, DataWarning, RecipeError
 from vila2cli.files import DEFAULT_MAX_PIXELS
@@ -140,7 +142,7 @@ class _Reader:
         self._shards, self._caption, self._shuffle, self._seed = shards, caption, shuffle, seed
         self._per_rank, self._rank, self._max_pixels, self._on_reject = per_rank, rank, max_pixels, on_reject
         self._to_dict = self._decoded if decode else self._raw
-        self._num_usable = {} if per_rank == "all" else {shard.name: self._count(shard) for shard in shards}
+        self._num_usable = {shard.name: self._count(shard) for shard in shards if per_rank != "all"}
         self.num_passes = 0
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.counts = torch.zeros(_MAX_WORKERS, len(REASONS), dtype=torch.int64).share_memory_()
@@ -153,13 +155,13 @@ class _Reader:
         """Which rank this is, and of how many."""
         if self._rank is not None:
             return self._rank
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
         found = parse_rank()
         return found.index, found.count
 
     def __call__(self) -> Iterator[dict[str, Any]]:
-        (rank, num_ranks), info = self.find_rank(), torch.utils.data.get_worker_info()
+        (rank, num_ranks), info = self.find_rank(), get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         pass_seed = f"{self._seed} {self.epoch.item()} {self.num_passes}"
         self.num_passes += 1
