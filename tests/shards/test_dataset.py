@@ -24,6 +24,7 @@ from vila2cli.shards.sample import Annotation, Reject
 
 README = Path(__file__).parents[2] / "README.md"
 ARCHIVES = Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[2] / "../shared/data")) / "wds"
+MEMBERS = {"jpg", "png", "txt", "json"}
 NUM_SHARDS, NUM_EACH = 3, 10
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than processors
@@ -97,7 +98,7 @@ def test_spawned_workers_know_the_rank(root: Path, monkeypatch: pytest.MonkeyPat
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="spawn")
     here = keys(list(loader))
     monkeypatch.setenv("RANK", "0")
-    assert sorted(here + keys(read(data))) == sorted(KEYS)
+    assert sorted(here + keys(read(data, 2))) == sorted(KEYS)
     kept = pickle.loads(pickle.dumps(data))
     monkeypatch.setenv("RANK", "1")
     assert keys(list(kept)) == keys(read(dataset(root / "r1", caption="recaption", rank=(0, 2))))
@@ -209,21 +210,28 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     known = {"filtered": 1, "no-caption": 3, "bad-image": 1, "dotted-name": 1, "bad-json": 1}
     assert data.left_out == known
     assert {(reject.key, reject.reason) for reject in rejects} >= {("6", "bad-image"), ("x", "dotted-name")}
-    with pytest.warns(DataWarning, match="samples that cannot be used: 1 bad-image; the first is 6: "):
+    with pytest.warns(DataWarning) as warned:
         assert keys(list(dataset(above, caption="recaption"))) == ["0", "2", "3"]
+    texts = [str(warning.message).partition("cannot be used: ")[2].partition(": ")[0] for warning in warned]
+    assert texts == ["1 bad-image; the first is 6", "1 dotted-name, 1 bad-json; the first is x"]
     assert sorted(keys(read(data, 4))) == ["0", "2", "3"]
     assert data.left_out == known, "over the workers, which share one shard"
+    texts = dataset(base, may_lack_images=True, on_reject=rejects.append)
+    assert keys(list(texts)) == [*"012345", "no-picture"]
     plain = dataset(base, on_reject=lambda reject: None)
-    assert keys(list(plain)) == [f"{n}" for n in range(6)]
+    assert keys(list(plain)) == list("012345")
     assert plain.left_out == {"no-image": 1, "bad-image": 1, "dotted-name": 1, "bad-json": 1}
 
 
 def test_several_images_and_text_alone(tmp_path: Path) -> None:
     talk = json.dumps({"messages": [{"role": "user", "content": "2+2?"}]}).encode()
-    members = [("a.1.jpg", jpeg(1)), ("a.0.png", jpeg(2)), ("a.txt", b"two"), ("b.json", talk)]
+    one, other = jpeg(1), jpeg(2)
+    members = [("a.1.jpg", one), ("a.0.png", other), ("a.txt", b"two"), ("b.json", talk)]
     base = write_tar(tmp_path / "0.tar", members)
     two, text = dataset(base)
-    assert [image.tobytes() for image in two["images"]] == [decode_image(jpeg(n)).tobytes() for n in (2, 1)]
+    assert [image.tobytes() for image in two["images"]] == [
+        decode_image(data).tobytes() for data in (other, one)
+    ]
     assert two["image"] is two["images"][0]
     assert (text["images"], text["caption"], "image" in text) == ([], None, False)
     assert text["json"]["messages"][0]["content"] == "2+2?"
@@ -265,13 +273,15 @@ def test_real_archives(workers: int) -> None:
     num_read = 0
     for path in sorted([*ARCHIVES.rglob("*.tar"), *ARCHIVES.rglob("*.t*gz")]):
         plain = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
-        known = {sample["__key__"]: sample for sample in plain if sample.keys() & {"jpg", "png", "json"}}
+        known = {sample["__key__"]: sample for sample in plain if sample.keys() & MEMBERS}
         if known:
-            found = read(dataset(path, decode=False, on_reject=lambda reject: None), workers)
+            found = read(dataset(path, decode=False, may_lack_images=True), workers)
             assert sorted(keys(found)) == sorted(known)
             for sample in found:
                 theirs = known[sample["__key__"]]
-                assert all(theirs[name] == sample[name] for name in ("jpg", "png") if name in theirs)
+                assert {name: sample[name] for name in theirs if name in MEMBERS} == {
+                    name: data for name, data in theirs.items() if name in MEMBERS
+                }
             num_read += len(found)
     assert num_read > 100
 

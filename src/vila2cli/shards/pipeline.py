@@ -51,13 +51,15 @@ def dataset(
     rank: tuple[int, int] | None = None,
     base: str | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    may_lack_images: bool = False,
     on_reject: OnReject | None = None,
 ) -> "Samples":
     """The samples of base shards with the captions of a layer over them, for any torch training loop.
 
     `shards` and `base` are as `open_source` takes them. `caption` names the layer whose text is the caption,
     "original" for the alt-text; a sample without one is left out, as is one that a filter layer drops. It may
-    be None (alt-text, where there is one) over shards without caption layers.
+    be None (alt-text, where there is one) over shards without caption layers. A sample without a picture cannot
+    be used, unless it `may_lack_images` or is a conversation or document.
 
     Decoded samples are dicts of `__key__`, `__url__`, `caption`, `image` and `images` (upright RGB, as every
     stage of vila2 sees them), `text` (alt-text), `json` (metadata), and `annotations` by layer. With `decode`
@@ -81,7 +83,18 @@ def dataset(
         raise RecipeError(f"which caption? caption={names[0]!r}, or 'original' for the alt-text")
     if caption not in (None, ORIGINAL, *names):
         raise RecipeError(f"no layer {caption!r} over these shards; there are {', '.join(names) or 'none'}")
-    reader = _Reader(source.shards, caption, decode, shuffle, seed, per_rank, rank, max_pixels, on_reject)
+    reader = _Reader(
+        shards=source.shards,
+        caption=caption,
+        decode=decode,
+        shuffle=shuffle,
+        seed=seed,
+        per_rank=per_rank,
+        rank=rank,
+        max_pixels=max_pixels,
+        may_lack_images=may_lack_images,
+        on_reject=on_reject,
+    )
     return Samples(reader)
 
 
@@ -121,52 +134,50 @@ class _Part:
     numbers: range = _ALL
 
 
+@dataclass(kw_only=True, eq=False)
 class _Reader:
     """The first stage of the pipeline, which is called once for each pass over the samples.
 
     What has to be known in all workers, those that persist as well, is in tensors of shared memory.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        caption: str | None,
-        decode: bool,
-        shuffle: int,
-        seed: int,
-        per_rank: PerRank,
-        rank: tuple[int, int] | None,
-        max_pixels: int,
-        on_reject: OnReject | None,
-    ) -> None:
-        self._shards, self._caption, self._shuffle, self._seed = shards, caption, shuffle, seed
-        self._per_rank, self._rank, self._max_pixels, self._on_reject = per_rank, rank, max_pixels, on_reject
-        self._to_dict = self._decoded if decode else self._raw
-        self._num_usable = {shard.name: self._count(shard) for shard in shards if per_rank != "all"}
+    shards: Sequence[Shard]
+    caption: str | None
+    decode: bool
+    shuffle: int
+    seed: int
+    per_rank: PerRank
+    rank: tuple[int, int] | None
+    max_pixels: int
+    may_lack_images: bool
+    on_reject: OnReject | None
+
+    def __post_init__(self) -> None:
+        self.num_usable = {shard.name: self._count(shard) for shard in self.shards if self.per_rank != "all"}
         self.num_passes = 0
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.counts = torch.zeros(_MAX_WORKERS, len(REASONS), dtype=torch.int64).share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker cannot ask torch.distributed.
-        return self.__dict__ | {"_rank": self.find_rank()}
+        return self.__dict__ | {"rank": self.find_rank()}
 
     def find_rank(self) -> tuple[int, int]:
         """Which rank this is, and of how many."""
-        if self._rank is not None:
-            return self._rank
+        if self.rank is not None:
+            return self.rank
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
-        found = parse_rank()
-        return found.index, found.count
+        launched = parse_rank()
+        return launched.index, launched.count
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         (rank, num_ranks), info = self.find_rank(), get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        pass_seed = f"{self._seed} {self.epoch.item()} {self.num_passes}"
+        pass_seed = f"{self.seed} {self.epoch.item()} {self.num_passes}"
         self.num_passes += 1
-        order = list(self._shards)
-        if self._shuffle:
+        order = list(self.shards)
+        if self.shuffle:
             random.Random(pass_seed).shuffle(order)
         rng = random.Random(f"{pass_seed} {rank} {worker}")
         counts = self.counts[worker % _MAX_WORKERS]
@@ -175,27 +186,27 @@ class _Reader:
         if num_each is None:
             return self._read(_split(order, rank + num_ranks * worker, num_ranks * num_workers), rng, counts)
         start, stop = (rank * num_each + num_each * (worker + i) // num_workers for i in (0, 1))
-        parts = list(_between(order, self._num_usable, start, stop))
+        parts = list(_between(order, self.num_usable, start, stop))
         return _repeated(lambda: self._read(parts, rng, counts), stop - start)
 
     def num_per_rank(self, num_ranks: int) -> int | None:
         """Samples that each rank has, where all have the same number."""
-        if self._per_rank == "all":
+        if self.per_rank == "all":
             return None
-        total = sum(self._num_usable.values())
+        total = sum(self.num_usable.values())
         if total < num_ranks:
             raise DataError(f"{total} samples cannot be shared by {num_ranks} ranks")
-        return total // num_ranks if self._per_rank == "drop" else -(-total // num_ranks)
+        return total // num_ranks if self.per_rank == "drop" else -(-total // num_ranks)
 
     def _read(
         self, parts: Sequence[_Part], rng: random.Random, counts: torch.Tensor
     ) -> Iterator[dict[str, Any]]:
         samples = (pair for part in parts for pair in self._samples(part, counts))
-        if self._shuffle:
-            samples = webdataset.shuffle(self._shuffle, rng=rng)(samples)
+        if self.shuffle:
+            samples = webdataset.shuffle(self.shuffle, rng=rng)(samples)
         for shard, sample in samples:
             try:
-                value = self._to_dict(sample)
+                value = self._decoded(sample) if self.decode else self._raw(sample)
             except DataError as error:
                 reject = Reject(shard.name, sample.key, BAD_IMAGE, str(error))
                 self._note(shard, [reject], counts)
@@ -209,9 +220,9 @@ class _Reader:
         for sample in read_shard(part.shard, on_reject=rejects.append, takes=takes):
             if not is_kept(sample):
                 counts[REASONS.index(FILTERED)] += 1
-            elif self._caption is not None and not caption_of(sample, self._caption):
+            elif self.caption is not None and not caption_of(sample, self.caption):
                 counts[REASONS.index(NO_CAPTION)] += 1
-            elif sample.lacks_images:
+            elif sample.lacks_images and not self.may_lack_images:
                 rejects.append(Reject(part.shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
             else:
                 yield part.shard, sample
@@ -220,9 +231,9 @@ class _Reader:
     def _note(self, shard: Shard, rejects: Sequence[Reject], counts: torch.Tensor) -> None:
         for reject in rejects:
             counts[REASONS.index(reject.reason)] += 1
-            if self._on_reject is not None:
-                self._on_reject(reject)
-        if rejects and self._on_reject is None:
+            if self.on_reject is not None:
+                self.on_reject(reject)
+        if rejects and self.on_reject is None:
             times = Counter(reject.reason for reject in rejects)
             reasons = ", ".join(f"{number} {reason}" for reason, number in times.items())
             first = f"{rejects[0].key}: {rejects[0].error}"
@@ -230,32 +241,32 @@ class _Reader:
             warnings.warn(text, DataWarning, stacklevel=2)
 
     def _decoded(self, sample: Sample) -> dict[str, Any]:
-        images = [decode_image(image.data, max_pixels=self._max_pixels) for image in sample.images]
+        images = [decode_image(image.data, max_pixels=self.max_pixels) for image in sample.images]
         return {
             **({"image": images[0]} if images else {}),
             "images": images,
-            "caption": caption_of(sample, self._caption or ORIGINAL),
+            "caption": caption_of(sample, self.caption or ORIGINAL),
             "text": sample.text,
             "json": sample.meta,
             "annotations": {annotation.layer: annotation for annotation in sample.annotations},
         }
 
     def _raw(self, sample: Sample) -> dict[str, Any]:
-        caption = caption_of(sample, self._caption or ORIGINAL)
+        caption = caption_of(sample, self.caption or ORIGINAL)
         return {**sample.members, **({"caption.txt": caption.encode()} if caption else {})}
 
     def _usable(self, shard: Shard) -> tuple[dict[str, bool], bool]:
         """Of each key that the layers know whether it is wanted, and whether the others are."""
         annotated: dict[str, list[Any]] = {}
         for layer in shard.layers:
-            if layer.layer in (FILTER, self._caption):
+            if layer.layer in (FILTER, self.caption):
                 for key, annotation in read_annotation_tar(layer.url):
                     annotated.setdefault(key, []).append(annotation)
-        needs_layer = self._caption not in (None, ORIGINAL)
+        needs_layer = self.caption not in (None, ORIGINAL)
         usable = {}
         for key, annotations in annotated.items():
             sample = Sample(key=key, annotations=tuple(annotations))
-            has_caption = not needs_layer or bool(caption_of(sample, str(self._caption)))
+            has_caption = not needs_layer or bool(caption_of(sample, str(self.caption)))
             usable[key] = has_caption and is_kept(sample)
         return usable, not needs_layer
 
