@@ -128,7 +128,9 @@ def main() -> None:
     print(f"CPU-seconds per further 1,000 images: {steps}; start: {start_s:.1f} s")
     uneven = [row for row in split if row["largest_share_of_images"] > LARGEST_SHARE]
     if not options.quick:
-        sys.exit("not as promised, see the figures" if change is None or change > LARGEST_CHANGE or uneven else 0)
+        sys.exit(
+            "not as promised, see the figures" if change is None or change > LARGEST_CHANGE or uneven else 0
+        )
 
 
 if __name__ == "__main__":

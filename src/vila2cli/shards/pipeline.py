@@ -155,8 +155,7 @@ class _Reader:
     def __post_init__(self) -> None:
         self.num_usable = {shard.name: self._count(shard) for shard in self.shards if self.per_rank != "all"}
         self.num_passes = 0
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.counts = torch.zeros(_MAX_WORKERS, len(REASONS), dtype=torch.int64).share_memory_()
+        self.epoch, self.counts = _shared(), _shared(_MAX_WORKERS, len(REASONS))
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker cannot ask torch.distributed.
@@ -274,6 +273,11 @@ class _Reader:
         usable, are_others = self._usable(shard)
         num_out = sum(not is_usable for is_usable in usable.values())
         return num_samples(shard) - num_out if are_others else len(usable) - num_out
+
+
+def _shared(*shape: int) -> torch.Tensor:
+    numbers: torch.Tensor = torch.zeros(shape, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+    return numbers
 
 
 class _Numbers:
