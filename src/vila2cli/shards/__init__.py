@@ -9,11 +9,19 @@ pipeline's `dataset` all of them to a trainer of one's own.
 from typing import TYPE_CHECKING, Any
 
 from vila2cli.shards.layers import LayerInfo, LayerWriter, ShardWriter, Source, open_layer, samples_of
-from vila2cli.shards.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
+from vila2cli.shards.reader import LayerShard, Shard, member_problems, num_samples, read_shard
 from vila2cli.shards.records import file_sha256, made_from
 from vila2cli.shards.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
 from vila2cli.shards.source import expand, open_source
-from vila2cli.shards.stats import ShardStats, done, folder_figures, folder_stats, missing, to_made_from
+from vila2cli.shards.stats import (
+    ShardStats,
+    done,
+    expected_samples,
+    folder_figures,
+    folder_stats,
+    missing,
+    to_made_from,
+)
 from vila2cli.shards.tarfiles import TarWriter
 
 if TYPE_CHECKING:

@@ -5,24 +5,22 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import parse_annotation_json
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.shards.origins import Origins, check_is_base, check_origins
 from vila2cli.shards.places import is_remote, is_there, local_path, tar_stem
 from vila2cli.shards.records import note_time, read_stats, recorded, stats_path
-from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
+from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256, parse_annotation
 from vila2cli.shards.tarfiles import read_members, split_name
 
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
-MAX_COUNTED_SHARDS = 8
-"""Shards whose samples are counted for an estimate of all."""
 _NUM_PARSED_AHEAD = 64
 
 
@@ -93,7 +91,9 @@ def read_shard(
     if origins is not None and origins.problem:
         _refuse(shard, layers, origins.problem)
     on_read = _on_base(origins, _keeper(fingerprints, base_name))
-    groups = _groups(shard.url, _is_read if takes is None else _wanted(takes), on_odd=note, on_read=on_read)
+    groups = _groups(
+        shard.url, _is_read if takes is None else partial(_is_read, takes=takes), on_odd=note, on_read=on_read
+    )
     yield from _joined(shard, groups, layers, on_reject, verify=verify, takes=takes)
 
 
@@ -199,27 +199,6 @@ def known_num_samples(shard: Shard) -> int | None:
     return None
 
 
-def expected_samples(shards: Sequence[Shard]) -> tuple[int | None, bool]:
-    """How many samples shards hold together, and whether that is exact.
-
-    Where stats files do not tell, a few local shards are counted and the others taken to hold as many
-    on average. None when nothing is known without reading a remote or damaged shard.
-    """
-    known = [known_num_samples(shard) for shard in shards]
-    unknown = [shard for shard, number in zip(shards, known, strict=True) if number is None]
-    total = sum(number for number in known if number is not None)
-    if not unknown:
-        return total, True
-    counted = unknown[:: -(-len(unknown) // MAX_COUNTED_SHARDS)]
-    try:
-        if any(is_remote(shard.url) for shard in counted):
-            return None, False
-        mean = sum(map(num_samples, counted)) / len(counted)
-    except DataError:  # its turn to be told will come
-        return None, False
-    return total + round(mean * len(unknown)), len(counted) == len(unknown)
-
-
 def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
     """What a shard's archives hold that `read_shard` passes over in silence: kind and description.
 
@@ -306,17 +285,9 @@ def _check_record(
         )
 
 
-def _is_read(name: str) -> bool:
+def _is_read(name: str, takes: Callable[[str], bool] | None = None) -> bool:
     split = split_name(name)
-    return split is not None and is_known(split[1])
-
-
-def _wanted(takes: Callable[[str], bool]) -> Callable[[str], bool]:
-    def is_wanted(name: str) -> bool:
-        split = split_name(name)
-        return split is not None and is_known(split[1]) and takes(split[0])
-
-    return is_wanted
+    return split is not None and is_known(split[1]) and (takes is None or takes(split[0]))
 
 
 def _groups(
@@ -373,7 +344,7 @@ class _OpenLayer:
             return None
         if key not in self._ahead:
             self._parse_ahead()
-        return self._ahead.pop(key, None) or _parse_annotation(data, self.shard, key)
+        return self._ahead.pop(key, None) or parse_annotation(data, self.shard.url, key)
 
     def _parse_ahead(self) -> None:
         """Parse the next annotations in one go: between two images that are decoded each takes twice as long.
@@ -383,7 +354,7 @@ class _OpenLayer:
         self._ahead.clear()  # a base in another order is read one by one
         for key, data in islice(self._unparsed, _NUM_PARSED_AHEAD):
             with contextlib.suppress(DataError):
-                self._ahead[key] = _parse_annotation(data, self.shard, key)
+                self._ahead[key] = parse_annotation(data, self.shard.url, key)
 
 
 def _annotations(
@@ -402,13 +373,6 @@ def _annotations(
             )
         annotations.append(annotation)
     return tuple(annotations)
-
-
-def _parse_annotation(data: bytes, layer: LayerShard, key: str) -> Annotation:
-    try:
-        return Annotation.from_json(parse_annotation_json(data))
-    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{layer.url} holds no valid annotation for {key!r}: {error}") from None
 
 
 def _printable_key(key: str) -> str:

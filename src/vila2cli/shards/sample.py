@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from vila2cli.errors import DataError
+from vila2cli.files import parse_annotation_json
 
 Role = Literal["system", "user", "assistant"]
 ORIGINAL = "original"
@@ -90,6 +92,14 @@ class Annotation:
 
 
 _DEFAULTS = dict(vars(Annotation(layer="", kind="caption")))
+
+
+def parse_annotation(data: bytes, place: str | Path, key: str) -> Annotation:
+    """Read what `to_json` wrote, as a layer tar holds it; raises DataError naming tar and key."""
+    try:
+        return Annotation.from_json(parse_annotation_json(data))
+    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{place} holds no valid annotation for {key!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
