@@ -79,8 +79,8 @@ def dataset(
     specs = [shards] if isinstance(shards, str | Path) else list(shards)
     source = open_source(specs, base=base)
     names = [info.name for info in source.layers]
-    if caption is None and set(names) - {FILTER}:
-        raise RecipeError(f"which caption? caption={names[0]!r}, or 'original' for the alt-text")
+    if caption is None and (layer := next((name for name in names if name != FILTER), None)):
+        raise RecipeError(f"which caption? caption={layer!r}, or 'original' for the alt-text")
     if caption not in (None, ORIGINAL, *names):
         raise RecipeError(f"no layer {caption!r} over these shards; there are {', '.join(names) or 'none'}")
     reader = _Reader(
