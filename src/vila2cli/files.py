@@ -20,6 +20,11 @@ PARTIAL = ".partial"
 """What the name of a file or folder ends in while it is being written."""
 MARK = ".vila2-"
 """What the names of files that come and go begin with; nothing else is ever removed as a leftover."""
+DEFAULT_MAX_PIXELS = 16_000_000
+"""Width times height above which an image is scaled down, where a recipe has no other `data.max_pixels`."""
+
+BOMB_PIXELS = 178_956_970
+"""Width times height above which an image is refused before its pixels are decoded, as by Pillow itself."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_DEPTH = 200

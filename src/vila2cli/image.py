@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vila2cli.errors import DataError
-from vila2cli.shards.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
+from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
 MAX_ASPECT = 100
 """How often the long side holds the short one at most. Image processors that scale the short side to a few

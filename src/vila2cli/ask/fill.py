@@ -28,8 +28,7 @@ from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
 from vila2cli.shards.members import NO_IMAGE
-from vila2cli.shards.sample import Reject, Sample
-from vila2cli.text.compose import is_kept
+from vila2cli.shards.sample import Reject, Sample, is_kept
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images."""

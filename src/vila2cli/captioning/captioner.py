@@ -23,8 +23,8 @@ from vila2cli.errors import RecipeError
 from vila2cli.image import decode_image
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
-from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
-from vila2cli.text.compose import ORIGINAL, caption_of, neutral
+from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample, Turn, caption_of
+from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 

@@ -13,8 +13,8 @@ from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
-from vila2cli.shards.sample import Annotation, Sample, Turn
-from vila2cli.text.compose import ORIGINAL, caption_of, compose_caption, neutral
+from vila2cli.shards.sample import ORIGINAL, Annotation, Sample, Turn, caption_of
+from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.invention import inventions
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
 from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo

@@ -35,8 +35,7 @@ from vila2cli.shards import (
 )
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.records import recorded
-from vila2cli.shards.sample import Annotation, Reject
-from vila2cli.text.compose import FILTER
+from vila2cli.shards.sample import FILTER, Annotation, Reject
 from vila2cli.text.prompts import stable_hash
 
 Scores = Mapping[str, Any]

@@ -15,7 +15,7 @@ from vila2cli.run.stopping import Stop
 from vila2cli.shards import done, open_layer
 from vila2cli.shards.places import tar_stem
 from vila2cli.shards.records import recorded
-from vila2cli.text.compose import FILTER
+from vila2cli.shards.sample import FILTER
 
 _MAY_CHANGE = ("settings", "seed", "held_out", "base")
 """What of a filter layer's manifest may change: it is then decided again over the scores there are."""

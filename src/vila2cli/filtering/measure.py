@@ -7,11 +7,12 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.files import DEFAULT_MAX_PIXELS
 from vila2cli.filtering.image_hash import image_hash
 from vila2cli.image import decode_image
 from vila2cli.shards.members import NO_IMAGE
-from vila2cli.shards.sample import DEFAULT_MAX_PIXELS, Sample
-from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
+from vila2cli.shards.sample import Sample, caption_of, is_kept
+from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
 from vila2cli.text.placeholder import is_placeholder
 from vila2cli.text.quality import check_caption

@@ -14,7 +14,7 @@ from vila2cli.run.cost import cost_of, three_digits
 from vila2cli.run.folder import write_json
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import LayerWriter, folder_figures, folder_stats
-from vila2cli.text.compose import FILTER
+from vila2cli.shards.sample import FILTER
 
 
 def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:

@@ -20,8 +20,8 @@ def split(out_dir: Path, layers: Mapping[str, Sequence[Shard]], worker: Worker) 
     path = out_dir / SHARDS_FILE
     if not path.is_file() or read_json(path) != listed:
         write_json(path, listed)
-    mine = select(parts, worker)
-    return {name: [shard for one, shard in mine if one == name] for name in layers}
+    own = select(parts, worker)
+    return {name: [shard for layer, shard in own if layer == name] for name in layers}
 
 
 def listed_shards(out_dir: Path) -> list[str]:

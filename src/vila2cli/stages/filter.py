@@ -32,8 +32,8 @@ from vila2cli.settings import FilterSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer, open_source
 from vila2cli.shards.places import redacted, tar_stem
-from vila2cli.shards.sample import Annotation
-from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
+from vila2cli.shards.sample import FILTER, ORIGINAL, Annotation
+from vila2cli.text.compose import filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 

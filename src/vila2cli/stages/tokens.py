@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, read_shard
 from vila2cli.shards.members import Unusable
-from vila2cli.shards.sample import Reject
-from vila2cli.text.compose import composition_of, conversations, is_kept
+from vila2cli.shards.sample import Reject, is_kept
+from vila2cli.text.compose import composition_of, conversations
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:

@@ -5,11 +5,17 @@ from dataclasses import dataclass, field
 
 from vila2cli.settings import CaptionTrainSettings
 from vila2cli.shards.layers import LayerInfo
-from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
+from vila2cli.shards.sample import (
+    FILTER,
+    IMAGE_PLACEHOLDER,
+    ORIGINAL,
+    Annotation,
+    Sample,
+    Turn,
+    caption_of,
+    is_kept,
+)
 from vila2cli.text.prompts import draw, stable_hash
-
-ORIGINAL = "original"
-FILTER = "filter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +84,6 @@ def composition_of(settings: CaptionTrainSettings, seed: int) -> Composition:
     )
 
 
-def caption_of(sample: Sample, name: str) -> str | None:
-    """The sample's caption by name: "original" is the alt-text, any other a caption layer; None if absent."""
-    if name == ORIGINAL:
-        text = sample.text
-    else:
-        annotation = sample.annotation(name)
-        text = annotation.text if annotation else None
-    text = text.strip() if text else None
-    return text or None
-
-
 def _candidates(annotation: Annotation) -> list[str]:
     """The captions that passed the checks, of several requested for an image."""
     attempts = annotation.decision.get("attempts", ())
@@ -98,12 +93,6 @@ def _candidates(annotation: Annotation) -> list[str]:
 def compose_caption(sample: Sample, captions: Sequence[str], separator: str = "\n") -> str | None:
     """The named captions that the sample has, joined in the order given; None when it has none."""
     return Composition(captions=captions, separator=separator).caption(sample)
-
-
-def is_kept(sample: Sample) -> bool:
-    """False when the newest `filter` annotation rejects the sample for training."""
-    annotation = sample.annotation(FILTER)
-    return annotation is None or annotation.scores.get("keep") is not False
 
 
 def filter_inputs(layers: Iterable[LayerInfo]) -> dict[str, str]:

@@ -32,10 +32,9 @@ from vila2cli.run.folder import Worker, lock
 from vila2cli.run.progress import Progress
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
-from vila2cli.shards.sample import Annotation
+from vila2cli.shards.sample import Annotation, is_kept
 from vila2cli.stages import filter as stage
 from vila2cli.stages.filter import filter_samples
-from vila2cli.text.compose import is_kept
 
 
 def test_the_control_is_a_random_part_of_equal_size(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> La
     are still true.
     """
     environ = os.environ if environ is None else environ
-    by_mpi = [found for names in _MPI if (found := _by_mpi(environ, *names))]
+    by_mpi = [task for names in _MPI if (task := _by_mpi(environ, *names))]
     if by_mpi and "OMPI_COMM_WORLD_RANK" in environ:  # whose daemons may be tasks of a step of their own
         return by_mpi[0]
     count = number(environ, "SLURM_STEP_NUM_TASKS", 1)
@@ -87,19 +87,19 @@ def parse_rank(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> 
         index, count = number(environ, "RANK"), number(environ, "WORLD_SIZE", 1)
         _check(index, count, "RANK and WORLD_SIZE")
         return Rank(index, count, number(environ, "LOCAL_RANK"), "env://" if count > 1 else "")
-    found = launched(environ, proc)
-    if found.count == 1:
-        return Rank(how=found.how)
-    host = environ.get("MASTER_ADDR") or _first_host(environ, found)
-    port = environ.get("MASTER_PORT") or str(_port(found.name))
+    task = launched(environ, proc)
+    if task.count == 1:
+        return Rank(how=task.how)
+    host = environ.get("MASTER_ADDR") or _first_host(environ, task)
+    port = environ.get("MASTER_PORT") or str(_port(task.name))
     address = f"tcp://{host}:{port}"
-    return Rank(found.index, found.count, found.local, address, found.name, found.how)
+    return Rank(task.index, task.count, task.local, address, task.name, task.how)
 
 
 def first_node(nodes: str) -> str:
     """The first name of a Slurm node list: `gpu[07-09,12],cpu1` begins with `gpu07`."""
-    found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?([^\[,]*)", nodes)
-    return "".join(part or "" for part in found.groups()) if found else nodes
+    parts = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?([^\[,]*)", nodes)
+    return "".join(part or "" for part in parts.groups()) if parts else nodes
 
 
 def number(environ: Mapping[str, str], name: str, default: int = 0) -> int:
@@ -135,7 +135,7 @@ def _by_slurm(environ: Mapping[str, str], count: int, proc: Path) -> Launched:
 def _why_not_a_task(environ: Mapping[str, str], count: int, step: str, proc: Path) -> str:
     """Why this process is not one of the tasks that the variables tell of, "" where it is."""
     above = _processes_above(proc)
-    steps = [found for line in above.values() if (found := _STEP.match(line))]
+    steps = [step_of for line in above.values() if (step_of := _STEP.match(line))]
     if steps and not steps[0][2].isdecimal():  # a batch script, with variables of where it was submitted
         return f"alone: SLURM_STEP_NUM_TASKS={count} is not of this job's {steps[0][2]} step"
     task = environ.get("SLURM_TASK_PID", "")
@@ -159,8 +159,8 @@ def _processes_above(proc: Path) -> dict[str, str]:
         while pid not in ("0", *lines):
             status = (proc / pid / "status").read_text(errors="replace")
             lines[pid] = (proc / pid / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            found = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)
-            pid = found[1] if found else "0"
+            parent = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)
+            pid = parent[1] if parent else "0"
     except OSError:  # of another user, or a machine without /proc
         pass
     return lines
@@ -188,13 +188,13 @@ def _check(index: int, count: int, names: str) -> None:
         raise RecipeError(f"{names} say process {index} of {count}, which cannot be; unset them, or give both")
 
 
-def _first_host(environ: Mapping[str, str], found: Launched) -> str:
+def _first_host(environ: Mapping[str, str], task: Launched) -> str:
     if nodes := environ.get("SLURM_STEP_NODELIST"):
         return first_node(nodes)
-    if found.is_local or "SLURM_STEP_NUM_TASKS" in environ:
+    if task.is_local or "SLURM_STEP_NUM_TASKS" in environ:
         return "localhost"
     raise RankError(
-        f"{found.how}: nothing says where the first of them listens; export MASTER_ADDR, the name of its node"
+        f"{task.how}: nothing says where the first of them listens; export MASTER_ADDR, the name of its node"
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from vila2cli.errors import RankError, RecipeError
+from vila2cli.ranks import Launched, launched, parse_rank
 from vila2cli.run.folder import Worker, parse_worker, who_counts
-from vila2cli.run.ranks import Launched, launched, parse_rank
 
 TASK = {
     "SLURM_JOB_ID": "12",
