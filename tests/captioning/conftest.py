@@ -45,7 +45,7 @@ class Table:
             for sample in out.samples():
                 if not task.wants(out, sample):
                     continue
-                dialogue = task.talk(out, sample, (Image.new("RGB", (8, 8)),) if task.decode else ())
+                dialogue = task.talk(out, sample, task.prepare(sample))
                 results: list[Result] | None = None
                 while True:
                     try:
