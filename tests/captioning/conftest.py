@@ -37,7 +37,7 @@ class Table:
             self.source = open_source([str(folder / "below")])
         self.asked: list[list[Request]] = []
 
-    def talk(self, task: Task, layer: str, *steps: list[Result]) -> Annotation | Reject | None:
+    def talk(self, task: Task[Any], layer: str, *steps: list[Result]) -> Annotation | Reject | None:
         """Give the task its results step by step; what it wrote about the sample, None when it left it out."""
         writer = open_layer(self.folder / "layer", layer=layer, source=self.source)
         answers = list(steps)

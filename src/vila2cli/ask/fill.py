@@ -1,4 +1,4 @@
-"""Shards through an engine into layers: what captioning, rewriting and relabelling have in common.
+"""Shards through an engine into layers: what captioning, relabelling, evaluation and judging have in common.
 
 A task talks with the engine about each sample on its own: it asks, sees the answers, asks again or
 writes what it makes of them. Samples of later shards are asked about while answers of earlier ones
@@ -10,14 +10,14 @@ be written in one pass, for which every image is read and decoded once.
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from PIL import Image
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.feed import ahead
@@ -27,43 +27,34 @@ from vila2cli.errors import DataError
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
-from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Reject, Sample
 from vila2cli.text.compose import is_kept
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that decode images."""
+"""Threads that prepare samples, which is decoding images above all."""
 MAX_DECODED = 32
-"""Samples decoded ahead of the engine's own window."""
+"""Samples prepared ahead of the engine's own window."""
+
+Made = TypeVar("Made")
 
 Dialogue = Generator[Sequence[Request], Sequence[Result], None]
 """Yields requests to send together and is given their results in the same order; writes before it ends."""
 
 
-class Task(Protocol):
-    """What is done with every sample."""
-
-    @property
-    def decode(self) -> Callable[[bytes], Image.Image] | None:
-        """Turns image bytes into pixels or raises DataError; None where the model is shown no image."""
-        ...
+class Task(Protocol[Made]):
+    """What is done with every sample. `wants` and `talk` are called in one thread, `prepare` in others."""
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to talk about a sample; False after telling the writer why it is left out or rejected."""
+        """Whether to talk about a sample; False after telling the writer what becomes of it instead."""
         ...
 
-    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+    def prepare(self, sample: Sample) -> Made:
+        """What a talk about a sample needs, decoded images above all; raises DataError for bad ones."""
+        ...
+
+    def talk(self, out: ShardWriter, sample: Sample, made: Made) -> Dialogue:
         """Ask about a sample and tell the writer what comes of it: an annotation, a reject or a skip."""
         ...
-
-
-def has_one_image(out: ShardWriter, sample: Sample) -> bool:
-    """Whether a sample has exactly one image; any other number is rejected."""
-    if len(sample.images) == 1:
-        return True
-    reason = "several-images" if sample.images else NO_IMAGE
-    out.reject(Reject(out.name, sample.key, reason, f"the sample has {len(sample.images)} images, not one"))
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,7 @@ class Part:
     """A layer, the task that fills it, and those of the shards that it still lacks."""
 
     layer: LayerWriter
-    task: Task
+    task: Task[Any]
     shards: Sequence[Shard]
 
 
@@ -115,12 +106,13 @@ class _Wanted:
 class Annotator:
     """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
 
-    A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further.
+    A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further. Without
+    an engine no task may ask anything.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | None,
         parts: Sequence[Part],
         *,
         stop: Stop,
@@ -133,6 +125,8 @@ class Annotator:
         self._talks: dict[str, _Talk] = {}
         self._ready: deque[Request] = deque()
         self._figures: Counter[str] = Counter()
+        self._feed: Iterator[tuple[tuple[str, _Wanted | None], Future[Any]]] = iter(())
+        self._num_left = math.inf
         self._writes = True
         self._num_notes = 0
         self._bill = Bill(Meter(engine))
@@ -147,8 +141,8 @@ class Annotator:
         are done; so is a layer that fails beside others. Whatever stops the work, shards written by then stay
         and no other leaves a trace.
         """
-        with self._begun() as samples:
-            self._converse(samples)
+        with self._begun():
+            self._converse()
         self._unreadable.check()
         self.failures.check()
 
@@ -160,66 +154,75 @@ class Annotator:
         `begun` those that the other figures are of.
         """
         self._writes = False
-        with self._begun() as samples:
-            first = self._timed(itertools.islice(samples, 1))
-            others = self._timed(itertools.islice(samples, num_samples))
+        with self._begun():
+            first = self._timed(1)
+            others = self._timed(num_samples)
         figures = others if others["begun"] else first
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
-    def _timed(self, samples: Iterator[None]) -> dict[str, float]:
+    def _timed(self, num_samples: int) -> dict[str, float]:
         before, meter = self._figures.copy(), Meter(self._engine)
-        self._converse(samples)
+        self._num_left = num_samples
+        self._converse()
         names = ("begun", "answered", "requests", "tokens")
         counts: dict[str, float] = {name: self._figures[name] - before[name] for name in names}
         return counts | meter.read()
 
     @contextlib.contextmanager
-    def _begun(self) -> Iterator[Iterator[None]]:
-        """The samples of the shards; of shards that are open in the end nothing stays."""
+    def _begun(self) -> Iterator[None]:
+        """Read the shards and prepare their samples; of shards that are open in the end nothing stays."""
         self._bill = Bill(Meter(self._engine))
         self._show_notes()
+        prepared = ahead(self._prepare, self._read(), num_workers=NUM_DECODERS, window=MAX_DECODED)
         try:
-            with contextlib.closing(self._samples()) as samples:
-                yield samples
+            with contextlib.closing(prepared) as self._feed:
+                yield
         finally:
             for opened in itertools.chain(*self._open.values()):
                 opened.writer.abort()
             self._open.clear()
 
-    def _converse(self, samples: Iterator[None]) -> None:
-        for result in self._engine.generate(_Stream(self._ready, samples)):
+    def _converse(self) -> None:
+        stream = _Stream(self._next_request)
+        for result in self._engine.generate(stream) if self._engine else map(_unasked, stream):
             self._stop.check()
             self._take(result)
             self._show_notes()
 
-    def _samples(self) -> Generator[None, None, None]:
-        """Begin to talk about one more sample at each step, with images decoded ahead of it."""
-        read = self._read()
-        for (name, wanted), images in ahead(self._decode, read, num_workers=NUM_DECODERS, window=MAX_DECODED):
+    def _next_request(self) -> Request | None:
+        """A request that is ready, else the first of one sample more; None where there is neither."""
+        while not self._ready:
+            if self._num_left <= 0 or (prepared := next(self._feed, None)) is None:
+                return None
+            (name, wanted), made = prepared
             if wanted is None:
-                for opened in self._open[name][:]:
-                    opened.is_read = True
-                    self._close_if_done(opened)
+                self._end_of(name)
                 continue
             for opened in wanted.by:
-                if self._begin(opened, wanted.sample, images):
-                    yield
+                self._begin(opened, wanted.sample, made)
+        return self._ready.popleft()
 
-    def _begin(self, opened: _OpenShard, sample: Sample, images: Future[tuple[Image.Image, ...]]) -> bool:
-        """Begin a talk about a sample; False where its image cannot be shown, or its layer was given up."""
+    def _end_of(self, name: str) -> None:
+        """Close a shard that was read to its end, in every layer that waits for no answer about it."""
+        for opened in self._open[name][:]:
+            opened.is_read = True
+            self._close_if_done(opened)
+
+    def _begin(self, opened: _OpenShard, sample: Sample, made: Future[Any]) -> None:
+        """Begin a talk about a sample, unless it cannot be prepared, or its layer was given up."""
         if self._has_failed(opened.part):
             self._progress.advance()
-            return False
+            return
         self._figures["begun"] += 1
         try:
-            dialogue = opened.part.task.talk(opened.writer, sample, images.result())
+            dialogue = opened.part.task.talk(opened.writer, sample, made.result())
         except DataError as error:
             opened.writer.reject(Reject(opened.writer.name, sample.key, "bad-image", str(error)))
             self._progress.advance()
-            return False
+            return
+        self._num_left -= 1
         opened.num_talks += 1
         self._go_on(_Talk(opened, sample.key, dialogue), None)
-        return True
 
     def _read(self) -> Iterator[tuple[str, _Wanted | None]]:
         """The samples that a task wants, each with its shard's name; None at the end of a shard."""
@@ -255,11 +258,10 @@ class Annotator:
         opened.writer.skip(sample, "filtered")
         return False
 
-    def _decode(self, read: tuple[str, _Wanted | None]) -> tuple[Image.Image, ...]:
-        wanted, decode = read[1], self._parts[0].task.decode
-        if wanted is None or decode is None:
-            return ()
-        return tuple(decode(image.data) for image in wanted.sample.images)
+    def _prepare(self, read: tuple[str, _Wanted | None]) -> Any:
+        """What the tasks need of a sample, which is the same for all of them."""
+        wanted = read[1]
+        return None if wanted is None else wanted.by[0].part.task.prepare(wanted.sample)
 
     def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
         """Hand a dialogue its results and queue what it asks next; None starts it."""
@@ -331,37 +333,55 @@ class Annotator:
         writer.close()
 
     def _show_notes(self) -> None:
-        for note in self._engine.notes[self._num_notes :]:
+        notes = self._engine.notes if self._engine else []
+        for note in notes[self._num_notes :]:
             self._progress.note(note)
-        self._num_notes = len(self._engine.notes)
+        self._num_notes = len(notes)
 
 
-def annotate(engine: Engine, parts: Sequence[Part], *, title: str, stop: Stop, max_reject_rate: float) -> None:
-    """Fill layers in one pass, showing how far it is, and log it in each; raises as `Annotator.run` does."""
+def annotate(
+    engine: Engine | None,
+    parts: Sequence[Part],
+    *,
+    title: str,
+    stop: Stop,
+    max_reject_rate: float = 1.0,
+    unit: str = "images",
+    log_path: Path | None = None,
+) -> None:
+    """Fill layers in one pass, showing how far it is, and log it in each layer or in `log_path`.
+
+    Raises as `Annotator.run` does.
+    """
     counts = [expected_samples(part.shards) for part in parts]
     totals = [number for number, _ in counts if number is not None]
     with Progress(
         title,
         sum(totals) if len(totals) == len(counts) else None,
-        log_path=[part.layer.folder / "log.jsonl" for part in parts],
+        unit,
+        log_path or [part.layer.folder / "log.jsonl" for part in parts],
         is_estimate=not all(is_exact for _, is_exact in counts),
     ) as progress:
         Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
 
 
-class _Stream:
-    """Requests for the engine: those that are ready, else those of one sample more.
+def _unasked(request: Request) -> Result:
+    raise AssertionError(f"{request.id!r} needs an engine, and none was opened")
 
-    It may run dry while answers are out and go on when they ask for more (see `Engine`).
+
+class _Stream:
+    """Requests for the engine, as long as there are any.
+
+    It may run dry while answers are out and go on when they ask for more (see `Engine`), as no generator can.
     """
 
-    def __init__(self, ready: deque[Request], samples: Iterator[None]) -> None:
-        self._ready, self._samples = ready, samples
+    def __init__(self, next_request: Callable[[], Request | None]) -> None:
+        self._next_request = next_request
 
     def __iter__(self) -> Iterator[Request]:
         return self
 
     def __next__(self) -> Request:
-        while not self._ready:
-            next(self._samples)
-        return self._ready.popleft()
+        if (request := self._next_request()) is None:
+            raise StopIteration
+        return request

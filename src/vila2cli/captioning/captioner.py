@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.ask.fill import Dialogue, has_one_image
+from vila2cli.ask.fill import Dialogue
+from vila2cli.ask.images import decode_images, has_one_image
 from vila2cli.captioning.attempts import (
     JUDGE_PROMPT,
     Attempt,
@@ -20,7 +21,6 @@ from vila2cli.captioning.attempts import (
 from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
-from vila2cli.image import decode_image
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
@@ -74,7 +74,7 @@ class Captioner:
     def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
         check_settings(recipe)
         self.settings, self.provenance = recipe.recaption, provenance
-        self.decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
         self._seed, self._own_prompts = recipe.seed, recipe.prompts
         self._max_judge_tokens = recipe.judge.max_new_tokens
         self._standard = standard_of(self.settings)

@@ -22,7 +22,7 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, Source, open_layer
 from vila2cli.text.compose import filter_inputs
 
-MakeTask = Callable[[Recipe, Provenance], Task]
+MakeTask = Callable[[Recipe, Provenance], Task[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

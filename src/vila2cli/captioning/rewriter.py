@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from PIL import Image
-
 from vila2cli.ask.fill import Dialogue
 from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
 from vila2cli.captioning.provenance import Provenance, standard_of
@@ -46,8 +44,6 @@ def decisive_settings(recipe: Recipe) -> dict[str, Any]:
 class Rewriter:
     """The task of merging two captions; the model sees no image."""
 
-    decode = None
-
     def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
         check_settings(recipe)
         self.settings, self.provenance = recipe.rewrite, provenance
@@ -63,7 +59,10 @@ class Rewriter:
         out.skip(sample, NOTHING)
         return False
 
-    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+    def prepare(self, sample: Sample) -> None:
+        """Nothing: the captions are all that is sent."""
+
+    def talk(self, out: ShardWriter, sample: Sample, made: None) -> Dialogue:
         """Ask for the merged caption, again where it fails a check or invents, and write what is kept.
 
         With one caption, or two that are equal, there is nothing to merge and the model is not asked.

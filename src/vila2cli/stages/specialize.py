@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.ask.fill import Dialogue, Part, annotate, has_one_image
+from vila2cli.ask.fill import Dialogue, Part, annotate
+from vila2cli.ask.images import decode_images, has_one_image
 from vila2cli.ask.opening import open_layer_engine
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
-from vila2cli.image import decode_image
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.run.cost import cost_of
 from vila2cli.run.folder import Worker, claim, lock, select, write_json
@@ -234,7 +234,7 @@ class Relabeller:
 
     def __init__(self, recipe: Recipe, name: str, model: str) -> None:
         self.recipe, self.name = recipe, name
-        self.decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
         self.asked = model
         self.adapter = model if kind != "api" and is_adapter(model) else ""
