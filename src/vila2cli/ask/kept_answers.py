@@ -1,7 +1,7 @@
 """Answers that were paid for, kept in a file so that none is paid for twice.
 
-Each line is one answer under the digest of everything that decides it: the model, the pictures, the messages, and
-how it was to be answered. Lines are appended as answers come in, so what a crash leaves is everything but
+Each line is one answer under the digest of everything that decides it: the model, the pictures, the messages,
+and how it was to be answered. Lines are appended as answers come in, so what a crash leaves is everything but
 the answers still on their way. Workers append to a file each, beside the one of a lone process, and know
 what is in all of them.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from vila2cli.engine import AnyRequest, DeviceKind, Engine, Request, Result
+from vila2cli.ask.wrapping import Wrapper
+from vila2cli.engine import AnyRequest, Engine, Request, Result
 from vila2cli.errors import DataError
 from vila2cli.files import naming
 from vila2cli.run.folder import Worker, digest
@@ -129,46 +130,19 @@ class Answers:
             os.truncate(path, whole)
 
 
-class Kept:
+class Kept(Wrapper):
     """An engine that asks another one only for what is not kept, and for equal requests once.
 
     `how` is what decides answers beside the model and what a request says: the server's settings, the limits
-    under which images were decoded. An answer is kept before it is yielded; several engines may share `answers`.
+    for images. An answer is kept before it is yielded; several engines may share `answers`.
     """
 
     def __init__(self, engine: Engine, answers: Answers, how: Mapping[str, Any]) -> None:
-        self._engine, self._answers = engine, answers
+        super().__init__(engine)
+        self._answers = answers
         self._by = {"engine": engine.name, "model_sha256": engine.model_sha256, **how}
         self.num_kept = 0
         """Requests answered without the engine."""
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @property
-    def model_sha256(self) -> str:
-        return self._engine.model_sha256
-
-    @property
-    def num_devices(self) -> int:
-        return self._engine.num_devices
-
-    @property
-    def device_kind(self) -> DeviceKind:
-        return self._engine.device_kind
-
-    @property
-    def notes(self) -> list[str]:
-        return self._engine.notes
-
-    @property
-    def dollars(self) -> float:
-        return self._engine.dollars
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield a result for each request; the engine is given those of which none is kept."""
@@ -204,8 +178,8 @@ class Kept:
 class _Lacking:
     """The requests of which no answer is kept, each of equal ones once, with its key as its id.
 
-    It runs dry, to go on later (see `Engine`), when many answers that are kept wait to be handed on. `asked` are
-    the ids of the requests behind a key.
+    It runs dry, to go on later (see `Engine`), when many answers that are kept wait to be handed on. `asked`
+    are the ids of the requests behind a key.
     """
 
     def __init__(self, kept: Kept, requests: Iterator[AnyRequest]) -> None:
