@@ -22,13 +22,12 @@ from typing import Any, Protocol, TypeVar
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.feed import ahead
 from vila2cli.ask.meter import Bill, Meter
-from vila2cli.engine import Engine, Request, Result
+from vila2cli.engine import AnyRequest, Engine, Result
 from vila2cli.errors import DataError
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
 from vila2cli.shards.sample import Reject, Sample
-from vila2cli.text.compose import is_kept
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
 """Threads that prepare samples, which is decoding images above all."""
@@ -37,8 +36,8 @@ MAX_DECODED = 32
 
 Made = TypeVar("Made")
 
-Dialogue = Generator[Sequence[Request], Sequence[Result], None]
-"""Yields requests to send together and is given their results in the same order; writes before it ends."""
+Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
+"""Yields requests for text or scores to send together and is given their results in the same order; writes before it ends."""
 
 
 class Task(Protocol[Made]):
@@ -89,7 +88,7 @@ class _Talk:
     opened: _OpenShard
     key: str
     dialogue: Dialogue
-    requests: list[Request] = field(default_factory=list)
+    requests: list[AnyRequest] = field(default_factory=list)
     results: dict[str, Result] = field(default_factory=dict)
     error: str | None = None
     is_unanswered: bool = True
@@ -123,7 +122,7 @@ class Annotator:
         self._stop, self._progress = stop, progress
         self._open: dict[str, list[_OpenShard]] = {}
         self._talks: dict[str, _Talk] = {}
-        self._ready: deque[Request] = deque()
+        self._ready: deque[AnyRequest] = deque()
         self._figures: Counter[str] = Counter()
         self._feed: Iterator[tuple[tuple[str, _Wanted | None], Future[Any]]] = iter(())
         self._num_left = math.inf
@@ -189,7 +188,7 @@ class Annotator:
             self._take(result)
             self._show_notes()
 
-    def _next_request(self) -> Request | None:
+    def _next_request(self) -> AnyRequest | None:
         """A request that is ready, else the first of one sample more; None where there is neither."""
         while not self._ready:
             if self._num_left <= 0 or (prepared := next(self._feed, None)) is None:
@@ -236,7 +235,7 @@ class Annotator:
             self._open[shard.name] = opened[:]
             try:
                 for sample in self._stop.each(samples_of([one.writer for one in opened])):
-                    wanting = [one for one in opened if self._wants(one, sample)]
+                    wanting = [one for one in opened if one.part.task.wants(one.writer, sample)]
                     self._figures.update(read=1, wanted=int(bool(wanting)))
                     if wanting:
                         yield shard.name, _Wanted(sample, wanting)
@@ -251,12 +250,6 @@ class Annotator:
             yield shard.name, None
             if self._unreadable.are_too_many:
                 return
-
-    def _wants(self, opened: _OpenShard, sample: Sample) -> bool:
-        if is_kept(sample):
-            return opened.part.task.wants(opened.writer, sample)
-        opened.writer.skip(sample, "filtered")
-        return False
 
     def _prepare(self, read: tuple[str, _Wanted | None]) -> Any:
         """What the tasks need of a sample, which is the same for all of them."""
@@ -365,7 +358,7 @@ def annotate(
         Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
 
 
-def _unasked(request: Request) -> Result:
+def _unasked(request: AnyRequest) -> Result:
     raise AssertionError(f"{request.id!r} needs an engine, and none was opened")
 
 
@@ -375,13 +368,13 @@ class _Stream:
     It may run dry while answers are out and go on when they ask for more (see `Engine`), as no generator can.
     """
 
-    def __init__(self, next_request: Callable[[], Request | None]) -> None:
+    def __init__(self, next_request: Callable[[], AnyRequest | None]) -> None:
         self._next_request = next_request
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[AnyRequest]:
         return self
 
-    def __next__(self) -> Request:
+    def __next__(self) -> AnyRequest:
         if (request := self._next_request()) is None:
             raise StopIteration
         return request

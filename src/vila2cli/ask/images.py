@@ -1,4 +1,4 @@
-"""The images of a sample that a model is shown."""
+"""What tasks ask about a sample before a model is asked: whether it is wanted, and its images."""
 
 from PIL import Image
 
@@ -6,6 +6,15 @@ from vila2cli.image import decode_image
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Reject, Sample
+from vila2cli.text.compose import is_kept
+
+
+def passed_filter(out: ShardWriter, sample: Sample) -> bool:
+    """Whether the filter layers on top of the shard, if any, keep a sample; any other is left out."""
+    if is_kept(sample):
+        return True
+    out.skip(sample, "filtered")
+    return False
 
 
 def has_one_image(out: ShardWriter, sample: Sample) -> bool:

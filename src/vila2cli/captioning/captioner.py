@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.ask.fill import Dialogue
-from vila2cli.ask.images import decode_images, has_one_image
+from vila2cli.ask.images import decode_images, has_one_image, passed_filter
 from vila2cli.captioning.attempts import (
     JUDGE_PROMPT,
     Attempt,
@@ -88,7 +88,9 @@ class Captioner:
         return stable_hash("share", self._seed, sample.key) < self.settings.share * 2**63
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to caption a sample: it is in the share and has one image."""
+        """Whether to caption a sample: no filter dropped it, it is in the share and has one image."""
+        if not passed_filter(out, sample):
+            return False
         if not self.is_selected(sample):
             out.skip(sample, NOT_SELECTED)
             return False
@@ -120,6 +122,7 @@ class Captioner:
             id=sample.key,
             messages=(Turn("user", text),),
             images=images,
+            image_sha256s=(sample.image_sha256,),
             max_new_tokens=self.settings.max_new_tokens,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from vila2cli.ask.fill import Dialogue
+from vila2cli.ask.images import passed_filter
 from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
 from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
@@ -53,7 +54,9 @@ class Rewriter:
         self._standard = standard_of(self.settings)
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether there is anything to write: an alt-text or a recaption."""
+        """Whether there is anything to write: an alt-text or a recaption of a sample that no filter dropped."""
+        if not passed_filter(out, sample):
+            return False
         if caption_of(sample, ORIGINAL) or caption_of(sample, RECAPTION):
             return True
         out.skip(sample, NOTHING)

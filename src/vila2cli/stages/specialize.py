@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.ask.fill import Dialogue, Part, annotate
-from vila2cli.ask.images import decode_images, has_one_image
+from vila2cli.ask.images import decode_images, has_one_image, passed_filter
 from vila2cli.ask.opening import open_layer_engine
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
@@ -246,7 +246,9 @@ class Relabeller:
         return draw_prompt(self.settings.prompts, f"{self.name}/{sample.key}", self.recipe.seed)
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to ask about a sample: it is in the relabelled share and has one image."""
+        """Whether to ask about a sample: no filter dropped it, it is in the share and has one image."""
+        if not passed_filter(out, sample):
+            return False
         if stable_hash("share", self.name, self.recipe.seed, sample.key) >= self.settings.relabel_share * 2**63:
             out.skip(sample, "not-selected")
             return False
@@ -258,6 +260,7 @@ class Relabeller:
             id=sample.key,
             messages=(Turn("user", prompt_text(self.prompt_id(sample))),),
             images=images,
+            image_sha256s=(sample.image_sha256,),
             max_new_tokens=self.settings.max_new_tokens,
             adapter=self.adapter,
         )
