@@ -37,7 +37,7 @@ MAX_DECODED = 32
 Made = TypeVar("Made")
 
 Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
-"""Yields requests for text or scores to send together and is given their results in the same order; writes before it ends."""
+"""Yields requests to send together and is given their results in the same order; writes before it ends."""
 
 
 class Task(Protocol[Made]):

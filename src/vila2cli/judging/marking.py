@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,51 +50,46 @@ def check_judge(recipe: Recipe, tasks: Sequence[Task]) -> None:
 
 
 class Marker:
-    """The judge of `eval.judge` over answers in an eval's folder; `check_judge` goes before."""
+    """The judge of `eval.judge` over answers in an eval's folder; `check_judge` goes before.
+
+    Its model is looked for when it marks the first task. `protocols` says by task who marked it, and how.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path, answers: Answers, stop: Stop) -> None:
-        settings = recipe.judges[recipe.eval.judge]
-        self._name, self._own = recipe.eval.judge, recipe.prompts
-        self._asked = asked_judge(settings, settings.max_new_tokens or _MAX_NEW_TOKENS)
-        self._limited = LimitedEngine(self._asked.open(stop))
-        self._engine = self._asked.keeping(self._limited, answers, {})
-        self._folder, self._stop = folder, stop
+        self._recipe, self._folder, self._answers, self._stop = recipe, folder, answers, stop
+        self.protocols: dict[str, dict[str, Any]] = {}
         self._num_left = 0
 
-    def protocol(self, task: Task) -> dict[str, Any]:
-        """Who marks a task, and how."""
-        prompt = _marking(task).prompt
-        return {
-            "judge": self._name,
-            "model": self._asked.name,
-            **self._asked.inputs(),
-            "temperature": 0.0,
-            "prompt_id": prompt,
-            "prompt_sha256": prompt_sha256(prompt, self._own),
-        }
+    @cached_property
+    def _asked(self) -> AskedModel:
+        settings = self._recipe.judges[self._recipe.eval.judge]
+        return asked_judge(settings, settings.max_new_tokens or _MAX_NEW_TOKENS)
+
+    @cached_property
+    def _engine(self) -> LimitedEngine:
+        return LimitedEngine(self._asked.open(self._stop))
 
     def mark(self, task: Task, source: Source, inputs: Mapping[str, Any]) -> ShardStats:
-        """Write the scored layer of a task anew from its answers; marks that were paid for are kept.
+        """Write the scored layer of a task again from its answers; marks that were paid for are kept.
 
         An answer without a mark is a reject, and so is what was one among the answers. `inputs` is what
         decided the answers. Raises BudgetError or RejectBudgetError when none was marked.
         """
-        out = self._folder / task.name
-        described = {**inputs, "judge": self.protocol(task), "shards": source.outline()}
+        out, self.protocols[task.name] = self._folder / task.name, self._protocol(task)
+        described = {**inputs, "judge": self.protocols[task.name], "shards": source.outline()}
         manifest = claim(out, described)
-        writer = open_layer(out, layer=LAYER, source=source, manifest={"digest": manifest.digest})
-        given, template = answers_dir(self._folder, task), prompt_text(_marking(task).prompt, self._own)
-        marks = Marks(task, given, source, self._name, self._asked, template)
+        layer = open_layer(out, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+        marks = Marks(self._recipe, self._asked, task, answers_dir(self._folder, task), source)
         annotate(
-            self._engine,
-            [Part(writer, marks, source.shards)],
+            self._asked.keeping(self._engine, self._answers, {}),
+            [Part(layer, marks, source.shards)],
             title=f"mark {task.name}",
             stop=self._stop,
             unit="answers",
             log_path=self._folder / "log.jsonl",
         )
         self._num_left += marks.num_left
-        stats = writer.finish()
+        stats = layer.finish()
         if stats.num_out == 0:
             self.check_budget()
             reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
@@ -106,17 +102,26 @@ class Marker:
     def check_budget(self) -> None:
         """Raise BudgetError where answers were left for want of budget, now that the rest is written."""
         if self._num_left:
-            raise BudgetError(f"{self._num_left} answers were not marked: {self._limited.spent}")
+            raise BudgetError(f"{self._num_left} answers were not marked: {self._engine.spent}")
+
+    def _protocol(self, task: Task) -> dict[str, Any]:
+        prompt = _marking(task).prompt
+        return {
+            "judge": self._recipe.eval.judge,
+            "model": self._asked.name,
+            **self._asked.inputs(),
+            "temperature": 0.0,
+            "prompt_id": prompt,
+            "prompt_sha256": prompt_sha256(prompt, self._recipe.prompts),
+        }
 
 
 class Marks:
     """The task of asking a judge about answers in a folder, which it is shown without the images."""
 
-    def __init__(
-        self, task: Task, folder: Path, source: Source, judge: str, asked: AskedModel, template: str
-    ) -> None:
-        self._task, self._folder, self._judge = task, folder, judge
-        self._asked, self._template = asked, template
+    def __init__(self, recipe: Recipe, asked: AskedModel, task: Task, folder: Path, source: Source) -> None:
+        self._judge, self._asked, self._task, self._folder = recipe.eval.judge, asked, task, folder
+        self._template = prompt_text(_marking(task).prompt, recipe.prompts)
         self.predictions = dict(read_annotations(folder))
         rejects = [reject for shard in source.shards for reject in read_rejects(folder, shard.name)]
         self._rejects = {(reject.shard, reject.key): reject for reject in rejects}

@@ -52,13 +52,17 @@ def evaluate(
     if not chosen:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     check_judge(recipe, chosen)
+    sources = {task.name: open_source([task.folder]) for task in chosen}
     folder, worker = Path(out), worker or Worker()
     written = folder / "metrics.json"
     with lock(folder, worker), interruptible() as stop, Answers(folder / ANSWERS_FILE, worker) as answers:
         with stop.at_once():
             subject = Subject(recipe, model, round)
             claim(folder, subject.inputs(), recipe)
-        layers = {task.name: _open_layer(subject, task, folder) for task in chosen}
+        layers = {
+            task.name: subject.open_layer(task, sources[task.name], answers_dir(folder, task))
+            for task in chosen
+        }
         mine = split(folder, {layer.folder.name: layer.source.shards for layer in layers.values()}, worker)
         with stop.at_once(), one_at_a_time(folder):
             earlier = {name: reopen(layer.folder, mine[layer.folder.name]) for name, layer in layers.items()}
@@ -79,11 +83,6 @@ def evaluate(
             metrics = _metrics(subject, folder, chosen, layers, answers, stop)
             write_json(written, metrics)
     return metrics
-
-
-def _open_layer(subject: Subject, task: Task, folder: Path) -> LayerWriter:
-    """The layer of answers to a task."""
-    return subject.open_layer(task, open_source([task.folder]), answers_dir(folder, task))
 
 
 def _changed(path: Path) -> int | None:
@@ -129,16 +128,12 @@ def _metrics(
     stop: Stop,
 ) -> dict[str, Any]:
     """What metrics.json holds, once all answers are there and a judge has marked those that need it."""
-    recipe = subject.recipe
-    judges: dict[str, dict[str, Any]] = {}
-    marker = None
+    recipe, marker = subject.recipe, Marker(subject.recipe, folder, answers, stop)
     for task in tasks:
         stats = layers[task.name].finish()
         if task.scorer.marking is not None:
-            marker = marker or Marker(recipe, folder, answers, stop)
             stats = marker.mark(task, layers[task.name].source, subject.task_inputs(task))
             marker.check_budget()
-            judges[task.name] = marker.protocol(task)
         _check_rejects(task, stats, recipe.eval.max_reject_rate, folder / task.name)
     metrics = measure(recipe, tasks, folder) | {
         "model": subject.model,
@@ -146,7 +141,7 @@ def _metrics(
         "round": subject.round,
         "protocol": subject.protocol(),
     }
-    for name, judge in judges.items():
+    for name, judge in marker.protocols.items():
         metrics["tasks"][name]["judge"] = judge
     return metrics
 

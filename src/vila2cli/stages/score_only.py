@@ -60,17 +60,15 @@ def score_answers(
         joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in found}
         for task in found:
             _check_any(task, answers_dir(folder, task))
-        marked = [task for task in found if task.scorer.marking is not None]
-        marker = Marker(recipe, folder, kept, stop) if marked else None
-        for task in marked:
-            assert marker is not None, "there is one where tasks are marked"
-            marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
+        marker = Marker(recipe, folder, kept, stop)
+        for task in found:
+            if task.scorer.marking is not None:
+                marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
         metrics = measure(recipe, found, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
-        for task in marked:
-            assert marker is not None, "there is one where tasks are marked"
-            metrics["tasks"][task.name]["judge"] = marker.protocol(task)
+        for name, judge in marker.protocols.items():
+            metrics["tasks"][name]["judge"] = judge
         metrics |= {
             "model": None,
             "round": None,
@@ -82,8 +80,7 @@ def score_answers(
             },
         }
         write_json(folder / "metrics.json", metrics)
-    if marker is not None:
-        marker.check_budget()
+    marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
     return metrics
 
