@@ -81,9 +81,9 @@ def write_shards(folder: Path) -> Path:
     return folder
 
 
-def write_task(folder: Path, scorer: str) -> Path:
+def write_task(folder: Path, answer_type: str, scorer: str) -> Path:
     write_shards(folder)
-    (folder / "task.toml").write_text(f'name = "task"\nanswer_type = "open"\nscorer = "{scorer}"\n')
+    (folder / "task.toml").write_text(f'name = "task"\nanswer_type = "{answer_type}"\nscorer = "{scorer}"\n')
     return folder
 
 
@@ -126,7 +126,8 @@ def test_recaptions(crowded: Any, tmp_path: Path) -> None:
 def test_evaluates(crowded: Any, tmp_path: Path) -> None:
     crowd, server = crowded(NUM, "a star")
     recipe = load_recipe(None, ["eval.engine=api", "eval.num_bootstrap=20", *api(server)])
-    evaluate(recipe, model="m", tasks=[write_task(tmp_path / "task", "ocrbench")], out=tmp_path / "out")
+    task = write_task(tmp_path / "task", "short", "ocrbench")
+    evaluate(recipe, model="m", tasks=[task], out=tmp_path / "out")
     check(crowd, server, tmp_path / "out/task")
 
 
@@ -140,7 +141,7 @@ def test_judges(crowded: Any, tmp_path: Path) -> None:
 
 def test_marks(crowded: Any, tmp_path: Path) -> None:
     crowd, server = crowded(NUM, "0.5")
-    task = write_task(tmp_path / "task", "mmvet")
+    task = write_task(tmp_path / "task", "open", "mmvet")
     answers = tmp_path / "answers.jsonl"
     rows = [{"question_id": f"{number:09d}", "text": f"a star, thing {number:03d}"} for number in range(NUM)]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
