@@ -36,8 +36,12 @@ MAX_DECODED = 32
 
 Made = TypeVar("Made")
 
+Together = Callable[[Sequence[Any]], None]
+"""Adds to what was prepared of up to BATCH samples of a shard at once, before they are talked about."""
+BATCH = 32
+
 Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
-"""Yields requests for text or scores to send together and is given their results in the same order; writes before it ends."""
+"""Yields requests to send together and is given their results in the same order; writes before it ends."""
 
 
 class Task(Protocol[Made]):
@@ -102,6 +106,9 @@ class _Wanted:
     by: Sequence[_OpenShard]
 
 
+_Prepared = tuple[tuple[str, _Wanted | None], Future[Any]]
+
+
 class Annotator:
     """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
 
@@ -117,14 +124,15 @@ class Annotator:
         stop: Stop,
         progress: Progress,
         max_reject_rate: float = 1.0,
+        together: Together | None = None,
     ) -> None:
-        self._engine, self._parts = engine, parts
+        self._engine, self._parts, self._together = engine, parts, together
         self._stop, self._progress = stop, progress
         self._open: dict[str, list[_OpenShard]] = {}
         self._talks: dict[str, _Talk] = {}
         self._ready: deque[AnyRequest] = deque()
         self._figures: Counter[str] = Counter()
-        self._feed: Iterator[tuple[tuple[str, _Wanted | None], Future[Any]]] = iter(())
+        self._feed: Iterator[_Prepared] = iter(())
         self._num_left = math.inf
         self._writes = True
         self._num_notes = 0
@@ -174,7 +182,8 @@ class Annotator:
         self._show_notes()
         prepared = ahead(self._prepare, self._read(), num_workers=NUM_DECODERS, window=MAX_DECODED)
         try:
-            with contextlib.closing(prepared) as self._feed:
+            with contextlib.closing(prepared):
+                self._feed = _in_batches(prepared, self._together) if self._together else prepared
                 yield
         finally:
             for opened in itertools.chain(*self._open.values()):
@@ -339,7 +348,9 @@ def annotate(
     title: str,
     stop: Stop,
     max_reject_rate: float = 1.0,
+    together: Together | None = None,
     unit: str = "images",
+    note: str = "",
     log_path: Path | None = None,
 ) -> None:
     """Fill layers in one pass, showing how far it is, and log it in each layer or in `log_path`.
@@ -355,7 +366,23 @@ def annotate(
         log_path or [part.layer.folder / "log.jsonl" for part in parts],
         is_estimate=not all(is_exact for _, is_exact in counts),
     ) as progress:
-        Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
+        if note:
+            progress.note(note)
+        Annotator(
+            engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
+        ).run()
+
+
+def _in_batches(feed: Iterator[_Prepared], together: Together) -> Iterator[_Prepared]:
+    """The same samples, after what was prepared of them went through `together` in batches of one shard."""
+    batch: list[_Prepared] = []
+    for prepared in feed:
+        batch.append(prepared)
+        (_, wanted), _ = prepared
+        if wanted is None or len(batch) == BATCH:
+            together([made.result() for (_, sample), made in batch if sample is not None])
+            yield from batch
+            batch = []
 
 
 def _unasked(request: AnyRequest) -> Result:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.ask.images import decode_images, has_one_image, passed_filter
+from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.attempts import (
     JUDGE_PROMPT,
     Attempt,
@@ -17,8 +18,8 @@ from vila2cli.captioning.attempts import (
     best_by_logprob,
     caption_counts,
     decision,
+    standard_of,
 )
-from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import Recipe
@@ -152,7 +153,7 @@ class Captioner:
 
     def _write(self, out: ShardWriter, sample: Sample, best: Attempt, how: dict[str, Any]) -> None:
         text = best.caption.text
-        out.annotate(sample, self.provenance.sign(self._blank(sample, text, how), best))
+        out.annotate(sample, self.provenance.sign(self._blank(sample, text, how), best.request, best.result))
         out.count(**caption_counts(text, sample.text, best), **{f"prompt_{self.prompt_id(sample)}": 1})
 
     def _fall_back(self, out: ShardWriter, sample: Sample, attempts: list[Attempt]) -> None:

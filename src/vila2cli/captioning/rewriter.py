@@ -6,8 +6,8 @@ from typing import Any
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.ask.images import passed_filter
-from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
-from vila2cli.captioning.provenance import Provenance, standard_of
+from vila2cli.ask.provenance import Provenance
+from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision, standard_of
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import Recipe
@@ -137,5 +137,6 @@ class Rewriter:
             prompt_id=self.settings.prompt,
             prompt_sha256=self._prompt_sha256,
         )
-        out.annotate(sample, self.provenance.sign(annotation, best))
+        asked = (best.request, best.result) if best else ()
+        out.annotate(sample, self.provenance.sign(annotation, *asked))
         out.count(**caption_counts(text, sample.text, best), **{f"kept_{source}": 1})
