@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from vila2cli.engine import AnyRequest, DeviceKind, Engine, Request, Result
+from vila2cli.ask.wrapping import Wrapper
+from vila2cli.engine import AnyRequest, Engine, Request, Result
 from vila2cli.errors import DataError
 from vila2cli.files import naming
 from vila2cli.run.folder import Worker, digest
@@ -129,7 +130,7 @@ class Answers:
             os.truncate(path, whole)
 
 
-class Kept:
+class Kept(Wrapper):
     """An engine that asks another one only for what is not kept, and for equal requests once.
 
     `how` is what decides answers beside the model and what a request says: the server's settings, the limits
@@ -137,38 +138,11 @@ class Kept:
     """
 
     def __init__(self, engine: Engine, answers: Answers, how: Mapping[str, Any]) -> None:
-        self._engine, self._answers = engine, answers
+        super().__init__(engine)
+        self._answers = answers
         self._by = {"engine": engine.name, "model_sha256": engine.model_sha256, **how}
         self.num_kept = 0
         """Requests answered without the engine."""
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @property
-    def model_sha256(self) -> str:
-        return self._engine.model_sha256
-
-    @property
-    def num_devices(self) -> int:
-        return self._engine.num_devices
-
-    @property
-    def device_kind(self) -> DeviceKind:
-        return self._engine.device_kind
-
-    @property
-    def notes(self) -> list[str]:
-        return self._engine.notes
-
-    @property
-    def dollars(self) -> float:
-        return self._engine.dollars
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield a result for each request; the engine is given those of which none is kept."""

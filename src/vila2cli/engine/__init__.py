@@ -27,8 +27,9 @@ from vila2cli.text.reasoning import Answer, answer_of
 
 FinishReason = Literal["stop", "length", "error"]
 DeviceKind = Literal["core", "gpu", "server"]
-Failure = Literal["", "request", "unanswered", "filtered"]
-"""Why there is no text: the request cannot be taken, no answer came, or one came and was withheld."""
+Failure = Literal["", "request", "unanswered", "filtered", "budget"]
+"""Why there is no text: the request cannot be taken, no answer came, one came and was withheld, or the budget
+is spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,31 +6,28 @@ shards of all judges; the one that finds the last of them judged writes summary.
 judges captions by round; its judge prompt is not published.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.fill import Part, annotate
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
+from vila2cli.ask.wrapping import LimitedEngine
 from vila2cli.errors import BudgetError, DataError, RecipeError
 from vila2cli.files import one_at_a_time
-from vila2cli.judging.asking import CUT
-from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
+from vila2cli.judging.judges import LAYER, MODEL, ORACLE, Judge, ModelJudge, Oracle
 from vila2cli.judging.pairing import Draw, draw_samples
-from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
+from vila2cli.judging.results import CUT
+from vila2cli.judging.summary import read_verdict_layer, summarise_judges
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
-from vila2cli.run.progress import Progress
 from vila2cli.run.splitting import count_undone, split
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import LayerWriter, Shard, ShardStats, ShardWriter, open_layer
+from vila2cli.shards import LayerWriter, Shard, ShardStats, open_layer
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.rejects import MAY_PASS, OVER_BUDGET
-from vila2cli.shards.sample import Annotation
-
-LAYER = "judge"
 
 
 def judge(
@@ -59,33 +56,34 @@ def judge(
     folder, worker = Path(out), worker or Worker()
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
     with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
-        content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
-        compared = {"layers": list(draw.layers), **content}
+        compared = {
+            "layers": list(draw.layers),
+            "captions": digest(draw.drawn),
+            "shards": draw.source.outline(),
+        }
         claim(folder, {"stage": "judge", "round": round, **compared}, recipe)
         answers = stack.enter_context(Answers(answers_path, worker)) if models else None
         with stop.at_once():
-            judges = [_open_judge(name, models, recipe, answers, stop) for name in recipe.judge.judges]
-        rows = []
-        for one in judges:
-            row = _Row(one, draw, folder / one.name, round, stop)
-            row.claim({"stage": "judge", "judge": one.name, "round": round, **one.protocol(), **compared})
-            rows.append(row)
-        mine = split(folder, {row.judge.name: draw.source.shards for row in rows}, worker)
+            judges = [_open_judge(name, models, recipe, draw, round) for name in recipe.judge.judges]
+        written = {judge.name: _open_layer(folder, judge, compared, round) for judge in judges}
+        mine = split(folder, dict.fromkeys(written, draw.source.shards), worker)
         with stop.at_once(), one_at_a_time(folder):  # nobody sums up what is about to be asked again
-            forgotten = [_forget_unanswered(row.folder, mine[row.judge.name]) for row in rows]
+            forgotten = [_forget_unanswered(layer.folder, mine[name]) for name, layer in written.items()]
             if any(forgotten):
                 (folder / "summary.json").unlink(missing_ok=True)
-        for row in rows:
-            row.judge_missing(mine[row.judge.name])
+        spent = [
+            _judge_missing(judge, written[judge.name], mine[judge.name], answers, stop) for judge in judges
+        ]
+        budget = next(filter(None, spent), "")
         with ExitStack() as held:
             with stop.at_once():
                 held.enter_context(one_at_a_time(folder))
             num_undone, num_shards = count_undone(folder)
             if num_undone:
-                return _unfinished(rows, num_shards - num_undone, num_shards)
-            summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
+                return _unfinished(budget, num_shards - num_undone, num_shards)
+            summary = _summary(recipe, draw, written) | _lineage(judges, draw, round)
             write_json(folder / "summary.json", summary)
-    _check_budget(rows, summary)
+    _check_budget(budget, summary)
     _check_judged(summary)
     return summary
 
@@ -126,62 +124,32 @@ def _models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeModelSet
 
 
 def _open_judge(
-    name: str, models: Mapping[str, JudgeModelSettings], recipe: Recipe, answers: Answers | None, stop: Stop
+    name: str, models: Mapping[str, JudgeModelSettings], recipe: Recipe, draw: Draw, round: int | None
 ) -> Judge:
-    if name == ORACLE:
-        return Oracle()
-    assert answers is not None, "there are answers where there are models"
-    return ModelJudge(name, models[name], recipe, answers, stop)
+    return ModelJudge(name, models[name], recipe, draw, round) if name in models else Oracle(name, draw, round)
 
 
-@dataclass(slots=True)
-class _Row:
-    """One judge and its verdict layer."""
+def _open_layer(folder: Path, judge: Judge, compared: Mapping[str, Any], round: int | None) -> LayerWriter:
+    """The verdict layer of a judge."""
+    own, source = folder / judge.name, judge.draw.source
+    inputs = {"stage": "judge", "judge": judge.name, "round": round, **judge.protocol(), **compared}
+    manifest = claim(own, inputs)
+    return open_layer(own, layer=LAYER, source=source, manifest={"digest": manifest.digest})
 
-    judge: Judge
-    draw: Draw
-    folder: Path
-    round: int | None
-    stop: Stop
-    _writer: LayerWriter | None = None
 
-    def claim(self, inputs: Mapping[str, Any]) -> None:
-        manifest = claim(self.folder, inputs)
-        self._writer = open_layer(
-            self.folder, layer=LAYER, source=self.draw.source, manifest={"digest": manifest.digest}
-        )
-
-    @property
-    def writer(self) -> LayerWriter:
-        assert self._writer is not None, "claimed first"
-        return self._writer
-
-    def judge_missing(self, shards: Sequence[Shard]) -> None:
-        """Write those of the shards that are not there yet, or hold pairs that no answer came to."""
-        with self.stop.at_once():
-            missing = self.writer.missing(shards)
-        total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
-        with Progress(f"judge {self.judge.name}", total, "samples", self.folder / "log.jsonl") as progress:
-            for shard in missing:
-                self.stop.check()
-                with self.writer.shard(shard) as writing:
-                    self._judge_shard(shard, writing, progress)
-
-    def _judge_shard(self, shard: Shard, writing: ShardWriter, progress: Progress) -> None:
-        contests = list(_contests(self.draw, shard, writing))
-        if not contests:
-            return
-        found = self.judge.judge(self.draw, shard, contests, writing, progress)
-        blank = self.judge.sign(Annotation(layer=LAYER, kind="verdict", round=self.round))
-        for contest in contests:
-            if (judged := found.get(contest.sample.key)) is not None:
-                scores = {"verdicts": [verdict.to_json() for verdict in judged.verdicts]}
-                more = {"captions": dict(judged.captions)} if judged.captions else {}
-                writing.annotate(contest.sample, replace(blank, scores={**scores, **more}))
-                progress.advance()
-
-    def verdicts(self) -> dict[tuple[str, str], SampleVerdicts]:
-        return read_verdict_layer(self.folder)
+def _judge_missing(
+    judge: Judge, layer: LayerWriter, shards: Sequence[Shard], answers: Answers | None, stop: Stop
+) -> str:
+    """Write those of the shards that are not there yet; returns what was said if a budget ended, else ""."""
+    with stop.at_once():
+        missing = layer.missing(shards)
+    limited = engine = None
+    if isinstance(judge, ModelJudge):
+        assert answers is not None, "there are answers where there are models"
+        limited = LimitedEngine(judge.asked.open(stop))
+        engine = judge.asked.keeping(limited, answers, judge.limits)
+    annotate(engine, [Part(layer, judge, missing)], title=f"judge {judge.name}", stop=stop, unit="samples")
+    return limited.spent if limited else ""
 
 
 def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
@@ -203,20 +171,9 @@ def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
     return num
 
 
-def _contests(draw: Draw, shard: Shard, writing: ShardWriter) -> Iterator[Contest]:
-    for sample in writing.samples():
-        captions = draw.captions_of(shard, sample)
-        if captions is None:
-            writing.skip(sample, "not-drawn")
-        elif not all(text.strip() for text in captions.values()):
-            writing.skip(sample, "no-caption")
-        else:
-            yield Contest(sample, captions)
-
-
-def _summary(recipe: Recipe, draw: Draw, rows: Sequence[_Row]) -> dict[str, Any]:
-    stats = {row.judge.name: row.writer.finish() for row in rows}
-    verdicts = {row.judge.name: row.verdicts() for row in rows}
+def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> dict[str, Any]:
+    stats = {name: layer.finish() for name, layer in layers.items()}
+    verdicts = {name: read_verdict_layer(layer.folder) for name, layer in layers.items()}
     figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
     judged_by_all = set.intersection(*(set(found) for found in verdicts.values()))
     return {
@@ -243,33 +200,29 @@ def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str
     protocol = {"judges": [one.name for one in judges], "layers": list(draw.layers)}
     if models:
         protocol |= models[0].protocol()
-    more = {one.name: {"model": one.model, **one.protocol()} for one in models} if len(models) > 1 else {}
+    more = {one.name: {"model": one.asked.name, **one.protocol()} for one in models} if len(models) > 1 else {}
     return {
-        "model": models[0].model if models else None,
+        "model": models[0].asked.name if models else None,
         "round": round,
         "protocol": protocol,
         **({"models": more} if more else {}),
     }
 
 
-def _unfinished(rows: Sequence[_Row], num_done: int, num_shards: int) -> dict[str, Any]:
+def _unfinished(budget: str, num_done: int, num_shards: int) -> dict[str, Any]:
     """How far all workers are; raises BudgetError when this one's budget is spent."""
-    if said := _spent(rows):
-        raise BudgetError(f"{said}; {num_done} of {num_shards} shards are judged, and some lack answers")
+    if budget:
+        raise BudgetError(f"{budget}; {num_done} of {num_shards} shards are judged, and some lack answers")
     return {"judged": False, "num_shards": num_shards, "num_shards_done": num_done}
 
 
-def _spent(rows: Sequence[_Row]) -> str:
-    """What was said when the budget of one of the models ended, if one did."""
-    return next((row.judge.spent for row in rows if isinstance(row.judge, ModelJudge) and row.judge.spent), "")
-
-
-def _check_budget(rows: Sequence[_Row], summary: Mapping[str, Any]) -> None:
+def _check_budget(budget: str, summary: Mapping[str, Any]) -> None:
     """Raise BudgetError when pairs were left for want of budget, now that the rest is written."""
     left = sum(found.get(OVER_BUDGET, 0) for found in summary["unjudged_reasons"].values())
     if left:
-        said = _spent(rows) or "the budget is spent"
-        raise BudgetError(f"{left} pairs were not judged, see unjudged in summary.json: {said}")
+        raise BudgetError(
+            f"{left} pairs were not judged, see unjudged in summary.json: {budget or 'the budget is spent'}"
+        )
 
 
 def _num_judged(summary: Mapping[str, Any]) -> int:
