@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vila2cli.ask.fill import Part, Task, Together, annotate
-from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept, server_inputs
+from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
 from vila2cli.ask.opening import engine_settings, open_layer_engine
 from vila2cli.engine import Engine, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
@@ -150,7 +150,8 @@ def _open(todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: E
     answers = held.enter_context(Answers(layers[0].folder / ANSWERS_FILE, worker))
     if len(answers):
         engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {layers[0].folder}")
-    return Kept(engine, answers, {**server_inputs(api), **first.recipe.data.limits()})
+    # Not the address: a server that moved is the same to a layer.
+    return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits()})
 
 
 def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:

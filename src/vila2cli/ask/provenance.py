@@ -7,7 +7,6 @@ from vila2cli.engine import Request, Result, dtype_of, identify
 from vila2cli.files import read_json
 from vila2cli.settings import ApiSettings, WritingSettings
 from vila2cli.shards.sample import Annotation
-from vila2cli.text.prompts import stable_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +33,6 @@ class Provenance:
             round=round,
             draw=_draw(model, settings.engine, sha256) if round is None else round,
             dtype=dtype_of(settings.engine, model, settings.dtype),
-        )
-
-    def vary(
-        self, request: Request, *parts: object, index: int = 0, temperature: float | None = None
-    ) -> Request:
-        """The `index`-th try of a request: its own seed from `parts`, and its own temperature where given."""
-        seed = stable_hash(*parts, *([index] if index else []))
-        return replace(
-            request, seed=seed, temperature=request.temperature if temperature is None else temperature
         )
 
     def sign(

@@ -1,6 +1,6 @@
 """Describing images: which prompt, how many captions, which one is kept (VILA^2 section 2.1)."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from vila2cli.captioning.attempts import (
     best_by_logprob,
     caption_counts,
     decision,
+    seeded,
     standard_of,
 )
 from vila2cli.engine import Request, Result
@@ -102,9 +103,10 @@ class Captioner:
         request = self._request(sample, images)
         echo = shortest_echo(self._template(sample), request.messages[0].text)
         check = partial(self._check, echo=echo)
-        first = [self._again(request, sample, index) for index in range(self.settings.n)]
-        attempts = yield from attempt(first, self._retries(request, sample), check)
-        out.count(**attempt_counts(attempts, len(first)))
+        parts = (LAYER, self._seed, self.provenance.draw, self.prompt_id(sample), sample.key)
+        tries = seeded(request, self.settings.n, self.settings.retry_temperatures, parts)
+        attempts = yield from attempt(*tries, check)
+        out.count(**attempt_counts(attempts, self.settings.n))
         good = [one for one in attempts if one.defect is None]
         if not good:
             self._fall_back(out, sample, attempts)
@@ -112,7 +114,7 @@ class Captioner:
         best, by, outcomes = yield from self._choose(good)
         more = {"judge": outcomes} if outcomes else {}
         self._write(out, sample, best, decision("model", by, attempts, best, **more))
-        out.count(kept_model=1, retried=int(attempts.index(best) >= len(first)), **{f"by_{by}": 1})
+        out.count(kept_model=1, retried=int(attempts.index(best) >= self.settings.n), **{f"by_{by}": 1})
 
     def _template(self, sample: Sample) -> str:
         return prompt_text(self.prompt_id(sample), self._own_prompts)
@@ -128,14 +130,6 @@ class Captioner:
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
         )
-
-    def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.draw, self.prompt_id(sample), sample.key)
-        return self.provenance.vary(request, *parts, index=index, temperature=temperature)
-
-    def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
-        for index, temperature in enumerate(self.settings.retry_temperatures, start=self.settings.n):
-            yield self._again(request, sample, index, temperature)
 
     def _check(self, result: Result, echo: str) -> tuple[CheckedCaption, str | None]:
         reached_limit = result.finish_reason == "length"
