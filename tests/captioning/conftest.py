@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.ask.fill import Task
-from vila2cli.captioning.provenance import Provenance
+from vila2cli.ask.provenance import Provenance
 from vila2cli.engine import Request, Result
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard

@@ -56,8 +56,8 @@ def test_scores_are_those_of_transformers(engine: Engine, random_vlm: Path, judg
     words = ("red", "star", "at the top left", "There is a large", "nothing like it")
     requests = [judge(i, " ".join(words[: 1 + i % 5]) + "!" * (i % 3), group=f"g{i // 10}") for i in range(40)]
     odd = [judge(90, ""), judge(91, "red " * 600), judge(92, "no picture", images=())]
-    ours = {score.id: score for score in open_engine("hf", random_vlm, SETTINGS).score(requests + odd)}
-    theirs = {score.id: score for score in engine.score(requests + odd)}
+    ours = {score.id: score for score in open_engine("hf", random_vlm, SETTINGS).generate(requests + odd)}
+    theirs = {score.id: score for score in engine.generate(requests + odd)}
     assert set(theirs) == set(ours)
     for key, score in theirs.items():
         assert score.error == ours[key].error

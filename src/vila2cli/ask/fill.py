@@ -9,7 +9,6 @@ be written in one pass, for which every image is read and decoded once.
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import os
 from collections import Counter, deque
@@ -17,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.feed import ahead
@@ -35,6 +34,10 @@ MAX_DECODED = 32
 """Samples prepared ahead of the engine's own window."""
 
 Made = TypeVar("Made")
+
+Together = Callable[[Sequence[Any]], None]
+"""Adds to what was prepared of up to BATCH samples of a shard at once, before they are talked about."""
+BATCH = 32
 
 Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
 """Yields requests to send together and is given their results in the same order; writes before it ends."""
@@ -65,7 +68,7 @@ class Part:
     shards: Sequence[Shard]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _OpenShard:
     """A shard of one layer with samples still talked about."""
 
@@ -95,11 +98,18 @@ class _Talk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A sample, and the shards of the layers whose tasks want it."""
+class _Read:
+    """A sample and the open shards of the layers whose tasks want it; without one, shards that end there."""
 
-    sample: Sample
     by: Sequence[_OpenShard]
+    sample: Sample | None = None
+
+    def prepare(self) -> Any:
+        """What the tasks need of the sample, which is the same for all of them."""
+        return None if self.sample is None else self.by[0].part.task.prepare(self.sample)
+
+
+_Prepared = tuple[_Read, Future[Any]]
 
 
 class Annotator:
@@ -117,14 +127,15 @@ class Annotator:
         stop: Stop,
         progress: Progress,
         max_reject_rate: float = 1.0,
+        together: Together | None = None,
     ) -> None:
-        self._engine, self._parts = engine, parts
+        self._engine, self._parts, self._together = engine, parts, together
         self._stop, self._progress = stop, progress
-        self._open: dict[str, list[_OpenShard]] = {}
+        self._open: list[_OpenShard] = []
         self._talks: dict[str, _Talk] = {}
         self._ready: deque[AnyRequest] = deque()
         self._figures: Counter[str] = Counter()
-        self._feed: Iterator[tuple[tuple[str, _Wanted | None], Future[Any]]] = iter(())
+        self._feed: Iterator[_Prepared] = iter(())
         self._num_left = math.inf
         self._writes = True
         self._num_notes = 0
@@ -172,40 +183,41 @@ class Annotator:
         """Read the shards and prepare their samples; of shards that are open in the end nothing stays."""
         self._bill = Bill(Meter(self._engine))
         self._show_notes()
-        prepared = ahead(self._prepare, self._read(), num_workers=NUM_DECODERS, window=MAX_DECODED)
+        prepared = ahead(_Read.prepare, self._read(), num_workers=NUM_DECODERS, window=MAX_DECODED)
         try:
-            with contextlib.closing(prepared) as self._feed:
+            with contextlib.closing(prepared):
+                self._feed = _in_batches(prepared, self._together) if self._together else prepared
                 yield
         finally:
-            for opened in itertools.chain(*self._open.values()):
+            for opened in self._open:
                 opened.writer.abort()
             self._open.clear()
 
     def _converse(self) -> None:
-        stream = _Stream(self._next_request)
-        for result in self._engine.generate(stream) if self._engine else map(_unasked, stream):
+        for result in self._engine.generate(self) if self._engine else map(_unasked, self):
             self._stop.check()
             self._take(result)
             self._show_notes()
 
-    def _next_request(self) -> AnyRequest | None:
-        """A request that is ready, else the first of one sample more; None where there is neither."""
-        while not self._ready:
-            if self._num_left <= 0 or (prepared := next(self._feed, None)) is None:
-                return None
-            (name, wanted), made = prepared
-            if wanted is None:
-                self._end_of(name)
-                continue
-            for opened in wanted.by:
-                self._begin(opened, wanted.sample, made)
-        return self._ready.popleft()
+    def __iter__(self) -> Self:
+        return self
 
-    def _end_of(self, name: str) -> None:
-        """Close a shard that was read to its end, in every layer that waits for no answer about it."""
-        for opened in self._open[name][:]:
-            opened.is_read = True
-            self._close_if_done(opened)
+    def __next__(self) -> AnyRequest:
+        """A request that is ready, else the first of one sample more.
+
+        It may run dry while answers are out and go on when they ask for more (see `Engine`); no generator can.
+        """
+        while not self._ready:
+            if self._num_left <= 0:
+                raise StopIteration
+            read, made = next(self._feed)
+            for opened in read.by:
+                if read.sample is None:
+                    opened.is_read = True
+                    self._close_if_done(opened)
+                else:
+                    self._begin(opened, read.sample, made)
+        return self._ready.popleft()
 
     def _begin(self, opened: _OpenShard, sample: Sample, made: Future[Any]) -> None:
         """Begin a talk about a sample, unless it cannot be prepared, or its layer was given up."""
@@ -223,8 +235,8 @@ class Annotator:
         opened.num_talks += 1
         self._go_on(_Talk(opened, sample.key, dialogue), None)
 
-    def _read(self) -> Iterator[tuple[str, _Wanted | None]]:
-        """The samples that a task wants, each with its shard's name; None at the end of a shard."""
+    def _read(self) -> Iterator[_Read]:
+        """The samples that a task wants, and the ends of the shards."""
         shards = {shard.name: shard for part in self._parts for shard in part.shards}
         for shard in shards.values():
             self._stop.check()
@@ -232,13 +244,13 @@ class Annotator:
             if not lacking:
                 continue
             opened = [_OpenShard(part, part.layer.shard(shard)) for part in lacking]
-            self._open[shard.name] = opened[:]
+            self._open += opened
             try:
                 for sample in self._stop.each(samples_of([one.writer for one in opened])):
                     wanting = [one for one in opened if one.part.task.wants(one.writer, sample)]
                     self._figures.update(read=1, wanted=int(bool(wanting)))
                     if wanting:
-                        yield shard.name, _Wanted(sample, wanting)
+                        yield _Read(wanting, sample)
                     if len(wanting) < len(opened):
                         self._progress.advance(len(opened) - len(wanting))
                 self._unreadable.succeed()
@@ -247,14 +259,9 @@ class Annotator:
                 for one in opened:
                     one.is_broken = True
                 self._unreadable.fail(error)
-            yield shard.name, None
+            yield _Read(opened)
             if self._unreadable.are_too_many:
                 return
-
-    def _prepare(self, read: tuple[str, _Wanted | None]) -> Any:
-        """What the tasks need of a sample, which is the same for all of them."""
-        wanted = read[1]
-        return None if wanted is None else wanted.by[0].part.task.prepare(wanted.sample)
 
     def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
         """Hand a dialogue its results and queue what it asks next; None starts it."""
@@ -290,7 +297,7 @@ class Annotator:
         if self._has_failed(part) or (why := self.failures.count(part.layer.layer, error)) is None:
             return
         self._progress.note(f"{part.layer.layer}: {why}; going on with the others")
-        for opened in itertools.chain(*self._open.values()):
+        for opened in self._open:
             opened.is_broken |= opened.part is part
 
     def _has_failed(self, part: Part) -> bool:
@@ -314,7 +321,7 @@ class Annotator:
         if not opened.is_read or opened.num_talks:
             return
         writer, layer = opened.writer, opened.part.layer.layer
-        self._open[writer.name].remove(opened)
+        self._open.remove(opened)
         if opened.is_broken or not self._writes:
             writer.abort()
             return
@@ -339,7 +346,9 @@ def annotate(
     title: str,
     stop: Stop,
     max_reject_rate: float = 1.0,
+    together: Together | None = None,
     unit: str = "images",
+    note: str = "",
     log_path: Path | None = None,
 ) -> None:
     """Fill layers in one pass, showing how far it is, and log it in each layer or in `log_path`.
@@ -355,26 +364,23 @@ def annotate(
         log_path or [part.layer.folder / "log.jsonl" for part in parts],
         is_estimate=not all(is_exact for _, is_exact in counts),
     ) as progress:
-        Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
+        if note:
+            progress.note(note)
+        Annotator(
+            engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
+        ).run()
+
+
+def _in_batches(feed: Iterator[_Prepared], together: Together) -> Iterator[_Prepared]:
+    """The same samples, after what was prepared of them went through `together` in batches of one shard."""
+    batch: list[_Prepared] = []
+    for prepared in feed:
+        batch.append(prepared)
+        if prepared[0].sample is None or len(batch) == BATCH:
+            together([made.result() for read, made in batch if read.sample is not None])
+            yield from batch
+            batch = []
 
 
 def _unasked(request: AnyRequest) -> Result:
     raise AssertionError(f"{request.id!r} needs an engine, and none was opened")
-
-
-class _Stream:
-    """Requests for the engine, as long as there are any.
-
-    It may run dry while answers are out and go on when they ask for more (see `Engine`), as no generator can.
-    """
-
-    def __init__(self, next_request: Callable[[], AnyRequest | None]) -> None:
-        self._next_request = next_request
-
-    def __iter__(self) -> Iterator[AnyRequest]:
-        return self
-
-    def __next__(self) -> AnyRequest:
-        if (request := self._next_request()) is None:
-            raise StopIteration
-        return request

@@ -1,6 +1,6 @@
 """Answers that were paid for, kept in a file so that none is paid for twice.
 
-Each line is one answer under the digest of everything that decides it: the model, the pictures, the messages,
+Each line is one answer under the digest of everything that decides it: the model, the images, the messages,
 and how it was to be answered. Lines are appended as answers come in, so what a crash leaves is everything but
 the answers still on their way. Workers append to a file each, beside the one of a lone process, and know
 what is in all of them.
@@ -134,7 +134,7 @@ class Kept(Wrapper):
     """An engine that asks another one only for what is not kept, and for equal requests once.
 
     `how` is what decides answers beside the model and what a request says: the server's settings, the limits
-    for images. An answer is kept before it is yielded; several engines may share `answers`.
+    under which images were decoded. Answers are kept before they are yielded; several engines may share them.
     """
 
     def __init__(self, engine: Engine, answers: Answers, how: Mapping[str, Any]) -> None:
@@ -178,8 +178,8 @@ class Kept(Wrapper):
 class _Lacking:
     """The requests of which no answer is kept, each of equal ones once, with its key as its id.
 
-    It runs dry, to go on later (see `Engine`), when many answers that are kept wait to be handed on. `asked`
-    are the ids of the requests behind a key.
+    It runs dry, to go on later (see `Engine`), when many kept answers wait to be handed on. `asked` are the
+    ids of the requests behind a key.
     """
 
     def __init__(self, kept: Kept, requests: Iterator[AnyRequest]) -> None:

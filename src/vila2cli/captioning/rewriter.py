@@ -1,13 +1,20 @@
 """Merging alt-text and recaption with a language model, guarded against invention (POINTS section 3.1)."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.ask.images import passed_filter
-from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
-from vila2cli.captioning.provenance import Provenance, standard_of
+from vila2cli.ask.provenance import Provenance
+from vila2cli.captioning.attempts import (
+    Attempt,
+    attempt,
+    attempt_counts,
+    caption_counts,
+    decision,
+    seeded,
+    standard_of,
+)
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import Recipe
@@ -79,8 +86,9 @@ class Rewriter:
         request = self._request(original, recaption)
         echo = shortest_echo(self._template, request.messages[0].text)
         check = partial(self._check, sources=(original, recaption), echo=echo)
-        first = self._again(request, sample, 0)
-        attempts = yield from attempt([first], self._retries(request, sample), check)
+        parts = (LAYER, self._seed, self.provenance.draw, self.settings.prompt, sample.key)
+        tries = seeded(request, 1, self.settings.retry_temperatures, parts)
+        attempts = yield from attempt(*tries, check)
         out.count(**attempt_counts(attempts, 1))
         best = next((one for one in attempts if one.defect is None), None)
         if best is not None:
@@ -100,14 +108,6 @@ class Rewriter:
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
         )
-
-    def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.draw, self.settings.prompt, sample.key)
-        return self.provenance.vary(request, *parts, index=index, temperature=temperature)
-
-    def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
-        for index, temperature in enumerate(self.settings.retry_temperatures, start=1):
-            yield self._again(request, sample, index, temperature)
 
     def _check(self, result: Result, sources: tuple[str, str], echo: str) -> tuple[CheckedCaption, str | None]:
         caption = check_caption(
@@ -137,5 +137,6 @@ class Rewriter:
             prompt_id=self.settings.prompt,
             prompt_sha256=self._prompt_sha256,
         )
-        out.annotate(sample, self.provenance.sign(annotation, best))
+        asked = (best.request, best.result) if best else ()
+        out.annotate(sample, self.provenance.sign(annotation, *asked))
         out.count(**caption_counts(text, sample.text, best), **{f"kept_{source}": 1})

@@ -7,17 +7,16 @@ from typing import Any
 
 from vila2cli.errors import RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
-from vila2cli.filtering.job import Job
+from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.selection import Cut
 from vila2cli.run.cost import cost_of, three_digits
-from vila2cli.run.folder import write_json
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import LayerWriter, folder_figures, folder_stats
 from vila2cli.text.compose import FILTER
 
 
-def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
+def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
     """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
     stats = folder_stats(folder, job.names)
     scored = folder_figures(job.scores_dir, job.names)
@@ -44,7 +43,7 @@ def _without_num(held_out: HeldOut) -> dict[str, int]:
     return {name.removeprefix("num_"): value for name, value in dataclasses.asdict(held_out).items()}
 
 
-def _who(job: Job) -> dict[str, Any]:
+def _who(job: FilterJob) -> dict[str, Any]:
     model, model_sha256 = job.provenance or job.similarity or (None, None)
     return {
         "round": job.round,
@@ -54,26 +53,18 @@ def _who(job: Job) -> dict[str, Any]:
     }
 
 
-def sum_up_scores(job: Job, layer: LayerWriter) -> int:
-    """Gather the rejects of the shards scored so far, by all workers, and write their summary.json.
-
-    Returns how many shards those are.
-    """
-    layer.finish()
-    with layer.alone():
-        stats, figures = folder_stats(layer.folder, job.names), folder_figures(layer.folder, job.names)
-        num_done = len(layer.done() & set(job.names))
-        summary = {
-            "stage": SCORES_LAYER,
-            **_who(job),
-            "num_shards_done": num_done,
-            **stats.to_json(),
-            "reject_rate": stats.reject_rate,
-            "images": int(figures["answered"]),
-            "cost": cost_of(job.recipe.cost, figures).to_json(),
-        }
-        write_json(layer.folder / "summary.json", summary)
-    return num_done
+def summarise_scores(job: FilterJob, layer: LayerWriter) -> dict[str, Any]:
+    """What summary.json of the scores holds: counts and cost of the shards scored so far, by all workers."""
+    stats, figures = folder_stats(layer.folder, job.names), folder_figures(layer.folder, job.names)
+    return {
+        "stage": SCORES_LAYER,
+        **_who(job),
+        "num_shards_done": len(layer.done() & set(job.names)),
+        **stats.to_json(),
+        "reject_rate": stats.reject_rate,
+        "images": int(figures["answered"]),
+        "cost": cost_of(job.recipe.cost, figures).to_json(),
+    }
 
 
 def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:

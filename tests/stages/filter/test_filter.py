@@ -85,7 +85,7 @@ def test_the_score_is_the_perplexity_of_the_caption_under_image_and_prompt(
                 images=images,
                 text=words(number).decode(),
             )
-            (result,) = engine.score([request])
+            (result,) = engine.generate([request])
             logprobs = result.token_logprobs
             assert one.scores[name] == pytest.approx(math.exp(-sum(logprobs) / len(logprobs)), rel=1e-4)
             assert one.num_tokens == one.scores["num_tokens"] == len(logprobs)
