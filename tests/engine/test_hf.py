@@ -268,7 +268,7 @@ def test_a_machine_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask, ju
     }
     assert engine.notes == ["batch size 8 (as set)", "out of main memory: batch size reduced to 2"]
     scorer = SmallMachine("m", random_vlm, EngineSettings(batch_size=8))
-    scores = list(scorer.score(judge(i, "a red star") for i in range(9)))
+    scores = list(scorer.generate(judge(i, "a red star") for i in range(9)))
     assert all(score.token_logprobs for score in scores)
     reduced = [f"out of main memory: batch size reduced to {size}" for size in (4, 2)]
     assert scorer.notes == ["batch size 8, fewer where their logits are above 1 GiB", *reduced]

@@ -16,11 +16,12 @@ from vila2cli.ask.opening import engine_settings, open_layer_engine
 from vila2cli.engine import Engine, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
+from vila2cli.run.cost import cost_of
 from vila2cli.run.folder import Worker, claim, lock, select, write_json
 from vila2cli.run.stopping import Stop, interruptible
-from vila2cli.settings import FilterSettings, WritingSettings
+from vila2cli.settings import CostSettings, FilterSettings, WritingSettings
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import LayerWriter, Source, open_layer
+from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
 
 Summary = TypeVar("Summary")
 
@@ -163,3 +164,17 @@ def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:
         if layer.done() >= {shard.name for shard in job.source.shards}:
             Answers(layer.folder / ANSWERS_FILE).remove()
     return summary
+
+
+def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:
+    """What a summary.json says of the complete shards, by all workers: samples in and out, and cost."""
+    names = [shard.name for shard in layer.source.shards]
+    stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
+    return {
+        "num_shards": len(names),
+        "num_shards_done": len(layer.done() & set(names)),
+        **stats.to_json(),
+        "reject_rate": stats.reject_rate,
+        "images": int(figures["answered"]),
+        "cost": cost_of(cost, figures).to_json(),
+    }

@@ -111,23 +111,28 @@ class Answers:
 
     def _read(self, path: Path) -> None:
         """Take in what is new in a file, and cut off a last line of our own that a crash left unfinished."""
+        start = self._ends.get(path, 0)
         with path.open("rb") as file:
-            file.seek(start := self._ends.get(path, 0))
-            data = file.read()
-        whole = data.rfind(b"\n") + 1
-        for number, line in enumerate(data[:whole].splitlines(keepends=True), 1):
-            try:
-                self._places[_result(json.loads(line)).id] = path, start
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise DataError(
-                    f"{path}:{number} is no answer ({error}); remove the line, or the file to ask again"
-                ) from None
-            start += len(line)
+            file.seek(start)
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    self._cut_off(path, start, line)
+                    break
+                try:
+                    self._places[_result(json.loads(line)).id] = path, start
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    raise DataError(
+                        f"{path}:{number} is no answer ({error}); remove the line, or the file to ask again"
+                    ) from None
+                start += len(line)
         self._ends[path] = start
-        if whole < len(data) and path == self._path and self._file is None:
-            if not data[whole:].startswith(_LINE[: len(data) - whole]):
-                raise DataError(f"{path}: what it ends in is no answer; name another file for them")
-            os.truncate(path, whole)
+
+    def _cut_off(self, path: Path, start: int, rest: bytes) -> None:
+        if path != self._path or self._file is not None:
+            return  # of a worker that goes on writing
+        if not rest.startswith(_LINE[: len(rest)]):
+            raise DataError(f"{path}: what it ends in is no answer; name another file for them")
+        os.truncate(path, start)
 
 
 class Kept(Wrapper):

@@ -8,11 +8,10 @@ from typing import Any
 from vila2cli.errors import RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import FilterJob
-from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.selection import Cut
 from vila2cli.run.cost import cost_of, three_digits
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import LayerWriter, folder_figures, folder_stats
+from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.text.compose import FILTER
 
 
@@ -23,7 +22,7 @@ def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldO
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
     return {
         "stage": FILTER,
-        **_who(job),
+        **who(job),
         "in": stats.num_in,
         "out": stats.num_out,
         "dropped": dict(stats.dropped),
@@ -43,27 +42,14 @@ def _without_num(held_out: HeldOut) -> dict[str, int]:
     return {name.removeprefix("num_"): value for name, value in dataclasses.asdict(held_out).items()}
 
 
-def _who(job: FilterJob) -> dict[str, Any]:
+def who(job: FilterJob) -> dict[str, Any]:
+    """What a summary says of who scored."""
     model, model_sha256 = job.provenance or job.similarity or (None, None)
     return {
         "round": job.round,
         "model": model,
         "model_sha256": model_sha256,
         "num_shards": len(job.source.shards),
-    }
-
-
-def summarise_scores(job: FilterJob, layer: LayerWriter) -> dict[str, Any]:
-    """What summary.json of the scores holds: counts and cost of the shards scored so far, by all workers."""
-    stats, figures = folder_stats(layer.folder, job.names), folder_figures(layer.folder, job.names)
-    return {
-        "stage": SCORES_LAYER,
-        **_who(job),
-        "num_shards_done": len(layer.done() & set(job.names)),
-        **stats.to_json(),
-        "reject_rate": stats.reject_rate,
-        "images": int(figures["answered"]),
-        "cost": cost_of(job.recipe.cost, figures).to_json(),
     }
 
 

@@ -9,11 +9,10 @@ compared anew.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vila2cli.ask.job import Job, write_layers
+from vila2cli.ask.job import Job, counts_of, write_layers
 from vila2cli.engine import identify
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.job import FilterJob, control_dir
@@ -22,7 +21,7 @@ from vila2cli.filtering.measure import Measure
 from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scorer, Similarity
-from vila2cli.filtering.summary import check_budget, summarise_scores
+from vila2cli.filtering.summary import check_budget, who
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.run.folder import Worker, lock, read_manifest
 from vila2cli.run.stopping import interruptible
@@ -198,7 +197,7 @@ def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
         settings=settings,
         make_task=lambda engine: Scorer(measure, settings.scores, _blank(job, engine), prompt),
         together=None if job.similarity is None else Similarity(settings.similarity_model),
-        summarise=partial(summarise_scores, job),
+        summarise=lambda layer: {"stage": SCORES_LAYER, **who(job), **counts_of(layer, recipe.cost)},
         to_json=dict,
         problem=lambda summary: None,
         title=FILTER,

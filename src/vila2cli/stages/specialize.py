@@ -10,21 +10,17 @@ from PIL import Image
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.ask.images import decode_images, has_one_image, passed_filter
-from vila2cli.ask.job import Job, write_layers
+from vila2cli.ask.job import Job, counts_of, write_layers
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
-from vila2cli.run.cost import cost_of
 from vila2cli.run.folder import Worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
     LayerWriter,
-    ShardStats,
     ShardWriter,
     Source,
-    folder_figures,
-    folder_stats,
     open_source,
 )
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
@@ -133,27 +129,17 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
 
 
 def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> dict[str, Any]:
-    """What summary.json holds of the shards that are done, by all workers."""
-    names = [shard.name for shard in layer.source.shards]
-    stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
+    """What summary.json holds; `yield` is the share of the images asked about whose answer is kept."""
+    counts = counts_of(layer, recipe.cost)
+    num_asked = counts["in"] - counts["dropped"].get("not-selected", 0)
     return {
         "stage": "relabel",
         "specialist": answering.name,
         "model": answering.model,
-        "num_shards": len(names),
-        "num_shards_done": len(layer.done() & set(names)),
-        **stats.to_json(),
-        **_yield(stats),
-        "reject_rate": stats.reject_rate,
-        "images": int(figures["answered"]),
-        "cost": cost_of(recipe.cost, figures).to_json(),
+        **counts,
+        "asked": num_asked,
+        "yield": counts["out"] / num_asked if num_asked else 0.0,
     }
-
-
-def _yield(stats: ShardStats) -> dict[str, float]:
-    """How many images were asked about, and the share of them that got an answer which is kept."""
-    num_asked = stats.num_in - stats.dropped.get("not-selected", 0)
-    return {"asked": num_asked, "yield": stats.num_out / num_asked if num_asked else 0.0}
 
 
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
