@@ -99,7 +99,7 @@ def run(server: Server, task: Path, out: Path, *sets: str) -> dict[str, Any]:
         "api.logprobs=false",
         "api.retries=3",
     )
-    return evaluate(load_recipe(None, [*settings, *sets]), model="m", tasks=[task], out=out)
+    return evaluate(load_recipe(None, [*settings, *sets]), model="m", tasks=[task], out=out).to_json()
 
 
 def test_a_server_is_asked_each_question_once_with_its_picture(start: Any, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from vila2cli.files import one_at_a_time
 from vila2cli.judging.judges import LAYER, MODEL, ORACLE, Judge, ModelJudge, Oracle
 from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.results import CUT
-from vila2cli.judging.summary import read_verdict_layer, summarise_judges
+from vila2cli.judging.summary import Judgements, read_verdict_layer, summarise_judges
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
-from vila2cli.run.splitting import count_undone, split
+from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.settings.recipe import Recipe
@@ -40,13 +40,13 @@ def judge(
     base: str | None = None,
     round: int | None = None,
     worker: Worker | None = None,
-) -> dict[str, Any]:
-    """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and return what summary.json holds.
+) -> Judgements | Unfinished:
+    """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and write summary.json.
 
     A win is one of the later layer over the earlier one. The judge "model" asks `model`, others the
     models of [judges.NAME]; "oracle" counts facts where samples have a scene. Each writes the layer
     `out`/NAME. A worker judges its part of the shards; while others have theirs to do, what is returned
-    says how far all are ("judged" is false). Complete shards are not judged again, but for pairs that no
+    says how far all are. Complete shards are not judged again, but for pairs that no
     answer came to, and no question is asked again that was answered. Raises RecipeError for settings that
     do not fit, DataError for layers that do not belong together, and once all is written BudgetError when
     pairs were left for want of budget and DataError when no judge could judge any sample.
@@ -78,14 +78,14 @@ def judge(
         with ExitStack() as held:
             with stop.at_once():
                 held.enter_context(one_at_a_time(folder))
-            num_undone, num_shards = count_undone(folder)
-            if num_undone:
-                return _unfinished(budget, num_shards - num_undone, num_shards)
+            if (progress := unfinished(folder, "judged")) is not None:
+                _check_finished(budget, progress)
+                return progress
             summary = _summary(recipe, draw, written) | _lineage(judges, draw, round)
             write_json(folder / "summary.json", summary)
     _check_budget(budget, summary)
     _check_judged(summary)
-    return summary
+    return Judgements.of(summary)
 
 
 def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
@@ -209,11 +209,13 @@ def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str
     }
 
 
-def _unfinished(budget: str, num_done: int, num_shards: int) -> dict[str, Any]:
-    """How far all workers are; raises BudgetError when this one's budget is spent."""
+def _check_finished(budget: str, progress: Unfinished) -> None:
+    """Raise BudgetError when this worker's budget is spent, while others have shards to judge."""
     if budget:
-        raise BudgetError(f"{budget}; {num_done} of {num_shards} shards are judged, and some lack answers")
-    return {"judged": False, "num_shards": num_shards, "num_shards_done": num_done}
+        raise BudgetError(
+            f"{budget}; {progress.num_shards_done} of {progress.num_shards} shards are judged, and some lack "
+            "answers"
+        )
 
 
 def _check_budget(budget: str, summary: Mapping[str, Any]) -> None:
