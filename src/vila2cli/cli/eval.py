@@ -13,6 +13,7 @@ from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
 from vila2cli.run.folder import parse_worker
+from vila2cli.run.results import as_json
 
 if TYPE_CHECKING:
     from vila2cli.evaluation.comparing import Change
@@ -78,10 +79,10 @@ def evaluate(
     summary = run_stage(
         settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
     )
-    if summary.get("scored", True):
-        print_summary(plan, summary)
+    if as_json(summary).get("scored", True):
+        print_summary(plan, as_json(summary))
     else:
-        print_progress(plan, summary, "answered", "metrics.json is written when all are")
+        print_progress(plan, as_json(summary), "answered", "metrics.json is written when all are")
 
 
 def _is_measured_anew(folder: Path, box_frame: str) -> bool:

@@ -1,8 +1,10 @@
 """Who judges: the world's oracle, and models that are asked. Both are tasks of the ask loop."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -167,3 +169,40 @@ def asked_judge(settings: JudgeModelSettings, max_new_tokens: int) -> AskedModel
     """The model of a judge, of which what one question costs must not end the others."""
     engine = EngineSettings(dtype=settings.dtype, api=settings.api, fails_alone=True)
     return AskedModel.of(settings.model, settings.engine, engine, max_new_tokens=max_new_tokens)
+
+
+def judging_models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeModelSettings]:
+    """The models that judge, by name; raises RecipeError for a judge that nobody is."""
+    models = {}
+    for name in recipe.judge.judges:
+        if name == ORACLE:
+            continue
+        if name == MODEL and model is not None:
+            settings = recipe.judge
+            models[name] = JudgeModelSettings(
+                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
+            )
+        elif name == MODEL:
+            raise RecipeError(
+                'the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]'
+            )
+        elif name in recipe.judges:
+            models[name] = recipe.judges[name]
+        else:
+            known = ", ".join([ORACLE, MODEL, *recipe.judges])
+            raise RecipeError(
+                f"judge.judges names {name!r}, which is no judge; known are {known}, or add [judges.{name}]"
+            )
+    if len(set(recipe.judge.judges)) < len(recipe.judge.judges):
+        raise RecipeError(f"judge.judges names a judge twice: {list(recipe.judge.judges)}")
+    return models
+
+
+def open_judges(
+    recipe: Recipe, models: Mapping[str, JudgeModelSettings], draw: Draw, round: int | None
+) -> list[Judge]:
+    """The judges of a recipe, of which those in `models` are asked; no model is loaded yet."""
+    return [
+        ModelJudge(name, models[name], recipe, draw, round) if name in models else Oracle(name, draw, round)
+        for name in recipe.judge.judges
+    ]

@@ -15,13 +15,14 @@ from vila2cli.ask.fill import Part, annotate
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
+from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.questions import Questions
 from vila2cli.evaluation.repair import Earlier, reopen
 from vila2cli.evaluation.subject import Subject
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.run.folder import Worker, claim, lock, write_json
-from vila2cli.run.splitting import count_undone, split
+from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
@@ -37,11 +38,11 @@ def evaluate(
     tasks: Sequence[str | Path] = (),
     round: int | None = None,
     worker: Worker | None = None,
-) -> dict[str, Any]:
-    """Score `model` on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
+) -> Metrics | Unfinished:
+    """Score `model` on tasks (default: `eval.tasks` of the recipe) and write metrics.json.
 
     A worker asks its part of the shards; while others have theirs to do, what is returned says how far
-    all are ("scored" is false). Shards that are complete are not asked again, but for questions that a
+    all are. Shards that are complete are not asked again, but for questions that a
     server left unanswered.
     Answers of a server are kept as they come, so that none is paid for twice whatever ends an eval.
     Raises DataError for tasks that cannot be read, RecipeError when `out` was made with other inputs or a task
@@ -74,15 +75,14 @@ def evaluate(
         with ExitStack() as stack:
             with stop.at_once():
                 stack.enter_context(one_at_a_time(folder))
-            num_undone, num_shards = count_undone(folder)
-            if num_undone:
-                return {"scored": False, "num_shards": num_shards, "num_shards_done": num_shards - num_undone}
+            if (progress := unfinished(folder, "scored")) is not None:
+                return progress
             if _changed(written) not in (known, None):  # another worker was last, too, and quicker
-                return read_json(written)
+                return Metrics.of(read_json(written))
             answers.refresh()
             metrics = _metrics(subject, folder, chosen, layers, answers, stop)
             write_json(written, metrics)
-    return metrics
+    return Metrics.of(metrics)
 
 
 def _changed(path: Path) -> int | None:

@@ -14,16 +14,15 @@ from typing import Any
 from vila2cli.ask.fill import Part, annotate
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
 from vila2cli.ask.wrapping import LimitedEngine
-from vila2cli.errors import BudgetError, DataError, RecipeError
+from vila2cli.errors import BudgetError, DataError
 from vila2cli.files import one_at_a_time
-from vila2cli.judging.judges import LAYER, MODEL, ORACLE, Judge, ModelJudge, Oracle
+from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, open_judges
 from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.results import CUT
-from vila2cli.judging.summary import read_verdict_layer, summarise_judges
+from vila2cli.judging.summary import Judgements, read_verdict_layer, summarise_judges
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
-from vila2cli.run.splitting import count_undone, split
+from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
-from vila2cli.settings import JudgeModelSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, open_layer
 from vila2cli.shards.annotations import read_annotation_tar
@@ -40,18 +39,18 @@ def judge(
     base: str | None = None,
     round: int | None = None,
     worker: Worker | None = None,
-) -> dict[str, Any]:
-    """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and return what summary.json holds.
+) -> Judgements | Unfinished:
+    """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and write summary.json.
 
     A win is one of the later layer over the earlier one. The judge "model" asks `model`, others the
     models of [judges.NAME]; "oracle" counts facts where samples have a scene. Each writes the layer
     `out`/NAME. A worker judges its part of the shards; while others have theirs to do, what is returned
-    says how far all are ("judged" is false). Complete shards are not judged again, but for pairs that no
+    says how far all are. Complete shards are not judged again, but for pairs that no
     answer came to, and no question is asked again that was answered. Raises RecipeError for settings that
     do not fit, DataError for layers that do not belong together, and once all is written BudgetError when
     pairs were left for want of budget and DataError when no judge could judge any sample.
     """
-    models = _models(recipe, model)
+    models = judging_models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder, worker = Path(out), worker or Worker()
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
@@ -64,7 +63,7 @@ def judge(
         claim(folder, {"stage": "judge", "round": round, **compared}, recipe)
         answers = stack.enter_context(Answers(answers_path, worker)) if models else None
         with stop.at_once():
-            judges = [_open_judge(name, models, recipe, draw, round) for name in recipe.judge.judges]
+            judges = open_judges(recipe, models, draw, round)
         written = {judge.name: _open_layer(folder, judge, compared, round) for judge in judges}
         mine = split(folder, dict.fromkeys(written, draw.source.shards), worker)
         with stop.at_once(), one_at_a_time(folder):  # nobody sums up what is about to be asked again
@@ -78,14 +77,14 @@ def judge(
         with ExitStack() as held:
             with stop.at_once():
                 held.enter_context(one_at_a_time(folder))
-            num_undone, num_shards = count_undone(folder)
-            if num_undone:
-                return _unfinished(budget, num_shards - num_undone, num_shards)
+            if (progress := unfinished(folder, "judged")) is not None:
+                _check_finished(budget, progress)
+                return progress
             summary = _summary(recipe, draw, written) | _lineage(judges, draw, round)
             write_json(folder / "summary.json", summary)
     _check_budget(budget, summary)
     _check_judged(summary)
-    return summary
+    return Judgements.of(summary)
 
 
 def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
@@ -94,39 +93,6 @@ def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
         return False
     words = {word for found in summary.get("unjudged_reasons", {}).values() for word in found}
     return set(recipe.judge.judges) <= set(summary.get("judges", ())) and not words & set(MAY_PASS)
-
-
-def _models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeModelSettings]:
-    """The models that judge, by name; raises RecipeError for a judge that nobody is."""
-    found = {}
-    for name in recipe.judge.judges:
-        if name == ORACLE:
-            continue
-        if name == MODEL and model is not None:
-            settings = recipe.judge
-            found[name] = JudgeModelSettings(
-                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
-            )
-        elif name == MODEL:
-            raise RecipeError(
-                'the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]'
-            )
-        elif name in recipe.judges:
-            found[name] = recipe.judges[name]
-        else:
-            known = ", ".join([ORACLE, MODEL, *recipe.judges])
-            raise RecipeError(
-                f"judge.judges names {name!r}, which is no judge; known are {known}, or add [judges.{name}]"
-            )
-    if len(set(recipe.judge.judges)) < len(recipe.judge.judges):
-        raise RecipeError(f"judge.judges names a judge twice: {list(recipe.judge.judges)}")
-    return found
-
-
-def _open_judge(
-    name: str, models: Mapping[str, JudgeModelSettings], recipe: Recipe, draw: Draw, round: int | None
-) -> Judge:
-    return ModelJudge(name, models[name], recipe, draw, round) if name in models else Oracle(name, draw, round)
 
 
 def _open_layer(folder: Path, judge: Judge, compared: Mapping[str, Any], round: int | None) -> LayerWriter:
@@ -209,11 +175,13 @@ def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str
     }
 
 
-def _unfinished(budget: str, num_done: int, num_shards: int) -> dict[str, Any]:
-    """How far all workers are; raises BudgetError when this one's budget is spent."""
+def _check_finished(budget: str, progress: Unfinished) -> None:
+    """Raise BudgetError when this worker's budget is spent, while others have shards to judge."""
     if budget:
-        raise BudgetError(f"{budget}; {num_done} of {num_shards} shards are judged, and some lack answers")
-    return {"judged": False, "num_shards": num_shards, "num_shards_done": num_done}
+        raise BudgetError(
+            f"{budget}; {progress.num_shards_done} of {progress.num_shards} shards are judged, and some lack "
+            "answers"
+        )
 
 
 def _check_budget(budget: str, summary: Mapping[str, Any]) -> None:
