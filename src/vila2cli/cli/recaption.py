@@ -1,5 +1,7 @@
 """`vila2 recaption`: describe images, or rewrite what is said about them, or say what that will cost."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -75,26 +77,34 @@ def recaption(
         _run(plan, rewrite=rewrite, merge=merge, dry_run=dry_run)
 
 
-def _to_job(plan: Plan, *, rewrite: bool) -> Any:
-    """What is to be written, or to be estimated."""
-    from vila2cli.stages.recaption import to_job
-
-    return to_job(plan.recipe, plan.shards, plan.model or "", plan.round_number, plan.base, rewrite=rewrite)
-
-
 def _estimate(plan: Plan, *, rewrite: bool) -> None:
-    from vila2cli.ask.estimate import estimate
+    from vila2cli.stages.recaption import estimate
 
-    costs = estimate(_to_job(plan, rewrite=rewrite))
+    costs = estimate(
+        plan.recipe,
+        shards=list(plan.shards),
+        model=plan.model or "",
+        round=plan.round_number,
+        base=plan.base,
+        rewrite=rewrite,
+    )
     say(f"{plan.title}: estimate, nothing is written")
     for line in costs.lines():
         say(f"  {line}")
 
 
+def _inputs(plan: Plan, *, rewrite: bool) -> Mapping[str, Any]:
+    """What the stage would say that its layer was made from."""
+    from vila2cli.stages.recaption import to_job
+
+    model = plan.model or ""
+    return to_job(plan.recipe, plan.shards, model, plan.round_number, plan.base, rewrite=rewrite).inputs
+
+
 def _run(plan: Plan, *, rewrite: bool, merge: bool, dry_run: bool) -> None:
     if merge and plan.worker.count > 1:
         raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
-    if not ready(plan, dry_run=dry_run, redo=merge, inputs=lambda: _to_job(plan, rewrite=rewrite).inputs):
+    if not ready(plan, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plan, rewrite=rewrite)):
         return
     from vila2cli.stages.recaption import recaption
 

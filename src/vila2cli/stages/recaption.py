@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.estimate import Estimate
+from vila2cli.ask.estimate import estimate as estimate_job
 from vila2cli.ask.fill import Task
 from vila2cli.ask.job import Job, write_layers
 from vila2cli.ask.provenance import Provenance
@@ -41,6 +43,19 @@ def recaption(
     """
     job = to_job(recipe, shards, str(model), round, base, rewrite=rewrite)
     return write_layers([(job, Path(out))], worker)[0]
+
+
+def estimate(
+    recipe: Recipe,
+    *,
+    shards: Sequence[str],
+    model: str | Path,
+    round: int | None,
+    base: str | None = None,
+    rewrite: bool = False,
+) -> Estimate:
+    """What `recaption` will cost, from the first 64 samples; nothing is written."""
+    return estimate_job(to_job(recipe, shards, str(model), round, base, rewrite=rewrite))
 
 
 def check_settings(recipe: Recipe, *, rewrite: bool) -> None:
