@@ -84,9 +84,9 @@ def write_pictures(folder: Path, num_shards: int, per_shard: int) -> None:
         with TarWriter(folder / f"{shard:06d}.tar") as tar:
             for number in range(shard * per_shard, (shard + 1) * per_shard):
                 stream = io.BytesIO()
-                Image.new("RGB", (224, 224), (number % 256, number // 256, 90)).save(stream, "JPEG")
+                Image.new("RGB", (224, 224), (number % 256, number // 256, 90)).save(stream, "PNG")
                 meta = json.dumps({"question": "What is it?", "answers": ["a star"]}).encode()
-                members = {"jpg": stream.getvalue(), "txt": b"a star", "json": meta}
+                members = {"png": stream.getvalue(), "txt": b"a star", "json": meta}
                 tar.write_sample(f"{number:09d}", members)
     (folder / "task.toml").write_text('name = "task"\nanswer_type = "short"\nscorer = "ocrbench"\n')
 
