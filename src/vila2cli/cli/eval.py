@@ -106,7 +106,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
         if (folder / "metrics.json").is_file():
             _print_tasks(read_json(folder / "metrics.json"))
         raise
-    _print_tasks(metrics)
+    _print_tasks(as_json(metrics))
 
 
 def _print_tasks(metrics: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 pair       which of two captions is better, in both orders; a verdict that changes with the order is a tie
 rubric     marks from 1 to 5 for one caption at a time; the higher mean wins a pair
-sentences  for each sentence of one caption whether the image bears it out; the lower share of
+sentences  for each sentence of one caption whether the image supports it; the lower share of
            unsupported ones wins a pair (VILA^2 table 8 asks people for hallucinations)
 
 An answer is read strictly: a bare letter or JSON alone that fits the schema, anything else is
@@ -145,25 +145,25 @@ class _OneByOne(ABC):
         return [self._request(blank, text) for text in captions.values()]
 
     def read(self, judge: str, captions: Captions, pairs: Sequence[Pair], results: Sequence[Result]) -> Judged:
-        said = {
-            name: self._said(text, result)
+        about = {
+            name: self._about(text, result)
             for (name, text), result in zip(captions.items(), results, strict=True)
         }
         verdicts = []
         for pair in pairs:
-            mine, theirs = (said[name].get("score") for name in pair)
+            score, against = (about[name].get("score") for name in pair)
             outcome: Outcome = "unjudged"
-            if mine is not None and theirs is not None:
-                outcome = "win" if mine > theirs else "loss" if mine < theirs else "tie"
-            reason = next((str(said[name]["problem"]) for name in pair if "problem" in said[name]), "")
+            if score is not None and against is not None:
+                outcome = "win" if score > against else "loss" if score < against else "tie"
+            reason = next((str(about[name]["problem"]) for name in pair if "problem" in about[name]), "")
             verdicts.append(make_verdict(captions, pair, judge, outcome, reason=reason))
-        return Judged(tuple(verdicts), said)
+        return Judged(tuple(verdicts), about)
 
     @abstractmethod
     def _request(self, blank: Request, text: str) -> Request:
         """What to ask about a caption."""
 
-    def _said(self, text: str, result: Result) -> dict[str, Any]:
+    def _about(self, text: str, result: Result) -> dict[str, Any]:
         """What is known of a caption: `score`, higher is better, or `problem`; and the raw `answer`."""
         value = None if problem_of(result) else parse_object(result.answer.text)
         read = None if value is None else self._read_one(text, value)

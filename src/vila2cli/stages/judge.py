@@ -8,6 +8,7 @@ judges captions by round; its judge prompt is not published.)
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
     """Whether a summary is of all judges of the recipe, with no pair left that could be asked about again."""
     if not _num_judged(summary):
         return False
-    words = {word for found in summary.get("unjudged_reasons", {}).values() for word in found}
+    words = {word for reasons in summary.get("unjudged_reasons", {}).values() for word in reasons}
     return set(recipe.judge.judges) <= set(summary.get("judges", ())) and not words & set(MAY_PASS)
 
 
@@ -141,37 +142,37 @@ def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> d
     stats = {name: layer.finish() for name, layer in layers.items()}
     verdicts = {name: read_verdict_layer(layer.folder) for name, layer in layers.items()}
     figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
-    judged_by_all = set.intersection(*(set(found) for found in verdicts.values()))
+    judged_by_all = set.intersection(*(set(of_judge) for of_judge in verdicts.values()))
     return {
         **figures,
         "num_samples": len(judged_by_all),
         "num_candidates": draw.num_candidates,
-        "num_rejected": max(one.num_rejected for one in stats.values()),
+        "num_rejected": max(of_judge.num_rejected for of_judge in stats.values()),
         "dropped": _most(stats),
         "num_drawn": sum(len(keys) for keys in draw.drawn.values()),
         "seed": recipe.seed,
-        "seconds": round(sum(one.seconds for one in stats.values()), 3),
+        "seconds": round(sum(of_judge.seconds for of_judge in stats.values()), 3),
     }
 
 
 def _most(stats: Mapping[str, ShardStats]) -> dict[str, int]:
     """Samples left out by reason, by the judge who left out most."""
-    reasons = sorted({reason for one in stats.values() for reason in one.dropped})
-    return {reason: max(one.dropped.get(reason, 0) for one in stats.values()) for reason in reasons}
+    dropped = [of_judge.dropped for of_judge in stats.values()]
+    return {reason: max(counts.get(reason, 0) for counts in dropped) for reason in sorted({*chain(*dropped)})}
 
 
 def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str, Any]:
     """Who judged, and how; of a lone model the protocol is that of the run."""
-    models = [one for one in judges if isinstance(one, ModelJudge)]
-    protocol = {"judges": [one.name for one in judges], "layers": list(draw.layers)}
+    models = [judge for judge in judges if isinstance(judge, ModelJudge)]
+    protocol = {"judges": [judge.name for judge in judges], "layers": list(draw.layers)}
     if models:
         protocol |= models[0].protocol()
-    more = {one.name: {"model": one.asked.name, **one.protocol()} for one in models} if len(models) > 1 else {}
+    more = {judge.name: {"model": judge.asked.name, **judge.protocol()} for judge in models}
     return {
         "model": models[0].asked.name if models else None,
         "round": round,
         "protocol": protocol,
-        **({"models": more} if more else {}),
+        **({"models": more} if len(more) > 1 else {}),
     }
 
 
@@ -186,7 +187,7 @@ def _check_finished(budget: str, progress: Unfinished) -> None:
 
 def _check_budget(budget: str, summary: Mapping[str, Any]) -> None:
     """Raise BudgetError when pairs were left for want of budget, now that the rest is written."""
-    left = sum(found.get(OVER_BUDGET, 0) for found in summary["unjudged_reasons"].values())
+    left = sum(reasons.get(OVER_BUDGET, 0) for reasons in summary["unjudged_reasons"].values())
     if left:
         raise BudgetError(
             f"{left} pairs were not judged, see unjudged in summary.json: {budget or 'the budget is spent'}"
@@ -195,14 +196,14 @@ def _check_budget(budget: str, summary: Mapping[str, Any]) -> None:
 
 def _num_judged(summary: Mapping[str, Any]) -> int:
     """Pairs that were judged, over all judges."""
-    return sum(one["num_pairs"] for pair in summary.get("pairs", ()) for one in pair["judges"].values())
+    return sum(counts["num_pairs"] for pair in summary.get("pairs", ()) for counts in pair["judges"].values())
 
 
 def _check_judged(summary: Mapping[str, Any]) -> None:
     """Raise DataError when no judge could judge anything, now that summary.json says why."""
     if not _num_judged(summary):
         reasons = summary["unjudged_reasons"]
-        is_cut = any(CUT in found for found in reasons.values())
+        is_cut = any(CUT in counts for counts in reasons.values())
         raise DataError(
             f"no judge could judge any of {summary['num_samples']} samples: the oracle needs a scene in "
             f"KEY.json, and a model has to answer as its prompt asks; unjudged: {reasons}"

@@ -14,6 +14,7 @@ from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.answer_files import Answer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
 from vila2cli.evaluation.measure import measure, reasoning_of
+from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.subject import LAYER, measuring
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.run.folder import claim, lock, write_json
@@ -38,33 +39,33 @@ NUM_NAMED = 10
 
 def score_answers(
     recipe: Recipe, *, answers: Sequence[str | Path], out: str | Path, tasks: Sequence[str | Path] = ()
-) -> dict[str, Any]:
-    """Score answer files on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
+) -> Metrics:
+    """Score answer files on tasks (default: `eval.tasks` of the recipe) and write metrics.json.
 
     A judge marks what needs one (`eval.judge`). Raises DataError for files that cannot be read, or whose
     answers fit no task, RecipeError where a judge is needed and not given, and once metrics.json is written
     BudgetError where the judge's budget ended and RejectBudgetError when more samples of a task have no clear
     answer than `eval.max_reject_rate` allows.
     """
-    found = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
-    if not found:
+    chosen = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
+    if not chosen:
         raise RecipeError("no tasks to score; name task folders with --tasks or eval.tasks")
-    check_judge(recipe, found)
+    check_judge(recipe, chosen)
     paths, folder = [Path(path) for path in answers], Path(out)
     given = read_answers(paths)
     with lock(folder), interruptible() as stop, Answers(folder / ANSWERS_FILE) as kept:
         files = {str(path): file_sha256(path) for path in paths}
         inputs = {"stage": "eval", "answers": sorted(files.values())}
         claim(folder, inputs, recipe)
-        (folder / "metrics.json").unlink(missing_ok=True)  # until it is written anew
-        joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in found}
-        for task in found:
+        (folder / "metrics.json").unlink(missing_ok=True)  # until it is written again
+        joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in chosen}
+        for task in chosen:
             _check_any(task, answers_dir(folder, task))
         marker = Marker(recipe, folder, kept, stop)
-        for task in found:
+        for task in chosen:
             if task.scorer.marking is not None:
                 marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
-        metrics = measure(recipe, found, folder)
+        metrics = measure(recipe, chosen, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
         for name, judge in marker.protocols.items():
@@ -82,7 +83,7 @@ def score_answers(
         write_json(folder / "metrics.json", metrics)
     marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
-    return metrics
+    return Metrics.of(metrics)
 
 
 def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
@@ -122,9 +123,9 @@ def _samples(source: Source) -> Iterator[Sample]:
 
 def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, writing: ShardWriter) -> None:
     texts = {
-        found.text: (found, answer.is_cut)
+        own.text: (own, answer.is_cut)
         for answer in answers
-        if answer.text is not None and (found := answer_of(answer.text, reached_limit=answer.is_cut))
+        if answer.text is not None and (own := answer_of(answer.text, reached_limit=answer.is_cut))
     }
     if not texts:
         writing.reject(Reject(shard, sample.key, "unanswered", f"no answer to {_name(sample)}"))
@@ -135,7 +136,7 @@ def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, wr
             Reject(shard, sample.key, "ambiguous", f"{len(texts)} answers to {_name(sample)}: {where}")
         )
         return
-    ((text, (found, is_cut)),) = texts.items()
+    ((text, (own, is_cut)),) = texts.items()
     try:
         scores = task.scorer.stored(text, task.reference_of(sample))
     except DataError as error:
@@ -151,7 +152,7 @@ def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, wr
             kind="prediction",
             text=text,
             scores=scores,
-            decision=reasoning_of(found),
+            decision=reasoning_of(own),
             finish_reason="length" if is_cut else "stop",
         ),
     )
