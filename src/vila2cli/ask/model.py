@@ -1,17 +1,20 @@
 """A model that is asked greedily: who it is, what decides its answers, and the engine that asks it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Self
 
 from PIL import Image
 
 from vila2cli.ask.kept_answers import Answers, Kept, server_inputs
-from vila2cli.ask.wrapping import LazyEngine, Unloaded
 from vila2cli.engine import (
+    AnyRequest,
+    DeviceKind,
     Engine,
     EngineSettings,
     Request,
+    Result,
     choose_engine,
     context_for,
     dtype_of,
@@ -21,6 +24,9 @@ from vila2cli.engine import (
 from vila2cli.engine.keys import api_key
 from vila2cli.run.stopping import Stop
 from vila2cli.shards.sample import Turn
+
+_NUM_PEEKED = 64
+"""Requests that are looked at for their number of images before a model is loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +92,57 @@ class AskedModel:
             max_new_tokens=self.max_new_tokens,
         )
 
-    def open(self, stop: Stop) -> LazyEngine:
+    def open(self, stop: Stop) -> "LazyEngine":
         """Its engine, which loads the model at the first request."""
-
-        def open_for(num_images: int) -> Engine:
-            settings = replace(self.settings, max_model_len=context_for(num_images))
-            return open_engine(self.engine, self.model, settings, stop)
-
-        return LazyEngine(Unloaded(self.engine, self.name, self.model_sha256), open_for)
+        return LazyEngine(self, stop)
 
     def keeping(self, engine: Engine, answers: Answers, limits: Mapping[str, Any]) -> Kept:
         """The engine around which its answers are kept; `limits` are those under which images were decoded."""
         server = server_inputs(self.settings.api) if self.engine == "api" else {}
         return Kept(engine, answers, {**self.dtype, **server, **limits})
+
+
+class LazyEngine:
+    """An engine that loads its model when its first request comes, for as many images as the first ones show."""
+
+    num_devices = 1
+    device_kind: DeviceKind = "core"
+    _engine: Engine | None = None
+
+    def __init__(self, asked: AskedModel, stop: Stop) -> None:
+        self.name, self.model, self.model_sha256 = asked.engine, asked.name, asked.model_sha256
+        self.notes: list[str] = []
+        self._asked, self._stop = asked, stop
+
+    @property
+    def dollars(self) -> float:
+        return self._engine.dollars if self._engine else 0.0
+
+    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
+        """Yield results as the engine does; without a request no model is loaded."""
+        stream, peeked = iter(requests), list[AnyRequest]()
+        if self._engine is None:
+            peeked = list(islice(stream, 1 if self.name == "api" else _NUM_PEEKED))
+            if not peeked:
+                return
+            self._engine = self._open(max(len(request.images) for request in peeked))
+        yield from self._engine.generate(_Led(peeked, stream))
+
+    def _open(self, num_images: int) -> Engine:
+        settings = replace(self._asked.settings, max_model_len=context_for(num_images))
+        engine = open_engine(self.name, self._asked.model, settings, self._stop)
+        self.num_devices, self.device_kind, self.notes = engine.num_devices, engine.device_kind, engine.notes
+        return engine
+
+
+class _Led:
+    """A stream led by some requests that were taken from it; it may run dry and go on as the stream does."""
+
+    def __init__(self, first: Iterable[AnyRequest], rest: Iterator[AnyRequest]) -> None:
+        self._first, self._rest = iter(first), rest
+
+    def __iter__(self) -> Iterator[AnyRequest]:
+        return self
+
+    def __next__(self) -> AnyRequest:
+        return next(self._first, None) or next(self._rest)

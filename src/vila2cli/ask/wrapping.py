@@ -1,13 +1,9 @@
-"""Engines around an engine: one that loads its model when it is needed, one whose budget may end."""
+"""Engines around an engine; this one's budget may end."""
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
 from vila2cli.engine import AnyRequest, DeviceKind, Engine, Result
 from vila2cli.errors import BudgetError
-
-_NUM_PEEKED = 64
-"""Requests that are looked at for their number of images before a model is loaded."""
 
 
 class Wrapper:
@@ -43,54 +39,6 @@ class Wrapper:
     @property
     def dollars(self) -> float:
         return self._engine.dollars
-
-
-class Unloaded:
-    """An engine of which only the name and the model are known; it has nothing to say and costs nothing."""
-
-    num_devices = 1
-    device_kind: DeviceKind = "core"
-    dollars = 0.0
-
-    def __init__(self, name: str, model: str, model_sha256: str) -> None:
-        self.name, self.model, self.model_sha256 = name, model, model_sha256
-        self.notes: list[str] = []
-
-    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
-        raise AssertionError(f"{self.model} was not loaded")
-
-
-class LazyEngine(Wrapper):
-    """An engine that is opened when its first request comes, for as many images as the first requests show."""
-
-    def __init__(self, unloaded: Unloaded, open_for: Callable[[int], Engine]) -> None:
-        super().__init__(unloaded)
-        self._open_for: Callable[[int], Engine] | None = open_for
-
-    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
-        """Yield results as the engine does; without a request no model is loaded."""
-        stream = iter(requests)
-        peeked: list[AnyRequest] = []
-        if self._open_for is not None:
-            peeked = list(islice(stream, 1 if self.name == "api" else _NUM_PEEKED))
-            if not peeked:
-                return
-            self._engine = self._open_for(max(len(request.images) for request in peeked))
-            self._open_for = None
-        yield from self._engine.generate(_Led(peeked, stream))
-
-
-class _Led:
-    """A stream led by some requests that were taken from it; it may run dry and go on as the stream does."""
-
-    def __init__(self, first: Iterable[AnyRequest], rest: Iterator[AnyRequest]) -> None:
-        self._first, self._rest = iter(first), rest
-
-    def __iter__(self) -> Iterator[AnyRequest]:
-        return self
-
-    def __next__(self) -> AnyRequest:
-        return next(self._first, None) or next(self._rest)
 
 
 class LimitedEngine(Wrapper):
