@@ -103,7 +103,7 @@ class AskedModel:
 
 
 class LazyEngine:
-    """An engine that loads its model when its first request comes, for as many images as the first ones show."""
+    """An engine that loads its model at its first request, for as many images as the first requests show."""
 
     num_devices = 1
     device_kind: DeviceKind = "core"
