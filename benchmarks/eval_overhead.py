@@ -47,10 +47,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Write questions and a checkpoint, evaluate, and say where the time went."""
     import torch
 
+    from vila2cli.ask import model as asked
     from vila2cli.cli.app import main as vila2
     from vila2cli.model.build import build
     from vila2cli.settings import BaseSettings
-    from vila2cli.stages import evaluate as stage
 
     torch.set_num_threads(options.threads)
     model, processor = build(BaseSettings(), seed=0)
@@ -58,7 +58,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     processor.save_pretrained(folder / "model")
     write_task(folder / "task", options.num)
     clock = Clock()
-    stage.open_engine = clock.watch(stage.open_engine)
+    asked.open_engine = clock.watch(asked.open_engine)
     words = ["eval", "--model", folder / "model", "--tasks", folder / "task", "--out", folder / "eval"]
     words += ["--set", "eval.engine=hf", "--set", f"eval.batch_size={options.batch_size}"]
     words += ["--set", f"eval.max_new_tokens={options.new_tokens}"]

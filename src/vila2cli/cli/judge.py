@@ -13,6 +13,7 @@ from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.run.folder import parse_worker
+from vila2cli.run.results import StageResult, as_json
 from vila2cli.settings.recipe import Recipe
 
 app = typer.Typer(rich_markup_mode=None)
@@ -79,13 +80,13 @@ def judge(
     _say(plan, summary)
 
 
-def _say(plan: Plan, summary: Mapping[str, Any]) -> None:
+def _say(plan: Plan, summary: StageResult | Mapping[str, Any]) -> None:
     from vila2cli.judging.terminal import summary_table
 
-    if summary.get("judged", True):
-        print_summary(plan, summary_table(summary))
+    if as_json(summary).get("judged", True):
+        print_summary(plan, summary_table(as_json(summary)))
     else:
-        print_progress(plan, summary, "judged", "summary.json is written when all are")
+        print_progress(plan, as_json(summary), "judged", "summary.json is written when all are")
 
 
 def _plan(

@@ -7,24 +7,22 @@ from typing import Any
 
 from vila2cli.errors import RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
-from vila2cli.filtering.job import Job
-from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
+from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.selection import Cut
 from vila2cli.run.cost import cost_of, three_digits
-from vila2cli.run.folder import write_json
 from vila2cli.settings import FilterSettings
-from vila2cli.shards import LayerWriter, folder_figures, folder_stats
+from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.shards.sample import FILTER
 
 
-def summarise(job: Job, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
+def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
     """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
     stats = folder_stats(folder, job.names)
     scored = folder_figures(job.scores_dir, job.names)
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
     return {
         "stage": FILTER,
-        **_provenance(job),
+        **who(job),
         "in": stats.num_in,
         "out": stats.num_out,
         "dropped": dict(stats.dropped),
@@ -44,7 +42,8 @@ def _without_num(held_out: HeldOut) -> dict[str, int]:
     return {name.removeprefix("num_"): value for name, value in dataclasses.asdict(held_out).items()}
 
 
-def _provenance(job: Job) -> dict[str, Any]:
+def who(job: FilterJob) -> dict[str, Any]:
+    """What a summary says of who scored."""
     model, model_sha256 = job.provenance or job.similarity or (None, None)
     return {
         "round": job.round,
@@ -52,28 +51,6 @@ def _provenance(job: Job) -> dict[str, Any]:
         "model_sha256": model_sha256,
         "num_shards": len(job.source.shards),
     }
-
-
-def sum_up_scores(job: Job, layer: LayerWriter) -> int:
-    """Gather the rejects of the shards scored so far, by all workers, and write their summary.json.
-
-    Returns how many shards those are.
-    """
-    layer.finish()
-    with layer.alone():
-        stats, figures = folder_stats(layer.folder, job.names), folder_figures(layer.folder, job.names)
-        num_done = len(layer.done() & set(job.names))
-        summary = {
-            "stage": SCORES_LAYER,
-            **_provenance(job),
-            "num_shards_done": num_done,
-            **stats.to_json(),
-            "reject_rate": stats.reject_rate,
-            "images": int(figures["answered"]),
-            "cost": cost_of(job.recipe.cost, figures).to_json(),
-        }
-        write_json(layer.folder / "summary.json", summary)
-    return num_done
 
 
 def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:

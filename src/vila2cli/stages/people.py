@@ -151,7 +151,7 @@ def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) ->
 
     for shard in draw.source.shards:
         for sample in read_shard(shard, on_reject=lambda reject: leave_out(reject.reason)):
-            captions = draw.captions_of(shard, sample)
+            captions = draw.captions_of(shard.name, sample)
             if captions is None:
                 continue
             if not all(text.strip() for text in captions.values()):

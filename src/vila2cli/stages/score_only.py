@@ -14,10 +14,11 @@ from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.answer_files import Answer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
 from vila2cli.evaluation.measure import measure, reasoning_of
+from vila2cli.evaluation.metrics import Metrics
+from vila2cli.evaluation.subject import LAYER, measuring
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
-from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
@@ -32,15 +33,14 @@ from vila2cli.shards import (
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.text.reasoning import answer_of
 
-LAYER = "eval"
 NUM_NAMED = 10
 """Answers and samples named in metrics.json of those that do not fit; rejects.jsonl names all samples."""
 
 
 def score_answers(
     recipe: Recipe, *, answers: Sequence[str | Path], out: str | Path, tasks: Sequence[str | Path] = ()
-) -> dict[str, Any]:
-    """Score answer files on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
+) -> Metrics:
+    """Score answer files on tasks (default: `eval.tasks` of the recipe) and write metrics.json.
 
     A judge scores what needs one (`eval.judge`). Raises DataError for files that cannot be read, or whose
     answers fit no task, RecipeError where a judge is needed and not given, and once metrics.json is written
@@ -61,36 +61,29 @@ def score_answers(
         joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in known_tasks}
         for task in known_tasks:
             _check_any(task, answers_dir(folder, task))
-        marked = [task for task in known_tasks if task.scorer.marking is not None]
-        marker = Marker(recipe, folder, kept, stop) if marked else None
-        for task in marked:
-            assert marker is not None, "there is one where tasks are marked"
-            marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
+        marker = Marker(recipe, folder, kept, stop)
+        for task in known_tasks:
+            if task.scorer.marking is not None:
+                marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
         metrics = measure(recipe, known_tasks, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
-        for task in marked:
-            assert marker is not None, "there is one where tasks are marked"
-            metrics["tasks"][task.name]["judge"] = marker.protocol(task)
+        for name, judge in marker.protocols.items():
+            metrics["tasks"][name]["judge"] = judge
         metrics |= {
             "model": None,
             "round": None,
             "answers": {"files": files, **_unused(given, list(joins.values()))},
             "protocol": {
                 "answers": "by another tool: prompts, sampling and image size are its own",
-                "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
-                f"fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
-                **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),
-                "num_bootstrap": recipe.eval.num_bootstrap,
-                "seed": recipe.seed,
+                **measuring(recipe),
                 "versions": {"vila2cli": __version__},
             },
         }
         write_json(folder / "metrics.json", metrics)
-    if marker is not None:
-        marker.check_budget()
+    marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
-    return metrics
+    return Metrics.of(metrics)
 
 
 def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:

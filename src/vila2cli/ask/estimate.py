@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vila2cli.ask.fill import Annotator, Part
-from vila2cli.captioning.layer import Job
+from vila2cli.ask.job import Job
 from vila2cli.errors import DataError
 from vila2cli.run.cost import Cost, cost_of
 from vila2cli.run.progress import Progress
@@ -44,17 +45,15 @@ class Estimate:
         )
 
 
-def estimate(job: Job, *, num_tried: int = NUM_TRIED) -> Estimate:
+def estimate(job: Job[Any], *, num_tried: int = NUM_TRIED) -> Estimate:
     """Try the first `num_tried` samples of a job and write nothing.
 
     Raises DataError when none of them is answered.
     """
-    provenance = job.provenance()
-    task = job.make_task(job.recipe, provenance)
     with interruptible() as stop, Progress(f"{job.layer} --estimate", num_tried) as progress:
         engine = job.open_engine(stop)
         unwritten = LayerWriter(Path(), job.layer, job.source)
-        part = Part(unwritten, task, job.source.shards)
+        part = Part(unwritten, job.make_task(engine.name), job.source.shards)
         annotator = Annotator(engine, [part], stop=stop, progress=progress)
         figures = annotator.try_out(num_tried)
     if not figures["answered"]:
