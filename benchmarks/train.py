@@ -29,11 +29,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import quick
+import running
 import torch
 from PIL import Image
 from recaption_model import SIZES, build_model
-from rounds import RECIPE, REPO, RESULTS, machine, write_results
+from running import RECIPE, REPO, RESULTS, machine, write_results
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 from vila2cli.model.build import build
@@ -279,7 +279,7 @@ def shares(profiler: Any, *, is_cuda: bool) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__)
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
@@ -294,12 +294,11 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also where the time goes, which costs some")
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-train")
     parser.add_argument("--out", type=Path)
-    options = quick.parse(parser, samples=8, epochs=1.0, repeats=1)
+    options = running.parse(parser, samples=8, epochs=1.0, repeats=1)
     found = large(options) if options.large else world(options)
     out = options.out or RESULTS / ("train-large.json" if options.large else "train.json")
     write_results(out, found, options.work)
     print(json.dumps({key: value for key, value in found.items() if key != "runs"}, indent=1))
-    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

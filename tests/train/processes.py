@@ -21,8 +21,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import RankError
 from vila2cli.model.chat import Chat
+from vila2cli.ranks import Rank, parse_rank
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank, parse_rank
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import Shard, open_source

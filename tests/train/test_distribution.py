@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vila2cli.run.ranks import Rank, first_node, parse_rank
+from vila2cli.ranks import Rank, first_node, parse_rank
 from vila2cli.shards import TarWriter, open_source
 
 SCRIPT = Path(__file__).with_name("processes.py")

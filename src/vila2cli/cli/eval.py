@@ -12,7 +12,9 @@ from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
+from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.folder import parse_worker
+from vila2cli.run.results import as_json
 
 if TYPE_CHECKING:
     from vila2cli.evaluation.comparing import Change
@@ -78,10 +80,10 @@ def evaluate(
     summary = run_stage(
         settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
     )
-    if summary.get("scored", True):
-        print_summary(plan, summary)
+    if as_json(summary).get("scored", True):
+        print_summary(plan, as_json(summary))
     else:
-        print_progress(plan, summary, "answered", "metrics.json is written when all are")
+        print_progress(plan, as_json(summary), "answered", "metrics.json is written when all are")
 
 
 def _is_measured_anew(folder: Path, box_frame: str) -> bool:
@@ -105,7 +107,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
         if (folder / "metrics.json").is_file():
             _print_tasks(read_json(folder / "metrics.json"))
         raise
-    _print_tasks(metrics)
+    _print_tasks(as_json(metrics))
 
 
 def _print_tasks(metrics: Mapping[str, Any]) -> None:
@@ -152,7 +154,7 @@ def _figure(value: Mapping[str, float]) -> str:
 
 @app.command("import")
 def import_tasks(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="pope, ...; 'list' names all.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('eval import'))}; or list.")],
     files: Annotated[list[Path] | None, typer.Argument(help="The benchmark's own files.")] = None,
     out: Out = None,
     images: Annotated[
@@ -175,18 +177,16 @@ def import_tasks(
     \b
     vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
     """
-    from vila2cli.formats.benchmarks import FORMATS, find_format
+    if form == "list":
+        for known in FORMATS["eval import"]:
+            say(f"{known.name}: {known.files}")
+        return
+    if not files:
+        raise RecipeError(f"name the files of {form}: {find_format('eval import', form).files}")
     from vila2cli.formats.benchmarks.write import import_tasks as run_import
 
-    if form == "list":
-        for one in FORMATS.values():
-            say(f"{one.name}: {one.files}")
-        return
-    found = find_format(form)
-    if not files:
-        raise RecipeError(f"name the files of {form}: {found.files}")
     tasks = run_import(
-        found,
+        form,
         files,
         out or Path("tasks"),
         images=images,

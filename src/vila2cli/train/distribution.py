@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vila2cli import errors
 from vila2cli.errors import RankError, Vila2Error
-from vila2cli.run.ranks import Rank, parse_rank
+from vila2cli.ranks import Rank, parse_rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
 from vila2cli.train.meeting import meeting_place

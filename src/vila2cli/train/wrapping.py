@@ -21,7 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Idefics3ForConditionalGeneration
 
 from vila2cli.errors import RecipeError
-from vila2cli.run.ranks import Rank
+from vila2cli.ranks import Rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks import find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.score.task import load_task
 from vila2cli.settings.recipe import load_recipe
@@ -29,7 +28,7 @@ def write(folder, name, value):
 
 def run(form, files, out, **options):
     """The tasks of an import, with the samples of each."""
-    made = import_tasks(find_format(form), files, out, **options)
+    made = import_tasks(form, files, out, **options)
     return [(load_task(one.folder), samples_of(one.folder)) for one in made]
 
 
@@ -39,7 +38,8 @@ def samples_of(folder):
 
 
 def score(files, tasks, out):
-    return score_answers(load_recipe(None, ["eval.max_reject_rate=1.0"]), answers=files, tasks=tasks, out=out)
+    recipe = load_recipe(None, ["eval.max_reject_rate=1.0"])
+    return score_answers(recipe, answers=files, tasks=tasks, out=out).to_json()
 
 
 CHOICE = {"id": "validation_Electronics_28", "question_type": "multiple-choice", "answer": "A"}
