@@ -19,6 +19,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Idefics3ForConditionalGeneration
+from transformers.integrations import unset_hf_deepspeed_config
 
 from vila2cli.errors import RecipeError
 from vila2cli.ranks import Rank
@@ -83,7 +84,9 @@ def _open_zero(launch: Launch) -> Accelerator:
     plugin.deepspeed_config["bf16"] = {"enabled": launch.is_bf16}
     # On CPUs a backend has to be named: without one each process took itself for the only one.
     backend = InitProcessGroupKwargs(backend="nccl" if torch.cuda.is_available() else "gloo")
-    return Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=[backend])
+    accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=[backend])
+    unset_hf_deepspeed_config()  # with stage 3 transformers would part every model that is loaded from here on
+    return accelerator
 
 
 class Wrapped:
