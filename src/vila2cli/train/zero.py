@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def settle(accelerator: Accelerator, objective: nn.Module, max_grad_norm: float) -> None:
+def settle(accelerator: Accelerator, objective: Any, max_grad_norm: float) -> None:
     """Fill in what DeepSpeed's config leaves to the trainer; batches are the recipe's, not DeepSpeed's."""
     config = accelerator.deepspeed_plugin.deepspeed_config
     config |= {
