@@ -12,7 +12,7 @@ from PIL import Image
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.specialists.pictures import BuildSettings
-from vila2cli.score.grounding import parse_boxes
+from vila2cli.score.box import parse_boxes
 from vila2cli.shards import ShardStats, open_source, read_shard
 from vila2cli.stages.build import build
 from vila2cli.text.compose import Composition, conversations

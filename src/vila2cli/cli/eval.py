@@ -14,6 +14,7 @@ from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
 from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.folder import parse_worker
+from vila2cli.run.results import as_json
 
 if TYPE_CHECKING:
     from vila2cli.evaluation.comparing import Change
@@ -79,10 +80,10 @@ def evaluate(
     summary = run_stage(
         settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
     )
-    if summary.get("scored", True):
-        print_summary(plan, summary)
+    if as_json(summary).get("scored", True):
+        print_summary(plan, as_json(summary))
     else:
-        print_progress(plan, summary, "answered", "metrics.json is written when all are")
+        print_progress(plan, as_json(summary), "answered", "metrics.json is written when all are")
 
 
 def _is_measured_anew(folder: Path, box_frame: str) -> bool:
@@ -106,7 +107,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
         if (folder / "metrics.json").is_file():
             _print_tasks(read_json(folder / "metrics.json"))
         raise
-    _print_tasks(metrics)
+    _print_tasks(as_json(metrics))
 
 
 def _print_tasks(metrics: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.run.folder import parse_worker
+from vila2cli.run.results import StageResult, as_json
 from vila2cli.settings.recipe import Recipe
 
 app = typer.Typer(rich_markup_mode=None)
@@ -79,13 +80,13 @@ def judge(
     _say(plan, summary)
 
 
-def _say(plan: Plan, summary: Mapping[str, Any]) -> None:
-    from vila2cli.judging.table import summary_table
+def _say(plan: Plan, summary: StageResult | Mapping[str, Any]) -> None:
+    from vila2cli.judging.terminal import summary_table
 
-    if summary.get("judged", True):
-        print_summary(plan, summary_table(summary))
+    if as_json(summary).get("judged", True):
+        print_summary(plan, summary_table(as_json(summary)))
     else:
-        print_progress(plan, summary, "judged", "summary.json is written when all are")
+        print_progress(plan, as_json(summary), "judged", "summary.json is written when all are")
 
 
 def _plan(
@@ -159,7 +160,7 @@ def collect(
     \b
     vila2 judge collect answers-*.json --page people
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import collect as run_stage
 
     folder = page or answers[0].parent
@@ -181,7 +182,7 @@ def import_(
     \b
     vila2 judge import imageinwords/datasets/*/data.jsonl --out iiw-people
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import import_judgements
 
     summary = import_judgements(open_recipe(recipe, sets), files=files, out=out)
@@ -201,7 +202,7 @@ def agreement(
     \b
     vila2 judge agreement people/verdicts runs/world/round1/judge
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import agree
 
     _show(summary_table(agree(open_recipe(recipe, sets), first, second)))

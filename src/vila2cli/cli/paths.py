@@ -9,13 +9,12 @@ from typing import Any, Literal
 from vila2cli.cli.controls import answering, is_final
 from vila2cli.cli.terminal import say
 from vila2cli.errors import DataError, ModelError, RecipeError
-from vila2cli.files import read_json
+from vila2cli.files import DEFAULT_MAX_PIXELS, read_json
+from vila2cli.ranks import parse_rank
 from vila2cli.run.folder import RunFolder, Worker, check_same, read_manifest, select, to_manifest, who_counts
-from vila2cli.run.ranks import parse_rank
 from vila2cli.settings import Settings
 from vila2cli.settings.recipe import Recipe, load_recipe, resolved_lines
 from vila2cli.shards.places import found_locally, looks_remote, redacted
-from vila2cli.shards.sample import DEFAULT_MAX_PIXELS
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
 Inputs = Callable[[], Mapping[str, Any]]

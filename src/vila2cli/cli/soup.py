@@ -11,6 +11,7 @@ from vila2cli.cli.paths import Plan, default_out, is_complete, open_recipe
 from vila2cli.cli.printing import print_summary
 from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError
+from vila2cli.run.results import as_json
 from vila2cli.settings.recipe import Recipe, resolved_lines
 
 
@@ -79,6 +80,6 @@ def _evaluation(settings: Recipe) -> Any:
     def evaluate(model: str, out: Path, tasks: Sequence[Path]) -> Mapping[str, Any]:
         from vila2cli.stages.evaluate import evaluate as run_stage
 
-        return run_stage(settings, model=model, out=out, tasks=tasks)
+        return as_json(run_stage(settings, model=model, out=out, tasks=tasks))
 
     return evaluate

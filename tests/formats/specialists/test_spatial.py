@@ -7,7 +7,7 @@ import pytest
 from vila2cli.formats.specialists import spatial
 from vila2cli.formats.specialists.boxes import Frame
 from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Picture
-from vila2cli.score.grounding import parse_boxes
+from vila2cli.score.box import parse_boxes
 
 FRAME = Frame("999", "xyxy")
 LEFT, MIDDLE, RIGHT = (50, 400, 150, 500), (450, 400, 550, 500), (850, 400, 950, 500)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.files import BOMB_PIXELS
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.specialists.boxes import GRID, seen_from
 from vila2cli.formats.specialists.pictures import Boxed
 from vila2cli.image import DAMAGED, UPRIGHT
-from vila2cli.shards.sample import BOMB_PIXELS
 
 Metres_HW = NDArray[np.float64]
 PNG_UNIT, NPY_UNIT = 0.001, 1.0
