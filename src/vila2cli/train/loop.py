@@ -30,6 +30,7 @@ from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
 from vila2cli.train.resume import Checkpoints, Cursor
 from vila2cli.train.wrapping import Wrapped, layers
 
+_TO_DDP = "set trainer.strategy to ddp, or distributed_type to MULTI_GPU for accelerate launch"
 _STOPPED_ELSEWHERE = "stopped by a signal to another process; run the same command again to go on"
 
 
@@ -106,11 +107,9 @@ class _Run:
         self.ranks, trainer, launch = around.ranks, around.trainer, around.ranks.launch
         is_sharded = launch.strategy == "zero" or (launch.is_sharded and self.ranks.count > 1)
         if is_sharded and settings.cache_features:
-            raise RecipeError(
-                "cache_features needs the whole tower in each process; set trainer.strategy to ddp"
-            )
+            raise RecipeError(f"cache_features needs the whole tower in each process; {_TO_DDP}")
         if is_sharded and "lora" in settings.train:
-            raise RecipeError("lora is merged into whole weights; set trainer.strategy to ddp to train it")
+            raise RecipeError(f"lora is merged into whole weights; {_TO_DDP}")
         freeze_all_but(model, settings.train)
         torch.manual_seed(seed + self.ranks.index)
         model.train()

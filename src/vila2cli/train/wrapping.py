@@ -49,7 +49,8 @@ def _variables(rank: Rank, device: torch.device, launch: Launch) -> dict[str, An
         "RANK": rank.index,
         "WORLD_SIZE": rank.count,
         "PMI_SIZE": rank.count,  # which it asks first, and may be of a shell around this process
-        "LOCAL_RANK": -1 if is_alone else rank.local,
+        # DDP takes it for the device, of which a task of Slurm's may see one alone.
+        "LOCAL_RANK": -1 if is_alone else rank.local if device.index is None else device.index,
         "LOCAL_WORLD_SIZE": rank.count,
         "OMP_NUM_THREADS": torch.get_num_threads(),  # else it sets a number of its own
         "ACCELERATE_TORCH_DEVICE": device,
