@@ -73,7 +73,7 @@ def run(server, answers, tasks, out, *sets):
     judge = ["eval.judge=gpt", "judges.gpt.model=gpt", "eval.num_bootstrap=20"]
     return score_answers(
         load_recipe(None, [*judge, *settings, *sets]), answers=[answers], tasks=[tasks], out=out
-    )
+    ).to_json()
 
 
 def prompt(body):

@@ -43,7 +43,7 @@ def llava(number, text, **more):
 def run(answers, tasks, out, *sets):
     return score_answers(
         load_recipe(None, ["eval.num_bootstrap=20", *sets]), answers=[answers], tasks=[tasks], out=out
-    )
+    ).to_json()
 
 
 def test_llavas_answers_are_joined_by_id(pope, tmp_path):
@@ -303,7 +303,7 @@ def test_data_sets_of_one_name_are_scored_together(tmp_path):
             answers=[file],
             tasks=folders if model == "first" else folders[::-1],
             out=tmp_path / "evals" / model,
-        )["tasks"]
+        ).tasks
     assert names["first"].keys() == names["second"].keys() == {"pope@coco", "pope@gqa"}
     assert names["first"]["pope@gqa"]["num_samples"] == 40
     assert names["first"]["pope@gqa"]["folder"] == str(tmp_path / "gqa/pope")

@@ -25,7 +25,7 @@ def llava(number, text):
 def run(answers, tasks, out):
     return score_answers(
         load_recipe(None, ["eval.num_bootstrap=20"]), answers=[answers], tasks=[tasks], out=out
-    )
+    ).to_json()
 
 
 THOUGHTS = (

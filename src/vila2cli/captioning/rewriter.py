@@ -87,7 +87,7 @@ class Rewriter:
         else:
             text = compose_caption(sample, self.settings.fallback) or original
             self._keep(out, sample, text, "+".join(self.settings.fallback), "fallback", attempts)
-            out.count(**{f"fallback_{attempts[-1].defect}": 1})
+            out.count(fallbacks={str(attempts[-1].defect): 1})
 
     def _request(self, original: str, recaption: str) -> Request:
         text = fill(self._template, original=neutral(original), recaption=neutral(recaption))
@@ -136,4 +136,4 @@ class Rewriter:
             prompt_sha256=self._prompt_sha256,
         )
         out.annotate(sample, self.provenance.sign(annotation, best))
-        out.count(**caption_counts(text, sample.text, best), **{f"kept_{source}": 1})
+        out.count(**caption_counts(text, sample.text, best), kept={source: 1})

@@ -11,6 +11,7 @@ from vila2cli.errors import DataError
 from vila2cli.judging.agreement import kappa_interval, many_judges
 from vila2cli.judging.preference import BIASES, RATES, preferences
 from vila2cli.judging.ranking import Comparison, bradley_terry, to_json
+from vila2cli.run.results import REST, StageResult, key
 from vila2cli.score.stats import (
     Columns,
     FloatArray,
@@ -39,6 +40,14 @@ class SampleVerdicts:
 
 
 Verdicts = Mapping[SampleId, SampleVerdicts]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements(StageResult):
+    """The figures of every pair, and `about` what holds for all of them: ranks, what is unjudged, by whom."""
+
+    pairs: Sequence[Mapping[str, Any]]
+    about: Mapping[str, Any] = key(REST)
 
 
 def read_verdict_layer(folder: Path) -> dict[SampleId, SampleVerdicts]:

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from vila2cli.formats.specialists.pictures import BuildSettings, Malformed, Pict
 from vila2cli.formats.specialists.rules import Dropped, clean, settle
 from vila2cli.image import decode_image, stored_as
 from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
+from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.places import local_path
@@ -36,6 +37,23 @@ OBJECTS_FILE = ".objects.jsonl"
 """Beside each shard: the objects that were not used, and why."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSummary(StageResult):
+    """Pictures in, samples out, and of their objects, questions and malformed entries how many of what kind."""
+
+    stage: str
+    specialist: str
+    format: str
+    in_: int
+    out: int
+    dropped: Mapping[str, int]
+    objects: Mapping[str, int]
+    questions: Mapping[str, int]
+    people_asked: Mapping[str, int] = field(default_factory=dict)
+    malformed: Mapping[str, int] = field(default_factory=dict)
+    box_frame: str
+
+
 def build(
     specialist: str,
     *,
@@ -48,7 +66,7 @@ def build(
     num_drawn: int = 20,
     depth: Path | None = None,
     depth_unit: float | None = None,
-) -> dict[str, Any]:
+) -> BuildSummary:
     """Write conversations about annotated pictures as shards, with what was left out and why.
 
     Every sample holds the picture's bytes as they are, the conversation, and the objects it names with
@@ -90,10 +108,10 @@ def build(
         shards = builder.write_all(chain(first, pictures), out, stop)
         gather_rejects(out, shards)
         summary = _summary(specialist, format, out, shards)
-        write_json(out / "summary.json", summary)
-    if not summary["out"]:
+        write_json(out / "summary.json", summary.to_json())
+    if not summary.out:
         raise DataError(
-            f"no sample came of {summary['in']} pictures: {_counts(summary['dropped'])}{_first_reject(out)}; "
+            f"no sample came of {summary.in_} pictures: {_counts(summary.dropped)}{_first_reject(out)}; "
             f"see {out}/rejects.jsonl"
         )
     return summary
@@ -328,31 +346,24 @@ def _entry_reject(shard: str, key: str, picture: Picture, one: Malformed) -> Rej
     return Reject(shard, f"{key}#{one.where}", one.reason, error)
 
 
-def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> dict[str, Any]:
+def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> BuildSummary:
     stats = folder_stats(out, names)
-    objects: Counter[str] = Counter()
-    questions: Counter[str] = Counter()
-    people: Counter[str] = Counter()
-    malformed: Counter[str] = Counter()
+    groups = ("objects", "questions", "people_asked", "malformed")
+    counts: dict[str, Counter[str]] = {group: Counter() for group in groups}
     for name in names:
         shard = read_json(out / f"{name}.stats.json")
-        objects.update(shard["objects"])
-        questions.update(shard["questions"])
-        people.update(shard.get("people_asked", {}))
-        malformed.update(shard.get("malformed", {}))
-    return {
-        "stage": "build",
-        "specialist": specialist,
-        "format": format,
-        "in": stats.num_in,
-        "out": stats.num_out,
-        "dropped": dict(stats.dropped),
-        "objects": dict(sorted(objects.items())),
-        "questions": dict(sorted(questions.items())),
-        **({"people_asked": dict(sorted(people.items()))} if people else {}),
-        **({"malformed": dict(sorted(malformed.items()))} if malformed else {}),
-        "box_frame": BOX_FRAME,
-    }
+        for group, counter in counts.items():
+            counter.update(shard.get(group, {}))
+    return BuildSummary(
+        stage="build",
+        specialist=specialist,
+        format=format,
+        in_=stats.num_in,
+        out=stats.num_out,
+        dropped=stats.dropped,
+        box_frame=BOX_FRAME,
+        **{group: dict(sorted(counter.items())) for group, counter in counts.items()},
+    )
 
 
 def _first_reject(out: Path) -> str:
@@ -361,5 +372,5 @@ def _first_reject(out: Path) -> str:
     return f"; the first: {json.loads(line)['error']}" if line else ""
 
 
-def _counts(dropped: dict[str, int]) -> str:
+def _counts(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"

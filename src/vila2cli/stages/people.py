@@ -1,6 +1,7 @@
 """`vila2 judge --human`, `collect`, `import`, `agreement`: people judge, and how far judges agree with them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,28 @@ from vila2cli.judging.people import (
     to_verdicts,
     write_verdicts,
 )
-from vila2cli.judging.summary import MAJORITY, Verdicts, summarise_judges
+from vila2cli.judging.summary import MAJORITY, Judgements, Verdicts, summarise_judges
 from vila2cli.run.folder import lock, write_json, write_text
+from vila2cli.run.results import StageResult
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import read_shard
 from vila2cli.shards.members import NO_IMAGE
 
 PAGE_FILE = "judge.html"
 IMAGES = "images"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(StageResult):
+    """The page that was written, and its key; `left_out` counts samples that cannot be shown by reason."""
+
+    page: Path
+    key: Path
+    pairs: int
+    ties_of_equal_captions: int = 0
+    images: int
+    megabytes: float
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_page(
@@ -37,7 +52,7 @@ def write_page(
     shards: Sequence[str] = (),
     base: str | None = None,
     images_apart: bool = False,
-) -> dict[str, Any]:
+) -> Page:
     """Write the page for people and its key, over the samples that `vila2 judge` would draw.
 
     `out`/judge.html is for those who judge, `out`/key.json for who collects. Samples without a caption or
@@ -68,21 +83,19 @@ def write_page(
         html = render_page(shown, recipe.judge.question, image_url, inlined=not images_apart)
         write_json(folder / KEY_FILE, key)
         write_text(folder / PAGE_FILE, html)
-    return {
-        "page": str(folder / PAGE_FILE),
-        "key": str(folder / KEY_FILE),
-        "pairs": len(shown),
-        **({"ties of equal captions": len(same)} if same else {}),
-        "images": len({(one.shard, one.key) for one in shown}),
-        "megabytes": round(len(html) / 1e6, 1),
-        **({"left out": left_out} if left_out else {}),
-    }
+    return Page(
+        page=folder / PAGE_FILE,
+        key=folder / KEY_FILE,
+        pairs=len(shown),
+        ties_of_equal_captions=len(same),
+        images=len({(one.shard, one.key) for one in shown}),
+        megabytes=round(len(html) / 1e6, 1),
+        left_out=left_out,
+    )
 
 
-def collect(
-    recipe: Recipe, *, answers: Sequence[str | Path], page: str | Path, out: str | Path
-) -> dict[str, Any]:
-    """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and return what summary.json holds.
+def collect(recipe: Recipe, *, answers: Sequence[str | Path], page: str | Path, out: str | Path) -> Judgements:
+    """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and write their summary.json.
 
     `page` is the folder with key.json. Of several people the majority is one judge more.
     """
@@ -92,13 +105,13 @@ def collect(
     return _write(recipe, by_person, Path(out), {"page": key["page"], "question": key["question"]})
 
 
-def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
-    """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and return what summary.json holds."""
+def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> Judgements:
+    """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and write their summary.json."""
     by_metric: dict[str, Verdicts] = dict(read_imageinwords([Path(path) for path in files]))
     return _write(recipe, by_metric, Path(out), {"source": "ImageInWords"}, same_question=False)
 
 
-def agree(recipe: Recipe, first: str | Path, second: str | Path) -> dict[str, Any]:
+def agree(recipe: Recipe, first: str | Path, second: str | Path) -> Judgements:
     """How far each judge of one folder agrees with each of the other on what both judged.
 
     What is brought together, and when DataError is raised, says `bring_together`.
@@ -110,7 +123,7 @@ def agree(recipe: Recipe, first: str | Path, second: str | Path) -> dict[str, An
         pair["agreement"] = [
             one for one in pair["agreement"] if len({judge in mine for judge in one["judges"]}) == 2
         ]
-    return summary
+    return Judgements.of(summary)
 
 
 def _write(
@@ -120,7 +133,7 @@ def _write(
     about: Mapping[str, Any],
     *,
     same_question: bool = True,
-) -> dict[str, Any]:
+) -> Judgements:
     """Write verdicts and summary; judges of different questions are not held against each other."""
     everybody = dict(by_judge)
     if same_question and len(by_judge) > 1:
@@ -138,7 +151,7 @@ def _write(
         summary |= {**about, "num_people": len(by_judge), "seed": recipe.seed}
         refuse_foreign(folder / "summary.json", '"pairs"')
         write_json(folder / "summary.json", summary)
-    return summary
+    return Judgements.of(summary)
 
 
 def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) -> Iterator[Captioned]:

@@ -14,6 +14,7 @@ from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.evaluation.answer_files import Answer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
 from vila2cli.evaluation.measure import measure, reasoning_of
+from vila2cli.evaluation.metrics import Metrics
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
@@ -39,8 +40,8 @@ NUM_NAMED = 10
 
 def score_answers(
     recipe: Recipe, *, answers: Sequence[str | Path], out: str | Path, tasks: Sequence[str | Path] = ()
-) -> dict[str, Any]:
-    """Score answer files on tasks (default: `eval.tasks` of the recipe) and return what metrics.json holds.
+) -> Metrics:
+    """Score answer files on tasks (default: `eval.tasks` of the recipe) and write metrics.json.
 
     A judge marks what needs one (`eval.judge`). Raises DataError for files that cannot be read, or whose
     answers fit no task, RecipeError where a judge is needed and not given, and once metrics.json is written
@@ -90,7 +91,7 @@ def score_answers(
     if marker is not None:
         marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
-    return metrics
+    return Metrics.of(metrics)
 
 
 def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:

@@ -39,7 +39,8 @@ def samples_of(folder):
 
 
 def score(files, tasks, out):
-    return score_answers(load_recipe(None, ["eval.max_reject_rate=1.0"]), answers=files, tasks=tasks, out=out)
+    recipe = load_recipe(None, ["eval.max_reject_rate=1.0"])
+    return score_answers(recipe, answers=files, tasks=tasks, out=out).to_json()
 
 
 CHOICE = {"id": "validation_Electronics_28", "question_type": "multiple-choice", "answer": "A"}

@@ -9,15 +9,14 @@ from vila2cli.run.slurm.submit import Record
 from vila2cli.run.stages import Stage
 
 
-def status_lines(stages: Sequence[Stage], folder: Path) -> Iterator[str]:
-    """One line per stage: complete, what its tasks do, or that none is left and where to read why."""
+def states(stages: Sequence[Stage], folder: Path) -> Iterator[tuple[str, str]]:
+    """Of each stage by name: complete, what its tasks do, or that none is left and where to read why."""
     records = {stage.name: Record.read(folder, stage) for stage in stages}
     known = tasks_of(job.job for record in records.values() for job in record.jobs)
-    width = max(len(stage.name) for stage in stages)
     for stage in stages:
         numbers = [job.job for job in records[stage.name].jobs]
         tasks = [task for task in known if task.job in numbers]
-        yield f"{stage.name:<{width}}  {_state(stage, tasks, numbers, folder)}"
+        yield stage.name, _state(stage, tasks, numbers, folder)
 
 
 def _state(stage: Stage, tasks: Sequence[Task], numbers: Sequence[int], folder: Path) -> str:
