@@ -1,4 +1,4 @@
-"""Killed at random moments and started again until done: is the layer the one that nobody disturbed?
+"""Killed at random moments and started again until done: is the layer that of an undisturbed run?
 
 `vila2 recaption` captions small shards, some of whose samples are broken, once in peace and then while
 it is killed. Half of the kills fall anywhere between start and a few shards later, half are aimed: they
@@ -18,7 +18,6 @@ and not the import of torch; --fresh starts a new interpreter each time, as vllm
 
 import argparse
 import importlib
-import io
 import json
 import os
 import random
@@ -31,11 +30,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import quick
-from PIL import Image, ImageDraw
-from rounds import RESULTS, machine, write_results
+import running
+from recaption_rows import jpeg
+from running import machine, samples_of, write_results
 
-from vila2cli.shards import TarWriter, done, open_source, read_shard
+from vila2cli.shards import TarWriter, done
 from vila2cli.shards.sample import Annotation
 
 INTERRUPTED = 75
@@ -44,22 +43,11 @@ POLL_S = 0.0005
 COUNTS = ("in", "out", "dropped", "rejected", "tokens", "requests", "prompts", "kept", "finish_reasons")
 
 
-def picture(number: int) -> bytes:
-    rng = random.Random(number)
-    image = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
-    for _ in range(4):
-        x, y = rng.randrange(48), rng.randrange(48)
-        ImageDraw.Draw(image).ellipse((x, y, x + 16, y + 16), tuple(rng.randrange(256) for _ in range(3)))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def make_shards(folder: Path, num_shards: int, num_samples: int) -> None:
     for shard in range(num_shards):
         with TarWriter(folder / f"{shard:05}.tar") as tar:
             for index in range(num_samples):
-                data = picture(shard * num_samples + index)
+                data = jpeg(shard * num_samples + index, 48)
                 is_broken = index == 1 and shard % 3 == 0
                 tar.write_sample(
                     f"{shard:05}-{index:03}", {"jpg": data[:300] if is_broken else data, "txt": b"alt"}
@@ -67,7 +55,7 @@ def make_shards(folder: Path, num_shards: int, num_samples: int) -> None:
 
 
 def make_model(folder: Path) -> None:
-    """The embedded world's bases under an untrained projector: what it says matters not, only that it stays."""
+    """The embedded world's bases under an untrained projector: what it says does not matter."""
     from vila2cli.model.build import build
     from vila2cli.settings import BaseSettings
 
@@ -161,20 +149,11 @@ class Trial:
             "recaption.batch_size=4",
             "recaption.max_reject_rate=1.0",
         ]
-        options = [word for text in sets for word in ("--set", text)]
-        return [
-            "recaption",
-            "--model",
-            str(self.model),
-            "--shards",
-            f"{self.data}/*.tar",
-            "--out",
-            str(out),
-            *options,
-        ]
+        words = ["recaption", "--model", str(self.model), "--shards", f"{self.data}/*.tar", "--out", str(out)]
+        return [*words, *running.set_options(sets)]
 
     def run(self) -> None:
-        """Kill until there were as many kills as asked for, each layer to its end."""
+        """Kill until there were as many kills as requested, each layer to its end."""
         first_s, per_shard_s = self.prepare()
         start_s = time.monotonic()
         while self.figures["kills"] < self.args.kills:
@@ -232,10 +211,8 @@ class Trial:
             ours, theirs = (summary.get(key) for summary in summaries)
             check(ours == theirs, f"{key} is {ours}, undisturbed it was {theirs}")
         if self.args.engine == "hf":
-            check(
-                (out / "rejects.jsonl").read_bytes() == (self.peace / "rejects.jsonl").read_bytes(),
-                "other rejects than undisturbed",
-            )
+            ours, theirs = ((folder / "rejects.jsonl").read_bytes() for folder in (out, self.peace))
+            check(ours == theirs, "other rejects than undisturbed")
         else:
             self.compare_captions(out)
 
@@ -248,9 +225,7 @@ class Trial:
 
 
 def captions(layer: Path) -> dict[str, Annotation]:
-    source = open_source([str(layer)])
-    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=lambda reject: None))
-    return {sample.key: sample.annotations[0] for sample in samples if sample.annotations}
+    return {sample.key: sample.annotations[0] for sample in samples_of(layer) if sample.annotations}
 
 
 def check(holds: bool, message: str) -> None:
@@ -259,7 +234,7 @@ def check(holds: bool, message: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "durability")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
     parser.add_argument("--signal", choices=("KILL", "TERM", "USR1", "INT"), default="KILL")
@@ -267,18 +242,11 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=12, help="per shard")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--fresh", action="store_true", help="start a new interpreter for every attempt")
-    parser.add_argument("--out", type=Path, default=RESULTS / "durability.json")
-    args = quick.parse(parser, kills=3, num_shards=4, num_samples=4)
+    args = running.parse(parser, kills=3, num_shards=4, num_samples=4)
     os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
     if not args.fresh and args.engine == "hf":
-        for name in (
-            "torch",
-            "transformers",
-            "vila2cli.cli.app",
-            "vila2cli.stages.recaption",
-            "vila2cli.engine.hf",
-        ):
-            importlib.import_module(name)
+        for name in ("torch", "transformers", "cli.app", "stages.recaption", "engine.hf"):
+            importlib.import_module(f"vila2cli.{name}" if "." in name else name)
     with tempfile.TemporaryDirectory() as name:
         trial = Trial(Path(name), args)
         trial.run()

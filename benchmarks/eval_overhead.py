@@ -19,20 +19,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from PIL import Image
 
 SHARD = 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = running.parser_of(__doc__)
     parser.add_argument("--num", type=int, default=10_000, help="questions")
     parser.add_argument("--threads", type=int, default=2, help="cores for the model")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--out", type=Path, help="file for the result")
-    options = quick.parse(parser, num=16, batch_size=8, new_tokens=2)
+    options = running.parse(parser, num=16, batch_size=8, new_tokens=2)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
@@ -47,10 +47,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Write questions and a checkpoint, evaluate, and say where the time went."""
     import torch
 
+    from vila2cli.ask import model as asked
     from vila2cli.cli.app import main as vila2
     from vila2cli.model.build import build
     from vila2cli.settings import BaseSettings
-    from vila2cli.stages import evaluate as stage
 
     torch.set_num_threads(options.threads)
     model, processor = build(BaseSettings(), seed=0)
@@ -58,7 +58,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     processor.save_pretrained(folder / "model")
     write_task(folder / "task", options.num)
     clock = Clock()
-    stage.open_engine = clock.watch(stage.open_engine)
+    asked.open_engine = clock.watch(asked.open_engine)
     words = ["eval", "--model", folder / "model", "--tasks", folder / "task", "--out", folder / "eval"]
     words += ["--set", "eval.engine=hf", "--set", f"eval.batch_size={options.batch_size}"]
     words += ["--set", f"eval.max_new_tokens={options.new_tokens}"]

@@ -11,16 +11,15 @@ Differences to the control are paired on the same questions; see INTERVALS for w
     python benchmarks/filter.py --seeds 0 1 2
 """
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from auc import auc_interval
 from repeats import compare_evals, t_interval
-from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
+from rounds import Run, seed_parser, work_folder
+from running import machine, read_json, write_results
 
 from vila2cli.evaluation.predictions import differences
 from vila2cli.score import find_scorer
@@ -132,9 +131,7 @@ def measure(run: Run) -> dict[str, Any]:
         "alt_text": against_oracle(by_perplexity, ("original",)),
         "alt_text_by_gain": against_oracle(by_gain, ("original",))["share_right"],
         "recaption": against_oracle(own, ("recaption",)),
-        "filters": {
-            arm: json.loads((run.dir / layer / "summary.json").read_text()) for arm, layer in ARMS.items()
-        },
+        "filters": {arm: read_json(run.dir / layer / "summary.json") for arm, layer in ARMS.items()},
         "train_tokens": {arm: run.num_tokens(f"arm-{arm}") for arm in ARMS},
         "metrics": {arm: run.metrics(f"arm-{arm}") for arm in ARMS},
         "differences": {
@@ -192,13 +189,9 @@ def _is_qa(run: Run, task: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-filter")
-    parser.add_argument("--out", type=Path, default=RESULTS / "filter.json")
+    parser = seed_parser(__doc__, "filter", "benchmark-filter")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for vila2")
-    options = quick.parse(parser, seeds=[0])
+    options = running.parse(parser, seeds=[0])
     runs: list[Run] = []
     results = []
     for seed in options.seeds:
@@ -208,7 +201,6 @@ def main() -> None:
         runs.append(run)
         figures = {"machine": machine(), "sets": options.set, "seeds": results, "pooled": pooled(runs)}
         write_results(options.out, figures, options.work)
-    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

@@ -17,20 +17,20 @@ What is there already is not done again, so that the same command goes on where 
     python benchmarks/findings_vila.py --seeds 0 1 2 --quick    # about half an hour on two cores
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import quick
+import running
 from repeats import compare_evals, t_interval
-from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
+from rounds import Run, seed_parser, work_folder
+from running import machine, read_json, write_results
 
 from vila2cli.run.folder import write_text
 from vila2cli.shards import TarWriter, open_source, read_shard
-from vila2cli.world.language import QUESTIONS, layout
+from vila2cli.world.sayings import QUESTIONS, layout
 from vila2cli.world.scenes import draw_scene
 
 TEXT_SKILLS = ("existence", "colour", "shape", "size", "count", "place")
@@ -104,7 +104,7 @@ class Findings(Run):
             if not out.exists():
                 self.timed(out, "soup", "--models", *paths, sets=(f'soup.method="{method}"', *sets))
             self.evaluate(f"soup-{method}", self.shots[:1])
-            made[method] = json.loads((out / "vila2.json").read_text())
+            made[method] = read_json(out / "vila2.json")
         return made
 
     def eval_dir(self, name: str, shots: int) -> Path:
@@ -203,17 +203,13 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seed_parser(__doc__, "findings_vila", "benchmark-findings-vila")
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 4], help="sets eval.shots, 0 not at all")
     parser.add_argument("--smaller", action="store_true", help="a world of fewer pictures and questions")
     parser.add_argument("--text-questions", type=int, default=500)
     parser.add_argument("--no-soups", action="store_true")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-findings-vila")
-    parser.add_argument("--out", type=Path, default=RESULTS / "findings_vila.json")
-    options = quick.parse(parser, seeds=[0], shots=[0, 1], text_questions=4)
+    options = running.parse(parser, seeds=[0], shots=[0, 1], text_questions=4)
     sizes = {} if options.quick else SMALLER if options.smaller else SIZES
     sets = [*(f"world.num_{name}={num}" for name, num in sizes.items()), *options.sets]
     work = work_folder(options.work, options.recipe, [*sets, str(options.text_questions)])
@@ -223,7 +219,6 @@ def main() -> None:
         results.append(measure(run, num_text=options.text_questions, has_soups=not options.no_soups))
         report = {"machine": machine(), "sets": sets, "over_seeds": over_seeds(results), "seeds": results}
         write_results(options.out, report, options.work)
-    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

@@ -14,25 +14,19 @@ are medians; answers are compared with those of the other rows, image by image.
 """
 
 import argparse
-import json
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import quick
+import running
 from durability import make_model
 from recaption import versions
-from rounds import RECIPE, REPO, RESULTS, Run, write_results
+from rounds import SPECIALISTS, Run
+from running import RECIPE, REPO, read_json, samples_of, write_results
 from tables import lora as lora_table
 
-from vila2cli.shards import open_source, read_shard
-
-NAMES = ("spatial", "grounding", "ocr")
 ROWS = ("together", "separate-adapters", "separate-merged")
 SEED0 = REPO / "runs" / "benchmark-rounds" / "seed0"
 MOST = 0.6
@@ -67,19 +61,11 @@ class Work:
     def vila2(self, *words: str) -> float:
         """Run `vila2 specialize`; returns its seconds."""
         command = ["specialize", *words, "--recipe", str(RECIPE)]
-        for text in self.sets:
-            command += ["--set", text]
-        start_s = time.monotonic()
-        if quick.is_on():
-            quick.vila2(command)
-            return time.monotonic() - start_s
-        with (self.work / "commands.log").open("ab") as log:
-            subprocess.run([sys.executable, "-m", "vila2cli", *command], check=True, stdout=log, stderr=log)
-        return time.monotonic() - start_s
+        return running.vila2(command, self.sets, log=self.work / "commands.log")
 
     def train(self) -> None:
         """The specialists that are not there yet."""
-        for name in NAMES:
+        for name in SPECIALISTS:
             if not self.specialist(name).exists():
                 self.vila2("--name", name, "--model", str(self.base), "--out", str(self.specialist(name)))
 
@@ -90,40 +76,40 @@ class Work:
         shards = sorted(map(str, (self.data / "pretrain").glob("*.tar")))[: num_shards or None]
         words = [word for shard in shards for word in ("--shards", shard)]
         models = {
-            name: str(self.specialist(name) / ("" if row == "separate-merged" else "adapter")) for name in NAMES
+            name: str(self.specialist(name) / ("" if row == "separate-merged" else "adapter"))
+            for name in SPECIALISTS
         }
         if row == "together":
-            named = [word for name in NAMES for word in ("--name", name, "--model", models[name])]
+            named = [word for name in SPECIALISTS for word in ("--name", name, "--model", models[name])]
             seconds = self.vila2("--relabel", *named, *words, "--out", str(out))
         else:
             seconds = sum(
                 self.vila2(
                     "--relabel", "--name", name, "--model", models[name], *words, "--out", str(out / name)
                 )
-                for name in NAMES
+                for name in SPECIALISTS
             )
-        summaries = [json.loads((out / name / "summary.json").read_text()) for name in NAMES]
+        summaries = [read_json(out / name / "summary.json") for name in SPECIALISTS]
         found = answers(out)
-        asking_s = sum(one["cost"]["seconds"] for one in summaries)
-        num_images, num_tokens = summaries[0]["in"], sum(one["tokens"] for one in summaries)
+        asking_s = sum(summary["cost"]["seconds"] for summary in summaries)
+        num_images, num_tokens = summaries[0]["in"], sum(summary["tokens"] for summary in summaries)
         return Measured(seconds, asking_s, num_images, len(found), num_tokens), found
 
 
 def answers(out: Path) -> Answers:
     """What was kept of every specialist's answers, by its name and the sample's key."""
     return {
-        (name, sample.key): found.turns[1].text
-        for name in NAMES
-        for shard in open_source([str(out / name)]).shards
-        for sample in read_shard(shard, on_reject=lambda reject: None)
-        if (found := sample.annotation(name))
+        (name, sample.key): annotation.turns[1].text
+        for name in SPECIALISTS
+        for sample in samples_of(out / name)
+        if (annotation := sample.annotation(name))
     }
 
 
-def agreement(mine: Answers, other: Answers) -> dict[str, Any]:
+def agreement(first: Answers, other: Answers) -> dict[str, Any]:
     """How many answers two rows share, of those that either has."""
-    either = mine.keys() | other.keys()
-    same = sum(mine.get(key) == other.get(key) for key in either)
+    either = first.keys() | other.keys()
+    same = sum(first.get(key) == other.get(key) for key in either)
     return {"same": same, "of": len(either), "share": round(same / len(either), 5) if either else None}
 
 
@@ -161,7 +147,7 @@ def measure(work: Work, num_shards: int, repeats: int) -> dict[str, Any]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "lora")
     parser.add_argument("--base", type=Path, default=SEED0 / "runs" / "world" / "round3" / "pretrain")
     parser.add_argument("--data", type=Path, default=SEED0 / "data", help="folder that vila2 world wrote")
     parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
@@ -171,16 +157,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16, help="an eighth of the width of the world's LLM")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-lora")
-    parser.add_argument("--out", type=Path, default=RESULTS / "lora.json")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    return quick.parse(parser, base=None, engine="hf", num_shards=[1], rank=2, repeats=1)
+    return running.parse(parser, base=None, engine="hf", num_shards=[1], rank=2, repeats=1)
 
 
 def prepare(options: argparse.Namespace) -> None:
     """The small base and world of --quick."""
     run = Run(0, options.work, RECIPE)
     run.vila2("world", "--out", str(run.data))
-    options.base, options.data, options.sets = options.work / "base", run.data, [*options.sets, *quick.WORLD]
+    options.base, options.data, options.sets = options.work / "base", run.data, [*options.sets, *running.WORLD]
     make_model(options.base)
 
 
@@ -190,7 +175,7 @@ def main() -> None:
     if options.quick:
         prepare(options)
     sets = ["specialize.lora=true", f"recaption.engine={options.engine}", "recaption.max_reject_rate=1"]
-    for name in NAMES:
+    for name in SPECIALISTS:
         data = f'["{options.data}/specialist-{name}/*.tar"]'
         sets += [f"specialists.{name}.data={data}", f"specialists.{name}.lora.rank={options.rank}"]
         sets += [f"specialists.{name}.lora.alpha={2.0 * options.rank}"]
@@ -208,7 +193,6 @@ def main() -> None:
         sizes.append(measure(work, num_shards, options.repeats))
         write_results(options.out, {**about, "sizes": sizes}, options.work)
     print(lora_table({**about, "sizes": sizes}))
-    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

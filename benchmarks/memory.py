@@ -10,7 +10,6 @@ would count the process that started it). Must hold: 200 shards take at most 10%
     python benchmarks/memory.py --shards 2 20 --num-samples 4
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from durability import make_model, make_shards
 from reading import make_shards as make_photographs
-from rounds import RESULTS, machine, write_results
+from running import machine, write_results
 
 LIMIT = 0.10
 READ = """
@@ -65,18 +64,16 @@ def recaption(work: Path, engine: str, count: int) -> float:
         "recaption.retry_temperatures=[]",
     ]
     out = ["--out", str(work / f"{engine}{count}"), "--shards", shard_range(work / "small", count)]
-    options = [word for text in sets for word in ("--set", text)]
-    return peak_mib(RECAPTION, "recaption", "--model", str(work / "model"), *out, *options)
+    return peak_mib(RECAPTION, "recaption", "--model", str(work / "model"), *out, *running.set_options(sets))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "memory")
     parser.add_argument("--shards", type=int, nargs=2, default=(20, 200), help="the two numbers compared")
     parser.add_argument("--num-samples", type=int, default=16, help="per shard that is captioned")
     parser.add_argument("--num-read", type=int, default=50, help="photographs per shard that is only read")
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
-    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json")
-    args = quick.parse(parser, shards=(1, 2), num_samples=2, num_read=2)
+    args = running.parse(parser, shards=(1, 2), num_samples=2, num_read=2)
     few, many = args.shards
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -8,18 +8,16 @@ dropout, the original left out).
     python benchmarks/prompts.py --seeds 0 1 2 --train
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-import quick
-from rounds import RECIPE, REPO, RESULTS, Run, machine, work_folder, write_results
+import running
+from rounds import Run, seed_parser, work_folder
+from running import machine, read_json, samples_of, write_results
 
 from vila2cli.score.caption import count_facts
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio
-from vila2cli.shards import open_source, read_shard
 from vila2cli.world.scenes import VOCABULARY
 
 MIX = ("long-v1", "long-v2", "long-v3")
@@ -50,7 +48,7 @@ def caption(run: Run, row: str) -> dict[str, Any]:
     """Write a row's captions with round 0's model; their length, facts and cost."""
     out = folder(run, row) / "recaption"
     run.vila2("recaption", "--model", str(run.dir / "round0" / "sft"), "--out", str(out), sets=ROWS[row])
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_json(out / "summary.json")
     kept = ("words", "kept", "defects", "fallbacks", "requests", "retries", "tokens", "cost")
     return {**facts(out), **{key: summary[key] for key in kept}}
 
@@ -62,13 +60,12 @@ def facts(layer: Path) -> dict[str, Any]:
     """
     vocabulary = Vocabulary(**VOCABULARY)
     rows, images = [], []
-    for shard in open_source([str(layer)]).shards:
-        for sample in read_shard(shard, on_reject=lambda reject: None):
-            annotation = sample.annotation("recaption")
-            if annotation is not None and annotation.text and annotation.decision.get("source") == "model":
-                count = count_facts(annotation.text, sample.meta["scene"], vocabulary)
-                rows.append({"right": count.right, "stated": count.stated, "true": count.true})
-                images.append(annotation.image_sha256)
+    for sample in samples_of(layer):
+        annotation = sample.annotation("recaption")
+        if annotation is not None and annotation.text and annotation.decision.get("source") == "model":
+            count = count_facts(annotation.text, sample.meta["scene"], vocabulary)
+            rows.append({"right": count.right, "stated": count.stated, "true": count.true})
+            images.append(annotation.image_sha256)
     settings = {"groups": images, "num_bootstrap": 1000, "seed": 0}
     found = estimate(columns_of(rows), shares, **settings) if rows else {}
     return {"num_captions": len(rows), **{name: one.interval().to_json() for name, one in found.items()}}
@@ -91,19 +88,15 @@ def train(run: Run, row: str) -> dict[str, Any]:
     for done, (stage, *words) in stages.items():
         if not (out / done).exists():
             run.vila2(stage, *words, "--out", str(out / stage), sets=sets if stage == "pretrain" else ())
-    metrics: dict[str, Any] = json.loads((out / "eval" / "metrics.json").read_text())
+    metrics: dict[str, Any] = read_json(out / "eval" / "metrics.json")
     return metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seed_parser(__doc__, "prompts", "benchmark-rounds")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--train", action="store_true", help="also pretrain, tune and evaluate every row")
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS / "prompts.json")
-    options = quick.parse(parser, seeds=[0], rows=["simple", "mixed, best of 4 by judge"])
+    options = running.parse(parser, seeds=[0], rows=["simple", "mixed, best of 4 by judge"])
     results = []
     for seed in options.seeds:
         run = Run(seed, work_folder(options.work, options.recipe), options.recipe)
@@ -113,7 +106,6 @@ def main() -> None:
         metrics = {row: train(run, row) for row in trained}
         results.append({"seed": seed, "captions": captions, "metrics": metrics})
         write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
-    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Must hold for photographs of 256 pixels and more: vila2 at 0.9 of bare or better
     python benchmarks/reading.py --sides 512 --repeats 3
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -28,9 +27,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from PIL import Image, ImageFilter
-from rounds import RESULTS, machine, write_results
+from running import machine, write_results
 
 from vila2cli.image import decode_image
 from vila2cli.shards import Source, TarWriter, open_layer, open_source, read_shard
@@ -174,15 +173,14 @@ def ratio(over: list[float], under: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "reading")
     parser.add_argument(
         "--sides", type=int, nargs="+", default=[64, 256, 384, 512, 1024], help="image sizes in pixels"
     )
     parser.add_argument("--num-shards", type=int, default=4)
     parser.add_argument("--num-samples", type=int, default=250, help="per shard")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=RESULTS / "reading.json")
-    args = quick.parse(parser, sides=[64], num_shards=2, num_samples=4, repeats=2)
+    args = running.parse(parser, sides=[64], num_shards=2, num_samples=4, repeats=2)
     if not KEEP_FREED.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED)
     found = []

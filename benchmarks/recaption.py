@@ -26,10 +26,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import quick
+import running
 from recaption_model import SIZES, build_model
 from recaption_rows import ROWS, Measured, Work, chat_of, images, prompt_text, write_data
-from rounds import RESULTS, machine, write_results
+from running import RESULTS, machine, write_results
 
 PAPER_IMAGES_PER_S, DOLLARS_PER_HOUR = 10.6, 4.91
 """VILA^2 section 3.6: the rate of one H100, and what an hour of it costs on AWS."""
@@ -150,7 +150,7 @@ def report(results: dict[str, Any]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__)
     parser.add_argument("--size", choices=SIZES, default="small", help="random model to build")
     parser.add_argument("--model", type=Path, help="a checkpoint to use instead")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 for 8b, else float32")
@@ -169,7 +169,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default benchmarks/results/recaption-SIZE.json")
     parser.add_argument("--child", choices=ROWS, help=argparse.SUPPRESS)
     few = {"num_images": 4, "num_pipeline": 2, "num_shards": 2, "new_tokens": 2, "batch_size": 2, "repeats": 1}
-    return quick.parse(parser, size="tiny", **few)
+    return running.parse(parser, size="tiny", **few)
 
 
 def main() -> None:
@@ -192,7 +192,7 @@ def main() -> None:
         batch_size=options.batch_size,
         dtype=options.dtype or size.dtype,
     )
-    has_vllm = "vllm" in quick.engines("hf", "vllm")
+    has_vllm = "vllm" in running.engines("hf", "vllm")
     names = [name for name in options.rows if has_vllm or name not in NEED_VLLM]
     few = Work(**{**asdict(work), "num_images": min(options.num_pipeline, work.num_images)})
     runs: dict[str, list[Measured]] = {name: [] for name in names}
@@ -218,7 +218,6 @@ def main() -> None:
     out = options.out or RESULTS / f"recaption-{options.size}.json"
     write_results(out, results, options.work)
     report(results)
-    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

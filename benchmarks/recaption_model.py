@@ -1,6 +1,7 @@
 """Randomly initialised captioners of a given shape: speed does not depend on what the weights are."""
 
 import json
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,73 +35,8 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(
-        vision={
-            "hidden_size": 192,
-            "intermediate_size": 768,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "image_size": 64,
-            "patch_size": 8,
-        },
-        text={
-            "vocab_size": 1536,
-            "hidden_size": 256,
-            "intermediate_size": 768,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 1024,
-        },
-        dtype="float32",
-        picture_side=64,
-    ),
-    # 40M parameters, with the vocabulary's share of them and the image tokens per answer token of the 8b size.
-    "small": Size(
-        vision={
-            "hidden_size": 384,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 6,
-            "image_size": 128,
-            "patch_size": 8,
-        },
-        text={
-            "vocab_size": 2048,
-            "hidden_size": 512,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 1024,
-        },
-        dtype="float32",
-        picture_side=256,
-    ),
-    # SigLIP-so400m at 364 pixels (13 x 13 = 169 image tokens after the shuffle) and Llama-3-8B.
-    "8b": Size(
-        vision={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 364,
-            "patch_size": 14,
-        },
-        text={
-            "vocab_size": 128320,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-        },
-        dtype="bfloat16",
-        picture_side=480,
-    ),
+    name: Size(**shape)
+    for name, shape in tomllib.loads(Path(__file__).with_suffix(".toml").read_text()).items()
 }
 
 

@@ -11,25 +11,18 @@ Differences are paired on the same questions, with 95% bootstrap intervals over 
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from repeats import compare_evals
+from running import RECIPE, REPO, machine, read_json, write_results
 
 from vila2cli.run.folder import digest
 
-REPO = Path(__file__).parents[1]
-RESULTS = REPO / "benchmarks" / "results"
-RECIPE = REPO / "recipes" / "world.toml"
+SOURCES = ("pretrain", "interleaved", "sft", "text")
+SPECIALISTS = ("spatial", "grounding", "ocr")
 
 
 class Run:
@@ -44,28 +37,15 @@ class Run:
             f"seed={seed}",
             f"world.seed={seed}",
             f"runs_dir={self.runs}",
-            *(
-                f'data.{name}=["{self.data}/{name}/*.tar"]'
-                for name in ("pretrain", "interleaved", "sft", "text")
-            ),
+            *(f'data.{name}=["{self.data}/{name}/*.tar"]' for name in SOURCES),
             f'eval.tasks=["{self.data}/eval/*"]',
-            *(
-                f'specialists.{name}.data=["{self.data}/specialist-{name}/*.tar"]'
-                for name in ("spatial", "grounding", "ocr")
-            ),
-            *(quick.WORLD if quick.is_on() else ()),
+            *(f'specialists.{name}.data=["{self.data}/specialist-{name}/*.tar"]' for name in SPECIALISTS),
+            *(running.WORLD if running.is_quick() else ()),
         ]
 
     def vila2(self, *words: str, sets: tuple[str, ...] = ()) -> float:
         """Run a command; returns its seconds."""
-        settings = [word for text in (*self.sets, *sets) for word in ("--set", text)]
-        start = time.monotonic()
-        words = (*words, "--recipe", str(self.recipe), *settings)
-        if quick.is_on():
-            quick.vila2(list(words))
-        else:
-            subprocess.run([sys.executable, "-m", "vila2cli", *words], check=True)
-        return time.monotonic() - start
+        return running.vila2((*words, "--recipe", str(self.recipe)), (*self.sets, *sets))
 
     def rounds(self, num: int) -> dict[str, float]:
         """Everything `make roundN` runs, with the seconds of each stage."""
@@ -96,7 +76,7 @@ class Run:
 
     def specialists(self) -> dict[str, float]:
         seconds = {}
-        for name in ("spatial", "grounding", "ocr"):
+        for name in SPECIALISTS:
             seconds[f"{name}/train"] = self.vila2("specialize", "--name", name)
             seconds[f"{name}/relabel"] = self.vila2("specialize", "--name", name, "--relabel")
         for stage in ("pretrain", "sft", "eval"):
@@ -104,16 +84,16 @@ class Run:
         return seconds
 
     def num_tokens(self, name: str) -> int:
-        phases = json.loads((self.dir / name / "pretrain" / "vila2.json").read_text())["phases"]
-        return int(phases[-1]["num_tokens"])
+        return int(self.lineage(name)["phases"][-1]["num_tokens"])
 
     def setting(self, name: str, key: str) -> float:
-        return float(
-            json.loads((self.dir / name / "pretrain" / "vila2.json").read_text())["settings"]["main"][key]
-        )
+        return float(self.lineage(name)["settings"]["main"][key])
+
+    def lineage(self, name: str) -> dict[str, Any]:
+        return dict(read_json(self.dir / name / "pretrain" / "vila2.json"))
 
     def metrics(self, name: str) -> dict[str, Any]:
-        return dict(json.loads((self.dir / name / "eval" / "metrics.json").read_text()))
+        return dict(read_json(self.dir / name / "eval" / "metrics.json"))
 
     def difference(self, old: str, new: str) -> dict[str, Any]:
         return compare_evals(self.dir / old / "eval", self.dir / new / "eval")
@@ -124,24 +104,6 @@ def work_folder(work: Path, recipe: Path, sets: Sequence[str] = ()) -> Path:
     if not sets and recipe.resolve() == RECIPE:
         return work
     return work / digest([recipe.read_text(), *sets])[:12]
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "num_cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("vila2cli", "torch", "transformers")},
-    }
-
-
-def write_results(out: Path, results: Mapping[str, Any], work: Path | None = None) -> None:
-    """Write what a benchmark found as JSON; paths below `work`, which are this machine's, become relative."""
-    text = json.dumps(results, indent=1)
-    if work is not None:
-        text = text.replace(json.dumps(f"{work.absolute()}/")[1:-1], "")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text + "\n")
 
 
 def measure(run: Run, num_rounds: int, *, specialists: bool) -> dict[str, Any]:
@@ -163,21 +125,25 @@ def measure(run: Run, num_rounds: int, *, specialists: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def seed_parser(description: str | None, name: str, folder: str) -> argparse.ArgumentParser:
+    """The parser of a benchmark over seeds, which works in a folder of runs."""
+    parser = running.parser_of(description, name)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS / "rounds.json")
+    parser.add_argument("--work", type=Path, default=REPO / "runs" / folder)
+    return parser
+
+
+def main() -> None:
+    parser = seed_parser(__doc__, "rounds", "benchmark-rounds")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--specialists", action="store_true", help="also the final model of each seed")
-    options = quick.parse(parser, seeds=[0], rounds=1)
+    options = running.parse(parser, seeds=[0], rounds=1)
     results = []
     for seed in options.seeds:
         run = Run(seed, options.work, options.recipe)
         results.append(measure(run, options.rounds, specialists=options.specialists))
         write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
-    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

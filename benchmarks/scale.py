@@ -19,9 +19,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from durability import make_model
-from rounds import RESULTS, machine, write_results
+from running import machine, write_results
 
 from vila2cli.shards import folder_stats
 
@@ -48,14 +48,14 @@ def run(words: list[str]) -> dict[str, float]:
 def draw(folder: Path, size: int, per_shard: int) -> None:
     sets = [f"world.num_pretrain={size}", f"world.samples_per_shard={min(per_shard, size)}"]
     sets += [f"world.num_{name}=1" for name in ("sft", "specialist", "dev", "eval", "text", "interleaved")]
-    run(["world", "--out", str(folder), *(word for text in sets for word in ("--set", text))])
+    run(["world", "--out", str(folder), *running.set_options(sets)])
 
 
 def recaption(options: argparse.Namespace, data: Path, out: Path, worker: str) -> dict[str, float]:
     sets = ["recaption.engine=hf", "recaption.max_reject_rate=1.0", "recaption.retry_temperatures=[]"]
     words = ["recaption", "--model", str(options.model), "--shards", f"{data}/pretrain/*.tar"]
     words += ["--out", str(out), "--worker", worker]
-    return run([*words, *(word for text in sets for word in ("--set", text))])
+    return run([*words, *running.set_options(sets)])
 
 
 def marginal(rows: list[dict[str, float]]) -> list[float]:
@@ -91,14 +91,13 @@ def split_evenly(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=not quick.is_on())
+    parser = running.parser_of(__doc__, "scale")
+    parser.add_argument("--model", type=Path, required=not running.is_quick())
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--split-size", type=int, default=4000, help="images that the workers share")
     parser.add_argument("--samples-per-shard", type=int, default=SAMPLES_PER_SHARD)
-    parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
-    options = quick.parse(parser, sizes=[2, 4], workers=[2], split_size=4, samples_per_shard=1)
+    options = running.parse(parser, sizes=[2, 4], workers=[2], split_size=4, samples_per_shard=1)
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as text:
         work = Path(text)
@@ -128,7 +127,9 @@ def main() -> None:
     print(f"CPU-seconds per further 1,000 images: {steps}; start: {start_s:.1f} s")
     uneven = [row for row in split if row["largest_share_of_images"] > LARGEST_SHARE]
     if not options.quick:
-        sys.exit("not as promised, see the figures" if change is None or change > LARGEST_CHANGE or uneven else 0)
+        sys.exit(
+            "not as promised, see the figures" if change is None or change > LARGEST_CHANGE or uneven else 0
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-PARTS = ("quick", "smoke", "repeats", "recaption_model", "recaption_rows")
+PARTS = ("running", "smoke", "auc", "repeats", "recaption_model", "recaption_rows")
 """Scripts that are parts of others."""
 FIRST = ("recaption", "specialists", "findings_vila")
 """The longest, which go first so that none is left over at the end."""
@@ -53,9 +53,9 @@ def main() -> int:
     names = options.names or sorted(known, key=lambda name: name not in FIRST)
     with ThreadPoolExecutor(options.jobs) as pool:
         for future in as_completed([pool.submit(run, name, options.timeout_s) for name in names]):
-            said, output = future.result()
-            print(f"{output[-20_000:]}\n{said}" if output else said, flush=True)
-            if "broken, exit code" in said:
+            line, output = future.result()
+            print(f"{output[-20_000:]}\n{line}" if output else line, flush=True)
+            if "broken, exit code" in line:
                 pool.shutdown(wait=False, cancel_futures=True)
                 return 1
     return 0

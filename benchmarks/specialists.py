@@ -10,25 +10,21 @@ specialist is checked against what is known of its picture; intervals are over p
     python benchmarks/specialists.py --seeds 0 1 2
 """
 
-import argparse
-import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import quick
-from rounds import RECIPE, RESULTS, Run, machine, work_folder, write_results
+import running
+from rounds import SPECIALISTS, Run, seed_parser, work_folder
+from running import machine, read_json, samples_of, write_results
 from tables import specialists as specialists_table
 
-from vila2cli.score.grounding import iou, parse_boxes
+from vila2cli.score.box import iou, parse_boxes
 from vila2cli.score.stats import Columns, FloatArray, columns_of, estimate, ratio
-from vila2cli.shards import open_source, read_shard
-from vila2cli.world.language import relation_phrase
+from vila2cli.world.sayings import relation_phrase
 
-REPO = Path(__file__).parents[1]
-NAMES = ("spatial", "grounding", "ocr")
-CONTROLS = ("final-direct", "final-equal-compute", *(f"final-only-{name}" for name in NAMES))
+CONTROLS = ("final-direct", "final-equal-compute", *(f"final-only-{name}" for name in SPECIALISTS))
 MIN_IOU = 0.5
 
 _RELATION = re.compile(r"The (\w+ \w+) is ([a-z ]+?) the (\w+ \w+)\.")
@@ -40,27 +36,27 @@ Row = dict[str, float]
 
 def check_spatial(text: str, scene: dict[str, Any]) -> Row:
     """Relations stated and right, and pairs of objects of which a right one is stated."""
-    things = {f"{one['colour']} {one['shape']}": SimpleNamespace(**one) for one in scene["objects"]}
-    right, pairs, said = 0, set(), _RELATION.findall(text)
-    for one, phrase, other in said:
-        known = one in things and other in things and one != other
-        if known and phrase == relation_phrase(things[one], things[other]):
+    objects = {f"{one['colour']} {one['shape']}": SimpleNamespace(**one) for one in scene["objects"]}
+    right, pairs, stated = 0, set(), _RELATION.findall(text)
+    for first, phrase, other in stated:
+        known = first in objects and other in objects and first != other
+        if known and phrase == relation_phrase(objects[first], objects[other]):
             right += 1
-            pairs.add(frozenset((one, other)))
-    num_pairs = len(things) * (len(things) - 1) // 2
-    return {"said": len(said), "right": right, "found": len(pairs), "there": num_pairs}
+            pairs.add(frozenset((first, other)))
+    num_pairs = len(objects) * (len(objects) - 1) // 2
+    return {"said": len(stated), "right": right, "found": len(pairs), "there": num_pairs}
 
 
 def check_grounding(text: str, scene: dict[str, Any]) -> Row:
     """Boxes stated that lie on the object named, and objects that have one."""
     truths = {f"{one['colour']} {one['shape']}": tuple(one["box"]) for one in scene["objects"]}
-    said, right, found = _LOCATED.findall(text), 0, set()
-    for name, box_text in said:
+    stated, right, located = _LOCATED.findall(text), 0, set()
+    for name, box_text in stated:
         boxes = parse_boxes(box_text)
         if boxes and name in truths and iou(boxes[0], truths[name]) >= MIN_IOU:
             right += 1
-            found.add(name)
-    return {"said": len(said), "right": right, "found": len(found), "there": len(truths)}
+            located.add(name)
+    return {"said": len(stated), "right": right, "found": len(located), "there": len(truths)}
 
 
 def check_ocr(text: str, scene: dict[str, Any]) -> Row:
@@ -85,12 +81,11 @@ def answers(layer: Path, name: str, seed: int) -> dict[str, Any]:
     """A specialist's yield, and how much of what it says is right and how much of what is there it says."""
     rows: list[Row] = []
     images: list[str] = []
-    for shard in open_source([str(layer)]).shards:
-        for sample in read_shard(shard, on_reject=lambda reject: None):
-            if annotation := sample.annotation(name):
-                images.append(sample.image_sha256)
-                rows.append(CHECKS[name](annotation.turns[1].text, sample.meta["scene"]))
-    summary = json.loads((layer / "summary.json").read_text())
+    for sample in samples_of(layer):
+        if annotation := sample.annotation(name):
+            images.append(sample.image_sha256)
+            rows.append(CHECKS[name](annotation.turns[1].text, sample.meta["scene"]))
+    summary = read_json(layer / "summary.json")
     settings = {"groups": images, "num_bootstrap": 1000, "seed": seed}
     found = estimate(columns_of(rows), shares, **settings) if rows else {}
     return {
@@ -114,7 +109,7 @@ def measure(run: Run, num_rounds: int) -> dict[str, Any]:
     return {
         "seed": run.seed,
         "answers": {
-            name: answers(run.dir / "specialists" / name / "relabel", name, run.seed) for name in NAMES
+            name: answers(run.dir / "specialists" / name / "relabel", name, run.seed) for name in SPECIALISTS
         },
         "tokens": {name: run.num_tokens(name) for name in names},
         "metrics": {name: run.metrics(name) for name in names},
@@ -124,14 +119,10 @@ def measure(run: Run, num_rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seed_parser(__doc__, "specialists", "benchmark-rounds")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS / "specialists.json")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    options = quick.parse(parser, seeds=[0], rounds=1)
+    options = running.parse(parser, seeds=[0], rounds=1)
     sets = [*options.sets, f"rounds={options.rounds}"] if options.sets or options.rounds != 3 else []
     work = work_folder(options.work, options.recipe, sets)
     results: list[dict[str, Any]] = []
@@ -141,7 +132,6 @@ def main() -> None:
         results.append(measure(run, options.rounds))
         write_results(options.out, {"machine": machine(), "seeds": results}, options.work)
     print(specialists_table({"seeds": results}))
-    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

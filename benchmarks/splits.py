@@ -9,18 +9,14 @@
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from durability import make_model, make_shards
-from rounds import RESULTS, machine, write_results
-
-from vila2cli.shards import open_source, read_shard
+from running import machine, read_json, samples_of, write_results
 
 COUNTS = ("in", "out", "dropped", "rejected")
 UNTRAINED = ("recaption.max_reject_rate=1.0", "recaption.max_new_tokens=8", "recaption.retry_temperatures=[]")
@@ -29,22 +25,18 @@ LEAST_EQUAL = {"hf": 1.0, "vllm": 0.995}
 
 def recaption(options: argparse.Namespace, engine: str, out: Path, worker: str) -> None:
     words = ["recaption", "--model", str(options.model), "--shards", *options.shards, "--out", str(out)]
-    words += ["--worker", worker, "--set", f"recaption.engine={engine}"]
-    if options.quick:  # an untrained model fails every check
-        words += [word for text in UNTRAINED for word in ("--set", text)]
-    subprocess.run([sys.executable, "-m", "vila2cli", *words], check=True)
+    sets = UNTRAINED if options.quick else ()  # an untrained model fails every check
+    running.vila2([*words, "--worker", worker], (f"recaption.engine={engine}", *sets))
 
 
 def captions(layer: Path) -> list[tuple[str, str]]:
     """Key and caption of every sample, in the order of the layer."""
-    source = open_source([str(layer)])
-    samples = (sample for shard in source.shards for sample in read_shard(shard, on_reject=lambda reject: None))
-    found = ((sample.key, sample.annotation("recaption")) for sample in samples)
-    return [(key, annotation.text) for key, annotation in found if annotation and annotation.text]
+    pairs = ((sample.key, sample.annotation("recaption")) for sample in samples_of(layer))
+    return [(key, annotation.text) for key, annotation in pairs if annotation and annotation.text]
 
 
 def counts(layer: Path) -> dict[str, Any]:
-    summary = json.loads((layer / "summary.json").read_text())
+    summary = read_json(layer / "summary.json")
     return {name: summary[name] for name in COUNTS}
 
 
@@ -61,13 +53,12 @@ def compare(whole: Path, split: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=not quick.is_on())
-    parser.add_argument("--shards", nargs="+", required=not quick.is_on())
+    parser = running.parser_of(__doc__, "splits")
+    parser.add_argument("--model", type=Path, required=not running.is_quick())
+    parser.add_argument("--shards", nargs="+", required=not running.is_quick())
     parser.add_argument("--engines", nargs="+", default=["hf", "vllm"])
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 3, 4])
-    parser.add_argument("--out", type=Path, default=RESULTS / "splits.json")
-    options = quick.parse(parser, engines=["hf"], workers=[2])
+    options = running.parse(parser, engines=["hf"], workers=[2])
     if options.model is None:
         make_model(options.work / "model")
         make_shards(options.work / "data", 2, 2)

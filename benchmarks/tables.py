@@ -3,19 +3,15 @@
 python benchmarks/tables.py
 """
 
-import argparse
-import json
 import re
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import quick
+import running
 from repeats import t_interval
+from running import REPO, RESULTS, read_json
 
-REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
-RESULTS = REPO / "benchmarks" / "results"
 NAMES = {
     "more-epochs": "control: round 0's captions, as many training tokens as round 1",
     "recaption-only": "control: round 1's captions, original dropped",
@@ -235,8 +231,8 @@ def put(readme: str, section: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(quick.FLAG, action="store_true", help="make the tables and write nothing")
+    parser = running.parser_of(__doc__)
+    parser.add_argument(running.FLAG, action="store_true", help="make the tables and write nothing")
     options = parser.parse_args()
     readme = README.read_text()
     sections = (
@@ -251,6 +247,6 @@ if __name__ == "__main__":
     for section, file, make in sections:
         if not (RESULTS / f"{file}.json").exists():
             continue
-        readme = put(readme, section, make(json.loads((RESULTS / f"{file}.json").read_text())))
+        readme = put(readme, section, make(read_json(RESULTS / f"{file}.json")))
     if not options.quick:
         README.write_text(readme)

@@ -29,26 +29,26 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import quick
+import running
 import torch
 from PIL import Image
 from recaption_model import SIZES, build_model
-from rounds import RECIPE, REPO, RESULTS, machine, write_results
+from running import RECIPE, REPO, RESULTS, machine, write_results
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 from vila2cli.model.build import build
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.freeze import freeze_all_but
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import EncodedImage, Sample, Turn
 from vila2cli.text.compose import composition_of, conversations
 from vila2cli.train.data import Lengths, TrainSample, encode_sample, lengths_of
-from vila2cli.train.distribution import Ranks
+from vila2cli.train.distribution import alone
 from vila2cli.train.flops import work_of
+from vila2cli.train.launch import Launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.plan import plan_steps
 from vila2cli.world.write import write_world
@@ -219,8 +219,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     samples = large_samples(chat, num, size.picture_side, size.text["vocab_size"])
     around = Surroundings(
         trainer=TrainerSettings(gradient_checkpointing=options.gradient_checkpointing, compile=options.compile),
-        ranks=Ranks(Rank(), torch.device("cuda" if torch.cuda.is_available() else "cpu"), 0.0),
-        mixed_precision="bf16" if size.dtype == "bfloat16" else "no",
+        ranks=alone(Launch(is_bf16=size.dtype == "bfloat16")),
     )
     lengths = lengths_of(samples)
     steps = [list(step.samples) for step in plan_steps(lengths, ["samples"], settings, seed=0)]
@@ -280,7 +279,7 @@ def shares(profiler: Any, *, is_cuda: bool) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__)
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
@@ -295,12 +294,11 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also where the time goes, which costs some")
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-train")
     parser.add_argument("--out", type=Path)
-    options = quick.parse(parser, samples=8, epochs=1.0, repeats=1)
+    options = running.parse(parser, samples=8, epochs=1.0, repeats=1)
     found = large(options) if options.large else world(options)
     out = options.out or RESULTS / ("train-large.json" if options.large else "train.json")
     write_results(out, found, options.work)
     print(json.dumps({key: value for key, value in found.items() if key != "runs"}, indent=1))
-    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

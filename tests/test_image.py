@@ -11,8 +11,8 @@ from PIL import Image, ImageCms, ImageOps, features
 
 from turned_pictures import LOSSLESS, TURN_AWAY, TURNED_FORMATS, corners, stored_turned
 from vila2cli.errors import DataError
+from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 from vila2cli.image import MAX_ASPECT, decode_image, image_size, stored_as
-from vila2cli.shards.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
 ODD_IMAGES = (
     Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[1] / "../shared/data")) / "odd_images"

@@ -108,10 +108,11 @@ def test_every_picture_is_accounted_for(packed: Path, tiny_checkpoint: Path, rec
         assert captions.dropped.get("bad-image", 0) == 1
 
     metrics = evaluate(recipe, model=tiny_checkpoint, out=packed / "eval", tasks=[packed / "task"])
-    entry = metrics["tasks"]["first-word"]
+    entry = metrics.tasks["first-word"]
     assert entry["num_samples"] + entry["num_rejected"] == total
 
-    verdicts = judge(recipe, layers=["alt-text", packed / "r1"], model=tiny_checkpoint, out=packed / "judge")
+    layers = ["alt-text", packed / "r1"]
+    verdicts = judge(recipe, layers=layers, model=tiny_checkpoint, out=packed / "judge").to_json()
     figures = verdicts["pairs"][0]["judges"]["model"]
     judged = figures["wins"] + figures["losses"] + figures["ties"] + figures["unjudged"]
     assert judged == verdicts["num_samples"]

@@ -13,6 +13,13 @@ The message is one line: what is wrong, where, and what to do. Everything else t
 raised is a defect of this package and keeps its traceback.
 """
 
+_MAX_LINE = 240
+
+
+def one_line(error: BaseException) -> str:
+    """The text of another package's exception in one line, cut to 240 characters."""
+    return " ".join(str(error).split())[:_MAX_LINE] or type(error).__name__
+
 
 class DataWarning(UserWarning):
     """Something legal and yet suspicious about input files; the work goes on."""

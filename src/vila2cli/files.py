@@ -20,6 +20,11 @@ PARTIAL = ".partial"
 """What the name of a file or folder ends in while it is being written."""
 MARK = ".vila2-"
 """What the names of files that come and go begin with; nothing else is ever removed as a leftover."""
+DEFAULT_MAX_PIXELS = 16_000_000
+"""Width times height above which an image is scaled down, where a recipe has no other `data.max_pixels`."""
+
+BOMB_PIXELS = 178_956_970
+"""Width times height above which an image is refused before its pixels are decoded, as by Pillow itself."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_DEPTH = 200
@@ -61,8 +66,8 @@ def check_shape(shape: type[BaseModel], value: Mapping[str, Any], name: str) -> 
 def load_json(data: bytes) -> Any:
     """A JSON value that other code can rely on, from whoever wrote it; raises ValueError for any other.
 
-    NaN and infinity, of which pandas makes missing numbers, are None, and so is 1e999. What is refused:
-    see `check_value`.
+    NaN and infinity, which pandas writes for missing numbers, are None, and so is 1e999. `check_value` lists
+    what is refused.
     """
     value = load_unchecked(data)
     check_value(value)
@@ -70,7 +75,7 @@ def load_json(data: bytes) -> Any:
 
 
 def load_unchecked(data: bytes) -> Any:
-    """A JSON value of which each part is still to be checked by `check_value`; raises ValueError."""
+    """A JSON value whose parts are still to be checked by `check_value`; raises ValueError."""
     try:
         text = data.decode(json.detect_encoding(data))
         return json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_holdable)
@@ -82,11 +87,11 @@ def check_value(value: Any) -> None:
     """Raise ValueError for values nested deeper than 200, and as UnicodeError for half a character."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:
-        for one in level:
-            if isinstance(one, str) and not one.isascii():
-                one.encode("utf-8")
-        containers = [one for one in level if isinstance(one, dict | list)]
-        level = [inner for one in containers for inner in _inner(one)]
+        for part in level:
+            if isinstance(part, str) and not part.isascii():
+                part.encode("utf-8")
+        containers = [part for part in level if isinstance(part, dict | list)]
+        level = [inner for container in containers for inner in _inner(container)]
         depth += bool(containers)
     if depth > MAX_DEPTH:
         raise ValueError(_TOO_DEEP)
@@ -215,7 +220,7 @@ def open_waiting(path: Path) -> BinaryIO:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time write what is said of a folder as a whole."""
+    """Let one process at a time write the files about a folder as a whole."""
     folder = folder.resolve()
     path = folder.with_name(f"{MARK}{folder.name}.whole.lock")
     with open_waiting(path):

@@ -1,5 +1,6 @@
-"""Image bytes to RGB pixels: one function for captioning, training and evaluation."""
+"""Image bytes to RGB pixels, one function for captioning, training and evaluation; and pixels to JPEG."""
 
+import base64
 import contextlib
 import io
 import math
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vila2cli.errors import DataError
-from vila2cli.shards.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
+from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
 MAX_ASPECT = 100
 """How often the long side holds the short one at most. Image processors that scale the short side to a few
@@ -70,7 +71,8 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
                 image.load()
                 _check_size(image)
                 small = _scaled(image, _scaled_size(image.size, max_pixels))
-                return _plain(_turned(small, _orientation(image)))
+                turn = UPRIGHT.get(_orientation(image))
+                return _plain(small if turn is None else small.transpose(turn))
     except UnidentifiedImageError:
         raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -79,6 +81,18 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
         raise DataError("image does not fit in the memory that is left") from None
     except DAMAGED as error:
         raise DataError(f"image cannot be decoded: {error}") from None
+
+
+def to_jpeg(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
+    """The pixels as a JPEG; `subsampling` 2 halves the colours' resolution, 0 keeps it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return buffer.getvalue()
+
+
+def jpeg_url(jpeg: bytes) -> str:
+    """A JPEG as a URL that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -90,9 +104,9 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def stored_as(data: bytes) -> tuple[tuple[int, int], int]:
-    """How a picture lies in its file: width and height, and the orientation that `decode_image` undoes.
+    """How a picture is stored: width and height, and the orientation that `decode_image` undoes.
 
-    The orientation is that of EXIF or XMP, 1 (upright as it lies) to 8. Pillow turns some formats while it
+    The orientation is that of EXIF or XMP, 1 (stored upright) to 8. Pillow turns some formats while it
     decodes them and states their size as turned; what it leaves to be turned tells which. Raises DataError.
     """
     image = _header(data)
@@ -171,11 +185,6 @@ def _plain(image: Image.Image) -> Image.Image:
     plain = Image.new("RGB", image.size)
     plain.paste(image)
     return plain
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    method = UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.ask.fill import Task
-from vila2cli.captioning.provenance import Provenance
+from vila2cli.ask.provenance import Provenance
 from vila2cli.engine import Request, Result
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
@@ -37,7 +37,7 @@ class Table:
             self.source = open_source([str(folder / "below")])
         self.asked: list[list[Request]] = []
 
-    def talk(self, task: Task, layer: str, *steps: list[Result]) -> Annotation | Reject | None:
+    def talk(self, task: Task[Any], layer: str, *steps: list[Result]) -> Annotation | Reject | None:
         """Give the task its results step by step; what it wrote about the sample, None when it left it out."""
         writer = open_layer(self.folder / "layer", layer=layer, source=self.source)
         answers = list(steps)
@@ -45,7 +45,7 @@ class Table:
             for sample in out.samples():
                 if not task.wants(out, sample):
                     continue
-                dialogue = task.talk(out, sample, (Image.new("RGB", (8, 8)),) if task.decode else ())
+                dialogue = task.talk(out, sample, task.prepare(sample))
                 results: list[Result] | None = None
                 while True:
                     try:

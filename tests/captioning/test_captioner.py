@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.captioner import LAYER, Captioner, check_settings
-from vila2cli.captioning.provenance import Provenance
 from vila2cli.engine import Result
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import Recipe

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vila2cli.captioning.provenance import Provenance
+from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.rewriter import LAYER, Rewriter, check_settings
 from vila2cli.engine import Result
 from vila2cli.errors import RecipeError

@@ -298,7 +298,7 @@ def test_scoring_needs_a_server_that_can(
 ) -> None:
     server = serve(lambda body, number: (200, {"count": 3}) if "prompt" in body else completion())
     with pytest.raises(ModelError, match="no log-probabilities of a prompt"):
-        list(connect(server.url).score([judge(1, "a red star")]))
+        list(connect(server.url).generate([judge(1, "a red star")]))
 
 
 def test_of_a_message_in_parts_the_texts_are_the_answer(serve: Callable[..., Server], ask: Ask) -> None:

@@ -123,7 +123,7 @@ def test_scores_that_cannot_be_fail_alone(
             return 200, {"count": 3}
         return 200, {**completion()[1], "prompt_logprobs": found if number == 2 else ours}  # type: ignore[dict-item]
 
-    first, second = connect(serve(reply).url).score([judge(1, "a red star"), judge(2, "a red star")])
+    first, second = connect(serve(reply).url).generate([judge(1, "a red star"), judge(2, "a red star")])
     assert first.error is not None
     assert second.token_logprobs == (-0.5,) * 3
 
@@ -134,7 +134,7 @@ def test_a_count_of_tokens_that_cannot_be_fails_alone(
 ) -> None:
     body = count if isinstance(count, dict) else {"count": count}
     server = serve(lambda asked, number: (200, body))
-    (score,) = connect(server.url).score([judge(1, "a red star")])
+    (score,) = connect(server.url).generate([judge(1, "a red star")])
     assert score.error is not None
     assert score.token_logprobs == ()
 

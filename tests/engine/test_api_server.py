@@ -58,8 +58,8 @@ def test_scores_are_those_of_transformers(
 ) -> None:
     requests = [judge(i, "There is a large red star at the top left."[: 5 + 4 * i]) for i in range(8)]
     requests += [judge(8, ""), judge(9, "red " * 600)]
-    ours = {score.id: score for score in hf(tiny_checkpoint).score(requests)}
-    theirs = {score.id: score for score in engine.score(requests)}
+    ours = {score.id: score for score in hf(tiny_checkpoint).generate(requests)}
+    theirs = {score.id: score for score in engine.generate(requests)}
     assert {key for key, score in theirs.items() if score.error} == {"8", "9"}
     for key, score in theirs.items():
         assert score.token_logprobs == pytest.approx(ours[key].token_logprobs, abs=1e-4)

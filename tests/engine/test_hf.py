@@ -114,7 +114,7 @@ def test_scores_are_the_log_probabilities_of_the_trained_tokens(
 ) -> None:
     texts = ["red", "There is a large red star at the top left.", "a <|im_end|> b", "ring " * 60]
     requests = [judge(i, text) for i, text in enumerate(texts)]
-    scores = {result.id: result for result in engine.score(requests)}
+    scores = {result.id: result for result in engine.generate(requests)}
     net = AutoModelForImageTextToText.from_pretrained(random_vlm, dtype=torch.float32).eval()
     chat = Chat(AutoProcessor.from_pretrained(random_vlm))
     for request in requests:
@@ -144,12 +144,12 @@ def test_what_is_scored_together_has_logits_that_fit(
 
     requests = [judge(i, "red " * (1 + i % 9)) for i in range(30)]
     settings = EngineSettings(dtype="float32", batch_size=16)
-    whole = {score.id: score for score in Watched("m", random_vlm, settings).score(requests)}
+    whole = {score.id: score for score in Watched("m", random_vlm, settings).generate(requests)}
     assert len(sizes) == 2
     limit = max(sizes) // 3
     sizes.clear()
     monkeypatch.setattr(hf, "_LOGITS_BYTES", limit)
-    parts = {score.id: score for score in Watched("m", random_vlm, settings).score(requests)}
+    parts = {score.id: score for score in Watched("m", random_vlm, settings).generate(requests)}
     assert limit / 3 < max(sizes) <= limit
     assert len(sizes) > 2
     for key, score in parts.items():
@@ -163,7 +163,7 @@ def test_what_cannot_be_scored_says_why(engine: Engine, judge: Judge) -> None:
         judge(2, "fine"),
         judge(3, "x", messages=(Turn("user", "<image><image>"),)),
     ]
-    results = {result.id: result for result in engine.score(requests)}
+    results = {result.id: result for result in engine.generate(requests)}
     assert {key for key, result in results.items() if result.error} == {"0", "1", "3"}
     assert "no text" in str(results["0"].error)
     assert "do not fit the context of 512" in str(results["1"].error)
@@ -268,7 +268,7 @@ def test_a_machine_out_of_memory_halves_the_batch(random_vlm: Path, ask: Ask, ju
     }
     assert engine.notes == ["batch size 8 (as set)", "out of main memory: batch size reduced to 2"]
     scorer = SmallMachine("m", random_vlm, EngineSettings(batch_size=8))
-    scores = list(scorer.score(judge(i, "a red star") for i in range(9)))
+    scores = list(scorer.generate(judge(i, "a red star") for i in range(9)))
     assert all(score.token_logprobs for score in scores)
     reduced = [f"out of main memory: batch size reduced to {size}" for size in (4, 2)]
     assert scorer.notes == ["batch size 8, fewer where their logits are above 1 GiB", *reduced]

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from vila2cli.engine import Request
 from vila2cli.engine.patterns import compact_pattern
 from vila2cli.errors import DataError
 from vila2cli.judging.protocols import open_protocol
@@ -21,8 +22,9 @@ ANSWERS = {
 @pytest.mark.parametrize("protocol", ["pair", "rubric", "sentences"])
 def test_a_judges_answers_fit_without_white_space_and_not_with_it(protocol: str) -> None:
     sets = [f"judge.protocol={protocol}", *(["judge.prompt=judge-pair-json-v1"] if protocol == "pair" else [])]
-    questions = open_protocol(load_recipe(None, sets)).questions(CAPTIONS, [("recaption", "alt-text")])
-    patterns = [compact_pattern(question.schema) for question in questions if question.schema]
+    blank = Request(id="", messages=(), max_new_tokens=1)
+    requests = open_protocol(load_recipe(None, sets)).requests(blank, CAPTIONS, [("recaption", "alt-text")])
+    patterns = [compact_pattern(request.schema) for request in requests if request.schema]
     for answer in ANSWERS[protocol]:
         compact = json.dumps(answer, separators=(",", ":"))
         assert any(re.fullmatch(pattern, compact) for pattern in patterns)

@@ -56,8 +56,8 @@ def test_scores_are_those_of_transformers(engine: Engine, random_vlm: Path, judg
     words = ("red", "star", "at the top left", "There is a large", "nothing like it")
     requests = [judge(i, " ".join(words[: 1 + i % 5]) + "!" * (i % 3), group=f"g{i // 10}") for i in range(40)]
     odd = [judge(90, ""), judge(91, "red " * 600), judge(92, "no picture", images=())]
-    ours = {score.id: score for score in open_engine("hf", random_vlm, SETTINGS).score(requests + odd)}
-    theirs = {score.id: score for score in engine.score(requests + odd)}
+    ours = {score.id: score for score in open_engine("hf", random_vlm, SETTINGS).generate(requests + odd)}
+    theirs = {score.id: score for score in engine.generate(requests + odd)}
     assert set(theirs) == set(ours)
     for key, score in theirs.items():
         assert score.error == ours[key].error
@@ -123,11 +123,12 @@ def test_answers_held_to_a_schema_are_json_without_white_space(engine: Engine, a
 def test_the_judges_own_schemas_are_understood(engine: Engine, ask: Ask, name: str) -> None:
     captions = {"alt-text": "A red star. A ring.", "recaption": "A blue square. A bar. It is small."}
     sets = {"pair-json": ["judge.prompt=judge-pair-json-v1"]}.get(name, [f"judge.protocol={name}"])
-    questions = open_protocol(load_recipe(None, sets)).questions(captions, [("recaption", "alt-text")])
-    assert all(question.schema for question in questions)
+    blank = ask(0, max_new_tokens=160)
+    asked = open_protocol(load_recipe(None, sets)).requests(blank, captions, [("recaption", "alt-text")])
+    assert all(request.schema for request in asked)
     requests = [
-        ask(i, question.text, schema=question.schema, max_new_tokens=160)
-        for i, question in enumerate(questions)
+        ask(i, request.messages[0].text, schema=request.schema, max_new_tokens=160)
+        for i, request in enumerate(asked)
     ]
     for result in engine.generate(requests):
         assert isinstance(json.loads(result.text), dict), result

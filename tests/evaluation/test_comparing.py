@@ -7,7 +7,6 @@ import pytest
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError
 from vila2cli.evaluation.comparing import compare_headlines
-from vila2cli.formats.benchmarks import find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.score_only import score_answers
@@ -23,7 +22,7 @@ def evals(tmp_path):
             f"{name}{n}": {"question": f"Is it {n}?", "imageId": f"i{n}", "answer": "yes"} for n in range(NUM)
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-        import_tasks(find_format("gqa"), [tmp_path / f"{name}.json"], tmp_path / name)
+        import_tasks("gqa", [tmp_path / f"{name}.json"], tmp_path / name)
         text = (tmp_path / name / "gqa" / "task.toml").read_text().replace('"gqa"', f'"{name}"', 1)
         (tmp_path / name / "gqa" / "task.toml").write_text(text)
     folders = []

@@ -85,7 +85,8 @@ def test_shots_never_come_from_what_is_scored(task, tmp_path):
 def test_a_model_is_asked_with_shots_and_the_protocol_says_so(task, tmp_path, tiny_checkpoint):
     sets = ["eval.engine=hf", "eval.max_new_tokens=3", "eval.num_bootstrap=10"]
     few = [*sets, "eval.num_shots=2", f"eval.shots_dir={tmp_path / 'dev'}"]
-    metrics = evaluate(load_recipe(None, few), model=tiny_checkpoint, tasks=[task.folder], out=tmp_path / "few")
+    recipe = load_recipe(None, few)
+    metrics = evaluate(recipe, model=tiny_checkpoint, tasks=[task.folder], out=tmp_path / "few").to_json()
     assert metrics["protocol"]["num_shots"] == 2
     assert metrics["tasks"]["colour"]["num_samples"] == 4
     (shard,) = open_source([str(tmp_path / "few/colour")]).shards
@@ -131,5 +132,5 @@ def test_four_shots_of_pairs_are_answered_by_every_engine(tmp_path, tiny_checkpo
     folder = write_pairs(tmp_path, "eval", range(20, 32))
     sets = [f"eval.engine={engine}", "eval.max_new_tokens=3", "eval.num_bootstrap=10", "eval.num_shots=4"]
     recipe = load_recipe(None, [*sets, f"eval.shots_dir={tmp_path / 'dev'}"])
-    metrics = evaluate(recipe, model=tiny_checkpoint, tasks=[folder], out=tmp_path / "out")
+    metrics = evaluate(recipe, model=tiny_checkpoint, tasks=[folder], out=tmp_path / "out").to_json()
     assert (metrics["tasks"]["pairs"]["num_samples"], metrics["num_rejected"]) == (12, 0)

@@ -8,8 +8,8 @@ import pytest
 
 from vila2cli.evaluation.significance import holm, p_value, samples_needed, smallest_visible, standard_error
 from vila2cli.score import stats
-from vila2cli.score.short import SHORT
 from vila2cli.score.stats import Support, columns_of, difference, difference_of, estimate
+from vila2cli.score.vqa import SHORT
 
 NUM_SIMULATIONS = 400
 ENOUGH = 0.93 - (0.93 * 0.07 / NUM_SIMULATIONS) ** 0.5

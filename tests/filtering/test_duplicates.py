@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from vila2cli.filtering.duplicates import ImageIndex, Match
 from vila2cli.filtering.image_hash import NUM_BITS, ImageHash
+from vila2cli.filtering.selection import ImageIndex, Match
 
 
 def look(bits: int, grey: int = 128) -> str:
@@ -44,20 +44,20 @@ def test_equal_bytes_come_before_looks() -> None:
     index = ImageIndex(sqlite3.connect(":memory:"), "images", 7)
     index.add(1, b"a" * 32, look(5))
     index.add(2, b"b" * 32, look(5))
-    assert index.find(b"b" * 32, look(5)) == Match(2, "exact")
-    assert index.find(b"c" * 32, look(5)) == Match(1, "perceptual")
+    assert index.find(b"b" * 32, look(5)) == Match(2, is_exact=True)
+    assert index.find(b"c" * 32, look(5)) == Match(1, is_exact=False)
 
 
 def test_without_a_distance_only_bytes_count() -> None:
     index = ImageIndex(sqlite3.connect(":memory:"), "images", None)
     index.add(1, b"a" * 32, look(5))
-    assert index.find(b"a" * 32, look(5)) == Match(1, "exact")
+    assert index.find(b"a" * 32, look(5)) == Match(1, is_exact=True)
     assert index.find(b"c" * 32, look(5)) is None
 
 
 def test_an_image_without_a_hash_is_like_none_but_its_bytes() -> None:
     index = ImageIndex(sqlite3.connect(":memory:"), "images", 7)
     index.add(1, b"a" * 32, "")
-    assert index.find(b"a" * 32, "") == Match(1, "exact")
+    assert index.find(b"a" * 32, "") == Match(1, is_exact=True)
     assert index.find(b"b" * 32, "") is None
     assert index.find(b"b" * 32, look(0)) is None

@@ -62,7 +62,7 @@ def test_only_samples_that_every_layer_captions_are_drawn(tmp_path):
     assert draw.num_candidates == 6
     assert draw.pairs == [(r2, "alt-text"), (r1, "alt-text"), (r2, r1)]
     shard = draw.source.shards[0]
-    captions = {s.key: draw.captions_of(shard, s) for s in read_shard(shard, on_reject=pytest.fail)}
+    captions = {s.key: draw.captions_of(shard.name, s) for s in read_shard(shard, on_reject=pytest.fail)}
     assert captions["k000"] == {"alt-text": "alt", r1: "r1 k000", r2: "r2 k000"}
     assert captions["k001"] is None
 
@@ -83,7 +83,7 @@ def test_pictures_that_differ_are_refused(tmp_path):
         tar.write_sample("k000", {"jpg": b"another one", "txt": b"alt"})
     sample = next(read_shard(shard, on_reject=pytest.fail))
     with pytest.raises(DataError, match="another picture"):
-        draw.captions_of(shard, sample)
+        draw.captions_of(shard.name, sample)
 
 
 def test_layers_that_cannot_be_compared_are_errors(tmp_path):

@@ -53,8 +53,8 @@ def test_its_digest_is_of_itself_and_of_its_base(adapter: Path, tiny_checkpoint:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"peft_type": "IA3"}, "no plain LoRA adapter"),
-        ({"use_dora": True}, "no plain LoRA adapter .use_dora"),
+        ({"peft_type": "IA3"}, "not a plain LoRA adapter"),
+        ({"use_dora": True}, "not a plain LoRA adapter .use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"base_model_name_or_path": None}, "names no base"),
         ({"base_model_name_or_path": "/no/where"}, "the base of the adapter .*does not exist"),
@@ -84,7 +84,7 @@ def test_the_lineage_beside_it_has_to_agree(adapter: Path, tiny_checkpoint: Path
 
 
 def test_a_damaged_adapter_and_one_taken_for_a_checkpoint(adapter: Path) -> None:
-    with pytest.raises(ModelError, match="is a LoRA adapter, which only specialize --relabel asks"):
+    with pytest.raises(ModelError, match="is a LoRA adapter, which only specialize --relabel can use"):
         resolve_model(adapter)
     (adapter / "adapter_model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match="cannot be read"):

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import ModelError
-from vila2cli.model import soup
-from vila2cli.model.soup import INDEX_FILE, check_alike, tensor_places, write_soup
+from vila2cli.model import averaging
+from vila2cli.model.averaging import INDEX_FILE, check_alike, tensor_places, write_soup
 
 Member = Callable[..., Path]
 
@@ -42,7 +42,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_mean_is_right_to_float32_rounding(
     member: Member, tmp_path: Path, shares: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soup, "BLOCK_ELEMENTS", 1000)  # so that blocks end inside of tensors
+    monkeypatch.setattr(averaging, "BLOCK_ELEMENTS", 1000)  # so that blocks end inside of tensors
     folders = [member(name, seed) for seed, name in enumerate("abc")]
     write_soup(folders, shares, tmp_path / "soup")
     parts = [tensors_of(folder) for folder in folders]
@@ -167,7 +167,7 @@ def test_no_model_is_held_in_memory(tmp_path: Path) -> None:
         small(tmp_path / name, {"model.safetensors": tensors})
     script = (
         "import resource, sys\nfrom pathlib import Path\n"
-        "from vila2cli.model.soup import check_alike, write_soup\n"
+        "from vila2cli.model.averaging import check_alike, write_soup\n"
         "root = Path(sys.argv[1])\nfolders = [root / 'one', root / 'two']\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\nbefore = peak()\n"
         "check_alike(folders)\nwrite_soup(folders, (0.5, 0.5), root / 'soup')\nprint(peak() - before)"

@@ -19,7 +19,7 @@ from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation, Reject
 from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.language import QUESTIONS, alt_text, statements, wrong_thing
+from vila2cli.world.sayings import QUESTIONS, alt_text, statements, wrong_object
 from vila2cli.world.scenes import VOCABULARY, Scene, draw_scene
 
 WORDS = Vocabulary(**VOCABULARY)
@@ -206,7 +206,7 @@ def picture(scene: Scene, random: Random, members: dict[str, bytes]) -> dict[str
 
 def describe(scene: Scene, skill: float, number: int, random: Random) -> str:
     """The caption of a model that gets `skill` of the statements right, longer in later rounds."""
-    things = [thing if random.random() < skill else wrong_thing(thing, random) for thing in scene.things]
+    things = [thing if random.random() < skill else wrong_object(thing, random) for thing in scene.objects]
     writing = scene.writing
     if writing and random.random() > skill:
         writing = replace(writing, word="".join(random.sample(writing.word, 2)) + "X")

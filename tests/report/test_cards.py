@@ -95,7 +95,7 @@ def test_a_checkpoint_without_weights_says_so(make_run: MakeRun) -> None:
 
 
 def test_the_prompts_of_what_it_was_trained_on(make_run: MakeRun) -> None:
-    """Round 1's captions are its data, whatever lies beside them."""
+    """Round 1's captions are its data, whatever is beside them."""
     run = make_run(1)
     run.write_recaption(2)
     for number in (1, 2):
@@ -140,7 +140,7 @@ def test_a_checkpoint_that_no_evaluation_names_has_no_scores(make_run: MakeRun, 
     folder = run.run_dir / "round0" / "sft"
     (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     text = card(folder, run.recipe())
-    assert "No evaluation of these weights lies beside them." in text
+    assert "No evaluation of these weights is beside them." in text
     assert ModelCard(text).data.eval_results is None
     metrics = run.run_dir / "round0" / "eval" / "metrics.json"
     write_json(metrics, {**json.loads(metrics.read_text()), "model_sha256": weights_sha256(folder)})

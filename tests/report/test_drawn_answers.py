@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.report import build_page, render_page
-from vila2cli.report.boxes import MAX_SHOWN, boxed_answers
+from vila2cli.report.boxed_answers import MAX_SHOWN, boxed_answers
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.shards import open_layer, open_source
 from vila2cli.shards.sample import Annotation, Turn
@@ -32,9 +32,9 @@ def test_a_few_answers_are_shown_with_their_boxes_drawn(make_run: Callable[..., 
     found = boxed_answers(run.run_dir, JsonReader(run.run_dir))
     assert len(found) == MAX_SHOWN
     for one in found:
-        picture = Image.open(io.BytesIO(base64.b64decode(one.image.partition(",")[2]))).convert("RGB")
-        assert picture.size == (one.width, one.height)
-        left, middle = round(0.25 * one.width), one.height // 2
+        picture = Image.open(io.BytesIO(base64.b64decode(one.picture.url.partition(",")[2]))).convert("RGB")
+        assert picture.size == (one.picture.width, one.picture.height)
+        left, middle = round(0.25 * picture.width), picture.height // 2
         edge = [picture.getpixel((x, middle)) for x in range(left - 2, left + 3)]
         assert any(red - green > 80 for red, green, _ in edge), edge
         assert "\\x1b[31m" in one.answer

@@ -8,9 +8,10 @@ import pytest
 
 from vila2cli.report.all_captions import ImageCaptions, caption_list, read_all_captions
 from vila2cli.report.caption_layers import caption_layers
-from vila2cli.report.drift import COLUMNS, FACT_COLUMNS, DriftCell, DriftRow, drift_table
+from vila2cli.report.drift import COLUMNS, FACT_COLUMNS, drift_table
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.run_folder import read_run
+from vila2cli.report.tables import Cell, Row, Table
 from vila2cli.score.stats import cautious_share
 
 RED = {"size": "large", "colour": "red", "shape": "star", "place": "top left"}
@@ -22,15 +23,23 @@ OTHER = "A large blue circle at the top left."
 
 
 def row(images: list[ImageCaptions], number: int) -> dict[str, str]:
-    table = drift_table(images, [1, 2])
-    return dict(zip(table.columns, texts(table.rows[number]), strict=True))
+    table = drift(images)
+    return dict(zip(names(table), texts(table.rows[number]), strict=True))
 
 
-def texts(row: DriftRow) -> tuple[str, ...]:
+def drift(images: list[ImageCaptions], num_bootstrap: int = 1000, seed: int = 0) -> Table:
+    return drift_table(images, [1, 2], num_bootstrap=num_bootstrap, seed=seed)
+
+
+def names(table: Table) -> tuple[str, ...]:
+    return tuple(name for name, _ in table.columns[1:])
+
+
+def texts(row: Row) -> tuple[str, ...]:
     return tuple(cell.text for cell in row.cells)
 
 
-def ends(cell: DriftCell) -> tuple[float, float]:
+def ends(cell: Cell) -> tuple[float, float]:
     low, high = map(float, cell.note.split("\N{EN DASH}"))
     return low, high
 
@@ -53,8 +62,8 @@ def test_wording_is_counted_over_the_images_that_all_rounds_caption() -> None:
         ImageCaptions("b", {0: "dog", 1: "a cat", 2: "five six"}),
         ImageCaptions("c", {1: "never counted"}),
     ]
-    table = drift_table(images, [1, 2])
-    assert table.columns == COLUMNS
+    table = drift(images)
+    assert names(table) == COLUMNS
     cells = [texts(row) for row in table.rows]
     assert cells[1] == ("3.0", "2", "33.3%", "50.0%", "100.0%")
     assert cells[2] == ("3.0", "6", "100.0%", "100.0%", "100.0%")
@@ -74,9 +83,9 @@ def drifting(num: int, num_images: int | None = None) -> list[ImageCaptions]:
 
 
 def test_means_and_shares_over_images_have_intervals() -> None:
-    table = drift_table(drifting(400), [1, 2], num_bootstrap=400)
-    one = dict(zip(table.columns, table.rows[1].cells, strict=True))
-    two = dict(zip(table.columns, table.rows[2].cells, strict=True))
+    table = drift(drifting(400), num_bootstrap=400)
+    one = dict(zip(names(table), table.rows[1].cells, strict=True))
+    two = dict(zip(names(table), table.rows[2].cells, strict=True))
     assert (one["Hallucinated"].text, two["Inherited"].text, two["Put right"].text) == (
         "50.0%",
         "100.0%",
@@ -86,20 +95,18 @@ def test_means_and_shares_over_images_have_intervals() -> None:
     assert ends(one["Hallucinated"]) == pytest.approx((50 - 4.9, 50 + 4.9), abs=0.8)
     assert ends(two["Put right"]) == pytest.approx((50 - 6.9, 50 + 6.9), abs=1.2)
     assert ends(one["Omitted"]) == pytest.approx((75 - 2.45, 75 + 2.45), abs=0.6)
-    assert two["Words"] == DriftCell("11.0", "11.0\N{EN DASH}11.0")
+    assert two["Words"] == Cell("11.0", "11.0\N{EN DASH}11.0")
     counts = ("Vocabulary", "Distinct 1-grams", "Distinct 2-grams", "Distinct 3-grams")
-    assert not any(row.cells[table.columns.index(name)].note for row in table.rows for name in counts)
+    assert not any(row.cells[names(table).index(name)].note for row in table.rows for name in counts)
     assert "Vocabulary and distinct n-grams have none" in table.note
-    again = drift_table(drifting(400), [1, 2], num_bootstrap=400)
+    again = drift(drifting(400), num_bootstrap=400)
     assert again == table
-    assert drift_table(drifting(400), [1, 2], num_bootstrap=400, seed=1) != table
+    assert drift(drifting(400), num_bootstrap=400, seed=1) != table
 
 
 def test_captions_of_one_picture_are_drawn_together() -> None:
     """The same 400 captions of 100 pictures say less than of 400."""
-    wide, narrow = (
-        drift_table(drifting(400, num), [1, 2], num_bootstrap=400).rows[1].cells[-4] for num in (100, 400)
-    )
+    wide, narrow = (drift(drifting(400, num), num_bootstrap=400).rows[1].cells[-4] for num in (100, 400))
     assert ends(wide)[1] - ends(wide)[0] > 1.6 * (ends(narrow)[1] - ends(narrow)[0])
 
 
@@ -107,16 +114,16 @@ def test_a_share_of_few_images_has_a_cautious_interval() -> None:
     """All of six hallucinated facts were handed down: a bootstrap alone would be certain of 100%."""
     images = [ImageCaptions(f"{i}", {1: WRONG, 2: WRONG}, scene=SCENE) for i in range(6)]
     images += [ImageCaptions(f"right {i}", {1: RIGHT, 2: RIGHT}, scene=SCENE) for i in range(150)]
-    table = drift_table(images, [1, 2])
-    inherited = table.rows[1].cells[table.columns.index("Inherited")]
+    table = drift(images)
+    inherited = table.rows[1].cells[names(table).index("Inherited")]
     expected = cautious_share(1.0, 6)
     assert (inherited.text, ends(inherited)) == ("100.0%", (pytest.approx(100 * expected.low, abs=0.05), 100.0))
     assert ends(inherited)[0] < 60
 
 
 def test_without_captions_of_every_round_there_is_no_table() -> None:
-    assert drift_table([ImageCaptions("a", {1: "cat"})], [1, 2]).rows == ()
-    assert drift_table([], []).rows == ()
+    assert drift([ImageCaptions("a", {1: "cat"})]).rows == ()
+    assert drift_table([], [], num_bootstrap=10, seed=0).rows == ()
 
 
 def test_every_image_of_a_run_is_listed_with_what_was_rejected(make_run: Callable[..., Any]) -> None:

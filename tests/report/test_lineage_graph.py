@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from vila2cli.report.lineage_graph import edges, lineage_graph
-from vila2cli.report.run_folder import RunRecord, Stage
+from vila2cli.report.run_folder import RunRecord, StageRecord
 
 RUN = Path("runs/here")
 
 
-def stage(group: str, name: str, place: str, **fields: object) -> Stage:
-    return Stage(group=group, name=name, folder=RUN / place, state="done", **fields)  # type: ignore[arg-type]
+def stage(group: str, name: str, place: str, **fields: object) -> StageRecord:
+    return StageRecord(group=group, name=name, folder=RUN / place, state="done", **fields)  # type: ignore[arg-type]
 
 
-def run_of(*stages: Stage) -> RunRecord:
-    return RunRecord(run_dir=RUN, stages=stages, rounds=(0, 1), damaged=(), newest=None)
+def run_of(*stages: StageRecord) -> RunRecord:
+    return RunRecord(run_dir=RUN, stages=stages, rounds=(0, 1), newest=None)
 
 
 PRETRAIN0 = stage("round 0", "pretrain", "round0/pretrain", summary={"data": {"pretrain": {}, "text": {}}})
@@ -32,8 +32,7 @@ PRETRAIN1 = stage("round 1", "pretrain", "round1/pretrain", summary={"sources": 
 
 
 def test_arrows_are_parents_models_and_the_digests_of_layers() -> None:
-    found = edges(run_of(PRETRAIN0, SFT0, EVAL0, LAYER1, PRETRAIN1))
-    assert [(edge.source, edge.target) for edge in found] == [
+    assert edges(run_of(PRETRAIN0, SFT0, EVAL0, LAYER1, PRETRAIN1)) == [
         ("round 0 · pretrain", "round 0 · sft"),
         ("round 0 · sft", "round 1 · recaption"),
         ("round 1 · recaption", "round 1 · pretrain"),
@@ -42,7 +41,7 @@ def test_arrows_are_parents_models_and_the_digests_of_layers() -> None:
 
 def test_a_model_of_another_run_and_a_missing_stage_have_no_arrow() -> None:
     foreign = stage("round 1", "recaption", "round1/recaption", summary={"model": "other/round9/sft"})
-    missing = Stage(group="round 0", name="sft", folder=RUN / "round0/sft", state="missing")
+    missing = StageRecord(group="round 0", name="sft", folder=RUN / "round0/sft", state="missing")
     own = stage("round 1", "sft", "round1/sft", summary={"parent": {"path": "runs/here/round0/sft"}})
     assert edges(run_of(missing, foreign, own)) == []
 

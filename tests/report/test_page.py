@@ -63,25 +63,27 @@ def test_full_run_shows_every_part(make_run: MakeRun) -> None:
     run.write_eval("final", 0.9)
     page = build_page(run.recipe("rounds=2", "cost.dollars_per_hour=0.05"), run.run_dir)
     assert page.damaged == []
-    assert [row.label for row in page.table.rows] == ["round 0", "round 1", "round 2", "final"]
-    assert [row.apart for row in page.table.rows] == [False, False, False, True]
-    names = [column.name for column in page.table.columns[1:]]
+    assert [row.label for row in page.headline.rows] == ["round 0", "round 1", "round 2", "final"]
+    assert [row.style for row in page.headline.rows] == ["", "", "", "apart"]
+    names = [column.name for column in page.headline.columns[1:]]
     questions = ["QA mean", "existence", "colour", "count", "spatial", "ocr"]
     assert names == ["words", "precision", "recall", *questions, "by oracle", "by model", "time"]
-    assert [group.name for group in page.table.groups][-2:] == ["preferred to alt-text", ""]
-    assert page.differences.pairs == ("round 1 − round 0", "round 2 − round 1", "final − round 2")
+    assert [name for name, _ in page.headline.groups][-2:] == ["preferred to alt-text", ""]
+    pairs = ["round 1 − round 0", "round 2 − round 1", "final − round 2"]
+    assert [name for name, _ in page.differences.columns[1:]] == pairs
     assert page.charts[1].title == "Caption facts"
-    assert len(page.cards) == MAX_CARDS
-    assert all(card.image.startswith("data:image/jpeg;base64,") for card in page.cards)
-    assert all(len(card.captions) == 3 for card in page.cards)
-    assert page.cost_chart is not None
-    assert [row.reason for row in page.rejects] == ["refusal", "refusal"]
-    assert page.ledger[-1].total
+    cards = page.captions.cards
+    assert len(cards) == MAX_CARDS
+    assert all(card.picture.url.startswith("data:image/jpeg;base64,") for card in cards)
+    assert all(len(card.captions) == 3 for card in cards)
+    assert page.costs.chart is not None
+    assert [row.cells[0] for row in page.rejects.rows] == ["refusal", "refusal"]
+    assert page.costs.ledger.rows[-1].style == "total"
 
 
 def test_decisions_are_shown_by_layer(make_run: MakeRun) -> None:
     run = make_run(1)
-    assert build_page(run.recipe(), run.run_dir).decisions == []
+    assert build_page(run.recipe(), run.run_dir).decisions.rows == ()
     path = run.run_dir / "round1" / "recaption" / "summary.json"
     counts = {
         "requests": 60,
@@ -93,10 +95,10 @@ def test_decisions_are_shown_by_layer(make_run: MakeRun) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | counts))
     write_json(run.run_dir / "round1" / "rewrite" / "summary.json", {"kept": {"merged": "x", "joined": 4}})
     page = build_page(run.recipe(), run.run_dir)
-    recaption, rewrite = page.decisions
-    assert recaption.cells == ("48", "1.25", "42", "3", "3")
-    assert (recaption.defects, recaption.sources) == ("9 truncated, 2 refusal", "45 model, 3 original")
-    assert (rewrite.stage, rewrite.cells[0], rewrite.sources) == ("round 1 · rewrite", "4", "4 joined")
+    recaption, rewrite = page.decisions.rows
+    defects, sources = "9 truncated, 2 refusal", "45 model, 3 original"
+    assert recaption.cells == ("48", "1.25", "42", "3", "3", defects, sources)
+    assert (rewrite.label, rewrite.cells[0], rewrite.cells[-1]) == ("round 1 · rewrite", "4", "4 joined")
     text = page_text(run.recipe(), run.run_dir)
     assert "How captions were chosen" in text
     assert "9 truncated, 2 refusal" in text
@@ -104,7 +106,7 @@ def test_decisions_are_shown_by_layer(make_run: MakeRun) -> None:
 
 def test_a_filter_shows_its_counts_and_cuts(make_run: MakeRun) -> None:
     run = make_run(1)
-    assert build_page(run.recipe(), run.run_dir).filters == []
+    assert build_page(run.recipe(), run.run_dir).filters.rows == ()
     folder = run.run_dir / "round1" / "filter"
     source = open_source([str(run.base_dir)])
     layer = open_layer(folder, layer="filter", source=source)
@@ -120,13 +122,13 @@ def test_a_filter_shows_its_counts_and_cuts(make_run: MakeRun) -> None:
         {"from_tokens": 9, "in": 1, "out": 0, "worst_kept": None},
     ]
     write_json(folder / "summary.json", {"rank_by": "perplexity", "cuts": cuts})
-    (row,) = build_page(run.recipe(), run.run_dir).filters
-    assert (row.stage, row.cells) == ("round 1 · filter", ("48", "12", "25.0 %"))
-    assert row.dropped == "24 duplicate, 12 perplexity"
-    assert row.cuts == (
+    (row,) = build_page(run.recipe(), run.run_dir).filters.rows
+    assert row.label == "round 1 · filter"
+    assert row.cells[:4] == ("48", "12", "25.0 %", "24 duplicate, 12 perplexity")
+    assert row.cells[4].split("<br>") == [
         "perplexity: 10 of 20 kept, cut at 7.250",
         "perplexity from 9 tokens on: 0 of 1 kept",
-    )
+    ]
     text = page_text(run.recipe(), run.run_dir)
     assert "What was kept" in text
     assert "cut at 7.250" in text
@@ -139,7 +141,7 @@ def test_hours_are_those_of_the_devices_a_stage_ran_on(make_run: MakeRun) -> Non
     on_gpu = {"seconds": 36, "num_devices": 2, "device": "GPU-hours"}
     path.write_text(json.dumps(summary | {"cost": on_gpu}))
     page = build_page(run.recipe("cost.device=core-hours"), run.run_dir)
-    cells = {row.stage: row.cells for row in page.ledger}
+    cells = {row.label: row.cells for row in page.costs.ledger.rows}
     assert cells["round 1 · recaption"][5] == "0.002 core-hours"
     assert cells["round 2 · recaption"][5] == "0.020 GPU-hours"
     assert cells["round 0 · sft"][5].endswith(" core-hours"), "what says nothing has the recipe's unit"
@@ -149,7 +151,7 @@ def test_hours_are_those_of_the_devices_a_stage_ran_on(make_run: MakeRun) -> Non
     charged = {"seconds": 36, "num_devices": 1, "device": "server-hours", "spent": 0.96}
     path.write_text(json.dumps(summary | {"cost": charged}))
     page = build_page(run.recipe("cost.device=GPU-hours", "cost.dollars_per_hour=5"), run.run_dir)
-    cells = {row.stage: row.cells for row in page.ledger}
+    cells = {row.label: row.cells for row in page.costs.ledger.rows}
     assert cells["round 2 · recaption"][5:] == ("0.010 server-hours", "$20.00")
     assert cells["round 1 · recaption"][5] == "0.002 core-hours"
 
@@ -168,7 +170,7 @@ def test_samples_that_several_judges_judged_are_counted_once(make_run: MakeRun) 
                         writer.annotate(sample, Annotation(layer="judge", kind="verdict"))
                 writer.count(tokens=10)
     page = build_page(run.recipe(), run.run_dir)
-    (row,) = [row for row in page.ledger if row.stage == "round 1 · judge"]
+    (row,) = [row for row in page.costs.ledger.rows if row.label == "round 1 · judge"]
     assert row.cells[0] == str(run.num_samples * run.num_shards)
     assert row.cells[3] == str(2 * 10 * run.num_shards)
 
@@ -176,15 +178,16 @@ def test_samples_that_several_judges_judged_are_counted_once(make_run: MakeRun) 
 def test_judges_and_evaluation_stand_side_by_side(make_run: MakeRun) -> None:
     run = make_run(1)
     table = build_page(run.recipe(), run.run_dir).directions
-    assert table.columns[:2] == ("oracle judge", "model judge")
+    assert [name for name, _ in table.columns[1:3]] == ["oracle judge", "model judge"]
     (row,) = table.rows
-    assert (row.captions, row.says) == ("round 1 over alt-text", "all say better")
-    assert [cell.verdict for cell in row.cells[:2]] == ["gain", "gain"]
-    assert row.cells[0].text == "+36.0 points"
+    assert (row.label, row.cells[-1]) == ("round 1 over alt-text", "all say better")
+    assert all("delta gain" in cell for cell in row.cells[:2])
+    assert ">+36.0 points<" in row.cells[0]
     run.write_judge(1, {"oracle": 20, "model": 98})
     (row,) = build_page(run.recipe(), run.run_dir).directions.rows
-    assert [cell.verdict for cell in row.cells[:2]] == ["loss", "even"]
-    assert row.says == "they disagree"
+    assert "delta loss" in row.cells[0]
+    assert "delta even" in row.cells[1]
+    assert row.cells[-1] == "they disagree"
 
 
 def test_page_is_self_contained_and_well_formed(make_run: MakeRun) -> None:
@@ -230,8 +233,8 @@ def test_ten_rounds(make_run: MakeRun) -> None:
     run = make_run(10, skills=[0.4 + 0.05 * i for i in range(11)], num_samples=6, num_shards=1, num_questions=8)
     page = build_page(run.recipe("rounds=10"), run.run_dir)
     outline(render_page(page))
-    assert len(page.table.rows) == 11
-    assert all(len(card.captions) == 11 for card in page.cards)
+    assert len(page.headline.rows) == 11
+    assert all(len(card.captions) == 11 for card in page.captions.cards)
 
 
 def test_unfinished_stages_are_no_error(make_run: MakeRun) -> None:
@@ -249,8 +252,9 @@ def test_base_shards_that_are_gone_leave_the_captions(make_run: MakeRun) -> None
     run = make_run(2)
     shutil.rmtree(run.base_dir)
     page = build_page(run.recipe(), run.run_dir)
-    assert len(page.cards) == MAX_CARDS
-    assert all(not card.image and card.image_note == "image not available" for card in page.cards)
+    assert len(page.captions.cards) == MAX_CARDS
+    pictures = [card.picture for card in page.captions.cards]
+    assert all(not picture.url and picture.note == "image not available" for picture in pictures)
     assert all("is gone" in line for line in page.damaged)
 
 
@@ -329,4 +333,4 @@ def test_damaged_layers_are_noted_and_raise_nothing(make_run: MakeRun) -> None:
     page = build_page(run.recipe(), run.run_dir)
     outline(render_page(page))
     assert any("000000.tar" in line for line in page.damaged)
-    assert page.cards == []
+    assert page.captions.cards == ()

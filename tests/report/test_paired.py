@@ -8,12 +8,12 @@ import pytest
 
 from vila2cli.evaluation.comparing import compare_headlines
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.paired import Comparison, compare_rounds
+from vila2cli.report.paired import RoundComparison, compare_rounds
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, read_results
 from vila2cli.report.run_folder import read_run
 
 
-def compared(run: Any, num_bootstrap: int = 200) -> Comparison:
+def compared(run: Any, num_bootstrap: int = 200) -> RoundComparison:
     """Round 1 against round 0."""
     reader = JsonReader(run.run_dir)
     record = read_run(run.run_dir, reader)
@@ -37,7 +37,7 @@ def test_differences_are_those_of_the_metrics(make_run: Callable[..., Any]) -> N
     (found,) = compare_rounds(record, results, reader, num_bootstrap=200, seed=0)
     for name in (PRECISION, RECALL, QA_MEAN, "world-ocr"):
         before, after = (result.measure(name) for result in results)
-        change = found.changes[name].figure
+        change = found.changes[name]
         assert before is not None
         assert after is not None
         assert change.low is not None
@@ -54,7 +54,7 @@ def test_intervals_are_those_of_a_comparison_of_evals(make_run: Callable[..., An
     changes = compared(run).changes
     evals = [run.run_dir / group / "eval" for group in ("round0", "round1")]
     for one in compare_headlines(*evals, num_bootstrap=200, seed=0):
-        figure = changes[one.task].figure
+        figure = changes[one.task]
         assert (figure.value, figure.low, figure.high) == (one.difference, one.low, one.high)
 
 
@@ -66,7 +66,7 @@ def test_a_mean_over_few_images_has_a_cautious_interval(make_run: Callable[..., 
     (run.run_dir / "round1" / "recaption").mkdir()
     changes = compared(run).changes
     for name in (PRECISION, RECALL, QA_MEAN, "world-ocr"):
-        figure = changes[name].figure
+        figure = changes[name]
         assert figure.value == 0.0
         assert figure.high is not None
         assert figure.high > 0.02
@@ -104,10 +104,10 @@ def test_other_questions_about_the_same_pictures_are_not_compared(make_run: Call
 def test_a_task_without_a_share_is_not_in_the_mean(make_run: Callable[..., Any]) -> None:
     """As in eval: the mean is of shares alone, so a task that another tool scored does not take it away."""
     run = make_run(1)
-    value = compared(run, 50).changes[QA_MEAN].figure.value
+    value = compared(run, 50).changes[QA_MEAN].value
     for group in ("round0", "round1"):
         path = run.run_dir / group / "eval" / "metrics.json"
         metrics = json.loads(path.read_text())
         metrics["tasks"]["lmms:mme"] = {"metrics": {"score": 1400.0}, "headline": "score", "scorer": "lmms"}
         path.write_text(json.dumps(metrics))
-    assert compared(run, 50).changes[QA_MEAN].figure.value == value
+    assert compared(run, 50).changes[QA_MEAN].value == value

@@ -4,10 +4,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from vila2cli.report.figures import Figure
 from vila2cli.report.plots import (
     HEIGHT,
     WIDTH,
-    Point,
     Series,
     cost_chart,
     difference_mark,
@@ -31,7 +31,7 @@ def test_ticks_are_round_and_enclose_the_data(low: float, high: float, ticks: li
 
 @pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [1e-12, 2e-12], [1e9, -1e9], [1e299], [0.5] * 11])
 def test_any_numbers_give_a_drawing_inside_its_frame(values: list[float]) -> None:
-    series = [Series("a", tuple(Point(x, value) for x, value in enumerate(values)))]
+    series = [Series("a", {x: Figure(value) for x, value in enumerate(values)})]
     chart = ET.fromstring(line_chart([str(x) for x in range(len(values))], series, summary="a"))
     for circle in chart.iter("circle"):
         assert 0 <= float(circle.attrib["cx"]) <= WIDTH
@@ -39,7 +39,7 @@ def test_any_numbers_give_a_drawing_inside_its_frame(values: list[float]) -> Non
 
 
 def test_names_are_escaped_and_the_summary_is_there() -> None:
-    series = [Series("<b>&\"'", (Point(0, 1.0, 0.5, 1.5),)), Series("b", (Point(0, 2.0),))]
+    series = [Series("<b>&\"'", {0: Figure(1.0, 0.5, 1.5)}), Series("b", {0: Figure(2.0)})]
     chart = ET.fromstring(line_chart(["<0>"], series, summary='"><script>'))
     assert chart.attrib["aria-label"] == '"><script>'
     assert "<b>&\"'" in [text.text for text in chart.iter("text")]
@@ -47,7 +47,7 @@ def test_names_are_escaped_and_the_summary_is_there() -> None:
 
 
 def test_share_axis_ends_at_its_ceiling() -> None:
-    chart = line_chart(["0"], [Series("a", (Point(0, 99.0, 97.0, 100.0),))], summary="a", ceiling=100.0)
+    chart = line_chart(["0"], [Series("a", {0: Figure(99.0, 97.0, 100.0)})], summary="a", ceiling=100.0)
     ticks = [text.text for text in ET.fromstring(chart).iter("text") if text.attrib["class"] == "tick end"]
     assert ticks[-1] == "100"
 
@@ -56,7 +56,7 @@ def test_share_axis_ends_at_its_ceiling() -> None:
     ("low", "high", "style"), [(0.1, 0.3, "gain"), (-0.3, -0.1, "loss"), (-0.1, 0.1, "even")]
 )
 def test_difference_mark_tells_gain_loss_and_neither(low: float, high: float, style: str) -> None:
-    mark = ET.fromstring(difference_mark((low + high) / 2, low, high, 0.3))
+    mark = ET.fromstring(difference_mark(Figure((low + high) / 2, low, high), 0.3))
     assert style in mark.attrib["class"].split()
 
 

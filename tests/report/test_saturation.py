@@ -4,20 +4,21 @@ from collections.abc import Sequence
 
 import pytest
 
-from vila2cli.report.paired import Change, Comparison
-from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult, TaskResult
+from vila2cli.report.figures import Figure
+from vila2cli.report.paired import RoundComparison
+from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, TaskResult
 from vila2cli.report.saturation import verdict
 
-GAIN, EVEN, LOSS = (Change(Figure(v, v - 0.02, v + 0.02)) for v in (0.1, 0.0, -0.1))
+GAIN, EVEN, LOSS = (Figure(v, v - 0.02, v + 0.02) for v in (0.1, 0.0, -0.1))
 
 
-TOUCHING = Change(Figure(0.02, 0.0, 0.04))
+TOUCHING = Figure(0.02, 0.0, 0.04)
 
 
-def comparison(number: int, precision: Change | None, qa_mean: Change = EVEN) -> Comparison:
+def comparison(number: int, precision: Figure | None, qa_mean: Figure = EVEN) -> RoundComparison:
     """Round `number` against the one before it; None where the two cannot be compared in a main measure."""
     changes = {"another task": GAIN} if precision is None else {PRECISION: precision, QA_MEAN: qa_mean}
-    return Comparison(f"round {number - 1}", f"round {number}", changes)
+    return RoundComparison(f"round {number - 1}", f"round {number}", changes)
 
 
 def rounds(evaluated: Sequence[bool]) -> list[RoundResult]:
@@ -45,13 +46,13 @@ def rounds(evaluated: Sequence[bool]) -> list[RoundResult]:
         ([None, EVEN, EVEN], "Saturated after round 1 at the latest: no later round is"),
     ],
 )
-def test_verdict(changes: list[Change | None], sentence: str) -> None:
+def test_verdict(changes: list[Figure | None], sentence: str) -> None:
     comparisons = [comparison(number, change) for number, change in enumerate(changes, 1)]
     assert verdict(comparisons)[0].startswith(sentence)
 
 
 def test_final_does_not_count_as_a_round() -> None:
-    final = Comparison("round 1", "final", {PRECISION: GAIN})
+    final = RoundComparison("round 1", "final", {PRECISION: GAIN})
     assert verdict([comparison(1, EVEN), final])[0].startswith("No round is clearly better")
     assert (
         verdict([comparison(1, EVEN), final])[-1]
@@ -60,7 +61,7 @@ def test_final_does_not_count_as_a_round() -> None:
 
 
 def test_sentence_names_gains_losses_and_what_is_open() -> None:
-    one = Comparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
+    one = RoundComparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
     assert verdict([one])[1] == (
         "Round 1 against round 0: better in caption precision (+10.0 points), "
         "worse in caption recall (−10.0 points), not clearly different in QA mean."
@@ -68,7 +69,7 @@ def test_sentence_names_gains_losses_and_what_is_open() -> None:
 
 
 def test_a_gain_that_is_paid_for_says_so() -> None:
-    one = Comparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
+    one = RoundComparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
     assert verdict([one])[0] == (
         "Not saturated: round 1 is still better than round 0 in caption precision, but worse in caption recall."
     )
@@ -76,7 +77,9 @@ def test_a_gain_that_is_paid_for_says_so() -> None:
 
 def test_a_verdict_names_only_what_was_measured_and_says_to_stop() -> None:
     """There is no caption task here, and the last round is worse."""
-    found = [Comparison(f"round {n}", f"round {n + 1}", {QA_MEAN: one}) for n, one in enumerate((GAIN, LOSS))]
+    found = [
+        RoundComparison(f"round {n}", f"round {n + 1}", {QA_MEAN: one}) for n, one in enumerate((GAIN, LOSS))
+    ]
     assert verdict(found)[0] == (
         "Saturated after round 1: round 2 is not clearly better than the round before it in QA mean, so stop "
         "there. Round 2 is worse in QA mean."
@@ -94,7 +97,7 @@ def test_with_one_round_or_none_nothing_can_be_said(evaluated: list[bool], said:
 
 def test_rounds_that_are_not_evaluated_are_named() -> None:
     """Round 3 is compared with round 1, the one evaluated before it."""
-    found = [comparison(1, GAIN), Comparison("round 1", "round 3", {PRECISION: EVEN})]
+    found = [comparison(1, GAIN), RoundComparison("round 1", "round 3", {PRECISION: EVEN})]
     said = verdict(found, rounds([True, True, False, True, False]))
     assert said[0].startswith("Saturated after round 1: round 3 is not")
     assert said[0].endswith("Not evaluated: round 2 and round 4.")

@@ -4,12 +4,11 @@ import pytest
 
 from vila2cli.errors import DataError
 from vila2cli.score import SCORERS, find_scorer
+from vila2cli.score.box import BOX, iou, parse_boxes
 from vila2cli.score.choice import CHOICE, parse_letter
-from vila2cli.score.grounding import BOX, iou, parse_boxes
-from vila2cli.score.ocr import OCR, anls
+from vila2cli.score.documents import OCR, anls
 from vila2cli.score.scorer import Reference
-from vila2cli.score.short import SHORT, normalise
-from vila2cli.score.vqa import VQA
+from vila2cli.score.vqa import SHORT, VQA, normalise_short
 from vila2cli.score.yesno import YESNO, says_yes
 
 
@@ -63,7 +62,7 @@ def test_answers_without_yes_or_no_are_marked(answer, unclear):
     ],
 )
 def test_vqa_normalisation(answer, normalised):
-    assert normalise(answer) == normalised
+    assert normalise_short(answer) == normalised
 
 
 def test_short_answers_match_any_reference():

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.score.box_frames import FRAMES, Numbers, to_pixels, told_frame
-from vila2cli.score.grounding import BOX, REFCOCO
+from vila2cli.score.box import BOX, REFCOCO
+from vila2cli.score.box_frames import FRAMES, Numbers, inferred_frame, to_pixels
 from vila2cli.score.scorer import Reference, Scored
 
 COCO = (640.0, 480.0)
@@ -36,13 +36,13 @@ def written(box, size, unit):
 @pytest.mark.parametrize("unit", ["1", "100", "999", "pixel"])
 def test_a_set_of_answers_tells_its_frame(unit, size, seed):
     numbers = [Numbers(written(box, size, unit), size) for box in drawn(30, size, seed)]
-    assert told_frame(numbers)[0] == f"xyxy-{unit}"
+    assert inferred_frame(numbers)[0] == f"xyxy-{unit}"
 
 
 @pytest.mark.parametrize("unit", ["1", "999", "pixel"])
 def test_six_answers_mostly_tell_their_frame(unit):
     told = [
-        told_frame([Numbers(written(box, COCO, unit), COCO) for box in drawn(6, COCO, seed)])[0]
+        inferred_frame([Numbers(written(box, COCO, unit), COCO) for box in drawn(6, COCO, seed)])[0]
         for seed in range(50)
     ]
     assert told.count(f"xyxy-{unit}") >= 48
@@ -52,19 +52,20 @@ def test_one_answer_in_twenty_may_be_wild():
     numbers = [Numbers(written(box, COCO, "1"), COCO) for box in drawn(39, COCO)] + [
         Numbers((5, 5, 900, 900), COCO)
     ]
-    assert told_frame(numbers)[0] == "xyxy-1"
+    assert inferred_frame(numbers)[0] == "xyxy-1"
 
 
 def test_a_few_answers_are_in_the_usual_frame_if_they_can_be():
-    assert told_frame([Numbers((10, 20, 300, 400), COCO)])[0] == "xyxy-999"
-    assert told_frame([Numbers((10, 20, 300, 1000), COCO)])[0] == "xyxy-1000"
-    assert told_frame([Numbers((10, 20, 1300, 1400), (4000, 3000))])[0] == "xyxy-pixel"
-    assert told_frame([Numbers((10, 20, 300, 400), COCO, is_pixels=True)])[0] == "xyxy-pixel"
+    assert inferred_frame([Numbers((10, 20, 300, 400), COCO)])[0] == "xyxy-999"
+    assert inferred_frame([Numbers((10, 20, 300, 1000), COCO)])[0] == "xyxy-1000"
+    assert inferred_frame([Numbers((10, 20, 1300, 1400), (4000, 3000))])[0] == "xyxy-pixel"
+    assert inferred_frame([Numbers((10, 20, 300, 400), COCO, is_pixels=True)])[0] == "xyxy-pixel"
     assert (
-        told_frame([Numbers((10, 20, 900, 900), COCO, is_thousandths=True, is_pixels=True)])[0] == "xyxy-1000"
+        inferred_frame([Numbers((10, 20, 900, 900), COCO, is_thousandths=True, is_pixels=True)])[0]
+        == "xyxy-1000"
     )
-    assert told_frame([Numbers((0, 0, 1, 1), None)])[0] == "xyxy-1"
-    assert told_frame([])[0] == "xyxy-999"
+    assert inferred_frame([Numbers((0, 0, 1, 1), None)])[0] == "xyxy-1"
+    assert inferred_frame([])[0] == "xyxy-999"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.score.chair import CHAIR, objects_named, read_synonyms, singular
+from vila2cli.score.chair import CHAIR, coco_synonyms, objects_named, read_synonyms, singular
 from vila2cli.score.cider import CIDER, cider
 from vila2cli.score.ptb import tokenise
 from vila2cli.score.scorer import Reference, Scored
@@ -94,7 +94,7 @@ def test_the_scorer_weighs_words_by_all_samples():
     ],
 )
 def test_plurals_are_undone(plural, word):
-    assert singular(plural) == word
+    assert singular(plural, coco_synonyms()) == word
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_plurals_are_undone(plural, word):
     ],
 )
 def test_objects_that_captions_name(caption, objects):
-    assert [name for _, name in objects_named(caption)] == objects
+    assert [name for _, name in objects_named(caption, coco_synonyms())] == objects
 
 
 def test_chair_counts_mentions_and_captions():

@@ -3,8 +3,8 @@
 import pytest
 
 from vila2cli.errors import DataError
+from vila2cli.score.box import REFCOCO
 from vila2cli.score.documents import CHARTQA, DOCVQA, OCRBENCH, is_close
-from vila2cli.score.grounding import REFCOCO
 from vila2cli.score.scorer import Reference, Scored
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from vila2cli.errors import DataError
+from vila2cli.score.choice import MCQ, MMBENCH, SCIENCEQA, SEED, scienceqa_letter, vlmevalkit_letter
 from vila2cli.score.mmmu import MMMU, MMMU_RANDOM, parse_open, parse_option
-from vila2cli.score.options import MCQ, MMBENCH, SCIENCEQA, SEED, scienceqa_letter, vlmevalkit_letter
 from vila2cli.score.scorer import Reference, Scored
 from vila2cli.score.stats import columns_of
 

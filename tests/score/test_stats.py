@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vila2cli.score import yesno
-from vila2cli.score.grouping import category_metrics, fill
-from vila2cli.score.short import SHORT
+from vila2cli.score.grouping import category_metrics, tally
+from vila2cli.score.scorer import Scored
 from vila2cli.score.stats import (
     Estimate,
     Interval,
@@ -24,6 +24,7 @@ from vila2cli.score.stats import (
     share_interval,
     supports,
 )
+from vila2cli.score.vqa import SHORT
 from vila2cli.score.yesno import YESNO
 
 
@@ -216,8 +217,8 @@ def test_no_difference_on_few_samples_leaves_room_for_one():
 
 def test_a_metric_is_of_the_samples_that_have_it():
     """A category's accuracy is of its own questions and images, precision of what was answered with yes."""
-    rows = [{"score": 1.0, "unparsed": 0.0, f"right:{c}": 1.0, f"num:{c}": 1.0} for c in "aaabb"]
-    columns = columns_of(fill(rows))
+    scored = [Scored({"score": 1.0, "unparsed": 0.0}, {"category": category}) for category in "aaabb"]
+    columns = columns_of(tally("score")(scored))
     found = supports(columns, category_metrics, ["x", "x", "y", "y", "z"])
     assert (found["accuracy"], found["accuracy:a"], found["accuracy:b"]) == (
         Support(5, 3),

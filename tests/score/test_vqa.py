@@ -4,8 +4,7 @@ import pytest
 
 from vila2cli.errors import DataError
 from vila2cli.score.scorer import Reference
-from vila2cli.score.short import GQA
-from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise, normalise_m4c
+from vila2cli.score.vqa import GQA, TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise_m4c, normalise_vqaeval
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise, normali
     ],
 )
 def test_vqa_normalisation(answer, normalised):
-    assert normalise(answer) == normalised
+    assert normalise_vqaeval(answer) == normalised
 
 
 @pytest.mark.parametrize(

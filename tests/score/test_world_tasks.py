@@ -9,7 +9,7 @@ from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.task import find_tasks
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source, read_shard
-from vila2cli.world import language
+from vila2cli.world import sayings
 from vila2cli.world.scenes import VOCABULARY, draw_scene
 from vila2cli.world.write import TASKS, write_world
 
@@ -44,9 +44,9 @@ def test_captions_of_the_world_state_all_their_facts_and_no_other():
     for _ in range(100):
         scene = draw_scene(random, "eval")
         truth = scene.to_json()
-        count = count_facts(language.caption(scene), truth, words)
-        assert count.right == count.stated == count.true == len(scene.things) + (scene.writing is not None)
-        spoiled = count_facts(language.corrupted_caption(scene, random), truth, words)
+        count = count_facts(sayings.caption(scene), truth, words)
+        assert count.right == count.stated == count.true == len(scene.objects) + (scene.writing is not None)
+        spoiled = count_facts(sayings.corrupted_caption(scene, random), truth, words)
         assert spoiled.contradicted > 0
 
 
@@ -54,7 +54,7 @@ def test_alt_text_without_noise_contradicts_nothing():
     random, words = Random(0), Vocabulary(**VOCABULARY)
     for _ in range(300):
         scene = draw_scene(random, "pretrain")
-        text = language.alt_text(scene, random, wrong=0.0, boilerplate=0.1)
+        text = sayings.alt_text(scene, random, wrong=0.0, boilerplate=0.1)
         count = count_facts(text, scene.to_json(), words)
         assert count.contradicted == 0
-        assert count.stated <= len(scene.things) + 1
+        assert count.stated <= len(scene.objects) + 1

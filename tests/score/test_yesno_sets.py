@@ -4,14 +4,14 @@ import pytest
 
 from vila2cli.score.scorer import Reference, Scored
 from vila2cli.score.stats import columns_of
-from vila2cli.score.yesno import says_yes
-from vila2cli.score.yesno_sets import (
+from vila2cli.score.yesno import (
     HALLUSION,
     MME,
     POPE,
     TRUTH,
     hallusion_label,
     mme_label,
+    says_yes,
 )
 
 

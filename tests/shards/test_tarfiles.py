@@ -159,3 +159,13 @@ def test_a_shard_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     with TarWriter(tmp_path / "000000.tar") as second:  # the name is free again
         second.write_sample("a", {"txt": b"second"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.stats.json", "000000.tar"]
+
+
+def test_the_bytes_of_a_shard_are_those_of_a_plain_tar(tmp_path: Path) -> None:
+    """Also where a name is long, not ASCII, or begins with what webdataset skips."""
+    samples = {key: {"jpg": JPEG, "txt": b"a", "_own": b"b"} for key in ("a", "é" * 70, f"{'d' * 150}/b")}
+    with TarWriter(tmp_path / "ours.tar") as tar:
+        for key, members in samples.items():
+            tar.write_sample(key, members)
+    plain = [(f"{key}.{name}", members[name]) for key, members in samples.items() for name in sorted(members)]
+    assert (tmp_path / "ours.tar").read_bytes() == write_tar(tmp_path / "plain.tar", plain).read_bytes()

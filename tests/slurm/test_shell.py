@@ -13,7 +13,7 @@ TELL = f"""\
 {sys.executable} - "$@" <<'PYTHON'
 import json, os, sys
 from vila2cli.errors import RecipeError
-from vila2cli.run.ranks import parse_rank
+from vila2cli.ranks import parse_rank
 from vila2cli.run.folder import parse_worker, who_counts
 try:
     worker, rank = parse_worker(), parse_rank()

@@ -12,7 +12,7 @@ from PIL import Image
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.specialists.pictures import BuildSettings
-from vila2cli.score.grounding import parse_boxes
+from vila2cli.score.box import parse_boxes
 from vila2cli.shards import ShardStats, open_source, read_shard
 from vila2cli.stages.build import build
 from vila2cli.text.compose import Composition, conversations
@@ -68,6 +68,15 @@ def test_every_picture_and_object_is_accounted_for(data: Path) -> None:
     assert [json.loads(line)["reason"] for line in lines] == ["outside", "outside"]
     stats = ShardStats.read(data / "out" / "000000.stats.json")
     assert stats.num_in == stats.num_out + sum(stats.dropped.values())
+
+
+def test_an_object_that_a_description_names_twice_counts_once(data: Path) -> None:
+    objects = run(data, settings=BuildSettings(describe=True))["objects"]
+    assert objects.pop("in") == 9 == sum(objects.values())
+    assert objects["not-asked-about"] == 0
+    (shard,) = open_source([str(data / "out")]).shards
+    for sample in read_shard(shard, on_reject=pytest.fail):
+        assert sorted(one["category"] for one in sample.meta["objects"]) == ["green patch", "red patch"]
 
 
 def test_boxes_of_both_pictures_land_on_the_patches(data: Path) -> None:

@@ -262,7 +262,7 @@ def test_what_cannot_be_read_at_all_is_one_line(images: Path, tmp_path: Path) ->
             "none of 1 items can be used, see .*000000",
         ),
         ("llava", write(tmp_path / "table.json", {"a": 1}), "should hold a list"),
-        ("coco", write(tmp_path / "list.json", []), "should hold one object"),
+        ("coco", write(tmp_path / "list.json", []), r"list\.json: is \[\], not an object"),
         ("mmc4", tmp_path / "missing.jsonl", "does not exist"),
     ]:
         with pytest.raises(DataError, match=message):
@@ -333,7 +333,7 @@ def test_odd_entries_of_a_coco_file_are_one_reject_each(images: Path, tmp_path: 
     path = write(tmp_path / "coco.json", {"images": entries, "annotations": captions})
     counts = convert("coco", [path], tmp_path / "out", images=[images])
     assert (counts.num_out, dict(counts.dropped)) == (1, {"bad-row": 4})
-    with pytest.raises(DataError, match="list of images"):
+    with pytest.raises(DataError, match=r"odd\.json: images is 5, not a list"):
         convert("coco", [write(tmp_path / "odd.json", {"images": 5})], tmp_path / "out2", images=[images])
 
 

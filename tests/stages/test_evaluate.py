@@ -74,7 +74,7 @@ def tasks(tmp_path):
 
 
 def run(tiny_checkpoint, tasks, out, *sets, **arguments):
-    return evaluate(recipe(*sets), model=tiny_checkpoint, tasks=[tasks], out=out, **arguments)
+    return evaluate(recipe(*sets), model=tiny_checkpoint, tasks=[tasks], out=out, **arguments).to_json()
 
 
 def test_every_task_gets_a_prediction_layer_and_its_metrics(tiny_checkpoint, tasks, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from chat_server import Reply, Server, completion, problem, serving
 from vila2cli.engine import pace
-from vila2cli.errors import ModelError, RejectBudgetError
+from vila2cli.errors import BudgetError, ModelError, RejectBudgetError
 from vila2cli.evaluation.predictions import read_predictions
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter
@@ -99,7 +99,7 @@ def run(server: Server, task: Path, out: Path, *sets: str) -> dict[str, Any]:
         "api.logprobs=false",
         "api.retries=3",
     )
-    return evaluate(load_recipe(None, [*settings, *sets]), model="m", tasks=[task], out=out)
+    return evaluate(load_recipe(None, [*settings, *sets]), model="m", tasks=[task], out=out).to_json()
 
 
 def test_a_server_is_asked_each_question_once_with_its_picture(start: Any, tmp_path: Path) -> None:
@@ -160,6 +160,21 @@ def test_an_eval_that_a_server_ends_keeps_the_answers_of_its_shard(start: Any, t
     assert entry["metrics"]["accuracy"]["value"] == pytest.approx(10 / NUM)
     run(server, task, tmp_path / "out")
     assert len(server.bodies) - asked == NUM - 7
+
+
+def test_a_budget_below_a_shard_gets_on_and_pays_for_each_answer_once(start: Any, tmp_path: Path) -> None:
+    server = start()
+    task = write(tmp_path / "task", "test")
+    limited = ("eval.max_new_tokens=16", "api.max_tokens_total=150", "api.max_in_flight=2")
+    for _ in range(2):
+        before = len(server.bodies)
+        with pytest.raises(BudgetError):
+            run(server, task, tmp_path / "out", *limited)
+        assert before < len(server.bodies) < NUM
+        assert not list((tmp_path / "out/colour").glob("*.tar"))
+    metrics = run(server, task, tmp_path / "out", *limited)
+    assert len(server.bodies) == NUM
+    assert metrics["tasks"]["colour"]["num_samples"] == NUM
 
 
 def test_a_judge_marks_what_a_model_answers(start: Any, tmp_path: Path) -> None:

@@ -6,15 +6,20 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.judging.summary import read_verdict_layer
+from vila2cli.judging.verdicts import read_verdict_layer
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation
-from vila2cli.stages.judge import is_judged, judge
+from vila2cli.stages.judge import is_judged
+from vila2cli.stages.judge import judge as run_stage
 
 NUM_SAMPLES = 12
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+
+
+def judge(*args, **kwargs):
+    return run_stage(*args, **kwargs).to_json()
 
 
 def recipe(*sets):

@@ -11,14 +11,18 @@ from PIL import Image
 from chat_server import completion, problem, serving
 from vila2cli.engine import pace as pace_module
 from vila2cli.errors import BudgetError, DataError, ModelError, RecipeError
-from vila2cli.judging.summary import read_verdict_layer
+from vila2cli.judging.verdicts import read_verdict_layer
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation
-from vila2cli.stages.judge import judge
+from vila2cli.stages.judge import judge as run_stage
 
 NUM_SAMPLES = 40
 JSON = ("judge.prompt=judge-pair-json-v1", "judge.max_new_tokens=64")
+
+
+def judge(*args, **kwargs):
+    return run_stage(*args, **kwargs).to_json()
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def test_no_stage_refuses_them(shards: Path, tiny_checkpoint: Path, tmp_path: Pa
     assert trained["num_rejected"] == 0
     captions = recaption(made, shards=specs, model=tiny_checkpoint, out=tmp_path / "layer", round=1)
     assert (captions.num_in, captions.num_rejected) == (4, 0)
-    metrics = evaluate(made, model=tiny_checkpoint, tasks=[shards], out=tmp_path / "eval")
+    metrics = evaluate(made, model=tiny_checkpoint, tasks=[shards], out=tmp_path / "eval").to_json()
     assert (metrics["tasks"][shards.name]["num_samples"], metrics["num_rejected"]) == (4, 0)
 
 
@@ -68,7 +68,7 @@ def test_the_limit_is_one_and_belongs_to_what_a_layer_and_a_model_are_made_from(
     summary = pretrain(made, shards=specs, out=tmp_path / "pretrain", round=0).to_json()
     assert summary["max_pixels"] == 1000
     recaption(made, shards=specs, model=tiny_checkpoint, out=tmp_path / "layer", round=1)
-    evaluated = evaluate(made, model=tiny_checkpoint, tasks=[shards], out=tmp_path / "eval")
+    evaluated = evaluate(made, model=tiny_checkpoint, tasks=[shards], out=tmp_path / "eval").to_json()
     assert evaluated["protocol"]["max_pixels"] == 1000
     with pytest.raises(RecipeError, match="max_pixels was 1000, now absent"):
         recaption(recipe(tmp_path), shards=specs, model=tiny_checkpoint, out=tmp_path / "layer", round=1)

@@ -126,11 +126,11 @@ def test_records_of_earlier_versions_say_what_they_know(run: Path) -> None:
     path.write_text(json.dumps(record))
     text = lines(lineage(path.parent))
     assert "data pretrain: pretrain (1 shard, under layer recaption" in text[-1]
-    assert "where it lies was not recorded" in text[-1]
+    assert "its place was not recorded" in text[-1]
 
 
 def test_a_folder_without_a_record_is_refused(run: Path) -> None:
-    with pytest.raises(DataError, match="says nothing of its origin"):
+    with pytest.raises(DataError, match="has no record of its origin"):
         lineage(Path("bases/llm"))
 
 

@@ -7,7 +7,6 @@ import pytest
 from chat_server import completion, problem, serving
 from vila2cli.engine import pace
 from vila2cli.errors import BudgetError, RecipeError, RejectBudgetError
-from vila2cli.formats.benchmarks import find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.score_only import score_answers
@@ -37,7 +36,7 @@ def serve(monkeypatch):
 @pytest.fixture
 def mmvet(tmp_path):
     (tmp_path / "mm-vet.json").write_text(json.dumps(MMVET))
-    import_tasks(find_format("mmvet"), [tmp_path / "mm-vet.json"], tmp_path / "tasks")
+    import_tasks("mmvet", [tmp_path / "mm-vet.json"], tmp_path / "tasks")
     return tmp_path / "tasks"
 
 
@@ -63,7 +62,7 @@ def llava_bench(tmp_path):
             ("answers_gpt4.jsonl", answered),
         )
     ]
-    import_tasks(find_format("llava-bench"), files, tmp_path / "tasks")
+    import_tasks("llava-bench", files, tmp_path / "tasks")
     return tmp_path / "tasks"
 
 

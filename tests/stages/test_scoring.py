@@ -7,7 +7,6 @@ import pytest
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.evaluation.comparing import compare_headlines
-from vila2cli.formats.benchmarks import find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.score.stats import cautious_share
 from vila2cli.settings.recipe import load_recipe
@@ -27,7 +26,7 @@ def pope(tmp_path):
     ]
     path = tmp_path / "coco_pope_random.json"
     path.write_text("\n".join(map(json.dumps, rows)))
-    import_tasks(find_format("pope"), [path], tmp_path / "tasks")
+    import_tasks("pope", [path], tmp_path / "tasks")
     return tmp_path / "tasks" / "pope-random"
 
 
@@ -140,7 +139,7 @@ def test_textvqa_is_joined_by_image_and_question(tmp_path):
         for n, text in enumerate(("what brand?", "which word?"))
     ]
     (tmp_path / "t.json").write_text(json.dumps({"data": rows}))
-    import_tasks(find_format("textvqa"), [tmp_path / "t.json"], tmp_path / "tasks")
+    import_tasks("textvqa", [tmp_path / "t.json"], tmp_path / "tasks")
     file = lines(
         tmp_path / "a.jsonl",
         {"question_id": "ab", "text": "Which word", "prompt": "Which word?\nReference OCR token: x\nAnswer."},
@@ -156,7 +155,7 @@ def test_captions_are_joined_by_image(tmp_path):
         {"image_id": "b.png", "caption": "a dog runs"},
     ]
     (tmp_path / "refs.json").write_text(json.dumps(references))
-    import_tasks(find_format("captions"), [tmp_path / "refs.json"], tmp_path / "tasks")
+    import_tasks("captions", [tmp_path / "refs.json"], tmp_path / "tasks")
     (tmp_path / "c.json").write_text(json.dumps(references))
     entry = run(tmp_path / "c.json", tmp_path / "tasks", tmp_path / "out")["tasks"]["captions-refs"]
     assert entry["metrics"]["cider"]["value"] == pytest.approx(7.5)
@@ -203,7 +202,7 @@ REGIONS = [
 )
 def test_boxes_are_read_in_the_notation_of_their_model(text, sets, frame_from, doubt, tmp_path):
     (tmp_path / "refcoco.jsonl").write_text("\n".join(map(json.dumps, REGIONS)))
-    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    import_tasks("refcoco", [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
     texts = [text] * 29 + ["<box>[[1, 1, 999, 1000]]</box>"]
     file = lines(tmp_path / "a.jsonl", *({"question_id": str(n), "text": one} for n, one in enumerate(texts)))
     entry = run(file, tmp_path / "tasks", tmp_path / "out", *sets)["tasks"]["refcoco"]
@@ -216,7 +215,7 @@ def test_boxes_are_read_in_the_notation_of_their_model(text, sets, frame_from, d
 
 def test_answers_without_a_box_are_counted_and_not_official(tmp_path):
     (tmp_path / "refcoco.jsonl").write_text("\n".join(map(json.dumps, REGIONS)))
-    import_tasks(find_format("refcoco"), [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
+    import_tasks("refcoco", [tmp_path / "refcoco.jsonl"], tmp_path / "tasks")
     texts = ["<box>[[100, 100, 500, 530]]</box>"] * 28 + ["I cannot see a cat.", "<box>[[100, 100,"]
     file = lines(tmp_path / "a.jsonl", *({"question_id": str(n), "text": one} for n, one in enumerate(texts)))
     entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
@@ -231,7 +230,7 @@ def test_boxes_of_another_frame_are_not_official(tmp_path):
     row = {"image": "a.jpg", "expression": "the cat", "bbox": [10, 5, 30, 15], "width": 100, "height": 50}
     (tmp_path / "refcoco.jsonl").write_text(json.dumps(row | {"question_id": "7"}))
     files = [tmp_path / "refcoco.jsonl"]
-    import_tasks(find_format("refcoco"), files, tmp_path / "tasks", box_frame="xyxy-999")
+    import_tasks("refcoco", files, tmp_path / "tasks", box_frame="xyxy-999")
     file = lines(tmp_path / "a.jsonl", {"question_id": "7", "text": "[0.1,0.1,0.3,0.3]"})
     entry = run(file, tmp_path / "tasks", tmp_path / "out")["tasks"]["refcoco"]
     assert entry["metrics"]["iou_at_50"]["value"] == 0

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from vila2cli.cli.app import main
-from vila2cli.formats.benchmarks import find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.score_only import score_answers
@@ -49,7 +48,7 @@ def twenty(tmp_path):
     ]
     path = tmp_path / "coco_pope_random.json"
     path.write_text("\n".join(map(json.dumps, rows)))
-    import_tasks(find_format("pope"), [path], tmp_path / "tasks")
+    import_tasks("pope", [path], tmp_path / "tasks")
     return tmp_path / "tasks" / "pope-random"
 
 
@@ -107,7 +106,7 @@ def test_few_empty_answers_leave_a_figure_official(tmp_path):
     ]
     path = tmp_path / "coco_pope_random.json"
     path.write_text("\n".join(map(json.dumps, asked)))
-    import_tasks(find_format("pope"), [path], tmp_path / "tasks")
+    import_tasks("pope", [path], tmp_path / "tasks")
     for num_empty, is_official in ((1, True), (2, False)):
         rows = [llava(n, "" if n <= num_empty else "Yes") for n in range(1, 101)]
         file = lines(tmp_path / f"{num_empty}.jsonl", *rows)

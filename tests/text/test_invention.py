@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from vila2cli.text.invention import inventions
-from vila2cli.world.language import alt_text, caption, corrupted_caption
+from vila2cli.world.sayings import alt_text, caption, corrupted_caption
 from vila2cli.world.scenes import draw_scene
 
 ORIGINAL = "Golden Gate Bridge 1937 - SF trip w/ 2 friends, iPhone 12"

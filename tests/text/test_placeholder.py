@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from vila2cli.text.placeholder import is_placeholder
-from vila2cli.world.language import alt_text
+from vila2cli.world.sayings import alt_text
 from vila2cli.world.scenes import draw_scene
 
 

@@ -4,7 +4,7 @@ from random import Random
 
 from vila2cli.shards.sample import EncodedImage, Sample, Turn
 from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.language import caption, interview
+from vila2cli.world.sayings import caption, interview
 from vila2cli.world.scenes import draw_scene
 
 

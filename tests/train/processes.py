@@ -1,6 +1,7 @@
 """Runs a scenario of test_distribution.py as one of several processes that train together.
 
 python processes.py SCENARIO RANK COUNT PORT CHECKPOINT OUT
+accelerate launch --config_file CONFIG processes.py SCENARIO - - - CHECKPOINT OUT
 """
 
 import itertools
@@ -20,14 +21,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import RankError
 from vila2cli.model.chat import Chat
+from vila2cli.ranks import Rank, parse_rank
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import Shard, open_source
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.job import DataSource, Phase, sources_of
+from vila2cli.train.launch import Launch, read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.resume import Checkpoints, renewed, whole_weights
 
@@ -71,7 +73,7 @@ class Scenario:
     def fit(
         self, samples: Sequence[Any] | None = None, *, checkpoints: Any = None, **more: Any
     ) -> dict[str, Any]:
-        trainer = {key: more.pop(key) for key in ("strategy", "checkpoint_every") if key in more}
+        trainer = {key: more.pop(key) for key in ("checkpoint_every",) if key in more}
         settings = TrainSettings(train=EVERYTHING, learning_rate=1e-3, **{"batch_size": 6, **more})
         with Progress("test", unit="steps") as progress:
             result = fit(
@@ -110,23 +112,22 @@ def sharded(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     if not ranks.is_first:  # whatever the others have, the first one's weights are trained
         for parameter in scenario.model.parameters():
             parameter.data.zero_()
-    figures = scenario.fit(strategy="fsdp2", checkpoints=checkpoints, checkpoint_every=2)
+    figures = scenario.fit(checkpoints=checkpoints, checkpoint_every=2)
     weights = whole_weights(scenario.model, ranks)
     again = Checkpoints(folder, ranks)
     again.open({"inputs": "the same"})
     assert again.cursor.step == 2
     resumed = Scenario(ranks, checkpoint)
-    resumed.fit(strategy="fsdp2", checkpoints=again)
+    resumed.fit(checkpoints=again)
     resumed.model.config.text_config.dtype = torch.bfloat16  # of a base, whose weights are trained in float32
     plain = renewed(resumed.model, ranks)
     tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     if ranks.is_first:
         save_file(weights, out / "weights.safetensors")
         save_file(whole_weights(plain, ranks), out / "resumed.safetensors")
-    devices = sorted({parameter.device.type for parameter in plain.parameters()})
     resumed.model = plain  # as in a stage's next phase
-    later = resumed.fit(strategy="fsdp2")["loss"]
-    return {**figures, "gathered": len(weights), "tied": tied, "devices": devices, "later": later}
+    later = resumed.fit()["loss"]
+    return {**figures, "gathered": len(weights), "tied": tied, "later": later}
 
 
 def digested(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
@@ -179,10 +180,14 @@ def held(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     scenario, index, count, port, checkpoint, out = sys.argv[1:]
-    rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
-    with joined(float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
+    if index == "-":
+        rank, launch = parse_rank(), read_launch(TrainerSettings(), "float32")
+    else:
+        rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
+        launch = Launch("fsdp2" if scenario == "sharded" else "ddp")
+    with joined(launch, float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
         found = globals()[scenario](ranks, Path(checkpoint), Path(out))
-        (Path(out) / f"{scenario}-{index}.json").write_text(json.dumps(found))
+        (Path(out) / f"{scenario}-{rank.index}.json").write_text(json.dumps(found))
         if scenario in ("stalled", "held"):
             os._exit(0)
 

@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from vila2cli.errors import DataError
-from vila2cli.run.ranks import Rank
-from vila2cli.train.distribution import Ranks
+from vila2cli.train.distribution import alone
 from vila2cli.train.resume import MARKER, Checkpoints
 
 
 def opened(folder: Path) -> Checkpoints:
-    checkpoints = Checkpoints(folder, Ranks(Rank(), torch.device("cpu"), 0.0))
+    checkpoints = Checkpoints(folder, alone())
     checkpoints.open({"stage": "sft"})
     return checkpoints
 

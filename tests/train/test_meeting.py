@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from vila2cli.run.ranks import Rank
+from vila2cli.ranks import Rank
 from vila2cli.train.meeting import meeting_place
 
 SOON = timedelta(seconds=60)

@@ -14,7 +14,7 @@ from vila2cli.image import decode_image
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import Reject, Sample
-from vila2cli.world import language
+from vila2cli.world import sayings
 from vila2cli.world.draw import draw_picture
 from vila2cli.world.scenes import BUCKETS, PLACES, SIDE, draw_scene
 from vila2cli.world.write import TASKS, write_world
@@ -88,12 +88,12 @@ def test_all_tasks_of_a_split_ask_about_the_same_pictures(world: Path) -> None:
 def test_captions_are_long_and_alt_texts_are_short() -> None:
     random = Random(0)
     scenes = [draw_scene(random, "pretrain") for _ in range(1000)]
-    words = [len(language.caption(scene).split()) for scene in scenes]
+    words = [len(sayings.caption(scene).split()) for scene in scenes]
     assert min(words) >= 25
     assert max(words) <= 60
-    alt_texts = [language.alt_text(scene, random, wrong=0.15, boilerplate=0.15) for scene in scenes]
+    alt_texts = [sayings.alt_text(scene, random, wrong=0.15, boilerplate=0.15) for scene in scenes]
     assert 6 <= statistics.mean(len(text.split()) for text in alt_texts) <= 10
-    assert all(language.corrupted_caption(scene, random) != language.caption(scene) for scene in scenes[:200])
+    assert all(sayings.corrupted_caption(scene, random) != sayings.caption(scene) for scene in scenes[:200])
 
 
 def test_boxes_hold_the_pixels_that_were_drawn() -> None:
@@ -102,7 +102,7 @@ def test_boxes_hold_the_pixels_that_were_drawn() -> None:
         scene = draw_scene(random, "eval", with_word=False)
         pixels = np.asarray(draw_picture(scene, random).convert("L"), dtype=float)
         outside = np.ones_like(pixels, dtype=bool)
-        for thing in scene.things:
+        for thing in scene.objects:
             x1, y1, x2, y2 = thing.box
             assert (x1 // 32, y1 // 32) == (x2 // 32, y2 // 32)
             inside = pixels[y1:y2, x1:x2]
@@ -114,16 +114,16 @@ def test_boxes_hold_the_pixels_that_were_drawn() -> None:
 def test_layouts_name_every_fact() -> None:
     random = Random(2)
     scene = draw_scene(random, "base", with_word=True)
-    words = language.layout(scene)
+    words = sayings.layout(scene)
     assert len(words) == 16
-    for thing in scene.things:
+    for thing in scene.objects:
         assert {thing.size, thing.colour, thing.shape} <= set(words)
     assert scene.writing is not None
     assert set(scene.writing.word) <= set(words)
     marks = {place: words[i] for place, i in zip(PLACES, (3, 7, 11, 15), strict=True)}
-    corners = {thing.place: thing.corner for thing in scene.things}
+    corners = {thing.place: thing.corner for thing in scene.objects}
     for place, mark in marks.items():
-        expected = language.THING_MARKS[place, corners[place]] if place in corners else language.MARKS[place]
+        expected = sayings.THING_MARKS[place, corners[place]] if place in corners else sayings.MARKS[place]
         assert mark == expected
 
 
@@ -131,11 +131,11 @@ def test_relations_are_seen_from_the_other_object() -> None:
     random = Random(3)
     for _ in range(200):
         scene = draw_scene(random, "eval")
-        one, other = scene.things[:2]
-        relation = language.relation(one, other).split()
+        one, other = scene.objects[:2]
+        relation = sayings.relation(one, other).split()
         assert ("above" in relation) == (one.box[3] <= other.box[1] + 1 and one.place[:3] != other.place[:3])
         opposite = {"above": "below", "below": "above", "left": "right", "right": "left"}
-        assert language.relation(other, one).split() == [opposite[word] for word in relation]
+        assert sayings.relation(other, one).split() == [opposite[word] for word in relation]
 
 
 def test_every_picture_decodes(world: Path) -> None:

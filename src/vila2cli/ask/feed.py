@@ -6,7 +6,7 @@ decoding, worker processes did a third to nine tenths as much (JPEGs of 64 to 16
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ Made = TypeVar("Made")
 
 def ahead(
     function: Callable[[Item], Made], items: Iterable[Item], *, num_workers: int, window: int
-) -> Iterator[tuple[Item, Future[Made]]]:
+) -> Generator[tuple[Item, Future[Made]], None, None]:
     """Each item with `function` of it, in order, worked out up to `window` items before they are taken.
 
     The future is done: its `result()` gives what was made or raises what `function` raised, so an

@@ -1,4 +1,4 @@
-"""Shards through an engine into layers: what captioning, rewriting and relabelling have in common.
+"""Shards through an engine into layers: what captioning, relabelling, evaluation and judging have in common.
 
 A task talks with the engine about each sample on its own: it asks, sees the answers, asks again or
 writes what it makes of them. Samples of later shards are asked about while answers of earlier ones
@@ -9,61 +9,54 @@ be written in one pass, for which every image is read and decoded once.
 
 import contextlib
 import dataclasses
-import itertools
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from PIL import Image
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.feed import ahead
 from vila2cli.ask.meter import Bill, Meter
-from vila2cli.engine import Engine, Request, Result
+from vila2cli.engine import AnyRequest, Engine, Result
 from vila2cli.errors import DataError
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
-from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Reject, Sample
-from vila2cli.text.compose import is_kept
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that decode images."""
+"""Threads that prepare samples, which is decoding images above all."""
 MAX_DECODED = 32
-"""Samples decoded ahead of the engine's own window."""
+"""Samples prepared ahead of the engine's own window."""
 
-Dialogue = Generator[Sequence[Request], Sequence[Result], None]
+Made = TypeVar("Made")
+
+Together = Callable[[Sequence[Any]], None]
+"""Adds to what was prepared of up to BATCH samples of a shard at once, before they are talked about."""
+BATCH = 32
+
+Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
 """Yields requests to send together and is given their results in the same order; writes before it ends."""
 
 
-class Task(Protocol):
-    """What is done with every sample."""
-
-    @property
-    def decode(self) -> Callable[[bytes], Image.Image] | None:
-        """Turns image bytes into pixels or raises DataError; None where the model is shown no image."""
-        ...
+class Task(Protocol[Made]):
+    """What is done with every sample. `wants` and `talk` are called in one thread, `prepare` in others."""
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to talk about a sample; False after telling the writer why it is left out or rejected."""
+        """Whether to talk about a sample; False after telling the writer what becomes of it instead."""
         ...
 
-    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+    def prepare(self, sample: Sample) -> Made:
+        """What a talk about a sample needs, decoded images above all; raises DataError for bad ones."""
+        ...
+
+    def talk(self, out: ShardWriter, sample: Sample, made: Made) -> Dialogue:
         """Ask about a sample and tell the writer what comes of it: an annotation, a reject or a skip."""
         ...
-
-
-def has_one_image(out: ShardWriter, sample: Sample) -> bool:
-    """Whether a sample has exactly one image; any other number is rejected."""
-    if len(sample.images) == 1:
-        return True
-    reason = "several-images" if sample.images else NO_IMAGE
-    out.reject(Reject(out.name, sample.key, reason, f"the sample has {len(sample.images)} images, not one"))
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +64,11 @@ class Part:
     """A layer, the task that fills it, and those of the shards that it still lacks."""
 
     layer: LayerWriter
-    task: Task
+    task: Task[Any]
     shards: Sequence[Shard]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _OpenShard:
     """A shard of one layer with samples still talked about."""
 
@@ -98,41 +91,52 @@ class _Talk:
     opened: _OpenShard
     key: str
     dialogue: Dialogue
-    requests: list[Request] = field(default_factory=list)
+    requests: list[AnyRequest] = field(default_factory=list)
     results: dict[str, Result] = field(default_factory=dict)
     error: str | None = None
     is_unanswered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A sample, and the shards of the layers whose tasks want it."""
+class _Read:
+    """A sample and the open shards of the layers whose tasks want it; without one, shards that end there."""
 
-    sample: Sample
     by: Sequence[_OpenShard]
+    sample: Sample | None = None
+
+    def prepare(self) -> Any:
+        """What the tasks need of the sample, which is the same for all of them."""
+        return None if self.sample is None else self.by[0].part.task.prepare(self.sample)
+
+
+_Prepared = tuple[_Read, Future[Any]]
 
 
 class Annotator:
     """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
 
-    A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further.
+    A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further. Without
+    an engine no task may ask anything.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | None,
         parts: Sequence[Part],
         *,
         stop: Stop,
         progress: Progress,
         max_reject_rate: float = 1.0,
+        together: Together | None = None,
     ) -> None:
-        self._engine, self._parts = engine, parts
+        self._engine, self._parts, self._together = engine, parts, together
         self._stop, self._progress = stop, progress
-        self._open: dict[str, list[_OpenShard]] = {}
+        self._open: list[_OpenShard] = []
         self._talks: dict[str, _Talk] = {}
-        self._ready: deque[Request] = deque()
+        self._ready: deque[AnyRequest] = deque()
         self._figures: Counter[str] = Counter()
+        self._feed: Iterator[_Prepared] = iter(())
+        self._num_left = math.inf
         self._writes = True
         self._num_notes = 0
         self._bill = Bill(Meter(engine))
@@ -147,8 +151,8 @@ class Annotator:
         are done; so is a layer that fails beside others. Whatever stops the work, shards written by then stay
         and no other leaves a trace.
         """
-        with self._begun() as samples:
-            self._converse(samples)
+        with self._begun():
+            self._converse()
         self._unreadable.check()
         self.failures.check()
 
@@ -160,69 +164,79 @@ class Annotator:
         `begun` those that the other figures are of.
         """
         self._writes = False
-        with self._begun() as samples:
-            first = self._timed(itertools.islice(samples, 1))
-            others = self._timed(itertools.islice(samples, num_samples))
+        with self._begun():
+            first = self._timed(1)
+            others = self._timed(num_samples)
         figures = others if others["begun"] else first
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
-    def _timed(self, samples: Iterator[None]) -> dict[str, float]:
+    def _timed(self, num_samples: int) -> dict[str, float]:
         before, meter = self._figures.copy(), Meter(self._engine)
-        self._converse(samples)
+        self._num_left = num_samples
+        self._converse()
         names = ("begun", "answered", "requests", "tokens")
         counts: dict[str, float] = {name: self._figures[name] - before[name] for name in names}
         return counts | meter.read()
 
     @contextlib.contextmanager
-    def _begun(self) -> Iterator[Iterator[None]]:
-        """The samples of the shards; of shards that are open in the end nothing stays."""
+    def _begun(self) -> Iterator[None]:
+        """Read the shards and prepare their samples; of shards that are open in the end nothing stays."""
         self._bill = Bill(Meter(self._engine))
         self._show_notes()
+        prepared = ahead(_Read.prepare, self._read(), num_workers=NUM_DECODERS, window=MAX_DECODED)
         try:
-            with contextlib.closing(self._samples()) as samples:
-                yield samples
+            with contextlib.closing(prepared):
+                self._feed = _in_batches(prepared, self._together) if self._together else prepared
+                yield
         finally:
-            for opened in itertools.chain(*self._open.values()):
+            for opened in self._open:
                 opened.writer.abort()
             self._open.clear()
 
-    def _converse(self, samples: Iterator[None]) -> None:
-        for result in self._engine.generate(_Stream(self._ready, samples)):
+    def _converse(self) -> None:
+        for result in self._engine.generate(self) if self._engine else map(_unasked, self):
             self._stop.check()
             self._take(result)
             self._show_notes()
 
-    def _samples(self) -> Generator[None, None, None]:
-        """Begin to talk about one more sample at each step, with images decoded ahead of it."""
-        read = self._read()
-        for (name, wanted), images in ahead(self._decode, read, num_workers=NUM_DECODERS, window=MAX_DECODED):
-            if wanted is None:
-                for opened in self._open[name][:]:
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> AnyRequest:
+        """A request that is ready, else the first of one sample more.
+
+        It may run dry while answers are out and go on when they ask for more (see `Engine`); no generator can.
+        """
+        while not self._ready:
+            if self._num_left <= 0:
+                raise StopIteration
+            read, made = next(self._feed)
+            for opened in read.by:
+                if read.sample is None:
                     opened.is_read = True
                     self._close_if_done(opened)
-                continue
-            for opened in wanted.by:
-                if self._begin(opened, wanted.sample, images):
-                    yield
+                else:
+                    self._begin(opened, read.sample, made)
+        return self._ready.popleft()
 
-    def _begin(self, opened: _OpenShard, sample: Sample, images: Future[tuple[Image.Image, ...]]) -> bool:
-        """Begin a talk about a sample; False where its image cannot be shown, or its layer was given up."""
+    def _begin(self, opened: _OpenShard, sample: Sample, made: Future[Any]) -> None:
+        """Begin a talk about a sample, unless it cannot be prepared, or its layer was given up."""
         if self._has_failed(opened.part):
             self._progress.advance()
-            return False
+            return
         self._figures["begun"] += 1
         try:
-            dialogue = opened.part.task.talk(opened.writer, sample, images.result())
+            dialogue = opened.part.task.talk(opened.writer, sample, made.result())
         except DataError as error:
             opened.writer.reject(Reject(opened.writer.name, sample.key, "bad-image", str(error)))
             self._progress.advance()
-            return False
+            return
+        self._num_left -= 1
         opened.num_talks += 1
         self._go_on(_Talk(opened, sample.key, dialogue), None)
-        return True
 
-    def _read(self) -> Iterator[tuple[str, _Wanted | None]]:
-        """The samples that a task wants, each with its shard's name; None at the end of a shard."""
+    def _read(self) -> Iterator[_Read]:
+        """The samples that a task wants, and the ends of the shards."""
         shards = {shard.name: shard for part in self._parts for shard in part.shards}
         for shard in shards.values():
             self._stop.check()
@@ -230,13 +244,13 @@ class Annotator:
             if not lacking:
                 continue
             opened = [_OpenShard(part, part.layer.shard(shard)) for part in lacking]
-            self._open[shard.name] = opened[:]
+            self._open += opened
             try:
                 for sample in self._stop.each(samples_of([one.writer for one in opened])):
-                    wanting = [one for one in opened if self._wants(one, sample)]
+                    wanting = [one for one in opened if one.part.task.wants(one.writer, sample)]
                     self._figures.update(read=1, wanted=int(bool(wanting)))
                     if wanting:
-                        yield shard.name, _Wanted(sample, wanting)
+                        yield _Read(wanting, sample)
                     if len(wanting) < len(opened):
                         self._progress.advance(len(opened) - len(wanting))
                 self._unreadable.succeed()
@@ -245,21 +259,9 @@ class Annotator:
                 for one in opened:
                     one.is_broken = True
                 self._unreadable.fail(error)
-            yield shard.name, None
+            yield _Read(opened)
             if self._unreadable.are_too_many:
                 return
-
-    def _wants(self, opened: _OpenShard, sample: Sample) -> bool:
-        if is_kept(sample):
-            return opened.part.task.wants(opened.writer, sample)
-        opened.writer.skip(sample, "filtered")
-        return False
-
-    def _decode(self, read: tuple[str, _Wanted | None]) -> tuple[Image.Image, ...]:
-        wanted, decode = read[1], self._parts[0].task.decode
-        if wanted is None or decode is None:
-            return ()
-        return tuple(decode(image.data) for image in wanted.sample.images)
 
     def _go_on(self, talk: _Talk, results: list[Result] | None) -> None:
         """Hand a dialogue its results and queue what it asks next; None starts it."""
@@ -295,7 +297,7 @@ class Annotator:
         if self._has_failed(part) or (why := self.failures.count(part.layer.layer, error)) is None:
             return
         self._progress.note(f"{part.layer.layer}: {why}; going on with the others")
-        for opened in itertools.chain(*self._open.values()):
+        for opened in self._open:
             opened.is_broken |= opened.part is part
 
     def _has_failed(self, part: Part) -> bool:
@@ -319,7 +321,7 @@ class Annotator:
         if not opened.is_read or opened.num_talks:
             return
         writer, layer = opened.writer, opened.part.layer.layer
-        self._open[writer.name].remove(opened)
+        self._open.remove(opened)
         if opened.is_broken or not self._writes:
             writer.abort()
             return
@@ -331,37 +333,54 @@ class Annotator:
         writer.close()
 
     def _show_notes(self) -> None:
-        for note in self._engine.notes[self._num_notes :]:
+        notes = self._engine.notes if self._engine else []
+        for note in notes[self._num_notes :]:
             self._progress.note(note)
-        self._num_notes = len(self._engine.notes)
+        self._num_notes = len(notes)
 
 
-def annotate(engine: Engine, parts: Sequence[Part], *, title: str, stop: Stop, max_reject_rate: float) -> None:
-    """Fill layers in one pass, showing how far it is, and log it in each; raises as `Annotator.run` does."""
+def annotate(
+    engine: Engine | None,
+    parts: Sequence[Part],
+    *,
+    title: str,
+    stop: Stop,
+    max_reject_rate: float = 1.0,
+    together: Together | None = None,
+    unit: str = "images",
+    note: str = "",
+    log_path: Path | None = None,
+) -> None:
+    """Fill layers in one pass, showing how far it is, and log it in each layer or in `log_path`.
+
+    Raises as `Annotator.run` does.
+    """
     counts = [expected_samples(part.shards) for part in parts]
     totals = [number for number, _ in counts if number is not None]
     with Progress(
         title,
         sum(totals) if len(totals) == len(counts) else None,
-        log_path=[part.layer.folder / "log.jsonl" for part in parts],
+        unit,
+        log_path or [part.layer.folder / "log.jsonl" for part in parts],
         is_estimate=not all(is_exact for _, is_exact in counts),
     ) as progress:
-        Annotator(engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate).run()
+        if note:
+            progress.note(note)
+        Annotator(
+            engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
+        ).run()
 
 
-class _Stream:
-    """Requests for the engine: those that are ready, else those of one sample more.
+def _in_batches(feed: Iterator[_Prepared], together: Together) -> Iterator[_Prepared]:
+    """The same samples, after what was prepared of them went through `together` in batches of one shard."""
+    batch: list[_Prepared] = []
+    for prepared in feed:
+        batch.append(prepared)
+        if prepared[0].sample is None or len(batch) == BATCH:
+            together([made.result() for read, made in batch if read.sample is not None])
+            yield from batch
+            batch = []
 
-    It may run dry while answers are out and go on when they ask for more (see `Engine`).
-    """
 
-    def __init__(self, ready: deque[Request], samples: Iterator[None]) -> None:
-        self._ready, self._samples = ready, samples
-
-    def __iter__(self) -> Iterator[Request]:
-        return self
-
-    def __next__(self) -> Request:
-        while not self._ready:
-            next(self._samples)
-        return self._ready.popleft()
+def _unasked(request: AnyRequest) -> Result:
+    raise AssertionError(f"{request.id!r} needs an engine, and none was opened")

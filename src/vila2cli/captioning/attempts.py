@@ -8,15 +8,21 @@ from typing import Any
 from vila2cli.ask.failures import error_kind
 from vila2cli.engine import Request, Result
 from vila2cli.score.verdict import outcome_of
+from vila2cli.settings import WritingSettings
 from vila2cli.shards.sample import Turn
 from vila2cli.text.compose import neutral
-from vila2cli.text.prompts import fill, prompt_text
-from vila2cli.text.quality import CheckedCaption
+from vila2cli.text.prompts import fill, prompt_text, stable_hash
+from vila2cli.text.quality import CheckedCaption, Standard
 from vila2cli.text.words import num_words
 
 JUDGE_PROMPT = "judge-pair-v1"
 _MAX_REFUSED_TEXT = 500
 """Characters kept of a caption that failed the checks."""
+
+
+def standard_of(settings: WritingSettings) -> Standard:
+    """What the recipe expects of a caption."""
+    return Standard(language=settings.language, min_words=settings.min_words, max_words=settings.max_words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,18 @@ class Attempt:
 
 Check = Callable[[Result], tuple[CheckedCaption, str | None]]
 """The caption in a result, and what is wrong with it."""
+
+
+def seeded(
+    request: Request, num_first: int, retry_temperatures: Sequence[float], parts: Sequence[object]
+) -> tuple[list[Request], list[Request]]:
+    """A request as it is sent first, so many times, and as it is tried again; each has a seed from `parts`."""
+    temperatures = [request.temperature] * num_first + [*retry_temperatures]
+    tries = [
+        replace(request, temperature=temperature, seed=stable_hash(*parts, *([index] if index else [])))
+        for index, temperature in enumerate(temperatures)
+    ]
+    return tries[:num_first], tries[num_first:]
 
 
 def attempt(

@@ -1,12 +1,14 @@
 """Describing images: which prompt, how many captions, which one is kept (VILA^2 section 2.1)."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from vila2cli.ask.fill import Dialogue, has_one_image
+from vila2cli.ask.fill import Dialogue
+from vila2cli.ask.images import decode_images, has_one_image, passed_filter
+from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.attempts import (
     JUDGE_PROMPT,
     Attempt,
@@ -16,15 +18,15 @@ from vila2cli.captioning.attempts import (
     best_by_logprob,
     caption_counts,
     decision,
+    seeded,
+    standard_of,
 )
-from vila2cli.captioning.provenance import Provenance, standard_of
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
-from vila2cli.image import decode_image
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
-from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
-from vila2cli.text.compose import ORIGINAL, caption_of, neutral
+from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample, Turn, caption_of
+from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
@@ -74,7 +76,7 @@ class Captioner:
     def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
         check_settings(recipe)
         self.settings, self.provenance = recipe.recaption, provenance
-        self.decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
         self._seed, self._own_prompts = recipe.seed, recipe.prompts
         self._max_judge_tokens = recipe.judge.max_new_tokens
         self._standard = standard_of(self.settings)
@@ -88,7 +90,9 @@ class Captioner:
         return stable_hash("share", self._seed, sample.key) < self.settings.share * 2**63
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to caption a sample: it is in the share and has one image."""
+        """Whether to caption a sample: no filter dropped it, it is in the share and has one image."""
+        if not passed_filter(out, sample):
+            return False
         if not self.is_selected(sample):
             out.skip(sample, NOT_SELECTED)
             return False
@@ -99,9 +103,10 @@ class Captioner:
         request = self._request(sample, images)
         echo = shortest_echo(self._template(sample), request.messages[0].text)
         check = partial(self._check, echo=echo)
-        first = [self._again(request, sample, index) for index in range(self.settings.n)]
-        attempts = yield from attempt(first, self._retries(request, sample), check)
-        out.count(**attempt_counts(attempts, len(first)))
+        parts = (LAYER, self._seed, self.provenance.draw, self.prompt_id(sample), sample.key)
+        tries = seeded(request, self.settings.n, self.settings.retry_temperatures, parts)
+        attempts = yield from attempt(*tries, check)
+        out.count(**attempt_counts(attempts, self.settings.n))
         good = [one for one in attempts if one.defect is None]
         if not good:
             self._fall_back(out, sample, attempts)
@@ -109,7 +114,7 @@ class Captioner:
         best, by, outcomes = yield from self._choose(good)
         more = {"judge": outcomes} if outcomes else {}
         self._write(out, sample, best, decision("model", by, attempts, best, **more))
-        out.count(kept={"model": 1}, retried=int(attempts.index(best) >= len(first)), chosen_by={by: 1})
+        out.count(kept={"model": 1}, retried=int(attempts.index(best) >= self.settings.n), chosen_by={by: 1})
 
     def _template(self, sample: Sample) -> str:
         return prompt_text(self.prompt_id(sample), self._own_prompts)
@@ -120,18 +125,11 @@ class Captioner:
             id=sample.key,
             messages=(Turn("user", text),),
             images=images,
+            image_sha256s=(sample.image_sha256,),
             max_new_tokens=self.settings.max_new_tokens,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
         )
-
-    def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.draw, self.prompt_id(sample), sample.key)
-        return self.provenance.vary(request, *parts, index=index, temperature=temperature)
-
-    def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
-        for index, temperature in enumerate(self.settings.retry_temperatures, start=self.settings.n):
-            yield self._again(request, sample, index, temperature)
 
     def _check(self, result: Result, echo: str) -> tuple[CheckedCaption, str | None]:
         reached_limit = result.finish_reason == "length"
@@ -149,7 +147,7 @@ class Captioner:
 
     def _write(self, out: ShardWriter, sample: Sample, best: Attempt, how: dict[str, Any]) -> None:
         text = best.caption.text
-        out.annotate(sample, self.provenance.sign(self._blank(sample, text, how), best))
+        out.annotate(sample, self.provenance.sign(self._blank(sample, text, how), best.request, best.result))
         out.count(**caption_counts(text, sample.text, best), prompts={self.prompt_id(sample): 1})
 
     def _fall_back(self, out: ShardWriter, sample: Sample, attempts: list[Attempt]) -> None:

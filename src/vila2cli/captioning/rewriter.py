@@ -1,20 +1,26 @@
 """Merging alt-text and recaption with a language model, guarded against invention (POINTS section 3.1)."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from PIL import Image
-
 from vila2cli.ask.fill import Dialogue
-from vila2cli.captioning.attempts import Attempt, attempt, attempt_counts, caption_counts, decision
-from vila2cli.captioning.provenance import Provenance, standard_of
+from vila2cli.ask.images import passed_filter
+from vila2cli.ask.provenance import Provenance
+from vila2cli.captioning.attempts import (
+    Attempt,
+    attempt,
+    attempt_counts,
+    caption_counts,
+    decision,
+    seeded,
+    standard_of,
+)
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
-from vila2cli.shards.sample import Annotation, Sample, Turn
-from vila2cli.text.compose import ORIGINAL, caption_of, compose_caption, neutral
+from vila2cli.shards.sample import ORIGINAL, Annotation, Sample, Turn, caption_of
+from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.invention import inventions
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
 from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
@@ -46,8 +52,6 @@ def decisive_settings(recipe: Recipe) -> dict[str, Any]:
 class Rewriter:
     """The task of merging two captions; the model sees no image."""
 
-    decode = None
-
     def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
         check_settings(recipe)
         self.settings, self.provenance = recipe.rewrite, provenance
@@ -57,13 +61,18 @@ class Rewriter:
         self._standard = standard_of(self.settings)
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether there is anything to write: an alt-text or a recaption."""
+        """Whether there is anything to write: an alt-text or a recaption of a sample that no filter dropped."""
+        if not passed_filter(out, sample):
+            return False
         if caption_of(sample, ORIGINAL) or caption_of(sample, RECAPTION):
             return True
         out.skip(sample, NOTHING)
         return False
 
-    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+    def prepare(self, sample: Sample) -> None:
+        """Nothing: the captions are all that is sent."""
+
+    def talk(self, out: ShardWriter, sample: Sample, made: None) -> Dialogue:
         """Ask for the merged caption, again where it fails a check or invents, and write what is kept.
 
         With one caption, or two that are equal, there is nothing to merge and the model is not asked.
@@ -77,8 +86,9 @@ class Rewriter:
         request = self._request(original, recaption)
         echo = shortest_echo(self._template, request.messages[0].text)
         check = partial(self._check, sources=(original, recaption), echo=echo)
-        first = self._again(request, sample, 0)
-        attempts = yield from attempt([first], self._retries(request, sample), check)
+        parts = (LAYER, self._seed, self.provenance.draw, self.settings.prompt, sample.key)
+        tries = seeded(request, 1, self.settings.retry_temperatures, parts)
+        attempts = yield from attempt(*tries, check)
         out.count(**attempt_counts(attempts, 1))
         best = next((one for one in attempts if one.defect is None), None)
         if best is not None:
@@ -98,14 +108,6 @@ class Rewriter:
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
         )
-
-    def _again(self, request: Request, sample: Sample, index: int, temperature: float | None = None) -> Request:
-        parts = (LAYER, self._seed, self.provenance.draw, self.settings.prompt, sample.key)
-        return self.provenance.vary(request, *parts, index=index, temperature=temperature)
-
-    def _retries(self, request: Request, sample: Sample) -> Iterator[Request]:
-        for index, temperature in enumerate(self.settings.retry_temperatures, start=1):
-            yield self._again(request, sample, index, temperature)
 
     def _check(self, result: Result, sources: tuple[str, str], echo: str) -> tuple[CheckedCaption, str | None]:
         caption = check_caption(
@@ -135,5 +137,6 @@ class Rewriter:
             prompt_id=self.settings.prompt,
             prompt_sha256=self._prompt_sha256,
         )
-        out.annotate(sample, self.provenance.sign(annotation, best))
+        asked = (best.request, best.result) if best else ()
+        out.annotate(sample, self.provenance.sign(annotation, *asked))
         out.count(**caption_counts(text, sample.text, best), kept={source: 1})

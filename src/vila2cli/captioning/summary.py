@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.captioner import NOT_SELECTED
-from vila2cli.captioning.provenance import Provenance
 from vila2cli.captioning.rewriter import NOTHING
 from vila2cli.run.cost import Cost, cost_of
 from vila2cli.run.results import StageResult, key

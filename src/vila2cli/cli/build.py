@@ -8,80 +8,53 @@ import typer
 
 from vila2cli.cli.options import local_folder
 from vila2cli.cli.terminal import say, show
+from vila2cli.formats.registry import names
 
 Length = StrEnum("Length", ["any", "short", "long"])
 Specialist = StrEnum("Specialist", ["spatial", "grounding", "ocr"])
-
-
-Whose = Annotated[Specialist, typer.Argument(help="Whose data to build.", show_default=False)]
-AnnotationFiles = Annotated[
-    list[Path],
-    typer.Option(
-        "--annotations", help="Annotation files; for coco also those of its captions. Shards for grit."
-    ),
-]
-FormatName = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="coco, refcoco, visual-genome, grit, nlvr, textocr, docvqa, or lines for JSON lines of boxes.",
-    ),
-]
-OutFolder = Annotated[
-    Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Where the shards are written.")
-]
-ImageFolder = Annotated[
-    Path | None, typer.Option("--images", help="Folder that the pictures are in, subfolders included.")
-]
-Lengths = Annotated[Length, typer.Option("--length", help="Captions taken for grounding, by their length.")]
-Describe = Annotated[
-    bool, typer.Option("--describe", help="Begin with an answer to the specialist's generation prompt.")
-]
-MaxQuestions = Annotated[
-    int, typer.Option("--max-questions", min=1, help="Questions asked of one picture at most.")
-]
-Split = Annotated[
-    str, typer.Option("--split", help="Split whose pictures are used, where the annotations tell: refcoco.")
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of what is asked and how.")]
-DrawFolder = Annotated[
-    Path | None, typer.Option("--draw", metavar="FOLDER", help="Also draw pictures with their boxes here.")
-]
 DepthFolder = Annotated[
     Path | None,
     typer.Option(
-        "--depth",
         metavar="FOLDER",
         help="Depth maps for spatial, named like the pictures: 16-bit PNG in millimetres, .npy in metres.",
     ),
 ]
 DepthUnit = Annotated[
     float | None,
-    typer.Option(
-        "--depth-unit",
-        min=1e-9,
-        metavar="METRES",
-        help="Metres that 1 in a depth map is; larger is farther.",
-    ),
+    typer.Option(min=1e-9, metavar="METRES", help="Metres that 1 in a depth map is; larger is farther."),
 ]
-NumDrawn = Annotated[int, typer.Option("--num-drawn", min=1, help="Pictures drawn at most.")]
 
 
 def build(
-    specialist: Whose,
-    annotations: AnnotationFiles,
-    format: FormatName,
-    out: OutFolder,
-    images: ImageFolder = None,
-    length: Lengths = Length["any"],
-    describe: Describe = False,
-    max_questions: MaxQuestions = 8,
-    split: Split = "train",
-    seed: Seed = 0,
-    draw: DrawFolder = None,
+    specialist: Annotated[Specialist, typer.Argument(help="Whose data to build.", show_default=False)],
+    annotations: Annotated[
+        list[Path],
+        typer.Option(help="Annotation files; for coco also those of its captions. Shards for grit."),
+    ],
+    format: Annotated[str, typer.Option(help=f"{', '.join(names('shards build'))} (JSON lines of boxes).")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", parser=local_folder, help="Where the shards are written.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the pictures are in, subfolders included.")
+    ] = None,
+    length: Annotated[Length, typer.Option(help="Captions taken for grounding, by their length.")] = Length[
+        "any"
+    ],
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Begin with an answer to the specialist's generation prompt.")
+    ] = False,
+    max_questions: Annotated[int, typer.Option(min=1, help="Questions asked of one picture at most.")] = 8,
+    split: Annotated[
+        str, typer.Option(help="Split whose pictures are used, where the annotations tell: refcoco.")
+    ] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is asked and how.")] = 0,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw pictures with their boxes here.")
+    ] = None,
     depth: DepthFolder = None,
     depth_unit: DepthUnit = None,
-    num_drawn: NumDrawn = 20,
+    num_drawn: Annotated[int, typer.Option(min=1, help="Pictures drawn at most.")] = 20,
 ) -> None:
     """Build a specialist's training shards from public annotations.
 

@@ -14,6 +14,7 @@ from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
+from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.folder import parse_worker
 from vila2cli.run.results import as_json
 
@@ -74,7 +75,7 @@ def evaluate(
     if as_json(summary).get("scored", True):
         print_summary(plan, summary)
     else:
-        print_progress(plan, summary, "answered", "metrics.json is written when all are")
+        print_progress(plan, as_json(summary), "answered", "metrics.json is written when all are")
 
 
 def _is_measured_anew(folder: Path, box_frame: str) -> bool:
@@ -146,7 +147,7 @@ def _figure(value: Mapping[str, float]) -> str:
 
 @app.command("import")
 def import_tasks(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="pope, ...; 'list' names all.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('eval import'))}; or list.")],
     files: Annotated[list[Path] | None, typer.Argument(help="The benchmark's own files.")] = None,
     out: Out = None,
     images: Annotated[
@@ -169,18 +170,16 @@ def import_tasks(
     \b
     vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
     """
-    from vila2cli.formats.benchmarks import FORMATS, find_format
-    from vila2cli.formats.benchmarks.write import import_tasks as run_import
-
     if form == "list":
-        known = {one.name: one.files for one in FORMATS.values()}
+        known = {format.name: format.files for format in FORMATS["eval import"]}
         show(known, [f"{name}: {needed}" for name, needed in known.items()])
         return
-    found = find_format(form)
     if not files:
-        raise RecipeError(f"name the files of {form}: {found.files}")
+        raise RecipeError(f"name the files of {form}: {find_format('eval import', form).files}")
+    from vila2cli.formats.benchmarks.write import import_tasks as run_import
+
     tasks = run_import(
-        found,
+        form,
         files,
         out or Path("tasks"),
         images=images,

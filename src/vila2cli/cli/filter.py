@@ -47,7 +47,7 @@ def filter_command(
     plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
     if not ready(plan, dry_run=dry_run, redo=True):
         return
-    from vila2cli.filtering.summary import summary_lines
+    from vila2cli.filtering.outcome import summary_lines
     from vila2cli.stages.filter import filter_samples
 
     try:

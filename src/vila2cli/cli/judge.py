@@ -82,12 +82,12 @@ def judge(
 
 
 def _say(plan: Plan, summary: StageResult | Mapping[str, Any]) -> None:
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
 
     if as_json(summary).get("judged", True):
         print_summary(plan, summary, summary_table(as_json(summary)))
     else:
-        print_progress(plan, summary, "judged", "summary.json is written when all are")
+        print_progress(plan, as_json(summary), "judged", "summary.json is written when all are")
 
 
 def _plan(
@@ -149,7 +149,7 @@ def collect(
     \b
     vila2 judge collect answers-*.json --page people
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import collect as run_stage
 
     folder = page or answers[0].parent
@@ -171,7 +171,7 @@ def import_(
     \b
     vila2 judge import imageinwords/datasets/*/data.jsonl --out iiw-people
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import import_judgements
 
     summary = import_judgements(open_recipe(recipe, sets), files=files, out=out)
@@ -191,7 +191,7 @@ def agreement(
     \b
     vila2 judge agreement people/verdicts runs/world/round1/judge
     """
-    from vila2cli.judging.table import summary_table
+    from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import agree
 
     summary = agree(open_recipe(recipe, sets), first, second)

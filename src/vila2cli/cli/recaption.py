@@ -45,6 +45,8 @@ def recaption(
     vila2 recaption --rewrite --model ckpt/llm --shards r2
     vila2 recaption --recipe recipes/world.toml --round 1
     """
+    from vila2cli.stages.recaption import check_settings
+
     settings = open_recipe(recipe, sets)
     paths = Paths(settings, round)
     if paths.round == 0 or isinstance(paths.round, str):
@@ -58,52 +60,44 @@ def recaption(
     plan = paths.plan(
         stage, (stage, "prompts"), out, model=chosen_model, shards=specs, base=base, worker=parse_worker(worker)
     )
-    _check_settings(plan)
+    check_settings(settings, rewrite=rewrite)
     if estimate and not dry_run:
-        _estimate(plan)
+        _estimate(plan, rewrite=rewrite)
     else:
-        _run(plan, merge=merge, dry_run=dry_run)
+        _run(plan, rewrite=rewrite, merge=merge, dry_run=dry_run)
 
 
-def _check_settings(plan: Plan) -> None:
-    from vila2cli.captioning import captioner, rewriter
+def _estimate(plan: Plan, *, rewrite: bool) -> None:
+    from vila2cli.stages.recaption import estimate
 
-    task = rewriter if plan.stage == "rewrite" else captioner
-    task.check_settings(plan.recipe)
-
-
-def _inputs(plan: Plan) -> Mapping[str, Any]:
-    """What the stage would say that its layer was made from."""
-    from vila2cli.stages import recaption, rewrite
-
-    to_job = rewrite.to_job if plan.stage == "rewrite" else recaption.to_job
-    return to_job(plan.recipe, plan.shards, plan.model or "", plan.round_number, plan.base).inputs()
-
-
-def _estimate(plan: Plan) -> None:
-    from vila2cli.stages import recaption, rewrite
-
-    run_stage = rewrite.estimate if plan.stage == "rewrite" else recaption.estimate
-    found = run_stage(
+    costs = estimate(
         plan.recipe,
         shards=list(plan.shards),
         model=plan.model or "",
         round=plan.round_number,
         base=plan.base,
+        rewrite=rewrite,
     )
     say(f"{plan.title}: estimate, nothing is written")
-    show(found, [f"  {line}" for line in found.lines()])
+    show(costs, [f"  {line}" for line in costs.lines()])
 
 
-def _run(plan: Plan, *, merge: bool, dry_run: bool) -> None:
+def _inputs(plan: Plan, *, rewrite: bool) -> Mapping[str, Any]:
+    """What the stage would say that its layer was made from."""
+    from vila2cli.stages.recaption import to_job
+
+    model = plan.model or ""
+    return to_job(plan.recipe, plan.shards, model, plan.round_number, plan.base, rewrite=rewrite).inputs
+
+
+def _run(plan: Plan, *, rewrite: bool, merge: bool, dry_run: bool) -> None:
     if merge and plan.worker.count > 1:
         raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
-    if not ready(plan, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plan)):
+    if not ready(plan, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plan, rewrite=rewrite)):
         return
-    from vila2cli.stages import recaption, rewrite
+    from vila2cli.stages.recaption import recaption
 
-    run_stage = rewrite.rewrite if plan.stage == "rewrite" else recaption.recaption
-    summary = run_stage(
+    summary = recaption(
         plan.recipe,
         shards=list(plan.shards),
         model=plan.model or "",
@@ -111,8 +105,9 @@ def _run(plan: Plan, *, merge: bool, dry_run: bool) -> None:
         round=plan.round_number,
         worker=plan.worker,
         base=plan.base,
+        rewrite=rewrite,
     )
     print_summary(plan, summary)
     if merge:
-        captions = ("rewrite",) if plan.stage == "rewrite" else ("original", "recaption")
+        captions = ("rewrite",) if rewrite else ("original", "recaption")
         merge_layer(plan.out, captions, shards=plan.shards, base=plan.base)

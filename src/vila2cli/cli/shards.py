@@ -11,6 +11,7 @@ from vila2cli.cli.options import Base, Model, RecipeFile, Sets, local_folder
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.formats.registry import names
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.places import looks_remote
 
@@ -174,9 +175,7 @@ def _merge(specs: Sequence[str | Path], folder: Path, captions: tuple[str, ...],
 
 @app.command("convert")
 def convert(
-    form: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="llava, coco, coyo, mmc4, obelics or img2dataset.")
-    ],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards convert'))}.")],
     inputs: Annotated[
         list[Path], typer.Argument(help="Annotation files or folders of them; for img2dataset its output.")
     ],

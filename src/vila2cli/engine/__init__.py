@@ -1,4 +1,4 @@
-"""Text generation behind one protocol: requests go in as a stream, results come out as they finish.
+"""Text and scores behind one protocol: requests go in as a stream, results come out as they finish.
 
 Three engines implement it. `hf` (transformers) gives byte-identical text however the shards are
 split over workers, because its batches never cross a request's group; `vllm` keeps its batch full
@@ -27,8 +27,9 @@ from vila2cli.text.reasoning import Answer, answer_of
 
 FinishReason = Literal["stop", "length", "error"]
 DeviceKind = Literal["core", "gpu", "server"]
-Failure = Literal["", "request", "unanswered", "filtered"]
-"""Why there is no text: the request cannot be taken, no answer came, or one came and was withheld."""
+Failure = Literal["", "request", "unanswered", "filtered", "budget"]
+"""Why there is no text: the request cannot be taken, no answer came, one came and was withheld, or the budget
+is spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +39,15 @@ class Request:
     `images` stand where the turns' text has IMAGE_PLACEHOLDER (images without one come first).
     `temperature` 0 is greedy. `seed` alone decides the noise of a sampled request, whatever it is
     batched with. `group` is a shard's name: the hf engine never batches two groups together. `adapter` is
-    one of those the engine was opened with, "" for the checkpoint alone.
+    one of those the engine was opened with, "" for the checkpoint alone. `image_sha256s` are the digests of
+    the files that the images were decoded from, under which an answer is kept (see `ask.kept_answers`).
     `schema` is a JSON schema that the answer has to fit: vllm and api hold the model to it, hf does not.
     """
 
     id: str
     messages: tuple[Turn, ...]
     images: tuple[Image.Image, ...] = ()
+    image_sha256s: tuple[str, ...] = ()
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
@@ -56,11 +59,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came back for a request; `error` and `failure` are set, and `text` empty, when there is no answer.
+    """What came back for a request; `error` and `failure` are set, and the rest is empty, without an answer.
 
     `text` is all that was generated, reasoning included, and `answer` what of it is meant as the answer.
     `num_tokens` counts generated tokens, the end token included. `logprob_mean` is in nats per
-    generated token under the model's own distribution, before temperature and top-p.
+    generated token under the model's own distribution, before temperature and top-p. `token_logprobs` is what
+    a ScoreRequest gets instead: nats for every token of its text, the end token left out.
     """
 
     id: str
@@ -68,6 +72,7 @@ class Result:
     num_tokens: int = 0
     finish_reason: FinishReason = "stop"
     logprob_mean: float | None = None
+    token_logprobs: tuple[float, ...] = ()
     error: str | None = None
     failure: Failure = ""
 
@@ -84,27 +89,18 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """How likely is `text` as the answer to `messages` over `images`; `group` and `adapter` as in a Request."""
+    """How likely is `text` as the answer to `messages` over `images`; the rest is as in a Request."""
 
     id: str
     messages: tuple[Turn, ...]
     images: tuple[Image.Image, ...] = ()
+    image_sha256s: tuple[str, ...] = ()
     text: str
     group: str = ""
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreResult:
-    """The log-probability in nats of every token of the text, its end token left out.
-
-    `error` is set, and `token_logprobs` empty, when the model could not take the request.
-    """
-
-    id: str
-    token_logprobs: tuple[float, ...] = ()
-    error: str | None = None
-
+AnyRequest = Request | ScoreRequest
 
 _CONTEXT = 8192
 
@@ -136,24 +132,28 @@ class Engine(Protocol):
     ended when it is dry with nothing left in flight. So what follows from a result can be asked too.
     """
 
-    name: str
-    model: str
-    model_sha256: str
-    num_devices: int
-    device_kind: DeviceKind
-    notes: list[str]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def model_sha256(self) -> str: ...
+    @property
+    def num_devices(self) -> int: ...
+    @property
+    def device_kind(self) -> DeviceKind: ...
+    @property
+    def notes(self) -> list[str]: ...
     @property
     def dollars(self) -> float:
         """What a server charged so far, at the prices of [api]; 0 for a model that runs here."""
         ...
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead."""
-        ...
+    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
+        """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead.
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Yield one result per request, as `generate` does; raises ModelError where the engine cannot score."""
+        Raises ModelError where the engine cannot answer, or not score.
+        """
         ...
 
 

@@ -11,20 +11,20 @@ import asyncio
 import contextlib
 import random
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import openai
 
-from vila2cli.engine import DeviceKind, Failure, Request, Result, ScoreRequest, ScoreResult, identify
+from vila2cli.engine import AnyRequest, DeviceKind, Failure, Request, Result, ScoreRequest, identify
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
 from vila2cli.engine.connection import close, connect, post, retry_after_s
 from vila2cli.engine.keys import is_openai
-from vila2cli.engine.limits import MAX_LINE, Asked, answered, failed
+from vila2cli.engine.limits import MAX_LINE, answered, failed
 from vila2cli.engine.messages import messages_of
 from vila2cli.engine.pace import MAX_RETRY_AFTER_S, Budget, RateLimit, wait_s
 from vila2cli.engine.patterns import compact_pattern
@@ -47,8 +47,6 @@ from vila2cli.settings import ApiSettings
 from vila2cli.shards.credentials import masked, secrets_of, without_secrets
 from vila2cli.shards.places import redacted
 
-Answered = TypeVar("Answered", Result, ScoreResult)
-
 _MAY_PASS = (408, 409, 429)  # and everything from 500 on
 _MIN_KEY = 6
 """Characters of a key that a caption is searched for; a shorter one ("EMPTY") is a word of its own."""
@@ -69,10 +67,10 @@ class _Unanswered(_Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome(Generic[Answered]):
+class _Outcome:
     """What came of a request, and the tokens it took; None where they are not told, and count at their most."""
 
-    result: Answered
+    result: Result
     usage: Usage | None = NOTHING
 
 
@@ -109,36 +107,25 @@ class ApiEngine:
         """What was read and written so far, at the prices of the settings."""
         return self.budget.dollars
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield answers as they come, with at most `max_in_flight` requests out.
 
-        Where one request ends the stage, the answers that others have got by then are yielded first.
+        Scores need a server that gives log-probabilities of a prompt (vLLM's does). Where one request ends the
+        stage, the answers that others have got by then are yielded first.
         """
-        return self._run(requests, self._generate, lambda request: request.max_new_tokens)
-
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Yield scores as they come, from a server that gives log-probabilities of a prompt (vLLM's does)."""
-        return self._run(requests, self._score, lambda request: 1)
-
-    def _run(
-        self,
-        requests: Iterable[Asked],
-        answer: Callable[[openai.AsyncOpenAI, Asked], Coroutine[Any, Any, _Outcome[Answered]]],
-        num_new: Callable[[Asked], int],
-    ) -> Iterator[Answered]:
         waiting = iter(requests)
-        held: Asked | None = None
-        flying: dict[Future[_Outcome[Answered]], int] = {}
-        landed: SimpleQueue[Future[_Outcome[Answered]]] = SimpleQueue()
+        held: AnyRequest | None = None
+        flying: dict[Future[_Outcome], int] = {}
+        landed: SimpleQueue[Future[_Outcome]] = SimpleQueue()
         window = Window(self._settings.max_in_flight)
         serial = 0
         with event_loop() as loop, self._client(loop) as client:
             while True:
                 while window.has_room:
                     held = next(waiting, None) if held is None else held
-                    if held is None or not self.budget.reserve(serial, num_new(held)):
+                    if held is None or not self.budget.reserve(serial, _num_new(held)):
                         break
-                    future = asyncio.run_coroutine_threadsafe(answer(client, held), loop)
+                    future = asyncio.run_coroutine_threadsafe(self._answer(client, held), loop)
                     flying[future] = serial
                     window.open(serial, held)
                     future.add_done_callback(landed.put)
@@ -155,13 +142,11 @@ class ApiEngine:
                     yield self._settle(future, flying)
                     continue
                 del flying[future]
-                while (paid := next((one for one in flying if has_answer(one)), None)) is not None:
+                while (paid := next(filter(has_answer, flying), None)) is not None:
                     yield self._settle(paid, flying)
                 raise problem
 
-    def _settle(
-        self, future: "Future[_Outcome[Answered]]", flying: "dict[Future[_Outcome[Answered]], int]"
-    ) -> Answered:
+    def _settle(self, future: "Future[_Outcome]", flying: "dict[Future[_Outcome], int]") -> Result:
         """Take the answer that a future brought, and count what it cost."""
         outcome = future.result()
         self.budget.settle(flying.pop(future), outcome.usage)
@@ -175,28 +160,31 @@ class ApiEngine:
         finally:
             asyncio.run_coroutine_threadsafe(close(client), loop).result()
 
-    async def _generate(self, client: openai.AsyncOpenAI, request: Request) -> _Outcome[Result]:
+    async def _answer(self, client: openai.AsyncOpenAI, request: AnyRequest) -> _Outcome:
         try:
-            body = {
-                "model": self.model,
-                "messages": await asyncio.to_thread(messages_of, request, self._settings.image_format),
-                "max_completion_tokens": request.max_new_tokens,
-                "temperature": request.temperature,
-                "top_p": request.top_p,
-                **({"seed": request.seed} if request.temperature > 0 else {}),
-                **({"logprobs": True} if self._settings.logprobs else {}),
-                **self._format(request),
-            }
-            reply = await self._ask(lambda: self._complete(client, body))
+            if isinstance(request, ScoreRequest):
+                return await self._score(client, request)
+            return await self._generate(client, request)
         except _Refused as error:
             return _Outcome(failed(request, str(error), error.failure))
         except DataError as error:
             return _Outcome(failed(request, str(error)))
+
+    async def _generate(self, client: openai.AsyncOpenAI, request: Request) -> _Outcome:
+        body = {
+            "model": self.model,
+            "messages": await asyncio.to_thread(messages_of, request, self._settings.image_format),
+            "max_completion_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            **({"seed": request.seed} if request.temperature > 0 else {}),
+            **({"logprobs": True} if self._settings.logprobs else {}),
+            **self._format(request),
+        }
+        reply = await self._ask(lambda: self._complete(client, body))
+        usage = self._untold
         try:
             usage = self._used(reply)
-        except Malformed as error:
-            return _Outcome(self._failed(request, error), self._untold)
-        try:
             return _Outcome(self._result(request, reply, usage), usage)
         except Withheld as error:
             return _Outcome(failed(request, self._shown(str(error)), "filtered"), usage)
@@ -213,7 +201,7 @@ class ApiEngine:
             logprob_mean=answer.logprob_mean,
         )
 
-    def _failed(self, request: Request, error: Malformed) -> Result:
+    def _failed(self, request: AnyRequest, error: Malformed) -> Result:
         return failed(request, self._shown(f"the answer cannot be: {error}"), "unanswered")
 
     def _format(self, request: Request) -> dict[str, Any]:
@@ -227,36 +215,32 @@ class ApiEngine:
         schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
-    async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome[ScoreResult]:
+    async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome:
         text = visibly_inert(request.text)
-        try:
-            num_tokens = await self._num_tokens(client, text)
-            messages = await asyncio.to_thread(messages_of, request, self._settings.image_format)
-            body = {
-                "model": self.model,
-                "messages": [*messages, {"role": "assistant", "content": text}],
-                "max_completion_tokens": 1,
-                "temperature": 0.0,
-                "prompt_logprobs": 0,
-                "add_generation_prompt": False,
-                "continue_final_message": True,
-            }
-            reply = await self._ask(lambda: post(client, self._settings, "/chat/completions", body))
-        except (_Refused, DataError) as error:
-            return _Outcome(ScoreResult(id=request.id, error=str(error)))
+        num_tokens = await self._num_tokens(client, text)
+        messages = await asyncio.to_thread(messages_of, request, self._settings.image_format)
+        body = {
+            "model": self.model,
+            "messages": [*messages, {"role": "assistant", "content": text}],
+            "max_completion_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 0,
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+        }
+        reply = await self._ask(lambda: post(client, self._settings, "/chat/completions", body))
         usage = self._untold
         try:
             usage = self._used(reply)
             logprobs = prompt_logprobs_of(reply, num_tokens)
         except Malformed as error:
-            problem = self._shown(f"the answer cannot be: {error}")
-            return _Outcome(ScoreResult(id=request.id, error=problem), usage)
+            return _Outcome(self._failed(request, error), usage)
         if logprobs is None:
             raise ModelError(
                 f"{self._url} gives no log-probabilities of a prompt; score with a vLLM server, "
                 'or engine = "hf" or "vllm"'
             )
-        return _Outcome(ScoreResult(id=request.id, token_logprobs=logprobs), usage)
+        return _Outcome(Result(id=request.id, token_logprobs=logprobs), usage)
 
     def _used(self, reply: dict[str, Any]) -> Usage | None:
         """Tokens read and written; raises ModelError where a limit cannot be kept because nobody ever says."""
@@ -397,3 +381,8 @@ class ApiEngine:
         if kind not in self._noted:
             self._noted.add(kind)
             self.notes.append(f"{self._url} {text}")
+
+
+def _num_new(request: AnyRequest) -> int:
+    """Tokens that an answer takes at most: the server cannot score without generating one."""
+    return 1 if isinstance(request, ScoreRequest) else request.max_new_tokens

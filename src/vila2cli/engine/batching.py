@@ -3,8 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
-from vila2cli.engine import Request, ScoreRequest
-from vila2cli.engine.limits import Asked
+from vila2cli.engine import AnyRequest
 
 MAX_OPEN_PIXELS = 1_000_000_000
 """Pixels of requests that are asked and not answered, 3 GB of decoded RGB: 83 images of 12 megapixels."""
@@ -13,7 +12,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Coarse on purpose: workers with a little more or less free memory settle on the same size."""
 
 
-def num_pixels(request: Request | ScoreRequest) -> int:
+def num_pixels(request: AnyRequest) -> int:
     """Pixels of a request's images."""
     return sum(image.width * image.height for image in request.images)
 
@@ -29,14 +28,16 @@ class Window:
     def has_room(self) -> bool:
         return len(self._pixels) < self._max_requests and sum(self._pixels.values()) < MAX_OPEN_PIXELS
 
-    def open(self, serial: int, request: Request | ScoreRequest) -> None:
+    def open(self, serial: int, request: AnyRequest) -> None:
         self._pixels[serial] = num_pixels(request)
 
     def close(self, serial: int) -> None:
         del self._pixels[serial]
 
 
-def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: int) -> Iterator[list[Asked]]:
+def chunks_by_group(
+    requests: Iterable[AnyRequest], max_requests: int, max_pixels: int
+) -> Iterator[list[AnyRequest]]:
     """Cut the stream where the group changes, and inside a group before it grows past either bound.
 
     A chunk is of one adapter, and the same whatever other adapters are asked in between. The stream is
@@ -44,10 +45,10 @@ def chunks_by_group(requests: Iterable[Asked], max_requests: int, max_pixels: in
     given goes into chunks of that group, before the next group begins.
     """
     stream = iter(requests)
-    held: deque[Asked] = deque()  # read past the end of a group
+    held: deque[AnyRequest] = deque()  # read past the end of a group
     group: str | None = None
     while True:
-        chunks: dict[str, list[Asked]] = {}
+        chunks: dict[str, list[AnyRequest]] = {}
         pixels: Counter[str] = Counter()
         was_held = False
         while True:

@@ -6,16 +6,15 @@ Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vo
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
 from vila2cli.engine.adapted import Adapted
 from vila2cli.engine.batching import chunks_by_group, largest_batch
 from vila2cli.engine.limits import (
-    Asked,
     answered,
     cache_bytes_per_token,
     context_length,
@@ -31,18 +30,16 @@ from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import load_generator, load_processor
 
-Answered = TypeVar("Answered", Result, ScoreResult)
-
 _LOOKAHEAD_BATCHES = 16
 _LOGITS_BYTES = 1 << 30  # of a batch that is scored; not what is free: batches must be the same everywhere
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared(Generic[Asked]):
+class _Prepared:
     """A request with its ids; the last `num_new` of them are scored, or as many more are generated."""
 
-    request: Asked
+    request: AnyRequest
     ids: list[int]
     num_new: int
 
@@ -76,44 +73,40 @@ class HfEngine:
             do_sample=False, use_cache=True, eos_token_id=self._eos, pad_token_id=self._pad
         )
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield results batch by batch; a group's batches depend on nothing outside the group."""
         for chunk in self._chunks(requests):
-            prepared: list[_Prepared[Request]] = []
+            prepared: list[_Prepared] = []
             for request in chunk:
                 try:
                     prepared.append(self._prepare(request))
                 except (DataError, ValueError) as error:
                     yield failed(request, str(error))
-            if prepared and not self.batch_size:
-                self._find_batch_size(max(prepared, key=lambda p: len(p.ids) + p.num_new))
-            prepared.sort(key=lambda p: (p.num_new, len(p.ids)))
-            while prepared:
-                batch = [p for p in prepared[: self.batch_size] if p.num_new == prepared[0].num_new]
-                done = self._first_that_fit(batch, self._generate)
-                yield from done
-                prepared = prepared[len(done) :]
+            yield from self._generated([p for p in prepared if isinstance(p.request, Request)])
+            yield from self._scored([p for p in prepared if isinstance(p.request, ScoreRequest)])
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Yield the scores batch by batch, a group at a time as `generate` does."""
-        for chunk in self._chunks(requests):
-            prepared: list[_Prepared[ScoreRequest]] = []
-            for request in chunk:
-                try:
-                    prepared.append(_Prepared(request, *scored_ids(self._chat, request, self._context)))
-                except (DataError, ValueError) as error:
-                    yield ScoreResult(id=request.id, error=str(error))
-            prepared.sort(key=lambda p: len(p.ids))
-            if prepared and not self.batch_size:
-                self.batch_size = self._limit
-                self.notes.append(f"batch size {self.batch_size}, fewer where their logits are above 1 GiB")
-            while prepared:
-                batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
-                done = self._first_that_fit(batch, self._score)
-                yield from done
-                prepared = prepared[len(done) :]
+    def _generated(self, prepared: list[_Prepared]) -> Iterator[Result]:
+        if prepared and not self.batch_size:
+            self._find_batch_size(max(prepared, key=lambda p: len(p.ids) + p.num_new))
+        prepared.sort(key=lambda p: (p.num_new, len(p.ids)))
+        while prepared:
+            batch = [p for p in prepared[: self.batch_size] if p.num_new == prepared[0].num_new]
+            done = self._first_that_fit(batch, self._generate)
+            yield from done
+            prepared = prepared[len(done) :]
 
-    def _num_scored_together(self, prepared: Sequence[_Prepared[ScoreRequest]]) -> int:
+    def _scored(self, prepared: list[_Prepared]) -> Iterator[Result]:
+        if prepared and not self.batch_size:
+            self.batch_size = self._limit
+            self.notes.append(f"batch size {self.batch_size}, fewer where their logits are above 1 GiB")
+        prepared.sort(key=lambda p: len(p.ids))
+        while prepared:
+            batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
+            done = self._first_that_fit(batch, self._score)
+            yield from done
+            prepared = prepared[len(done) :]
+
+    def _num_scored_together(self, prepared: Sequence[_Prepared]) -> int:
         """How many of the first requests, sorted by length, have logits that fit: B x T x V of them."""
         position = self._net.config.get_text_config().vocab_size * self._net.dtype.itemsize
         start = len(prepared[0].ids)
@@ -123,18 +116,20 @@ class HfEngine:
                 return max(1, number - 1)
         return len(prepared)
 
-    def _chunks(self, requests: Iterable[Asked]) -> Iterator[list[Asked]]:
+    def _chunks(self, requests: Iterable[AnyRequest]) -> Iterator[list[AnyRequest]]:
         for chunk in chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS):
             if self._adapted is not None:
                 self._adapted.use(chunk[0].adapter)
             yield chunk
 
-    def _prepare(self, request: Request) -> _Prepared[Request]:
+    def _prepare(self, request: AnyRequest) -> _Prepared:
+        if isinstance(request, ScoreRequest):
+            return _Prepared(request, *scored_ids(self._chat, request, self._context))
         ids = self._chat.prompt_ids(request.messages, request.images)
         room = room_for_answer(self._context, len(ids), len(request.images))
         return _Prepared(request, ids, min(request.max_new_tokens, room))
 
-    def _find_batch_size(self, longest: _Prepared[Request]) -> None:
+    def _find_batch_size(self, longest: _Prepared) -> None:
         """Settle the batch size on what fits when every request is as long as this one."""
         fits = self._fits_accelerator if self.device.type == "cuda" else self._fits_main_memory
         self.batch_size = largest_batch(lambda size: fits(longest, size), self._limit)
@@ -143,7 +138,7 @@ class HfEngine:
         why = "as set" if self.batch_size == self._limit else "the largest that fits in memory"
         self.notes.append(f"batch size {self.batch_size} ({why})")
 
-    def _fits_accelerator(self, longest: _Prepared[Request], size: int) -> bool:
+    def _fits_accelerator(self, longest: _Prepared, size: int) -> bool:
         """Run the prompts, with as much memory set aside as the answers' keys and values will take.
 
         Not where that alone is more than what is free, of the device and of what torch holds there.
@@ -164,7 +159,7 @@ class HfEngine:
             torch.cuda.empty_cache()
         return True
 
-    def _fits_main_memory(self, longest: _Prepared[Request], size: int) -> bool:
+    def _fits_main_memory(self, longest: _Prepared, size: int) -> bool:
         """Whether keys, values and logits take at most half of what is free; the rest is for activations."""
         logits = 4 * self._net.config.get_text_config().vocab_size
         row = self._cache_bytes(len(longest.ids) + longest.num_new) + 3 * logits
@@ -175,8 +170,8 @@ class HfEngine:
         return num_tokens * cache_bytes_per_token(self._net.config, self._net.dtype.itemsize) * 5 // 4
 
     def _first_that_fit(
-        self, batch: list[_Prepared[Asked]], run: Callable[[list[_Prepared[Asked]]], list[Answered]]
-    ) -> list[Answered]:
+        self, batch: list[_Prepared], run: Callable[[list[_Prepared]], list[Result]]
+    ) -> list[Result]:
         """Results of the first part of `batch` that fits in memory."""
         while True:
             try:
@@ -193,8 +188,8 @@ class HfEngine:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _generate(self, batch: list[_Prepared[Request]]) -> list[Result]:
-        requests = [p.request for p in batch]
+    def _generate(self, batch: list[_Prepared]) -> list[Result]:
+        requests = [p.request for p in batch if isinstance(p.request, Request)]
         sampler = SeededSampler(
             [r.temperature for r in requests],
             [r.top_p for r in requests],
@@ -210,7 +205,7 @@ class HfEngine:
         return [self._result(*row) for row in zip(requests, new_BT, logprobs_BT, strict=True)]
 
     @torch.inference_mode()
-    def _score(self, batch: list[_Prepared[ScoreRequest]]) -> list[ScoreResult]:
+    def _score(self, batch: list[_Prepared]) -> list[Result]:
         # Padded on the right, where causal attention never looks; the token at i is predicted at i - 1.
         inputs = self._inputs(batch, pad_left=False)
         start = min(len(p.ids) - p.num_new for p in batch) - 1
@@ -222,10 +217,10 @@ class HfEngine:
             own_TV = logits_TV[first : first + p.num_new].float()
             ids_T1 = torch.tensor(p.ids[-p.num_new :], device=self.device)[:, None]
             logprobs_T = own_TV.gather(-1, ids_T1)[:, 0] - own_TV.logsumexp(-1)
-            results.append(ScoreResult(id=p.request.id, token_logprobs=tuple(logprobs_T.tolist())))
+            results.append(Result(id=p.request.id, token_logprobs=tuple(logprobs_T.tolist())))
         return results
 
-    def _inputs(self, batch: Sequence[_Prepared[Asked]], *, pad_left: bool) -> dict[str, torch.Tensor]:
+    def _inputs(self, batch: Sequence[_Prepared], *, pad_left: bool) -> dict[str, torch.Tensor]:
         padded = collate([(p.ids, p.ids) for p in batch], self._pad, left=pad_left)
         pixels = self._chat.pixel_inputs([image for p in batch for image in p.request.images])
         inputs = {
@@ -255,7 +250,7 @@ def _exhausted(error: RuntimeError) -> str | None:
     return "main" if "DefaultCPUAllocator" in str(error) else None
 
 
-def _too_large(model: str, prepared: _Prepared[Asked]) -> str:
+def _too_large(model: str, prepared: _Prepared) -> str:
     return (
         f"{model}: a request of {len(prepared.ids)} tokens does not fit in memory; "
         "use a smaller image size, or dtype bfloat16"

@@ -1,16 +1,15 @@
 """What a checkpoint allows, read the same way by every engine that loads one."""
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
-from vila2cli.engine import Failure, Request, Result, ScoreRequest
+from vila2cli.engine import AnyRequest, Failure, Request, Result, ScoreRequest
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.model.saving import with_ends
 
 MAX_LINE = 240
 """Characters of what an engine says of one request."""
-Asked = TypeVar("Asked", Request, ScoreRequest)
 
 
 def context_length(config: Any) -> int:
@@ -75,11 +74,6 @@ def answered(request: Request, **figures: Any) -> Result:
     return Result(id=request.id, **figures)
 
 
-def failed(request: Request, error: str, failure: Failure = "request") -> Result:
+def failed(request: AnyRequest, error: str, failure: Failure = "request") -> Result:
     """The result of a request that the model cannot take, or that was not answered for another reason."""
     return Result(id=request.id, finish_reason="error", error=error, failure=failure)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text without line breaks, cut to 240 characters."""
-    return " ".join(str(error).split())[:MAX_LINE] or type(error).__name__

@@ -8,11 +8,11 @@ _ROOT = Path("/")
 _USED = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
 """The file of a group's limit and that of what it uses, in both versions of control groups."""
 _CACHE = ("inactive_file", "total_inactive_file")
-"""What of that is cache of files, which gives way."""
+"""What of that is page cache, which can be reclaimed."""
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Bytes of main memory that can be had without swapping; NO_LIMIT where the system does not say."""
+    """Bytes of main memory available without swapping; NO_LIMIT where the system does not say."""
     free = _entry(root / "proc" / "meminfo", "MemAvailable:")
     machine = NO_LIMIT if free is None else 1024 * free
     return max(0, min([machine, *_left_to_groups(root)]))
@@ -36,8 +36,8 @@ def _left(limit: Path, used: Path) -> int:
     most, now = _text(limit).strip(), _text(used).strip()
     if not (most.isdecimal() and now.isdecimal()):  # "max", or no such group here
         return NO_LIMIT
-    found = [_entry(limit.with_name("memory.stat"), name) for name in _CACHE]
-    return int(most) - int(now) + max(size or 0 for size in found)
+    caches = [_entry(limit.with_name("memory.stat"), name) for name in _CACHE]
+    return int(most) - int(now) + max(size or 0 for size in caches)
 
 
 def _entry(path: Path, name: str) -> int | None:
@@ -47,7 +47,7 @@ def _entry(path: Path, name: str) -> int | None:
 
 
 def _text(path: Path) -> str:
-    """What a file of the kernel holds, "" where there is none for us."""
+    """The content of a file of the kernel, "" where it cannot be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:

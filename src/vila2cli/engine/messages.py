@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.engine import Request, ScoreRequest
+from vila2cli.engine import AnyRequest
 from vila2cli.model.chat import turn_parts
 from vila2cli.model.control import visibly_inert
 
 
-def messages_of(request: Request | ScoreRequest, image_format: str) -> list[dict[str, Any]]:
+def messages_of(request: AnyRequest, image_format: str) -> list[dict[str, Any]]:
     """The turns of a request; raises DataError where they name more or fewer images than there are."""
     images = iter(request.images)
     return [

@@ -32,7 +32,7 @@ class RateLimit:
 class Budget:
     """Tokens and dollars used and set aside, against the limits of the settings.
 
-    What is in flight is counted at its longest: every answer as long as asked for, every prompt as
+    What is in flight is counted at its longest: every answer as long as requested, every prompt as
     long as the longest so far. Until one prompt's length is known requests go one at a time. So a
     limit is passed by no more than prompts differ in length.
     """

@@ -1,4 +1,4 @@
-"""What a chat server sent, taken apart. Nothing in it is taken on trust: neither its types nor its numbers."""
+"""Parsing what a chat server sent. Nothing in it is trusted: neither its types nor its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Malformed(Exception):
 
 
 class Withheld(Exception):
-    """An answer came that is none: the model refused, or a filter ended it."""
+    """A reply came without an answer: the model refused, or a filter ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ NOTHING = Usage(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The text of one choice; `logprob_mean` in nats per token where the server told them."""
+class Completion:
+    """The text of one choice; `logprob_mean` in nats per token where the server sent them."""
 
     text: str
     finish_reason: FinishReason
@@ -76,7 +76,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
 
 
-def answer_of(body: Mapping[str, Any]) -> Answer:
+def answer_of(body: Mapping[str, Any]) -> Completion:
     """The first choice; raises Withheld where it holds no answer, Malformed where it cannot be read."""
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -88,7 +88,7 @@ def answer_of(body: Mapping[str, Any]) -> Answer:
         raise Withheld(f"the model refused: {refusal}")
     logprobs = _logprobs(choice.get("logprobs"))
     mean = math.fsum(logprobs) / len(logprobs) if logprobs else None
-    return Answer(_text(message.get("content")), _ENDED[ended], len(logprobs), mean)
+    return Completion(_text(message.get("content")), _ENDED[ended], len(logprobs), mean)
 
 
 def _text(content: object) -> str:
@@ -121,19 +121,19 @@ def _logprob(token: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise Malformed("a token has a log-probability that is no number") from None
+        raise Malformed("a token has a log-probability that is not a number") from None
 
 
 def prompt_logprobs_of(body: Mapping[str, Any], num_tokens: int) -> tuple[float, ...] | None:
     """Those of the last tokens of the prompt as vLLM's server gives them, None where a server gives none."""
-    found = body.get("prompt_logprobs")
-    if not found:
+    logprobs = body.get("prompt_logprobs")
+    if not logprobs:
         return None
-    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) < num_tokens:
+    if not isinstance(logprobs, Sequence) or isinstance(logprobs, str) or len(logprobs) < num_tokens:
         raise Malformed("its prompt_logprobs are not one for each token")
     return tuple(
-        _logprob(next(iter(one.values()), None)) if isinstance(one, Mapping) else _logprob(one)
-        for one in found[-num_tokens:]
+        _logprob(next(iter(token.values()), None)) if isinstance(token, Mapping) else _logprob(token)
+        for token in logprobs[-num_tokens:]
     )
 
 

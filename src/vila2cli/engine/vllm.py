@@ -8,33 +8,31 @@ that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-p
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
-from vila2cli.engine import DeviceKind, EngineSettings, Request, Result, ScoreRequest, ScoreResult
+from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
-    Asked,
     answered,
     cache_bytes_per_token,
     context_length,
     eos_token_ids,
     failed,
-    one_line,
     room_for_answer,
     scored_ids,
 )
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.engine.vllm_support import why_not as why_not
-from vila2cli.errors import DataError, ModelError
+from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.adapter import read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import quiet_transformers
 from vila2cli.run.stopping import Stop
 
 _MIB = 1 << 20
@@ -108,47 +106,30 @@ class VllmEngine:
         why = "as set" if settings.batch_size else "vLLM's own"
         self.notes.append(f"batch size {batch_size} ({why})")
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Yield results as they finish, keeping at most twice the batch size queued."""
-        for request, outcome in self._feed(requests, self._to_generate):
-            yield failed(request, outcome) if isinstance(outcome, str) else self._result(request, outcome)
+    def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
+        """Yield results as they finish, keeping at most twice the batch size queued.
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Yield the scores as they finish, from the log-probabilities that vLLM gives of a prompt."""
-        for request, outcome in self._feed(requests, self._to_score):
-            if isinstance(outcome, str):
-                yield ScoreResult(id=request.id, error=outcome)
-            else:
-                yield self._scored(request, outcome)
-
-    def _feed(
-        self, requests: Iterable[Asked], render: Callable[[Asked], tuple[list[int], Any]]
-    ) -> Iterator[tuple[Asked, Any]]:
-        """Each request with vLLM's output, or with an error text when vLLM would not have it.
-
-        `render` gives the ids of a prompt, one per image, and its SamplingParams.
+        Scores come from the log-probabilities that vLLM gives of a prompt.
         """
         waiting = iter(requests)
-        queued: dict[str, Asked] = {}
+        queued: dict[str, AnyRequest] = {}
         window = Window(self._window)
         serial = 0
         try:
             while True:
                 while window.has_room and (request := next(waiting, None)) is not None:
                     serial += 1
-                    error = self._queue(str(serial), request, render)
+                    error = self._queue(str(serial), request)
                     if error is None:
                         queued[str(serial)] = request
                         window.open(serial, request)
                     else:
-                        yield request, error
+                        yield failed(request, error)
                 if not queued:
                     return
                 for output in self._step():
-                    reason = output.outputs[0].finish_reason
-                    ended = output if reason in _ENDS else f"vLLM ended the answer with {reason}"
                     window.close(int(output.request_id))
-                    yield queued.pop(output.request_id), ended
+                    yield self._result(queued.pop(output.request_id), output)
         finally:
             if queued:  # the caller stopped early
                 self._engine.abort_request(list(queued))
@@ -189,12 +170,13 @@ class VllmEngine:
             with outputs.not_empty:
                 outputs.not_empty.wait_for(lambda: outputs.queue, _WAIT_S)
 
-    def _queue(
-        self, serial: str, request: Asked, render: Callable[[Asked], tuple[list[int], Any]]
-    ) -> str | None:
+    def _queue(self, serial: str, request: AnyRequest) -> str | None:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         try:
-            ids, params = render(request)
+            if isinstance(request, ScoreRequest):
+                ids, params = self._to_score(request)
+            else:
+                ids, params = self._to_generate(request)
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
                 prompt["multi_modal_data"] = {"image": list(request.images)}
@@ -204,6 +186,7 @@ class VllmEngine:
         return None
 
     def _to_generate(self, request: Request) -> tuple[list[int], Any]:
+        """The ids of a prompt, one per image, and its SamplingParams."""
         num_prompt = len(self._chat.prompt_ids(request.messages, request.images))
         room = room_for_answer(self._context, num_prompt, len(request.images))
         ids = self._chat.prompt_ids(request.messages, request.images, expand=False)
@@ -240,8 +223,12 @@ class VllmEngine:
         )
         return ids, params
 
-    def _result(self, request: Request, output: Any) -> Result:
+    def _result(self, request: AnyRequest, output: Any) -> Result:
         completion = output.outputs[0]
+        if completion.finish_reason not in _ENDS:
+            return failed(request, f"vLLM ended the answer with {completion.finish_reason}")
+        if isinstance(request, ScoreRequest):
+            return self._scored(request, output)
         tokens = list(completion.token_ids)
         logprob = completion.cumulative_logprob
         return answered(
@@ -252,10 +239,10 @@ class VllmEngine:
             logprob_mean=None if logprob is None or not tokens else logprob / len(tokens),
         )
 
-    def _scored(self, request: ScoreRequest, output: Any) -> ScoreResult:
+    def _scored(self, request: ScoreRequest, output: Any) -> Result:
         ids = self._chat.answer_ids(request.text)
         tail = zip(ids, output.prompt_logprobs[-len(ids) :], strict=True)
-        return ScoreResult(id=request.id, token_logprobs=tuple(found[token].logprob for token, found in tail))
+        return Result(id=request.id, token_logprobs=tuple(known[token].logprob for token, known in tail))
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks.reading import read_values
+from vila2cli.formats.reading import read_values
 
 _IDS = ("question_id", "questionId", "sample_id", "image_id", "id", "index")
 # "answer" comes last: beside any of the others it is the reference answer (MMMU's output.json).

@@ -29,6 +29,7 @@ class Measured:
     stats: ShardStats
     account: Account
     num_samples: int
+    num_tokens: int
     images: frozenset[str]
 
     @property
@@ -75,6 +76,7 @@ def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
         stats=folder_stats(layer_dir),
         account=account,
         num_samples=len(predictions.ids),
+        num_tokens=predictions.num_tokens,
         images=frozenset(predictions.groups(scorer)),
     )
 
@@ -98,7 +100,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "prompt": task.prompt,
         **({"box_frame": task.box_frame} if task.box_frame else {}),
         "seconds": round(stats.seconds, 3),
-        "num_tokens": stats.tokens,
+        "num_tokens": one.num_tokens,
         **({one.account.name: dict(one.account.figures)} if one.account.name else {}),
         **_standing(one),
     }

@@ -31,12 +31,16 @@ LEFT_OUT, CUT_OFF = "left out", "cut off"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The scores of a prediction layer, in shard and key order, with the image and question of each or ""."""
+    """The scores of a prediction layer, in shard and key order, with the image and question of each or "".
+
+    `num_tokens` were generated for all answers of the layer.
+    """
 
     ids: tuple[SampleId, ...]
     scored: tuple[Scored, ...]
     image_sha256s: tuple[str, ...]
     prompt_sha256s: tuple[str, ...]
+    num_tokens: int = 0
 
     def columns(self, scorer: Scorer) -> Columns:
         """The scores as columns, ready for `stats.estimate`."""
@@ -80,7 +84,7 @@ def read_predictions(layer_dir: Path, scorer: Scorer | None = None, *, box_frame
     The rows are those that were stored, or the final ones of a `scorer` that settles them over all answers,
     where boxes are in the frame `box_frame` in place of the one that was known when they were asked for.
     """
-    ids, scored, images, prompts = [], [], [], []
+    ids, scored, images, prompts, num_tokens = [], [], [], [], 0
     for sample_id, annotation in read_annotations(layer_dir):
         if annotation.kind != "prediction":
             raise DataError(f"{layer_dir} is a layer of kind {annotation.kind!r}, not of predictions")
@@ -88,13 +92,14 @@ def read_predictions(layer_dir: Path, scorer: Scorer | None = None, *, box_frame
         scored.append(_scored(annotation))
         images.append(annotation.image_sha256)
         prompts.append(annotation.prompt_sha256 or "")
+        num_tokens += annotation.num_tokens or 0
     if not ids:
         raise DataError(f"{layer_dir} holds no predictions; run vila2 eval first")
     final: Sequence[Scored] = scored
     if scorer is not None and scorer.settle is not None:
         framed = {"box_frame": box_frame} if box_frame else {}
         final = scorer.settle([replace(one, labels={**one.labels, **framed}) for one in scored])
-    return Predictions(tuple(ids), tuple(final), tuple(images), tuple(prompts))
+    return Predictions(tuple(ids), tuple(final), tuple(images), tuple(prompts), num_tokens)
 
 
 def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:

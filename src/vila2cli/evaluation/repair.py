@@ -29,10 +29,10 @@ def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
     complete = done(folder)
     stats = {name: folder / f"{name}.stats.json" for shard in shards if (name := shard.name) in complete}
     lacking = [name for name, path in stats.items() if NO_ANSWER in ShardStats.read(path).dropped]
-    found = {name: _read(folder, name) for name in lacking}
-    for name in found:
+    earlier = {name: _read(folder, name) for name in lacking}
+    for name in earlier:
         stats[name].unlink()
-    return found
+    return earlier
 
 
 def _read(folder: Path, name: str) -> Earlier:

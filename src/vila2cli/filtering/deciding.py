@@ -1,6 +1,6 @@
 """From a layer of scores to a filter layer: which samples are kept, and why the others are not.
 
-Only score tars are read, no image, so deciding anew takes no model and a fraction of the time.
+Only score tars are read, no image, so deciding again takes no model and a fraction of the time.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
 from vila2cli.filtering.image_hash import image_hash
-from vila2cli.filtering.job import Job
+from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.perplexity import length_bucket, rank_value
 from vila2cli.filtering.selection import Candidate, Cut, Decision, Selection
 from vila2cli.image import decode_image
@@ -35,8 +35,7 @@ from vila2cli.shards import (
 )
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.records import recorded
-from vila2cli.shards.sample import Annotation, Reject
-from vila2cli.text.compose import FILTER
+from vila2cli.shards.sample import FILTER, Annotation, Reject
 from vila2cli.text.prompts import stable_hash
 
 Scores = Mapping[str, Any]
@@ -44,9 +43,9 @@ Scores = Mapping[str, Any]
 
 @dataclass(slots=True)
 class HeldOut:
-    """How many evaluation images were compared: those not `undecodable` also by their look.
+    """How many evaluation images were compared: those not `undecodable` also by their hash.
 
-    `num_rejected` counts what is no readable sample of a task, and is compared with nothing.
+    `num_rejected` counts samples of tasks that cannot be read, and are compared with nothing.
     """
 
     num_images: int = 0
@@ -55,7 +54,7 @@ class HeldOut:
 
 
 def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
-    """Why a sample is dropped whatever the others are like, [] for no reason; the first one counts."""
+    """Why a sample is dropped by itself, [] for no reason; it counts under the first."""
     if "unusable" in scores:
         return [scores["unusable"]]
     num_words = scores["num_words"]
@@ -105,14 +104,14 @@ def held_out_images(
                 on_image()
                 counts.num_images += 1
                 try:
-                    look = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
+                    hash_text = str(image_hash(decode_image(image.data, max_pixels=max_pixels)))
                 except DataError:
                     counts.num_undecodable += 1
-                    look = ""
-                yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), look
+                    hash_text = ""
+                yield f"{shard.name}/{sample.key}", hashlib.sha256(image.data).hexdigest(), hash_text
 
 
-def select(selection: Selection, job: Job, stop: Stop) -> tuple[list[Cut], HeldOut]:
+def select(selection: Selection, job: FilterJob, stop: Stop) -> tuple[list[Cut], HeldOut]:
     """Run all rules of a filter; returns where the kept share was cut, and what was held out.
 
     There is no cut when everything that is left is kept.
@@ -137,7 +136,7 @@ def select(selection: Selection, job: Job, stop: Stop) -> tuple[list[Cut], HeldO
     return cuts, held_out
 
 
-def _step(job: Job, step: str, total: int | None, unit: str) -> Progress:
+def _step(job: FilterJob, step: str, total: int | None, unit: str) -> Progress:
     return Progress(f"filter, {step}", total, unit, job.log_path)
 
 
@@ -150,7 +149,7 @@ def _ticking(progress: Progress, stop: Stop) -> Callable[[int], None]:
 
 
 def write_shards(
-    out_dir: Path, job: Job, decisions: Iterator[Decision], stop: Stop, *, is_control: bool
+    out_dir: Path, job: FilterJob, decisions: Iterator[Decision], stop: Stop, *, is_control: bool
 ) -> None:
     """Write the shards of a filter layer that are not there yet.
 
@@ -170,7 +169,7 @@ def write_shards(
     gather_rejects(out_dir, job.names)
 
 
-def scores_digest(job: Job) -> str:
+def scores_digest(job: FilterJob) -> str:
     """What the decisions about all shards are made from: the scores of each, by their tars' SHA-256."""
     return digest({name: recorded(job.scores_dir / f"{name}.tar").get("sha256") for name in job.names})
 
@@ -178,7 +177,7 @@ def scores_digest(job: Job) -> str:
 def _write_shard(
     out_dir: Path,
     name: str,
-    job: Job,
+    job: FilterJob,
     pairs: list[tuple[str, Annotation, Decision]],
     scores: str,
     *,
@@ -215,7 +214,7 @@ def _write_shard(
         }
 
 
-def _decided(annotation: Annotation, decision: Decision, job: Job, *, is_control: bool) -> Annotation:
+def _decided(annotation: Annotation, decision: Decision, job: FilterJob, *, is_control: bool) -> Annotation:
     own = [] if is_control else own_reasons(annotation.scores, job.settings)
     reasons = list(dict.fromkeys([*([decision.reason] if decision.reason is not None else []), *own]))
     like = {"like": decision.like} if decision.like is not None else {}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vila2cli.shards import Shard, Source, read_shard
+from vila2cli.shards import Source, read_shard
 from vila2cli.shards.annotations import read_annotation_tar
-from vila2cli.shards.sample import Annotation, Sample
+from vila2cli.shards.sample import Annotation
 from vila2cli.text.compose import compose_caption
 from vila2cli.text.printable import printable
 from vila2cli.text.prompts import stable_hash
@@ -46,14 +46,14 @@ def explain(out_dir: Path, source: Source, captions: tuple[str, ...]) -> Iterato
 
 
 def _draw(out_dir: Path, source: Source) -> dict[str, list[_Example]]:
-    found: dict[str, list[_Example]] = {}
+    drawn: dict[str, list[_Example]] = {}
     for shard in source.shards:
         for key, annotation in read_annotation_tar(out_dir / f"{shard.name}.tar"):
-            examples = found.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
+            examples = drawn.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
             examples.append(_Example(shard.name, key, annotation))
             if len(examples) > NUM_SHOWN:
                 examples.remove(max(examples, key=_lot))
-    return found
+    return drawn
 
 
 def _lot(example: _Example) -> int:
@@ -68,24 +68,15 @@ def _captions(
     source: Source, drawn: Mapping[str, list[_Example]], captions: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """The captions of the drawn samples, from the shards that hold one."""
-    wanted = {(one.shard, one.key) for examples in drawn.values() for one in examples}
+    wanted = {(example.shard, example.key) for examples in drawn.values() for example in examples}
     for shard in source.shards:
         keys = {key for name, key in wanted if name == shard.name}
-        if keys:
-            yield from (((shard.name, sample.key), _caption(sample, captions)) for sample in _read(shard, keys))
-
-
-def _read(shard: Shard, keys: set[str]) -> Iterator[Sample]:
-    for sample in read_shard(shard, on_reject=lambda reject: None):
-        if sample.key in keys:
-            keys.discard(sample.key)
-            yield sample
-        if not keys:
-            return
-
-
-def _caption(sample: Sample, captions: tuple[str, ...]) -> str:
-    return compose_caption(sample, captions, " | ") or ""
+        for sample in read_shard(shard, on_reject=lambda reject: None) if keys else ():
+            if sample.key in keys:
+                keys.discard(sample.key)
+                yield (shard.name, sample.key), compose_caption(sample, captions, " | ") or ""
+            if not keys:
+                break
 
 
 def _lines(example: _Example, caption: str | None) -> Iterator[str]:

@@ -1,18 +1,18 @@
-"""A perceptual hash: what stays of an image that is resized or encoded again.
+"""A perceptual hash: what remains of an image that is resized or re-encoded.
 
-195 signs of low frequencies (a DCT of the luminance against its median, after pHash) and the mean
+195 bits of low frequencies (a DCT of the luminance against its median, after pHash) and the mean
 colours of a 4 x 4 grid, which tell apart what brightness alone does not: the red shirt and the
 green one, the black frame and the white one.
 
-Copies found within 24 signs, of 250 photographs and diagrams (COCO, pixabay, OpenStax) and of 250
+Copies found within 24 bits, of 250 photographs and diagrams (COCO, pixabay, OpenStax) and of 250
 pictures of the embedded world: JPEG of quality 40 at full size 100% and 100%, 64 pixels at quality 30
-97% and 100%, at quality 20 91% and 100%, at quality 10 65% and 99%. Within 7 signs they are 99% and
+97% and 100%, at quality 20 91% and 100%, at quality 10 65% and 99%. Within 7 bits they are 99% and
 88%, 49% and 84%, 29% and 72%, 4% and 28%. Of 319,600 pairs of the world none is within 27. pHash's usual
-64 signs within 10 find more of the smallest copies, and 126 pairs in 179,700 of the world that are none.
+64 bits within 10 find more of the smallest copies, and 126 pairs in 179,700 of the world that are none.
 
 Pages of one layout agree in all of that: their low frequencies are those of the layout, and the words are in
 the higher ones. So a picture that is mostly plain ground has a detail beside it, from which words can be told:
-2,048 signs of projections of its ink at 96 x 96, evened out so that a large title or a bar of colour does not
+2,048 bits of projections of its ink at 96 x 96, evened out so that a large title or a bar of colour does not
 drown the small words. Of 320 sheets of eight layouts those that the rest takes for the same differ in 114
 of them at least, 19 in 20 in over 229; copies of quality 10 or of half the size in 76 at most, of 480 pixels
 at quality 30 in 108, of 256 pixels in 123. Lightly drawn boxes around the words double what copies lose.
@@ -26,23 +26,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_SIDE = 14  # frequencies in each direction; the mean is not one of the signs
+_SIDE = 14  # frequencies in each direction; the mean is not one of the bits
 _PIXELS = 48
 _GRID = 4
 NUM_BITS = _SIDE**2 - 1
 COLOUR_TOLERANCE = 16
-"""How far mean colours of look-alikes may be apart, of 255."""
+"""How far the mean colours of near-duplicates may differ, of 255."""
 _FLAT = 32.0
 """No frequency is above this in an image without structure: waves of a twentieth of a grey level."""
 _MAX_LOW = 10
 _LOW = [place - 1 for place in range(1, _SIDE**2) if sum(divmod(place, _SIDE)) <= _MAX_LOW]
-"""The signs of the lowest frequencies, down and across together, which copies change least."""
+"""The bits of the lowest frequencies, down and across together, which copies change least."""
 _NUM_BANDS, _NUM_LOW_BANDS = 8, 4
 _MIN_BANDS = 4  # a number of SQLite has 63 digits
 ALL_FOUND = 15
-"""Largest distance at which no look-alike is missed."""
+"""Largest distance at which no near-duplicate is missed."""
 _PLAIN_SHARE, _PLAIN_LEVELS = 0.65, 17
-"""A picture is mostly plain ground where so much of it is within so many neighbouring grey levels."""
+"""A picture is mostly plain ground where at least this share of it is within 17 neighbouring grey levels."""
 _DRAWN_SIDE = 256
 """Pixels down and across that are looked at for it."""
 _DETAIL_PIXELS = 96
@@ -55,9 +55,9 @@ _FAINT = 10.0
 _SHARP_SIDE = 300
 _DETAIL_BITS = 2048
 _SHARP = 1 << _DETAIL_BITS
-"""A further sign of the detail: the picture's sides are _SHARP_SIDE pixels or more."""
+"""A further bit of the detail: the picture's sides are _SHARP_SIDE pixels or more."""
 DETAIL_TOLERANCE, SHARP_TOLERANCE = 140, 100
-"""In how many signs of the detail copies may differ, and where both are sharp: by 11 and 9 degrees."""
+"""In how many bits of the detail copies may differ, and where both are sharp: by 11 and 9 degrees."""
 
 
 def _dct(num_pixels: int, num_frequencies: int) -> NDArray[np.float64]:
@@ -70,9 +70,9 @@ _DCT_FP = _dct(_PIXELS, _SIDE)
 
 @dataclass(frozen=True, slots=True)
 class ImageHash:
-    """The signs as one number, and the colours as 48 bytes: R, G and B of each cell, row by row.
+    """The bits as one number, and the colours as 48 bytes: R, G and B of each cell, row by row.
 
-    `detail` are the signs of what is drawn or written on a plain ground, None for other pictures.
+    `detail` are the bits of what is drawn or written on a plain ground, None for other pictures.
     """
 
     bits: int
@@ -91,7 +91,7 @@ class ImageHash:
         return cls(int(bits, 16), bytes.fromhex(colours), int(detail, 16) if detail else None)
 
     def is_like(self, other: "ImageHash", max_distance: int) -> bool:
-        """Whether at most `max_distance` signs differ, no colour by more than the tolerance, nor the detail.
+        """Whether at most `max_distance` bits differ, no colour by more than the tolerance, nor the detail.
 
         Where one of the two has no detail, the other's does not count.
         """
@@ -104,9 +104,9 @@ class ImageHash:
         return all(abs(a - b) <= COLOUR_TOLERANCE for a, b in zip(self.colours, other.colours, strict=True))
 
     def bands(self, max_distance: int) -> tuple[int, ...]:
-        """Numbers by which look-alikes are found: hashes are compared that agree in one of them.
+        """Numbers by which near-duplicates are found: hashes are compared that agree in one of them.
 
-        Up to ALL_FOUND they are the signs dealt out to more bands than may differ. Above, where those would
+        Up to ALL_FOUND they are the bits dealt out to more bands than may differ. Above, where those would
         be short and agree with many, most copies agree in one of eight, or of four of the lowest frequencies.
         """
         digits = f"{self.bits:0{NUM_BITS}b}"
@@ -132,7 +132,7 @@ def image_hash(image: Image.Image) -> ImageHash:
 
 
 def _detail(light: Image.Image) -> int | None:
-    """The signs of random projections of the ink on a plain ground: as many differ as the angle is wide."""
+    """The bits of random projections of the ink on a plain ground: as many differ as the angle is wide."""
     if min(light.size) < _MIN_SIDE or not _is_mostly_plain(light):
         return None
     small = light.resize((_DETAIL_PIXELS, _DETAIL_PIXELS), Image.Resampling.BICUBIC)

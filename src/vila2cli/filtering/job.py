@@ -13,7 +13,7 @@ SCORES_DIR = "scores"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class FilterJob:
     """What is filtered, into which folder, and by whom.
 
     `provenance` and `similarity` are full name and SHA-256 of the weights of the vision-language model

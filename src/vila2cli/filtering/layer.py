@@ -6,22 +6,22 @@ from typing import Any
 
 from vila2cli.files import MARK, read_json
 from vila2cli.filtering.deciding import scores_digest, select, write_shards
-from vila2cli.filtering.job import Job, control_dir
+from vila2cli.filtering.job import FilterJob, control_dir
+from vila2cli.filtering.outcome import summarise
 from vila2cli.filtering.selection import Selection
-from vila2cli.filtering.summary import summarise
 from vila2cli.run.folder import Manifest, claim, difference, read_manifest, write_json
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import done, open_layer
 from vila2cli.shards.places import tar_stem
 from vila2cli.shards.records import recorded
-from vila2cli.text.compose import FILTER
+from vila2cli.shards.sample import FILTER
 
-_MADE_ANEW = ("settings", "seed", "held_out", "base")
-"""What of a filter layer's manifest may change: it is then decided anew over the scores there are."""
+_MAY_CHANGE = ("settings", "seed", "held_out", "base")
+"""What of a filter layer's manifest may change: it is then decided again over the scores there are."""
 
 
-def decide(job: Job, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
+def decide(job: FilterJob, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
     """Write the filter layer; a control too with `random`, or where there is one of these scores.
 
     A control that stayed as it is would be of another size than what it is compared with.
@@ -55,30 +55,30 @@ def _is_control(folder: Path, scores: Manifest) -> bool:
     return bool(inputs.get("control")) and inputs.get("scores") == scores.digest
 
 
-def _is_decided(job: Job, folder: Path, wanted: Mapping[str, Any]) -> bool:
+def _is_decided(job: FilterJob, folder: Path, wanted: Mapping[str, Any]) -> bool:
     """Claim the folder of a filter layer, after removing decisions over the same scores with other settings."""
     stored = read_manifest(folder)
     if stored is not None and all(
-        stored.inputs.get(key) == value for key, value in wanted.items() if key not in _MADE_ANEW
+        stored.inputs.get(key) == value for key, value in wanted.items() if key not in _MAY_CHANGE
     ):
-        was, now = ({key: one.get(key) for key in _MADE_ANEW} for one in (stored.inputs, wanted))
+        was, now = ({key: inputs.get(key) for key in _MAY_CHANGE} for inputs in (stored.inputs, wanted))
         if was != now:
-            _decide_anew(job, folder, difference(was, now))
+            _decide_again(job, folder, difference(was, now))
         elif _is_of_other_scores(job, folder):
-            _decide_anew(job, folder, "shards were scored anew")
+            _decide_again(job, folder, "shards were scored again")
     claim(folder, wanted, job.recipe)
     return set(job.names) <= done(folder) and (folder / "summary.json").is_file()
 
 
-def _is_of_other_scores(job: Job, folder: Path) -> bool:
+def _is_of_other_scores(job: FilterJob, folder: Path) -> bool:
     """Whether a shard of the layer was decided from other scores than there are now."""
     scores = scores_digest(job)
     complete = done(folder) & set(job.names)
     return any(recorded(folder / f"{name}.tar").get("scores", scores) != scores for name in complete)
 
 
-def _decide_anew(job: Job, folder: Path, why: str) -> None:
-    Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided anew: {why}")
+def _decide_again(job: FilterJob, folder: Path, why: str) -> None:
+    Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided again: {why}")
     _clear(folder, job.names)
 
 
@@ -94,7 +94,7 @@ def _clear(folder: Path, names: Iterable[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(job: Job, selection: Selection, missing: Sequence[Path], stop: Stop) -> None:
+def _write(job: FilterJob, selection: Selection, missing: Sequence[Path], stop: Stop) -> None:
     cuts, held_out = select(selection, job, stop)
     for folder in missing:  # the control last: drawing it replaces the decisions
         is_control = folder != job.out_dir

@@ -1,4 +1,4 @@
-"""What is known of a sample before a model sees it: its image's hash, its caption's words and defects."""
+"""What is measured of a sample without a model: its image's hash, its caption's words and defects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,11 +7,12 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.files import DEFAULT_MAX_PIXELS
 from vila2cli.filtering.image_hash import image_hash
 from vila2cli.image import decode_image
 from vila2cli.shards.members import NO_IMAGE
-from vila2cli.shards.sample import DEFAULT_MAX_PIXELS, Sample
-from vila2cli.text.compose import caption_of, compose_caption, is_kept, neutral
+from vila2cli.shards.sample import Sample, caption_of, is_kept
+from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
 from vila2cli.text.placeholder import is_placeholder
 from vila2cli.text.quality import check_caption
@@ -66,14 +67,14 @@ class Measure:
         """What is wrong with any of the captions, and the languages that all of them may be in; both sorted."""
         texts = [text for name in self.captions if (text := caption_of(sample, name))]
         checked = [check_caption(text, reached_limit=False) for text in texts]
-        # One without words is no defect beside one that has them.
-        worded = [one for one in checked if one.defect != "empty"]
-        defects = {one.defect for one in worded if one.defect is not None}
+        # An empty caption is not a defect beside one that has words.
+        worded = [caption for caption in checked if caption.defect != "empty"]
+        defects = {caption.defect for caption in worded if caption.defect is not None}
         # Left out of what a model just wrote, but here a part of the text that would be trained on.
-        defects |= {"reasoning" for one in worded if one.has_reasoning}
-        # Nor is one that says nothing beside one that does.
-        says_nothing = {PLACEHOLDER} if all(is_placeholder(one.text) for one in worded) else set()
-        languages = set(LANGUAGES).intersection(*(possible_languages(one.text) for one in worded))
+        defects |= {"reasoning" for caption in worded if caption.has_reasoning}
+        # Nor is one without content beside one that has some.
+        says_nothing = {PLACEHOLDER} if all(is_placeholder(caption.text) for caption in worded) else set()
+        languages = set(LANGUAGES).intersection(*(possible_languages(caption.text) for caption in worded))
         return {
             "defects": sorted(defects | says_nothing),
             "languages": sorted(languages),

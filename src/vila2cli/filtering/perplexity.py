@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 Score = Literal["perplexity", "text-perplexity", "similarity"]
 """What can be computed for a caption besides text quality and image hashes."""
-Rank = Literal["perplexity", "text-perplexity", "image-gain", "similarity"]
+RankBy = Literal["perplexity", "text-perplexity", "image-gain", "similarity"]
 """What the kept share is chosen by."""
 
-NEEDS: Mapping[Rank, tuple[Score, ...]] = {
+NEEDS: Mapping[RankBy, tuple[Score, ...]] = {
     "perplexity": ("perplexity",),
     "text-perplexity": ("text-perplexity",),
     "image-gain": ("perplexity", "text-perplexity"),
@@ -32,7 +32,7 @@ def image_gain(perplexity: float, text_perplexity: float) -> float:
     return math.log(text_perplexity) - math.log(perplexity)
 
 
-def rank_value(scores: Mapping[str, Any], rank: Rank) -> float | None:
+def rank_value(scores: Mapping[str, Any], rank: RankBy) -> float | None:
     """The number by which a caption is ranked, lowest first; None when its scores do not have it."""
     sign = 1.0 if rank in ("perplexity", "text-perplexity") else -1.0
     value = scores.get(rank.replace("-", "_"))

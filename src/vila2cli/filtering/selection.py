@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.filtering.duplicates import ImageIndex
+from vila2cli.filtering.image_hash import ImageHash
 from vila2cli.shards.annotations import SampleId
 
 OVERLAP, DUPLICATE, NEAR_DUPLICATE, NOT_DRAWN = "eval-overlap", "duplicate", "near-duplicate", "not-drawn"
@@ -24,15 +24,15 @@ _CACHE_KIB = 256 * 1024
 _INSTRUCTIONS = 100_000
 """Steps of SQLite's machine between two looks at whether to stop: some milliseconds."""
 OnRows = Callable[[int], None]
-"""Told of every so many rows that are done."""
+"""Called with the number of rows done since the last call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """What the rules need to know of a sample.
 
-    `reason` is that of a rule which needs no other sample, None if there is none; `is_usable` says
-    that it could be trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers.
+    `reason` is that of a rule which needs no other sample, else None; `is_usable` says that it could be
+    trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers.
     """
 
     id: SampleId
@@ -64,6 +64,55 @@ class Cut:
     num_kept: int
     num_ranked: int
     rank: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The first image of an index that another one duplicates; `number` is what it was added under."""
+
+    number: int
+    is_exact: bool
+
+
+class ImageIndex:
+    """A table of images in an open SQLite database, so that memory does not grow with their number.
+
+    With `max_distance` images match whose hashes differ in at most so many bits (and agree in colour), without
+    it only those of equal bytes.
+    """
+
+    def __init__(self, database: sqlite3.Connection, name: str, max_distance: int | None) -> None:
+        assert name.isidentifier(), "the name becomes part of a statement"
+        self._database, self._name, self._max_distance = database, name, max_distance
+        num_bands = 0 if max_distance is None else len(ImageHash(0, b"").bands(max_distance))
+        self._bands = [f"band{index}" for index in range(num_bands)]
+        columns = ["number INTEGER PRIMARY KEY", "sha256 BLOB", "hash TEXT", *self._bands]
+        database.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
+        for column in ["sha256", *self._bands]:
+            database.execute(f"CREATE INDEX {name}_{column} ON {name} ({column})")
+        self._insert = f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})"
+        like = " UNION ".join(f"SELECT number, hash FROM {name} WHERE {band} = ?" for band in self._bands)
+        self._select_like = f"{like} ORDER BY number"
+
+    def add(self, number: int, sha256: bytes, image_hash: str) -> None:
+        """Add an image; numbers are used once, and a lower one is found first. The hash "" is like no other."""
+        bands: tuple[int | None, ...] = (None,) * len(self._bands)
+        if self._max_distance is not None and image_hash:
+            bands = ImageHash.parse(image_hash).bands(self._max_distance)
+        self._database.execute(self._insert, (number, sha256, image_hash, *bands))
+
+    def find(self, sha256: bytes, image_hash: str) -> Match | None:
+        """The image of equal bytes with the lowest number, else the near-duplicate with the lowest."""
+        query = f"SELECT number FROM {self._name} WHERE sha256 = ? ORDER BY number LIMIT 1"
+        if (exact := self._database.execute(query, (sha256,)).fetchone()) is not None:
+            return Match(exact[0], is_exact=True)
+        if self._max_distance is None or not image_hash:
+            return None
+        own = ImageHash.parse(image_hash)
+        for number, text in self._database.execute(self._select_like, own.bands(self._max_distance)):
+            if own.is_like(ImageHash.parse(text), self._max_distance):
+                return Match(number, is_exact=False)
+        return None
 
 
 class Selection:
@@ -106,21 +155,7 @@ class Selection:
         """Add candidates in the order of shards and keys; a rank must be finite, NaN would be the best."""
         self._database.executemany(
             "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (
-                (
-                    *one.id,
-                    one.reason,
-                    one.is_usable,
-                    bytes.fromhex(one.image_sha256),
-                    one.image_hash,
-                    _finite(one.rank),
-                    one.bucket,
-                    one.tie,
-                    one.lot,
-                    one.num_tokens,
-                )
-                for one in candidates
-            ),
+            map(_row, candidates),
         )
 
     def drop_overlap(
@@ -148,9 +183,9 @@ class Selection:
                 )
 
     def drop_duplicates(self, max_distance: int | None, on_rows: OnRows = lambda num: None) -> None:
-        """Of equal or look-alike images keep the one of the lowest rank, the first of several.
+        """Of duplicates and near-duplicates keep the one of the lowest rank, the first of several.
 
-        Every one dropped is like one that is kept and ranked no worse.
+        Every dropped image is like one that is kept and ranked no worse.
         """
         index = ImageIndex(self._database, "kept", max_distance)
         self._database.execute(
@@ -164,7 +199,7 @@ class Selection:
             if match is None:
                 index.add(place, sha256, image_hash)
                 continue
-            reason = DUPLICATE if match.likeness == "exact" else NEAR_DUPLICATE
+            reason = DUPLICATE if match.is_exact else NEAR_DUPLICATE
             self._database.execute(
                 f"UPDATE sample SET reason = ?, twin = ({twin}) WHERE number = ?",
                 (reason, match.number, number),
@@ -227,6 +262,17 @@ class Selection:
             last = rows[-1][0]
 
 
-def _finite(rank: float | None) -> float | None:
-    assert rank is None or math.isfinite(rank), f"{rank} is no rank"
-    return rank
+def _row(candidate: Candidate) -> tuple[Any, ...]:
+    """The values of a candidate in the order of the table's columns."""
+    rank, sha256 = candidate.rank, bytes.fromhex(candidate.image_sha256)
+    assert rank is None or math.isfinite(rank), f"a rank is finite, not {rank}"
+    order = rank, candidate.bucket, candidate.tie, candidate.lot
+    return (
+        *candidate.id,
+        candidate.reason,
+        candidate.is_usable,
+        sha256,
+        candidate.image_hash,
+        *order,
+        candidate.num_tokens,
+    )

@@ -7,11 +7,11 @@ Krippendorff's for any number of judges of whom each may have left samples out.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from vila2cli.score.stats import Columns, FloatArray, Interval, columns_of, estimate, ratio
+from vila2cli.score.stats import Bootstrap, Columns, FloatArray, Interval, columns_of, estimate, ratio
 
 Level = Literal["nominal", "ordinal"]
 ORDER = ("loss", "tie", "win")
@@ -19,11 +19,11 @@ ORDER = ("loss", "tie", "win")
 
 
 def kappa_interval(
-    first: Sequence[str], second: Sequence[str], images: Sequence[str], *, num_bootstrap: int, seed: int
+    first: Sequence[str], second: Sequence[str], images: Sequence[str], **bootstrap: Unpack[Bootstrap]
 ) -> Interval | None:
     """Cohen's kappa of two judges with its bootstrap interval over images; None where it is not defined.
 
-    Where they agree on everything the replicates do not vary and say nothing of how sure that is: None, too.
+    Where they agree on everything the replicates do not vary and tell nothing of how sure that is: None, too.
     `first[i]` and `second[i]` are the labels that sample i got, `images[i]` what it is resampled with.
     """
     labels = sorted({*first, *second})
@@ -33,8 +33,8 @@ def kappa_interval(
         {f"{x}/{y}": float((a, b) == (x, y)) for x in labels for y in labels}
         for a, b in zip(first, second, strict=True)
     ]
-    found = estimate(columns_of(rows), _kappa_of(labels), groups=images, num_bootstrap=num_bootstrap, seed=seed)
-    return None if found["kappa"].is_even else found["kappa"].interval()
+    kappa = estimate(columns_of(rows), _kappa_of(labels), groups=images, **bootstrap)["kappa"]
+    return None if kappa.is_even else kappa.interval()
 
 
 def _kappa_of(labels: Sequence[str]) -> Callable[[Columns], dict[str, FloatArray]]:
@@ -67,7 +67,7 @@ def fleiss_kappa(ratings: Sequence[Sequence[Hashable]]) -> float | None:
 def krippendorff_alpha(
     units: Sequence[Sequence[str]], *, level: Level = "nominal", order: Sequence[str] = ORDER
 ) -> float | None:
-    """Krippendorff's alpha from the labels that each unit got; units with one label say nothing.
+    """Krippendorff's alpha from the labels that each unit got; units with one label do not count.
 
     `order` is the ordinal scale, lowest first. None where nobody can be compared, or all labels are equal.
     """

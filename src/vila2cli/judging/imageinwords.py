@@ -1,8 +1,8 @@
 """ImageInWords' human side-by-side judgements (Garg et al. 2024, section 4) as verdicts of people.
 
-Each record compares two descriptions of one image by five metrics on a scale of five: either is
+Each row compares two descriptions of one image by five metrics on a scale of five: either is
 substantially or marginally better, or neither. A metric is a judge of its own here; how much better
-one was stays in the verdict's answer.
+it was stays in the verdict's answer.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import load_json
-from vila2cli.judging.summary import SampleVerdicts
+from vila2cli.judging.verdicts import SampleVerdicts, by_sample
 from vila2cli.score.verdict import Outcome, Verdict
 from vila2cli.shards.annotations import SampleId
 
@@ -36,37 +36,34 @@ def read_imageinwords(paths: list[Path]) -> dict[str, dict[SampleId, SampleVerdi
 
     The shard of a sample is the name of the set, its key the image's. Raises DataError for anything else.
     """
-    found: dict[str, dict[SampleId, list[Verdict]]] = {}
+    by_metric: dict[str, list[tuple[tuple[str, str, str], Verdict]]] = {}
     for path in paths:
         name = path.parent.name
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             try:
-                record = load_json(line)
-                key = str(record.get("image/key") or record["image"])
-                for metric, verdict in _verdicts(record, name):
-                    found.setdefault(metric, {}).setdefault((name, key), []).append(verdict)
+                row = load_json(line)
+                sample = (name, str(row.get("image/key") or row["image"]), "")
+                for metric, verdict in _verdicts(row, name):
+                    by_metric.setdefault(metric, []).append((sample, verdict))
             except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
                 raise DataError(f"{path}:{number} is no judgement of ImageInWords: {error}") from None
-    if not found:
+    if not by_metric:
         raise DataError(f"no judgements in {', '.join(map(str, paths))}; give data.jsonl files of ImageInWords")
-    return {
-        metric: {key: SampleVerdicts("/".join(key), tuple(said), {}) for key, said in sorted(samples.items())}
-        for metric, samples in sorted(found.items())
-    }
+    return {metric: dict(sorted(by_sample(rows).items())) for metric, rows in sorted(by_metric.items())}
 
 
-def _verdicts(record: Mapping[str, Any], set_name: str) -> Iterator[tuple[str, Verdict]]:
+def _verdicts(row: Mapping[str, Any], set_name: str) -> Iterator[tuple[str, Verdict]]:
     for field, sides in _SIDES.items():
-        if field in record:
-            yield from _by_metric(record, record[field], sides)
-    if any(metric in record for metric in METRICS):
+        if field in row:
+            yield from _by_metric(row, row[field], sides)
+    if any(metric in row for metric in METRICS):
         if set_name not in _SETS:
             raise DataError(f"{set_name} is none of {', '.join(_SETS)}: keep the file in the folder of its set")
-        yield from _by_metric(record, record, _SETS[set_name])
+        yield from _by_metric(row, row, _SETS[set_name])
 
 
 def _by_metric(
-    record: Mapping[str, Any], said: Mapping[str, Any], sides: tuple[str, str]
+    row: Mapping[str, Any], judged: Mapping[str, Any], sides: tuple[str, str]
 ) -> Iterator[tuple[str, Verdict]]:
     for metric, judge in METRICS.items():
         yield (
@@ -75,9 +72,9 @@ def _by_metric(
                 layer=sides[0],
                 against=sides[1],
                 judge=judge,
-                outcome=_outcome(said[metric], sides),
-                num_words=_num_words(record, sides),
-                answers=(said[metric],),
+                outcome=_outcome(judged[metric], sides),
+                num_words=_num_words(row, sides),
+                answers=(judged[metric],),
             ),
         )
 
@@ -91,9 +88,9 @@ def _outcome(text: str, sides: tuple[str, str]) -> Outcome:
     return "win" if better[1] == sides[0] else "loss"
 
 
-def _num_words(record: Mapping[str, Any], sides: tuple[str, str]) -> tuple[int, int]:
-    """Words of both descriptions; zeros where the record lacks one, so that no length is compared."""
-    texts = [record.get(name.removesuffix("-Human")) for name in sides]
+def _num_words(row: Mapping[str, Any], sides: tuple[str, str]) -> tuple[int, int]:
+    """Words of both descriptions; zeros where the row lacks one, so that no length is compared."""
+    texts = [row.get(name.removesuffix("-Human")) for name in sides]
     if not all(isinstance(text, str) for text in texts):
         return 0, 0
     first, second = (len(str(text).split()) for text in texts)

@@ -1,188 +1,208 @@
-"""Who judges: the world's oracle, and models that are asked through an engine."""
+"""Who judges: the world's oracle, and models that are asked. Both are tasks of the ask loop."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-from vila2cli.ask.kept_answers import Answers
+from PIL import Image
+
+from vila2cli.ask.fill import Dialogue
+from vila2cli.ask.images import decode_images
+from vila2cli.ask.model import AskedModel
+from vila2cli.engine import EngineSettings
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.image import decode_image
-from vila2cli.judging.asking import AskedModel, Inquiry, Reply
 from vila2cli.judging.pairing import Draw
 from vila2cli.judging.protocols import (
+    Captions,
     Judged,
     asks_for_json,
     make_verdict,
     open_protocol,
     prompt_id,
 )
-from vila2cli.run.progress import Progress
-from vila2cli.run.stopping import Stop
 from vila2cli.score.caption import slot_balance
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.verdict import oracle_outcome
 from vila2cli.settings import JudgeModelSettings
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import Shard, ShardWriter
+from vila2cli.shards import ShardWriter
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.text.prompts import prompt_sha256
 from vila2cli.world.scenes import VOCABULARY
 
+LAYER = "judge"
 ORACLE, MODEL = "oracle", "model"
 _MIN_JSON_TOKENS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Contest:
-    """One drawn sample with its caption by layer."""
+class Judge(ABC):
+    """One judge of drawn samples, whose verdicts are a layer of their own."""
 
-    sample: Sample
-    captions: Mapping[str, str]
+    def __init__(self, name: str, draw: Draw, round: int | None) -> None:
+        self.name, self.draw = name, draw
+        self._blank = Annotation(layer=LAYER, kind="verdict", round=round)
 
-
-class Judge(Protocol):
-    """One judge, whose verdicts are a layer of their own."""
-
-    name: str
-
+    @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """What decides its verdicts beside the captions."""
-        ...
 
-    def sign(self, annotation: Annotation) -> Annotation:
-        """The annotation with where its verdicts come from."""
-        ...
+    @abstractmethod
+    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+        """The images that it looks at."""
 
-    def judge(
-        self, draw: Draw, shard: Shard, contests: Sequence[Contest], writing: ShardWriter, progress: Progress
-    ) -> dict[str, Judged]:
-        """Verdicts by key; a sample that cannot be judged at all is rejected and left out."""
-        ...
+    @abstractmethod
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        """Write the verdicts on a sample."""
+
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether to judge a sample: it was drawn, and has something to say in every layer."""
+        captions = self.draw.captions_of(out.name, sample)
+        if captions is None:
+            out.skip(sample, "not-drawn")
+            return False
+        if not all(text.strip() for text in captions.values()):
+            out.skip(sample, "no-caption")
+            return False
+        return True
+
+    def captions_of(self, out: ShardWriter, sample: Sample) -> Captions:
+        """The captions of a sample that it wants."""
+        captions = self.draw.captions_of(out.name, sample)
+        assert captions is not None, f"{sample.key!r} was not drawn"
+        return captions
+
+    def write(self, out: ShardWriter, sample: Sample, judged: Judged) -> None:
+        """Write what was said of a sample."""
+        scores = {"verdicts": [verdict.to_json() for verdict in judged.verdicts]}
+        more = {"captions": dict(judged.captions)} if judged.captions else {}
+        out.annotate(sample, replace(self._blank, scores={**scores, **more}))
 
 
-class Oracle:
+class Oracle(Judge):
     """Exact verdicts where the sample has a scene of the world; elsewhere it cannot judge."""
-
-    name = ORACLE
 
     def protocol(self) -> dict[str, Any]:
         return {"rule": "slots-1"}
 
-    def sign(self, annotation: Annotation) -> Annotation:
-        return annotation
+    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+        return ()
 
-    def judge(
-        self, draw: Draw, shard: Shard, contests: Sequence[Contest], writing: ShardWriter, progress: Progress
-    ) -> dict[str, Judged]:
-        return {contest.sample.key: self._judge(draw, contest) for contest in contests}
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        self.write(out, sample, self._judge(sample, self.captions_of(out, sample)))
+        yield from ()
 
-    def _judge(self, draw: Draw, contest: Contest) -> Judged:
-        words = Vocabulary(**VOCABULARY)
-        captions = contest.captions
+    def _judge(self, sample: Sample, captions: Captions) -> Judged:
+        pairs, words = self.draw.pairs, Vocabulary(**VOCABULARY)
         try:
-            scene = contest.sample.meta.get("scene", {})
+            scene = sample.meta.get("scene", {})
             counts = {name: slot_balance(text, scene, words) for name, text in captions.items()}
         except DataError:
-            return Judged(
-                tuple(
-                    make_verdict(captions, pair, ORACLE, "unjudged", reason="no-scene") for pair in draw.pairs
-                )
-            )
+            unjudged = [make_verdict(captions, pair, ORACLE, "unjudged", reason="no-scene") for pair in pairs]
+            return Judged(tuple(unjudged))
+        outcomes = {pair: oracle_outcome(counts[pair[0]], counts[pair[1]]) for pair in pairs}
         return Judged(
-            tuple(
-                make_verdict(captions, pair, ORACLE, oracle_outcome(counts[pair[0]], counts[pair[1]]))
-                for pair in draw.pairs
-            )
+            tuple(make_verdict(captions, pair, ORACLE, outcome) for pair, outcome in outcomes.items())
         )
 
 
-class ModelJudge:
+class ModelJudge(Judge):
     """A model that says which captions are better, or what is wrong with them."""
 
-    name: str
-
     def __init__(
-        self, name: str, settings: JudgeModelSettings, recipe: Recipe, answers: Answers, stop: Stop
+        self, name: str, settings: JudgeModelSettings, recipe: Recipe, draw: Draw, round: int | None
     ) -> None:
-        self.name = name
-        self._protocol = open_protocol(recipe)
+        super().__init__(name, draw, round)
+        self._protocol, self._prompt_id = open_protocol(recipe), prompt_id(recipe)
+        self._prompt_sha256 = prompt_sha256(self._prompt_id, recipe.prompts)
         max_new_tokens = settings.max_new_tokens or recipe.judge.max_new_tokens
         if asks_for_json(recipe) and max_new_tokens < _MIN_JSON_TOKENS:
             raise RecipeError(
-                f"{prompt_id(recipe)} asks for JSON, for which {max_new_tokens} tokens do not suffice; "
+                f"{self._prompt_id} asks for JSON, for which {max_new_tokens} tokens do not suffice; "
                 "set judge.max_new_tokens=256"
             )
-        self._asked = AskedModel(name, settings, max_new_tokens, answers, stop)
-        self._decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
-        self._limits = recipe.data.limits()
-        self._prompt_id = prompt_id(recipe)
-        self._prompt_sha256 = prompt_sha256(self._prompt_id, recipe.prompts)
-
-    @property
-    def model(self) -> str:
-        return self._asked.model
-
-    @property
-    def spent(self) -> str:
-        """What was said when the budget ended."""
-        return self._asked.spent
+        self.asked = asked_judge(settings, max_new_tokens)
+        self.limits = recipe.data.limits()
+        self._decode = partial(decode_images, max_pixels=recipe.data.max_pixels)
+        self._blank = replace(
+            self._blank,
+            model=self.asked.name,
+            model_sha256=self.asked.model_sha256,
+            prompt_id=self._prompt_id,
+            prompt_sha256=self._prompt_sha256,
+            sampling=self.asked.sampling(),
+        )
 
     def protocol(self) -> dict[str, Any]:
         return {
-            **self._asked.protocol(),
-            **self._limits,
+            **self.asked.inputs(),
+            "temperature": 0.0,
+            **self.limits,
             "prompt_id": self._prompt_id,
             "prompt_sha256": self._prompt_sha256,
             **({} if self._protocol.name == "pair" else {"protocol": self._protocol.name}),
         }
 
-    def sign(self, annotation: Annotation) -> Annotation:
-        return replace(
-            annotation,
-            model=self._asked.model,
-            model_sha256=self._asked.model_sha256,
-            prompt_id=self._prompt_id,
-            prompt_sha256=self._prompt_sha256,
-            sampling=self._asked.sampling(),
-        )
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether to judge a sample: there is something to look at, too."""
+        if not super().wants(out, sample):
+            return False
+        if not sample.images:
+            out.reject(Reject(out.name, sample.key, NO_IMAGE, "the sample has no image to judge by"))
+        return bool(sample.images)
 
-    def judge(
-        self, draw: Draw, shard: Shard, contests: Sequence[Contest], writing: ShardWriter, progress: Progress
-    ) -> dict[str, Judged]:
-        replies: dict[str, dict[str, Reply]] = {}
-        questions = self._questions(draw, shard, contests, replies, writing)
-        for (key, question_id), reply in self._asked.ask(questions, writing.count, progress):
-            replies[key][question_id] = reply
-        return {
-            contest.sample.key: self._protocol.read(
-                self.name, contest.captions, draw.pairs, replies[contest.sample.key]
+    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+        return self._decode(sample)
+
+    def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
+        captions, pairs = self.captions_of(out, sample), self.draw.pairs
+        blank = self.asked.request(images=images, image_sha256s=[sample.image_sha256])
+        requests = self._protocol.requests(blank, captions, pairs)
+        results = (yield requests) if requests else ()
+        self.write(out, sample, self._protocol.read(self.name, captions, pairs, results))
+
+
+def asked_judge(settings: JudgeModelSettings, max_new_tokens: int) -> AskedModel:
+    """The model of a judge, of which what one question costs must not end the others."""
+    engine = EngineSettings(dtype=settings.dtype, api=settings.api, fails_alone=True)
+    return AskedModel.of(settings.model, settings.engine, engine, max_new_tokens=max_new_tokens)
+
+
+def judging_models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeModelSettings]:
+    """The models that judge, by name; raises RecipeError for a judge that nobody is."""
+    models = {}
+    for name in recipe.judge.judges:
+        if name == ORACLE:
+            continue
+        if name == MODEL and model is not None:
+            settings = recipe.judge
+            models[name] = JudgeModelSettings(
+                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
             )
-            for contest in contests
-            if contest.sample.key in replies
-        }
+        elif name == MODEL:
+            raise RecipeError(
+                'the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]'
+            )
+        elif name in recipe.judges:
+            models[name] = recipe.judges[name]
+        else:
+            known = ", ".join([ORACLE, MODEL, *recipe.judges])
+            raise RecipeError(
+                f"judge.judges names {name!r}, which is no judge; known are {known}, or add [judges.{name}]"
+            )
+    if len(set(recipe.judge.judges)) < len(recipe.judge.judges):
+        raise RecipeError(f"judge.judges names a judge twice: {list(recipe.judge.judges)}")
+    return models
 
-    def _questions(
-        self,
-        draw: Draw,
-        shard: Shard,
-        contests: Sequence[Contest],
-        replies: dict[str, dict[str, Reply]],
-        writing: ShardWriter,
-    ) -> Iterator[Inquiry[tuple[str, str]]]:
-        """All that is asked about the samples whose pictures can be read; these get an entry in `replies`."""
-        for contest in contests:
-            sample = contest.sample
-            if not sample.images:
-                writing.reject(Reject(shard.name, sample.key, NO_IMAGE, "the sample has no image to judge by"))
-                continue
-            try:
-                images = tuple(self._decode(image.data) for image in sample.images)
-            except DataError as error:
-                writing.reject(Reject(shard.name, sample.key, "bad-image", str(error)))
-                continue
-            replies[sample.key] = {}
-            seen = " ".join([sample.image_sha256, *map(str, self._limits.values())])
-            for question in self._protocol.questions(contest.captions, draw.pairs):
-                yield Inquiry((sample.key, question.id), question, shard.name, images, seen)
+
+def open_judges(
+    recipe: Recipe, models: Mapping[str, JudgeModelSettings], draw: Draw, round: int | None
+) -> list[Judge]:
+    """The judges of a recipe, of which those in `models` are asked; no model is loaded yet."""
+    return [
+        ModelJudge(name, models[name], recipe, draw, round) if name in models else Oracle(name, draw, round)
+        for name in recipe.judge.judges
+    ]

@@ -1,24 +1,29 @@
 """Answers to a benchmark that a judge marks: a prediction layer without scores becomes one with them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.fill import Dialogue, Part, annotate
 from vila2cli.ask.kept_answers import Answers
+from vila2cli.ask.model import AskedModel
+from vila2cli.ask.wrapping import LimitedEngine
+from vila2cli.engine import Result
 from vila2cli.errors import BudgetError, DataError, RecipeError, RejectBudgetError
-from vila2cli.judging.asking import AskedModel, Inquiry, Question, Reply
+from vila2cli.judging.judges import asked_judge
+from vila2cli.judging.results import problem_of, why_unread
 from vila2cli.run.folder import claim
-from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
-from vila2cli.score.scorer import Marking, Row
+from vila2cli.score.scorer import Marking
 from vila2cli.score.task import Task
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import Shard, ShardStats, ShardWriter, Source, open_layer
-from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards import ShardStats, ShardWriter, Source, open_layer
+from vila2cli.shards.annotations import read_annotations
 from vila2cli.shards.rejects import OVER_BUDGET, read_rejects
-from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
 
@@ -45,108 +50,121 @@ def check_judge(recipe: Recipe, tasks: Sequence[Task]) -> None:
 
 
 class Marker:
-    """The judge of `eval.judge` over answers in an eval's folder; `check_judge` goes before."""
+    """The judge of `eval.judge` over answers in an eval's folder; `check_judge` goes before.
+
+    Its model is looked for when it marks the first task. `protocols` says by task who marked it, and how.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path, answers: Answers, stop: Stop) -> None:
-        settings = recipe.judges[recipe.eval.judge]
-        max_new_tokens = settings.max_new_tokens or _MAX_NEW_TOKENS
-        self._asked = AskedModel(recipe.eval.judge, settings, max_new_tokens, answers, stop)
-        self._own, self._folder, self._stop = recipe.prompts, folder, stop
+        self._recipe, self._folder, self._answers, self._stop = recipe, folder, answers, stop
+        self.protocols: dict[str, dict[str, Any]] = {}
         self._num_left = 0
 
-    def protocol(self, task: Task) -> dict[str, Any]:
-        """Who marks a task, and how."""
-        prompt = _marking(task).prompt
-        return {
-            "judge": self._asked.name,
-            "model": self._asked.model,
-            **self._asked.protocol(),
-            "prompt_id": prompt,
-            "prompt_sha256": prompt_sha256(prompt, self._own),
-        }
+    @cached_property
+    def _asked(self) -> AskedModel:
+        settings = self._recipe.judges[self._recipe.eval.judge]
+        return asked_judge(settings, settings.max_new_tokens or _MAX_NEW_TOKENS)
+
+    @cached_property
+    def _engine(self) -> LimitedEngine:
+        return LimitedEngine(self._asked.open(self._stop))
 
     def mark(self, task: Task, source: Source, inputs: Mapping[str, Any]) -> ShardStats:
-        """Write the scored layer of a task anew from its answers; marks that were paid for are kept.
+        """Write the scored layer of a task again from its answers; marks that were paid for are kept.
 
         An answer without a mark is a reject, and so is what was one among the answers. `inputs` is what
         decided the answers. Raises BudgetError or RejectBudgetError when none was marked.
         """
-        out, given = self._folder / task.name, answers_dir(self._folder, task)
-        described = {**inputs, "judge": self.protocol(task), "shards": source.outline()}
+        out, self.protocols[task.name] = self._folder / task.name, self._protocol(task)
+        described = {**inputs, "judge": self.protocols[task.name], "shards": source.outline()}
         manifest = claim(out, described)
-        writer = open_layer(out, layer=LAYER, source=source, manifest={"digest": manifest.digest})
-        num_answers = sum(
-            1 for shard in source.shards for _ in read_annotation_tar(given / f"{shard.name}.tar")
+        layer = open_layer(out, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+        marks = Marks(self._recipe, self._asked, task, answers_dir(self._folder, task), source)
+        annotate(
+            self._asked.keeping(self._engine, self._answers, {}),
+            [Part(layer, marks, source.shards)],
+            title=f"mark {task.name}",
+            stop=self._stop,
+            unit="answers",
+            log_path=self._folder / "log.jsonl",
         )
-        with Progress(f"mark {task.name}", num_answers, "answers", self._folder / "log.jsonl") as progress:
-            for shard in source.shards:
-                self._stop.check()
-                with writer.shard(shard) as writing:
-                    self._mark_shard(task, shard, given, writing, progress)
-        stats = writer.finish()
+        self._num_left += marks.num_left
+        stats = layer.finish()
         if stats.num_out == 0:
             self.check_budget()
             reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
             raise RejectBudgetError(
-                f"task {task.name}: {self._asked.model} marked none of {num_answers} answers ({reasons}); see "
-                f"{out / 'rejects.jsonl'}, and run this again when it answers"
+                f"task {task.name}: {self._asked.name} marked none of {len(marks.predictions)} answers "
+                f"({reasons}); see {out / 'rejects.jsonl'}, and run this again when it answers"
             )
         return stats
 
     def check_budget(self) -> None:
         """Raise BudgetError where answers were left for want of budget, now that the rest is written."""
         if self._num_left:
-            raise BudgetError(f"{self._num_left} answers were not marked: {self._asked.spent}")
+            raise BudgetError(f"{self._num_left} answers were not marked: {self._engine.spent}")
 
-    def _mark_shard(
-        self, task: Task, shard: Shard, given: Path, writing: ShardWriter, progress: Progress
-    ) -> None:
-        predictions = dict(read_annotation_tar(given / f"{shard.name}.tar"))
-        rejects = {reject.key: reject for reject in read_rejects(given, shard.name)}
-        samples: dict[str, Sample] = {}
-        for sample in writing.samples():
-            if sample.key in predictions:
-                samples[sample.key] = sample
-            elif sample.key in rejects:
-                writing.reject(rejects[sample.key])
-            else:
-                raise DataError(f"{given} has neither an answer nor a reject of {sample.key!r}; run eval again")
-        marking = _marking(task)
-        inquiries = self._inquiries(task, shard, samples, predictions)
+    def _protocol(self, task: Task) -> dict[str, Any]:
+        prompt = _marking(task).prompt
+        return {
+            "judge": self._recipe.eval.judge,
+            "model": self._asked.name,
+            **self._asked.inputs(),
+            "temperature": 0.0,
+            "prompt_id": prompt,
+            "prompt_sha256": prompt_sha256(prompt, self._recipe.prompts),
+        }
 
-        def count(*, dollars: float = 0.0, **_: float) -> None:  # the tokens of a task are those of its answers
-            if dollars:
-                writing.count(dollars=dollars)
 
-        for key, reply in self._asked.ask(inquiries, count, progress):
-            progress.advance()
-            row = None if reply.problem else marking.read(reply.text)
-            if row is None:
-                writing.reject(self._unmarked(shard, key, reply))
-                continue
-            writing.annotate(samples[key], self._marked(predictions[key], row, reply))
-            writing.count(tokens=predictions[key].num_tokens or 0)
+class Marks:
+    """The task of asking a judge about answers in a folder, which it is shown without the images."""
 
-    def _inquiries(
-        self, task: Task, shard: Shard, samples: Mapping[str, Sample], predictions: Mapping[str, Annotation]
-    ) -> Iterator[Inquiry[str]]:
-        marking = _marking(task)
-        template = prompt_text(marking.prompt, self._own)
-        for key, sample in samples.items():
-            slots = marking.slots(predictions[key].text or "", task.reference_of(sample))
-            quoted = {name: json.dumps(neutral(text), ensure_ascii=False) for name, text in slots.items()}
-            yield Inquiry(key, Question(key, fill(template, **quoted)), shard.name)
+    def __init__(self, recipe: Recipe, asked: AskedModel, task: Task, folder: Path, source: Source) -> None:
+        self._judge, self._asked, self._task, self._folder = recipe.eval.judge, asked, task, folder
+        self._template = prompt_text(_marking(task).prompt, recipe.prompts)
+        self.predictions = dict(read_annotations(folder))
+        rejects = [reject for shard in source.shards for reject in read_rejects(folder, shard.name)]
+        self._rejects = {(reject.shard, reject.key): reject for reject in rejects}
+        self.num_left = 0
+        """Answers that were not marked for want of budget."""
 
-    def _marked(self, prediction: Annotation, row: Row, reply: Reply) -> Annotation:
-        said = {"judge": self._asked.name, "reply": reply.text}
-        return replace(
-            prediction, scores={**prediction.scores, **row}, decision={**prediction.decision, **said}
+    def wants(self, out: ShardWriter, sample: Sample) -> bool:
+        """Whether there is an answer; what was a reject stays one."""
+        place = (out.name, sample.key)
+        if (reject := self._rejects.get(place)) is not None:
+            out.reject(reject)
+        elif place not in self.predictions:
+            raise DataError(
+                f"{self._folder} has neither an answer nor a reject of {sample.key!r}; run eval again"
+            )
+        return reject is None
+
+    def prepare(self, sample: Sample) -> None:
+        """Nothing: the judge is shown no image."""
+
+    def talk(self, out: ShardWriter, sample: Sample, made: None) -> Dialogue:
+        """Ask for a mark and write the answer with it, or reject it where there is none."""
+        prediction = self.predictions[out.name, sample.key]
+        (result,) = yield [self._asked.request([Turn("user", self._prompt(sample, prediction))])]
+        row = None if problem_of(result) else _marking(self._task).read(result.answer.text)
+        if row is None:
+            out.reject(self._unmarked(out.name, sample.key, result))
+            return
+        more = {"judge": self._judge, "reply": result.answer.text}
+        out.annotate(
+            sample,
+            replace(prediction, scores={**prediction.scores, **row}, decision={**prediction.decision, **more}),
         )
 
-    def _unmarked(self, shard: Shard, key: str, reply: Reply) -> Reject:
-        reason = reply.unread.partition(":")[0]
-        self._num_left += reason == OVER_BUDGET
-        return Reject(shard.name, key, f"judge-{reason}", reply.problem or reply.text[:200])
+    def _prompt(self, sample: Sample, prediction: Annotation) -> str:
+        slots = _marking(self._task).slots(prediction.text or "", self._task.reference_of(sample))
+        quoted = {name: json.dumps(neutral(text), ensure_ascii=False) for name, text in slots.items()}
+        return fill(self._template, **quoted)
+
+    def _unmarked(self, shard: str, key: str, result: Result) -> Reject:
+        reason = why_unread(result).partition(":")[0]
+        self.num_left += reason == OVER_BUDGET
+        return Reject(shard, key, f"judge-{reason}", problem_of(result) or result.answer.text[:200])
 
 
 def _marking(task: Task) -> Marking:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from vila2cli.errors import DataError
-from vila2cli.judging.summary import MAJORITY, SampleVerdicts, Verdicts
+from vila2cli.judging.verdicts import MAJORITY, SampleVerdicts, Verdicts
 from vila2cli.score.verdict import Outcome, Pair, Verdict
 from vila2cli.shards.annotations import SampleId
 

@@ -41,17 +41,17 @@ class Draw:
         pairs = [(later, earlier) for earlier, later in combinations(self.layers, 2)]
         return sorted(pairs, key=lambda pair: pair != (self.layers[-1], self.layers[0]))
 
-    def captions_of(self, shard: Shard, sample: Sample) -> dict[str, str] | None:
+    def captions_of(self, shard: str, sample: Sample) -> dict[str, str] | None:
         """The captions of a drawn sample in the order of the layers, None for one that was not drawn.
 
         A missing alt-text is an empty caption. Raises DataError when the layers were written for
         another picture.
         """
-        drawn = self.drawn[shard.name].get(sample.key)
+        drawn = self.drawn[shard].get(sample.key)
         if drawn is None:
             return None
         if drawn.image_sha256 != sample.image_sha256:
-            raise DataError(f"the layers were made for another picture than {sample.key!r} in {shard.url}")
+            raise DataError(f"the layers were made for another picture than {sample.key!r} of shard {shard}")
         return {name: (sample.text or "") if name == ALT_TEXT else drawn.captions[name] for name in self.layers}
 
 
@@ -79,8 +79,8 @@ def draw_samples(
             candidates[shard.name] = _candidates(shard, folders)
     order = sorted(
         (_rank(seed, key, drawn), name, key)
-        for name, found in candidates.items()
-        for key, drawn in found.items()
+        for name, samples in candidates.items()
+        for key, drawn in samples.items()
     )
     if not order:
         raise DataError(f"no sample has a caption in each of {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""What a judge prefers once its taste for a position is taken out, with bootstrap intervals over images.
+"""What a judge prefers once its position bias is taken out, with bootstrap intervals over images.
 
 Every pair is asked in both orders and a disagreement is a tie. Say that a judge names the caption
 shown first with probability b whatever it reads, and otherwise prefers `layer` with probability p.
@@ -19,47 +19,46 @@ of that many: in simulations it covers 96 to 98%.
 """
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 
-from vila2cli.score.stats import Columns, FloatArray, Interval, columns_of, estimate, ratio, share_interval
+from vila2cli.score.stats import (
+    Bootstrap,
+    Columns,
+    FloatArray,
+    Interval,
+    columns_of,
+    estimate,
+    ratio,
+    share_interval,
+)
 from vila2cli.score.verdict import Verdict, parse_choice
 
 RATES = ("win_rate", "position_free_rate")
 BIASES = ("position_bias", "length_bias")
-_COLUMNS = (
-    "won",
-    "lost",
-    "first_twice",
-    "second_twice",
-    "even",
-    "named_first",
-    "letters",
-    "longer_won",
-    "lengths",
-)
 
 
 def preferences(
-    verdicts: Sequence[Verdict], images: Sequence[str], *, num_bootstrap: int, seed: int
+    verdicts: Sequence[Verdict], images: Sequence[str], **bootstrap: Unpack[Bootstrap]
 ) -> dict[str, Interval]:
     """`win_rate`, `position_free_rate`, `position_bias` and `length_bias` of one judge on one pair of layers.
 
     `win_rate` counts ties as halves, `position_bias` is the share of letters that were A (0.5 is none), and
     `length_bias` the share of decided verdicts that the caption with more words won. `images[i]` names what
-    verdict i is resampled with. Unjudged verdicts are left out, those too of which one order was answered, and
-    so are the figures that nothing is known of.
+    verdict i is resampled with. Left out are unjudged verdicts, those with an answer in one order only, and
+    figures of which nothing is known.
     """
-    judged = [(one, image) for one, image in zip(verdicts, images, strict=True) if one.outcome != "unjudged"]
+    pairs = zip(verdicts, images, strict=True)
+    judged = [(verdict, image) for verdict, image in pairs if verdict.outcome != "unjudged"]
     if not judged:
         return {}
-    columns = columns_of([_row(one) for one, _ in judged])
+    columns = columns_of([_row(verdict) for verdict, _ in judged])
     shares = estimate(
         columns,
         lambda totals: {name: ratio(*parts) for name, parts in _parts(totals).items()},
         groups=[image for _, image in judged],
-        num_bootstrap=num_bootstrap,
-        seed=seed,
+        **bootstrap,
     )
     parts = _parts({name: column.sum() for name, column in columns.items()})
     return {
@@ -69,19 +68,25 @@ def preferences(
     }
 
 
-def _row(one: Verdict) -> dict[str, float]:
-    row = dict.fromkeys(_COLUMNS, 0.0)
-    choices = [parse_choice(answer) for answer in one.answers]
-    row["won"], row["lost"] = float(one.outcome == "win"), float(one.outcome == "loss")
-    if one.outcome == "tie":
-        twice = choices[0] if len(choices) == 2 and choices[0] == choices[1] else None
-        row["first_twice" if twice == "A" else "second_twice" if twice == "B" else "even"] = 1.0
-    row["named_first"] = float(sum(choice == "A" for choice in choices))
-    row["letters"] = float(sum(choice in ("A", "B") for choice in choices))
-    if one.outcome in ("win", "loss") and one.num_words[0] != one.num_words[1]:
-        row["lengths"] = 1.0
-        row["longer_won"] = float((one.outcome == "win") == (one.num_words[0] > one.num_words[1]))
-    return row
+def _row(verdict: Verdict) -> dict[str, float]:
+    """What is counted of a verdict, each 0, 1 or a number of letters."""
+    outcome, (first, second) = verdict.outcome, verdict.num_words
+    choices = [parse_choice(answer) for answer in verdict.answers]
+    is_decided = outcome in ("win", "loss")
+    is_tie = outcome == "tie"
+    twice = choices[0] if is_tie and len(choices) == 2 and choices[0] == choices[1] else None
+    counted = {
+        "won": outcome == "win",
+        "lost": outcome == "loss",
+        "first_twice": twice == "A",
+        "second_twice": twice == "B",
+        "even": is_tie and twice not in ("A", "B"),
+        "named_first": choices.count("A"),
+        "letters": choices.count("A") + choices.count("B"),
+        "longer_won": is_decided and first != second and (outcome == "win") == (first > second),
+        "lengths": is_decided and first != second,
+    }
+    return {name: float(count) for name, count in counted.items()}
 
 
 def _parts(totals: Columns) -> dict[str, tuple[FloatArray, FloatArray]]:

@@ -2,7 +2,7 @@
 
 pair       which of two captions is better, in both orders; a verdict that changes with the order is a tie
 rubric     marks from 1 to 5 for one caption at a time; the higher mean wins a pair
-sentences  for each sentence of one caption whether the image bears it out; the lower share of
+sentences  for each sentence of one caption whether the image supports it; the lower share of
            unsupported ones wins a pair (VILA^2 table 8 asks people for hallucinations)
 
 An answer is read strictly: a bare letter or JSON alone that fits the schema, anything else is
@@ -11,12 +11,14 @@ An answer is read strictly: a bare letter or JSON alone that fits the schema, an
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vila2cli.judging.asking import Question, Reply
+from vila2cli.engine import Request, Result
+from vila2cli.judging.results import problem_of, shown, why_unread
 from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice, parse_object
 from vila2cli.settings.recipe import Recipe
+from vila2cli.shards.sample import Turn
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
 from vila2cli.text.words import sentences
@@ -42,14 +44,12 @@ class JudgeProtocol(Protocol):
 
     name: str
 
-    def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
-        """What to ask about one image; captions that are equal are not compared."""
+    def requests(self, blank: Request, captions: Captions, pairs: Sequence[Pair]) -> list[Request]:
+        """What to ask about one image, as variants of a request; captions that are equal are not compared."""
         ...
 
-    def read(
-        self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
-    ) -> Judged:
-        """The verdicts of a judge from its replies by question id."""
+    def read(self, judge: str, captions: Captions, pairs: Sequence[Pair], results: Sequence[Result]) -> Judged:
+        """The verdicts of a judge from the results of the requests, in their order."""
         ...
 
 
@@ -104,32 +104,32 @@ class PairProtocol:
         self._template = template
         self._schema = _object({"better": {"type": "string", "enum": ["A", "B", "tie"]}})
 
-    def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
+    def requests(self, blank: Request, captions: Captions, pairs: Sequence[Pair]) -> list[Request]:
         schema = self._schema if "JSON" in self._template else None
-        found = []
-        for pair in pairs:
-            if captions[pair[0]] == captions[pair[1]]:
-                continue
-            for shown in (pair, pair[::-1]):
-                a, b = (_quoted(captions[name]) for name in shown)
-                found.append(Question("\n".join(shown), fill(self._template, a=a, b=b), schema))
-        return found
+        texts = [
+            fill(self._template, a=_quoted(captions[first]), b=_quoted(captions[second]))
+            for pair in pairs
+            if captions[pair[0]] != captions[pair[1]]
+            for first, second in (pair, pair[::-1])
+        ]
+        return [_asking(blank, text, schema) for text in texts]
 
-    def read(
-        self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
-    ) -> Judged:
-        verdicts = []
+    def read(self, judge: str, captions: Captions, pairs: Sequence[Pair], results: Sequence[Result]) -> Judged:
+        verdicts, remaining = [], iter(results)
         for pair in pairs:
             if captions[pair[0]] == captions[pair[1]]:
                 verdicts.append(make_verdict(captions, pair, judge, "tie"))
                 continue
-            both = [replies["\n".join(shown)] for shown in (pair, pair[::-1])]
-            unread = [one.unread for one in both if one.problem or parse_choice(one.text) is None]
-            outcome = "unjudged" if unread else outcome_of(both[0].text, both[1].text)
-            shown_texts = tuple(one.shown for one in both)
-            verdicts.append(
-                make_verdict(captions, pair, judge, outcome, shown_texts, unread[0] if unread else "")
-            )
+            both = (next(remaining), next(remaining))
+            unread = [
+                why_unread(result)
+                for result in both
+                if problem_of(result) or not parse_choice(result.answer.text)
+            ]
+            outcome = "unjudged" if unread else outcome_of(*(result.answer.text for result in both))
+            reason = unread[0] if unread else ""
+            texts = tuple(shown(result) for result in both)
+            verdicts.append(make_verdict(captions, pair, judge, outcome, texts, reason))
         return Judged(tuple(verdicts))
 
 
@@ -141,32 +141,33 @@ class _OneByOne(ABC):
     def __init__(self, template: str) -> None:
         self._template = template
 
-    def questions(self, captions: Captions, pairs: Sequence[Pair]) -> list[Question]:
-        return [self._question(name, text) for name, text in captions.items()]
+    def requests(self, blank: Request, captions: Captions, pairs: Sequence[Pair]) -> list[Request]:
+        return [self._request(blank, text) for text in captions.values()]
 
-    def read(
-        self, judge: str, captions: Captions, pairs: Sequence[Pair], replies: Mapping[str, Reply]
-    ) -> Judged:
-        said = {name: self._said(text, replies[name]) for name, text in captions.items()}
+    def read(self, judge: str, captions: Captions, pairs: Sequence[Pair], results: Sequence[Result]) -> Judged:
+        about = {
+            name: self._about(text, result)
+            for (name, text), result in zip(captions.items(), results, strict=True)
+        }
         verdicts = []
         for pair in pairs:
-            mine, theirs = (said[name].get("score") for name in pair)
+            score, against = (about[name].get("score") for name in pair)
             outcome: Outcome = "unjudged"
-            if mine is not None and theirs is not None:
-                outcome = "win" if mine > theirs else "loss" if mine < theirs else "tie"
-            reason = next((str(said[name]["problem"]) for name in pair if "problem" in said[name]), "")
+            if score is not None and against is not None:
+                outcome = "win" if score > against else "loss" if score < against else "tie"
+            reason = next((str(about[name]["problem"]) for name in pair if "problem" in about[name]), "")
             verdicts.append(make_verdict(captions, pair, judge, outcome, reason=reason))
-        return Judged(tuple(verdicts), said)
+        return Judged(tuple(verdicts), about)
 
     @abstractmethod
-    def _question(self, name: str, text: str) -> Question:
-        """What to ask about the caption of the layer `name`."""
+    def _request(self, blank: Request, text: str) -> Request:
+        """What to ask about a caption."""
 
-    def _said(self, text: str, reply: Reply) -> dict[str, Any]:
+    def _about(self, text: str, result: Result) -> dict[str, Any]:
         """What is known of a caption: `score`, higher is better, or `problem`; and the raw `answer`."""
-        value = None if reply.problem else parse_object(reply.text)
+        value = None if problem_of(result) else parse_object(result.answer.text)
         read = None if value is None else self._read_one(text, value)
-        return {**(read or {"problem": reply.unread}), "answer": reply.shown}
+        return {**(read or {"problem": why_unread(result)}), "answer": shown(result)}
 
     @abstractmethod
     def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -178,11 +179,10 @@ class RubricProtocol(_OneByOne):
 
     name = "rubric"
 
-    def _question(self, name: str, text: str) -> Question:
+    def _request(self, blank: Request, text: str) -> Request:
         mark = {"type": "integer", "enum": list(range(1, _MAX_MARK + 1))}
-        return Question(
-            name, fill(self._template, caption=_quoted(text)), _object(dict.fromkeys(CRITERIA, mark))
-        )
+        prompt = fill(self._template, caption=_quoted(text))
+        return _asking(blank, prompt, _object(dict.fromkeys(CRITERIA, mark)))
 
     def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
         marks = [value.get(name) for name in CRITERIA]
@@ -200,7 +200,7 @@ class SentenceProtocol(_OneByOne):
 
     name = "sentences"
 
-    def _question(self, name: str, text: str) -> Question:
+    def _request(self, blank: Request, text: str) -> Request:
         pieces = sentences(text)
         numbered = "\n".join(f"{number}. {_quoted(piece)}" for number, piece in enumerate(pieces, 1))
         marks = {
@@ -209,7 +209,7 @@ class SentenceProtocol(_OneByOne):
             "minItems": len(pieces),
             "maxItems": len(pieces),
         }
-        return Question(name, fill(self._template, sentences=numbered), _object({"marks": marks}))
+        return _asking(blank, fill(self._template, sentences=numbered), _object({"marks": marks}))
 
     def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
         marks, pieces = value.get("marks"), sentences(text)
@@ -221,6 +221,10 @@ class SentenceProtocol(_OneByOne):
         if not supported + unsupported:
             return {**known, "problem": "unsure"}
         return {**known, "score": supported / (supported + unsupported)}
+
+
+def _asking(blank: Request, prompt: str, schema: Mapping[str, Any] | None) -> Request:
+    return replace(blank, messages=(Turn("user", prompt),), schema=schema)
 
 
 def _quoted(text: str) -> str:

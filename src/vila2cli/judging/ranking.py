@@ -9,11 +9,12 @@ Shapes: K captionings, B resamples.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
-from vila2cli.score.stats import CONFIDENCE, FloatArray, Interval, resample_totals
+from vila2cli.score.stats import CONFIDENCE, Bootstrap, FloatArray, Interval, resample_totals
 
 _MAX_STEPS = 10_000
 _TOLERANCE = 1e-7
@@ -32,41 +33,37 @@ class Comparison:
 
 
 def bradley_terry(
-    names: Sequence[str], comparisons: Sequence[Comparison], *, num_bootstrap: int, seed: int
+    names: Sequence[str], comparisons: Sequence[Comparison], **bootstrap: Unpack[Bootstrap]
 ) -> dict[str, Interval]:
     """Strengths as log-odds over the first name that was compared, which stands at 0.
 
-    A name that no chain of comparisons ties to it is left out, for nothing says how strong it is. All
+    A name that no chain of comparisons ties to it is left out, as nothing is known of its strength. All
     comparisons of an image are resampled together.
     """
     tied = _tied(comparisons)
     names = [names[k] for k in tied]
     place = {k: new for new, k in enumerate(tied)}
-    comparisons = [
-        replace(one, first=place[one.first], second=place[one.second])
-        for one in comparisons
-        if one.first in place
-    ]
+    comparisons = [game for game in comparisons if game.first in place]
+    images, index = np.unique([game.image for game in comparisons], return_inverse=True)
     num = len(names)
-    images, index = np.unique([one.image for one in comparisons], return_inverse=True)
     wins = np.zeros((len(images), num, num))
-    for row, one in zip(index, comparisons, strict=True):
-        wins[row, one.first, one.second] += one.score
-        wins[row, one.second, one.first] += 1 - one.score
-    totals = resample_totals(wins.reshape(len(images), -1), images.tolist(), num_bootstrap, seed)
+    for row, game in zip(index, comparisons, strict=True):
+        first, second = place[game.first], place[game.second]
+        wins[row, first, second] += game.score
+        wins[row, second, first] += 1 - game.score
+    totals = resample_totals(wins.reshape(len(images), -1), images.tolist(), **bootstrap)
     stacked = np.concatenate([wins.sum(axis=0)[None], totals.reshape(-1, num, num)])
     strengths = fit(stacked)
     tail = (1 - CONFIDENCE) / 2
-    found = {}
-    for k, name in enumerate(names):
-        low, high = np.quantile(strengths[1:, k], [tail, 1 - tail])
-        found[name] = Interval(float(strengths[0, k]), float(low), float(high))
-    return found
+    ends = np.quantile(strengths[1:], [tail, 1 - tail], axis=0)
+    return {
+        name: Interval(*(float(values[k]) for values in (strengths[0], *ends))) for k, name in enumerate(names)
+    }
 
 
 def _tied(comparisons: Sequence[Comparison]) -> list[int]:
     """The lowest index that was compared, and all that a chain of comparisons ties to it, in order."""
-    edges = {(one.first, one.second) for one in comparisons}
+    edges = {(game.first, game.second) for game in comparisons}
     tied = {min(min(edge) for edge in edges)}
     while more := {k for edge in edges if tied & set(edge) for k in edge} - tied:
         tied |= more
@@ -100,9 +97,9 @@ def fit(wins_BKK: FloatArray) -> FloatArray:
 
 def to_json(strengths: Mapping[str, Interval]) -> list[dict[str, object]]:
     """One line per captioning, the oldest first: log-odds and points of Elo over the oldest."""
-    return [{"layer": name, **one.to_json("strength"), **_elo(one)} for name, one in strengths.items()]
-
-
-def _elo(one: Interval) -> dict[str, float]:
-    values = {"elo": one.value, "elo_low": one.low, "elo_high": one.high}
-    return {name: round(value * ELO_PER_LOGIT, 1) for name, value in values.items()}
+    lines = []
+    for name, strength in strengths.items():
+        ends = {"elo": strength.value, "elo_low": strength.low, "elo_high": strength.high}
+        elo = {key: round(value * ELO_PER_LOGIT, 1) for key, value in ends.items()}
+        lines.append({"layer": name, **strength.to_json("strength"), **elo})
+    return lines

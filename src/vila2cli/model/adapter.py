@@ -1,4 +1,4 @@
-"""A LoRA adapter as peft writes it: a folder of few weights that names the checkpoint they lie over."""
+"""A LoRA adapter as peft writes it: a folder of few weights that names the checkpoint they adapt."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vila2cli.errors import DataError, ModelError
+from vila2cli.errors import ModelError
 from vila2cli.files import read_json
-from vila2cli.model.checkpoint import file_sha256, resolve_model, weights_sha256
+from vila2cli.model.checkpoint import LINEAGE_FILE, read_config, resolve_model, weights_sha256
 from vila2cli.settings import Part
+from vila2cli.shards.records import file_sha256
 
 ADAPTER = "adapter"
 """Folder of a checkpoint that holds the adapter by itself."""
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-LINEAGE_FILE = "vila2.json"
 
 _UNLIKE_LORA = ("modules_to_save", "use_dora", "lora_bias", "trainable_token_indices", "layer_replication")
 """Settings of peft under which an adapter is more, or something else, than low-rank matrices."""
@@ -24,7 +24,7 @@ _UNLIKE_LORA = ("modules_to_save", "use_dora", "lora_bias", "trainable_token_ind
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter folder: the checkpoint below it (a folder or hub id), its rank, and the parts it changes."""
+    """An adapter folder: its base (a folder or hub id), its rank, and the parts it changes."""
 
     folder: Path
     base: str
@@ -33,7 +33,7 @@ class Adapter:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the adapter and of the checkpoint below it, which together decide every answer."""
+        """SHA-256 of the adapter and of its base, which together decide every answer."""
         files = [file_sha256(self.folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
         return hashlib.sha256("\n".join([*files, self.base_sha256]).encode()).hexdigest()
 
@@ -48,23 +48,16 @@ def is_adapter(model: str | Path) -> bool:
 
 
 def base_of(model: str | Path) -> str:
-    """The checkpoint that holds a model's weights: of an adapter the one below it; raises as `read_adapter`."""
+    """The checkpoint that holds a model's weights: for an adapter its base; raises as `read_adapter`."""
     return read_adapter(model).base if is_adapter(model) else str(model)
 
 
 def named_base(folder: Path) -> str:
-    """The checkpoint that an adapter folder names as the one below it, there or not; raises ModelError."""
-    base = _read_config(folder).get("base_model_name_or_path")
+    """The base that an adapter folder names, whether it exists or not; raises ModelError."""
+    base = read_config(folder / CONFIG_FILE).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(f"{folder / CONFIG_FILE} names no base; set base_model_name_or_path in it")
     return base
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        return read_json(folder / CONFIG_FILE)
-    except DataError as error:
-        raise ModelError(str(error)) from None
 
 
 def read_adapter(model: str | Path) -> Adapter:
@@ -74,11 +67,11 @@ def read_adapter(model: str | Path) -> Adapter:
     only a part of what was trained, or trained over other weights than its base has now.
     """
     folder = Path(model)
-    config, base = _read_config(folder), named_base(folder)
+    config, base = read_config(folder / CONFIG_FILE), named_base(folder)
     odd = [name for name in _UNLIKE_LORA if config.get(name)]
     if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
         what = odd[0] if odd else f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
-        raise ModelError(f"{folder} is no plain LoRA adapter ({what}); merge it into its base and give that")
+        raise ModelError(f"{folder} is not a plain LoRA adapter ({what}); merge it into its base and give that")
     try:
         resolve_model(base)
     except ModelError as error:
@@ -105,7 +98,7 @@ def _parts(folder: Path) -> frozenset[Part]:
 
 
 def _check_lineage(adapter: Adapter) -> None:
-    """Hold an adapter that lies in a checkpoint of ours against what that says it was made from."""
+    """Compare an adapter inside a checkpoint of ours with what the lineage says it was made from."""
     checkpoint = adapter.folder.parent
     if adapter.folder.name != ADAPTER or not (checkpoint / LINEAGE_FILE).is_file():
         return

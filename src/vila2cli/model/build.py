@@ -30,13 +30,11 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from vila2cli.errors import ModelError
+from vila2cli.errors import ModelError, one_line
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.model.loading import LOAD_ERRORS, load_whole, reason
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, load_whole, quiet_transformers
 from vila2cli.model.saving import with_ends
 from vila2cli.model.templates import image_template
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
@@ -46,6 +44,9 @@ SCALE_FACTOR = 2
 """Patches merged along each side by the pixel shuffle: four-fold fewer image tokens."""
 IMAGE_TOKEN = "<image>"
 IMAGE_TOKENS = (IMAGE_TOKEN, "<fake_token_around_image>", "<global-img>")
+_OF_IDEFICS3 = ("vision_model", "connector", "text_model")
+_OF_LLAVA = ("vision_tower", "multi_modal_projector", "language_model")
+"""Names of tower, projector and LLM; InternVL's class has those of LLaVA's."""
 INTERNVL_TOKENS = {
     "start_image_token": "<img>",
     "end_image_token": "</img>",
@@ -83,7 +84,7 @@ def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTraine
     try:
         return llm, AutoTokenizer.from_pretrained(folder, **tokens)
     except LOAD_ERRORS as error:
-        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {reason(error)}") from None
+        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {one_line(error)}") from None
 
 
 def outline_llm(folder: Path) -> PreTrainedModel:
@@ -124,12 +125,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         **_text_fields(llm),
     )
-    with torch.device("meta"):
-        model = Idefics3ForConditionalGeneration(config)
-    connector = Idefics3Connector(config)
-    _draw(connector, llm, seed)
-    model.model.vision_model, model.model.connector = tower, connector
-    model.model.text_model, model.lm_head = llm.model, llm.lm_head
+    model = _joined(Idefics3ForConditionalGeneration, config, _OF_IDEFICS3, tower, llm, seed)
     image_processor = Idefics3ImageProcessorPil(
         size={"longest_edge": side},
         max_image_size={"longest_edge": side},
@@ -154,7 +150,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     side, patch = tower.config.image_size, tower.config.patch_size
     if side % patch:
         raise ModelError(
-            f"base.image_size = {side} is no multiple of {patch}, the patch size; try {side // patch * patch}"
+            f"base.image_size = {side} is not a multiple of the patch size {patch}; try {side // patch * patch}"
         )
     _add_tokens(llm, tokenizer, (IMAGE_TOKEN,), seed)
     has_class_token = tower.config.model_type == "clip_vision_model"
@@ -165,11 +161,11 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_seq_length=(side // patch) ** 2,
         # As an activation between two layers, "linear" does nothing: see `_make_linear`.
         projector_hidden_act="linear" if base.projector == "linear" else "gelu",
-        vision_feature_layer=-1,  # the layers above the one that is asked for are cut off
+        vision_feature_layer=-1,  # the layers above the requested one are cut off
         vision_feature_select_strategy=strategy,
         **_text_fields(llm),
     )
-    model = _join_named(LlavaForConditionalGeneration, config, tower, llm, seed)
+    model = _joined(LlavaForConditionalGeneration, config, _OF_LLAVA, tower, llm, seed)
     if base.projector == "linear":
         _make_linear(model.model.multi_modal_projector)
     processor = LlavaProcessor(
@@ -231,7 +227,7 @@ def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         downsample_ratio=1 / SCALE_FACTOR,
         **_text_fields(llm),
     )
-    model = _join_named(InternVLForConditionalGeneration, config, tower, llm, seed)
+    model = _joined(InternVLForConditionalGeneration, config, _OF_LLAVA, tower, llm, seed)
     return _finished(model, llm, tokenizer, dtype), tokenizer
 
 
@@ -257,14 +253,17 @@ def _text_fields(llm: PreTrainedModel) -> dict[str, Any]:
     return {"text_config": llm.config, "tie_word_embeddings": llm.config.tie_word_embeddings}
 
 
-def _join_named(kind: Any, config: Any, tower: PreTrainedModel, llm: PreTrainedModel, seed: int) -> Any:
-    """The classes that grew from LLaVA: vision_tower, multi_modal_projector and language_model."""
+def _joined(
+    kind: Any, config: Any, names: tuple[str, str, str], tower: PreTrainedModel, llm: PreTrainedModel, seed: int
+) -> Any:
+    """A model of a class, with a projector drawn by `seed`; `names` are those of its three parts."""
     with torch.device("meta"):
         model = kind(config)
-    projector = type(model.model.multi_modal_projector)(config)
+    projector = type(getattr(model.model, names[1]))(config)
     _draw(projector, llm, seed)
-    model.model.vision_tower, model.model.multi_modal_projector = tower, projector
-    model.model.language_model, model.lm_head = llm.model, llm.lm_head
+    for name, part in zip(names, (tower, projector, llm.model), strict=True):
+        setattr(model.model, name, part)
+    model.lm_head = llm.lm_head
     return model
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from PIL import Image
 
-from vila2cli.errors import DataError, ModelError
+from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.control import Controls
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.text.reasoning import is_mark, opens_reasoning
@@ -33,7 +33,6 @@ _ODD = (
 """What templates and image processors raise on input that they were not made for."""
 _PLAIN = (Turn("user", "a"), Turn("assistant", "b"))
 _SHOWN_ROLES = 8
-_SHOWN_LETTERS = 200
 _MAX_PROMPTS = 256
 _MAX_SIZES = 1024
 _QUESTION, _ANSWER = "A question.", "An answer."
@@ -54,7 +53,7 @@ class Chat:
             raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
         self.image_token: str = getattr(processor, "image_token", "")
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token else -1
-        self._image_ids: dict[tuple[int, int], array[int]] = {}  # the one used last stands last
+        self._image_ids: dict[tuple[int, int], array[int]] = {}  # the most recently used is last
         # Most prompts are one of a few.
         self._prompts: dict[tuple[tuple[Turn, ...], int], list[list[int]]] = {}
         self._outlines: dict[Any, Any] = {}
@@ -149,7 +148,7 @@ class Chat:
         try:
             tensors = dict(self.processor.image_processor(images=rows, return_tensors="pt"))
         except _ODD as error:
-            raise DataError(f"the image processor fails on {_sizes(images)}: {_said(error)}") from None
+            raise DataError(f"the image processor fails on {_sizes(images)}: {one_line(error)}") from None
         tensors.pop("num_patches", None)  # InternVL's, for its processor and not for the model
         return tensors
 
@@ -199,10 +198,10 @@ class Chat:
         try:
             text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
         except TemplateSyntaxError as error:
-            raise ModelError(f"the chat template cannot be parsed: {_said(error)}") from None
+            raise ModelError(f"the chat template cannot be parsed: {one_line(error)}") from None
         except _ODD as error:
             roles = ", ".join(turn.role for turn in turns[:_SHOWN_ROLES]) or "no one before the assistant"
-            raise DataError(f"the chat template refuses turns of {roles}: {_said(error)}") from None
+            raise DataError(f"the chat template refuses turns of {roles}: {one_line(error)}") from None
         assert isinstance(text, str)
         return text
 
@@ -317,7 +316,7 @@ class Chat:
             try:
                 inputs = self.processor(text=[self.image_token], images=[[image]], add_special_tokens=False)
             except _ODD as error:
-                raise DataError(f"the image processor fails on {_sizes([image])}: {_said(error)}") from None
+                raise DataError(f"the image processor fails on {_sizes([image])}: {one_line(error)}") from None
             ids = array("i", inputs["input_ids"][0])
         if len(self._image_ids) >= _MAX_SIZES:
             del self._image_ids[next(iter(self._image_ids))]
@@ -335,18 +334,13 @@ _SPELLED = "its text cannot be told from the chat template's own tokens"
 
 
 def _with_texts(turn: Turn, make: Callable[[str], str]) -> Turn:
-    """A turn with its texts before, between and after the images made anew."""
+    """A turn with its texts before, between and after the images rewritten by `make`."""
     return Turn(turn.role, IMAGE_PLACEHOLDER.join(map(make, turn.text.split(IMAGE_PLACEHOLDER))))
 
 
 def _check_placed(remaining: Sequence[Image.Image]) -> None:
     if remaining:
         raise DataError(f"{len(remaining)} images of the sample have no place in its turns")
-
-
-def _said(error: Exception) -> str:
-    """An error of somebody else's code in one short line."""
-    return " ".join(str(error).split())[:_SHOWN_LETTERS] or type(error).__name__
 
 
 def _sizes(images: Sequence[Image.Image]) -> str:

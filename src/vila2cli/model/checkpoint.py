@@ -1,4 +1,4 @@
-"""Where a checkpoint lies and what its weights hash to."""
+"""Where a checkpoint is, what number format it has, and what its weights hash to."""
 
 import functools
 import hashlib
@@ -6,12 +6,16 @@ import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from vila2cli.errors import DataError, ModelError
 from vila2cli.files import read_json
+from vila2cli.shards.records import file_sha256
 
+LINEAGE_FILE = "vila2.json"
+"""What a checkpoint of ours was made from, beside its weights."""
 _DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _IDENTITY = (
     "*.safetensors",
@@ -26,13 +30,12 @@ _IDENTITY = (
     "merges.txt",
     "chat_template*",
 )
-"""What decides a checkpoint's text; lineage and metrics that lie beside it do not."""
+"""What decides a checkpoint's text; lineage and metrics beside it do not."""
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_hashes: dict[tuple[tuple[str, int, int], ...], str] = {}
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The folder of a checkpoint: a local folder as it is, a hub id downloaded into the hub's cache.
+    """The folder of a checkpoint: a local folder unchanged, a hub id downloaded into the hub's cache.
 
     A hub id may name a branch, tag or commit, as in `org/name@main`. Raises ModelError when it is
     neither, or when the folder holds no config.json and safetensors.
@@ -42,12 +45,12 @@ def resolve_model(model: str | Path) -> Path:
         folder = _download(str(model))
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is a LoRA adapter, which only specialize --relabel asks as it is; "
+            f"{folder} is a LoRA adapter, which only specialize --relabel can use directly; "
             "give the checkpoint that it is merged into"
         )
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
+            f"{folder} is not a checkpoint: it has no config.json; give the folder that save_pretrained wrote"
         )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} has no *.safetensors weights; was the training stage finished?")
@@ -63,7 +66,7 @@ def model_name(model: str | Path) -> str:
 
 @functools.cache
 def _download(model: str) -> Path:
-    """The snapshot of a hub id, whose folder name is the commit; the same one for a whole process."""
+    """The snapshot of a hub id, whose folder name is the commit; the same for the whole process."""
     name, _, revision = model.partition("@")
     parts = name.split("/")
     if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~"):
@@ -74,8 +77,8 @@ def _download(model: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_DOWNLOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model {model} is neither a folder nor to be had from the hub: {reason}") from None
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(f"model {model} is neither a folder nor available from the hub: {reason}") from None
 
 
 def own_dtype(folder: str | Path) -> str:
@@ -83,15 +86,20 @@ def own_dtype(folder: str | Path) -> str:
 
     Raises ModelError for a config that cannot be read.
     """
-    try:
-        config = read_json(Path(folder) / "config.json")
-    except DataError as error:
-        raise ModelError(str(error)) from None
+    config = read_config(Path(folder) / "config.json")
     for part in (config, config.get("text_config") or {}):
         stated = part.get("dtype") or part.get("torch_dtype")
         if stated in _STORED.values():
             return str(stated)
     return _weights_dtype(Path(folder))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint; raises ModelError where it cannot be read."""
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise ModelError(str(error)) from None
 
 
 def _weights_dtype(folder: Path) -> str:
@@ -110,27 +118,15 @@ def _weights_dtype(folder: Path) -> str:
 def weights_sha256(folder: str | Path) -> str:
     """SHA-256 over names and contents of weights, configs, tokenizer and chat template; not over the path.
 
-    Kept in memory by path, size and modification time, so asking again costs nothing.
+    A file that has not changed is read once per process.
     """
     files = identity_files(Path(folder))
-    stats = [(path, path.stat()) for path in files]
-    cache_key = tuple((str(path.absolute()), stat.st_mtime_ns, stat.st_size) for path, stat in stats)
-    if cache_key not in _hashes:
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            lines = [
-                f"{path.name} {sha}\n" for path, sha in zip(files, pool.map(file_sha256, files), strict=True)
-            ]
-        _hashes[cache_key] = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return _hashes[cache_key]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = pool.map(file_sha256, files)
+        lines = [f"{path.name} {sha256}\n" for path, sha256 in zip(files, digests, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def identity_files(folder: Path) -> list[Path]:
     """The files of a checkpoint that decide what it generates, by name."""
-    found = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
-    return sorted(found)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sorted({path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()})

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 MARKER = re.compile(r"<\|[^<>|]{1,60}\|>|<</?[A-Z]{2,12}>>|\[/?[A-Z][A-Z_]{1,24}\]|</?[A-Za-z_][\w-]{0,40}>")
-"""What templates mark turns with where it is no token of its own, as Llama-2's [INST]."""
+"""What templates mark turns with where it is not a token of its own, as Llama-2's [INST]."""
 
 PUBLISHED = re.compile(
     r"<\|/?[^\W\d][\w▁ ]{0,40}\|>"  # ChatML, Llama-3, Qwen, Phi, GLM
@@ -81,8 +81,8 @@ class Controls:
         if not getattr(self._tokenizer, "is_fast", False):
             normal = unicodedata.normalize("NFKC", text)
             is_steering = bool(self.among(_ids(self._tokenizer, text)))
-            found = [match.span() for match in self._spelled.finditer(normal)] if self._spelled else []
-            return found if is_steering and len(normal) == len(text) else []
+            spans = [match.span() for match in self._spelled.finditer(normal)] if self._spelled else []
+            return spans if is_steering and len(normal) == len(text) else []
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return sorted({(start, stop) for id, (start, stop) in pairs if id in self.ids and stop > start})

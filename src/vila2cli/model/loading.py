@@ -2,7 +2,7 @@
 
 transformers draws at random what a checkpoint lacks and leaves out what it has no place for. Here both
 are refused, but for tensors that take no part: buffers that older versions stored, heads and towers that
-the class asked for does not have.
+the requested class does not have.
 """
 
 import re
@@ -18,9 +18,9 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
-from vila2cli.errors import ModelError
-from vila2cli.model.quiet import quiet_transformers
+from vila2cli.errors import ModelError, one_line
 
 LOAD_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -46,6 +46,12 @@ _STORED_BUFFERS = re.compile(
 )
 
 
+def quiet_transformers() -> None:
+    """Keep transformers' own bars and notices out of a stage's output; errors are shown."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_whole(
     kind: Any, folder: Path, *, what: str = "", unused: tuple[str, ...] = (), **options: Any
 ) -> PreTrainedModel:
@@ -64,7 +70,7 @@ def load_whole(
             **options,
         )
     except LOAD_ERRORS as error:
-        raise ModelError(f"{folder} cannot be loaded {what or 'by transformers'}: {reason(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded {what or 'by transformers'}: {one_line(error)}") from error
     if problem := _problem(net, info, unused):
         raise NotWholeError(f"{folder} {problem}")
     assert isinstance(net, PreTrainedModel)
@@ -77,7 +83,7 @@ def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
     try:
         is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
     except LOAD_ERRORS as error:
-        raise ModelError(f"{folder} cannot be loaded by transformers: {reason(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
     return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
 
 
@@ -86,7 +92,7 @@ def load_processor(folder: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(folder)
     except LOAD_ERRORS as error:
-        raise ModelError(f"the processor of {folder} cannot be loaded: {reason(error)}") from error
+        raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
 
 
 def outline(folder: Path) -> PreTrainedModel:
@@ -101,11 +107,6 @@ def is_tied(model: PreTrainedModel) -> bool:
     """Whether the head is the matrix of the word embeddings."""
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
     return head is not None and getattr(head, "weight", None) is getattr(words, "weight", words)
-
-
-def reason(error: BaseException) -> str:
-    """An exception's text in one line, cut to 240 characters."""
-    return " ".join(str(error).split())[:240] or type(error).__name__
 
 
 def _problem(net: Any, info: dict[str, Any], unused: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Writing a checkpoint so that transformers and vLLM both read it as it lies."""
+"""Writing a checkpoint so that transformers and vLLM both read it unchanged."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vila2cli.errors import DataError
 from vila2cli.files import read_json
+from vila2cli.model.averaging import INDEX_FILE, SIZE_BYTES, read_header, weights_files
 from vila2cli.model.chat import Chat
 from vila2cli.model.loading import is_tied
-from vila2cli.model.soup import INDEX_FILE, SIZE_BYTES, read_header, weights_files
 
 _RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
 """By architecture, a prefix of tensor names that transformers writes and the one that vLLM looks for;
@@ -23,7 +23,7 @@ transformers reads both."""
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Say in one line what keeps a file of weights from being written: a full disk, a quota, a lost folder."""
+    """Report in one line why a file of weights cannot be written: a full disk, a quota, a lost folder."""
     try:
         yield
     except SafetensorError as error:
@@ -88,8 +88,8 @@ def rename_for_vllm(folder: Path) -> None:
     written, wanted = _RENAMED[kind]
 
     def renamed(name: str) -> str:
-        head, found, rest = name.partition(written)
-        is_ours = found and head in ("", "model.") and not name.startswith(head + wanted)
+        head, prefix, rest = name.partition(written)
+        is_ours = prefix and head in ("", "model.") and not name.startswith(head + wanted)
         return f"{head}{wanted}{rest}" if is_ours else name
 
     for file in weights_files(folder):

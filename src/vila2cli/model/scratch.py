@@ -6,11 +6,10 @@ from typing import Any
 
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
-from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.model.checkpoint import LINEAGE_FILE, weights_sha256
 from vila2cli.run.folder import RunFolder
 from vila2cli.shards.records import file_sha256
 
-LINEAGE_FILE = "vila2.json"
 _ADVICE = "every round starts from the original bases, name the tower or LLM that it was made from"
 
 
@@ -46,19 +45,18 @@ def _recorded_products(root: Path) -> dict[str, str]:
     """The checkpoints that others of the run were trained from, by hash; they may be gone by now."""
     products = {}
     for _, made in _lineages(root):
-        parent = made.get("parent")
-        for one in [*([parent] if parent else []), *(made.get("parents") or ())]:
-            if one.get("sha256"):
-                products[one["sha256"]] = str(one.get("path"))
+        for parent in (made.get("parent"), *(made.get("parents") or ())):
+            if parent and parent.get("sha256"):
+                products[parent["sha256"]] = str(parent.get("path"))
     return products
 
 
 def _same_weights(folder: Path, root: Path) -> Path | None:
     """A checkpoint of the run with a weights file that is one of the folder's, whatever their names."""
-    mine = {path: path.stat().st_size for path in folder.glob("*.safetensors")}
+    sizes = {path: path.stat().st_size for path in folder.glob("*.safetensors")}
     for checkpoint, _ in _lineages(root):
         for path in checkpoint.glob("*.safetensors"):
-            equal = [own for own, size in mine.items() if size == path.stat().st_size]
+            equal = [own for own, size in sizes.items() if size == path.stat().st_size]
             if any(file_sha256(own) == file_sha256(path) for own in equal):
                 return checkpoint
     return None

@@ -4,6 +4,7 @@ Idefics3's tower and SigLIP's compute the same from tensors of the same names, s
 other; CLIP's and InternViT go into their own classes only.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,19 @@ from transformers import (
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
-from vila2cli.errors import ModelError
-from vila2cli.model.loading import LOAD_ERRORS, load_whole, reason
+from vila2cli.errors import ModelError, one_line
+from vila2cli.model.loading import LOAD_ERRORS, load_whole
 
 _SIGLIP = ("siglip", "siglip_vision_model")
 _CLIP = ("clip", "clip_vision_model")
+_CLASSES: dict[str, Any] = {
+    **dict.fromkeys(_SIGLIP, SiglipVisionModel),
+    **dict.fromkeys(_CLIP, CLIPVisionModel),
+    "idefics3_vision": Idefics3VisionTransformer,
+    "internvl_vision": InternVLVisionModel,
+    "internvl": AutoModelForImageTextToText,
+}
+"""The class that reads a tower, by the model_type of its config."""
 _LOST_PREFIXES = ("head.", "vision_model.head.")
 """SigLIP's attention-pooling head has no place among patch features."""
 
@@ -35,15 +44,11 @@ def load_tower(folder: Path, image_size: int, dtype: torch.dtype) -> Idefics3Vis
 
     With `image_size` the learned positions are interpolated to that resolution.
     """
-    kind = _kind(folder)
-    if kind == "idefics3_vision":
-        tower = _loaded(Idefics3VisionTransformer, folder, dtype)
-    elif kind in _SIGLIP:
-        source = _loaded(SiglipVisionModel, folder, dtype)
+    tower = _loaded(folder, dtype, ("idefics3_vision", *_SIGLIP), "SigLIP or Idefics3 towers")
+    if not isinstance(tower, Idefics3VisionTransformer):
+        patches = _patch_tensors(tower)
         tower = Idefics3VisionTransformer(Idefics3VisionConfig(**_fields(folder))).to(dtype)
-        tower.load_state_dict(_patch_tensors(source))
-    else:
-        raise ModelError(f"{folder} is a {kind} model; base.vision_tower takes SigLIP or Idefics3 towers")
+        tower.load_state_dict(patches)
     _resize(tower, image_size)
     return tower
 
@@ -54,20 +59,12 @@ def load_clip_like_tower(folder: Path, image_size: int, layer: int, dtype: torch
     The layers above it are left out: nothing reads them, and a frozen or idle layer would still be
     stored and loaded. A tower of Idefics3 becomes SigLIP's.
     """
-    kind = _kind(folder)
-    if kind in _CLIP:
-        if image_size:
-            raise ModelError("base.image_size: a CLIP tower keeps its own; leave it 0")
-        tower = _loaded(CLIPVisionModel, folder, dtype)
-    elif kind == "idefics3_vision":
-        source = _loaded(Idefics3VisionTransformer, folder, dtype)
-        tower = _new_siglip(_fields(folder), source, dtype)
-    elif kind in _SIGLIP:
-        tower = _new_siglip(_fields(folder), _loaded(SiglipVisionModel, folder, dtype), dtype)
-    else:
-        raise ModelError(
-            f"{folder} is a {kind} model; base.vision_tower takes SigLIP, CLIP or Idefics3 towers for llava"
-        )
+    takes = ("idefics3_vision", *_SIGLIP, *_CLIP)
+    tower = _loaded(folder, dtype, takes, "SigLIP, CLIP or Idefics3 towers for llava")
+    if not isinstance(tower, CLIPVisionModel):
+        tower = _new_siglip(_fields(folder), tower, dtype)
+    elif image_size:
+        raise ModelError("base.image_size: a CLIP tower keeps its own; leave it 0")
     _resize(tower, image_size)
     _cut_above(tower, layer)
     return tower
@@ -75,13 +72,9 @@ def load_clip_like_tower(folder: Path, image_size: int, layer: int, dtype: torch
 
 def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrainedModel:
     """An InternViT in its transformers form, alone or in an InternVL model."""
-    kind = _kind(folder)
-    if kind == "internvl_vision":
-        tower: Any = _loaded(InternVLVisionModel, folder, dtype)
-    elif kind == "internvl":
-        tower = _loaded(AutoModelForImageTextToText, folder, dtype).model.vision_tower
-    else:
-        raise ModelError(f"{folder} is a {kind} model; base.vision_tower takes InternViT towers for internvl")
+    tower = _loaded(folder, dtype, ("internvl_vision", "internvl"), "InternViT towers for internvl")
+    if not isinstance(tower, InternVLVisionModel):
+        tower = tower.model.vision_tower
     if image_size not in (0, tower.config.image_size[0]):
         raise ModelError(f"base.image_size = {image_size}: an InternViT keeps its own size; leave it 0")
     return tower
@@ -92,26 +85,22 @@ def outline_tower(folder: Path) -> PreTrainedModel:
 
     Raises ModelError as loading it would.
     """
-    kinds: dict[str, Any] = {
-        **dict.fromkeys(_SIGLIP, SiglipVisionModel),
-        **dict.fromkeys(_CLIP, CLIPVisionModel),
-        "idefics3_vision": Idefics3VisionTransformer,
-        "internvl_vision": InternVLVisionModel,
-        "internvl": AutoModelForImageTextToText,
-    }
-    kind = _kind(folder)
+    takes = "SigLIP, CLIP, Idefics3, InternViT"
+    outline: PreTrainedModel = _loaded(folder, torch.float32, tuple(_CLASSES), takes, device_map="meta")
+    return outline
+
+
+def _loaded(folder: Path, dtype: torch.dtype, kinds: Collection[str], takes: str, **options: Any) -> Any:
+    """A tower of one of some kinds, which errors call `takes`, with all of its weights.
+
+    Raises ModelError naming base.vision_tower.
+    """
+    kind = str(_config(folder).model_type)
     if kind not in kinds:
-        raise ModelError(
-            f"{folder} is a {kind} model; base.vision_tower takes SigLIP, CLIP, Idefics3, InternViT"
-        )
-    net: PreTrainedModel = _loaded(kinds[kind], folder, torch.float32, device_map="meta")
-    return net
-
-
-def _loaded(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
-    """A tower with all of its weights; raises ModelError naming base.vision_tower."""
+        raise ModelError(f"{folder} is a {kind} model; base.vision_tower takes {takes}")
+    options |= {"what": "as a vision tower", "unused": _LOST_PREFIXES, "dtype": dtype}
     try:
-        return load_whole(kind, folder, what="as a vision tower", unused=_LOST_PREFIXES, dtype=dtype, **options)
+        return load_whole(_CLASSES[kind], folder, **options)
     except ModelError as error:
         raise ModelError(f"base.vision_tower {error}") from None
 
@@ -120,11 +109,7 @@ def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except LOAD_ERRORS as error:
-        raise ModelError(f"base.vision_tower {folder} cannot be loaded: {reason(error)}") from None
-
-
-def _kind(folder: Path) -> str:
-    return str(_config(folder).model_type)
+        raise ModelError(f"base.vision_tower {folder} cannot be loaded: {one_line(error)}") from None
 
 
 def _fields(folder: Path) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """Every caption of a run by image: what the list that can be searched shows, and drift is counted on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.report.caption_layers import CaptionLayer
+from vila2cli.report.caption_layers import CaptionLayer, read_annotations
 from vila2cli.report.captions import usable_scene
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
 from vila2cli.shards import open_source
-from vila2cli.shards.reader import check_layers, read_layer_shard
+from vila2cli.shards.reader import check_layers
 from vila2cli.shards.tarfiles import read_members, split_name
 
 MAX_IMAGES = 10_000
@@ -43,7 +43,7 @@ class CaptionList:
 
 def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[ImageCaptions]:
     """The images of the first shards, up to MAX_IMAGES; what cannot be read is noted and left out."""
-    found: list[ImageCaptions] = []
+    captioned: list[ImageCaptions] = []
     for name in sorted({name for layer in layers for name in layer.shards}):
         images: dict[str, ImageCaptions] = {}
         tars = []
@@ -52,38 +52,21 @@ def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> lis
                 tars.append(layer.folder / f"{name}.tar")
                 _read_layer(layer, name, images, reader)
         _read_base(tars, images)
-        found += [images[key] for key in sorted(images)]
-        if len(found) >= MAX_IMAGES:
+        captioned += [images[key] for key in sorted(images)]
+        if len(captioned) >= MAX_IMAGES:
             break
-    return found[:MAX_IMAGES]
+    return captioned[:MAX_IMAGES]
 
 
 def _read_layer(layer: CaptionLayer, name: str, images: dict[str, ImageCaptions], reader: JsonReader) -> None:
-    tar = layer.folder / f"{name}.tar"
-    try:
-        for key, data in read_layer_shard(tar).items():
-            annotation = json.loads(data)
-            image = images.setdefault(key, ImageCaptions(key))
-            image.texts[layer.round] = str(annotation.get("text") or "")
-            image.image_sha256 = str(annotation.get("image_sha256") or image.image_sha256)
-    except (DataError, ValueError, AttributeError, RecursionError) as error:
-        reader.note(tar, error)
-    for key, reason in _rejects(layer.folder / f"{name}.rejects.jsonl"):
-        images.setdefault(key, ImageCaptions(key)).rejects[layer.round] = reason
-
-
-def _rejects(path: Path) -> Iterator[tuple[str, str]]:
-    """Keys and reasons of a shard's rejects, without those of damaged lines."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            reject = json.loads(line)
-            yield str(reject["key"]), f"{reject['reason']}: {reject.get('error', '')}"
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
+    for key, annotation in read_annotations(layer, name, reader).items():
+        image = images.setdefault(key, ImageCaptions(key))
+        image.texts[layer.round] = str(annotation.get("text") or "")
+        image.image_sha256 = str(annotation.get("image_sha256") or image.image_sha256)
+    for reject in reader.lines(layer.folder / f"{name}.rejects.jsonl"):
+        if "key" in reject and "reason" in reject:
+            image = images.setdefault(str(reject["key"]), ImageCaptions(str(reject["key"])))
+            image.rejects[layer.round] = f"{reject['reason']}: {reject.get('error', '')}"
 
 
 def _read_base(tars: Sequence[Path], images: Mapping[str, ImageCaptions]) -> None:
@@ -112,11 +95,11 @@ def caption_list(images: Sequence[ImageCaptions], rounds: Sequence[int]) -> Capt
     columns = (ALT, *rounds)
     rows = tuple(
         (
-            visible(one.key, 80),
-            tuple(visible(one.texts.get(number, "")) for number in columns),
-            "; ".join(f"round {number}: {visible(why, 160)}" for number, why in sorted(one.rejects.items())),
+            visible(image.key, 80),
+            tuple(visible(image.texts.get(number, "")) for number in columns),
+            "; ".join(f"round {number}: {visible(why, 160)}" for number, why in sorted(image.rejects.items())),
         )
-        for one in images
+        for image in images
     )
     first = "the first " if len(images) >= MAX_IMAGES else ""
     note = (

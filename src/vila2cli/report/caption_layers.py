@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.json_reader import JsonReader, real, table_of, whole
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.shards import done, expand, open_source
-from vila2cli.shards.reader import Shard, check_layers, read_layer_shard, read_shard
-from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.reader import check_layers, read_layer_shard, read_shard
+from vila2cli.shards.sample import Annotation, Sample
 from vila2cli.shards.tarfiles import read_members
 
 MAX_CAPTIONS = 20_000
 """Captions per round whose words are counted."""
 MAX_SHARDS = 6
 MAX_PER_SHARD = 200
-"""Samples read from each of MAX_SHARDS shards, of which the shown ones are drawn."""
+"""Samples read from each of MAX_SHARDS shards; those shown are drawn from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +44,41 @@ class Words:
 
 def caption_layers(run: RunRecord) -> list[CaptionLayer]:
     """The recaption layers with at least one complete shard, by round."""
-    found = []
-    for number in run.rounds:
-        stage = run.stage(f"round {number}", "recaption")
-        shards = tuple(sorted(done(stage.folder))) if stage and stage.state != "missing" else ()
-        if stage and shards:
-            found.append(CaptionLayer(number, stage.folder, shards))
-    return found
+    stages = ((number, run.stage(f"round {number}", "recaption")) for number in run.rounds)
+    layers = (
+        CaptionLayer(number, stage.folder, tuple(sorted(done(stage.folder))))
+        for number, stage in stages
+        if stage and stage.state != "missing"
+    )
+    return [layer for layer in layers if layer.shards]
 
 
 def written_words(run: RunRecord, layers: Sequence[CaptionLayer], reader: JsonReader) -> dict[str, Words]:
     """Caption lengths by row, the alt-text in round 0: from summary.json, else counted in the layers."""
-    found: dict[str, Words | None] = {}
+    by_row: dict[str, Words | None] = {}
     for layer in layers:
         stage = run.stage(f"round {layer.round}", "recaption")
         summary = stage.summary if stage else {}
-        found.setdefault("round 0", _summary_words(summary, "alt_text_words"))
+        by_row.setdefault("round 0", _summary_words(summary, "alt_text_words"))
         written = _summary_words(summary, "words")
-        found[f"round {layer.round}"] = written or count_caption_words(layer, reader)
-    return {group: words for group, words in found.items() if words is not None}
+        by_row[f"round {layer.round}"] = written or count_caption_words(layer, reader)
+    return {group: words for group, words in by_row.items() if words is not None}
 
 
 def _summary_words(summary: Mapping[str, Any], name: str) -> Words | None:
-    words = summary.get(name)
-    mean, sd = (real(words.get(key)) for key in ("mean", "sd")) if isinstance(words, dict) else (None, None)
+    mean, sd = (real(table_of(summary.get(name)).get(key)) for key in ("mean", "sd"))
     return None if not mean or sd is None else Words(mean, sd, whole(summary.get("out")), is_all=True)
+
+
+def read_annotations(layer: CaptionLayer, name: str, reader: JsonReader) -> dict[str, dict[str, Any]]:
+    """The annotations of a layer's shard by key, as JSON; a damaged shard is noted and has none."""
+    tar = layer.folder / f"{name}.tar"
+    try:
+        annotations = {key: json.loads(data) for key, data in read_layer_shard(tar).items()}
+    except (DataError, ValueError, RecursionError) as error:
+        reader.note(tar, error)
+        return {}
+    return {key: value for key, value in annotations.items() if isinstance(value, dict)}
 
 
 def count_caption_words(layer: CaptionLayer, reader: JsonReader) -> Words | None:
@@ -77,13 +87,8 @@ def count_caption_words(layer: CaptionLayer, reader: JsonReader) -> Words | None
     for name in layer.shards:
         if len(lengths) >= MAX_CAPTIONS:
             return _words(lengths, is_all=False)
-        tar = layer.folder / f"{name}.tar"
-        try:
-            annotations = read_layer_shard(tar)
-        except DataError as error:
-            reader.note(tar, error)
-            continue
-        lengths += [len(text.split()) for data in annotations.values() if (text := _text(data)) is not None]
+        texts = (annotation.get("text") for annotation in read_annotations(layer, name, reader).values())
+        lengths += [len(text.split()) for text in texts if isinstance(text, str)]
     return _words(lengths, is_all=True)
 
 
@@ -113,38 +118,30 @@ def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[
 
     Without the base shards the samples have captions only.
     """
-    names = _spread(_common_shards(layers), MAX_SHARDS)
     samples: list[Sample] = []
-    for name in names:
+    for name in _spread(_common_shards(layers), MAX_SHARDS):
         tars = [layer.folder / f"{name}.tar" for layer in layers if name in layer.shards]
         try:
-            source = open_source(tars)
-            for shard in source.shards:
-                samples += _read_some(shard)
+            for shard in open_source(tars).shards:
+                check_layers(shard)
+                samples += itertools.islice(read_shard(shard, on_reject=lambda reject: None), MAX_PER_SHARD)
         except (DataError, KeyError, TypeError, AttributeError) as error:  # or a layer.json someone edited
             reader.note(tars[0], error)
             samples += _without_base(layers, name, reader)
     return [sample for sample in samples if any(a.text for a in sample.annotations)]
 
 
-def _read_some(shard: Shard) -> list[Sample]:
-    rejects: list[Reject] = []
-    check_layers(shard)
-    return list(itertools.islice(read_shard(shard, on_reject=rejects.append), MAX_PER_SHARD))
-
-
 def _without_base(layers: Sequence[CaptionLayer], name: str, reader: JsonReader) -> list[Sample]:
-    found: dict[str, list[Annotation]] = {}
+    by_key: dict[str, list[Annotation]] = {}
     for layer in layers:
         if name not in layer.shards:
             continue
         try:
-            annotations = read_layer_shard(layer.folder / f"{name}.tar")
-            for key, data in itertools.islice(annotations.items(), MAX_PER_SHARD):
-                found.setdefault(key, []).append(Annotation.from_json(json.loads(data)))
-        except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            for key, value in itertools.islice(read_annotations(layer, name, reader).items(), MAX_PER_SHARD):
+                by_key.setdefault(key, []).append(Annotation.from_json(value))
+        except (DataError, TypeError, AttributeError, ValueError) as error:
             reader.note(layer.folder / f"{name}.tar", error)
-    return [Sample(key=key, annotations=tuple(annotations)) for key, annotations in found.items()]
+    return [Sample(key=key, annotations=tuple(annotations)) for key, annotations in by_key.items()]
 
 
 def _common_shards(layers: Sequence[CaptionLayer]) -> list[str]:
@@ -158,14 +155,6 @@ def _spread(names: Sequence[str], number: int) -> list[str]:
     if len(names) <= number:
         return list(names)
     return [names[i * len(names) // number] for i in range(number)]
-
-
-def _text(data: bytes) -> str | None:
-    try:
-        text = json.loads(data).get("text")
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    return text if isinstance(text, str) else None
 
 
 def _words(lengths: Sequence[int], *, is_all: bool) -> Words | None:

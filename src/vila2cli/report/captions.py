@@ -1,20 +1,17 @@
 """The same images across rounds: which ones are shown, what changed in their captions, what is right."""
 
-import base64
 import difflib
 import hashlib
-import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image
 from vila2cli.report.caption_layers import CaptionLayer, sample_captions
+from vila2cli.report.inlined import InlinePicture, picture_of
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
 from vila2cli.score.caption import count_facts, stated_facts, true_facts
@@ -23,9 +20,6 @@ from vila2cli.shards.sample import Annotation, Sample
 
 MAX_CARDS = 24
 """Images shown; drawn by the hash of their keys, so never picked for their result."""
-MAX_SIDE = 480
-PIXEL_ART_SIDE = 128
-"""Images up to this many pixels are shown with hard pixel edges."""
 
 _SENTENCES = re.compile(r"(?<=[.!?])(\s+)|(\n+)")
 _CLAUSES = re.compile(r"(\s*(?:[,;]|\band\b)\s*)")
@@ -51,6 +45,8 @@ class Caption:
     meta: str = ""
     empty: str = "not captioned"
     is_alt: bool = False
+    balance: int | None = None
+    """Right minus wrong facts, None where nothing can be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,25 +55,29 @@ class Card:
 
     key: str
     captions: tuple[Caption, ...]
-    image: str = ""
-    image_note: str = ""
-    width: int = 0
-    height: int = 0
+    picture: InlinePicture
     truth: tuple[str, ...] = ()
     trend: str = "same"
     differ: bool = False
-    pixelated: bool = False
 
 
-def read_cards(layers: Sequence[CaptionLayer], reader: JsonReader) -> tuple[list[Card], str]:
-    """The cards of a run, and the sentence that says what they are or why there are none."""
+@dataclass(frozen=True, slots=True)
+class CaptionSection:
+    """The cards of a run, and a sentence about them, or the reason why there are none."""
+
+    cards: Sequence[Card]
+    note: str
+
+
+def caption_section(layers: Sequence[CaptionLayer], reader: JsonReader) -> CaptionSection:
+    """Cards of images drawn from a few shards of the layers."""
     if not layers:
-        return [], "No recaptions yet: vila2 recaption writes them to roundN/recaption."
+        return CaptionSection((), "No recaptions yet: vila2 recaption writes them to roundN/recaption.")
     samples = sample_captions(layers, reader)
     if not samples:
-        return [], "No caption could be read from the recaption layers."
+        return CaptionSection((), "No caption could be read from the recaption layers.")
     rounds = sorted({layer.round for layer in layers})
-    vocabulary = vocabulary_of([_scene(sample) for sample in samples])
+    vocabulary = vocabulary_of([usable_scene(sample.meta.get("scene")) for sample in samples])
     samples.sort(key=lambda sample: (-len(_by_round(sample)), hashlib.sha256(sample.key.encode()).digest()))
     cards = [_card(sample, rounds, vocabulary) for sample in samples[:MAX_CARDS]]
     note = (
@@ -86,7 +86,7 @@ def read_cards(layers: Sequence[CaptionLayer], reader: JsonReader) -> tuple[list
     )
     if vocabulary is None:
         note += " The images carry no ground truth, so facts are not coloured."
-    return cards, note
+    return CaptionSection(cards, note)
 
 
 def vocabulary_of(scenes: Sequence[Mapping[str, Any] | None]) -> Vocabulary | None:
@@ -101,13 +101,8 @@ def vocabulary_of(scenes: Sequence[Mapping[str, Any] | None]) -> Vocabulary | No
     return Vocabulary(*(tuple(sorted(words)) for words in slots)) if facts else None
 
 
-def _scene(sample: Sample) -> Mapping[str, Any] | None:
-    """The ground truth of a sample, None when there is none or it does not have the slots."""
-    return usable_scene(sample.meta.get("scene"))
-
-
 def usable_scene(scene: object) -> Mapping[str, Any] | None:
-    """A scene that has the slots, None for anything else."""
+    """The ground truth of a sample where it has the slots, None for anything else."""
     try:
         return scene if isinstance(scene, dict) and true_facts(scene) else None
     except DataError:
@@ -119,34 +114,24 @@ def _by_round(sample: Sample) -> dict[int, Annotation]:
 
 
 def _card(sample: Sample, rounds: Sequence[int], vocabulary: Vocabulary | None) -> Card:
-    scene = _scene(sample)
+    scene = usable_scene(sample.meta.get("scene"))
     known = vocabulary if scene is not None else None
     annotations = _by_round(sample)
     captions = [_caption("alt-text", sample.text or "", None, scene, known, is_alt=True)]
-    earlier, balances = "", []
+    earlier = ""
     for number in rounds:
         annotation = annotations.get(number)
         text = (annotation.text or "") if annotation else ""
-        captions.append(
-            _caption(f"round {number}", text, earlier or None, scene, known, meta=_meta(annotation))
-        )
-        if text and scene is not None and known is not None:
-            count = count_facts(visible(text), scene, known)
-            balances.append(count.right - count.contradicted)
+        caption = _caption(f"round {number}", text, earlier or None, scene, known, meta=_meta(annotation))
+        captions.append(caption)
         earlier = text or earlier
-    texts = [a.text for a in annotations.values()]
-    image, note, size, pixelated = _data_url(sample)
     return Card(
         key=visible(sample.key, 80),
         captions=tuple(captions),
-        image=image,
-        image_note=note,
-        width=size[0],
-        height=size[1],
+        picture=_picture(sample),
         truth=_truth(scene),
-        trend=_trend(balances),
-        differ=len(set(texts)) > 1,
-        pixelated=pixelated,
+        trend=_trend([caption.balance for caption in captions[1:] if caption.balance is not None]),
+        differ=len({annotation.text for annotation in annotations.values()}) > 1,
     )
 
 
@@ -162,8 +147,8 @@ def _truth(scene: Mapping[str, Any] | None) -> tuple[str, ...]:
     facts = sorted(true_facts(scene), key=lambda fact: (-len(fact), str(fact[-1]))) if scene else []
     lines = []
     for fact in facts[:12]:
-        *things, place = (visible(word, 40) for word in fact)
-        lines.append(f"{' '.join(things)}, {place}" if len(fact) == 4 else f"word “{things[0]}”, {place}")
+        *words, place = (visible(word, 40) for word in fact)
+        lines.append(f"{' '.join(words)}, {place}" if len(fact) == 4 else f"word “{words[0]}”, {place}")
     return tuple(lines)
 
 
@@ -193,9 +178,10 @@ def _caption(
     is_alt: bool = False,
 ) -> Caption:
     shown = visible(text)
-    score = ""
+    score, balance = "", None
     if shown and scene is not None and vocabulary is not None:
         count = count_facts(shown, scene, vocabulary)
+        balance = count.right - count.contradicted
         score = f"{count.right} of {count.true} facts"
         score += f", {count.contradicted} wrong" if count.contradicted else ""
     return Caption(
@@ -205,6 +191,7 @@ def _caption(
         meta=meta or (_num_words(text) if is_alt and text else ""),
         empty="none" if is_alt else "not captioned",
         is_alt=is_alt,
+        balance=balance,
     )
 
 
@@ -263,17 +250,11 @@ def _fact_style(piece: str, scene: Mapping[str, Any], vocabulary: Vocabulary) ->
     return ("vague", "not wrong, but not all of it said") if count.incomplete else ("right", "in the picture")
 
 
-def _data_url(sample: Sample) -> tuple[str, str, tuple[int, int], bool]:
-    """The first image as a small JPEG data URL, or why there is none; its size; whether it is pixel art."""
+def _picture(sample: Sample) -> InlinePicture:
+    """The first image of a sample, or why there is none."""
     if not sample.images:
-        return "", "image not available", (0, 0), False
+        return InlinePicture(note="image not available")
     try:
-        image = decode_image(sample.images[0].data)
+        return picture_of(decode_image(sample.images[0].data))
     except DataError as error:
-        return "", visible(error, 160), (0, 0), False
-    pixelated = max(image.size) <= PIXEL_ART_SIDE
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92 if pixelated else 80, subsampling=0 if pixelated else 2)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/jpeg;base64,{encoded}", "", image.size, pixelated
+        return InlinePicture(note=visible(error, 160))

@@ -1,5 +1,6 @@
-"""Model and data cards in the Hugging Face form, made from what lies on the disk and nothing else."""
+"""Model and data cards in the Hugging Face form, made from what is on disk and nothing else."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from vila2cli.errors import DataError
@@ -18,31 +19,28 @@ def find_cards(folder: Path) -> list[Path]:
 
     Raises DataError where there are none.
     """
-    if _is_checkpoint(folder) or _is_layer(folder):
+    if _writer(folder):
         return [folder]
     stages = [*folder.glob("*/*"), *folder.glob("specialists/*/*")]
-    found = sorted(one for one in stages if one.name in STAGES and (_is_checkpoint(one) or _is_layer(one)))
-    if not found:
-        known = "no checkpoint, no caption layer, and no run folder that holds one"
-        what = known if folder.is_dir() else "not there"
-        raise DataError(f"{folder} is {what}; name a folder like runs/world/round1/sft or .../recaption")
-    return found
+    if folders := sorted(stage for stage in stages if stage.name in STAGES and _writer(stage)):
+        return folders
+    known = "no checkpoint, no caption layer, and no run folder that holds one"
+    what = known if folder.is_dir() else "not there"
+    raise DataError(f"{folder} is {what}; name a folder like runs/world/round1/sft or .../recaption")
 
 
 def card(folder: Path, recipe: Recipe) -> str:
     """The card of a checkpoint or a layer, YAML head included; raises DataError for any other folder."""
-    if _is_checkpoint(folder):
-        return model_card(folder, recipe)
-    if _is_layer(folder):
-        return data_card(folder, recipe)
-    raise DataError(f"{folder} is no checkpoint (vila2.json and config.json) and no layer (layer.json)")
+    write = _writer(folder)
+    if write is None:
+        raise DataError(f"{folder} is no checkpoint (vila2.json and config.json) and no layer (layer.json)")
+    return write(folder, recipe)
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "vila2.json").is_file() and (folder / "config.json").is_file()
-
-
-def _is_layer(folder: Path) -> bool:
-    """Whether a folder is a layer that says something of images, and no answers of an eval or a judge."""
-    path = folder / "layer.json"
-    return path.is_file() and JsonReader(folder).read(path).get("layer") not in ("eval", "judge")
+def _writer(folder: Path) -> Callable[[Path, Recipe], str] | None:
+    """What writes the card of a folder; answers of an eval or a judge have none, as they describe no image."""
+    if (folder / "vila2.json").is_file() and (folder / "config.json").is_file():
+        return model_card
+    layer = folder / "layer.json"
+    is_layer = layer.is_file() and JsonReader(folder).read(layer).get("layer") not in ("eval", "judge")
+    return data_card if is_layer else None

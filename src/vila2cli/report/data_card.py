@@ -1,4 +1,4 @@
-"""The data card of an annotation layer: its manifest, summary, rejects, and what judges said of it."""
+"""The data card of an annotation layer: its manifest, summary, rejects, and what judges made of it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,19 +6,18 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.errors import RecipeError
-from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.figures import figure_of, figure_text
+from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
 from vila2cli.report.markdown import (
     card_name,
     counts,
     damaged,
     document,
-    figure_text,
     plain,
     reject_lines,
     section,
     table,
 )
-from vila2cli.report.results import figure_of
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
 from vila2cli.settings.recipe import Recipe
@@ -34,10 +33,9 @@ def data_card(folder: Path, recipe: Recipe) -> str:
 
     reader = JsonReader(folder)
     layer, summary = reader.read(folder / "layer.json"), reader.read(folder / "summary.json")
-    inputs = reader.read(folder / "manifest.json").get("inputs")
-    inputs = inputs if isinstance(inputs, dict) else {}
+    inputs = table_of(reader.read(folder / "manifest.json").get("inputs"))
     stats = layer_stats(folder, reader)
-    num_out, num_in = (sum(whole(one.get(key)) for one in stats) for key in ("out", "in"))
+    num_out, num_in = (sum(whole(shard.get(key)) for shard in stats) for key in ("out", "in"))
     base = layer.get("base")
     num_shards = len(base) if isinstance(base, list) else 0
     name = card_name(folder)
@@ -77,21 +75,20 @@ def data_card(folder: Path, recipe: Recipe) -> str:
 
 
 def _base_rows(layer: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    base = layer.get("base")
-    rows = [one for one in base if isinstance(one, dict)] if isinstance(base, list) else []
-    found: list[tuple[object, ...]] = [
-        (one.get("name", ""), redacted(str(one.get("url", "")))) for one in rows[:MAX_BASES]
+    shards = tables_of(layer.get("base"))
+    rows: list[tuple[object, ...]] = [
+        (shard.get("name", ""), redacted(str(shard.get("url", "")))) for shard in shards[:MAX_BASES]
     ]
-    return [*found, (f"and {len(rows) - MAX_BASES} more", "")] if len(rows) > MAX_BASES else found
+    return [*rows, (f"and {len(shards) - MAX_BASES} more", "")] if len(shards) > MAX_BASES else rows
 
 
 def prompt_rows(
     summary: Mapping[str, Any], inputs: Mapping[str, Any], recipe: Recipe
 ) -> list[tuple[object, ...]]:
     """Each prompt with its text, as far as the text known now hashes to what the layer recorded."""
-    hashes, used = inputs.get("prompts"), dict(counts(summary.get("prompts")))
+    used = dict(counts(summary.get("prompts")))
     rows: list[tuple[object, ...]] = []
-    for name, sha256 in hashes.items() if isinstance(hashes, dict) else ():
+    for name, sha256 in table_of(inputs.get("prompts")).items():
         try:
             same = prompt_sha256(name, recipe.prompts) == sha256
             text = prompt_text(name, recipe.prompts) if same else "its text has changed since"
@@ -102,7 +99,7 @@ def prompt_rows(
 
 
 def _count_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    words = summary.get("words")
+    words = table_of(summary.get("words"))
     rows: list[tuple[object, ...]] = [
         (key, f"{whole(summary[key]):,}")
         for key in ("in", "out", "asked", "rejected", "retries")
@@ -110,8 +107,8 @@ def _count_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     ]
     if (share := real(summary.get("yield"))) is not None:
         rows.append(("yield", f"{share:.1%}"))
-    if isinstance(words, dict) and real(words.get("mean")) is not None:
-        rows.append(("words", f"{real(words['mean']):.1f} ± {real(words.get('sd')) or 0:.1f}"))
+    if (mean := real(words.get("mean"))) is not None:
+        rows.append(("words", f"{mean:.1f} ± {real(words.get('sd')) or 0:.1f}"))
     rows += [(f"dropped: {name}", f"{count:,}") for name, count in counts(summary.get("dropped"))]
     return rows + [(f"kept: {name}", f"{count:,}") for name, count in counts(summary.get("kept"))]
 
@@ -124,49 +121,45 @@ def _scores(folder: Path, reader: JsonReader) -> str:
 def _judge_rows(folder: Path, reader: JsonReader) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     pairs = reader.read(folder.parent / "judge" / "summary.json").get("pairs")
-    for pair in pairs if isinstance(pairs, list) else []:
-        judges = pair.get("judges") if isinstance(pair, dict) else None
+    for pair in tables_of(pairs):
         # The run folder may have moved, but not what it is called in it: every round has a "recaption".
-        place = Path(str(pair.get("layer", ""))) if isinstance(pair, dict) else Path()
-        if not isinstance(judges, dict) or place.parts[-2:] != folder.resolve().parts[-2:]:
+        place = Path(str(pair.get("layer", "")))
+        if place.parts[-2:] != folder.resolve().parts[-2:]:
             continue
-        for judge, figures in judges.items():
-            figure = figure_of(figures.get("win_rate")) if isinstance(figures, dict) else None
-            rows.append((judge, pair.get("against", ""), figure_text(figure)))
+        for judge, figures in table_of(pair.get("judges")).items():
+            rate = figure_of(table_of(figures).get("win_rate"))
+            rows.append((judge, pair.get("against", ""), figure_text(rate)))
     return rows
 
 
 def _layer_cost(summary: Mapping[str, Any]) -> str:
-    cost = summary.get("cost")
-    if not isinstance(cost, dict) or real(cost.get("seconds")) is None:
+    cost = table_of(summary.get("cost"))
+    if (seconds := real(cost.get("seconds"))) is None:
         return ""
+    price = real(cost.get("dollars_per_1k_images"))
     values = [
-        ("time", duration(real(cost.get("seconds")) or 0.0)),
+        ("time", duration(seconds)),
         (str(cost.get("device", "hours")), number(real(cost.get("hours")) or 0.0, 3)),
         ("images per second", compact(real(cost.get("images_per_s")) or 0.0)),
+        ("dollars per 1,000 images", dollars(price) if price else "no price set"),
     ]
-    price = real(cost.get("dollars_per_1k_images"))
-    values.append(("dollars per 1,000 images", dollars(price) if price else "no price set"))
     return table(["", ""], values)
 
 
 def _layer_failures(folder: Path, summary: Mapping[str, Any], reader: JsonReader) -> str:
+    kinds = {"defects": "attempts failed a check", "fallbacks": "images fell back to their alt-text"}
     lines = [
-        f"- {count:,} attempts failed a check: {plain(name)}" for name, count in counts(summary.get("defects"))
-    ]
-    lines += [
-        f"- {count:,} images fell back to their alt-text: {plain(name)}"
-        for name, count in counts(summary.get("fallbacks"))
+        f"- {count:,} {what}: {plain(name)}"
+        for kind, what in kinds.items()
+        for name, count in counts(summary.get(kind))
     ]
     lines += reject_lines(folder, reader, "got no annotation")
     return "\n".join(lines) or "None is on record; what the text gets wrong is only known where it was judged."
 
 
 def _size_category(num: int) -> str:
-    bounds = [(10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M")]
-    before = ""
-    for bound, name in bounds:
-        if num < bound:
-            return f"{before}<n<{name}" if before else f"n<{name}"
-        before = name
-    return f"n>{before}" if num >= 10**9 else f"{before}<n<1B"
+    """The class of the Hub for a number of samples: n<1K, 1K<n<10K ..."""
+    bounds = [(10 ** (3 * i + j), f"{10**j}{unit}") for i, unit in enumerate("KMBT", 1) for j in range(3)]
+    below = [name for bound, name in bounds if bound <= num][-1:]
+    above = [name for bound, name in bounds if bound > num][:1]
+    return "<".join([*below, "n", *above])

@@ -1,42 +1,31 @@
 """How captions and samples of a run came to be kept: tries, fallbacks and cuts, from the layers' summaries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from vila2cli.report.json_reader import real, whole
-from vila2cli.report.run_folder import RunRecord, Stage
+from markupsafe import Markup
+
+from vila2cli.report.json_reader import real, table_of, tables_of, whole
+from vila2cli.report.run_folder import RunRecord, StageRecord
+from vila2cli.report.tables import Row, Table, columns
 from vila2cli.report.wording import NOT_RUN, number, visible
 
 FROM_MODEL = ("model", "merged")
 """Sources of a caption that a model wrote; the others are fallbacks, or needed no model."""
-DECISIONS_NOTE = (
-    "A caption that fails a check is asked for again with other sampling; where every try fails, the captions "
-    "that were there before are kept. Each decision is in its annotation."
+_COLUMNS = columns(
+    "Layer",
+    num=("Captions", "Requests per image", "First try", "After a retry", "Fell back"),
+    long=("Defects met", "Kept from"),
 )
-
-FILTER_NOTE = (
-    "What vila2 filter keeps of each round, why it dropped the rest, and the worst score kept. A round is "
-    "trained on it where pretrain.filtered says so."
-)
+_FILTER_COLUMNS = columns("Layer", num=("Samples", "Kept", "Share"), long=("Dropped", "Cut"))
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRow:
-    """One layer: counts as text, and the defects met and the sources kept as `3 truncated, 1 refusal`."""
-
-    stage: str
-    cells: tuple[str, ...]
-    defects: str
-    sources: str
-
-
-def decision_rows(run: RunRecord) -> list[DecisionRow]:
-    """One row per layer of captions whose summary tells."""
+def decision_table(run: RunRecord) -> Table:
+    """Per layer of captions: counts, and defects met and sources kept as `3 truncated, 1 refusal`."""
     layers = [stage for stage in run.stages if stage.name in ("recaption", "rewrite")]
-    return [_row(stage) for stage in layers if _counts(stage.summary.get("kept"))]
+    return Table(_COLUMNS, tuple(_row(stage) for stage in layers if _counts(stage.summary.get("kept"))))
 
 
-def _row(stage: Stage) -> DecisionRow:
+def _row(stage: StageRecord) -> Row:
     summary = stage.summary
     kept, images = _counts(summary.get("kept")), whole(summary.get("images"))
     written = sum(count for source, count in kept.items() if source in FROM_MODEL)
@@ -47,34 +36,24 @@ def _row(stage: Stage) -> DecisionRow:
         f"{written - retried:,}",
         f"{retried:,}",
         f"{sum(_counts(summary.get('fallbacks')).values()):,}",
+        _text(_counts(summary.get("defects"))),
+        _text(kept),
     )
-    return DecisionRow(stage.label, cells, _text(_counts(summary.get("defects"))), _text(kept))
+    return Row(stage.label, cells)
 
 
-@dataclass(frozen=True, slots=True)
-class FilterRow:
-    """One filter layer: counts as text, its drops as `3 duplicate, 1 refusal`, and its cuts in words."""
-
-    stage: str
-    cells: tuple[str, ...]
-    dropped: str
-    cuts: tuple[str, ...]
+def filter_table(run: RunRecord) -> Table:
+    """Per filter layer that has been decided: counts, its drops, and its cuts in words."""
+    rows = (_filter_row(stage) for stage in run.stages if stage.name == "filter" and stage.num_in)
+    return Table(_FILTER_COLUMNS, tuple(rows))
 
 
-def filter_rows(run: RunRecord) -> list[FilterRow]:
-    """One row per filter layer that has been decided."""
-    return [_filter_row(stage) for stage in run.stages if stage.name == "filter" and stage.num_in]
-
-
-def _filter_row(stage: Stage) -> FilterRow:
-    cuts = stage.summary.get("cuts")
+def _filter_row(stage: StageRecord) -> Row:
     ranked_by = visible(stage.summary.get("rank_by", ""), 40)
-    return FilterRow(
-        stage.label,
-        (f"{stage.num_in:,}", f"{stage.num_out:,}", f"{100 * stage.num_out / stage.num_in:.1f} %"),
-        _text(stage.dropped),
-        tuple(_cut(cut, ranked_by) for cut in cuts if isinstance(cut, dict)) if isinstance(cuts, list) else (),
-    )
+    cuts = [_cut(cut, ranked_by) for cut in tables_of(stage.summary.get("cuts"))]
+    share = f"{100 * stage.num_out / stage.num_in:.1f} %"
+    counts = (f"{stage.num_in:,}", f"{stage.num_out:,}", share, _text(stage.dropped))
+    return Row(stage.label, (*counts, Markup("<br>").join(cuts or ["none"])))
 
 
 def _cut(cut: Mapping[str, object], ranked_by: str) -> str:
@@ -85,9 +64,7 @@ def _cut(cut: Mapping[str, object], ranked_by: str) -> str:
 
 
 def _counts(value: object) -> dict[str, int]:
-    if not isinstance(value, dict):
-        return {}
-    return {visible(name, 60): whole(count) for name, count in value.items() if whole(count)}
+    return {visible(name, 60): whole(count) for name, count in table_of(value).items() if whole(count)}
 
 
 def _text(counts: Mapping[str, int]) -> str:

@@ -1,41 +1,25 @@
 """Do judges and evaluation point the same way? For every two captionings that were judged, what each judge
 prefers beside how much better the models are that were trained on them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
+from markupsafe import Markup
+
+from vila2cli.report.figures import Figure
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.judges import Judgement
-from vila2cli.report.paired import MAIN_MEASURES, MEASURE_NAMES, Change, compare_two
-from vila2cli.report.results import Figure, RoundResult
+from vila2cli.report.judgements import Judgement
+from vila2cli.report.paired import MAIN_MEASURES, MEASURE_NAMES, compare_two
+from vila2cli.report.plots import tag
+from vila2cli.report.results import RoundResult
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.wording import NOT_RUN, number, points
+from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.wording import NOT_RUN, points
+from vila2cli.score.stats import Bootstrap
 
 BASELINES = {"alt-text": "round 0"}
 """What the model of a row was trained on that has no captions of its own."""
 EVEN = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class DirectionCell:
-    """How far one judge or measure is from undecided, in points, and which way: gain, loss, even or empty."""
-
-    text: str
-    note: str = ""
-    verdict: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DirectionRow:
-    captions: str
-    cells: tuple[DirectionCell, ...]
-    says: str
-
-
-@dataclass(frozen=True, slots=True)
-class DirectionTable:
-    columns: tuple[str, ...]
-    rows: tuple[DirectionRow, ...]
 
 
 def direction_table(
@@ -43,59 +27,50 @@ def direction_table(
     results: Sequence[RoundResult],
     judgements: Sequence[Judgement],
     reader: JsonReader,
-    *,
-    num_bootstrap: int,
-    seed: int,
-) -> DirectionTable:
+    **bootstrap: Unpack[Bootstrap],
+) -> Table:
     """One row for every two captionings that were judged; the measures are of the models trained on them."""
-    judges = tuple(dict.fromkeys(one.judge for one in judgements))
+    judges = tuple(dict.fromkeys(judgement.judge for judgement in judgements))
     by_group = {result.group: result for result in results}
     rows = []
-    for layer, against in dict.fromkeys((one.layer, one.against) for one in judgements):
-        said = {one.judge: one for one in reversed(judgements) if (one.layer, one.against) == (layer, against)}
+    for pair in dict.fromkeys(judgement.pair for judgement in judgements):
+        rates = {given.judge: given.rate for given in reversed(judgements) if given.pair == pair}
+        layer, against = pair
         after, before = by_group.get(layer), by_group.get(BASELINES.get(against, against))
-        changes = {}
+        changes: Mapping[str, Figure] = {}
         if after is not None and before is not None:
-            compared = compare_two(run, before, after, reader, num_bootstrap=num_bootstrap, seed=seed)
-            changes = dict(compared.changes)
-        cells = [_judge_cell(said.get(judge)) for judge in judges]
-        cells += [_change_cell(changes.get(name)) for name in MAIN_MEASURES]
-        rows.append(DirectionRow(f"{layer} over {against}", tuple(cells), _says(cells)))
-    measures = tuple(MEASURE_NAMES.get(name, name) for name in MAIN_MEASURES)
-    return DirectionTable((*(f"{judge} judge" for judge in judges), *measures), tuple(rows))
+            changes = compare_two(run, before, after, reader, **bootstrap).changes
+        figures = [_from_even(rates.get(judge)) for judge in judges]
+        figures += [changes.get(name) for name in MAIN_MEASURES]
+        rows.append(Row(f"{layer} over {against}", (*map(_cell, figures), _together(figures))))
+    measures = (MEASURE_NAMES.get(name, name) for name in MAIN_MEASURES)
+    named = (f"{judge} judge" for judge in judges)
+    return Table(columns("Captions", *named, *measures, "Together"), tuple(rows))
 
 
-def _judge_cell(one: Judgement | None) -> DirectionCell:
-    if one is None:
-        return DirectionCell(NOT_RUN)
-    rate = one.rate
-    return _cell(
-        Figure(
-            rate.value - EVEN,
-            None if rate.low is None else rate.low - EVEN,
-            None if rate.high is None else rate.high - EVEN,
-        )
-    )
+def _from_even(rate: Figure | None) -> Figure | None:
+    """How far a win rate is from undecided."""
+    if rate is None:
+        return None
+    low, high = (None if end is None else end - EVEN for end in (rate.low, rate.high))
+    return Figure(rate.value - EVEN, low, high)
 
 
-def _change_cell(change: Change | None) -> DirectionCell:
-    return DirectionCell(NOT_RUN) if change is None else _cell(change.figure)
+def _cell(figure: Figure | None) -> Markup:
+    """A difference in points with its interval, coloured by its direction."""
+    text, span, verdict = NOT_RUN, "", ""
+    if figure is not None:
+        text, span, verdict = points(figure.value), figure.scaled(100).span(" to "), figure.verdict
+    return Markup(" ").join((tag("span", text, class_=f"delta {verdict}"), tag("small", span)))
 
 
-def _cell(figure: Figure) -> DirectionCell:
-    span = ""
-    if figure.low is not None and figure.high is not None:
-        span = f"{number(100 * figure.low, 1)} to {number(100 * figure.high, 1)}"
-    return DirectionCell(points(figure.value), span, Change(figure).verdict)
-
-
-def _says(cells: Sequence[DirectionCell]) -> str:
-    verdicts = [cell.verdict for cell in cells if cell.verdict]
-    clear = {verdict for verdict in verdicts if verdict != "even"}
-    if len(clear) > 1:
+def _together(figures: Sequence[Figure | None]) -> str:
+    """Whether all that have a direction have the same."""
+    verdicts = [figure.verdict for figure in figures if figure is not None]
+    clear = [verdict for verdict in verdicts if verdict != "even"]
+    if len(set(clear)) > 1:
         return "they disagree"
     if not clear:
         return "none can tell"
-    way = "better" if clear == {"gain"} else "worse"
-    num_clear = sum(verdict != "even" for verdict in verdicts)
-    return f"all say {way}" if num_clear == len(verdicts) else f"{num_clear} of {len(verdicts)} say {way}"
+    way = "better" if clear[0] == "gain" else "worse"
+    return f"all say {way}" if len(clear) == len(verdicts) else f"{len(clear)} of {len(verdicts)} say {way}"

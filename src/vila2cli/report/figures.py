@@ -1,112 +1,63 @@
-"""Which charts the page draws: caption length, caption quality, QA mean and every task, over the rounds."""
+"""Measured values with their intervals, and how they are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from markupsafe import Markup
+from vila2cli.report.json_reader import real, table_of
+from vila2cli.report.wording import NOT_RUN, number
 
-from vila2cli.report.caption_layers import Words
-from vila2cli.report.plots import Point, Series, line_chart
-from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult
-from vila2cli.report.tables import scale_of, task_names
-from vila2cli.report.wording import number
+Verdict = Literal["gain", "loss", "even"]
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
-    """A drawing with its title and the line under it."""
+class Figure:
+    """A measured value with its 95% interval where the file gives one."""
 
-    title: str
-    svg: Markup
-    note: str = ""
+    value: float
+    low: float | None = None
+    high: float | None = None
 
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """Both ends of the interval, () where one is not known."""
+        return () if self.low is None or self.high is None else (self.low, self.high)
 
-def charts(results: Sequence[RoundResult], words: Mapping[str, Words]) -> list[Chart]:
-    """All charts for which there is at least one value; controls are in the table alone."""
-    results = [result for result in results if not result.is_control]
-    found = [
-        _length_chart(results, words),
-        _share_chart(
-            results,
-            "Caption facts",
-            {PRECISION: "precision", RECALL: "recall"},
-            "Facts stated that are right, and facts of the picture that are stated.",
-        ),
-        _share_chart(results, "QA mean", {QA_MEAN: "QA mean"}, "Unweighted mean over the question tasks."),
-    ]
-    found += [
-        _share_chart(results, name, {name: name}, _task_note(results, name)) for name in task_names(results)
-    ]
-    return [chart for chart in found if chart is not None]
+    @property
+    def is_share(self) -> bool:
+        return all(0 <= v <= 1 for v in (self.value, self.low, self.high) if v is not None)
 
+    @property
+    def verdict(self) -> Verdict:
+        """Of a difference: `gain` or `loss` where the interval leaves out zero, else `even`."""
+        low, high = self.low or 0.0, self.high or 0.0
+        return "gain" if low > 0 else "loss" if high < 0 else "even"
 
-def _task_note(results: Sequence[RoundResult], name: str) -> str:
-    task = next(result.tasks[name] for result in results if name in result.tasks)
-    parts = [task.headline, f"{task.num_samples:,} samples" if task.num_samples else ""]
-    return ", ".join(filter(None, parts))
+    def scaled(self, scale: float) -> "Figure":
+        """The figure in another unit."""
+        low, high = (None if end is None else scale * end for end in (self.low, self.high))
+        return Figure(scale * self.value, low, high)
 
-
-def _labels(results: Sequence[RoundResult]) -> tuple[list[str], int]:
-    """The x axis: round numbers, then `final`; and how many labels are set off at its end."""
-    detached = sum(result.group == "final" for result in results)
-    return [result.group.removeprefix("round ") for result in results], detached
+    def span(self, between: str = "–", digits: int = 1, write: Callable[[float, int], str] = number) -> str:
+        """The interval in words, `70.2–72.0`; "" where it is not known."""
+        return between.join(write(end, digits) for end in self.ends)
 
 
-def _share_chart(
-    results: Sequence[RoundResult], title: str, measures: Mapping[str, str], note: str
-) -> Chart | None:
-    labels, detached = _labels(results)
-    figures = {name: [result.measure(name) for result in results] for name in measures}
-    scale = scale_of([one for row in figures.values() for one in row])
-    series = [
-        Series(measures[name], tuple(_point(x, one, scale) for x, one in enumerate(row) if one is not None))
-        for name, row in figures.items()
-    ]
-    series = [one for one in series if one.points]
-    if not series:
-        return None
-    svg = line_chart(
-        labels,
-        series,
-        summary=_summary(title, labels, series),
-        y_name="%" if scale == 100 else "",
-        digits=1,
-        detached=detached,
-        ceiling=100.0 if scale == 100 else None,
-    )
-    return Chart(title, svg, note)
+def figure_of(value: object) -> Figure | None:
+    """A figure from a plain number or from `{"value", "low", "high"}`; None for anything else."""
+    parts = table_of(value)
+    middle = real(parts.get("value") if parts else value)
+    return None if middle is None else Figure(middle, real(parts.get("low")), real(parts.get("high")))
 
 
-def _point(x: int, figure: Figure, scale: int) -> Point:
-    low = None if figure.low is None else scale * figure.low
-    high = None if figure.high is None else scale * figure.high
-    return Point(x, scale * figure.value, low, high)
+def scale_of(figures: Sequence[Figure | None]) -> int:
+    """100 where all figures are shares, so that they are shown in percent, else 1."""
+    return 100 if all(figure.is_share for figure in figures if figure is not None) else 1
 
 
-def _length_chart(results: Sequence[RoundResult], words: Mapping[str, Words]) -> Chart | None:
-    rounds = [result for result in results if result.is_round]
-    labels, _ = _labels(rounds)
-    points = [
-        Point(x, found.mean, max(found.mean - found.sd, 0.0), found.mean + found.sd)
-        for x, result in enumerate(rounds)
-        if (found := words.get(result.group)) is not None
-    ]
-    if not points:
-        return None
-    series = [Series("words per caption", tuple(points))]
-    labels = ["alt-text" if label == "0" else label for label in labels]
-    note = (
-        "Mean, bars one standard deviation of the captions. "
-        "The paper's COYO captions: 11.9, 101.2, 117.1, 126.8, 125.9 words (VILA^2 table 1)."
-    )
-    summary = _summary("Words per caption", labels, series)
-    svg = line_chart(labels, series, summary=summary, y_name="words", digits=1, from_zero=True)
-    return Chart("Caption length", svg, note)
-
-
-def _summary(title: str, labels: Sequence[str], series: Sequence[Series]) -> str:
-    """The chart in words, for those who do not see it."""
-    lines = [
-        f"{one.name}: " + ", ".join(f"{labels[p.x]} {number(p.value, 1)}" for p in one.points) for one in series
-    ]
-    return f"{title} by round. {'; '.join(lines)}"
+def figure_text(figure: Figure | None, digits: int = 3) -> str:
+    """A value with its 95% interval: `0.711 [0.702, 0.720]`."""
+    if figure is None:
+        return NOT_RUN
+    span = figure.span(", ", digits)
+    return number(figure.value, digits) + (f" [{span}]" if span else "")

@@ -63,6 +63,16 @@ class JsonReader:
         self.damaged.append(visible(f"{name}: {problem}", 300))
 
 
+def table_of(value: object) -> dict[str, Any]:
+    """A JSON object from a file, empty for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def tables_of(value: object) -> list[dict[str, Any]]:
+    """The objects in a list from a file, none for anything else."""
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
 def whole(value: object) -> int:
     """A count from a file: whole and not negative, else 0."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

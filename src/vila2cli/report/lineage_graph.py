@@ -5,14 +5,14 @@ training's sources by their digest, the model that a layer's captions or answers
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
 
-from vila2cli.report.plots import tag
-from vila2cli.report.run_folder import RunRecord, Stage
+from vila2cli.report.json_reader import table_of, tables_of
+from vila2cli.report.plots import svg, tag
+from vila2cli.report.run_folder import RunRecord, StageRecord
 from vila2cli.report.wording import visible
 
 LEFT_OUT = ("eval", "judge", "judge-people")
@@ -22,19 +22,11 @@ GAP_X, GAP_Y, TOP = 56, 26, 26
 _MOST_LETTERS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """An arrow between two stages, by their labels."""
-
-    source: str
-    target: str
-
-
-def edges(run: RunRecord) -> list[Edge]:
-    """What was made from what among the stages of a run, in their order."""
+def edges(run: RunRecord) -> list[tuple[str, str]]:
+    """The labels of a stage and of one made from it, in the order of the run."""
     stages = _drawn(run)
-    found = [Edge(source.label, stage.label) for stage in stages for source in _sources(stage, stages, run)]
-    return list(dict.fromkeys(found))
+    pairs = [(source.label, stage.label) for stage in stages for source in _sources(stage, stages, run)]
+    return list(dict.fromkeys(pairs))
 
 
 def lineage_graph(run: RunRecord) -> Markup:
@@ -59,22 +51,19 @@ def lineage_graph(run: RunRecord) -> Markup:
     for column, group in enumerate(columns):
         x = column * (BOX_WIDTH + GAP_X) + 2 + BOX_WIDTH / 2
         parts.append(tag("text", visible(group, 24), x=x, y=14, class_="column mid"))
-    parts += [_arrow(corners[edge.source], corners[edge.target]) for edge in arrows]
+    parts += [_arrow(corners[source], corners[target]) for source, target in arrows]
     parts += [_box(stage, corners[stage.label]) for stage in stages]
-    said = f"{len(stages)} checkpoints and layers, {len(arrows)} arrows from what each was made from"
-    return tag(
-        "svg", *parts, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=said
-    )
+    summary = f"{len(stages)} checkpoints and layers, {len(arrows)} arrows from what each was made from"
+    return svg((width, height), *parts, width=width, height=height, role="img", aria_label=summary)
 
 
-def _drawn(run: RunRecord) -> list[Stage]:
+def _drawn(run: RunRecord) -> list[StageRecord]:
     return [stage for stage in run.stages if stage.state != "missing" and stage.name not in LEFT_OUT]
 
 
-def _sources(stage: Stage, stages: Sequence[Stage], run: RunRecord) -> Iterator[Stage]:
+def _sources(stage: StageRecord, stages: Sequence[StageRecord], run: RunRecord) -> Iterator[StageRecord]:
     digests = set(_layer_digests(stage.summary))
-    parent = stage.summary.get("parent")
-    places = [parent.get("path") if isinstance(parent, dict) else None, stage.summary.get("model")]
+    places = [table_of(stage.summary.get("parent")).get("path"), stage.summary.get("model")]
     for other in stages:
         own = other.folder.relative_to(run.run_dir).parts
         is_named = any(isinstance(place, str) and PurePath(place).parts[-len(own) :] == own for place in places)
@@ -88,24 +77,21 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 def _layer_digests(summary: Mapping[str, Any]) -> Iterator[str]:
     """The digests of the layers that a training read."""
-    sources = summary.get("sources")
-    for source in sources.values() if isinstance(sources, dict) else ():
-        layers = source.get("layers") if isinstance(source, dict) else None
-        for layer in layers if isinstance(layers, list) else ():
-            if isinstance(layer, dict) and isinstance(layer.get("digest"), str):
+    for source in table_of(summary.get("sources")).values():
+        for layer in tables_of(table_of(source).get("layers")):
+            if isinstance(layer.get("digest"), str):
                 yield layer["digest"]
 
 
-def _below(stage: Stage) -> str:
+def _below(stage: StageRecord) -> str:
     """What is read beside other stages' work: the names of the data, or how many records came of it."""
-    data = stage.summary.get("data")
-    if isinstance(data, dict) and data:
+    if data := table_of(stage.summary.get("data")):
         text = visible(", ".join(str(name) for name in data))
         return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
     return f"{stage.num_out:,} records" if stage.num_out else ""
 
 
-def _box(stage: Stage, corner: tuple[int, int]) -> Markup:
+def _box(stage: StageRecord, corner: tuple[int, int]) -> Markup:
     x, y = corner
     return tag(
         "g",

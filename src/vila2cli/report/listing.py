@@ -9,19 +9,19 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from vila2cli.report.bookkeeping import when
+from vila2cli.report.figures import figure_text
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.markdown import figure_text
 from vila2cli.report.paired import bootstrap_of, compare_rounds
-from vila2cli.report.records import when
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, read_results
-from vila2cli.report.run_folder import RunRecord, Stage, read_run
+from vila2cli.report.run_folder import RunRecord, StageRecord, read_run
 from vila2cli.report.saturation import verdict
 from vila2cli.report.wording import visible
 from vila2cli.settings.recipe import Recipe
 from vila2cli.text.printable import printable
 
-SHOWN = {"recaption": "recaption", "pretrain": "pretrain", "sft": "sft", "eval": "eval", "judge": "judge"}
-"""Stages with a column; a specialist's training stands under pretrain, its answers under recaption."""
+SHOWN = ("recaption", "pretrain", "sft", "eval", "judge")
+"""Stages with a column; a specialist's training is under pretrain, its answers under recaption."""
 SPECIALIST = {"relabel": "recaption", "checkpoint": "pretrain"}
 MAX_DAMAGED = 8
 """Files named that cannot be read."""
@@ -73,15 +73,19 @@ class RunTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.title
-        states, figures = tuple(SHOWN.values()), tuple(MEASURES.values())
+        figures = tuple(MEASURES.values())
         lines = [(name, [*shown, *_figures(result)]) for name, shown, result in self.rows]
-        table = _table((*states, *figures), lines)
-        # As wide as it would like to be, which a measure within the terminal would not say.
+        table = _table((*SHOWN, *figures), lines)
+        # The width that it would take, which a measure within the terminal would cut.
         if console.measure(table, options=options.update_width(UNBOUNDED)).maximum <= options.max_width:
             yield table
         else:
-            yield _table(states, [(name, shown) for name, shown, _ in self.rows], gap=1)
-            measured = [(name, _figures(result, "\n")) for name, _, result in self.rows if _has_figures(result)]
+            yield _table(SHOWN, [(name, shown) for name, shown, _ in self.rows], gap=1)
+            measured = [
+                (name, _figures(result, "\n"))
+                for name, _, result in self.rows
+                if result and any(map(result.measure, MEASURES))
+            ]
             if measured:
                 yield Text()
                 yield _table(figures, measured, gap=1)
@@ -94,18 +98,23 @@ class RunTable:
 
 
 def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
-    """What is known of a run; with a recipe also whether another round helps, as its report says."""
+    """What is known of a run; with a recipe also the verdict of its report on another round."""
     reader = JsonReader(run_dir)
     run = read_run(run_dir, reader)
     results = read_results(run)
     by_group = {result.group: result for result in results}
-    groups = dict.fromkeys(stage.group for stage in run.stages)
-    rows = tuple((printable(group), _states(run, group), by_group.get(group)) for group in groups)
+    by_name: dict[str, dict[str, StageRecord]] = {}
+    for stage in run.stages:
+        by_name.setdefault(stage.group, {})[SPECIALIST.get(stage.name, stage.name)] = stage
+    rows = tuple(
+        (printable(group), [_state(stages.get(name)) for name in SHOWN], by_group.get(group))
+        for group, stages in by_name.items()
+    )
     if recipe is None:
         return RunTable(_title(run, reader), rows, "")
     loop = [result for result in results if result.is_round]
-    said = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
-    return RunTable(_title(run, reader), rows, said, tuple(dict.fromkeys(reader.damaged)))
+    sentence = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
+    return RunTable(_title(run, reader), rows, sentence, tuple(dict.fromkeys(reader.damaged)))
 
 
 def _table(columns: Sequence[str], lines: Sequence[tuple[str, list[Text]]], gap: int = 2) -> Table:
@@ -125,15 +134,7 @@ def _title(run: RunRecord, reader: JsonReader) -> Text:
     return Text(printable(", ".join(parts)), style="bold")
 
 
-def _states(run: RunRecord, group: str) -> list[Text]:
-    found: dict[str, Stage] = {}
-    for stage in run.stages:
-        if stage.group == group:
-            found[SPECIALIST.get(stage.name, stage.name)] = stage
-    return [_state(found.get(name)) for name in SHOWN]
-
-
-def _state(stage: Stage | None) -> Text:
+def _state(stage: StageRecord | None) -> Text:
     if stage is None:
         return Text("")
     text = STATES[stage.state]
@@ -146,11 +147,9 @@ def _figures(result: RoundResult | None, between: str = " ") -> list[Text]:
     """The main measures, each with `between` before its interval."""
     if result is None:
         return [Text("") for _ in MEASURES]
-    return [Text(figure_text(result.measure(name), 100, 1).replace(" [", f"{between}[")) for name in MEASURES]
-
-
-def _has_figures(result: RoundResult | None) -> bool:
-    return bool(_measures(result))
+    figures = [result.measure(name) for name in MEASURES]
+    texts = (figure_text(figure and figure.scaled(100), 1) for figure in figures)
+    return [Text(text.replace(" [", f"{between}[")) for text in texts]
 
 
 def _measures(result: RoundResult | None) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """Markdown for cards: tables and text in which nothing untrusted is markup."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.results import Figure
-from vila2cli.report.wording import NOT_RUN, number, visible
+from vila2cli.report.json_reader import JsonReader, table_of
+from vila2cli.report.wording import visible
 
 MAX_CELL = 300
 MAX_EXAMPLES = 2
@@ -42,19 +41,8 @@ def section(title: str, *parts: str) -> str:
 
 def counts(values: object) -> list[tuple[str, int]]:
     """Counts by name, the largest first; what is no count is left out."""
-    found = values.items() if isinstance(values, Mapping) else ()
-    kept = [(str(name), count) for name, count in found if isinstance(count, int) and count > 0]
-    return sorted(kept, key=lambda one: -one[1])
-
-
-def figure_text(figure: Figure | None, scale: int = 1, digits: int = 3) -> str:
-    """A value with its 95% interval: `0.711 [0.702, 0.720]`."""
-    if figure is None:
-        return NOT_RUN
-    text = number(scale * figure.value, digits)
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} [{number(scale * figure.low, digits)}, {number(scale * figure.high, digits)}]"
+    kept = [(name, count) for name, count in table_of(values).items() if isinstance(count, int) and count > 0]
+    return sorted(kept, key=lambda pair: -pair[1])
 
 
 def document(head: str, body: Sequence[str]) -> str:

@@ -7,19 +7,20 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.report.bookkeeping import data_sources
 from vila2cli.report.data_card import prompt_rows
-from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.figures import figure_text
+from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
 from vila2cli.report.markdown import (
     card_name,
     damaged,
     document,
-    figure_text,
     plain,
     reject_lines,
     section,
     table,
 )
-from vila2cli.report.results import RoundResult, TaskResult, read_result
+from vila2cli.report.results import RoundResult, read_result
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
 from vila2cli.run.cost import Cost
@@ -87,12 +88,12 @@ def _lineage(folder: Path, reader: JsonReader) -> Lineage:
     """The checkpoint's vila2.json and those of its parents as far as they are there, newest first."""
     chain = [(folder, reader.read(folder / "vila2.json"))]
     while len(chain) < MAX_PARENTS:
-        parent = chain[-1][1].get("parent")
-        place = Path(str(parent.get("path", ""))) if isinstance(parent, dict) else Path()
+        parent = table_of(chain[-1][1].get("parent"))
+        place = Path(str(parent.get("path", ""))) if parent else Path()
         if not is_there(place / "vila2.json", Path.is_file):
             # The run folder may have moved: a parent of a stage is mostly its neighbour.
             place = chain[-1][0].parent / place.name
-        if not isinstance(parent, dict) or not is_there(place / "vila2.json", Path.is_file):
+        if not parent or not is_there(place / "vila2.json", Path.is_file):
             return chain
         chain.append((place, reader.read(place / "vila2.json")))
     return chain
@@ -100,8 +101,8 @@ def _lineage(folder: Path, reader: JsonReader) -> Lineage:
 
 def _parents(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
     bases, parent = lineage.get("bases"), lineage.get("parent")
-    found = list(bases.values()) if isinstance(bases, dict) else [parent]
-    return [(str(one.get("path", "")), str(one.get("sha256", ""))) for one in found if isinstance(one, dict)]
+    parents = tables_of(list(bases.values()) if isinstance(bases, dict) else [parent])
+    return [(str(parent.get("path", "")), str(parent.get("sha256", ""))) for parent in parents]
 
 
 def _parent_rows(chain: Lineage, sha256: str) -> list[tuple[object, ...]]:
@@ -114,14 +115,9 @@ def _parent_rows(chain: Lineage, sha256: str) -> list[tuple[object, ...]]:
 def _data_rows(chain: Lineage) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for _, lineage in chain:
-        data = lineage.get("data")
-        for name, digests in data.items() if isinstance(data, dict) else ():
-            names = [str(one) for one in digests] if isinstance(digests, dict) else []
-            layers = dict.fromkeys(part for one in names for part in one.split("+")[1:])
-            num_base = sum("+" not in one for one in names)
-            places = ", ".join(
-                map(redacted, _dict(_dict(_dict(lineage.get("sources")).get(name)).get("shards")))
-            )
+        sources = table_of(lineage.get("sources"))
+        for name, num_base, layers in data_sources(lineage.get("data")):
+            places = ", ".join(map(redacted, table_of(table_of(sources.get(name)).get("shards"))))
             rows.append((lineage.get("stage", ""), name, num_base, places, ", ".join(layers) or "none"))
     return rows
 
@@ -131,8 +127,8 @@ def _prompts(folder: Path, chain: Lineage, reader: JsonReader, recipe: Recipe) -
     digests = {
         digest
         for _, lineage in chain
-        for source in _dict(lineage.get("data")).values()
-        for digest in _dict(source).values()
+        for source in table_of(lineage.get("data")).values()
+        for digest in table_of(source).values()
         if isinstance(digest, str)
     }
     group = folder.resolve().parent
@@ -143,13 +139,9 @@ def _prompts(folder: Path, chain: Lineage, reader: JsonReader, recipe: Recipe) -
             continue
         if any(str(stats.get("sha256")) in digests for stats in layer_stats(layer, reader)):
             inputs = reader.read(layer / "manifest.json").get("inputs")
-            known = prompt_rows({}, _dict(inputs), recipe)
+            known = prompt_rows({}, table_of(inputs), recipe)
             rows += [(layer.relative_to(run_dir), name, text) for name, _, text in known]
     return table(["layer", "id", "text"], rows)
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 _PHASE_HEAD = ["stage", "phase", "samples", "tokens", "epochs", "learning rate", "batch", "trained"]
@@ -158,17 +150,15 @@ _PHASE_HEAD = ["stage", "phase", "samples", "tokens", "epochs", "learning rate",
 def _phase_rows(chain: Lineage) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for _, lineage in chain:
-        settings = lineage.get("settings")
-        settings = settings if isinstance(settings, dict) else {}
-        phases = lineage.get("phases")
-        for phase in phases if isinstance(phases, list) else []:
-            one = settings.get(phase.get("phase"), settings) if isinstance(phase, dict) else {}
-            if isinstance(one, dict) and isinstance(phase, dict):
+        settings = table_of(lineage.get("settings"))
+        for phase in tables_of(lineage.get("phases")):
+            chosen = settings.get(str(phase.get("phase")), settings)
+            if isinstance(chosen, dict):
                 figures = [compact(whole(phase.get(key))) for key in ("num_samples", "num_tokens")]
-                chosen = [one.get(key, "") for key in ("epochs", "learning_rate", "batch_size")]
-                trained = one.get("train")
+                values = [chosen.get(key, "") for key in ("epochs", "learning_rate", "batch_size")]
+                trained = chosen.get("train")
                 parts = ", ".join(map(str, trained)) if isinstance(trained, list) else ""
-                rows.append((lineage.get("stage", ""), phase.get("phase", ""), *figures, *chosen, parts))
+                rows.append((lineage.get("stage", ""), phase.get("phase", ""), *figures, *values, parts))
     return rows
 
 
@@ -181,7 +171,7 @@ def _result(folder: Path, sha256: str, reader: JsonReader) -> RoundResult | None
 
 def _scores(result: RoundResult | None) -> str:
     if result is None:
-        return "No evaluation of these weights lies beside them."
+        return "No evaluation of these weights is beside them."
     rows: list[tuple[object, ...]] = [
         (task.name, metric, figure_text(figure), task.num_samples)
         for task in result.tasks.values()
@@ -217,21 +207,14 @@ def _hours(seconds: float, recipe: Recipe) -> tuple[str, str, str]:
 def _model_failures(result: RoundResult | None, folder: Path, reader: JsonReader) -> str:
     lines = []
     caption = result.caption if result else None
-    if caption is not None:
-        for metric, text in (
-            ("precision", "of what it states is wrong"),
-            ("recall", "of what is there is left out"),
-        ):
-            if (figure := caption.metrics.get(metric)) is not None:
-                lines.append(f"- captions: {100 * (1 - figure.value):.1f}% {text} ({plain(caption.name)})")
-    tasks = sorted((one for one in (result.qa_tasks if result else ()) if one.figure), key=_headline)
-    for task in tasks[:3]:
-        lines.append(f"- weak task: {plain(task.name)}, {plain(task.headline)} {figure_text(task.figure)}")
+    kinds = {"precision": "of what it states is wrong", "recall": "of what is there is left out"}
+    for metric, text in kinds.items():
+        if caption is not None and (figure := caption.metrics.get(metric)) is not None:
+            lines.append(f"- captions: {100 * (1 - figure.value):.1f}% {text} ({plain(caption.name)})")
+    scored = [(task, task.figure) for task in (result.qa_tasks if result else ()) if task.figure is not None]
+    for task, figure in sorted(scored, key=lambda pair: pair[1].value)[:3]:
+        lines.append(f"- weak task: {plain(task.name)}, {plain(task.headline)} {figure_text(figure)}")
     lines += reject_lines(folder, reader, "could not be trained on")
     if result is None:
         lines.append("- not evaluated: how good its answers are is not known")
     return "\n".join(lines)
-
-
-def _headline(task: TaskResult) -> float:
-    return task.figure.value if task.figure else 0.0

@@ -1,22 +1,24 @@
-"""The page itself: everything read from the run folder, handed to the templates, and nothing else.
+"""The page itself: everything read from the run folder, handed to the templates, and nothing else."""
 
-Text from files reaches the templates as plain strings, which Jinja2 escapes; only SVG built by
-`plots` and the package's own style sheet and script are markup. A content security policy in the
-page forbids everything but that script.
-"""
-
-import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vila2cli import __version__
 from vila2cli.report.all_captions import CaptionList, caption_list, read_all_captions
-from vila2cli.report.boxes import BoxedAnswer, boxed_answers
+from vila2cli.report.bookkeeping import (
+    CostSection,
+    cost_section,
+    cost_tile,
+    lineage_table,
+    matrix,
+    recaption_costs,
+    reject_table,
+    when,
+)
+from vila2cli.report.boxed_answers import BoxedAnswer, boxed_answers
 from vila2cli.report.caption_layers import (
     CaptionLayer,
     Words,
@@ -24,47 +26,27 @@ from vila2cli.report.caption_layers import (
     count_alt_words,
     written_words,
 )
-from vila2cli.report.captions import Card, read_cards
-from vila2cli.report.decisions import (
-    DECISIONS_NOTE,
-    FILTER_NOTE,
-    DecisionRow,
-    FilterRow,
-    decision_rows,
-    filter_rows,
-)
-from vila2cli.report.directions import DirectionTable, direction_table
-from vila2cli.report.drift import DriftTable, drift_table
-from vila2cli.report.figures import Chart, charts
+from vila2cli.report.captions import CaptionSection, caption_section
+from vila2cli.report.charts import Chart, charts
+from vila2cli.report.decisions import decision_table, filter_table
+from vila2cli.report.directions import direction_table
+from vila2cli.report.drift import drift_table
+from vila2cli.report.headline import HeadlineTable, Tile, headline_table, tiles
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.judges import JudgeRow, judge_rows, read_judgements
+from vila2cli.report.judgements import judge_table, read_judgements
 from vila2cli.report.lineage_graph import lineage_graph
-from vila2cli.report.paired import bootstrap_of, compare_rounds
-from vila2cli.report.records import (
-    LedgerRow,
-    LineageRow,
-    Matrix,
-    RejectRow,
-    cost_figure,
-    cost_tile,
-    ledger,
-    lineage_rows,
-    matrix,
-    recaption_costs,
-    reject_rows,
-    when,
-)
+from vila2cli.report.paired import bootstrap_of, compare_rounds, difference_table
 from vila2cli.report.results import RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, read_run
 from vila2cli.report.saturation import verdict
-from vila2cli.report.tables import DifferenceTable, Table, Tile, difference_table, headline_table, tiles
-from vila2cli.report.wording import harmless
+from vila2cli.report.tables import Table
 from vila2cli.run.folder import digest
 from vila2cli.settings.recipe import Recipe, resolved_lines
+from vila2cli.text.html import render_html
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class ReportPage:
     """What the templates show, in the order of the page."""
 
     name: str
@@ -72,98 +54,70 @@ class Page:
     facts: tuple[tuple[str, str], ...]
     tiles: list[Tile]
     damaged: list[str]
-    table: Table
-    judges: list[JudgeRow]
-    directions: DirectionTable
+    headline: HeadlineTable
     charts: list[Chart]
+    judges: Table
+    directions: Table
     verdict: list[str]
-    differences: DifferenceTable
-    cards: list[Card]
-    cards_note: str
-    drift: DriftTable
+    differences: Table
+    drift: Table
+    captions: CaptionSection
     all_captions: CaptionList | None
     boxed: list[BoxedAnswer]
-    decisions: list[DecisionRow]
-    decisions_note: str
-    filters: list[FilterRow]
-    filters_note: str
-    rejects: list[RejectRow]
-    rejects_note: str
-    ledger: list[LedgerRow]
-    cost_chart: Markup | None
-    cost_note: str
-    matrix: Matrix
+    decisions: Table
+    filters: Table
+    rejects: Table
+    costs: CostSection
+    matrix: Table
     graph: Markup
-    lineage: list[LineageRow]
+    lineage: Table
     settings: list[str]
 
 
-def build_page(recipe: Recipe, run_dir: Path) -> Page:
-    """Read a run folder into a page; what is missing or damaged is said there and raises nothing."""
+def build_page(recipe: Recipe, run_dir: Path) -> ReportPage:
+    """Read a run folder into a page; what is missing or damaged is reported there and raises nothing."""
     reader = JsonReader(run_dir)
     run = read_run(run_dir, reader)
     results = read_results(run)
-    judgements = [one for result in results for one in read_judgements(run, result.group)]
+    judgements = [judgement for result in results for judgement in read_judgements(run, result.group)]
     layers = caption_layers(run)
     words = _count_words(recipe, run, layers, reader)
     bootstrap = bootstrap_of(recipe)
     comparisons = compare_rounds(run, results, reader, **bootstrap)
     sentences = verdict(comparisons, results)
-    cards, cards_note = read_cards(layers, reader)
+    captions = caption_section(layers, reader)
     images = read_all_captions(layers, reader)
     captioned = sorted({layer.round for layer in layers})
-    rejects, rejects_note = reject_rows(run)
-    costs = recaption_costs(run, recipe.cost)
-    chart, cost_note = cost_figure(costs)
-    return Page(
+    return ReportPage(
         name=recipe.name,
         lead=_lead(recipe, results, sentences),
         facts=_facts(recipe, run),
-        tiles=tiles(results, words, judgements, cost_tile(costs)),
-        table=headline_table(run, results, words, judgements),
-        judges=judge_rows(judgements),
-        directions=direction_table(run, results, judgements, reader, **bootstrap),
+        tiles=tiles(results, words, judgements, cost_tile(recaption_costs(run, recipe.cost))),
+        headline=headline_table(run, results, words, judgements),
         charts=charts(results, words),
+        judges=judge_table(judgements),
+        directions=direction_table(run, results, judgements, reader, **bootstrap),
         verdict=sentences,
         differences=difference_table(comparisons, results),
-        cards=cards,
-        cards_note=cards_note,
         drift=drift_table(images, captioned, **bootstrap),
+        captions=captions,
         all_captions=caption_list(images, captioned),
         boxed=boxed_answers(run_dir, reader),
-        decisions=decision_rows(run),
-        decisions_note=DECISIONS_NOTE,
-        filters=filter_rows(run),
-        filters_note=FILTER_NOTE,
-        rejects=rejects,
-        rejects_note=rejects_note,
-        ledger=ledger(run, recipe.cost),
-        cost_chart=chart,
-        cost_note=cost_note,
+        decisions=decision_table(run),
+        filters=filter_table(run),
+        rejects=reject_table(run),
+        costs=cost_section(run, recipe.cost),
         matrix=matrix(run),
         graph=lineage_graph(run),
-        lineage=lineage_rows(run),
+        lineage=lineage_table(run),
         settings=resolved_lines(recipe),
         damaged=list(dict.fromkeys(reader.damaged)),
     )
 
 
-def render_page(page: Page) -> str:
+def render_page(page: ReportPage) -> str:
     """The page as one HTML document that loads nothing from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("vila2cli.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=harmless,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source, _, _ = PackageLoader("vila2cli.report").get_source(environment, "page.js")
-    script = f"\n{source}"
-    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template("page.html.j2").render(
-        page=page, version=__version__, script=Markup(script), script_sha256=hashed
-    )
+    return render_html("vila2cli.report", "page.html.j2", {"script": "page.js"}, page=page, version=__version__)
 
 
 def _count_words(

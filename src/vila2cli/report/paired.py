@@ -4,58 +4,66 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
+
+from markupsafe import Markup
 
 from vila2cli.errors import DataError
 from vila2cli.evaluation.predictions import both, differences_of
+from vila2cli.report.figures import Figure, scale_of
 from vila2cli.report.json_reader import JsonReader
-from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, Figure, RoundResult, TaskResult
+from vila2cli.report.plots import difference_mark, tag
+from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, TaskResult, task_names
 from vila2cli.report.run_folder import RunRecord
+from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.wording import signed
 from vila2cli.score import SCORERS
-from vila2cli.score.stats import Estimate, Interval, Support, difference_of, mean_of
+from vila2cli.score.stats import FEW_IMAGES, Bootstrap, Estimate, Interval, Support, difference_of, mean_of
 from vila2cli.settings.recipe import Recipe
 
 MAIN_MEASURES = (PRECISION, RECALL, QA_MEAN)
 MEASURE_NAMES = {QA_MEAN: "QA mean"}
 DEFAULT_BOOTSTRAP = 1000
+_NOTE = (
+    "In points of a percent for shares. Paired bootstrap over the evaluation images: both models answered "
+    f"the same questions; shares of fewer than {FEW_IMAGES} images have the cautious interval that eval "
+    "gives them. An interval that leaves out zero is coloured; the samples cannot say which is better for "
+    "the grey ones. At 95% one in twenty differences looks clear by chance, and a repeat of the "
+    "training is not covered."
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """The difference of one measure between two rounds, after minus before."""
-
-    figure: Figure
-
-    @property
-    def verdict(self) -> str:
-        """`gain` or `loss` where the interval leaves out zero, else `even`."""
-        low, high = self.figure.low or 0.0, self.figure.high or 0.0
-        return "gain" if low > 0 else "loss" if high < 0 else "even"
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """All changes from one row of the results to the next."""
+class RoundComparison:
+    """From one row of the results to the next: the difference of each measure, after minus before."""
 
     before: str
     after: str
-    changes: Mapping[str, Change]
+    changes: Mapping[str, Figure]
+
+    @property
+    def main(self) -> dict[str, Figure]:
+        """The changes of the main measures, by the names that the page uses for them."""
+        return {
+            MEASURE_NAMES.get(name, name): self.changes[name] for name in MAIN_MEASURES if name in self.changes
+        }
 
 
-def bootstrap_of(recipe: Recipe) -> dict[str, int]:
+def bootstrap_of(recipe: Recipe) -> Bootstrap:
     """How often a report resamples, and its seed: what eval does."""
     return {"num_bootstrap": recipe.eval.num_bootstrap or DEFAULT_BOOTSTRAP, "seed": recipe.seed}
 
 
 def compare_rounds(
-    run: RunRecord, results: Sequence[RoundResult], reader: JsonReader, *, num_bootstrap: int, seed: int
-) -> list[Comparison]:
+    run: RunRecord, results: Sequence[RoundResult], reader: JsonReader, **bootstrap: Unpack[Bootstrap]
+) -> list[RoundComparison]:
     """Compare each evaluated round with the one before it, and the final model with its controls, by sample."""
     evaluated = [result for result in results if result.tasks and run.stage(result.group, "eval")]
     loop = [result for result in evaluated if not result.is_control]
     final = [result for result in evaluated if result.group == "final"]
     controls = [(result, final[0]) for result in evaluated if result.is_control and final]
     return [
-        compare_two(run, before, after, reader, num_bootstrap=num_bootstrap, seed=seed)
+        compare_two(run, before, after, reader, **bootstrap)
         for before, after in [*itertools.pairwise(loop), *controls]
     ]
 
@@ -65,35 +73,34 @@ def compare_two(
     before: RoundResult,
     after: RoundResult,
     reader: JsonReader,
-    *,
-    num_bootstrap: int,
-    seed: int,
-) -> Comparison:
+    **bootstrap: Unpack[Bootstrap],
+) -> RoundComparison:
     """Compare two rows sample by sample; there are no changes where one of them has no evaluation."""
     stages = run.stage(before.group, "eval"), run.stage(after.group, "eval")
     pairs: dict[str, _Pair] = {}
     if stages[0] is None or stages[1] is None:
-        return Comparison(before.group, after.group, {})
-    first_dir, second_dir = stages[0].folder, stages[1].folder
+        return RoundComparison(before.group, after.group, {})
+    folders = stages[0].folder, stages[1].folder
     for name, task in after.tasks.items():
         if name in before.tasks and before.tasks[name].protocol == task.protocol:
-            settings = {"num_bootstrap": num_bootstrap, "seed": seed}
-            found = _pair_task(task, first_dir / name, second_dir / name, settings, reader)
+            metrics = _pair_task(task, folders[0] / name, folders[1] / name, reader, **bootstrap)
             # Precision and recall are those of the first caption task, here as everywhere on the page.
             main = () if after.caption is not task else ((PRECISION, "precision"), (RECALL, "recall"))
             wanted = ((name, task.headline), *main)
-            pairs |= {shown: found[metric] for shown, metric in wanted if metric in found}
+            pairs |= {shown: metrics[metric] for shown, metric in wanted if metric in metrics}
     # The mean is of the tasks that eval takes it of: questions whose headline is a share.
     asked = [{task.name for task in result.qa_tasks if _is_share(task)} for result in (before, after)]
     if asked[0] and asked[0] == asked[1] <= pairs.keys():
         pairs[QA_MEAN] = _mean_pair([pairs[name] for name in after.tasks if name in asked[1]])
-    changes = {name: Change(one.figure()) for name, one in pairs.items()}
-    return Comparison(before.group, after.group, changes)
+    changes = {
+        name: Figure(pair.interval.value, pair.interval.low, pair.interval.high) for name, pair in pairs.items()
+    }
+    return RoundComparison(before.group, after.group, changes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """One measure of two rounds, on the samples that both answered."""
+    """A measure of two rounds, on the samples that both answered, and the interval of after minus before."""
 
     before: Estimate
     after: Estimate
@@ -101,16 +108,12 @@ class _Pair:
     images: frozenset[str]
     interval: Interval
 
-    def figure(self) -> Figure:
-        """After minus before, with the interval that `vila2 eval compare` gives."""
-        return Figure(self.interval.value, self.interval.low, self.interval.high)
-
 
 def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
     """The unweighted mean of tasks, on all of their images."""
-    before, after = (mean_of([one.before for one in pairs]), mean_of([one.after for one in pairs]))
-    num_samples = sum(one.num_samples for one in pairs)
-    images = frozenset().union(*(one.images for one in pairs))
+    before, after = mean_of([pair.before for pair in pairs]), mean_of([pair.after for pair in pairs])
+    num_samples = sum(pair.num_samples for pair in pairs)
+    images = frozenset().union(*(pair.images for pair in pairs))
     of = Support(num_samples, len(images))
     return _Pair(before, after, num_samples, images, difference_of(before, after, top=1.0, of=of).interval)
 
@@ -121,15 +124,15 @@ def _is_share(task: TaskResult) -> bool:
 
 
 def _pair_task(
-    task: TaskResult, first_dir: Path, second_dir: Path, settings: Mapping[str, int], reader: JsonReader
+    task: TaskResult, first_dir: Path, second_dir: Path, reader: JsonReader, **bootstrap: Unpack[Bootstrap]
 ) -> dict[str, _Pair]:
     """Every metric of a task in two rounds that were asked the same; a damaged layer is noted."""
     scorer = SCORERS.get(task.scorer)
     if scorer is None or not (first_dir.is_dir() and second_dir.is_dir()):
         return {}
     try:
-        before, after, (shared, other) = both(first_dir, second_dir, scorer, **settings)
-        found = differences_of(scorer, (before, after), (shared, other))
+        before, after, (shared, other) = both(first_dir, second_dir, scorer, **bootstrap)
+        differences = differences_of(scorer, (before, after), (shared, other))
     except (DataError, KeyError, TypeError, ValueError, RecursionError) as error:
         reader.note(second_dir, f"cannot be compared with the round before: {error}")
         return {}
@@ -137,6 +140,35 @@ def _pair_task(
         return {}
     images = frozenset(shared.groups(scorer))
     return {
-        metric: _Pair(before[metric], after[metric], len(shared.ids), images, found[metric].interval)
+        metric: _Pair(before[metric], after[metric], len(shared.ids), images, differences[metric].interval)
         for metric in before
     }
+
+
+def difference_table(comparisons: Sequence[RoundComparison], results: Sequence[RoundResult]) -> Table:
+    """Every measure that two rows in a row share: the change, its interval and a whisker to read it by."""
+    names = [*MAIN_MEASURES, *task_names(results)]
+    changes = [change for comparison in comparisons for change in comparison.changes.values()]
+    ends = [abs(end) for change in changes for end in (change.low, change.high) if end is not None]
+    if not ends:
+        return Table()
+    rows = []
+    for name in names:
+        figures = [comparison.changes.get(name) for comparison in comparisons]
+        if any(figures):
+            scale = scale_of([result.measure(name) for result in results])
+            cells = (_difference_cell(figure, scale, max(ends)) for figure in figures)
+            rows.append(Row(MEASURE_NAMES.get(name, name), tuple(cells)))
+    pairs = [f"{comparison.after} − {comparison.before}" for comparison in comparisons]
+    return Table(columns("Difference, with 95% interval", *pairs), tuple(rows), _NOTE)
+
+
+def _difference_cell(change: Figure | None, scale: int, reach: float) -> Markup:
+    if change is None or not change.ends:
+        return tag("small", "not run yet")
+    shown = change.scaled(scale)
+    parts = (
+        tag("span", signed(shown.value, 1), class_=f"delta {change.verdict}"),
+        tag("small", shown.span(" to ", write=signed)),
+    )
+    return Markup(" ").join(parts) + difference_mark(change, reach)

@@ -4,12 +4,14 @@ Everything is a pure function of numbers and labels; labels are escaped by Marku
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vila2cli.report.wording import compact, dollars, harmless, number
+from vila2cli.report.figures import Figure, figure_text
+from vila2cli.report.wording import compact, dollars, number
+from vila2cli.text.html import harmless
 
 WIDTH, HEIGHT = 356, 236
 LEFT, TOP, BOTTOM = 38, 22, 42
@@ -19,19 +21,11 @@ MAX_VALUED = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A value at a position of the x axis, with the ends of its interval where there is one."""
-
-    x: int
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Series:
+    """A line: its values, with intervals, by their position on the x axis."""
+
     name: str
-    points: tuple[Point, ...]
+    points: Mapping[int, Figure]
 
 
 def tag(name: str, *body: str, **attributes: object) -> Markup:
@@ -43,6 +37,11 @@ def tag(name: str, *body: str, **attributes: object) -> Markup:
         for key, value in attributes.items()
     )
     return Markup("<{}{}>{}</{}>").format(name, written, Markup("").join(map(harmless, body)), name)
+
+
+def svg(size: tuple[int, int], *body: Markup, **attributes: object) -> Markup:
+    """A drawing of a width and height."""
+    return tag("svg", *body, viewBox=f"0 0 {size[0]} {size[1]}", **attributes)
 
 
 def nice_ticks(low: float, high: float, num_ticks: int = 5) -> list[float]:
@@ -78,17 +77,17 @@ def line_chart(
     num_joined = len(labels) - detached
     parts = [_axes(frame, labels, num_joined, x_name, y_name)]
     is_valued = len(series) == 1 and len(labels) <= MAX_VALUED
-    for index, one in enumerate(series):
+    for index, line in enumerate(series):
         shift = (index - (len(series) - 1) / 2) * 9
-        parts.append(_draw_series(frame, one, index, shift, num_joined, digits, is_valued))
+        parts.append(_draw_series(frame, line, index, shift, num_joined, digits, is_valued))
     if len(series) > 1:
         parts.append(_end_labels(frame, series))
-    return _svg(WIDTH, HEIGHT, summary, *parts)
+    return svg((WIDTH, HEIGHT), *parts, role="img", aria_label=summary, class_="chart")
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where data coordinates lie in the drawing; `ticks` are the y axis, bottom first."""
+    """Where data coordinates are in the drawing; `ticks` are the y axis, bottom first."""
 
     ticks: tuple[float, ...]
     num_labels: int
@@ -98,7 +97,7 @@ class _Frame:
     def around(
         cls, num_labels: int, series: Sequence[Series], ceiling: float | None, from_zero: bool
     ) -> "_Frame":
-        ends = [v for s in series for p in s.points for v in (p.value, p.low, p.high) if v is not None]
+        ends = [v for s in series for p in s.points.values() for v in (p.value, p.low, p.high) if v is not None]
         low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
         pad = (high - low) * 0.1 or 0.05 * (abs(high) or 1)
         ticks = nice_ticks(0.0 if from_zero else max(low - pad, min(low, 0.0)), high + pad)
@@ -138,29 +137,25 @@ def _axes(frame: _Frame, labels: Sequence[str], num_joined: int, x_name: str, y_
 def _draw_series(
     frame: _Frame, series: Series, index: int, shift: float, num_joined: int, digits: int, valued: bool
 ) -> Markup:
-    joined = [p for p in series.points if p.x < num_joined]
-    path = " ".join(f"{frame.x(p.x) + shift:.1f},{frame.y(p.value):.1f}" for p in joined)
+    path = " ".join(
+        f"{frame.x(x) + shift:.1f},{frame.y(figure.value):.1f}"
+        for x, figure in series.points.items()
+        if x < num_joined
+    )
     parts = [tag("polyline", points=path, class_="line")]
-    for point in series.points:
-        x, y = frame.x(point.x) + shift, frame.y(point.value)
-        mark = [tag("title", f"{series.name}: {_interval_text(point, digits)}")]
+    for position, figure in series.points.items():
+        x, y = frame.x(position) + shift, frame.y(figure.value)
+        mark = [tag("title", f"{series.name}: {figure_text(figure, digits)}")]
         top = y
-        if point.low is not None and point.high is not None:
-            low, top = frame.y(point.low), frame.y(point.high)
+        if ends := [frame.y(end) for end in figure.ends]:
+            low, top = ends
             mark += [tag("line", x1=x, x2=x, y1=low, y2=top, class_="bar")]
-            mark += [tag("line", x1=x - 4, x2=x + 4, y1=end, y2=end, class_="bar") for end in (low, top)]
-        mark.append(_marker(index, x, y, hollow=point.x >= num_joined))
+            mark += [tag("line", x1=x - 4, x2=x + 4, y1=end, y2=end, class_="bar") for end in ends]
+        mark.append(_marker(index, x, y, hollow=position >= num_joined))
         if valued:
-            mark.append(tag("text", number(point.value, digits), x=x, y=top - 7, class_="value mid"))
+            mark.append(tag("text", number(figure.value, digits), x=x, y=top - 7, class_="value mid"))
         parts.append(tag("g", *mark))
     return tag("g", *parts, class_=f"series s{index % NUM_COLOURS}")
-
-
-def _interval_text(point: Point, digits: int) -> str:
-    text = number(point.value, digits)
-    if point.low is None or point.high is None:
-        return text
-    return f"{text} [{number(point.low, digits)}, {number(point.high, digits)}]"
 
 
 def _marker(index: int, x: float, y: float, *, hollow: bool) -> Markup:
@@ -176,7 +171,9 @@ def _marker(index: int, x: float, y: float, *, hollow: bool) -> Markup:
 def _end_labels(frame: _Frame, series: Sequence[Series]) -> Markup:
     """Names beside the last points, pushed apart so that none covers another."""
     ends = sorted(
-        (frame.y(s.points[-1].value) + 4, index, s.name) for index, s in enumerate(series) if s.points
+        (frame.y(list(s.points.values())[-1].value) + 4, index, s.name)
+        for index, s in enumerate(series)
+        if s.points
     )
     parts: list[Markup] = []
     lowest = float(TOP)
@@ -187,7 +184,7 @@ def _end_labels(frame: _Frame, series: Sequence[Series]) -> Markup:
     return Markup("").join(parts)
 
 
-def difference_mark(value: float, low: float, high: float, reach: float) -> Markup:
+def difference_mark(change: Figure, reach: float) -> Markup:
     """A whisker around zero, 0 in the middle and `reach` at both ends: the reading aid of a table cell."""
     width, height = 132, 16
     middle, half = width / 2, width / 2 - 6
@@ -195,18 +192,16 @@ def difference_mark(value: float, low: float, high: float, reach: float) -> Mark
     def x(at: float) -> float:
         return middle + half * max(-1.0, min(1.0, at / reach if reach else 0.0))
 
-    verdict = "gain" if low > 0 else "loss" if high < 0 else "even"
-    y = height / 2
-    return tag(
-        "svg",
+    y, (low, high) = height / 2, change.ends
+    return svg(
+        (width, height),
         tag("line", x1=0, x2=width, y1=y, y2=y, class_="grid"),
         tag("line", x1=middle, x2=middle, y1=0, y2=height, class_="zero"),
         tag("line", x1=x(low), x2=x(high), y1=y, y2=y, class_="whisker"),
-        tag("circle", cx=x(value), cy=y, r=4, class_="mark"),
-        viewBox=f"0 0 {width} {height}",
+        tag("circle", cx=x(change.value), cy=y, r=4, class_="mark"),
         width=width,
         height=height,
-        class_=f"difference {verdict}",
+        class_=f"difference {change.verdict}",
         aria_hidden="true",
     )
 
@@ -238,8 +233,4 @@ def cost_chart(costs: Sequence[tuple[str, float, bool]], *, summary: str) -> Mar
         parts.append(tag("g", *marks, class_="series s0" if own else "series other"))
     name = "dollars per 1,000 images (log scale)"
     parts.append(tag("text", name, x=(left + width - 70) / 2, y=height - 4, class_="axis-name mid"))
-    return _svg(width, height, summary, *parts)
-
-
-def _svg(width: int, height: int, summary: str, *body: Markup) -> Markup:
-    return tag("svg", *body, viewBox=f"0 0 {width} {height}", role="img", aria_label=summary, class_="chart")
+    return svg((width, height), *parts, role="img", aria_label=summary, class_="chart")

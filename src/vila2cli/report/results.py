@@ -1,10 +1,11 @@
 """The measured results of every round: each `metrics.json` as a row of figures with intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vila2cli.report.json_reader import real, whole
+from vila2cli.report.figures import Figure, figure_of
+from vila2cli.report.json_reader import table_of, whole
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.wording import visible
 from vila2cli.score.caption import FACTS
@@ -12,22 +13,9 @@ from vila2cli.score.caption import FACTS
 _PROTOCOL = dict.fromkeys(("version", "scorer", "scorer_version", "question", "judge"), "") | {
     "prompt": "{question}"
 }
-"""What decides a task's figures beside the model, and what holds where a metrics.json does not say."""
+"""What decides a task's figures beside the model, with the default where a metrics.json has none."""
 QA_MEAN = "qa_mean"
 PRECISION, RECALL = "caption precision", "caption recall"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A measured value with its 95% interval where the file gives one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def is_share(self) -> bool:
-        return all(0 <= v <= 1 for v in (self.value, self.low, self.high) if v is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,43 +80,29 @@ def read_results(run: RunRecord) -> tuple[RoundResult, ...]:
     """One result for every round folder, and for `final` and its controls where they exist."""
     groups = [f"round {number}" for number in run.rounds]
     groups += [stage.group for stage in run.stages if stage.group.startswith("final") and stage.name == "eval"]
-    return tuple(_read_result(run, group) for group in groups)
-
-
-def figure_of(value: object, name: str = "value") -> Figure | None:
-    """A figure from a plain number or from `{"value", "low", "high"}`; None for anything else."""
-    if isinstance(value, dict):
-        number = real(value.get(name))
-        return None if number is None else Figure(number, real(value.get("low")), real(value.get("high")))
-    number = real(value)
-    return None if number is None else Figure(number)
-
-
-def _read_result(run: RunRecord, group: str) -> RoundResult:
-    evaluated = run.stage(group, "eval")
-    return read_result(group, evaluated.summary if evaluated else {})
+    evals = [(group, run.stage(group, "eval")) for group in groups]
+    return tuple(read_result(group, stage.summary if stage else {}) for group, stage in evals)
 
 
 def read_result(group: str, metrics: Mapping[str, Any]) -> RoundResult:
-    """What a metrics.json says; what in it makes no sense is left out."""
-    tasks = metrics.get("tasks")
-    read = [
+    """The figures of a metrics.json; what in it makes no sense is left out."""
+    tasks = [
         _read_task(name, task)
-        for name, task in (tasks.items() if isinstance(tasks, dict) else ())
+        for name, task in table_of(metrics.get("tasks")).items()
         if isinstance(task, dict)
     ]
-    return RoundResult(
-        group=group,
-        tasks={task.name: task for task in read},
-        qa_mean=figure_of(metrics.get(QA_MEAN)),
-    )
+    return RoundResult(group, {task.name: task for task in tasks}, figure_of(metrics.get(QA_MEAN)))
+
+
+def task_names(results: Sequence[RoundResult]) -> list[str]:
+    """All question tasks of the run in the order they first appear."""
+    return list(dict.fromkeys(task.name for result in results for task in result.qa_tasks))
 
 
 def _read_task(name: str, task: Mapping[str, Any]) -> TaskResult:
-    metrics = task.get("metrics")
     figures = {
         visible(key, 40): figure
-        for key, value in (metrics.items() if isinstance(metrics, dict) else ())
+        for key, value in table_of(task.get("metrics")).items()
         if (figure := figure_of(value)) is not None
     }
     headline = visible(task.get("headline", ""), 40)

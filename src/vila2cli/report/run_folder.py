@@ -1,7 +1,7 @@
-"""What lies in a run folder: which stages ran, what they counted, what they were made from.
+"""What is in a run folder: which stages ran, what they counted, what they were made from.
 
 Every file is taken as it is found. What is missing is "not run yet", what cannot be read is noted
-in `RunRecord.damaged`; neither is an error.
+in `JsonReader.damaged`; neither is an error.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vila2cli.errors import DataError
-from vila2cli.report.json_reader import JsonReader, real, whole
+from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
 from vila2cli.report.wording import visible
 from vila2cli.run.stages import done_file, is_complete
 
@@ -26,8 +26,8 @@ OPTIONAL_STAGES = ("rewrite", "filter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One stage folder. Counts are sums over the shard stats; `seconds` is None where none is recorded."""
+class StageRecord:
+    """A stage folder. Counts are sums over the shard stats; `seconds` is None where none is recorded."""
 
     group: str
     name: str
@@ -55,15 +55,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """The stages of a run in the order they run, and the notes about files that could not be read."""
+    """The stages of a run in the order they run, and when the newest of them was written."""
 
     run_dir: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRecord, ...]
     rounds: tuple[int, ...]
-    damaged: tuple[str, ...]
     newest: float | None
 
-    def stage(self, group: str, name: str) -> Stage | None:
+    def stage(self, group: str, name: str) -> StageRecord | None:
         """The stage folder of a group ("round 1", "final", "specialist ocr"), None where there is none."""
         return next((s for s in self.stages if s.group == group and s.name == name), None)
 
@@ -88,7 +87,7 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
             group = visible(last.name, 60)
             stages += [_read_stage(last / name, group, name, reader) for name in ("pretrain", "sft", "eval")]
     times = [stage.finished for stage in stages if stage.finished is not None]
-    return RunRecord(run_dir, tuple(stages), tuple(rounds), tuple(reader.damaged), max(times, default=None))
+    return RunRecord(run_dir, tuple(stages), tuple(rounds), max(times, default=None))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -97,21 +96,24 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.endswith(".partial"))
 
 
-def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stage:
+def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> StageRecord:
     if name in ("pretrain", "sft", "checkpoint"):
         return _read_checkpoint(folder, group, name, reader)
     if not folder.is_dir():
-        return Stage(group=group, name=name, folder=folder, state="missing")
+        return StageRecord(group=group, name=name, folder=folder, state="missing")
     layers = [folder] if (folder / "layer.json").is_file() else _layer_folders(folder)
     layer = reader.read(layers[0] / "layer.json") if layers else {}
-    by_layer = {one: layer_stats(one, reader) for one in layers}
+    by_layer = {path: layer_stats(path, reader) for path in layers}
     stats = [shard for shards in by_layer.values() for shard in shards]
-    counted = [_furthest(by_layer)] if name == "judge" and layers else layers  # judges share their samples
-    samples = [shard for one in counted for shard in by_layer[one]]
+    counted = layers
+    if name == "judge":  # judges share their samples: those of the one that is furthest count
+        sizes = {path: sum(whole(shard.get("out")) for shard in by_layer[path]) for path in layers}
+        counted = sorted(layers, key=sizes.__getitem__, reverse=True)[:1]
+    samples = [shard for path in counted for shard in by_layer[path]]
     base = layer.get("base")
     expected = len(base) if isinstance(base, list) and len(layers) == 1 else None
     summary = reader.read(folder / done_file(name))
-    return Stage(
+    return StageRecord(
         group=group,
         name=name,
         folder=folder,
@@ -125,7 +127,7 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
         seconds=_seconds(summary, stats),
         num_devices=max(1, whole(_cost(summary).get("num_devices"))),
         dropped=_dropped(samples),
-        rejects={r: lines for r, (lines, _) in _rejects(counted, reader).items()},
+        rejects={reason: lines for reason, (lines, _) in _rejects(counted, reader).items()},
         manifest=reader.read(folder / "manifest.json"),
         layer=layer,
         summary=summary,
@@ -133,18 +135,17 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
     )
 
 
-def _read_checkpoint(folder: Path, group: str, name: str, reader: JsonReader) -> Stage:
+def _read_checkpoint(folder: Path, group: str, name: str, reader: JsonReader) -> StageRecord:
     """A training stage, from the vila2.json in its checkpoint; it is written whole or not at all."""
     if not folder.is_dir():
         partial = folder.with_name(f"{folder.name}.partial").is_dir()
-        return Stage(group=group, name=name, folder=folder, state="partial" if partial else "missing")
+        return StageRecord(group=group, name=name, folder=folder, state="partial" if partial else "missing")
     summary = reader.read(folder / "vila2.json")
-    phases = summary.get("phases")
-    phases = [one for one in phases if isinstance(one, dict)] if isinstance(phases, list) else []
+    phases = tables_of(summary.get("phases"))
     rejects = _rejects([folder], reader)
     num_samples = sum(whole(phase.get("num_samples")) for phase in phases)
     num_rejected = sum(count for _, count in rejects.values())
-    return Stage(
+    return StageRecord(
         group=group,
         name=name,
         folder=folder,
@@ -174,11 +175,6 @@ def layer_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
     ]
 
 
-def _furthest(by_layer: Mapping[Path, list[dict[str, Any]]]) -> Path:
-    """The layer with most samples."""
-    return max(by_layer, key=lambda one: sum(whole(shard.get("out")) for shard in by_layer[one]))
-
-
 def _state(name: str, folder: Path) -> State:
     """How far a stage is, whose folder is there."""
     try:
@@ -205,28 +201,27 @@ def _dropped(stats: list[dict[str, Any]]) -> dict[str, int]:
     """How many samples the shards left out or rejected, by reason."""
     dropped: Counter[str] = Counter()
     for shard in stats:
-        reasons = shard.get("dropped")
-        for reason, count in reasons.items() if isinstance(reasons, dict) else ():
+        for reason, count in table_of(shard.get("dropped")).items():
             dropped[visible(reason, 60)] += whole(count)
     return dict(dropped)
 
 
 def _rejects(folders: list[Path], reader: JsonReader) -> dict[str, tuple[tuple[str, ...], int]]:
     """By reason: the first rejects as `shard/key: error`, and how many there are."""
-    found: dict[str, list[str]] = {}
+    shown: dict[str, list[str]] = {}
     counts: Counter[str] = Counter()
     for folder in folders:
         paths = [folder / "rejects.jsonl"]
         if not paths[0].is_file():
             paths = sorted(folder.glob("*.rejects.jsonl"))
-        for reject in (one for path in paths for one in reader.lines(path)):
+        for reject in (line for path in paths for line in reader.lines(path)):
             reason = visible(reject.get("reason", "unknown"), 60)
-            lines = found.setdefault(reason, [])
+            lines = shown.setdefault(reason, [])
             counts[reason] += 1
             if len(lines) < MAX_REJECTS:
                 where = f"{reject.get('shard', '')}/{reject.get('key', '')}"
                 lines.append(f"{visible(where, 120)}: {visible(reject.get('error', ''), 300)}")
-    return {reason: (tuple(lines), counts[reason]) for reason, lines in found.items()}
+    return {reason: (tuple(lines), counts[reason]) for reason, lines in shown.items()}
 
 
 def _newest(folder: Path) -> float | None:

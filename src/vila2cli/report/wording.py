@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from vila2cli.text.printable import printable, shortened
 
 MAX_TEXT = 1_200
@@ -21,11 +19,6 @@ def visible(text: object, limit: int = MAX_TEXT) -> str:
     out, and what is over `limit` characters is counted. HTML is left to the template's escaping.
     """
     return printable(shortened(str(text), limit), keep_newlines=True)
-
-
-def harmless(value: object) -> str:
-    """What a template prints: markup as it is, all else without characters that disturb or cannot be saved."""
-    return value if isinstance(value, Markup) else printable(str(value), keep_newlines=True)
 
 
 def number(value: float, digits: int = 3) -> str:

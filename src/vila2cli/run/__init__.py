@@ -1,6 +1,6 @@
 """What runs and resumes: the folders of a run, its table of stages, and what walks it.
 
 stages is the table: what each stage runs, reads, writes and waits for, and when it is complete. folder claims
-and finishes the folder of a stage, splitting and ranks share its work, stopping ends it at a signal, progress shows
+and finishes the folder of a stage, splitting shares its work, stopping ends it at a signal, progress shows
 how far it is, cost and forecast say what it takes; slurm sends the table to a cluster. Read stages first.
 """

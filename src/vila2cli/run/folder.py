@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
-from vila2cli.run.ranks import launched, number
+from vila2cli.ranks import launched, number
 from vila2cli.settings.recipe import NO_EFFECT, Recipe, flatten, resolved_lines
 from vila2cli.shards.places import tar_stem
 

@@ -4,13 +4,29 @@ Tasks and judges may have a shard each: split layer by layer, the first worker w
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vila2cli.files import read_json
 from vila2cli.run.folder import Worker, select, write_json
+from vila2cli.run.results import StageResult
 from vila2cli.shards import Shard, done
 
 SHARDS_FILE = "shards.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished(StageResult):
+    """How far the workers of a stage are together, which is not `done` yet: "scored", "judged"."""
+
+    done: str
+    num_shards: int
+    num_shards_done: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, and that the stage is not done."""
+        return {self.done: False, "num_shards": self.num_shards, "num_shards_done": self.num_shards_done}
 
 
 def split(out_dir: Path, layers: Mapping[str, Sequence[Shard]], worker: Worker) -> dict[str, list[Shard]]:
@@ -20,8 +36,8 @@ def split(out_dir: Path, layers: Mapping[str, Sequence[Shard]], worker: Worker) 
     path = out_dir / SHARDS_FILE
     if not path.is_file() or read_json(path) != listed:
         write_json(path, listed)
-    mine = select(parts, worker)
-    return {name: [shard for one, shard in mine if one == name] for name in layers}
+    own = select(parts, worker)
+    return {name: [shard for layer, shard in own if layer == name] for name in layers}
 
 
 def listed_shards(out_dir: Path) -> list[str]:
@@ -30,10 +46,13 @@ def listed_shards(out_dir: Path) -> list[str]:
     return list(read_json(path)["shards"]) if path.is_file() else []
 
 
-def count_undone(out_dir: Path) -> tuple[int, int]:
-    """How many of the shards that `split` kept are not there yet, and how many there are in all."""
+def unfinished(out_dir: Path, done: str) -> Unfinished | None:
+    """How many of the shards that `split` kept are there, None where all are."""
     listed = listed_shards(out_dir)
-    return len(undone(out_dir, listed)), len(listed)
+    num_undone = len(undone(out_dir, listed))
+    if not num_undone:
+        return None
+    return Unfinished(done=done, num_shards=len(listed), num_shards_done=len(listed) - num_undone)
 
 
 def undone(out_dir: Path, shards: Sequence[str]) -> list[str]:

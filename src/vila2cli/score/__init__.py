@@ -4,21 +4,17 @@ import difflib
 
 from vila2cli.errors import DataError
 from vila2cli.score.amber import AMBER, AMBER_YESNO
+from vila2cli.score.box import BOX, REFCOCO
 from vila2cli.score.caption import FACTS
 from vila2cli.score.chair import CHAIR
-from vila2cli.score.choice import CHOICE
+from vila2cli.score.choice import CHOICE, MCQ, MMBENCH, SCIENCEQA, SEED
 from vila2cli.score.cider import CIDER
-from vila2cli.score.documents import CHARTQA, DOCVQA, OCRBENCH
-from vila2cli.score.grounding import BOX, REFCOCO
+from vila2cli.score.documents import CHARTQA, DOCVQA, OCR, OCRBENCH
 from vila2cli.score.judged import LLAVA_BENCH, MMVET
 from vila2cli.score.mmmu import MMMU, MMMU_RANDOM
-from vila2cli.score.ocr import OCR
-from vila2cli.score.options import MCQ, MMBENCH, SCIENCEQA, SEED
 from vila2cli.score.scorer import Scorer
-from vila2cli.score.short import GQA, SHORT
-from vila2cli.score.vqa import TEXTVQA, VIZWIZ, VQA, VQAEVAL
-from vila2cli.score.yesno import YESNO
-from vila2cli.score.yesno_sets import HALLUSION, MME, POPE, TRUTH
+from vila2cli.score.vqa import GQA, SHORT, TEXTVQA, VIZWIZ, VQA, VQAEVAL
+from vila2cli.score.yesno import HALLUSION, MME, POPE, TRUTH, YESNO
 
 _YES_NO = (YESNO, POPE, MME, HALLUSION, TRUTH, AMBER_YESNO)
 _CHOICE = (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM)

@@ -10,20 +10,19 @@ import re
 from collections.abc import Sequence
 
 from vila2cli.errors import DataError
-from vila2cli.score import yesno
 from vila2cli.score.chair import singular
-from vila2cli.score.grouping import category_label, fill
-from vila2cli.score.scorer import Reference, Row, Scored, Scorer
+from vila2cli.score.grouping import categories, category_label, precision_recall, tally
+from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
+from vila2cli.score.yesno import truth_of
 
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _NO_NOUNS = frozenset(("can", "hot"))
-_COUNTS = ("is_no", "says_no", "both_no", "score")
 
 
 def score_answer(answer: str, reference: Reference) -> Row:
     """Counts of one answer, which has to be Yes or No and nothing else, as in AMBER's own code."""
-    is_no, says_no = yesno.truth(reference) == "no", answer == "No"
+    is_no, says_no = truth_of(reference) == "no", answer == "No"
     return {
         "score": float(answer == ("No" if is_no else "Yes")),
         "is_no": float(is_no),
@@ -33,37 +32,17 @@ def score_answer(answer: str, reference: Reference) -> Row:
     }
 
 
-def complete_answers(scored: Sequence[Scored]) -> list[Row]:
-    """The rows with their counts once more under their dimension (existence, attribute, relation)."""
-    rows = [dict(one.row) for one in scored]
-    for one, row in zip(scored, rows, strict=True):
-        if category := one.labels.get("category"):
-            row |= {f"{name}:{category}": one.row[name] for name in _COUNTS} | {f"num:{category}": 1.0}
-    return fill(rows)
-
-
 def answer_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """Accuracy, and precision, recall and F1 of "no", over all and by dimension."""
-    dimensions = [name.removeprefix("num:") for name in totals if name.startswith("num:")]
-    return {
-        **_of_no(totals, "", totals["n"]),
-        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
-        **{
-            name: value
-            for dimension in dimensions
-            for name, value in _of_no(totals, f":{dimension}", totals[f"num:{dimension}"]).items()
-        },
-    }
+    """Accuracy, and precision, recall and F1 of "no": of all, and by dimension, such as existence."""
+    by_dimension = [_of_no(totals, f":{name}", totals[f"num:{name}"]) for name in categories(totals)]
+    metrics = _of_no(totals, "", totals["n"]) | {"unparsed_ratio": ratio(totals["unparsed"], totals["n"])}
+    return metrics | {name: value for own in by_dimension for name, value in own.items()}
 
 
 def _of_no(totals: Columns, end: str, num: FloatArray) -> dict[str, FloatArray]:
-    is_no, says_no, both = (totals[f"{name}{end}"] for name in ("is_no", "says_no", "both_no"))
-    return {
-        f"accuracy{end}": ratio(totals[f"score{end}"], num),
-        f"precision{end}": ratio(both, says_no),
-        f"recall{end}": ratio(both, is_no),
-        f"f1{end}": ratio(2 * both, says_no + is_no),
-    }
+    is_no, says_no, both_no = (totals[f"{name}{end}"] for name in ("is_no", "says_no", "both_no"))
+    shares = {"accuracy": ratio(totals[f"score{end}"], num), **precision_recall(both_no, says_no, is_no)}
+    return {f"{name}{end}": value for name, value in shares.items()}
 
 
 def score_description(answer: str, reference: Reference) -> Row:
@@ -73,7 +52,7 @@ def score_description(answer: str, reference: Reference) -> Row:
     known |= {word for group in (*truth, *expected) for word in group}
     covered, wrong, absent, named = set[int](), set[int](), 0, 0
     for word in _WORD.findall(answer.lower()):
-        noun = word if word in known else singular(word, dict.fromkeys(known, ""))
+        noun = word if word in known else singular(word, known)
         if noun not in known or noun in _NO_NOUNS:
             continue
         named += 1
@@ -106,9 +85,9 @@ def _place(noun: str, groups: Sequence[Sequence[str]]) -> int | None:
 def _groups(reference: Reference, key: str) -> list[list[str]]:
     """Objects with the words that go with them; raises DataError for another form."""
     groups = reference.meta.get(key)
-    if not isinstance(groups, list) or not all(isinstance(one, list) and one for one in groups):
+    if not isinstance(groups, list) or not all(isinstance(group, list) and group for group in groups):
         raise DataError(f"AMBER needs {key!r} in its JSON, a list of objects with their other names")
-    return [list(map(str, one)) for one in groups]
+    return [list(map(str, group)) for group in groups]
 
 
 def _texts(reference: Reference, key: str) -> list[str]:
@@ -136,7 +115,7 @@ AMBER_YESNO = Scorer(
     score=score_answer,
     metrics=answer_metrics,
     labels=category_label,
-    complete=complete_answers,
+    complete=tally("score", "is_no", "says_no", "both_no"),
     rule="AMBER's inference.py, before it rounds: 'no' is the positive class",
     unread="counted as wrong, as AMBER's code counts all but 'Yes' and 'No' alone",
 )

@@ -1,11 +1,11 @@
-"""In which frame the numbers of a box are: stated, fixed by its notation, or told from all answers."""
+"""The frame of the numbers of a box: stated, fixed by its notation, or inferred from all answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vila2cli.text.boxes import Box
+from vila2cli.text.box_notations import Box
 
 BOX_FRAME = "xyxy-999"
 """The frame of this package's own boxes in text: left, top, right, bottom, each 0-999 (VILA^2 figure 3)."""
@@ -43,55 +43,55 @@ class Numbers:
         return max(self.box[0], self.box[2]), max(self.box[1], self.box[3])
 
 
-def told_frame(answers: Sequence[Numbers]) -> tuple[str, str]:
+def inferred_frame(boxes: Sequence[Numbers]) -> tuple[str, str]:
     """The frame of plain numbers, left, top, right, bottom, and why; one for all answers of a model.
 
     Numbers within 0-1 are shares. Otherwise the frames are possible in which 95% of the boxes lie within
     their images. Of several it is, from five boxes on, the one whose far edges they come nearest to, if they
     come a fifth nearer than in the usual one; this is 0-999, or pixels for Qwen's `bbox_2d`.
     """
-    possible = {unit: _reach(answers, unit) for unit in ("1", "100", "999", PIXEL)}
+    possible = {unit: _reach(boxes, unit) for unit in ("1", "100", "999", PIXEL)}
     possible = {unit: reach for unit, reach in possible.items() if reach > 0}
     if "1" in possible:
         return "xyxy-1", "within 0-1"
-    by_notation = sum(one.is_pixels for one in answers) * 2 > len(answers)
+    by_notation = sum(box.is_pixels for box in boxes) * 2 > len(boxes)
     usual = PIXEL if by_notation and PIXEL in possible else "999"
     if not possible:
-        return _thousandths(answers), "in no frame that is known"
+        return _thousandths(boxes), "in no frame that is known"
     if usual not in possible:
         usual = max(possible, key=lambda unit: possible[unit])
-        return _named(usual, answers), "in no other frame do the boxes lie within their images"
+        return _named(usual, boxes), "in no other frame do the boxes lie within their images"
     best = max(possible, key=lambda unit: possible[unit])
-    if len(answers) >= ENOUGH and possible[best] >= _CLEARLY * possible[usual]:
-        return _named(best, answers), "its far edges are the ones that the boxes come near"
+    if len(boxes) >= ENOUGH and possible[best] >= _CLEARLY * possible[usual]:
+        return _named(best, boxes), "its far edges are the ones that the boxes come near"
     if len(possible) == 1:
-        return _named(usual, answers), "in no other frame do the boxes lie within their images"
-    return _named(usual, answers), "the usual one of several that are possible"
+        return _named(usual, boxes), "in no other frame do the boxes lie within their images"
+    return _named(usual, boxes), "the usual one of several that are possible"
 
 
-def _reach(answers: Sequence[Numbers], unit: str) -> float:
+def _reach(boxes: Sequence[Numbers], unit: str) -> float:
     """How near the boxes come to the far edges of a frame, 1 for some that touch; 0 where they lie outside."""
-    if unit == PIXEL and any(one.size is None for one in answers):
+    if unit == PIXEL and any(box.size is None for box in boxes):
         return 0.0
     edge = 1000.0 if unit == "999" else _FAR[unit]
     reaches = []
-    for one in answers:
-        width, height = one.size if unit == PIXEL and one.size is not None else (edge, edge)
-        reaches.append(max(one.far[0] / width, one.far[1] / height))
+    for box in boxes:
+        width, height = box.size if unit == PIXEL and box.size is not None else (edge, edge)
+        reaches.append(max(box.far[0] / width, box.far[1] / height))
     spare = _SPARE if unit == PIXEL else 1.0
     if not reaches or sum(reach <= spare for reach in reaches) < _MOSTLY * len(reaches):
         return 0.0
     return min(1.0, float(np.quantile(reaches, 0.9)))
 
 
-def _named(unit: str, answers: Sequence[Numbers]) -> str:
-    return _thousandths(answers) if unit == "999" else f"xyxy-{unit}"
+def _named(unit: str, boxes: Sequence[Numbers]) -> str:
+    return _thousandths(boxes) if unit == "999" else f"xyxy-{unit}"
 
 
-def _thousandths(answers: Sequence[Numbers]) -> str:
+def _thousandths(boxes: Sequence[Numbers]) -> str:
     """0-1000 where a number is 1000, or most are in a notation of Qwen's, which has that; else 0-999."""
-    qwen = sum(one.is_thousandths for one in answers) * 2 > len(answers)
-    return "xyxy-1000" if qwen or any(999 < max(one.far) <= 1000 for one in answers) else BOX_FRAME
+    qwen = sum(box.is_thousandths for box in boxes) * 2 > len(boxes)
+    return "xyxy-1000" if qwen or any(999 < max(box.far) <= 1000 for box in boxes) else BOX_FRAME
 
 
 def needs_size(frame: str) -> bool:

@@ -1,6 +1,6 @@
 """Facts stated by a caption, against the facts of a scene: precision and recall without a judge.
 
-Sentences are cut at commas, semicolons and "and" so that every clause names one thing. A clause
+Sentences are cut at commas, semicolons and "and" so that every clause names one object. A clause
 with a shape word states one object fact: the first size, colour, shape and place in it. A clause
 with a quoted word states that the word stands at the clause's first place. A fact is right only
 when all of it is; precision counts a fact with a slot left out as wrong.
@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.score.grouping import precision_recall
 from vila2cli.score.scorer import Reference, Row, Scorer, Vocabulary
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
@@ -38,7 +39,7 @@ class FactCount:
 
     @property
     def contradicted(self) -> int:
-        """Stated facts that no thing in the scene agrees with."""
+        """Stated facts that no object in the scene agrees with."""
         return self.stated - self.right - self.incomplete
 
 
@@ -59,8 +60,8 @@ def true_facts(scene: Mapping[str, Any]) -> set[Fact]:
     """The facts of a scene; raises DataError when a slot of the scene is missing."""
     try:
         facts: set[Fact] = {
-            tuple(str(thing[slot]) for slot in ("size", "colour", "shape", "place"))
-            for thing in scene["objects"]
+            tuple(str(shown[slot]) for slot in ("size", "colour", "shape", "place"))
+            for shown in scene["objects"]
         }
         if text := scene.get("text"):
             facts.add((str(text["word"]), str(text["place"])))
@@ -72,16 +73,16 @@ def true_facts(scene: Mapping[str, Any]) -> set[Fact]:
 def count_facts(caption: str, scene: Mapping[str, Any], vocabulary: Vocabulary) -> FactCount:
     """Compare the facts of a caption with those of the scene."""
     stated, true = stated_facts(caption, vocabulary), true_facts(scene)
-    incomplete = sum(None in fact and any(_agrees(fact, one) for one in true) for fact in stated)
+    incomplete = sum(None in fact for fact in stated - contradicted_facts(stated, true))
     return FactCount(right=len(stated & true), stated=len(stated), true=len(true), incomplete=incomplete)
 
 
 def slot_balance(caption: str, scene: Mapping[str, Any], vocabulary: Vocabulary) -> int:
     """Right slots minus wrong ones: how much of what a caption says of sizes, colours, places and so on holds.
 
-    Each stated fact is laid over the true one with which it has most slots in common, best fits first and
+    Each stated fact is matched with the true one with which it has most slots in common, best fits first and
     each true fact once. A slot left open counts nothing, so that vague is neither right nor wrong; every
-    slot of a fact that no thing is left for is wrong. Unlike `count_facts`, which takes a fact as right
+    slot of a fact that no object is left for is wrong. Unlike `count_facts`, which takes a fact as right
     with all of its slots or not at all, this tells a caption with one slip from one that is made up.
     """
     stated, true = sorted(stated_facts(caption, vocabulary), key=str), sorted(true_facts(scene), key=str)
@@ -101,7 +102,7 @@ def slot_balance(caption: str, scene: Mapping[str, Any], vocabulary: Vocabulary)
 
 def contradicted_facts(stated: set[Fact], true: set[Fact]) -> set[Fact]:
     """The stated facts that no true one agrees with."""
-    return {fact for fact in stated if not any(_agrees(fact, one) for one in true)}
+    return {fact for fact in stated if not any(_agrees(fact, truth) for truth in true)}
 
 
 def score(answer: str, reference: Reference) -> Row:
@@ -124,25 +125,23 @@ def score(answer: str, reference: Reference) -> Row:
 def metrics(totals: Columns) -> dict[str, FloatArray]:
     """Precision, recall and F1 over all facts of the corpus (micro), and mean caption length."""
     return {
-        "precision": ratio(totals["right"], totals["stated"]),
-        "recall": ratio(totals["right"], totals["true"]),
-        "f1": ratio(2 * totals["right"], totals["stated"] + totals["true"]),
+        **precision_recall(totals["right"], totals["stated"], totals["true"]),
         "num_words": ratio(totals["num_words"], totals["n"]),
     }
 
 
 def _clauses(sentence: str, vocabulary: Vocabulary) -> list[str]:
-    """Parts of a sentence with one thing each: a part that names none goes to the part before it."""
+    """Parts of a sentence with one object each: a part that names none goes to the part before it."""
     clauses: list[str] = []
-    names_thing = False
+    names_object = False
     for part in _CLAUSE_END.split(sentence):
-        part_names_thing = bool(_QUOTED.search(part)) or _first(_plain(part), vocabulary.shape) is not None
-        if clauses and not (part_names_thing and names_thing):
+        part_names_object = bool(_QUOTED.search(part)) or _first(_plain(part), vocabulary.shape) is not None
+        if clauses and not (part_names_object and names_object):
             clauses[-1] += f" {part}"
-            names_thing = names_thing or part_names_thing
+            names_object = names_object or part_names_object
         else:
             clauses.append(part)
-            names_thing = part_names_thing
+            names_object = part_names_object
     return clauses
 
 

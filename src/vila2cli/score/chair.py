@@ -5,7 +5,8 @@ there comes from the image's instance labels and from its reference captions, re
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from functools import cache
 from pathlib import Path
 
 from vila2cli.errors import DataError
@@ -13,20 +14,7 @@ from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
 _WORD = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*")
-_ANIMALS = (
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "animal",
-    "cub",
-)
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 _VEHICLES = ("jet", "train")
 _PAIRS = (
     "motor bike,motor cycle,air plane,traffic light,street light,traffic signal,stop light,fire hydrant,"
@@ -35,7 +23,7 @@ _PAIRS = (
 )
 DOUBLE_WORDS: Mapping[str, str] = (
     {pair: pair for pair in _PAIRS.split(",")}
-    | {f"{who} {animal}": animal for animal in _ANIMALS for who in ("baby", "adult")}
+    | {f"{who} {animal}": animal for animal in (*_ANIMALS, "animal", "cub") for who in ("baby", "adult")}
     | {f"passenger {vehicle}": vehicle for vehicle in _VEHICLES}
     | {"bow tie": "tie", "toilet seat": "toilet"}
 )
@@ -58,95 +46,6 @@ _IRREGULAR = {
 _MEN = re.compile(r"men$")
 _ES = re.compile(r"(ss|sh|ch|x|z|o)es$")
 
-COCO_CLASSES: Mapping[str, str] = {
-    "person": "man woman boy girl child kid baby lady guy gentleman player rider skier surfer "
-    "skateboarder snowboarder worker chef adult toddler",
-    "bicycle": "bike",
-    "car": "automobile van minivan sedan suv taxi cab",
-    "motorcycle": "motorbike scooter moped",
-    "airplane": "plane aircraft jet airliner",
-    "bus": "minibus",
-    "train": "locomotive",
-    "truck": "pickup lorry",
-    "boat": "ship sailboat canoe kayak yacht ferry",
-    "traffic light": "stoplight",
-    "fire hydrant": "hydrant",
-    "stop sign": "",
-    "parking meter": "",
-    "bench": "pew",
-    "bird": "duck goose seagull pigeon parrot owl swan chicken",
-    "cat": "kitten",
-    "dog": "puppy",
-    "horse": "pony foal",
-    "sheep": "lamb ram goat",
-    "cow": "cattle calf bull ox",
-    "elephant": "",
-    "bear": "panda",
-    "zebra": "",
-    "giraffe": "",
-    "backpack": "rucksack knapsack",
-    "umbrella": "parasol",
-    "handbag": "purse wallet",
-    "tie": "necktie",
-    "suitcase": "luggage",
-    "frisbee": "",
-    "skis": "ski",
-    "snowboard": "",
-    "sports ball": "ball",
-    "kite": "",
-    "baseball bat": "",
-    "baseball glove": "",
-    "skateboard": "",
-    "surfboard": "",
-    "tennis racket": "racket",
-    "bottle": "",
-    "wine glass": "",
-    "cup": "mug",
-    "fork": "",
-    "knife": "",
-    "spoon": "",
-    "bowl": "",
-    "banana": "",
-    "apple": "",
-    "sandwich": "burger hamburger",
-    "orange": "",
-    "broccoli": "",
-    "carrot": "",
-    "hot dog": "",
-    "pizza": "",
-    "donut": "doughnut",
-    "cake": "cupcake",
-    "chair": "seat stool",
-    "couch": "sofa loveseat",
-    "potted plant": "houseplant",
-    "bed": "",
-    "dining table": "table desk",
-    "toilet": "urinal",
-    "tv": "television monitor",
-    "laptop": "notebook computer",
-    "mouse": "",
-    "remote": "",
-    "keyboard": "",
-    "cell phone": "phone cellphone smartphone telephone",
-    "microwave": "",
-    "oven": "stove",
-    "toaster": "",
-    "sink": "",
-    "refrigerator": "fridge",
-    "book": "",
-    "clock": "",
-    "vase": "",
-    "scissors": "",
-    "teddy bear": "",
-    "hair drier": "hairdryer",
-    "toothbrush": "",
-}
-"""The 80 classes of COCO with plain synonyms; for figures to compare give CHAIR's own synonyms.txt."""
-
-BUILT_IN = {name: name for name in COCO_CLASSES} | {
-    word: name for name, words in COCO_CLASSES.items() for word in words.split()
-}
-
 
 def read_synonyms(path: Path) -> dict[str, str]:
     """Word to class from a file in CHAIR's format: a line per class, its name first, commas between."""
@@ -154,16 +53,22 @@ def read_synonyms(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the synonyms {path}: {error}") from None
-    found: dict[str, str] = {}
+    synonyms: dict[str, str] = {}
     for line in lines:
         words = [word.strip() for word in line.split(",") if word.strip()]
-        found.update(dict.fromkeys(words, words[0]) if words else {})
-    if not found:
+        synonyms.update(dict.fromkeys(words, words[0]) if words else {})
+    if not synonyms:
         raise DataError(f"{path} holds no synonyms; each line is a class and its synonyms, with commas between")
-    return found
+    return synonyms
 
 
-def singular(word: str, known: Mapping[str, str] = BUILT_IN) -> str:
+@cache
+def coco_synonyms() -> Mapping[str, str]:
+    """The 80 classes of COCO with plain synonyms; for figures to compare give CHAIR's own synonyms.txt."""
+    return read_synonyms(Path(__file__).with_name("coco_synonyms.txt"))
+
+
+def singular(word: str, known: Container[str]) -> str:
     """The singular of an English noun by its ending; a known word stays as it is."""
     if word in known or word in _IRREGULAR:
         return word if word in known else _IRREGULAR[word]
@@ -178,12 +83,12 @@ def _words(caption: str) -> list[str]:
     return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
-def _owner(word: str, known: Mapping[str, str]) -> str:
+def _owner(word: str, known: Container[str]) -> str:
     """A word without the 's of a possessive; that of a plural, a lone apostrophe, is cut off already."""
     return word if word in known else word.removesuffix("'s")
 
 
-def objects_named(caption: str, synonyms: Mapping[str, str] = BUILT_IN) -> list[tuple[str, str]]:
+def objects_named(caption: str, synonyms: Mapping[str, str]) -> list[tuple[str, str]]:
     """Every mention of a known object, in order, with its class."""
     words = [singular(_owner(word, synonyms), synonyms) for word in _words(caption)]
     joined: list[str] = []
@@ -199,7 +104,7 @@ def objects_named(caption: str, synonyms: Mapping[str, str] = BUILT_IN) -> list[
 
 def score(answer: str, reference: Reference) -> Row:
     """How many objects a caption names, and how many of them are not in the image."""
-    synonyms = reference.synonyms or BUILT_IN
+    synonyms = reference.synonyms or coco_synonyms()
     labels = reference.meta.get("objects")
     if not isinstance(labels, list):
         raise DataError("CHAIR needs the classes in the image as 'objects' in its JSON, a list of texts")

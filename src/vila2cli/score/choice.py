@@ -1,13 +1,49 @@
-"""Multiple choice: the option's letter, read by ScienceQA's rule; an answer without one is wrong."""
+"""Multiple choice as the benchmarks' own harnesses read the answer: ScienceQA, SEED, and VLMEvalKit's sets.
+
+VLMEvalKit (MMBench, AI2D, MMStar, RealWorldQA) asks a language model where its rules read no option; without
+one such an answer is wrong here, and counted as unparsed.
+"""
 
 import re
+from dataclasses import replace
 
 from vila2cli.errors import DataError
-from vila2cli.score.scorer import Reference, Row, Scorer
+from vila2cli.score.grouping import Group, category_label, category_metrics, group_name, means, tally
+from vila2cli.score.scorer import Labels, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _LETTER_FIRST = re.compile(r"\(?([A-Z])(?:\)?[.:)]?|[.:)]\s.*)", re.DOTALL)
 _SENTENCE = re.compile(r"[Tt]he answer is \(?([A-Z])\b")
+_SCIENCEQA_SENTENCE = re.compile(r"The answer is ([A-Z]).")
+_ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
+_FAILED = "Failed to obtain answer via API"
+_MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_REFUSED = "Z"
+_NO_LLM = "counted as wrong, where VLMEvalKit asks a language model about them"
+
+
+def choices_of(reference: Reference) -> dict[str, str]:
+    """The options of a question by letter; raises DataError when `choices` is not a list of texts."""
+    choices = reference.meta.get("choices")
+    if not isinstance(choices, list) or not 1 <= len(choices) <= len(LETTERS):
+        raise DataError("a multiple-choice question needs 'choices' in its JSON, a list of texts")
+    return {LETTERS[index]: str(choice) for index, choice in enumerate(choices)}
+
+
+def true_letter(reference: Reference) -> str:
+    """The reference letter; raises DataError when it is none."""
+    truth = reference.answers[0].strip() if len(reference.answers) == 1 else ""
+    if not re.fullmatch("[A-Z]", truth):
+        raise DataError(f"a multiple-choice question needs one answer A-Z, not {list(reference.answers)}")
+    return truth
 
 
 def parse_letter(answer: str) -> str | None:
@@ -19,21 +55,143 @@ def parse_letter(answer: str) -> str | None:
     return stated[0] if len(stated) == 1 else None
 
 
+def scienceqa_letter(answer: str, options: str = "ABCDE") -> str | None:
+    """The letter of "X", "X. text", or of one "The answer is X." in the text (LLaVA's eval_science_qa)."""
+    if answer in options and len(answer) == 1:
+        return answer
+    if len(answer) >= 3 and answer[0] in options and answer[1:3] == ". ":
+        return answer[0]
+    stated = _SCIENCEQA_SENTENCE.findall(answer)
+    return stated[0] if len(stated) == 1 else None
+
+
+def vlmevalkit_letter(answer: str, choices: dict[str, str]) -> str | None:
+    """The option that VLMEvalKit reads since 2026-06-17: by its letter, else by its text.
+
+    The letter is the only one among the words and one of the last four, else what follows the first "answer is"
+    (A to D in any case, and be it the start of a word: "the answer is a dog" says A). A refusal is the letter
+    Z, which is no option. The text is looked for only in an answer of at most twice the length of all options.
+    """
+    return _vlmevalkit_option(answer, choices) or _vlmevalkit_text(answer.lower(), choices)
+
+
+def _vlmevalkit_option(answer: str, choices: dict[str, str]) -> str | None:
+    if _FAILED in answer:
+        return None
+    if any(refusal in answer for refusal in _REFUSALS):
+        return _REFUSED
+    words = answer.translate(_MARKS).split()
+    letters = [letter for letter in choices if letter in words]
+    if len(letters) == 1 and words.index(letters[0]) > len(words) - 5:
+        return letters[0]
+    if not letters and _REFUSED in words:
+        return _REFUSED
+    stated = _ANSWER_IS.search(answer)
+    letter = stated[1].upper() if stated else None
+    return letter if letter in choices else None
+
+
+def _vlmevalkit_text(answer: str, choices: dict[str, str]) -> str | None:
+    if len(answer) > 2 * sum(map(len, choices.values())):
+        return None
+    named = [letter for letter, choice in choices.items() if choice.lower() in answer]
+    return named[0] if len(named) == 1 else None
+
+
 def score(answer: str, reference: Reference) -> Row:
     """1 when the letter read from the answer is the reference letter."""
-    truth = reference.answers[0].strip() if len(reference.answers) == 1 else ""
-    if not re.fullmatch("[A-Z]", truth):
-        raise DataError(f"a multiple-choice question needs one answer A-Z, not {list(reference.answers)}")
     letter = parse_letter(answer)
-    return {"score": float(letter == truth), "unparsed": float(letter is None)}
+    return {"score": float(letter == true_letter(reference)), "unparsed": float(letter is None)}
 
 
-def metrics(totals: Columns) -> dict[str, FloatArray]:
-    """Accuracy, and the share of answers no letter could be read from."""
+def score_scienceqa(answer: str, reference: Reference) -> Row:
+    """ScienceQA: a letter beyond the question's own options is wrong, as an unparsed answer is."""
+    choices, truth = choices_of(reference), true_letter(reference)
+    letter = scienceqa_letter(answer)
+    has_image = float(bool(reference.meta.get("has_image", True)))
+    right = float(letter in choices and letter == truth)
     return {
+        "score": right,
+        "unparsed": float(letter not in choices),
+        "image": has_image,
+        "image_right": right * has_image,
+    }
+
+
+def scienceqa_metrics(totals: Columns) -> dict[str, FloatArray]:
+    """Accuracy over all questions and over those with an image (SQA-I), and the share that was not read."""
+    return {
+        "image_accuracy": ratio(totals["image_right"], totals["image"]),
         "accuracy": ratio(totals["score"], totals["n"]),
         "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
     }
 
 
-CHOICE = Scorer(name="choice", version="letter-1", headline="accuracy", score=score, metrics=metrics)
+def score_seed(answer: str, reference: Reference) -> Row:
+    """SEED-Bench: the answer has to be the letter and nothing else."""
+    return {"score": float(answer == true_letter(reference)), "unparsed": float(len(answer) != 1)}
+
+
+def score_mcq(answer: str, reference: Reference) -> Row:
+    """VLMEvalKit's rules: 1 when the option read is the right one."""
+    letter = vlmevalkit_letter(answer, choices_of(reference))
+    return {"score": float(letter == true_letter(reference)), "unparsed": float(letter is None)}
+
+
+def circular_labels(reference: Reference) -> Labels:
+    """The question that a rotation of options belongs to, and its category."""
+    return {"question": group_name(reference, "group"), **category_label(reference)}
+
+
+def circular_metrics(totals: Columns) -> dict[str, FloatArray]:
+    """CircularEval accuracy, beside that of the single rotations (vanilla where there is but one)."""
+    return {
+        "circular_accuracy": ratio(totals["question_right"], totals["questions"]),
+        **category_metrics(totals),
+    }
+
+
+CHOICE = Scorer(
+    name="choice",
+    version="letter-1",
+    headline="accuracy",
+    score=score,
+    metrics=means(accuracy="score", unparsed_ratio="unparsed"),
+)
+SCIENCEQA = Scorer(
+    name="scienceqa",
+    version="llava-1",
+    headline="image_accuracy",
+    score=score_scienceqa,
+    metrics=scienceqa_metrics,
+    rule="LLaVA's eval_science_qa",
+)
+SEED = Scorer(
+    name="seed",
+    version="letter-1",
+    headline="accuracy",
+    score=score_seed,
+    metrics=category_metrics,
+    labels=category_label,
+    complete=tally("score"),
+    rule="LLaVA's convert_seed_for_submission: the answer is the letter",
+)
+MCQ = replace(
+    SEED,
+    name="mcq",
+    version="vlmevalkit-2",
+    score=score_mcq,
+    rule="VLMEvalKit's exact matching as of 2026-06-17 (AI2D, MMStar, RealWorldQA)",
+    unread=_NO_LLM,
+)
+MMBENCH = replace(
+    MCQ,
+    name="mmbench",
+    version="circular-2",
+    headline="circular_accuracy",
+    metrics=circular_metrics,
+    labels=circular_labels,
+    complete=tally("score", groups=[Group("question", right="question_right", count="questions")]),
+    unit="question",
+    rule="MMBench's CircularEval with VLMEvalKit's exact matching as of 2026-06-17",
+)

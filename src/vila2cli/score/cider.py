@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vila2cli.errors import DataError
+from vila2cli.score.grouping import means
 from vila2cli.score.ptb import tokenise, tokenise_all
 from vila2cli.score.scorer import Reference, Row, Scored, Scorer
-from vila2cli.score.stats import Columns, FloatArray, ratio
 
 NGram = tuple[str, ...]
 MAX_N = 4
@@ -39,7 +39,9 @@ def cider(
     The weights come from `references`, one group per image; with a single image all scores are 0.
     """
     counts = [[_ngrams(words) for words in group] for group in references]
-    rarity = Counter(ngram for group in counts for ngram in {ngram for one in group for ngram in one})
+    rarity = Counter(
+        ngram for group in counts for ngram in {ngram for reference in group for ngram in reference}
+    )
     log_num_images = math.log(len(references)) if references else 0.0
 
     def vector(ngrams: Counter[NGram]) -> _Vector:
@@ -85,23 +87,14 @@ def score(answer: str, reference: Reference) -> Row:
 
 def complete(scored: Sequence[Scored]) -> list[Row]:
     """The CIDEr-D and CIDEr of every caption."""
-    captions = tokenise_all([one.text for one in scored])
-    words = iter(tokenise_all([text for one in scored for text in one.references]))
-    references = [[next(words) for _ in one.references] for one in scored]
+    captions = tokenise_all([caption.text for caption in scored])
+    words = iter(tokenise_all([text for caption in scored for text in caption.references]))
+    references = [[next(words) for _ in caption.references] for caption in scored]
     both = [cider(captions, references, defended=defended) for defended in (True, False)]
     return [
-        {**one.row, "score": defended, "cider_plain": plain}
-        for one, defended, plain in zip(scored, *both, strict=True)
+        {**caption.row, "score": defended, "cider_plain": plain}
+        for caption, defended, plain in zip(scored, *both, strict=True)
     ]
-
-
-def metrics(totals: Columns) -> dict[str, FloatArray]:
-    """CIDEr as COCO reports it (CIDEr-D), CIDEr as first defined, and mean caption length."""
-    return {
-        "cider": ratio(totals["score"], totals["n"]),
-        "cider_plain": ratio(totals["cider_plain"], totals["n"]),
-        "num_words": ratio(totals["num_words"], totals["n"]),
-    }
 
 
 CIDER = Scorer(
@@ -109,7 +102,7 @@ CIDER = Scorer(
     version="cider-d-3",
     headline="cider",
     score=score,
-    metrics=metrics,
+    metrics=means(cider="score", cider_plain="cider_plain", num_words="num_words"),
     complete=complete,
     keeps_references=True,
     is_share=False,

@@ -1,26 +1,48 @@
-"""Questions about documents, charts and text in scenes: DocVQA's ANLS, ChartQA's relaxed accuracy, OCRBench."""
+"""Text read from images: OCR, DocVQA's ANLS, ChartQA's relaxed accuracy, OCRBench's containment."""
+
+from dataclasses import replace
 
 from rapidfuzz.distance import Levenshtein
 
 from vila2cli.errors import DataError
-from vila2cli.score.grouping import by_category, category_label, category_metrics
+from vila2cli.score.grouping import category_label, category_metrics, means, tally
 from vila2cli.score.scorer import Reference, Row, Scorer
-from vila2cli.score.stats import Columns, FloatArray, ratio
+from vila2cli.score.stats import Columns, FloatArray
 
-_MAX_RELATIVE_ERROR = 0.05
 _ANLS_THRESHOLD = 0.5
+_EDGES = " \t\n.,;:!?\"'`“”‘’"
+_MAX_RELATIVE_ERROR = 0.05
 _CASE_MATTERS = "HME100k"
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, without quotes or punctuation around the whole."""
+    return " ".join(text.lower().split()).strip(_EDGES)
+
+
+def anls(answer: str, truth: str) -> float:
+    """Normalised Levenshtein similarity of two texts, cut to 0 below one half."""
+    similarity = Levenshtein.normalized_similarity(answer, truth)
+    return similarity if similarity >= _ANLS_THRESHOLD else 0.0
+
+
+def score_ocr(answer: str, reference: Reference) -> Row:
+    """The best value over the reference answers, for each of the three metrics."""
+    truths = [truth for answer in reference.answers if (truth := normalise(answer))]
+    if not truths:
+        raise DataError("an OCR question needs at least one reference answer that is not empty")
+    given = normalise(answer)
+    return {
+        "score": float(given in truths),
+        "anls": max(anls(given, truth) for truth in truths),
+        "contained": float(any(truth in given for truth in truths)),
+    }
 
 
 def score_anls(answer: str, reference: Reference) -> Row:
     """ANLS: the best normalised similarity to a reference answer, 0 below one half (ST-VQA, DocVQA)."""
     best = 1.0 - min(_distance(answer, truth) for truth in _truths(reference))
     return {"score": best if best >= _ANLS_THRESHOLD else 0.0}
-
-
-def anls_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """The mean similarity."""
-    return {"anls": ratio(totals["score"], totals["n"])}
 
 
 def is_close(answer: str, truth: str) -> bool:
@@ -45,8 +67,8 @@ def score_ocrbench(answer: str, reference: Reference) -> Row:
     is_formula = reference.meta.get("dataset") == _CASE_MATTERS
     form = _joined if is_formula else _lower
     given = form(answer)
-    found = any(form(truth) in given for truth in _truths(reference))
-    return {"score": float(found), "unparsed": 0.0}
+    is_right = any(form(truth) in given for truth in _truths(reference))
+    return {"score": float(is_right), "unparsed": 0.0}
 
 
 def ocrbench_metrics(totals: Columns) -> dict[str, FloatArray]:
@@ -87,12 +109,19 @@ def _number(text: str) -> float | None:
         return None
 
 
+OCR = Scorer(
+    name="ocr",
+    version="anls-1",
+    headline="accuracy",
+    score=score_ocr,
+    metrics=means(accuracy="score", anls="anls", contained="contained"),
+)
 DOCVQA = Scorer(
     name="anls",
     version="icdar-2",
     headline="anls",
     score=score_anls,
-    metrics=anls_metrics,
+    metrics=means(anls="score"),
     rule="DocVQA's evaluation server: threshold 0.5, at which a similarity still counts",
 )
 CHARTQA = Scorer(
@@ -102,16 +131,14 @@ CHARTQA = Scorer(
     score=score_chartqa,
     metrics=category_metrics,
     labels=category_label,
-    complete=by_category,
+    complete=tally("score"),
     rule="ChartQA's relaxed accuracy, 5%",
 )
-OCRBENCH = Scorer(
+OCRBENCH = replace(
+    CHARTQA,
     name="ocrbench",
     version="ocrbench-1",
-    headline="accuracy",
     score=score_ocrbench,
     metrics=ocrbench_metrics,
-    labels=category_label,
-    complete=by_category,
     rule="OCRBench's containment",
 )

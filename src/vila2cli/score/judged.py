@@ -1,15 +1,15 @@
-"""Benchmarks whose answers a judge marks: MM-Vet, and LLaVA-Bench (in the wild)."""
+"""Benchmarks whose answers a judge scores: MM-Vet, and LLaVA-Bench (in the wild)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from vila2cli.errors import DataError
-from vila2cli.score.grouping import add_categories, category_label, fill, text_of
-from vila2cli.score.scorer import Labels, Marking, Reference, Row, Scored, Scorer
+from vila2cli.score.grouping import categories, category_label, category_share, tally, text_of
+from vila2cli.score.scorer import Labels, Marking, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
 _CAPABILITIES = "capabilities"
-_MARKS = (1.0, 10.0)
+_RANGE = (1.0, 10.0)
 
 
 def mmvet_slots(answer: str, reference: Reference) -> dict[str, str]:
@@ -20,10 +20,10 @@ def mmvet_slots(answer: str, reference: Reference) -> dict[str, str]:
 
 
 def read_mmvet(reply: str) -> Row | None:
-    """The mark from 0.0 to 1.0 that a reply begins with, as in MM-Vet's evaluator; None where there is none."""
+    """The score from 0.0 to 1.0 that a reply begins with, as in MM-Vet's evaluator, None without one."""
     words = reply.split()
-    mark = _number(words[0]) if words else math.nan
-    return {"score": mark} if 0.0 <= mark <= 1.0 else None
+    score = _number(words[0]) if words else math.nan
+    return {"score": score} if 0.0 <= score <= 1.0 else None
 
 
 def mmvet_labels(reference: Reference) -> Labels:
@@ -34,23 +34,11 @@ def mmvet_labels(reference: Reference) -> Labels:
     return {_CAPABILITIES: "+".join(sorted(names))}
 
 
-def complete_mmvet(scored: Sequence[Scored]) -> list[Row]:
-    """Rows that count in each of the capabilities they need."""
-    rows = [dict(one.row) for one in scored]
-    for one, row in zip(scored, rows, strict=True):
-        for name in filter(None, one.labels.get(_CAPABILITIES, "").split("+")):
-            row[f"right:{name}"], row[f"num:{name}"] = row["score"], 1.0
-    return fill(rows)
-
-
 def mmvet_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """100 times the mean mark, of all questions and of those that need each capability."""
+    """100 times the mean score, of all questions and of those that need each capability."""
     return {
         "total": 100 * ratio(totals["score"], totals["n"]),
-        **{
-            f"total:{name}": 100 * ratio(totals[f"right:{name}"], totals[f"num:{name}"])
-            for name in _categories(totals)
-        },
+        **{f"total:{name}": 100 * category_share(totals, name) for name in sorted(categories(totals))},
     }
 
 
@@ -66,41 +54,27 @@ def llava_bench_slots(answer: str, reference: Reference) -> dict[str, str]:
 
 
 def read_llava_bench(reply: str) -> Row | None:
-    """The two marks from 1 to 10 on the first line of a reply: of the reference, and of the answer."""
+    """The two scores from 1 to 10 on the first line of a reply: of the reference, and of the answer."""
     words = reply.strip().partition("\n")[0].replace(",", " ").split()
-    low, high = _MARKS
-    marks = [_number(word) for word in words]
-    if len(marks) != 2 or not all(low <= mark <= high for mark in marks):
+    low, high = _RANGE
+    scores = [_number(word) for word in words]
+    if len(scores) != 2 or not all(low <= score <= high for score in scores):
         return None
-    return {"score": marks[1] / high, "reference": marks[0]}
-
-
-def complete_llava_bench(scored: Sequence[Scored]) -> list[Row]:
-    """Rows that count in their category, with the marks of the reference there."""
-    rows = [dict(one.row) for one in scored]
-    add_categories(scored, rows)
-    for one, row in zip(scored, rows, strict=True):
-        if category := one.labels.get("category"):
-            row[f"reference:{category}"] = row["reference"]
-    return fill(rows)
+    return {"score": scores[1] / high, "reference": scores[0]}
 
 
 def llava_bench_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """The answers' marks in per cent of the reference's, over all and by category, and the mean marks."""
-    high = _MARKS[1]
+    """The answers' scores in per cent of the reference's, over all and by category, and the mean scores."""
+    high = _RANGE[1]
     return {
         "relative": 100 * high * ratio(totals["score"], totals["reference"]),
         "mark": high * ratio(totals["score"], totals["n"]),
         "reference_mark": ratio(totals["reference"], totals["n"]),
         **{
-            f"relative:{name}": 100 * high * ratio(totals[f"right:{name}"], totals[f"reference:{name}"])
-            for name in _categories(totals)
+            f"relative:{name}": 100 * high * category_share(totals, name, count="reference")
+            for name in sorted(categories(totals))
         },
     }
-
-
-def _categories(totals: Columns) -> list[str]:
-    return sorted(name.removeprefix("num:") for name in totals if name.startswith("num:"))
 
 
 def _number(word: str) -> float:
@@ -127,7 +101,7 @@ MMVET = Scorer(
     score=_unmarked(mmvet_slots),
     metrics=mmvet_metrics,
     labels=mmvet_labels,
-    complete=complete_mmvet,
+    complete=tally("score", label=_CAPABILITIES, separator="+"),
     is_share=False,
     tops=lambda metric, totals: 100.0,
     rule="MM-Vet's marks from 0 to 1 by a judge",
@@ -141,7 +115,7 @@ LLAVA_BENCH = Scorer(
     score=_unmarked(llava_bench_slots),
     metrics=llava_bench_metrics,
     labels=category_label,
-    complete=complete_llava_bench,
+    complete=tally("score", "reference"),
     is_share=False,
     rule="LLaVA-Bench's marks relative to those of GPT-4's answers by a judge",
     deviation="LLaVA-Bench's own figures are by gpt-4-0314 and its own prompt, which is worded otherwise here",

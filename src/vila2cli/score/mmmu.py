@@ -5,12 +5,13 @@ Where no option can be read MMMU draws one at random. Here such an answer is wro
 """
 
 import re
+from dataclasses import replace
 from hashlib import sha256
 from random import Random
 
 from vila2cli.errors import DataError
-from vila2cli.score.grouping import by_category, category_label, category_metrics
-from vila2cli.score.options import choices_of
+from vila2cli.score.choice import choices_of
+from vila2cli.score.grouping import category_label, category_metrics, tally
 from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
@@ -32,16 +33,17 @@ def parse_option(answer: str, choices: dict[str, str]) -> str | None:
         text = text.strip(mark)
     text = f" {text} "
     for form in ("({})", " {} "):
-        found = {letter: text.rfind(form.format(letter)) for letter in choices}
-        named = [letter for letter, place in found.items() if place >= 0]
-        if named:
-            return max(named, key=lambda letter: found[letter])
+        if option := _last_named(text, {letter: form.format(letter) for letter in choices}):
+            return option
     if len(text.split()) < _MIN_WORDS_FOR_TEXT:
         return None
-    lower = text.lower()
-    found = {letter: lower.rfind(choice.lower()) for letter, choice in choices.items()}
-    named = [letter for letter, place in found.items() if place >= 0]
-    return max(named, key=lambda letter: found[letter]) if named else None
+    return _last_named(text.lower(), {letter: choice.lower() for letter, choice in choices.items()})
+
+
+def _last_named(text: str, forms: dict[str, str]) -> str | None:
+    """The option whose form comes last in a text, the first of equals; None where there is none."""
+    places = {letter: place for letter, form in forms.items() if (place := text.rfind(form)) >= 0}
+    return max(places, key=lambda letter: places[letter]) if places else None
 
 
 def parse_open(answer: str) -> list[str | float]:
@@ -111,8 +113,8 @@ def _key_tails(answer: str) -> list[str]:
     tails = []
     for index, line in enumerate(lines):
         keys = (*_KEYS, "=") if index == len(lines) - 1 else _KEYS
-        found = [line.split(key)[-1].strip() for key in keys if key in line]
-        tail = _shortest(found)
+        tails_of_line = [line.split(key)[-1].strip() for key in keys if key in line]
+        tail = _shortest(tails_of_line)
         if tail and tail not in {":", ",", ".", "!", "?", ";", "'"}:
             tails.append(tail)
     return tails or [text]
@@ -131,7 +133,6 @@ def _numbers(text: str) -> list[str]:
     return [*_WITH_COMMAS.findall(text), *_SCIENTIFIC.findall(text), *_SIMPLE.findall(text)]
 
 
-_RULE = "MMMU's eval_utils"
 MMMU = Scorer(
     name="mmmu",
     version="eval-utils-1",
@@ -139,18 +140,14 @@ MMMU = Scorer(
     score=score,
     metrics=metrics,
     labels=category_label,
-    complete=by_category,
-    rule=_RULE,
+    complete=tally("score"),
+    rule="MMMU's eval_utils",
     unread="counted as wrong, where MMMU draws an option at random (scorer 'mmmu-random')",
 )
-MMMU_RANDOM = Scorer(
+MMMU_RANDOM = replace(
+    MMMU,
     name="mmmu-random",
-    version="eval-utils-1",
-    headline="accuracy",
     score=score_random,
-    metrics=metrics,
-    labels=category_label,
-    complete=by_category,
-    rule=f"{_RULE}; an option is drawn where none is read",
+    rule="MMMU's eval_utils; an option is drawn where none is read",
     unread="given an option drawn by question and answer, not in the order of the file as MMMU's are",
 )

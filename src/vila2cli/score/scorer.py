@@ -36,12 +36,12 @@ Row = dict[str, float]
 """The scores of one sample; `score` is its share of the headline metric, between 0 and 1."""
 
 Labels = dict[str, str]
-"""What a sample belongs to, by the kind of group: {"question": "17", "category": "count"}."""
+"""The groups of a sample by their kind: {"question": "17", "category": "count"}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marking:
-    """How a judge marks an answer: the prompt's id, what it is filled with, and what a reply says.
+    """How a judge scores an answer: the prompt's id, what it is filled with, and what a reply says.
 
     `slots` raises DataError where the reference lacks something; `read` gives the row of an answer, None for a
     reply that cannot be read.
@@ -56,7 +56,7 @@ class Marking:
 class Scored:
     """One prediction with its scores, and what a family needs that looks at all samples together.
 
-    `is_cut` says that generation ended before the answer did, `has_reasoning` that reasoning was left out.
+    `is_cut`: generation ended before the answer did, `has_reasoning`: reasoning was left out.
     """
 
     row: Row
@@ -74,7 +74,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What metrics.json says under `name` of how answers were read, and why the figure may be off."""
+    """What metrics.json reports under `name`: how answers were read, and why the figure may be wrong."""
 
     name: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -90,12 +90,12 @@ class Scorer:
     more, with what only shows in all of them: whether every question of a group is right, or how
     rare a word is. What it needs beside the rows is kept with each prediction: `labels`, and the
     reference answers where `keeps_references`. `tops` are the greatest values of metrics, where these
-    are no shares of 1. `unit` is the label that is resampled as a whole in place of the image.
+    are not shares of 1. `unit` is the label that is resampled as a whole in place of the image.
     `rule` says in a few words whose scoring this is, and `deviation` where and why
     a figure may differ from that of the official code, `unread` why it may once answers are `unparsed`.
-    `settle` gives the rows anew where how an answer is read hangs on all answers of a model; it is asked before
-    any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the row and
-    `score` only checks the reference.
+    `settle` gives the rows again where how an answer is read depends on all answers of a model; it is called
+    before any are left out. `account` says how they were read. Where there is a `marking`, a judge gives the
+    row and `score` only checks the reference.
     """
 
     name: str
@@ -133,4 +133,4 @@ class Scorer:
 
     def rows(self, scored: Sequence[Scored]) -> list[Row]:
         """The rows of all samples, complete."""
-        return [one.row for one in scored] if self.complete is None else self.complete(scored)
+        return [prediction.row for prediction in scored] if self.complete is None else self.complete(scored)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,14 @@ Columns = Mapping[str, FloatArray]
 """Column name to one value per sample, or to one total per resample."""
 Metrics = Callable[[Columns], dict[str, FloatArray]]
 """Column totals to metrics, elementwise over any shape."""
+
+
+class Bootstrap(TypedDict):
+    """How often samples are drawn again, and the seed of the draws."""
+
+    num_bootstrap: int
+    seed: int
+
 
 CONFIDENCE = 0.95
 FEW_IMAGES = 100
@@ -111,14 +120,13 @@ def supports(columns: Columns, metrics: Metrics, groups: Sequence[str]) -> dict[
         alone = metrics(columns)
     finally:
         _OF_NOTHING.reset(token)
-    found = {}
+    supported = {}
     for name, values in alone.items():
         has = ~np.isnan(np.broadcast_to(values, (len(groups),)))
         has = has if has.any() else np.ones(len(groups), dtype=bool)
-        found[name] = Support(
-            int(has.sum()), len({group for group, one in zip(groups, has, strict=True) if one})
-        )
-    return found
+        images = {group for group, is_there in zip(groups, has, strict=True) if is_there}
+        supported[name] = Support(int(has.sum()), len(images))
+    return supported
 
 
 def columns_of(rows: Sequence[Mapping[str, float]]) -> Columns:
@@ -152,8 +160,8 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """The unweighted mean of estimates with the same seed."""
     assert estimates, "no estimates to average"
     return Estimate(
-        float(np.mean([one.value for one in estimates])),
-        np.mean([one.replicates_B for one in estimates], axis=0),
+        float(np.mean([each.value for each in estimates])),
+        np.mean([each.replicates_B for each in estimates], axis=0),
     )
 
 
@@ -171,24 +179,24 @@ def cautious_share(share: float, num_trials: float) -> Interval:
     return Interval(share, max(0.0, low), min(1.0, high))
 
 
-def interval_of(one: Estimate, *, num_samples: float, num_images: int) -> Interval:
+def interval_of(metric: Estimate, *, num_samples: float, num_images: int) -> Interval:
     """Percentiles, and of a share of few images, or one that is all or nothing, the cautious interval.
 
     In simulations with 20 to 50 images percentiles cover shares of 0.9 and 0.95 in 64 to 94%, the cautious
     interval in 96 to 99%, also with several dependent questions to an image; from 100 images on percentiles
     cover 93% and more. Where the replicates do not vary percentiles are a point, however few the images.
     """
-    if one.is_share and (num_images < FEW_IMAGES or one.is_even):
-        return share_interval(one, num_samples, num_images)
-    return one.interval()
+    if metric.is_share and (num_images < FEW_IMAGES or metric.is_even):
+        return share_interval(metric, num_samples, num_images)
+    return metric.interval()
 
 
-def interval_within(one: Estimate, top: float, of: Support) -> Interval:
+def interval_within(metric: Estimate, top: float, of: Support) -> Interval:
     """The interval of a metric that is at most `top` and at least 0; of one without a top (0) percentiles."""
     if not top:
-        return one.interval()
-    found = interval_of(one.over(top), num_samples=of.num_samples, num_images=of.num_images)
-    return Interval(one.value, found.low * top, found.high * top)
+        return metric.interval()
+    share = interval_of(metric.over(top), num_samples=of.num_samples, num_images=of.num_images)
+    return Interval(metric.value, share.low * top, share.high * top)
 
 
 def difference_of(first: Estimate, second: Estimate, *, top: float, of: Support) -> Difference:
@@ -197,14 +205,14 @@ def difference_of(first: Estimate, second: Estimate, *, top: float, of: Support)
     Where two shares of 0.9 and more differ, percentiles of 20 images cover in 56 to 92% of simulations,
     `share_difference` in 96% and more.
     """
-    one = difference(first, second)
+    change = difference(first, second)
     shares = (first.over(top), second.over(top)) if top else ()
-    if all(share.is_share for share in shares) and shares and (of.num_images < FEW_IMAGES or one.is_even):
-        found = share_difference(*shares, num_samples=of.num_samples, num_images=of.num_images)
-        interval = Interval(one.value, found.interval.low * top, found.interval.high * top)
-        return Difference(interval, found.centre * top, found.error * top)
-    error = float(np.std(one.replicates_B, ddof=1)) if len(one.replicates_B) > 1 else math.nan
-    return Difference(one.interval(), one.value, error)
+    if all(share.is_share for share in shares) and shares and (of.num_images < FEW_IMAGES or change.is_even):
+        share = share_difference(*shares, num_samples=of.num_samples, num_images=of.num_images)
+        interval = Interval(change.value, share.interval.low * top, share.interval.high * top)
+        return Difference(interval, share.centre * top, share.error * top)
+    error = float(np.std(change.replicates_B, ddof=1)) if len(change.replicates_B) > 1 else math.nan
+    return Difference(change.interval(), change.value, error)
 
 
 def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
@@ -221,11 +229,11 @@ def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num
     (Bonett and Price 2012, with the replicates' variance in place of that of independent samples.) There are as
     many trials as the shares vary like, between the number of images and that of samples.
     """
-    one = difference(first, second)
+    change = difference(first, second)
     num = max(num_images, min(_num_trials(share, num_samples, num_images) for share in (first, second)))
-    centre = one.value * num / (num + 2)
-    error = math.sqrt(num**2 * float(np.var(one.replicates_B)) + 2) / (num + 2)
-    interval = Interval(one.value, max(-1.0, centre - _Z * error), min(1.0, centre + _Z * error))
+    centre = change.value * num / (num + 2)
+    error = math.sqrt(num**2 * float(np.var(change.replicates_B)) + 2) / (num + 2)
+    interval = Interval(change.value, max(-1.0, centre - _Z * error), min(1.0, centre + _Z * error))
     return Difference(interval, centre, error)
 
 

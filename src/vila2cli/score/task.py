@@ -3,7 +3,7 @@
 name = "world-ocr"          # default: the folder's name
 version = "1"
 split = "eval"
-answer_type = "short"       # yesno, short, choice, box, caption, or open (marked by a judge)
+answer_type = "short"       # yesno, short, choice, box, caption, or open (scored by a judge)
 scorer = "ocr"              # default: the one of the answer type
 question = "..."            # left out when every sample has its own in KEY.json
 prompt = "{question}\\nAnswer the question using a single word or phrase."    # default: "{question}"
@@ -87,14 +87,14 @@ def find_tasks(specs: Sequence[str | Path], *, box_frame: str = "") -> list[Task
 
     Of tasks with one name each is named with what tells its folder apart, `pope@coco` and `pope@gqa`.
     `box_frame` is the frame of all boxes in answers. Raises DataError for a spec that holds no task, and
-    RecipeError for a frame that is none.
+    RecipeError for an unknown frame.
     """
     folders: dict[Path, Path] = {}
     for spec in specs:
-        found = [folder for match in _matches(Path(spec)) for folder in _task_folders(match)]
-        if not found:
+        matched = [folder for match in _matches(Path(spec)) for folder in _task_folders(match)]
+        if not matched:
             raise DataError(f"no {TASK_FILE} in {spec}; give task folders, such as data/world/eval/*")
-        for folder in found:
+        for folder in matched:
             folders.setdefault(folder.resolve(), folder)
     tasks = told_apart([load_task(folder) for folder in folders.values()])
     return [_framed(task, box_frame) for task in tasks] if box_frame else tasks
@@ -103,7 +103,7 @@ def find_tasks(specs: Sequence[str | Path], *, box_frame: str = "") -> list[Task
 def told_apart(tasks: Sequence[Task]) -> list[Task]:
     """The tasks, those of one name named NAME@PART by the nearest part of their folders' paths that differs.
 
-    So the names hang on the folders alone, not on their order.
+    So the names depend on the folders alone, not on their order.
     """
     by_name: dict[str, list[Task]] = {}
     for task in tasks:

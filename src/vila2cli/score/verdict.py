@@ -1,6 +1,6 @@
 """Which of two captions is better, asked in both orders: one verdict, and the figures over many.
 
-Position bias is a judge's taste for what stands first; a verdict that changes with the order is a
+Position bias is a judge's preference for the caption shown first; a verdict that changes with the order is a
 tie, so that it cannot decide anything.
 """
 
@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,6 @@ from vila2cli.errors import DataError
 from vila2cli.score.stats import cohen_kappa
 
 Outcome = Literal["win", "loss", "tie", "unjudged"]
-Choice = Literal["A", "B", "tie"]
 Pair = tuple[str, str]
 """Two layers: whose wins are counted, and against which."""
 _LETTER = re.compile(r"\s*\(?([AB])\)?[.:]?\s*")
@@ -41,15 +40,7 @@ class Verdict:
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        value = {
-            "layer": self.layer,
-            "against": self.against,
-            "judge": self.judge,
-            "outcome": self.outcome,
-            "num_words": list(self.num_words),
-            "answers": list(self.answers),
-        }
-        return {**value, "reason": self.reason} if self.reason else value
+        return {name: value for name, value in asdict(self).items() if name != "reason" or value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
@@ -78,7 +69,7 @@ def parse_letter(answer: str) -> Literal["A", "B"] | None:
     return None if match is None else "A" if match[1] == "A" else "B"
 
 
-def parse_choice(answer: str) -> Choice | None:
+def parse_choice(answer: str) -> Literal["A", "B", "tie"] | None:
     """What an answer chooses: a bare letter, or JSON alone whose `better` is A, B or tie; else None."""
     value = parse_object(answer)
     if value is None:
@@ -113,7 +104,7 @@ def oracle_outcome(balance: int, against: int) -> Outcome:
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How often one judge said what of one pair of layers; `num_pairs` are those that were judged."""
+    """The outcomes of one judge for one pair of layers, counted; `num_pairs` are those that were judged."""
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     return {
         "wins": outcomes["win"],
@@ -126,10 +117,10 @@ def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 def agreement(by_judge: Mapping[str, Mapping[Any, Outcome]]) -> list[dict[str, Any]]:
     """Cohen's kappa of every two judges, over the samples that both judged."""
-    found = []
+    kappas = []
     for first, second in combinations(by_judge, 2):
-        mine, theirs = by_judge[first], by_judge[second]
-        both = [key for key in mine if key in theirs and "unjudged" not in (mine[key], theirs[key])]
-        kappa = cohen_kappa([mine[key] for key in both], [theirs[key] for key in both])
-        found.append({"judges": [first, second], "kappa": kappa, "num_samples": len(both)})
-    return found
+        pairs = [(outcome, by_judge[second].get(key, "unjudged")) for key, outcome in by_judge[first].items()]
+        judged = [pair for pair in pairs if "unjudged" not in pair]
+        kappa = cohen_kappa([outcome for outcome, _ in judged], [outcome for _, outcome in judged])
+        kappas.append({"judges": [first, second], "kappa": kappa, "num_samples": len(judged)})
+    return kappas

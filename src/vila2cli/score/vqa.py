@@ -1,17 +1,27 @@
-"""Soft accuracy of short answers as VQAv2, VizWiz and TextVQA score it (VILA table 5).
+"""Short answers: normalised and matched exactly, GQA's stricter match, and soft accuracy (VILA table 5).
 
-Ten people answered each question. An answer counts min(matches / 3, 1), averaged over leaving out
-each person in turn. VQAEval, of VQAv2, normalises only where the ten do not all agree: where they
-do, even "Yes" is not "yes". So what LLaVA, VILA and lmms-eval hand in is M4C's normal form of an answer
-(`vqa`); `vqaeval` takes answers as they are. VizWiz's own code always normalises what it is given, and never
-what people answered (`vizwiz`). TextVQA is scored by the M4C evaluator, which always normalises both.
+VQAv2, VizWiz and TextVQA have ten people's answers to each question. An answer counts min(matches / 3, 1),
+averaged over leaving out each person in turn. VQAEval, of VQAv2, normalises only where the ten do not all
+agree: where they do, even "Yes" is not "yes". So what LLaVA, VILA and lmms-eval submit is M4C's normal form of
+an answer (`vqa`); `vqaeval` takes answers unchanged. VizWiz's own code always normalises what it is given, and
+never what people answered (`vizwiz`). TextVQA is scored by the M4C evaluator, which always normalises both.
 """
 
-from vila2cli.errors import DataError
-from vila2cli.score.normal_form import ARTICLES, NUMBERS, strip_punctuation
-from vila2cli.score.scorer import Reference, Row, Scorer
-from vila2cli.score.short import accuracy
+import re
+from dataclasses import replace
 
+from vila2cli.errors import DataError
+from vila2cli.score.grouping import means
+from vila2cli.score.scorer import Reference, Row, Scorer
+
+ARTICLES = frozenset(("a", "an", "the"))
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {"none": "0"} | {word: str(digit) for digit, word in enumerate(_DIGITS)}
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_DIGIT_COMMA = re.compile(r"\d,\d")
+# The official pattern says "not after a digit" in a way that never holds, and its flag is taken for a count.
+_PERIOD = re.compile(r"\.(?!\d)")
+_MAX_PERIODS = 32
 _FULL_FORMS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
 he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
@@ -22,6 +32,21 @@ weren't what'll what're what's what've when's where'd where's where've who'd who
 why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're
 you've
 """
+_NUM_ANSWERS = 10
+
+
+def strip_punctuation(text: str, *, max_periods: int = _MAX_PERIODS) -> str:
+    """The text without punctuation, by VQAEval's rule, which removes 32 full stops at most; 0 is for all.
+
+    A mark beside a space anywhere in the text is removed, another becomes a space; where a comma stands
+    between digits all marks are removed. Apostrophes and colons stay.
+    """
+    cleaned = text
+    removes_all = _DIGIT_COMMA.search(text) is not None
+    for mark in _PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        cleaned = cleaned.replace(mark, "" if beside_space or removes_all else " ")
+    return _PERIOD.sub("", cleaned, count=max_periods)
 
 
 def _contractions() -> dict[str, str]:
@@ -37,54 +62,82 @@ def _contractions() -> dict[str, str]:
 
 
 _CONTRACTIONS = _contractions()
-_NUM_ANSWERS = 10
 
 
-def normalise(answer: str) -> str:
+def normalise_vqaeval(answer: str) -> str:
     """Punctuation, then number words, articles and contractions, as VQAEval does one after the other."""
     words = (NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def normalise_m4c(answer: str) -> str:
-    """M4C's processor: commas, question marks and the joint of 's go first, then `normalise`."""
+    """M4C's processor: commas, question marks and the joint of 's go first, then VQAEval's normal form."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    return normalise(_one_line(text))
+    return normalise_vqaeval(_one_line(text))
 
 
 def soft_accuracy(given: str, answers: list[str]) -> float:
     """min(matches / 3, 1), averaged over leaving each answer out."""
     matches = answers.count(given)
-    left_out = (min((matches - (one == given)) / 3, 1.0) for one in answers)
+    left_out = (min((matches - (answer == given)) / 3, 1.0) for answer in answers)
     return sum(left_out) / len(answers)
 
 
+def normalise_short(answer: str) -> str:
+    """Lower case without articles, punctuation or apostrophes, number words as digits.
+
+    Punctuation goes by the VQA rule. Where VQA restores the apostrophe of known contractions,
+    apostrophes are dropped on both sides: "dont" still equals "don't".
+    """
+    cleaned = strip_punctuation(" ".join(answer.split()), max_periods=0).replace("'", "").replace("’", "")
+    words = (NUMBERS.get(word, word) for word in cleaned.lower().split())
+    return " ".join(word for word in words if word not in ARTICLES)
+
+
+def score_exact(answer: str, reference: Reference) -> Row:
+    """1 when the normalised answer equals any normalised reference answer."""
+    return {"score": float(normalise_short(answer) in _accepted(reference))}
+
+
+def score_gqa(answer: str, reference: Reference) -> Row:
+    """1 when the lower-case answer without final full stops is the reference answer."""
+    if len(reference.answers) != 1:
+        raise DataError(f"a GQA question has one answer, not {list(reference.answers)}")
+    return {"score": float(answer.rstrip(".").lower() == reference.answers[0])}
+
+
 def score_vqa(answer: str, reference: Reference) -> Row:
-    """VQAEval of the answer in M4C's normal form, as it is handed in to the server of VQAv2."""
+    """VQAEval of the answer in M4C's normal form, as it is submitted to the server of VQAv2."""
     return score_vqaeval(normalise_m4c(answer), reference)
 
 
 def score_vqaeval(answer: str, reference: Reference) -> Row:
-    """VQAEval; texts are compared as they are where all people gave the same answer."""
-    answers = [_one_line(one) for one in _answers(reference)]
+    """VQAEval; texts are compared unchanged where all people gave the same answer."""
+    answers = list(map(_one_line, _answers(reference)))
     given = _one_line(answer)
     if len(set(answers)) > 1:
-        answers, given = [normalise(one) for one in answers], normalise(given)
+        answers, given = list(map(normalise_vqaeval, answers)), normalise_vqaeval(given)
     return {"score": soft_accuracy(given, answers)}
 
 
 def score_vizwiz(answer: str, reference: Reference) -> Row:
-    """VizWiz's rule: the answer in M4C's normal form, normalised once more; references as they are."""
-    given = normalise(_one_line(normalise_m4c(answer)))
+    """VizWiz's rule: the answer in M4C's normal form, normalised once more; references unchanged."""
+    given = normalise_vqaeval(_one_line(normalise_m4c(answer)))
     return {"score": soft_accuracy(given, list(_answers(reference)))}
 
 
 def score_textvqa(answer: str, reference: Reference) -> Row:
     """The M4C evaluator's rule, which needs ten answers."""
-    answers = [normalise_m4c(one) for one in _answers(reference)]
+    answers = list(map(normalise_m4c, _answers(reference)))
     if len(answers) != _NUM_ANSWERS:
         raise DataError(f"TextVQA is scored against {_NUM_ANSWERS} answers, and this sample has {len(answers)}")
     return {"score": soft_accuracy(normalise_m4c(answer), answers)}
+
+
+def _accepted(reference: Reference) -> list[str]:
+    if not reference.answers:
+        raise DataError("a short-answer question needs at least one reference answer")
+    return [normalise_short(truth) for truth in reference.answers]
 
 
 def _answers(reference: Reference) -> tuple[str, ...]:
@@ -97,35 +150,39 @@ def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-VQA = Scorer(
+SHORT = Scorer(
+    name="short",
+    version="vqa-norm-1",
+    headline="accuracy",
+    score=score_exact,
+    metrics=means(accuracy="score"),
+)
+GQA = replace(
+    SHORT,
+    name="gqa",
+    version="exact-1",
+    score=score_gqa,
+    rule="GQA's exact match, after LLaVA's convert_gqa_for_eval",
+)
+VQA = replace(
+    SHORT,
     name="vqa",
     version="vqaeval-2",
-    headline="accuracy",
     score=score_vqa,
-    metrics=accuracy,
-    rule="VQAEval (VQAv2) of answers in M4C's normal form, as LLaVA hands them in",
+    rule="VQAEval (VQAv2) of answers in M4C's normal form, as LLaVA submits them",
 )
-VQAEVAL = Scorer(
-    name="vqaeval",
-    version="vqaeval-2",
-    headline="accuracy",
-    score=score_vqaeval,
-    metrics=accuracy,
-    rule="VQAEval (VQAv2) of answers as they are",
-)
-VIZWIZ = Scorer(
+VQAEVAL = replace(VQA, name="vqaeval", score=score_vqaeval, rule="VQAEval (VQAv2) of answers unchanged")
+VIZWIZ = replace(
+    SHORT,
     name="vizwiz",
     version="vizwiz-1",
-    headline="accuracy",
     score=score_vizwiz,
-    metrics=accuracy,
-    rule="VizWiz's VQAEval of answers in M4C's normal form, as LLaVA hands them in",
+    rule="VizWiz's VQAEval of answers in M4C's normal form, as LLaVA submits them",
 )
-TEXTVQA = Scorer(
+TEXTVQA = replace(
+    SHORT,
     name="textvqa",
     version="m4c-1",
-    headline="accuracy",
     score=score_textvqa,
-    metrics=accuracy,
     rule="M4C evaluator, as in LLaVA's eval_textvqa",
 )

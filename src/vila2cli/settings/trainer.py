@@ -2,9 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt
 
-from vila2cli.settings.kinds import Settings, setting
+from vila2cli.settings.kinds import Settings, one_is_a_list, setting
+
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
 
 
 class SourceSettings(Settings):
@@ -56,12 +60,11 @@ class TrainerSettings(Settings):
     log_every: Annotated[
         NonNegativeInt, setting("steps between lines of steps.jsonl, 0 for none", decides=False)
     ] = 10
-    tensorboard: Annotated[
-        bool, setting("write event files to OUT/tensorboard, too; needs tensorboard", decides=False)
-    ] = False
-    wandb_project: Annotated[
-        str, setting("log to this Weights & Biases project, too; needs wandb; empty for none", decides=False)
-    ] = ""
+    log_with: Annotated[
+        tuple[Tracker, ...],
+        BeforeValidator(one_is_a_list),
+        setting("accelerate's trackers that get the lines, too, as project NAME", decides=False),
+    ] = ()
     peak_tflops: Annotated[
         NonNegativeFloat,
         setting("peak of one device in TFLOP/s, for the MFU; 0 for the known one of its name", decides=False),

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
@@ -27,7 +28,6 @@ from vila2cli.settings.kinds import (
     setting,
 )
 from vila2cli.settings.trainer import SourceSettings
-from vila2cli.shards.sample import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 
 
 class BaseSettings(Settings):

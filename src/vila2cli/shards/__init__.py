@@ -2,16 +2,30 @@
 
 places and finding say where tars are, streams and tarfiles read and write their bytes, members and reader make
 samples of them. layers, stats, records, rejects and origins keep what a stage adds; source joins all, and is
-where to begin: `open_source` gives base shards with their layers, `read_shard` the samples of one.
+where to begin: `open_source` gives base shards with their layers, `read_shard` the samples of one, and
+pipeline's `dataset` all of them to a trainer of one's own.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from vila2cli.shards.layers import LayerInfo, LayerWriter, ShardWriter, Source, open_layer, samples_of
-from vila2cli.shards.reader import LayerShard, Shard, expected_samples, member_problems, num_samples, read_shard
+from vila2cli.shards.reader import LayerShard, Shard, member_problems, num_samples, read_shard
 from vila2cli.shards.records import file_sha256, made_from
 from vila2cli.shards.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
 from vila2cli.shards.source import expand, open_source
-from vila2cli.shards.stats import ShardStats, done, folder_figures, folder_stats, missing, to_made_from
+from vila2cli.shards.stats import (
+    ShardStats,
+    done,
+    expected_samples,
+    folder_figures,
+    folder_stats,
+    missing,
+    to_made_from,
+)
 from vila2cli.shards.tarfiles import TarWriter
+
+if TYPE_CHECKING:
+    from vila2cli.shards.pipeline import dataset
 
 __all__ = [
     "LayerInfo",
@@ -23,6 +37,7 @@ __all__ = [
     "Source",
     "TarWriter",
     "Unreadable",
+    "dataset",
     "done",
     "expand",
     "expected_samples",
@@ -42,3 +57,12 @@ __all__ = [
     "to_made_from",
     "write_rejects",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`dataset`, whose module loads torch."""
+    if name == "dataset":
+        from vila2cli.shards.pipeline import dataset
+
+        return dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

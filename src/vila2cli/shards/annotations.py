@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from vila2cli.errors import DataError
-from vila2cli.files import parse_annotation_json
 from vila2cli.shards.places import tar_stem
 from vila2cli.shards.reader import read_layer_shard
-from vila2cli.shards.sample import Annotation
+from vila2cli.shards.sample import Annotation, parse_annotation
 
 SampleId = tuple[str, str]
 """Shard name and key: a key is unique in its shard only."""
@@ -20,11 +18,7 @@ def read_annotations(layer_dir: Path) -> Iterator[tuple[SampleId, Annotation]]:
             yield (tar_stem(tar), key), annotation
 
 
-def read_annotation_tar(tar: Path) -> Iterator[tuple[str, Annotation]]:
+def read_annotation_tar(tar: str | Path) -> Iterator[tuple[str, Annotation]]:
     """Yield key and annotation of one layer tar in key order; raises DataError for one that is damaged."""
     for key, data in sorted(read_layer_shard(tar).items()):
-        try:
-            annotation = Annotation.from_json(parse_annotation_json(data))
-        except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{tar} holds no valid annotation for {key!r}: {error}") from None
-        yield key, annotation
+        yield key, parse_annotation(data, tar, key)

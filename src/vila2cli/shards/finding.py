@@ -53,16 +53,16 @@ def find(spec: str | Path) -> list[Found]:
     place = typed(spec)
     if isinstance(place, Remote):
         _refuse_file_name(place)
-        return [found for one in _braces(place) for found in _find_remote(place.like(one), place)]
+        return [match for pattern in _braces(place) for match in _find_remote(place.like(pattern), place)]
     path = local_path(spec).expanduser()
     if path.name == LAYER_FILE:
         path = path.parent
     if path.exists():
         return [_found(path, spec)]
-    found = [_found(match, spec) for pattern in _braces(str(path)) for match in _match(pattern, spec)]
-    if not found:
+    matches = [_found(match, spec) for pattern in _braces(str(path)) for match in _match(pattern, spec)]
+    if not matches:
         raise DataError(f"no shards match {spec!r}; expected .tar files")
-    return found
+    return matches
 
 
 def _refuse_file_name(place: Remote) -> None:
@@ -120,7 +120,7 @@ def _found(path: Path, spec: str) -> Found:
 def _is_tar(path: Path) -> bool:
     """Whether a path is a shard; raises DataError for what is called like one and can hold no samples.
 
-    A link whose target is gone would otherwise be a shard less, which nobody is told of.
+    A link whose target is gone would otherwise be a shard less, which nobody would notice.
     """
     if not tar_stem(path) or path.is_file():
         return bool(tar_stem(path))
@@ -152,17 +152,17 @@ def _find_remote(place: Remote, spec: str) -> list[Found]:
         place = place.like(folder(place))
     if any(character in path_of(place) for character in "*["):
         system, path = file_system(place)
-        matches = persistently(lambda: system.glob(path), place)
-        found = [
-            Found((place.like(system.unstrip_protocol(match)),)) for match in sorted(matches) if tar_stem(match)
+        paths = persistently(lambda: system.glob(path), place)
+        matches = [
+            Found((place.like(system.unstrip_protocol(path)),)) for path in sorted(paths) if tar_stem(path)
         ]
     elif tar_stem(place):
-        found = [Found((place,))]
+        matches = [Found((place,))]
     else:
-        found = [Found(tuple(_tars_in(place)), place)]
-    if not any(one.tars for one in found):
+        matches = [Found(tuple(_tars_in(place)), place)]
+    if not any(match.tars for match in matches):
         raise DataError(f"no shards match {spec!r}; expected names that end in {', '.join(TAR_SUFFIXES)}")
-    return found
+    return matches
 
 
 def _tars_in(place: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Layers: folders of small tars that annotate base shards, each told what it lies over by its layer.json."""
+"""Layers: folders of small tars that annotate base shards, whose layer.json names what they annotate."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ class LayerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Shards with unique names in the order given, and the layers that lie over some or all of them."""
+    """Shards with unique names in the order given, and the layers on top of some or all of them."""
 
     shards: tuple[Shard, ...]
     layers: tuple[LayerInfo, ...] = ()
@@ -236,8 +236,8 @@ class LayerWriter:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder as a whole: of several workers who sum it up and write that down, the last
-        one's sum counts the parts of all, and is the one that stays."""
+        """Lock the folder while summing it up, so that the last worker to finish writes a summary that includes
+        every worker's shards."""
         with one_at_a_time(self.folder):
             yield
 

@@ -44,8 +44,8 @@ def parse_group(group: Group) -> tuple[tuple[EncodedImage, ...], str | None, dic
     if ".." in group.key or group.key[0] in "_/":
         _check_key(group.key)
     if not group.members:
-        found = ", ".join(sorted(group.extensions))
-        raise Unusable("dotted-name", f"a key ends at the first dot, which leaves the extension {found!r}")
+        extensions = ", ".join(sorted(group.extensions))
+        raise Unusable("dotted-name", f"a key ends at the first dot, which leaves the extension {extensions!r}")
     text: str | None = None
     meta: dict[str, Any] = {}
     images: list[tuple[int, EncodedImage]] = []

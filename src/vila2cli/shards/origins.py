@@ -33,7 +33,9 @@ class Origins:
         ]
         known = [parts.get(tar_stem(place)) for (_, place), parts in zip(layers, then, strict=True)]
         now = _known_fingerprint(base) if any(known) else None
-        self.are_same = [self._compare(place, one, now) for (_, place), one in zip(layers, known, strict=True)]
+        self.are_same = [
+            self._compare(place, base_then, now) for (_, place), base_then in zip(layers, known, strict=True)
+        ]
         """Of each layer, whether the base is known to be the file that it was made from."""
         for (_, place), parts in zip(layers, then, strict=True):
             self.problem = self.problem or _problem_below(place, parts, layers, records)
@@ -97,8 +99,8 @@ def _problem_below(
     for part, then in parts.items():
         name = part.removeprefix(f"{tar_stem(place)}+")
         names = {name, name.rpartition(".")[0]}  # the second layer of a name is NAME.2
-        below = [(one, record) for (layer, one), record in zip(layers, records, strict=True) if layer in names]
-        if name != part and below and not any(_is_same(one, record, then) for one, record in below):
+        below = [(tar, record) for (layer, tar), record in zip(layers, records, strict=True) if layer in names]
+        if name != part and below and not any(_is_same(tar, record, then) for tar, record in below):
             return _changed(below[0][0], place)
     return ""
 

@@ -5,24 +5,22 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import parse_annotation_json
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.shards.origins import Origins, check_is_base, check_origins
 from vila2cli.shards.places import is_remote, is_there, local_path, tar_stem
 from vila2cli.shards.records import note_time, read_stats, recorded, stats_path
-from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
+from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256, parse_annotation
 from vila2cli.shards.tarfiles import read_members, split_name
 
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
-MAX_COUNTED_SHARDS = 8
-"""Shards whose samples are counted for an estimate of all."""
 _NUM_PARSED_AHEAD = 64
 
 
@@ -60,6 +58,7 @@ def read_shard(
     verify: bool = True,
     on_note: Callable[[str], None] | None = None,
     fingerprints: Fingerprints | None = None,
+    takes: Callable[[str], bool] | None = None,
 ) -> Iterator[Sample]:
     """Yield the samples of a shard in file order, each with the annotations of all its layers.
 
@@ -71,8 +70,9 @@ def read_shard(
     layer below is not the file that a layer was made from. Where the base is that very file, no image is
     hashed for it again.
 
-    `on_note` is told of what is legal and yet suspicious, a missing end marker above all; without it
+    `on_note` gets what is legal and yet suspicious, a missing end marker above all; without it
     that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
+    Only keys that it `takes` are read, where that is given.
     """
     check_is_base(shard.url)
     note = _warn(shard.url) if on_note is None else on_note
@@ -85,29 +85,44 @@ def read_shard(
     origins = Origins(shard.url, _places(shard), records) if verify else None
     are_same = origins.are_same if origins else [True] * len(records)
     layers = [
-        _OpenLayer(layer, found, not is_same)
-        for layer, found, is_same in zip(shard.layers, annotations, are_same, strict=True)
+        _OpenLayer(layer, of_layer, not is_same)
+        for layer, of_layer, is_same in zip(shard.layers, annotations, are_same, strict=True)
     ]
     if origins is not None and origins.problem:
         _refuse(shard, layers, origins.problem)
     on_read = _on_base(origins, _keeper(fingerprints, base_name))
-    groups = _groups(shard.url, _is_read, on_odd=note, on_read=on_read)
-    yield from _joined(shard, groups, layers, on_reject, verify=verify)
+    groups = _groups(
+        shard.url, _is_read if takes is None else partial(_is_read, takes=takes), on_odd=note, on_read=on_read
+    )
+    yield from _joined(shard, groups, layers, on_reject, verify=verify, takes=takes)
 
 
 def _joined(
-    shard: Shard, groups: Iterator[Group], layers: list["_OpenLayer"], on_reject: OnReject, *, verify: bool
+    shard: Shard,
+    groups: Iterator[Group],
+    layers: list["_OpenLayer"],
+    on_reject: OnReject,
+    *,
+    verify: bool,
+    takes: Callable[[str], bool] | None = None,
 ) -> Iterator[Sample]:
     seen: dict[str, frozenset[str]] = {}
     for group in groups:
+        is_taken = takes is None or takes(group.key)
         try:
             _check_new(group, seen)
+            if not is_taken:
+                continue
             images, text, meta = parse_group(group)
         except Unusable as error:
-            on_reject(Reject(shard.name, _printable_key(group.key), error.reason, str(error)))
+            if is_taken:
+                on_reject(Reject(shard.name, _printable_key(group.key), error.reason, str(error)))
             continue
-        found = _annotations(group.key, images, layers) if layers else ()
-        yield Sample(key=group.key, images=images, text=text, meta=meta, annotations=found)
+        annotations = _annotations(group.key, images, layers) if layers else ()
+        members = cast(dict[str, bytes], group.members)
+        yield Sample(
+            key=group.key, images=images, text=text, meta=meta, annotations=annotations, members=members
+        )
     if not seen:
         raise DataError(_empty_message(shard.url))
     for layer in layers if verify else ():
@@ -145,10 +160,10 @@ def _on_base(
     if origins is None or not origins.needs_digest:
         return keep
 
-    def on_read(found: Fingerprint) -> None:
-        origins.finish(found)
+    def on_read(fingerprint: Fingerprint) -> None:
+        origins.finish(fingerprint)
         if keep is not None:
-            keep(found)
+            keep(fingerprint)
 
     return on_read
 
@@ -156,8 +171,8 @@ def _on_base(
 def _keeper(fingerprints: Fingerprints | None, name: str) -> Callable[[Fingerprint], None] | None:
     if fingerprints is None:
         return None
-    found = fingerprints
-    return lambda fingerprint: found.__setitem__(name, fingerprint)
+    kept = fingerprints
+    return lambda fingerprint: kept.__setitem__(name, fingerprint)
 
 
 def _warn(place: str) -> Callable[[str], None]:
@@ -182,27 +197,6 @@ def known_num_samples(shard: Shard) -> int | None:
             if known.get("bytes") == tar.stat().st_size and isinstance(known.get(field_name), int):
                 return int(known[field_name])
     return None
-
-
-def expected_samples(shards: Sequence[Shard]) -> tuple[int | None, bool]:
-    """How many samples shards hold together, and whether that is exact.
-
-    Where stats files do not tell, a few local shards are counted and the others taken to hold as many
-    on average. None when nothing is known without reading a remote or damaged shard.
-    """
-    known = [known_num_samples(shard) for shard in shards]
-    unknown = [shard for shard, number in zip(shards, known, strict=True) if number is None]
-    total = sum(number for number in known if number is not None)
-    if not unknown:
-        return total, True
-    counted = unknown[:: -(-len(unknown) // MAX_COUNTED_SHARDS)]
-    try:
-        if any(is_remote(shard.url) for shard in counted):
-            return None, False
-        mean = sum(map(num_samples, counted)) / len(counted)
-    except DataError:  # its turn to be told will come
-        return None, False
-    return total + round(mean * len(unknown)), len(counted) == len(unknown)
 
 
 def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
@@ -242,13 +236,13 @@ def read_layer_shard(
     file says (`record`, by default read from beside it), or holds a key twice.
     """
     record = recorded(tar) if record is None else record
-    found: list[Fingerprint] = []
+    fingerprints: list[Fingerprint] = []
     is_copied = _is_copied(tar, record)
     annotations: dict[str, bytes] = {}
     members = read_members(
         tar,
         lambda name: name.endswith(".json"),
-        on_read=found.append if is_copied or on_read else None,
+        on_read=fingerprints.append if is_copied or on_read else None,
         record=record,
         is_layer=True,
     )
@@ -259,11 +253,11 @@ def read_layer_shard(
         if split[0] in annotations:
             raise DataError(f"{tar} annotates {split[0]!r} twice; write this layer again")
         annotations[split[0]] = data
-    _check_record(tar, len(annotations), found, record)
+    _check_record(tar, len(annotations), fingerprints, record)
     if is_copied:
         note_time(local_path(tar))
     if on_read:
-        on_read(found[0])
+        on_read(fingerprints[0])
     return annotations
 
 
@@ -276,10 +270,10 @@ def _is_copied(tar: str | Path, record: Mapping[str, Any]) -> bool:
 
 
 def _check_record(
-    tar: str | Path, num_annotations: int, found: Sequence[Fingerprint], record: Mapping[str, Any]
+    tar: str | Path, num_annotations: int, fingerprints: Sequence[Fingerprint], record: Mapping[str, Any]
 ) -> None:
     then = record.get("sha256")
-    if found and then and then not in (found[0].sha256, found[0].unpacked):
+    if fingerprints and then and then not in (fingerprints[0].sha256, fingerprints[0].unpacked):
         raise DataError(
             f"{tar} is not the file that was written: its SHA-256 is not the one in {tar_stem(tar)}.stats.json "
             "beside it; put the old one back, or write this layer again"
@@ -291,9 +285,9 @@ def _check_record(
         )
 
 
-def _is_read(name: str) -> bool:
+def _is_read(name: str, takes: Callable[[str], bool] | None = None) -> bool:
     split = split_name(name)
-    return split is not None and is_known(split[1])
+    return split is not None and is_known(split[1]) and (takes is None or takes(split[0]))
 
 
 def _groups(
@@ -331,8 +325,8 @@ def _check_new(group: Group, seen: dict[str, frozenset[str]]) -> None:
     elif earlier & group.extensions:
         raise Unusable("duplicate-key", "the shard holds this key already; the first one is used")
     else:
-        found = ", ".join(sorted(group.extensions))
-        raise Unusable("not-adjacent", f"{found} does not lie beside the other members of its key")
+        extensions = ", ".join(sorted(group.extensions))
+        raise Unusable("not-adjacent", f"{extensions} does not lie beside the other members of its key")
 
 
 class _OpenLayer:
@@ -350,7 +344,7 @@ class _OpenLayer:
             return None
         if key not in self._ahead:
             self._parse_ahead()
-        return self._ahead.pop(key, None) or _parse_annotation(data, self.shard, key)
+        return self._ahead.pop(key, None) or parse_annotation(data, self.shard.url, key)
 
     def _parse_ahead(self) -> None:
         """Parse the next annotations in one go: between two images that are decoded each takes twice as long.
@@ -360,13 +354,13 @@ class _OpenLayer:
         self._ahead.clear()  # a base in another order is read one by one
         for key, data in islice(self._unparsed, _NUM_PARSED_AHEAD):
             with contextlib.suppress(DataError):
-                self._ahead[key] = _parse_annotation(data, self.shard, key)
+                self._ahead[key] = parse_annotation(data, self.shard.url, key)
 
 
 def _annotations(
     key: str, images: tuple[EncodedImage, ...], layers: list[_OpenLayer]
 ) -> tuple[Annotation, ...]:
-    found = []
+    annotations = []
     sha256 = image_sha256(images) if any(layer.checks_images for layer in layers) else ""
     for layer in layers:
         annotation = layer.annotation(key)
@@ -377,15 +371,8 @@ def _annotations(
                 f"{layer.shard.url} was made for other pictures: the image of {key!r} differs; "
                 "give the base it was made from (--base says where it is now)"
             )
-        found.append(annotation)
-    return tuple(found)
-
-
-def _parse_annotation(data: bytes, layer: LayerShard, key: str) -> Annotation:
-    try:
-        return Annotation.from_json(parse_annotation_json(data))
-    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{layer.url} holds no valid annotation for {key!r}: {error}") from None
+        annotations.append(annotation)
+    return tuple(annotations)
 
 
 def _printable_key(key: str) -> str:
@@ -393,8 +380,10 @@ def _printable_key(key: str) -> str:
 
 
 def _empty_message(tar: str) -> str:
-    found = sorted({(split_name(name) or ("", "none"))[1] for name, _ in read_members(tar, lambda name: False)})
-    if not found:
+    extensions = sorted(
+        {(split_name(name) or ("", "none"))[1] for name, _ in read_members(tar, lambda name: False)}
+    )
+    if not extensions:
         return f"empty shard: {tar} holds no files"
-    shown = ", ".join(f".{extension}" for extension in found[:5])
+    shown = ", ".join(f".{extension}" for extension in extensions[:5])
     return f"empty shard: {tar} holds no image, .txt or .json that makes a sample, only {shown}"

@@ -54,7 +54,7 @@ class Unreadable:
             more = "; ".join(str(error) for error in self._errors[:3])
             raise DataError(
                 f"{len(self._errors)} shards cannot be read; the others are done, and the same command does "
-                f"these once they are mended: {more}" + ("; ..." if len(self._errors) > 3 else "")
+                f"these once they are repaired: {more}" + ("; ..." if len(self._errors) > 3 else "")
             )
 
 

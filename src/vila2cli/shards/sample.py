@@ -4,16 +4,18 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from vila2cli.errors import DataError
+from vila2cli.files import parse_annotation_json
 
 Role = Literal["system", "user", "assistant"]
-DEFAULT_MAX_PIXELS = 16_000_000
-"""Width times height above which an image is scaled down, where a recipe has no other `data.max_pixels`."""
+ORIGINAL = "original"
+"""The name by which the alt-text goes among the captions of a sample; others are names of layers."""
 
-BOMB_PIXELS = 178_956_970
-"""Width times height above which an image is refused before its pixels are decoded, as by Pillow itself."""
+FILTER = "filter"
+"""The name of the layers that say which samples are worth training on."""
 
 IMAGE_PLACEHOLDER = "<image>"
 """Where an image stands in a turn's text, as LLaVA writes it; images without one come first."""
@@ -92,6 +94,14 @@ class Annotation:
 _DEFAULTS = dict(vars(Annotation(layer="", kind="caption")))
 
 
+def parse_annotation(data: bytes, place: str | Path, key: str) -> Annotation:
+    """Read what `to_json` wrote, as a layer tar holds it; raises DataError naming tar and key."""
+    try:
+        return Annotation.from_json(parse_annotation_json(data))
+    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{place} holds no valid annotation for {key!r}: {error}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
     """An image as it lies in the shard: its bytes and the extension that names their format."""
@@ -115,7 +125,7 @@ class Sample:
     """One key of a base shard with all annotations that the opened layers hold for it.
 
     `text` is the alt-text; `meta` the parsed KEY.json. `annotations` come in the order in which
-    the layers were given, oldest first.
+    the layers were given, oldest first. `members` are the bytes of what was read, by extension.
     """
 
     key: str
@@ -123,6 +133,7 @@ class Sample:
     text: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     annotations: tuple[Annotation, ...] = ()
+    members: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def image_sha256(self) -> str:
@@ -142,6 +153,23 @@ class Sample:
     def turns(self) -> tuple[Turn, ...]:
         """The conversation in `meta["messages"]`, empty when there is none."""
         return tuple(Turn.from_json(turn) for turn in self.meta.get("messages", ()))
+
+
+def caption_of(sample: Sample, name: str) -> str | None:
+    """The sample's caption by name: "original" is the alt-text, any other a caption layer; None if absent."""
+    if name == ORIGINAL:
+        text = sample.text
+    else:
+        annotation = sample.annotation(name)
+        text = annotation.text if annotation else None
+    text = text.strip() if text else None
+    return text or None
+
+
+def is_kept(sample: Sample) -> bool:
+    """False when the newest `filter` annotation says that the sample is not worth training on."""
+    annotation = sample.annotation(FILTER)
+    return annotation is None or annotation.scores.get("keep") is not False
 
 
 @dataclass(frozen=True, slots=True)

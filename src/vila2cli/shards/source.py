@@ -52,7 +52,7 @@ def expand(specs: Sequence[str | Path]) -> list[str]:
     the file or folder of that name, as `find` says.
     Raises DataError naming the first spec that matches nothing.
     """
-    return list(dict.fromkeys(tar for spec in specs for found in find(spec) for tar in found.tars))
+    return list(dict.fromkeys(tar for spec in specs for match in find(spec) for tar in match.tars))
 
 
 def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Source:
@@ -68,14 +68,14 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Sour
     Raises DataError for what is missing, an unfinished layer folder, a base that has changed, or layers over
     two copies of one base; a remote shard is asked for only when it is read.
     """
-    found = [one for spec in specs for one in find(spec)]
+    matches = [match for spec in specs for match in find(spec)]
     manifests = _Manifests()
-    given = [tar for one in found for tar in one.tars if is_remote(tar)]
+    given = [tar for match in matches for tar in match.tars if is_remote(tar)]
     joined: dict[str, _Joined] = {}
-    for one in found:
-        if one.folder and (manifest := manifests[one.folder]):
-            _check_complete(one.folder, manifest, one.tars)
-        for tar in one.tars:
+    for match in matches:
+        if match.folder and (manifest := manifests[match.folder]):
+            _check_complete(match.folder, manifest, match.tars)
+        for tar in match.tars:
             manifest = manifests[folder(tar)]
             here = _Joined(tar) if manifest is None else _resolve(tar, manifest, base, given)
             joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here.layers)
@@ -84,7 +84,7 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Sour
     _refuse_copies(list(joined.values()))
     names = _unique_names(list(joined.values()))
     shards = [
-        Shard(name, one.place, tuple(one.layers)) for name, one in zip(names, joined.values(), strict=True)
+        Shard(name, tar.place, tuple(tar.layers)) for name, tar in zip(names, joined.values(), strict=True)
     ]
     return Source(tuple(shards), tuple(_layer_infos(shards, manifests)))
 
@@ -152,7 +152,7 @@ def _resolve(tar: str, manifest: Mapping[str, Any], base: str | None, given: Seq
         place = next((place for place in _candidates(tar, below, given, "") if _may_be_there(place)), None)
         if place is None:
             url = redacted(str(below["url"]))
-            raise DataError(f"{tar} lies over layer {below['name']!r}, but there is no {url}")
+            raise DataError(f"{tar} is on top of layer {below['name']!r}, but there is no {url}")
         layers.append(LayerShard(str(below["name"]), place))
     layers.append(LayerShard(str(manifest["layer"]), tar))
     place = _base_place(tar, entry, given) if base is None else _moved_base(tar, entry, typed(base))
@@ -166,7 +166,7 @@ def _moved_base(tar: str, entry: Mapping[str, Any], base: str) -> str:
     """
     parts = _parts_of(entry)
     if isinstance(base, Command):
-        commands = {tar_stem(tar): tar for one in find(base) for tar in one.tars}
+        commands = {tar_stem(tar): tar for match in find(base) for tar in match.tars}
         place = commands.get(tar_stem(parts[-1])) or commands.get(str(entry["name"]))
         if place is None:
             raise DataError(f"the base of {tar} is not among the commands of --base: none gives {parts[-1]}")
@@ -261,56 +261,56 @@ def _is_there(place: str) -> bool:
 
 def _refuse_copies(joined: Sequence[_Joined]) -> None:
     """Raise DataError for layers that annotate one base in two places: each sample would be there twice."""
-    times = Counter(tar_stem(one.place) for one in joined)
+    times = Counter(tar_stem(base.place) for base in joined)
     first: dict[tuple[str, str], _Joined] = {}
-    for one in joined:
-        stem = tar_stem(one.place)
-        sha256 = _known_sha256(one) if times[stem] > 1 else None
-        other = one if sha256 is None else first.setdefault((stem, sha256), one)
-        if other is not one and not _layer_folders(one) & _layer_folders(other):
+    for base in joined:
+        stem = tar_stem(base.place)
+        sha256 = _known_sha256(base) if times[stem] > 1 else None
+        other = base if sha256 is None else first.setdefault((stem, sha256), base)
+        if other is not base and not _layer_folders(base) & _layer_folders(other):
             raise DataError(
-                f"{one.place} is a copy of {other.place}, and each has layers of its own, so its samples would "
-                "be read twice; say with --base FOLDER which to read, or give layers over one of them"
+                f"{base.place} is a copy of {other.place}, and each has layers of its own, so its samples "
+                "would be read twice; say with --base FOLDER which to read, or give layers over one of them"
             )
 
 
-def _known_sha256(one: _Joined) -> str | None:
+def _known_sha256(base: _Joined) -> str | None:
     """The digest of a base as a local layer over it recorded it."""
-    for layer in one.layers:
-        if found := _origin(layer.url):
-            return found.sha256 or None
+    for layer in base.layers:
+        if origin := _origin(layer.url):
+            return origin.sha256 or None
     return None
 
 
 def _origin(tar: str) -> Fingerprint | None:
-    """What a local layer tar says of its base; a stats file that is damaged is told of when the tar is read."""
+    """What a local layer tar says of its base; a damaged stats file is reported when the tar is read."""
     try:
         return None if is_remote(tar) else made_from(local_path(tar)).get(tar_stem(tar))
     except DataError:
         return None
 
 
-def _layer_folders(one: _Joined) -> set[str]:
-    return {folder(layer.url) for layer in one.layers}
+def _layer_folders(base: _Joined) -> set[str]:
+    return {folder(layer.url) for layer in base.layers}
 
 
 def _unique_names(joined: list[_Joined]) -> list[str]:
     """File names without .tar; where several are equal, with as many folders before them as it takes."""
-    names = [one.name or tar_stem(one.place) for one in joined]
+    names = [base.name or tar_stem(base.place) for base in joined]
     for depth in range(1, 8):
         times = Counter(names)
         if len(times) == len(names):
             return names
         names = [
-            name if times[name] == 1 else "__".join([*folders(one.place)[-depth:], tar_stem(one.place)])
-            for name, one in zip(names, joined, strict=True)
+            name if times[name] == 1 else "__".join([*folders(base.place)[-depth:], tar_stem(base.place)])
+            for name, base in zip(names, joined, strict=True)
         ]
     times = Counter(names)
     names = [
-        name if times[name] == 1 else f"{name}__{_digest_of_place(one.place)}"
-        for name, one in zip(names, joined, strict=True)
+        name if times[name] == 1 else f"{name}__{_digest_of_place(base.place)}"
+        for name, base in zip(names, joined, strict=True)
     ]
     if len(set(names)) < len(names):
-        twice = next(one.place for one, name in zip(joined, names, strict=True) if names.count(name) > 1)
+        twice = next(base.place for base, name in zip(joined, names, strict=True) if names.count(name) > 1)
         raise DataError(f"{twice} is given twice with other credentials; give it once")
     return names

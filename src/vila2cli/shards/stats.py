@@ -1,7 +1,7 @@
 """SHARD.stats.json beside SHARD.tar: that the shard is complete, its counts, and what it was made from."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
-from vila2cli.shards.places import tar_stem
-from vila2cli.shards.reader import Shard
+from vila2cli.shards.places import is_remote, tar_stem
+from vila2cli.shards.reader import Shard, known_num_samples, num_samples
 from vila2cli.shards.records import GROUPS, add_figures, check_whole, made_from, read_stats, stats_path
 from vila2cli.shards.streams import digest_of, fingerprint
+
+MAX_COUNTED_SHARDS = 8
+"""Shards whose samples are counted for an estimate of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,27 @@ def folder_figures(out_dir: str | Path, names: Iterable[str]) -> dict[str, Any]:
         figures = read_stats(Path(out_dir) / f"{name}.stats.json")
         add_figures(total, {k: v for k, v in figures.items() if k in GROUPS or not isinstance(v, dict)})
     return total
+
+
+def expected_samples(shards: Sequence[Shard]) -> tuple[int | None, bool]:
+    """How many samples shards hold together, and whether that is exact.
+
+    Where stats files do not tell, a few local shards are counted and the others taken to hold as many
+    on average. None when nothing is known without reading a remote or damaged shard.
+    """
+    known = [known_num_samples(shard) for shard in shards]
+    unknown = [shard for shard, number in zip(shards, known, strict=True) if number is None]
+    total = sum(number for number in known if number is not None)
+    if not unknown:
+        return total, True
+    counted = unknown[:: -(-len(unknown) // MAX_COUNTED_SHARDS)]
+    try:
+        if any(is_remote(shard.url) for shard in counted):
+            return None, False
+        mean = sum(map(num_samples, counted)) / len(counted)
+    except DataError:  # its turn to be told will come
+        return None, False
+    return total + round(mean * len(unknown)), len(counted) == len(unknown)
 
 
 def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:

@@ -287,8 +287,8 @@ class _Pipe(_Raw):
         data = os.read(self._process.stdout.fileno(), len(buffer))
         if not data and (code := self._process.wait()):
             self._errors.seek(0)
-            said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            reason = f": {masked(said[-1])}" if said else ""
+            errors = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            reason = f": {masked(errors[-1])}" if errors else ""
             raise DataError(f"{self._place} failed with exit code {code}{reason}")
         buffer[: len(data)] = data
         return len(data)
@@ -375,9 +375,9 @@ def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passi
     cause = error.__cause__ if hides else error
     status = getattr(cause, "status", None)
     if isinstance(status, int):
-        said = masked(f"the server answers {status} {getattr(cause, 'message', '')}".rstrip())
+        reason = masked(f"the server answers {status} {getattr(cause, 'message', '')}".rstrip())
         may_pass = status >= 500 or status in (408, 425, 429)
-        return said, "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
+        return reason, "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
     if isinstance(cause, FileNotFoundError):
         return "there is no such file", "absent"
     if isinstance(cause, PermissionError):

@@ -1,9 +1,13 @@
-"""Tar archives as streams of members: reading that notices damage, writing that is atomic and repeatable."""
+"""Tar archives as streams of members: reading that notices damage, writing that is atomic and repeatable.
+
+Writing is webdataset's, which gives the same bytes each time with owner, mode and time fixed. Reading is ours,
+as webdataset 1.0.2 loses samples in silence: `v1.000.jpg`, `v1.001.jpg` and so on are one sample `v1`, and
+a `pipe:` that breaks off between two members is the end of the shard (findings/webdataset_pipe.sh).
+"""
 
 import functools
 import hashlib
 import os
-import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from vila2cli.errors import DataError
 from vila2cli.files import aside, naming, open_locked, sync_folder, to_json_bytes, write_atomically
@@ -90,7 +94,7 @@ def read_members(
 
     Reads plain and gzip archives, whatever they are called and wherever `open_stream` finds them.
     Raises DataError naming place and offset when the archive is cut off or damaged, after everything
-    before that, and before it when the archive is shorter than its stats file says. `on_odd` is told of
+    before that, and before it when the archive is shorter than its stats file says. `on_odd` gets
     what is legal and yet suspicious: links, a missing end marker, data after the end marker; in a layer,
     which we wrote, the last two are damage, and so is one that is longer. `on_read` gets the fingerprint of
     an archive read to its end. `record` is what the stats file holds, by default of the one beside a local
@@ -174,10 +178,10 @@ class _Archive:
         assert data is not None
         if kind == tarfile.GNUTYPE_LONGNAME:
             return fields | {"path": data.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
-        found = _pax_fields(data)
+        new = _pax_fields(data)
         if kind == tarfile.XGLTYPE:
-            self._fields_of_all |= found
-        return fields | found
+            self._fields_of_all |= new
+        return fields | new
 
     def _check_end(self, block: bytes) -> None:
         """Tell the end marker from what only looks like an end: a cut, a second archive."""
@@ -261,6 +265,8 @@ class TarWriter:
     """
 
     def __init__(self, path: str | Path):
+        import webdataset  # which takes torch with it
+
         self.path = Path(path)
         self.num_samples = 0
         if not tar_stem(self.path) or self.path.suffix != ".tar":
@@ -269,15 +275,15 @@ class TarWriter:
         """Counts that the stats file should hold instead of, or next to, those of the samples written."""
         self._start_s = perf_counter()
         self._keys: set[str] = set()
-        self._sha256 = hashlib.sha256()
-        self._num_bytes = 0
         self._partial = aside(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         stream = open_locked(self._partial, wait_s=_SWEEP_S)
         if stream is None:
             raise DataError(f"{self._partial} is being written by another process; wait for it or stop it")
         stream.truncate(0)  # what a killed process left
-        self._stream = stream
+        self._sink = _Sink(self.path, stream)
+        fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "format": "PAX_FORMAT"}
+        self._tar = webdataset.TarWriter(self._sink, encoder=False, keep_meta=True, **fixed)
 
     def write_sample(self, key: str, members: Mapping[str, bytes]) -> None:
         """Add one sample, its members sorted by extension; raises DataError for a key no reader could split."""
@@ -286,19 +292,7 @@ class TarWriter:
             raise DataError(f"cannot write sample {key!r} to {self.path}: {problem or 'it is empty'}")
         self._keys.add(key)
         self.num_samples += 1
-        for extension in sorted(members):
-            data = members[extension]
-            header = tarfile.TarInfo(f"{key}.{extension}")
-            header.size, header.mode = len(data), stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH
-            self._write(header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-            self._write(data)
-            self._write(bytes(-len(data) % _BLOCK_BYTES))
-
-    def _write(self, data: bytes) -> None:
-        with naming(self.path):
-            self._stream.write(data)
-        self._sha256.update(data)
-        self._num_bytes += len(data)
+        self._tar.write({"__key__": key, **members})
 
     def __enter__(self) -> Self:
         return self
@@ -314,28 +308,42 @@ class TarWriter:
 
     def close(self) -> None:
         """Finish the archive, rename it into place, then write its stats file: that one means complete."""
-        self._write(bytes(2 * _BLOCK_BYTES))
-        self._write(bytes(-self._num_bytes % tarfile.RECORDSIZE))
+        self._tar.close()
         with naming(self.path):
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            self._sink.stream.flush()
+            os.fsync(self._sink.stream.fileno())
         stats_path(self.path).unlink(missing_ok=True)
         self._partial.replace(self.path)
-        self._stream.close()  # and with it the lock, now that the name is free
+        self._sink.stream.close()  # and with it the lock, now that the name is free
         sync_folder(self.path.parent)
         status = self.path.stat()
         counts = {"in": self.num_samples, "out": self.num_samples, "dropped": {}, "rejected": 0, "tokens": 0}
         seconds = round(perf_counter() - self._start_s, 3)
         figures = {"seconds": seconds, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        digest = {"sha256": self._sha256.hexdigest(), "written": self.num_samples}
+        digest = {"sha256": self._sink.sha256.hexdigest(), "written": self.num_samples}
         write_atomically(stats_path(self.path), to_json_bytes(counts | figures | digest | self.stats))
 
     def abort(self) -> None:
         """Give the shard up and remove what was written of it; does nothing after `close`."""
-        if not self._stream.closed:
+        if not self._sink.stream.closed:
             self._partial.unlink(missing_ok=True)
             with suppress(OSError):  # where a disk is full, closing fails as writing did
-                self._stream.close()
+                self._sink.stream.close()
+
+
+class _Sink:
+    """What the tar is written to: the file, with the digest of its bytes taken along."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path, self.stream = path, stream
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        if self.stream.closed:  # tarfile flushes what it holds, of a shard that was given up, too
+            return
+        with naming(self._path):
+            self.stream.write(data)
+        self.sha256.update(data)
 
 
 def key_problem(key: str) -> str | None:

@@ -1,36 +1,44 @@
 """`vila2 shards build`: a specialist's training shards from public annotations."""
 
-import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import PARTIAL, read_json, sweep, to_json_bytes, write_atomically
-from vila2cli.formats.specialists.boxes import BOX_FRAME
+from vila2cli.formats.folders import FileFolder
+from vila2cli.formats.registry import find_format
+from vila2cli.formats.specialists import grounding, ocr, spatial
+from vila2cli.formats.specialists.account import Outcome, ShardAccount
 from vila2cli.formats.specialists.depth import DepthMaps
+from vila2cli.formats.specialists.draft import read_pictures
 from vila2cli.formats.specialists.drawing import draw_boxes
-from vila2cli.formats.specialists.folders import FileFolder
-from vila2cli.formats.specialists.formats import FORMATS, SPECIALISTS, read_pictures
-from vila2cli.formats.specialists.pictures import BuildSettings, Malformed, Picture, Thing
-from vila2cli.formats.specialists.rules import Dropped, clean, settle
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture
+from vila2cli.formats.specialists.rules import clean, settle
 from vila2cli.image import decode_image, stored_as
 from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.score.box_frames import BOX_FRAME
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.places import local_path
 from vila2cli.shards.records import check_whole, note, recorded
-from vila2cli.shards.rejects import REJECTS_FILE, read_rejects
-from vila2cli.shards.sample import EncodedImage, Reject
+from vila2cli.shards.rejects import first_reject, read_rejects
+from vila2cli.shards.sample import EncodedImage
 from vila2cli.shards.tarfiles import read_members
 
-NOT_A_BOX = "not-a-box"
+CONVERSE: Mapping[str, Callable[[Picture, Sequence[Boxed], BuildSettings], Conversation]] = {
+    "spatial": spatial.converse,
+    "grounding": grounding.converse,
+    "ocr": ocr.converse,
+}
 AGAIN_FOLDER = f".again{PARTIAL}"
 """Where finished shards are built again, to be compared."""
 OBJECTS_FILE = ".objects.jsonl"
@@ -77,14 +85,15 @@ def build(
     that cannot be read and where no sample at all comes of them.
     """
     settings = settings or BuildSettings()
-    if depth is not None and (specialist != "spatial" or FORMATS[format].in_shards):
+    in_shards = find_format("shards build", format).in_shards
+    pictures = read_pictures(format, specialist, annotations)
+    if depth is not None and (specialist != "spatial" or in_shards):
         raise RecipeError("--depth is for spatial questions about a folder of images")
     if depth is None and depth_unit is not None:
         raise RecipeError("--depth-unit needs --depth, the folder of depth maps")
-    pictures = read_pictures(format, specialist, annotations)
-    if images is None and not FORMATS[format].in_shards:
+    if images is None and not in_shards:
         raise DataError(f"--format {format} needs --images, the folder that its pictures are in")
-    files = _files(format, annotations)
+    files = _digests(annotations, in_shards)
     first = list(islice(pictures, 1))  # what cannot be read at all claims no folder
     inputs = {
         "stage": "build",
@@ -96,31 +105,34 @@ def build(
         "box_frame": BOX_FRAME,
         **({} if depth is None else {"depth": str(depth), "depth_unit": depth_unit}),
     }
-    maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
     with lock(out), interruptible() as stop:
         if draw is not None and draw.is_dir() and any(draw.iterdir()) and read_manifest(out) is None:
-            raise RecipeError(
-                f"--draw {draw} holds files already, which would be overwritten; name another folder"
-            )
+            raise RecipeError(f"--draw {draw} holds files already, which would be overwritten; name another")
         claim(out, inputs)
         sweep(out)
-        builder = _Builder(specialist, format, images, settings, draw, num_drawn, maps)
-        shards = builder.write_all(chain(first, pictures), out, stop)
+        folder = None if images is None else FileFolder(images)
+        maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
+        drawing = None if draw is None else _Drawing(draw, num_drawn)
+        builder = _Builder(specialist, format, settings, stop, folder, maps, drawing)
+        shards = builder.write_all(chain(first, pictures), out)
         gather_rejects(out, shards)
         summary = _summary(specialist, format, out, shards)
         write_json(out / "summary.json", summary.to_json())
-    if not summary.out:
-        raise DataError(
-            f"no sample came of {summary.in_} pictures: {_counts(summary.dropped)}{_first_reject(out)}; "
-            f"see {out}/rejects.jsonl"
-        )
+    _refuse_empty(summary, out)
     return summary
 
 
-def _files(format: str, annotations: Sequence[Path]) -> dict[str, str]:
+def _refuse_empty(summary: BuildSummary, out: Path) -> None:
+    if not summary.out:
+        dropped = ", ".join(f"{num} {reason}" for reason, num in summary.dropped.items())
+        why = f"{dropped}; the first: {first_reject(out)}" if dropped else "there were none"
+        raise DataError(f"no sample came of {summary.in_} pictures: {why}; see {out}/rejects.jsonl")
+
+
+def _digests(annotations: Sequence[Path], in_shards: bool) -> dict[str, str]:
     """Digests of the annotation files, by name where that is one file's alone; raises DataError."""
     files = list(annotations)
-    if FORMATS[format].in_shards:
+    if in_shards:
         files = [local_path(tar) for tar in expand([str(path) for path in annotations])]
     if missing := [path for path in files if not path.is_file()]:
         raise DataError(f"--annotations {missing[0]}: there is no such file")
@@ -128,23 +140,31 @@ def _files(format: str, annotations: Sequence[Path]) -> dict[str, str]:
     return {path.name if names[path.name] == 1 else str(path): file_sha256(path) for path in files}
 
 
-class _Builder:
-    def __init__(
-        self,
-        specialist: str,
-        format: str,
-        images: Path | None,
-        settings: BuildSettings,
-        draw: Path | None,
-        num_drawn: int,
-        depth: DepthMaps | None,
-    ) -> None:
-        self.specialist, self.format, self.settings = specialist, format, settings
-        self.draw, self.num_left = draw, num_drawn
-        self._images = None if images is None else FileFolder(images)
-        self._depth = depth
+@dataclass(slots=True)
+class _Drawing:
+    """The folder for pictures with their boxes drawn, and how many are still to be drawn."""
 
-    def write_all(self, pictures: Iterator[Picture], out: Path, stop: Stop) -> list[str]:
+    folder: Path
+    num_left: int
+
+    def add(self, key: str, upright: Image.Image, meta: Mapping[str, Any]) -> None:
+        if self.num_left > 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / f"{key}.png", draw_boxes(upright, meta))
+            self.num_left -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    specialist: str
+    format: str
+    settings: BuildSettings
+    stop: Stop
+    images: FileFolder | None
+    depth: DepthMaps | None
+    drawing: _Drawing | None
+
+    def write_all(self, pictures: Iterator[Picture], out: Path) -> list[str]:
         """Write the shards that are not there yet; returns the names of all."""
         names: list[str] = []
         complete = done(out)
@@ -152,12 +172,12 @@ class _Builder:
             name = f"{len(names):06d}"
             names.append(name)
             if name not in complete:
-                self._write_shard(name, batch, out, stop)
+                self._write_shard(name, batch, out, self.drawing)
             else:
-                self._check_shard(name, batch, out, stop)
+                self._check_shard(name, batch, out)
         return names
 
-    def _check_shard(self, name: str, pictures: Sequence[Picture], out: Path, stop: Stop) -> None:
+    def _check_shard(self, name: str, pictures: Sequence[Picture], out: Path) -> None:
         """Raise DataError when a finished shard would become another one from what is there now.
 
         As long as size and time of the pictures are the same it would not; else it is built again, aside.
@@ -170,112 +190,63 @@ class _Builder:
         shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
         try:
             aside.mkdir()
-            again = _Builder(self.specialist, self.format, None, self.settings, None, 0, self._depth)
-            again._images = self._images
-            again._write_shard(name, pictures, aside, stop)
-            first = int(name) * self.settings.samples_per_shard
-            _compare(name, {f"{i:09d}": one.name for i, one in enumerate(pictures, first)}, out, aside)
+            self._write_shard(name, pictures, aside, None)
+            _compare(name, {key: picture.name for key, picture in self._numbered(name, pictures)}, out, aside)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         note(tar, taken=taken)
 
     def _taken(self, pictures: Sequence[Picture]) -> str:
-        """A digest of what tells the pictures' files; those in shards are told by the shards' digests."""
+        """A digest of what identifies the pictures' files; the shards' digests identify those in shards."""
         named = [picture.image for picture in pictures if isinstance(picture.image, Path)]
-        folders = [folder for folder in (self._images, self._depth) if folder is not None]
+        folders = [folder for folder in (self.images, self.depth) if folder is not None]
         return digest([folder.identity(name) for name in named for folder in folders])
 
-    def _write_shard(self, name: str, pictures: Sequence[Picture], out: Path, stop: Stop) -> None:
-        rejects: list[Reject] = []
-        unused: list[bytes] = []
-        objects: Counter[str] = Counter()
-        kinds: Counter[str] = Counter()
-        people: Counter[str] = Counter()
-        malformed: Counter[str] = Counter()
-        counts: Counter[str] = Counter()
+    def _numbered(self, name: str, pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
+        """The pictures of a shard by the keys of their samples."""
         first = int(name) * self.settings.samples_per_shard
+        return [(f"{index:09d}", picture) for index, picture in enumerate(pictures, first)]
+
+    def _write_shard(self, name: str, pictures: Sequence[Picture], out: Path, drawing: _Drawing | None) -> None:
+        account = ShardAccount(name)
         taken = self._taken(pictures)  # before they are read
         with TarWriter(out / f"{name}.tar") as tar:
-            for index, picture in enumerate(pictures, first):
-                stop.check()
-                key = f"{index:09d}"
-                problem, dropped = self._write_sample(tar, key, picture, objects, kinds, people)
-                broken = [*picture.malformed, *(_no_box(one) for one in dropped if one.reason == NOT_A_BOX)]
-                self._count_malformed(picture, objects, people)
-                malformed.update(f"{one.kind} {one.reason}" for one in broken)
-                objects["in"] += len(picture.things)
-                unused += [_object_line(key, one) for one in dropped]
-                if problem:
-                    counts[problem[0]] += 1
-                    rejects.append(Reject(name, key, problem[0], f"{picture.name}: {problem[1]}"))
-                rejects += [_entry_reject(name, key, picture, one) for one in broken]
-            tar.stats = {
-                "in": len(pictures),
-                "dropped": dict(sorted(counts.items())),
-                "rejected": counts.total(),
-                **write_rejects(out, name, rejects),
-                "objects": dict(sorted(objects.items())),
-                "questions": dict(sorted(kinds.items())),
-                "people_asked": dict(sorted((+people).items())),
-                "malformed": dict(sorted(malformed.items())),
-                "taken": taken,
-            }
-            write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(unused))
+            for key, picture in self._numbered(name, pictures):
+                self.stop.check()
+                made = self._make(picture)
+                account.add(key, picture, made)
+                if made.talk and made.image and made.upright and not made.problem:
+                    meta = self._meta(picture, made.talk)
+                    tar.write_sample(key, {made.image.extension: made.image.data, "json": to_json_bytes(meta)})
+                    if drawing is not None:
+                        drawing.add(key, made.upright, meta)
+            rejects = write_rejects(out, name, account.rejects)
+            tar.stats = {"in": len(pictures), **account.to_json(), **rejects, "taken": taken}
+            write_atomically(out / f"{name}{OBJECTS_FILE}", b"".join(account.unused))
 
-    def _write_sample(
-        self,
-        tar: TarWriter,
-        key: str,
-        picture: Picture,
-        objects: Counter[str],
-        kinds: Counter[str],
-        people: Counter[str],
-    ) -> tuple[tuple[str, str] | None, list[Dropped]]:
-        """Write a sample, or say why there is none; with the objects that were dropped."""
-        people["in"] += len(picture.questions)
+    def _make(self, picture: Picture) -> Outcome:
+        """A conversation about what can be used of a picture, or why there is none."""
+        if problem := picture.problem or self._other_split(picture):
+            return Outcome(problem)
         try:
-            if problem := picture.problem or self._other_split(picture):
-                people["image-rejected"] += len(picture.questions)
-                return problem, self._unused(picture, objects)
-            image = picture.image if isinstance(picture.image, EncodedImage) else self._image(picture.image)
+            image = self._image(picture.image)
             upright = decode_image(image.data)
             stored, orientation = stored_as(image.data)
         except DataError as error:
-            people["image-rejected"] += len(picture.questions)
-            return ("unreadable-image", str(error)), self._unused(picture, objects)
-        things, dropped = settle(
-            picture, stored, orientation, self.settings, for_grounding=self.specialist == "grounding"
-        )
-        if self._depth and isinstance(picture.image, Path):
+            return Outcome(("unreadable-image", str(error)))
+        is_grounding = self.specialist == "grounding"
+        things, dropped = settle(picture, stored, orientation, self.settings, for_grounding=is_grounding)
+        if self.depth and isinstance(picture.image, Path):
             try:
-                things = self._depth.measure(things, picture.image, stored, orientation)
+                things = self.depth.measure(things, picture.image, stored, orientation)
             except DataError as error:
-                objects.update(one.reason for one in dropped)
-                objects["image-rejected"] += len(things)
-                return ("unreadable-depth", str(error)), dropped
-        talk = SPECIALISTS[self.specialist](picture, things, self.settings)
-        objects.update(one.reason for one in dropped)
-        people.update(talk.unasked)
-        if talk.problem:
-            objects["image-rejected"] += len(things)
-            return talk.problem, dropped
-        kinds.update(talk.kinds)
-        people["asked"] += talk.kinds.count("comprehend")
-        objects["named"] += len(talk.used)
-        objects["not-asked-about"] += len(things) - len(talk.used)
-        meta = {
-            "messages": [turn.to_json() for turn in talk.turns],
-            "box_frame": BOX_FRAME,
-            "objects": [_object_json(thing) for thing in talk.used],
-            "questions": talk.kinds,
-            "built": {"specialist": self.specialist, "format": self.format, "source": picture.name},
-        }
-        tar.write_sample(key, {image.extension: image.data, "json": to_json_bytes(meta)})
-        if self.draw is not None and self.num_left > 0:
-            self.draw.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.draw / f"{key}.png", draw_boxes(upright, meta))
-            self.num_left -= 1
-        return None, dropped
+                return Outcome(("unreadable-depth", str(error)), dropped)
+        talk = CONVERSE[self.specialist](picture, things, self.settings)
+        return (
+            Outcome(talk.problem, dropped, talk)
+            if talk.problem
+            else Outcome(None, dropped, talk, image, upright)
+        )
 
     def _other_split(self, picture: Picture) -> tuple[str, str] | None:
         wanted = self.settings.split
@@ -283,25 +254,32 @@ class _Builder:
             return None
         return "other-split", f"it is of split {picture.split}, not {wanted}; --split {picture.split} takes it"
 
-    def _image(self, name: Path) -> EncodedImage:
-        assert self._images is not None, "annotations with files come with a folder of images"
-        return self._images.image(name)
+    def _image(self, image: EncodedImage | Path) -> EncodedImage:
+        if isinstance(image, EncodedImage):
+            return image
+        assert self.images is not None, "annotations with files come with a folder of images"
+        return self.images.image(image)
 
-    def _count_malformed(self, picture: Picture, objects: Counter[str], people: Counter[str]) -> None:
-        for one in picture.malformed:
-            counts = {"object": objects, "question": people}.get(one.kind)
-            if counts is not None:
-                counts["in"] += 1
-                counts[one.reason] += 1
+    def _meta(self, picture: Picture, talk: Conversation) -> dict[str, Any]:
+        """KEY.json of a sample."""
+        return {
+            "messages": [turn.to_json() for turn in talk.turns],
+            "box_frame": BOX_FRAME,
+            "objects": [_object_json(thing) for thing in talk.used],
+            "questions": talk.kinds,
+            "built": {"specialist": self.specialist, "format": self.format, "source": picture.name},
+        }
 
-    def _unused(self, picture: Picture, objects: Counter[str]) -> list[Dropped]:
-        objects["image-rejected"] += len(picture.things)
-        return []
+
+def _object_json(thing: Boxed) -> dict[str, Any]:
+    depth = {} if thing.distance is None else {"depth": thing.distance}
+    text = {} if thing.text is None else {"text": clean(thing.text)}
+    return {"category": thing.category, "box": [int(value) for value in thing.box], **depth, **text}
 
 
 def _compare(name: str, pictures: Mapping[str, str], out: Path, aside: Path) -> None:
     """Raise DataError naming the first picture of which something else was made than now."""
-    was, now = (_made(folder, name) for folder in (out, aside))
+    was, now = (_made_of(folder, name) for folder in (out, aside))
     first = next((key for key in sorted(was | now) if was.get(key) != now.get(key)), None)
     if first is not None:
         raise DataError(
@@ -311,39 +289,15 @@ def _compare(name: str, pictures: Mapping[str, str], out: Path, aside: Path) -> 
         )
 
 
-def _made(folder: Path, name: str) -> dict[str, list[str]]:
+def _made_of(folder: Path, name: str) -> dict[str, list[str]]:
     """What was made of each picture of a shard, its members and rejects as text, by key."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    made: defaultdict[str, list[str]] = defaultdict(list)
     for member, data in read_members(folder / f"{name}.tar", lambda name: True):
         key, _, extension = member.partition(".")
-        found[key].append(f"{extension} {sha256(data or b'').hexdigest()}")
+        made[key].append(f"{extension} {sha256(data or b'').hexdigest()}")
     for reject in read_rejects(folder, name):
-        found[reject.key.partition("#")[0]].append(f"{reject.reason} {reject.error}")
-    return found
-
-
-def _object_json(thing: Thing) -> dict[str, Any]:
-    depth = {} if thing.distance is None else {"depth": thing.distance}
-    text = {} if thing.text is None else {"text": clean(thing.text)}
-    return {"category": thing.category, "box": [int(value) for value in thing.box], **depth, **text}
-
-
-def _object_line(key: str, dropped: Dropped) -> bytes:
-    thing = dropped.thing
-    box = [value if abs(value) < 1e9 else None for value in thing.box]
-    value = {"key": key, "category": thing.category, "box": box, "reason": dropped.reason}
-    return to_json_bytes(value) + b"\n"
-
-
-def _no_box(dropped: Dropped) -> Malformed:
-    thing = dropped.thing
-    return Malformed("object", thing.category, dropped.reason, f"box {list(thing.box)} has no area")
-
-
-def _entry_reject(shard: str, key: str, picture: Picture, one: Malformed) -> Reject:
-    """An entry's line among the rejects: the key of its sample with the place of the entry behind it."""
-    error = f"{picture.name}: {one.kind} {one.where} {one.error}"
-    return Reject(shard, f"{key}#{one.where}", one.reason, error)
+        made[reject.key.partition("#")[0]].append(f"{reject.reason} {reject.error}")
+    return made
 
 
 def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> BuildSummary:
@@ -364,13 +318,3 @@ def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> B
         box_frame=BOX_FRAME,
         **{group: dict(sorted(counter.items())) for group, counter in counts.items()},
     )
-
-
-def _first_reject(out: Path) -> str:
-    with (out / REJECTS_FILE).open(encoding="utf-8") as lines:
-        line = next(lines, "")
-    return f"; the first: {json.loads(line)['error']}" if line else ""
-
-
-def _counts(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there were none"

@@ -23,6 +23,7 @@ from vila2cli.shards.places import looks_remote
 from vila2cli.shards.reader import check_layers
 from vila2cli.shards.sample import Reject
 from vila2cli.text.prompts import prompt_text
+from vila2cli.train.launch import read_launch
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _OF_NO_TOWER = re.compile(r"^text_model\.|^logit_|(^|\.)head\.")
@@ -51,6 +52,7 @@ class Finding:
 def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
     """Look at all that the stages of a run will need. The recipe's keys have been checked by loading it."""
     yield _prompts(recipe)
+    yield _try("training's launch", lambda: read_launch(recipe.trainer, recipe.base.dtype).describe())
     yield from _data(recipe)
     yield from _models(recipe)
     yield _disk(recipe, counts)

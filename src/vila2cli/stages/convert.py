@@ -1,21 +1,21 @@
 """`vila2 shards convert`: other data formats to base shards, every item a sample or a written reject."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError, RecipeError
+from vila2cli.errors import DataError
 from vila2cli.files import sweep
-from vila2cli.formats.captions.formats import FORMATS, sources_of
 from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.members import members_of
-from vila2cli.formats.captions.taken import Numbered, Taken, in_order, numbered, pass_over
+from vila2cli.formats.captions.items import members_of, sources_of
+from vila2cli.formats.captions.taken import Numbered, Taken, in_order, number_items, pass_over
+from vila2cli.formats.reading import RowError
+from vila2cli.formats.registry import Format, find_format
 from vila2cli.run.folder import claim, lock, read_manifest
 from vila2cli.run.stopping import interruptible
 from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
-from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
@@ -41,15 +41,14 @@ def convert(
     name would sort. Raises DataError for files that cannot be read, where what a finished shard was made
     from is not what it was, and when no item could be used; RecipeError for another conversion's folder.
     """
-    if form not in FORMATS:
-        raise RecipeError(f"unknown format {form!r}; known are {', '.join(FORMATS)}")
-    sources = sources_of(form, inputs)
+    chosen = find_format("shards convert", form)
+    sources = sources_of(chosen, inputs)
     with lock(out), interruptible() as stop:
         settings = {"format": form, "per_shard": per_shard, "max_images": max_images}
         claim(out, {"stage": "convert", **settings, **_claimed_earlier(out)})
         sweep(out)
         with stop.at_once():
-            names = _convert(form, sources, ImageStore(images), out, per_shard, max_images)
+            names = _convert(chosen, sources, ImageStore(images), out, per_shard, max_images)
         gather_rejects(out, names)
         return folder_stats(out, names)
 
@@ -68,8 +67,8 @@ class _Items:
         self._source = source
         self._back: list[Numbered] = []
 
-    def put_back(self, one: Numbered) -> None:
-        self._back.append(one)
+    def put_back(self, item: Numbered) -> None:
+        self._back.append(item)
 
     def __iter__(self) -> "_Items":
         return self
@@ -79,21 +78,21 @@ class _Items:
 
 
 def _convert(
-    form: str, sources: Sequence[Path], store: ImageStore, out: Path, per_shard: int, max_images: int
+    form: Format, sources: Sequence[Path], store: ImageStore, out: Path, per_shard: int, max_images: int
 ) -> list[str]:
     """Write the shards that are missing; returns the names of all."""
     finished = sorted(done(out))
-    items = _Items(numbered(form, in_order(sources, out, finished), max_images=max_images))
-    for number in itertools.count():
-        name = f"{number:06d}"
+    items = _Items(number_items(form.load(), in_order(sources, out, finished), max_images=max_images))
+    names: list[str] = []
+    for name in map("{:06d}".format, count()):
         if name in finished:
             pass_over(items, store, out, name)
         elif not _write_shard(items, store, out, name, per_shard):
             break
-    names = [f"{i:06d}" for i in range(number)]
+        names.append(name)
     if not names:
         places = ", ".join(map(str, sources[:3]))
-        raise DataError(f"there are no items of the format {form} in {places}{_HINTS.get(form, '')}")
+        raise DataError(f"there are no items of the format {form.name} in {places}{_HINTS.get(form.name, '')}")
     if extra := [name for name in finished if name not in names]:
         raise DataError(
             f"{out} holds {extra[0]}.tar, for which no items are left: there were more of them; put back what "
@@ -102,13 +101,7 @@ def _convert(
     return names
 
 
-def _write_shard(
-    items: "_Items",
-    store: ImageStore,
-    out: Path,
-    name: str,
-    per_shard: int,
-) -> bool:
+def _write_shard(items: _Items, store: ImageStore, out: Path, name: str, per_shard: int) -> bool:
     """Write one shard from the items that are left; returns whether there were any."""
     if (first := next(items, None)) is None:
         return False
@@ -117,21 +110,21 @@ def _write_shard(
     taken = Taken(store)
     num_in = num_images = num_missing = 0
     with TarWriter(out / f"{name}.tar") as tar:
-        for one in items:
-            seen = taken.identity(one)  # before the images are read
+        for numbered in items:
+            identity = taken.identity(numbered)  # before the images are read
             try:
-                members, missing = members_of(one.item, store)
-            except Unusable as error:
-                rejects.append(Reject(name, one.key, error.reason, str(error)))
+                members, missing = members_of(numbered.item, store)
+            except RowError as error:
+                rejects.append(Reject(name, numbered.key, error.reason, str(error)))
             else:
                 if tar.num_samples == per_shard:
-                    items.put_back(one)  # rejects at the end belong to a shard that has samples
+                    items.put_back(numbered)  # rejects at the end belong to a shard that has samples
                     break
-                tar.write_sample(one.key, members)
+                tar.write_sample(numbered.key, members)
                 num_missing += missing
                 num_images += sum(extension not in ("txt", "json") for extension in members)
             num_in += 1
-            taken.add(one, seen)
+            taken.add(numbered, identity)
         if not tar.num_samples:  # of all items, or of those that are new
             write_rejects(out, name, rejects)
             raise DataError(

@@ -12,28 +12,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vila2cli.ask.opening import open_layer_engine
+from vila2cli.ask.job import Job, counts_of, write_layers
 from vila2cli.engine import identify
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.filtering.job import Job, control_dir
+from vila2cli.filtering.job import FilterJob, control_dir
 from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
+from vila2cli.filtering.outcome import check_budget, who
 from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
-from vila2cli.filtering.scoring import Scoring, ShardScorer
-from vila2cli.filtering.summary import check_budget, sum_up_scores
+from vila2cli.filtering.scoring import Scorer, Similarity
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
-from vila2cli.run.folder import Worker, claim, lock, read_manifest
-from vila2cli.run.folder import select as select_shards
-from vila2cli.run.progress import Progress
-from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.folder import Worker, lock, read_manifest
+from vila2cli.run.stopping import interruptible
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import LayerWriter, Shard, Source, expected_samples, open_layer, open_source
+from vila2cli.shards import Source, done, open_source
 from vila2cli.shards.places import redacted, tar_stem
-from vila2cli.shards.sample import Annotation
-from vila2cli.text.compose import FILTER, ORIGINAL, filter_inputs
+from vila2cli.shards.sample import FILTER, ORIGINAL, Annotation
+from vila2cli.text.compose import filter_inputs
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 
@@ -63,31 +61,19 @@ def filter_samples(
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
     job = _job(recipe, shards, model=model, out_dir=out_dir, round=round, base=base, tasks=tasks)
+    try:
+        (scored,) = write_layers([(_scoring(job), job.scores_dir)], worker)
+    except DataError as error:  # of some shards
+        raise DataError(
+            f"{error}; {len(done(job.scores_dir) & set(job.names))} of {len(job.names)} shards are scored "
+            f"({job.scores_dir}/summary.json), and what is kept is decided when all are"
+        ) from error
+    undecided = {"decided": False, **{name: scored[name] for name in ("num_shards", "num_shards_done")}}
+    if scored["num_shards_done"] < scored["num_shards"]:
+        return undecided
+    manifest = read_manifest(job.scores_dir)
+    assert manifest is not None, "its layer was just written"
     with interruptible() as stop, ExitStack() as held:
-        manifest = claim(job.scores_dir, scoring_inputs(job), recipe)
-        with lock(job.scores_dir, worker):
-            layer = open_layer(
-                job.scores_dir,
-                layer=SCORES_LAYER,
-                source=job.source,
-                manifest={"digest": manifest.digest},
-                may_grow=True,
-            )
-            with stop.at_once():
-                todo = layer.missing(select_shards(job.source.shards, worker))
-            try:
-                if todo:
-                    _score(job, layer, todo, stop)
-            except DataError as error:  # of some shards; what the others hold is said all the same
-                num_done = sum_up_scores(job, layer)
-                raise DataError(
-                    f"{error}; {num_done} of {len(job.names)} shards are scored "
-                    f"({job.scores_dir}/summary.json), and what is kept is decided when all are"
-                ) from error
-            num_done = sum_up_scores(job, layer)
-        undecided = {"decided": False, "num_shards": len(job.names), "num_shards_done": num_done}
-        if num_done < len(job.names):
-            return undecided
         try:
             held.enter_context(lock(out_dir))
         except DataError as error:
@@ -108,7 +94,7 @@ def _job(
     round: int | None,
     base: str | None,
     tasks: Sequence[str],
-) -> Job:
+) -> FilterJob:
     settings, similarity = recipe.filter, None
     source = open_source(shards, base=base)
     _check_captions(settings, source)
@@ -117,7 +103,7 @@ def _job(
         similarity = model_name(settings.similarity_model), weights
     asked = str(model) if model is not None and settings.needs_model else None
     held_out = _with_tasks(tasks or recipe.eval.tasks) if settings.overlap != "none" else []
-    return Job(
+    return FilterJob(
         recipe=recipe,
         source=source,
         out_dir=out_dir,
@@ -171,7 +157,7 @@ def _check_captions(settings: FilterSettings, source: Source) -> None:
         )
 
 
-def scoring_inputs(job: Job) -> dict[str, Any]:
+def scoring_inputs(job: FilterJob) -> dict[str, Any]:
     """Everything that decides a sample's scores, whatever other shards there are.
 
     The engine is in layer.json, and what each shard was made from in its stats file.
@@ -196,35 +182,36 @@ def scoring_inputs(job: Job) -> dict[str, Any]:
     }
 
 
-def _score(job: Job, layer: LayerWriter, todo: Sequence[Shard], stop: Stop) -> None:
+def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
+    """The layer of scores, to be written."""
     settings, recipe = job.settings, job.recipe
-    engine = encoder = None
-    if job.model is not None:
-        engine = open_layer_engine([layer], job.model, settings, recipe.api, stop)
-    if job.similarity is not None:
-        from vila2cli.model.dual_encoder import DualEncoder
-
-        encoder = DualEncoder(settings.similarity_model)
-    scoring = Scoring(
-        measure=Measure(settings.captions, recipe.pretrain.main.separator, recipe.data.max_pixels),
-        scores=settings.scores,
-        blank=_blank(job, engine.name if engine else None),
-        prompt=prompt_text(settings.prompt, recipe.prompts),
-        engine=engine,
-        encoder=encoder,
+    measure = Measure(settings.captions, recipe.pretrain.main.separator, recipe.data.max_pixels)
+    prompt = prompt_text(settings.prompt, recipe.prompts)
+    drawn = _drawn(recipe)
+    return Job(
+        layer=SCORES_LAYER,
+        recipe=recipe,
+        source=job.source,
+        inputs=scoring_inputs(job),
+        model=job.model,
+        settings=settings,
+        make_task=lambda engine: Scorer(measure, settings.scores, _blank(job, engine), prompt),
+        together=None if job.similarity is None else Similarity(settings.similarity_model),
+        summarise=lambda layer: {"stage": SCORES_LAYER, **who(job), **counts_of(layer, recipe.cost)},
+        to_json=dict,
+        problem=lambda summary: None,
+        title=FILTER,
+        note=drawn and f"pretraining draws per image ({drawn}); scored are the best captions in their order",
+        log_path=job.log_path,
+        may_grow=True,
     )
-    total, is_exact = expected_samples(todo)
-    with Progress(FILTER, total, log_path=job.log_path, is_estimate=not is_exact) as progress:
-        if drawn := _drawn(recipe):
-            progress.note(f"pretraining draws per image ({drawn}); scored are the best captions in their order")
-        ShardScorer(scoring, layer, stop=stop, progress=progress).run(todo)
 
 
-def _blank(job: Job, engine: str | None) -> Annotation:
+def _blank(job: FilterJob, engine: str) -> Annotation:
     """The record of a sample before its scores: where they come from."""
     settings, recipe = job.settings, job.recipe
     sampling: dict[str, Any] = {}
-    if engine is not None:
+    if engine:
         sampling |= {"engine": engine, **job.dtype}
     if job.similarity is not None:
         sampling |= dict(zip(("similarity_model", "similarity_model_sha256"), job.similarity, strict=True))
@@ -235,8 +222,8 @@ def _blank(job: Job, engine: str | None) -> Annotation:
         round=job.round,
         model=model,
         model_sha256=model_sha256,
-        prompt_id=None if engine is None else settings.prompt,
-        prompt_sha256=None if engine is None else prompt_sha256(settings.prompt, recipe.prompts),
+        prompt_id=None if not engine else settings.prompt,
+        prompt_sha256=None if not engine else prompt_sha256(settings.prompt, recipe.prompts),
         sampling=sampling,
     )
 

@@ -6,31 +6,28 @@ shards of all judges; the one that finds the last of them judged writes summary.
 judges captions by round; its judge prompt is not published.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.fill import Part, annotate
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
-from vila2cli.errors import BudgetError, DataError, RecipeError
+from vila2cli.ask.wrapping import LimitedEngine
+from vila2cli.errors import BudgetError, DataError
 from vila2cli.files import one_at_a_time
-from vila2cli.judging.asking import CUT
-from vila2cli.judging.judges import MODEL, ORACLE, Contest, Judge, ModelJudge, Oracle
+from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, open_judges
 from vila2cli.judging.pairing import Draw, draw_samples
-from vila2cli.judging.summary import SampleVerdicts, read_verdict_layer, summarise_judges
+from vila2cli.judging.results import CUT
+from vila2cli.judging.verdicts import Judgements, read_verdict_layer, summarise_judges
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
-from vila2cli.run.progress import Progress
-from vila2cli.run.splitting import count_undone, split
+from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
-from vila2cli.settings import JudgeModelSettings
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import LayerWriter, Shard, ShardStats, ShardWriter, open_layer
+from vila2cli.shards import LayerWriter, Shard, ShardStats, open_layer
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.rejects import MAY_PASS, OVER_BUDGET
-from vila2cli.shards.sample import Annotation
-
-LAYER = "judge"
 
 
 def judge(
@@ -43,145 +40,83 @@ def judge(
     base: str | None = None,
     round: int | None = None,
     worker: Worker | None = None,
-) -> dict[str, Any]:
-    """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and return what summary.json holds.
+) -> Judgements | Unfinished:
+    """Judge every pair of `layers` (folders, or "alt-text"; oldest first) and write summary.json.
 
     A win is one of the later layer over the earlier one. The judge "model" asks `model`, others the
     models of [judges.NAME]; "oracle" counts facts where samples have a scene. Each writes the layer
     `out`/NAME. A worker judges its part of the shards; while others have theirs to do, what is returned
-    says how far all are ("judged" is false). Complete shards are not judged again, but for pairs that no
+    says how far all are. Complete shards are not judged again, but for pairs that no
     answer came to, and no question is asked again that was answered. Raises RecipeError for settings that
     do not fit, DataError for layers that do not belong together, and once all is written BudgetError when
     pairs were left for want of budget and DataError when no judge could judge any sample.
     """
-    models = _models(recipe, model)
+    models = judging_models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder, worker = Path(out), worker or Worker()
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
     with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
-        content = {"captions": digest(draw.drawn), "shards": draw.source.outline()}
-        compared = {"layers": list(draw.layers), **content}
+        compared = {
+            "layers": list(draw.layers),
+            "captions": digest(draw.drawn),
+            "shards": draw.source.outline(),
+        }
         claim(folder, {"stage": "judge", "round": round, **compared}, recipe)
         answers = stack.enter_context(Answers(answers_path, worker)) if models else None
         with stop.at_once():
-            judges = [_open_judge(name, models, recipe, answers, stop) for name in recipe.judge.judges]
-        rows = []
-        for one in judges:
-            row = _Row(one, draw, folder / one.name, round, stop)
-            row.claim({"stage": "judge", "judge": one.name, "round": round, **one.protocol(), **compared})
-            rows.append(row)
-        mine = split(folder, {row.judge.name: draw.source.shards for row in rows}, worker)
+            judges = open_judges(recipe, models, draw, round)
+        written = {judge.name: _open_layer(folder, judge, compared, round) for judge in judges}
+        mine = split(folder, dict.fromkeys(written, draw.source.shards), worker)
         with stop.at_once(), one_at_a_time(folder):  # nobody sums up what is about to be asked again
-            forgotten = [_forget_unanswered(row.folder, mine[row.judge.name]) for row in rows]
+            forgotten = [_forget_unanswered(layer.folder, mine[name]) for name, layer in written.items()]
             if any(forgotten):
                 (folder / "summary.json").unlink(missing_ok=True)
-        for row in rows:
-            row.judge_missing(mine[row.judge.name])
+        spent = [
+            _judge_missing(judge, written[judge.name], mine[judge.name], answers, stop) for judge in judges
+        ]
+        budget = next(filter(None, spent), "")
         with ExitStack() as held:
             with stop.at_once():
                 held.enter_context(one_at_a_time(folder))
-            num_undone, num_shards = count_undone(folder)
-            if num_undone:
-                return _unfinished(rows, num_shards - num_undone, num_shards)
-            summary = _summary(recipe, draw, rows) | _lineage(judges, draw, round)
+            if (progress := unfinished(folder, "judged")) is not None:
+                _check_finished(budget, progress)
+                return progress
+            summary = _summary(recipe, draw, written) | _lineage(judges, draw, round)
             write_json(folder / "summary.json", summary)
-    _check_budget(rows, summary)
+    _check_budget(budget, summary)
     _check_judged(summary)
-    return summary
+    return Judgements.of(summary)
 
 
 def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
     """Whether a summary is of all judges of the recipe, with no pair left that could be asked about again."""
     if not _num_judged(summary):
         return False
-    words = {word for found in summary.get("unjudged_reasons", {}).values() for word in found}
+    words = {word for reasons in summary.get("unjudged_reasons", {}).values() for word in reasons}
     return set(recipe.judge.judges) <= set(summary.get("judges", ())) and not words & set(MAY_PASS)
 
 
-def _models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeModelSettings]:
-    """The models that judge, by name; raises RecipeError for a judge that nobody is."""
-    found = {}
-    for name in recipe.judge.judges:
-        if name == ORACLE:
-            continue
-        if name == MODEL and model is not None:
-            settings = recipe.judge
-            found[name] = JudgeModelSettings(
-                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
-            )
-        elif name == MODEL:
-            raise RecipeError(
-                'the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]'
-            )
-        elif name in recipe.judges:
-            found[name] = recipe.judges[name]
-        else:
-            known = ", ".join([ORACLE, MODEL, *recipe.judges])
-            raise RecipeError(
-                f"judge.judges names {name!r}, which is no judge; known are {known}, or add [judges.{name}]"
-            )
-    if len(set(recipe.judge.judges)) < len(recipe.judge.judges):
-        raise RecipeError(f"judge.judges names a judge twice: {list(recipe.judge.judges)}")
-    return found
+def _open_layer(folder: Path, judge: Judge, compared: Mapping[str, Any], round: int | None) -> LayerWriter:
+    """The verdict layer of a judge."""
+    own, source = folder / judge.name, judge.draw.source
+    inputs = {"stage": "judge", "judge": judge.name, "round": round, **judge.protocol(), **compared}
+    manifest = claim(own, inputs)
+    return open_layer(own, layer=LAYER, source=source, manifest={"digest": manifest.digest})
 
 
-def _open_judge(
-    name: str, models: Mapping[str, JudgeModelSettings], recipe: Recipe, answers: Answers | None, stop: Stop
-) -> Judge:
-    if name == ORACLE:
-        return Oracle()
-    assert answers is not None, "there are answers where there are models"
-    return ModelJudge(name, models[name], recipe, answers, stop)
-
-
-@dataclass(slots=True)
-class _Row:
-    """One judge and its verdict layer."""
-
-    judge: Judge
-    draw: Draw
-    folder: Path
-    round: int | None
-    stop: Stop
-    _writer: LayerWriter | None = None
-
-    def claim(self, inputs: Mapping[str, Any]) -> None:
-        manifest = claim(self.folder, inputs)
-        self._writer = open_layer(
-            self.folder, layer=LAYER, source=self.draw.source, manifest={"digest": manifest.digest}
-        )
-
-    @property
-    def writer(self) -> LayerWriter:
-        assert self._writer is not None, "claimed first"
-        return self._writer
-
-    def judge_missing(self, shards: Sequence[Shard]) -> None:
-        """Write those of the shards that are not there yet, or hold pairs that no answer came to."""
-        with self.stop.at_once():
-            missing = self.writer.missing(shards)
-        total = sum(len(self.draw.drawn[shard.name]) for shard in missing)
-        with Progress(f"judge {self.judge.name}", total, "samples", self.folder / "log.jsonl") as progress:
-            for shard in missing:
-                self.stop.check()
-                with self.writer.shard(shard) as writing:
-                    self._judge_shard(shard, writing, progress)
-
-    def _judge_shard(self, shard: Shard, writing: ShardWriter, progress: Progress) -> None:
-        contests = list(_contests(self.draw, shard, writing))
-        if not contests:
-            return
-        found = self.judge.judge(self.draw, shard, contests, writing, progress)
-        blank = self.judge.sign(Annotation(layer=LAYER, kind="verdict", round=self.round))
-        for contest in contests:
-            if (judged := found.get(contest.sample.key)) is not None:
-                scores = {"verdicts": [verdict.to_json() for verdict in judged.verdicts]}
-                more = {"captions": dict(judged.captions)} if judged.captions else {}
-                writing.annotate(contest.sample, replace(blank, scores={**scores, **more}))
-                progress.advance()
-
-    def verdicts(self) -> dict[tuple[str, str], SampleVerdicts]:
-        return read_verdict_layer(self.folder)
+def _judge_missing(
+    judge: Judge, layer: LayerWriter, shards: Sequence[Shard], answers: Answers | None, stop: Stop
+) -> str:
+    """Write those of the shards that are not there yet; returns what was said if a budget ended, else ""."""
+    with stop.at_once():
+        missing = layer.missing(shards)
+    limited = engine = None
+    if isinstance(judge, ModelJudge):
+        assert answers is not None, "there are answers where there are models"
+        limited = LimitedEngine(judge.asked.open(stop))
+        engine = judge.asked.keeping(limited, answers, judge.limits)
+    annotate(engine, [Part(layer, judge, missing)], title=f"judge {judge.name}", stop=stop, unit="samples")
+    return limited.spent if limited else ""
 
 
 def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
@@ -203,85 +138,72 @@ def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
     return num
 
 
-def _contests(draw: Draw, shard: Shard, writing: ShardWriter) -> Iterator[Contest]:
-    for sample in writing.samples():
-        captions = draw.captions_of(shard, sample)
-        if captions is None:
-            writing.skip(sample, "not-drawn")
-        elif not all(text.strip() for text in captions.values()):
-            writing.skip(sample, "no-caption")
-        else:
-            yield Contest(sample, captions)
-
-
-def _summary(recipe: Recipe, draw: Draw, rows: Sequence[_Row]) -> dict[str, Any]:
-    stats = {row.judge.name: row.writer.finish() for row in rows}
-    verdicts = {row.judge.name: row.verdicts() for row in rows}
+def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> dict[str, Any]:
+    stats = {name: layer.finish() for name, layer in layers.items()}
+    verdicts = {name: read_verdict_layer(layer.folder) for name, layer in layers.items()}
     figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
-    judged_by_all = set.intersection(*(set(found) for found in verdicts.values()))
+    judged_by_all = set.intersection(*(set(of_judge) for of_judge in verdicts.values()))
     return {
         **figures,
         "num_samples": len(judged_by_all),
         "num_candidates": draw.num_candidates,
-        "num_rejected": max(one.num_rejected for one in stats.values()),
+        "num_rejected": max(of_judge.num_rejected for of_judge in stats.values()),
         "dropped": _most(stats),
         "num_drawn": sum(len(keys) for keys in draw.drawn.values()),
         "seed": recipe.seed,
-        "seconds": round(sum(one.seconds for one in stats.values()), 3),
+        "seconds": round(sum(of_judge.seconds for of_judge in stats.values()), 3),
     }
 
 
 def _most(stats: Mapping[str, ShardStats]) -> dict[str, int]:
     """Samples left out by reason, by the judge who left out most."""
-    reasons = sorted({reason for one in stats.values() for reason in one.dropped})
-    return {reason: max(one.dropped.get(reason, 0) for one in stats.values()) for reason in reasons}
+    dropped = [of_judge.dropped for of_judge in stats.values()]
+    return {reason: max(counts.get(reason, 0) for counts in dropped) for reason in sorted({*chain(*dropped)})}
 
 
 def _lineage(judges: Sequence[Judge], draw: Draw, round: int | None) -> dict[str, Any]:
     """Who judged, and how; of a lone model the protocol is that of the run."""
-    models = [one for one in judges if isinstance(one, ModelJudge)]
-    protocol = {"judges": [one.name for one in judges], "layers": list(draw.layers)}
+    models = [judge for judge in judges if isinstance(judge, ModelJudge)]
+    protocol = {"judges": [judge.name for judge in judges], "layers": list(draw.layers)}
     if models:
         protocol |= models[0].protocol()
-    more = {one.name: {"model": one.model, **one.protocol()} for one in models} if len(models) > 1 else {}
+    more = {judge.name: {"model": judge.asked.name, **judge.protocol()} for judge in models}
     return {
-        "model": models[0].model if models else None,
+        "model": models[0].asked.name if models else None,
         "round": round,
         "protocol": protocol,
-        **({"models": more} if more else {}),
+        **({"models": more} if len(more) > 1 else {}),
     }
 
 
-def _unfinished(rows: Sequence[_Row], num_done: int, num_shards: int) -> dict[str, Any]:
-    """How far all workers are; raises BudgetError when this one's budget is spent."""
-    if said := _spent(rows):
-        raise BudgetError(f"{said}; {num_done} of {num_shards} shards are judged, and some lack answers")
-    return {"judged": False, "num_shards": num_shards, "num_shards_done": num_done}
+def _check_finished(budget: str, progress: Unfinished) -> None:
+    """Raise BudgetError when this worker's budget is spent, while others have shards to judge."""
+    if budget:
+        raise BudgetError(
+            f"{budget}; {progress.num_shards_done} of {progress.num_shards} shards are judged, and some lack "
+            "answers"
+        )
 
 
-def _spent(rows: Sequence[_Row]) -> str:
-    """What was said when the budget of one of the models ended, if one did."""
-    return next((row.judge.spent for row in rows if isinstance(row.judge, ModelJudge) and row.judge.spent), "")
-
-
-def _check_budget(rows: Sequence[_Row], summary: Mapping[str, Any]) -> None:
+def _check_budget(budget: str, summary: Mapping[str, Any]) -> None:
     """Raise BudgetError when pairs were left for want of budget, now that the rest is written."""
-    left = sum(found.get(OVER_BUDGET, 0) for found in summary["unjudged_reasons"].values())
+    left = sum(reasons.get(OVER_BUDGET, 0) for reasons in summary["unjudged_reasons"].values())
     if left:
-        said = _spent(rows) or "the budget is spent"
-        raise BudgetError(f"{left} pairs were not judged, see unjudged in summary.json: {said}")
+        raise BudgetError(
+            f"{left} pairs were not judged, see unjudged in summary.json: {budget or 'the budget is spent'}"
+        )
 
 
 def _num_judged(summary: Mapping[str, Any]) -> int:
     """Pairs that were judged, over all judges."""
-    return sum(one["num_pairs"] for pair in summary.get("pairs", ()) for one in pair["judges"].values())
+    return sum(counts["num_pairs"] for pair in summary.get("pairs", ()) for counts in pair["judges"].values())
 
 
 def _check_judged(summary: Mapping[str, Any]) -> None:
     """Raise DataError when no judge could judge anything, now that summary.json says why."""
     if not _num_judged(summary):
         reasons = summary["unjudged_reasons"]
-        is_cut = any(CUT in found for found in reasons.values())
+        is_cut = any(CUT in counts for counts in reasons.values())
         raise DataError(
             f"no judge could judge any of {summary['num_samples']} samples: the oracle needs a scene in "
             f"KEY.json, and a model has to answer as its prompt asks; unjudged: {reasons}"

@@ -18,7 +18,7 @@ from vila2cli.shards.records import read_layer_json
 LINEAGE_FILE, LAYER_FILE, SUMMARY_FILE = "vila2.json", "layer.json", "summary.json"
 Status = Literal["", "missing", "changed", "seen", "unknown"]
 """`missing` is recorded and no longer there, `changed` no longer what was recorded, `seen` drawn above,
-`unknown` of which the record does not say where it lies."""
+`unknown` without a recorded place."""
 
 
 class _Weights(BaseModel):
@@ -75,10 +75,10 @@ def lineage(path: Path, *, verify: bool = False) -> Node:
     """The tree of what a checkpoint or layer folder was made from; with `verify` weights are hashed again.
 
     Parents, bases and layers that are recorded and no longer there are nodes of status `missing`.
-    Raises DataError for a folder that says nothing of its origin.
+    Raises DataError for a folder without a record of its origin.
     """
     if not (path / LINEAGE_FILE).is_file() and not (path / LAYER_FILE).is_file():
-        raise DataError(f"{path} says nothing of its origin: it has neither {LINEAGE_FILE} nor {LAYER_FILE}")
+        raise DataError(f"{path} has no record of its origin: neither {LINEAGE_FILE} nor {LAYER_FILE}")
     tree = _Tree(verify)
     if (path / LAYER_FILE).is_file():
         return tree.layer("", str(path), "", path.parent)
@@ -96,51 +96,51 @@ class _Tree:
         """A checkpoint, with a tree of its own where this tool made it; else a base or another's model."""
         from vila2cli.model.adapter import is_adapter
 
-        found = _find(path, near)
-        if found is None:
+        here = _find(path, near)
+        if here is None:
             return Node(role, "model", path, sha256, status="missing")
-        record = (found.parent if is_adapter(found) else found) / LINEAGE_FILE
-        node = Node(role, "model", path, sha256, status=self._status(found, sha256))
+        record = (here.parent if is_adapter(here) else here) / LINEAGE_FILE
+        node = Node(role, "model", path, sha256, status=self._status(here, sha256))
         if not record.is_file() or node.status == "changed":
             return node
         made = read_json(record)
         check_shape(_Made, made, str(record))
         node = replace(node, kind="checkpoint", facts=tuple(_facts(made)))
-        return self._once(node, found, lambda: self._parts_of_checkpoint(made, found))
+        return self._once(node, here, lambda: self._parts_of_checkpoint(made, here))
 
     def layer(self, role: str, path: str, recorded: str, near: Path) -> Node:
         """A layer with the model that wrote it, the layers below and the base shards."""
-        found = _find(path, near)
-        if found is None or not (found / LAYER_FILE).is_file():
+        here = _find(path, near)
+        if here is None or not (here / LAYER_FILE).is_file():
             return Node(role, "layer", path, recorded, status="missing")
-        own, summary = read_layer_json(found / LAYER_FILE), _read_if_there(found / SUMMARY_FILE)
+        own, summary = read_layer_json(here / LAYER_FILE), _read_if_there(here / SUMMARY_FILE)
         now = str(own.get("digest", ""))
         facts = [f"layer {own.get('layer')}"]
         facts += [f"{summary[name]:,} {name}" for name in ("in", "out") if isinstance(summary.get(name), int)]
         status: Status = "changed" if recorded and now != recorded else ""
         node = Node(role, "layer", path, now, tuple(facts), status)
-        return self._once(node, found, lambda: self._parts_of_layer(own, summary, found))
+        return self._once(node, here, lambda: self._parts_of_layer(own, summary, here))
 
-    def _once(self, node: Node, found: Path, parts: Callable[[], Iterable[Node]]) -> Node:
-        if found.resolve() in self._seen:
+    def _once(self, node: Node, here: Path, parts: Callable[[], Iterable[Node]]) -> Node:
+        if here.resolve() in self._seen:
             return replace(node, status=node.status or "seen")
-        self._seen.add(found.resolve())
+        self._seen.add(here.resolve())
         return replace(node, made_from=tuple(parts()))
 
-    def _parts_of_checkpoint(self, made: Mapping[str, Any], found: Path) -> Iterator[Node]:
+    def _parts_of_checkpoint(self, made: Mapping[str, Any], here: Path) -> Iterator[Node]:
         for name, base in _table(made, "bases").items():
-            yield self.model(f"base {name}", base["path"], base["sha256"], found)
+            yield self.model(f"base {name}", base["path"], base["sha256"], here)
         if parent := _table(made, "parent"):
-            yield self.model("parent", parent["path"], parent["sha256"], found)
+            yield self.model("parent", parent["path"], parent["sha256"], here)
         for member in made.get("parents") or ():
             role = f"{member['share']:.3f} of the soup"
-            yield self.model(role, member["path"], member["sha256"], found)
+            yield self.model(role, member["path"], member["sha256"], here)
         sources, digests = _table(made, "sources"), _table(made, "data")
         for name in digests:
-            yield from self._source(name, digests[name], sources.get(name), found)
+            yield from self._source(name, digests[name], sources.get(name), here)
 
     def _source(
-        self, name: str, digests: Mapping[str, str], places: Mapping[str, Any] | None, found: Path
+        self, name: str, digests: Mapping[str, str], places: Mapping[str, Any] | None, here: Path
     ) -> Iterator[Node]:
         base = {part: sha for part, sha in digests.items() if "+" not in part}
         layers = list(dict.fromkeys(part.partition("+")[2] for part in digests if "+" in part))
@@ -149,30 +149,28 @@ class _Tree:
             yield Node(f"data {name}", "shards", name, digest(base), facts, "unknown")
             return
         for layer in places["layers"]:
-            yield self.layer(f"data {name}", layer["path"], layer["digest"], found)
+            yield self.layer(f"data {name}", layer["path"], layer["digest"], here)
         for place, num in places["shards"].items():
-            yield _shards(f"data {name}", place, num, _find(place, found), digest(base))
+            yield _shards(f"data {name}", place, num, _find(place, here), digest(base))
 
-    def _parts_of_layer(
-        self, own: Mapping[str, Any], summary: Mapping[str, Any], found: Path
-    ) -> Iterator[Node]:
+    def _parts_of_layer(self, own: Mapping[str, Any], summary: Mapping[str, Any], here: Path) -> Iterator[Node]:
         if model := summary.get("model"):
-            yield self.model("written by", str(model), str(summary.get("model_sha256") or ""), found)
+            yield self.model("written by", str(model), str(summary.get("model_sha256") or ""), here)
         for below in own.get("layers", ()):
-            place = _first_there(below, found) or below["url"]
-            yield self.layer("over", str(place), below.get("digest", ""), found)
+            place = _first_there(below, here) or below["url"]
+            yield self.layer("over", str(place), below.get("digest", ""), here)
         folders: Counter[str] = Counter()
         for shard in own["base"]:
-            folders[_folder(str(_first_there(shard, found) or shard["url"]))] += 1
+            folders[_folder(str(_first_there(shard, here) or shard["url"]))] += 1
         for place, num in folders.items():
-            yield _shards("over", place, num, _find(place, found), "")
+            yield _shards("over", place, num, _find(place, here), "")
 
-    def _status(self, found: Path, sha256: str) -> Status:
+    def _status(self, here: Path, sha256: str) -> Status:
         if not (self._verify and sha256):
             return ""
         from vila2cli.model.checkpoint import weights_sha256
 
-        return "" if weights_sha256(found) == sha256 else "changed"
+        return "" if weights_sha256(here) == sha256 else "changed"
 
 
 def lines(node: Node) -> list[str]:
@@ -191,7 +189,7 @@ _REMARKS: Mapping[Status, str] = {
     "missing": "MISSING",
     "changed": "CHANGED since",
     "seen": "see above",
-    "unknown": "where it lies was not recorded",
+    "unknown": "its place was not recorded",
 }
 
 
@@ -213,10 +211,10 @@ def _facts(made: Mapping[str, Any]) -> Iterator[str]:
         yield f"selected on {selection.get('split')}"
 
 
-def _shards(role: str, place: str, num: int, found: Path | None, sha256: str) -> Node:
-    is_there = looks_remote(place) or found is not None
+def _shards(role: str, place: str, num: int, here: Path | None, sha256: str) -> Node:
+    is_known = looks_remote(place) or here is not None
     facts = (_count(num), "original data")
-    return Node(role, "shards", place, sha256, facts, "" if is_there else "missing")
+    return Node(role, "shards", place, sha256, facts, "" if is_known else "missing")
 
 
 def _count(num: int) -> str:
@@ -250,5 +248,5 @@ def _read_if_there(path: Path) -> dict[str, Any]:
 
 
 def _table(value: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
+    table = value.get(name)
+    return table if isinstance(table, dict) else {}

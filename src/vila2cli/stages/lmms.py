@@ -1,4 +1,4 @@
-"""`vila2 eval lmms`: what lmms-eval says of a model, in the same metrics.json as our own tasks."""
+"""`vila2 eval lmms`: the scores that lmms-eval gives a model, in the same metrics.json as our own tasks."""
 
 from collections.abc import Sequence
 from pathlib import Path

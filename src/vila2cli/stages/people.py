@@ -7,12 +7,12 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import refuse_foreign, write_atomically
-from vila2cli.image import decode_image
+from vila2cli.image import decode_image, jpeg_url, to_jpeg
 from vila2cli.judging.imageinwords import read_imageinwords
 from vila2cli.judging.matching import bring_together, judged_pairs, majority
-from vila2cli.judging.page import Captioned, Shown, arrange, data_url, render_page, to_jpeg, to_key
 from vila2cli.judging.pairing import Draw, draw_samples
-from vila2cli.judging.people import (
+from vila2cli.judging.people_page import Captioned, ShownPair, arrange, render_page, to_key
+from vila2cli.judging.sheets import (
     KEY_FILE,
     read_judges,
     read_key,
@@ -20,7 +20,7 @@ from vila2cli.judging.people import (
     to_verdicts,
     write_verdicts,
 )
-from vila2cli.judging.summary import MAJORITY, Judgements, Verdicts, summarise_judges
+from vila2cli.judging.verdicts import MAJORITY, Judgements, Verdicts, summarise_judges
 from vila2cli.run.folder import lock, write_json, write_text
 from vila2cli.run.results import StageResult
 from vila2cli.settings.recipe import Recipe
@@ -29,6 +29,8 @@ from vila2cli.shards.members import NO_IMAGE
 
 PAGE_FILE = "judge.html"
 IMAGES = "images"
+MAX_SIDE = 1024
+"""Pixels of the longer side of an image on the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +73,14 @@ def write_page(
         if not (folder / KEY_FILE).exists():
             refuse_foreign(folder / PAGE_FILE)
 
-        def image_url(one: Shown) -> str:
-            jpeg = jpegs[f"{one.shard}/{one.key}"]
+        def image_url(pair: ShownPair) -> str:
+            jpeg = jpegs[f"{pair.shard}/{pair.key}"]
             if not images_apart:
-                return data_url(jpeg)
-            place = folder / IMAGES / f"{one.id}.jpg"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, jpeg)
-            return f"{IMAGES}/{one.id}.jpg"
+                return jpeg_url(jpeg)
+            path = folder / IMAGES / f"{pair.id}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, jpeg)
+            return f"{IMAGES}/{pair.id}.jpg"
 
         html = render_page(shown, recipe.judge.question, image_url, inlined=not images_apart)
         write_json(folder / KEY_FILE, key)
@@ -88,7 +90,7 @@ def write_page(
         key=folder / KEY_FILE,
         pairs=len(shown),
         ties_of_equal_captions=len(same),
-        images=len({(one.shard, one.key) for one in shown}),
+        images=len({(pair.shard, pair.key) for pair in shown}),
         megabytes=round(len(html) / 1e6, 1),
         left_out=left_out,
     )
@@ -97,31 +99,31 @@ def write_page(
 def collect(recipe: Recipe, *, answers: Sequence[str | Path], page: str | Path, out: str | Path) -> Judgements:
     """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and write their summary.json.
 
-    `page` is the folder with key.json. Of several people the majority is one judge more.
+    `draft` is the folder with key.json. Of several people the majority is one judge more.
     """
     key = read_key(Path(page) / KEY_FILE)
     sheets = read_sheets([Path(path) for path in answers], key)
-    by_person: dict[str, Verdicts] = {sheet.judge: to_verdicts(sheet, key) for sheet in sheets}
+    by_person = {sheet.judge: to_verdicts(sheet, key) for sheet in sheets}
     return _write(recipe, by_person, Path(out), {"page": key["page"], "question": key["question"]})
 
 
 def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> Judgements:
     """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and write their summary.json."""
-    by_metric: dict[str, Verdicts] = dict(read_imageinwords([Path(path) for path in files]))
+    by_metric = read_imageinwords([Path(path) for path in files])
     return _write(recipe, by_metric, Path(out), {"source": "ImageInWords"}, same_question=False)
 
 
 def agree(recipe: Recipe, first: str | Path, second: str | Path) -> Judgements:
     """How far each judge of one folder agrees with each of the other on what both judged.
 
-    What is brought together, and when DataError is raised, says `bring_together`.
+    `bring_together` describes what is compared, and when DataError is raised.
     """
-    mine, theirs = (read_judges(Path(folder)) for folder in (first, second))
-    together, pairs = bring_together(mine, theirs)
+    left, right = (read_judges(Path(folder)) for folder in (first, second))
+    together, pairs = bring_together(left, right)
     summary = summarise_judges(together, pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
     for pair in summary["pairs"]:
         pair["agreement"] = [
-            one for one in pair["agreement"] if len({judge in mine for judge in one["judges"]}) == 2
+            two for two in pair["agreement"] if len({judge in left for judge in two["judges"]}) == 2
         ]
     return Judgements.of(summary)
 
@@ -162,7 +164,7 @@ def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) ->
 
     for shard in draw.source.shards:
         for sample in read_shard(shard, on_reject=lambda reject: leave_out(reject.reason)):
-            captions = draw.captions_of(shard, sample)
+            captions = draw.captions_of(shard.name, sample)
             if captions is None:
                 continue
             if not all(text.strip() for text in captions.values()):
@@ -172,10 +174,12 @@ def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) ->
                 leave_out("several-images" if sample.images else NO_IMAGE)
                 continue
             try:
-                jpegs[f"{shard.name}/{sample.key}"] = to_jpeg(decode_image(sample.images[0].data))
+                image = decode_image(sample.images[0].data)
             except DataError:
                 leave_out("image")
                 continue
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            jpegs[f"{shard.name}/{sample.key}"] = to_jpeg(image, quality=88)
             yield Captioned(shard.name, sample.key, sample.image_sha256, captions)
 
 

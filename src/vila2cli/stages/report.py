@@ -32,13 +32,13 @@ def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> list[Path
     A card is README.md in the folder it is about, or the file `out` when there is one card. Raises
     DataError when there is nothing to write a card of, RecipeError for `out` with several.
     """
-    found = find_cards(folder)
-    if out is not None and len(found) > 1:
-        raise RecipeError(f"--out is for one card, but {folder} holds {len(found)} checkpoints and layers")
+    made = find_cards(folder)
+    if out is not None and len(made) > 1:
+        raise RecipeError(f"--out is for one card, but {folder} holds {len(made)} checkpoints and layers")
     written = []
-    for one in found:
-        path = out or one / CARD_FILE
+    for checkpoint_or_layer in made:
+        path = out or checkpoint_or_layer / CARD_FILE
         refuse_foreign(path, *CARD_MARKS)
-        write_text(path, card(one, recipe))
+        write_text(path, card(checkpoint_or_layer, recipe))
         written.append(path)
     return written

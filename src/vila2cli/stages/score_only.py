@@ -15,10 +15,10 @@ from vila2cli.evaluation.answer_files import Answer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
 from vila2cli.evaluation.measure import measure, reasoning_of
 from vila2cli.evaluation.metrics import Metrics
+from vila2cli.evaluation.subject import LAYER, measuring
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
-from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
@@ -33,7 +33,6 @@ from vila2cli.shards import (
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.text.reasoning import answer_of
 
-LAYER = "eval"
 NUM_NAMED = 10
 """Answers and samples named in metrics.json of those that do not fit; rejects.jsonl names all samples."""
 
@@ -43,53 +42,46 @@ def score_answers(
 ) -> Metrics:
     """Score answer files on tasks (default: `eval.tasks` of the recipe) and write metrics.json.
 
-    A judge marks what needs one (`eval.judge`). Raises DataError for files that cannot be read, or whose
+    A judge scores what needs one (`eval.judge`). Raises DataError for files that cannot be read, or whose
     answers fit no task, RecipeError where a judge is needed and not given, and once metrics.json is written
     BudgetError where the judge's budget ended and RejectBudgetError when more samples of a task have no clear
     answer than `eval.max_reject_rate` allows.
     """
-    found = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
-    if not found:
+    known_tasks = find_tasks(tasks or recipe.eval.tasks, box_frame=recipe.eval.box_frame)
+    if not known_tasks:
         raise RecipeError("no tasks to score; name task folders with --tasks or eval.tasks")
-    check_judge(recipe, found)
+    check_judge(recipe, known_tasks)
     paths, folder = [Path(path) for path in answers], Path(out)
     given = read_answers(paths)
     with lock(folder), interruptible() as stop, Answers(folder / ANSWERS_FILE) as kept:
         files = {str(path): file_sha256(path) for path in paths}
         inputs = {"stage": "eval", "answers": sorted(files.values())}
         claim(folder, inputs, recipe)
-        (folder / "metrics.json").unlink(missing_ok=True)  # until it is written anew
-        joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in found}
-        for task in found:
+        (folder / "metrics.json").unlink(missing_ok=True)  # until it is written again
+        joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in known_tasks}
+        for task in known_tasks:
             _check_any(task, answers_dir(folder, task))
-        marked = [task for task in found if task.scorer.marking is not None]
-        marker = Marker(recipe, folder, kept, stop) if marked else None
-        for task in marked:
-            assert marker is not None, "there is one where tasks are marked"
-            marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
-        metrics = measure(recipe, found, folder)
+        marker = Marker(recipe, folder, kept, stop)
+        for task in known_tasks:
+            if task.scorer.marking is not None:
+                marker.mark(task, open_source([task.folder]), {**inputs, "task": _described(task)})
+        metrics = measure(recipe, known_tasks, folder)
         for name, entry in metrics["tasks"].items():
             entry["answers"] = _account(joins[name])
-        for task in marked:
-            assert marker is not None, "there is one where tasks are marked"
-            metrics["tasks"][task.name]["judge"] = marker.protocol(task)
+        for name, judge in marker.protocols.items():
+            metrics["tasks"][name]["judge"] = judge
         metrics |= {
             "model": None,
             "round": None,
             "answers": {"files": files, **_unused(given, list(joins.values()))},
             "protocol": {
                 "answers": "by another tool: prompts, sampling and image size are its own",
-                "interval": f"{CONFIDENCE:.0%} percentile of a Poisson bootstrap over images; of shares of "
-                f"fewer than {FEW_IMAGES} images, or all right or wrong, Newcombe's cautious interval",
-                **({"box_frame": recipe.eval.box_frame} if recipe.eval.box_frame else {}),
-                "num_bootstrap": recipe.eval.num_bootstrap,
-                "seed": recipe.seed,
+                **measuring(recipe),
                 "versions": {"vila2cli": __version__},
             },
         }
         write_json(folder / "metrics.json", metrics)
-    if marker is not None:
-        marker.check_budget()
+    marker.check_budget()
     _check(metrics, recipe.eval.max_reject_rate, folder)
     return Metrics.of(metrics)
 
@@ -131,9 +123,9 @@ def _samples(source: Source) -> Iterator[Sample]:
 
 def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, writing: ShardWriter) -> None:
     texts = {
-        found.text: (found, answer.is_cut)
+        read.text: (read, answer.is_cut)
         for answer in answers
-        if answer.text is not None and (found := answer_of(answer.text, reached_limit=answer.is_cut))
+        if answer.text is not None and (read := answer_of(answer.text, reached_limit=answer.is_cut))
     }
     if not texts:
         writing.reject(Reject(shard, sample.key, "unanswered", f"no answer to {_name(sample)}"))
@@ -144,7 +136,7 @@ def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, wr
             Reject(shard, sample.key, "ambiguous", f"{len(texts)} answers to {_name(sample)}: {where}")
         )
         return
-    ((text, (found, is_cut)),) = texts.items()
+    ((text, (read, is_cut)),) = texts.items()
     try:
         scores = task.scorer.stored(text, task.reference_of(sample))
     except DataError as error:
@@ -160,7 +152,7 @@ def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, wr
             kind="prediction",
             text=text,
             scores=scores,
-            decision=reasoning_of(found),
+            decision=reasoning_of(read),
             finish_reason="length" if is_cut else "stop",
         ),
     )
@@ -182,7 +174,7 @@ def _account(joined: Join) -> dict[str, Any]:
 
 def _unused(given: Sequence[Answer], joins: Sequence[Join]) -> dict[str, Any]:
     """The answers that belong to no sample of any task."""
-    used = set[int]().union(*(one.used for one in joins))
+    used = set[int]().union(*(joined.used for joined in joins))
     names = [answer.name for number, answer in enumerate(given) if number not in used]
     return {"num_answers": len(given), "num_unused": len(names), "unused": names[:NUM_NAMED]}
 

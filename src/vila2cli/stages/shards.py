@@ -21,9 +21,8 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.places import is_remote, local_path, tar_stem
 from vila2cli.shards.records import parts_of, recorded
-from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample
 from vila2cli.shards.streams import fingerprint
-from vila2cli.text.compose import ORIGINAL
 from vila2cli.text.printable import printable
 from vila2cli.text.words import num_words
 

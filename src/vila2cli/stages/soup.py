@@ -18,7 +18,6 @@ from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source, read_shard
-from vila2cli.shards.sample import Reject
 
 Evaluate = Callable[[str, Path, Sequence[Path]], Mapping[str, Any]]
 """Checkpoint, folder for its answers and task folders to what metrics.json holds."""
@@ -46,7 +45,7 @@ class SoupSummary(StageResult):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class GreedyStep:
     """A model considered by the greedy soup: the score of the pool with it, and whether it stayed."""
 
     index: int
@@ -71,9 +70,9 @@ def soup(
     was stopped goes on. Raises RecipeError for settings that do not fit,
     ModelError for models that cannot be averaged.
     """
+    from vila2cli.model.averaging import check_alike, write_soup
     from vila2cli.model.checkpoint import resolve_model, weights_sha256
     from vila2cli.model.loading import outline
-    from vila2cli.model.soup import check_alike, write_soup
 
     start_s = time.monotonic()
     settings = recipe.soup
@@ -90,10 +89,12 @@ def soup(
         if settings.method == "weighted":
             shares = list(settings.weights)
         elif settings.method != "uniform":
-            cook = _Cook(recipe, folders, models, out, evaluate, tasks, say, stop)
-            chosen = cook.maximum(settings.top) if settings.method == "maximum" else cook.greedy()
+            candidates = dict(zip(map(str, models), folders, strict=True))
+            work = out.with_name(f"{out.name}-selection")
+            selector = _Selector(selection_tasks(recipe, tasks), candidates, work, evaluate, say, stop)
+            chosen = selector.maximum(settings.top) if settings.method == "maximum" else selector.greedy()
             shares = [float(index in chosen) for index in range(len(models))]
-            selection = cook.record()
+            selection = selector.record()
         shares = [share / sum(shares) for share in shares]
         members = [index for index, share in enumerate(shares) if share]
         with stop.at_once():
@@ -113,33 +114,24 @@ def soup(
     return summary
 
 
-class _Cook:
+class _Selector:
     """Scores models and their averages on the selection tasks, each once."""
 
     def __init__(
         self,
-        recipe: Recipe,
-        folders: Sequence[Path],
-        models: Sequence[str],
-        out: Path,
+        tasks: Sequence[Task],
+        candidates: Mapping[str, Path],
+        work: Path,
         evaluate: Evaluate,
-        tasks: Sequence[str],
         say: Say,
         stop: Stop,
     ) -> None:
-        self._tasks = selection_tasks(recipe, tasks)
-        self._folders, self._models, self._evaluate, self._say, self._stop = (
-            folders,
-            models,
-            evaluate,
-            say,
-            stop,
-        )
-        self._work = out.with_name(f"{out.name}-selection")
-        self._trial = aside(self._work / "trial")
-        self.scores = [self._score([index]) for index in range(len(models))]
-        self.order = sorted(range(len(models)), key=lambda index: (-self.scores[index], index))
-        self.steps: list[Step] = []
+        self._tasks, self._models, self._folders = tasks, list(candidates), list(candidates.values())
+        self._work, self._evaluate, self._say, self._stop = work, evaluate, say, stop
+        self._trial = aside(work / "trial")
+        self.scores = [self._score([index]) for index in range(len(candidates))]
+        self.order = sorted(range(len(candidates)), key=lambda index: (-self.scores[index], index))
+        self.steps: list[GreedyStep] = []
 
     def maximum(self, top: int) -> set[int]:
         """The `top` best models."""
@@ -156,19 +148,20 @@ class _Cook:
             "split": self._tasks[0].split,
             "tasks": {task.name: task.version for task in self._tasks},
             "metric": "mean of the headline metrics",
-            "scores": {str(self._models[index]): self.scores[index] for index in self.order},
+            "scores": {self._models[index]: self.scores[index] for index in self.order},
             "steps": [
-                {"model": str(self._models[s.index]), "score": s.score, "kept": s.is_kept} for s in self.steps
+                {"model": self._models[step.index], "score": step.score, "kept": step.is_kept}
+                for step in self.steps
             ],
         }
 
     def _score(self, indices: Sequence[int]) -> float:
         self._stop.check()
-        name = "+".join(str(index) for index in sorted(indices))
+        name = "+".join(map(str, sorted(indices)))
         if len(indices) == 1:
-            score = self._ask(str(self._models[indices[0]]), name)
+            score = self._ask(self._models[indices[0]], name)
         else:
-            from vila2cli.model.soup import write_soup
+            from vila2cli.model.averaging import write_soup
 
             shutil.rmtree(self._trial, ignore_errors=True)
             members = [self._folders[index] for index in sorted(indices)]
@@ -176,7 +169,7 @@ class _Cook:
                 write_soup(members, [1 / len(members)] * len(members), self._trial)
             score = self._ask(str(self._trial), name)
             shutil.rmtree(self._trial)
-        self._say(f"{' + '.join(str(self._models[index]) for index in sorted(indices))}: {score:.4f}")
+        self._say(f"{' + '.join(self._models[index] for index in sorted(indices))}: {score:.4f}")
         return score
 
     def _ask(self, model: str, name: str) -> float:
@@ -184,20 +177,20 @@ class _Cook:
         return headline_mean(metrics)
 
 
-def greedy(order: Sequence[int], best: float, score: Callable[[Sequence[int]], float]) -> list[Step]:
+def greedy(order: Sequence[int], best: float, score: Callable[[Sequence[int]], float]) -> list[GreedyStep]:
     """The greedy soup: down `order`, best first, a model stays when the pool's score does not fall.
 
     `best` is the score of the first alone; `score` that of the average of some.
     """
-    steps = [Step(order[0], best, is_kept=True)]
+    steps = [GreedyStep(order[0], best, is_kept=True)]
     pool = [order[0]]
     for index in order[1:]:
-        found = score([*pool, index])
-        is_kept = found >= best
+        pooled = score([*pool, index])
+        is_kept = pooled >= best
         if is_kept:
             pool.append(index)
-            best = found
-        steps.append(Step(index, found, is_kept))
+            best = pooled
+        steps.append(GreedyStep(index, pooled, is_kept))
     return steps
 
 
@@ -248,13 +241,9 @@ def selection_tasks(recipe: Recipe, specs: Sequence[str] = ()) -> list[Task]:
 
 def _images(task: Task) -> set[str]:
     """SHA-256 of the images of every sample; samples without an image do not count."""
-
-    def ignore(reject: Reject) -> None:
-        """Evaluation counts them."""
-
     shards = open_source([task.folder]).shards
-    found = {sample.image_sha256 for shard in shards for sample in read_shard(shard, on_reject=ignore)}
-    return found - {""}
+    samples = (sample for shard in shards for sample in read_shard(shard, on_reject=lambda reject: None))
+    return {sample.image_sha256 for sample in samples} - {""}
 
 
 def _warn_of_other_parents(folders: Sequence[Path]) -> None:

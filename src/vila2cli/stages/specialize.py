@@ -1,8 +1,6 @@
 """`vila2 specialize`: a specialist fine-tuned from the self-augmented model, and its answers as a layer."""
 
-import gc
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,26 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vila2cli.ask.fill import Dialogue, Part, annotate, has_one_image
-from vila2cli.ask.opening import open_layer_engine
+from vila2cli.ask.fill import Dialogue
+from vila2cli.ask.images import decode_images, has_one_image, passed_filter
+from vila2cli.ask.job import Job, counts_of, write_layers
 from vila2cli.engine import Request, dtype_of, identify
-from vila2cli.errors import DataError, RecipeError, RejectBudgetError
-from vila2cli.image import decode_image
+from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
-from vila2cli.run.cost import cost_of
-from vila2cli.run.folder import Worker, claim, lock, select, write_json
-from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.folder import Worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
     LayerWriter,
-    Shard,
-    ShardStats,
     ShardWriter,
     Source,
-    folder_figures,
-    folder_stats,
-    open_layer,
     open_source,
 )
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
@@ -107,99 +98,51 @@ def relabel(
     alone. One who fails does not keep the others from answering. The engine is that of [recaption]. Returns
     the summaries; raises as `recaption` does, of several errors the first.
     """
-    worker, source = worker or Worker(), open_source(shards, base=base)
-    inputs = [relabel_inputs(recipe, name=one.name, model=one.model, source=source) for one in answering]
-    with ExitStack() as held:
-        layers = []
-        for one, decisive in zip(answering, inputs, strict=True):
-            manifest = claim(one.out, decisive, recipe)
-            held.enter_context(lock(one.out, worker))
-            layers.append(
-                open_layer(one.out, layer=one.name, source=source, manifest={"digest": manifest.digest})
-            )
-        stop = held.enter_context(interruptible())
-        errors: list[DataError | RejectBudgetError] = []
-        for group in _groups(recipe, answering):
-            try:
-                _ask(recipe, [(answering[i], layers[i]) for i in group], select(source.shards, worker), stop)
-            except (DataError, RejectBudgetError) as error:
-                error.__context__ = error.__cause__ = None  # they, and the traceback, would hold the engine
-                errors.append(error.with_traceback(None))
-            gc.collect()  # the next group's engine may need the memory of this one's
-        summaries = [_sum_up(recipe, one, layer) for one, layer in zip(answering, layers, strict=True)]
-    if errors:
-        raise errors[0]
-    for one, summary in zip(answering, summaries, strict=True):
-        if summary["reject_rate"] > recipe.recaption.max_reject_rate:
-            raise RejectBudgetError(
-                f"specialist {one.name}: {summary['reject_rate']:.1%} of the images got no answer, above "
-                f"max_reject_rate {recipe.recaption.max_reject_rate:.1%}; see {one.out}/rejects.jsonl"
-            )
-    return summaries
+    source = open_source(shards, base=base)
+    return write_layers([(_relabelling(recipe, one, source), one.out) for one in answering], worker)
 
 
-def _groups(recipe: Recipe, answering: Sequence[Answering]) -> list[list[int]]:
-    """Who answers together: the adapters over one checkpoint; everyone else alone."""
-    groups: dict[Any, list[int]] = {}
-    for number, one in enumerate(answering):
-        is_apart = recipe.recaption.engine == "api" or not is_adapter(one.model)
-        groups.setdefault(number if is_apart else read_adapter(one.model).base_sha256, []).append(number)
-    return list(groups.values())
+def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[dict[str, Any]]:
+    name, model, settings = answering.name, answering.model, recipe.recaption
+    adapter = model if settings.engine != "api" and is_adapter(model) else ""
 
+    def problem(summary: Mapping[str, Any]) -> str | None:
+        if summary["reject_rate"] <= settings.max_reject_rate:
+            return None
+        return (
+            f"specialist {name}: {summary['reject_rate']:.1%} of the images got no answer, above "
+            f"max_reject_rate {settings.max_reject_rate:.1%}; see {answering.out}/rejects.jsonl"
+        )
 
-def _ask(
-    recipe: Recipe, asked: Sequence[tuple[Answering, LayerWriter]], shards: Sequence[Shard], stop: Stop
-) -> None:
-    """One pass over the shards that the layers of a group lack."""
-    parts, tasks = [], []
-    for one, layer in asked:
-        with stop.at_once():
-            todo = layer.missing(shards)
-        if todo:
-            tasks.append(Relabeller(recipe, one.name, one.model))
-            parts.append(Part(layer, tasks[-1], todo))
-    if not parts:
-        return
-    engine = open_layer_engine(
-        [part.layer for part in parts],
-        base_of(tasks[0].asked) if tasks[0].adapter else tasks[0].asked,
-        recipe.recaption,
-        recipe.api,
-        stop,
-        [task.adapter for task in tasks if task.adapter],
+    return Job(
+        layer=name,
+        recipe=recipe,
+        source=source,
+        inputs=relabel_inputs(recipe, name=name, model=model, source=source),
+        model=base_of(model) if adapter else model,
+        adapter=adapter,
+        settings=settings,
+        make_task=partial(Relabeller, recipe, name, model),
+        summarise=partial(_summarise, recipe, answering),
+        to_json=dict,
+        problem=problem,
+        max_reject_rate=settings.max_reject_rate,
+        title=f"relabel {name}",
     )
-    for task in tasks:
-        task.engine_name = engine.name
-    title = f"relabel {', '.join(task.name for task in tasks)}"
-    annotate(engine, parts, title=title, stop=stop, max_reject_rate=recipe.recaption.max_reject_rate)
 
 
-def _sum_up(recipe: Recipe, one: Answering, layer: LayerWriter) -> dict[str, Any]:
-    """Gather the rejects of the shards that are done, by all workers, and write summary.json."""
-    layer.finish()
-    names = [shard.name for shard in layer.source.shards]
-    with layer.alone():
-        stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
-        summary = {
-            "stage": "relabel",
-            "specialist": one.name,
-            "model": one.model,
-            "num_shards": len(names),
-            "num_shards_done": len(layer.done() & set(names)),
-            **stats.to_json(),
-            **_yield(stats),
-            "reject_rate": stats.reject_rate,
-            "images": int(figures["answered"]),
-            "cost": cost_of(recipe.cost, figures).to_json(),
-        }
-        write_json(layer.folder / "summary.json", summary)
-    return summary
-
-
-def _yield(stats: ShardStats) -> dict[str, float]:
-    """How many images were asked about, and the share of them that got an answer which is kept."""
-    num_asked = stats.num_in - stats.dropped.get("not-selected", 0)
-    return {"asked": num_asked, "yield": stats.num_out / num_asked if num_asked else 0.0}
+def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> dict[str, Any]:
+    """What summary.json holds; `yield` is the share of the images asked about whose answer is kept."""
+    counts = counts_of(layer, recipe.cost)
+    num_asked = counts["in"] - counts["dropped"].get("not-selected", 0)
+    return {
+        "stage": "relabel",
+        "specialist": answering.name,
+        "model": answering.model,
+        **counts,
+        "asked": num_asked,
+        "yield": counts["out"] / num_asked if num_asked else 0.0,
+    }
 
 
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
@@ -235,21 +178,21 @@ def _below(kind: str, model: str) -> dict[str, str]:
 class Relabeller:
     """Turns samples into a specialist's requests and its answers into question-answer turns."""
 
-    def __init__(self, recipe: Recipe, name: str, model: str) -> None:
-        self.recipe, self.name = recipe, name
-        self.decode = partial(decode_image, max_pixels=recipe.data.max_pixels)
+    def __init__(self, recipe: Recipe, name: str, model: str, engine: str) -> None:
+        self.recipe, self.name, self.engine_name = recipe, name, engine
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
-        self.asked = model
         self.adapter = model if kind != "api" and is_adapter(model) else ""
         self.model, self.model_sha256 = identify(kind, model, recipe.api)
         self.dtype = dtype_of(kind, model, recipe.recaption.dtype)
-        self.engine_name = ""
 
     def prompt_id(self, sample: Sample) -> str:
         return draw_prompt(self.settings.prompts, f"{self.name}/{sample.key}", self.recipe.seed)
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to ask about a sample: it is in the relabelled share and has one image."""
+        """Whether to ask about a sample: no filter dropped it, it is in the share and has one image."""
+        if not passed_filter(out, sample):
+            return False
         if stable_hash("share", self.name, self.recipe.seed, sample.key) >= self.settings.relabel_share * 2**63:
             out.skip(sample, "not-selected")
             return False
@@ -261,6 +204,7 @@ class Relabeller:
             id=sample.key,
             messages=(Turn("user", prompt_text(self.prompt_id(sample))),),
             images=images,
+            image_sha256s=(sample.image_sha256,),
             max_new_tokens=self.settings.max_new_tokens,
             adapter=self.adapter,
         )

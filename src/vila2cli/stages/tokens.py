@@ -1,4 +1,4 @@
-"""`vila2 shards show --tokens`: samples as training sees them, with what is trained told apart."""
+"""`vila2 shards show --tokens`: samples as training sees them, with what is trained marked."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, read_shard
 from vila2cli.shards.members import Unusable
-from vila2cli.shards.sample import Reject
-from vila2cli.text.compose import composition_of, conversations, is_kept
+from vila2cli.shards.sample import Reject, is_kept
+from vila2cli.text.compose import composition_of, conversations
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ def chat_of(recipe: Recipe, model: str | None) -> "Chat":
         from vila2cli.model.build import build
 
         return Chat(build(recipe.base, seed=recipe.seed)[1])
-    from transformers import AutoProcessor
-
     from vila2cli.model.checkpoint import resolve_model
+    from vila2cli.model.loading import load_processor
 
-    return Chat(AutoProcessor.from_pretrained(resolve_model(model)))
+    return Chat(load_processor(resolve_model(model)))
 
 
 def show_tokens(
@@ -42,7 +41,7 @@ def show_tokens(
     """The text of `num` training samples from `start` on, made by the code that training uses.
 
     Captions are composed as [pretrain.main] says. A run of image tokens is one mark with a count; special
-    tokens are shown as they are spelt, and nothing in the text can move the cursor or colour the screen.
+    tokens are shown as spelt, and nothing in the text can move the cursor or colour the screen.
     """
     return list(islice(_texts(source, chat, recipe, colour), start, start + num))
 

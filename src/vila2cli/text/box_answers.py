@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
-from vila2cli.text.boxes import BARE, find_boxes, has_point
+from vila2cli.text.box_notations import BARE, find_boxes, has_point
 from vila2cli.text.printable import printable
 
 Defect = Literal["bad-box", "box-outside", "no-box", "implausible-text"]
@@ -25,7 +25,7 @@ def answer_defect(text: str, checks: Collection[str]) -> Defect | None:
     """The first rule that an answer breaks, None when it keeps all of `checks` (`specialists.NAME.checks`).
 
     A bracket with a digit in it, or the prompt's own `[xmin,ymin,xmax,ymax]`, is meant as a box. Boxes are
-    in 0-999 of the image, so one with a number beyond that lies outside of it. One in another model's notation
+    in 0-999 of the image, so one with a number beyond that is outside of it. One in another model's notation
     (location tokens, `(x1,y1),(x2,y2)`, `bbox_2d`) is bad: it would be trained on as it stands.
     """
     meant = [found for found in _BRACKET.findall(text) if _NUMBER.search(found) or found == _PLACEHOLDER]

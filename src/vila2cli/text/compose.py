@@ -5,11 +5,17 @@ from dataclasses import dataclass, field
 
 from vila2cli.settings import CaptionSettings
 from vila2cli.shards.layers import LayerInfo
-from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Annotation, Sample, Turn
+from vila2cli.shards.sample import (
+    FILTER,
+    IMAGE_PLACEHOLDER,
+    ORIGINAL,
+    Annotation,
+    Sample,
+    Turn,
+    caption_of,
+    is_kept,
+)
 from vila2cli.text.prompts import draw, stable_hash
-
-ORIGINAL = "original"
-FILTER = "filter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +41,10 @@ class Composition:
 
     def caption(self, sample: Sample) -> str | None:
         """The composed caption of a sample, None when it has none of those named."""
-        found = {name: text for name in self.captions if (text := self._text(sample, name))}
-        names = self._kept(sample.key, list(found))
-        # A recaption that fell back to the alt-text is not said twice.
-        texts = list(dict.fromkeys(found[name] for name in names))
+        by_name = {name: text for name in self.captions if (text := self._text(sample, name))}
+        names = self._kept(sample.key, list(by_name))
+        # A recaption that fell back to the alt-text is not repeated.
+        texts = list(dict.fromkeys(by_name[name] for name in names))
         return self.separator.join(texts) if texts else None
 
     def _text(self, sample: Sample, name: str) -> str | None:
@@ -49,9 +55,9 @@ class Composition:
 
     def answers(self, sample: Sample) -> list[tuple[Turn, ...]]:
         """Each specialist's turns, in an order drawn by the key (`coyo_qa.py`, VILA^2 2.2.1)."""
-        found = [annotation for annotation in sample.annotations if annotation.kind == "turns"]
-        found.sort(key=lambda one: stable_hash("answers", self.seed, one.layer, sample.key))
-        return [tuple(Turn(turn.role, neutral(turn.text)) for turn in one.turns) for one in found if one.turns]
+        answers = [one for one in sample.annotations if one.kind == "turns" and one.turns]
+        answers.sort(key=lambda answer: stable_hash("answers", self.seed, answer.layer, sample.key))
+        return [tuple(Turn(turn.role, neutral(turn.text)) for turn in answer.turns) for answer in answers]
 
     def _kept(self, key: str, names: list[str]) -> list[str]:
         order = names
@@ -78,32 +84,15 @@ def composition_of(settings: CaptionSettings, seed: int, *, answers: str = "appe
     )
 
 
-def caption_of(sample: Sample, name: str) -> str | None:
-    """The sample's caption by name: "original" is the alt-text, any other a caption layer; None if absent."""
-    if name == ORIGINAL:
-        text = sample.text
-    else:
-        annotation = sample.annotation(name)
-        text = annotation.text if annotation else None
-    text = text.strip() if text else None
-    return text or None
-
-
 def _candidates(annotation: Annotation) -> list[str]:
-    """The captions that passed the checks, of several asked for one image."""
+    """The captions that passed the checks, of several requested for an image."""
     attempts = annotation.decision.get("attempts", ())
-    return [one["text"] for one in attempts if one.get("defect") is None and one.get("text")]
+    return [attempt["text"] for attempt in attempts if attempt.get("defect") is None and attempt.get("text")]
 
 
 def compose_caption(sample: Sample, captions: Sequence[str], separator: str = "\n") -> str | None:
     """The named captions that the sample has, joined in the order given; None when it has none."""
     return Composition(captions=captions, separator=separator).caption(sample)
-
-
-def is_kept(sample: Sample) -> bool:
-    """False when the newest `filter` annotation says that the sample is not worth training on."""
-    annotation = sample.annotation(FILTER)
-    return annotation is None or annotation.scores.get("keep") is not False
 
 
 def filter_inputs(layers: Iterable[LayerInfo]) -> dict[str, str]:
@@ -131,13 +120,13 @@ def conversations(
     images = IMAGE_PLACEHOLDER * len(sample.images)
     answers = composition.answers(sample) if with_answers else []
     apart = answers if composition.answers_apart else []
-    found: list[tuple[Turn, ...]] = []
+    texts: list[tuple[Turn, ...]] = []
     if (caption := composition.caption(sample)) is not None:
         appended = () if apart else (turn for turns in answers for turn in turns)
-        found.append((Turn("user", images), Turn("assistant", neutral(caption)), *appended))
+        texts.append((Turn("user", images), Turn("assistant", neutral(caption)), *appended))
     for question, *rest in apart:
-        found.append((Turn(question.role, images + question.text), *rest))
-    return found
+        texts.append((Turn(question.role, images + question.text), *rest))
+    return texts
 
 
 def document_text(sample: Sample) -> str:

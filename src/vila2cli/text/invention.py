@@ -1,4 +1,4 @@
-"""What a merged caption says that neither of its sources says: numbers, names, words, and who has what.
+"""What is in a merged caption and in neither of its sources: numbers, names, words, and who has what.
 
 Pure functions for the rewrite mode. A language model that merges an alt-text with a recaption sees
 no picture, so everything in its answer has to come from them (POINTS section 3.1 asks for it in
@@ -90,7 +90,8 @@ def inventions(text: str, sources: Sequence[str]) -> Inventions:
     numbers: list[str] = []
     names: list[str] = []
     plain: list[str] = []
-    capitals = _capitalised(text)
+    capitalised = re.findall(r"\b[^\W\d_a-z][\w'’-]*", text)
+    capitals = {token for word in capitalised for token in _tokens(word)}
     for token in dict.fromkeys(_tokens(text)):
         if token in there or token in _FUNCTION or _stem(token) in there:
             continue
@@ -122,10 +123,6 @@ def _stem(word: str) -> str:
         stem = stem[:-1]
     stem = stem.removesuffix("e")
     return f"{stem[:-1]}y" if stem.endswith("i") else stem
-
-
-def _capitalised(text: str) -> set[str]:
-    return {token for match in re.findall(r"\b[^\W\d_a-z][\w'’-]*", text) for token in _tokens(match)}
 
 
 def _new_facts(text: str, known: Sequence[Sequence[str]]) -> Iterator[str]:

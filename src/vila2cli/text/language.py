@@ -1,4 +1,4 @@
-"""Whether a text is clearly not in the language asked for: by its script, then by py3langid's model.
+"""Whether a text is clearly not in the requested language: by its script, then by py3langid's model.
 
 Sentence by sentence, so that a text which falls into another language half-way is found too. What is too
 short to tell passes. What stands in quotation marks is left out, for a caption may quote a sign in any
@@ -43,7 +43,7 @@ _MIN_OWN_SCRIPT = 0.5
 _MAX_FOREIGN = 0.2
 """... and the share of foreign sentences from which on it is not in its language."""
 _UNSPACED_WEIGHT = 2.5
-"""Letters of an alphabet that say as much as one Chinese, Japanese or Korean character."""
+"""Letters of an alphabet that tell as much as one Chinese, Japanese or Korean character."""
 _MIN_RUN = 8
 """Characters of another script in one run that quote no name any more."""
 _MIN_WORDS = 4
@@ -105,7 +105,7 @@ def is_in_language(text: str, language: str) -> bool:
 
 
 def possible_languages(text: str) -> list[str]:
-    """The languages that `is_in_language` says a text is in."""
+    """The languages that a text may be in, by `is_in_language`."""
     pieces = _pieces(text)
     return [language for language in LANGUAGES if _may_be(pieces, language)]
 
@@ -127,7 +127,9 @@ def _piece(text: str) -> _Piece:
     is_long = (len(words) >= _MANY_WORDS and not is_named) or num_unspaced >= _MIN_UNSPACED
     if not is_long and (is_named or len(words) < _MIN_WORDS):
         return _Piece(letters, tuple(words), {}, 0.0)
-    return _Piece(letters, tuple(words), _probabilities(text), _UNLIKELY_OF_MANY if is_long else _UNLIKELY)
+    return _Piece(
+        letters, tuple(words), dict(_identifier().rank(text)), _UNLIKELY_OF_MANY if is_long else _UNLIKELY
+    )
 
 
 def _may_be(pieces: Sequence[_Piece], language: str) -> bool:
@@ -168,10 +170,6 @@ def _is_other(piece: _Piece, language: str) -> bool:
 
 def _weight(letters: str) -> float:
     return len(letters) + (_UNSPACED_WEIGHT - 1) * len(_WIDE.findall(letters))
-
-
-def _probabilities(text: str) -> Mapping[str, float]:
-    return dict(_identifier().rank(text))
 
 
 @functools.cache

@@ -27,7 +27,9 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
         is_mark = category in _MARKS or character in _HARMLESS
         num_marks = num_marks + 1 if is_mark else 0
         is_hidden = category in _HIDDEN and not is_mark and not (character == "\n" and keep_newlines)
-        parts.append(_escape(character) if is_hidden or num_marks > MAX_MARKS else character)
+        if is_hidden or num_marks > MAX_MARKS:
+            character = character.encode("unicode_escape").decode("ascii")
+        parts.append(character)
     return "".join(parts)
 
 
@@ -40,7 +42,3 @@ def shortened(text: str, limit: int) -> str:
 def printable_line(text: str) -> str:
     """One line for a terminal or a log, whatever is in it and however long it is."""
     return shortened(printable(text), MAX_LINE)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

@@ -140,7 +140,7 @@ def prompt_sha256(prompt_id: str, own: Mapping[str, str] = MappingProxyType({}))
 
 
 def fill(template: str, **values: str) -> str:
-    """Put values where the template says `{name}`; braces in a value, or around another name, stay."""
+    """Put values in place of `{name}` in the template; braces in a value, or around another name, stay."""
     return _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), template)
 
 

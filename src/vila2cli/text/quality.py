@@ -77,8 +77,8 @@ class Standard:
 class CheckedCaption:
     """A caption to keep (`defect` None), or why it is none.
 
-    `was_cut` says that its loose end was removed, `was_stripped` that something around it was, as a preface,
-    and `has_reasoning` that reasoning was among that.
+    `was_cut`: its loose end was removed; `was_stripped`: something around it was, as a preface;
+    `has_reasoning`: reasoning was among that.
     """
 
     text: str
@@ -91,7 +91,7 @@ class CheckedCaption:
 def check_caption(
     text: str, *, reached_limit: bool, standard: Standard | None = None, prompt: str = ""
 ) -> CheckedCaption:
-    """Judge one generated caption; `reached_limit` says that generation ended at max_new_tokens.
+    """Judge one generated caption; `reached_limit` tells that generation ended at max_new_tokens.
 
     Reasoning before a caption is left out, and one that was cut off has none behind it. A caption that reached
     the limit is cut back to its last full sentence. `prompt` is how a repetition of its instruction opens
@@ -158,7 +158,8 @@ def _without_equal_cells(text: str) -> str:
     kept = []
     for line, copies in groupby(lines):
         num = len(list(copies))
-        kept += [line] * (1 if num <= MAX_ROWS and _is_row(line) else num)
+        is_row = any(pattern.search(line) for pattern in (_CELL_END, _BOX, _RULE))
+        kept += [line] * (1 if num <= MAX_ROWS and is_row else num)
     return "\n".join(kept)
 
 
@@ -172,10 +173,6 @@ def _row(line: str) -> str:
     if not 3 <= len(cells) <= MAX_CELLS:
         return line
     return " | ".join(cell for cell, _ in groupby(cells))
-
-
-def _is_row(line: str) -> bool:
-    return any(pattern.search(line) for pattern in (_CELL_END, _BOX, _RULE))
 
 
 def _ends_in_rule(text: str) -> bool:

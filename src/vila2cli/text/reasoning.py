@@ -62,7 +62,7 @@ _LEAD_IN = re.compile(
     r"(?:(?:sure|okay|ok|certainly|of course)\b[^<\n]{0,40})?\s*",
     re.IGNORECASE,
 )
-# Pairs of which the whole answer, or its last words, may be the inside.
+# Pairs around the whole answer or its last words.
 _WRAPPED = re.compile(
     rf"<\s*(?P<name>{_ANSWER_NAMES}|caption|description)\s*>(?P<tag>(?:(?!<\s*(?P=name)\s*>).)*?)<\s*/\s*(?P=name)\s*>"
     r"|<\|begin_of_box\|>(?P<box>(?:(?!<\|begin_of_box\|>).)*?)<\|end_of_box\|>"
@@ -117,14 +117,13 @@ _NAMED = re.compile(
     r"|contains?|containing|html|xml)(?:\s*:\s*|\s+)\Z",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"\s+[a-z]|\s*[.,;]|\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered. `has_reasoning` says that reasoning stood before it or marks around it.
+    """What a model answered. `has_reasoning`: there was reasoning before it, or marks around it.
 
-    `is_cut` says that generation ended inside the reasoning; `text` is empty then.
+    `is_cut`: generation ended inside the reasoning, and `text` is empty.
     """
 
     text: str
@@ -141,7 +140,7 @@ class _Mark:
 
 
 def answer_of(text: str, *, reached_limit: bool = False) -> Answer:
-    """The answer in a generated text; `reached_limit` says that generation ended at max_new_tokens."""
+    """The answer in a generated text; `reached_limit` tells that generation ended at max_new_tokens."""
     bare = text.strip()
     start = _answer_start(bare) if _MAY_HOLD_MARKS.search(bare) else 0
     if start is None:
@@ -192,7 +191,7 @@ def _answer_start(text: str) -> int | None:
 
 
 def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | None:
-    """As `_answer_start`; `begins` says that the text opens with reasoning."""
+    """As `_answer_start`; `begins` tells that the text opens with reasoning."""
     is_open = begins or any(mark.kind == "open" and not mark.style for mark in marks)
     closes = [mark for mark in marks if mark.kind == "close"]
     strong = [mark for mark in marks if mark.kind == "answer" and not mark.style]
@@ -299,7 +298,7 @@ def _final_heading(text: str) -> int:
 def _unwrapped(text: str, *, is_answer: bool) -> str:
     """The inside of a pair of marks around the answer, or around its last words behind some lead to it.
 
-    `is_answer` says that reasoning went before, so that what stands before the pair is more of it.
+    `is_answer` tells that reasoning went before, so that what stands before the pair is more of it.
     """
     found = list(_WRAPPED.finditer(text))
     last = found[-1] if found else None

@@ -1,6 +1,6 @@
 """How assistants decline to answer, in every language that a recipe can ask captions in.
 
-A refusal opens its text. What a caption quotes, tells of others, or says in the middle is none: "the man is
+A refusal opens its text. What a caption quotes, reports of others, or states in the middle is none: "the man is
 unable to lift the box", "a sign that says Sorry, we're closed". Patterns are matched against `plain` text, so
 accents, cases and typographic apostrophes make no difference, and are themselves written plainly.
 """
@@ -48,7 +48,7 @@ def refuses(text: str) -> bool:
 
 @functools.cache
 def _refusal() -> "re.Pattern[str]":
-    patterns = [one for known in phrases().values() for one in known.refusals]
+    patterns = [refusal for known in phrases().values() for refusal in known["refusals"]]
     return re.compile(_plain_pattern(_LEAD_IN) + "(?:" + "|".join(map(_plain_pattern, patterns)) + ")")
 
 

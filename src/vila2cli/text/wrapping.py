@@ -28,7 +28,7 @@ def _patterns() -> tuple["re.Pattern[str]", "re.Pattern[str]", "re.Pattern[str]"
     """A preface or label, an agreement alone, and offers to go on, as sentences of their own."""
     known = phrases().values()
     agrees, here_is, caption, label, offers = (
-        "|".join(getattr(one, name) for one in known)
+        "|".join(language[name] for language in known)
         for name in ("agrees", "here_is", "caption", "label", "offers")
     )
     preface = (
@@ -38,5 +38,5 @@ def _patterns() -> tuple["re.Pattern[str]", "re.Pattern[str]", "re.Pattern[str]"
     )
     agreement = rf"^\s*(?:(?:{agrees})(?!\w)\s*[!.:！。：]|(?:sure|certainly)\s*,)\s*"
     closing = rf"(?:(?:^|(?<=[.!?。！？।\n]))[^\S\n]*(?:{offers})[^.!?。！？।\n\"”»」]*[.!?。！？।]*)+\s*$"
-    first, second, third = (re.compile(one, re.IGNORECASE) for one in (preface, agreement, closing))
+    first, second, third = (re.compile(pattern, re.IGNORECASE) for pattern in (preface, agreement, closing))
     return first, second, third

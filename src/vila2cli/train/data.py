@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.files import DEFAULT_MAX_PIXELS
 from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.shards.members import Unusable
-from vila2cli.shards.sample import DEFAULT_MAX_PIXELS, Sample, Turn
+from vila2cli.shards.sample import Sample, Turn
 
 Ints = NDArray[np.int64]
 _UNTRAINABLE = "untrainable"

@@ -1,10 +1,11 @@
-"""The processes that train one model together: joined, wrapped, told apart when one stops answering.
+"""The processes that train one model together: joined, told apart when one stops answering.
 
 Collectives on the CPU (agreements, sums, text) go over gloo, gradients over NCCL where there are GPUs.
 """
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -12,18 +13,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
-from transformers import Idefics3ForConditionalGeneration
 
 from vila2cli import errors
 from vila2cli.errors import RankError, Vila2Error
-from vila2cli.run.ranks import Rank, parse_rank
+from vila2cli.ranks import Rank, parse_rank
+from vila2cli.train import zero
+from vila2cli.train.launch import Launch
 from vila2cli.train.meeting import meeting_place
 from vila2cli.train.watch import Watch
+from vila2cli.train.wrapping import open_accelerator
 
 _NAMING_S = 5.0
 """How long a process that is not at fault may take to say so."""
@@ -36,8 +37,16 @@ _LEAVING_S = 60.0
 class Ranks:
     """This process among those that train together. With a single one every method is immediate."""
 
-    def __init__(self, rank: Rank, device: torch.device, timeout_s: float, control: Any = None) -> None:
-        self.index, self.count, self.device = rank.index, rank.count, device
+    def __init__(
+        self,
+        rank: Rank,
+        accelerator: Accelerator,
+        launch: Launch,
+        timeout_s: float = 0.0,
+        control: Any = None,
+    ) -> None:
+        self.index, self.count, self.device = rank.index, rank.count, accelerator.device
+        self.accelerator, self.launch = accelerator, launch
         self._timeout_s, self._control = timeout_s, control
         self.watch = Watch(rank.index, rank.count, timeout_s, None if control is None else _store())
 
@@ -141,42 +150,58 @@ def _who(message: str) -> str:
     return f"process {found[1].strip().rstrip(',')} does not answer" if found else ""
 
 
+def alone(launch: Launch | None = None) -> Ranks:
+    """A training of this process alone."""
+    launch = launch or Launch()
+    return Ranks(Rank(), open_accelerator(Rank(), _device(Rank()), launch), launch)
+
+
 @contextlib.contextmanager
-def joined(timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
+def joined(launch: Launch, timeout_s: float, rank: Rank | None = None) -> Iterator[Ranks]:
     """Join the other processes of this training, if there are any; leave them in order at the end."""
     rank = parse_rank() if rank is None else rank
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", rank.local % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    if rank.count == 1:
-        yield Ranks(rank, device, timeout_s)
+    if rank.count == 1 and launch.strategy != "zero":
+        yield alone(launch)
         return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=timeout_s + _GRACE_S)
-    try:
-        if rank.address == "env://":
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            store = meeting_place(rank, timeout)
-            dist.init_process_group(
-                backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout
-            )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RankError(
-            f"process {rank.index} of {rank.count} found no others at {rank.address}: {reason}"
-        ) from None
+    device = _device(rank)
+    _meet(rank, device, timedelta(seconds=timeout_s + _GRACE_S))
     # Tokenising may take one process hours longer than another; a step's meeting has its own time.
     control = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-    ranks = Ranks(rank, device, timeout_s, control)
     try:
-        yield ranks
+        yield Ranks(rank, open_accelerator(rank, device, launch), launch, timeout_s, control)
         _leave(control, timeout_s)
     except Vila2Error as error:
         if not isinstance(error, RankError):  # one of all processes, unless this one alone found it
             _leave(control, _LEAVING_S)
         raise
+
+
+def _device(rank: Rank) -> torch.device:
+    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return torch.device("cpu")
+    device = torch.device("cuda", rank.local % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> None:
+    """Make the group of all processes, which accelerate then takes.
+
+    It would not find it itself: it knows no Slurm, asks for one port that may be another training's, and its
+    group has no way to name who is missing.
+    """
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        if rank.address == "env://":
+            dist.init_process_group(backend, timeout=timeout)
+            return
+        store = meeting_place(rank, timeout) if rank.count > 1 else dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RankError(
+            f"process {rank.index} of {rank.count} found no others at {rank.address}: {reason}"
+        ) from None
 
 
 def _leave(control: Any, timeout_s: float) -> None:
@@ -186,47 +211,14 @@ def _leave(control: Any, timeout_s: float) -> None:
     dist.destroy_process_group()
 
 
-def wrap(objective: nn.Module, strategy: str, ranks: Ranks, *, is_bf16: bool) -> nn.Module:
-    """Place a model on the device and make its gradients those of all processes together.
-
-    With fsdp2 each module of a list (a layer) is gathered and given up for itself, the rest as one; in
-    bfloat16 the parameters are cast when they are gathered and gradients are summed in float32. The weights
-    are those of the first process, which hands them out one by one: no device ever holds all of them.
-    """
-    if strategy == "fsdp2" and ranks.count > 1:
-        return _shard(objective, ranks, is_bf16=is_bf16)
-    objective.to(ranks.device)
-    if ranks.count == 1:
-        return objective
-    model = getattr(objective, "model", None)
-    # Others may have layers whose output nothing uses.
-    uses_all = isinstance(model, Idefics3ForConditionalGeneration)
-    return DistributedDataParallel(objective, gradient_as_bucket_view=True, find_unused_parameters=not uses_all)
-
-
-def _shard(objective: nn.Module, ranks: Ranks, *, is_bf16: bool) -> nn.Module:
-    weights = dict(objective.named_parameters()) if ranks.is_first else {}
-    give_up_weights(objective)
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if is_bf16 else MixedPrecisionPolicy()
-    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
-    for layer in layers(objective):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(objective, mesh=mesh, mp_policy=policy)
-    placed: dict[nn.Parameter, nn.Parameter] = {}  # a tied one has several names, and stays tied
-    named = {}
-    for name, empty in objective.named_parameters(remove_duplicate=False):
-        if empty not in placed:
-            whole_one = weights.pop(name).detach() if ranks.is_first else None
-            placed[empty] = nn.Parameter(put(whole_one, empty, ranks.device), empty.requires_grad)
-        named[name] = placed[empty]
-    objective.load_state_dict(named, strict=False, assign=True)  # buffers are in place
-    return objective
-
-
 def give_up_weights(model: nn.Module) -> None:
-    """Leave a model its parameters' shapes without their values, on the meta device; tied ones stay tied."""
+    """Leave a model its parameters' shapes without their values; tied ones stay tied.
+
+    They take no memory while nobody writes to them. On the meta device accelerate's FSDP2 would take all of
+    them for one, as it tells the optimizer's parameters apart by their addresses.
+    """
     empty = {
-        parameter: nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        parameter: nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
         for parameter in model.parameters()
     }
     for module in model.modules():
@@ -234,27 +226,13 @@ def give_up_weights(model: nn.Module) -> None:
             setattr(module, name, empty[parameter])
 
 
-def layers(model: nn.Module) -> list[nn.Module]:
-    """The members of the model's lists of modules: the layers of its tower and of its LLM."""
-    return [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
-
-
-@contextlib.contextmanager
-def summing(wrapped: nn.Module, *, is_last: bool) -> Iterator[None]:
-    """Exchange gradients in the backward pass of a step's last micro-batch only."""
-    if isinstance(wrapped, FSDPModule):
-        wrapped.set_requires_gradient_sync(is_last)
-        yield
-    elif isinstance(wrapped, DistributedDataParallel) and not is_last:
-        with wrapped.no_sync():
-            yield
-    else:
-        yield
-
-
 def whole(tensor: Tensor) -> Tensor:
     """A tensor's values on the CPU, gathered where each process has a part; all processes have to ask."""
-    value = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    value = tensor
+    if isinstance(tensor, DTensor):
+        value = tensor.full_tensor()
+    elif zero.is_in_parts(tensor):
+        value = zero.whole(tensor)
     return value.detach().to("cpu", copy=True)
 
 

@@ -36,6 +36,7 @@ from vila2cli.shards.sample import Reject
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.journal import Journal
+from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.plan import expected, num_steps, plan_pass
@@ -108,10 +109,11 @@ def train_stage(
     phase's `max_reject_rate`, Interrupted on a signal between two steps, RankError when another process
     is missing.
     """
+    launch = read_launch(recipe.trainer, recipe.base.dtype)
     _check_mixture(phases)
     _check_adapters(model, phases)
     with (
-        joined(recipe.trainer.timeout_s) as ranks,
+        joined(launch, recipe.trainer.timeout_s) as ranks,
         interruptible() as stop,
         contextlib.ExitStack() as held,
     ):
@@ -194,6 +196,8 @@ class _Job:
         self.journal = Journal(
             partial if ranks.is_first else None,
             recipe.trainer,
+            ranks.accelerator,
+            project=recipe.name,
             name=f"{recipe.name} {stage}",
             config=recipe.model_dump(mode="json"),
         )
@@ -246,7 +250,6 @@ class _Job:
             around = Surroundings(
                 trainer=self.recipe.trainer,
                 ranks=self.ranks,
-                mixed_precision="bf16" if self.recipe.base.dtype == "bfloat16" else "no",
                 checkpoints=self.checkpoints,
                 journal=self.journal,
                 stop=self.stop,

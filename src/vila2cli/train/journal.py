@@ -1,4 +1,4 @@
-"""What a training says of its steps: steps.jsonl, and TensorBoard or Weights & Biases where asked for."""
+"""What a training says of its steps: steps.jsonl, and accelerate's trackers where the recipe names some."""
 
 import json
 import time
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 
 from vila2cli.errors import RecipeError
 from vila2cli.files import write_atomically
@@ -14,31 +16,37 @@ from vila2cli.run.folder import append_log
 from vila2cli.settings import TrainerSettings
 
 STEPS_FILE = "steps.jsonl"
+TRACKERS_FOLDER = "trackers"
+"""Where trackers that write files do so, in a folder named as the recipe."""
 
 
 class Journal:
     """Averages the figures of steps and writes them every `log_every` steps, on the first process alone.
 
-    Raises RecipeError when a logger that the recipe asks for is not installed.
+    Trackers are those of `accelerator`. Raises RecipeError when one that the recipe names is not installed.
     """
 
     def __init__(
-        self, folder: Path | None, settings: TrainerSettings, *, name: str, config: Mapping[str, Any]
+        self,
+        folder: Path | None,
+        settings: TrainerSettings,
+        accelerator: Accelerator,
+        *,
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
     ) -> None:
         self._path = None if folder is None else folder / STEPS_FILE
         self._every = settings.log_every if folder is not None else 0
-        self._board = self._run = None
-        if folder is not None and settings.tensorboard:
-            self._board = _board(folder / "tensorboard")
-        if folder is not None and settings.wandb_project:
-            self._run = _wandb().init(
-                project=settings.wandb_project, name=name, config=dict(config), resume="allow"
-            )
+        self._accelerator, self._before = accelerator, 0
+        if folder is not None and settings.log_with:
+            _start(accelerator, settings.log_with, folder, project=project, name=name, config=config)
         self._totals: dict[str, float] = {}
         self._since = time.monotonic()
 
-    def go_on(self, phase: str, step: int) -> None:
-        """Forget lines of steps that are taken again after a resume."""
+    def go_on(self, phase: str, step: int, before: int = 0) -> None:
+        """Forget lines of steps that are taken again after a resume; `before` the phase were as many steps."""
+        self._before = before
         if self._path is not None and self._path.exists():
             lines = self._path.read_bytes().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have cut off the last one
@@ -63,18 +71,15 @@ class Journal:
         figures = {**now, **rates(self._totals, seconds, peak)}
         assert self._path is not None
         append_log(self._path, phase=phase, step=number, **figures)
-        for key, value in _flat(figures):
-            if self._board is not None:
-                self._board.add_scalar(f"{phase}/{key}", value, number)
-        if self._run is not None:
-            self._run.log({f"{phase}/{key}": value for key, value in _flat(figures)})
+        self._accelerator.log(
+            {f"{phase}/{key}": value for key, value in _flat(figures)}, step=self._before + number
+        )
         self.start()
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
-        if self._run is not None:
-            self._run.finish()
+        """End the trackers; `Accelerator.end_training` would also end the group in which processes meet."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
 
 def rates(totals: Mapping[str, float], seconds: float, peak: float) -> dict[str, Any]:
@@ -105,17 +110,19 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, f
             yield prefix + key, float(value)
 
 
-def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RecipeError("trainer.tensorboard = true needs tensorboard; pip install tensorboard") from None
-    return SummaryWriter(str(folder))
-
-
-def _wandb() -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise RecipeError("trainer.wandb_project needs wandb; pip install wandb") from None
-    return wandb
+def _start(
+    accelerator: Accelerator,
+    names: Iterable[str],
+    folder: Path,
+    *,
+    project: str,
+    name: str,
+    config: Mapping[str, Any],
+) -> None:
+    there = [str(tracker) for tracker in get_available_trackers()]
+    if missing := [tracker for tracker in names if tracker not in there]:
+        raise RecipeError(f"trainer.log_with needs {missing[0]}; pip install {missing[0].replace('_', '-')}")
+    accelerator.project_configuration.set_directories(str(folder / TRACKERS_FOLDER))
+    accelerator.log_with = list(names)
+    plain = {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in config.items()}
+    accelerator.init_trackers(project, plain, {"wandb": {"name": name, "resume": "allow"}})

@@ -1,6 +1,5 @@
 """The training loop of every stage: align, pretrain, SFT and specialists differ only in their settings."""
 
-import gc
 import math
 import time
 from collections import deque
@@ -18,18 +17,18 @@ from vila2cli.errors import Interrupted, ModelError, RecipeError
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import freeze_all_but, part_of
 from vila2cli.run.progress import Progress
-from vila2cli.run.ranks import Rank
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import Part, TrainerSettings, TrainSettings
 from vila2cli.train.attention import choose_kernel, describe_kernel, joins_sequences, kernel_of, set_kernel
 from vila2cli.train.data import Lengths, TrainSample, lengths_of
-from vila2cli.train.distribution import Ranks, layers, summing, whole, wrap
+from vila2cli.train.distribution import Ranks, alone
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.flops import peak_flops, work_of
 from vila2cli.train.journal import Journal
 from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
 from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
 from vila2cli.train.resume import Checkpoints, Cursor
+from vila2cli.train.wrapping import Wrapped, layers
 
 _STOPPED_ELSEWHERE = "stopped by a signal to another process; run the same command again to go on"
 
@@ -57,8 +56,7 @@ class Surroundings:
     """What a training runs in: other processes, settings, checkpoints, logs, and a wish to stop."""
 
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    ranks: Ranks = field(default_factory=lambda: Ranks(Rank(), torch.device("cpu"), 0.0))
-    mixed_precision: str = "no"
+    ranks: Ranks = field(default_factory=alone)
     checkpoints: Checkpoints | None = None
     journal: Journal | None = None
     stop: Stop = field(default_factory=Stop)
@@ -105,8 +103,8 @@ class _Run:
     ) -> None:
         self.model, self.samples, self.lengths, self.names = model, samples, lengths, names
         self.settings, self.seed, self.progress, self.around = settings, seed, progress, around
-        self.ranks, trainer = around.ranks, around.trainer
-        is_sharded = trainer.strategy == "fsdp2" and self.ranks.count > 1
+        self.ranks, trainer, launch = around.ranks, around.trainer, around.ranks.launch
+        is_sharded = launch.strategy == "zero" or (launch.is_sharded and self.ranks.count > 1)
         if is_sharded and settings.cache_features:
             raise RecipeError(
                 "cache_features needs the whole tower in each process; set trainer.strategy to ddp"
@@ -116,9 +114,8 @@ class _Run:
         freeze_all_but(model, settings.train)
         torch.manual_seed(seed + self.ranks.index)
         model.train()
-        is_bf16 = around.mixed_precision == "bf16"
         kernel = choose_kernel(
-            model, trainer.attention, self.ranks.device, is_packed=settings.packing, is_bf16=is_bf16
+            model, trainer.attention, self.ranks.device, is_packed=settings.packing, is_bf16=launch.is_bf16
         )
         self.own_kernel = kernel_of(model)
         set_kernel(model, kernel)
@@ -131,20 +128,20 @@ class _Run:
             features,
             is_packed=settings.packing,
             in_one=settings.packing and joins_sequences(kernel),
-            stand_in=stand_in(chat) if self.ranks.count > 1 else None,
+            stand_in=stand_in(chat) if self.ranks.count > 1 or is_sharded else None,
         )
-        self.objective = wrap(
-            Objective(model, features, len(names)), trainer.strategy, self.ranks, is_bf16=is_bf16
-        )
-        self.casts = is_bf16 and not is_sharded
+        self.one = plan_pass(lengths, names, settings)
+        self.total = num_steps(self.one, batch_size=settings.batch_size, epochs=settings.epochs)
+        self.work = work_of(model, settings.train)  # before the weights are in parts
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, settings),
             weight_decay=settings.weight_decay,
             fused=self.ranks.device.type == "cuda" or None,
         )
-        self.one = plan_pass(lengths, names, settings)
-        self.total = num_steps(self.one, batch_size=settings.batch_size, epochs=settings.epochs)
-        self.work = work_of(model, settings.train)
+        objective = Objective(model, features, len(names))
+        self.wrapped = Wrapped(
+            objective, self.optimizer, self.ranks.accelerator, max_grad_norm=settings.max_grad_norm
+        )
         name = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else ""
         self.peak = peak_flops(name, trainer.peak_tflops) * self.ranks.count
 
@@ -168,7 +165,6 @@ class _Run:
             with self.ranks.naming_the_missing(where), self.ranks.watch.over(where):
                 losses.append(self._step(step, loaded, cursor))
             schedule.step()
-            self.optimizer.zero_grad()
             cursor.step += 1
             self.progress.advance(1, loss=losses[-1])
             if every and cursor.step % every == 0 and cursor.step < self.total:
@@ -176,9 +172,7 @@ class _Run:
                 self._save()
         self.model.eval()
         set_kernel(self.model, self.own_kernel)
-        if self.ranks.count > 1:
-            del self.objective  # and with it the hooks on the model's gradients
-            gc.collect()
+        self.wrapped.release()
         return self._result(cursor, list(losses), seconds_before + time.monotonic() - start)
 
     def _resume(self) -> Cursor:
@@ -192,7 +186,8 @@ class _Run:
             self.progress.go_on(cursor.step)
             self.progress.note(f"going on after step {cursor.step:,}")
         if self.around.journal is not None:
-            self.around.journal.go_on(self.progress.stage, cursor.step)
+            before = sum(phase["num_steps"] for phase in cursor.finished)
+            self.around.journal.go_on(self.progress.stage, cursor.step, before)
         return cursor
 
     def _meet(self, cursor: Cursor) -> None:
@@ -233,18 +228,16 @@ class _Run:
         """Take an optimizer step on a batch's mean loss per trained token, and return that loss."""
         chosen = list(step.samples)
         num_trained = int(self.lengths.trained[chosen].sum())
-        device = self.ranks.device
         loss, by_source = 0.0, torch.zeros(len(self.names))
         for number, micro in enumerate(loaded, 1):
-            tensors, keys = self.batcher.place(micro, device)
-            with summing(self.objective, is_last=number == len(loaded)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.casts):
-                    summed, parts = self.objective(tensors, keys, micro.sample_lengths)
+            tensors, keys = self.batcher.place(micro, self.ranks.device)
+            with self.wrapped.micro_batch(is_last=number == len(loaded)):
+                summed, parts = self.wrapped.objective(tensors, keys, micro.sample_lengths)
                 self.ranks.watch.advance()
                 part = summed / num_trained
                 if part.requires_grad:  # not of text alone where only what looks at pictures is trained
                     # Gradients are averaged over processes.
-                    (part * self.ranks.count if self.ranks.count > 1 else part).backward()
+                    self.wrapped.backward(part * self.ranks.count if self.ranks.count > 1 else part)
                 self.ranks.watch.advance()
             loss += part.item()
             by_source += parts.cpu()
@@ -253,9 +246,7 @@ class _Run:
         loss, places, idle, *sums = self.ranks.sum([*local, *by_source.tolist()])
         if not math.isfinite(loss):
             raise ModelError(f"the loss is {loss}; lower the learning rate ({self.settings.learning_rate})")
-        fill_gradients(self.optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)).item()
-        self.optimizer.step()
+        norm = self.wrapped.step()
         cursor.num_places += int(places)
         cursor.num_idle += int(idle)
         self._note(chosen, loss, sums, places, norm, cursor)
@@ -299,17 +290,6 @@ class _Run:
             idle=cursor.num_idle / max(1, self.total * self.ranks.count),
             seen=cursor.seen,
         )
-
-
-def fill_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Make a step's gradients zero where none of its forward passes had any, as other steps have them.
-
-    Between processes a stand-in for the pictures sees to that.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if all(parameter.grad is None for parameter in parameters):
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
 
 
 def _economise(model: PreTrainedModel, trainer: TrainerSettings) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from vila2cli.run.ranks import Rank
+from vila2cli.ranks import Rank
 
 _NUM_TRIES = 16
 """Ports that are tried, from the one of the address on."""

@@ -30,6 +30,10 @@ class Objective(nn.Module):
         self.model = model
         self._features, self._num_sources = features, num_sources
 
+    def tie_weights(self) -> None:
+        """Tie the model's weights again, which accelerate's FSDP2 loads one by one."""
+        self.model.tie_weights()
+
     def forward(
         self, batch: dict[str, Tensor], image_keys: Sequence[str], sample_lengths: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,9 @@
 A checkpoint is a folder `checkpoint-PHASE-STEP` in the stage's partial output: weights, optimizer state
 and random states as safetensors, and where the plan stands as JSON. It does not depend on the number of
 processes: a training goes on with another number of them, and only dropout is then drawn differently.
+
+`Accelerator.save_state` is not used: it pickles the optimizer (optimizer.bin) and the random states
+(random_states_0.pkl), and under FSDP2 and ZeRO what it writes is for as many processes as wrote it.
 """
 
 import json
@@ -25,6 +28,7 @@ from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, sync_folder
 from vila2cli.model.saving import writing
 from vila2cli.run.folder import OURS, check_same, difference, to_manifest, write_json
+from vila2cli.train import zero
 from vila2cli.train.distribution import Ranks, give_up_weights, put, whole
 
 MARKER = "requeue.json"
@@ -123,7 +127,10 @@ class Checkpoints:
             return False
         with safe_open(found[-1] / "model.safetensors", "pt") as file, torch.no_grad():
             for name, tensor in _tensors(model).items():
-                tensor.copy_(put(self._read(file, name, tensor), tensor, tensor.device))
+                if zero.is_in_parts(tensor):
+                    zero.put(tensor, file.get_tensor(name))
+                else:
+                    tensor.copy_(put(self._read(file, name, tensor), tensor, tensor.device))
         if optimizer is not None:
             with safe_open(found[-1] / "optimizer.safetensors", "pt") as file:
                 self._load_optimizer(model, optimizer, file)
@@ -143,6 +150,9 @@ class Checkpoints:
         for key in sorted(file.keys()):  # in the same order in all processes
             name, _, what = key.rpartition("/")
             parameter = parameters[name]
+            if zero.is_in_parts(parameter):
+                zero.put_state(optimizer, parameter, what, file.get_tensor(key))
+                continue
             if what != "step":
                 value = put(self._read(file, key, parameter), parameter, parameter.device)
             else:
@@ -176,27 +186,27 @@ def whole_weights(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
 def renewed(model: PreTrainedModel, ranks: Ranks) -> PreTrainedModel:
     """The model itself, or where its weights are in parts a new one on the CPU.
 
-    The first process has its weights whole, the others have none, see `give_up_weights`.
+    The first process has its weights whole, the others have none, see `give_up_weights`; after ZeRO, which
+    does not hand them out, all have them, in float32.
     """
-    if not _is_in_parts(model):
+    is_zero = any(zero.is_in_parts(parameter) for parameter in model.parameters())
+    if not is_zero and not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model
-    weights = whole_weights(model, ranks)
+    weights = _gathered(_tensors(model), ranks, everywhere=is_zero)
     with no_init_weights():
         plain = type(model)(model.config)
     formats = {name: tensor.dtype for name, tensor in _tensors(model).items()}
     for name, tensor in _tensors(plain).items():  # made in its parts' own number formats
         tensor.data = tensor.data.to(formats.get(name, tensor.dtype))
-    if ranks.is_first:
+    if weights:
         plain.load_state_dict(weights, strict=False, assign=True)  # tied ones are there once
     else:
         give_up_weights(plain)
+    if is_zero:
+        plain.float()
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain
-
-
-def _is_in_parts(model: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -207,24 +217,26 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensor]:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tensors = {
-        f"{names[id(parameter)]}/{key}": value
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-    return _gathered(tensors, ranks)
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if zero.is_in_parts(parameter):
+            state = zero.whole_state(optimizer, parameter)
+        else:
+            state = optimizer.state.get(parameter, {})
+        found |= _gathered({f"{name}/{key}": value for key, value in state.items()}, ranks)
+    return found
 
 
-def _gathered(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
-    """Tensors whole and on the CPU in the first process, gathered one by one and kept there alone."""
+def _gathered(tensors: Mapping[str, Tensor], ranks: Ranks, *, everywhere: bool = False) -> dict[str, Tensor]:
+    """Tensors whole and on the CPU, gathered one by one, for the first process alone or `everywhere`."""
     found = {}
     for name, tensor in tensors.items():
-        if ranks.is_first:
+        if ranks.is_first or everywhere:
             found[name] = whole(tensor)
         elif isinstance(tensor, DTensor):
             tensor.full_tensor()
+        elif zero.is_in_parts(tensor):
+            zero.whole(tensor)
     return found
 
 

@@ -20,16 +20,15 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from vila2cli.errors import DataError
-from vila2cli.files import read_json, write_atomically
+from vila2cli.files import DEFAULT_MAX_PIXELS, read_json, write_atomically
 from vila2cli.model.chat import Chat
 from vila2cli.shards import Shard, read_shard
 from vila2cli.shards.fingerprints import Fingerprint, of_status
 from vila2cli.shards.members import NO_IMAGE, Unusable
 from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.records import file_sha256
-from vila2cli.shards.sample import DEFAULT_MAX_PIXELS, EncodedImage, Reject, Sample
+from vila2cli.shards.sample import EncodedImage, Reject, Sample, is_kept
 from vila2cli.shards.tarfiles import image_index, split_name
-from vila2cli.text.compose import is_kept
 from vila2cli.train.data import Compose, Lengths, TrainSample, encode_sample, num_trained
 
 _TABLES = ("tokens", "images", "trained")

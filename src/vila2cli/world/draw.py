@@ -1,6 +1,5 @@
 """Scenes to pictures: Pillow drawing at four times the size, then down-sampling and pixel noise."""
 
-import io
 import math
 from functools import cache
 from random import Random
@@ -8,7 +7,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vila2cli.world.scenes import SIDE, Scene, Thing, Writing
+from vila2cli.image import to_jpeg
+from vila2cli.world.scenes import SIDE, Scene, SceneObject, Writing
 
 SCALE = 4
 RGB = {
@@ -29,7 +29,7 @@ def draw_picture(scene: Scene, random: Random) -> Image.Image:
     background = tuple(min(255, max(0, shade + random.randint(-4, 4))) for _ in range(3))
     canvas = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), background)
     pen = ImageDraw.Draw(canvas)
-    for thing in scene.things:
+    for thing in scene.objects:
         _draw_thing(pen, thing)
     if scene.writing:
         _draw_word(pen, scene.writing)
@@ -39,12 +39,10 @@ def draw_picture(scene: Scene, random: Random) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92, subsampling=0)
-    return buffer.getvalue()
+    return to_jpeg(image, quality=92, subsampling=0)
 
 
-def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
+def _draw_thing(pen: ImageDraw.ImageDraw, thing: SceneObject) -> None:
     x1, y1, x2, y2 = (value * SCALE for value in thing.box)
     width, height = x2 - x1, y2 - y1
     colour = RGB[thing.colour]

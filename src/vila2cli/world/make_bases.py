@@ -17,7 +17,7 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransfo
 from vila2cli.model.chat import IGNORE_INDEX, collate
 from vila2cli.model.saving import writing
 from vila2cli.run.progress import Progress
-from vila2cli.world.reading import LAYOUT_WORDS, labelled_pictures, reading_turns, tokenizer_texts
+from vila2cli.world.base_data import LAYOUT_WORDS, labelled_pictures, reading_turns, tokenizer_texts
 from vila2cli.world.scenes import SIDE
 from vila2cli.world.tiny import WIDTH, new_llm, new_tokenizer, new_tower, text_ids
 
@@ -42,7 +42,7 @@ def build_bases(
 
 
 def build_llm(out: Path, *, seed: int, steps: int, batch_size: int = 32) -> dict[str, float]:
-    """Train the tokenizer and a Llama of one million parameters to read (`world/reading.py`)."""
+    """Train the tokenizer and a Llama of one million parameters to read (`world/base_data.py`)."""
     torch.manual_seed(seed)
     tokenizer = new_tokenizer(tokenizer_texts(Random(f"tokenizer {seed}")))
     model = new_llm(tokenizer)

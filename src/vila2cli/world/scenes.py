@@ -30,7 +30,7 @@ BUCKETS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SceneObject:
     """One drawn object in a quarter of the picture, near one of the quarter's corners; `box` in pixels."""
 
     size: str
@@ -58,21 +58,21 @@ class Writing:
 class Scene:
     """Two or three objects in different quarters and, in half of the scenes, a word in another."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     writing: Writing | None
 
     @property
     def signature(self) -> str:
         """What is where, without the exact pixels."""
-        things = ";".join(f"{t.size},{t.colour},{t.shape},{t.place}" for t in self.things)
-        return f"{things}|{self.writing.word},{self.writing.place}" if self.writing else things
+        objects = ";".join(f"{t.size},{t.colour},{t.shape},{t.place}" for t in self.objects)
+        return f"{objects}|{self.writing.word},{self.writing.place}" if self.writing else objects
 
     def to_json(self) -> dict[str, Any]:
         """The ground truth as stored in a sample's metadata, boxes in the declared frame."""
         return {
             "objects": [
                 {"size": t.size, "colour": t.colour, "shape": t.shape, "place": t.place, "box": frame(t.box)}
-                for t in self.things
+                for t in self.objects
             ],
             "text": {"word": w.word, "place": w.place, "box": frame(w.box)} if (w := self.writing) else None,
         }
@@ -93,19 +93,19 @@ def draw_scene(random: Random, split: str, *, with_word: bool | None = None) -> 
 
 def _any_scene(random: Random, with_word: bool | None) -> Scene:
     places = random.sample(PLACES, 4)
-    num_things = random.choice((2, 3))
-    names = random.sample([(c, s) for c in COLOURS for s in SHAPES], num_things)
-    things = [
+    num_objects = random.choice((2, 3))
+    names = random.sample([(c, s) for c in COLOURS for s in SHAPES], num_objects)
+    objects = [
         _thing(random, random.choice(SIZES), colour, shape, place)
         for (colour, shape), place in zip(names, places, strict=False)
     ]
-    things.sort(key=lambda thing: PLACES.index(thing.place))
+    objects.sort(key=lambda thing: PLACES.index(thing.place))
     has_word = random.random() < 0.5 if with_word is None else with_word
     writing = _writing(random, places[3]) if has_word else None
-    return Scene(tuple(things), writing)
+    return Scene(tuple(objects), writing)
 
 
-def _thing(random: Random, size: str, colour: str, shape: str, place: str) -> Thing:
+def _thing(random: Random, size: str, colour: str, shape: str, place: str) -> SceneObject:
     side = random.randint(23, 25) if size == "large" else random.randint(12, 14)
     corner = random.choice(PLACES)
     left, top = origin(place)
@@ -114,7 +114,7 @@ def _thing(random: Random, size: str, colour: str, shape: str, place: str) -> Th
         start + (random.randint(1, 3) if near else room - random.randint(0, 2))
         for start, near in ((left, corner.endswith("left")), (top, corner.startswith("top")))
     )
-    return Thing(size, colour, shape, place, corner, (x, y, x + side, y + side))
+    return SceneObject(size, colour, shape, place, corner, (x, y, x + side, y + side))
 
 
 def _writing(random: Random, place: str) -> Writing:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,9 +17,9 @@ from vila2cli.shards import TarWriter
 from vila2cli.shards.records import check_whole
 from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS
-from vila2cli.world import language
+from vila2cli.world import sayings
+from vila2cli.world.base_data import reading_turns
 from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.reading import reading_turns
 from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, draw_scene
 
 Members = dict[str, bytes]
@@ -74,15 +75,15 @@ def _check_free(out: Path, plan: Mapping[str, object]) -> None:
 
 
 def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[Random], Members]]]]:
-    yield "pretrain", (world.num_pretrain, lambda random: pretrain_sample(random, world.alt_text_noise))
-    yield "interleaved", (world.num_interleaved, lambda random: document(random, world.alt_text_noise))
+    yield "pretrain", (world.num_pretrain, partial(pretrain_sample, noise=world.alt_text_noise))
+    yield "interleaved", (world.num_interleaved, partial(document, noise=world.alt_text_noise))
     yield "sft", (world.num_sft, instruction_sample)
     yield "text", (world.num_text, text_sample)
     for name in SPECIALISTS:
-        yield f"specialist-{name}", (world.num_specialist, _specialist_maker(name))
+        yield f"specialist-{name}", (world.num_specialist, partial(specialist_sample, name=name))
     for split, num in (("dev", world.num_dev), ("eval", world.num_eval)):
         for task in TASKS:
-            yield f"{split}/{task}", (num, _task_maker(task, split))
+            yield f"{split}/{task}", (num, partial(task_sample, task=task, split=split))
 
 
 def _write_folder(
@@ -122,7 +123,7 @@ def picture_members(scene: Scene, random: Random, meta: dict[str, Any], text: st
 def pretrain_sample(random: Random, noise: float) -> Members:
     """A picture with web-like alt-text."""
     scene = draw_scene(random, "pretrain")
-    text = language.alt_text(scene, random, wrong=noise, boilerplate=noise)
+    text = sayings.alt_text(scene, random, wrong=noise, boilerplate=noise)
     return picture_members(scene, random, {"url": f"world:{scene.signature}"}, text)
 
 
@@ -131,9 +132,9 @@ def document(random: Random, noise: float) -> Members:
     scenes = [draw_scene(random, "interleaved") for _ in range(random.choice((2, 3)))]
     texts: list[str | None] = []
     for scene in scenes:
-        said = language.alt_text(scene, random, wrong=noise, boilerplate=0.0)
-        texts += [f"{random.choice(('Here is', 'Then came', 'Next to it', 'We also saw'))} {said}.", None]
-    texts.append(random.choice(language.BOILERPLATE))
+        text = sayings.alt_text(scene, random, wrong=noise, boilerplate=0.0)
+        texts += [f"{random.choice(('Here is', 'Then came', 'Next to it', 'We also saw'))} {text}.", None]
+    texts.append(random.choice(sayings.BOILERPLATE))
     images = [None if text is not None else sum(t is None for t in texts[:i]) for i, text in enumerate(texts)]
     members = {f"{i}.jpg": encode_jpeg(draw_picture(scene, random)) for i, scene in enumerate(scenes)}
     meta = {"interleaved": {"texts": texts, "images": images}, "scenes": [scene.to_json() for scene in scenes]}
@@ -145,9 +146,9 @@ def instruction_sample(random: Random) -> Members:
     scene = draw_scene(random, "sft")
     skills = random.sample(SFT_SKILLS, SFT_QUESTIONS)
     if random.random() < 0.4:
-        turns = language.interview(scene, random, skills[:2]) + language.comparison(scene, random, thin=0.4)
+        turns = sayings.interview(scene, random, skills[:2]) + sayings.comparison(scene, random, thin=0.4)
     else:
-        turns = language.describe(scene, random) + language.interview(scene, random, skills)
+        turns = sayings.describe(scene, random) + sayings.interview(scene, random, skills)
     return picture_members(scene, random, _messages(turns))
 
 
@@ -156,28 +157,22 @@ def text_sample(random: Random) -> Members:
     return {"json": _json(_messages(reading_turns(random)))}
 
 
-def _specialist_maker(name: str) -> Callable[[Random], Members]:
-    def make(random: Random) -> Members:
-        scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
-        prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
-        return picture_members(
-            scene, random, _messages(language.specialist_turns(scene, name, prompts, random))
-        )
-
-    return make
+def specialist_sample(random: Random, name: str) -> Members:
+    """A picture with a conversation of a specialist's skill."""
+    scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
+    prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
+    return picture_members(scene, random, _messages(sayings.specialist_turns(scene, name, prompts, random)))
 
 
-def _task_maker(task: str, split: str) -> Callable[[Random], Members]:
-    def make(random: Random) -> Members:
-        scene = draw_scene(random, split)
-        image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
-        if task == "caption":
-            question, answer = PROMPTS["long-v1"], language.caption(scene)
-        else:
-            question, answer = language.QUESTIONS[task](scene, ask)
-        return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
-
-    return make
+def task_sample(random: Random, task: str, split: str) -> Members:
+    """A picture with a question of an evaluation task and its answer."""
+    scene = draw_scene(random, split)
+    image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
+    if task == "caption":
+        question, answer = PROMPTS["long-v1"], sayings.caption(scene)
+    else:
+        question, answer = sayings.QUESTIONS[task](scene, ask)
+    return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
 
 
 def task_toml(task: str, split: str) -> str:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks import FORMATS, find_format
-from vila2cli.formats.benchmarks.reading import read_text
 from vila2cli.formats.benchmarks.write import import_tasks
+from vila2cli.formats.reading import read_text
+from vila2cli.formats.registry import find_format, names
 
 PIXEL = io.BytesIO()
 Image.new("RGB", (2, 2)).save(PIXEL, "PNG")
@@ -129,7 +129,7 @@ def put(value, path, new):
 
 
 def test_every_format_is_broken_here():
-    assert set(WHOLE) | {"mme", "mmbench", "vlmevalkit"} == set(FORMATS)
+    assert set(WHOLE) | {"mme", "mmbench", "vlmevalkit"} == set(names("eval import"))
 
 
 @pytest.mark.parametrize(("form", "values"), CASES, ids=[f"{form}-{n}" for n, (form, _) in enumerate(CASES)])
@@ -148,14 +148,14 @@ def test_a_value_of_another_kind_is_a_question_or_one_line(tmp_path, form, value
 def said(form, files):
     """The line that an import ends with, empty where it reads all of the questions."""
     try:
-        for table in find_format(form).read(files, ""):
+        for table in find_format("eval import", form).load()(files, ""):
             assert all(isinstance(question.id, str) for question in table.questions)
     except DataError as error:
         return str(error)
     return ""
 
 
-@pytest.mark.parametrize("form", sorted(FORMATS))
+@pytest.mark.parametrize("form", sorted(names("eval import")))
 @pytest.mark.parametrize(
     "data",
     [b"\xff\xfe\x00", b"caf\xe9 \tYes\n", b"", b"[" * 10_000],
@@ -168,7 +168,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path, form, data):
     path.write_bytes(data)
     given = [folder] if form == "mme" else [path] * len(WHOLE.get(form, [None]))
     with pytest.raises(DataError, match=r"7\.txt|holds no|give "):
-        import_tasks(find_format(form), given, tmp_path / "tasks")
+        import_tasks(form, given, tmp_path / "tasks")
 
 
 @pytest.mark.parametrize(("encoding", "named"), [("utf-16", "utf-16"), ("latin-1", "latin1")])
@@ -198,7 +198,7 @@ def test_a_table_with_a_broken_row_is_named(tmp_path, form, row):
     path = tmp_path / "table.tsv"
     path.write_text(f"index\tquestion\tA\tB\tanswer\timage\n1\tWho?\tx\ty\tA\t{image}\n{row}\n")
     with pytest.raises(DataError, match=r"table\.tsv|no JPEG") as caught:
-        import_tasks(find_format(form), [path], tmp_path / "tasks")
+        import_tasks(form, [path], tmp_path / "tasks")
     assert "\n" not in str(caught.value)
 
 
@@ -209,6 +209,4 @@ def test_an_image_that_cannot_be_a_file_is_named(tmp_path, name):
     (tmp_path / "images").mkdir()
     values = {"1": {"imagename": name, "question": "?", "answer": "a", "capability": ["rec"]}}
     with pytest.raises(DataError, match="there is no image"):
-        import_tasks(
-            find_format("mmvet"), write(tmp_path / "f", [values]), tmp_path / "t", images=tmp_path / "images"
-        )
+        import_tasks("mmvet", write(tmp_path / "f", [values]), tmp_path / "t", images=tmp_path / "images")

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks import find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.score.task import load_task
 from vila2cli.settings.recipe import load_recipe
@@ -29,7 +28,7 @@ def write(folder, name, value):
 
 def run(form, files, out, **options):
     """The tasks of an import, with the samples of each."""
-    made = import_tasks(find_format(form), files, out, **options)
+    made = import_tasks(form, files, out, **options)
     return [(load_task(one.folder), samples_of(one.folder)) for one in made]
 
 

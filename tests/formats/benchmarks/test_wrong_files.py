@@ -5,7 +5,6 @@ import json
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.formats.benchmarks import FORMATS, find_format
 from vila2cli.formats.benchmarks.write import import_tasks
 from vila2cli.score.task import load_task
 from vila2cli.shards import open_source, read_shard
@@ -60,7 +59,7 @@ def files(folder, **values):
 )
 def test_what_is_wrong_is_named(tmp_path, form, values, message):
     with pytest.raises(DataError, match=message):
-        import_tasks(find_format(form), files(tmp_path, **values), tmp_path / "tasks")
+        import_tasks(form, files(tmp_path, **values), tmp_path / "tasks")
 
 
 @pytest.mark.parametrize(
@@ -69,14 +68,14 @@ def test_what_is_wrong_is_named(tmp_path, form, values, message):
 )
 def test_hallusionbenchs_answers_are_read_in_every_type(tmp_path, value, answer):
     (made,) = import_tasks(
-        FORMATS["hallusionbench"], files(tmp_path, h=[HALLUSION | {"gt_answer": value}]), tmp_path / "tasks"
+        "hallusionbench", files(tmp_path, h=[HALLUSION | {"gt_answer": value}]), tmp_path / "tasks"
     )
     assert [sample.meta["answers"] for sample in samples_of(made.folder)] == [[answer]]
 
 
 def test_vsrs_labels_may_be_words(tmp_path):
     rows = [{"image": "1.jpg", "caption": "?", "label": label} for label in ("True", "False", True, 0)]
-    (made,) = import_tasks(FORMATS["vsr"], files(tmp_path, v=rows), tmp_path / "tasks")
+    (made,) = import_tasks("vsr", files(tmp_path, v=rows), tmp_path / "tasks")
     found = [sample.meta["answers"] for sample in samples_of(made.folder)]
     assert found == [["true"], ["false"], ["true"], ["false"]]
 
@@ -84,7 +83,7 @@ def test_vsrs_labels_may_be_words(tmp_path):
 def test_mmes_blank_lines_are_no_questions(tmp_path):
     (tmp_path / "mme/count").mkdir(parents=True)
     (tmp_path / "mme/count/7.txt").write_text("Is it 2?\tYes\n\nIs it 3?\tNo\n \n")
-    (made,) = import_tasks(FORMATS["mme"], [tmp_path / "mme"], tmp_path / "tasks")
+    (made,) = import_tasks("mme", [tmp_path / "mme"], tmp_path / "tasks")
     assert (made.num_samples, load_task(made.folder).name) == (2, "mme")
 
 
@@ -94,10 +93,10 @@ def test_an_empty_parquet_file_is_named(tmp_path):
     path = tmp_path / "mmmu.parquet"
     parquet.write_table(pyarrow.table({"id": pyarrow.array([], pyarrow.string())}), path)
     with pytest.raises(DataError, match=r"mmmu\.parquet holds no rows"):
-        import_tasks(FORMATS["mmmu"], [path], tmp_path / "tasks")
+        import_tasks("mmmu", [path], tmp_path / "tasks")
     path.write_bytes(b"PAR0")
     with pytest.raises(DataError, match=r"cannot read .*mmmu\.parquet"):
-        import_tasks(FORMATS["mmmu"], [path], tmp_path / "tasks")
+        import_tasks("mmmu", [path], tmp_path / "tasks")
 
 
 def samples_of(folder):

@@ -8,7 +8,7 @@ from PIL import Image, features
 from vila2cli.errors import DataError
 from vila2cli.formats.specialists.boxes import Frame, box_text, grid_box, seen_from
 from vila2cli.image import decode_image, stored_as
-from vila2cli.score.grounding import parse_boxes
+from vila2cli.score.box import parse_boxes
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 

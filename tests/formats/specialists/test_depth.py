@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.specialists.depth import DepthMaps
-from vila2cli.formats.specialists.folders import FileFolder
-from vila2cli.formats.specialists.pictures import Thing
+from vila2cli.formats.specialists.pictures import Boxed
 from vila2cli.stages.build import build
 from vila2cli.world.draw import encode_jpeg
 
@@ -32,7 +32,7 @@ def depth_HW() -> Any:
 
 
 def measured(folder: Path, unit: float | None = None, orientation: int = 1) -> list[float | None]:
-    things = [Thing(category="cup", box=NEAR), Thing(category="cup", box=FAR)]
+    things = [Boxed(category="cup", box=NEAR), Boxed(category="cup", box=FAR)]
     stored = (50, 100) if orientation >= 5 else (100, 50)
     maps = DepthMaps(FileFolder(folder), unit)
     return [thing.distance for thing in maps.measure(things, PLACE, stored, orientation)]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError
-from vila2cli.formats.specialists.formats import read_pictures
+from vila2cli.formats.specialists.draft import read_pictures
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.build import build
 from vila2cli.world.draw import encode_jpeg

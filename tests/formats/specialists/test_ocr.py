@@ -4,16 +4,20 @@ from pathlib import Path
 
 from vila2cli.formats.specialists import ocr
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.pictures import BuildSettings, Conversation, Picture, Thing
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture
 from vila2cli.formats.specialists.rules import settle
 
 
-def word(text: str, x: float, y: float) -> Thing:
-    return Thing(category="text", box=(x, y, x + 80, y + 40), text=text)
+def word(text: str, x: float, y: float) -> Boxed:
+    return Boxed(category="text", box=(x, y, x + 80, y + 40), text=text)
 
 
 def converse(
-    words: list[Thing], questions: tuple[tuple[str, str], ...] = (), *, describe: bool = False, most: int = 40
+    words: list[Boxed],
+    questions: tuple[tuple[str, str], ...] = (),
+    *,
+    describe: bool = False,
+    most: int = 40,
 ) -> Conversation:
     picture = Picture(
         name="a",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.specialists import grounding
-from vila2cli.formats.specialists.formats import read_pictures
+from vila2cli.formats.specialists.draft import read_pictures
 from vila2cli.formats.specialists.pictures import BuildSettings, Picture
 from vila2cli.formats.specialists.rules import settle
 from vila2cli.shards import TarWriter

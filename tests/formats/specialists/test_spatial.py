@@ -6,18 +6,18 @@ import pytest
 
 from vila2cli.formats.specialists import spatial
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.pictures import BuildSettings, Picture, Thing
-from vila2cli.score.grounding import parse_boxes
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Picture
+from vila2cli.score.box import parse_boxes
 
 FRAME = Frame("999", "xyxy")
 LEFT, MIDDLE, RIGHT = (50, 400, 150, 500), (450, 400, 550, 500), (850, 400, 950, 500)
 
 
-def thing(category: str, box: tuple[float, ...], **more: object) -> Thing:
-    return Thing(category=category, box=box, **more)  # type: ignore[arg-type]
+def thing(category: str, box: tuple[float, ...], **more: object) -> Boxed:
+    return Boxed(category=category, box=box, **more)  # type: ignore[arg-type]
 
 
-def found(*things: Thing) -> set[tuple[str, int, int | None]]:
+def found(*things: Boxed) -> set[tuple[str, int, int | None]]:
     return {tuple(one) for one in spatial.relations(things)}  # type: ignore[misc]
 
 
@@ -101,7 +101,7 @@ def test_a_description_is_there_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize("things", [[], [thing("cup", MIDDLE)]])
-def test_nothing_to_relate_has_a_reason(things: list[Thing]) -> None:
+def test_nothing_to_relate_has_a_reason(things: list[Boxed]) -> None:
     talk = spatial.converse(Picture(name="a", image=Path("a.jpg"), frame=FRAME), things, BuildSettings())
     assert talk.problem is not None
     assert talk.problem[0] == "no-relation"

@@ -9,7 +9,7 @@ from PIL import Image
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import Annotation
 from vila2cli.world.draw import draw_picture
-from vila2cli.world.language import alt_text
+from vila2cli.world.sayings import alt_text
 from vila2cli.world.scenes import draw_scene
 
 NUM_SHARDS, NUM_SAMPLES = 4, 12

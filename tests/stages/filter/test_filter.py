@@ -22,13 +22,13 @@ from filter_data import (
 )
 from safetensors.torch import load_file, save_file
 
+from vila2cli.ask import job
 from vila2cli.engine import ScoreRequest, open_engine
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
 from vila2cli.run.folder import Worker
 from vila2cli.shards import ShardStats
 from vila2cli.shards.sample import Turn
-from vila2cli.stages import filter as stage
 from vila2cli.text.prompts import PROMPTS, prompt_sha256
 
 
@@ -85,7 +85,7 @@ def test_the_score_is_the_perplexity_of_the_caption_under_image_and_prompt(
                 images=images,
                 text=words(number).decode(),
             )
-            (result,) = engine.score([request])
+            (result,) = engine.generate([request])
             logprobs = result.token_logprobs
             assert one.scores[name] == pytest.approx(math.exp(-sum(logprobs) / len(logprobs)), rel=1e-4)
             assert one.num_tokens == one.scores["num_tokens"] == len(logprobs)
@@ -167,7 +167,7 @@ def test_other_thresholds_score_nothing_anew(
     run(random=True)
     scores = {path: path.stat().st_mtime_ns for path in (tmp_path / "layer" / "scores").glob("*.tar")}
     before = tars(tmp_path / "layer")
-    monkeypatch.setattr(stage, "_score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(job, "annotate", lambda *_, **__: pytest.fail("scored again"))
     wider = run("filter.keep_share=0.5", "filter.duplicates=none", "filter.min_words=3", random=True)
     assert wider["out"] > 20
     assert wider["control"]["out"] == wider["out"]

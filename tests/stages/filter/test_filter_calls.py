@@ -24,18 +24,17 @@ from filter_data import (
     words,
 )
 
+from vila2cli.ask import job
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
-from vila2cli.filtering.summary import summary_lines
+from vila2cli.filtering.outcome import summary_lines
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.run.folder import Worker, lock
 from vila2cli.run.progress import Progress
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
-from vila2cli.shards.sample import Annotation
-from vila2cli.stages import filter as stage
+from vila2cli.shards.sample import Annotation, is_kept
 from vila2cli.stages.filter import filter_samples
-from vila2cli.text.compose import is_kept
 
 
 def test_the_control_is_a_random_part_of_equal_size(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -166,7 +165,7 @@ def test_another_language_scores_nothing_anew(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(*NO_MODEL, model=None)
-    monkeypatch.setattr(stage, "_score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(job, "annotate", lambda *_, **__: pytest.fail("scored again"))
     with pytest.raises(RejectBudgetError, match=r"none of 56 samples is kept in .*wrong-language"):
         run(*NO_MODEL, "filter.language=ru", model=None)
     assert run(*NO_MODEL, "filter.language=en", model=None)["out"] == NUM_SHARDS * NUM_SAMPLES
@@ -275,12 +274,12 @@ def test_what_a_filter_below_dropped_stays_dropped(run: Callable[..., dict[str, 
 def test_two_calls_at_once_do_not_write_the_same_folder(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def again(*_: object) -> None:
+    def again(*_: object, **__: object) -> None:
         with pytest.raises(DataError, match="in use"):
             run()
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "_score", again)
+        patched.setattr(job, "annotate", again)
         assert run()["decided"] is False
 
 

@@ -3,14 +3,18 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
-from vila2cli.formats.benchmarks.reading import Format, Question, Table
+from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, BenchmarkTask, TaskReader
+from vila2cli.formats.folders import FileFolder
+from vila2cli.formats.registry import find_format
 from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, TarWriter
 
@@ -33,7 +37,7 @@ class Imported:
 
 
 def import_tasks(
-    form: Format,
+    form: str,
     files: Sequence[Path],
     out: Path,
     *,
@@ -52,14 +56,12 @@ def import_tasks(
     if missing is not None:
         raise DataError(f"there is no {missing}")
     finder = None if images is None else _Finder(images)
-    tables = (_framed(table, box_frame) for table in form.read(files, split))
-    imported = [_import(table, out, finder, synonyms) for table in tables]
-    if not imported:
-        raise DataError(f"the files hold no questions; {form.name} is made from {form.files}")
-    return imported
+    read: TaskReader = find_format("eval import", form).load()
+    tables = (_framed(table, box_frame) for table in read(files, split))
+    return [_import(table, out, finder, synonyms) for table in tables]
 
 
-def _framed(table: Table, box_frame: str) -> Table:
+def _framed(table: BenchmarkTask, box_frame: str) -> BenchmarkTask:
     """The table with another frame for the boxes of its answers."""
     if not box_frame:
         return table
@@ -70,7 +72,7 @@ def _framed(table: Table, box_frame: str) -> Table:
     return replace(table, box_frame=box_frame)
 
 
-def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
+def _import(table: BenchmarkTask, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
     """Write one task whole, or raise and leave nothing of it."""
     if finder is not None and table.no_images:
         raise DataError(table.no_images)
@@ -93,7 +95,7 @@ def _import(table: Table, out: Path, finder: "_Finder | None", synonyms: Path | 
     return Imported(folder, num_samples, num_images)
 
 
-def task_toml(table: Table, has_synonyms: bool = False) -> str:
+def task_toml(table: BenchmarkTask, has_synonyms: bool = False) -> str:
     """The description that makes a folder of shards an evaluation task."""
     values = {
         "name": table.name,
@@ -108,71 +110,62 @@ def task_toml(table: Table, has_synonyms: bool = False) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def _write(table: Table, folder: Path, finder: "_Finder | None") -> tuple[int, int]:
+def _write(table: BenchmarkTask, folder: Path, finder: "_Finder | None") -> tuple[int, int]:
     """Write the shards of a task, and return how many samples and images they hold."""
     folder.mkdir(parents=True)
+    numbered = enumerate(table.questions)
     num_samples = num_images = 0
-    for shard, questions in enumerate(_batches(table.questions)):
-        with TarWriter(folder / f"{shard:06d}.tar") as tar:
-            for question in questions:
-                members = _members(question, num_samples, finder)
-                tar.write_sample(f"{num_samples:09d}", members)
-                num_samples, num_images = num_samples + 1, num_images + len(members) - 1
+    while shard := list(islice(numbered, SAMPLES_PER_SHARD)):
+        with TarWriter(folder / f"{num_samples // SAMPLES_PER_SHARD:06d}.tar") as tar:
+            for index, question in shard:
+                members = _members(question, index, finder)
+                tar.write_sample(f"{index:09d}", members)
+                num_images += len(members) - 1
+        num_samples += len(shard)
     if num_samples == 0:
         raise DataError(f"the files hold no questions for {table.name}")
     return num_samples, num_images
 
 
-def _members(question: Question, index: int, finder: "_Finder | None") -> dict[str, bytes]:
+def _members(question: BenchmarkQuestion, index: int, finder: "_Finder | None") -> dict[str, bytes]:
     pictures = _pictures(question, finder)
     members = {
         ending if len(pictures) == 1 else f"{place}.{ending}": data
         for place, (ending, data) in enumerate(pictures)
     }
     meta: dict[str, Any] = {
+        "question_id": question.id,
         **question.meta,
-        "question_id": question.meta.get("question_id", question.id),
         "question": question.question,
         "answers": list(question.answers),
         "index": index,
         "num_images": len(question.images),
+        "sample_id": question.id,
     }
     names = [image for image in question.images if isinstance(image, str)]
     if names:
         meta.setdefault("image", names[0])
-    return {**members, "json": to_json_bytes({**meta, "sample_id": question.id})}
+    return {**members, "json": to_json_bytes(meta)}
 
 
-def _pictures(question: Question, finder: "_Finder | None") -> list[tuple[str, bytes]]:
+def _pictures(question: BenchmarkQuestion, finder: "_Finder | None") -> list[tuple[str, bytes]]:
     """Extension and bytes of all images of a question; none at all where those named are not to be read."""
-    if finder is None and any(isinstance(image, str) for image in question.images):
-        return []
     pictures = []
     for image in question.images:
         if isinstance(image, bytes):
             pictures.append((_extension(image), image))
+        elif finder is None:
+            return []
         else:
-            assert finder is not None
             pictures.append(finder.read(image))
     return pictures
 
 
 def _extension(data: bytes) -> str:
-    found = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
-    if found is None:
-        raise DataError("an image among the questions is no JPEG, PNG, GIF, BMP or WebP")
-    return found
-
-
-def _batches(questions: Any) -> Iterator[list[Question]]:
-    batch: list[Question] = []
-    for question in questions:
-        batch.append(question)
-        if len(batch) == SAMPLES_PER_SHARD:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    for magic, extension in _MAGIC.items():
+        if data.startswith(magic):
+            return extension
+    raise DataError("an image among the questions is no JPEG, PNG, GIF, BMP or WebP")
 
 
 def _is_below(name: str) -> bool:
@@ -197,41 +190,37 @@ def _number(name: str) -> tuple[int, bool] | None:
 class _Finder:
     """Images below a folder: by their path in it, else by file name or COCO number where only one has it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._known: tuple[dict[str, Path | None], dict[int, Path | None]] | None = None
+    def __init__(self, root: Path) -> None:
+        self._folder = FileFolder(root)
 
     def read(self, name: str) -> tuple[str, bytes]:
         """Extension and bytes of an image; raises DataError when it is not there."""
-        path = self.folder / name
+        path = self._folder.root / name
         if not _is_below(name) or not _is_file(path):
-            found = self._named(name)
-            if found is None:
-                raise DataError(f"there is no image {name} in {self.folder}, or several are called so")
-            path = found
+            paths = self._named(name)
+            if len(paths) != 1:
+                raise DataError(f"there is no image {name} in {self._folder.root}, or several are called so")
+            path = paths[0]
         ending = path.suffix.removeprefix(".").lower()
         data = path.read_bytes()
         return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
 
-    def _named(self, name: str) -> Path | None:
-        """The one file of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg.
+    def _named(self, name: str) -> list[Path]:
+        """The files of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg.
 
         RefCOCO has the number of the region behind that of the image.
         """
-        by_name, by_number = self._files()
         file = Path(name).name
-        if file in by_name or (number := _number(_REGION.sub("", file))) is None:
-            return by_name.get(file)
-        found = by_number.get(number[0])
-        return found if found is not None and (number[1] or (_number(found.name) or (0, False))[1]) else None
+        if (paths := self._folder.named(file)) or (number := _number(_REGION.sub("", file))) is None:
+            return paths
+        paths = self._by_number.get(number[0], [])
+        is_coco = number[1] or any((_number(path.name) or number)[1] for path in paths)
+        return paths if is_coco else []
 
-    def _files(self) -> tuple[dict[str, Path | None], dict[int, Path | None]]:
-        if self._known is None:
-            by_name: dict[str, Path | None] = {}
-            by_number: dict[int, Path | None] = {}
-            for path in (path for path in self.folder.rglob("*") if path.is_file()):
-                by_name[path.name] = None if path.name in by_name else path
-                if number := _number(path.name):
-                    by_number[number[0]] = None if number[0] in by_number else path
-            self._known = by_name, by_number
-        return self._known
+    @cached_property
+    def _by_number(self) -> dict[int, list[Path]]:
+        by_number: dict[int, list[Path]] = {}
+        for name, paths in self._folder.by_name.items():
+            if number := _number(name):
+                by_number.setdefault(number[0], []).extend(paths)
+        return by_number

@@ -8,42 +8,36 @@ from urllib.parse import urlsplit
 
 from vila2cli.errors import DataError
 from vila2cli.files import parse_json
+from vila2cli.formats.reading import RowError
 from vila2cli.image import image_size
-from vila2cli.shards.members import Unusable
 from vila2cli.shards.places import tar_stem
 from vila2cli.shards.sample import EncodedImage
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
-    """Where the bytes of a file lie in a tar that is not compressed."""
+class _Place:
+    """Where the bytes of an image are: a file, or the `span` (start, length, time of change) of a plain tar."""
 
-    tar: Path
-    start: int
-    num_bytes: int
-    extension: str
-    mtime_ns: int
-
-    def read(self) -> tuple[bytes, str]:
-        with self.tar.open("rb") as file:
-            file.seek(self.start)
-            return file.read(self.num_bytes), self.extension
-
-    def identity(self) -> list[str | int]:
-        return [self.tar.name, self.start, self.num_bytes, self.mtime_ns]
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
     path: Path
+    extension: str
+    span: tuple[int, int, int] | None = None
 
-    def read(self) -> tuple[bytes, str]:
-        return self.path.read_bytes(), self.path.suffix[1:].lower()
+    def read(self) -> bytes:
+        start, num_bytes, _ = self.span or (0, -1, 0)
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(num_bytes)
 
     def identity(self) -> list[str | int]:
+        if self.span:
+            return [self.path.name, *self.span]
         status = self.path.stat()
         return [self.path.name, status.st_size, status.st_mtime_ns]
+
+
+def _file(path: Path) -> _Place:
+    return _Place(path, path.suffix[1:].lower())
 
 
 class ImageStore:
@@ -56,50 +50,49 @@ class ImageStore:
         self._folders = [place for place in places if place.is_dir()]
         tars = [place for place in places if not place.is_dir()]
         tars += [tar for folder in self._folders for tar in sorted(folder.glob("*.tar"))]
-        self._members: dict[str, _Member] = {}
-        self._by_name: dict[str, list[_Member]] = {}
+        self._members: dict[str, _Place] = {}
+        self._by_name: dict[str, list[_Place]] = {}
         for tar in tars:
             self._index(tar)
         self._by_url: dict[str, Path] | None = None
 
     def find(self, name: str) -> EncodedImage:
-        """The image of this name; raises Unusable when it is missing or is no image."""
-        data, extension = self._locate(name).read()
+        """The image of this name; raises RowError when it is missing or is no image."""
+        place = self._locate(name)
+        data = place.read()
         try:
             image_size(data)
         except DataError as error:
-            raise Unusable("undecodable", f"{name}: {error}") from None
-        return EncodedImage(data, extension if extension in IMAGE_EXTENSIONS else "jpg")
+            raise RowError(str(error), "undecodable", name) from None
+        return EncodedImage(data, place.extension if place.extension in IMAGE_EXTENSIONS else "jpg")
 
     def identity(self, name: str) -> list[str | int]:
         """What tells the image of this name from another without reading it, or why there is none."""
         try:
             return self._locate(name).identity()
-        except Unusable as error:
+        except RowError as error:
             return [error.reason]
 
-    def _locate(self, name: str) -> _Member | _File:
+    def _locate(self, name: str) -> _Place:
         if (member := self._members.get(name)) is not None:
             return member
         for folder in self._folders:
             if _is_inside(path := folder / name, folder):
-                return _File(path)
-        if "://" in name and (found := self._downloaded().get(name)) is not None:
-            return _File(found)
+                return _file(path)
+        if "://" in name and (download := self._downloaded().get(name)) is not None:
+            return _file(download)
         return self._by_last_part(name)
 
-    def _by_last_part(self, name: str) -> _Member | _File:
+    def _by_last_part(self, name: str) -> _Place:
         """The one image whose path ends as the name does: what holds the images may be laid out otherwise."""
         last = _last_part(name)
-        members = self._by_name.get(last, [])
-        paths = [path for folder in self._folders if _is_inside(path := folder / last, folder)]
-        if len(members) + len(paths) > 1:
-            raise Unusable("ambiguous-image", f"{name}: several images are called {last}, none lies there")
-        if members:
-            return members[0]
-        if paths:
-            return _File(paths[0])
-        raise Unusable("missing-image", f"{name} is in none of the places given with --images")
+        places = list(self._by_name.get(last, []))
+        places += [_file(path) for folder in self._folders if _is_inside(path := folder / last, folder)]
+        if len(places) > 1:
+            raise RowError(f"several images are called {last}, none lies there", "ambiguous-image", name)
+        if places:
+            return places[0]
+        raise RowError(f"{name} is in none of the places given with --images", "missing-image")
 
     def _index(self, tar: Path) -> None:
         """Note where every file of a tar lies, by path, by name, and by the URL that its JSON states."""
@@ -116,14 +109,15 @@ class ImageStore:
                     if extension == "json" and (file := archive.extractfile(entry)) is not None:
                         urls[stem] = str(parse_json(file.read(), entry.name).get("url") or "")
                     if extension.lower() in IMAGE_EXTENSIONS:
-                        member = _Member(tar, entry.offset_data, entry.size, extension.lower(), mtime_ns)
+                        span = (entry.offset_data, entry.size, mtime_ns)
+                        member = _Place(tar, extension.lower(), span)
                         self._members.setdefault(entry.name, member)
                         self._by_name.setdefault(PurePosixPath(entry.name).name, []).append(member)
         except tarfile.TarError as error:
             raise DataError(f"{tar} is damaged or cut off: {error}") from None
         for stem, url in urls.items():
             own = next((m for e in IMAGE_EXTENSIONS if (m := self._members.get(f"{stem}.{e}"))), None)
-            if url and own is not None and own.tar == tar:
+            if url and own is not None and own.path == tar:
                 self._members.setdefault(url, own)
 
     def _downloaded(self) -> dict[str, Path]:
@@ -133,7 +127,7 @@ class ImageStore:
             for folder in self._folders:
                 for path in sorted(folder.rglob("*.json")):
                     pictures = (path.with_suffix(f".{extension}") for extension in IMAGE_EXTENSIONS)
-                    picture = next((one for one in pictures if one.is_file()), None)
+                    picture = next((picture for picture in pictures if picture.is_file()), None)
                     if picture is not None and (url := parse_json(path.read_bytes(), str(path)).get("url")):
                         self._by_url.setdefault(str(url), picture)
         return self._by_url

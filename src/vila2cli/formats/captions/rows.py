@@ -1,120 +1,165 @@
-"""Rows of annotation files: JSON, JSON lines (plain, gzip or zip) and Parquet."""
+"""Formats whose items are rows of a file: LLaVA, COCO, image-text pairs, MMC4 and OBELICS."""
 
-import gzip
-import io
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from vila2cli.errors import DataError
-from vila2cli.files import check_value, load_unchecked
-from vila2cli.shards.members import Unusable
+from vila2cli.formats.captions.items import Item, ItemReader
+from vila2cli.formats.reading import Row, RowError, load_packed, stated, stream_rows
+from vila2cli.shards.sample import IMAGE_PLACEHOLDER
 
-Row = dict[str, Any] | Unusable
-"""A row as it lies in the file, or why it is none."""
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file by its name: .json (one list), .jsonl or .ndjson, also .gz and .zip, or .parquet.
-
-    A line that is no JSON object is an Unusable in its place. Raises DataError for a file that cannot
-    be read as a whole.
-    """
-    suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zip")]
-    if suffixes[-1:] == [".parquet"]:
-        yield from _parquet(path)
-        return
-    try:
-        with _opened(path) as stream:
-            if suffixes[-1:] in ([".jsonl"], [".ndjson"]):
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield _object(line, f"line {number}")
-                return
-            value = load_unchecked(stream.read())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, list):
-        raise DataError(f"{path} should hold a list of objects; a file of JSON lines is named .jsonl")
-    for number, row in enumerate(value, 1):
-        yield _checked(row, f"entry {number}")
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_TEXT_KEYS = ("text", "caption", "alt")
+_IMAGE_KEYS = ("image", "file_name", "url")
+_ORIGIN_KEYS = ("id", "url", "doc_id", "title", "license")
+"""What tells where an item came from, kept in KEY.json."""
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """A JSON file that is one object, as COCO's are."""
-    try:
-        with _opened(path) as stream:
-            value = load_unchecked(stream.read())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} should hold one object")
-    return value
+def _by_row(
+    item_of: Callable[[Row, int], Item], rows: Callable[[Path], Iterator[Row | RowError]] = stream_rows
+) -> ItemReader:
+    def read(path: Path, max_images: int) -> Iterator[Item | RowError]:
+        for row in rows(path):
+            try:
+                yield row if isinstance(row, RowError) else item_of(row, max_images)
+            except RowError as error:
+                yield error
+
+    return read
 
 
-def files_in(inputs: Sequence[Path], endings: Sequence[str]) -> list[Path]:
-    """The files given, and of folders those with these endings, in order of their names."""
-    found: list[Path] = []
-    for place in inputs:
-        if place.is_dir():
-            own = sorted(path for path in place.iterdir() if path.name.endswith(tuple(endings)))
-            if not own:
-                raise DataError(f"{place} holds no file that ends in {', '.join(endings)}")
-            found += own
-        elif place.is_file():
-            found.append(place)
+def _llava(row: Row, _: int) -> Item:
+    """A conversation: `conversations` of `from` and `value`, `image` one name, several, or none."""
+    if row.get("video"):
+        raise row.error("videos are not read", "video")
+    named = row.get("image") or []
+    images = [named] if isinstance(named, str) else named
+    if not isinstance(images, list):
+        raise row.wrong("image", "a name or a list of names", "bad-row")
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise row.error("'conversations' should be a list of turns", "bad-conversation")
+    messages = [{"role": _ROLES.get(str(t.get("from"))), "content": t.get("value")} for t in turns]
+    for message in messages:
+        if message["role"] is None or not isinstance(message["content"], str):
+            raise row.error("a turn needs 'from' (human or gpt) and a text 'value'", "bad-conversation")
+    roles = [message["role"] for message in messages if message["role"] != "system"]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
+        order = ", ".join(map(str, roles[:6]))
+        raise row.error(f"turns should go human, gpt, human, gpt; got {order}", "bad-conversation")
+    marked = sum(str(message["content"]).count(IMAGE_PLACEHOLDER) for message in messages)
+    if marked not in (0, len(images)):
+        raise row.error(f"the turns name {marked} images, the item has {len(images)}", "image-count")
+    return Item(name=_name(row), images=tuple(map(str, images)), meta={"messages": messages, **_origin(row)})
+
+
+def _coco(row: Row, _: int) -> Item:
+    """An image with its captions, joined by `_coco_rows`; the first is the text, all are in the JSON."""
+    file, captions = row.get("file_name"), row.get("captions")
+    if not file:
+        error = f"{len(captions)} captions of image {row.get('id')}, which is not listed"
+        raise row.error(error, "no-image-entry")
+    captions = [text.strip() for text in captions if isinstance(text, str) and text.strip()]
+    if not captions:
+        raise row.error(f"{file} has no caption", "no-caption")
+    size = {name: row.get(name) for name in ("width", "height") if name in row}
+    meta = {"captions": captions, **size, **_origin(row)}
+    return Item(name=str(file), images=(str(file),), text=captions[0], meta=meta)
+
+
+def _coco_rows(path: Path) -> Iterator[Row | RowError]:
+    table = Row(load_packed(path), str(path))
+    rows: dict[Any, dict[str, Any] | RowError] = {}
+    captions: dict[Any, list[Any]] = {}
+    for number, image in enumerate(table.rows("images"), 1):
+        if (key := stated(image.id, "id")) is None:
+            error = f"image {number} has no id that is a number or text"
+            rows[f"image {number}"] = RowError(error, "bad-row", path.name)
         else:
-            raise DataError(f"{place} does not exist")
-    return found
+            captions[key] = []
+            rows[key] = {**image.fields, "captions": captions[key]}
+    for number, annotation in enumerate(table.rows("annotations"), 1):
+        if (key := stated(annotation.id, "image_id")) is None:
+            error = f"annotation {number} names no image"
+            rows[f"annotation {number}"] = RowError(error, "bad-row", path.name)
+        else:
+            rows.setdefault(key, {"id": key, "captions": captions.setdefault(key, [])})
+            captions[key].append(annotation.get("caption"))
+    for number, row in enumerate(rows.values(), 1):
+        yield row if isinstance(row, RowError) else Row(row, f"{path.name}, item {number}")
 
 
-def _object(line: bytes, where: str) -> Row:
-    try:
-        row = load_unchecked(line)
-    except ValueError as error:
-        return Unusable("bad-row", f"{where} is no JSON: {error}")
-    return _checked(row, where)
+def _pair(row: Row, _: int) -> Item:
+    """An image and its alt-text, as COYO's rows: `text`, and an `image`, `file_name` or `url`."""
+    texts, images = _texts(row, _TEXT_KEYS), [name for name in _texts(row, _IMAGE_KEYS) if name]
+    text = next((text for text in texts if text.strip()), None)
+    if text is None:
+        raise row.error(f"{_name(row)} has no text", "no-caption")
+    if not images:
+        raise row.error(f"{_name(row)} names no image", "no-image-entry")
+    rest = {key: value for key, value in row.fields.items() if key not in (*_TEXT_KEYS, "image", "file_name")}
+    return Item(name=_name(row), images=(images[0],), text=text, meta=rest)
 
 
-def _checked(row: Any, where: str) -> Row:
-    """One row of many: half a character in it is its own fault alone."""
-    try:
-        check_value(row)
-    except UnicodeError:
-        return Unusable("not-utf8", f"{where} holds half a character")
-    except ValueError as error:
-        return Unusable("bad-row", f"{where}: {error}")
-    return row if isinstance(row, dict) else Unusable("bad-row", f"{where} is no object")
+def _texts(row: Row, keys: Sequence[str]) -> list[str]:
+    return [value for key in keys if isinstance(value := row.get(key), str)]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-            if len(names) != 1:
-                raise DataError(f"{path} should hold one file, it holds {len(names)}")
-            with archive.open(names[0]) as stream:
-                yield io.BufferedReader(stream)  # type: ignore[type-var]
-    elif path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            yield stream  # type: ignore[misc]
-    else:
-        with path.open("rb") as stream:
-            yield stream
+def _mmc4(row: Row, max_images: int) -> Item:
+    """A web document: sentences, and before each the images that were matched to it, at most `max_images`
+    in all, as VILA reads it (VILA section 2 and released loader)."""
+    sentences, infos = row.get("text_list"), row.get("image_info")
+    if not isinstance(sentences, list) or not isinstance(infos, list):
+        raise row.error("a document needs 'text_list' and 'image_info'", "bad-document")
+    for info in infos:
+        index = info.get("matched_text_index") if isinstance(info, dict) else None
+        if not isinstance(index, int) or not 0 <= index < len(sentences):
+            raise row.error(f"an image is matched to sentence {index!r} of {len(sentences)}", "bad-document")
+    kept = sorted(infos, key=lambda info: int(info["matched_text_index"]))[:max_images]
+    places: list[tuple[str | None, str | None]] = []
+    for index, sentence in enumerate(sentences):
+        own = [info for info in kept if info["matched_text_index"] == index]
+        places += [(None, str(info.get("image_name") or info.get("raw_url"))) for info in own]
+        places += [(sentence, None)] if isinstance(sentence, str) and sentence.strip() else []
+    return _document(row, places)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'vila2cli[parquet]'") from None
-    try:
-        for batch in ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+def _obelics(row: Row, max_images: int) -> Item:
+    """A web document: `texts` and `images` of one length, one of the two at every position."""
+    texts, images = row.get("texts"), row.get("images")
+    if not isinstance(texts, list) or not isinstance(images, list) or len(texts) != len(images):
+        raise row.error("a document needs 'texts' and 'images' of one length", "bad-document")
+    places: list[tuple[str | None, str | None]] = []
+    for text, image in zip(texts, images, strict=True):
+        if isinstance(image, str) and image and sum(place[1] is not None for place in places) < max_images:
+            places.append((None, image))
+        elif isinstance(text, str) and text.strip():
+            places.append((text, None))
+    return _document(row, places)
+
+
+def _document(row: Row, places: Sequence[tuple[str | None, str | None]]) -> Item:
+    texts, images = [text for text, _ in places], [image for _, image in places]
+    named = tuple(image for image in images if image is not None)
+    if not named or not any(texts):
+        raise row.error(f"the document has no {'text' if named else 'image'}", "bad-document")
+    meta = {"interleaved": {"texts": texts, "images": images}, **_origin(row)}
+    return Item(name=_name(row), images=named, meta=meta, may_lose=True)
+
+
+def _name(row: Row) -> str:
+    for key in ("id", "doc_id", "url", "image", "title"):
+        if isinstance(value := row.get(key), str | int):
+            return str(value)
+    return "an item without id"
+
+
+def _origin(row: Row) -> dict[str, Any]:
+    return {key: row.get(key) for key in _ORIGIN_KEYS if key in row}
+
+
+read_llava = _by_row(_llava)
+read_coco = _by_row(_coco, _coco_rows)
+read_pairs = _by_row(_pair)
+read_mmc4 = _by_row(_mmc4)
+read_obelics = _by_row(_obelics)

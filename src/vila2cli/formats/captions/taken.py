@@ -9,15 +9,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.formats.captions.formats import Item, read_items
 from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.members import members_of
+from vila2cli.formats.captions.items import Item, ItemReader, members_of
+from vila2cli.formats.reading import RowError
 from vila2cli.shards import read_rejects
-from vila2cli.shards.members import Unusable
 from vila2cli.shards.records import check_whole, note, recorded
 from vila2cli.shards.sample import EncodedImage
 from vila2cli.shards.tarfiles import read_members, split_name
@@ -32,20 +32,18 @@ class Numbered:
 
     index: int
     source: Path
-    item: Item | Unusable
+    item: Item | RowError
 
     @property
     def key(self) -> str:
         return f"{self.index:09d}"
 
 
-def numbered(form: str, sources: Iterable[Path], *, max_images: int) -> Iterator[Numbered]:
+def number_items(read: ItemReader, sources: Iterable[Path], *, max_images: int) -> Iterator[Numbered]:
     """The items of the sources, one after another."""
-    index = 0
-    for source in sources:
-        for item in read_items(form, source, max_images=max_images):
-            yield Numbered(index, source, item)
-            index += 1
+    items = ((source, item) for source in sources for item in read(source, max_images))
+    for index, (source, item) in enumerate(items):
+        yield Numbered(index, source, item)
 
 
 class Taken:
@@ -57,17 +55,17 @@ class Taken:
         self._counts: dict[Path, int] = {}
         self._sizes: dict[Path, int | None] = {}
 
-    def add(self, one: Numbered, identity: bytes) -> None:
+    def add(self, numbered: Numbered, identity: bytes) -> None:
         """Note an item, which was of this `identity` before its images were read."""
-        if one.source not in self._counts:
-            self._counts[one.source], self._sizes[one.source] = 0, _size(one.source)
-        self._counts[one.source] += 1
+        if numbered.source not in self._counts:
+            self._counts[numbered.source], self._sizes[numbered.source] = 0, _size(numbered.source)
+        self._counts[numbered.source] += 1
         self._digest.update(identity)
 
-    def identity(self, one: Numbered) -> bytes:
+    def identity(self, numbered: Numbered) -> bytes:
         """What tells an item, with its images, from another."""
-        item = one.item
-        value: list[Any] = [item.reason, str(item)] if isinstance(item, Unusable) else []
+        item = numbered.item
+        value: list[Any] = [item.reason, str(item)] if isinstance(item, RowError) else []
         if isinstance(item, Item):
             images = [
                 hashlib.sha256(image.data).hexdigest()
@@ -93,10 +91,10 @@ def in_order(sources: Sequence[Path], out: Path, names: Sequence[str]) -> list[P
     Raises DataError for one of these that is not there any more, RecipeError for one of another size.
     """
     left = {str(path.absolute()): path for path in sources}
-    found: dict[str, Path] = {}
+    in_use: dict[str, Path] = {}
     for name in names:
         for place, size, _ in recorded(out / f"{name}.tar").get("sources", ()):
-            if place in found:
+            if place in in_use:
                 continue
             if place not in left:
                 raise DataError(
@@ -108,24 +106,21 @@ def in_order(sources: Sequence[Path], out: Path, names: Sequence[str]) -> list[P
                     f"{place} has changed since {out / name}.tar was made from it: sizes {size} and "
                     f"{_size(left[place])} bytes; put the old one back, or convert to another --out"
                 )
-            found[place] = left.pop(place)
-    return [*found.values(), *left.values()]
+            in_use[place] = left.pop(place)
+    return [*in_use.values(), *left.values()]
 
 
-def pass_over(items: Iterable[Numbered], store: ImageStore, out: Path, name: str) -> None:
+def pass_over(items: Iterator[Numbered], store: ImageStore, out: Path, name: str) -> None:
     """Take the items of a finished shard; raises DataError when they are not those that it was made from."""
     tar = out / f"{name}.tar"
     check_whole(tar)
     record = recorded(tar)
-    taken, kept, num_left = Taken(store), list[_Outline](), int(record.get("in", 0))
-    for one in items if num_left else ():
-        taken.add(one, taken.identity(one))
-        kept.append(_Outline.of(one, store))
-        num_left -= 1
-        if not num_left:
-            break
-    if num_left:
-        raise DataError(f"{tar} was made from more items than there are now: {num_left} are missing; {_ADVICE}")
+    taken, kept, num_in = Taken(store), list[_Outline](), int(record.get("in", 0))
+    for numbered in islice(items, num_in):
+        taken.add(numbered, taken.identity(numbered))
+        kept.append(_Outline.of(numbered, store))
+    if gone := num_in - len(kept):
+        raise DataError(f"{tar} was made from more items than there are now: {gone} are missing; {_ADVICE}")
     now = taken.to_json()
     if now["taken"] == record.get("taken"):
         return
@@ -135,7 +130,7 @@ def pass_over(items: Iterable[Numbered], store: ImageStore, out: Path, name: str
 
 _ADVICE = (
     "put back what was there, or remove its stats.json and those of the shards after it to convert from there "
-    "on anew, or give another --out"
+    "on again, or give another --out"
 )
 
 
@@ -143,18 +138,18 @@ _ADVICE = (
 class _Outline:
     """An item without the bytes of its images: of one that has them, what its sample's files would be."""
 
-    one: Numbered
+    numbered: Numbered
     digests: Digests | None = None
 
     @classmethod
-    def of(cls, one: Numbered, store: ImageStore) -> "_Outline":
-        item = one.item
-        if isinstance(item, Unusable) or not any(isinstance(image, EncodedImage) for image in item.images):
-            return cls(one)
+    def of(cls, numbered: Numbered, store: ImageStore) -> "_Outline":
+        item = numbered.item
+        if isinstance(item, RowError) or not any(isinstance(image, EncodedImage) for image in item.images):
+            return cls(numbered)
         try:
-            return cls(replace(one, item=replace(item, images=())), _digests(members_of(item, store)[0]))
-        except Unusable as error:
-            return cls(replace(one, item=error))
+            return cls(replace(numbered, item=replace(item, images=())), _digests(members_of(item, store)[0]))
+        except RowError as error:
+            return cls(replace(numbered, item=error))
 
 
 def _digests(members: Mapping[str, bytes]) -> Digests:
@@ -170,26 +165,26 @@ def _compare(kept: Sequence[_Outline], store: ImageStore, out: Path, name: str) 
             there.setdefault(split[0], {})[split[1]] = hashlib.sha256(data).hexdigest()
     rejects = {reject.key: reject for reject in read_rejects(out, name)}
     for outline in kept:
-        one = outline.one
-        was = rejects.get(one.key)
+        numbered = outline.numbered
+        was = rejects.get(numbered.key)
         try:
-            now = _digests(members_of(one.item, store)[0]) if outline.digests is None else outline.digests
-        except Unusable as error:
+            now = _digests(members_of(numbered.item, store)[0]) if outline.digests is None else outline.digests
+        except RowError as error:
             if was is not None and (was.reason, was.error) == (error.reason, str(error)):
                 continue
             change = (
                 f"now it cannot be used ({error})" if was is None else f"it was {was.error}, and is {error}"
             )
         else:
-            if was is None and there.get(one.key) == now:
+            if was is None and there.get(numbered.key) == now:
                 continue
             change = (
                 "it is another one" if was is None else f"it was rejected ({was.error}) and can be used now"
             )
-        called = "" if isinstance(one.item, Unusable) else f" ({one.item.name})"
+        called = "" if isinstance(numbered.item, RowError) else f" ({numbered.item.name})"
         raise DataError(
-            f"{out / name}.tar was made from other files than there are now: item {one.key} of "
-            f"{one.source}{called} differs: {change}; {_ADVICE}"
+            f"{out / name}.tar was made from other files than there are now: item {numbered.key} of "
+            f"{numbered.source}{called} differs: {change}; {_ADVICE}"
         )
 
 

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vila2cli.errors import DataError
-from vila2cli.score.grounding import BOX_FRAME, Box
-
-__all__ = ["BOX_FRAME", "Box", "Frame", "Problem", "box_text", "grid_box"]
+from vila2cli.text.box_notations import Box
 
 Unit = Literal["pixel", "unit", "999"]
 Form = Literal["xyxy", "xywh", "cxcywh"]
-Problem = str
 
 GRID = 999
 MIN_INSIDE = 0.9
@@ -55,7 +52,7 @@ def grid_box(
     orientation: int = 1,
     *,
     max_area: float = 1.0,
-) -> tuple[int, int, int, int] | Problem:
+) -> tuple[int, int, int, int] | str:
     """The box in 0-999 xyxy of the upright picture, or in one word why there is none.
 
     `stored` is the size in pixels as the file's header states it, `orientation` its EXIF tag. A box may
@@ -74,8 +71,8 @@ def grid_box(
     if (inside[2] - inside[0]) * (inside[3] - inside[1]) > max_area + _ROUNDING:
         return "too-large"
     x1, y1, x2, y2 = _turn(inside, orientation if where == "stored" else 1)
-    found = round(x1 * GRID), round(y1 * GRID), round(x2 * GRID), round(y2 * GRID)
-    return found if found[0] < found[2] and found[1] < found[3] else "too-small"
+    on_grid = round(x1 * GRID), round(y1 * GRID), round(x2 * GRID), round(y2 * GRID)
+    return on_grid if on_grid[0] < on_grid[2] and on_grid[1] < on_grid[3] else "too-small"
 
 
 def seen_from(

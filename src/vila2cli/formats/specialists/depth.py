@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.files import BOMB_PIXELS
+from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.specialists.boxes import GRID, seen_from
-from vila2cli.formats.specialists.folders import FileFolder
-from vila2cli.formats.specialists.pictures import Thing
+from vila2cli.formats.specialists.pictures import Boxed
 from vila2cli.image import DAMAGED, UPRIGHT
-from vila2cli.shards.sample import BOMB_PIXELS
 
 Metres_HW = NDArray[np.float64]
 PNG_UNIT, NPY_UNIT = 0.001, 1.0
@@ -37,8 +37,8 @@ class DepthMaps:
     unit: float | None = None
 
     def measure(
-        self, things: Sequence[Thing], name: Path, stored: tuple[int, int], orientation: int
-    ) -> list[Thing]:
+        self, things: Sequence[Boxed], name: Path, stored: tuple[int, int], orientation: int
+    ) -> list[Boxed]:
         """The things, boxes in 0-999, with the depth of each in the middle of its box; raises DataError.
 
         It is the median of what was measured there, and stays None where nothing was.
@@ -103,9 +103,9 @@ def _middle(metres_HW: Metres_HW, box: Sequence[float]) -> float | None:
     dx, dy = (x2 - x1) / 4, (y2 - y1) / 4
     columns = _span((x1 + dx) / GRID * width, (x2 - dx) / GRID * width, width)
     rows = _span((y1 + dy) / GRID * height, (y2 - dy) / GRID * height, height)
-    found = metres_HW[rows, columns]
-    found = found[np.isfinite(found)]
-    return round(float(np.median(found)), 4) if found.size else None
+    measured = metres_HW[rows, columns]
+    measured = measured[np.isfinite(measured)]
+    return round(float(np.median(measured)), 4) if measured.size else None
 
 
 def _span(start: float, end: float, size: int) -> slice:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 
 from vila2cli.formats.specialists.boxes import box_text
-from vila2cli.formats.specialists.pictures import BuildSettings, Conversation, Picture, Thing, spread
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture, spread
 from vila2cli.formats.specialists.rules import by_category, clean, crowded_category
 from vila2cli.text.prompts import PROMPTS, stable_hash
 from vila2cli.text.words import num_words
@@ -21,26 +21,23 @@ LOCATE = (
 )
 NAME = ("What is at {box}?", "Describe what {box} shows in a few words.")
 
-Mark = tuple[int, int, list[Thing]]
+Mark = tuple[int, int, list[Boxed]]
 """Start and end of a phrase in a caption, and the things it names."""
 
 
-def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings) -> Conversation:
+def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings) -> Conversation:
     """A grounded caption and phrases to locate, of settled things; drawn by the picture's name and the seed."""
-    talk = Conversation()
-    random = Random(stable_hash("grounding", settings.seed, picture.name))
     if category := crowded_category(picture, settings):
         limit = f"more than {settings.max_instances} instances of {category!r}"
-        talk.problem = ("too-many-instances", limit)
-        return talk
+        return Conversation(problem=("too-many-instances", limit))
     if not things:
-        talk.problem = ("no-objects", f"none of {len(picture.things)} objects can be used")
-        return talk
+        return Conversation(problem=("no-objects", f"none of {len(picture.things)} objects can be used"))
     problems = [length_problem(caption, settings) for caption in picture.captions or ("",)]
     fitting = [caption for caption, problem in zip(picture.captions, problems, strict=False) if not problem]
     if all(problems):
-        talk.problem = problems[0]
-        return talk
+        return Conversation(problem=problems[0])
+    talk = Conversation()
+    random = Random(stable_hash("grounding", settings.seed, picture.name))
     caption, marks = choose_caption(fitting, things, random)
     grounded = write_boxes(caption, marks)
     named = [thing for _, _, those in marks for thing in those]
@@ -60,22 +57,22 @@ def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings)
     return talk
 
 
-def choose_caption(captions: Sequence[str], things: Sequence[Thing], random: Random) -> tuple[str, list[Mark]]:
+def choose_caption(captions: Sequence[str], things: Sequence[Boxed], random: Random) -> tuple[str, list[Mark]]:
     """The caption that names most of the things, of equals one drawn, with the places where it does."""
     if not captions:
         return "", []
-    found = [(caption, marks_in(caption, things)) for caption in captions]
-    most = max(len(marks) for _, marks in found)
-    return random.choice([one for one in found if len(one[1]) == most])
+    marked = [(caption, marks_in(caption, things)) for caption in captions]
+    most = max(len(marks) for _, marks in marked)
+    return random.choice([(caption, marks) for caption, marks in marked if len(marks) == most])
 
 
-def marks_in(caption: str, things: Sequence[Thing]) -> list[Mark]:
+def marks_in(caption: str, things: Sequence[Boxed]) -> list[Mark]:
     """Where a caption names things: the spans that the annotation gives, else the categories' own words.
 
     A word is taken for a category only when the picture has one instance of it, or the word is its
     plural. Of phrases that overlap the first stays, and of those that begin together the longest.
     """
-    spans: dict[tuple[int, int], list[Thing]] = {}
+    spans: dict[tuple[int, int], list[Boxed]] = {}
     for thing in things:
         if thing.span is not None and 0 <= thing.span[0] < thing.span[1] <= len(caption):
             spans.setdefault(thing.span, []).append(thing)
@@ -84,7 +81,7 @@ def marks_in(caption: str, things: Sequence[Thing]) -> list[Mark]:
             if span := _find_word(category, len(indices), caption):
                 spans[span] = [things[index] for index in indices]
     marks: list[Mark] = []
-    for (start, end), those in sorted(spans.items(), key=lambda one: (one[0][0], -one[0][1])):
+    for (start, end), those in sorted(spans.items(), key=lambda span: (span[0][0], -span[0][1])):
         if not marks or start >= marks[-1][1]:
             marks.append((start, end, those))
     return marks
@@ -112,7 +109,7 @@ def clean_part(text: str) -> str:
     return f"{' ' if lead else ''}{clean(text)}{' ' if tail and text.strip() else ''}"
 
 
-def listing(things: Sequence[Thing]) -> str:
+def listing(things: Sequence[Boxed]) -> str:
     """`The image shows: dog [...]; chair [...] and [...].`"""
     named = [
         f"{category} {' and '.join(box_text(things[index].box) for index in indices)}"
@@ -122,7 +119,7 @@ def listing(things: Sequence[Thing]) -> str:
 
 
 def length_problem(caption: str, settings: BuildSettings) -> tuple[str, str] | None:
-    """Why a caption is not of the length asked for; short ones are trained on first, long ones after."""
+    """Why a caption is not of the requested length; short ones are trained on first, long ones after."""
     words = num_words(caption)
     is_long = words >= settings.long_words
     if settings.length == "short" and is_long:

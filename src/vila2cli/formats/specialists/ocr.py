@@ -5,7 +5,7 @@ from random import Random
 from statistics import median
 
 from vila2cli.formats.specialists.boxes import box_text
-from vila2cli.formats.specialists.pictures import BuildSettings, Conversation, Picture, Thing, spread
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture, spread
 from vila2cli.formats.specialists.rules import clean, text_problem
 from vila2cli.text.prompts import PROMPTS, stable_hash
 
@@ -16,7 +16,7 @@ READ_BOX = ("What is written at {box}?", "Read the text in {box}.")
 FIND_WORD = ('Where is "{text}" written? Answer with [xmin,ymin,xmax,ymax].', 'Locate the text "{text}".')
 
 
-def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings) -> Conversation:
+def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings) -> Conversation:
     """Questions about a picture's legible words and those people asked, drawn by its name and the seed."""
     talk = Conversation()
     random = Random(stable_hash("ocr", settings.seed, picture.name))
@@ -64,19 +64,19 @@ def question_problem(question: str, answer: str) -> str:
     return text_problem(answer) if answer.strip() else "no-answer"
 
 
-def reading_order(words: Sequence[Thing]) -> list[Thing]:
+def reading_order(words: Sequence[Boxed]) -> list[Boxed]:
     """Words line by line from the top, each line from the left; a line is as high as the median word."""
     if not words:
         return []
     height = median(word.box[3] - word.box[1] for word in words)
-    lines: list[list[Thing]] = []
+    lines: list[list[Boxed]] = []
     for word in sorted(words, key=_middle_y):
         if lines and _middle_y(word) - _middle_y(lines[-1][0]) <= height / 2:
             lines[-1].append(word)
         else:
             lines.append([word])
-    return [word for line in lines for word in sorted(line, key=lambda one: one.box[0])]
+    return [word for line in lines for word in sorted(line, key=lambda word: word.box[0])]
 
 
-def _middle_y(word: Thing) -> float:
+def _middle_y(word: Boxed) -> float:
     return (word.box[1] + word.box[3]) / 2

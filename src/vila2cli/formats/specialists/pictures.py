@@ -8,12 +8,11 @@ from random import Random
 
 from vila2cli.formats.specialists.boxes import Frame
 from vila2cli.shards.sample import EncodedImage, Turn
-
-Box = tuple[float, float, float, float]
+from vila2cli.text.box_notations import Box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thing:
+class Boxed:
     """An object or a piece of text in a picture.
 
     `box` is in the picture's frame until `rules.settle` has put it into 0-999 xyxy. `phrases` single the
@@ -41,7 +40,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class BadEntry:
     """An entry that is not as its format says: an object, caption, phrase or question; why in one word."""
 
     kind: str
@@ -63,12 +62,12 @@ class Picture:
     name: str
     image: EncodedImage | Path
     frame: Frame
-    things: tuple[Thing, ...] = ()
+    things: tuple[Boxed, ...] = ()
     captions: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
     unplaced: tuple[str, ...] = ()
     split: str = ""
-    malformed: tuple[Malformed, ...] = ()
+    malformed: tuple[BadEntry, ...] = ()
     problem: tuple[str, str] | None = None
 
 
@@ -103,16 +102,18 @@ class Conversation:
     """
 
     turns: list[Turn] = field(default_factory=list)
-    used: list[Thing] = field(default_factory=list)
+    used: list[Boxed] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     unasked: Counter[str] = field(default_factory=Counter)
     problem: tuple[str, str] | None = None
 
-    def ask(self, kind: str, question: str, answer: str, things: Sequence[Thing] = ()) -> None:
+    def ask(self, kind: str, question: str, answer: str, things: Sequence[Boxed] = ()) -> None:
         """Add a question with its answer, and the things they are about."""
         self.turns += [Turn("user", question), Turn("assistant", answer)]
         self.kinds.append(kind)
-        self.used += [thing for thing in things if thing not in self.used]
+        for thing in things:
+            if thing not in self.used:
+                self.used.append(thing)
 
 
 def spread(kinds: dict[str, list[int]], most: int, random: Random) -> list[tuple[str, int]]:

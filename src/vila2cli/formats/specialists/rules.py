@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vila2cli.formats.specialists.boxes import grid_box
-from vila2cli.formats.specialists.pictures import BuildSettings, Picture, Thing
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Picture
 from vila2cli.text.compose import neutral
 from vila2cli.text.printable import printable
 
@@ -18,13 +18,13 @@ ILLEGIBLE = frozenset(("", ".", "#", "##", "###", "*"))
 class Dropped:
     """A thing that is not used, and why in one word."""
 
-    thing: Thing
+    thing: Boxed
     reason: str
 
 
 def settle(
     picture: Picture, stored: tuple[int, int], orientation: int, settings: BuildSettings, *, for_grounding: bool
-) -> tuple[list[Thing], list[Dropped]]:
+) -> tuple[list[Boxed], list[Dropped]]:
     """The usable things of a picture, boxes in 0-999 xyxy of the upright picture, and the others.
 
     A region said to be a crowd leaves out its whole category, as nobody counted what is in it, and so does a
@@ -33,7 +33,7 @@ def settle(
     """
     crowded = {thing.category for thing in picture.things if thing.is_crowd}
     max_area = settings.max_area if for_grounding else 1.0
-    kept: list[Thing] = []
+    kept: list[Boxed] = []
     dropped: list[Dropped] = []
     for thing in picture.things:
         reason = "crowd" if thing.category in crowded else name_problem(thing)
@@ -41,15 +41,15 @@ def settle(
             reason = "one-is-unplaced"
         if not reason and thing.is_region and not for_grounding:
             reason = "region"
-        found = reason or grid_box(thing.box, picture.frame, stored, orientation, max_area=max_area)
-        if isinstance(found, str):
-            dropped.append(Dropped(thing, found))
+        box = reason or grid_box(thing.box, picture.frame, stored, orientation, max_area=max_area)
+        if isinstance(box, str):
+            dropped.append(Dropped(thing, box))
         else:
-            kept.append(replace(thing, box=found, category=clean(thing.category)))
+            kept.append(replace(thing, box=box, category=clean(thing.category)))
     return kept, dropped
 
 
-def name_problem(thing: Thing) -> str:
+def name_problem(thing: Boxed) -> str:
     """Why a thing cannot be named in a question, "" when it can."""
     if thing.text is not None:
         return text_problem(thing.text)
@@ -88,9 +88,9 @@ def clean(text: str) -> str:
     return neutral("".join(character for character in line if printable(character) == character))
 
 
-def by_category(things: Sequence[Thing]) -> dict[str, list[int]]:
+def by_category(things: Sequence[Boxed]) -> dict[str, list[int]]:
     """Indices of the things of each category, in order."""
-    found: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for index, thing in enumerate(things):
-        found.setdefault(thing.category, []).append(index)
-    return found
+        indices.setdefault(thing.category, []).append(index)
+    return indices

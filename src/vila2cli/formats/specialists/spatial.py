@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from vila2cli.formats.specialists.boxes import GRID, box_text
-from vila2cli.formats.specialists.pictures import BuildSettings, Conversation, Picture, Thing, spread
+from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture, spread
 from vila2cli.formats.specialists.rules import by_category
 from vila2cli.text.prompts import PROMPTS, draw, stable_hash
 
@@ -52,28 +52,31 @@ TEMPLATES = (
 )
 
 
-def converse(picture: Picture, things: Sequence[Thing], settings: BuildSettings) -> Conversation:
+def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings) -> Conversation:
     """Questions about a picture's settled things, drawn by the picture's name and the seed."""
+    clear = relations(things)
+    if not clear:
+        error = f"none of {len(things)} objects stands in a clear relation"
+        return Conversation(problem=("no-relation", error))
     talk = Conversation()
     random = Random(stable_hash("spatial", settings.seed, picture.name))
-    found = relations(things)
-    if not found:
-        talk.problem = ("no-relation", f"none of {len(things)} objects stands in a clear relation")
-        return talk
     if settings.describe:
         prompt = draw(("spatial-v1", "spatial-v2"), "spatial", settings.seed, picture.name)
-        said = [one for one in found if one.other is not None and one.kind != "closest"]
-        if said:
-            shown = random.sample(said, min(settings.max_questions, len(said)))
-            used = [things[i] for one in shown for i in (one.answer, one.other) if i is not None]
-            talk.ask("describe", PROMPTS[prompt], " ".join(_sentence(things, one) for one in shown), used)
+        between = [relation for relation in clear if relation.other is not None and relation.kind != "closest"]
+        if between:
+            chosen = random.sample(between, min(settings.max_questions, len(between)))
+            used = [
+                things[i] for relation in chosen for i in (relation.answer, relation.other) if i is not None
+            ]
+            sentences = [_sentence(things, relation) for relation in chosen]
+            talk.ask("describe", PROMPTS[prompt], " ".join(sentences), used)
     kinds: dict[str, list[int]] = {}
-    for index, one in enumerate(found):
-        kinds.setdefault(one.kind, []).append(index)
+    for index, relation in enumerate(clear):
+        kinds.setdefault(relation.kind, []).append(index)
     for kind, index in spread(kinds, settings.max_questions, random):
-        one = found[index]
-        answer, others = things[one.answer], [] if one.other is None else [things[one.other]]
-        question = random.choice(TEMPLATES).format(name=answer.category, relation=_phrase(things, one))
+        relation = clear[index]
+        answer, others = things[relation.answer], [] if relation.other is None else [things[relation.other]]
+        question = random.choice(TEMPLATES).format(name=answer.category, relation=_phrase(things, relation))
         talk.ask(kind, question, box_text(answer.box), [answer, *others])
     return talk
 
@@ -86,24 +89,24 @@ class Relation(NamedTuple):
     other: int | None
 
 
-def relations(things: Sequence[Thing]) -> list[Relation]:
+def relations(things: Sequence[Boxed]) -> list[Relation]:
     """Every relation between things, or to the camera, that one thing of its category alone stands in."""
-    found: list[Relation] = []
+    clear: list[Relation] = []
     rules = _rules(things)
     for members in by_category(things).values():
         for other in range(len(things)):
             for kind, rule in rules.items():
                 holds = partial(_holds, rule, things, other)
                 if (answer := _only(members, other, holds)) is not None:
-                    found.append(Relation(kind, answer, other))
+                    clear.append(Relation(kind, answer, other))
             if (nearest := _closest(things, members, other)) is not None:
-                found.append(Relation("closest", nearest, other))
-        found += _to_camera(things, members)
-    return found
+                clear.append(Relation("closest", nearest, other))
+        clear += _to_camera(things, members)
+    return clear
 
 
-def _rules(things: Sequence[Thing]) -> dict[str, Callable[[Thing, Thing], Verdict]]:
-    rules: dict[str, Callable[[Thing, Thing], Verdict]] = {
+def _rules(things: Sequence[Boxed]) -> dict[str, Callable[[Boxed, Boxed], Verdict]]:
+    rules: dict[str, Callable[[Boxed, Boxed], Verdict]] = {
         "left": lambda a, b: before(a.box, b.box, 0),
         "right": lambda a, b: before(b.box, a.box, 0),
     }
@@ -124,7 +127,7 @@ def before(a: Sequence[float], b: Sequence[float], axis: int) -> Verdict:
     return False if a1 + a2 >= b1 + b2 else None
 
 
-def nearer(a: Thing, b: Thing) -> Verdict:
+def nearer(a: Boxed, b: Boxed) -> Verdict:
     """Whether `a` is nearer to the camera than `b` by more than the margin."""
     if a.distance is None or b.distance is None:
         return None
@@ -134,7 +137,7 @@ def nearer(a: Thing, b: Thing) -> Verdict:
     return False if a.distance > b.distance + margin else None
 
 
-def _holds(rule: Callable[[Thing, Thing], Verdict], things: Sequence[Thing], other: int, index: int) -> Verdict:
+def _holds(rule: Callable[[Boxed, Boxed], Verdict], things: Sequence[Boxed], other: int, index: int) -> Verdict:
     return rule(things[index], things[other])
 
 
@@ -145,7 +148,7 @@ def _only(members: Sequence[int], other: int, holds: Callable[[int], Verdict]) -
     return right[0] if len(right) == 1 and None not in verdicts.values() else None
 
 
-def _closest(things: Sequence[Thing], members: Sequence[int], other: int) -> int | None:
+def _closest(things: Sequence[Boxed], members: Sequence[int], other: int) -> int | None:
     rivals = [index for index in members if index != other]
     if len(rivals) < 2:  # with one there is nothing to tell apart
         return None
@@ -153,7 +156,7 @@ def _closest(things: Sequence[Thing], members: Sequence[int], other: int) -> int
     return _clearly_least(distances)
 
 
-def _gap(a: Thing, b: Thing, things: Sequence[Thing]) -> float | None:
+def _gap(a: Boxed, b: Boxed, things: Sequence[Boxed]) -> float | None:
     """Metres between two centres where they are known, else shares of the image where no depth is."""
     if a.centre is not None and b.centre is not None:
         return math.dist(a.centre, b.centre)
@@ -162,7 +165,7 @@ def _gap(a: Thing, b: Thing, things: Sequence[Thing]) -> float | None:
     return math.dist(_middle(a), _middle(b)) / GRID
 
 
-def _middle(thing: Thing) -> tuple[float, float]:
+def _middle(thing: Boxed) -> tuple[float, float]:
     return (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
 
 
@@ -173,7 +176,7 @@ def _clearly_least(values: dict[int, float | None]) -> int | None:
     return known[0][1] if known[0][0] * CLEARLY < known[1][0] else None
 
 
-def _to_camera(things: Sequence[Thing], members: Sequence[int]) -> list[Relation]:
+def _to_camera(things: Sequence[Boxed], members: Sequence[int]) -> list[Relation]:
     """Relations to the camera: sides of the view for every picture, distances where there is depth."""
     half = GRID / 2
     rules: dict[str, Callable[[int], Verdict]] = {
@@ -185,29 +188,29 @@ def _to_camera(things: Sequence[Thing], members: Sequence[int]) -> list[Relation
     if known.keys() == depths.keys():
         rules["camera-close"] = lambda i: _side(known[i] <= CLOSE_M, known[i] > CLOSE_M * CLEARLY)
         rules["camera-far"] = lambda i: _side(known[i] >= FAR_M, known[i] < FAR_M / CLEARLY)
-    found = [
+    clear = [
         Relation(kind, answer, None)
         for kind, rule in rules.items()
         if (answer := _only(members, -1, rule)) is not None
     ]
     if (nearest := _clearly_least(depths)) is not None:
-        found.append(Relation("camera-closest", nearest, None))
+        clear.append(Relation("camera-closest", nearest, None))
     if (farthest := _clearly_least({i: 1 / d if d else None for i, d in depths.items()})) is not None:
-        found.append(Relation("camera-farthest", farthest, None))
-    return found
+        clear.append(Relation("camera-farthest", farthest, None))
+    return clear
 
 
 def _side(is_clear: bool, is_opposite: bool) -> Verdict:
     return True if is_clear else False if is_opposite else None
 
 
-def _phrase(things: Sequence[Thing], relation: Relation) -> str:
+def _phrase(things: Sequence[Boxed], relation: Relation) -> str:
     if relation.other is None:
         return CAMERA_PHRASES[relation.kind]
     other = things[relation.other]
     return f"{PHRASES[relation.kind]} the {other.category} {box_text(other.box)}"
 
 
-def _sentence(things: Sequence[Thing], relation: Relation) -> str:
+def _sentence(things: Sequence[Boxed], relation: Relation) -> str:
     answer = things[relation.answer]
     return f"The {answer.category} {box_text(answer.box)} is {_phrase(things, relation)}."

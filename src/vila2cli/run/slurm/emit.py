@@ -93,7 +93,7 @@ exit "$code"'
 def script(stage: Stage, slurm: SlurmSettings, *, run_dir: Path, flags: Sequence[str] = ()) -> str:
     """The sbatch script of a stage; `flags` are the recipe and settings that follow its words.
 
-    It is run from the folder that it is submitted from. What a run needs beside it lies in `run_dir/slurm`.
+    It is run from the folder that it is submitted from. What a run needs beside it is in `run_dir/slurm`.
     """
     job = slurm.job(stage.kind)
     command = [*shlex.split(slurm.program), *stage.words, *flags]
@@ -227,7 +227,7 @@ def _in_quotes(text: str) -> str:
 
 
 def _cpu_lines(cpus: int, tasks: int) -> Iterator[str]:
-    """Set `cpus`, those of a task: what was asked for, else its share of what the job was given on the node."""
+    """Set `cpus`, those of a task: what was requested, else its share of what the job was given on the node."""
     yield "# srun takes neither from the job unless it is told, and both from the shell that submitted it.\n"
     yield "unset SRUN_CPUS_PER_TASK SRUN_CPUS_PER_GPU SLURM_CPUS_PER_GPU\n"
     if cpus:

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs, and what it is told, through its own commands."""
+"""Jobs in Slurm's queue and accounting: listed, submitted and cancelled with its own commands."""
 
 import os
 import re
@@ -10,19 +10,9 @@ from pathlib import Path
 
 from vila2cli.errors import RecipeError
 
-_ENDED = frozenset(
-    (
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "REVOKED",
-        "TIMEOUT",
-    )
+_ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
 )
 _SETS = {
     "SBATCH_ACCOUNT": "account",
@@ -39,13 +29,13 @@ _SETS = {
     "SBATCH_SIGNAL": "signal",
     "SBATCH_TIMELIMIT": "time",
 }
-"""Variables that sbatch puts above what a script says itself."""
+"""Variables that sbatch puts above the options in a script."""
 _OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 _HOPELESS = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class QueuedTask:
     """A job, or one task of an array of them, as Slurm sees it; `number` is None outside of arrays."""
 
     job: int
@@ -59,7 +49,7 @@ class Task:
         return self.state not in _ENDED and self.reason != _HOPELESS
 
 
-def tasks_of(jobs: Iterable[int]) -> list[Task]:
+def tasks_of(jobs: Iterable[int]) -> list[QueuedTask]:
     """All tasks of these jobs that Slurm still knows of: in the queue, else in the accounting where it is on.
 
     Raises RecipeError when Slurm does not answer.
@@ -75,7 +65,7 @@ def tasks_of(jobs: Iterable[int]) -> list[Task]:
 def submit_job(script: Path, *, after: Sequence[str] = (), array: Sequence[int] = ()) -> int:
     """Submit a script to start when the jobs `after` have ended well, and return the number of its job.
 
-    `array` is what is submitted of an array, where not all of it. Raises RecipeError with what sbatch says.
+    `array` lists the tasks of an array to submit, where not all. Raises RecipeError with the message of sbatch.
     """
     words = ["sbatch", "--parsable"]
     words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
@@ -86,47 +76,47 @@ def submit_job(script: Path, *, after: Sequence[str] = (), array: Sequence[int] 
 
 
 def to_environ(script: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment to submit a script in: what the script says counts, and the job is not the one that
+    """The environment to submit a script in: its own options count, and the job is not the one that
     it may be submitted from, whose number in an array would pass for its own."""
-    said = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
+    options = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
     return {
         name: value
         for name, value in environ.items()
-        if _SETS.get(name) not in said and (not name.startswith("SLURM_") or name.startswith(_OF_A_CLUSTER))
+        if _SETS.get(name) not in options and (not name.startswith("SLURM_") or name.startswith(_OF_A_CLUSTER))
     }
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs or tasks (`JOB_TASK`); those that have ended already are none of our concern."""
+    """Cancel jobs or tasks (`JOB_TASK`); those that have ended already are left alone."""
     if words := list(jobs):
         _ask(["scancel", "--quiet", *words], "scancel failed")
 
 
-def _queued() -> list[Task]:
+def _queued() -> list[QueuedTask]:
     # A list of job ids would be an error as soon as Slurm has forgotten one of them.
     words = ["squeue", "--noheader", "--array", "--all", "--states=all", f"--user={os.getuid()}"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     lines = _ask([*words, "--format=%F|%K|%T|%r"], "squeue failed", environ).splitlines()
     return [
-        Task(int(job), int(number) if number.isdecimal() else None, state, reason)
+        QueuedTask(int(job), int(number) if number.isdecimal() else None, state, reason)
         for job, number, state, reason in (line.split("|", 3) for line in lines)
     ]
 
 
-def _accounted(jobs: Iterable[int]) -> list[Task]:
+def _accounted(jobs: Iterable[int]) -> list[QueuedTask]:
     """What sacct knows; nothing where accounting is off."""
     names = ",".join(map(str, sorted(jobs)))
     words = ["sacct", "--allocations", "--parsable2", "--noheader", f"--jobs={names}"]
     try:
-        found = subprocess.run([*words, "--format=JobID,State"], capture_output=True, text=True, check=False)
+        answer = subprocess.run([*words, "--format=JobID,State"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return []
     tasks = []
-    for line in found.stdout.splitlines() if found.returncode == 0 else ():
+    for line in answer.stdout.splitlines() if answer.returncode == 0 else ():
         name, _, state = line.partition("|")
         job, _, number = name.partition("_")
         if job.isdecimal() and (not number or number.isdecimal()):
-            tasks.append(Task(int(job), int(number) if number else None, state.split()[0]))
+            tasks.append(QueuedTask(int(job), int(number) if number else None, state.split()[0]))
     return tasks
 
 
@@ -136,9 +126,9 @@ def _ask(words: Sequence[str], problem: str, environ: Mapping[str, str] | None =
             f"{words[0]} is not on PATH: run this where jobs are submitted from, "
             "or write the scripts with `vila2 slurm emit`"
         )
-    found = subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
-    if found.returncode:
-        said = " ".join(found.stderr.split()) or f"exit code {found.returncode}"
-        hint = "; is slurm.array over the cluster's MaxArraySize?" if "array spec" in said else ""
-        raise RecipeError(f"{problem}: {said}{hint}")
-    return found.stdout
+    answer = subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
+    if answer.returncode:
+        message = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
+        hint = "; is slurm.array over the cluster's MaxArraySize?" if "array spec" in message else ""
+        raise RecipeError(f"{problem}: {message}{hint}")
+    return answer.stdout

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vila2cli.run.slurm.queue import Task, tasks_of
+from vila2cli.run.slurm.queue import QueuedTask, tasks_of
 from vila2cli.run.slurm.submit import Record
 from vila2cli.run.stages import Stage
 
 
 def states(stages: Sequence[Stage], folder: Path) -> Iterator[tuple[str, str]]:
-    """Of each stage by name: complete, what its tasks do, or that none is left and where to read why."""
+    """Of each stage by name: complete, the states of its tasks, or that none is left and where its log is."""
     records = {stage.name: Record.read(folder, stage) for stage in stages}
     known = tasks_of(job.job for record in records.values() for job in record.jobs)
     for stage in stages:
@@ -19,7 +19,7 @@ def states(stages: Sequence[Stage], folder: Path) -> Iterator[tuple[str, str]]:
         yield stage.name, _state(stage, tasks, numbers, folder)
 
 
-def _state(stage: Stage, tasks: Sequence[Task], numbers: Sequence[int], folder: Path) -> str:
+def _state(stage: Stage, tasks: Sequence[QueuedTask], numbers: Sequence[int], folder: Path) -> str:
     if stage.is_complete():
         return "complete"
     if not numbers:

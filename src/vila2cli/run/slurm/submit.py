@@ -11,7 +11,7 @@ from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
 from vila2cli.run.folder import write_json, write_text
 from vila2cli.run.slurm.emit import num_workers, script, submission, workers_per_task
-from vila2cli.run.slurm.queue import Task, cancel, submit_job, tasks_of
+from vila2cli.run.slurm.queue import QueuedTask, cancel, submit_job, tasks_of
 from vila2cli.run.stages import Stage
 from vila2cli.settings.slurm import SlurmSettings
 
@@ -25,7 +25,7 @@ class Submitted:
     after: tuple[str, ...] = ()
     time: str = ""
 
-    def names(self, alive: Sequence[Task]) -> list[str]:
+    def names(self, alive: Sequence[QueuedTask]) -> list[str]:
         """How a dependency names it: as a whole, or, of an array, by those of its tasks that are `alive`."""
         if len(alive) == max(1, len(self.tasks)):
             return [str(self.job)]
@@ -82,7 +82,7 @@ def submit(stages: Sequence[Stage], slurm: SlurmSettings, folder: Path) -> Itera
 
     Of an array only the tasks are submitted that have shards left and are not in the queue. A job that
     waits for one that had to be submitted again is submitted again, too. Yields each stage by name with what
-    was done. Raises RecipeError with what sbatch says.
+    was done. Raises RecipeError with the message of sbatch.
     """
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     records = {stage.name: Record.read(folder, stage) for stage in stages}
@@ -99,7 +99,12 @@ def submit(stages: Sequence[Stage], slurm: SlurmSettings, folder: Path) -> Itera
 
 
 def _submit_stage(
-    stage: Stage, slurm: SlurmSettings, record: Record, known: Sequence[Task], after: list[str], folder: Path
+    stage: Stage,
+    slurm: SlurmSettings,
+    record: Record,
+    known: Sequence[QueuedTask],
+    after: list[str],
+    folder: Path,
 ) -> tuple[list[str], str]:
     """What later stages wait for, and what was done."""
     alive = {job: [task for task in known if task.job == job.job and task.is_alive] for job in record.jobs}
@@ -122,33 +127,28 @@ def _submit_stage(
     _check_split(path, num_workers(stage, slurm))
     # What a person wrote of the array, such as how many run at once, counts as long as all of it is due.
     job = submit_job(path, after=after, array=missing if len(missing) < count else ())
-    new = Submitted(job, tuple(missing), tuple(after), _now())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    new = Submitted(job, tuple(missing), tuple(after), now)
     record.write([*kept, new])
     of_all = f", {len(missing)} of {count} tasks" if missing else ""
-    return [*names, str(job)], f"submitted as {job}{of_all}{_waits(after)}"
+    waits = f", after {', '.join(after)}" if after else ""
+    return [*names, str(job)], f"submitted as {job}{of_all}{waits}"
 
 
 def _check_split(path: Path, num_workers: int) -> None:
     """Raise RecipeError for a script of before [slurm] was changed, whose workers would take other shards."""
-    found = re.search(r'--worker "[^"]*/(\d+)"', path.read_text(encoding="utf-8"))
-    if int(found[1] if found else 1) != num_workers:
+    match = re.search(r'--worker "[^"]*/(\d+)"', path.read_text(encoding="utf-8"))
+    written = int(match[1] if match else 1)
+    if written != num_workers:
         raise RecipeError(
-            f"{path} shares the work among {found[1] if found else 1} workers, and [slurm] now asks for "
-            f"{num_workers}; set slurm.array and gpus back, or write it anew with `vila2 slurm submit`"
+            f"{path} shares the work among {written} workers, and [slurm] now asks for "
+            f"{num_workers}; set slurm.array and gpus back, or write it again with `vila2 slurm submit`"
         )
 
 
 def _missing_tasks(stage: Stage, slurm: SlurmSettings) -> list[int]:
     per_task = workers_per_task(stage, slurm)
     return sorted({worker // per_task for worker in stage.missing_workers(num_workers(stage, slurm))})
-
-
-def _waits(after: Sequence[str]) -> str:
-    return f", after {', '.join(after)}" if after else ""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def remember(folder: Path, target: str, sets: Sequence[str]) -> None:

@@ -1,0 +1,71 @@
+"""What a job will cost, from its first samples; nothing is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vila2cli.ask.fill import Annotator, Part
+from vila2cli.ask.job import Job
+from vila2cli.errors import DataError
+from vila2cli.run.cost import Cost, cost_of
+from vila2cli.run.progress import Progress
+from vila2cli.run.results import StageResult
+from vila2cli.run.stopping import interruptible
+from vila2cli.shards import LayerWriter, expected_samples
+
+NUM_TRIED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(StageResult):
+    """What the first samples cost, and how many like them there are in all, None where nothing tells."""
+
+    tried: Cost
+    num_samples: int | None
+    num_shards: int
+    num_requests: int
+
+    def lines(self) -> list[str]:
+        """The estimate for the terminal."""
+        return [
+            f"{self.tried.num_images:,} samples, {self.num_requests:,} requests "
+            f"in {self.tried.seconds:.1f} s (loaded)",
+            self.tried.line(),
+            self._whole(),
+            "a first batch is slower than a full run: it fills and drains once",
+        ]
+
+    def _whole(self) -> str:
+        if self.num_samples is None:
+            return f"how many samples the {self.num_shards:,} shards hold is not known without reading them"
+        whole = self.tried.times(self.num_samples)
+        price = f", ${whole.dollars:,.2f}" if whole.dollars else ""
+        return (
+            f"all of about {self.num_samples:,} samples in {self.num_shards:,} shards: "
+            f"{whole.seconds / 3600:,.2f} h here, {whole.hours:,.2f} {whole.device}{price}"
+        )
+
+
+def estimate(job: Job[Any], *, num_tried: int = NUM_TRIED) -> Estimate:
+    """Try the first `num_tried` samples of a job and write nothing.
+
+    Raises DataError when none of them is answered.
+    """
+    with interruptible() as stop, Progress(f"{job.layer} --estimate", num_tried) as progress:
+        engine = job.open_engine(stop)
+        unwritten = LayerWriter(Path(), job.layer, job.source)
+        part = Part(unwritten, job.make_task(engine.name), job.source.shards)
+        annotator = Annotator(engine, [part], stop=stop, progress=progress)
+        figures = annotator.try_out(num_tried)
+    if not figures["answered"]:
+        why = annotator.failures[job.layer].commonest() or "there was nothing to ask"
+        tried = f"none of the first {figures['read']:,.0f} samples got an answer"
+        raise DataError(f"{tried}, so nothing can be estimated: {why}")
+    share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]
+    total, _ = expected_samples(job.source.shards)
+    return Estimate(
+        tried=cost_of(job.recipe.cost, figures),
+        num_samples=None if total is None else round(total * share),
+        num_shards=len(job.source.shards),
+        num_requests=int(figures["requests"]),
+    )

@@ -1,0 +1,30 @@
+"""What tasks ask about a sample before a model is asked: whether it is wanted, and its images."""
+
+from PIL import Image
+
+from vila2cli.image import decode_image
+from vila2cli.shards import ShardWriter
+from vila2cli.shards.members import NO_IMAGE
+from vila2cli.shards.sample import Reject, Sample, is_kept
+
+
+def passed_filter(out: ShardWriter, sample: Sample) -> bool:
+    """Whether the filter layers on top of the shard, if any, keep a sample; any other is left out."""
+    if is_kept(sample):
+        return True
+    out.skip(sample, "filtered")
+    return False
+
+
+def has_one_image(out: ShardWriter, sample: Sample) -> bool:
+    """Whether a sample has exactly one image; any other number is rejected."""
+    if len(sample.images) == 1:
+        return True
+    reason = "several-images" if sample.images else NO_IMAGE
+    out.reject(Reject(out.name, sample.key, reason, f"the sample has {len(sample.images)} images, not one"))
+    return False
+
+
+def decode_images(sample: Sample, *, max_pixels: int) -> tuple[Image.Image, ...]:
+    """A sample's images; raises DataError for one that cannot be decoded."""
+    return tuple(decode_image(image.data, max_pixels=max_pixels) for image in sample.images)

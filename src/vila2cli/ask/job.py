@@ -1,0 +1,180 @@
+"""Layers from end to end: claim them, ask what is missing, sum up, and say whether too much went wrong.
+
+Recaptioning, rewriting, relabelling and scoring differ in what a `Job` says; the rest is here.
+"""
+
+import gc
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from vila2cli.ask.fill import Part, Task, Together, annotate
+from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
+from vila2cli.ask.opening import engine_settings, open_layer_engine
+from vila2cli.engine import Engine, open_engine
+from vila2cli.errors import DataError, RejectBudgetError
+from vila2cli.model.adapter import read_adapter
+from vila2cli.run.cost import cost_of
+from vila2cli.run.folder import Worker, claim, lock, select, write_json
+from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.settings import CostSettings, FilterSettings, WritingSettings
+from vila2cli.settings.recipe import Recipe
+from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
+
+Summary = TypeVar("Summary")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(Generic[Summary]):
+    """A layer to write over `source`: what decides it, who is asked what, and how it is summed up.
+
+    `inputs` is what the layer's manifest holds. `settings` are those of the engine; where there is no `model`
+    none is opened, and no task may ask. `make_task` is given the engine's name, "" without one. What
+    `summarise` returns is written to summary.json as `to_json` gives it; `problem` says in one line why it
+    is too little, None where it is not.
+    """
+
+    layer: str
+    recipe: Recipe
+    source: Source
+    inputs: Mapping[str, Any]
+    model: str | None
+    adapter: str = ""
+    settings: WritingSettings | FilterSettings
+    make_task: Callable[[str], Task[Any]]
+    together: Together | None = None
+    summarise: Callable[[LayerWriter], Summary]
+    to_json: Callable[[Summary], Mapping[str, Any]]
+    problem: Callable[[Summary], str | None]
+    max_reject_rate: float = 1.0
+    title: str
+    note: str = ""
+    log_path: Path | None = None
+    may_grow: bool = False
+
+    def open_engine(self, stop: Stop) -> Engine:
+        """An engine that writes no layer."""
+        assert self.model is not None, "there is somebody to ask"
+        settings = engine_settings(self.settings, self.recipe.api)
+        return open_engine(self.settings.engine, self.model, settings, stop)
+
+
+_Claimed = tuple[Job[Summary], LayerWriter]
+
+
+def write_layers(jobs: Sequence[tuple[Job[Summary], Path]], worker: Worker | None = None) -> list[Summary]:
+    """Write the worker's part of each job's layer into its folder, going on where it stopped.
+
+    The summaries are of all workers' parts. Adapters of one checkpoint are asked together, in one engine and
+    one pass over the shards, and write what each would write alone; a job that fails does not keep the others
+    from being done. Raises RecipeError when a folder was begun with other settings, ModelError, DataError,
+    BudgetError, Interrupted after a signal, and RejectBudgetError when too much went wrong: once everything is
+    written, or as soon as the engine fails on more than that. Of several errors the first is raised.
+    """
+    worker = worker or Worker()
+    errors: list[DataError | RejectBudgetError] = []
+    with ExitStack() as held:
+        stop = held.enter_context(interruptible())
+        claimed = [(job, _claim(job, out, worker, held)) for job, out in jobs]
+        for group in _groups(claimed):
+            try:
+                _ask_missing(group, worker, stop)
+            except (DataError, RejectBudgetError) as error:  # what the others hold is summed up all the same
+                error.__context__ = error.__cause__ = None  # they, and the traceback, would hold the engine
+                errors.append(error.with_traceback(None))
+            gc.collect()  # the next group's engine may need the memory of this one's
+        summaries = [_sum_up(job, layer) for job, layer in claimed]
+    problems = [
+        problem for (job, _), summary in zip(jobs, summaries, strict=True) if (problem := job.problem(summary))
+    ]
+    if errors:
+        raise type(errors[0])("; ".join([str(errors[0]), *problems])) from errors[0]
+    if problems:
+        raise RejectBudgetError(problems[0])
+    return summaries
+
+
+def _claim(job: Job[Summary], out: Path, worker: Worker, held: ExitStack) -> LayerWriter:
+    manifest = claim(out, job.inputs, job.recipe)
+    held.enter_context(lock(out, worker))
+    return open_layer(
+        out, layer=job.layer, source=job.source, manifest={"digest": manifest.digest}, may_grow=job.may_grow
+    )
+
+
+def _groups(claimed: Sequence[_Claimed[Summary]]) -> list[list[_Claimed[Summary]]]:
+    """Who is asked together: the adapters over one checkpoint; everyone else alone."""
+    groups: dict[Hashable, list[_Claimed[Summary]]] = {}
+    for job, layer in claimed:
+        key = read_adapter(job.adapter).base_sha256 if job.adapter else layer.folder
+        groups.setdefault(key, []).append((job, layer))
+    return list(groups.values())
+
+
+def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop) -> None:
+    """One pass over the shards that the layers of a group lack."""
+    todo = []
+    for job, layer in group:
+        with stop.at_once():
+            missing = layer.missing(select(job.source.shards, worker))
+        if missing:
+            todo.append((job, layer, missing))
+    if not todo:
+        return
+    jobs, first = [job for job, _, _ in todo], todo[0][0]
+    with ExitStack() as held:
+        engine = _open([(job, layer) for job, layer, _ in todo], worker, stop, held)
+        name = "" if engine is None else engine.name
+        annotate(
+            engine,
+            [Part(layer, job.make_task(name), missing) for job, layer, missing in todo],
+            title=", ".join([first.title, *(job.layer for job in jobs[1:])]),
+            stop=stop,
+            max_reject_rate=first.max_reject_rate,
+            together=first.together,
+            note=first.note,
+            log_path=first.log_path,
+        )
+
+
+def _open(todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: ExitStack) -> Engine | None:
+    """The engine of these layers; answers of a server are kept until the layer is complete."""
+    first, layers = todo[0][0], [layer for _, layer in todo]
+    if first.model is None:
+        return None
+    api, adapters = first.recipe.api, [job.adapter for job, _ in todo if job.adapter]
+    engine = open_layer_engine(layers, first.model, first.settings, api, stop, adapters)
+    if engine.name != "api":
+        return engine
+    answers = held.enter_context(Answers(layers[0].folder / ANSWERS_FILE, worker))
+    if len(answers):
+        engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {layers[0].folder}")
+    # Not the address: a server that moved is the same to a layer.
+    return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits()})
+
+
+def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:
+    """Gather the rejects of the shards that are done, by all workers, and write summary.json."""
+    layer.finish()
+    with layer.alone():
+        summary = job.summarise(layer)
+        write_json(layer.folder / "summary.json", job.to_json(summary))
+        if layer.done() >= {shard.name for shard in job.source.shards}:
+            Answers(layer.folder / ANSWERS_FILE).remove()
+    return summary
+
+
+def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:
+    """What a summary.json says of the complete shards, by all workers: samples in and out, and cost."""
+    names = [shard.name for shard in layer.source.shards]
+    stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
+    return {
+        "num_shards": len(names),
+        "num_shards_done": len(layer.done() & set(names)),
+        **stats.to_json(),
+        "reject_rate": stats.reject_rate,
+        "images": int(figures["answered"]),
+        "cost": cost_of(cost, figures).to_json(),
+    }

@@ -1,0 +1,113 @@
+"""What a filter kept and dropped: summary.json, its lines for the terminal, and when it is too little."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import RejectBudgetError
+from vila2cli.filtering.deciding import HeldOut
+from vila2cli.filtering.job import FilterJob
+from vila2cli.filtering.selection import Cut
+from vila2cli.run.cost import cost_of, three_digits
+from vila2cli.settings import FilterSettings
+from vila2cli.shards import folder_figures, folder_stats
+from vila2cli.shards.sample import FILTER
+
+
+def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
+    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
+    stats = folder_stats(folder, job.names)
+    scored = folder_figures(job.scores_dir, job.names)
+    tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
+    return {
+        "stage": FILTER,
+        **who(job),
+        "in": stats.num_in,
+        "out": stats.num_out,
+        "dropped": dict(stats.dropped),
+        "rejected": stats.num_rejected,
+        "reject_rate": stats.reject_rate,
+        "images": int(scored["answered"]),
+        "tokens_in": int(scored["tokens"]),
+        "tokens_out": stats.tokens,
+        "held_out": tasks if job.settings.overlap != "none" else None,
+        "rank_by": job.settings.rank_by,
+        "cuts": [_cut_json(cut, job.settings) for cut in cuts],
+        "cost": cost_of(job.recipe.cost, scored).to_json(),
+    }
+
+
+def _without_num(held_out: HeldOut) -> dict[str, int]:
+    return {name.removeprefix("num_"): value for name, value in dataclasses.asdict(held_out).items()}
+
+
+def who(job: FilterJob) -> dict[str, Any]:
+    """What a summary says of who scored."""
+    model, model_sha256 = job.provenance or job.similarity or (None, None)
+    return {
+        "round": job.round,
+        "model": model,
+        "model_sha256": model_sha256,
+        "num_shards": len(job.source.shards),
+    }
+
+
+def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
+    """One length bucket: its first length in tokens, what it kept, and the score at which it was cut."""
+    edges = [0, *sorted(settings.length_buckets)]
+    lowest_first = settings.rank_by in ("perplexity", "text-perplexity")
+    value = cut.rank if cut.rank is None or lowest_first else -cut.rank
+    return {
+        "from_tokens": edges[cut.bucket],
+        "out": cut.num_kept,
+        "in": cut.num_ranked,
+        "worst_kept": value,
+    }
+
+
+def check_budget(summary: Mapping[str, Any], out_dir: Path, max_reject_rate: float) -> None:
+    """Raise RejectBudgetError when too large a share could not be scored, or when nothing is kept."""
+    if summary["reject_rate"] > max_reject_rate:
+        raise RejectBudgetError(
+            f"{summary['rejected']} of {summary['in']} samples ({summary['reject_rate']:.1%}) could not be "
+            f"scored, above filter.max_reject_rate {max_reject_rate:.1%}; see {out_dir}/rejects.jsonl"
+        )
+    if not summary["out"]:
+        raise RejectBudgetError(
+            f"none of {summary['in']:,} samples is kept in {out_dir}: {_dropped(summary)}; look at them with "
+            "--explain and change the settings of [filter]"
+        )
+
+
+def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The summary for the terminal."""
+    yield f"kept {summary['out']:,} of {summary['in']:,} samples; dropped: {_dropped(summary) or 'none'}"
+    if summary["tokens_in"]:
+        yield f"{summary['tokens_out']:,} of {summary['tokens_in']:,} caption tokens"
+    if summary["held_out"] is not None:
+        yield _held_out_line(summary["held_out"])
+    for cut in summary["cuts"]:
+        bucket = f" from {cut['from_tokens']} tokens on" if len(summary["cuts"]) > 1 else ""
+        worst = "none" if cut["worst_kept"] is None else f"{cut['worst_kept']:.4g}"
+        yield f"{summary['rank_by']}{bucket}: {cut['out']:,} of {cut['in']:,} kept, cut at {worst}"
+    if control := summary.get("control"):
+        yield f"random control: {control['out']:,} samples, {control['tokens_out']:,} caption tokens"
+    cost = summary["cost"]
+    hours = f"{three_digits(cost['hours_per_1k_images'])} {cost['device']} per 1,000 images"
+    yield f"scored at {three_digits(cost['images_per_s'])} images/s, {hours}"
+
+
+def _dropped(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items())
+
+
+def _held_out_line(held_out: Mapping[str, Any]) -> str:
+    if not held_out["tasks"]:
+        return "compared with no evaluation images: eval.tasks is empty and no --tasks were given"
+    line = f"compared with {held_out['images']:,} evaluation images of {len(held_out['tasks'])} tasks"
+    if held_out["undecodable"]:
+        line += f"; {held_out['undecodable']:,} cannot be decoded, only their exact copies are found"
+    if held_out["rejected"]:
+        line += f"; {held_out['rejected']:,} samples of the tasks cannot be read and were not compared"
+    return line

@@ -1,0 +1,128 @@
+"""Every foreign format by the command that reads it: its name, the files it is made from, and its reader."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Literal
+
+from vila2cli.errors import RecipeError
+
+Command = Literal["shards convert", "shards build", "eval import"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A file format. `reader` is MODULE:FUNCTION in this package, so that naming formats imports no reader.
+
+    `specialists` are those that its annotations can train; `in_shards` when they lie beside their pictures.
+    """
+
+    name: str
+    files: str
+    reader: str
+    specialists: tuple[str, ...] = ()
+    in_shards: bool = False
+
+    def load(self) -> Any:
+        """The function that reads it: `captions.items.ItemReader`, `specialists.draft.PictureReader` or
+        `benchmarks.questions.TaskReader`, by the command."""
+        module, _, function = self.reader.partition(":")
+        return getattr(import_module(f"vila2cli.formats.{module}"), function)
+
+
+_OBJECTS = ("spatial", "grounding")
+FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
+    {
+        "shards convert": (
+            Format("llava", "LLaVA's conversations .json", "captions.rows:read_llava"),
+            Format("coco", "COCO's captions .json", "captions.rows:read_coco"),
+            Format("coyo", "image-text pairs .parquet or .jsonl", "captions.rows:read_pairs"),
+            Format("mmc4", "MMC4's documents .jsonl, .gz or .zip", "captions.rows:read_mmc4"),
+            Format("obelics", "OBELICS' documents .parquet", "captions.rows:read_obelics"),
+            Format(
+                "img2dataset",
+                "tars or folders that it wrote",
+                "captions.downloads:read_img2dataset",
+                in_shards=True,
+            ),
+        ),
+        "shards build": (
+            Format("coco", "COCO's instances and captions .json", "specialists.coco:read_coco", _OBJECTS),
+            Format("refcoco", "instances and references .json", "specialists.coco:read_refcoco", _OBJECTS),
+            Format(
+                "visual-genome", "objects.json image_data.json", "specialists.objects:read_genome", _OBJECTS
+            ),
+            Format(
+                "grit", "shards by img2dataset", "specialists.objects:read_grit", ("grounding",), in_shards=True
+            ),
+            Format("nlvr", "NLVR .json", "specialists.objects:read_nlvr", _OBJECTS),
+            Format("textocr", "TextOCR .json", "specialists.words:read_textocr", ("ocr",)),
+            Format("docvqa", "DocVQA .json", "specialists.words:read_docvqa", ("ocr",)),
+            Format("lines", "JSON lines of boxes", "specialists.objects:read_boxes", (*_OBJECTS, "ocr")),
+        ),
+        "eval import": (
+            Format("vqav2", "questions and annotations .json", "benchmarks.short:read_vqa"),
+            Format(
+                "textvqa", "TextVQA .json, or questions and annotations .json", "benchmarks.short:read_textvqa"
+            ),
+            Format(
+                "vizwiz", "VizWiz .json, or questions and annotations .json", "benchmarks.short:read_vizwiz"
+            ),
+            Format("gqa", "questions .json", "benchmarks.short:read_gqa"),
+            Format("docvqa", "DocVQA .json", "benchmarks.short:read_docvqa"),
+            Format("chartqa", "test_human.json test_augmented.json", "benchmarks.short:read_chartqa"),
+            Format("ocrbench", "OCRBench.json", "benchmarks.short:read_ocrbench"),
+            Format("pope", "coco_pope_*.json, and LLaVA's llava_pope_test.jsonl", "benchmarks.yesno:read_pope"),
+            Format("mme", "the folder of MME", "benchmarks.yesno:read_mme"),
+            Format("hallusionbench", "HallusionBench.json", "benchmarks.yesno:read_hallusion"),
+            Format("vsr", "VSR .jsonl", "benchmarks.yesno:read_vsr"),
+            Format("nlvr", "NLVR or NLVR2 .json", "benchmarks.yesno:read_nlvr"),
+            Format("mmbench", "MMBench .tsv", "benchmarks.choice:read_mmbench"),
+            Format("vlmevalkit", "AI2D, MMStar, RealWorldQA .tsv", "benchmarks.choice:read_vlmevalkit"),
+            Format("scienceqa", "problems.json pid_splits.json", "benchmarks.choice:read_scienceqa"),
+            Format("seed", "SEED-Bench.json", "benchmarks.choice:read_seed"),
+            Format(
+                "mmmu",
+                "MMMU .parquet or .jsonl, its output.json or answer_dict_val.json",
+                "benchmarks.choice:read_mmmu",
+            ),
+            Format("mmvet", "mm-vet.json", "benchmarks.judged:read_mmvet"),
+            Format(
+                "llava-bench",
+                "LLaVA-Bench's questions.jsonl context.jsonl answers_gpt4.jsonl",
+                "benchmarks.judged:read_llava_bench",
+            ),
+            Format("refcoco", "RefCOCO .json or .jsonl", "benchmarks.images:read_refcoco"),
+            Format("captions", "COCO or Karpathy captions .json", "benchmarks.images:read_captions"),
+            Format(
+                "amber",
+                "query_all.json annotations.json relation.json safe_words.txt",
+                "benchmarks.amber:read_amber",
+            ),
+            Format("chair", "COCO's captions and instances .json", "benchmarks.images:read_chair"),
+        ),
+    }
+)
+
+
+def names(command: Command) -> list[str]:
+    """The formats that a command reads."""
+    return [form.name for form in FORMATS[command]]
+
+
+def find_format(command: Command, name: str) -> Format:
+    """The format of that name; raises RecipeError naming the nearest one, or the command that reads it."""
+    for form in FORMATS[command]:
+        if form.name == name:
+            return form
+    near = difflib.get_close_matches(name, names(command), n=1)
+    elsewhere = next((other for other in FORMATS if name in names(other)), None)
+    if elsewhere is not None:
+        hint = f"vila2 {elsewhere} reads it, vila2 {command} reads {', '.join(names(command))}"
+    elif near:
+        hint = f"did you mean {near[0]!r}?"
+    else:
+        hint = f"known are {', '.join(names(command))}"
+    raise RecipeError(f"unknown format {name!r}; {hint}")

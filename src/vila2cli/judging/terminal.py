@@ -1,0 +1,118 @@
+"""A judged folder in the terminal: a table of pairs and judges, ranks, agreement, and what is unjudged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+NOTHING = "-"
+_HEAD = ("pair", "judge", "preferred", "wins/ties/losses", "unjudged", "free of position", "first", "longer")
+_LEGEND = (
+    "preferred counts ties as halves; free of position leaves out the ties that position bias made; first is "
+    "how often it chose what was shown first, longer how often the longer caption won (0.5 is none)"
+)
+
+
+def summary_table(summary: Mapping[str, Any]) -> list[str]:
+    """The summary of a judged folder as lines."""
+    rows = [row for pair in summary["pairs"] for row in _rows(pair)]
+    lines = [*aligned([_HEAD, *rows]), _LEGEND]
+    for judge, strengths in summary.get("bradley_terry", {}).items():
+        ranks = ", ".join(f"{short(rank['layer'])} {_elo(rank)}" for rank in strengths)
+        lines.append(f"Elo by {judge} (Bradley-Terry): {ranks}")
+    for judge, layers in summary.get("captions", {}).items():
+        lines += [f"{judge} on {short(layer)}: {_means(figures)}" for layer, figures in layers.items()]
+    for pair in summary["pairs"]:
+        lines += agreement_lines(pair)
+    lines += unjudged_lines(summary)
+    return lines
+
+
+def agreement_lines(pair: Mapping[str, Any]) -> list[str]:
+    """How far the judges of a pair agree, one line for every two of them and one for all."""
+    where = f"{short(pair['layer'])} over {short(pair['against'])}"
+    lines = []
+    for two in pair["agreement"]:
+        if not two["num_samples"]:
+            continue
+        span = two.get("kappa_interval")
+        more = f" ({span[0]:.2f} to {span[1]:.2f})" if span else ""
+        same = f", the same in {100 * two['same']:.0f} %" if two.get("same") is not None else ""
+        lines.append(
+            f"agreement on {where}: {' and '.join(two['judges'])} kappa {_decimals(two['kappa'])}{more}"
+            f"{same} of {two['num_samples']}"
+        )
+    if many := pair.get("all_judges"):
+        alpha, fleiss = (_decimals(many[name]) for name in ("krippendorff_alpha", "fleiss_kappa"))
+        lines.append(
+            f"agreement on {where}: all {many['num_judges']} judges Krippendorff's alpha {alpha} over "
+            f"{many['num_samples']}, Fleiss' kappa {fleiss} over {many['num_judged_by_all']}"
+        )
+    return lines
+
+
+def _decimals(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def unjudged_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How many pairs each judge left unjudged, and why."""
+    return [
+        f"unjudged by {judge}: {', '.join(f'{num} {word}' for word, num in reasons.items())}"
+        for judge, reasons in summary.get("unjudged_reasons", {}).items()
+    ]
+
+
+def short(layer: str) -> str:
+    """The last two parts of a layer's folder."""
+    return "/".join(PurePath(layer).parts[-2:])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with columns of equal width."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _rows(pair: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for judge, figures in pair["judges"].items():
+        yield (
+            f"{short(pair['layer'])} over {short(pair['against'])}",
+            judge,
+            percent(figures["win_rate"]),
+            f"{figures['wins']}/{figures['ties']}/{figures['losses']}",
+            str(figures["unjudged"]),
+            percent(figures.get("position_free_rate")),
+            *(_share(figures, name) for name in ("position_bias", "length_bias")),
+        )
+
+
+def percent(rate: Mapping[str, float] | None) -> str:
+    """A rate with its interval, `-` for none."""
+    if rate is None:
+        return NOTHING
+    value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _share(figures: Mapping[str, Any], name: str) -> str:
+    value = figures.get(name)
+    if value is None:
+        return NOTHING
+    span = figures.get("intervals", {}).get(name)
+    return _decimals(value) + (f" ({span['low']:.2f} to {span['high']:.2f})" if span else "")
+
+
+def _elo(rank: Mapping[str, Any]) -> str:
+    span = "" if rank["low"] == rank["high"] else f" ({rank['elo_low']:+.0f} to {rank['elo_high']:+.0f})"
+    return f"{rank['elo']:+.0f}{span}"
+
+
+def _means(figures: Mapping[str, Any]) -> str:
+    means = [
+        f"{name.replace('_', ' ')} {mean['value']:.2f} ({mean['low']:.2f} to {mean['high']:.2f})"
+        for name, mean in figures.items()
+        if isinstance(mean, Mapping)
+    ]
+    return f"{', '.join(means)}; {figures['num_captions']} captions"

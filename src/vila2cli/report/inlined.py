@@ -1,0 +1,30 @@
+"""Pictures on the page: small, and inside of it."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from vila2cli.image import jpeg_url, to_jpeg
+
+MAX_SIDE = 480
+PIXEL_ART_SIDE = 128
+"""Images up to this many pixels are shown with hard pixel edges."""
+
+
+@dataclass(frozen=True, slots=True)
+class InlinePicture:
+    """A JPEG as a data URL with its size in pixels, or a note that says why there is none."""
+
+    url: str = ""
+    width: int = 0
+    height: int = 0
+    note: str = ""
+    pixelated: bool = False
+
+
+def picture_of(image: Image.Image, *, quality: int = 80) -> InlinePicture:
+    """An image of at most MAX_SIDE pixels a side; pixel art keeps its colours."""
+    pixelated = max(image.size) <= PIXEL_ART_SIDE
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    jpeg = to_jpeg(image, quality=92, subsampling=0) if pixelated else to_jpeg(image, quality=quality)
+    return InlinePicture(jpeg_url(jpeg), *image.size, pixelated=pixelated)

@@ -1,0 +1,117 @@
+"""What a launcher asks for: `accelerate launch` hands on its config file as environment variables.
+
+What the file asks for and training here cannot do is refused before any data is read.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vila2cli.errors import RecipeError
+from vila2cli.files import read_json
+from vila2cli.settings import TrainerSettings
+
+Strategy = Literal["ddp", "fsdp2", "zero"]
+
+_OFF = ("", "no", "false", "none", "auto", "0", "1")
+_REFUSED = {
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM; take FSDP or DEEPSPEED",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config; leave it out",
+    "ACCELERATE_DYNAMO_BACKEND": "a dynamo_backend; leave it out and set trainer.compile = true",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps; leave it out, the recipe has "
+    "batch_size and micro_batch_size",
+}
+_REFUSED_FSDP = {
+    "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params; leave it out",
+    "FSDP_IGNORED_MODULES": "fsdp_ignored_modules; leave it out, nobody would sum their gradients",
+    "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing; leave it out and set "
+    "trainer.gradient_checkpointing = true",
+}
+_REFUSED_ZERO = {
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "offload_optimizer_device; leave it out",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param_device; leave it out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the processes of a training share its model, and whether they compute in bfloat16."""
+
+    strategy: Strategy = "ddp"
+    is_bf16: bool = False
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has the whole model while it is trained."""
+        return self.strategy != "ddp"
+
+    def describe(self) -> str:
+        """The launch in a few words."""
+        return f"{self.strategy} on several processes, in {'bfloat16' if self.is_bf16 else 'float32'}"
+
+
+def read_launch(trainer: TrainerSettings, dtype: str, environ: Mapping[str, str] | None = None) -> Launch:
+    """What the recipe and the launcher's config file, which comes first, ask for together.
+
+    Raises RecipeError, naming all that is in the way, where a training here cannot do what the file says.
+    """
+    environ = os.environ if environ is None else environ
+    strategy: Strategy = trainer.strategy
+    if environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        strategy = "fsdp2"
+    if environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        strategy = "zero"
+    config = _deepspeed_config(environ) if strategy == "zero" else {}
+    precision = environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    for name in ("bf16", "fp16"):
+        if config.get(name, {}).get("enabled") is True:
+            precision = name
+    reasons = list(_refused(strategy, environ, config))
+    if precision not in ("no", "bf16"):
+        reasons.append(f"{precision}; take bf16")
+    if precision == "bf16" and strategy == "zero" and dtype != "bfloat16":
+        reasons.append("bf16, in which DeepSpeed keeps frozen weights, too; set base.dtype = bfloat16")
+    if reasons:
+        raise RecipeError(
+            f"the config of `accelerate launch` asks for {'; and for '.join(reasons)} (training does without)"
+        )
+    return Launch(strategy, precision == "bf16" or dtype == "bfloat16")
+
+
+def _refused(strategy: Strategy, environ: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
+    names = dict(_REFUSED)
+    if strategy == "fsdp2":
+        names |= _REFUSED_FSDP
+        if environ.get("FSDP_VERSION", "2") != "2":
+            yield "fsdp_version 1; set fsdp_version: 2"
+        if environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP":
+            yield "SIZE_BASED_WRAP, which would part tied weights; take TRANSFORMER_BASED_WRAP"
+    if strategy == "zero":
+        names |= _REFUSED_ZERO
+        yield from _refused_zero(environ, config)
+    yield from (reason for name, reason in names.items() if _is_on(environ.get(name)))
+
+
+def _refused_zero(environ: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
+    zero = config.get("zero_optimization", {})
+    if str(zero.get("stage", environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))) == "0":
+        yield "zero_stage 0; take 1, 2 or 3, or MULTI_GPU"
+    for name in ("optimizer", "scheduler"):
+        if name in config:
+            yield f"an own {name} of DeepSpeed; leave it out, the recipe has one"
+    for name in ("offload_optimizer", "offload_param"):
+        if _is_on(zero.get(name, {}).get("device")):
+            yield f"{name}; leave it out"
+    if _is_on(config.get("gradient_accumulation_steps")):
+        yield _REFUSED["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"]
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).lower() not in _OFF
+
+
+def _deepspeed_config(environ: Mapping[str, str]) -> Mapping[str, Any]:
+    path = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    return {} if path.lower() == "none" else read_json(Path(path))

@@ -1,0 +1,197 @@
+"""A training's objective and optimizer as accelerate places them: whole (DDP), or in parts (FSDP2, ZeRO)."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    patch_environment,
+)
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import Idefics3ForConditionalGeneration
+
+from vila2cli.errors import RecipeError
+from vila2cli.ranks import Rank
+from vila2cli.train import zero
+from vila2cli.train.launch import Launch
+
+_BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+"""As under autocast, gradients are summed and the loss is given in float32; accelerate's has bfloat16 there."""
+
+
+def open_accelerator(rank: Rank, device: torch.device, launch: Launch) -> Accelerator:
+    """The accelerator of a training whose processes have met already, in place of an earlier training's."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with patch_environment(**_variables(rank, device, launch)):
+        if launch.strategy == "zero":
+            return _open_zero(launch)
+        if launch.strategy == "fsdp2" and rank.count > 1:
+            return _open_fsdp2(device, launch)
+        # A whole model is in bfloat16 by autocast, which `prepare` puts around its forward pass.
+        return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if launch.is_bf16 else "no")
+
+
+def _variables(rank: Rank, device: torch.device, launch: Launch) -> dict[str, Any]:
+    """What accelerate goes by: it knows torchrun's variables and those of MPI, and nothing of Slurm's."""
+    is_alone = rank.count == 1 and launch.strategy != "zero"
+    return {
+        "RANK": rank.index,
+        "WORLD_SIZE": rank.count,
+        "PMI_SIZE": rank.count,  # which it asks first, and may be of a shell around this process
+        "LOCAL_RANK": -1 if is_alone else rank.local,
+        "LOCAL_WORLD_SIZE": rank.count,
+        "OMP_NUM_THREADS": torch.get_num_threads(),  # else it sets a number of its own
+        "ACCELERATE_TORCH_DEVICE": device,
+        "ACCELERATE_USE_CPU": device.type == "cpu" and launch.strategy != "zero",
+        "ACCELERATE_USE_DEEPSPEED": str(launch.strategy == "zero").lower(),
+        "ACCELERATE_USE_FSDP": str(launch.strategy == "fsdp2").lower(),
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    }
+
+
+def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+        cpu_ram_efficient_loading=True,  # the weights of the first process, handed out one by one
+        mixed_precision_policy=_BF16 if launch.is_bf16 else None,
+    )
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", fsdp_plugin=plugin)
+    if device.type == "cpu":
+        # accelerate 1.15 leaves out FSDP on CPUs without a word: two processes with `distributed_type: FSDP`
+        # came out as MULTI_CPU, and each of them kept the whole model.
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def _open_zero(launch: Launch) -> Accelerator:
+    plugin = DeepSpeedPlugin()
+    precision = "bf16" if launch.is_bf16 else "no"
+    plugin.deepspeed_config["bf16"] = {"enabled": launch.is_bf16}
+    # On CPUs a backend has to be named: without one each process took itself for the only one.
+    backend = InitProcessGroupKwargs(backend="nccl" if torch.cuda.is_available() else "gloo")
+    return Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=[backend])
+
+
+class Wrapped:
+    """An objective and its optimizer, placed on the device, whose gradients are those of all processes."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        *,
+        max_grad_norm: float,
+    ) -> None:
+        """Wrap `objective`, whose `model` is a transformers model; parameters become other objects."""
+        self.optimizer = optimizer
+        self._accelerator, self._max_grad_norm = accelerator, max_grad_norm
+        accelerator.free_memory()
+        is_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
+        if is_zero:
+            zero.settle(accelerator, objective, max_grad_norm)
+        elif accelerator.distributed_type == DistributedType.FSDP:
+            _name_layers(accelerator.state.fsdp_plugin, objective)
+        else:
+            # Others may have layers whose output nothing uses.
+            uses_all = isinstance(objective.model, Idefics3ForConditionalGeneration)
+            accelerator.ddp_handler = DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True, find_unused_parameters=not uses_all
+            )
+        with _without_saved_buffers(objective, accelerator.is_fsdp2):
+            self.objective, _ = accelerator.prepare(objective, optimizer)
+        self._engine = self.objective if is_zero else None
+        if is_zero:
+            zero.begin(self._engine)
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, is_last: bool) -> Iterator[None]:
+        """Exchange gradients in the backward pass of a step's last micro-batch only."""
+        if self._engine is not None:
+            self._engine.set_gradient_accumulation_boundary(is_last)
+        if is_last or self._engine is not None:
+            yield
+        else:
+            with self._accelerator.no_sync(self.objective):
+                yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch."""
+        if self._engine is None:
+            self._accelerator.backward(loss)
+        else:
+            # accelerate's own takes DeepSpeed's step at once, before the loss of all processes is known.
+            self._engine.backward(loss)
+
+    def step(self) -> float:
+        """Clip the gradients, take a step and forget them; returns their norm."""
+        if self._engine is not None:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm())
+        fill_gradients(self.optimizer)
+        norm = self._accelerator.clip_grad_norm_(self.objective.parameters(), self._max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def release(self) -> None:
+        """Take the hooks off a whole model; one in parts needs them until its weights are gathered."""
+        if self._engine is None:
+            del self.objective
+            self._accelerator.free_memory()
+
+
+def _name_layers(plugin: FullyShardedDataParallelPlugin, objective: nn.Module) -> None:
+    """Gather and give up each layer of the tower and the LLM for itself, the rest as one.
+
+    Unless the config names classes; those that models name themselves may be of no module that they have,
+    as Idefics3DecoderLayer is, and accelerate refuses them.
+    """
+    there = {type(module).__name__ for module in objective.modules()}
+    named = plugin.transformer_cls_names_to_wrap or sorted(
+        {type(layer).__name__ for layer in layers(objective)}
+    )
+    if missing := [name for name in named if name not in there]:
+        raise RecipeError(f"fsdp_transformer_layer_cls_to_wrap: the model has no {', '.join(missing)}")
+    plugin.transformer_cls_names_to_wrap = named
+
+
+@contextlib.contextmanager
+def _without_saved_buffers(objective: nn.Module, is_fsdp2: bool) -> Iterator[None]:
+    """Keep buffers out of what accelerate's FSDP2 hands out: it fails on them, as they are not in parts."""
+    changed: list[tuple[nn.Module, set[str]]] = []
+    for module in objective.modules() if is_fsdp2 else ():
+        changed.append((module, module._non_persistent_buffers_set))
+        module._non_persistent_buffers_set = set(module._buffers)
+    try:
+        yield
+    finally:
+        for module, names in changed:
+            module._non_persistent_buffers_set = names
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The members of the model's lists of modules: the layers of its tower and of its LLM."""
+    return [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
+
+
+def fill_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Make a step's gradients zero where none of its forward passes had any, as other steps have them.
+
+    Between processes a stand-in for the pictures sees to that.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if all(parameter.grad is None for parameter in parameters):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)

@@ -1,0 +1,171 @@
+"""`accelerate launch` with config files as people have them: what they ask for is done or refused."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_distribution import SCRIPT, assert_close, launch
+from transformers import AutoModelForImageTextToText
+
+from vila2cli.errors import RecipeError
+from vila2cli.settings import TrainerSettings
+from vila2cli.settings.recipe import load_recipe
+from vila2cli.train.launch import Launch, read_launch
+from vila2cli.world.write import write_world
+
+DDP = "distributed_type: MULTI_GPU\n"
+FSDP2 = """\
+distributed_type: FSDP
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_reshard_after_forward: true
+"""
+ZERO = "distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero_stage: {}\n"
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="the deepspeed package is not installed"
+)
+CONFIGS = [
+    pytest.param(DDP, id="ddp"),
+    pytest.param(FSDP2, id="fsdp2"),
+    *(pytest.param(ZERO.format(stage), id=f"zero{stage}", marks=needs_deepspeed) for stage in (1, 2, 3)),
+]
+
+
+def accelerate_launch(folder: Path, config: str, *program: str) -> subprocess.CompletedProcess[str]:
+    """Two processes of a program on the CPUs of this machine, as accelerate starts them."""
+    path = folder / "accelerate.yaml"
+    path.write_text(f"compute_environment: LOCAL_MACHINE\nnum_machines: 1\nnum_processes: 2\n{config}")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
+    return subprocess.run(
+        [*command, "--main_process_port", "0", *program],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_trains_as_one_process_does_and_resumes_bit_by_bit(
+    config: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    launch("uneven", 1, tiny_checkpoint, tmp_path / "alone")
+    started = accelerate_launch(
+        tmp_path, config, str(SCRIPT), "sharded", "-", "-", "-", str(tiny_checkpoint), str(tmp_path)
+    )
+    assert started.returncode == 0, started.stderr
+    first, second = (json.loads((tmp_path / f"sharded-{rank}.json").read_text()) for rank in (0, 1))
+    assert_close(tmp_path / "weights.safetensors", tmp_path / "alone" / "weights.safetensors")
+    weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in weights.items())
+    assert first["tied"]
+    assert second["tied"]
+    assert first["later"] == second["later"] < first["loss"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("launch")
+    path = root / "recipe.toml"
+    few = "".join(f", num_{name} = 2" for name in ("pretrain", "interleaved", "specialist", "dev", "eval"))
+    path.write_text(
+        f"""
+        name = "launch"
+        runs_dir = "{root}/runs"
+        sft = {{ learning_rate = 1e-3, batch_size = 6, micro_batch_size = 2 }}
+        data.sft = "{root}/data/sft"
+        data.text = "{root}/data/text"
+        world = {{ num_sft = 12, num_text = 5{few} }}
+        """
+    )
+    write_world(load_recipe(path), root / "data")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[-1]])
+def test_a_stage_leaves_a_stock_checkpoint(
+    config: str, recipe: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "sft",
+        "--recipe",
+        str(recipe),
+        "--model",
+        str(tiny_checkpoint),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    started = accelerate_launch(tmp_path, config, "-m", "vila2cli", *arguments)
+    assert started.returncode == 0, started.stderr
+    assert json.loads((tmp_path / "out" / "vila2.json").read_text())["processes"] == 2
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not [
+        path for path in (tmp_path / "out").rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")
+    ]
+
+
+def test_the_config_comes_before_the_recipe() -> None:
+    trainer = TrainerSettings(strategy="fsdp2")
+    assert read_launch(trainer, "float32", {}) == Launch("fsdp2")
+    plain = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
+    assert read_launch(TrainerSettings(), "bfloat16", plain) == Launch("ddp", is_bf16=True)
+    assert read_launch(trainer, "bfloat16", {"ACCELERATE_USE_DEEPSPEED": "true"}) == Launch(
+        "zero", is_bf16=True
+    )
+    bf16 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    assert read_launch(TrainerSettings(), "float32", bf16) == Launch("fsdp2", is_bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "fp16; take bf16"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "fp8; take bf16"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, r"set trainer\.compile"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "micro_batch_size"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "parallelism_config"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, r"gradient_checkpointing"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "take 1, 2 or 3"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}, r"set base\.dtype"),
+    ],
+)
+def test_what_a_config_asks_for_in_vain_is_named(environ: dict[str, str], reason: str) -> None:
+    with pytest.raises(RecipeError, match=f"accelerate launch` asks for .*{reason}"):
+        read_launch(TrainerSettings(), "float32", environ)
+
+
+def test_a_deepspeed_config_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "zero.json"
+    environ = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}))
+    assert read_launch(TrainerSettings(), "bfloat16", environ) == Launch("zero", is_bf16=True)
+    offload = {"stage": 2, "offload_optimizer": {"device": "nvme"}}
+    path.write_text(json.dumps({"zero_optimization": offload, "optimizer": {"type": "Adam"}, "scheduler": {}}))
+    with pytest.raises(RecipeError, match=r"an own optimizer .* an own scheduler .* offload_optimizer;"):
+        read_launch(TrainerSettings(), "float32", environ)
+
+
+def test_a_stage_ends_with_that_line_before_it_reads_anything(recipe: Path, tiny_checkpoint: Path) -> None:
+    arguments = ["sft", "--recipe", str(recipe), "--model", str(tiny_checkpoint), "--out", "/nowhere/out"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "vila2cli", *arguments],
+        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "fp16"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == RecipeError.exit_code
+    assert ended.stderr.strip().splitlines()[-1].endswith("asks for fp16; take bf16 (training does without)")
