@@ -23,8 +23,8 @@ from vila2cli.shards import (
     write_rejects,
 )
 from vila2cli.shards.fingerprints import Fingerprint
-from vila2cli.shards.sample import Reject, Sample
-from vila2cli.text.compose import ORIGINAL, compose_caption, filter_inputs, is_kept
+from vila2cli.shards.sample import ORIGINAL, Reject, Sample, is_kept
+from vila2cli.text.compose import compose_caption, filter_inputs
 
 
 def merge(
