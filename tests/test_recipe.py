@@ -8,11 +8,20 @@ import pydantic
 import pytest
 
 from vila2cli.errors import RecipeError
+from vila2cli.run.folder import difference
 from vila2cli.settings import Recipe, describe
-from vila2cli.settings.recipe import flatten, key_lines, load_recipe, nearest_key, resolved_lines
+from vila2cli.settings.recipe import (
+    flatten,
+    key_lines,
+    load_recipe,
+    nearest_key,
+    read_stored,
+    resolved_lines,
+)
 from vila2cli.text.prompts import PROMPTS, QUESTIONS
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("**/*.toml"))
+REPO = Path(__file__).parents[1]
+RECIPES = sorted((REPO / "recipes").glob("**/*.toml"))
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -296,3 +305,68 @@ def test_a_recipe_loads_without_torch() -> None:
 def test_fields_are_typed_settings() -> None:
     assert Recipe.model_config["frozen"]
     assert Recipe.model_config["extra"] == "forbid"
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "way_out"),
+    [
+        ("[pretrain.align]\ntext_share = 0.1", "pretrain.align.text_share", "max_samples or epochs"),
+        ("[pretrain.align.mixture.pretrain]\nepochs = 2", "pretrain.align.mixture", "max_samples or epochs"),
+        ('[pretrain.align]\nanswers = "apart"', "pretrain.align.answers", "in pretrain.main"),
+        ("[specialists.ocr]\ntext_share = 0.1", "specialists.ocr.text_share", "max_samples or epochs"),
+        ("[specialists.ocr.mixture.x]\nweight = 1", "specialists.ocr.mixture", "max_samples or epochs"),
+    ],
+)
+def test_a_setting_that_was_removed_is_named_with_a_way_out(
+    tmp_path: Path, lines: str, key: str, way_out: str
+) -> None:
+    path = write(tmp_path, lines + "\n")
+    text = problems(path)
+    (line,) = [line for line in text.splitlines() if "is no longer a setting" in line]
+    assert f"{key} is no longer a setting: " in line
+    assert f"{path}:" in line
+    assert way_out in line
+
+
+def test_a_stage_takes_no_nodes_or_array_that_it_cannot_use(tmp_path: Path) -> None:
+    assert "leave out slurm.stages.eval.nodes" in problems(None, "slurm.stages.eval.nodes=2")
+    assert "leave out slurm.stages.sft.array" in problems(None, "slurm.stages.sft.array=2")
+    assert "leave out slurm.stages.world.gpus" in problems(None, "slurm.stages.world.gpus=1")
+    recipe = load_recipe(None, ["slurm.stages.sft.nodes=2", "slurm.stages.eval.array=2"])
+    stored = tmp_path / "recipe.toml"
+    stored.write_text("\n".join(resolved_lines(recipe)))
+    assert load_recipe(stored).model_dump() == recipe.model_dump()
+
+
+def test_a_recipe_stored_by_an_earlier_version_is_read(tmp_path: Path) -> None:
+    recipe = load_recipe(REPO / "recipes/world.toml")
+    path = tmp_path / "recipe.toml"
+    old = [
+        "pretrain.align.text_share = 0.0",
+        'pretrain.align.answers = "appended"',
+        "specialists.ocr.text_share = 0.0",
+        "pretrain.align.mixture.pretrain.weight = 0.0",
+    ]
+    path.write_text("\n".join([*resolved_lines(recipe), *old]))
+    assert read_stored(path).model_dump() == recipe.model_dump()
+    path.write_text("\n".join([*resolved_lines(recipe), "recaption.invented = 1"]))
+    with pytest.raises(RecipeError, match="does not know; vila2 of another version reads it"):
+        read_stored(path)
+    (tmp_path / "manifest.json").write_text('{"vila2": "9.9.9"}')
+    with pytest.raises(RecipeError, match=r"vila2 9\.9\.9 reads it") as error:
+        read_stored(path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_earlier_version_recorded_without_effect_is_no_difference() -> None:
+    now = {"settings": {"align": {"epochs": 1.0}}, "seed": 0}
+    then = {
+        "settings": {"align": {"epochs": 1.0, "text_share": 0.0, "answers": "apart", "mixture": {}}},
+        "seed": 0,
+    }
+    assert difference(then, now) == ""
+    then["settings"]["align"]["mixture"] = {"pretrain": {"epochs": 0.5}}
+    assert "settings.align.mixture.pretrain.epochs was 0.5, now absent" in difference(then, now)
+    assert "text_share was 0.1, now 0.0" in difference(
+        {"settings": {"text_share": 0.1}}, {"settings": {"text_share": 0.0}}
+    )

@@ -28,7 +28,8 @@ def test_a_good_caption_is_kept_at_once(table: Lay, recipe: Load, provenance: Pr
     assert found.text == GOOD
     assert found.decision == {"source": "model", "by": "only"}
     assert len(desk.asked) == 1
-    figures = {"kept_model": 1, "by_only": 1, "stripped": 1, "retries": 0, "captions": 1, "words": 6}
+    figures = {"stripped": 1, "retries": 0, "captions": 1, "words": 6}
+    figures |= {"kept": {"model": 1}, "chosen_by": {"only": 1}}
     assert figures.items() <= desk.stats.items()
 
 
@@ -43,7 +44,8 @@ def test_the_ladder_changes_sampling_and_stops_at_the_first_good_caption(
     assert {step[0].top_p for step in desk.asked} == {0.5}
     assert [one["defect"] for one in found.decision["attempts"]] == ["repetition", "refusal", None]
     assert (found.decision["chosen"], found.sampling["temperature"]) == (2, 0.6)
-    figures = {"retries": 2, "retried": 1, "defect_repetition": 1, "defect_refusal": 1, "finish_stop": 3}
+    figures = {"retries": 2, "retried": 1, "defects": {"repetition": 1, "refusal": 1}}
+    figures["finish_reasons"] = {"stop": 3}
     assert figures.items() <= desk.stats.items()
 
 
@@ -56,7 +58,7 @@ def test_the_caption_stands_behind_the_reasoning(table: Lay, recipe: Load, prove
     )
     assert found.text == GOOD
     assert [one["defect"] for one in found.decision["attempts"]] == ["reasoning", "reasoning", None]
-    assert {"retries": 2, "defect_reasoning": 2, "stripped": 1}.items() <= desk.stats.items()
+    assert {"retries": 2, "defects": {"reasoning": 2}, "stripped": 1}.items() <= desk.stats.items()
 
 
 def test_a_failed_sample_falls_back_or_is_rejected(table: Lay, recipe: Load, provenance: Provenance) -> None:
@@ -67,7 +69,7 @@ def test_a_failed_sample_falls_back_or_is_rejected(table: Lay, recipe: Load, pro
     assert (found.text, found.seed, found.num_tokens) == ("red thing", None, None)
     assert (found.model, found.prompt_sha256 is None) == ("m", False)
     assert found.decision["source"] == "original"
-    assert {"kept_original": 1, "fallback_empty": 1, "rejected": 0}.items() <= desk.stats.items()
+    assert {"kept": {"original": 1}, "fallbacks": {"empty": 1}, "rejected": 0}.items() <= desk.stats.items()
     for alt_text, fallback in ((None, "original"), (" ", "original"), ("red thing", "none")):
         desk = table(alt_text)
         task = Captioner(recipe(sets, f"recaption.fallback={fallback}"), provenance)
@@ -86,7 +88,7 @@ def test_what_the_model_cannot_take_is_not_asked_again(
     assert found.text == "red thing"
     assert found.decision["attempts"][0]["error"] == "prompt of 900 tokens does not fit"
     assert len(desk.asked) == 1
-    assert desk.stats["fallback_engine-error"] == 1
+    assert desk.stats["fallbacks"] == {"engine-error": 1}
     found = table(None).talk(Captioner(recipe(), provenance), LAYER, [too_long])
     assert (found.reason, found.error) == ("engine-error", "prompt of 900 tokens does not fit")
 
@@ -119,7 +121,7 @@ def test_without_log_probabilities_the_first_good_one_is_kept(
     task = Captioner(recipe("recaption.n=3", "recaption.temperature=0.7"), provenance)
     found = desk.talk(task, LAYER, [said(LOOP, None), said("A red one.", None), said("A square one.", None)])
     assert (found.text, found.decision["by"]) == ("A red one.", "first")
-    assert desk.stats["by_first"] == 1
+    assert desk.stats["chosen_by"] == {"first": 1}
 
 
 @pytest.mark.parametrize(

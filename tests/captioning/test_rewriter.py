@@ -29,7 +29,7 @@ def test_a_faithful_merge_is_kept(table: Lay, recipe: Load, provenance: Provenan
     assert request.messages[0].text.endswith(f"Sentence 1: {ALT}\nSentence 2: {RECAPTION}")
     assert (found.layer, found.text, found.prompt_id) == ("rewrite", MERGED, "merge-v1")
     assert found.decision == {"source": "merged", "by": "only"}
-    assert {"kept_merged": 1, "stripped": 1, "retries": 0}.items() <= desk.stats.items()
+    assert {"kept": {"merged": 1}, "stripped": 1, "retries": 0}.items() <= desk.stats.items()
 
 
 def test_an_invention_is_asked_again_then_both_are_joined(
@@ -43,7 +43,8 @@ def test_an_invention_is_asked_again_then_both_are_joined(
     assert found.decision["source"] == "original+recaption"
     assert [one["defect"] for one in found.decision["attempts"]] == ["new-number", "new-name", "new-words"]
     assert [one["text"] for one in found.decision["attempts"]] == steps
-    figures = {"kept_original+recaption": 1, "fallback_new-words": 1, "defect_new-name": 1, "retries": 2}
+    figures = {"kept": {"original+recaption": 1}, "fallbacks": {"new-words": 1}, "retries": 2}
+    figures["defects"] = dict.fromkeys(("new-number", "new-name", "new-words"), 1)
     assert figures.items() <= desk.stats.items()
 
 

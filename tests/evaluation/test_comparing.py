@@ -80,11 +80,12 @@ def test_samples_can_be_planned_for_another_difference(evals):
 
 
 def test_the_command_states_how_many_comparisons_there_are(evals, tmp_path, capsys):
-    assert main(["eval", "compare", *map(str, evals), "--json", str(tmp_path / "c.json")]) == 0
+    assert main(["eval", "compare", *map(str, evals)]) == 0
     printed = capsys.readouterr().out
     assert "easy accuracy: 0.3333 -> 0.9167, +0.5833" in printed
     assert "2 comparisons" in printed
-    assert json.loads((tmp_path / "c.json").read_text())["num_comparisons"] == 2
+    assert main(["eval", "compare", *map(str, evals), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_comparisons"] == 2
 
 
 def test_evals_without_a_common_task_are_refused(evals, tmp_path):

@@ -10,6 +10,7 @@ from layer_data import caption, make_base, read_all, work, write_layer
 from vila2cli.errors import DataError
 from vila2cli.shards import (
     ShardStats,
+    folder_figures,
     folder_stats,
     num_samples,
     open_layer,
@@ -31,7 +32,7 @@ def test_in_is_out_and_dropped(tmp_path: Path) -> None:
                     out.skip(sample, "not-drawn")
                 else:
                     out.annotate(sample, caption("x"))
-                    out.count(tokens=5, kept=1)
+                    out.count(tokens=5, answered=1)
     total = writer.finish()
     assert (total.num_in, total.num_out, total.num_rejected, total.tokens) == (10, 4, 4, 20)
     assert total.dropped == {"not-drawn": 2, "not-utf8": 2, "repetition": 2}
@@ -39,7 +40,7 @@ def test_in_is_out_and_dropped(tmp_path: Path) -> None:
     assert total == folder_stats(tmp_path / "r1")
     stats = json.loads((tmp_path / "r1" / "000001.stats.json").read_text())
     assert stats["in"] == stats["out"] + sum(stats["dropped"].values()) == 5
-    assert stats["kept"] == 2
+    assert stats["answered"] == 2
     rejects = [json.loads(line) for line in (tmp_path / "r1" / "rejects.jsonl").read_text().splitlines()]
     assert [(reject["shard"], reject["key"]) for reject in rejects] == [
         ("000000", "0-1"),
@@ -143,10 +144,48 @@ def test_workers_share_a_folder(tmp_path: Path) -> None:
     assert not list((tmp_path / "r1").glob("*partial*"))
 
 
-def test_stats_add_up() -> None:
-    one = ShardStats(num_in=3, num_out=1, dropped={"a": 2}, num_rejected=2, seconds=1.5, tokens=4, bytes=10)
-    both = one + ShardStats(num_in=1, num_out=0, dropped={"a": 1}, seconds=0.5)
-    assert both == ShardStats(
+def test_stats_add_up(tmp_path: Path) -> None:
+    one = {"in": 3, "out": 1, "dropped": {"a": 2}, "rejected": 2, "seconds": 1.5, "tokens": 4, "bytes": 10}
+    write_stats(tmp_path, one, {"in": 1, "out": 0, "dropped": {"a": 1}, "seconds": 0.5})
+    assert folder_stats(tmp_path) == ShardStats(
         num_in=4, num_out=1, dropped={"a": 3}, num_rejected=2, seconds=2.0, tokens=4, bytes=10
     )
     assert ShardStats().reject_rate == 0.0
+
+
+def write_stats(folder: Path, *stats: dict) -> list[str]:
+    names = [f"{number:06}" for number in range(len(stats))]
+    for name, figures in zip(names, stats, strict=True):
+        (folder / f"{name}.tar").touch()
+        (folder / f"{name}.stats.json").write_text(json.dumps(figures))
+    return names
+
+
+def test_counters_of_the_old_form_are_read_as_groups(tmp_path: Path) -> None:
+    old = {
+        "kept_model": 5,
+        "kept_original": 1,
+        "by_logprob": 5,
+        "finish_stop": 6,
+        "prompt_long-v2": 6,
+        "defect_repetition": 2,
+        "fallback_repetition": 1,
+        "error_prompt of # tokens does not fit": 1,
+        "words": 40,
+        "made_from": {"000000": {"num_bytes": 7}},
+    }
+    new = {"kept": {"model": 3}, "finish_reasons": {"stop": 2, "length": 1}, "words": 2, "taken": {"kept": 9}}
+    figures = folder_figures(tmp_path, write_stats(tmp_path, old, new))
+    assert figures["kept"] == {"model": 8, "original": 1}
+    assert figures["finish_reasons"] == {"stop": 8, "length": 1}
+    assert figures["errors"] == {"prompt of # tokens does not fit": 1}
+    assert (figures["chosen_by"], figures["prompts"]) == ({"logprob": 5}, {"long-v2": 6})
+    assert (figures["defects"], figures["fallbacks"]) == ({"repetition": 2}, {"repetition": 1})
+    assert (figures["words"], figures["never counted"]) == (42, 0)
+    assert not {"kept_model", "made_from", "taken"} & figures.keys()
+
+
+def test_a_group_of_counters_is_checked_like_any_count(tmp_path: Path) -> None:
+    names = write_stats(tmp_path, {"kept_model": -1})
+    with pytest.raises(DataError, match=r"kept.*was it edited\?"):
+        folder_figures(tmp_path, names)

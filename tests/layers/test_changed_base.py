@@ -13,7 +13,8 @@ from vila2cli.errors import DataError
 from vila2cli.judging.pairing import draw_samples
 from vila2cli.shards import Source, open_layer, open_source, read_shard
 from vila2cli.shards.reader import check_layers
-from vila2cli.stages.shards import check, merge
+from vila2cli.stages.merge import merge
+from vila2cli.stages.shards import check
 
 
 def edit(tar: Path, old: bytes, new: bytes) -> None:

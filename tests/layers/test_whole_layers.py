@@ -16,7 +16,8 @@ from vila2cli.shards import TarWriter, open_layer, open_source, read_rejects
 from vila2cli.shards.annotations import read_annotations
 from vila2cli.shards.reader import read_layer_shard
 from vila2cli.shards.sample import Annotation, Reject
-from vila2cli.stages.shards import check, merge
+from vila2cli.stages.merge import merge
+from vila2cli.stages.shards import check
 
 END = b"\0" * 1024
 

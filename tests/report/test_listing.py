@@ -20,6 +20,7 @@ from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.listing import find_runs, run_table
 from vila2cli.report.results import read_results
 from vila2cli.report.run_folder import read_run
+from vila2cli.run.stages import plan_stages
 
 MakeRun = Callable[..., Any]
 HOSTILE = "[bold]a[/bold] \x1b[31mred\x1b]0;title\x07 \u202e<script>"
@@ -112,6 +113,28 @@ def test_a_run_on_slurm_shows_what_its_tasks_have_finished(make_run: MakeRun) ->
     (line,) = [line for line in shown(run.run_dir).splitlines() if line.startswith("round 1")]
     assert line.split()[2:7] == ["1/2", "begun", "-", "-", "-"]
     assert not any(line.startswith("slurm") for line in shown(run.run_dir).splitlines())
+
+
+def test_the_report_and_the_table_of_stages_agree_on_what_is_complete(make_run: MakeRun) -> None:
+    run = make_run(1)
+    stages = plan_stages(run.recipe(f"runs_dir={run.folder / 'runs'}"), "round1")
+
+    def complete() -> dict[Path, bool]:
+        return {stage.out: stage.is_complete() for stage in stages if stage.kind != "world"}
+
+    def reported() -> dict[Path, bool]:
+        found = read_run(run.run_dir, JsonReader(run.run_dir)).stages
+        return {stage.folder: stage.state == "done" for stage in found}
+
+    assert complete().items() <= reported().items()
+    recaption, sft = (run.run_dir / "round1" / name for name in ("recaption", "sft"))
+    assert complete()[recaption]
+    assert complete()[sft]
+    (recaption / "summary.json").unlink()  # as where a worker was killed before it
+    (sft / "vila2.json").unlink()
+    assert not complete()[recaption]
+    assert not complete()[sft]
+    assert complete().items() <= reported().items()
 
 
 def test_no_folder_an_empty_one_and_a_file_are_one_clear_line(

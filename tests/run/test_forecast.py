@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 
 from vila2cli.cli.app import main
-from vila2cli.run.forecast import Counts, Rate, forecast, forecast_lines, measured_rates, num_images
+from vila2cli.run.forecast import Rate, forecast, forecast_lines, measured_rates, num_images, with_sizes
 from vila2cli.run.stages import Stage, plan_stages
 from vila2cli.settings.recipe import Recipe, load_recipe
 
 REPO = Path(__file__).parents[2]
-COUNTS = Counts(
-    pretrain=1000, interleaved=100, sft=50, specialists={"ocr": 20, "spatial": 20, "grounding": 20}, eval=400
-)
+COUNTS = {
+    "pretrain": 1000,
+    "interleaved": 100,
+    "sft": 50,
+    "eval": 400,
+    "ocr": 20,
+    "spatial": 20,
+    "grounding": 20,
+}
 
 
 def stages(recipe: Recipe) -> dict[str, Stage]:
@@ -32,9 +38,8 @@ def test_images_are_counted_as_often_as_they_are_seen() -> None:
     assert seen["round1-judge"] == 200
     assert seen["final-eval"] == 400
     sizes = {"pretrain": 2000, "ocr": 30, "eval": 1}
-    given = {
-        name: num_images(stage, recipe, COUNTS.with_sizes(sizes)) for name, stage in stages(recipe).items()
-    }
+    counts = with_sizes(COUNTS, sizes)
+    given = {name: num_images(stage, recipe, counts) for name, stage in stages(recipe).items()}
     assert given["round1-pretrain"] == seen["round1-pretrain"] + 2 * 1000
     assert (given["ocr"], given["final-eval"], given["round1-sft"]) == (4 * 30, 1, 4 * 50)
 

@@ -120,6 +120,19 @@ def test_a_layer_is_complete_with_its_last_shard_and_summary(tmp_path: Path) -> 
     assert stage.missing_workers(3) == []
 
 
+def test_a_layer_that_failed_its_budget_is_not_complete(tmp_path: Path) -> None:
+    recipe = load_recipe(None, [f"runs_dir={tmp_path}", "recaption.max_reject_rate=0.2"])
+    (stage,) = (stage for stage in plan_stages(recipe, "round1") if stage.kind == "recaption")
+    stage.out.parent.mkdir(parents=True)
+    layer(stage.out, 2, 2)
+    for rate, is_complete in ((0.2, True), (0.3, False)):
+        (stage.out / "summary.json").write_text(json.dumps({"reject_rate": rate, "num_shards_done": 2}))
+        assert stage.is_complete() is is_complete
+        assert stage.missing_workers(2) == ([] if is_complete else [0])
+    (stage.out / "summary.json").write_text('{"reject_rate": 0.0, "num_shards_done": 1}')
+    assert not stage.is_complete(), "the last worker was killed before it summed up"
+
+
 def test_the_workers_that_are_missing_are_those_with_shards_left(tmp_path: Path) -> None:
     assert layer(tmp_path / "layer", 3, 8).missing_workers(5) == [0, 1, 2, 3, 4]
     assert layer(tmp_path / "other", 6, 8).missing_workers(4) == [2, 3]

@@ -53,7 +53,7 @@ def xywh(box: tuple[int, int, int, int]) -> list[int]:
 
 def run(data: Path, specialist: str = "spatial", **more: Any) -> dict[str, Any]:
     paths = {"annotations": [data / "instances.json"], "images": data / "images", "out": data / "out"}
-    return build(specialist, format="coco", **{**paths, **more})
+    return build(specialist, format="coco", **{**paths, **more}).to_json()
 
 
 def test_every_picture_and_object_is_accounted_for(data: Path) -> None:
@@ -183,7 +183,7 @@ def test_people_s_questions_are_accounted_for(data: Path) -> None:
         images=data / "images",
         out=data / "out",
         settings=BuildSettings(max_questions=1),
-    )
+    ).to_json()
     asked = summary["people_asked"]
     assert asked.pop("in") == 6 == sum(asked.values())
     reasons = {"no-answer": 1, "no-question": 1, "unprintable-text": 1, "not-drawn": 1}

@@ -51,7 +51,7 @@ def test_no_stage_refuses_them(shards: Path, tiny_checkpoint: Path, tmp_path: Pa
     made = recipe(tmp_path, "pretrain.align.max_reject_rate=0")
     specs = [str(shards)]
     assert check(open_source(specs)).problems == ()
-    trained = pretrain(made, shards=specs, out=tmp_path / "pretrain", round=0)
+    trained = pretrain(made, shards=specs, out=tmp_path / "pretrain", round=0).to_json()
     assert [phase["sources"]["pretrain"]["samples"] for phase in trained["phases"]] == [4, 4]
     assert trained["num_rejected"] == 0
     captions = recaption(made, shards=specs, model=tiny_checkpoint, out=tmp_path / "layer", round=1)
@@ -65,7 +65,7 @@ def test_the_limit_is_one_and_belongs_to_what_a_layer_and_a_model_are_made_from(
 ) -> None:
     made = recipe(tmp_path, "data.max_pixels=1000")
     specs = [str(shards)]
-    summary = pretrain(made, shards=specs, out=tmp_path / "pretrain", round=0)
+    summary = pretrain(made, shards=specs, out=tmp_path / "pretrain", round=0).to_json()
     assert summary["max_pixels"] == 1000
     recaption(made, shards=specs, model=tiny_checkpoint, out=tmp_path / "layer", round=1)
     evaluated = evaluate(made, model=tiny_checkpoint, tasks=[shards], out=tmp_path / "eval").to_json()

@@ -144,7 +144,9 @@ def test_a_person_judges_in_a_browser(layers, tmp_path):
     choices = {one["pair"]: one["choice"] for one in value["answers"]}
     assert choices.keys() == key.keys()
     assert sorted(choices.values()) == ["both-bad", "both-bad", "left", "right", "right", "tie"]
-    summary = collect(recipe(), answers=[exported], page=tmp_path / "people", out=tmp_path / "verdicts")
+    summary = collect(
+        recipe(), answers=[exported], page=tmp_path / "people", out=tmp_path / "verdicts"
+    ).to_json()
     figures = summary["judges"]["ada-l"]
     is_left = {pair: one["left"] == one["layer"] for pair, one in key.items()}
     wins = sum(
@@ -194,7 +196,7 @@ def test_half_a_character_in_a_layer_is_shown_as_one(tmp_path):
 
 
 def test_the_page_does_not_say_whose_captions_are_where(layers, tmp_path):
-    first = write_page(recipe(), layers=layers, out=tmp_path / "people")
+    first = write_page(recipe(), layers=layers, out=tmp_path / "people").to_json()
     html = (tmp_path / "people/judge.html").read_text()
     assert 'alt-text"' not in html
     assert str(tmp_path) not in html
@@ -236,7 +238,7 @@ def test_answers_are_collected_with_the_agreement_of_people(layers, tmp_path):
         answer_file(tmp_path, "bob", lambda one: "tie" if one["key"] == "000" else side_of(r1)(one)),
         answer_file(tmp_path, "cy", side_of("alt-text"), leave_out=("004", "005")),
     ]
-    summary = collect(recipe(), answers=files, page=tmp_path / "people", out=tmp_path / "verdicts")
+    summary = collect(recipe(), answers=files, page=tmp_path / "people", out=tmp_path / "verdicts").to_json()
     figures = summary["judges"]
     assert (figures["ada"]["wins"], figures["bob"]["wins"], figures["cy"]["losses"]) == (6, 5, 4)
     assert summary["unjudged_reasons"] == {"cy": {"not-answered": 2}}
@@ -245,17 +247,17 @@ def test_answers_are_collected_with_the_agreement_of_people(layers, tmp_path):
     assert pair["agreement"][0]["same"] == pytest.approx(5 / 6)
     assert pair["all_judges"]["num_judged_by_all"] == 4
     assert pair["all_judges"]["krippendorff_alpha"] < 0
-    model = agree(recipe(), tmp_path / "verdicts/people", tmp_path / "verdicts/ada")
+    model = agree(recipe(), tmp_path / "verdicts/people", tmp_path / "verdicts/ada").to_json()
     assert model["pairs"][0]["agreement"][0]["same"] == pytest.approx(5 / 6)  # ada, a tie and cy tie on 000
 
 
 def test_equal_captions_are_a_tie_of_everybody_and_not_on_the_page(tmp_path):
     layers = write_layers(tmp_path, lambda number: "alt-text 4" if number == 4 else caption(number))
     found = write_page(recipe(), layers=layers, out=tmp_path / "people")
-    assert (found["pairs"], found["ties of equal captions"]) == (NUM_SAMPLES - 1, 1)
+    assert (found.pairs, found.ties_of_equal_captions) == (NUM_SAMPLES - 1, 1)
     assert "alt-text 4" not in (tmp_path / "people/judge.html").read_text()
     files = [answer_file(tmp_path, name, side_of(layers[1])) for name in ("ada", "bob")]
-    summary = collect(recipe(), answers=files, page=tmp_path / "people", out=tmp_path / "verdicts")
+    summary = collect(recipe(), answers=files, page=tmp_path / "people", out=tmp_path / "verdicts").to_json()
     for name in ("ada", "bob", "people"):
         verdicts = [
             json.loads(line)
@@ -324,7 +326,7 @@ def test_published_human_judgements_are_imported(tmp_path):
     ]
     data = folder / "data.jsonl"
     data.write_text("\n".join(json.dumps(one) for one in records))
-    summary = import_judgements(recipe(), files=[data], out=tmp_path / "people")
+    summary = import_judgements(recipe(), files=[data], out=tmp_path / "people").to_json()
     (pair,) = summary["pairs"]
     assert (pair["layer"], pair["against"]) == ("IIW", "DOCCI")
     assert pair["judges"]["people-hallucination"]["losses"] == 1
@@ -358,7 +360,7 @@ def test_a_judge_of_the_same_captions_is_held_against_published_ones(layers, tmp
         for n in range(4)
     ]
     (verdicts / "verdicts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = agree(recipe(), tmp_path / "published", verdicts)
+    found = agree(recipe(), tmp_path / "published", verdicts).to_json()
     same = {one["judges"][0]: one["same"] for one in found["pairs"][0]["agreement"]}
     assert same["people-comprehensiveness"] == 0.75
     assert same["people-hallucination"] == 0.25

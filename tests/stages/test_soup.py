@@ -52,7 +52,7 @@ def cook(root: Path, models: Sequence[str], out: Path, *sets: str) -> dict:
     def score(model: str, folder: Path, tasks: Sequence[Path]) -> dict:
         return evaluate(recipe, model=model, out=folder, tasks=tasks).to_json()
 
-    return soup(recipe, models=models, out=out, evaluate=score)
+    return soup(recipe, models=models, out=out, evaluate=score).to_json()
 
 
 def shares(summary: dict) -> dict[str, float]:

@@ -209,7 +209,7 @@ def test_a_sample_of_no_use_to_two_phases_is_counted_once(recipe: Recipe, root: 
     sets = ["data.interleaved=[]", "pretrain.align.max_reject_rate=1", "pretrain.main.max_reject_rate=1"]
     out = tmp_path / "pretrain"
     made = load_recipe(root / "recipe.toml", sets)
-    summary = pretrain(made, shards=[str(tmp_path / "data")], out=out, round=0)
+    summary = pretrain(made, shards=[str(tmp_path / "data")], out=out, round=0).to_json()
     assert [phase["sources"]["pretrain"]["rejected"] for phase in summary["phases"]] == [1, 1]
     (line,) = (out / "rejects.jsonl").read_text().splitlines()
     assert (json.loads(line)["key"], summary["num_rejected"]) == ("005", 1)
@@ -228,7 +228,7 @@ def test_pretraining_leaves_out_what_a_filter_layer_drops(
         load_recipe(root / "recipe.toml", sets), shards=recipe.data.pretrain, out=tmp_path / "filter"
     )
     assert 0 < kept["dropped"]["too-short"] < SIZES["pretrain"]
-    summary = pretrain(recipe, shards=[str(tmp_path / "filter")], out=tmp_path / "pretrain", round=0)
+    summary = pretrain(recipe, shards=[str(tmp_path / "filter")], out=tmp_path / "pretrain", round=0).to_json()
     main = summary["phases"][-1]["sources"]
     assert (main["pretrain"]["samples"], main["pretrain"]["filtered"]) == (
         kept["out"],

@@ -9,6 +9,7 @@ from vila2cli.ask.job import Job
 from vila2cli.errors import DataError
 from vila2cli.run.cost import Cost, cost_of
 from vila2cli.run.progress import Progress
+from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import interruptible
 from vila2cli.shards import LayerWriter, expected_samples
 
@@ -16,7 +17,7 @@ NUM_TRIED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(StageResult):
     """What the first samples cost, and how many like them there are in all, None where nothing tells."""
 
     tried: Cost

@@ -139,20 +139,25 @@ def decision(
     return value
 
 
-def attempt_counts(attempts: Sequence[Attempt], num_first: int) -> Counter[str]:
+def attempt_counts(attempts: Sequence[Attempt], num_first: int) -> dict[str, Any]:
     """Figures of one sample's attempts for the stats file: tries beyond the first, ends, defects, errors."""
-    counts = Counter(f"finish_{one.result.finish_reason}" for one in attempts)
-    counts.update(f"defect_{one.defect}" for one in attempts if one.defect is not None)
-    counts.update(f"error_{error_kind(one.result.error)}" for one in attempts if one.result.error is not None)
-    counts["retries"] = len(attempts) - num_first
-    return counts
+    return {
+        "retries": len(attempts) - num_first,
+        "finish_reasons": Counter(str(one.result.finish_reason) for one in attempts),
+        "defects": Counter(one.defect for one in attempts if one.defect is not None),
+        "errors": Counter(error_kind(one.result.error) for one in attempts if one.result.error is not None),
+    }
 
 
-def caption_counts(text: str, alt_text: str | None, kept: Attempt | None = None) -> Counter[str]:
+def caption_counts(text: str, alt_text: str | None, kept: Attempt | None = None) -> dict[str, int]:
     """Figures of a caption that is kept: words of it and of the alt-text, and whether it was shortened."""
     words, alt_words = num_words(text), num_words(alt_text or "")
-    counts = Counter(captions=1, words=words, words_squared=words**2)
-    counts.update(alt_words=alt_words, alt_words_squared=alt_words**2)
-    if kept is not None:
-        counts.update(cut=int(kept.caption.was_cut), stripped=int(kept.caption.was_stripped))
-    return counts
+    return {
+        "captions": 1,
+        "words": words,
+        "words_squared": words**2,
+        "alt_words": alt_words,
+        "alt_words_squared": alt_words**2,
+        "cut": int(kept is not None and kept.caption.was_cut),
+        "stripped": int(kept is not None and kept.caption.was_stripped),
+    }

@@ -114,7 +114,7 @@ class Captioner:
         best, by, outcomes = yield from self._choose(good)
         more = {"judge": outcomes} if outcomes else {}
         self._write(out, sample, best, decision("model", by, attempts, best, **more))
-        out.count(kept_model=1, retried=int(attempts.index(best) >= self.settings.n), **{f"by_{by}": 1})
+        out.count(kept={"model": 1}, retried=int(attempts.index(best) >= self.settings.n), chosen_by={by: 1})
 
     def _template(self, sample: Sample) -> str:
         return prompt_text(self.prompt_id(sample), self._own_prompts)
@@ -148,7 +148,7 @@ class Captioner:
     def _write(self, out: ShardWriter, sample: Sample, best: Attempt, how: dict[str, Any]) -> None:
         text = best.caption.text
         out.annotate(sample, self.provenance.sign(self._blank(sample, text, how), best.request, best.result))
-        out.count(**caption_counts(text, sample.text, best), **{f"prompt_{self.prompt_id(sample)}": 1})
+        out.count(**caption_counts(text, sample.text, best), prompts={self.prompt_id(sample): 1})
 
     def _fall_back(self, out: ShardWriter, sample: Sample, attempts: list[Attempt]) -> None:
         """Keep the alt-text where the recipe says so and there is one; else reject the sample."""
@@ -160,7 +160,7 @@ class Captioner:
             return
         how = decision(ORIGINAL, "fallback", attempts)
         out.annotate(sample, self.provenance.sign(self._blank(sample, original, how)))
-        out.count(kept_original=1, **{f"fallback_{last.defect}": 1})
+        out.count(kept={ORIGINAL: 1}, fallbacks={str(last.defect): 1})
 
     def _blank(self, sample: Sample, text: str, how: dict[str, Any]) -> Annotation:
         prompt_id = self.prompt_id(sample)

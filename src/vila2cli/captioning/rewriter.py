@@ -97,7 +97,7 @@ class Rewriter:
         else:
             text = compose_caption(sample, self.settings.fallback) or original
             self._keep(out, sample, text, "+".join(self.settings.fallback), "fallback", attempts)
-            out.count(**{f"fallback_{attempts[-1].defect}": 1})
+            out.count(fallbacks={str(attempts[-1].defect): 1})
 
     def _request(self, original: str, recaption: str) -> Request:
         text = fill(self._template, original=neutral(original), recaption=neutral(recaption))
@@ -139,4 +139,4 @@ class Rewriter:
         )
         asked = (best.request, best.result) if best else ()
         out.annotate(sample, self.provenance.sign(annotation, *asked))
-        out.count(**caption_counts(text, sample.text, best), **{f"kept_{source}": 1})
+        out.count(**caption_counts(text, sample.text, best), kept={source: 1})

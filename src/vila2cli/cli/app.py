@@ -3,10 +3,11 @@
 import errno
 import gc
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from vila2cli import __version__
 from vila2cli.cli import (
@@ -28,38 +29,15 @@ from vila2cli.cli import (
 )
 from vila2cli.cli import filter as filtering
 from vila2cli.cli.options import spread
-from vila2cli.cli.terminal import complain, say, show_all_characters, warning_in_one_line
+from vila2cli.cli.terminal import complain, json_output, say, show_all_characters, warning_in_one_line
 from vila2cli.errors import DataError, Interrupted, Vila2Error
 from vila2cli.run.stopping import raising_on_signals
 
-SURROUNDINGS = frozenset(
-    (
-        errno.EACCES,
-        errno.EBUSY,
-        errno.EDQUOT,
-        errno.EEXIST,
-        errno.EFBIG,
-        errno.EINVAL,
-        errno.EIO,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.EMFILE,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.ENOLCK,
-        errno.ENOMEM,
-        errno.ENOSPC,
-        errno.ENOSYS,
-        errno.ENOTDIR,
-        errno.ENOTEMPTY,
-        errno.ENXIO,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ESTALE,
-        errno.ETXTBSY,
-        errno.EXDEV,
-    )
+_NAMES = (
+    "EACCES EBUSY EDQUOT EEXIST EFBIG EINVAL EIO EISDIR ELOOP EMFILE ENAMETOOLONG ENOENT ENOLCK "
+    "ENOMEM ENOSPC ENOSYS ENOTDIR ENOTEMPTY ENXIO EPERM EROFS ESTALE ETXTBSY EXDEV"
 )
+SURROUNDINGS = frozenset(getattr(errno, name) for name in _NAMES.split())
 """What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""
 
 _COLLECT_AFTER = (50_000, 20, 20)
@@ -113,6 +91,45 @@ def about(
         raise typer.Exit
 
 
+def _begin_json(value: bool) -> None:
+    if value:
+        json_output.begin()
+
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_begin_json,
+        expose_value=False,
+        help="Print one JSON document on stdout, and all else on stderr.",
+    ),
+]
+_option = typer.Typer(add_completion=False)
+
+
+@_option.command()
+def _with_json(json: Json = False) -> None: ...
+
+
+def program() -> TyperGroup:
+    """The program with every command, each of which takes `--json`."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for command in _commands(group):
+        command.params += typer.main.get_command(_option).params
+    return group
+
+
+def _commands(group: TyperGroup) -> Iterator[TyperCommand | TyperGroup]:
+    """Every command below a group, and the groups that do something by themselves."""
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            yield from _commands(command)
+        if not isinstance(command, TyperGroup) or command.invoke_without_command:
+            yield command  # type: ignore[misc]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code.
 
@@ -122,18 +139,24 @@ def main(argv: list[str] | None = None) -> int:
     gc.set_threshold(*_COLLECT_AFTER)
     show_all_characters()
     words = spread(sys.argv[1:] if argv is None else argv)
-    try:
-        with raising_on_signals(), warning_in_one_line():
-            typer.main.get_command(app)(words, prog_name="vila2")
-    except Vila2Error as error:
-        complain(str(error))
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in SURROUNDINGS:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror}")
-        return DataError.exit_code
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+    with json_output:
+        try:
+            with raising_on_signals(), warning_in_one_line():
+                program()(words, prog_name="vila2")
+        except Vila2Error as error:
+            return _fail(str(error), error.exit_code)
+        except OSError as error:
+            if error.errno not in SURROUNDINGS:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{where}{error.strerror}", DataError.exit_code)
+        except SystemExit as end:
+            json_output.write()
+            return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    complain(message)
+    json_output.write({"error": message, "exit_code": exit_code})
+    return exit_code

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.cli.options import local_folder
-from vila2cli.cli.printing import summary_lines
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import say, show
 from vila2cli.formats.registry import names
 
 Length = StrEnum("Length", ["any", "short", "long"])
@@ -83,6 +82,6 @@ def build(
         depth_unit=depth_unit,
     )
     say(f"build {specialist}: done ({out})")
-    say(*summary_lines(summary))
-    if summary["dropped"] or "malformed" in summary:
+    show(summary, [f"  {line}" for line in summary.lines()])
+    if summary.dropped or summary.malformed:
         say(f"  what was left out, and why: {out}/rejects.jsonl")

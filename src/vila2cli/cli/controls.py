@@ -12,9 +12,9 @@ from pathlib import Path
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.run.folder import RunFolder
+from vila2cli.run.stages import DIRECT, EQUAL_COMPUTE, ONLY
 from vila2cli.settings.recipe import Recipe
 
-DIRECT, EQUAL_COMPUTE, ONLY = "final-direct", "final-equal-compute", "final-only-"
 _CONTROL = re.compile(rf"{DIRECT}|{EQUAL_COMPUTE}|{ONLY}[a-z][a-z0-9-]*")
 
 

@@ -1,17 +1,19 @@
 """`vila2 eval`: score a checkpoint, answers of other tools, or two evals against each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vila2cli.cli.options import DryRun, Model, Out, RecipeFile, Round, Sets, WorkerText
-from vila2cli.cli.paths import Paths, Plan, default_out, open_recipe, ready
+from vila2cli.cli.paths import Paths, default_out, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
-from vila2cli.cli.terminal import say
+from vila2cli.cli.ready import ready
+from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
-from vila2cli.files import read_json, refuse_foreign
+from vila2cli.files import read_json
 from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.folder import parse_worker
 from vila2cli.run.results import as_json
@@ -58,20 +60,10 @@ def evaluate(
         _score_only(settings, score_only, tasks, out)
         return
     paths = Paths(settings, round)
-    in_run = paths.stage("eval") if paths.round is not None else None
     chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
     specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
-    plan = Plan(
-        stage="eval",
-        round=paths.round,
-        recipe=settings,
-        sections=("eval",),
-        kind="eval",
-        out=paths.out(out, in_run, "eval", chosen_model, chosen_model),
-        model=chosen_model,
-        shards=specs,
-        worker=parse_worker(worker),
-        origins=paths.origins,
+    plan = paths.plan(
+        "eval", ("eval",), out, near=chosen_model, model=chosen_model, shards=specs, worker=parse_worker(worker)
     )
     if not ready(plan, dry_run=dry_run, redo=_is_measured_anew(plan.out, settings.eval.box_frame)):
         return
@@ -81,7 +73,7 @@ def evaluate(
         settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
     )
     if as_json(summary).get("scored", True):
-        print_summary(plan, as_json(summary))
+        print_summary(plan, summary)
     else:
         print_progress(plan, as_json(summary), "answered", "metrics.json is written when all are")
 
@@ -105,38 +97,39 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
         metrics = score_answers(settings, answers=answers, tasks=tasks or (), out=folder)
     except (BudgetError, RejectBudgetError):  # what figures there are, and why they are not official
         if (folder / "metrics.json").is_file():
-            _print_tasks(read_json(folder / "metrics.json"))
+            known = read_json(folder / "metrics.json")
+            show(known, _task_lines(known))
         raise
-    _print_tasks(as_json(metrics))
+    show(metrics, _task_lines(as_json(metrics)))
 
 
-def _print_tasks(metrics: Mapping[str, Any]) -> None:
+def _task_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in metrics["tasks"].items():
-        say(f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}")
+        yield f"{name}: {entry['num_samples']:,} samples, {entry.get('rule') or entry['scorer']}"
         for metric, value in entry["metrics"].items():
-            say(f"  {metric} {_figure(value)}")
+            yield f"  {metric} {_figure(value)}"
         if any(entry.get(name) for name in ("num_empty", "num_cut", "num_with_reasoning")):
-            say(
+            yield (
                 f"  {entry['num_empty']:,} answers are empty, {entry['num_cut']:,} cut off; "
                 f"{entry['num_with_reasoning']:,} had reasoning, which is left out"
             )
         if judge := entry.get("judge"):
-            say(f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}")
+            yield f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}"
         joined = entry.get("answers")
         if joined:
-            say(
+            yield (
                 f"  answers joined by {joined['joined_by']}: {joined['num_joined']:,}, "
                 f"{joined['num_repeated']:,} repeated, {joined['num_disagreeing']:,} to another question"
             )
         if boxes := entry.get("boxes"):
-            say(f"  boxes: {_boxes(boxes)}")
+            yield f"  boxes: {_boxes(boxes)}"
         if "official" in entry:
             doubts = "; ".join(entry["doubts"])
-            say("  official: yes" if entry["official"] else f"  official: no, {doubts}")
+            yield "  official: yes" if entry["official"] else f"  official: no, {doubts}"
     answers = metrics.get("answers")
     if answers and answers["num_unused"]:
         named = ", ".join(answers["unused"])
-        say(f"{answers['num_unused']:,} answers belong to no sample, first {named}")
+        yield f"{answers['num_unused']:,} answers belong to no sample, first {named}"
 
 
 def _boxes(boxes: Mapping[str, Any]) -> str:
@@ -178,8 +171,8 @@ def import_tasks(
     vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
     """
     if form == "list":
-        for known in FORMATS["eval import"]:
-            say(f"{known.name}: {known.files}")
+        known = {format.name: format.files for format in FORMATS["eval import"]}
+        show(known, [f"{name}: {needed}" for name, needed in known.items()])
         return
     if not files:
         raise RecipeError(f"name the files of {form}: {find_format('eval import', form).files}")
@@ -194,8 +187,10 @@ def import_tasks(
         synonyms=synonyms,
         box_frame=box_frame,
     )
-    for task in tasks:
-        say(f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images")
+    show(
+        {"tasks": [asdict(task) for task in tasks]},
+        [f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images" for task in tasks],
+    )
 
 
 @app.command("compare")
@@ -206,7 +201,6 @@ def compare(
         float | None,
         typer.Option("--difference", help="Difference to plan for; the one that was found by default."),
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the comparison there.")] = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
@@ -216,7 +210,6 @@ def compare(
     vila2 eval compare runs/world/round0/eval runs/world/round1/eval
     """
     from vila2cli.evaluation.comparing import compare_headlines, to_json
-    from vila2cli.run.folder import write_json
 
     settings = open_recipe(recipe, sets)
     changes = compare_headlines(
@@ -226,19 +219,20 @@ def compare(
         num_bootstrap=settings.eval.num_bootstrap,
         seed=settings.seed,
     )
+    show(to_json(changes), _change_lines(changes))
+
+
+def _change_lines(changes: Sequence["Change"]) -> Iterator[str]:
     for change in changes:
-        say(
+        yield (
             f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
             f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
             f"Holm {change.p_holm:.2g}; {_plan(change)}"
         )
-    say(
+    yield (
         f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
         "80% power, two-sided at 5%"
     )
-    if json_out is not None:
-        refuse_foreign(json_out, '"num_comparisons"')
-        write_json(json_out, to_json(changes))
 
 
 def _plan(change: "Change") -> str:
@@ -279,4 +273,5 @@ def lmms(
         family=family,
         results=results,
     )
-    _print_tasks({"tasks": {name: one for name, one in metrics["tasks"].items() if name.startswith("lmms:")}})
+    theirs = {name: one for name, one in metrics.tasks.items() if name.startswith("lmms:")}
+    show(metrics, _task_lines({"tasks": theirs}))

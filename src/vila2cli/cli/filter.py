@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
-from vila2cli.cli.paths import Paths, Plan, open_recipe, ready
+from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
+from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run.folder import parse_worker
+from vila2cli.run.results import as_json
 
 
 def filter_command(
@@ -64,10 +66,11 @@ def filter_command(
         if explain:
             _explain(plan)
         raise
-    if not summary["decided"]:
-        print_progress(plan, summary, "scored", _what_then(summary))
+    values = as_json(summary)
+    if not values["decided"]:
+        print_progress(plan, summary, "scored", _what_then(values))
         return
-    print_summary(plan, list(summary_lines(summary)))
+    print_summary(plan, summary, summary_lines(values))
     if explain:
         _explain(plan)
 
@@ -95,17 +98,12 @@ def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: Worke
     specs = paths.shards(shards, paths.captioned(), "data.pretrain")
     last = paths.folder.stage("sft", number - 1) if number else None
     chosen = paths.model(model, last) if settings.filter.needs_model else None
-    in_run = paths.stage("filter") if number is not None else None
-    return Plan(
-        stage="filter",
-        round=number,
-        recipe=settings,
-        sections=("filter", "eval.tasks"),
-        kind="layer",
-        out=paths.out(out, in_run, "filter", chosen, specs[0]),
+    return paths.plan(
+        "filter",
+        ("filter", "eval.tasks"),
+        out,
         model=chosen,
         shards=specs,
         base=base,
         worker=parse_worker(worker),
-        origins=paths.origins,
     )

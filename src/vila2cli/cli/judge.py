@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
-from vila2cli.cli.paths import Paths, Plan, open_recipe, ready
+from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
-from vila2cli.cli.terminal import say
+from vila2cli.cli.ready import ready
+from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.run.folder import parse_worker
@@ -84,7 +85,7 @@ def _say(plan: Plan, summary: StageResult | Mapping[str, Any]) -> None:
     from vila2cli.judging.terminal import summary_table
 
     if as_json(summary).get("judged", True):
-        print_summary(plan, summary_table(as_json(summary)))
+        print_summary(plan, summary, summary_table(as_json(summary)))
     else:
         print_progress(plan, as_json(summary), "judged", "summary.json is written when all are")
 
@@ -98,21 +99,10 @@ def _plan(
     base: str | None,
     worker: str | None,
 ) -> Plan:
-    in_run = paths.stage("judge") if paths.round is not None else None
     if model is None and paths.round is not None and "model" in settings.judge.judges:
         model = paths.model(None, paths.stage("sft"))
-    return Plan(
-        stage="judge",
-        round=paths.round,
-        recipe=settings,
-        sections=("judge", "judges"),
-        kind="judge",
-        out=paths.out(out, in_run, "judge", model, specs[0]),
-        model=model,
-        shards=specs,
-        base=base,
-        worker=parse_worker(worker),
-        origins=paths.origins,
+    return paths.plan(
+        "judge", ("judge", "judges"), out, model=model, shards=specs, base=base, worker=parse_worker(worker)
     )
 
 
@@ -130,16 +120,15 @@ def _write_page(
     in_run = paths.stage("judge-people") if paths.round is not None else None
     folder = paths.out(out, in_run, "judge-people", None, specs[0])
     if dry_run:
-        say(f"would write {folder}/judge.html and {folder}/key.json")
+        written = [f"{folder}/judge.html", f"{folder}/key.json"]
+        show({"dry_run": True, "writes": written}, [f"would write {' and '.join(written)}"])
         return
     from vila2cli.stages.people import write_page
 
-    found = write_page(
+    page = write_page(
         settings, layers=layers, shards=list(shards or ()), out=folder, base=base, images_apart=images_apart
     )
-    for name, value in found.items():
-        shown = ", ".join(f"{num} {why}" for why, num in value.items()) if name == "left out" else value
-        say(f"  {name}: {shown}")
+    show(page, [f"  {line}" for line in page.lines()])
     say(f"for those who judge: judge.html{' and its images folder' if images_apart else ''}")
     say("keep key.json: vila2 judge collect needs it to read their answers")
 
@@ -166,7 +155,7 @@ def collect(
     folder = page or answers[0].parent
     settings = open_recipe(recipe, sets)
     summary = run_stage(settings, answers=answers, page=folder, out=out or folder / "verdicts")
-    _show(summary_table(summary))
+    show(summary, summary_table(summary.to_json()))
     say(f"written: {out or folder / 'verdicts'}")
 
 
@@ -186,7 +175,7 @@ def import_(
     from vila2cli.stages.people import import_judgements
 
     summary = import_judgements(open_recipe(recipe, sets), files=files, out=out)
-    _show(summary_table(summary))
+    show(summary, summary_table(summary.to_json()))
     say(f"written: {out}")
 
 
@@ -205,12 +194,8 @@ def agreement(
     from vila2cli.judging.terminal import summary_table
     from vila2cli.stages.people import agree
 
-    _show(summary_table(agree(open_recipe(recipe, sets), first, second)))
-
-
-def _show(lines: list[str]) -> None:
-    for line in lines:
-        say(line)
+    summary = agree(open_recipe(recipe, sets), first, second)
+    show(summary, summary_table(summary.to_json()))
 
 
 def _is_judged(out: Path, settings: Recipe) -> bool:

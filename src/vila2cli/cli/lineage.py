@@ -1,17 +1,15 @@
 """`vila2 lineage`: print what a checkpoint or layer was made from."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import show
 
 
 def lineage(
     path: Annotated[Path, typer.Argument(help="Checkpoint or layer folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the tree as JSON.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash the weights again and say which have changed.")
     ] = False,
@@ -25,8 +23,4 @@ def lineage(
     from vila2cli.stages.lineage import lines
 
     tree = run_stage(path, verify=verify)
-    if as_json:
-        text = json.dumps(tree.to_json(), indent=1).replace("\x7f", "\\u007f")
-        say(*text.split("\n"), is_whole=True)
-        return
-    say(*lines(tree))
+    show(tree, lines(tree))

@@ -1,38 +1,34 @@
-"""What a command is about to do: where its inputs come from, where its output goes, what is there already."""
+"""Where the inputs of a command come from, and where its output goes."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vila2cli.cli.controls import answering, is_final
-from vila2cli.cli.terminal import say
-from vila2cli.errors import DataError, ModelError, RecipeError
-from vila2cli.files import DEFAULT_MAX_PIXELS, read_json
+from vila2cli.errors import RecipeError
 from vila2cli.ranks import parse_rank
-from vila2cli.run.folder import RunFolder, Worker, check_same, read_manifest, select, to_manifest, who_counts
-from vila2cli.settings import Settings
-from vila2cli.settings.recipe import Recipe, load_recipe, resolved_lines
-from vila2cli.shards.places import found_locally, looks_remote, redacted
+from vila2cli.run.folder import RunFolder, Worker
+from vila2cli.run.stages import CHECKPOINTS, LAYERS, done_file
+from vila2cli.settings.recipe import Recipe, load_recipe
+from vila2cli.shards.places import found_locally, looks_remote
 
 DEFAULT_RECIPE = Path("recipes/world.toml")
-Inputs = Callable[[], Mapping[str, Any]]
-DONE_FILES = {"checkpoint": "config.json", "eval": "metrics.json", "judge": "summary.json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage with its paths settled. `origins` says of model, shards and out who named them.
+    """A stage with its paths settled, of a `kind` of the table of stages, or a rewrite or soup.
 
-    `deciding` is what decides a checkpoint beyond the settings of its first section.
+    `stage` is what it is called, `origins` says of model, shards and out who named them, and `deciding` what
+    decides a checkpoint beyond the settings of its first section.
     """
 
     stage: str
     round: int | str | None
     recipe: Recipe
     sections: tuple[str, ...]
-    kind: Literal["layer", "checkpoint", "eval", "judge"]
+    kind: str
     out: Path
     model: str | None = None
     shards: tuple[str, ...] = ()
@@ -52,6 +48,24 @@ class Plan:
     @property
     def round_number(self) -> int | None:
         return self.round if isinstance(self.round, int) else None
+
+    @property
+    def is_layer(self) -> bool:
+        return self.kind in LAYERS
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.kind in CHECKPOINTS
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one of a training that prints; others work on shards of their own."""
+        return not self.is_checkpoint or parse_rank().index == 0
+
+    @property
+    def marker(self) -> Path:
+        """The file that the stage writes last."""
+        return self.out / done_file(self.kind)
 
 
 def open_recipe(path: Path | None, sets: Sequence[str] | None) -> Recipe:
@@ -124,7 +138,7 @@ class Paths:
             raise RecipeError(
                 f"no {option} were given and {key} is empty in {where}; give {option} or --recipe"
             )
-        is_recipe = tuple(map(str, fallback)) == _value(self.recipe, key)
+        is_recipe = tuple(map(str, fallback)) == setting_of(self.recipe, key)
         self.origins["shards"] = option if given else "recipe" if is_recipe else "run folder"
         return tuple(given) if given else tuple(map(str, fallback))
 
@@ -132,6 +146,34 @@ class Paths:
         """The output: in the round's folder, else beside the data as `STAGE-MODEL`."""
         self.origins["out"] = "--out" if given else "run folder" if in_run else "default"
         return given or in_run or default_out(stage, model, near)
+
+    def plan(self, kind: str, sections: Sequence[str], out: Path | None, near: str = "", **more: Any) -> Plan:
+        """The plan of a stage of the round, whose output lies `near` the first of its shards by default."""
+        in_run = self.stage(kind) if self.round is not None else None
+        folder = self.out(out, in_run, kind, more.get("model"), near or more["shards"][0])
+        return self._plan(kind, kind, self.round, sections, folder, **more)
+
+    def plan_of(self, specialist: str, kind: str, out: Path | None, **more: Any) -> Plan:
+        """The plan of a specialist's training, or of its answering."""
+        is_training = kind == "specialize"
+        in_run = self.folder.specialist(specialist) if is_training else self.folder.relabel(specialist)
+        folder = self.out(out, in_run, specialist, more["model"], more["shards"][0])
+        title = f"{specialist} {'specialist' if is_training else kind}"
+        return self._plan(title, kind, None, (f"specialists.{specialist}",), folder, **more)
+
+    def _plan(
+        self, stage: str, kind: str, round: int | str | None, sections: Sequence[str], out: Path, **more: Any
+    ) -> Plan:
+        given = {"recipe": self.recipe, "sections": tuple(sections), "origins": self.origins, **more}
+        return Plan(stage=stage, kind=kind, round=round, out=out, **given)
+
+
+def setting_of(recipe: Recipe, key: str) -> Any:
+    """The value of a dotted key, or a table of a recipe."""
+    value: Any = recipe
+    for name in key.split("."):
+        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+    return value
 
 
 def default_out(stage: str, model: str | None, near: str) -> Path:
@@ -150,241 +192,3 @@ def default_out(stage: str, model: str | None, near: str) -> Path:
     depth = len(parts) - (2 if near.endswith((".tar", ".tgz", ".gz")) else 1)
     folder = Path(*parts[: max(len(Path(near).anchor), min(depth, fixed))])
     return folder / (f"{stage}-{name}" if name else stage)
-
-
-def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | None = None) -> bool:
-    """Whether the stage is to run now, after saying what it will do, or why there is nothing to do.
-
-    `redo` leaves it to the stage to find out what is done already. `inputs` is what the stage would put
-    into the manifest of a layer.
-    """
-    if dry_run:
-        show(plan)
-        return False
-    if not redo and is_complete(plan, inputs):
-        say(f"{plan.title}: complete, nothing to do ({plan.out})")
-        return False
-    if not speaks(plan):
-        return True
-    if plan.recipe.path == DEFAULT_RECIPE:
-        say(f"recipe: {DEFAULT_RECIPE}")
-    elif plan.recipe.path is None:
-        say("recipe: none, settings are the defaults")
-    say(f"{plan.title}: writing {plan.out}")
-    if how := _how_split(plan):
-        say(how)
-    return True
-
-
-def _how_split(plan: Plan) -> str:
-    """What part of the work is done here, where an environment decides it."""
-    if plan.kind == "checkpoint":
-        rank = parse_rank()
-        return f"process {rank.index} of {rank.count}: {rank.how}" if rank.how else ""
-    how = who_counts(plan.worker)
-    return f"worker {plan.worker}: {how}" if how else ""
-
-
-def speaks(plan: Plan) -> bool:
-    """Whether this process is the one of a training that prints; others work on shards of their own."""
-    return plan.kind != "checkpoint" or parse_rank().index == 0
-
-
-def show(plan: Plan) -> None:
-    """Print what would be read and written, and where each setting comes from."""
-    say(f"{plan.title} (dry run, nothing is written)")
-    say(f"recipe: {plan.recipe.path or 'none'}")
-    for line in resolved_lines(plan.recipe, ("seed", *plan.sections)):
-        say(f"  {line}")
-    if plan.model is not None:
-        say(f"model: {plan.model}  # {plan.origins.get('model', 'recipe')}")
-        for line in _checkpoint_lines(Path(plan.model), is_ours=plan.origins.get("model") == "run folder"):
-            say(f"  {line}")
-    found = _show_inputs(plan)
-    _show_outputs(plan, found)
-
-
-def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
-    """Whether the output is there, whole, and made with these settings from the inputs named.
-
-    Raises RecipeError when it was made with other settings or, being a layer, from other `inputs`. Without
-    a record of them, or where the command line names other inputs, the answer is no, and the stage looks
-    closer.
-    """
-    record = _record(plan)
-    if record is None or not _is_whole(plan):
-        return False
-    settings = {
-        "seed": plan.recipe.seed,
-        "settings": _deciding(plan.recipe, plan.sections[0]),
-        "base_settings": _deciding(plan.recipe, "base"),
-        "max_pixels": plan.recipe.data.max_pixels,
-        **plan.deciding,
-    }
-    if plan.model is not None and (Path(plan.model) / "config.json").is_file():
-        from vila2cli.model.checkpoint import weights_sha256
-
-        settings["model_sha256"] = weights_sha256(plan.model)
-    recorded = {key: record[key] for key in settings if key in record}
-    check_same(plan.out, recorded, {key: settings[key] for key in recorded})
-    if plan.kind == "layer" and inputs is not None and not _is_gone(plan):
-        stored = read_manifest(plan.out)
-        assert stored is not None, "it is recorded"
-        check_same(plan.out, stored.inputs, to_manifest(inputs()).inputs)
-    return record.get("model", plan.model) == plan.model and (
-        plan.kind == "layer" or not plan.origins.get("shards", "").startswith("--")
-    )
-
-
-def _is_gone(plan: Plan) -> bool:
-    """Whether the model, or the one below an adapter, is an earlier stage's that was removed after its work."""
-    if plan.origins.get("model") != "run folder" or plan.model is None:
-        return False
-    from vila2cli.model.adapter import is_adapter, named_base
-    from vila2cli.model.checkpoint import resolve_model
-
-    folder = Path(plan.model)
-    if not folder.is_dir() or not is_adapter(folder):
-        return not folder.is_dir()
-    try:
-        resolve_model(named_base(folder))
-    except ModelError:
-        return True
-    return False
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    value: Any = recipe
-    for name in key.split("."):
-        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
-    return value
-
-
-def _deciding(recipe: Recipe, section: str) -> Any:
-    value = _value(recipe, section)
-    return json.loads(json.dumps(value.deciding() if isinstance(value, Settings) else value))
-
-
-def _record(plan: Plan) -> dict[str, Any] | None:
-    """What the output says it was made from: `settings`, `seed` and `model` as far as it says."""
-    if plan.kind == "checkpoint":
-        lineage = plan.out / "vila2.json"
-        record = read_json(lineage) if lineage.is_file() else None
-        if record is not None and "phases" in record:
-            record.setdefault("max_pixels", DEFAULT_MAX_PIXELS)  # of a default nothing is said
-        if record is not None and "layers" in record:
-            record["filtered"] = "filter" in record["layers"]
-        if record is None or "parent" not in record:
-            return record
-        parent = {"model": record["parent"].get("path"), "model_sha256": record["parent"].get("sha256")}
-        return {**record, **{name: value for name, value in parent.items() if value is not None}}
-    manifest = read_manifest(plan.out)
-    if manifest is None:
-        return None
-    record, made_with = dict(manifest.inputs), plan.out / "recipe.toml"
-    if "settings" not in record and made_with.exists():
-        record["settings"] = _deciding(load_recipe(made_with), plan.sections[0])
-    return record
-
-
-def _is_whole(plan: Plan) -> bool:
-    if plan.kind != "layer":
-        return (plan.out / DONE_FILES[plan.kind]).exists()
-    from vila2cli.shards import LayerWriter, done, open_source
-
-    source = open_source(plan.shards, base=plan.base)
-    shards = select(source.shards, plan.worker)
-    if not (plan.out / "layer.json").is_file() or not {shard.name for shard in shards} <= done(plan.out):
-        return False
-    if not _is_summed_up(plan):
-        return False
-    try:
-        return not LayerWriter(plan.out, plan.stage, source).missing(shards)
-    except DataError:  # of changed shards: the stage will say so
-        return False
-
-
-def _is_summed_up(plan: Plan) -> bool:
-    """Whether a layer's summary is there, counts every shard that is, and is within the budget of rejects.
-
-    A stage that was killed before its summary, or failed on too many rejects, has to look (and fail) again.
-    """
-    from vila2cli.shards import folder_stats
-
-    path = plan.out / "summary.json"
-    summary = read_json(path) if path.is_file() and path.stat().st_size else {}
-    settings = plan.recipe.rewrite if plan.stage == "rewrite" else plan.recipe.recaption
-    return (
-        summary.get("in") == folder_stats(plan.out).num_in
-        and summary.get("reject_rate", 1.0) <= settings.max_reject_rate
-    )
-
-
-def _checkpoint_lines(folder: Path, *, is_ours: bool) -> list[str]:
-    """What the checkpoint itself decides, read from its config.json without loading it."""
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        return ["not there yet" if is_ours or folder.is_dir() else "no local folder: the stage asks the hub"]
-    config = read_json(config_path)
-    vision = config.get("vision_config") or {}
-    values = {
-        "architecture": ", ".join(config.get("architectures") or ()),
-        "dtype": config.get("dtype") or config.get("torch_dtype"),
-        "image_size": vision.get("image_size"),
-    }
-    return [f"{name} = {json.dumps(value)}  # checkpoint" for name, value in values.items() if value]
-
-
-def _show_inputs(plan: Plan) -> list[str]:
-    """Print count, first and last of the inputs and each spec that matches nothing; return those found."""
-    noun, origin = ("tasks" if plan.kind == "eval" else "shards"), plan.origins.get("shards", "recipe")
-    if plan.kind == "eval":
-        found = [path for spec in plan.shards for path in _matches(spec)]
-        missing = [spec for spec in plan.shards if not _matches(spec)]
-    else:
-        found, missing = _expand(plan.shards)
-    say(f"{noun}: {_span(found)}  # {origin}")
-    for spec in missing:
-        say(f"  missing: {redacted(spec)}")
-    if plan.worker.count > 1:
-        say(f"worker {plan.worker}: {_span(select(found, plan.worker))}")
-    return found
-
-
-def _show_outputs(plan: Plan, found: Sequence[str]) -> None:
-    origin = plan.origins.get("out", "default")
-    if plan.kind == "layer":
-        from vila2cli.shards import done
-
-        num_done = len(done(plan.out)) if plan.out.is_dir() else 0
-        count = len(select(found, plan.worker))
-        say(f"writes: {plan.out}/SHARD.tar for {count} shards, {num_done} done already  # {origin}")
-    else:
-        file = DONE_FILES[plan.kind]
-        state = "there already" if (plan.out / file).exists() else "not there yet"
-        say(f"writes: {plan.out} ({file} {state})  # {origin}")
-
-
-def _expand(specs: Sequence[str]) -> tuple[list[str], list[str]]:
-    from vila2cli.shards import expand
-
-    found, missing = [], []
-    for spec in specs:
-        try:
-            found += expand([spec])
-        except DataError:
-            missing.append(spec)
-    return found, missing
-
-
-def _matches(spec: str) -> list[str]:
-    path = Path(spec)
-    if path.exists():
-        return [spec]
-    return sorted(map(str, Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
-
-
-def _span(paths: Sequence[str]) -> str:
-    if len(paths) < 2:
-        return f"{len(paths)}" + "".join(f", {path}" for path in paths)
-    return f"{len(paths)}, {paths[0]} ... {paths[-1]}"

@@ -1,15 +1,16 @@
 """`vila2 plan` and `vila2 check`: what a run will take, and whether it can run at all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vila2cli.cli.options import RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError, Vila2Error
+from vila2cli.run.forecast import Forecast, count_data, forecast, forecast_lines, measured_rates, with_sizes
 from vila2cli.run.stages import SPECIALISTS, plan_stages
 from vila2cli.settings.recipe import Recipe
 
@@ -50,8 +51,8 @@ def plan(
     sizes = dict(_parse_count(text) for text in counts or ())
     if images is not None:
         sizes["pretrain"] = images
-    for line in _plan_lines(open_recipe(recipe, sets), target, sizes, devices, rates):
-        say(line)
+    found = _forecast(open_recipe(recipe, sets), target, sizes, rates)
+    show(_to_json(found), forecast_lines(found, num_devices=devices))
 
 
 def check(
@@ -66,20 +67,23 @@ def check(
     \b
     vila2 check recipes/vila2-8b.toml
     """
-    from vila2cli.run.forecast import count_data
     from vila2cli.stages.check import check_recipe
 
     if path is not None and recipe is not None and path != recipe:
         raise RecipeError(f"two recipes were given, {path} and {recipe}; give one")
     settings = open_recipe(path or recipe, sets)
     say(f"ok    recipe: {settings.path or 'none, settings are the defaults'}")
-    failed = []
+    findings = []
     for finding in check_recipe(settings, count_data(settings)):
         say(finding.line())
-        failed += [finding] if finding.error else []
-    for line in _plan_lines(settings, None, {}, devices, rates):
-        say(f"      {line}")
-    if failed:
+        findings.append(finding)
+    found = _forecast(settings, None, {}, rates)
+    checks = [finding.to_json() for finding in findings]
+    show(
+        {"recipe": settings.path, "checks": checks, **_to_json(found)},
+        [f"      {line}" for line in forecast_lines(found, num_devices=devices)],
+    )
+    if failed := [finding for finding in findings if finding.error]:
         error = failed[0].error or Vila2Error
         names = ", ".join(finding.what for finding in failed)
         raise error(f"{len(failed)} of the checks failed: {names}")
@@ -97,13 +101,14 @@ def _parse_count(text: str) -> tuple[str, int]:
     return name, count
 
 
-def _plan_lines(
-    recipe: Recipe, target: str | None, sizes: Mapping[str, int], devices: int, rates: Path | None
-) -> list[str]:
-    from vila2cli.run.forecast import count_data, forecast, forecast_lines, measured_rates
-
+def _forecast(
+    recipe: Recipe, target: str | None, sizes: Mapping[str, int], rates: Path | None
+) -> list[Forecast]:
     targets = [target or SPECIALISTS] if target or recipe.specialists else []
     stages = [stage for stage in plan_stages(recipe, *targets) if stage.kind != "world"]  # is drawn in seconds
-    counts = count_data(recipe).with_sizes(sizes)
-    found = list(forecast(stages, recipe, counts, measured_rates(rates or recipe.run_dir)))
-    return list(forecast_lines(found, num_devices=devices))
+    counts = with_sizes(count_data(recipe), sizes)
+    return list(forecast(stages, recipe, counts, measured_rates(rates or recipe.run_dir)))
+
+
+def _to_json(found: Sequence[Forecast]) -> dict[str, Any]:
+    return {"stages": [forecast.to_json() for forecast in found]}

@@ -1,44 +1,26 @@
 """What a command says at its end: that the stage is done, its figures, or how far it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vila2cli.cli.paths import Plan, speaks
-from vila2cli.cli.terminal import say
+from vila2cli.cli.paths import Plan
+from vila2cli.cli.terminal import say, show
+from vila2cli.run.results import StageResult, as_json, summary_lines
 
 
-def print_summary(plan: Plan, summary: Mapping[str, Any] | Sequence[str]) -> None:
-    """Print that a stage is done, and its summary: lines as they are, a mapping by `summary_lines`."""
-    if not speaks(plan):
-        return
-    say(f"{plan.title}: done ({plan.out})")
-    lines = summary_lines(summary) if isinstance(summary, Mapping) else [f"  {line}" for line in summary]
-    for line in lines:
-        say(line)
+def print_summary(
+    plan: Plan, summary: StageResult | Mapping[str, Any], lines: Iterable[str] | None = None
+) -> None:
+    """Print that a stage is done, and its summary; `lines` where those of the summary do not do."""
+    if plan.speaks:
+        say(f"{plan.title}: done ({plan.out})")
+        if lines is None:
+            lines = summary.lines() if isinstance(summary, StageResult) else summary_lines(summary)
+        show(summary, [f"  {line}" for line in lines])
 
 
-def print_progress(plan: Plan, summary: Mapping[str, Any], done: str, then: str) -> None:
+def print_progress(plan: Plan, summary: StageResult | Mapping[str, Any], done: str, then: str) -> None:
     """Print how many shards are done, and what happens `then`, when all are."""
-    num_done, num_shards = summary["num_shards_done"], summary["num_shards"]
-    say(f"{plan.title}: {num_done} of {num_shards} shards are {done} ({plan.out}); {then}")
-
-
-def summary_lines(values: Mapping[str, Any], indent: str = "  ") -> list[str]:
-    """The figures of a summary as `name: value` lines; what is long or deeply nested stays in its file."""
-    lines = []
-    for name, value in values.items():
-        rows = value if isinstance(value, list | tuple) else [value]
-        if all(isinstance(row, Mapping) for row in rows):
-            texts = [_figures(row) for row in rows if 0 < len(row) <= 16]
-        else:
-            texts = [_figure(value)] if isinstance(value, str | int | float) else []
-        lines += [f"{indent}{name}: {text}" for text in texts if text]
-    return lines
-
-
-def _figures(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {_figure(v)}" for k, v in row.items() if isinstance(v, str | int | float))
-
-
-def _figure(value: str | float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    values = as_json(summary)
+    num_done, num_shards = values["num_shards_done"], values["num_shards"]
+    show(summary, [f"{plan.title}: {num_done} of {num_shards} shards are {done} ({plan.out}); {then}"])

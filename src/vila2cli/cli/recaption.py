@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
-from vila2cli.cli.paths import Paths, Plan, open_recipe, ready
+from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_summary
+from vila2cli.cli.ready import ready
 from vila2cli.cli.shards import merge_layer
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.run.folder import parse_worker
 
@@ -56,19 +57,8 @@ def recaption(
     recaptioned = paths.round is not None and rewrite
     found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain
     specs = paths.shards(shards, found, "data.pretrain")
-    in_run = paths.stage(stage) if paths.round is not None else None
-    plan = Plan(
-        stage=stage,
-        round=paths.round,
-        recipe=settings,
-        sections=(stage, "prompts"),
-        kind="layer",
-        out=paths.out(out, in_run, stage, chosen_model, specs[0]),
-        model=chosen_model,
-        shards=specs,
-        base=base,
-        worker=parse_worker(worker),
-        origins=paths.origins,
+    plan = paths.plan(
+        stage, (stage, "prompts"), out, model=chosen_model, shards=specs, base=base, worker=parse_worker(worker)
     )
     check_settings(settings, rewrite=rewrite)
     if estimate and not dry_run:
@@ -89,8 +79,7 @@ def _estimate(plan: Plan, *, rewrite: bool) -> None:
         rewrite=rewrite,
     )
     say(f"{plan.title}: estimate, nothing is written")
-    for line in costs.lines():
-        say(f"  {line}")
+    show(costs, [f"  {line}" for line in costs.lines()])
 
 
 def _inputs(plan: Plan, *, rewrite: bool) -> Mapping[str, Any]:
@@ -118,7 +107,7 @@ def _run(plan: Plan, *, rewrite: bool, merge: bool, dry_run: bool) -> None:
         base=plan.base,
         rewrite=rewrite,
     )
-    print_summary(plan, summary.lines())
+    print_summary(plan, summary)
     if merge:
         captions = ("rewrite",) if rewrite else ("original", "recaption")
         merge_layer(plan.out, captions, shards=plan.shards, base=plan.base)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import show
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import shipped_recipes
 
@@ -18,15 +18,14 @@ def list_recipes() -> None:
     \b
     vila2 recipe list
     """
-    recipes = shipped_recipes()
-    width = max(map(len, recipes))
-    for name, path in recipes.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        say(f"{name:<{width}}  {first.removeprefix('#').strip()}")
+    texts = {name: path.read_text(encoding="utf-8") for name, path in shipped_recipes().items()}
+    firsts = {name: text.partition("\n")[0].removeprefix("#").strip() for name, text in texts.items()}
+    width = max(map(len, firsts))
+    show(firsts, [f"{name:<{width}}  {first}" for name, first in firsts.items()])
 
 
 @app.command("show")
-def show(
+def show_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe that `vila2 recipe list` names.")],
 ) -> None:
     """Print a recipe, to start from.
@@ -37,4 +36,5 @@ def show(
     recipes = shipped_recipes()
     if name not in recipes:
         raise RecipeError(f"{name} is none of the recipes {', '.join(recipes)}")
-    say(*recipes[name].read_text(encoding="utf-8").splitlines(), is_whole=True)
+    text = recipes[name].read_text(encoding="utf-8")
+    show({"name": name, "toml": text}, text.splitlines(), is_whole=True)

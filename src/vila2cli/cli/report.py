@@ -8,7 +8,7 @@ import typer
 
 from vila2cli.cli.options import RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import json_output, show
 from vila2cli.errors import DataError, RecipeError
 
 WIDE = 400
@@ -37,11 +37,12 @@ def report(
 
     settings = open_recipe(recipe, sets)
     folder = run_dir or settings.run_dir
-    if not card:
-        say(f"report: {stage.report(settings, run_dir=folder, out=out)}")
-        return
-    for path in stage.cards(settings, folder=folder, out=out):
-        say(f"card: {path}")
+    if card:
+        paths = stage.cards(settings, folder=folder, out=out)
+        show({"cards": paths}, [f"card: {path}" for path in paths])
+    else:
+        path = stage.report(settings, run_dir=folder, out=out)
+        show({"report": path}, [f"report: {path}"])
 
 
 def runs(
@@ -70,10 +71,13 @@ def runs(
     found = find_runs(folder)
     if not found:
         raise DataError(f"there is no run in {folder}; a run folder has a folder round0")
+    tables = [run_table(run_dir, settings if len(found) == 1 else None) for run_dir in found]
+    if json_output.add({"runs": tables}):
+        return
     # Where it is no terminal, one line for each round, however long.
     width = None if sys.stdout.isatty() else WIDE
     console = Console(width=width, highlight=False, markup=False, emoji=False)
-    for number, run_dir in enumerate(found):
+    for number, table in enumerate(tables):
         if number:
             console.print()
-        console.print(run_table(run_dir, settings if len(found) == 1 else None))
+        console.print(table)

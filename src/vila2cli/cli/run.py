@@ -6,16 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vila2cli.cli.make_rules import rules
 from vila2cli.cli.options import DryRun, RecipeFile, Sets
 from vila2cli.cli.paths import DEFAULT_RECIPE, open_recipe
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import json_output, say, show
 from vila2cli.errors import Interrupted, RecipeError, Vila2Error
 from vila2cli.files import MARK, read_json
 from vila2cli.run.folder import digest, write_json
@@ -66,11 +66,11 @@ def run(
         )
     stages, flags = plan_stages(settings, *(targets or ())), recipe_flags(settings, sets)
     if form is not None:
-        goals = goals_of(settings, *(targets or ()))
-        say(*rules(stages, goals, settings, flags), is_whole=True)
+        lines = list(rules(stages, goals_of(settings, *(targets or ())), settings, flags))
+        show({form.value: lines}, lines, is_whole=True)
     elif dry_run:
-        for line in _dry_run_lines(stages, settings):
-            say(line)
+        due = _due(stages, settings)
+        show(_document(stages, settings, due), _dry_run_lines(stages, settings, due))
     else:
         _walk(stages, settings, flags)
 
@@ -128,8 +128,16 @@ def _due(stages: Sequence[Stage], recipe: Recipe) -> dict[str, str]:
     return due
 
 
-def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe) -> Iterator[str]:
-    due = _due(stages, recipe)
+def _document(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -> dict[str, Any]:
+    """The stages as JSON, with why those that are `due` have to run, or had to."""
+    rows = [
+        {"name": stage.name, "command": ["vila2", *stage.words], "out": stage.out, "due": due.get(stage.name)}
+        for stage in stages
+    ]
+    return {"run_dir": recipe.run_dir, "stages": rows}
+
+
+def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -> Iterator[str]:
     width = max(len(stage.name) for stage in stages)
     yield f"{len(due)} of {len(stages)} stages to run in {recipe.run_dir} (dry run, nothing is written)"
     for stage in stages:
@@ -140,20 +148,20 @@ def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe) -> Iterator[str]:
 def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str]) -> None:
     """Run what is due, each stage in a process of its own; raises Exit with the code of one that fails."""
     if not _due(stages, recipe):
-        say(f"complete, nothing to do ({recipe.run_dir})")
+        show(_document(stages, recipe, {}), [f"complete, nothing to do ({recipe.run_dir})"])
         return
     is_checked = False
-    ran: list[str] = []
+    ran: dict[str, str] = {}
     for stage in stages:
-        if not why_due(stage, recipe, ran):
+        if not (reason := why_due(stage, recipe, list(ran))):
             continue
         if not is_checked and stage.kind != "world":
             _check(recipe)
             is_checked = True
         _run_stage(stage, flags)
         write_json(recipe.run_dir / _NOTES, {**_noted(recipe), stage.name: _settings(recipe)})
-        ran.append(stage.name)
-    say(f"complete ({recipe.run_dir})")
+        ran[stage.name] = reason
+    show(_document(stages, recipe, ran), [f"complete ({recipe.run_dir})"])
 
 
 def _check(recipe: Recipe) -> None:
@@ -176,7 +184,9 @@ def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
     with interruptible() as stop, subprocess.Popen(command, preexec_fn=ends_with_us) as process:
         code = _wait(process, stop)
     if code:
-        raise typer.Exit(code if code > 0 else 128 - code)
+        code = code if code > 0 else 128 - code
+        json_output.add({"failed": stage.name, "exit_code": code})  # it has said itself what is wrong
+        raise typer.Exit(code)
     for marker in stage.markers:
         os.utime(marker)  # so that what is older than what it waits for is not looked at for ever
 

@@ -3,21 +3,17 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vila2cli.cli.options import Base, Model, RecipeFile, Sets, local_folder
 from vila2cli.cli.paths import default_out, open_recipe
-from vila2cli.cli.printing import summary_lines
-from vila2cli.cli.terminal import say, say_coloured
+from vila2cli.cli.terminal import json_output, say, say_coloured, show
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.registry import names
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.places import looks_remote
-
-if TYPE_CHECKING:
-    from vila2cli.stages.shards import Figures
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -54,17 +50,10 @@ def check(
     from vila2cli.stages import shards as stage
 
     report = stage.check(open_source(shards, base=base), decode=not fast, digests=not fast)
-    say(f"{report.num_shards} shards, {report.num_samples} samples")
-    shown = report.problems[: num or None]
-    for problem in shown:
-        where = f"{problem.shard}/{problem.key}" if problem.key else problem.shard
-        say(f"  {problem.kind}: {where}: {problem.detail}")
-    if len(shown) < len(report.problems):
-        say(f"  ... and {len(report.problems) - len(shown)} more; list them with --num 0")
+    show(report, report.lines(num or None))
     if report.problems:
         counts = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
         raise DataError(f"{len(report.problems)} problems: {counts}")
-    say("no problems")
 
 
 @app.command("stats")
@@ -77,29 +66,11 @@ def stats(shards: Specs, base: Base = None) -> None:
     from vila2cli.shards import open_source
     from vila2cli.stages import shards as stage
 
-    total = stage.stats(open_source(shards, base=base))
-    lines = {
-        "shards": f"{total.num_shards:,} ({total.shard_bytes:,} bytes, layers {total.layer_bytes:,} bytes)",
-        "samples": f"{total.num_samples:,}",
-        "images": f"{total.num_images:,}",
-        "rejected": dict(total.rejected) or None,
-        "width": _line(total.widths),
-        "height": _line(total.heights),
-        "image bytes": _line(total.image_bytes),
-        "words": {name: _line(figures) for name, figures in total.words.items()} or None,
-    }
-    say(*summary_lines(lines, indent=""))
-
-
-def _line(figures: "Figures") -> str | None:
-    if not figures.num:
-        return None
-    spread = f"{figures.mean:.1f} ± {figures.sd:.1f}, {figures.least:g} to {figures.greatest:g}"
-    return f"{spread}, in {figures.num:,}"
+    show(stage.stats(open_source(shards, base=base)))
 
 
 @app.command("show")
-def show(
+def show_samples(
     shards: Specs,
     base: Base = None,
     num: Annotated[int, typer.Option("--num", "-n", min=1, help="Samples to print.")] = 3,
@@ -124,9 +95,10 @@ def show(
     from vila2cli.shards import open_source
     from vila2cli.stages import shards as stage
 
-    max_chars = None if full else MAX_SHOWN_CHARS
-    text = stage.show(open_source(shards, base=base), num, start=start, max_chars=max_chars)
-    say(*text.split("\n"), is_whole=True)
+    texts = stage.show(
+        open_source(shards, base=base), num, start=start, max_chars=None if full else MAX_SHOWN_CHARS
+    )
+    show({"samples": texts}, "\n\n".join(texts).split("\n"), is_whole=True)
 
 
 def _show_tokens(
@@ -138,7 +110,8 @@ def _show_tokens(
     source = open_source(shards, base=base)
     is_terminal = sys.stdout.isatty()
     texts = show_tokens(source, chat_of(settings, model), settings, num, start=start, colour=is_terminal)
-    say_coloured("\n\n".join(texts))
+    if not json_output.add({"samples": texts}):
+        say_coloured("\n\n".join(texts))
 
 
 @app.command("merge")
@@ -191,12 +164,13 @@ def merge_layer(
 
 def _merge(specs: Sequence[str | Path], folder: Path, captions: tuple[str, ...], base: str | None) -> None:
     from vila2cli.shards import open_source
-    from vila2cli.stages import shards as stage
+    from vila2cli.stages.merge import merge as run_stage
 
     say(f"merge: writing {folder}")
-    counts = stage.merge(open_source(specs, base=base), folder, captions=captions)
+    counts = run_stage(open_source(specs, base=base), folder, captions=captions)
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    say(f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}")
+    line = f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
+    show({"stage": "merge", "out_dir": folder, **counts.to_json()}, [line])
 
 
 @app.command("convert")
@@ -227,6 +201,7 @@ def convert(
     say(f"convert: writing {out}")
     counts = run_stage(form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images)
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    say(f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}")
+    line = f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}"
+    show({"stage": "convert", "out_dir": out, **counts.to_json()}, [line])
     if counts.num_rejected:
         say(f"  each reject and why: {out / 'rejects.jsonl'}")

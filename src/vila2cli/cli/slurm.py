@@ -1,7 +1,7 @@
 """`vila2 slurm`: a run as jobs of a cluster."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import typer
 from vila2cli.cli.options import Out, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.run import recipe_flags
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import json_output, say, show
 from vila2cli.run.stages import plan_stages
 from vila2cli.settings.recipe import Recipe
 
@@ -41,9 +41,8 @@ def emit(
     paths = write_scripts(
         stages, settings.slurm, run_dir=settings.run_dir, flags=recipe_flags(settings, sets), folder=out
     )
-    for path in paths:
-        say(str(path))
-    say(f"submit them all with: bash {shlex.quote(str(paths[0].parent / 'submit.sh'))}")
+    how = f"submit them all with: bash {shlex.quote(str(paths[0].parent / 'submit.sh'))}"
+    show({"scripts": paths}, [*paths, how])
 
 
 @app.command("submit")
@@ -69,8 +68,7 @@ def submit(
     if not edited:
         write_scripts(stages, settings.slurm, run_dir=settings.run_dir, flags=flags)
     remember(folder, target or f"round{settings.rounds}", sets or ())
-    for line in run_submit(stages, settings.slurm, folder):
-        say(line)
+    show_stages(run_submit(stages, settings.slurm, folder))
 
 
 @app.command("status")
@@ -80,11 +78,12 @@ def status(recipe: RecipeFile = None, sets: Sets = None) -> None:
     \b
     vila2 slurm status --recipe recipes/vila2-8b.toml
     """
-    from vila2cli.run.slurm.status import status_lines
+    from vila2cli.run.slurm.status import states
 
     settings, target = _submitted(recipe, sets)
-    for line in status_lines(plan_stages(settings, target), settings.run_dir / "slurm"):
-        say(line)
+    found = dict(states(plan_stages(settings, target), settings.run_dir / "slurm"))
+    width = max(map(len, found))
+    show({"stages": found}, [f"{name:<{width}}  {state}" for name, state in found.items()])
 
 
 @app.command("retry")
@@ -97,8 +96,16 @@ def retry(recipe: RecipeFile = None, sets: Sets = None) -> None:
     from vila2cli.run.slurm.submit import submit as run_submit
 
     settings, target = _submitted(recipe, sets)
-    for line in run_submit(plan_stages(settings, target), settings.slurm, settings.run_dir / "slurm"):
-        say(line)
+    show_stages(run_submit(plan_stages(settings, target), settings.slurm, settings.run_dir / "slurm"))
+
+
+def show_stages(done: Iterable[tuple[str, str]]) -> None:
+    """Print what was done with each stage as it is done, and all of it as a document."""
+    found = {}
+    for name, what in done:
+        say(f"{name}: {what}")
+        found[name] = what
+    json_output.add({"stages": found})
 
 
 def _submitted(recipe: Path | None, sets: Sequence[str] | None) -> tuple[Recipe, str]:

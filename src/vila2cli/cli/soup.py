@@ -7,12 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.cli.options import DryRun, Out, RecipeFile, Sets
-from vila2cli.cli.paths import Plan, default_out, is_complete, open_recipe
+from vila2cli.cli.paths import Plan, default_out, open_recipe
 from vila2cli.cli.printing import print_summary
-from vila2cli.cli.terminal import say
+from vila2cli.cli.ready import is_complete
+from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
+from vila2cli.files import read_json
 from vila2cli.run.results import as_json
-from vila2cli.settings.recipe import Recipe, resolved_lines
+from vila2cli.settings.recipe import Recipe, resolved, resolved_lines
 
 
 def soup(
@@ -41,17 +43,24 @@ def soup(
         round=None,
         recipe=settings,
         sections=("soup", "eval"),
-        kind="checkpoint",
+        kind="soup",
         out=out or default_out("soup", models[0], models[0]),
         deciding={} if dry_run else {"candidates": _identities(models)},
     )
     if dry_run:
-        for line in resolved_lines(settings, plan.sections):
-            say(line)
-        say(*(f"model: {model}" for model in models), f"writes: {plan.out}")
+        lines = resolved_lines(settings, plan.sections)
+        show(
+            {
+                "dry_run": True,
+                "settings": resolved(settings, plan.sections),
+                "models": models,
+                "out_dir": plan.out,
+            },
+            [*lines, *(f"model: {model}" for model in models), f"writes: {plan.out}"],
+        )
         return
     if is_complete(plan):
-        say(f"soup: complete, nothing to do ({plan.out})")
+        show(read_json(plan.marker), [f"soup: complete, nothing to do ({plan.out})"])
         return
     say(f"soup: writing {plan.out}")
     from vila2cli.stages.soup import soup as run_stage
@@ -64,8 +73,7 @@ def soup(
         tasks=tasks or (),
         say=lambda line: say(f"  {line}"),
     )
-    shares = [f"{parent['share']:.3f} of {parent['path']}" for parent in summary["parents"]]
-    print_summary(plan, shares)
+    print_summary(plan, summary)
 
 
 def _identities(models: Sequence[str]) -> list[str]:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
-from vila2cli.cli.paths import Paths, Plan, open_recipe, ready
+from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_summary
+from vila2cli.cli.ready import ready
 from vila2cli.errors import RecipeError
 from vila2cli.run.folder import parse_worker
 from vila2cli.settings import SpecialistSettings
@@ -114,17 +115,7 @@ def _train_plan(paths: Paths, name: str, specialist: SpecialistSettings, *, mode
     # From the checkpoint after pretraining, before instruction tuning (VILA^2 section 2.2.1).
     chosen_model = paths.model(model, paths.stage("pretrain"))
     specs = paths.shards(None, specialist.data, f"specialists.{name}.data")
-    return Plan(
-        stage=f"{name} specialist",
-        round=None,
-        recipe=paths.recipe,
-        sections=(f"specialists.{name}",),
-        kind="checkpoint",
-        out=paths.out(out, paths.folder.specialist(name), name, chosen_model, specs[0]),
-        model=chosen_model,
-        shards=specs,
-        origins=paths.origins,
-    )
+    return paths.plan_of(name, "specialize", out, model=chosen_model, shards=specs)
 
 
 def _relabel_plan(
@@ -134,16 +125,6 @@ def _relabel_plan(
     # A run trains all of its specialists in one way, whose adapters lie beside the checkpoints they are in.
     chosen_model = paths.model(model, trained / "adapter" if paths.recipe.specialize.lora else trained)
     specs = paths.shards(shards, paths.recipe.data.pretrain, "data.pretrain")
-    return Plan(
-        stage=f"{name} relabel",
-        round=None,
-        recipe=paths.recipe,
-        sections=(f"specialists.{name}",),
-        kind="layer",
-        out=paths.out(out, paths.folder.relabel(name), name, chosen_model, specs[0]),
-        model=chosen_model,
-        shards=specs,
-        worker=parse_worker(worker),
-        base=base,
-        origins=paths.origins,
+    return paths.plan_of(
+        name, "relabel", out, model=chosen_model, shards=specs, worker=parse_worker(worker), base=base
     )

@@ -1,16 +1,85 @@
 """What commands say: all text reaches the terminal through here, and none of it is obeyed there."""
 
 import io
+import json
+import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import Any, Self, TextIO
 
 import typer
 
 from vila2cli.errors import DataWarning
+from vila2cli.run.results import StageResult, as_json, plain, summary_lines
 from vila2cli.text.printable import printable, printable_line
+
+
+class JsonOutput:
+    """`--json`: stdout gets one document, and whatever else any code or child prints goes to stderr."""
+
+    def __init__(self) -> None:
+        self._stream: TextIO | None = None
+        self._undo = ExitStack()
+        self._values: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+        self._stream = None
+        self._values.clear()
+
+    def begin(self) -> None:
+        """From now on, until the block ends, print nothing but the document."""
+        self._stream = sys.stdout
+        if _is_of_the_process(sys.stdout):
+            sys.stdout.flush()
+            saved = os.dup(1)
+            self._undo.callback(os.close, saved)
+            self._undo.callback(os.dup2, saved, 1)
+            self._stream = self._undo.enter_context(os.fdopen(os.dup(saved), "w", encoding="utf-8"))
+            os.dup2(2, 1)
+        self._undo.enter_context(redirect_stdout(sys.stderr))
+
+    def add(self, value: Any) -> bool:
+        """Put a value into the document; says whether there is one. Of several values it is a list."""
+        if self._stream is not None:
+            self._values.append(value)
+        return self._stream is not None
+
+    def write(self, otherwise: Any = None) -> None:
+        """Write the document, of this value where none was put into it.
+
+        NaN and infinity, which JSON lacks, become null.
+        """
+        if self._stream is None:
+            return
+        value = otherwise if not self._values else self._values[0] if len(self._values) == 1 else self._values
+        if value is not None:
+            finite = json.loads(json.dumps(plain(value)), parse_constant=lambda name: None)
+            self._stream.write(json.dumps(finite, indent=1).replace("\x7f", "\\u007f") + "\n")
+            self._stream.flush()
+
+
+json_output = JsonOutput()
+
+
+def _is_of_the_process(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 1
+    except (OSError, ValueError):  # one that a test or a library has put there
+        return False
+
+
+def show(value: Any, lines: Iterable[object] | None = None, *, is_whole: bool = False) -> None:
+    """Print what a command found: in the document of `--json`, else as `lines`, the value's own by default."""
+    if not json_output.add(value):
+        if lines is None:
+            lines = value.lines() if isinstance(value, StageResult) else summary_lines(as_json(value))
+        say(*lines, is_whole=is_whole)
 
 
 def say(*lines: object, is_whole: bool = False) -> None:

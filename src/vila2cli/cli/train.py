@@ -1,9 +1,11 @@
 """The training stages of a round: pretrain and sft."""
 
-from vila2cli.cli.controls import EQUAL_COMPUTE, equal_epochs, mixed_in
+from vila2cli.cli.controls import equal_epochs, mixed_in
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
-from vila2cli.cli.paths import Paths, Plan, open_recipe, ready
+from vila2cli.cli.paths import Paths, open_recipe
 from vila2cli.cli.printing import print_summary
+from vila2cli.cli.ready import ready
+from vila2cli.run.stages import EQUAL_COMPUTE
 
 
 def pretrain(
@@ -26,18 +28,9 @@ def pretrain(
         settings = open_recipe(recipe, [*(sets or ()), f"pretrain.main.epochs={equal_epochs(settings)}"])
     paths = Paths(settings, round)
     specs = paths.shards(shards, paths.pretrained_on(), "data.pretrain")
-    in_run = paths.stage("pretrain") if paths.round is not None else None
-    plan = Plan(
-        stage="pretrain",
-        round=paths.round,
-        recipe=settings,
-        sections=("pretrain", "base", "data.interleaved"),
-        kind="checkpoint",
-        out=paths.out(out, in_run, "pretrain", None, specs[0]),
-        shards=specs,
-        origins=paths.origins,
-        deciding={} if shards or paths.round in (None, 0) else {"filtered": settings.pretrain.filtered},
-    )
+    deciding = {} if shards or paths.round in (None, 0) else {"filtered": settings.pretrain.filtered}
+    sections = ("pretrain", "base", "data.interleaved")
+    plan = paths.plan("pretrain", sections, out, shards=specs, deciding=deciding)
     if not ready(plan, dry_run=dry_run):
         return
     from vila2cli.stages.pretrain import pretrain as run_stage
@@ -66,20 +59,9 @@ def sft(
     """
     settings = open_recipe(recipe, sets)
     paths = Paths(settings, round)
-    in_run = paths.stage("sft") if paths.round is not None else None
     chosen_model = paths.model(model, paths.stage("pretrain") if paths.round is not None else None)
     specs = paths.shards(shards, settings.data.sft, "data.sft")
-    plan = Plan(
-        stage="sft",
-        round=paths.round,
-        recipe=settings,
-        sections=("sft", "data.sft", "data.text"),
-        kind="checkpoint",
-        out=paths.out(out, in_run, "sft", chosen_model, specs[0]),
-        model=chosen_model,
-        shards=specs,
-        origins=paths.origins,
-    )
+    plan = paths.plan("sft", ("sft", "data.sft", "data.text"), out, model=chosen_model, shards=specs)
     if not ready(plan, dry_run=dry_run):
         return
     from vila2cli.stages.sft import sft as run_stage

@@ -7,10 +7,10 @@ import typer
 
 from vila2cli.cli.options import DryRun, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
-from vila2cli.cli.printing import summary_lines
-from vila2cli.cli.terminal import say
+from vila2cli.cli.terminal import say, show
+from vila2cli.run.results import summary_lines
 from vila2cli.run.stages import WORLD_DIR
-from vila2cli.settings.recipe import resolved_lines
+from vila2cli.settings.recipe import resolved, resolved_lines
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
@@ -33,15 +33,18 @@ def world(
         return
     settings = open_recipe(recipe, sets)
     if dry_run:
-        for line in resolved_lines(settings, ("world",)):
-            say(line)
-        say(f"writes: {out}")
+        lines = resolved_lines(settings, ("world",))
+        show(
+            {"dry_run": True, "settings": resolved(settings, ("world",)), "out_dir": out},
+            [*lines, f"writes: {out}"],
+        )
         return
     say(f"world: writing {out}")
     from vila2cli.world.write import write_world
 
     counts = write_world(settings, out)
-    say(f"world: done ({out})", *summary_lines(counts))
+    say(f"world: done ({out})")
+    show({"stage": "world", "num_samples": counts}, [f"  {line}" for line in summary_lines(counts)])
 
 
 @app.command("base")
@@ -60,4 +63,5 @@ def base(
     from vila2cli.world.make_bases import build_bases
 
     figures = build_bases(out, seed=seed)
-    say(f"world base: done ({out})", *summary_lines(figures))
+    say(f"world base: done ({out})")
+    show(figures, [f"  {line}" for line in summary_lines(figures)])

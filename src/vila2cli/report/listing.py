@@ -1,8 +1,9 @@
 """The runs in a folder as tables for the terminal: rounds, states of their stages, headline figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -53,6 +54,22 @@ class RunTable:
     rows: tuple[tuple[str, list[Text], RoundResult | None], ...]
     verdict: str
     damaged: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for a program: states by stage, and of each measure its value and 95% interval."""
+        return {
+            "run": self.title.plain,
+            "rows": [
+                {
+                    "name": name,
+                    "stages": {stage: shown.plain for stage, shown in zip(SHOWN, states, strict=True)},
+                    "figures": _measures(result),
+                }
+                for name, states, result in self.rows
+            ],
+            "verdict": self.verdict,
+            "damaged": list(self.damaged),
+        }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.title
@@ -133,3 +150,8 @@ def _figures(result: RoundResult | None, between: str = " ") -> list[Text]:
     figures = [result.measure(name) for name in MEASURES]
     texts = (figure_text(figure and figure.scaled(100), 1) for figure in figures)
     return [Text(text.replace(" [", f"{between}[")) for text in texts]
+
+
+def _measures(result: RoundResult | None) -> dict[str, Any]:
+    figures = {name: result.measure(name) for name in MEASURES} if result is not None else {}
+    return {name: asdict(figure) for name, figure in figures.items() if figure is not None}

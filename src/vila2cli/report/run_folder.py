@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vila2cli.errors import DataError
 from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
 from vila2cli.report.wording import visible
+from vila2cli.run.stages import done_file, is_complete
 
 MAX_REJECTS = 8
 """Rejects shown of each stage and reason."""
 State = Literal["done", "partial", "missing"]
-SUMMARIES = {"eval": "metrics.json"}
-"""What a stage writes at its end; summary.json where nothing is said."""
 ROUND_STAGES = ("recaption", "rewrite", "filter", "pretrain", "sft", "eval", "judge")
 OPTIONAL_STAGES = ("rewrite", "filter")
 """Stages that a round may do without; they are only listed where they ran."""
@@ -112,12 +112,12 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
     samples = [shard for path in counted for shard in by_layer[path]]
     base = layer.get("base")
     expected = len(base) if isinstance(base, list) and len(layers) == 1 else None
-    summary = reader.read(folder / SUMMARIES.get(name, "summary.json"))
+    summary = reader.read(folder / done_file(name))
     return StageRecord(
         group=group,
         name=name,
         folder=folder,
-        state=_layer_state(name, summary, len(stats), expected),
+        state=_state(name, folder),
         num_shards=len(samples),
         num_expected=expected,
         num_in=sum(whole(shard.get("in")) for shard in samples),
@@ -149,7 +149,7 @@ def _read_checkpoint(folder: Path, group: str, name: str, reader: JsonReader) ->
         group=group,
         name=name,
         folder=folder,
-        state="done" if (folder / "config.json").is_file() else "partial",
+        state=_state("specialize" if name == "checkpoint" else name, folder),
         num_in=num_samples + num_rejected,
         num_out=num_samples,
         num_rejected=num_rejected,
@@ -175,11 +175,12 @@ def layer_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
     ]
 
 
-def _layer_state(name: str, summary: Mapping[str, Any], num_shards: int, expected: int | None) -> State:
-    """A layer is done with its last shard, eval and judge with their summary."""
-    if name in ("eval", "judge") or expected is None:
-        return "done" if summary else "partial"
-    return "done" if num_shards >= expected else "partial"
+def _state(name: str, folder: Path) -> State:
+    """How far a stage is, whose folder is there."""
+    try:
+        return "done" if is_complete(name, folder) else "partial"
+    except (DataError, AttributeError, KeyError, TypeError):  # damaged, as the notes say, or of another version
+        return "partial"
 
 
 def _cost(summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.ranks import launched, number
-from vila2cli.settings.recipe import Recipe, flatten, resolved_lines
+from vila2cli.settings.recipe import NO_EFFECT, Recipe, flatten, resolved_lines
 from vila2cli.shards.places import tar_stem
 
 SCHEMA = 1
@@ -223,6 +223,7 @@ def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Each differing key with both values, as `key was A, now B`."""
     before, after = flatten(old), flatten(new)
+    before = {k: v for k, v in before.items() if k in after or k not in NO_EFFECT}
     keys = [k for k in {**before, **after} if before.get(k) != after.get(k) or (k in before) != (k in after)]
     texts = [f"{k} was {_shown(before, k)}, now {_shown(after, k)}" for k in keys]
     more = f", and {len(texts) - 8} more" if len(texts) > 8 else ""

@@ -3,28 +3,19 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.run.cost import three_digits
 from vila2cli.run.folder import RunFolder
-from vila2cli.run.stages import Stage
+from vila2cli.run.stages import Stage, done_file
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.slurm import StageKind
 from vila2cli.settings.training import TrainSettings
 from vila2cli.shards import expected_samples, open_source
 
-KINDS: tuple[StageKind, ...] = (
-    "recaption",
-    "filter",
-    "pretrain",
-    "sft",
-    "specialize",
-    "relabel",
-    "eval",
-    "judge",
-)
+KINDS: tuple[StageKind, ...] = tuple(kind for kind in get_args(StageKind) if kind != "world")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +47,16 @@ _LIKE: Mapping[StageKind, StageKind] = {"specialize": "sft", "relabel": "recapti
 """Stages that do the same work on other data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Samples of each kind of data; None where it is not there, or not known without reading it."""
+Counts = Mapping[str, int | None]
+"""Samples of the data "pretrain", "interleaved", "sft", "eval" and of each specialist; None where it is not
+there, or not known without reading it."""
 
-    pretrain: int | None
-    interleaved: int | None
-    sft: int | None
-    specialists: Mapping[str, int | None]
-    eval: int | None
 
-    def size(self, name: str) -> int | None:
-        """Samples of the data so named: "pretrain", "interleaved", "sft", "eval" or a specialist's."""
-        if name in self.specialists:
-            return self.specialists[name]
-        own = {"pretrain": self.pretrain, "interleaved": self.interleaved, "sft": self.sft, "eval": self.eval}
-        return own[name]
-
-    def with_sizes(self, sizes: Mapping[str, int]) -> "Counts":
-        """These in place of those counted, by the names that `size` takes; raises RecipeError for another."""
-        known = {"pretrain", "interleaved", "sft", "eval", *self.specialists}
-        if other := sorted(sizes.keys() - known):
-            raise RecipeError(f"there is no data named {other[0]}; it is one of {', '.join(sorted(known))}")
-        specialists = {name: sizes.get(name, count) for name, count in self.specialists.items()}
-        own = {name: size for name, size in sizes.items() if name not in specialists}
-        return replace(self, specialists=specialists, **own)
+def with_sizes(counts: Counts, sizes: Mapping[str, int]) -> Counts:
+    """These in place of those counted; raises RecipeError for other data."""
+    if other := sorted(sizes.keys() - counts.keys()):
+        raise RecipeError(f"there is no data named {other[0]}; it is one of {', '.join(sorted(counts))}")
+    return {**counts, **sizes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +83,20 @@ class Forecast:
     @property
     def dollars(self) -> float | None:
         return None if self.hours is None else self.hours * self.dollars_per_hour
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {
+            "name": self.stage.name,
+            "num_images": self.num_images,
+            "images_per_s": None if self.rate is None else 1 / self.rate.seconds,
+            "device": None if self.rate is None else self.rate.device,
+            "source": None if self.rate is None else self.rate.source,
+            "hours": self.hours,
+            "dollars": self.dollars,
+            "complete": self.is_complete,
+            "uncounted": list(self.uncounted),
+        }
 
     def line(self, num_devices: int, width: int) -> str:
         """One line for the terminal; wall-clock hours are on `num_devices`."""
@@ -146,8 +136,7 @@ def measured_rates(run_dir: Path) -> dict[StageKind, Rate]:
 
 def _read_rate(kind: StageKind, out: Path) -> Rate | None:
     """The rate of one finished stage, None where it is not finished or timed nothing."""
-    names = {"eval": "metrics.json", "pretrain": "vila2.json", "sft": "vila2.json", "specialize": "vila2.json"}
-    path = out / names.get(kind, "summary.json")
+    path = out / done_file(kind)
     if not path.is_file() or not path.stat().st_size:
         return None
     try:
@@ -189,13 +178,13 @@ def count_data(recipe: Recipe) -> Counts:
             tasks = []
     specialists = {name: _count(settings.data) for name, settings in recipe.specialists.items()}
     sft, text = _count(recipe.data.sft), _count(recipe.data.text) if recipe.data.text else 0
-    return Counts(
-        pretrain=_count(recipe.data.pretrain),
-        interleaved=_count(recipe.data.interleaved) if recipe.data.interleaved else 0,
-        sft=None if sft is None or text is None else sft + text,
-        specialists=specialists,
-        eval=_count(tasks),
-    )
+    return {
+        "pretrain": _count(recipe.data.pretrain),
+        "interleaved": _count(recipe.data.interleaved) if recipe.data.interleaved else 0,
+        "sft": None if sft is None or text is None else sft + text,
+        "eval": _count(tasks),
+        **specialists,
+    }
 
 
 def _count(specs: Sequence[str]) -> int | None:
@@ -218,7 +207,7 @@ def forecast(
             rate,
             price,
             stage.is_complete(),
-            tuple(name for name in _data_of(stage) if counts.size(name) is None),
+            tuple(name for name in _data_of(stage) if counts[name] is None),
         )
 
 
@@ -231,7 +220,7 @@ def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> R
 
 
 def _data_of(stage: Stage) -> tuple[str, ...]:
-    """The data that decide how many images pass through a stage, as `Counts.size` names them."""
+    """The data that decide how many images pass through a stage, as `Counts` names them."""
     if stage.kind == "specialize":
         return stage.specialists
     if stage.kind == "pretrain":
@@ -242,27 +231,27 @@ def _data_of(stage: Stage) -> tuple[str, ...]:
 def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
     """How many images pass through a stage, each as often as it does."""
     if stage.kind == "recaption":
-        return _share(counts.pretrain, recipe.recaption.share)
+        return _share(counts["pretrain"], recipe.recaption.share)
     if stage.kind == "filter":
-        return counts.pretrain
+        return counts["pretrain"]
     if stage.kind == "pretrain":
         return _pretraining(recipe, counts)
     if stage.kind == "sft":
-        return _passes(counts.sft, recipe.sft)
+        return _passes(counts["sft"], recipe.sft)
     if stage.kind == "specialize":
         (name,) = stage.specialists
-        return _passes(counts.specialists.get(name), recipe.specialists[name])
+        return _passes(counts[name], recipe.specialists[name])
     if stage.kind == "relabel":
         shares = [recipe.specialists[name].relabel_share for name in stage.specialists]
-        return _share(counts.pretrain, sum(shares))
-    return recipe.judge.num_samples if stage.kind == "judge" else counts.eval
+        return _share(counts["pretrain"], sum(shares))
+    return recipe.judge.num_samples if stage.kind == "judge" else counts["eval"]
 
 
 def _pretraining(recipe: Recipe, counts: Counts) -> int | None:
     # What a filter leaves is not known before it has run: all of it, then.
-    align = _passes(counts.pretrain, recipe.pretrain.align)
-    main = _passes(counts.pretrain, recipe.pretrain.main)
-    documents = _passes(counts.interleaved, recipe.pretrain.main)
+    align = _passes(counts["pretrain"], recipe.pretrain.align)
+    main = _passes(counts["pretrain"], recipe.pretrain.main)
+    documents = _passes(counts["interleaved"], recipe.pretrain.main)
     return None if align is None or main is None or documents is None else align + main + documents
 
 

@@ -18,31 +18,26 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.slurm import StageKind
 from vila2cli.shards.records import read_layer_json, read_stats
 from vila2cli.shards.rejects import MAY_PASS
+from vila2cli.shards.stats import done
 
 SPECIALISTS, CONTROLS = "specialists", "controls"
 WORLD: Literal["world"] = "world"
-_DIRECT, _EQUAL_COMPUTE, _ONLY = "final-direct", "final-equal-compute", "final-only-"
-_DONE_FILES: dict[StageKind, str] = {
-    "world": "world.json",
-    "recaption": "summary.json",
-    "filter": "summary.json",
-    "relabel": "summary.json",
-    "judge": "summary.json",
-    "eval": "metrics.json",
-    "pretrain": "vila2.json",
-    "sft": "vila2.json",
-    "specialize": "vila2.json",
-}
+DIRECT, EQUAL_COMPUTE, ONLY = "final-direct", "final-equal-compute", "final-only-"
+LAYERS = ("recaption", "rewrite", "filter", "relabel")
+"""Stages that write one layer."""
+CHECKPOINTS = ("pretrain", "sft", "specialize", "soup")
+"""Stages that write a checkpoint."""
+_DONE_FILES = {"world": "world.json", "eval": "metrics.json", **dict.fromkeys(CHECKPOINTS, "vila2.json")}
 WORLD_DIR = Path("data/world")
 """Where `vila2 world` writes, and the recipe of the embedded world reads."""
-_SEVERAL_LAYERS: tuple[StageKind, ...] = ("eval", "judge")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One stage of a run: `words` are the command line after `vila2`, `after` names stages that come before.
 
-    It writes the folder `out`, and where specialists answer together `beside` has those of the others.
+    It writes the folder `out`, and where specialists answer together `beside` has those of the others. One with
+    more rejects than `max_reject_rate` has failed.
     """
 
     name: str
@@ -51,6 +46,7 @@ class Stage:
     out: Path
     after: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
+    max_reject_rate: float = 1.0
 
     @property
     def specialists(self) -> tuple[str, ...]:
@@ -69,20 +65,17 @@ class Stage:
     @property
     def marker(self) -> Path:
         """The file that is written last."""
-        return self.out / _DONE_FILES[self.kind]
+        return self.out / done_file(self.kind)
 
     @property
     def markers(self) -> tuple[Path, ...]:
         """Those of all its folders."""
-        return tuple(out / _DONE_FILES[self.kind] for out in (self.out, *self.beside))
+        return tuple(out / done_file(self.kind) for out in (self.out, *self.beside))
 
     def is_complete(self) -> bool:
-        """Whether the output is there, of all shards."""
-        if self.beside:
-            return all(one.is_complete() for one in self._apart())
-        if not self.marker.is_file() or self._asks_again():
-            return False
-        return not self.is_split or not undone(self.out, self._shards(self.out))
+        """Whether all of its output is there, see `is_complete`."""
+        outs = (self.out, *self.beside)
+        return all(is_complete(self.kind, out, max_reject_rate=self.max_reject_rate) for out in outs)
 
     def missing_workers(self, count: int) -> list[int]:
         """Which of `count` workers have shards left; the first alone where only the summary is missing."""
@@ -91,24 +84,17 @@ class Stage:
         if self.beside:
             return sorted({i for one in self._apart() for i in one.missing_workers(count)})
         written = self.out / "scores" if self.kind == "filter" else self.out
-        names = self._shards(written)
+        names = _shards(self.kind, written)
         if not names:
             return list(range(count))
         missing = set(undone(written, names)) | set(self._unanswered(names))
-        if not missing and self._asks_again():
+        if not missing and _asks_again(self.kind, self.out):
             return list(range(count))
         return [i for i in range(count) if missing & set(names[i::count])] or [0]
 
     def _apart(self) -> list["Stage"]:
         """The same with each of its folders alone."""
         return [replace(self, out=out, beside=()) for out in (self.out, *self.beside)]
-
-    def _asks_again(self) -> bool:
-        """Whether judges were left without answers that another try may bring."""
-        if self.kind != "judge" or not self.marker.is_file():
-            return False
-        reasons = read_json(self.marker).get("unjudged_reasons", {})
-        return any(word in found for found in reasons.values() for word in MAY_PASS)
 
     def _unanswered(self, names: Sequence[str]) -> list[str]:
         """The shards of an eval, as `FOLDER/SHARD`, that are complete but for what a server did not answer."""
@@ -118,12 +104,58 @@ class Stage:
         dropped = {name: read_stats(path).get("dropped", {}) for name, path in stats.items() if path.is_file()}
         return [name for name, reasons in dropped.items() if any(word in reasons for word in MAY_PASS)]
 
-    def _shards(self, folder: Path) -> list[str]:
-        """The shards that the workers share, as `undone` takes them; nothing before the first has begun."""
-        if self.kind in _SEVERAL_LAYERS:
-            return listed_shards(folder)
-        path = folder / "layer.json"
-        return [str(base["name"]) for base in read_layer_json(path)["base"]] if path.is_file() else []
+
+def done_file(kind: str) -> str:
+    """The file in its folder that a stage writes last."""
+    return _DONE_FILES.get(kind, "summary.json")
+
+
+def is_complete(kind: str, out: Path, *, max_reject_rate: float = 1.0) -> bool:
+    """Whether the output of a stage is there, of all shards, and a layer's within the budget of rejects."""
+    if not (out / done_file(kind)).is_file() or _asks_again(kind, out) or undone(out, _shards(kind, out)):
+        return False
+    return kind not in LAYERS or is_summed_up(out, max_reject_rate)
+
+
+def _asks_again(kind: str, out: Path) -> bool:
+    """Whether judges were left without answers that another try may bring."""
+    path = out / done_file(kind)
+    if kind != "judge" or not path.is_file():
+        return False
+    reasons = read_json(path).get("unjudged_reasons", {})
+    return any(word in found for found in reasons.values() for word in MAY_PASS)
+
+
+def _shards(kind: str, folder: Path) -> list[str]:
+    """The shards that the workers share, as `undone` takes them; nothing before the first has begun."""
+    if kind in ("eval", "judge"):
+        return listed_shards(folder)
+    path = folder / "layer.json"
+    return [str(base["name"]) for base in read_layer_json(path)["base"]] if path.is_file() else []
+
+
+def is_summed_up(out: Path, max_reject_rate: float) -> bool:
+    """Whether a layer's summary counts every shard that is there, and is within the budget of rejects.
+
+    A stage that was killed before its summary, or failed on too many rejects, has to look (and fail) again.
+    """
+    path, num_done = out / done_file("layer"), len(done(out))
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    summary = read_json(path)
+    is_of_all: bool = summary.get("num_shards_done", num_done) == num_done
+    return is_of_all and float(summary.get("reject_rate", 0.0)) <= max_reject_rate
+
+
+def reject_budget(recipe: Recipe, kind: str) -> float:
+    """The share of rejects above which a stage that writes a layer fails."""
+    rates = {
+        "recaption": recipe.recaption.max_reject_rate,
+        "relabel": recipe.recaption.max_reject_rate,
+        "rewrite": recipe.rewrite.max_reject_rate,
+        "filter": recipe.filter.max_reject_rate,
+    }
+    return rates.get(kind, 1.0)
 
 
 def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:
@@ -147,7 +179,8 @@ def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:
         drawn = Stage(WORLD, WORLD, (WORLD,), WORLD_DIR)
         first = {stage.name for stage in stages if not stage.after}
         stages = [drawn, *(replace(one, after=(WORLD,)) if one.name in first else one for one in stages)]
-    return list(_leading_to(goals, stages))
+    budgeted = [replace(stage, max_reject_rate=reject_budget(recipe, stage.kind)) for stage in stages]
+    return list(_leading_to(goals, budgeted))
 
 
 def goals_of(recipe: Recipe, *targets: str) -> dict[str, list[str]]:
@@ -224,15 +257,15 @@ def _specialists(recipe: Recipe) -> Iterator[Stage]:
 
 def _controls(recipe: Recipe) -> list[str]:
     """The controls of the final model, see commands/controls.py."""
-    return [_DIRECT, _EQUAL_COMPUTE, *(f"{_ONLY}{name}" for name in recipe.specialists)]
+    return [DIRECT, EQUAL_COMPUTE, *(f"{ONLY}{name}" for name in recipe.specialists)]
 
 
 def _control(recipe: Recipe, control: str) -> Iterator[Stage]:
     before: tuple[str, ...] = (f"round{recipe.rounds}-eval",)
-    if control == _EQUAL_COMPUTE:
+    if control == EQUAL_COMPUTE:
         before = ("final-pretrain",)
-    elif control.startswith(_ONLY):
-        name = control.removeprefix(_ONLY)
+    elif control.startswith(ONLY):
+        name = control.removeprefix(ONLY)
         before = tuple(stage.name for stage in _relabelling(recipe) if name in stage.specialists)
     yield from _training(recipe, control, before)
 

@@ -19,15 +19,15 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
-from vila2cli.settings.slurm import JobSettings, Line, SlurmSettings, StageKind
+from vila2cli.settings.slurm import Line, SlurmSettings
 from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
-    AlignSettings,
     BaseSettings,
-    CaptionTrainSettings,
+    CaptionSettings,
     DataSettings,
     LoraSettings,
+    MainSettings,
     PretrainSettings,
     SftSettings,
     SpecialistSettings,
@@ -37,33 +37,24 @@ from vila2cli.settings.training import (
 )
 
 __all__ = [
-    "AlignSettings",
     "ApiSettings",
     "BaseSettings",
-    "CaptionTrainSettings",
+    "CaptionSettings",
     "CostSettings",
-    "DataSettings",
     "EvalSettings",
     "FilterSettings",
-    "JobSettings",
     "JudgeModelSettings",
     "JudgeSettings",
     "Language",
     "LoraSettings",
+    "MainSettings",
     "Origin",
     "Part",
-    "PretrainSettings",
     "RecaptionSettings",
     "Recipe",
-    "RewriteSettings",
     "Settings",
-    "SftSettings",
-    "SlurmSettings",
-    "SoupSettings",
     "SourceSettings",
     "SpecialistSettings",
-    "SpecializeSettings",
-    "StageKind",
     "TrainSettings",
     "TrainerSettings",
     "WorldSettings",

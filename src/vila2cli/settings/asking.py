@@ -11,6 +11,7 @@ from vila2cli.settings.kinds import (
     ImageMatch,
     Language,
     MaxRejects,
+    MaxUnusable,
     Names,
     NewTokens,
     Settings,
@@ -178,9 +179,7 @@ class FilterSettings(Settings):
         BeforeValidator(one_is_a_list),
         setting("caption lengths in tokens at which a new bucket begins; the share is kept in each"),
     ] = ()
-    max_reject_rate: Annotated[
-        float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
-    ] = 0.05
+    max_reject_rate: MaxUnusable = 0.05
 
     @property
     def needs_model(self) -> bool:
@@ -224,9 +223,7 @@ class EvalSettings(Settings):
     lmms_command: Annotated[
         str, setting("how lmms-eval is started, in an environment of its own", decides=False)
     ] = "lmms-eval"
-    max_reject_rate: Annotated[
-        float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
-    ] = 0.0
+    max_reject_rate: MaxUnusable = 0.0
 
 
 class ApiSettings(Settings):

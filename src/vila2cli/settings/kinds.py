@@ -49,6 +49,9 @@ MaxRejects = Annotated[
     float,
     setting("share of samples with no good caption above which the stage fails", decides=False, ge=0, le=1),
 ]
+MaxUnusable = Annotated[
+    float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
+]
 Temperature = Annotated[float, setting("sampling temperature, 0 for greedy", ge=0)]
 EngineName = Annotated[
     Literal["auto", "vllm", "hf", "api"],

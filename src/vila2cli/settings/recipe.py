@@ -11,16 +11,59 @@ import tomli
 from pydantic import ValidationError
 
 from vila2cli.errors import RecipeError
+from vila2cli.files import read_json
 from vila2cli.settings import Origin, Recipe, describe
 from vila2cli.shards.credentials import masked
 from vila2cli.shards.places import redacted
 
 __all__ = ["Recipe", "find_recipe", "flatten", "load_recipe", "resolved_lines", "shipped_recipes"]
 
+_ONE_SOURCE = "this stage trains on one source; leave it out, or bound what it takes with max_samples or epochs"
+REMOVED = {
+    "pretrain.align.mixture": _ONE_SOURCE,
+    "pretrain.align.text_share": _ONE_SOURCE,
+    "specialists.NAME.mixture": _ONE_SOURCE,
+    "specialists.NAME.text_share": _ONE_SOURCE,
+    "pretrain.align.answers": "the specialists' answers are trained on in pretrain.main; set it there",
+}
+"""Settings of earlier versions that had no effect, with what to do instead."""
+NO_EFFECT = frozenset(("settings.text_share", "settings.align.text_share", "settings.align.answers"))
+"""Those of them that earlier versions recorded with what they made, though they decided nothing."""
 _MAX_DEPTH = 20
 _MAX_KEY = 200
 Place = Mapping[str, str]
 """Dotted key -> where it was written, as `recipes/world.toml:12` or `--set KEY=VALUE`."""
+
+
+def read_stored(path: Path) -> Recipe:
+    """The recipe that a stage has stored in its folder, without settings that this version has removed.
+
+    Raises RecipeError naming the version that reads one with other settings.
+    """
+    tree = _read_toml(path)[0]
+    for removed in REMOVED:
+        *tables, name = removed.split(".")
+        for table in _tables(tree, tables):
+            table.pop(name, None)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError:
+        manifest = path.with_name("manifest.json")
+        version = read_json(manifest).get("vila2") if manifest.is_file() else None
+        raise RecipeError(
+            f"{path} has settings that this version does not know; vila2 {version or 'of another version'} "
+            "reads it, or remove the folder to start it over"
+        ) from None
+
+
+def _tables(tree: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tables of a dotted name that are there, NAME standing for any word."""
+    if not isinstance(tree, dict):
+        return
+    if not names:
+        yield tree
+    for name in tree if names and names[0] == "NAME" else names[:1]:
+        yield from _tables(tree.get(name), names[1:])
 
 
 def load_recipe(path: Path | str | None = None, sets: Sequence[str] = ()) -> Recipe:
@@ -103,17 +146,20 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def resolved_lines(recipe: Recipe, sections: Sequence[str] = ()) -> list[str]:
-    """Every setting as `key = value  # origin`, which is TOML that `load_recipe` reads.
+def resolved(recipe: Recipe, sections: Sequence[str] = ()) -> dict[str, Any]:
+    """Every setting by dotted key, or those at or below the `sections`, in the order of the recipe.
 
-    `sections` keeps the keys at or below these dotted names, in the order of the recipe. Places stand without
-    their credentials, as all of this is kept and shown.
+    Places stand without their credentials, as all of this is kept and shown.
     """
     flat = flatten(recipe.model_dump(mode="json"))
-    kept = {k: v for k, v in flat.items() if not sections or _is_under(k, sections)}
+    return {k: _shown(k, v) for k, v in flat.items() if not sections or _is_under(k, sections)}
+
+
+def resolved_lines(recipe: Recipe, sections: Sequence[str] = ()) -> list[str]:
+    """The same as lines `key = value  # origin`, which is TOML that `load_recipe` reads."""
     return [
-        f"{_toml_key(k)} = {_toml_value(_shown(k, v))}  # {recipe.origins.get(k, 'default')}"
-        for k, v in kept.items()
+        f"{_toml_key(k)} = {_toml_value(v)}  # {recipe.origins.get(k, 'default')}"
+        for k, v in resolved(recipe, sections).items()
     ]
 
 
@@ -222,6 +268,8 @@ def _problem(detail: Any, places: Place) -> str:
         parts.pop()
     key = ".".join(parts)
     where = _place(parts, places)
+    if kind == "extra_forbidden" and (hint := _removed(key)):
+        return f"{where}{key} is no longer a setting: {hint}"
     if kind == "extra_forbidden":
         meant = nearest_key(key) if len(key) <= _MAX_KEY else None
         return f"{where}unknown setting {key[:_MAX_KEY]}" + (f"; did you mean {meant}?" if meant else "")
@@ -248,6 +296,11 @@ def _matches(known: str, key: str) -> bool:
     pairs = list(zip(known.split("."), key.split("."), strict=False))
     same_length = known.count(".") == key.count(".")
     return same_length and all(a == b or a in ("NAME", "KEY") for a, b in pairs)
+
+
+def _removed(key: str) -> str:
+    """What to do in place of a setting that was removed; "" for any other key."""
+    return next((hint for known, hint in REMOVED.items() if _matches(known, key)), "")
 
 
 def known_keys(key: str) -> Iterator[str]:

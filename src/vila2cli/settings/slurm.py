@@ -1,12 +1,26 @@
 """Tables of a recipe about Slurm: what jobs ask for, and how a stage is started on a node."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    field_validator,
+)
 
 from vila2cli.settings.kinds import Settings, one_is_a_list, setting
 
 StageKind = Literal["world", "recaption", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"]
+_IDLE: Mapping[str, tuple[str, ...]] = {
+    "world": ("nodes", "gpus", "gres", "array"),
+    **dict.fromkeys(("pretrain", "sft", "specialize"), ("array",)),
+    **dict.fromkeys(("recaption", "filter", "relabel", "eval", "judge"), ("nodes",)),
+}
+"""What a job does not take: only training has several nodes, only the others share shards in an array."""
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Text of one line: a value that goes into a script cannot bring lines of its own."""
 Lines = Annotated[tuple[Line, ...], BeforeValidator(one_is_a_list)]
@@ -57,20 +71,23 @@ class SlurmSettings(JobSettings):
     ] = 2
     stages: dict[StageKind, JobSettings] = Field(default_factory=dict)
 
-    def job(self, kind: StageKind) -> JobSettings:
-        """What a stage's job asks for: [slurm] with [slurm.stages.KIND] on top.
+    @field_validator("stages")
+    @classmethod
+    def _takes_what_it_is_given(cls, value: dict[StageKind, JobSettings]) -> dict[StageKind, JobSettings]:
+        for kind, job in value.items():
+            if idle := [name for name in _IDLE[kind] if getattr(job, name)]:
+                raise ValueError(f"{kind} takes no {idle[0]}; leave out slurm.stages.{kind}.{idle[0]}")
+        return value
 
-        Only training takes several nodes; evaluating and judging take one GPU unless their table says more, and
-        drawing the embedded world none.
+    def job(self, kind: StageKind) -> JobSettings:
+        """What a stage's job asks for: [slurm] with [slurm.stages.KIND] on top, but for what it cannot use.
+
+        Evaluating and judging take one GPU unless their table says more.
         """
         own = self.stages.get(kind, JobSettings())
-        names = JobSettings.model_fields
+        names = [name for name in JobSettings.model_fields if name not in _IDLE[kind]]
         merged = {name: getattr(own, name) or getattr(self, name) for name in names}
         merged["options"] = {**self.options, **own.options}
-        if kind not in ("pretrain", "sft", "specialize"):
-            merged["nodes"] = 1
         if kind in ("eval", "judge") and not own.gpus:
             merged["gpus"] = min(1, self.gpus)
-        if kind == "world":
-            merged["gpus"], merged["gres"] = 0, ""
-        return JobSettings(**{**merged, "nodes": merged["nodes"] or 1})
+        return JobSettings(**{**merged, "nodes": merged.get("nodes") or 1})

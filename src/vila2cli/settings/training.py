@@ -1,5 +1,6 @@
 """Tables of a recipe about models, data and training."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -16,6 +17,7 @@ from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
+    MaxUnusable,
     Names,
     NewTokens,
     Part,
@@ -93,7 +95,7 @@ class LoraSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """One training stage: what is trained, on how much, how fast."""
+    """One training stage on one source: what is trained, on how much, how fast."""
 
     train: Parts = ("projector", "llm")
     learning_rate: LearningRate = 5e-5
@@ -117,18 +119,12 @@ class TrainSettings(Settings):
     pack_images: Annotated[
         NonNegativeInt, setting("images of a packed sequence, 0 for any number", decides=False)
     ] = 0
-    mixture: Annotated[dict[str, SourceSettings], setting("by source")] = Field(default_factory=dict)
-    text_share: Annotated[
-        float, setting("share of a pass's tokens from sources without images, 0 for as it comes", ge=0, lt=1)
-    ] = 0.0
     max_samples: Annotated[NonNegativeInt, setting("the first so many samples of each source, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048
     warmup_ratio: Annotated[float, setting("share of the steps spent warming up", ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, setting("AdamW weight decay", ge=0)] = 0.0
     max_grad_norm: Annotated[float, setting("gradient norm above which it is clipped", gt=0)] = 1.0
-    max_reject_rate: Annotated[
-        float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
-    ] = 0.05
+    max_reject_rate: MaxUnusable = 0.05
     cache_features: Annotated[
         bool, setting("keep the frozen vision tower's features in memory between epochs", decides=False)
     ] = False
@@ -140,9 +136,25 @@ class TrainSettings(Settings):
             raise ValueError("lora trains adapters in place of the llm; name one of the two")
         return value
 
+    def blend(self) -> tuple[Mapping[str, SourceSettings], float]:
+        """What is set of single sources, and the share of text; nothing where there is one source."""
+        return {}, 0.0
 
-class CaptionTrainSettings(TrainSettings):
-    """A training stage on image-caption pairs."""
+
+class BlendSettings(TrainSettings):
+    """A training stage on several sources together."""
+
+    mixture: Annotated[dict[str, SourceSettings], setting("by source")] = Field(default_factory=dict)
+    text_share: Annotated[
+        float, setting("share of a pass's tokens from sources without images, 0 for as it comes", ge=0, lt=1)
+    ] = 0.0
+
+    def blend(self) -> tuple[Mapping[str, SourceSettings], float]:
+        return self.mixture, self.text_share
+
+
+class CaptionSettings(Settings):
+    """How the captions of a sample become one training text."""
 
     captions: Annotated[
         SomeNames, setting("caption sources joined in this order: original, or a layer's name")
@@ -156,10 +168,6 @@ class CaptionTrainSettings(TrainSettings):
     draw_candidate: Annotated[
         bool, setting("train on one drawn of a recaption's n candidates instead of the best")
     ] = False
-    answers: Annotated[
-        Literal["appended", "apart"],
-        setting("specialists' answers as turns after the caption, or each as a training text of its own"),
-    ] = "appended"
 
     @field_validator("caption_dropout")
     @classmethod
@@ -170,11 +178,20 @@ class CaptionTrainSettings(TrainSettings):
         return value
 
 
-class AlignSettings(CaptionTrainSettings):
+class AlignSettings(CaptionSettings, TrainSettings):
     """Stage 1: the fresh projector alone."""
 
     train: Parts = ("projector",)
     learning_rate: LearningRate = 1e-3
+
+
+class MainSettings(CaptionSettings, BlendSettings):
+    """Stage 2: projector and LLM."""
+
+    answers: Annotated[
+        Literal["appended", "apart"],
+        setting("specialists' answers as turns after the caption, or each as a training text of its own"),
+    ] = "appended"
 
 
 class PretrainSettings(Settings):
@@ -185,10 +202,10 @@ class PretrainSettings(Settings):
         bool, setting("from round 1 on train on what vila2 filter --round N keeps", decides=False)
     ] = False
     align: AlignSettings = AlignSettings()
-    main: CaptionTrainSettings = CaptionTrainSettings()
+    main: MainSettings = MainSettings()
 
 
-class SftSettings(TrainSettings):
+class SftSettings(BlendSettings):
     """Stage 3: instruction tuning on data.sft, with data.text blended in (VILA section 4)."""
 
     train: Parts = ("vision_tower", "projector", "llm")

@@ -21,7 +21,7 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import folder as folder_of
 from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.reader import Shard, num_samples, read_shard
-from vila2cli.shards.records import file_sha256, made_from, read_layer_json
+from vila2cli.shards.records import add_figures, file_sha256, made_from, read_layer_json
 from vila2cli.shards.rejects import gather_rejects, write_rejects
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.shards.stats import ShardStats, done, folder_stats, missing, to_made_from
@@ -254,7 +254,7 @@ class ShardWriter:
         self._annotations: dict[str, bytes] = {}
         self._rejects: list[Reject] = []
         self._skipped: Counter[str] = Counter()
-        self._figures: Counter[str] = Counter()
+        self._figures: dict[str, Any] = {"tokens": 0}
         self._num_seen: int | None = None
         self._made_from: dict[str, Fingerprint] = {}
         self._notes: list[str] = []
@@ -286,9 +286,12 @@ class ShardWriter:
         assert sample.key not in self._annotations, f"{sample.key!r} is annotated already"
         self._skipped[reason] += 1
 
-    def count(self, **figures: float) -> None:
-        """Add to the figures in the stats file, like `tokens=120`; `seconds` replaces our own clock."""
-        self._figures.update(figures)
+    def count(self, **figures: float | Mapping[str, float]) -> None:
+        """Add to the figures in the stats file, like `tokens=120` or `kept={"model": 1}`.
+
+        `seconds` replaces our own clock.
+        """
+        add_figures(self._figures, figures)
 
     def __enter__(self) -> Self:
         return self

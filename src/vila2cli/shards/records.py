@@ -44,11 +44,14 @@ class _Part(BaseModel):
     sha256: str = ""
 
 
+Counters = dict[str, NonNegativeInt]
+
+
 class _Stats(BaseModel):
     layer: str = ""
     num_in: NonNegativeInt = Field(0, alias="in")
     out: NonNegativeInt = 0
-    dropped: dict[str, NonNegativeInt] = {}
+    dropped: Counters = {}
     rejected: NonNegativeInt = 0
     reject_lines: NonNegativeInt = 0
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
@@ -56,6 +59,26 @@ class _Stats(BaseModel):
     bytes: NonNegativeInt = 0
     sha256: str = ""
     made_from: dict[str, _Part] = {}
+    finish_reasons: Counters = {}
+    prompts: Counters = {}
+    kept: Counters = {}
+    chosen_by: Counters = {}
+    defects: Counters = {}
+    fallbacks: Counters = {}
+    errors: Counters = {}
+
+
+_PREFIXES = {
+    "finish_": "finish_reasons",
+    "prompt_": "prompts",
+    "kept_": "kept",
+    "by_": "chosen_by",
+    "defect_": "defects",
+    "fallback_": "fallbacks",
+    "error_": "errors",
+}
+GROUPS = ("dropped", *_PREFIXES.values())
+"""What stats files count by name."""
 
 
 def check_layer_json(value: dict[str, Any], name: str) -> dict[str, Any]:
@@ -71,9 +94,29 @@ def read_layer_json(path: Path) -> dict[str, Any]:
 
 def read_stats(path: Path) -> dict[str, Any]:
     """What a stats file holds; raises DataError where that cannot be counts of a shard."""
-    value = read_json(path)
-    check_shape(_Stats, value, str(path))
-    return value
+    return _checked(read_json(path), str(path))
+
+
+def _checked(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """Stats as they are written now; once the counters of a group stood at the top, as kept_model."""
+    nested: dict[str, Any] = {}
+    for key, figure in value.items():
+        group = next((group for prefix, group in _PREFIXES.items() if key.startswith(prefix)), "")
+        if group and isinstance(figure, int):
+            add_figures(nested, {group: {key.partition("_")[2]: figure}})
+        else:
+            nested[key] = figure
+    check_shape(_Stats, nested, name)
+    return nested
+
+
+def add_figures(total: dict[str, Any], figures: Mapping[str, Any]) -> None:
+    """Add the numbers among figures to those of `total`, and those of groups to its groups."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            add_figures(total.setdefault(name, {}), value)
+        elif isinstance(value, int | float):
+            total[name] = total.get(name, 0) + value
 
 
 def file_sha256(path: Path) -> str:
@@ -109,8 +152,7 @@ def recorded(place: str | Path) -> dict[str, Any]:
         value = {} if data is None else parse_json(data, name)
     except DataError:  # what a web server says instead of "there is no such file"
         return {}
-    check_shape(_Stats, value, name)
-    return value
+    return _checked(value, name)
 
 
 def check_whole(tar: Path) -> None:

@@ -1,6 +1,6 @@
 """SHARD.stats.json beside SHARD.tar: that the shard is complete, its counts, and what it was made from."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from vila2cli.files import to_json_bytes, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import is_remote, tar_stem
 from vila2cli.shards.reader import Shard, known_num_samples, num_samples
-from vila2cli.shards.records import check_whole, made_from, read_stats, stats_path
+from vila2cli.shards.records import GROUPS, add_figures, check_whole, made_from, read_stats, stats_path
 from vila2cli.shards.streams import digest_of, fingerprint
 
 MAX_COUNTED_SHARDS = 8
@@ -39,17 +39,6 @@ class ShardStats:
         """Rejected samples as a share of all, 0 when there were none."""
         return self.num_rejected / self.num_in if self.num_in else 0.0
 
-    def __add__(self, other: "ShardStats") -> "ShardStats":
-        return ShardStats(
-            num_in=self.num_in + other.num_in,
-            num_out=self.num_out + other.num_out,
-            dropped=dict(sorted((Counter(self.dropped) + Counter(other.dropped)).items())),
-            num_rejected=self.num_rejected + other.num_rejected,
-            seconds=self.seconds + other.seconds,
-            tokens=self.tokens + other.tokens,
-            bytes=self.bytes + other.bytes,
-        )
-
     def to_json(self) -> dict[str, Any]:
         """The counts under the names that SHARD.stats.json uses."""
         return {
@@ -63,18 +52,22 @@ class ShardStats:
         }
 
     @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> "ShardStats":
+        """The counts of a stats file, or of several summed."""
+        return cls(
+            num_in=figures.get("in", 0),
+            num_out=figures.get("out", 0),
+            dropped=dict(sorted(figures.get("dropped", {}).items())),
+            num_rejected=figures.get("rejected", 0),
+            seconds=figures.get("seconds", 0.0),
+            tokens=figures.get("tokens", 0),
+            bytes=figures.get("bytes", 0),
+        )
+
+    @classmethod
     def read(cls, path: Path) -> "ShardStats":
         """Read SHARD.stats.json."""
-        value = read_stats(path)
-        return cls(
-            num_in=value.get("in", 0),
-            num_out=value.get("out", 0),
-            dropped=value.get("dropped", {}),
-            num_rejected=value.get("rejected", 0),
-            seconds=value.get("seconds", 0.0),
-            tokens=value.get("tokens", 0),
-            bytes=value.get("bytes", 0),
-        )
+        return cls.of(read_stats(path))
 
 
 def done(out_dir: str | Path) -> set[str]:
@@ -85,17 +78,18 @@ def done(out_dir: str | Path) -> set[str]:
 
 def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
     """The sum over the complete shards of a folder, or over those named."""
-    wanted = done(out_dir) if names is None else done(out_dir) & set(names)
-    stats = (ShardStats.read(Path(out_dir) / f"{name}.stats.json") for name in sorted(wanted))
-    return sum(stats, ShardStats())
+    return ShardStats.of(folder_figures(out_dir, done(out_dir) if names is None else names))
 
 
-def folder_figures(out_dir: str | Path, names: Iterable[str]) -> Counter[str]:
-    """Every number of the stats files, summed over those of the shards named that are complete."""
-    total: Counter[str] = Counter()
+def folder_figures(out_dir: str | Path, names: Iterable[str]) -> dict[str, Any]:
+    """Every number of the stats files and of `GROUPS`, summed over the shards named that are complete.
+
+    What none of them counts is 0.
+    """
+    total: dict[str, Any] = defaultdict(int)
     for name in sorted(done(out_dir) & set(names)):
         figures = read_stats(Path(out_dir) / f"{name}.stats.json")
-        total.update({key: value for key, value in figures.items() if isinstance(value, int | float)})
+        add_figures(total, {k: v for k, v in figures.items() if k in GROUPS or not isinstance(v, dict)})
     return total
 
 

@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversa
 from vila2cli.formats.specialists.rules import clean, settle
 from vila2cli.image import decode_image, stored_as
 from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
+from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.box_frames import BOX_FRAME
 from vila2cli.shards import TarWriter, done, expand, file_sha256, folder_stats, gather_rejects, write_rejects
@@ -44,6 +45,23 @@ OBJECTS_FILE = ".objects.jsonl"
 """Beside each shard: the objects that were not used, and why."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSummary(StageResult):
+    """Pictures in, samples out, and of their objects, questions and malformed entries how many of what kind."""
+
+    stage: str
+    specialist: str
+    format: str
+    in_: int
+    out: int
+    dropped: Mapping[str, int]
+    objects: Mapping[str, int]
+    questions: Mapping[str, int]
+    people_asked: Mapping[str, int] = field(default_factory=dict)
+    malformed: Mapping[str, int] = field(default_factory=dict)
+    box_frame: str
+
+
 def build(
     specialist: str,
     *,
@@ -56,7 +74,7 @@ def build(
     num_drawn: int = 20,
     depth: Path | None = None,
     depth_unit: float | None = None,
-) -> dict[str, Any]:
+) -> BuildSummary:
     """Write conversations about annotated pictures as shards, with what was left out and why.
 
     Every sample holds the picture's bytes as they are, the conversation, and the objects it names with
@@ -99,16 +117,16 @@ def build(
         shards = builder.write_all(chain(first, pictures), out)
         gather_rejects(out, shards)
         summary = _summary(specialist, format, out, shards)
-        write_json(out / "summary.json", summary)
+        write_json(out / "summary.json", summary.to_json())
     _refuse_empty(summary, out)
     return summary
 
 
-def _refuse_empty(summary: Mapping[str, Any], out: Path) -> None:
-    if not summary["out"]:
-        dropped = ", ".join(f"{num} {reason}" for reason, num in summary["dropped"].items())
+def _refuse_empty(summary: BuildSummary, out: Path) -> None:
+    if not summary.out:
+        dropped = ", ".join(f"{num} {reason}" for reason, num in summary.dropped.items())
         why = f"{dropped}; the first: {first_reject(out)}" if dropped else "there were none"
-        raise DataError(f"no sample came of {summary['in']} pictures: {why}; see {out}/rejects.jsonl")
+        raise DataError(f"no sample came of {summary.in_} pictures: {why}; see {out}/rejects.jsonl")
 
 
 def _digests(annotations: Sequence[Path], in_shards: bool) -> dict[str, str]:
@@ -278,21 +296,21 @@ def _made_of(folder: Path, name: str) -> dict[str, list[str]]:
     return made
 
 
-def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> dict[str, Any]:
+def _summary(specialist: str, format: str, out: Path, names: Iterable[str]) -> BuildSummary:
     stats = folder_stats(out, names)
-    totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    groups = ("objects", "questions", "people_asked", "malformed")
+    counts: dict[str, Counter[str]] = {group: Counter() for group in groups}
     for name in names:
         shard = read_json(out / f"{name}.stats.json")
-        for part in ("objects", "questions", "people_asked", "malformed"):
-            totals[part].update(shard.get(part, {}))
-    counts = {part: dict(sorted(total.items())) for part, total in totals.items()}
-    return {
-        "stage": "build",
-        "specialist": specialist,
-        "format": format,
-        "in": stats.num_in,
-        "out": stats.num_out,
-        "dropped": dict(stats.dropped),
-        **{part: count for part, count in counts.items() if count or part in ("objects", "questions")},
-        "box_frame": BOX_FRAME,
-    }
+        for group, counter in counts.items():
+            counter.update(shard.get(group, {}))
+    return BuildSummary(
+        stage="build",
+        specialist=specialist,
+        format=format,
+        in_=stats.num_in,
+        out=stats.num_out,
+        dropped=stats.dropped,
+        box_frame=BOX_FRAME,
+        **{group: dict(sorted(counter.items())) for group, counter in counts.items()},
+    )

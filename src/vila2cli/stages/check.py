@@ -42,6 +42,9 @@ class Finding:
     text: str
     error: type[Vila2Error] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return {"check": self.what, "text": self.text, "ok": self.error is None}
+
     def line(self) -> str:
         return f"{'ok  ' if self.error is None else 'FAIL'}  {self.what}: {self.text}"
 
@@ -289,7 +292,7 @@ def training_bytes(
 
 
 def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
-    stages = {
+    stages: dict[str, TrainSettings] = {
         "pretrain.align": recipe.pretrain.align,
         "pretrain.main": recipe.pretrain.main,
         "sft": recipe.sft,
@@ -338,7 +341,7 @@ def _disk(recipe: Recipe, counts: Counts) -> Finding:
         return Finding("disk", f"cannot be told without the models: {error}", ModelError)
     width = 4 if recipe.base.dtype == "float32" else 2
     num_checkpoints = 2 * (recipe.rounds + 2) + len(recipe.specialists)
-    num_annotations = (counts.pretrain or 0) * (recipe.rounds + len(recipe.specialists))
+    num_annotations = (counts["pretrain"] or 0) * (recipe.rounds + len(recipe.specialists))
     need = num_checkpoints * size * width + num_annotations * _LAYER_BYTES
     text = f"{need / 1e9:,.3g} GB for {num_checkpoints} checkpoints and {num_annotations:,} annotations"
     text += f"; {free / 1e9:,.4g} GB are free in {folder}"

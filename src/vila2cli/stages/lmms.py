@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vila2cli.errors import RecipeError
 from vila2cli.evaluation.lmms import command_line, describe, read_results, run_lmms
+from vila2cli.evaluation.metrics import Metrics
 from vila2cli.files import read_json, refuse_foreign
 from vila2cli.run.folder import lock, write_json
 from vila2cli.settings.recipe import Recipe
@@ -19,7 +19,7 @@ def evaluate_with_lmms(
     model: str = "",
     family: str = "llava_hf",
     results: Path | None = None,
-) -> dict[str, Any]:
+) -> Metrics:
     """Run lmms-eval, or take the `results` file of an earlier run, and add its figures to metrics.json.
 
     Raises ModelError when lmms-eval is not there or fails, RecipeError without tasks or model.
@@ -45,4 +45,4 @@ def evaluate_with_lmms(
         metrics["tasks"] |= read_results(results)
         metrics["lmms_eval"] = describe(words, results)
         write_json(path, metrics)
-    return metrics
+    return Metrics.of(metrics)

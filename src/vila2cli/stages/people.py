@@ -1,6 +1,7 @@
 """`vila2 judge --human`, `collect`, `import`, `agreement`: people judge, and how far judges agree with them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from vila2cli.judging.sheets import (
     to_verdicts,
     write_verdicts,
 )
-from vila2cli.judging.verdicts import MAJORITY, Verdicts, summarise_judges
+from vila2cli.judging.verdicts import MAJORITY, Judgements, Verdicts, summarise_judges
 from vila2cli.run.folder import lock, write_json, write_text
+from vila2cli.run.results import StageResult
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import read_shard
 from vila2cli.shards.members import NO_IMAGE
@@ -31,6 +33,19 @@ MAX_SIDE = 1024
 """Pixels of the longer side of an image on the page."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(StageResult):
+    """The page that was written, and its key; `left_out` counts samples that cannot be shown by reason."""
+
+    page: Path
+    key: Path
+    pairs: int
+    ties_of_equal_captions: int = 0
+    images: int
+    megabytes: float
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
 def write_page(
     recipe: Recipe,
     *,
@@ -39,7 +54,7 @@ def write_page(
     shards: Sequence[str] = (),
     base: str | None = None,
     images_apart: bool = False,
-) -> dict[str, Any]:
+) -> Page:
     """Write the page for people and its key, over the samples that `vila2 judge` would draw.
 
     `out`/judge.html is for those who judge, `out`/key.json for who collects. Samples without a caption or
@@ -70,21 +85,19 @@ def write_page(
         html = render_page(shown, recipe.judge.question, image_url, inlined=not images_apart)
         write_json(folder / KEY_FILE, key)
         write_text(folder / PAGE_FILE, html)
-    return {
-        "page": str(folder / PAGE_FILE),
-        "key": str(folder / KEY_FILE),
-        "pairs": len(shown),
-        **({"ties of equal captions": len(same)} if same else {}),
-        "images": len({(pair.shard, pair.key) for pair in shown}),
-        "megabytes": round(len(html) / 1e6, 1),
-        **({"left out": left_out} if left_out else {}),
-    }
+    return Page(
+        page=folder / PAGE_FILE,
+        key=folder / KEY_FILE,
+        pairs=len(shown),
+        ties_of_equal_captions=len(same),
+        images=len({(pair.shard, pair.key) for pair in shown}),
+        megabytes=round(len(html) / 1e6, 1),
+        left_out=left_out,
+    )
 
 
-def collect(
-    recipe: Recipe, *, answers: Sequence[str | Path], page: str | Path, out: str | Path
-) -> dict[str, Any]:
-    """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and return what summary.json holds.
+def collect(recipe: Recipe, *, answers: Sequence[str | Path], page: str | Path, out: str | Path) -> Judgements:
+    """Read exported answers into `out`/NAME/verdicts.jsonl of each person, and write their summary.json.
 
     `draft` is the folder with key.json. Of several people the majority is one judge more.
     """
@@ -94,13 +107,13 @@ def collect(
     return _write(recipe, by_person, Path(out), {"page": key["page"], "question": key["question"]})
 
 
-def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
-    """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and return what summary.json holds."""
+def import_judgements(recipe: Recipe, *, files: Sequence[str | Path], out: str | Path) -> Judgements:
+    """Read ImageInWords' judgements into `out`/METRIC/verdicts.jsonl, and write their summary.json."""
     by_metric = read_imageinwords([Path(path) for path in files])
     return _write(recipe, by_metric, Path(out), {"source": "ImageInWords"}, same_question=False)
 
 
-def agree(recipe: Recipe, first: str | Path, second: str | Path) -> dict[str, Any]:
+def agree(recipe: Recipe, first: str | Path, second: str | Path) -> Judgements:
     """How far each judge of one folder agrees with each of the other on what both judged.
 
     `bring_together` describes what is compared, and when DataError is raised.
@@ -112,7 +125,7 @@ def agree(recipe: Recipe, first: str | Path, second: str | Path) -> dict[str, An
         pair["agreement"] = [
             two for two in pair["agreement"] if len({judge in left for judge in two["judges"]}) == 2
         ]
-    return summary
+    return Judgements.of(summary)
 
 
 def _write(
@@ -122,7 +135,7 @@ def _write(
     about: Mapping[str, Any],
     *,
     same_question: bool = True,
-) -> dict[str, Any]:
+) -> Judgements:
     """Write verdicts and summary; judges of different questions are not held against each other."""
     everybody = dict(by_judge)
     if same_question and len(by_judge) > 1:
@@ -140,7 +153,7 @@ def _write(
         summary |= {**about, "num_people": len(by_judge), "seed": recipe.seed}
         refuse_foreign(folder / "summary.json", '"pairs"')
         write_json(folder / "summary.json", summary)
-    return summary
+    return Judgements.of(summary)
 
 
 def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) -> Iterator[Captioned]:

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vila2cli.run.folder import RunFolder
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source
 from vila2cli.text.compose import Composition, composition_of, conversations
+
+if TYPE_CHECKING:
+    from vila2cli.train.job import TrainSummary
 
 
 def pretrain(
@@ -20,7 +23,7 @@ def pretrain(
     round: int | None,
     base: str | None = None,
     mixed: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> dict[str, Any]:
+) -> "TrainSummary":
     """Align the projector, then train projector and LLM (VILA^2 section 3, stages 1 and 2).
 
     Every round starts from the base tower and LLM of the recipe, never from an earlier round
@@ -39,7 +42,9 @@ def pretrain(
     refuse_trained(bases, run, is_later_round=bool(round) or in_run)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     settings = recipe.pretrain
-    compose = partial(conversations, composition=composition_of(settings.main, recipe.seed))
+    compose = partial(
+        conversations, composition=composition_of(settings.main, recipe.seed, answers=settings.main.answers)
+    )
     sources = [DataSource("pretrain", pairs, compose)]
     if recipe.data.interleaved:
         documents = open_source(recipe.data.interleaved)

@@ -2,16 +2,19 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import open_source
 from vila2cli.text.compose import Composition, conversations
 
+if TYPE_CHECKING:
+    from vila2cli.train.job import TrainSummary
+
 
 def sft(
     recipe: Recipe, *, model: str, shards: list[str] | None, out: Path, round: int | None
-) -> dict[str, Any]:
+) -> "TrainSummary":
     """Train on conversations with text-only instructions blended in (VILA section 4; VILA^2 section 3)."""
     from vila2cli.model.checkpoint import resolve_model, weights_sha256
     from vila2cli.train.job import DataSource, Phase, load_checkpoint, train_stage

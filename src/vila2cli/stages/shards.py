@@ -1,40 +1,28 @@
-"""Look into shards and layers: check them, count them, show them, and merge them for other tools."""
+"""Look into shards and layers: check them, count them, show them."""
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import sweep, to_json_bytes
 from vila2cli.image import decode_image, image_size
-from vila2cli.run.folder import claim, lock, read_manifest
+from vila2cli.run.results import StageResult, summary_lines
 from vila2cli.shards import (
     Shard,
-    ShardStats,
     Source,
-    TarWriter,
-    Unreadable,
-    done,
-    folder_stats,
-    gather_rejects,
     member_problems,
-    missing,
     read_rejects,
     read_shard,
-    to_made_from,
-    write_rejects,
 )
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.places import is_remote, local_path, tar_stem
 from vila2cli.shards.records import parts_of, recorded
-from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample, is_kept
+from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample
 from vila2cli.shards.streams import fingerprint
-from vila2cli.text.compose import compose_caption, filter_inputs
 from vila2cli.text.printable import printable
 from vila2cli.text.words import num_words
 
@@ -50,7 +38,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport(StageResult):
     """What `check` found; `counts` is the number of problems by kind."""
 
     num_shards: int
@@ -61,8 +49,19 @@ class Report:
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
 
+    def lines(self, max_problems: int | None = None) -> Iterator[str]:
+        """Every problem in a line, of several the first `max_problems`."""
+        yield f"{self.num_shards} shards, {self.num_samples} samples"
+        for problem in (shown := self.problems[:max_problems]):
+            where = f"{problem.shard}/{problem.key}" if problem.key else problem.shard
+            yield f"  {problem.kind}: {where}: {problem.detail}"
+        if len(shown) < len(self.problems):
+            yield f"  ... and {len(self.problems) - len(shown)} more; list them with --num 0"
+        if not self.problems:
+            yield "no problems"
 
-def check(source: Source, *, decode: bool = True, digests: bool = True) -> Report:
+
+def check(source: Source, *, decode: bool = True, digests: bool = True) -> CheckReport:
     """Read everything and list every problem: damage, keys used twice in a shard or across those of a folder
     (two data sets may count alike), images that cannot be decoded (skipped without `decode`), text that is not
     UTF-8, missing partners, dots in names, and tars that are not as their stats files say (with `digests`
@@ -86,7 +85,7 @@ def check(source: Source, *, decode: bool = True, digests: bool = True) -> Repor
         if unreadable:
             problems.append(Problem(shard.name, "", "unreadable", unreadable))
         problems += _record_problems(shard, fingerprints or {})
-    return Report(len(source.shards), num_samples, tuple(problems))
+    return CheckReport(len(source.shards), num_samples, tuple(problems))
 
 
 def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:
@@ -174,26 +173,47 @@ class Figures:
         """Standard deviation of the sample (n - 1), 0 below two values."""
         return math.sqrt(self._squares / (self.num - 1)) if self.num > 1 else 0.0
 
+    def to_json(self) -> dict[str, Any]:
+        figures = {"mean": self.mean, "sd": self.sd, "least": self.least, "greatest": self.greatest}
+        return {"num": self.num, **(figures if self.num else {})}
+
+    def __str__(self) -> str:
+        spread = f"{self.mean:.1f} ± {self.sd:.1f}, {self.least:g} to {self.greatest:g}"
+        return f"{spread}, in {self.num:,}" if self.num else ""
+
 
 @dataclass(slots=True)
-class SourceStats:
+class SourceStats(StageResult):
     """Counts over a source: `words` by caption name ("original" is the alt-text), sizes in pixels and bytes."""
 
-    num_shards: int = 0
-    num_samples: int = 0
-    num_images: int = 0
+    num_shards: int
+    num_samples: int
+    num_images: int
+    shard_bytes: int
+    layer_bytes: int
     rejected: Counter[str] = field(default_factory=Counter)
     words: dict[str, Figures] = field(default_factory=dict)
     widths: Figures = field(default_factory=Figures)
     heights: Figures = field(default_factory=Figures)
     image_bytes: Figures = field(default_factory=Figures)
-    shard_bytes: int = 0
-    layer_bytes: int = 0
+
+    def lines(self) -> list[str]:
+        figures = {
+            "shards": f"{self.num_shards:,} ({self.shard_bytes:,} bytes, layers {self.layer_bytes:,} bytes)",
+            "samples": f"{self.num_samples:,}",
+            "images": f"{self.num_images:,}",
+            "rejected": self.rejected,
+            "width": str(self.widths),
+            "height": str(self.heights),
+            "image bytes": str(self.image_bytes),
+            "words": {name: str(figures) for name, figures in self.words.items()},
+        }
+        return summary_lines({name: value for name, value in figures.items() if value})
 
 
 def stats(source: Source) -> SourceStats:
     """Count samples, rejects, words per caption and layer, image sizes and bytes in one pass."""
-    total = SourceStats(num_shards=len(source.shards))
+    total = SourceStats(len(source.shards), 0, 0, 0, 0)
 
     def note(reject: Reject) -> None:
         total.rejected[reject.reason] += 1
@@ -230,15 +250,13 @@ def _text_of(annotation: Annotation) -> str | None:
     return annotation.text
 
 
-def show(source: Source, num: int = 3, *, start: int = 0, max_chars: int | None = None) -> str:
-    """The text of `num` samples from sample `start` on, with nothing in it that a terminal would obey.
+def show(source: Source, num: int = 3, *, start: int = 0, max_chars: int | None = None) -> list[str]:
+    """The texts of `num` samples from sample `start` on, with nothing in them that a terminal would obey.
 
     Of each text that is longer, `max_chars` characters and how many more there are.
     """
     samples = ((shard, sample) for shard in source.shards for sample in read_shard(shard, on_reject=_ignore))
-    return "\n\n".join(
-        _shown(shard, sample, max_chars) for shard, sample in islice(samples, start, start + num)
-    )
+    return [_shown(shard, sample, max_chars) for shard, sample in islice(samples, start, start + num)]
 
 
 def _ignore(reject: Reject) -> None:
@@ -282,109 +300,3 @@ def _annotation_lines(annotation: Annotation) -> Iterator[str]:
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
     if annotation.scores:
         yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
-
-
-def merge(
-    source: Source,
-    out_dir: str | Path,
-    *,
-    captions: Sequence[str] = (ORIGINAL, "recaption"),
-    separator: str = "\n",
-) -> ShardStats:
-    """Write self-contained WebDataset shards: the images, KEY.txt with the captions composed in the order
-    given, KEY.json with the metadata and under "annotations" what the layers say.
-
-    A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
-    counted. Shards that are there are kept, and those of a source that has grown are added. Raises
-    RecipeError when they were merged in another way, DataError when one was merged from other files or its
-    source is gone, while another process merges, and for shards that cannot be read once the others are
-    merged.
-    """
-    folder = Path(out_dir)
-    names = [shard.name for shard in source.shards]
-    with lock(folder):
-        claim(
-            folder,
-            {
-                "stage": "merge",
-                "captions": list(captions),
-                "separator": separator,
-                **_sources(source, folder),
-                **filter_inputs(source.layers),
-            },
-        )
-        sweep(folder)
-        if gone := sorted(done(folder) - set(names)):
-            raise DataError(
-                f"{folder} holds {gone[0]}.tar, and no shard of that name is given now; give it again, remove "
-                "the merged one, or choose another --out"
-            )
-        unreadable = Unreadable()
-        for shard in missing(folder, source.shards):
-            try:
-                _merge_shard(shard, folder, captions, separator)
-                unreadable.succeed()
-            except DataError as error:
-                unreadable.fail(error)
-                if unreadable.are_too_many:
-                    break
-        gather_rejects(folder, names)
-        unreadable.check()
-        return folder_stats(folder, names)
-
-
-def _sources(source: Source, folder: Path) -> dict[str, Any]:
-    """What of the source decides the merged shards together; what each was made from its stats file says."""
-    stored = read_manifest(folder)
-    if stored is not None and "shards" in stored.inputs:  # an earlier release held all shards fixed
-        return {"shards": source.outline()}
-    return {"layers": source.outline()["layers"]}
-
-
-def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
-    rejects: list[Reject] = []
-    fingerprints: dict[str, Fingerprint] = {}
-    num_in = num_filtered = 0
-    with TarWriter(folder / f"{shard.name}.tar") as tar:
-        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
-            num_in += 1
-            if not is_kept(sample):
-                num_filtered += 1
-                continue
-            caption = compose_caption(sample, captions, separator)
-            if caption is None and not sample.meta:
-                rejects.append(Reject(shard.name, sample.key, "no-caption", f"none of {', '.join(captions)}"))
-                continue
-            tar.write_sample(sample.key, _merged_members(sample, caption))
-        num_in += sum(reject.reason != "no-caption" for reject in rejects)
-        dropped = Counter(reject.reason for reject in rejects) + Counter(filtered=num_filtered)
-        assert num_in == tar.num_samples + dropped.total(), f"shard {shard.name} does not add up"
-        tar.stats = {
-            "in": num_in,
-            "dropped": dict(sorted(dropped.items())),
-            "rejected": len(rejects),
-            **write_rejects(folder, shard.name, rejects),
-            "made_from": to_made_from(shard, fingerprints),
-        }
-
-
-def _merged_members(sample: Sample, caption: str | None) -> dict[str, bytes]:
-    several = len(sample.images) > 1
-    members = {
-        f"{number}.{image.extension}" if several else image.extension: image.data
-        for number, image in enumerate(sample.images)
-    }
-    if caption is not None:
-        members["txt"] = caption.encode("utf-8", "replace")
-    members["json"] = _meta_bytes(sample)
-    return members
-
-
-def _meta_bytes(sample: Sample) -> bytes:
-    """KEY.json of a merged sample."""
-    earlier: Any = sample.meta.get("annotations", [])
-    annotations = [
-        *(earlier if isinstance(earlier, list) else []),
-        *(one.to_json() for one in sample.annotations),
-    ]
-    return to_json_bytes({**sample.meta, **({"annotations": annotations} if annotations else {})})

@@ -13,6 +13,7 @@ from vila2cli import __version__
 from vila2cli.errors import DataWarning, RecipeError
 from vila2cli.files import aside, read_json
 from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
@@ -24,6 +25,23 @@ Say = Callable[[str], None]
 
 FINAL_SPLITS = frozenset(("eval", "test"))
 """Splits that are for reporting by their name alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoupSummary(StageResult):
+    """What vila2.json holds: the `parents` with their shares, and the digests of all `candidates`."""
+
+    stage: str
+    vila2: str
+    seconds: float
+    parents: Sequence[Mapping[str, Any]]
+    candidates: Sequence[str]
+    selection: Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+    seed: int
+
+    def lines(self) -> list[str]:
+        return [f"{parent['share']:.3f} of {parent['path']}" for parent in self.parents]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +61,13 @@ def soup(
     evaluate: Evaluate,
     tasks: Sequence[str] = (),
     say: Say = lambda line: None,
-) -> dict[str, Any]:
+) -> SoupSummary:
     """Average `models` as [soup] says and write the checkpoint to `out`, whole or not at all.
 
     Which models are averaged, and the words for it, follow POINTS section 3.3. The paper selects on the
     benchmarks that it reports; here maximum and greedy select on `tasks` (default: soup.tasks) of another
     split, on the mean of their headline metrics. Answers are kept in `OUT-selection`, so that a run that
-    was stopped goes on. Returns what `vila2.json` holds. Raises RecipeError for settings that do not fit,
+    was stopped goes on. Raises RecipeError for settings that do not fit,
     ModelError for models that cannot be averaged.
     """
     from vila2cli.model.averaging import check_alike, write_soup
@@ -82,17 +100,17 @@ def soup(
         with stop.at_once():
             write_soup([folders[i] for i in members], [shares[i] for i in members], partial)
         identities = [weights_sha256(folder) for folder in folders]
-        summary = {
-            "stage": "soup",
-            "vila2": __version__,
-            "seconds": round(time.monotonic() - start_s, 3),
-            "parents": [{"path": str(models[i]), "sha256": identities[i], "share": shares[i]} for i in members],
-            "candidates": identities,
-            "selection": selection,
-            "settings": settings.deciding(),
-            "seed": recipe.seed,
-        }
-        write_json(partial / "vila2.json", summary)
+        summary = SoupSummary(
+            stage="soup",
+            vila2=__version__,
+            seconds=round(time.monotonic() - start_s, 3),
+            parents=[{"path": str(models[i]), "sha256": identities[i], "share": shares[i]} for i in members],
+            candidates=identities,
+            selection=selection,
+            settings=settings.deciding(),
+            seed=recipe.seed,
+        )
+        write_json(partial / "vila2.json", summary.to_json())
     return summary
 
 

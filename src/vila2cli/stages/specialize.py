@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -29,6 +29,9 @@ from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
 
+if TYPE_CHECKING:
+    from vila2cli.train.job import TrainSummary
+
 
 def settings_of(recipe: Recipe, name: str) -> SpecialistSettings:
     """The recipe's table of a specialist; raises RecipeError naming those there are."""
@@ -44,7 +47,7 @@ def settings_of(recipe: Recipe, name: str) -> SpecialistSettings:
     return settings
 
 
-def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> dict[str, Any]:
+def specialize(recipe: Recipe, *, name: str, model: str, out: Path) -> "TrainSummary":
     """Fine-tune a specialist on its task shards, from the self-augmented model (VILA^2 section 2.2.1)."""
     from vila2cli.model.checkpoint import resolve_model, weights_sha256
     from vila2cli.train.job import DataSource, Phase, load_checkpoint, train_stage

@@ -50,7 +50,7 @@ def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterat
     from vila2cli.train.data import encode_sample
 
     settings = recipe.pretrain.main
-    composition = composition_of(settings, recipe.seed)
+    composition = composition_of(settings, recipe.seed, answers=settings.answers)
     rejects: list[Reject] = []
     for shard in source.shards:
         for sample in read_shard(shard, on_reject=rejects.append):

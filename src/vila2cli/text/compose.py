@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vila2cli.settings import CaptionTrainSettings
+from vila2cli.settings import CaptionSettings
 from vila2cli.shards.layers import LayerInfo
 from vila2cli.shards.sample import (
     FILTER,
@@ -71,15 +71,15 @@ class Composition:
         return stable_hash("dropout", self.seed, name, key) < self.dropout.get(name, 0.0) * 2**63
 
 
-def composition_of(settings: CaptionTrainSettings, seed: int) -> Composition:
-    """How a phase of pretraining joins the captions of a sample."""
+def composition_of(settings: CaptionSettings, seed: int, *, answers: str = "appended") -> Composition:
+    """How a phase of pretraining joins the captions of a sample, and the specialists' answers to them."""
     return Composition(
         captions=settings.captions,
         separator=settings.separator,
         shuffle=settings.shuffle_captions,
         dropout=settings.caption_dropout,
         draw_candidate=settings.draw_candidate,
-        answers_apart=settings.answers == "apart",
+        answers_apart=answers == "apart",
         seed=seed,
     )
 

@@ -26,6 +26,7 @@ from vila2cli.model.loading import load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.run.folder import complete_folder, lock, write_json
 from vila2cli.run.progress import Progress
+from vila2cli.run.results import REST, StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import TrainSettings
 from vila2cli.settings.recipe import Recipe
@@ -69,6 +70,19 @@ class Phase:
     sources: Sequence[DataSource]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSummary(StageResult):
+    """What vila2.json holds: figures of every phase, and in `lineage` what the checkpoint was made from."""
+
+    stage: str
+    vila2: str
+    processes: int
+    seconds: float
+    num_rejected: int
+    phases: Sequence[Mapping[str, Any]]
+    lineage: Mapping[str, Any] = key(REST)
+
+
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
     """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded, or not whole."""
     folder = resolve_model(model)
@@ -85,7 +99,7 @@ def train_stage(
     recipe: Recipe,
     lineage: dict[str, Any],
     out: Path,
-) -> dict[str, Any]:
+) -> TrainSummary:
     """Train all phases and write the checkpoint to `out`, whole or not at all.
 
     To `lineage` are added the digests and places of the phases' sources. Started by several processes it is
@@ -119,15 +133,15 @@ def train_stage(
         except Interrupted as error:
             checkpoints.interrupt(str(error))
             raise
-        summary = {
-            "stage": stage,
-            "vila2": __version__,
-            "processes": ranks.count,
-            "seconds": sum(f["seconds"] for f in checkpoints.cursor.finished),
-            "num_rejected": len(job.rejects),
-            "phases": checkpoints.cursor.finished,
-            **lineage,
-        }
+        summary = TrainSummary(
+            stage=stage,
+            vila2=__version__,
+            processes=ranks.count,
+            seconds=sum(f["seconds"] for f in checkpoints.cursor.finished),
+            num_rejected=len(job.rejects),
+            phases=checkpoints.cursor.finished,
+            lineage=lineage,
+        )
         ranks.first(lambda: _finish(model, processor, job, summary))
     if (out / LINEAGE_FILE).exists() and job.ranks.is_first:
         # Only now: until `out` is there, a process that is killed goes on from them.
@@ -150,14 +164,14 @@ def sources_of(phases: Sequence[Phase], ranks: Ranks, stop: Stop) -> dict[str, A
     return {"data": digests, "sources": {name: source.places() for name, source in sources.items()}}
 
 
-def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: dict[str, Any]) -> None:
+def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: TrainSummary) -> None:
     if job.recipe.base.dtype == "bfloat16":
         model.bfloat16()
     save_checkpoint(model, processor, job.partial)
     if job.rejects:
         lines = [to_json_bytes(reject.to_json()) + b"\n" for reject in job.rejects]
         (job.partial / REJECTS_FILE).write_bytes(b"".join(lines))
-    write_json(job.partial / LINEAGE_FILE, summary)
+    write_json(job.partial / LINEAGE_FILE, summary.to_json())
     shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
 
 
@@ -231,7 +245,7 @@ class _Job:
             stream=None if is_first else io.StringIO(),
         ) as progress:
             progress.note(_counts_line(counts))
-            if settings.mixture or settings.text_share:
+            if any(settings.blend()):
                 progress.note(_mixture_line("expected", wanted))
             around = Surroundings(
                 trainer=self.recipe.trainer,
@@ -317,7 +331,7 @@ def _check_mixture(phases: Sequence[Phase]) -> None:
     """Raise RecipeError for a mixture that names a source which its phase does not have."""
     for phase in phases:
         names = [data.name for data in phase.sources]
-        if unknown := [name for name in phase.settings.mixture if name not in names]:
+        if unknown := [name for name in phase.settings.blend()[0] if name not in names]:
             raise RecipeError(f"{phase.name}: mixture.{unknown[0]} is none of its sources ({', '.join(names)})")
 
 

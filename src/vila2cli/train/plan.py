@@ -48,7 +48,8 @@ def plan_pass(lengths: Lengths, names: Sequence[str], settings: TrainSettings) -
     then keep the proportions of their weights, as many as the scarcest allows; last, `text_share` lowers
     the text-only sources, or the others, until the tokens are in that proportion.
     """
-    mixes = [settings.mixture.get(name, SourceSettings()) for name in names]
+    mixture, text_share = settings.blend()
+    mixes = [mixture.get(name, SourceSettings()) for name in names]
     sizes = [int(np.sum(lengths.source == i)) for i in range(len(names))]
     means = [_mean(lengths.tokens[lengths.source == i]) for i in range(len(names))]
     counts = [_bounded(size, mean, mix) for size, mean, mix in zip(sizes, means, mixes, strict=True)]
@@ -56,9 +57,9 @@ def plan_pass(lengths: Lengths, names: Sequence[str], settings: TrainSettings) -
     scarcest = min((counts[i] / mixes[i].weight for i in weighted), default=0.0)
     for i in weighted:
         counts[i] = min(counts[i], round(mixes[i].weight * scarcest))
-    if settings.text_share:
+    if text_share:
         is_text = [not lengths.images[lengths.source == i].any() for i in range(len(names))]
-        counts = _with_text_share(counts, means, is_text, settings.text_share)
+        counts = _with_text_share(counts, means, is_text, text_share)
     return Pass(tuple(counts), counts == sizes)
 
 

@@ -27,7 +27,7 @@ from transformers.initialization import no_init_weights
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, sync_folder
 from vila2cli.model.saving import writing
-from vila2cli.run.folder import OURS, check_same, to_manifest, write_json
+from vila2cli.run.folder import OURS, check_same, difference, to_manifest, write_json
 from vila2cli.train import zero
 from vila2cli.train.distribution import Ranks, give_up_weights, put, whole
 
@@ -69,7 +69,7 @@ class Checkpoints:
     def _claim(self, inputs: Mapping[str, Any]) -> None:
         path, mine = self._folder / _INPUTS, to_manifest(inputs).inputs
         stored = read_json(path) if path.is_file() else {}
-        if stored != mine:
+        if not stored or difference(stored, mine):
             if self._all():
                 check_same(self._folder, stored, mine)
                 raise RecipeError(f"{self._folder} was made from other inputs; remove it to start over")

@@ -114,7 +114,7 @@ def test_depth_decides_front_and_behind(tmp_path: Path, depth_HW: Any) -> None:
     (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
     given: dict[str, Any] = {"format": "lines", "annotations": [tmp_path / "lines.jsonl"]}
     given |= {"images": tmp_path / "images", "out": tmp_path / "out", "depth": tmp_path / "depth"}
-    summary = build("spatial", **given)
+    summary = build("spatial", **given).to_json()
     assert (summary["out"], summary["dropped"]) == (1, {"unreadable-depth": 1})
     kinds = {"in-front", "behind", "camera-close", "camera-far", "left", "right", "camera-left", "camera-right"}
     assert set(summary["questions"]) == kinds

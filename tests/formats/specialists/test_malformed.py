@@ -63,7 +63,9 @@ def made(
     path = tmp_path / "annotations.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     out = tmp_path / "out"
-    summary = build(specialist, format=format, annotations=[path], images=tmp_path / "images", out=out)
+    summary = build(
+        specialist, format=format, annotations=[path], images=tmp_path / "images", out=out
+    ).to_json()
     rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     assert summary["in"] == summary["out"] + sum(summary["dropped"].values())
     objects = Counter(summary["objects"])
@@ -289,7 +291,7 @@ def test_a_mended_file_is_built_in_the_same_folder(tmp_path: Path, images: Path)
 
 
 def made_of(path: Path, images: Path, folder: Path) -> Json:
-    return build("spatial", format="coco", annotations=[path], images=images, out=folder / "out")
+    return build("spatial", format="coco", annotations=[path], images=images, out=folder / "out").to_json()
 
 
 def test_the_terminal_says_what_is_malformed(

@@ -46,13 +46,9 @@ def tars(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
 
 
-def stats(out: Path) -> Counter[str]:
-    """The figures of all shards, added up."""
-    total: Counter[str] = Counter()
-    for path in out.glob("*.stats.json"):
-        figures = json.loads(path.read_text())
-        total.update({key: value for key, value in figures.items() if isinstance(value, int)})
-    return total
+def stats(out: Path, group: str) -> Counter[str]:
+    """A group of the figures of all shards, added up."""
+    return sum((Counter(json.loads(path.read_text())[group]) for path in out.glob("*.stats.json")), Counter())
 
 
 LONG = 'prompts={mine = "{alt_text} Describe it."}'

@@ -135,7 +135,7 @@ def test_a_bad_caption_is_tried_again_and_falls_back_to_the_alt_text(
     assert sources == summary.kept
     assert sources["original"] == summary.num_fallbacks > 3
     assert summary.reject_rate == (summary.num_rejected + summary.num_fallbacks) / summary.num_selected
-    assert stats(tmp_path / "layer")["fallback_truncated"] == summary.fallbacks["truncated"]
+    assert stats(tmp_path / "layer", "fallbacks") == summary.fallbacks
 
 
 def test_the_best_of_n_is_kept(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:

@@ -9,15 +9,14 @@ from vila2cli.run.slurm.submit import Record
 from vila2cli.run.stages import Stage
 
 
-def status_lines(stages: Sequence[Stage], folder: Path) -> Iterator[str]:
-    """A line for every stage: complete, the states of its tasks, or that none is left and where its log is."""
+def states(stages: Sequence[Stage], folder: Path) -> Iterator[tuple[str, str]]:
+    """Of each stage by name: complete, the states of its tasks, or that none is left and where its log is."""
     records = {stage.name: Record.read(folder, stage) for stage in stages}
     known = tasks_of(job.job for record in records.values() for job in record.jobs)
-    width = max(len(stage.name) for stage in stages)
     for stage in stages:
         numbers = [job.job for job in records[stage.name].jobs]
         tasks = [task for task in known if task.job in numbers]
-        yield f"{stage.name:<{width}}  {_state(stage, tasks, numbers, folder)}"
+        yield stage.name, _state(stage, tasks, numbers, folder)
 
 
 def _state(stage: Stage, tasks: Sequence[QueuedTask], numbers: Sequence[int], folder: Path) -> str:

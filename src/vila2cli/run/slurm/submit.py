@@ -77,12 +77,12 @@ def write_scripts(
     return paths
 
 
-def submit(stages: Sequence[Stage], slurm: SlurmSettings, folder: Path) -> Iterator[str]:
+def submit(stages: Sequence[Stage], slurm: SlurmSettings, folder: Path) -> Iterator[tuple[str, str]]:
     """Submit `folder/STAGE.sbatch` of each stage that is neither complete nor in the queue, in their order.
 
     Of an array only the tasks are submitted that have shards left and are not in the queue. A job that
-    waits for one that had to be submitted again is submitted again, too. Yields one line per stage. Raises
-    RecipeError with the message of sbatch.
+    waits for one that had to be submitted again is submitted again, too. Yields each stage by name with what
+    was done. Raises RecipeError with the message of sbatch.
     """
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     records = {stage.name: Record.read(folder, stage) for stage in stages}
@@ -90,12 +90,12 @@ def submit(stages: Sequence[Stage], slurm: SlurmSettings, folder: Path) -> Itera
     waited_for: dict[str, list[str]] = {}
     for stage in stages:
         if stage.is_complete():
-            yield f"{stage.name}: complete"
+            yield stage.name, "complete"
             continue
         after = [name for before in stage.after for name in waited_for.get(before, [])]
         jobs, line = _submit_stage(stage, slurm, records[stage.name], known, after, folder)
         waited_for[stage.name] = jobs
-        yield f"{stage.name}: {line}"
+        yield stage.name, line
 
 
 def _submit_stage(
