@@ -12,7 +12,6 @@ cache, where reading weighs most. Must hold: dataset at 0.9 of the speed of webd
     python benchmarks/dataset.py --sides 256 --repeats 3
 """
 
-import argparse
 import os
 import resource
 import statistics
@@ -23,11 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import quick
 import reading
+import running
 import torch
 import webdataset
-from rounds import RESULTS, machine, write_results
+from running import machine, write_results
 from torch.utils.data import DataLoader
 
 from vila2cli.shards import dataset, open_source
@@ -110,14 +109,13 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "dataset")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 512], help="image sizes in pixels")
     parser.add_argument("--num-shards", type=int, default=4)
     parser.add_argument("--num-samples", type=int, default=250, help="per shard")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS / "dataset.json")
-    args = quick.parse(parser, sides=[64], num_shards=2, num_samples=4, repeats=1)
+    args = running.parse(parser, sides=[64], num_shards=2, num_samples=4, repeats=1)
     if not reading.KEEP_FREED.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | reading.KEEP_FREED)
     torch.set_num_threads(1)

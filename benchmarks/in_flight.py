@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import quick
+import running
 from PIL import Image
-from rounds import RESULTS, machine, write_results
+from running import machine, write_results
 
 CAPTION = "A picture of a large red star on the left, and of nothing else at all."
 LARGEST_RATIO = 1.1
@@ -116,13 +116,12 @@ def run_stage(stage: str, server: Server, data: Path, work: Path, options: argpa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = running.parser_of(__doc__, "in_flight")
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--per-shard", type=int, default=16, help="pictures in a shard")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--latency-s", type=float, default=0.2, help="seconds that an answer takes")
-    parser.add_argument("--out", type=Path, default=RESULTS / "in_flight.json")
-    options = quick.parse(parser, shards=4, per_shard=4, in_flight=8, latency_s=0.01)
+    options = running.parse(parser, shards=4, per_shard=4, in_flight=8, latency_s=0.01)
     rows: dict[str, dict[str, Any]] = {}
     server = Server(options.latency_s)
     with tempfile.TemporaryDirectory() as text, server.running():
@@ -142,7 +141,7 @@ def main() -> None:
             }
             print(stage, rows[stage], flush=True)
     is_broken = any(row["requests"] != rows["recaption"]["requests"] for row in rows.values())
-    if not quick.is_on():
+    if not running.is_quick():
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "quick")}
         write_results(options.out, {"machine": machine(), "settings": settings, "stages": rows})
         is_broken |= any(row["most_open"] < options.in_flight for row in rows.values())

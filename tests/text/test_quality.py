@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vila2cli.text.quality import Standard, check_caption, is_boilerplate, repeats_itself, shortest_echo
@@ -298,6 +298,7 @@ def test_the_standard_of_a_recipe() -> None:
 
 
 @given(st.text(max_size=300))
+@example("?\r0")  # cut to its last sentence, no word is left
 def test_any_text_is_checked(text: str) -> None:
     for reached_limit in (False, True):
         checked = check_caption(text, reached_limit=reached_limit, standard=Standard(language="en"))

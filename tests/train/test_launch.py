@@ -63,7 +63,9 @@ def test_a_config_trains_as_one_process_does_and_resumes_bit_by_bit(
     )
     assert started.returncode == 0, started.stderr
     first, second = (json.loads((tmp_path / f"sharded-{rank}.json").read_text()) for rank in (0, 1))
-    assert_close(tmp_path / "weights.safetensors", tmp_path / "alone" / "weights.safetensors")
+    # DeepSpeed sums and clips in another order, and Adam scales up the rounding of a gradient near zero.
+    atol = 1e-4 if "DEEPSPEED" in config else 2e-5
+    assert_close(tmp_path / "weights.safetensors", tmp_path / "alone" / "weights.safetensors", atol)
     weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
     assert weights.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in weights.items())

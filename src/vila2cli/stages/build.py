@@ -224,11 +224,7 @@ class _Builder:
             except DataError as error:
                 return Outcome(("unreadable-depth", str(error)), dropped)
         talk = CONVERSE[self.specialist](picture, things, self.settings)
-        return (
-            Outcome(talk.problem, dropped, talk)
-            if talk.problem
-            else Outcome(None, dropped, talk, image, upright)
-        )
+        return Outcome(talk.problem, dropped, talk, image, upright)
 
     def _other_split(self, picture: Picture) -> tuple[str, str] | None:
         wanted = self.settings.split

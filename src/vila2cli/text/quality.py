@@ -109,7 +109,7 @@ def check_caption(
     if defect is not None:
         return CheckedCaption(bare, defect, **how)
     whole = cut_to_sentence(bare) if reached_limit else bare
-    if not whole:
+    if num_words(whole) == 0:
         return CheckedCaption(bare, "truncated", **how)
     defect = _below(whole, standard or Standard())
     return CheckedCaption(whole, defect, was_cut=whole != bare, **how)

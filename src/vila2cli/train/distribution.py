@@ -195,7 +195,8 @@ def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> None:
         if rank.address == "env://":
             dist.init_process_group(backend, timeout=timeout)
             return
-        store = meeting_place(rank, timeout) if rank.count > 1 else dist.HashStore()
+        own_store = dist.HashStore  # type: ignore[attr-defined]
+        store = meeting_place(rank, timeout) if rank.count > 1 else own_store()
         dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

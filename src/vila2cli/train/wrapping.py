@@ -1,12 +1,13 @@
 """A training's objective and optimizer as accelerate places them: whole (DDP), or in parts (FSDP2, ZeRO)."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedDataParallelKwargs,
@@ -18,6 +19,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Idefics3ForConditionalGeneration
+from transformers.integrations import unset_hf_deepspeed_config
 
 from vila2cli.errors import RecipeError
 from vila2cli.ranks import Rank
@@ -69,18 +71,22 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
     if device.type == "cpu":
         # accelerate 1.15 leaves out FSDP on CPUs without a word: two processes with `distributed_type: FSDP`
         # came out as MULTI_CPU, and each of them kept the whole model.
-        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
 
 
 def _open_zero(launch: Launch) -> Accelerator:
+    with contextlib.redirect_stdout(sys.stderr):  # where its logger writes from then on
+        import deepspeed  # noqa: F401
     plugin = DeepSpeedPlugin()
     precision = "bf16" if launch.is_bf16 else "no"
     plugin.deepspeed_config["bf16"] = {"enabled": launch.is_bf16}
     # On CPUs a backend has to be named: without one each process took itself for the only one.
     backend = InitProcessGroupKwargs(backend="nccl" if torch.cuda.is_available() else "gloo")
-    return Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=[backend])
+    accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=[backend])
+    unset_hf_deepspeed_config()  # with stage 3 transformers would part every model that is loaded from here on
+    return accelerator
 
 
 class Wrapped:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def settle(accelerator: Accelerator, objective: nn.Module, max_grad_norm: float) -> None:
+def settle(accelerator: Accelerator, objective: Any, max_grad_norm: float) -> None:
     """Fill in what DeepSpeed's config leaves to the trainer; batches are the recipe's, not DeepSpeed's."""
     config = accelerator.deepspeed_plugin.deepspeed_config
     config |= {
@@ -58,8 +58,8 @@ def is_in_parts(tensor: Tensor) -> bool:
 
 def whole(parameter: Tensor) -> Tensor:
     """A parameter's values, in float32 where it is trained."""
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
-    from deepspeed.zero import GatheredParameters
 
     if parameter.requires_grad:
         values: Tensor = safe_get_full_fp32_param(parameter)
@@ -70,8 +70,8 @@ def whole(parameter: Tensor) -> Tensor:
 
 def put(parameter: Tensor, values: Tensor) -> None:
     """Set a parameter's values, here and in the float32 copy that is trained."""
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_set_full_fp32_param
-    from deepspeed.zero import GatheredParameters
 
     with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
         parameter.copy_(values)

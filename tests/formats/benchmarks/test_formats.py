@@ -335,7 +335,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(DataError, match=r"bad\.json, line 2: no JSON"):
         import_tasks("vsr", [tmp_path / "bad.json"], tmp_path / "tasks")
     files = write(tmp_path, g__json={"1": {"question": "?", "imageId": "n"}})
-    with pytest.raises(DataError, match="a row has no 'answer'"):
+    with pytest.raises(DataError, match=r"g\.json\['1'\]: has no 'answer'; it has \['question', 'imageId'\]"):
         import_tasks("gqa", files, tmp_path / "tasks")
     files = write(tmp_path, g__json={"1": {"question": "?", "imageId": "n", "answer": "no"}})
     with pytest.raises(DataError, match=r"there is no image n\.jpg"):

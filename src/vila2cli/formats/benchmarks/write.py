@@ -52,11 +52,11 @@ def import_tasks(
     and row for what does not fit the format, for a file or image that is not there, for files without any
     question, for a `box_frame` that is none, and for a folder of that name that holds anything.
     """
+    read: TaskReader = find_format("eval import", form).load()
     missing = next((path for path in (*files, *filter(None, (synonyms,))) if not path.exists()), None)
     if missing is not None:
         raise DataError(f"there is no {missing}")
     finder = None if images is None else _Finder(images)
-    read: TaskReader = find_format("eval import", form).load()
     tables = (_framed(table, box_frame) for table in read(files, split))
     return [_import(table, out, finder, synonyms) for table in tables]
 

@@ -17,7 +17,7 @@ NOT_A_BOX = "not-a-box"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was made of a picture: image, pixels and conversation, or the `problem` why it is no sample."""
+    """What was made of a picture: image, pixels and conversation, or why it is no sample."""
 
     problem: tuple[str, str] | None = None
     dropped: Sequence[Dropped] = ()
