@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: as workers take whole files, none should begin a long one at the end."""
+    """Files with slow tests come first: workers take whole files, and none should begin a long one last."""
     num_slow: Counter[Path] = Counter()
     for item in items:
         num_slow[item.path] += item.get_closest_marker("slow") is not None

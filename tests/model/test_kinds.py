@@ -76,7 +76,7 @@ def picture(size: tuple[int, int] = (96, 64)) -> Image.Image:
 
 
 def keep_logits(model: Any, inputs: list[dict[str, Any]], folder: Path) -> list[Any]:
-    """The logits of the model in memory; the inputs are laid beside its weights, for `logits_in_fresh_process`."""
+    """The logits of the model in memory; its inputs are saved for `logits_in_fresh_process`."""
     torch.save(inputs, folder / "inputs.pt")
     with torch.inference_mode():
         return [model.eval()(**own).logits for own in inputs]
