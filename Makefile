@@ -52,7 +52,7 @@ lock: ## write requirements.lock anew: the newest versions, tested before it is 
 	@{ sed -n '/^#/p' requirements.lock; cat $@.partial; } >$@.whole && rm $@.partial && mv $@.whole requirements.lock
 
 test: setup ## run the tests, on up to 8 processors
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff and the import rules
 	$(VENV)/bin/ruff check .

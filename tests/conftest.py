@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,14 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: workers take whole files, and none should begin a long one last."""
+    num_slow: Counter[Path] = Counter()
+    for item in items:
+        num_slow[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: -num_slow[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -60,6 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "world"
 
 
+@pytest.mark.slow
 def test_every_stage_left_its_record(run: Path) -> None:
     for name in (
         "round0/eval/metrics.json",

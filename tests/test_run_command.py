@@ -116,6 +116,7 @@ def test_missing_data_are_found_before_the_first_hour(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_reaches_the_stage(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "vila2cli", "run", "round0", *FLAGS, "--set", "pretrain.main.epochs=400.0"]

@@ -34,12 +34,13 @@ from vila2cli.train.flops import work_of
 FRESH = """
 import sys, torch
 from transformers import AutoModelForImageTextToText
-inputs = torch.load(sys.argv[2], weights_only=True)
-model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype="float32").eval()
-with torch.inference_mode():
-    logits = [model(**own).logits for own in inputs]
-torch.save(logits, sys.argv[3])
-print(type(model).__name__)
+for folder in sys.argv[1:]:
+    inputs = torch.load(folder + "/inputs.pt", weights_only=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval()
+    with torch.inference_mode():
+        logits = [model(**own).logits for own in inputs]
+    torch.save(logits, folder + "/logits.pt")
+    print(type(model).__name__)
 """
 try:
     import torchvision  # noqa: F401
@@ -74,16 +75,19 @@ def picture(size: tuple[int, int] = (96, 64)) -> Image.Image:
     return Image.linear_gradient("L").resize(size).convert("RGB")
 
 
-def logits_here_and_there(
-    model: Any, inputs: list[dict[str, Any]], folder: Path, work: Path
-) -> tuple[list[Any], list[Any], str]:
-    """The logits of the model in memory, those of its folder in a new process, and the class it loads as."""
+def keep_logits(model: Any, inputs: list[dict[str, Any]], folder: Path) -> list[Any]:
+    """The logits of the model in memory; its inputs are saved for `logits_in_fresh_process`."""
+    torch.save(inputs, folder / "inputs.pt")
     with torch.inference_mode():
-        here = [model.eval()(**own).logits for own in inputs]
-    torch.save(inputs, work / "inputs.pt")
-    command = [sys.executable, "-c", FRESH, str(folder), str(work / "inputs.pt"), str(work / "logits.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return here, torch.load(work / "logits.pt", weights_only=True), done.stdout.strip()
+        return [model.eval()(**own).logits for own in inputs]
+
+
+def logits_in_fresh_process(*folders: Path) -> list[tuple[list[Any], str]]:
+    """The logits that each folder's model gives in a new process, and the class it loads as."""
+    command = [sys.executable, "-c", FRESH, *map(str, folders)]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    logits = [torch.load(folder / "logits.pt", weights_only=True) for folder in folders]
+    return list(zip(logits, names, strict=True))
 
 
 def inputs_of(chat: Chat, *images: Image.Image) -> dict[str, Any]:
@@ -104,18 +108,19 @@ def base_of(kind: str, clip: str) -> BaseSettings:
     return BaseSettings(**fields | ({"vision_tower": clip} if fields.get("vision_tower") == "clip" else {}))
 
 
-@pytest.mark.parametrize("kind", BASES)
-def test_a_checkpoint_reloads_in_a_fresh_process_with_equal_logits(
-    kind: str, clip: str, tmp_path: Path
-) -> None:
-    model, processor = build(base_of(kind, clip), seed=0)
-    save_checkpoint(model, processor, tmp_path / "saved")
-    chat = Chat(processor)
-    shown = [(), (picture(),), (picture(), picture((50, 90)))]
-    inputs = [inputs_of(chat, *images) for images in shown]
-    here, there, name = logits_here_and_there(model, inputs, tmp_path / "saved", tmp_path)
-    assert name == type(model).__name__
-    torch.testing.assert_close(here, there, rtol=0, atol=0)
+def test_checkpoints_reload_in_a_fresh_process_with_equal_logits(clip: str, tmp_path: Path) -> None:
+    here, classes = [], []
+    for kind in BASES:
+        model, processor = build(base_of(kind, clip), seed=0)
+        save_checkpoint(model, processor, tmp_path / kind)
+        chat = Chat(processor)
+        shown = [(), (picture(),), (picture(), picture((50, 90)))]
+        here.append(keep_logits(model, [inputs_of(chat, *images) for images in shown], tmp_path / kind))
+        classes.append(type(model).__name__)
+    there = logits_in_fresh_process(*(tmp_path / kind for kind in BASES))
+    assert [name for _, name in there] == classes
+    for kind, own, (other, _) in zip(BASES, here, there, strict=True):
+        torch.testing.assert_close(other, own, rtol=0, atol=0, msg=lambda text, kind=kind: f"{kind}: {text}")
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -226,7 +231,8 @@ def test_internvl_weights_reload_and_its_processor_asks_for_torchvision(internvi
         [[5, tokenizer.start_image_token_id, *[image_id] * num, tokenizer.end_image_token_id, 6]]
     )
     inputs = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 32, 32)}
-    here, there, name = logits_here_and_there(model, [inputs], tmp_path / "saved", tmp_path)
+    here = keep_logits(model, [inputs], tmp_path / "saved")
+    ((there, name),) = logits_in_fresh_process(tmp_path / "saved")
     assert name == "InternVLForConditionalGeneration"
     torch.testing.assert_close(here, there, rtol=0, atol=0)
     if not HAS_TORCHVISION:

@@ -69,19 +69,29 @@ def alone(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+@pytest.fixture(scope="module")
+def pair(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pair")
+    launch("uneven", 2, tiny_checkpoint, out)
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_uneven_sources_on_several_processes(
-    count: int, tiny_checkpoint: Path, alone: Path, tmp_path: Path
+    count: int, tiny_checkpoint: Path, alone: Path, pair: Path, tmp_path: Path
 ) -> None:
     """Text alone in some passes, short last batches, and as many samples as one process would see."""
-    found = launch("uneven", count, tiny_checkpoint, tmp_path)
+    out = pair if count == 2 else tmp_path
+    if count > 2:
+        launch("uneven", count, tiny_checkpoint, out)
+    found = [json.loads((out / f"uneven-{rank}.json").read_text()) for rank in range(count)]
     assert {one["steps"] for one in found} == {3}
     read = Counter(i for one in found for i in one["read"])
     assert read == dict.fromkeys(range(17), 1)
     assert {name: seen["samples"] for name, seen in found[0]["seen"].items()} == SIZES
     assert len({json.dumps(one["seen"]) for one in found}) == 1
-    assert_close(tmp_path / "weights.safetensors", alone / "weights.safetensors")
+    assert_close(out / "weights.safetensors", alone / "weights.safetensors")
 
 
 @pytest.mark.slow
@@ -113,8 +123,8 @@ def test_each_process_digests_its_share(tiny_checkpoint: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_come_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    read = json.loads((launch_reads(tiny_checkpoint, tmp_path) / "uneven-1.json").read_text())["read"]
+def test_a_process_that_does_not_come_is_named(tiny_checkpoint: Path, pair: Path, tmp_path: Path) -> None:
+    read = json.loads((pair / "uneven-1.json").read_text())["read"]
     (first,) = launch("stalled", 2, tiny_checkpoint, tmp_path, expected=1, SLOW=str(read[3]), TIMEOUT="8")
     assert "before step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
 
@@ -127,12 +137,6 @@ def test_a_process_that_stops_within_a_step_is_named_before_the_group_gives_up(
     said = capfd.readouterr().err
     assert "step 2: process 1 has not come as far as the others (after 8 seconds)" in said
     assert "step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
-
-
-def launch_reads(checkpoint: Path, out: Path) -> Path:
-    """What two processes read when nothing is wrong."""
-    launch("uneven", 2, checkpoint, out)
-    return out
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
+    return write_shards(tmp_path_factory.mktemp("data"), NUM_SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many shards as `data` with five good samples each, to be captioned many times."""
+    return write_shards(tmp_path_factory.mktemp("few"), 5)
+
+
+def write_shards(folder: Path, num_samples: int) -> Path:
     for shard in range(NUM_SHARDS):
         with TarWriter(folder / f"{shard:06}.tar") as tar:
-            for index in range(NUM_SAMPLES):
-                number = shard * NUM_SAMPLES + index
+            for index in range(num_samples):
+                number = shard * num_samples + index
                 tar.write_sample(f"{number:09}", {"jpg": jpeg(number), "txt": f"picture {number}".encode()})
             if shard == 1:
                 write_broken(tar)

@@ -184,12 +184,12 @@ def test_nothing_is_estimated_from_samples_without_an_answer(overlong: Path, mod
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_stopped(
-    run: Callable[..., CaptionSummary], data: Path, model: Path, tmp_path: Path, number: signal.Signals
+    run: Callable[..., CaptionSummary], few: Path, model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     sets = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.max_reject_rate=1.0"]
     sets.append("recaption.batch_size=1")  # slow enough to be caught in the middle
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", SCRIPT, f"{data}/*.tar", str(model), str(out), *sets]
+    command = [sys.executable, "-c", SCRIPT, f"{few}/*.tar", str(model), str(out), *sets]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(out.glob("*.stats.json")) and process.poll() is None and time.monotonic() < deadline:
@@ -200,8 +200,8 @@ def test_a_killed_run_goes_on_where_it_stopped(
     there = tars(out)
     assert 0 < len(there) < NUM_SHARDS
     recipe = load_recipe(None, sets)
-    run("killed", recipe)
-    run("undisturbed", recipe)
+    run("killed", recipe, shards=[f"{few}/*.tar"])
+    run("undisturbed", recipe, shards=[f"{few}/*.tar"])
     assert tars(out) == tars(tmp_path / "undisturbed")
     assert there.items() <= tars(out).items()
 
