@@ -97,6 +97,8 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/filter.py
 	$(VENV)/bin/python benchmarks/prompts.py
 	$(VENV)/bin/python benchmarks/reading.py
+	$(VENV)/bin/python benchmarks/dataset.py
+	$(VENV)/bin/python benchmarks/in_flight.py
 	$(VENV)/bin/python benchmarks/memory.py
 	$(VENV)/bin/python benchmarks/durability.py
 	$(VENV)/bin/python benchmarks/eval_overhead.py --out benchmarks/results/eval_overhead.json

@@ -70,8 +70,8 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
     )
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", fsdp_plugin=plugin)
     if device.type == "cpu":
-        # accelerate 1.15 leaves out FSDP on CPUs without a word: two processes with `distributed_type: FSDP`
-        # came out as MULTI_CPU, and each of them kept the whole model.
+        # accelerate 1.15 drops FSDP on CPUs without a word: two processes with `distributed_type: FSDP` come out
+        # as MULTI_CPU.
         accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
@@ -83,7 +83,7 @@ def _open_zero(launch: Launch) -> Accelerator:
     plugin = DeepSpeedPlugin()
     precision = "bf16" if launch.is_bf16 else "no"
     plugin.deepspeed_config["bf16"] = {"enabled": launch.is_bf16}
-    # On CPUs a backend has to be named: without one each process took itself for the only one.
+    # Without a named backend accelerate 1.15 starts no process group for DeepSpeed on CPUs (from its source).
     backend = InitProcessGroupKwargs(backend="nccl" if torch.cuda.is_available() else "gloo")
     accelerator = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=[backend])
     unset_hf_deepspeed_config()  # with stage 3 transformers would part every model that is loaded from here on
@@ -176,7 +176,7 @@ def _name_layers(plugin: FullyShardedDataParallelPlugin, objective: nn.Module) -
 
 @contextlib.contextmanager
 def _without_saved_buffers(objective: nn.Module, is_fsdp2: bool) -> Iterator[None]:
-    """Keep buffers out of what accelerate's FSDP2 hands out: it fails on them, as they are not in parts."""
+    """Keep buffers out of what accelerate's FSDP2 hands out: it takes them for parameters in parts."""
     changed: list[tuple[nn.Module, set[str]]] = []
     for module in objective.modules() if is_fsdp2 else ():
         changed.append((module, module._non_persistent_buffers_set))
