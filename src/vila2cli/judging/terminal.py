@@ -5,9 +5,9 @@ from pathlib import PurePath
 from typing import Any
 
 NOTHING = "-"
-_HEAD = ("pair", "judge", "preferred", "wins/ties/losses", "unjudged", "free of position", "first", "longer")
+_HEAD = ("pair", "judge", "preferred", "wins/ties/losses", "unjudged", "debiased", "first", "longer")
 _LEGEND = (
-    "preferred counts ties as halves; free of position leaves out the ties that position bias made; first is "
+    "preferred counts ties as halves; debiased leaves out the ties that position bias made; first is "
     "how often it chose what was shown first, longer how often the longer caption won (0.5 is none)"
 )
 
