@@ -2,7 +2,7 @@
 
 import pytest
 
-from vila2cli.text.box_answers import answer_defect
+from vila2cli.text.answer_rules import answer_defect
 
 ALL = ("boxes", "some-box", "text")
 

@@ -256,7 +256,7 @@ def _specialists(recipe: Recipe) -> Iterator[Stage]:
 
 
 def _controls(recipe: Recipe) -> list[str]:
-    """The controls of the final model, see commands/controls.py."""
+    """The controls of the final model, see cli/controls.py."""
     return [DIRECT, EQUAL_COMPUTE, *(f"{ONLY}{name}" for name in recipe.specialists)]
 
 

@@ -1,6 +1,6 @@
 """`vila2 pretrain`: from the bases, with a new projector, to a pretrained checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from vila2cli.run.folder import RunFolder
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import open_source
+from vila2cli.shards import Source, open_source
 from vila2cli.text.compose import Composition, composition_of, conversations
 
 if TYPE_CHECKING:
-    from vila2cli.train.job import TrainSummary
+    from vila2cli.train.job import DataSource, TrainSummary
 
 
 def pretrain(
@@ -34,7 +34,7 @@ def pretrain(
     from vila2cli.model.build import build, resolve_base
     from vila2cli.model.checkpoint import weights_sha256
     from vila2cli.model.scratch import refuse_trained
-    from vila2cli.train.job import DataSource, Phase, train_stage
+    from vila2cli.train.job import Phase, train_stage
 
     bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
     run = RunFolder(recipe.run_dir)
@@ -42,33 +42,19 @@ def pretrain(
     refuse_trained(bases, run, is_later_round=bool(round) or in_run)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     settings = recipe.pretrain
-    compose = partial(
-        conversations, composition=composition_of(settings.main, recipe.seed, answers=settings.main.answers)
-    )
-    sources = [DataSource("pretrain", pairs, compose)]
-    if recipe.data.interleaved:
-        documents = open_source(recipe.data.interleaved)
-        sources.append(
-            DataSource(
-                "interleaved",
-                documents,
-                partial(conversations, composition=Composition()),
-                may_lack_images=True,
-            )
-        )
-    for name, specs in mixed.items():
-        talks = open_source(specs)
-        sources.append(DataSource(name, talks, partial(conversations, composition=Composition())))
-    compose = partial(
-        conversations, composition=composition_of(settings.align, recipe.seed), with_answers=False
-    )
-    align = [DataSource("pretrain", pairs, compose)]
     model, processor = build(recipe.base, seed=recipe.seed)
     return train_stage(
         "pretrain",
         model,
         processor,
-        [Phase("align", settings.align, align), Phase("main", settings.main, sources)],
+        [
+            Phase(
+                "align",
+                settings.align,
+                [_captions(pairs, composition_of(settings.align, recipe.seed), with_answers=False)],
+            ),
+            Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed))),
+        ],
         recipe=recipe,
         lineage={
             "round": round,
@@ -80,3 +66,23 @@ def pretrain(
         },
         out=out,
     )
+
+
+def _main_sources(recipe: Recipe, pairs: Source, mixed: Mapping[str, Sequence[str]]) -> Iterator["DataSource"]:
+    """What the second phase trains on: captioned images, interleaved documents and conversations."""
+    from vila2cli.train.job import DataSource
+
+    main, compose = recipe.pretrain.main, partial(conversations, composition=Composition())
+    yield _captions(pairs, composition_of(main, recipe.seed, answers=main.answers))
+    if recipe.data.interleaved:
+        documents = open_source(recipe.data.interleaved)
+        yield DataSource("interleaved", documents, compose, may_lack_images=True)
+    for name, specs in mixed.items():
+        yield DataSource(name, open_source(specs), compose)
+
+
+def _captions(pairs: Source, composition: Composition, *, with_answers: bool = True) -> "DataSource":
+    from vila2cli.train.job import DataSource
+
+    compose = partial(conversations, composition=composition, with_answers=with_answers)
+    return DataSource("pretrain", pairs, compose)

@@ -24,7 +24,7 @@ from vila2cli.shards import (
     open_source,
 )
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
-from vila2cli.text.box_answers import answer_defect
+from vila2cli.text.answer_rules import answer_defect
 from vila2cli.text.compose import Composition, conversations, filter_inputs
 from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption

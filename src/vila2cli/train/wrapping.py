@@ -70,8 +70,8 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
     )
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", fsdp_plugin=plugin)
     if device.type == "cpu":
-        # accelerate 1.15 drops FSDP on CPUs without a word: two processes with `distributed_type: FSDP` come out
-        # as MULTI_CPU.
+        # accelerate 1.15 drops FSDP on CPUs without a word: two processes with `distributed_type: FSDP` come
+        # out as MULTI_CPU.
         accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
