@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vila2cli.errors import RecipeError
-from vila2cli.settings import SourceSettings, TrainSettings
+from vila2cli.settings import SourceSettings
+from vila2cli.settings.training import BlendSettings
 from vila2cli.train.data import Lengths
 from vila2cli.train.plan import Step, expected, num_steps, plan_pass, plan_steps
 
@@ -29,7 +30,7 @@ def lengths_of(sizes: list[int], tokens: int = 0, images: tuple[int, ...] = ()) 
 
 
 def steps_of(
-    lengths: Lengths, names: list[str], settings: TrainSettings, ranks: int = 1, rank: int = 0
+    lengths: Lengths, names: list[str], settings: BlendSettings, ranks: int = 1, rank: int = 0
 ) -> list[Step]:
     return list(plan_steps(lengths, names, settings, seed=3, rank=rank, num_ranks=ranks))
 
@@ -41,7 +42,7 @@ def trained(steps: list[Step]) -> Counter[int]:
 @hypothesis_settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 3))
 def test_every_sample_once_a_pass(num: int, batch_size: int, epochs: int) -> None:
-    settings = TrainSettings(batch_size=batch_size, epochs=float(epochs))
+    settings = BlendSettings(batch_size=batch_size, epochs=float(epochs))
     lengths = lengths_of([num])
     steps = steps_of(lengths, ["one"], settings)
     assert trained(steps) == dict.fromkeys(range(num), epochs)
@@ -53,7 +54,7 @@ def test_every_sample_once_a_pass(num: int, batch_size: int, epochs: int) -> Non
 @hypothesis_settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12), st.floats(0.1, 3.0))
 def test_a_part_of_a_pass_repeats_nothing(num: int, batch_size: int, epochs: float) -> None:
-    settings = TrainSettings(batch_size=batch_size, epochs=epochs)
+    settings = BlendSettings(batch_size=batch_size, epochs=epochs)
     lengths = lengths_of([num])
     steps = steps_of(lengths, ["one"], settings)
     counts = trained(steps)
@@ -64,7 +65,7 @@ def test_a_part_of_a_pass_repeats_nothing(num: int, batch_size: int, epochs: flo
 
 def test_the_seed_decides_the_order() -> None:
     def order(seed: int) -> list[int]:
-        settings = TrainSettings(batch_size=8, epochs=2.0)
+        settings = BlendSettings(batch_size=8, epochs=2.0)
         return [i for step in plan_steps(lengths_of([30]), ["one"], settings, seed=seed) for i in step.samples]
 
     assert order(1) == order(1)
@@ -84,7 +85,7 @@ def test_the_seed_decides_the_order() -> None:
 def test_processes_share_every_step_evenly(
     num: int, batch_size: int, micro: int, packing: bool, ranks: int, epochs: int
 ) -> None:
-    settings = TrainSettings(
+    settings = BlendSettings(
         batch_size=batch_size, micro_batch_size=micro, packing=packing, pack_length=100, epochs=float(epochs)
     )
     lengths = lengths_of([num])
@@ -101,7 +102,7 @@ def test_processes_share_every_step_evenly(
 
 
 def test_no_process_is_idle_while_there_are_samples_for_all() -> None:
-    settings = TrainSettings(batch_size=5)
+    settings = BlendSettings(batch_size=5)
     for ranks in (2, 3, 4, 5):
         sizes = [
             len(steps_of(lengths_of([5]), ["one"], settings, ranks, r)[0].micro_batches[0])
@@ -114,7 +115,7 @@ def test_no_process_is_idle_while_there_are_samples_for_all() -> None:
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_another_number_of_processes_goes_on_with_the_same_samples(packing: bool) -> None:
-    settings = TrainSettings(batch_size=7, epochs=2.0, packing=packing, pack_length=120)
+    settings = BlendSettings(batch_size=7, epochs=2.0, packing=packing, pack_length=120)
     lengths = lengths_of([40, 13])
     names = ["one", "two"]
     before = [steps_of(lengths, names, settings, 2, rank)[:5] for rank in range(2)]
@@ -122,9 +123,9 @@ def test_another_number_of_processes_goes_on_with_the_same_samples(packing: bool
     assert trained([step for steps in before for step in steps]) + trained(after) == dict.fromkeys(range(53), 2)
 
 
-def mixed(settings: dict[str, dict[str, float]], sizes: list[int], **more: object) -> TrainSettings:
+def mixed(settings: dict[str, dict[str, float]], sizes: list[int], **more: object) -> BlendSettings:
     mixture = {name: SourceSettings(**values) for name, values in settings.items()}
-    return TrainSettings(mixture=mixture, **more)  # type: ignore[arg-type]
+    return BlendSettings(mixture=mixture, **more)  # type: ignore[arg-type]
 
 
 def test_weights_keep_proportions_as_far_as_the_scarcest_source_goes() -> None:
@@ -155,7 +156,7 @@ def test_epochs_of_a_source_repeat_it_within_a_pass() -> None:
 def test_text_has_its_share_of_the_tokens(share: float) -> None:
     lengths = lengths_of([400, 300, 350], images=(1, 2, 0))
     names = ["a", "b", "text"]
-    settings = TrainSettings(text_share=share, batch_size=16)
+    settings = BlendSettings(text_share=share, batch_size=16)
     figures = expected(lengths, names, plan_pass(lengths, names, settings), settings.epochs)
     total = sum(one["tokens"] for one in figures.values())
     assert figures["text"]["tokens"] / total == pytest.approx(share, abs=0.01)
@@ -179,4 +180,4 @@ def test_a_share_of_text_needs_text_and_others() -> None:
     for images, word in (((1, 2), "no such"), ((0, 0), "only such")):
         lengths = lengths_of([40, 30], images=images)
         with pytest.raises(RecipeError, match=word):
-            plan_pass(lengths, ["a", "b"], TrainSettings(text_share=0.1, batch_size=16))
+            plan_pass(lengths, ["a", "b"], BlendSettings(text_share=0.1, batch_size=16))
