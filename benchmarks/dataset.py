@@ -30,7 +30,7 @@ from running import machine, write_results
 from torch.utils.data import DataLoader
 
 from vila2cli.shards import dataset, open_source
-from vila2cli.stages.shards import merge
+from vila2cli.stages.merge import merge
 
 
 def merged(tars: list[str], *, decode: bool, shuffle: int) -> webdataset.DataPipeline:
