@@ -9,6 +9,7 @@ that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-p
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -280,12 +281,20 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    return LLMEngine(
-        vllm_config=engine_config,
-        executor_class=Executor.get_class(engine_config),
-        log_stats=False,
-        multiprocess_mode=own_process,
-    )
+    # vLLM 0.32's own CPU version answers otherwise than the merged weights (tests/engine/test_adapters.py).
+    with _cpu_adapters() if "enable_lora" in options and not on_gpu else nullcontext():
+        return LLMEngine(
+            vllm_config=engine_config,
+            executor_class=Executor.get_class(engine_config),
+            log_stats=False,
+            multiprocess_mode=own_process,
+        )
+
+
+def _cpu_adapters() -> AbstractContextManager[None]:
+    from vila2cli.engine.punica import grouped
+
+    return grouped()
 
 
 def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:
