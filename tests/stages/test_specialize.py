@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,21 @@ def test_an_unreadable_shard_is_named_and_the_others_are_accounted_for(
     again = run("recaption.engine=hf", model=tiny_checkpoint)
     assert (again["num_shards_done"], again["in"]) == (NUM_SHARDS, 2 * NUM_SAMPLES + 2)
     assert again["cost"]["seconds"] > 0
+
+
+def test_a_prompt_of_the_recipes_own_is_the_one_that_is_asked(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VILA2_TEST_KEY", "only-for-this-test")
+    text = "Read every sign."
+    with serving() as start:
+        server = start(lambda body, number: completion(f'The sign says "STOP {number}".'))
+        sets = ["recaption.engine=api", f"api.base_url={server.url}", "api.key_env=VILA2_TEST_KEY"]
+        sets += ["specialists.ocr.prompts=signs", f'prompts={{signs = "{text}"}}', "api.model=reader"]
+        run(*sets, model="runs/specialists/ocr")
+        assert all(text in json.dumps(body["messages"]) for body in server.bodies)
+    for annotation in annotations(tmp_path / "ocr"):
+        assert (annotation.prompt_id, annotation.prompt_sha256) == ("signs", sha256(text.encode()).hexdigest())
 
 
 def test_a_server_may_be_the_specialist(

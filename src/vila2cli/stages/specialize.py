@@ -25,8 +25,8 @@ from vila2cli.shards import (
 )
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.answer_rules import answer_defect
-from vila2cli.text.compose import Composition, conversations, filter_inputs
-from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, prompt_sha256, prompt_text, stable_hash
+from vila2cli.text.compose import Composition, conversations, filter_inputs, neutral
+from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
 from vila2cli.text.quality import check_caption
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         **({"api": recipe.api.deciding()} if kind == "api" else {}),
         "max_new_tokens": settings.max_new_tokens,
         "relabel_share": settings.relabel_share,
-        "prompts": {prompt: prompt_sha256(prompt) for prompt in settings.prompts},
+        "prompts": {prompt: prompt_sha256(prompt, recipe.prompts) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
         "checks": list(settings.checks),
         **recipe.data.limits(),
@@ -200,9 +200,12 @@ class Relabeller:
 
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         """Write the question and the specialist's answer, or reject the sample when there is none to keep."""
+        prompt_id = self.prompt_id(sample)
+        template = prompt_text(prompt_id, self.recipe.prompts)
+        text = fill(template, alt_text=neutral((sample.text or "").strip()))
         request = Request(
             id=sample.key,
-            messages=(Turn("user", prompt_text(self.prompt_id(sample))),),
+            messages=(Turn("user", text),),
             images=images,
             image_sha256s=(sample.image_sha256,),
             max_new_tokens=self.settings.max_new_tokens,
@@ -219,7 +222,6 @@ class Relabeller:
         if (broken := answer_defect(checked.text, self.settings.checks)) is not None:
             out.skip(sample, broken)
             return
-        prompt_id = self.prompt_id(sample)
         question = draw(QUESTIONS[self.settings.questions], "question", self.name, self.recipe.seed, sample.key)
         out.annotate(
             sample,
@@ -230,7 +232,7 @@ class Relabeller:
                 model=self.model,
                 model_sha256=self.model_sha256,
                 prompt_id=prompt_id,
-                prompt_sha256=prompt_sha256(prompt_id),
+                prompt_sha256=prompt_sha256(prompt_id, self.recipe.prompts),
                 sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype},
                 num_tokens=result.num_tokens,
                 finish_reason=result.finish_reason,
