@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
+from vila2cli.filtering.duplicates import ImageIndex, Match
 from vila2cli.filtering.image_hash import NUM_BITS, ImageHash
-from vila2cli.filtering.selection import ImageIndex, Match
 
 
 def look(bits: int, grey: int = 128) -> str:

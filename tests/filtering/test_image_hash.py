@@ -12,8 +12,8 @@ from random import Random
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from vila2cli.filtering.duplicates import ImageIndex
 from vila2cli.filtering.image_hash import ALL_FOUND, NUM_BITS, ImageHash, image_hash
-from vila2cli.filtering.selection import ImageIndex
 from vila2cli.image import decode_image
 from vila2cli.settings import FilterSettings
 from vila2cli.world.draw import draw_picture

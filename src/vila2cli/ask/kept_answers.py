@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from vila2cli.ask.wrapping import Wrapper
+from vila2cli.ask.engines import Wrapper
 from vila2cli.engine import AnyRequest, Engine, Request, Result
 from vila2cli.errors import DataError
 from vila2cli.files import naming

@@ -1,1 +1,6 @@
-"""Parts of evaluation: answers of other tools, their join with tasks, shots, and metrics from predictions."""
+"""Evaluation: from the questions of a task to predictions, and from predictions to metrics with intervals.
+
+subject says who is asked and questions asks (shots puts solved samples before a question, repair finds what to
+ask again); answer_files, joining and lmms take in what other tools wrote; measure makes metrics of predictions;
+predictions, comparing and significance compare two evals. Read questions and measure first.
+"""

@@ -1,4 +1,8 @@
-"""Every knob of a run: typed, frozen settings with unit and default, one class per table of a recipe."""
+"""The recipe: typed, frozen settings with unit and default, one class per table.
+
+recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, soup and slurm
+hold the tables, and this module the recipe that joins them. Read kinds, then training.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

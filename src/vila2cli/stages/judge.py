@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.engines import LimitedEngine
 from vila2cli.ask.fill import Part, annotate
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
-from vila2cli.ask.wrapping import LimitedEngine
 from vila2cli.errors import BudgetError, DataError
 from vila2cli.files import one_at_a_time
 from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, open_judges

@@ -6,10 +6,10 @@ from itertools import groupby
 from typing import Literal
 
 from vila2cli.text.language import is_in_language
+from vila2cli.text.lead_ins import strip_wrapping
 from vila2cli.text.reasoning import answer_of, thinks_aloud
 from vila2cli.text.refusals import refuses
 from vila2cli.text.words import cut_to_sentence, num_words, sentences, words
-from vila2cli.text.wrapping import strip_wrapping
 
 Defect = Literal[
     "empty",

@@ -23,8 +23,8 @@ from vila2cli.ranks import Rank, parse_rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
 from vila2cli.train.meeting import meeting_place
+from vila2cli.train.placement import open_accelerator
 from vila2cli.train.watch import Watch
-from vila2cli.train.wrapping import open_accelerator
 
 _NAMING_S = 5.0
 """How long a process that is not at fault may take to say so."""

@@ -26,9 +26,9 @@ from vila2cli.train.features import TowerFeatures
 from vila2cli.train.flops import peak_flops, work_of
 from vila2cli.train.journal import Journal
 from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
+from vila2cli.train.placement import Wrapped, layers
 from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
 from vila2cli.train.resume import Checkpoints, Cursor
-from vila2cli.train.wrapping import Wrapped, layers
 
 _TO_DDP = "set trainer.strategy to ddp, or distributed_type to MULTI_GPU for accelerate launch"
 _STOPPED_ELSEWHERE = "stopped by a signal to another process; run the same command again to go on"
