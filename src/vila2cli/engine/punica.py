@@ -1,8 +1,8 @@
 """LoRA matrices in vLLM on a CPU: few products for a whole batch, whosever tokens are in it.
 
 vLLM's own CPU version copies an adapter's matrices for every token before it multiplies: for 2,048 tokens
-of three adapters of rank 64 in a layer of width 128 that takes some 50 times as long as this. Imported by
-vLLM alone, which is told its name.
+of three adapters of rank 64 in a layer of width 128 that takes some 50 times as long as this. And a token of
+no adapter gets the last one's. Imported by vLLM alone, which is told its name.
 
 Shapes: N tokens of the batch, I inputs and O outputs of a layer, A adapters, R rank.
 """

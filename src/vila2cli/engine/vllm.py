@@ -281,7 +281,8 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    # vLLM 0.32's own CPU version answers otherwise than the merged weights (tests/engine/test_adapters.py).
+    # In vLLM 0.32's own CPU version a request without an adapter gets the last one's weights when it is in one
+    # batch with others (vllm pull request 49656).
     with _cpu_adapters() if "enable_lora" in options and not on_gpu else nullcontext():
         return LLMEngine(
             vllm_config=engine_config,
