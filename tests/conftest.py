@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny random checkpoint of a stock family, by its name in `zoo.NAMES`, built once."""
+    from zoo import HAS_TORCHVISION, build
+
+    if not HAS_TORCHVISION:
+        pytest.skip("torchvision is not installed, which the processors of most families need")
+    folder = tmp_path_factory.mktemp("zoo")
+    return lambda name: build(name, folder)
 
 
 class VllmServer:
