@@ -103,6 +103,7 @@ class Plan:
     used: int = 0
     memory: int = 0
     batch: int = 0
+    gpus: tuple[Gpu, ...] = ()
 
     def line(self) -> str:
         """The plan in words."""
@@ -166,7 +167,7 @@ def plan_gpus(
         replicas = machine.replicas
     else:
         replicas = 1 if is_alone else len(given) // tensor_parallel
-    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch)
+    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given))
 
 
 def _splits(shape: Shape, machine: MachineSettings, kind: str, most: int, num_gpus: int) -> list[int]:
