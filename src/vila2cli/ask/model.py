@@ -66,6 +66,7 @@ class AskedModel:
             "engine": self.engine,
             "max_new_tokens": self.max_new_tokens,
             **({} if self.settings.dtype == "auto" else self.dtype),
+            **self._asked(),
         }
 
     def sampling(self) -> dict[str, Any]:
@@ -75,7 +76,13 @@ class AskedModel:
             "temperature": 0.0,
             **self.dtype,
             "max_new_tokens": self.max_new_tokens,
+            **self.settings.asked.inputs(),
         }
+
+    def _asked(self) -> dict[str, Any]:
+        """What is set of how it is asked, for what is compared; nothing where nothing is."""
+        asked = self.settings.asked.inputs()
+        return {"asked": asked} if asked else {}
 
     def request(
         self,
@@ -99,7 +106,7 @@ class AskedModel:
     def keeping(self, engine: Engine, answers: Answers, limits: Mapping[str, Any]) -> Kept:
         """The engine around which its answers are kept; `limits` are those under which images were decoded."""
         server = server_inputs(self.settings.api) if self.engine == "api" else {}
-        return Kept(engine, answers, {**self.dtype, **server, **limits})
+        return Kept(engine, answers, {**self.dtype, **server, **limits, **self._asked()})
 
 
 class LazyEngine:

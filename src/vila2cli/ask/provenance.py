@@ -1,7 +1,9 @@
 """Where a caption comes from: model, round, engine and sampling, as every annotation of a layer says it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vila2cli.engine import Request, Result, dtype_of, identify
 from vila2cli.files import read_json
@@ -22,6 +24,7 @@ class Provenance:
     draw: int | str
     dtype: dict[str, str]  # empty where it is not known
     engine: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what is set of how it is asked
 
     @classmethod
     def of(cls, model: str, settings: WritingSettings, api: ApiSettings, round: int | None) -> "Provenance":
@@ -33,6 +36,7 @@ class Provenance:
             round=round,
             draw=_draw(model, settings.engine, sha256) if round is None else round,
             dtype=dtype_of(settings.engine, model, settings.dtype),
+            asked=settings.inputs(),
         )
 
     def sign(
@@ -53,6 +57,7 @@ class Provenance:
                 "temperature": request.temperature,
                 "top_p": request.top_p,
                 "max_new_tokens": request.max_new_tokens,
+                **self.asked,
             },
             seed=request.seed,
             num_tokens=result.num_tokens,
