@@ -19,7 +19,14 @@ from vila2cli.model.adapter import read_adapter
 from vila2cli.run.cost import cost_of
 from vila2cli.run.folder import Worker, claim, digest, lock, select, write_json
 from vila2cli.run.stopping import Stop, interruptible
-from vila2cli.settings import AskedSettings, CostSettings, FilterSettings, WritingSettings
+from vila2cli.settings import (
+    AskedSettings,
+    AskingStage,
+    CostSettings,
+    FilterSettings,
+    MachineSettings,
+    WritingSettings,
+)
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
 
@@ -30,13 +37,15 @@ Summary = TypeVar("Summary")
 class Job(Generic[Summary]):
     """A layer to write over `source`: what decides it, who is asked what, and how it is summed up.
 
-    `inputs` is what the layer's manifest holds. `settings` are those of the engine; where there is no `model`
-    none is opened, and no task may ask. `asked` is for a model that is not asked as they say. `make_task` is
-    given the engine's name, "" without one. What `summarise` returns is written to summary.json as `to_json`
-    gives it; `problem` says in one line why it is too little, None where it is not.
+    `stage` says which [engine] holds, and `inputs` is what the layer's manifest holds. `settings` are those of
+    the engine; where there is no `model` none is opened, and no task may ask. `asked` is for a model that is
+    not asked as they say. `make_task` is given the engine's name, "" without one. What `summarise` returns is
+    written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None where
+    it is not.
     """
 
     layer: str
+    stage: AskingStage
     recipe: Recipe
     source: Source
     inputs: Mapping[str, Any]
@@ -55,10 +64,15 @@ class Job(Generic[Summary]):
     log_path: Path | None = None
     may_grow: bool = False
 
+    @property
+    def machine(self) -> MachineSettings:
+        """What of the machine it is asked on, and how."""
+        return self.recipe.engine_of(self.stage)
+
     def open_engine(self, stop: Stop) -> Engine:
         """An engine that writes no layer."""
         assert self.model is not None, "there is somebody to ask"
-        settings = engine_settings(self.settings, self.recipe.api, asked=self.asked)
+        settings = engine_settings(self.settings, self.recipe.api, self.machine, asked=self.asked)
         return open_engine(self.settings.engine, self.model, settings, stop)
 
 
@@ -148,7 +162,9 @@ def _open(todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: E
     if first.model is None:
         return None
     api, adapters = first.recipe.api, [job.adapter for job, _ in todo if job.adapter]
-    engine = open_layer_engine(layers, first.model, first.settings, api, stop, adapters, first.asked)
+    engine = open_layer_engine(
+        layers, first.model, first.settings, api, stop, adapters, first.machine, first.asked
+    )
     if engine.name != "api":
         return engine
     answers = held.enter_context(Answers(layers[0].folder / ANSWERS_FILE, worker))

@@ -66,6 +66,7 @@ class AskedModel:
             "engine": self.engine,
             "max_new_tokens": self.max_new_tokens,
             **({} if self.settings.dtype == "auto" else self.dtype),
+            **self.settings.machine.decisive(),
             **self._asked(),
         }
 
@@ -75,6 +76,7 @@ class AskedModel:
             "engine": self.engine,
             "temperature": 0.0,
             **self.dtype,
+            **self.settings.machine.decisive(),
             "max_new_tokens": self.max_new_tokens,
             **self.settings.asked.inputs(),
         }
@@ -136,7 +138,7 @@ class LazyEngine:
         yield from self._engine.generate(_Led(peeked, stream))
 
     def _open(self, num_images: int) -> Engine:
-        settings = replace(self._asked.settings, max_model_len=context_for(num_images))
+        settings = replace(self._asked.settings, planned_context=context_for(num_images))
         engine = open_engine(self.name, self._asked.model, settings, self._stop)
         self.num_devices, self.device_kind, self.notes = engine.num_devices, engine.device_kind, engine.notes
         return engine

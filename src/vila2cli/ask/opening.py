@@ -14,6 +14,7 @@ from vila2cli.settings import (
     ApiSettings,
     AskedSettings,
     FilterSettings,
+    MachineSettings,
     RecaptionSettings,
     WritingSettings,
 )
@@ -23,6 +24,7 @@ from vila2cli.shards import LayerWriter
 def engine_settings(
     settings: WritingSettings | FilterSettings,
     api: ApiSettings,
+    machine: MachineSettings,
     adapters: Sequence[str] = (),
     asked: AskedSettings | None = None,
 ) -> EngineSettings:
@@ -39,6 +41,7 @@ def engine_settings(
         asked=asked or settings.asked(),
         api=api,
         api_key=api_key(api),
+        machine=machine,
     )
 
 
@@ -49,6 +52,7 @@ def open_layer_engine(
     api: ApiSettings,
     stop: Stop,
     adapters: Sequence[str] = (),
+    machine: MachineSettings | None = None,
     asked: AskedSettings | None = None,
 ) -> Engine:
     """Open the one engine of layers, which each layer.json names from then on.
@@ -62,7 +66,8 @@ def open_layer_engine(
             choice = choose_engine(settings.engine, model, adapters)
         for layer, name in begun:
             _check_same(layer, name, choice.kind, choice.reason)
-    engine = open_engine(settings.engine, model, engine_settings(settings, api, adapters, asked), stop)
+    options = engine_settings(settings, api, machine or MachineSettings(), adapters, asked)
+    engine = open_engine(settings.engine, model, options, stop)
     # "auto" falls back when vLLM cannot load, and another worker may have been faster.
     for layer in layers:
         _check_same(layer, layer.note_engine(engine.name), engine.name, engine.notes[0])

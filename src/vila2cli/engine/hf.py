@@ -61,15 +61,13 @@ class HfEngine:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_kind: DeviceKind = "gpu" if self.device.type == "cuda" else "core"
         self.num_devices = 1 if self.device.type == "cuda" else torch.get_num_threads()
-        if torch.cuda.device_count() > 1:
-            self.notes.append(f"one of {torch.cuda.device_count()} GPUs is used; start a --worker for each")
         self._limit = settings.batch_size or (512 if self.device.type == "cuda" else 128)
         self.batch_size = 0  # found when the first requests are there
         self._net, self._chat = _load(folder, settings.dtype, settings.asked, self.device)
         self._adapted = Adapted(self._net, settings.adapters) if settings.adapters else None
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
-        self._context = min(context_length(self._net.config), settings.max_model_len)
+        self._context = min(context_length(self._net.config), settings.context_limit)
         self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
         pad = self._chat.tokenizer.pad_token_id
         self._pad = self._eos[0] if pad is None else int(pad)

@@ -116,6 +116,7 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
 
     return Job(
         layer=name,
+        stage="relabel",
         recipe=recipe,
         source=source,
         inputs=relabel_inputs(recipe, name=name, model=model, source=source),
@@ -158,6 +159,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "model_sha256": model_sha256,
         **_below(kind, model),
         **dtype_of(kind, model, recipe.recaption.dtype),
+        **recipe.engine_of("relabel").decisive(),
         **({"api": recipe.api.deciding()} if kind == "api" else {}),
         "max_new_tokens": settings.max_new_tokens,
         **({"asked": asked} if asked else {}),
@@ -187,7 +189,10 @@ class Relabeller:
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
         self.adapter = model if kind != "api" and is_adapter(model) else ""
         self.model, self.model_sha256 = identify(kind, model, recipe.api)
-        self.dtype = dtype_of(kind, model, recipe.recaption.dtype)
+        self.dtype = {
+            **dtype_of(kind, model, recipe.recaption.dtype),
+            **recipe.engine_of("relabel").decisive(),
+        }
 
     def prompt_id(self, sample: Sample) -> str:
         return draw_prompt(self.settings.prompts, f"{self.name}/{sample.key}", self.recipe.seed)
