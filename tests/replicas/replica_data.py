@@ -15,7 +15,8 @@ def write_shards(folder: Path, num_shards: int = NUM_SHARDS, num_samples: int = 
             for number in range(shard * num_samples, (shard + 1) * num_samples):
                 stream = io.BytesIO()
                 picture(number).save(stream, "PNG")
-                tar.write_sample(f"{number:09}", {"png": stream.getvalue(), "txt": f"picture {number}".encode()})
+                members = {"png": stream.getvalue(), "txt": f"picture {number}".encode()}
+                tar.write_sample(f"{number:09}", members)
     return folder
 
 

@@ -41,6 +41,10 @@ def annotate(
         if isinstance(engine, Replicas):
             engine.fill(parts, progress=progress, max_reject_rate=max_reject_rate, together=together)
             return
-        Annotator(
-            engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
-        ).run()
+        stop.on_beat = progress.beat
+        try:
+            Annotator(
+                engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
+            ).run()
+        finally:
+            stop.on_beat = None

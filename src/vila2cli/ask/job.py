@@ -20,9 +20,16 @@ from vila2cli.engine import Engine, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.run.cost import cost_of
-from vila2cli.run.folder import Worker, claim, lock, select, write_json
+from vila2cli.run.folder import Worker, claim, digest, lock, select, write_json
 from vila2cli.run.stopping import Stop, interruptible
-from vila2cli.settings import AskingStage, CostSettings, FilterSettings, MachineSettings, WritingSettings
+from vila2cli.settings import (
+    AskedSettings,
+    AskingStage,
+    CostSettings,
+    FilterSettings,
+    MachineSettings,
+    WritingSettings,
+)
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
 
@@ -34,9 +41,10 @@ class Job(Generic[Summary]):
     """A layer to write over `source`: what decides it, who is asked what, and how it is summed up.
 
     `stage` says which [engine] holds, and `inputs` is what the layer's manifest holds. `settings` are those of
-    the engine; where there is no `model` none is opened, and no task may ask. `make_task` is given the
-    engine's name, "" without one. What `summarise` returns is written to summary.json as `to_json` gives it;
-    `problem` says in one line why it is too little, None where it is not.
+    the engine; where there is no `model` none is opened, and no task may ask. `asked` is for a model that is
+    not asked as they say. `make_task` is given the engine's name, "" without one. What `summarise` returns is
+    written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None where
+    it is not.
     """
 
     layer: str
@@ -47,6 +55,7 @@ class Job(Generic[Summary]):
     model: str | None
     adapter: str = ""
     settings: WritingSettings | FilterSettings
+    asked: AskedSettings | None = None
     make_task: Callable[[str], Task[Any]]
     together: Together | None = None
     summarise: Callable[[LayerWriter], Summary]
@@ -66,7 +75,7 @@ class Job(Generic[Summary]):
     def open_engine(self, stop: Stop) -> Engine:
         """An engine that writes no layer."""
         assert self.model is not None, "there is somebody to ask"
-        settings = engine_settings(self.settings, self.recipe.api, self.machine)
+        settings = engine_settings(self.settings, self.recipe.api, self.machine, asked=self.asked)
         return open_engine(self.settings.engine, self.model, settings, stop)
 
 
@@ -114,10 +123,12 @@ def _claim(job: Job[Summary], out: Path, worker: Worker, held: ExitStack) -> Lay
 
 
 def _groups(claimed: Sequence[_Claimed[Summary]]) -> list[list[_Claimed[Summary]]]:
-    """Who is asked together: the adapters over one checkpoint; everyone else alone."""
+    """Who is asked together: the adapters over one checkpoint that are asked alike; everyone else alone."""
     groups: dict[Hashable, list[_Claimed[Summary]]] = {}
     for job, layer in claimed:
-        key = read_adapter(job.adapter).base_sha256 if job.adapter else layer.folder
+        key: Hashable = layer.folder
+        if job.adapter:
+            key = read_adapter(job.adapter).base_sha256, digest(_asked(job))
         groups.setdefault(key, []).append((job, layer))
     return list(groups.values())
 
@@ -157,7 +168,7 @@ def _open(
     if first.model is None:
         return None
     api, adapters = first.recipe.api, [job.adapter for job, _ in todo if job.adapter]
-    settings = engine_settings(first.settings, api, first.machine, adapters)
+    settings = engine_settings(first.settings, api, first.machine, adapters, first.asked)
     if first.settings.engine != "api":
         opener = LayerOpener(layers, first.settings.engine, first.model, settings)
         return open_layers(opener, worker, stop, held, num_shards)
@@ -166,7 +177,13 @@ def _open(
     if len(answers):
         engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {layers[0].folder}")
     # Not the address: a server that moved is the same to a layer.
-    return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits()})
+    return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits(), **_asked(first)})
+
+
+def _asked(job: Job[Any]) -> dict[str, Any]:
+    """What is set of how a job's model is asked, for what is compared; nothing where nothing is."""
+    asked = (job.asked or job.settings.asked()).inputs()
+    return {"asked": asked} if asked else {}
 
 
 def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:

@@ -67,6 +67,7 @@ class AskedModel:
             "max_new_tokens": self.max_new_tokens,
             **({} if self.settings.dtype == "auto" else self.dtype),
             **self.settings.machine.decisive(),
+            **self._asked(),
         }
 
     def sampling(self) -> dict[str, Any]:
@@ -77,7 +78,13 @@ class AskedModel:
             **self.dtype,
             **self.settings.machine.decisive(),
             "max_new_tokens": self.max_new_tokens,
+            **self.settings.asked.inputs(),
         }
+
+    def _asked(self) -> dict[str, Any]:
+        """What is set of how it is asked, for what is compared; nothing where nothing is."""
+        asked = self.settings.asked.inputs()
+        return {"asked": asked} if asked else {}
 
     def request(
         self,
@@ -101,7 +108,7 @@ class AskedModel:
     def keeping(self, engine: Engine, answers: Answers, limits: Mapping[str, Any]) -> Kept:
         """The engine around which its answers are kept; `limits` are those under which images were decoded."""
         server = server_inputs(self.settings.api) if self.engine == "api" else {}
-        return Kept(engine, answers, {**self.dtype, **server, **limits})
+        return Kept(engine, answers, {**self.dtype, **server, **limits, **self._asked()})
 
 
 class LazyEngine:

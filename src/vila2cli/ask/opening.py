@@ -12,6 +12,7 @@ from vila2cli.errors import RecipeError
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import (
     ApiSettings,
+    AskedSettings,
     FilterSettings,
     MachineSettings,
     RecaptionSettings,
@@ -25,14 +26,19 @@ def engine_settings(
     api: ApiSettings,
     machine: MachineSettings,
     adapters: Sequence[str] = (),
+    asked: AskedSettings | None = None,
 ) -> EngineSettings:
-    """What an engine needs to know to be asked about one image at a time, with the key of its server."""
+    """What an engine needs to know to be asked about one image at a time, with the key of its server.
+
+    `asked` is for those who are not asked as their `settings` say.
+    """
     return EngineSettings(
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         max_images=1,
         adapters=tuple(adapters),
         requests_per_image=max(len(adapters), settings.n if isinstance(settings, RecaptionSettings) else 1),
+        asked=asked or settings.asked(),
         api=api,
         api_key=api_key(api),
         machine=machine,

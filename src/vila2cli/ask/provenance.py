@@ -1,6 +1,7 @@
 """Where a caption comes from: model, round, engine and sampling, as every annotation of a layer says it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Provenance:
     draw: int | str
     dtype: dict[str, Any]  # and what else of the engine decides its text; empty where it is not known
     engine: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what is set of how it is asked
 
     @classmethod
     def of(
@@ -41,6 +43,7 @@ class Provenance:
             round=round,
             draw=_draw(model, settings.engine, sha256) if round is None else round,
             dtype={**dtype_of(settings.engine, model, settings.dtype), **machine.decisive()},
+            asked=settings.inputs(),
         )
 
     def sign(
@@ -61,6 +64,7 @@ class Provenance:
                 "temperature": request.temperature,
                 "top_p": request.top_p,
                 "max_new_tokens": request.max_new_tokens,
+                **self.asked,
             },
             seed=request.seed,
             num_tokens=result.num_tokens,

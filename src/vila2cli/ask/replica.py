@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -112,6 +113,7 @@ def _fill(engine: "Engine", given: Pass, num_side_by_side: int, channel: Channel
     from vila2cli.ask.fill import Annotator
 
     reports = _Reports(channel, given)
+    stop.on_beat = reports.beat
     while (first := _next_shard(channel, given, reports, stop, ahead=False)) is not None:
         annotator = Annotator(
             engine,
@@ -188,7 +190,7 @@ class _Reports:
                 super().fail(error)
                 channel.send("read", str(error))
 
-        self._channel = channel
+        self._channel, self._last_beat_s = channel, 0.0
         self.budgets = ReportedBudgets((part.layer.layer for part in given.parts), given.max_reject_rate)
         self.unreadable = ReportedUnreadable()
 
@@ -197,6 +199,12 @@ class _Reports:
 
     def note(self, text: str) -> None:
         self._channel.send("note", text)
+
+    def beat(self, doing: str) -> None:
+        """Tell what is going on where there is no result for long, once in a second."""
+        if time.monotonic() - self._last_beat_s >= 1.0:
+            self._last_beat_s = time.monotonic()
+            self._channel.send("beat", doing)
 
 
 @contextlib.contextmanager

@@ -225,6 +225,10 @@ class Replicas:
             self._noted.add(text)
             self._progress.note(text)
 
+    def _on_beat(self, one: _Process, doing: str) -> None:
+        if self._progress is not None:
+            self._progress.beat(doing)
+
     def _on_warning(self, one: _Process, text: str) -> None:
         warnings.warn(text, DataWarning, stacklevel=2)
 

@@ -19,7 +19,7 @@ from vila2cli.errors import ModelError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
 from vila2cli.run.stopping import Stop
-from vila2cli.settings import ApiSettings, MachineSettings
+from vila2cli.settings import ApiSettings, AskedSettings, MachineSettings
 from vila2cli.shards.credentials import masked
 from vila2cli.shards.places import redacted
 from vila2cli.shards.sample import Turn
@@ -116,6 +116,7 @@ class EngineSettings:
     max_images: int = 0  # per request, vLLM refuses more; 0 for as many as the context holds
     adapters: tuple[str, ...] = ()  # folders of LoRA adapters over the checkpoint, all held at once
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
+    asked: AskedSettings = field(default_factory=AskedSettings)  # of every request, beside what it says itself
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
     fails_alone: bool = False  # what a server never answers fails, also while it answers nothing else
@@ -258,7 +259,7 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
     if engine is None:
         from vila2cli.engine.hf import HfEngine
 
-        engine = HfEngine(name, folder, settings)
+        engine = HfEngine(name, folder, settings, stop)
     engine.notes.insert(0, f"engine: {engine.name} ({choice.reason})")
     return engine
 
@@ -278,6 +279,8 @@ def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
         raise ModelError("the api engine needs the openai package: pip install 'vila2cli[api]'")
     from vila2cli.engine.api import ApiEngine
 
-    engine = ApiEngine(model, settings.api, settings.api_key, stop, fails_alone=settings.fails_alone)
+    engine = ApiEngine(
+        model, settings.api, settings.api_key, stop, asked=settings.asked, fails_alone=settings.fails_alone
+    )
     engine.notes.insert(0, f"engine: api ({masked(engine.model)} at {redacted(settings.api.base_url)})")
     return engine

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
+from vila2cli.engine.asking import chat_for, with_system
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
     answered,
@@ -32,6 +33,7 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import quiet_transformers
 from vila2cli.run.stopping import Stop
+from vila2cli.settings import AskedSettings
 
 _WAIT_S = 0.5  # between two looks at whether vLLM's process lives, and whether a signal came
 _ENDS = ("stop", "length")
@@ -48,7 +50,7 @@ class VllmEngine:
         self.model = model
         self.model_sha256 = weights_sha256(folder)
         self.notes: list[str] = []
-        self._stop = stop
+        self._asked, self._stop = settings.asked, stop
         self.device_kind: DeviceKind = "gpu" if self._on_gpu else "core"
         self.num_devices = torch.get_num_threads()
         try:
@@ -78,7 +80,7 @@ class VllmEngine:
 
     def _load(self, folder: Path, settings: EngineSettings) -> None:
         quiet_transformers()
-        self._chat = Chat(AutoProcessor.from_pretrained(folder))
+        self._chat = chat_for(AutoProcessor.from_pretrained(folder), settings.asked)
         config = AutoConfig.from_pretrained(folder)
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
@@ -86,6 +88,7 @@ class VllmEngine:
         self._context = context_on(config, settings, plan)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
         options = engine_options(config, settings, self._context, plan)
+        options |= pixel_options(self._chat, settings.asked)
         with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
             if self._has_own_process:  # else messages for one that died would keep this process from ending
@@ -138,6 +141,7 @@ class VllmEngine:
             pass
 
     def _step(self) -> list[Any]:
+        self._stop.check()
         self._await_output()
         try:
             with torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
@@ -168,6 +172,7 @@ class VllmEngine:
     def _queue(self, serial: str, request: AnyRequest) -> str | None:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         try:
+            request = with_system(request, self._asked.system)
             if isinstance(request, ScoreRequest):
                 ids, params = self._to_score(request)
             else:
@@ -199,7 +204,11 @@ class VllmEngine:
             stop_token_ids=self._eos,
             logprobs=0,
             flat_logprobs=True,  # numbers in lists: an object for every token costs 3% of a small model's time
-            detokenize=False,
+            detokenize=bool(self._asked.stop),
+            stop=list(self._asked.stop),
+            top_k=self._asked.top_k or -1,
+            min_p=self._asked.min_p,
+            repetition_penalty=self._asked.repetition_penalty,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=_structured(request),
         )
@@ -228,7 +237,7 @@ class VllmEngine:
         logprob = completion.cumulative_logprob
         return answered(
             request,
-            text=self._chat.reply(tokens),
+            text=self._chat.reply(tokens, self._asked.stop),
             num_tokens=len(tokens),
             finish_reason=completion.finish_reason,
             logprob_mean=None if logprob is None or not tokens else logprob / len(tokens),
@@ -290,6 +299,15 @@ def _cpu_adapters() -> AbstractContextManager[None]:
     from vila2cli.engine.punica import grouped
 
     return grouped()
+
+
+def pixel_options(chat: Chat, asked: AskedSettings) -> dict[str, Any]:
+    """How vLLM is told of the pixels that pictures are scaled to; nothing where the model's own bounds hold."""
+    if not (asked.min_pixels or asked.max_pixels):
+        return {}
+    size = chat.processor.image_processor.size
+    bounds = {name: int(size[name]) for name in ("shortest_edge", "longest_edge")}
+    return {"mm_processor_kwargs": {"size": bounds}}
 
 
 def _lora_requests(adapters: Sequence[str]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Subject:
             dtype=settings.dtype,
             batch_size=settings.batch_size,
             api=recipe.api,
+            asked=settings.asked(),
             machine=recipe.engine_of("eval"),
         )
         self.recipe, self.model, self.round = recipe, str(model), round

@@ -167,7 +167,9 @@ class ModelJudge(Judge):
 
 def asked_judge(settings: JudgeModelSettings, max_new_tokens: int, machine: MachineSettings) -> AskedModel:
     """The model of a judge, of which what one question costs must not end the others."""
-    engine = EngineSettings(dtype=settings.dtype, api=settings.api, fails_alone=True, machine=machine)
+    engine = EngineSettings(
+        dtype=settings.dtype, api=settings.api, asked=settings.asked(), fails_alone=True, machine=machine
+    )
     return AskedModel.of(settings.model, settings.engine, engine, max_new_tokens=max_new_tokens)
 
 
@@ -180,7 +182,11 @@ def judging_models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeM
         if name == MODEL and model is not None:
             settings = recipe.judge
             models[name] = JudgeModelSettings(
-                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
+                model=str(model),
+                engine=settings.engine,
+                dtype=settings.dtype,
+                api=recipe.api,
+                **settings.asked().model_dump(),
             )
         elif name == MODEL:
             raise RecipeError(

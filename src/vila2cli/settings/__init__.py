@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, StringConstraints, model_validator
 
+from vila2cli.settings.asked import AskedSettings, ShownSettings
 from vila2cli.settings.asking import (
     ApiSettings,
     CostSettings,
@@ -43,6 +44,7 @@ from vila2cli.settings.training import (
 
 __all__ = [
     "ApiSettings",
+    "AskedSettings",
     "AskingStage",
     "BaseSettings",
     "CaptionSettings",
@@ -60,6 +62,7 @@ __all__ = [
     "RecaptionSettings",
     "Recipe",
     "Settings",
+    "ShownSettings",
     "SourceSettings",
     "SpecialistSettings",
     "TrainSettings",

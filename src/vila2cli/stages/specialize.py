@@ -123,6 +123,7 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
         model=base_of(model) if adapter else model,
         adapter=adapter,
         settings=settings,
+        asked=settings_of(recipe, name).asked(),
         make_task=partial(Relabeller, recipe, name, model),
         summarise=partial(_summarise, recipe, answering),
         to_json=dict,
@@ -149,6 +150,7 @@ def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> dict
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
     """What decides a specialist's answers, as the layer's manifest holds it."""
     settings, kind = settings_of(recipe, name), recipe.recaption.engine
+    asked = settings.inputs()
     _, model_sha256 = identify(kind, model, recipe.api)
     return {
         "stage": "relabel",
@@ -160,6 +162,7 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         **recipe.engine_of("relabel").decisive(),
         **({"api": recipe.api.deciding()} if kind == "api" else {}),
         "max_new_tokens": settings.max_new_tokens,
+        **({"asked": asked} if asked else {}),
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt, recipe.prompts) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
@@ -238,7 +241,12 @@ class Relabeller:
                 model_sha256=self.model_sha256,
                 prompt_id=prompt_id,
                 prompt_sha256=prompt_sha256(prompt_id, self.recipe.prompts),
-                sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype},
+                sampling={
+                    "engine": self.engine_name,
+                    "temperature": 0.0,
+                    **self.dtype,
+                    **self.settings.inputs(),
+                },
                 num_tokens=result.num_tokens,
                 finish_reason=result.finish_reason,
                 logprob_mean=result.logprob_mean,
