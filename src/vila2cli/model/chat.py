@@ -21,9 +21,10 @@ from vila2cli.model.pictures import Nested, Pictures
 from vila2cli.model.reference import check
 from vila2cli.model.rendering import Rendering, Span
 from vila2cli.model.rendering import turn_parts as turn_parts
-from vila2cli.model.templates import BY_PROCESSOR
+from vila2cli.model.templates import BY_PROCESSOR, check_arguments
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.text.reasoning import is_mark, opens_reasoning
+from vila2cli.text.stops import stopped_at
 
 IGNORE_INDEX = -100
 _MAX_PROMPTS = 256
@@ -44,21 +45,25 @@ class _Rendered:
 class Chat:
     """A processor's chat template, tokenizer and image processor behind one interface.
 
-    The processor of a language model is its tokenizer; such a chat has no place for images. `by_text` says
-    whether images are put into the text rather than into its ids, because their ends join its words.
+    The processor of a language model is its tokenizer; such a chat has no place for images. `arguments` go to
+    the template by name; raises ModelError for one that it does not use. `by_text` says whether images are put
+    into the text rather than into its ids, because their ends join its words.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, arguments: Mapping[str, Any] | None = None) -> None:
         self.processor = processor
+        self.arguments = dict(arguments or {})
         self.tokenizer = getattr(processor, "tokenizer", processor)
         template = BY_PROCESSOR.get(type(processor).__name__)
         if not (getattr(processor, "chat_template", None) or template):
             raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
+        check_arguments(getattr(processor, "chat_template", None) or template, self.arguments)
         self.pictures = Pictures(processor)
         self.image_token, self.image_token_id = self.pictures.place, self.pictures.feature_id
         self.takes_images = bool(self.image_token)
         self.template = None if getattr(processor, "chat_template", None) else template
         self.rendering = Rendering(processor, self.template, takes_images=self.takes_images)
+        self.rendering.arguments = self.arguments
         # Most prompts are one of a few.
         self._prompts: dict[tuple[tuple[Turn, ...], int], _Rendered] = {}
         self._outlines: dict[Any, Any] = {}
@@ -105,18 +110,30 @@ class Chat:
             rendered = self._prompts[key] = self._kept_apart(self._prompt, turns, len(images))
         return [token for ids, _ in self._filled(rendered, images, expand=expand) for token in ids]
 
-    def reply(self, ids: Sequence[int]) -> str:
+    def reply(self, ids: Sequence[int], stops: Sequence[str] = ()) -> str:
         """Generated ids as text without special tokens, but with every mark of reasoning.
 
-        Where the template opens the reasoning itself, at the prompt's end, the text begins with that mark.
+        Where the template opens the reasoning itself, at the prompt's end, the text begins with that mark. The
+        one of `stops` that is complete first is left out, and what follows it.
         """
+        text = self.generated(ids)
+        return f"{self._opened}{text[: stopped_at(text, stops)]}".strip()
+
+    def generated(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, as `reply` has them, before anything is cut or stripped."""
         special, marks = self._special_ids
         if marks.isdisjoint(ids):
-            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        else:
-            kept = [token for token in ids if token in marks or token not in special]
-            text = self.tokenizer.decode(kept, skip_special_tokens=False)
-        return f"{self._opened}{text}".strip()
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        kept = [token for token in ids if token in marks or token not in special]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def check_system(self, system: str) -> None:
+        """Raise ModelError where the template refuses a system prompt, or leaves it out."""
+        turns = [Turn("system", system), Turn("user", _QUESTION)]
+        text = self.rendering.tried(turns, answer=True)
+        if text is None or self.controls.inert(system).strip() not in text:
+            what = "refuses" if text is None else "leaves out"
+            raise ModelError(f"the model's chat template {what} a system prompt: set none (system)")
 
     @cached_property
     def _special_ids(self) -> tuple[frozenset[int], frozenset[int]]:
@@ -137,15 +154,16 @@ class Chat:
         conversation = [*turns, Turn("assistant", text)]
         if not text.strip():
             raise DataError("there is no text to score")
-        rendered = self._kept_apart(self._scored, conversation, len(images))
+        rendered = self._kept_apart(self._conversation, conversation, len(images))
         parts = self._filled(rendered, images, expand=expand)
         last = max(i for i, (_, is_answer) in enumerate(parts) if is_answer)
         answer = parts[last][0]
         ends = [i for i, token in enumerate(answer) if token in self.end_ids]
         answer = answer[: ends[0]] if ends else answer
-        if not answer:
+        num_begun = next((i for i, token in enumerate(answer) if token not in self.controls.ids), len(answer))
+        if num_begun == len(answer):
             raise DataError("there is no text to score")
-        return [token for ids, _ in parts[:last] for token in ids] + answer, len(answer)
+        return [token for ids, _ in parts[:last] for token in ids] + answer, len(answer) - num_begun
 
     def train_ids(self, turns: Sequence[Turn], images: Sequence[Image.Image]) -> tuple[list[int], list[int]]:
         """The ids of a whole conversation and its labels, -100 where nothing is trained.
@@ -256,15 +274,6 @@ class Chat:
 
     def _conversation(self, turns: Sequence[Turn], num_images: int) -> _Rendered:
         return self._cut(*self.rendering.conversation(turns, num_images))
-
-    def _scored(self, turns: Sequence[Turn], num_images: int) -> _Rendered:
-        """A conversation whose last answer begins with its text, not with what a template may put before it."""
-        text, spans = self.rendering.conversation(turns, num_images)
-        start, stop = spans[-1]
-        at = text.find(self.controls.inert(turns[-1].text).strip(), start, stop)
-        if text[start:at].strip():
-            spans[-1] = (at, stop)
-        return self._cut(text, spans)
 
     def _cut(self, text: str, spans: list[Span]) -> _Rendered:
         places = {self.pictures.place_id} if self.takes_images else set()

@@ -97,6 +97,7 @@ def _own_path(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> Mapping[s
             return_dict=True,
             return_tensors="pt",
             processor_kwargs={"padding": True},
+            **chat.arguments,
         )
     return {name: value for name, value in made.items() if name != "labels"}
 

@@ -1,6 +1,6 @@
 """Turns to the text that a chat template makes of them, and where the answers stand in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -33,6 +33,7 @@ class Rendering:
     def __init__(self, processor: Any, template: str | None, *, takes_images: bool) -> None:
         self._processor = processor
         self._template = {} if template is None else {"chat_template": template}
+        self.arguments: Mapping[str, Any] = {}
         self._takes_images = takes_images
         self.controls = Controls(processor, getattr(processor, "tokenizer", processor))
         self.appended = ""
@@ -58,7 +59,7 @@ class Rendering:
                     message["content"] = self._ended(message["content"])
         try:
             text = self._processor.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer, **self._template
+                messages, tokenize=False, add_generation_prompt=answer, **self._template, **self.arguments
             )
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template cannot be parsed: {one_line(error)}") from None
