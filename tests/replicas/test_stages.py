@@ -27,6 +27,7 @@ SETS = (
     "eval.max_reject_rate=1.0",
     'judge.judges=["model"]',
     "specialists.ocr.data=unused",
+    "specialists.ocr.questions=ocr",
     'specialists.ocr.prompts=["long-v1"]',
 )
 

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.image import decode_image
@@ -140,6 +142,17 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     except ModelError:
         return
     yield from _memory(recipe, sizes)
+    yield _try("engines for captions", lambda: _engines(recipe, sizes))
+    yield Finding("processes of a training", _processes())
+
+
+def check_model(recipe: Recipe, model: str) -> Iterator[Finding]:
+    """Look at a checkpoint that is to be asked, without its weights: can it be, and on which devices?"""
+    from vila2cli.ask.foretelling import ASKING, checked_inputs, planned_for
+
+    yield _try(f"model {model}", lambda: checked_inputs(recipe, model))
+    for stage in ASKING:
+        yield _try(f"engines for {stage}", partial(planned_for, recipe, stage, model))
 
 
 def find_offline(spec: str) -> Path:
@@ -327,6 +340,24 @@ def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
     is_short = needs[largest] + copies > there and recipe.trainer.strategy != "fsdp2"
     text += f"; this machine has {there / 1e9:,.3g} GB"
     yield Finding("memory of a training process", text, ModelError if is_short else None)
+
+
+def _engines(recipe: Recipe, sizes: PartSizes) -> str:
+    """The plan of devices for the model that the run will train; raises ModelError where it fits none."""
+    from vila2cli.ask.foretelling import planned_for_shape
+
+    base = recipe.base
+    tower, llm = (read_json(find_offline(spec) / "config.json") for spec in (base.vision_tower, base.llm))
+    num_parameters = sizes.vision_tower + sizes.projector, sizes.llm
+    shape = Shape.of_bases(num_parameters, tower, llm, is_internvl=base.architecture == "internvl")
+    return planned_for_shape(recipe, shape, len(os.sched_getaffinity(0)))
+
+
+def _processes() -> str:
+    from vila2cli.ask.foretelling import devices
+
+    found = devices()
+    return f"{len(found)}, one for each GPU" if found else "1, there is no GPU"
 
 
 def _disk(recipe: Recipe, counts: Counts) -> Finding:
