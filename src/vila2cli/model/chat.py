@@ -136,21 +136,29 @@ class Chat:
             raise DataError("no token of the sample would be trained: it has no assistant turn with text")
         return ids, labels
 
-    def pixel_inputs(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        """The model's image tensors for the images of a whole batch in order, {} for none.
+    def token_inputs(self, ids: Sequence[int]) -> dict[str, list[int]]:
+        """SHIM until helper A's is merged."""
+        names = set(self.processor.model_input_names)
+        kinds = [int(token == self.image_token_id) for token in ids]
+        if "mm_token_type_ids" in names:
+            return {"mm_token_type_ids": kinds}
+        if "token_type_ids" in names:
+            gemma = type(self.processor).__name__ == "Gemma3Processor"
+            return {"token_type_ids": kinds if gemma else [0] * len(kinds)}
+        return {}
 
-        `pixel_values` is N x C x H x W, or N x 1 x C x H x W where the class wants images by sample.
-        """
-        if not images:
+    def pixel_inputs(self, images: Sequence[Any]) -> dict[str, Any]:
+        """SHIM until helper A's is merged."""
+        rows = [[one] if isinstance(one, Image.Image) else list(one) for one in images]
+        rows = [row for row in rows if row]
+        if not rows:
             return {}
-        nested = hasattr(self.processor.image_processor, "do_image_splitting")
-        rows = [[image] for image in images] if nested else list(images)
-        try:
-            tensors = dict(self.processor.image_processor(images=rows, return_tensors="pt"))
-        except _ODD as error:
-            raise DataError(f"the image processor fails on {_sizes(images)}: {one_line(error)}") from None
-        tensors.pop("num_patches", None)  # InternVL's, for its processor and not for the model
-        return tensors
+        token = getattr(self.processor, "boi_token", None) or self.image_token
+        texts = [token * len(row) for row in rows]
+        tensors = dict(self.processor(text=texts, images=rows, return_tensors="pt", padding=True))
+        gone = {"input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids", "num_patches"}
+        gone |= set(getattr(self.processor, "unused_input_names", []))
+        return {name: value for name, value in tensors.items() if name not in gone}
 
     def _read_template(self) -> None:
         """See what the template writes by itself: which tokens steer, and what ends an answer.
