@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vila2cli.errors import DataWarning
-from vila2cli.model.templates import CHATML, image_template
+from vila2cli.model.llm_template import image_template
+from vila2cli.model.templates import CHATML
 
 QWEN = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are \"Q\", é.<|im_end|>\n{% endif %}"

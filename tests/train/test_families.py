@@ -41,7 +41,7 @@ PROJECTORS = {
     "smolvlm": "model.connector.",
     "idefics3": "model.connector.",
 }
-"""By family, what of the parameters is the projector, as a pattern; of all others their multi_modal_projector."""
+"""By family, what of the parameters is the projector, as a pattern; of others the multi_modal_projector."""
 LLMS = r"lm_head\.|model\.(language_model|text_model)\."
 
 

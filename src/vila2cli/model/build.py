@@ -34,9 +34,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vila2cli.errors import ModelError, one_line
 from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.llm_template import image_template
 from vila2cli.model.loading import LOAD_ERRORS, load_whole, quiet_transformers
 from vila2cli.model.saving import with_ends
-from vila2cli.model.templates import image_template
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
 from vila2cli.settings import BaseSettings
 

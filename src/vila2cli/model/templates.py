@@ -1,13 +1,11 @@
-"""Chat templates with image parts for LLM families whose own template takes text only."""
+"""Chat templates: with image parts for LLM families whose own takes text only, and which arguments one has."""
 
-import json
-import warnings
-from collections.abc import Iterator
+import difflib
+import re
+from collections.abc import Iterable
 from typing import Any
 
-from jinja2 import TemplateError
-
-from vila2cli.errors import DataWarning
+from vila2cli.errors import ModelError
 
 _CONTENT = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -34,77 +32,23 @@ VICUNA = (
 """For base models without turn tokens, as LLaVA-1.5 and VILA-7B use it."""
 
 
-_FAMILIES = {"<|start_header_id|>": ("Llama 3", LLAMA3), "<|im_start|>": ("ChatML", CHATML)}
-_ASKED = {"role": "user", "content": "A question."}
-_TALK = [_ASKED, {"role": "assistant", "content": "An answer."}, _ASKED]
-_OTHERS_SYSTEM = "Some rules."
-_DATE = "26 Jul 2024"
-"""What Llama 3's templates write where nobody tells them the day, so that two builds are alike."""
+def check_arguments(template: Any, names: Iterable[str]) -> None:
+    """Raise ModelError for an argument that a template does not use, naming the nearest one that it does.
 
-
-def image_template(tokenizer: Any, llm: str = "") -> str:
-    """The tokenizer's own template if it renders image parts, else the one of its family.
-
-    That begins with the system prompt that the tokenizer's own writes where a conversation has none. Warns
-    that the template of `llm` is replaced, and whether texts look otherwise for it.
+    `template` is Jinja, or several by name. Of an argument that it does not know a template says nothing.
     """
-    own = tokenizer.chat_template
-    if isinstance(own, dict):
-        own = own.get("default")
-    if isinstance(own, str) and "'image'" in own and "<image>" in own:
-        return own
-    vocabulary = tokenizer.get_vocab()
-    family, template = next(
-        (found for token, found in _FAMILIES.items() if token in vocabulary), ("Vicuna", VICUNA)
+    texts = template.values() if isinstance(template, dict) else [template]
+    used = {name for text in texts for name in _names(str(text))}
+    for name in names:
+        if name not in used:
+            close = difflib.get_close_matches(name, used, n=1, cutoff=0.6)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ModelError(f"the model's chat template has no argument {name!r} (chat_template){meant}")
+
+
+def _names(template: str) -> set[str]:
+    """The names that a template's expressions use, attributes and texts in quotation marks left out."""
+    inside = " ".join(
+        re.findall(r"\{[{%](.*?)[%}]\}", re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL), re.DOTALL)
     )
-    if not isinstance(own, str):
-        return template
-    wanted = _rendered(tokenizer, own, _TALK)
-    template = next(
-        (
-            one
-            for one in _with_system(tokenizer, template, wanted)
-            if _rendered(tokenizer, one, _TALK) == wanted
-        ),
-        template,
-    )
-    is_same = wanted is not None and _rendered(tokenizer, template, _TALK) == wanted
-    warnings.warn(
-        f"base.llm {llm}: its chat template has no place for images, so that of {family} is used in its stead"
-        + ("" if is_same else "; turns look otherwise in it than the LLM has learned them"),
-        DataWarning,
-        stacklevel=2,
-    )
-    return template
-
-
-def _with_system(tokenizer: Any, template: str, wanted: str | None) -> Iterator[str]:
-    """A template that first writes the system prompt with which `wanted` begins, if there is one."""
-    others = _rendered(tokenizer, template, [{"role": "system", "content": _OTHERS_SYSTEM}, *_TALK])
-    plain = _rendered(tokenizer, template, _TALK)
-    if not (wanted and others and plain):
-        return
-    begin = tokenizer.bos_token if template.startswith("{{ bos_token }}") else ""
-    before, _, after = others.partition(_OTHERS_SYSTEM)
-    ending = after.removesuffix(plain.removeprefix(begin))
-    if wanted.startswith(before) and ending and ending in wanted[len(before) :]:
-        system = wanted[len(before) :].partition(ending)[0]
-        written = json.dumps(f"{before.removeprefix(begin)}{system}{ending}")
-        first = f"{{% if messages[0]['role'] != 'system' %}}{{{{ {written} }}}}{{% endif %}}"
-        head = "{{ bos_token }}" if begin else ""
-        yield head + first + template.removeprefix(head)
-
-
-def _rendered(tokenizer: Any, template: str, messages: list[dict[str, str]]) -> str | None:
-    """A conversation in a template, up to the next answer; None where it refuses it."""
-    try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-            date_string=_DATE,
-        )
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return None
-    return str(text)
+    return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", re.sub(r"'[^']*'|\"[^\"]*\"", "", inside)))
