@@ -56,20 +56,21 @@ def write_soup(folders: Sequence[Path], shares: Sequence[float], out_dir: Path) 
 
 def _write_mean(name: str, places: Sequence[TensorPlace], shares: Sequence[float], stream: BinaryIO) -> None:
     """Write the mean of a tensor of several files; of fewer places than shares only the first one counts."""
-    dtypes = [FLOATS.get(place.dtype) for place in places]
-    sizes = [dtype.itemsize if dtype else 1 for dtype in dtypes]
     places = places[: len(shares)]
+    dtype = FLOATS.get(places[0].dtype)
+    dtypes = [FLOATS.get(place.dtype, torch.uint8) for place in places]
+    sizes = [own.itemsize for own in dtypes]
     files = [place.file.open("rb") for place in places]
     try:
         for file, place in zip(files, places, strict=True):
             file.seek(place.start)
         for done in range(0, places[0].num_bytes // sizes[0], BLOCK_ELEMENTS):
             number = min(BLOCK_ELEMENTS, places[0].num_bytes // sizes[0] - done)
-            blocks = (bytearray(file.read(number * size)) for file, size in zip(files, sizes, strict=False))
-            if dtypes[0] is not None:
-                pairs = zip(blocks, dtypes, strict=False)
-                mean = weighted_sum((torch.frombuffer(block, dtype=dtype) for block, dtype in pairs), shares)
-                stream.write(mean.to(dtypes[0]).view(torch.uint8).numpy().tobytes())
+            blocks = (bytearray(file.read(number * size)) for file, size in zip(files, sizes, strict=True))
+            if dtype is not None:
+                pairs = zip(blocks, dtypes, strict=True)
+                mean = weighted_sum((torch.frombuffer(block, dtype=own) for block, own in pairs), shares)
+                stream.write(mean.to(dtype).view(torch.uint8).numpy().tobytes())
                 continue
             block, *rest = blocks
             if any(other != block for other in rest):

@@ -153,7 +153,7 @@ class Chat:
             raise DataError("no token of the sample would be trained: it has no assistant turn with text")
         return ids, labels
 
-    def token_inputs(self, ids: Sequence[int]) -> dict[str, list[int]]:
+    def token_inputs(self, ids: Sequence[int], start: int | None = None) -> dict[str, list[int]]:
         """SHIM until helper A's is merged."""
         names = set(self.processor.model_input_names)
         kinds = [int(token == self.image_token_id) for token in ids]

@@ -36,7 +36,7 @@ def parts_of(model: PreTrainedModel) -> dict[str, Part]:
     for name, _ in model.named_parameters(remove_duplicate=False):
         words = name.split(".")
         inside = (".".join(words[:end]) for end in range(len(words), -1, -1))
-        part = next((roots[root] for root in inside if root in roots), "projector")
+        part: Part = next((roots[root] for root in inside if root in roots), "projector")
         if part == "vision_tower" and any(map(_IN_PROJECTORS.search, words)):
             part = "projector"
         parts[name] = "lora" if any(word in ADAPTER_NAMES for word in words) else part
@@ -49,9 +49,10 @@ def _roots(model: PreTrainedModel) -> dict[str, Part]:
 
     def name_of(find: Callable[[], Any]) -> str:
         try:
-            return names.get(id(find()), "")
+            found: str = names.get(id(find()), "")
         except (AttributeError, NotImplementedError):  # a class that says nothing of it
             return ""
+        return found
 
     bases = {"", model.base_model_prefix}
     decoder = name_of(model.get_decoder)

@@ -149,7 +149,9 @@ def _is_read_alike(what: str, first: Path, other: Path) -> bool:
         return False
     try:
         return bool(read(first) == read(other))
-    except (*LOAD_ERRORS, ModelError):
+    except ModelError:
+        return False
+    except LOAD_ERRORS:
         return False
 
 

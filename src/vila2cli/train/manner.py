@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.train.data import TrainSample
 
 
@@ -51,22 +50,11 @@ class Manner:
     """How a model is trained; the default is that of LLaVA, Idefics3 and InternVL.
 
     `has_own_logits`: it does more to logits than its head does, such as to cap them. `keeps_some_logits`:
-    its forward pass makes them for chosen places alone. `marks_answers`: its token types tell prompts, which
-    see each other both ways, from answers. `packed_kernel`: the attention kernel that keeps packed samples
-    apart, "" where none was looked for.
+    its forward pass makes them for chosen places alone. `packed_kernel`: the attention kernel that keeps packed
+    samples apart, "" where none was looked for.
     """
 
     has_own_logits: bool = False
     keeps_some_logits: bool = False
-    marks_answers: bool = False
     packed_kernel: str = ""
     axes: Axes | None = None
-
-
-def types_of(chat: Chat, sample: TrainSample, manner: Manner) -> dict[str, Sequence[int]]:
-    """What a model is told of each of a sample's tokens beside its id, by the name of the input."""
-    types: dict[str, Sequence[int]] = dict(chat.token_inputs(sample.ids))
-    if manner.marks_answers and "token_type_ids" in types:
-        start = next(i for i, label in enumerate([*sample.labels, 0]) if label != IGNORE_INDEX)
-        types["token_type_ids"] = [*types["token_type_ids"][:start], *[1] * (len(sample.ids) - start)]
-    return types

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, EncodedImage, Turn
-from vila2cli.train.data import TrainSample
+from vila2cli.train.data import TrainSample, first_trained
 from vila2cli.train.features import TowerFeatures
-from vila2cli.train.manner import Manner, types_of
+from vila2cli.train.manner import Manner
 from vila2cli.train.packing import join, lay
 
 _BLANK_SIDE = 32
@@ -121,7 +121,7 @@ class Batcher:
         rows["sources"] = self._lay([[[k] * len(sample.ids) for sample, k in members] for members in sequences])
         samples = tuple(sample for members in sequences for sample, _ in members)
         keys = [f"{sample.key}/{i}" for sample in samples for i in range(len(sample.images))]
-        types = [self._types(sample) for sample in samples]
+        types = [self.chat.token_inputs(sample.ids, first_trained(sample)) for sample in samples]
         for name in types[0]:
             by_sample = iter(types)
             rows[name] = self._lay([[next(by_sample)[name] for _ in members] for members in sequences])
@@ -136,14 +136,10 @@ class Batcher:
     def _lay(self, values: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
         return lay(values, lambda _: 0, in_one=self.in_one)
 
-    def _types(self, sample: TrainSample) -> dict[str, Sequence[int]]:
-        """What the model is told of each token beside its id."""
-        return types_of(self.chat, sample, self.manner)
-
     def _positions(
         self,
         sequences: Sequence[Sequence[tuple[TrainSample, int]]],
-        types: Sequence[dict[str, Sequence[int]]],
+        types: Sequence[dict[str, list[int]]],
         tensors: dict[str, Tensor],
     ) -> Tensor:
         """Positions of packed samples, 4 x B x S: those of the text, then the three axes of the model's own."""

@@ -23,7 +23,7 @@ from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.train.attention import BY_SAMPLE, FLASH, choose_kernel, joins_sequences, kernel_of, set_kernel
-from vila2cli.train.data import TrainSample
+from vila2cli.train.data import TrainSample, first_trained
 from vila2cli.train.distribution import Ranks
 from vila2cli.train.manner import Axes, Manner, has_axes
 from vila2cli.train.objective import Batcher, Objective, sample_of
@@ -91,12 +91,8 @@ class _Survey:
         if getattr(self.model.config, "is_encoder_decoder", False):
             raise ModelError(f"{self.name} is an encoder-decoder model, which cannot be trained here")
         manner = Manner(keeps_some_logits="logits_to_keep" in inspect.signature(self.model.forward).parameters)
-        if self._is_forward_blind(manner):
-            manner = replace(manner, marks_answers=True)
-            if self._is_forward_blind(manner):
-                raise ModelError(
-                    f"{self.name} cannot be trained here: its answers see the tokens that follow them"
-                )
+        if self._sees_ahead(manner):
+            raise ModelError(f"{self.name} cannot be trained here: its answers see the tokens that follow them")
         if not self._has_plain_logits(manner):
             manner = replace(manner, has_own_logits=True)
         alone = [self._own(sample, manner)[0] for sample in self.samples]
@@ -121,12 +117,11 @@ class _Survey:
             raise ModelError(f"{self.name} cannot be trained here: it does not give logits for every token")
         return logits_1SV[:, :-1][trained_1S], logits_1SV[0]
 
-    def _is_forward_blind(self, manner: Manner) -> bool:
+    def _sees_ahead(self, manner: Manner) -> bool:
         """Whether a token has a part in the logits of tokens before it."""
         sample = self.samples[0]
         last = max(i for i, label in enumerate(sample.labels) if label != IGNORE_INDEX)
-        first = next(i for i, label in enumerate(sample.labels) if label != IGNORE_INDEX)
-        ids = list(sample.ids)
+        first, ids = first_trained(sample), list(sample.ids)
         ids[last] = next(token for token in (ids[first], *ids) if token != ids[last])
         changed = TrainSample(sample.key, ids, sample.labels, sample.images)
         before, after = (self._own(one, manner)[1][first - 1 : last] for one in (sample, changed))
