@@ -163,7 +163,7 @@ def _read_tokenizer(folder: Path) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     special: dict[str, Any] = {name: str(getattr(tokenizer, name)) for name in _SPECIAL_TOKENS}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
-        return special | tokenizer.get_vocab()
+        return {**special, **tokenizer.get_vocab()}
     return special | _without(json.loads(backend.to_str()), frozenset(("padding", "truncation")))
 
 
