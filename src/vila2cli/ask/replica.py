@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,14 +65,14 @@ class Channel:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._said: SimpleQueue[Any] = SimpleQueue()
+        self._said: SimpleQueue[bytes] = SimpleQueue()
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, daemon=True, name="vila2-parent").start()
 
     def _listen(self) -> None:
         while True:
             try:
-                self._said.put(self._connection.recv())
+                self._said.put(self._connection.recv_bytes())
             except (EOFError, OSError):
                 os.killpg(os.getpgrp(), signal.SIGKILL)
 
@@ -82,7 +83,8 @@ class Channel:
     def take(self, stop: "Stop") -> Any:
         """What the parent says next."""
         with stop.at_once():
-            return self._said.get()
+            # Not in the thread: it imports torch, and an end of the parent has to be seen meanwhile.
+            return ForkingPickler.loads(self._said.get())
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class _Process:
     connection: Connection
     held: list[_Work] = field(default_factory=list)
     num_advanced: int = 0
-    is_loaded: bool = False
+    has_answered: bool = False
     is_filling: bool = False
 
     def send(self, value: Any) -> None:
@@ -188,7 +188,7 @@ class Replicas:
                 getattr(self, f"_on_{name}")(one, *values)
 
     def _on_ready(self, one: _Process, name: str) -> None:
-        one.is_loaded, self._name = True, name
+        self._name = name
 
     def _on_ask(self, one: _Process, ahead: bool) -> None:
         if not ahead:
@@ -239,6 +239,7 @@ class Replicas:
             self._unreadable.fail(DataError(error))
 
     def _on_asked(self, one: _Process, layer: str, error: str | None) -> None:
+        one.has_answered = True
         if self._budgets.is_spent(layer):
             return
         why = self._budgets.count(layer, error)
@@ -249,8 +250,8 @@ class Replicas:
         self._budgets[layer].gives_up(1, 1)
 
     def _on_error(self, one: _Process, kind: type[Exception], text: str) -> None:
-        """A replica ended with an error: of one that had loaded its model, the engine may have died."""
-        if kind is not ModelError or not one.is_loaded:
+        """A replica ended with an error: of one that had answered, the engine may have died."""
+        if kind is not ModelError or not one.has_answered:
             raise kind(text)
         self._bury(one, text)
 

@@ -79,6 +79,8 @@ def replicas_of(
     limits: Mapping[str, Any] | None = None,
 ) -> Replicas | None:
     """Replicas that ask a model, None where one engine does."""
+    if not num_shards:
+        return None
     with stop.at_once():
         plan = plan_engines(asked.engine, asked.model, asked.settings, is_worker=worker.count > 1)
     several = replicas_for(plan, asked.settings, num_shards)
