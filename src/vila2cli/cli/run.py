@@ -1,6 +1,5 @@
 """`vila2 run`: the stages of a run one after the other on this machine, or as rules for make."""
 
-import ctypes
 import functools
 import os
 import signal
@@ -20,6 +19,7 @@ from vila2cli.errors import Interrupted, RecipeError, Vila2Error
 from vila2cli.files import MARK, read_json
 from vila2cli.run.folder import digest, write_json
 from vila2cli.run.stages import Stage, goals_of, plan_stages
+from vila2cli.run.started import end_with
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.credentials import masked
@@ -27,8 +27,6 @@ from vila2cli.shards.credentials import masked
 _NOTES = f"{MARK}settings.json"
 """In a run folder the digest of the settings that `vila2 run` last ran each stage with."""
 _NO_MATTER = ("rounds", "slurm", "cost")
-_PR_SET_PDEATHSIG = 1
-"""As prctl(2) has it."""
 
 
 class Form(StrEnum):
@@ -180,7 +178,7 @@ def _check(recipe: Recipe) -> None:
 def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
     words = [*stage.words, *flags]
     command = [sys.executable, "-P", "-m", "vila2cli", *words]
-    ends_with_us = functools.partial(_end_with, os.getpid())
+    ends_with_us = functools.partial(end_with, os.getpid())
     with interruptible() as stop, subprocess.Popen(command, preexec_fn=ends_with_us) as process:
         code = _wait(process, stop)
     if code:
@@ -189,14 +187,6 @@ def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
         raise typer.Exit(code)
     for marker in stage.markers:
         os.utime(marker)  # so that what is older than what it waits for is not looked at for ever
-
-
-def _end_with(parent: int) -> None:
-    """Have Linux send this process SIGTERM when its parent is gone, which may have been killed outright."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(Interrupted.exit_code)
 
 
 def _wait(process: "subprocess.Popen[bytes]", stop: Stop) -> int:

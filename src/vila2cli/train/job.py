@@ -39,6 +39,7 @@ from vila2cli.train.journal import Journal
 from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
+from vila2cli.train.memory import naming_what_to_lower
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.store import SampleStore, Stored, store_shard
@@ -254,7 +255,10 @@ class _Job:
                 journal=self.journal,
                 stop=self.stop,
             )
-            with adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed):
+            with (
+                naming_what_to_lower(label, self._key(phase), settings, self.recipe, self.ranks.count),
+                adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed),
+            ):
                 result = fit(
                     model,
                     self.chat,
@@ -268,6 +272,13 @@ class _Job:
                 )
             progress.note(_mixture_line("trained on", result.seen))
         return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result)}
+
+    def _key(self, phase: Phase) -> str:
+        """The table of a phase's settings in the recipe."""
+        kind, _, specialist = self.stage.partition(" ")
+        if specialist:
+            return f"specialists.{specialist}"
+        return kind if phase.name == kind else f"{kind}.{phase.name}"
 
     def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
         """The samples of all sources of a phase, tokenised by all processes, and what each source gave."""
