@@ -117,13 +117,12 @@ def open_vllm(work: Work) -> tuple[Any, Any]:
     from vllm import LLM, SamplingParams
 
     from vila2cli.engine import EngineSettings
-    from vila2cli.engine.limits import context_length
-    from vila2cli.engine.vllm import engine_options
+    from vila2cli.engine.vllm_options import context_on, engine_options, place
 
     settings = EngineSettings(dtype=work.dtype, batch_size=work.batch_size, max_images=1, requests_per_image=1)  # type: ignore[arg-type]
     config = AutoConfig.from_pretrained(work.model)
-    context = min(context_length(config), settings.max_model_len)
-    options = engine_options(config, settings, context, on_gpu=on_gpu)
+    placed = place(Path(work.model), settings) if on_gpu else None
+    options = engine_options(config, settings, context_on(config, settings, placed), placed)
     if not on_gpu:
         options["distributed_executor_backend"] = "uni"
     llm = LLM(work.model, **options)

@@ -19,18 +19,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: workers take whole files, and none should begin a long one last."""
+    """Mark what needs torchvision, and let files with slow tests come first.
+
+    Workers take whole files, and none should begin a long one last.
+    """
     num_slow: Counter[Path] = Counter()
     for item in items:
+        if "zoo" in getattr(item, "fixturenames", ()):
+            item.add_marker("torchvision")
         num_slow[item.path] += item.get_closest_marker("slow") is not None
     items.sort(key=lambda item: -num_slow[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `vllm` where vLLM is not installed, so that no test has to say so itself."""
-    if item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed")
+    """Skip what is marked with a package that is not installed, so that no test has to say so itself."""
+    for package in ("vllm", "torchvision"):
+        if item.get_closest_marker(package) and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,7 +52,7 @@ def test_all_problems_come_at_once_with_lines_and_nearest_keys(tmp_path: Path) -
         'name = "x"\n[recaption]\nshar = 0.5\nbatch_size = "12"\n[pretrain.align]\ntrain = ["projectr"]\n'
         'leaning_rate = 1\n[specialists.ocr]\nprompts = "ocr-v1"\nquestions = "ocr"\n[sfft]\nepochs = 1\n',
     )
-    text = problems(path, "recaption.top=1", "nothing")
+    text = problems(path, "recaption.topp=1", "nothing")
     assert text.startswith("8 problems in the recipe:")
     assert f"{path}:3: unknown setting recaption.shar; did you mean recaption.share?" in text
     assert f"{path}:4: recaption.batch_size = '12': input should be a valid integer" in text
@@ -61,7 +61,7 @@ def test_all_problems_come_at_once_with_lines_and_nearest_keys(tmp_path: Path) -
     assert "did you mean pretrain.align.learning_rate?" in text
     assert f"{path}:8: specialists.ocr.data is missing" in text
     assert f"{path}:11: unknown setting sfft; did you mean sft?" in text
-    assert "--set recaption.top=1: unknown setting recaption.top; did you mean recaption.top_p?" in text
+    assert "--set recaption.topp=1: unknown setting recaption.topp; did you mean recaption.top_p?" in text
     assert "--set nothing: write it as KEY=VALUE" in text
 
 

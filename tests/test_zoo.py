@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
 from zoo import NAMES, picture
 
 

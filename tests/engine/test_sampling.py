@@ -1,8 +1,17 @@
 import math
 
 import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from vila2cli.engine.sampling import SeededSampler, gumbel_noise, keep_top_p
+from vila2cli.settings import AskedSettings
 
 NO_IDS = torch.zeros(1, 1, dtype=torch.long)
 
@@ -76,3 +85,32 @@ def test_logprobs_are_of_the_raw_distribution() -> None:
     sampler(NO_IDS, scores_BV)
     expected = scores_BV.log_softmax(-1).amax(-1)
     assert torch.allclose(sampler.logprobs_BT, expected[:, None].repeat(1, 2))
+
+
+def test_what_is_cut_off_is_what_transformers_cuts_off() -> None:
+    """Penalty, temperature, top-k, top-p and min-p, in this order; the noise is taken off again."""
+    torch.manual_seed(1)
+    scores_BV, ids_BS = 3 * torch.randn(6, 80), torch.randint(0, 80, (6, 9))
+    seeds = list(range(6))
+    for top_k, top_p, min_p, penalty in [
+        (7, 1.0, 0.0, 1.0),
+        (100, 0.8, 0.0, 1.0),
+        (0, 1.0, 0.1, 1.0),
+        (0, 1.0, 0.0, 0.6),
+        (9, 0.7, 0.2, 1.5),
+    ]:
+        asked = AskedSettings(top_k=top_k, min_p=min_p, repetition_penalty=penalty)
+        sampler = SeededSampler([0.7] * 6, [top_p] * 6, seeds, torch.device("cpu"), asked, [9] * 6)
+        ours = sampler(ids_BS, scores_BV) - gumbel_noise(torch.tensor(seeds), 0, 80)
+        theirs = LogitsProcessorList(
+            [
+                RepetitionPenaltyLogitsProcessor(penalty),
+                TemperatureLogitsWarper(0.7),
+                *([TopKLogitsWarper(top_k)] if top_k else []),
+                *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
+                MinPLogitsWarper(min_p),
+            ]
+        )(ids_BS, scores_BV)
+        assert torch.equal(ours.isfinite(), theirs.isfinite())
+        assert 6 <= ours.isfinite().sum() <= 480
+        assert torch.allclose(ours, theirs, atol=1e-4)

@@ -91,3 +91,14 @@ def test_an_error_ends_the_bar_and_goes_on() -> None:
     except ValueError:
         pass
     assert "1/2 images" in stream.getvalue()
+
+
+def test_what_gives_no_result_for_long_shows_that_it_goes_on(tmp_path: Path) -> None:
+    clock, stream, log = Clock(), io.StringIO(), tmp_path / "log.jsonl"
+    with Progress("x", 4, log_path=log, stream=stream, clock=clock) as progress:
+        progress.beat("token 1")
+        clock.now += 11
+        progress.beat("token \x1b[2J2")
+        progress.beat("token 3")
+        assert stream.getvalue() == "x: 0/4 images, 0%, 0 images/s, 0:11, token \\x1b[2J2\n"
+    assert len(log.read_text().splitlines()) == 2

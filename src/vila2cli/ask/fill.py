@@ -366,9 +366,13 @@ def annotate(
     ) as progress:
         if note:
             progress.note(note)
-        Annotator(
-            engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
-        ).run()
+        stop.on_beat = progress.beat
+        try:
+            Annotator(
+                engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
+            ).run()
+        finally:
+            stop.on_beat = None
 
 
 def _in_batches(feed: Iterator[_Prepared], together: Together) -> Iterator[_Prepared]:

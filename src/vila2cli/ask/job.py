@@ -17,9 +17,16 @@ from vila2cli.engine import Engine, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.run.cost import cost_of
-from vila2cli.run.folder import Worker, claim, lock, select, write_json
+from vila2cli.run.folder import Worker, claim, digest, lock, select, write_json
 from vila2cli.run.stopping import Stop, interruptible
-from vila2cli.settings import CostSettings, FilterSettings, WritingSettings
+from vila2cli.settings import (
+    AskedSettings,
+    AskingStage,
+    CostSettings,
+    FilterSettings,
+    MachineSettings,
+    WritingSettings,
+)
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
 
@@ -30,19 +37,22 @@ Summary = TypeVar("Summary")
 class Job(Generic[Summary]):
     """A layer to write over `source`: what decides it, who is asked what, and how it is summed up.
 
-    `inputs` is what the layer's manifest holds. `settings` are those of the engine; where there is no `model`
-    none is opened, and no task may ask. `make_task` is given the engine's name, "" without one. What
-    `summarise` returns is written to summary.json as `to_json` gives it; `problem` says in one line why it
-    is too little, None where it is not.
+    `stage` says which [engine] holds, and `inputs` is what the layer's manifest holds. `settings` are those of
+    the engine; where there is no `model` none is opened, and no task may ask. `asked` is for a model that is
+    not asked as they say. `make_task` is given the engine's name, "" without one. What `summarise` returns is
+    written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None where
+    it is not.
     """
 
     layer: str
+    stage: AskingStage
     recipe: Recipe
     source: Source
     inputs: Mapping[str, Any]
     model: str | None
     adapter: str = ""
     settings: WritingSettings | FilterSettings
+    asked: AskedSettings | None = None
     make_task: Callable[[str], Task[Any]]
     together: Together | None = None
     summarise: Callable[[LayerWriter], Summary]
@@ -54,10 +64,15 @@ class Job(Generic[Summary]):
     log_path: Path | None = None
     may_grow: bool = False
 
+    @property
+    def machine(self) -> MachineSettings:
+        """What of the machine it is asked on, and how."""
+        return self.recipe.engine_of(self.stage)
+
     def open_engine(self, stop: Stop) -> Engine:
         """An engine that writes no layer."""
         assert self.model is not None, "there is somebody to ask"
-        settings = engine_settings(self.settings, self.recipe.api)
+        settings = engine_settings(self.settings, self.recipe.api, self.machine, asked=self.asked)
         return open_engine(self.settings.engine, self.model, settings, stop)
 
 
@@ -105,10 +120,12 @@ def _claim(job: Job[Summary], out: Path, worker: Worker, held: ExitStack) -> Lay
 
 
 def _groups(claimed: Sequence[_Claimed[Summary]]) -> list[list[_Claimed[Summary]]]:
-    """Who is asked together: the adapters over one checkpoint; everyone else alone."""
+    """Who is asked together: the adapters over one checkpoint that are asked alike; everyone else alone."""
     groups: dict[Hashable, list[_Claimed[Summary]]] = {}
     for job, layer in claimed:
-        key = read_adapter(job.adapter).base_sha256 if job.adapter else layer.folder
+        key: Hashable = layer.folder
+        if job.adapter:
+            key = read_adapter(job.adapter).base_sha256, digest(_asked(job))
         groups.setdefault(key, []).append((job, layer))
     return list(groups.values())
 
@@ -145,14 +162,22 @@ def _open(todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: E
     if first.model is None:
         return None
     api, adapters = first.recipe.api, [job.adapter for job, _ in todo if job.adapter]
-    engine = open_layer_engine(layers, first.model, first.settings, api, stop, adapters)
+    engine = open_layer_engine(
+        layers, first.model, first.settings, api, stop, adapters, first.machine, first.asked
+    )
     if engine.name != "api":
         return engine
     answers = held.enter_context(Answers(layers[0].folder / ANSWERS_FILE, worker))
     if len(answers):
         engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {layers[0].folder}")
     # Not the address: a server that moved is the same to a layer.
-    return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits()})
+    return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits(), **_asked(first)})
+
+
+def _asked(job: Job[Any]) -> dict[str, Any]:
+    """What is set of how a job's model is asked, for what is compared; nothing where nothing is."""
+    asked = (job.asked or job.settings.asked()).inputs()
+    return {"asked": asked} if asked else {}
 
 
 def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:

@@ -66,6 +66,8 @@ class AskedModel:
             "engine": self.engine,
             "max_new_tokens": self.max_new_tokens,
             **({} if self.settings.dtype == "auto" else self.dtype),
+            **self.settings.machine.decisive(),
+            **self._asked(),
         }
 
     def sampling(self) -> dict[str, Any]:
@@ -74,8 +76,15 @@ class AskedModel:
             "engine": self.engine,
             "temperature": 0.0,
             **self.dtype,
+            **self.settings.machine.decisive(),
             "max_new_tokens": self.max_new_tokens,
+            **self.settings.asked.inputs(),
         }
+
+    def _asked(self) -> dict[str, Any]:
+        """What is set of how it is asked, for what is compared; nothing where nothing is."""
+        asked = self.settings.asked.inputs()
+        return {"asked": asked} if asked else {}
 
     def request(
         self,
@@ -99,7 +108,7 @@ class AskedModel:
     def keeping(self, engine: Engine, answers: Answers, limits: Mapping[str, Any]) -> Kept:
         """The engine around which its answers are kept; `limits` are those under which images were decoded."""
         server = server_inputs(self.settings.api) if self.engine == "api" else {}
-        return Kept(engine, answers, {**self.dtype, **server, **limits})
+        return Kept(engine, answers, {**self.dtype, **server, **limits, **self._asked()})
 
 
 class LazyEngine:
@@ -129,7 +138,7 @@ class LazyEngine:
         yield from self._engine.generate(_Led(peeked, stream))
 
     def _open(self, num_images: int) -> Engine:
-        settings = replace(self._asked.settings, max_model_len=context_for(num_images))
+        settings = replace(self._asked.settings, planned_context=context_for(num_images))
         engine = open_engine(self.name, self._asked.model, settings, self._stop)
         self.num_devices, self.device_kind, self.notes = engine.num_devices, engine.device_kind, engine.notes
         return engine

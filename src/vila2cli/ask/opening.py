@@ -10,22 +10,38 @@ from vila2cli.engine import Engine, EngineSettings, choose_engine, open_engine
 from vila2cli.engine.keys import api_key
 from vila2cli.errors import RecipeError
 from vila2cli.run.stopping import Stop
-from vila2cli.settings import ApiSettings, FilterSettings, RecaptionSettings, WritingSettings
+from vila2cli.settings import (
+    ApiSettings,
+    AskedSettings,
+    FilterSettings,
+    MachineSettings,
+    RecaptionSettings,
+    WritingSettings,
+)
 from vila2cli.shards import LayerWriter
 
 
 def engine_settings(
-    settings: WritingSettings | FilterSettings, api: ApiSettings, adapters: Sequence[str] = ()
+    settings: WritingSettings | FilterSettings,
+    api: ApiSettings,
+    machine: MachineSettings,
+    adapters: Sequence[str] = (),
+    asked: AskedSettings | None = None,
 ) -> EngineSettings:
-    """What an engine needs to know to be asked about one image at a time, with the key of its server."""
+    """What an engine needs to know to be asked about one image at a time, with the key of its server.
+
+    `asked` is for those who are not asked as their `settings` say.
+    """
     return EngineSettings(
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         max_images=1,
         adapters=tuple(adapters),
         requests_per_image=max(len(adapters), settings.n if isinstance(settings, RecaptionSettings) else 1),
+        asked=asked or settings.asked(),
         api=api,
         api_key=api_key(api),
+        machine=machine,
     )
 
 
@@ -36,6 +52,8 @@ def open_layer_engine(
     api: ApiSettings,
     stop: Stop,
     adapters: Sequence[str] = (),
+    machine: MachineSettings | None = None,
+    asked: AskedSettings | None = None,
 ) -> Engine:
     """Open the one engine of layers, which each layer.json names from then on.
 
@@ -48,7 +66,8 @@ def open_layer_engine(
             choice = choose_engine(settings.engine, model, adapters)
         for layer, name in begun:
             _check_same(layer, name, choice.kind, choice.reason)
-    engine = open_engine(settings.engine, model, engine_settings(settings, api, adapters), stop)
+    options = engine_settings(settings, api, machine or MachineSettings(), adapters, asked)
+    engine = open_engine(settings.engine, model, options, stop)
     # "auto" falls back when vLLM cannot load, and another worker may have been faster.
     for layer in layers:
         _check_same(layer, layer.note_engine(engine.name), engine.name, engine.notes[0])

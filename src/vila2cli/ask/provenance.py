@@ -1,11 +1,13 @@
 """Where a caption comes from: model, round, engine and sampling, as every annotation of a layer says it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vila2cli.engine import Request, Result, dtype_of, identify
 from vila2cli.files import read_json
-from vila2cli.settings import ApiSettings, WritingSettings
+from vila2cli.settings import ApiSettings, MachineSettings, WritingSettings
 from vila2cli.shards.sample import Annotation
 
 
@@ -20,11 +22,19 @@ class Provenance:
     model_sha256: str
     round: int | None
     draw: int | str
-    dtype: dict[str, str]  # empty where it is not known
+    dtype: dict[str, Any]  # and what else of the engine decides its text; empty where it is not known
     engine: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what is set of how it is asked
 
     @classmethod
-    def of(cls, model: str, settings: WritingSettings, api: ApiSettings, round: int | None) -> "Provenance":
+    def of(
+        cls,
+        model: str,
+        settings: WritingSettings,
+        api: ApiSettings,
+        machine: MachineSettings,
+        round: int | None,
+    ) -> "Provenance":
         """What is known of a model before it is loaded; raises ModelError when it is not there."""
         name, sha256 = identify(settings.engine, model, api)
         return cls(
@@ -32,7 +42,8 @@ class Provenance:
             model_sha256=sha256,
             round=round,
             draw=_draw(model, settings.engine, sha256) if round is None else round,
-            dtype=dtype_of(settings.engine, model, settings.dtype),
+            dtype={**dtype_of(settings.engine, model, settings.dtype), **machine.decisive()},
+            asked=settings.inputs(),
         )
 
     def sign(
@@ -53,6 +64,7 @@ class Provenance:
                 "temperature": request.temperature,
                 "top_p": request.top_p,
                 "max_new_tokens": request.max_new_tokens,
+                **self.asked,
             },
             seed=request.seed,
             num_tokens=result.num_tokens,

@@ -19,7 +19,7 @@ from vila2cli.errors import ModelError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
 from vila2cli.run.stopping import Stop
-from vila2cli.settings import ApiSettings
+from vila2cli.settings import ApiSettings, AskedSettings, MachineSettings
 from vila2cli.shards.credentials import masked
 from vila2cli.shards.places import redacted
 from vila2cli.shards.sample import Turn
@@ -111,13 +111,21 @@ class EngineSettings:
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = 128  # requests decoded together at most (vLLM: max_num_seqs); 0 for what fits
-    max_model_len: int = _CONTEXT  # tokens of prompt plus answer, never above what the checkpoint allows
+    max_model_len: int = 0  # tokens of prompt plus answer; 0 for that of `machine`, else the checkpoint's own
+    planned_context: int = _CONTEXT  # tokens that vLLM has room for wherever the checkpoint allows them
     max_images: int = 0  # per request, vLLM refuses more; 0 for as many as the context holds
     adapters: tuple[str, ...] = ()  # folders of LoRA adapters over the checkpoint, all held at once
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
+    asked: AskedSettings = field(default_factory=AskedSettings)  # of every request, beside what it says itself
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
     fails_alone: bool = False  # what a server never answers fails, also while it answers nothing else
+    machine: MachineSettings = field(default_factory=MachineSettings)
+
+    @property
+    def context_limit(self) -> int:
+        """Tokens of prompt plus answer that were set as the most; very many where none were."""
+        return self.max_model_len or self.machine.max_model_len or 2**31
 
 
 def context_for(num_images: int) -> int:
@@ -234,6 +242,8 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
     settings = replace(settings, **dtype_of(kind, folder, settings.dtype))  # type: ignore[arg-type]
     choice = choose_engine(kind, folder, settings.adapters)
     engine: Engine | None = None
+    if choice.kind == "hf":
+        _check_for_hf(settings.machine, choice.reason)
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine
         from vila2cli.engine.vllm_support import check_whole
@@ -245,12 +255,23 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error
             choice = EngineChoice("hf", str(error))
+            _check_for_hf(settings.machine, choice.reason)
     if engine is None:
         from vila2cli.engine.hf import HfEngine
 
-        engine = HfEngine(name, folder, settings)
+        engine = HfEngine(name, folder, settings, stop)
     engine.notes.insert(0, f"engine: {engine.name} ({choice.reason})")
     return engine
+
+
+def _check_for_hf(machine: MachineSettings, reason: str) -> None:
+    """Raise ModelError for settings that would decide the text, and that vLLM alone can follow."""
+    options = machine.decisive().get("engine_options", {})
+    if names := [name for name in ("quantization", "kv_cache_dtype", "vllm") if name in options]:
+        raise ModelError(
+            f"engine.{names[0]} is for the vllm engine, and this is the hf engine ({reason}); leave it out, or "
+            'set engine = "vllm" for the stage'
+        )
 
 
 def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
@@ -258,6 +279,8 @@ def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
         raise ModelError("the api engine needs the openai package: pip install 'vila2cli[api]'")
     from vila2cli.engine.api import ApiEngine
 
-    engine = ApiEngine(model, settings.api, settings.api_key, stop, fails_alone=settings.fails_alone)
+    engine = ApiEngine(
+        model, settings.api, settings.api_key, stop, asked=settings.asked, fails_alone=settings.fails_alone
+    )
     engine.notes.insert(0, f"engine: api ({masked(engine.model)} at {redacted(settings.api.base_url)})")
     return engine

@@ -20,6 +20,7 @@ from typing import Any
 import openai
 
 from vila2cli.engine import AnyRequest, DeviceKind, Failure, Request, Result, ScoreRequest, identify
+from vila2cli.engine.asking import beyond_protocol, shown_beyond_protocol, with_system
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
 from vila2cli.engine.connection import close, connect, post, retry_after_s
@@ -43,7 +44,7 @@ from vila2cli.errors import BudgetError, DataError, ModelError
 from vila2cli.files import whole_characters
 from vila2cli.model.control import visibly_inert
 from vila2cli.run.stopping import Stop
-from vila2cli.settings import ApiSettings
+from vila2cli.settings import ApiSettings, AskedSettings
 from vila2cli.shards.credentials import masked, secrets_of, without_secrets
 from vila2cli.shards.places import redacted
 
@@ -82,7 +83,14 @@ class ApiEngine:
     device_kind: DeviceKind = "server"
 
     def __init__(
-        self, model: str, settings: ApiSettings, key: str, stop: Stop, *, fails_alone: bool = False
+        self,
+        model: str,
+        settings: ApiSettings,
+        key: str,
+        stop: Stop,
+        *,
+        asked: AskedSettings | None = None,
+        fails_alone: bool = False,
     ) -> None:
         # anyio never awaits a connection that is cancelled before it begins; Python says so at some later time
         warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
@@ -90,9 +98,13 @@ class ApiEngine:
         self.notes: list[str] = []
         self.budget = Budget(settings)
         self._settings, self._stop = settings, stop
+        self._asked = asked or AskedSettings()
         self._key, self._fails_alone = key, fails_alone
         self._url, self._secrets = redacted(settings.base_url), [key, *secrets_of(settings.base_url)]
         self._sends_neutral = not is_openai(settings.base_url)
+        self._beyond = beyond_protocol(self._asked)
+        if self._beyond and not self._sends_neutral:
+            raise ModelError(f"{self._url} takes no {', '.join(self._beyond)}; leave out what sets it")
         self._tells_usage = False
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
@@ -161,6 +173,7 @@ class ApiEngine:
             asyncio.run_coroutine_threadsafe(close(client), loop).result()
 
     async def _answer(self, client: openai.AsyncOpenAI, request: AnyRequest) -> _Outcome:
+        request = with_system(request, self._asked.system)
         try:
             if isinstance(request, ScoreRequest):
                 return await self._score(client, request)
@@ -179,6 +192,7 @@ class ApiEngine:
             "top_p": request.top_p,
             **({"seed": request.seed} if request.temperature > 0 else {}),
             **({"logprobs": True} if self._settings.logprobs else {}),
+            **({"stop": list(self._asked.stop)} if self._asked.stop else {}),
             **self._format(request),
         }
         reply = await self._ask(lambda: self._complete(client, body))
@@ -227,6 +241,7 @@ class ApiEngine:
             "prompt_logprobs": 0,
             "add_generation_prompt": False,
             "continue_final_message": True,
+            **shown_beyond_protocol(self._asked),
         }
         reply = await self._ask(lambda: post(client, self._settings, "/chat/completions", body))
         usage = self._untold
@@ -272,14 +287,21 @@ class ApiEngine:
         return count
 
     async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
-        """Send a request with the sampling that the protocol has no words for, where the server takes it."""
-        sent = {**body, **NEUTRAL} if self._sends_neutral else body
+        """Send a request with what the protocol has no words for, where the server takes it.
+
+        Raises ModelError where it does not take what the settings ask for.
+        """
+        sent = {**body, **NEUTRAL, **self._beyond} if self._sends_neutral else body
         try:
             return await post(client, self._settings, "/chat/completions", sent)
         except openai.APIStatusError as error:
-            is_unknown = any(name in str(error) for name in NEUTRAL)
-            if sent is body or error.status_code not in (400, 422) or not is_unknown:
+            unknown = [name for name in (*NEUTRAL, *self._beyond) if name in str(error)]
+            if sent is body or error.status_code not in (400, 422) or not unknown:
                 raise
+            if self._beyond:
+                raise ModelError(
+                    f"{self._url} does not take {', '.join(self._beyond)} as set: {self._shown(str(error))}"
+                ) from None
         self._sends_neutral = False
         self._say_once("neutral", f"takes no {', '.join(NEUTRAL)}; where it has defaults for them, those hold")
         return await post(client, self._settings, "/chat/completions", body)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
 from vila2cli.engine.adapted import Adapted
+from vila2cli.engine.asking import chat_for, with_system
 from vila2cli.engine.batching import chunks_by_group, largest_batch
+from vila2cli.engine.ending import Ending
 from vila2cli.engine.limits import (
     answered,
     cache_bytes_per_token,
@@ -29,6 +31,8 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import load_generator, load_processor
+from vila2cli.run.stopping import Stop
+from vila2cli.settings import AskedSettings
 
 _LOOKAHEAD_BATCHES = 16
 _LOGITS_BYTES = 1 << 30  # of a batch that is scored; not what is free: batches must be the same everywhere
@@ -50,21 +54,20 @@ class HfEngine:
     name = "hf"
     dollars = 0.0
 
-    def __init__(self, model: str, folder: Path, settings: EngineSettings) -> None:
+    def __init__(self, model: str, folder: Path, settings: EngineSettings, stop: Stop | None = None) -> None:
         self.model = model
+        self._asked, self._stop = settings.asked, stop or Stop()
         self.notes: list[str] = []
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device_kind: DeviceKind = "gpu" if self.device.type == "cuda" else "core"
         self.num_devices = 1 if self.device.type == "cuda" else torch.get_num_threads()
-        if torch.cuda.device_count() > 1:
-            self.notes.append(f"one of {torch.cuda.device_count()} GPUs is used; start a --worker for each")
         self._limit = settings.batch_size or (512 if self.device.type == "cuda" else 128)
         self.batch_size = 0  # found when the first requests are there
-        self._net, self._chat = _load(folder, settings.dtype, self.device)
+        self._net, self._chat = _load(folder, settings.dtype, settings.asked, self.device)
         self._adapted = Adapted(self._net, settings.adapters) if settings.adapters else None
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
-        self._context = min(context_length(self._net.config), settings.max_model_len)
+        self._context = min(context_length(self._net.config), settings.context_limit)
         self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
         pad = self._chat.tokenizer.pad_token_id
         self._pad = self._eos[0] if pad is None else int(pad)
@@ -123,6 +126,7 @@ class HfEngine:
             yield chunk
 
     def _prepare(self, request: AnyRequest) -> _Prepared:
+        request = with_system(request, self._asked.system)
         if isinstance(request, ScoreRequest):
             return _Prepared(request, *scored_ids(self._chat, request, self._context))
         ids = self._chat.prompt_ids(request.messages, request.images)
@@ -195,14 +199,22 @@ class HfEngine:
             [r.top_p for r in requests],
             [r.seed for r in requests],
             self.device,
+            self._asked,
+            [len(p.ids) for p in batch],
         )
         inputs = self._inputs(batch, pad_left=True)
+        num_prompt = inputs["input_ids"].shape[1]
+        ending = Ending(self._chat, self._asked.stop, num_prompt, batch[0].num_new, self._stop)
         ids_BS = self._net.generate(
-            **inputs, max_new_tokens=batch[0].num_new, logits_processor=LogitsProcessorList([sampler])
+            **inputs,
+            max_new_tokens=batch[0].num_new,
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList([ending]),
         )
-        new_BT = ids_BS[:, inputs["input_ids"].shape[1] :].tolist()
+        new_BT = [row[: ending.num_tokens.get(i)] for i, row in enumerate(ids_BS[:, num_prompt:].tolist())]
+        has_ended = [i in ending.num_tokens for i in range(len(batch))]
         logprobs_BT = sampler.logprobs_BT.tolist()
-        return [self._result(*row) for row in zip(requests, new_BT, logprobs_BT, strict=True)]
+        return [self._result(*row) for row in zip(requests, new_BT, logprobs_BT, has_ended, strict=True)]
 
     @torch.inference_mode()
     def _score(self, batch: list[_Prepared]) -> list[Result]:
@@ -231,14 +243,14 @@ class HfEngine:
             inputs[name] = torch.tensor(padded[name], device=self.device)
         return inputs
 
-    def _result(self, request: Request, tokens: list[int], logprobs: list[float]) -> Result:
+    def _result(self, request: Request, tokens: list[int], logprobs: list[float], has_ended: bool) -> Result:
         stop = next((i + 1 for i, token in enumerate(tokens) if token in self._eos), None)
         num_tokens = len(tokens) if stop is None else stop
         return answered(
             request,
-            text=self._chat.reply(tokens[:num_tokens]),
+            text=self._chat.reply(tokens[:num_tokens], self._asked.stop),
             num_tokens=num_tokens,
-            finish_reason="length" if stop is None else "stop",
+            finish_reason="length" if stop is None and not has_ended else "stop",
             logprob_mean=sum(logprobs[:num_tokens]) / num_tokens,
         )
 
@@ -257,7 +269,7 @@ def _too_large(model: str, prepared: _Prepared) -> str:
     )
 
 
-def _load(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Chat]:
+def _load(folder: Path, dtype: str, asked: AskedSettings, device: torch.device) -> tuple[Any, Chat]:
     """Model in evaluation mode and its chat; raises ModelError for whatever is wrong with the folder."""
     net: Any = load_generator(folder, dtype=dtype)
-    return net.to(device).eval(), Chat(load_processor(folder))
+    return net.to(device).eval(), chat_for(load_processor(folder), asked)

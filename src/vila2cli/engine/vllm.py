@@ -2,8 +2,7 @@
 
 On CPU it runs in this process (three times faster to start and 1.3 times faster to run than vLLM's
 own worker processes there). On GPU the engine core is a process of its own, so that preparing
-images overlaps with decoding, and the model is spread over all GPUs that are visible: for a model
-that fits one, start a worker per GPU with CUDA_VISIBLE_DEVICES (Slurm: --gpus-per-task=1).
+images overlaps with decoding, and the model is spread over as many GPUs as `placing` says.
 """
 
 import functools
@@ -17,33 +16,27 @@ import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
+from vila2cli.engine.asking import chat_for, with_system
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
     answered,
-    cache_bytes_per_token,
-    context_length,
     eos_token_ids,
     failed,
     room_for_answer,
     scored_ids,
 )
+from vila2cli.engine.vllm_options import context_on, engine_options, place
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, one_line
-from vila2cli.model.adapter import read_adapter
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import quiet_transformers
 from vila2cli.run.stopping import Stop
+from vila2cli.settings import AskedSettings
 
-_MIB = 1 << 20
-_CPU_BATCH = 128
 _WAIT_S = 0.5  # between two looks at whether vLLM's process lives, and whether a signal came
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _ENDS = ("stop", "length")
-_COMPACT_JSON = {"backend": "xgrammar", "disable_any_whitespace": True}
-"""How answers are held to a schema. White space is allowed anywhere by default, and small models write nothing
-else then until they are cut. vLLM takes this for the engine alone; the same field of a request is ignored."""
 _REFUSALS: tuple[type[Exception], ...] = (DataError, ValueError, TypeError, AssertionError, OSError)
 
 
@@ -57,9 +50,9 @@ class VllmEngine:
         self.model = model
         self.model_sha256 = weights_sha256(folder)
         self.notes: list[str] = []
-        self._stop = stop
+        self._asked, self._stop = settings.asked, stop
         self.device_kind: DeviceKind = "gpu" if self._on_gpu else "core"
-        self.num_devices = torch.cuda.device_count() if self._on_gpu else torch.get_num_threads()
+        self.num_devices = torch.get_num_threads()
         try:
             self._load(folder, settings)
         except ModelError as error:  # from the first token
@@ -87,11 +80,15 @@ class VllmEngine:
 
     def _load(self, folder: Path, settings: EngineSettings) -> None:
         quiet_transformers()
-        self._chat = Chat(AutoProcessor.from_pretrained(folder))
+        self._chat = chat_for(AutoProcessor.from_pretrained(folder), settings.asked)
         config = AutoConfig.from_pretrained(folder)
-        self._context = min(context_length(config), settings.max_model_len)
+        plan = place(folder, settings) if self._on_gpu else None
+        if plan is not None:
+            self.num_devices = plan.per_replica
+        self._context = context_on(config, settings, plan)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
-        options = engine_options(config, settings, self._context, on_gpu=self._on_gpu)
+        options = engine_options(config, settings, self._context, plan)
+        options |= pixel_options(self._chat, settings.asked)
         with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
             if self._has_own_process:  # else messages for one that died would keep this process from ending
@@ -144,6 +141,7 @@ class VllmEngine:
             pass
 
     def _step(self) -> list[Any]:
+        self._stop.check()
         self._await_output()
         try:
             with torch.compiler.set_stance("force_eager"):  # vLLM compiles a log-prob helper: 4 to 20 s
@@ -174,6 +172,7 @@ class VllmEngine:
     def _queue(self, serial: str, request: AnyRequest) -> str | None:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         try:
+            request = with_system(request, self._asked.system)
             if isinstance(request, ScoreRequest):
                 ids, params = self._to_score(request)
             else:
@@ -205,7 +204,11 @@ class VllmEngine:
             stop_token_ids=self._eos,
             logprobs=0,
             flat_logprobs=True,  # numbers in lists: an object for every token costs 3% of a small model's time
-            detokenize=False,
+            detokenize=bool(self._asked.stop),
+            stop=list(self._asked.stop),
+            top_k=self._asked.top_k or -1,
+            min_p=self._asked.min_p,
+            repetition_penalty=self._asked.repetition_penalty,
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=_structured(request),
         )
@@ -234,7 +237,7 @@ class VllmEngine:
         logprob = completion.cumulative_logprob
         return answered(
             request,
-            text=self._chat.reply(tokens),
+            text=self._chat.reply(tokens, self._asked.stop),
             num_tokens=len(tokens),
             finish_reason=completion.finish_reason,
             logprob_mean=None if logprob is None or not tokens else logprob / len(tokens),
@@ -298,39 +301,13 @@ def _cpu_adapters() -> AbstractContextManager[None]:
     return grouped()
 
 
-def engine_options(config: Any, settings: EngineSettings, context: int, *, on_gpu: bool) -> dict[str, Any]:
-    """How vLLM is set up for a checkpoint's config, as keywords of its `LLM` and `EngineArgs`."""
-    batch_size = settings.batch_size or (None if on_gpu else _CPU_BATCH)
-    options: dict[str, Any] = {
-        "dtype": settings.dtype,
-        "max_model_len": context,
-        "max_num_seqs": batch_size,
-        "generation_config": "vllm",  # the recipe's sampling, none of the checkpoint's own
-        "structured_outputs_config": dict(_COMPACT_JSON),
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if hasattr(config, "vision_config"):
-        # The captions of an image are asked for together; of vLLM's 4 GiB the rest is never found again.
-        options["mm_processor_cache_gb"] = 0.5 if settings.requests_per_image > 1 else 0
-        # An image takes a token or more; vLLM itself plans for no more images than fit.
-        options["limit_mm_per_prompt"] = {"image": settings.max_images or context}
-    options |= _lora_options(settings.adapters)
-    if on_gpu:
-        options["tensor_parallel_size"] = torch.cuda.device_count()
-    else:
-        options["enforce_eager"] = True
-        options["kv_cache_memory_bytes"] = kv_cache_bytes(config, batch_size or _CPU_BATCH, context)
-    return options
-
-
-def _lora_options(adapters: Sequence[str]) -> dict[str, Any]:
-    """vLLM's settings for as many adapters, all of them in one batch; nothing without any."""
-    if not adapters:
+def pixel_options(chat: Chat, asked: AskedSettings) -> dict[str, Any]:
+    """How vLLM is told of the pixels that pictures are scaled to; nothing where the model's own bounds hold."""
+    if not (asked.min_pixels or asked.max_pixels):
         return {}
-    rank = max(read_adapter(adapter).rank for adapter in adapters)
-    room = next((one for one in _LORA_RANKS if rank <= one), rank)
-    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": room}
+    size = chat.processor.image_processor.size
+    bounds = {name: int(size[name]) for name in ("shortest_edge", "longest_edge")}
+    return {"mm_processor_kwargs": {"size": bounds}}
 
 
 def _lora_requests(adapters: Sequence[str]) -> dict[str, Any]:
@@ -340,9 +317,3 @@ def _lora_requests(adapters: Sequence[str]) -> dict[str, Any]:
     from vllm.lora.request import LoRARequest
 
     return {one: LoRARequest(one, i, str(Path(one).absolute())) for i, one in enumerate(adapters, start=1)}
-
-
-def kv_cache_bytes(config: Any, num_sequences: int, context: int) -> int:
-    """Memory for keys and values on CPU: 256 MiB to 1 GiB as the batch needs, and never below one context."""
-    sequence = cache_bytes_per_token(config, itemsize=4) * (context + 128)
-    return int(max(min(sequence * num_sequences, 1024 * _MIB), 256 * _MIB, sequence))

@@ -25,7 +25,13 @@ class Subject:
 
     def __init__(self, recipe: Recipe, model: str | Path, round: int | None) -> None:
         settings = recipe.eval
-        engine = EngineSettings(dtype=settings.dtype, batch_size=settings.batch_size, api=recipe.api)
+        engine = EngineSettings(
+            dtype=settings.dtype,
+            batch_size=settings.batch_size,
+            api=recipe.api,
+            asked=settings.asked(),
+            machine=recipe.engine_of("eval"),
+        )
         self.recipe, self.model, self.round = recipe, str(model), round
         self.asked = AskedModel.of(self.model, settings.engine, engine, max_new_tokens=settings.max_new_tokens)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vila2cli.engine import dtype_of
 from vila2cli.settings import FilterSettings
@@ -35,9 +36,12 @@ class FilterJob:
         return self.recipe.filter
 
     @property
-    def dtype(self) -> dict[str, str]:
-        """What provenance says of the number format the model runs in."""
-        return {} if self.model is None else dtype_of(self.settings.engine, self.model, self.settings.dtype)
+    def dtype(self) -> dict[str, Any]:
+        """What provenance says of the number format the model runs in, and of the engine's other settings."""
+        if self.model is None:
+            return {}
+        machine = self.recipe.engine_of("filter")
+        return {**dtype_of(self.settings.engine, self.model, self.settings.dtype), **machine.decisive()}
 
     @property
     def scores_dir(self) -> Path:

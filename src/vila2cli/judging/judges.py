@@ -26,7 +26,7 @@ from vila2cli.judging.protocols import (
 from vila2cli.score.caption import slot_balance
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.verdict import oracle_outcome
-from vila2cli.settings import JudgeModelSettings
+from vila2cli.settings import JudgeModelSettings, MachineSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.members import NO_IMAGE
@@ -124,7 +124,7 @@ class ModelJudge(Judge):
                 f"{self._prompt_id} asks for JSON, for which {max_new_tokens} tokens do not suffice; "
                 "set judge.max_new_tokens=256"
             )
-        self.asked = asked_judge(settings, max_new_tokens)
+        self.asked = asked_judge(settings, max_new_tokens, recipe.engine_of("judge"))
         self.limits = recipe.data.limits()
         self._decode = partial(decode_images, max_pixels=recipe.data.max_pixels)
         self._blank = replace(
@@ -165,9 +165,11 @@ class ModelJudge(Judge):
         self.write(out, sample, self._protocol.read(self.name, captions, pairs, results))
 
 
-def asked_judge(settings: JudgeModelSettings, max_new_tokens: int) -> AskedModel:
+def asked_judge(settings: JudgeModelSettings, max_new_tokens: int, machine: MachineSettings) -> AskedModel:
     """The model of a judge, of which what one question costs must not end the others."""
-    engine = EngineSettings(dtype=settings.dtype, api=settings.api, fails_alone=True)
+    engine = EngineSettings(
+        dtype=settings.dtype, api=settings.api, asked=settings.asked(), fails_alone=True, machine=machine
+    )
     return AskedModel.of(settings.model, settings.engine, engine, max_new_tokens=max_new_tokens)
 
 
@@ -180,7 +182,11 @@ def judging_models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeM
         if name == MODEL and model is not None:
             settings = recipe.judge
             models[name] = JudgeModelSettings(
-                model=str(model), engine=settings.engine, dtype=settings.dtype, api=recipe.api
+                model=str(model),
+                engine=settings.engine,
+                dtype=settings.dtype,
+                api=recipe.api,
+                **settings.asked().model_dump(),
             )
         elif name == MODEL:
             raise RecipeError(

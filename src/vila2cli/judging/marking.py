@@ -63,7 +63,8 @@ class Marker:
     @cached_property
     def _asked(self) -> AskedModel:
         settings = self._recipe.judges[self._recipe.eval.judge]
-        return asked_judge(settings, settings.max_new_tokens or _MAX_NEW_TOKENS)
+        machine = self._recipe.engine_of("judge")
+        return asked_judge(settings, settings.max_new_tokens or _MAX_NEW_TOKENS, machine)
 
     @cached_property
     def _engine(self) -> LimitedEngine:

@@ -16,8 +16,10 @@ from PIL import Image
 
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.control import Controls
+from vila2cli.model.templates import check_arguments
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.text.reasoning import is_mark, opens_reasoning
+from vila2cli.text.stops import stopped_at
 
 IGNORE_INDEX = -100
 _ODD = (
@@ -43,14 +45,17 @@ _Part = tuple[list[list[int]], bool]
 class Chat:
     """A processor's chat template, tokenizer and image processor behind one interface.
 
-    The processor of a language model is its tokenizer; such a chat has no place for images.
+    The processor of a language model is its tokenizer; such a chat has no place for images. `arguments` go to
+    the template by name; raises ModelError for one that it does not use.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, arguments: Mapping[str, Any] | None = None) -> None:
         self.processor = processor
+        self.arguments = dict(arguments or {})
         self.tokenizer = getattr(processor, "tokenizer", processor)
         if not getattr(processor, "chat_template", None):
             raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
+        check_arguments(processor.chat_template, self.arguments)
         self.image_token: str = getattr(processor, "image_token", "")
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token) if self.image_token else -1
         self._image_ids: dict[tuple[int, int], array[int]] = {}  # the most recently used is last
@@ -81,18 +86,30 @@ class Chat:
         _check_placed(remaining)
         return ids
 
-    def reply(self, ids: Sequence[int]) -> str:
+    def reply(self, ids: Sequence[int], stops: Sequence[str] = ()) -> str:
         """Generated ids as text without special tokens, but with every mark of reasoning.
 
-        Where the template opens the reasoning itself, at the prompt's end, the text begins with that mark.
+        Where the template opens the reasoning itself, at the prompt's end, the text begins with that mark. The
+        one of `stops` that is complete first is left out, and what follows it.
         """
+        text = self.generated(ids)
+        return f"{self._opened}{text[: stopped_at(text, stops)]}".strip()
+
+    def generated(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, as `reply` has them, before anything is cut or stripped."""
         special, marks = self._special_ids
         if marks.isdisjoint(ids):
-            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        else:
-            kept = [token for token in ids if token in marks or token not in special]
-            text = self.tokenizer.decode(kept, skip_special_tokens=False)
-        return f"{self._opened}{text}".strip()
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        kept = [token for token in ids if token in marks or token not in special]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def check_system(self, system: str) -> None:
+        """Raise ModelError where the template refuses a system prompt, or leaves it out."""
+        turns = [Turn("system", system), Turn("user", _QUESTION)]
+        text = self._tried(turns, answer=True)
+        if text is None or self.controls.inert(system).strip() not in text:
+            what = "refuses" if text is None else "leaves out"
+            raise ModelError(f"the model's chat template {what} a system prompt: set none (system)")
 
     @cached_property
     def _special_ids(self) -> tuple[frozenset[int], frozenset[int]]:
@@ -196,7 +213,9 @@ class Chat:
                 if message["role"] == "assistant":
                     message["content"] = self._ended(message["content"])
         try:
-            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+            text = self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=answer, **self.arguments
+            )
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template cannot be parsed: {one_line(error)}") from None
         except _ODD as error:

@@ -1,6 +1,11 @@
-"""Chat templates with image parts for LLM families whose own template takes text only."""
+"""Chat templates: with image parts for LLM families whose own takes text only, and which arguments one has."""
 
+import difflib
+import re
+from collections.abc import Iterable
 from typing import Any
+
+from vila2cli.errors import ModelError
 
 _CONTENT = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -36,3 +41,25 @@ def image_template(tokenizer: Any) -> str:
     if "<|start_header_id|>" in vocabulary:
         return LLAMA3
     return CHATML if "<|im_start|>" in vocabulary else VICUNA
+
+
+def check_arguments(template: Any, names: Iterable[str]) -> None:
+    """Raise ModelError for an argument that a template does not use, naming the nearest one that it does.
+
+    `template` is Jinja, or several by name. Of an argument that it does not know a template says nothing.
+    """
+    texts = template.values() if isinstance(template, dict) else [template]
+    used = {name for text in texts for name in _names(str(text))}
+    for name in names:
+        if name not in used:
+            close = difflib.get_close_matches(name, used, n=1, cutoff=0.6)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ModelError(f"the model's chat template has no argument {name!r} (chat_template){meant}")
+
+
+def _names(template: str) -> set[str]:
+    """The names that a template's expressions use, attributes and texts in quotation marks left out."""
+    inside = " ".join(
+        re.findall(r"\{[{%](.*?)[%}]\}", re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL), re.DOTALL)
+    )
+    return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", re.sub(r"'[^']*'|\"[^\"]*\"", "", inside)))

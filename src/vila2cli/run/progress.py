@@ -81,6 +81,11 @@ class Progress:
         if self._clock() - self._last_line >= LINE_EVERY_SECONDS:
             self._report()
 
+    def beat(self, doing: str) -> None:
+        """Show the count again where it was not for long, with what is being done in the meantime."""
+        if self._clock() - self._last_line >= LINE_EVERY_SECONDS:
+            self._report(doing=printable_line(doing))
+
     def note(self, text: str) -> None:
         """Show one line of text between the counts."""
         text = printable_line(text)
@@ -110,12 +115,14 @@ class Progress:
         shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._figures.items()}
         return printable(", ".join(f"{name} {value}" for name, value in shown.items()))
 
-    def _report(self, *, closing: bool = False) -> None:
+    def _report(self, *, closing: bool = False, doing: str = "") -> None:
         now = self._clock()
         elapsed = now - self._last_line
         recent = (self.num_done - self._last_num) / elapsed if elapsed > 0 else 0.0
         if self._bar is None or closing:
-            self._write(self.line())
+            self._write(", ".join(filter(None, [self.line(), doing])))
+        elif doing:
+            self._bar.update(self.num_done, ", ".join(filter(None, [self._figures_text(), doing])))
         counts = {"stage": self.stage, "done": self.num_done, "total": self.total, "unit": self.unit}
         speed = {"seconds": self.seconds, "rate": self.rate, "recent_rate": recent}
         for path in self._log_paths:

@@ -14,15 +14,25 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Stop:
-    """Whether a signal asked to stop; `check` is called where it is safe to."""
+    """Whether a signal asked to stop; `check` is called where it is safe to.
+
+    `on_beat` is told what is going on, many times a second, by work that gives no result for long.
+    """
 
     reason: str | None = None
+    on_beat: Callable[[str], None] | None = None
     _raises: bool = False
 
     def check(self) -> None:
         """Raise Interrupted when a signal has come."""
         if self.reason is not None:
             raise Interrupted(f"stopped by {self.reason}; run the same command again to go on")
+
+    def beat(self, doing: str) -> None:
+        """`check`, and tell what is going on."""
+        self.check()
+        if self.on_beat is not None:
+            self.on_beat(doing)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason == "SIGINT":

@@ -1,7 +1,7 @@
 """The recipe: typed, frozen settings with unit and default, one class per table.
 
-recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, soup and slurm
-hold the tables, and this module the recipe that joins them. Read kinds, then training.
+recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, machine, soup and
+slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, StringConstraints, model_validator
 
+from vila2cli.settings.asked import AskedSettings, ShownSettings
 from vila2cli.settings.asking import (
     ApiSettings,
     CostSettings,
@@ -23,6 +24,7 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.machine import AskingStage, MachineSettings, StageMachineSettings
 from vila2cli.settings.slurm import Line, SlurmSettings
 from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
@@ -42,6 +44,8 @@ from vila2cli.settings.training import (
 
 __all__ = [
     "ApiSettings",
+    "AskedSettings",
+    "AskingStage",
     "BaseSettings",
     "CaptionSettings",
     "CostSettings",
@@ -51,12 +55,14 @@ __all__ = [
     "JudgeSettings",
     "Language",
     "LoraSettings",
+    "MachineSettings",
     "MainSettings",
     "Origin",
     "Part",
     "RecaptionSettings",
     "Recipe",
     "Settings",
+    "ShownSettings",
     "SourceSettings",
     "SpecialistSettings",
     "TrainSettings",
@@ -91,6 +97,8 @@ class Recipe(Settings):
     judge: JudgeSettings = JudgeSettings()
     judges: dict[JudgeName, JudgeModelSettings] = Field(default_factory=dict)
     eval: EvalSettings = EvalSettings()
+    engine: MachineSettings = MachineSettings()
+    engines: dict[AskingStage, StageMachineSettings] = Field(default_factory=dict)
     api: ApiSettings = ApiSettings()
     cost: CostSettings = CostSettings()
     slurm: SlurmSettings = SlurmSettings()
@@ -115,6 +123,11 @@ class Recipe(Settings):
             )
         adapted = {name: {**table, "train": ["lora"]} for name, table in own.items()}
         return {**tree, "specialists": {**specialists, **adapted}}
+
+    def engine_of(self, stage: AskingStage) -> MachineSettings:
+        """The table [engine] with what [engines.STAGE] sets in its place."""
+        own = self.engines.get(stage)
+        return self.engine if own is None else own.over(self.engine)
 
     @property
     def origins(self) -> Mapping[str, Origin]:
@@ -150,6 +163,7 @@ def describe(model: type[Settings] = Recipe, prefix: str = "") -> Iterator[tuple
                 yield f"{key}.KEY", type_name(value_kind), "none", field.description or ""
         else:
             default = "required" if field.is_required() else field.get_default()
+            default = getattr(model, "unset_is", default)
             yield key, type_name(kind), default, field.description or ""
 
 
@@ -164,5 +178,11 @@ def type_name(kind: Any) -> str:
         return " | ".join(type_name(choice) for choice in inner)
     if origin is tuple:
         return f"list of {type_name(inner[0])}"
-    names: dict[Any, str] = {str: "string", int: "integer", bool: "true | false", float: "float"}
-    return names[kind]
+    names: dict[Any, str] = {
+        Any: "any value",
+        str: "string",
+        int: "integer",
+        bool: "true | false",
+        float: "float",
+    }
+    return names.get(kind, "any value")

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 
+from vila2cli.settings.asked import AskedSettings, ShownSettings
 from vila2cli.settings.kinds import (
     EngineBatch,
     EngineDtype,
@@ -24,7 +25,7 @@ from vila2cli.settings.kinds import (
 )
 
 
-class WritingSettings(Settings):
+class WritingSettings(AskedSettings):
     """How captions are generated, checked and tried again, by a captioner or a rewriter."""
 
     engine: EngineName = "auto"
@@ -79,7 +80,7 @@ class RewriteSettings(WritingSettings):
     max_reject_rate: MaxRejects = 0.5
 
 
-class JudgeSettings(Settings):
+class JudgeSettings(AskedSettings):
     """Comparing caption layers pair by pair."""
 
     engine: EngineName = "auto"
@@ -121,7 +122,7 @@ class JudgeSettings(Settings):
     ] = 0
 
 
-class FilterSettings(Settings):
+class FilterSettings(ShownSettings):
     """Which captions and images are worth training on: what is scored, and where the lines are drawn."""
 
     engine: EngineName = "auto"
@@ -188,11 +189,11 @@ class FilterSettings(Settings):
 
     def scoring(self) -> dict[str, Any]:
         """The settings that decide the scores, beside the models; the others only decide what is kept."""
-        names = ("scores", "captions", *(("prompt",) if self.needs_model else ()))
+        names = ("scores", "captions", *(("prompt", *ShownSettings.model_fields) if self.needs_model else ()))
         return {name: value for name, value in self.deciding().items() if name in names}
 
 
-class EvalSettings(Settings):
+class EvalSettings(AskedSettings):
     """Scoring a checkpoint on task folders."""
 
     tasks: Annotated[Names, setting("task folders or globs of them")] = ()
@@ -279,7 +280,7 @@ class ApiSettings(Settings):
     ] = "png"
 
 
-class JudgeModelSettings(Settings):
+class JudgeModelSettings(AskedSettings):
     """One model that judges, by a name of its own."""
 
     model: Annotated[str, setting("folder, hub id, or the name that the server of its api table knows")]

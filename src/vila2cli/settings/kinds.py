@@ -24,9 +24,12 @@ Check = Literal["boxes", "some-box", "text"]
 """Of a specialist's answers: every box inside the image and whole, at least one, plausible text."""
 
 
-def setting(doc: str, *, decides: bool = True, **limits: Any) -> Any:
-    """A field with its one line of doc; `decides=False` marks what changes speed or limits, not output."""
-    return Field(description=doc, json_schema_extra={"decides": decides}, **limits)
+def setting(doc: str, *, decides: bool = True, if_set: bool = False, **limits: Any) -> Any:
+    """A field with its one line of doc; `decides=False` marks what changes speed or limits, not output.
+
+    One that decides `if_set` is named in a manifest only where it differs from its default.
+    """
+    return Field(description=doc, json_schema_extra={"decides": decides, "if_set": if_set}, **limits)
 
 
 def one_is_a_list(value: Any) -> Any:
@@ -113,7 +116,10 @@ class Settings(BaseModel):
         values = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
             extra, value = field.json_schema_extra, getattr(self, name)
-            if isinstance(extra, dict) and extra.get("decides") is False:
+            if isinstance(extra, dict) and (
+                extra.get("decides") is False
+                or (extra.get("if_set") and value == field.get_default(call_default_factory=True))
+            ):
                 del values[name]
             elif isinstance(value, Settings):
                 values[name] = value.deciding()

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
+from vila2cli.settings.asked import AskedSettings, TemplateArguments
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
@@ -125,6 +126,7 @@ class TrainSettings(Settings):
     weight_decay: Annotated[float, setting("AdamW weight decay", ge=0)] = 0.0
     max_grad_norm: Annotated[float, setting("gradient norm above which it is clipped", gt=0)] = 1.0
     max_reject_rate: MaxUnusable = 0.05
+    chat_template: TemplateArguments = Field(default_factory=dict)
     cache_features: Annotated[
         bool, setting("keep the frozen vision tower's features in memory between epochs", decides=False)
     ] = False
@@ -212,7 +214,7 @@ class SftSettings(BlendSettings):
     learning_rate: LearningRate = 2e-5
 
 
-class SpecialistSettings(TrainSettings):
+class SpecialistSettings(AskedSettings, TrainSettings):
     """A specialist: trained on its task, then asked about the pretraining images (VILA^2 section 2.2)."""
 
     train: Parts = ("vision_tower", "projector", "llm")

@@ -190,6 +190,7 @@ def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
     drawn = _drawn(recipe)
     return Job(
         layer=SCORES_LAYER,
+        stage="filter",
         recipe=recipe,
         source=job.source,
         inputs=scoring_inputs(job),

@@ -79,7 +79,7 @@ def to_job(
     source = open_source(shards, base=base)
     if rewrite:
         _check_recaptioned(source)
-    provenance = Provenance.of(model, settings, recipe.api, round)
+    provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage.LAYER), round)
 
     def make_task(engine: str) -> Task[Any]:
         known = replace(provenance, engine=engine)
@@ -87,6 +87,7 @@ def to_job(
 
     return Job(
         layer=stage.LAYER,
+        stage=stage.LAYER,
         recipe=recipe,
         source=source,
         inputs={

@@ -116,12 +116,14 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
 
     return Job(
         layer=name,
+        stage="relabel",
         recipe=recipe,
         source=source,
         inputs=relabel_inputs(recipe, name=name, model=model, source=source),
         model=base_of(model) if adapter else model,
         adapter=adapter,
         settings=settings,
+        asked=settings_of(recipe, name).asked(),
         make_task=partial(Relabeller, recipe, name, model),
         summarise=partial(_summarise, recipe, answering),
         to_json=dict,
@@ -148,6 +150,7 @@ def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> dict
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:
     """What decides a specialist's answers, as the layer's manifest holds it."""
     settings, kind = settings_of(recipe, name), recipe.recaption.engine
+    asked = settings.inputs()
     _, model_sha256 = identify(kind, model, recipe.api)
     return {
         "stage": "relabel",
@@ -156,8 +159,10 @@ def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> 
         "model_sha256": model_sha256,
         **_below(kind, model),
         **dtype_of(kind, model, recipe.recaption.dtype),
+        **recipe.engine_of("relabel").decisive(),
         **({"api": recipe.api.deciding()} if kind == "api" else {}),
         "max_new_tokens": settings.max_new_tokens,
+        **({"asked": asked} if asked else {}),
         "relabel_share": settings.relabel_share,
         "prompts": {prompt: prompt_sha256(prompt, recipe.prompts) for prompt in settings.prompts},
         "questions": list(QUESTIONS[settings.questions]),
@@ -184,7 +189,10 @@ class Relabeller:
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
         self.adapter = model if kind != "api" and is_adapter(model) else ""
         self.model, self.model_sha256 = identify(kind, model, recipe.api)
-        self.dtype = dtype_of(kind, model, recipe.recaption.dtype)
+        self.dtype = {
+            **dtype_of(kind, model, recipe.recaption.dtype),
+            **recipe.engine_of("relabel").decisive(),
+        }
 
     def prompt_id(self, sample: Sample) -> str:
         return draw_prompt(self.settings.prompts, f"{self.name}/{sample.key}", self.recipe.seed)
@@ -233,7 +241,12 @@ class Relabeller:
                 model_sha256=self.model_sha256,
                 prompt_id=prompt_id,
                 prompt_sha256=prompt_sha256(prompt_id, self.recipe.prompts),
-                sampling={"engine": self.engine_name, "temperature": 0.0, **self.dtype},
+                sampling={
+                    "engine": self.engine_name,
+                    "temperature": 0.0,
+                    **self.dtype,
+                    **self.settings.inputs(),
+                },
                 num_tokens=result.num_tokens,
                 finish_reason=result.finish_reason,
                 logprob_mean=result.logprob_mean,

@@ -28,11 +28,11 @@ def chat_of(recipe: Recipe, model: str | None) -> "Chat":
     if model is None:
         from vila2cli.model.build import build
 
-        return Chat(build(recipe.base, seed=recipe.seed)[1])
+        return Chat(build(recipe.base, seed=recipe.seed)[1], recipe.pretrain.main.chat_template)
     from vila2cli.model.checkpoint import resolve_model
     from vila2cli.model.loading import load_processor
 
-    return Chat(load_processor(resolve_model(model)))
+    return Chat(load_processor(resolve_model(model)), recipe.pretrain.main.chat_template)
 
 
 def show_tokens(

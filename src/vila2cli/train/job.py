@@ -313,12 +313,13 @@ class _Job:
 
     def _stored(self, folder: Path, data: DataSource, settings: TrainSettings) -> list[Stored]:
         """A source's shards, each tokenised by one of the processes."""
+        chat = Chat(self.chat.processor, settings.chat_template) if settings.chat_template else self.chat
 
         def store(number: int, shard: Shard) -> Stored:
             path = folder / f"{number:06}.safetensors"
             return store_shard(
                 shard,
-                self.chat,
+                chat,
                 data.compose,
                 path,
                 max_length=settings.max_length,

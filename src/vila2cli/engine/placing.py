@@ -1,0 +1,213 @@
+"""Which GPUs an engine gets: how many share a model, and how many engines a machine holds.
+
+The plan is worked out from shapes alone, so that it can be told before anything is loaded. Memory is planned
+with: what it says fits may still be a little too much, and vLLM then says so when it starts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from vila2cli.engine.devices import Gpu
+from vila2cli.engine.limits import cache_bytes_per_token, context_length
+from vila2cli.errors import ModelError
+from vila2cli.model.freeze import part_of
+from vila2cli.settings import MachineSettings
+
+_OVERHEAD = 2_000_000_000
+"""Bytes of a GPU for activations, the CUDA context and captured graphs."""
+_WHOLE_TOWERS = ("InternVLForConditionalGeneration",)
+"""Classes of which vLLM keeps the whole vision tower on every GPU where its heads do not divide."""
+_WEIGHT_BYTES = {"fp8": 1.0, "int8": 1.0, "bitsandbytes": 0.55, "mxfp4": 0.55, "experts_int8": 1.0}
+"""Bytes of a weight that vLLM quantizes itself."""
+_IMAGE_TOKENS, _TEXT_TOKENS = 1024, 384
+"""Tokens planned for an image where the config does not say, and for prompt and answer."""
+_DEFAULT_BATCH = 128
+_PART_OF_BATCH = 4
+"""Room for this part of a batch will do: twice the GPUs for a fuller one are worth more as two engines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What of a checkpoint decides where it fits.
+
+    `tower` and `llm` are parameters (the projector counts with the tower), `kv_bytes` the keys and values of a
+    token in 16-bit numbers, `num_tokens` the tokens of a usual request, and `needs_tower_heads` whether vLLM
+    refuses to keep a tower whole whose heads do not divide.
+    """
+
+    tower: int
+    llm: int
+    heads: int
+    kv_heads: int
+    tower_heads: int
+    intermediate: int
+    kv_bytes: int
+    context: int
+    num_tokens: int
+    needs_tower_heads: bool = True
+
+    @classmethod
+    def of(cls, net: PreTrainedModel) -> "Shape":
+        """The shape of a model, of which no weight is looked at: one on the meta device will do."""
+        config: Any = net.config
+        text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+        sizes: Counter[bool] = Counter()
+        for name, parameter in net.named_parameters():
+            sizes[part_of(name) == "llm"] += parameter.numel()
+        image = int(getattr(config, "image_seq_length", 0) or _IMAGE_TOKENS) if vision is not None else 0
+        heads = int(text.num_attention_heads)
+        tower_heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1
+        return cls(
+            tower=sizes[False],
+            llm=sizes[True],
+            heads=heads,
+            kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+            tower_heads=int(tower_heads),
+            intermediate=int(getattr(text, "intermediate_size", None) or heads),
+            kv_bytes=cache_bytes_per_token(config, itemsize=2),
+            context=context_length(config),
+            num_tokens=min(image + _TEXT_TOKENS, context_length(config)),
+            needs_tower_heads=type(net).__name__ not in _WHOLE_TOWERS,
+        )
+
+    def splits_over(self, num_gpus: int) -> bool:
+        """Whether vLLM takes so many GPUs for one model."""
+        divides = self.heads % num_gpus == 0 and self.intermediate % num_gpus == 0
+        shares_keys = self.kv_heads % num_gpus == 0 or num_gpus % self.kv_heads == 0
+        return divides and shares_keys and (not self.needs_tower_heads or self.tower_heads % num_gpus == 0)
+
+    def weight_bytes(self, num_gpus: int, width: float) -> int:
+        """Bytes of the weights on each of so many GPUs; the tower is never quantized."""
+        tower = self.tower / num_gpus if self.tower_heads % num_gpus == 0 else self.tower
+        return round(2 * tower + width * self.llm / num_gpus)
+
+    def cache_bytes(self, num_gpus: int, num_tokens: int, width: float = 2.0) -> int:
+        """Bytes of the keys and values of so many tokens on each of the GPUs, which hold a head at least."""
+        return round(num_tokens * self.kv_bytes * width / 2 / min(num_gpus, self.kv_heads))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many engines there are, the devices of each, and the bytes that each takes of one of them.
+
+    `device` says what devices are. A `batch` below what was asked for is what fits beside the weights.
+    """
+
+    replicas: int
+    per_replica: int
+    device: Literal["gpu", "core"]
+    used: int = 0
+    memory: int = 0
+    batch: int = 0
+
+    def line(self) -> str:
+        """The plan in words."""
+        one = "GPU" if self.device == "gpu" else "core"
+        devices = f"{self.per_replica} {one}{'s' if self.per_replica > 1 else ''}"
+        text = f"{self.replicas} {'replicas' if self.replicas > 1 else 'replica'} of {devices}"
+        if self.device == "core":
+            return text
+        return (
+            f"{text} (replicas x tensor parallel: {self.replicas} x {self.per_replica}), "
+            f"{self.used / 1e9:,.3g} of {self.memory / 1e9:,.3g} GB each for weights and {self.batch} requests"
+        )
+
+
+def plan_cores(machine: MachineSettings, num_cores: int) -> Plan:
+    """Engines on processor cores: one, unless more are asked for; each gets as many cores."""
+    cores = num_cores if machine.gpus == "all" else min(machine.gpus, num_cores)
+    replicas = 1 if machine.replicas == "auto" else machine.replicas
+    return Plan(replicas, max(1, cores // replicas), "core")
+
+
+def plan_gpus(
+    shape: Shape,
+    gpus: Sequence[Gpu],
+    machine: MachineSettings,
+    *,
+    kind: str = "vllm",
+    batch_size: int = _DEFAULT_BATCH,
+    itemsize: int = 2,
+    is_worker: bool = False,
+) -> Plan:
+    """Engines on GPUs; a worker of several has one engine, on all of the GPUs that it was given.
+
+    The hf engine takes one GPU each. Raises ModelError where the model fits no number of GPUs that it can be
+    split over, or where settings ask for more than there is.
+    """
+    given = list(gpus if machine.gpus == "all" else gpus[: machine.gpus])
+    if machine.gpus != "all" and machine.gpus > len(gpus):
+        raise ModelError(f"engine.gpus = {machine.gpus}, and {len(gpus)} are visible; lower it")
+    memory = min(gpu.memory for gpu in given)
+    budget = memory * (machine.gpu_memory_utilization if kind == "vllm" else 1.0)
+    width = _WEIGHT_BYTES.get(machine.quantization, float(itemsize))
+    cache = 1.0 if machine.kv_cache_dtype.startswith("fp8") else float(itemsize)
+    batch_size = batch_size or _DEFAULT_BATCH
+
+    def used(num_gpus: int, batch: int) -> int:
+        tokens = batch * shape.num_tokens
+        return shape.weight_bytes(num_gpus, width) + shape.cache_bytes(num_gpus, tokens, cache) + _OVERHEAD
+
+    most = len(given) if machine.replicas == "auto" else len(given) // machine.replicas
+    splits = _splits(shape, machine, kind, most, len(given))
+    fitting = [num for num in splits if used(num, -(-batch_size // _PART_OF_BATCH)) <= budget]
+    enough = fitting or [num for num in reversed(splits) if used(num, 1) <= budget]
+    if not enough:
+        raise ModelError(_too_large(shape, splits, used(splits[-1], 1), memory, machine, len(given)))
+    is_alone = is_worker and machine.replicas == "auto"
+    tensor_parallel = enough[-1] if is_alone and fitting else enough[0]
+    per_sequence = max(1, used(tensor_parallel, 1) - used(tensor_parallel, 0))
+    batch = min(batch_size, int((budget - used(tensor_parallel, 0)) // per_sequence))
+    if machine.replicas != "auto":
+        replicas = machine.replicas
+    else:
+        replicas = 1 if is_alone else len(given) // tensor_parallel
+    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch)
+
+
+def _splits(shape: Shape, machine: MachineSettings, kind: str, most: int, num_gpus: int) -> list[int]:
+    """The numbers of GPUs that one engine may have, least first."""
+    asked = machine.tensor_parallel
+    if most < 1 or (asked != "auto" and asked > most):
+        raise ModelError(
+            f"engine.replicas = {machine.replicas} and engine.tensor_parallel = {asked} need more than the "
+            f"{num_gpus} GPUs that are there; lower one of them"
+        )
+    if kind != "vllm":
+        if asked not in ("auto", 1):
+            raise ModelError(f"engine.tensor_parallel = {asked}: the hf engine runs on one GPU; leave it out")
+        return [1]
+    if asked == "auto":
+        return [num for num in range(1, most + 1) if shape.splits_over(num)]
+    if not shape.splits_over(asked):
+        fitting = ", ".join(str(num) for num in range(1, most + 1) if shape.splits_over(num))
+        raise ModelError(
+            f"engine.tensor_parallel = {asked} does not divide the model: {shape.heads} heads, "
+            f"{shape.kv_heads} of keys, {shape.tower_heads} in the vision tower; it can be {fitting}"
+        )
+    return [asked]
+
+
+def _too_large(
+    shape: Shape, splits: Sequence[int], need: int, memory: int, machine: MachineSettings, num_gpus: int
+) -> str:
+    return (
+        f"the model does not fit: {2 * (shape.tower + shape.llm) / 1e9:,.3g} GB of weights in 16 bits, and on "
+        f"{splits[-1]} of {num_gpus} GPUs (it divides over {', '.join(map(str, splits))}) each would hold "
+        f"{need / 1e9:,.3g} GB of {machine.gpu_memory_utilization:.0%} of {memory / 1e9:,.3g} GB; take more "
+        "or larger GPUs, or set engine.quantization"
+    )
+
+
+def context_that_fits(shape: Shape, plan: Plan, machine: MachineSettings, itemsize: int = 2) -> int:
+    """Tokens of one context whose keys and values fit beside the weights on the GPUs of a replica."""
+    width = _WEIGHT_BYTES.get(machine.quantization, float(itemsize))
+    cache = 1.0 if machine.kv_cache_dtype.startswith("fp8") else float(itemsize)
+    room = (
+        plan.memory * machine.gpu_memory_utilization - shape.weight_bytes(plan.per_replica, width) - _OVERHEAD
+    )
+    return int(room // max(1, shape.cache_bytes(plan.per_replica, 1, cache)))
