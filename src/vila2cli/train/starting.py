@@ -133,7 +133,8 @@ def _raise_cause(failures: Mapping[int, Any], count: int) -> NoReturn:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         why = ", as Linux does where memory runs out" if code == -signal.SIGKILL else ""
         raise RankError(
-            f"process {rank} of {count} {how}{why}; run the same command again to go on from the last checkpoint"
+            f"process {rank} of {count} {how}{why}; run the same command again to go on from the last "
+            "checkpoint"
         )
     _raise_first(left)
     raise AssertionError("a failure has a cause")
