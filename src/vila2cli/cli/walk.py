@@ -9,22 +9,19 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, TextIO
 
 import typer
 
 from vila2cli.cli.terminal import json_output
 from vila2cli.errors import Interrupted
 from vila2cli.run.stages import Stage
-from vila2cli.run.started import end_with
+from vila2cli.run.started import LINES_OF, end_with
 from vila2cli.run.stopping import Stop, interruptible
 
 _POLL_S = 0.05
-_LAST_LINES_S = 5.0
 _NICE = 10
 """How far a stage stands back that no other waits for."""
 
@@ -45,12 +42,11 @@ class Machine:
 
 @dataclass(slots=True)
 class _Running:
-    """A stage that runs, with the GPUs it has and what hands its lines on."""
+    """A stage that runs, with the GPUs it has."""
 
     stage: Stage
     process: "subprocess.Popen[bytes]"
     gpus: tuple[str, ...]
-    readers: Sequence[threading.Thread] = ()
 
 
 @dataclass(slots=True)
@@ -144,24 +140,9 @@ class Walk:
         elif not stage.is_training and not (is_awaited and is_alone):
             # The number of threads decides the last bits of trained weights, so that it is the same for all.
             environ.setdefault("OMP_NUM_THREADS", str(max(1, self.machine.cores // self.jobs)))
-        nice = 0 if is_awaited or gpus else _NICE
-        process = subprocess.Popen(
-            command,
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=functools.partial(_begin, os.getpid(), nice),
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        streams = ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
-        readers = [
-            threading.Thread(target=_hand_on, args=(source, target, stage.name), daemon=True)
-            for source, target in streams
-        ]
-        for reader in readers:
-            reader.start()
-        return _Running(stage, process, gpus, readers)
+        environ[LINES_OF] = stage.name
+        begin = functools.partial(_begin, os.getpid(), 0 if is_awaited or gpus else _NICE)
+        return _Running(stage, subprocess.Popen(command, env=environ, preexec_fn=begin), gpus)
 
     def _await(self) -> list[_Running]:
         while not (ended := [one for one in self._running if one.process.poll() is not None]):
@@ -169,8 +150,6 @@ class Walk:
         return ended
 
     def _end(self, one: _Running) -> None:
-        for reader in one.readers:
-            reader.join(_LAST_LINES_S)  # a process below the stage may still hold its end of the pipe
         self._running.remove(one)
         code = one.process.returncode
         if code == 0:
@@ -192,11 +171,3 @@ class Walk:
 def _begin(parent: int, nice: int) -> None:
     end_with(parent)
     os.nice(nice)
-
-
-def _hand_on(source: IO[bytes], target: TextIO, name: str) -> None:
-    """Hand a stage's lines on with its name before each."""
-    with source:
-        for line in source:
-            target.write(f"{name} | {line.decode(errors='replace').rstrip()}\n")
-            target.flush()

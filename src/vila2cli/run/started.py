@@ -1,10 +1,13 @@
 """What a process that `vila2` itself started owes the one that started it: to end with it, and to let it speak.
 
+Stages side by side begin each line with their name.
+
 A training on several GPUs is one command, so its processes leave their error in a file, in the form of
 torch.distributed.elastic, and the one that started them prints it once.
 """
 
 import ctypes
+import io
 import json
 import os
 import signal
@@ -17,6 +20,8 @@ from vila2cli.errors import Interrupted
 
 STARTED_BY = "VILA2_STARTED_BY"
 """In the environment of a training's process the number of the process that started it."""
+LINES_OF = "VILA2_LINES_OF"
+"""In the environment of a stage that runs beside others its name."""
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
 """As prctl(2) has it."""
@@ -37,6 +42,32 @@ def heed_parent() -> None:
     if text := os.environ.pop(STARTED_BY, ""):
         _parent = int(text)
         end_with(_parent)
+
+
+class NamedLines(io.TextIOWrapper):
+    """A stream of the process, with a name before each line, and no bars, of which several would collide."""
+
+    def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        super().__init__(stream.detach(), stream.encoding, stream.errors, line_buffering=True)
+        self._name, self._at_start = name, True
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        named = ""
+        for line in text.splitlines(keepends=True):
+            named += f"{self._name} | {line}" if self._at_start else line
+            self._at_start = line.endswith("\n")
+        super().write(named)
+        return len(text)
+
+
+def name_lines() -> None:
+    """Name the lines of this process where its stage runs beside others."""
+    name = os.environ.get(LINES_OF)
+    if name and isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stdout, sys.stderr = NamedLines(sys.stdout, name), NamedLines(sys.stderr, name)
 
 
 def is_started() -> bool:
