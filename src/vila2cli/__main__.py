@@ -7,7 +7,7 @@ import traceback
 from types import TracebackType
 
 from vila2cli.errors import Interrupted
-from vila2cli.run.started import heed_parent, leave_error, name_lines
+from vila2cli.run.started import begin_program, leave_error, name_lines
 from vila2cli.run.stopping import raising_on_signals
 from vila2cli.shards.credentials import masked, secrets_in
 from vila2cli.text.printable import printable
@@ -16,7 +16,7 @@ from vila2cli.text.printable import printable
 def run() -> None:
     """Run `vila2` and end the process with its exit code; a signal while it loads is one line and 75, too."""
     sys.excepthook = _show_defect
-    heed_parent()
+    begin_program()
     name_lines()
     try:
         with raising_on_signals():

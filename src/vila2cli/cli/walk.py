@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 import typer
 
 from vila2cli.cli.terminal import json_output
+from vila2cli.cli.warm import Fork, count_threads, warm_up
 from vila2cli.errors import Interrupted
 from vila2cli.run.stages import Stage
-from vila2cli.run.started import LINES_OF, end_with
+from vila2cli.run.started import LINES_OF, end_with, is_program
 from vila2cli.run.stopping import Stop, interruptible
 
 _POLL_S = 0.05
@@ -45,7 +46,7 @@ class _Running:
     """A stage that runs, with the GPUs it has."""
 
     stage: Stage
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | Fork"
     gpus: tuple[str, ...]
 
 
@@ -67,6 +68,7 @@ class Walk:
     _running: list[_Running] = field(default_factory=list)
     _failed: tuple[str, int] | None = None
     _stopped: Interrupted | None = None
+    _warm_threads: int = 0
 
     def run(self) -> Mapping[str, str]:
         """Why each stage ran that did, by name.
@@ -75,7 +77,12 @@ class Walk:
         that failed first, Interrupted where a signal ended stages before they could heed it.
         """
         with interruptible() as stop:
+            num_threads = self._forks() and count_threads()
             self._start_ready()
+            if self._running and num_threads and count_threads() == num_threads:
+                with stop.at_once():
+                    warm_up()  # while the first stage runs
+                self._warm_threads = count_threads()
             while self._running:
                 try:
                     with stop.at_once():
@@ -141,8 +148,16 @@ class Walk:
             # The number of threads decides the last bits of trained weights, so that it is the same for all.
             environ.setdefault("OMP_NUM_THREADS", str(max(1, self.machine.cores // self.jobs)))
         environ[LINES_OF] = stage.name
-        begin = functools.partial(_begin, os.getpid(), 0 if is_awaited or gpus else _NICE)
+        nice = 0 if is_awaited or gpus else _NICE
+        if self._warm_threads and self._warm_threads == count_threads():
+            return _Running(stage, Fork([*stage.words, *self.flags], environ, nice), gpus)
+        begin = functools.partial(_begin, os.getpid(), nice)
         return _Running(stage, subprocess.Popen(command, env=environ, preexec_fn=begin), gpus)
+
+    def _forks(self) -> bool:
+        """Whether stages to come can be forks: of a program of its own, which prints as they do."""
+        is_whole = is_program() and not json_output.is_on
+        return is_whole and self.jobs > 1 and sys.platform == "linux" and not self.machine.gpus
 
     def _await(self) -> list[_Running]:
         while not (ended := [one for one in self._running if one.process.poll() is not None]):
@@ -151,7 +166,7 @@ class Walk:
 
     def _end(self, one: _Running) -> None:
         self._running.remove(one)
-        code = one.process.returncode
+        code = one.process.poll() or 0
         if code == 0:
             for marker in one.stage.markers:
                 os.utime(marker)  # so that what is older than what it waits for is not looked at for ever

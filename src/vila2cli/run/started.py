@@ -26,6 +26,7 @@ _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
 """As prctl(2) has it."""
 _parent: int | None = None
+_is_program = False
 
 
 def end_with(parent: int) -> None:
@@ -36,9 +37,13 @@ def end_with(parent: int) -> None:
             os._exit(Interrupted.exit_code)
 
 
-def heed_parent() -> None:
-    """End with the process that started this one for a training, if one has; those below do not inherit it."""
-    global _parent
+def begin_program() -> None:
+    """Note that this process is `vila2` and nothing else, and end with the one that started it for a training.
+
+    Those below do not inherit that.
+    """
+    global _parent, _is_program
+    _is_program = True
     if text := os.environ.pop(STARTED_BY, ""):
         _parent = int(text)
         end_with(_parent)
@@ -55,6 +60,8 @@ class NamedLines(io.TextIOWrapper):
         return False
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # by which click tells streams of bytes
+            raise TypeError("write() argument must be str")
         named = ""
         for line in text.splitlines(keepends=True):
             named += f"{self._name} | {line}" if self._at_start else line
@@ -68,6 +75,11 @@ def name_lines() -> None:
     name = os.environ.get(LINES_OF)
     if name and isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stderr, io.TextIOWrapper):
         sys.stdout, sys.stderr = NamedLines(sys.stdout, name), NamedLines(sys.stderr, name)
+
+
+def is_program() -> bool:
+    """Whether this process was started as `vila2`, rather than a Python program that calls it."""
+    return _is_program
 
 
 def is_started() -> bool:

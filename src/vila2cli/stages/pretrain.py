@@ -52,6 +52,7 @@ def pretrain(
                 "align",
                 settings.align,
                 [_captions(pairs, composition_of(settings.align, recipe.seed), with_answers=False)],
+                shared=run.aligned if in_run or out == run.stage("pretrain", 0) else None,
             ),
             Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed))),
         ],

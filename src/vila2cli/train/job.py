@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.memory import naming_what_to_lower
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
+from vila2cli.train.reuse import trained_once
 from vila2cli.train.store import SampleStore, Stored, store_shard
 
 DATA_FOLDER = "data"
@@ -64,11 +66,15 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One optimizer run of a stage, over all its sources together."""
+    """One optimizer run of a stage, over all its sources together.
+
+    Where others train the same phase, its weights are kept in the folder `shared`.
+    """
 
     name: str
     settings: TrainSettings
     sources: Sequence[DataSource]
+    shared: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +144,7 @@ def train_stage(
             stage=stage,
             vila2=__version__,
             processes=ranks.count,
-            seconds=sum(f["seconds"] for f in checkpoints.cursor.finished),
+            seconds=sum(f["seconds"] for f in checkpoints.cursor.finished if not f.get("trained_before")),
             num_rejected=len(job.rejects),
             phases=checkpoints.cursor.finished,
             lineage=lineage,
@@ -219,7 +225,13 @@ class _Job:
             samples, counts = self._samples(number, phase)  # of finished phases, too: for the rejects
             if number < cursor.phase:
                 continue
-            figures = self._train_phase(model, phase, samples, counts)
+            train = partial(self._train_phase, model, phase, samples, counts)
+            if phase.shared is None or cursor.step:
+                figures = train()
+            else:
+                figures = trained_once(
+                    phase.shared, model, samples, phase.settings, self.recipe, self.ranks, train
+                )
             self.checkpoints.cursor = cursor = Cursor(phase=number + 1, finished=[*cursor.finished, figures])
             self.checkpoints.save(model, None)
             if number + 1 < len(phases):
