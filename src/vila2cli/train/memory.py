@@ -12,6 +12,14 @@ from vila2cli.settings.recipe import Recipe
 _OF_THE_CPU = ("DefaultCPUAllocator", "not enough memory")
 
 
+def settings_key(stage: str, phase: str) -> str:
+    """The table of a phase's settings in the recipe."""
+    kind, _, specialist = stage.partition(" ")
+    if specialist:
+        return f"specialists.{specialist}"
+    return kind if phase == kind else f"{kind}.{phase}"
+
+
 @contextlib.contextmanager
 def naming_what_to_lower(
     label: str, key: str, settings: TrainSettings, recipe: Recipe, count: int
