@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vila2cli.engine.devices import planned_gpus
 from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
@@ -26,6 +27,7 @@ from vila2cli.shards.reader import check_layers
 from vila2cli.shards.sample import Reject
 from vila2cli.text.prompts import prompt_text
 from vila2cli.train.launch import read_launch
+from vila2cli.train.starting import num_processes
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _OF_NO_TOWER = re.compile(r"^text_model\.|^logit_|(^|\.)head\.")
@@ -143,7 +145,7 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         return
     yield from _memory(recipe, sizes)
     yield _try("engines for captions", lambda: _engines(recipe, sizes))
-    yield Finding("processes of a training", _processes())
+    yield _try("processes of a training", lambda: _processes(recipe))
 
 
 def check_model(recipe: Recipe, model: str) -> Iterator[Finding]:
@@ -353,11 +355,11 @@ def _engines(recipe: Recipe, sizes: PartSizes) -> str:
     return planned_for_shape(recipe, shape, len(os.sched_getaffinity(0)))
 
 
-def _processes() -> str:
-    from vila2cli.ask.foretelling import devices
-
-    found = devices()
-    return f"{len(found)}, one for each GPU" if found else "1, there is no GPU"
+def _processes(recipe: Recipe) -> str:
+    planned = planned_gpus()
+    if planned is not None and recipe.trainer.processes == "auto":
+        return f"{len(planned)}, one for each GPU"
+    return f"{num_processes(recipe.trainer)}"
 
 
 def _disk(recipe: Recipe, counts: Counts) -> Finding:
