@@ -69,6 +69,9 @@ class HfEngine:
         self._limit = settings.batch_size or (512 if self.device.type == "cuda" else 128)
         self.batch_size = 0  # found when the first requests are there
         self._net, self._chat = _load(folder, settings.dtype, settings.asked, self.device)
+        if self._chat.whole:
+            self._limit = 1
+            self.notes.append("its processor lays out every prompt with its pictures: one request at a time")
         self._adapted = Adapted(self._net, settings.adapters) if settings.adapters else None
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
@@ -238,6 +241,13 @@ class HfEngine:
         return results
 
     def _inputs(self, batch: Sequence[_Prepared], *, pad_left: bool) -> dict[str, Any]:
+        if self._chat.whole and batch[0].request.images:
+            asked = batch[0].request  # the only one
+            answer = asked.text if isinstance(asked, ScoreRequest) else None
+            made = self._chat.whole_inputs(asked.messages, asked.images, answer)
+            if made["input_ids"].tolist() != [batch[0].ids]:
+                raise DataError("its answer cannot be told from the tokens around it")
+            return {name: self._placed(value) for name, value in made.items()}
         padded = collate([(p.ids, p.ids) for p in batch], self._pad, left=pad_left)
         pixels = self._chat.pixel_inputs([p.request.images for p in batch])
         inputs = {name: self._placed(value) for name, value in pixels.items()}
@@ -285,4 +295,6 @@ def _too_large(model: str, prepared: _Prepared) -> str:
 def _load(folder: Path, dtype: str, asked: AskedSettings, device: torch.device) -> tuple[Any, Chat]:
     """Model in evaluation mode and its chat; raises ModelError for whatever is wrong with the folder."""
     net: Any = load_generator(folder, dtype=dtype)
-    return net.to(device).eval(), chat_for(load_processor(folder), asked)
+    chat = chat_for(load_processor(folder), asked)
+    chat.check()
+    return net.to(device).eval(), chat

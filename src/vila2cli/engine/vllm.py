@@ -81,6 +81,12 @@ class VllmEngine:
     def _load(self, folder: Path, settings: EngineSettings) -> None:
         quiet_transformers()
         self._chat = chat_for(AutoProcessor.from_pretrained(folder), settings.asked)
+        if self._chat.takes_images:
+            self._chat.check()
+        if self._chat.whole:
+            raise ModelError(
+                "its processor lays out every prompt with its pictures, which vLLM does not ask it for"
+            )
         config = AutoConfig.from_pretrained(folder)
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
