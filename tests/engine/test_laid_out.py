@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.zoo_tokenizers import TOKENIZERS
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -15,6 +14,7 @@ from transformers import (
     Idefics2ForConditionalGeneration,
     Idefics2Processor,
     MistralConfig,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
@@ -22,6 +22,7 @@ from vila2cli.engine import Engine, EngineSettings, Request, ScoreRequest, open_
 from vila2cli.errors import ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.shards.sample import Turn
+from zoo_tokenizers import TOKENIZERS
 
 TEMPLATE = (
     "{% for message in messages %}{{message['role'].capitalize()}}"
@@ -39,7 +40,13 @@ PICTURES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = TOKENIZERS["idefics3"]()
+    named = TOKENIZERS["idefics3"]()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=named.backend_tokenizer,
+        bos_token=named.bos_token,
+        eos_token=named.eos_token,
+        pad_token=named.pad_token,
+    )
     config = Idefics2Config(
         vision_config={**SIDES, "intermediate_size": 64, "image_size": 32, "patch_size": 8},
         perceiver_config={
