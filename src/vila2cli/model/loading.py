@@ -7,11 +7,13 @@ the requested class does not have.
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -78,13 +80,30 @@ def load_whole(
 
 
 def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
-    """The image-text model of a folder, or the causal LLM where its config has no vision tower."""
+    """The image-text model of a folder, or the causal LLM where its config is of no such class."""
+    config = _config(folder)
+    is_vision = hasattr(config, "vision_config") or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
+
+
+def architecture(folder: Path) -> str:
+    """The name of a folder's class; raises ModelError for one that does not answer after its prompt."""
+    config = _config(folder)
+    name = next(iter(getattr(config, "architectures", None) or ()), type(config).__name__)
+    text = config.get_text_config()
+    if config.is_encoder_decoder or getattr(text, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is not supported: it is an encoder-decoder, not a model that goes on from its prompt"
+        )
+    return str(name)
+
+
+def _config(folder: Path) -> Any:
     quiet_transformers()
     try:
-        is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+        return AutoConfig.from_pretrained(folder)
     except LOAD_ERRORS as error:
         raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
-    return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
 
 
 def load_processor(folder: Path) -> Any:
@@ -92,7 +111,16 @@ def load_processor(folder: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(folder)
     except LOAD_ERRORS as error:
-        raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
+        raise ModelError(f"the processor of {folder} cannot be loaded: {_wanted(error)}") from error
+
+
+def _wanted(error: Exception) -> str:
+    """What an error says, and how to get the package where one is lacking that most processors need."""
+    text = one_line(error)
+    if "torchvision" not in text.lower() or find_spec("torchvision") is not None:
+        return text
+    name = text.split(" requires")[0].split(" backend")[0].split()[-1] if " requires" in text else "it"
+    return f"{name} needs torchvision, in the version of your torch: pip install torchvision"
 
 
 def outline(folder: Path) -> PreTrainedModel:
