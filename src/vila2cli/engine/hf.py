@@ -39,6 +39,7 @@ from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
 _LOOKAHEAD_BATCHES = 16
+_OF_ONE_REQUEST: tuple[type[Exception], ...] = (*RUN_ERRORS, DataError)
 _LOGITS_BYTES = 1 << 30  # of a batch that is scored; not what is free: batches must be the same everywhere
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
@@ -225,7 +226,7 @@ class HfEngine:
         for p in batch:
             try:
                 results += run([p])
-            except (*RUN_ERRORS, DataError) as error:
+            except _OF_ONE_REQUEST as error:
                 if _exhausted(error) is not None:
                     raise ModelError(_too_large(self.model, p)) from None
                 results.append(failed(p.request, f"{type(self._net).__name__} fails: {one_line(error)}"))
