@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from transformers import GenerationMixin
+from transformers import LogitsProcessorList
 
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.reference import TALL, WIDE, trial_picture
@@ -43,8 +43,6 @@ def try_out(net: Any, inputs_of: Inputs) -> bool:
     name = type(net).__name__
     if not net.can_generate():
         raise ModelError(f"{name} generates no text, so it cannot be asked; give another model")
-    if type(net).generate is not GenerationMixin.generate:  # sampling, stops and log-probabilities may be lost
-        raise ModelError(f"{name} is not supported: it generates in a way of its own")
     wide, tall = trial_picture(WIDE), trial_picture(TALL)
     try:
         alone = [_first_logits(net, inputs_of([image])) for image in (wide, tall, ImageOps.invert(wide))]
@@ -70,8 +68,22 @@ def _tolerance(dtype: torch.dtype) -> float:
 @torch.inference_mode()
 def _first_logits(net: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """The logits of the first token of each answer, B x V."""
-    made = net.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
+    seen: list[torch.Size] = []
+
+    def see(ids_BS: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        seen.append(ids_BS.shape)
+        return logits_BV
+
+    made = net.generate(
+        **inputs,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+        logits_processor=LogitsProcessorList([see]),
+    )
     ids_BS = inputs["input_ids"]
+    if not seen:
+        raise TypeError("its generate lets nobody else choose the tokens")
     if made.sequences.shape != (len(ids_BS), ids_BS.shape[1] + 1) or not made.logits:
         raise TypeError("its generate does not return the prompt with the answer behind it")
     logits: torch.Tensor = made.logits[0].float()
