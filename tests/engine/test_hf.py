@@ -37,7 +37,7 @@ def test_greedy_results_are_those_of_a_plain_generate(engine: Engine, random_vlm
     net = AutoModelForImageTextToText.from_pretrained(random_vlm, dtype=torch.float32).eval()
     chat = Chat(AutoProcessor.from_pretrained(random_vlm))
     ids = torch.tensor([chat.prompt_ids(request.messages, request.images)])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **chat.pixel_inputs(request.images)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **chat.pixel_inputs([request.images])}
     with torch.inference_mode():
         whole = net.generate(**inputs, max_new_tokens=24, do_sample=False)
         logits = net(**(inputs | {"input_ids": whole, "attention_mask": torch.ones_like(whole)})).logits
@@ -121,7 +121,7 @@ def test_scores_are_the_log_probabilities_of_the_trained_tokens(
         turns = [*request.messages, Turn("assistant", request.text)]
         ids, labels = chat.train_ids(turns, request.images)
         trained = [i for i, label in enumerate(labels) if label != IGNORE_INDEX][:-1]  # not the end token
-        inputs = {"input_ids": torch.tensor([ids]), **chat.pixel_inputs(request.images)}
+        inputs = {"input_ids": torch.tensor([ids]), **chat.pixel_inputs([request.images])}
         with torch.inference_mode():
             logprobs = net(**inputs).logits[0].log_softmax(-1)
         expected = [logprobs[i - 1, ids[i]].item() for i in trained]

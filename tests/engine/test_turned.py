@@ -75,5 +75,5 @@ def test_training_sees_the_upright_picture(random_vlm: Path, files: dict[str, by
     upright = {name: decode_image(stored_turned(corners((64, 48)), name, 1)) for name in TURNED_FORMATS}
     for name, data in files.items():
         sample = TrainSample("one", [], [], [EncodedImage(data, "")])
-        seen = chat.pixel_inputs(sample.decoded())["pixel_values"]
-        assert torch.equal(seen, chat.pixel_inputs([upright[name.split()[0]]])["pixel_values"])
+        seen = chat.pixel_inputs([sample.decoded()])["pixel_values"]
+        assert torch.equal(seen, chat.pixel_inputs([[upright[name.split()[0]]]])["pixel_values"])

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from vila2cli.errors import DataError
-from vila2cli.model import chat as chat_module
+from vila2cli.model import pictures
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
 from vila2cli.shards.sample import Turn
 
@@ -52,12 +52,12 @@ def test_ids_equal_those_of_the_processor(chat: Chat) -> None:
 
 
 def test_ids_are_kept_for_a_bounded_number_of_sizes(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_module, "_MAX_SIZES", 3)
+    monkeypatch.setattr(pictures, "MAX_SIZES", 3)
     own = Chat(chat.processor)
     for width in (10, 11, 12, 10, 13, 14):
         image = Image.new("RGB", (width, 20))
         assert own.prompt_ids(TURNS[:1], [image]) == chat.prompt_ids(TURNS[:1], [image])
-    assert list(own._image_ids) == [(10, 20), (13, 20), (14, 20)]
+    assert [key[0] for key in own.pictures._ids] == [10, 13, 14]
 
 
 def test_images_stand_where_the_text_says(chat: Chat) -> None:

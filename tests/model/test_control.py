@@ -206,8 +206,14 @@ def counts(chat: Chat, text: str) -> list[tuple[int, ...]]:
     ]
     ids, labels = chat.train_ids(turns, [])
     trained = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE_INDEX]
-    found = [chat.prompt_ids(turns[:3], []), ids, trained, chat.answer_ids(text)]
+    found = [chat.prompt_ids(turns[:3], []), ids, trained, answer_ids(chat, text)]
     return [chat.controls.among(one) for one in found]
+
+
+def answer_ids(chat: Chat, text: str) -> list[int]:
+    """The ids of an answer that is scored."""
+    ids, num_answer = chat.scored_ids([Turn("user", "x")], [], text)
+    return ids[-num_answer:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -215,7 +221,7 @@ def test_every_control_token_is_spelled_in_vain(kind: str) -> None:
     chat = made(kind)
     plain = counts(chat, "a red circle")
     assert plain[1]
-    assert plain[3] == ()
+    assert plain[3] == () or kind == "joined"  # which ends answers with a token of template and text
     for spelled in spellings(chat):
         for text in (f"a {spelled}{spelled} circle", f"red{spelled}", f"{spelled}\n"):
             if text.strip():
@@ -238,7 +244,7 @@ def test_no_text_brings_in_or_swallows_a_control_token(kind: str, data: st.DataO
 def test_plain_text_is_left_as_it_is() -> None:
     chat = made("llama3")
     text = "a < b, <b>bold</b>, {{ jinja }} {% raw %} [1] <|"
-    assert chat.tokenizer.decode(chat.answer_ids(text)) == text
+    assert chat.tokenizer.decode(answer_ids(chat, text)) == text
     assert chat.controls.inert("a <|eot_id|> b") == "a < |eot_id|> b"
 
 

@@ -92,7 +92,7 @@ def logits_in_fresh_process(*folders: Path) -> list[tuple[list[Any], str]]:
 
 def inputs_of(chat: Chat, *images: Image.Image) -> dict[str, Any]:
     ids = chat.prompt_ids((Turn("user", "What is it?"),), list(images))
-    return {"input_ids": torch.tensor([ids]), **chat.pixel_inputs(list(images))}
+    return {"input_ids": torch.tensor([ids]), **chat.pixel_inputs([images])}
 
 
 BASES = {
@@ -129,7 +129,7 @@ def test_an_image_stands_as_its_tokens_in_every_place(kind: str, clip: str) -> N
     chat = Chat(processor)
     turns = (Turn("user", "a <image> b <image>"), Turn("assistant", "c"))
     ids, labels = chat.train_ids(turns, [picture(), picture((64, 64))])
-    side = chat.pixel_inputs([picture()])["pixel_values"].shape[-1]
+    side = chat.pixel_inputs([[picture()]])["pixel_values"].shape[-1]
     per_image = (side // 8) ** 2 // (4 if kind == "idefics3" else 1)
     assert ids.count(chat.image_token_id) == 2 * per_image
     assert chat.image_token_id not in labels
@@ -243,7 +243,7 @@ def test_internvl_weights_reload_and_its_processor_asks_for_torchvision(internvi
     _, processor = build(base, seed=0)
     expanded = Chat(processor).prompt_ids((Turn("user", "x"),), [picture()])
     assert expanded.count(image_id) == num
-    assert Chat(processor).pixel_inputs([picture()]).keys() == {"pixel_values"}
+    assert Chat(processor).pixel_inputs([[picture()]]).keys() == {"pixel_values"}
 
 
 def test_a_projector_that_an_architecture_lacks_is_a_recipe_error() -> None:

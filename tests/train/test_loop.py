@@ -30,7 +30,7 @@ def test_loss_is_that_of_a_plain_forward(model, chat: Chat, samples: list[TrainS
     """Sample by sample, with the probabilities looked up by hand."""
     by_hand = 0.0
     for sample in samples:
-        inputs = {"input_ids": torch.tensor([sample.ids]), **chat.pixel_inputs(sample.decoded())}
+        inputs = {"input_ids": torch.tensor([sample.ids]), **chat.pixel_inputs([sample.decoded()])}
         with torch.inference_mode():
             log_p = model(**inputs).logits[0].log_softmax(-1)
         for place, label in enumerate(sample.labels):

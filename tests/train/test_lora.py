@@ -58,7 +58,7 @@ def train(model, chat: Chat, samples, settings: TrainSettings, folder: Path) -> 
 
 
 def logits_of(model, chat: Chat, sample: TrainSample) -> torch.Tensor:
-    inputs = {"input_ids": torch.tensor([sample.ids]), **chat.pixel_inputs(sample.decoded())}
+    inputs = {"input_ids": torch.tensor([sample.ids]), **chat.pixel_inputs([sample.decoded()])}
     with torch.inference_mode():
         return model.eval()(**inputs).logits
 

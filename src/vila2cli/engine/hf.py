@@ -47,6 +47,11 @@ class _Prepared:
     ids: list[int]
     num_new: int
 
+    @property
+    def answer_start(self) -> int | None:
+        """Where the text that is scored begins, None for what is generated."""
+        return len(self.ids) - self.num_new if isinstance(self.request, ScoreRequest) else None
+
 
 class HfEngine:
     """A checkpoint in transformers' own `generate`, batched by length inside each request group."""
@@ -232,16 +237,24 @@ class HfEngine:
             results.append(Result(id=p.request.id, token_logprobs=tuple(logprobs_T.tolist())))
         return results
 
-    def _inputs(self, batch: Sequence[_Prepared], *, pad_left: bool) -> dict[str, torch.Tensor]:
+    def _inputs(self, batch: Sequence[_Prepared], *, pad_left: bool) -> dict[str, Any]:
         padded = collate([(p.ids, p.ids) for p in batch], self._pad, left=pad_left)
-        pixels = self._chat.pixel_inputs([image for p in batch for image in p.request.images])
-        inputs = {
-            name: value.to(self.device, self._net.dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in pixels.items()
-        }
+        pixels = self._chat.pixel_inputs([p.request.images for p in batch])
+        inputs = {name: self._placed(value) for name, value in pixels.items()}
         for name in ("input_ids", "attention_mask"):
             inputs[name] = torch.tensor(padded[name], device=self.device)
+        types = [self._chat.token_inputs(p.ids, p.answer_start) for p in batch]
+        for name in types[0]:
+            rows = collate([(own[name], own[name]) for own in types], 0, left=pad_left)["input_ids"]
+            inputs[name] = torch.tensor(rows, device=self.device)
         return inputs
+
+    def _placed(self, value: Any) -> Any:
+        """Tensors, or lists of them, on the model's device, numbers with a point in its format."""
+        if isinstance(value, torch.Tensor):
+            dtype = self._net.dtype if value.is_floating_point() else value.dtype
+            return value.to(self.device, dtype)
+        return [self._placed(one) for one in value] if isinstance(value, list | tuple) else value
 
     def _result(self, request: Request, tokens: list[int], logprobs: list[float], has_ended: bool) -> Result:
         stop = next((i + 1 for i, token in enumerate(tokens) if token in self._eos), None)

@@ -53,17 +53,12 @@ def scored_ids(
     `expand` is that of `Chat.prompt_ids`; the length is checked on expanded ids either way, with
     room for one end token. Raises DataError for a text without tokens, or one that does not fit.
     """
-    prompt = chat.prompt_ids(request.messages, request.images)
-    answer = chat.answer_ids(request.text)
-    if not answer:
-        raise DataError("there is no text to score")
-    if len(prompt) + len(answer) >= context:
-        raise DataError(
-            f"prompt and text of {len(prompt) + len(answer)} tokens do not fit the context of {context}"
-        )
+    ids, num_text = chat.scored_ids(request.messages, request.images, request.text)
+    if len(ids) >= context:
+        raise DataError(f"prompt and text of {len(ids)} tokens do not fit the context of {context}")
     if not expand:
-        prompt = chat.prompt_ids(request.messages, request.images, expand=False)
-    return prompt + answer, len(answer)
+        ids, _ = chat.scored_ids(request.messages, request.images, request.text, expand=False)
+    return ids, num_text
 
 
 def answered(request: Request, **figures: Any) -> Result:

@@ -244,8 +244,8 @@ class VllmEngine:
         )
 
     def _scored(self, request: ScoreRequest, output: Any) -> Result:
-        ids = self._chat.answer_ids(request.text)
-        tail = zip(ids, output.prompt_logprobs[-len(ids) :], strict=True)
+        ids, num_text = self._chat.scored_ids(request.messages, request.images, request.text, expand=False)
+        tail = zip(ids[-num_text:], output.prompt_logprobs[-num_text:], strict=True)
         return Result(id=request.id, token_logprobs=tuple(known[token].logprob for token, known in tail))
 
 

@@ -58,6 +58,11 @@ class Controls:
         """Text that spells no control token: a space stands after the first character of each."""
         return _broken(text, self._spelled) if self._spelled else text
 
+    def at(self, text: str, start: int) -> str:
+        """The control token that is spelled at a place of a text, "" for none."""
+        found = self._spelled.match(text, start) if self._spelled else None
+        return found[0] if found else ""
+
     def firm(self, text: str) -> str:
         """Text whose own ids hold no control token, also after the tokenizer has normalised it.
 

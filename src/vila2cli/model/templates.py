@@ -31,6 +31,19 @@ VICUNA = (
 )
 """For base models without turn tokens, as LLaVA-1.5 and VILA-7B use it."""
 
+PALIGEMMA = (
+    "{% if messages[0]['role'] != 'user' or messages|length > 2 %}"
+    "{{ raise_exception('PaliGemma takes one question and no other turn') }}{% endif %}"
+    "{% for c in messages[0]['content'] if c['type'] == 'image' %}<image>{% endfor %}{{ bos_token }}"
+    "{% for c in messages[0]['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{{ '\\n' }}"
+    "{% if messages|length == 2 %}{% for c in messages[1]['content'] %}{{ c['text'] }}{% endfor %}"
+    "{{ eos_token }}{% endif %}"
+)
+"""What PaliGemma's processor makes of a question and its answer (prefix and suffix); it has no template."""
+
+BY_PROCESSOR = {"PaliGemmaProcessor": PALIGEMMA}
+"""Templates for processors that have none and lay out their one question themselves."""
+
 
 def image_template(tokenizer: Any) -> str:
     """The tokenizer's own template if it renders image parts, else the one of its family."""

@@ -100,7 +100,7 @@ class Batcher:
         samples = tuple(sample for members in sequences for sample, _ in members)
         keys = [f"{sample.key}/{i}" for sample in samples for i in range(len(sample.images))]
         if self.features is None:
-            tensors |= self.chat.pixel_inputs([image for sample in samples for image in sample.decoded()])
+            tensors |= self.chat.pixel_inputs([sample.decoded() for sample in samples])
         lengths = tuple(len(sample.ids) for sample in samples) if self.is_packed and self.in_one else None
         return Loaded(tensors, keys, samples, lengths)
 
@@ -112,7 +112,7 @@ class Batcher:
         missing = [s for s in loaded.samples if s.images and f"{s.key}/0" not in self.features]
         if missing:
             new = [f"{sample.key}/{i}" for sample in missing for i in range(len(sample.images))]
-            pixels = self.chat.pixel_inputs([image for sample in missing for image in sample.decoded()])
+            pixels = self.chat.pixel_inputs([[image] for sample in missing for image in sample.decoded()])
             self.features.add(new, pixels)
         return tensors, loaded.keys
 

@@ -1,0 +1,175 @@
+"""The check of a processor: what is rendered here equals what its own path makes of the same conversations.
+
+That path is `processor.apply_chat_template(..., tokenize=True)`, or `processor(text, images)` for one without a
+chat template. It reads and cuts every picture for every prompt; here a prompt is rendered once and a size of
+pictures expanded once, which is the same for most processors and is seen here to be.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from vila2cli.errors import DataError, ModelError, one_line
+from vila2cli.model.pictures import OF_TEXT
+from vila2cli.model.rendering import ODD
+from vila2cli.shards.sample import Turn
+
+if TYPE_CHECKING:
+    from vila2cli.model.chat import Chat
+
+_ASKED = (Turn("user", "What is shown?"),)
+_WIDE, _TALL = (150, 60), (70, 180)
+
+
+def check(chat: "Chat", name: str) -> None:
+    """Settle how a chat makes ids and tensors, so that they equal the processor's own.
+
+    Raises ModelError in one line where that cannot be had: the picture is left out, or something is given to
+    the model that is made nowhere but in the processor.
+    """
+    if not chat.takes_images:
+        if hasattr(chat.processor, "image_processor"):
+            raise ModelError(f"{name}: its processor does not say what an image is in a text (image_token)")
+        return
+    try:
+        _settle(chat, name)
+    except DataError as error:
+        raise ModelError(f"{name} cannot be asked about a picture: {one_line(error)}") from None
+
+
+def _settle(chat: "Chat", name: str) -> None:
+    wide, tall = _picture(_WIDE), _picture(_TALL)
+    shown: list[list[Image.Image]] = [[wide], [tall, wide]]
+    _see_places(chat, name)
+    try:
+        theirs = _own_path(chat, shown)
+    except ODD as error:
+        first = error
+        try:
+            theirs, shown = _own_path(chat, shown[:1]), shown[:1]
+        except ODD:
+            raise ModelError(f"{name}: its own processor fails on a picture: {one_line(first)}") from None
+        chat.most_images = 1
+    ids = _rows(theirs, "input_ids")
+    for chat.pictures.by_number, chat.by_text in product((False, True), repeat=2):
+        if _same_ids(chat, shown, ids):
+            break
+    else:
+        raise ModelError(
+            f"{name} is not supported: what its processor makes of a prompt with pictures is not what its chat "
+            "template writes"
+        )
+    chat.token_types = _token_types(theirs, ids, name)
+    given = theirs.keys() - chat.token_types.keys() - set(OF_TEXT)
+    for chat.pictures.alone in (True, False):
+        chat.pictures.names = None
+        ours = _tried_tensors(chat, shown)
+        if ours is not None and given <= ours.keys() and all(_equal(ours[one], theirs[one]) for one in given):
+            chat.pictures.names = frozenset(given)
+            return
+    lacking = sorted(given - (ours or {}).keys()) or sorted(given)
+    raise ModelError(f"{name} is not supported: its {', '.join(lacking)} cannot be made of pictures alone")
+
+
+def _see_places(chat: "Chat", name: str) -> None:
+    text = chat.rendering.prompt(_ASKED, 1)
+    if chat.image_token not in text:
+        raise ModelError(
+            f"{name}: its chat template leaves the picture out ({chat.image_token} is not in what it writes); "
+            "use one that renders image parts"
+        )
+
+
+def _own_path(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> Mapping[str, Any]:
+    """What the processor's own path gives the model for a batch of prompts."""
+    processor = chat.processor
+    if chat.template is not None:
+        texts = [chat.image_token * len(images) + _ASKED[0].text for images in shown]
+        made = processor(text=texts, images=list(map(list, shown)), padding=True, return_tensors="pt")
+    else:
+        made = processor.apply_chat_template(
+            [_messages(images) for images in shown],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+            **chat.arguments,
+        )
+    return {name: value for name, value in made.items() if name != "labels"}
+
+
+def _messages(images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": _ASKED[0].text}]}]
+
+
+def _rows(made: Mapping[str, Any], name: str) -> list[list[int]]:
+    """The values of each prompt's tokens, without padding."""
+    masks = made.get("attention_mask")
+    rows = [row.tolist() for row in made[name]]
+    if masks is None:
+        return rows
+    return [
+        [value for value, seen in zip(row, mask.tolist(), strict=True) if seen]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+
+
+def _same_ids(chat: "Chat", shown: Sequence[Sequence[Image.Image]], theirs: list[list[int]]) -> bool:
+    try:
+        return [chat.prompt_ids(_ASKED, images) for images in shown] == theirs
+    except DataError:
+        return False
+
+
+def _token_types(made: Mapping[str, Any], ids: list[list[int]], name: str) -> dict[str, dict[int, int]]:
+    """What is given for each token beside its id: by name the values of the ids that have one but 0."""
+    shape = tuple(made["input_ids"].shape)
+    found: dict[str, dict[int, int]] = {}
+    for key, value in made.items():
+        if key in OF_TEXT or not isinstance(value, torch.Tensor) or tuple(value.shape[:2]) != shape:
+            continue
+        values: dict[int, set[int]] = {}
+        if value.ndim == 2 and not value.is_floating_point():
+            for row, own in zip(ids, _rows(made, key), strict=True):
+                for token, one in zip(row, own, strict=True):
+                    values.setdefault(token, set()).add(int(one))
+        if not values or any(len(several) > 1 for several in values.values()):
+            raise ModelError(f"{name} is not supported: its {key} depends on more than a token and its picture")
+        found[key] = {token: one for token, (one,) in values.items() if one}
+    return found
+
+
+def _tried_tensors(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> dict[str, Any] | None:
+    try:
+        return chat.pictures.tensors(shown)
+    except DataError:
+        return None
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Whether two sets of tensors are the same; tiles of one picture a row equal those of a sample a row."""
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        if ours.shape == theirs.shape:
+            return torch.equal(ours, theirs)
+        return ours.ndim == theirs.ndim >= 4 and torch.equal(_tiles(ours), _tiles(theirs))
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+    return type(ours) is type(theirs) and bool(ours == theirs)
+
+
+def _tiles(tensor: torch.Tensor) -> torch.Tensor:
+    """The tiles of all pictures, those that are there to fill up a row left out."""
+    flat = tensor.flatten(0, 1)
+    return flat[flat.flatten(1).any(dim=1)]
+
+
+def _picture(size: tuple[int, int]) -> Image.Image:
+    """A picture with no two equal rows or columns."""
+    across = Image.linear_gradient("L").rotate(90).resize(size)
+    down = Image.linear_gradient("L").resize(size)
+    return Image.merge("RGB", (across, down, Image.radial_gradient("L").resize(size)))
