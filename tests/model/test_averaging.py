@@ -14,7 +14,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vila2cli.errors import ModelError
 from vila2cli.model import averaging
-from vila2cli.model.averaging import INDEX_FILE, check_alike, tensor_places, write_soup
+from vila2cli.model.averaging import write_soup
+from vila2cli.model.likeness import check_alike
+from vila2cli.model.tensor_files import INDEX_FILE, tensor_places
 
 Member = Callable[..., Path]
 
@@ -113,7 +115,7 @@ def test_what_does_not_belong_together_is_one_line(tmp_path: Path) -> None:
         "less": ({"a": weights["a"]}, "less has no b, which .*first has$"),
         "more": (weights | {"z": torch.ones(1), "y": torch.ones(1)}, "first has no y, .* nor 1 more"),
         "shape": (weights | {"a": torch.ones(3, 2)}, "a has shape 2 x 3 in the one, 3 x 2"),
-        "dtype": (weights | {"b": torch.ones(2).half()}, "b has dtype F32 in the one, F16"),
+        "dtype": (weights | {"b": torch.ones(2).long()}, "b has dtype F32 in the one, I64"),
     }
     for name, (tensors, message) in cases.items():
         other = small(tmp_path / name, {"model.safetensors": tensors})
@@ -167,7 +169,8 @@ def test_no_model_is_held_in_memory(tmp_path: Path) -> None:
         small(tmp_path / name, {"model.safetensors": tensors})
     script = (
         "import resource, sys\nfrom pathlib import Path\n"
-        "from vila2cli.model.averaging import check_alike, write_soup\n"
+        "from vila2cli.model.averaging import write_soup\n"
+        "from vila2cli.model.likeness import check_alike\n"
         "root = Path(sys.argv[1])\nfolders = [root / 'one', root / 'two']\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\nbefore = peak()\n"
         "check_alike(folders)\nwrite_soup(folders, (0.5, 0.5), root / 'soup')\nprint(peak() - before)"

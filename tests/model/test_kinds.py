@@ -19,12 +19,12 @@ from transformers import (
 
 from vila2cli.engine import EngineSettings, Request, open_engine
 from vila2cli.errors import ModelError, RecipeError
-from vila2cli.model.averaging import tensor_places
 from vila2cli.model.build import build, join_internvl, resolve_base
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.freeze import freeze_all_but, part_of
 from vila2cli.model.saving import rename_for_vllm, save_checkpoint
+from vila2cli.model.tensor_files import tensor_places
 from vila2cli.model.towers import load_clip_like_tower, load_tower
 from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import load_recipe

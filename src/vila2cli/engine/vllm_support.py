@@ -12,8 +12,8 @@ from vila2cli.engine.adapted import check_adapters
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.files import read_json
 from vila2cli.model.adapter import Adapter
-from vila2cli.model.averaging import tensor_places
 from vila2cli.model.loading import NotWholeError, is_tied, outline
+from vila2cli.model.tensor_files import tensor_places
 
 _TEXT_CONFIG_TIES = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
 """vLLM's classes that go by text_config's tie_word_embeddings; the others go by the config's own."""

@@ -1,87 +1,34 @@
 """Averaging checkpoints weight by weight, in blocks, so that no model is ever held in memory.
 
 A soup has the file layout, tensor names and number formats of its first member, and its
-configuration, tokenizer and chat template; means are taken in float32.
+configuration, tokenizer and chat template; means are taken in float32. A tensor that the first member alone
+stores is one that no model reads, and is copied.
 """
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vila2cli.errors import ModelError
 from vila2cli.files import naming
-from vila2cli.model.checkpoint import identity_files, read_config, resolve_model
+from vila2cli.model.checkpoint import identity_files
+from vila2cli.model.likeness import named_alike
+from vila2cli.model.tensor_files import (
+    FLOATS,
+    INDEX_FILE,
+    SIZE_BYTES,
+    TensorPlace,
+    read_header,
+    tensor_places,
+    weights_files,
+)
 
-INDEX_FILE = "model.safetensors.index.json"
 BLOCK_ELEMENTS = 1 << 22
 """Elements of a tensor averaged at a time: 16 MiB in float32."""
-
-_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-SIZE_BYTES = 8
-"""A safetensors file begins with the length of its JSON header, in so many bytes."""
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-_UNIMPORTANT = frozenset(("_name_or_path", "transformers_version", "use_cache"))
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlace:
-    """Where a tensor is stored: its file, the offset of its bytes, its format and shape."""
-
-    file: Path
-    start: int
-    num_bytes: int
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def weights_files(folder: Path) -> list[Path]:
-    """The files that hold the tensors of a checkpoint; raises ModelError when one is missing."""
-    index = folder / INDEX_FILE
-    if index.is_file():
-        names = sorted(set(read_config(index).get("weight_map", {}).values()))
-        files = [folder / name for name in names]
-    else:
-        files = [folder / "model.safetensors"]
-    for file in files:
-        if file.parent != folder or not file.is_file():
-            raise ModelError(f"{folder} is not whole: it has no {file.name}")
-    return files
-
-
-def tensor_places(folder: Path) -> dict[str, TensorPlace]:
-    """Every tensor of a checkpoint by name; raises ModelError for a damaged file."""
-    places: dict[str, TensorPlace] = {}
-    for file in weights_files(folder):
-        raw, header = read_header(file)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            start = SIZE_BYTES + len(raw) + begin
-            places[name] = TensorPlace(file, start, end - begin, entry["dtype"], tuple(entry["shape"]))
-    return places
-
-
-def check_alike(folders: Sequence[Path]) -> None:
-    """Raise ModelError, in one line, for the first difference between checkpoints beyond their weights.
-
-    Compared are tensor names, shapes and number formats, configuration, tokenizer, chat template and
-    image processing.
-    """
-    first, *others = (resolve_model(folder) for folder in folders)
-    places, kept = tensor_places(first), _apart_from_weights(first)
-    for other in others:
-        _check_tensors(first, places, other, tensor_places(other))
-        for what, value in _apart_from_weights(other).items():
-            if value != kept[what]:
-                raise ModelError(
-                    f"{first} and {other} cannot be averaged: their {what} differs{_where(kept[what], value)}"
-                )
 
 
 def write_soup(folders: Sequence[Path], shares: Sequence[float], out_dir: Path) -> None:
@@ -91,7 +38,7 @@ def write_soup(folders: Sequence[Path], shares: Sequence[float], out_dir: Path) 
     """
     assert len(folders) == len(shares), "one share per checkpoint"
     first = folders[0]
-    places = [tensor_places(folder) for folder in folders]
+    places = [tensor_places(first), *(named_alike(first, other) for other in folders[1:])]
     out_dir.mkdir(parents=True, exist_ok=True)
     for file in weights_files(first):
         raw, header = read_header(file)
@@ -99,7 +46,8 @@ def write_soup(folders: Sequence[Path], shares: Sequence[float], out_dir: Path) 
         with naming(out_dir / file.name), (out_dir / file.name).open("wb") as stream:
             stream.write(len(raw).to_bytes(SIZE_BYTES, "little") + raw)
             for name in names:
-                _write_mean(name, [own[name] for own in places], shares, stream)
+                own = [tensors[name] for tensors in places if name in tensors]
+                _write_mean(name, own, shares if len(own) == len(shares) else (1.0,), stream)
     copied = [path for path in identity_files(first) if path.suffix != ".safetensors"]
     for path in [*copied, first / INDEX_FILE]:
         if path.is_file():
@@ -107,18 +55,21 @@ def write_soup(folders: Sequence[Path], shares: Sequence[float], out_dir: Path) 
 
 
 def _write_mean(name: str, places: Sequence[TensorPlace], shares: Sequence[float], stream: BinaryIO) -> None:
-    dtype = _FLOATS.get(places[0].dtype)
-    itemsize = dtype.itemsize if dtype else 1
-    step = BLOCK_ELEMENTS * itemsize
+    """Write the mean of a tensor of several files; of fewer places than shares only the first one counts."""
+    places = places[: len(shares)]
+    dtype = FLOATS.get(places[0].dtype)
+    dtypes = [FLOATS.get(place.dtype, torch.uint8) for place in places]
+    sizes = [own.itemsize for own in dtypes]
     files = [place.file.open("rb") for place in places]
     try:
         for file, place in zip(files, places, strict=True):
             file.seek(place.start)
-        for done in range(0, places[0].num_bytes, step):
-            size = min(step, places[0].num_bytes - done)
-            blocks = (bytearray(file.read(size)) for file in files)
+        for done in range(0, places[0].num_bytes // sizes[0], BLOCK_ELEMENTS):
+            number = min(BLOCK_ELEMENTS, places[0].num_bytes // sizes[0] - done)
+            blocks = (bytearray(file.read(number * size)) for file, size in zip(files, sizes, strict=True))
             if dtype is not None:
-                mean = weighted_sum((torch.frombuffer(block, dtype=dtype) for block in blocks), shares)
+                pairs = zip(blocks, dtypes, strict=True)
+                mean = weighted_sum((torch.frombuffer(block, dtype=own) for block, own in pairs), shares)
                 stream.write(mean.to(dtype).view(torch.uint8).numpy().tobytes())
                 continue
             block, *rest = blocks
@@ -138,99 +89,3 @@ def weighted_sum(tensors: Any, shares: Sequence[float]) -> Tensor:
         total = term if total is None else total.add_(term)
     assert total is not None, "nothing to average"
     return total
-
-
-def read_header(file: Path) -> tuple[bytes, dict[str, Any]]:
-    """The JSON header of a safetensors file, unchanged, and its tensors by name."""
-    try:
-        with safe_open(file, framework="pt"):  # checks that header and length fit
-            pass
-        with file.open("rb") as stream:
-            raw = stream.read(int.from_bytes(stream.read(SIZE_BYTES), "little"))
-    except SafetensorError as error:
-        raise ModelError(f"{file} is damaged or cut off: {error}") from None
-    header = json.loads(raw)
-    header.pop("__metadata__", None)
-    return raw, header
-
-
-def _check_tensors(
-    first: Path, places: Mapping[str, TensorPlace], other: Path, others: Mapping[str, TensorPlace]
-) -> None:
-    for have, lack, names in (
-        (first, other, sorted(places.keys() - others.keys())),
-        (other, first, sorted(others.keys() - places.keys())),
-    ):
-        if names:
-            raise ModelError(
-                f"{first} and {other} cannot be averaged: {lack} has no {names[0]}, which {have} has"
-                + (f", nor {len(names) - 1} more of its tensors" if len(names) > 1 else "")
-            )
-    for name, place in places.items():
-        for what in ("shape", "dtype"):
-            value, other_value = getattr(place, what), getattr(others[name], what)
-            if value != other_value:
-                raise ModelError(
-                    f"{first} and {other} cannot be averaged: {name} has {what} {_shown(value)} in the one, "
-                    f"{_shown(other_value)} in the other"
-                )
-
-
-def _shown(value: str | tuple[int, ...]) -> str:
-    return value if isinstance(value, str) else " x ".join(map(str, value)) or "scalar"
-
-
-def _apart_from_weights(folder: Path) -> dict[str, Any]:
-    """What models must share to be averaged, by what it is called in an error."""
-    return {
-        "configuration": _without(read_config(folder / "config.json"), _UNIMPORTANT),
-        "tokenizer": _tokenizer(folder),
-        "chat template": chat_template(folder),
-        "image processing": {
-            name: read_config(folder / name)
-            for name in ("preprocessor_config.json", "processor_config.json")
-            if (folder / name).is_file()
-        },
-    }
-
-
-def _tokenizer(folder: Path) -> dict[str, Any]:
-    """What decides the ids of a text; how batches are padded or cut does not."""
-    config = folder / "tokenizer_config.json"
-    stated = read_config(config) if config.is_file() else {}
-    special: dict[str, Any] = {name: stated.get(name) for name in _SPECIAL_TOKENS}
-    whole = folder / "tokenizer.json"
-    if whole.is_file():
-        return special | _without(read_config(whole), frozenset(("padding", "truncation")))
-    parts = sorted({*folder.glob("*.model"), *folder.glob("vocab.*"), *folder.glob("merges.txt")})
-    return special | {path.name: path.read_bytes() for path in parts}
-
-
-def chat_template(folder: Path) -> Any:
-    """The chat template of a checkpoint wherever it is kept, None without one."""
-    jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.is_file() and (template := read_config(path).get("chat_template")):
-            return template
-    return None
-
-
-def _where(first: Any, other: Any) -> str:
-    """The first key in which two tables differ, as ` in text_config.vocab_size`."""
-    keys: list[str] = []
-    while isinstance(first, dict) and isinstance(other, dict):
-        key = next(key for key in {**first, **other} if first.get(key) != other.get(key))
-        keys.append(str(key))
-        first, other = first.get(key), other.get(key)
-    return f" in {'.'.join(keys)}" if keys else ""
-
-
-def _without(table: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    return {
-        key: _without(value, names) if isinstance(value, Mapping) else value
-        for key, value in table.items()
-        if key not in names
-    }

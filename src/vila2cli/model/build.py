@@ -34,9 +34,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vila2cli.errors import ModelError, one_line
 from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.llm_template import image_template
 from vila2cli.model.loading import LOAD_ERRORS, load_whole, quiet_transformers
 from vila2cli.model.saving import with_ends
-from vila2cli.model.templates import image_template
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
 from vila2cli.settings import BaseSettings
 
@@ -81,10 +81,24 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
 def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTrainedModel, Any]:
     """A causal LLM and its tokenizer; raises ModelError when one cannot be loaded, or not whole."""
     llm = _llm(folder, dtype=dtype)
+    _check_head(llm, folder)
     try:
         return llm, AutoTokenizer.from_pretrained(folder, **tokens)
     except LOAD_ERRORS as error:
         raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {one_line(error)}") from None
+
+
+def _check_head(llm: Any, folder: Path) -> None:
+    """Raise ModelError for an LLM that does more to its logits than its head does, such as to cap them."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=llm.device)
+    with torch.no_grad():
+        logits = llm(input_ids=ids, use_cache=False).logits
+        plain = llm.lm_head(llm.model(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.equal(logits, plain):
+        raise ModelError(
+            f"base.llm {folder}: a {type(llm).__name__} caps or scales its logits, which the joined model "
+            "would not; give an LLM whose logits are what its head gives"
+        )
 
 
 def outline_llm(folder: Path) -> PreTrainedModel:
@@ -137,7 +151,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_processor,
         tokenizer,
         image_seq_len=(side // patch // SCALE_FACTOR) ** 2,
-        chat_template=image_template(tokenizer),
+        chat_template=image_template(tokenizer, base.llm),
     )
     return _finished(model, llm, tokenizer, dtype), processor
 
@@ -175,7 +189,7 @@ def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         vision_feature_select_strategy=strategy,
         num_additional_image_tokens=int(has_class_token),
         image_token=IMAGE_TOKEN,
-        chat_template=image_template(tokenizer),
+        chat_template=image_template(tokenizer, base.llm),
     )
     return _finished(model, llm, tokenizer, dtype), processor
 
@@ -207,7 +221,7 @@ def _internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         tokenizer,
         video_processor=InternVLVideoProcessor(size=size),
         image_seq_length=num_tokens,
-        chat_template=image_template(tokenizer),
+        chat_template=image_template(tokenizer, base.llm),
     )
     return model, processor
 

@@ -1,25 +1,71 @@
 """Which parameters belong to which part, and training only some parts (VILA table 1)."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from vila2cli.errors import ModelError
 from vila2cli.settings import Part
 
-PROJECTOR_NAMES = ("connector", "multi_modal_projector", "merger")
-TOWER_NAMES = ("vision_model", "vision_tower", "visual")
 ADAPTER_NAMES = ("lora_A", "lora_B")
+_IN_PROJECTORS = re.compile(r"merger|projector|connector|aligner|resampler|perceiver|qformer")
+"""What a module that brings images to the LLM has in its name, be it inside the tower, as Qwen-VL's mergers."""
+_TOWERS = re.compile(r"(^|\.)(visual|\w*(_tower|vision_model|vision_encoder|audio_encoder)|vqmodel)$")
 
 
 def part_of(parameter_name: str) -> Part:
-    """The part a parameter belongs to, by the names that the stock architectures use."""
+    """The part of a parameter of which no more than its name is known, as that of an adapter's file."""
     words = parameter_name.split(".")
     if any(word in ADAPTER_NAMES for word in words):
         return "lora"
-    if any(word in PROJECTOR_NAMES for word in words):
+    if any(map(_IN_PROJECTORS.search, words)):
         return "projector"
-    return "vision_tower" if any(word in TOWER_NAMES for word in words) else "llm"
+    return "vision_tower" if any(map(_TOWERS.search, words)) else "llm"
+
+
+def parts_of(model: PreTrainedModel) -> dict[str, Part]:
+    """The part of every parameter, by the structure that the model's class gives.
+
+    The LLM is its decoder with word embeddings and head. Towers are its encoders of images, and of what
+    else there is, without their mergers. All between the two is the projector: tables of single tokens, too.
+    """
+    roots = _roots(model)
+    parts: dict[str, Part] = {}
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        words = name.split(".")
+        inside = (".".join(words[:end]) for end in range(len(words), -1, -1))
+        part: Part = next((roots[root] for root in inside if root in roots), "projector")
+        if part == "vision_tower" and any(map(_IN_PROJECTORS.search, words)):
+            part = "projector"
+        parts[name] = "lora" if any(word in ADAPTER_NAMES for word in words) else part
+    return parts
+
+
+def _roots(model: PreTrainedModel) -> dict[str, Part]:
+    """The modules, by name, that are towers or parts of the LLM; of two in each other the inner one counts."""
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def name_of(find: Callable[[], Any]) -> str:
+        try:
+            found: str = names.get(id(find()), "")
+        except (AttributeError, NotImplementedError):  # a class that says nothing of it
+            return ""
+        return found
+
+    bases = {"", model.base_model_prefix}
+    decoder = name_of(model.get_decoder)
+    own = (decoder, name_of(model.get_input_embeddings), name_of(model.get_output_embeddings))
+    roots: dict[str, Part] = {name: "llm" for name in own if name}
+    inner = f"{decoder}." if decoder not in bases else None  # a tower inside the LLM proper is none
+    for name in names.values():
+        if _TOWERS.search(name) and not (inner and name.startswith(inner)):
+            roots[name] = "vision_tower"
+    encoder = name_of(lambda: model.get_encoder(modality="image"))
+    if encoder not in {*bases, decoder}:
+        roots[encoder] = "vision_tower"
+    return roots
 
 
 def is_idle(model: PreTrainedModel, parameter_name: str) -> bool:
@@ -38,8 +84,9 @@ def freeze_all_but(model: PreTrainedModel, parts: Collection[Part]) -> dict[Part
     Raises ModelError when a named part has no parameters in this architecture.
     """
     counts: dict[Part, int] = dict.fromkeys(parts, 0)
+    places = parts_of(model)
     for name, parameter in model.named_parameters():
-        part = part_of(name)
+        part = places[name]
         is_trained = part in counts and not is_idle(model, name)
         parameter.requires_grad_(is_trained)
         if is_trained:

@@ -2,23 +2,31 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, ModelError
 from vila2cli.files import read_json
-from vila2cli.model.averaging import INDEX_FILE, SIZE_BYTES, read_header, weights_files
 from vila2cli.model.chat import Chat
-from vila2cli.model.loading import is_tied
+from vila2cli.model.loading import is_tied, load_whole
+from vila2cli.model.tensor_files import INDEX_FILE, SIZE_BYTES, read_header, weights_files
 
-_RENAMED = {"llava": ("vision_tower.", "vision_tower.vision_model.")}
-"""By architecture, a prefix of tensor names that transformers writes and the one that vLLM looks for;
+_WRITTEN, _WANTED = "vision_tower.", "vision_tower.vision_model."
+"""A prefix of tensor names that transformers writes and the one that vLLM looks for, in towers of these kinds;
 transformers reads both."""
+_NESTED_TOWERS = (
+    "clip",
+    "clip_vision_model",
+    "siglip",
+    "siglip_vision_model",
+    "siglip2",
+    "siglip2_vision_model",
+)
 
 
 @contextmanager
@@ -40,14 +48,25 @@ def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> Non
 
     Its generation config names all tokens that end an answer, and nothing of sampling that contradicts
     itself; its config says at both places alike whether the head is the matrix of the word embeddings.
+    Raises ModelError where transformers would not find all tensors again.
     """
-    if getattr(processor, "chat_template", None):
-        _set_ends(model, Chat(processor).end_ids)
+    _set_ends(model, Chat(processor).end_ids)
     _set_ties(model)
     with writing(folder):
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        rename_for_vllm(folder)
+        rename_for_vllm(folder, type(model))
+    if problem := unreadable(folder, type(model)):
+        raise ModelError(f"transformers cannot read what it wrote of a {type(model).__name__}: {problem}")
+
+
+def unreadable(folder: Path, kind: Any) -> str:
+    """What a class does not find in a checkpoint by its tensors' names and shapes; "" for nothing."""
+    try:
+        load_whole(kind, folder, device_map="meta")
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def with_ends(known: int | Sequence[int] | None, ends: Sequence[int]) -> list[int]:
@@ -80,23 +99,36 @@ def _set_ties(model: PreTrainedModel) -> None:
         model.config.tie_word_embeddings = text.tie_word_embeddings = is_tied(model)
 
 
-def rename_for_vllm(folder: Path) -> None:
-    """Give the tensors of a saved checkpoint the names that vLLM looks for, where they have others."""
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in _RENAMED:
+def rename_for_vllm(folder: Path, kind: Any = AutoModelForImageTextToText) -> None:
+    """Give the tensors of a saved checkpoint the names that vLLM looks for, where they have others.
+
+    Where the class would then not find them, they keep their own.
+    """
+    tower = read_json(folder / "config.json").get("vision_config") or {}
+    if tower.get("model_type") not in _NESTED_TOWERS:
         return
-    written, wanted = _RENAMED[kind]
 
-    def renamed(name: str) -> str:
-        head, prefix, rest = name.partition(written)
-        is_ours = prefix and head in ("", "model.") and not name.startswith(head + wanted)
-        return f"{head}{wanted}{rest}" if is_ours else name
+    def nested(name: str) -> str:
+        head, prefix, rest = name.partition(_WRITTEN)
+        is_ours = prefix and head in ("", "model.") and not name.startswith(head + _WANTED)
+        return f"{head}{_WANTED}{rest}" if is_ours else name
 
+    def flat(name: str) -> str:
+        return name.replace(_WANTED, _WRITTEN, 1) if name.startswith((_WANTED, f"model.{_WANTED}")) else name
+
+    if _rename(folder, nested) and unreadable(folder, kind):
+        _rename(folder, flat)
+
+
+def _rename(folder: Path, renamed: Callable[[str], str]) -> bool:
+    """Rename the tensors of a checkpoint in its files' headers; whether there was one to rename."""
+    changed = False
     for file in weights_files(folder):
         raw, header = read_header(file)
         names = {name: renamed(name) for name in header}
         if all(old == new for old, new in names.items()):
             continue
+        changed = True
         table = json.loads(raw)
         renewed = json.dumps({names.get(name, name): entry for name, entry in table.items()}).encode()
         renewed += b" " * (-len(renewed) % SIZE_BYTES)
@@ -105,6 +137,7 @@ def rename_for_vllm(folder: Path) -> None:
         index = read_json(folder / INDEX_FILE)
         index["weight_map"] = {renamed(name): file for name, file in index["weight_map"].items()}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return changed
 
 
 def _replace_header(file: Path, old_size: int, header: bytes) -> None:

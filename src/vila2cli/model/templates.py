@@ -45,17 +45,6 @@ BY_PROCESSOR = {"PaliGemmaProcessor": PALIGEMMA}
 """Templates for processors that have none and lay out their one question themselves."""
 
 
-def image_template(tokenizer: Any) -> str:
-    """The tokenizer's own template if it renders image parts, else the one of its family."""
-    own = tokenizer.chat_template
-    if isinstance(own, str) and "'image'" in own and "<image>" in own:
-        return own
-    vocabulary = tokenizer.get_vocab()
-    if "<|start_header_id|>" in vocabulary:
-        return LLAMA3
-    return CHATML if "<|im_start|>" in vocabulary else VICUNA
-
-
 def check_arguments(template: Any, names: Iterable[str]) -> None:
     """Raise ModelError for an argument that a template does not use, naming the nearest one that it does.
 

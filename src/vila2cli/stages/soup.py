@@ -70,8 +70,9 @@ def soup(
     was stopped goes on. Raises RecipeError for settings that do not fit,
     ModelError for models that cannot be averaged.
     """
-    from vila2cli.model.averaging import check_alike, write_soup
+    from vila2cli.model.averaging import write_soup
     from vila2cli.model.checkpoint import resolve_model, weights_sha256
+    from vila2cli.model.likeness import check_alike
     from vila2cli.model.loading import outline
 
     start_s = time.monotonic()

@@ -76,10 +76,12 @@ def attend_by_sample(
     dropout: float = 0.0,
     scaling: float | None = None,
     sample_lengths: Sequence[int] | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each of the samples that one sequence is packed from; returns B x S x H x D.
 
+    A token of a layer with a sliding window sees that many tokens, itself among them.
     Raises ModelError when the model does not hand `sample_lengths` down to its attention.
     """
     if sample_lengths is None or query_BHSD.shape[0] != 1:
@@ -93,14 +95,23 @@ def attend_by_sample(
             query,
             key,
             value,
+            attn_mask=(mask := _window(query, sliding_window)),
             dropout_p=dropout,
-            is_causal=True,
+            is_causal=mask is None,
             scale=scaling,
             enable_gqa=query_BHSD.shape[1] != key_BHSD.shape[1],
         )
         for query, key, value in zip(*parts, strict=True)
     ]
     return torch.cat(attended, dim=2).transpose(1, 2), None
+
+
+def _window(query_BHSD: Tensor, width: int | None) -> Tensor | None:
+    """The mask S x S of a causal window, None where a sample is no longer than it."""
+    length = query_BHSD.shape[2]
+    if width is None or length <= width:
+        return None
+    return torch.ones(length, length, dtype=torch.bool, device=query_BHSD.device).tril().triu(1 - width)
 
 
 AttentionInterface.register(BY_SAMPLE, attend_by_sample)

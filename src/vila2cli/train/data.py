@@ -96,6 +96,12 @@ def lengths_of(samples: Sequence[TrainSample], source: int = 0) -> Lengths:
     )
 
 
+def first_trained(sample: TrainSample) -> int:
+    """Where a sample's first trained token is, its length where it has none."""
+    trained = (i for i, label in enumerate(sample.labels) if label != IGNORE_INDEX)
+    return next(trained, len(sample.labels))
+
+
 def num_trained(labels: Sequence[int]) -> int:
     """The tokens of a sequence that its loss covers."""
     return sum(label != IGNORE_INDEX for label in labels[1:])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from vila2cli.model.freeze import part_of
+from vila2cli.model.freeze import parts_of
 from vila2cli.settings import Part
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0}
@@ -39,11 +39,12 @@ def work_of(model: PreTrainedModel, trained: Collection[Part]) -> Work:
     Gradients are passed as far down as something is trained.
     """
     sizes: dict[Part, int] = {"vision_tower": 0, "projector": 0, "llm": 0, "lora": 0}
+    parts = parts_of(model)
     head = model.get_output_embeddings()
     embeddings = model.get_input_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and module not in (head, embeddings):
-            sizes[part_of(f"{name}.weight")] += module.weight.numel()
+            sizes[parts[f"{name}.weight"]] += module.weight.numel()
     llm = 4 + 2 * ("llm" in trained)
     tower = 6 if "vision_tower" in trained else 2
     projector = 2 + 2 * ("vision_tower" in trained) + 2 * ("projector" in trained)

@@ -39,9 +39,11 @@ from vila2cli.train.journal import Journal
 from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
+from vila2cli.train.manner import Manner
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.store import SampleStore, Stored, store_shard
+from vila2cli.train.survey import survey_of
 
 DATA_FOLDER = "data"
 """Where in the partial output the tokenised samples are."""
@@ -118,6 +120,8 @@ def train_stage(
         contextlib.ExitStack() as held,
     ):
         partial = out.with_name(f"{out.name}.partial")
+        chat = Chat(processor)
+        manner = survey_of(model, chat, [phase.settings for phase in phases], recipe.trainer, ranks)
         lineage = {**lineage, **recipe.data.limits(), **sources_of(phases, ranks, stop)}
 
         def begin() -> None:
@@ -127,7 +131,7 @@ def train_stage(
         ranks.first(begin)
         checkpoints = Checkpoints(partial, ranks)
         checkpoints.open({"stage": stage, **lineage})
-        job = _Job(stage, recipe, Chat(processor), partial, checkpoints, ranks, stop, lineage["data"])
+        job = _Job(stage, recipe, chat, manner, partial, checkpoints, ranks, stop, lineage["data"])
         try:
             model = renewed(job.train(model, phases), ranks)
         except Interrupted as error:
@@ -183,13 +187,15 @@ class _Job:
         stage: str,
         recipe: Recipe,
         chat: Chat,
+        manner: Manner,
         partial: Path,
         checkpoints: Checkpoints,
         ranks: Ranks,
         stop: Stop,
         digests: Mapping[str, Mapping[str, str]],
     ) -> None:
-        self.stage, self.recipe, self.chat, self.partial = stage, recipe, chat, partial
+        self.stage, self.recipe, self.partial = stage, recipe, partial
+        self.chat, self.manner = chat, manner
         self._digests = digests
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
         self._rejects: dict[tuple[str, str, str, int], Reject] = {}
@@ -253,6 +259,7 @@ class _Job:
                 checkpoints=self.checkpoints,
                 journal=self.journal,
                 stop=self.stop,
+                manner=self.manner,
             )
             with adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed):
                 result = fit(

@@ -15,20 +15,22 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from vila2cli.errors import Interrupted, ModelError, RecipeError
 from vila2cli.model.chat import Chat
-from vila2cli.model.freeze import freeze_all_but, part_of
+from vila2cli.model.freeze import freeze_all_but, parts_of
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import Part, TrainerSettings, TrainSettings
-from vila2cli.train.attention import choose_kernel, describe_kernel, joins_sequences, kernel_of, set_kernel
+from vila2cli.train.attention import describe_kernel, joins_sequences, kernel_of, set_kernel
 from vila2cli.train.data import Lengths, TrainSample, lengths_of
 from vila2cli.train.distribution import Ranks, alone
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.flops import peak_flops, work_of
 from vila2cli.train.journal import Journal
+from vila2cli.train.manner import Manner
 from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
 from vila2cli.train.placement import Wrapped, layers
 from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
 from vila2cli.train.resume import Checkpoints, Cursor
+from vila2cli.train.survey import kernel_for, survey_of
 
 _TO_DDP = "set trainer.strategy to ddp, or distributed_type to MULTI_GPU for accelerate launch"
 _STOPPED_ELSEWHERE = "stopped by a signal to another process; run the same command again to go on"
@@ -61,6 +63,7 @@ class Surroundings:
     checkpoints: Checkpoints | None = None
     journal: Journal | None = None
     stop: Stop = field(default_factory=Stop)
+    manner: Manner | None = None  # None: found out when a phase begins
 
 
 def fit(
@@ -113,9 +116,8 @@ class _Run:
         freeze_all_but(model, settings.train)
         torch.manual_seed(seed + self.ranks.index)
         model.train()
-        kernel = choose_kernel(
-            model, trainer.attention, self.ranks.device, is_packed=settings.packing, is_bf16=launch.is_bf16
-        )
+        manner = around.manner or survey_of(model, chat, [settings], trainer, self.ranks)
+        kernel = manner.packed_kernel if settings.packing else kernel_for(model, settings, trainer, self.ranks)
         self.own_kernel = kernel_of(model)
         set_kernel(model, kernel)
         progress.note(describe_kernel(kernel, is_packed=settings.packing))
@@ -128,6 +130,7 @@ class _Run:
             is_packed=settings.packing,
             in_one=settings.packing and joins_sequences(kernel),
             stand_in=stand_in(chat) if self.ranks.count > 1 or is_sharded else None,
+            manner=manner,
         )
         self.one = plan_pass(lengths, names, settings)
         self.total = num_steps(self.one, batch_size=settings.batch_size, epochs=settings.epochs)
@@ -137,7 +140,7 @@ class _Run:
             weight_decay=settings.weight_decay,
             fused=self.ranks.device.type == "cuda" or None,
         )
-        objective = Objective(model, features, len(names))
+        objective = Objective(model, features, len(names), manner)
         self.wrapped = Wrapped(
             objective, self.optimizer, self.ranks.accelerator, max_grad_norm=settings.max_grad_norm
         )
@@ -326,9 +329,10 @@ def _ahead(
 def parameter_groups(model: PreTrainedModel, settings: TrainSettings) -> list[dict[str, Any]]:
     """The trained parameters by part, each group with the part's peak learning rate."""
     groups: dict[Part, list[nn.Parameter]] = {part: [] for part in settings.train}
+    places = parts_of(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[part_of(name)].append(parameter)
+            groups[places[name]].append(parameter)
     rates = settings.part_learning_rates
     return [
         {"params": parameters, "lr": rates.get(part, settings.learning_rate), "part": part}

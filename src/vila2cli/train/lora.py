@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from vila2cli.errors import ModelError
 from vila2cli.model.adapter import ADAPTER
-from vila2cli.model.freeze import part_of
+from vila2cli.model.freeze import parts_of
 from vila2cli.model.loading import is_tied
 from vila2cli.model.saving import writing
 from vila2cli.settings import TrainSettings
@@ -57,9 +57,11 @@ def adapted_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str
     merged into the word embeddings as well, which have no adapter while training.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    found = [name for name in linear if part_of(name) == "llm" and name.rpartition(".")[2] in targets]
+    parts = parts_of(model)
+    linear = [name for name in linear if parts[f"{name}.weight"] == "llm"]
+    found = [name for name in linear if name.rpartition(".")[2] in targets]
     if not found:
-        own = sorted({name.rpartition(".")[2] for name in linear if part_of(name) == "llm"})
+        own = sorted({name.rpartition(".")[2] for name in linear})
         raise ModelError(f"the LLM has no layer named {', '.join(targets)}; lora.targets: {', '.join(own)}")
     words = model.get_input_embeddings()
     for name, module in model.named_modules():

@@ -5,7 +5,7 @@ Shapes: B sequences of S tokens, T trained tokens of them, V vocabulary entries;
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, EncodedImage, Turn
-from vila2cli.train.data import TrainSample
+from vila2cli.train.data import TrainSample, first_trained
 from vila2cli.train.features import TowerFeatures
-from vila2cli.train.packing import join
+from vila2cli.train.manner import Manner
+from vila2cli.train.packing import join, lay
 
 _BLANK_SIDE = 32
 
@@ -25,10 +26,16 @@ _BLANK_SIDE = 32
 class Objective(nn.Module):
     """A model with its summed next-token loss as `forward`, so that any wrapper sees one call."""
 
-    def __init__(self, model: PreTrainedModel, features: TowerFeatures | None, num_sources: int = 1) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        features: TowerFeatures | None,
+        num_sources: int = 1,
+        manner: Manner | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
-        self._features, self._num_sources = features, num_sources
+        self._features, self._num_sources, self._manner = features, num_sources, manner or Manner()
 
     def tie_weights(self) -> None:
         """Tie the model's weights again, which accelerate's FSDP2 loads one by one."""
@@ -39,22 +46,41 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Sum over the trained tokens of -log p, a scalar, and the part of each source in it, K.
 
-        Logits are made for trained tokens only. `sample_lengths` are those of samples packed into one
-        sequence, for kernels that go by them.
+        `sample_lengths` are those of samples packed into one sequence, for kernels that go by them.
         """
         batch = dict(batch)
         labels_BS, sources_BS = batch.pop("labels"), batch.pop("sources")
         if self._features is not None and image_keys:
             batch["inputs_embeds"] = self._features.embed(batch.pop("input_ids"), image_keys)
-        lengths = {} if sample_lengths is None else {"sample_lengths": sample_lengths}
-        hidden_BSD = self.model.model(**batch, **lengths, use_cache=False).last_hidden_state
         targets_BS = labels_BS[:, 1:]
         trained_BS = targets_BS != IGNORE_INDEX
-        logits_TV = self.model.get_output_embeddings()(hidden_BSD[:, :-1][trained_BS])
+        logits_TV = self.logits(batch, trained_BS, sample_lengths)
         losses_T = nn.functional.cross_entropy(logits_TV.float(), targets_BS[trained_BS], reduction="none")
         by_source_K = losses_T.new_zeros(self._num_sources)
         by_source_K.index_add_(0, sources_BS[:, 1:][trained_BS], losses_T.detach())
         return losses_T.sum(), by_source_K
+
+    def logits(
+        self, batch: dict[str, Tensor], trained_BS: Tensor, sample_lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """The logits T x V of the tokens that follow the trained places, B x (S - 1).
+
+        They are made for those places alone; where a class does more to logits than its head does, by its own
+        forward pass, for the places trained in any sequence.
+        """
+        options: dict[str, Any] = {"use_cache": False}
+        if sample_lengths is not None:
+            options["sample_lengths"] = sample_lengths
+        if not self._manner.has_own_logits:
+            hidden_BSD = self.model.model(**batch, **options).last_hidden_state
+            logits_TV: Tensor = self.model.get_output_embeddings()(hidden_BSD[:, :-1][trained_BS])
+            return logits_TV
+        if not self._manner.keeps_some_logits:
+            whole_TV: Tensor = self.model(**batch, **options).logits[:, :-1][trained_BS]
+            return whole_TV
+        places = trained_BS.any(0).nonzero().squeeze(1)
+        some_TV: Tensor = self.model(**batch, **options, logits_to_keep=places).logits[trained_BS[:, places]]
+        return some_TV
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +106,7 @@ class Batcher:
     is_packed: bool = False
     in_one: bool = False
     stand_in: TrainSample | None = None
+    manner: Manner = field(default_factory=Manner)
 
     def load(self, sequences: Sequence[Sequence[tuple[TrainSample, int]]]) -> Loaded:
         """The tensors of sequences of samples, each with the number of its source."""
@@ -87,22 +114,53 @@ class Batcher:
             sequences = [*sequences, [(self.stand_in, 0)]]
         pad_id = self.chat.tokenizer.pad_token_id or 0
         pairs = [[(sample.ids, sample.labels) for sample, _ in members] for members in sequences]
-        sources = [
-            [(sample.ids, [source] * len(sample.ids)) for sample, source in members] for members in sequences
-        ]
         if self.is_packed:
             rows: dict[str, Any] = join(pairs, pad_id, in_one=self.in_one)
-            rows["sources"] = join(sources, pad_id, in_one=self.in_one)["labels"]
         else:
             rows = dict(collate([pair for (pair,) in pairs], pad_id))
-            rows["sources"] = collate([pair for (pair,) in sources], pad_id)["labels"]
-        tensors = {name: torch.tensor(values) for name, values in rows.items()}
+        rows["sources"] = self._lay([[[k] * len(sample.ids) for sample, k in members] for members in sequences])
         samples = tuple(sample for members in sequences for sample, _ in members)
         keys = [f"{sample.key}/{i}" for sample in samples for i in range(len(sample.images))]
+        types = [self.chat.token_inputs(sample.ids, first_trained(sample)) for sample in samples]
+        for name in types[0]:
+            by_sample = iter(types)
+            rows[name] = self._lay([[next(by_sample)[name] for _ in members] for members in sequences])
+        tensors = {name: torch.tensor(values) for name, values in rows.items()}
         if self.features is None:
             tensors |= self.chat.pixel_inputs([sample.decoded() for sample in samples])
+        if self.is_packed and self.manner.axes is not None:
+            tensors["position_ids"] = self._positions(sequences, types, tensors)
         lengths = tuple(len(sample.ids) for sample in samples) if self.is_packed and self.in_one else None
         return Loaded(tensors, keys, samples, lengths)
+
+    def _lay(self, values: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
+        return lay(values, lambda _: 0, in_one=self.in_one)
+
+    def _positions(
+        self,
+        sequences: Sequence[Sequence[tuple[TrainSample, int]]],
+        types: Sequence[dict[str, list[int]]],
+        tensors: dict[str, Tensor],
+    ) -> Tensor:
+        """Positions of packed samples, 4 x B x S: those of the text, then the three axes of the model's own."""
+        assert self.manner.axes is not None
+        text_1BS = tensors["position_ids"][None]
+        positions = text_1BS.repeat(4, 1, 1)
+        samples = [sample for members in sequences for sample, _ in members]
+        images = 0
+        found = []
+        for sample, own in zip(samples, types, strict=True):
+            found.append(self.manner.axes.of(sample, own, tensors, images))
+            images += len(sample.images)
+        rows = [range(len(samples))] if self.in_one else []
+        start = 0
+        for members in sequences if not self.in_one else ():
+            rows.append(range(start, start + len(members)))
+            start += len(members)
+        for row, members_of_row in enumerate(rows):
+            axes_3S = torch.cat([found[i] for i in members_of_row], dim=1)
+            positions[1:, row, : axes_3S.shape[1]] = axes_3S
+        return positions
 
     def place(self, loaded: Loaded, device: torch.device) -> tuple[dict[str, Tensor], list[str]]:
         """The model's inputs on the device, and the keys of the images whose features are kept (else none)."""
@@ -119,8 +177,17 @@ class Batcher:
 
 def stand_in(chat: Chat) -> TrainSample:
     """A blank image with a word about it of which no token is trained."""
-    stream = io.BytesIO()
-    Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), (127, 127, 127)).save(stream, "PNG")
-    turns = [Turn("user", IMAGE_PLACEHOLDER), Turn("assistant", "grey")]
-    ids, labels = chat.train_ids(turns, [Image.open(stream).copy()])
-    return TrainSample("stand-in", ids, [IGNORE_INDEX] * len(labels), [EncodedImage(stream.getvalue(), "png")])
+    blank = Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), (127, 127, 127))
+    sample = sample_of(chat, "stand-in", [Turn("user", IMAGE_PLACEHOLDER), Turn("assistant", "grey")], [blank])
+    return TrainSample(sample.key, sample.ids, [IGNORE_INDEX] * len(sample.labels), sample.images)
+
+
+def sample_of(chat: Chat, key: str, turns: Sequence[Turn], images: Sequence[Image.Image]) -> TrainSample:
+    """A conversation about images in memory as a training sample."""
+    encoded = []
+    for image in images:
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        encoded.append(EncodedImage(stream.getvalue(), "png"))
+    ids, labels = chat.train_ids(turns, images)
+    return TrainSample(key, ids, labels, encoded)

@@ -6,7 +6,7 @@ they are given no other mask.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vila2cli.model.chat import IGNORE_INDEX
 
@@ -63,14 +63,25 @@ def join(
     Sequences are padded to the longest, or all joined `in_one`, which needs no padding. The first
     token of a sample is nothing's successor, so it has no label.
     """
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "position_ids": []}
+    ids = [[ids for ids, _ in members] for members in sequences]
+    labels = [[(IGNORE_INDEX, *labels[1:]) for _, labels in members] for members in sequences]
+    places = [[range(len(ids)) for ids, _ in members] for members in sequences]
+    return {
+        "input_ids": lay(ids, lambda _: pad_id, in_one=in_one),
+        "labels": lay(labels, lambda _: IGNORE_INDEX, in_one=in_one),
+        "position_ids": lay(places, lambda place: place, in_one=in_one),
+    }
+
+
+def lay(
+    sequences: Sequence[Sequence[Sequence[int]]], padding: Callable[[int], int], *, in_one: bool = False
+) -> list[list[int]]:
+    """Values of samples, one for each token, laid as `join` lays their ids: B x S.
+
+    The padding at the end of a sequence counts as a sample of its own; `padding` says what is in its places.
+    """
     if in_one:
-        sequences = [[pair for members in sequences for pair in members]]
-    longest = max(sum(len(ids) for ids, _ in members) for members in sequences)
-    for members in sequences:
-        padding = [pad_id] * (longest - sum(len(ids) for ids, _ in members))
-        padded = [*members, (padding, [IGNORE_INDEX] * len(padding))] if padding else members
-        rows["input_ids"].append([token for ids, _ in padded for token in ids])
-        rows["labels"].append([label for _, labels in padded for label in (IGNORE_INDEX, *labels[1:])])
-        rows["position_ids"].append([place for ids, _ in padded for place in range(len(ids))])
-    return rows
+        sequences = [[values for members in sequences for values in members]]
+    rows = [[value for values in members for value in values] for members in sequences]
+    longest = max(map(len, rows))
+    return [row + [padding(place) for place in range(longest - len(row))] for row in rows]

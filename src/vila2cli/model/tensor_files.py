@@ -1,0 +1,69 @@
+"""Where the tensors of a checkpoint lie: the headers of its safetensors files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from vila2cli.errors import ModelError
+from vila2cli.model.checkpoint import read_config
+
+INDEX_FILE = "model.safetensors.index.json"
+SIZE_BYTES = 8
+"""A safetensors file begins with the length of its JSON header, in so many bytes."""
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""The number formats of reals that are averaged, by the name that a header has for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """Where a tensor is stored: its file, the offset of its bytes, its format and shape."""
+
+    file: Path
+    start: int
+    num_bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The files that hold the tensors of a checkpoint; raises ModelError when one is missing."""
+    index = folder / INDEX_FILE
+    if index.is_file():
+        names = sorted(set(read_config(index).get("weight_map", {}).values()))
+        files = [folder / name for name in names]
+    else:
+        files = [folder / "model.safetensors"]
+    for file in files:
+        if file.parent != folder or not file.is_file():
+            raise ModelError(f"{folder} is not whole: it has no {file.name}")
+    return files
+
+
+def tensor_places(folder: Path) -> dict[str, TensorPlace]:
+    """Every tensor of a checkpoint by name; raises ModelError for a damaged file."""
+    places: dict[str, TensorPlace] = {}
+    for file in weights_files(folder):
+        raw, header = read_header(file)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            start = SIZE_BYTES + len(raw) + begin
+            places[name] = TensorPlace(file, start, end - begin, entry["dtype"], tuple(entry["shape"]))
+    return places
+
+
+def read_header(file: Path) -> tuple[bytes, dict[str, Any]]:
+    """The JSON header of a safetensors file, unchanged, and its tensors by name."""
+    try:
+        with safe_open(file, framework="pt"):  # checks that header and length fit
+            pass
+        with file.open("rb") as stream:
+            raw = stream.read(int.from_bytes(stream.read(SIZE_BYTES), "little"))
+    except SafetensorError as error:
+        raise ModelError(f"{file} is damaged or cut off: {error}") from None
+    header = json.loads(raw)
+    header.pop("__metadata__", None)
+    return raw, header
