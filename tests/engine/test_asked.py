@@ -175,7 +175,7 @@ def test_a_signal_ends_an_answer_at_its_next_token(random_vlm: Path, ask: Ask) -
     with pytest.raises(Interrupted, match="SIGTERM"):
         list(engine.generate([ask(1, max_new_tokens=200, temperature=1.0)]))
     assert len(steps) == 3
-    assert doings == [f"1 answers together at token {number} of 200 at most" for number in (1, 2)]
+    assert doings == [f"token {number} of 200 at most, 1 at once" for number in (1, 2)]
 
 
 def asking(server: Server, **asked: Any) -> Engine:

@@ -40,7 +40,7 @@ class Ending(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids_BS: torch.Tensor, scores: Any, **others: Any) -> torch.Tensor:
         num_done = input_ids_BS.shape[1] - self._num_prompt
-        self._stop.beat(f"{len(input_ids_BS)} answers together at token {num_done} of {self._num_new} at most")
+        self._stop.beat(f"token {num_done} of {self._num_new} at most, {len(input_ids_BS)} at once")
         is_done_B = torch.zeros(len(input_ids_BS), dtype=torch.bool, device=input_ids_BS.device)
         if not self._stops:
             return is_done_B

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
 from vila2cli.engine.asking import chat_for, with_system
@@ -31,7 +31,7 @@ from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import quiet_transformers
+from vila2cli.model.loading import LackingPackageError, load_processor, quiet_transformers
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -55,6 +55,8 @@ class VllmEngine:
         self.num_devices = torch.get_num_threads()
         try:
             self._load(folder, settings)
+        except LackingPackageError:
+            raise
         except ModelError as error:  # from the first token
             raise ModelError(f"vLLM cannot load {folder}: {one_line(error.__cause__ or error)}") from error
         except (
@@ -80,7 +82,7 @@ class VllmEngine:
 
     def _load(self, folder: Path, settings: EngineSettings) -> None:
         quiet_transformers()
-        self._chat = chat_for(AutoProcessor.from_pretrained(folder), settings.asked)
+        self._chat = chat_for(load_processor(folder), settings.asked)
         config = AutoConfig.from_pretrained(folder)
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:

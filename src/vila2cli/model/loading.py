@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -21,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from vila2cli.errors import ModelError, one_line
+from vila2cli.files import read_json
 
 LOAD_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -35,6 +37,10 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (
     SafetensorError,
 )
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
+
+
+class LackingPackageError(ModelError):
+    """A model that needs a package which is not installed."""
 
 
 class NotWholeError(ModelError):
@@ -92,7 +98,28 @@ def load_processor(folder: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(folder)
     except LOAD_ERRORS as error:
+        if package := _lacking(error):
+            raise LackingPackageError(
+                f"{folder}: the processor of {_family(folder)} needs {package}, which is not installed: "
+                f"pip install {package}"
+                + (f", in the release that fits torch {torch.__version__}" if package == "torchvision" else "")
+            ) from error
         raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
+
+
+def _lacking(error: Exception) -> str | None:
+    """The package that an error of transformers says is not installed, by the name that pip knows."""
+    text = str(error)
+    found = re.search(r"requires the (\w+) library but it was not found", text)
+    found = found or re.search(r"[Pp]ackage `(\w+)` is required", text)
+    return found[1].lower() if found else None
+
+
+def _family(folder: Path) -> str:
+    """The kind of model in a folder, as its config.json names it."""
+    config = folder / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    return f"{kind} models" if isinstance(kind, str) else "this model"
 
 
 def outline(folder: Path) -> PreTrainedModel:
