@@ -1,5 +1,5 @@
-# The rounds of VILA^2 as a graph: every target is a folder or file that a stage renames into place
-# when it is complete, so `make` goes on wherever it was stopped.
+# The rounds of VILA^2. Every stage renames its folder into place when it is complete, so `make` goes on wherever it
+# was stopped.
 #
 #   make round3                              the embedded world, on a CPU
 #   make round3 RECIPE=recipes/vila2-8b.toml the paper's settings, on GPUs
@@ -22,11 +22,10 @@ BENCH := runs/benchmark-rounds/seed0
 VILA2 = $(VENV)/bin/vila2
 quoted = '$(subst ','\'',$(1))'
 FLAGS = --recipe $(call quoted,$(RECIPE)) $(SET)
-# What of a run is asked for; the stages that lead there are written as rules by the product, which reads the
-# recipe. `vila2 run TARGET --print make` shows them.
+# What of a run is asked for. The product, which reads the recipe, knows the stages that lead there, and which of
+# them can run side by side; `vila2 run TARGET --print make` writes them as rules.
 control_names = $(patsubst control-%,final-%,$(1))
 TARGETS := $(filter round% specialists controls final-% world,$(call control_names,$(MAKECMDGOALS)))
-RULES := runs/rules-$(word 1,$(shell printf %s $(call quoted,$(RECIPE) $(SET) $(TARGETS)) | cksum)).mk
 
 LAUNCH ?=
 
@@ -72,13 +71,9 @@ ifeq ($(LAUNCH),slurm)
 $(TARGETS): $(VENV)/installed
 	PATH="$(abspath $(VENV))/bin:$$PATH" vila2 slurm submit $@ $(FLAGS)
 else
-include $(RULES)
-
-# Written anew each time, and read again only where it has changed.
-$(RULES): $(VENV)/installed FORCE
-	@mkdir -p $(@D)
-	@$(VILA2) run $(TARGETS) --print make $(FLAGS) >$@.partial || { code=$$?; rm -f $@.partial; exit $$code; }
-	@cmp -s $@.partial $@ && rm $@.partial || mv $@.partial $@
+.PHONY: $(TARGETS)
+$(TARGETS) &: $(VENV)/installed
+	$(VILA2) run $(TARGETS) $(FLAGS)
 endif
 
 control-%: final-% ;

@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from vila2cli.cli.app import main
+from vila2cli.cli.walk import Machine, Walk
+from vila2cli.run.stages import Stage
 from vila2cli.settings.recipe import shipped_recipes
 
 REPO = Path(__file__).parents[1]
@@ -114,6 +117,41 @@ def test_missing_data_are_found_before_the_first_hour(
     assert "checks failed" in captured.err
     assert "nowhere/*.tar" in captured.out
     assert not list(tmp_path.iterdir())
+
+
+def test_stages_side_by_side_name_their_lines(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    shutil.rmtree("runs/world/round0/eval")
+    assert main(["run", "round0", *FLAGS, "--jobs", "2"]) == 0
+    said = capfd.readouterr().out
+    assert "round0-eval | round 0 eval: done (runs/world/round0/eval)\n" in said
+    assert main(["run", "round0", *FLAGS, "--jobs", "0"]) == 2
+
+
+def test_the_first_failure_stops_what_runs_beside_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = Stage("long", "world", ("world", "--recipe", "world"), Path("data"))
+    wrong = Stage("wrong", "world", ("world", "--recipe", "none"), Path("data"))
+    never = Stage("never", "world", ("world", "--recipe", "world"), Path("data"), after=("wrong",))
+    walk = Walk([long, wrong, never], [], 2, Machine(2), lambda stage, ran: "asked for", lambda stage: None)
+    with pytest.raises(typer.Exit) as ended:
+        walk.run()
+    assert ended.value.exit_code == 2
+    assert list(walk.ran) == ["wrong", "long"]  # others wait for the first
+    said = capfd.readouterr().err
+    assert "wrong | vila2: " in said
+    assert not list(tmp_path.rglob("world.json"))
+
+
+def test_a_machine_shares_cores_and_fills_gpus() -> None:
+    assert [Machine(cores).jobs("auto") for cores in (1, 2, 16)] == [1, 2, 2]
+    assert Machine(16, ("0", "1", "2")).jobs("auto") == 1
+    assert Machine(16, ("0", "1", "2")).jobs("8") == 3
 
 
 @pytest.mark.slow

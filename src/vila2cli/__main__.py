@@ -7,6 +7,7 @@ import traceback
 from types import TracebackType
 
 from vila2cli.errors import Interrupted
+from vila2cli.run.started import begin_program, leave_error, name_lines
 from vila2cli.run.stopping import raising_on_signals
 from vila2cli.shards.credentials import masked, secrets_in
 from vila2cli.text.printable import printable
@@ -15,6 +16,8 @@ from vila2cli.text.printable import printable
 def run() -> None:
     """Run `vila2` and end the process with its exit code; a signal while it loads is one line and 75, too."""
     sys.excepthook = _show_defect
+    begin_program()
+    name_lines()
     try:
         with raising_on_signals():
             from vila2cli.cli.app import main
@@ -22,7 +25,8 @@ def run() -> None:
             code = main()
     except (Interrupted, KeyboardInterrupt) as stop:
         said = str(stop) or "stopped by SIGINT; run the same command again to go on"
-        print(f"vila2: {said}", file=sys.stderr)
+        if not leave_error(said, kind=Interrupted.__name__):
+            print(f"vila2: {said}", file=sys.stderr)
         code = Interrupted.exit_code
     # Where Ctrl-C came within an exec(), as of a namedtuple that is being imported, CPython remembers that it
     # was not caught there, and in the end kills itself with SIGINT; the next exec() makes it forget.
@@ -35,7 +39,9 @@ def run() -> None:
 def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print a traceback; what it quotes may be a caption, or what a server said with the key in it."""
     text = masked("".join(traceback.format_exception(kind, error, trace)), secrets_in(os.environ))
-    print(printable(text, keep_newlines=True), end="", file=sys.stderr)
+    text = printable(text, keep_newlines=True)
+    if not leave_error(str(error), kind=kind.__name__, trace=text):
+        print(text, end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     |-- RejectBudgetError     3   more samples unusable than the recipe allows
     |-- DataError             4   shards, layers or images that cannot be read
     |-- ModelError            5   a checkpoint or engine that cannot be loaded
+    |   `-- OutOfMemory       5   a training that needs more memory than there is
     |-- BudgetError           6   what the recipe allows an API to cost is spent
     |-- RankError             7   another process of a training is missing or has stopped
     `-- Interrupted          75   stopped by a signal; run the same command again
@@ -53,6 +54,10 @@ class ModelError(Vila2Error):
     """A model is missing, damaged, or not supported by the engine asked for."""
 
     exit_code = 5
+
+
+class OutOfMemory(ModelError):
+    """A training needs more memory than the machine, or its GPU, has; the others of it cannot be waited for."""
 
 
 class BudgetError(Vila2Error):

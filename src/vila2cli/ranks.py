@@ -76,6 +76,13 @@ def launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> La
     return by_mpi[0] if by_mpi else Launched()
 
 
+def is_launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> bool:
+    """Whether torchrun, accelerate, srun or mpirun decides how many processes there are, if only this one."""
+    environ = os.environ if environ is None else environ
+    by_torch = "RANK" in environ and "WORLD_SIZE" in environ
+    return by_torch or "ACCELERATE_MIXED_PRECISION" in environ or launched(environ, proc).count > 1
+
+
 def parse_rank(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> Rank:
     """Read what torchrun and `accelerate launch` set, else the tasks of a Slurm step or an mpirun.
 

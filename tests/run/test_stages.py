@@ -64,6 +64,12 @@ def test_run_make_and_slurm_have_the_same_stages(
     command = ["make", "-f", str(REPO / "Makefile"), "-n", target, f"VENV={sys.prefix}", "RECIPE=a recipe.toml"]
     command += ["-o", f"{sys.prefix}/installed", "SET=" + shlex.join(flags[2:])]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shlex.split(made)[1:] == ["run", target, *flags]
+
+    assert main(["run", target, "--print", "make", *flags]) == 0
+    Path("rules.mk").write_text(capsys.readouterr().out)
+    command = ["make", "-f", "rules.mk", "-n", target]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert sorted(words_of_stages(made)) == sorted(expected)
     place = {words: at for at, words in enumerate(words_of_stages(made))}
     stages = {stage.name: stage for stage in plan_stages(load_recipe("a recipe.toml", sets), target)}
@@ -77,7 +83,7 @@ def test_a_name_that_is_no_folder_is_refused_by_all(tmp_path: Path, monkeypatch:
     Path("my.toml").write_text('name = "my run"\n')
     assert main(["run", "round1", "--recipe", "my.toml", "--dry-run"]) == 2
     assert main(["slurm", "emit", "round1", "--recipe", "my.toml"]) == 2
-    command = ["make", "-f", str(REPO / "Makefile"), "-n", "round1", f"VENV={sys.prefix}", "RECIPE=my.toml"]
+    command = ["make", "-f", str(REPO / "Makefile"), "round1", f"VENV={sys.prefix}", "RECIPE=my.toml"]
     command += ["-o", f"{sys.prefix}/installed"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 2
@@ -90,6 +96,17 @@ def test_every_stage_comes_after_those_it_names() -> None:
     for stage in stages:
         assert set(stage.after) <= seen, stage.name
         seen.add(stage.name)
+
+
+def test_what_only_measures_holds_up_no_round() -> None:
+    stages = {
+        stage.name: stage for stage in plan_stages(load_recipe(REPO / "recipes" / "world.toml"), "controls")
+    }
+    waited_for = {name for stage in stages.values() for name in stage.after}
+    assert stages["round2-recaption"].after == ("round1-sft",)
+    assert stages["ocr"].after == ("round3-pretrain",)
+    assert not [name for name in waited_for if name.endswith(("-eval", "-judge"))]
+    assert {f"round{i}-eval" for i in range(4)} | {f"round{i}-judge" for i in (1, 2, 3)} <= set(stages)
 
 
 def test_other_targets_are_refused() -> None:

@@ -3,12 +3,13 @@
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from archives import write_tar
 from vila2cli.errors import RecipeError
@@ -172,3 +173,34 @@ def test_what_is_trained_can_be_read_again(zoo: Zoo, name: str, shard: Path, tmp
     soup = AutoModelForImageTextToText.from_pretrained(tmp_path / "soup").state_dict()
     for key, value in model.state_dict().items():
         torch.testing.assert_close(soup[key], (value + before[key]) / 2)
+
+
+class Capped(LlavaForConditionalGeneration):
+    """A class that does more to its logits than its head does."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = torch.tanh(output.logits) * 2
+        return output
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_logits_are_made_as_the_class_makes_them(zoo: Zoo, is_packed: bool) -> None:
+    model = Capped.from_pretrained(zoo("llava_1_5"), dtype="float32").train()
+    chat = Chat(AutoProcessor.from_pretrained(zoo("llava_1_5")))
+    samples = three(chat)
+    manner = survey(model, chat, Wanted(kernels=("sdpa",)))
+    assert manner.has_own_logits
+    wanted = 0.0
+    for sample in samples:
+        loaded = Batcher(chat).load([[(sample, 0)]]).tensors
+        inputs = {key: value for key, value in loaded.items() if key not in ("labels", "sources")}
+        logits = model(**inputs).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, loaded["labels"][0, 1:], reduction="sum")
+        wanted += losses.item()
+    batcher = Batcher(chat, is_packed=is_packed, manner=manner)
+    sequences = [samples] if is_packed else [[one] for one in samples]
+    loaded = batcher.load([[(sample, 0) for sample in members] for members in sequences])
+    for some in (True, False):
+        objective = Objective(model, None, manner=replace(manner, keeps_some_logits=some))
+        assert objective(loaded.tensors, ())[0].item() == pytest.approx(wanted, rel=1e-5)

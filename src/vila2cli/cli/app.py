@@ -29,8 +29,10 @@ from vila2cli.cli import (
 )
 from vila2cli.cli import filter as filtering
 from vila2cli.cli.options import spread
+from vila2cli.cli.processes import command_line
 from vila2cli.cli.terminal import complain, json_output, say, show_all_characters, warning_in_one_line
 from vila2cli.errors import DataError, Interrupted, Vila2Error
+from vila2cli.run.started import leave_error
 from vila2cli.run.stopping import raising_on_signals
 
 _NAMES = (
@@ -139,12 +141,13 @@ def main(argv: list[str] | None = None) -> int:
     gc.set_threshold(*_COLLECT_AFTER)
     show_all_characters()
     words = spread(sys.argv[1:] if argv is None else argv)
+    command_line.set(words)
     with json_output:
         try:
             with raising_on_signals(), warning_in_one_line():
                 program()(words, prog_name="vila2")
         except Vila2Error as error:
-            return _fail(str(error), error.exit_code)
+            return _fail(str(error), error.exit_code, type(error).__name__)
         except OSError as error:
             if error.errno not in SURROUNDINGS:
                 raise
@@ -156,7 +159,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str, exit_code: int) -> int:
-    complain(message)
+def _fail(message: str, exit_code: int, kind: str = DataError.__name__) -> int:
+    if not leave_error(message, kind=kind):
+        complain(message)
     json_output.write({"error": message, "exit_code": exit_code})
     return exit_code

@@ -12,6 +12,7 @@ from vila2cli.files import DEFAULT_MAX_PIXELS, read_json
 from vila2cli.ranks import parse_rank
 from vila2cli.run.folder import check_same, read_manifest, select, to_manifest, who_counts
 from vila2cli.run.stages import is_summed_up, reject_budget
+from vila2cli.run.started import is_started
 from vila2cli.settings import Settings
 from vila2cli.settings.recipe import Recipe, read_stored, resolved, resolved_lines
 from vila2cli.shards.places import redacted
@@ -32,7 +33,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     if not redo and is_complete(plan, inputs):
         show(read_json(plan.marker), [f"{plan.title}: complete, nothing to do ({plan.out})"])
         return False
-    if not plan.speaks:
+    if not plan.speaks or is_started():
         return True
     if plan.recipe.path == DEFAULT_RECIPE:
         say(f"recipe: {DEFAULT_RECIPE}")

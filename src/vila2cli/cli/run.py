@@ -1,11 +1,6 @@
-"""`vila2 run`: the stages of a run one after the other on this machine, or as rules for make."""
+"""`vila2 run`: the stages of a run on this machine, or as rules for make."""
 
-import ctypes
-import functools
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
@@ -15,20 +10,19 @@ import typer
 from vila2cli.cli.make_rules import rules
 from vila2cli.cli.options import DryRun, RecipeFile, Sets
 from vila2cli.cli.paths import DEFAULT_RECIPE, open_recipe
-from vila2cli.cli.terminal import json_output, say, show
-from vila2cli.errors import Interrupted, RecipeError, Vila2Error
+from vila2cli.cli.terminal import say, show
+from vila2cli.cli.walk import Machine, Walk
+from vila2cli.errors import RecipeError, Vila2Error
 from vila2cli.files import MARK, read_json
 from vila2cli.run.folder import digest, write_json
 from vila2cli.run.stages import Stage, goals_of, plan_stages
-from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.credentials import masked
 
 _NOTES = f"{MARK}settings.json"
 """In a run folder the digest of the settings that `vila2 run` last ran each stage with."""
+_MAX_JOBS = 64
 _NO_MATTER = ("rounds", "slurm", "cost")
-_PR_SET_PDEATHSIG = 1
-"""As prctl(2) has it."""
 
 
 class Form(StrEnum):
@@ -50,6 +44,14 @@ def run(
     ] = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
+    jobs: Annotated[
+        str,
+        typer.Option(
+            "--jobs",
+            metavar="N|auto",
+            help="Stages at a time, each with its share of the machine; auto is two on CPUs, one on GPUs.",
+        ),
+    ] = "auto",
     dry_run: DryRun = False,
 ) -> None:
     """Run every stage that leads to a target and is not complete, on this machine.
@@ -72,7 +74,13 @@ def run(
         due = _due(stages, settings)
         show(_document(stages, settings, due), _dry_run_lines(stages, settings, due))
     else:
-        _walk(stages, settings, flags)
+        _walk(stages, settings, flags, _number(jobs))
+
+
+def _number(jobs: str) -> str:
+    if jobs != "auto" and not (jobs.isascii() and jobs.isdecimal() and 0 < int(jobs) <= _MAX_JOBS):
+        raise RecipeError(f"--jobs {jobs}: give a number from 1 to {_MAX_JOBS}, or auto")
+    return jobs
 
 
 def recipe_flags(recipe: Recipe, sets: Sequence[str] | None) -> list[str]:
@@ -145,23 +153,35 @@ def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, st
         yield f"{stage.name:<{width}}  vila2 {' '.join(stage.words)}  # {state}"
 
 
-def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str]) -> None:
+def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str], jobs: str) -> None:
     """Run what is due, each stage in a process of its own; raises Exit with the code of one that fails."""
     if not _due(stages, recipe):
         show(_document(stages, recipe, {}), [f"complete, nothing to do ({recipe.run_dir})"])
         return
-    is_checked = False
-    ran: dict[str, str] = {}
-    for stage in stages:
-        if not (reason := why_due(stage, recipe, list(ran))):
-            continue
-        if not is_checked and stage.kind != "world":
+    checked: list[Recipe] = []
+
+    def reason(stage: Stage, ran: Sequence[str]) -> str:
+        why = why_due(stage, recipe, ran)
+        if why and not checked and stage.kind != "world":
             _check(recipe)
-            is_checked = True
-        _run_stage(stage, flags)
+            checked.append(recipe)
+        return why
+
+    def note(stage: Stage) -> None:
         write_json(recipe.run_dir / _NOTES, {**_noted(recipe), stage.name: _settings(recipe)})
-        ran[stage.name] = reason
+
+    machine = _machine(jobs)
+    ran = Walk(stages, flags, machine.jobs(jobs), machine, reason, note).run()
     show(_document(stages, recipe, ran), [f"complete ({recipe.run_dir})"])
+
+
+def _machine(jobs: str) -> Machine:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if jobs == "1":
+        return Machine(cores)
+    from vila2cli.engine.devices import gpu_names
+
+    return Machine(cores, tuple(gpu_names(os.environ)))
 
 
 def _check(recipe: Recipe) -> None:
@@ -175,44 +195,3 @@ def _check(recipe: Recipe) -> None:
     if failed:
         names = ", ".join(finding.what for finding in failed)
         raise (failed[0].error or Vila2Error)(f"{len(failed)} of the checks failed: {names}; see `vila2 check`")
-
-
-def _run_stage(stage: Stage, flags: Sequence[str]) -> None:
-    words = [*stage.words, *flags]
-    command = [sys.executable, "-P", "-m", "vila2cli", *words]
-    ends_with_us = functools.partial(_end_with, os.getpid())
-    with interruptible() as stop, subprocess.Popen(command, preexec_fn=ends_with_us) as process:
-        code = _wait(process, stop)
-    if code:
-        code = code if code > 0 else 128 - code
-        json_output.add({"failed": stage.name, "exit_code": code})  # it has said itself what is wrong
-        raise typer.Exit(code)
-    for marker in stage.markers:
-        os.utime(marker)  # so that what is older than what it waits for is not looked at for ever
-
-
-def _end_with(parent: int) -> None:
-    """Have Linux send this process SIGTERM when its parent is gone, which may have been killed outright."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(Interrupted.exit_code)
-
-
-def _wait(process: "subprocess.Popen[bytes]", stop: Stop) -> int:
-    """The exit code of a stage, which is handed the signals that come.
-
-    Raises Interrupted for one that ended the stage before it could heed it.
-    """
-    handed: Interrupted | None = None
-    while True:
-        try:
-            with stop.at_once():
-                code = process.wait()
-            break
-        except Interrupted as error:
-            process.terminate()
-            handed, stop.reason = error, None
-    if handed is not None and code in (-signal.SIGTERM, -signal.SIGINT):
-        raise handed
-    return code

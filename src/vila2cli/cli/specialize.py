@@ -8,6 +8,7 @@ import typer
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_summary
+from vila2cli.cli.processes import trained_apart
 from vila2cli.cli.ready import ready
 from vila2cli.errors import RecipeError
 from vila2cli.run.folder import parse_worker
@@ -61,7 +62,7 @@ def specialize(
     if not relabel:
         paths, given = Paths(settings, of_round), model[0] if model else None
         plan = _train_plan(paths, name[0], specialists[name[0]], model=given, out=out)
-        if ready(plan, dry_run=dry_run):
+        if ready(plan, dry_run=dry_run) and not trained_apart(settings):
             assert plan.model is not None
             print_summary(plan, stage.specialize(settings, name=name[0], model=plan.model, out=plan.out))
         return

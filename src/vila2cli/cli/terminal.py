@@ -32,6 +32,11 @@ class JsonOutput:
         self._stream = None
         self._values.clear()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the command was given `--json`."""
+        return self._stream is not None
+
     def begin(self) -> None:
         """From now on, until the block ends, print nothing but the document."""
         self._stream = sys.stdout

@@ -4,6 +4,7 @@ from vila2cli.cli.controls import equal_epochs, mixed_in
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
 from vila2cli.cli.paths import Paths, open_recipe
 from vila2cli.cli.printing import print_summary
+from vila2cli.cli.processes import trained_apart
 from vila2cli.cli.ready import ready
 from vila2cli.run.stages import EQUAL_COMPUTE
 
@@ -31,7 +32,7 @@ def pretrain(
     deciding = {} if shards or paths.round in (None, 0) else {"filtered": settings.pretrain.filtered}
     sections = ("pretrain", "base", "data.interleaved")
     plan = paths.plan("pretrain", sections, out, shards=specs, deciding=deciding)
-    if not ready(plan, dry_run=dry_run):
+    if not ready(plan, dry_run=dry_run) or trained_apart(settings):
         return
     from vila2cli.stages.pretrain import pretrain as run_stage
 
@@ -62,7 +63,7 @@ def sft(
     chosen_model = paths.model(model, paths.stage("pretrain") if paths.round is not None else None)
     specs = paths.shards(shards, settings.data.sft, "data.sft")
     plan = paths.plan("sft", ("sft", "data.sft", "data.text"), out, model=chosen_model, shards=specs)
-    if not ready(plan, dry_run=dry_run):
+    if not ready(plan, dry_run=dry_run) or trained_apart(settings):
         return
     from vila2cli.stages.sft import sft as run_stage
 

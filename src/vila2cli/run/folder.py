@@ -61,6 +61,11 @@ class RunFolder:
     def report(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def aligned(self) -> Path:
+        """Where rounds share the projector that they align alike."""
+        return self.root / "aligned"
+
 
 def digest(value: Any) -> str:
     """SHA-256 of a value as canonical JSON; takes settings, dataclasses, paths, mappings and sequences."""

@@ -191,15 +191,21 @@ def goals_of(recipe: Recipe, *targets: str) -> dict[str, list[str]]:
 def _goals(recipe: Recipe, target: str) -> list[str]:
     if found := re.fullmatch(r"round(\d{1,3})", target):
         number = int(found[1])
-        return [f"round{number}-eval", *([f"round{number}-judge"] if number else [])]
+        return _measuring(number)
     controls = _controls(recipe)
-    known = {SPECIALISTS: ["final-eval"], CONTROLS: [f"{name}-eval" for name in controls]}
-    known |= {name: [f"{name}-eval"] for name in controls}
+    rounds = _measuring(recipe.rounds)
+    known = {SPECIALISTS: [*rounds, "final-eval"], CONTROLS: [*rounds, *(f"{name}-eval" for name in controls)]}
+    known |= {name: [*rounds, f"{name}-eval"] for name in controls}
     if _needs_world(recipe):
         known[WORLD] = [WORLD]
     if target not in known:
         raise RecipeError(f"{target} is no target; give round0 to round{recipe.rounds}, or {', '.join(known)}")
     return known[target]
+
+
+def _measuring(last: int) -> list[str]:
+    """The stages of all rounds up to the last that nothing waits for, as no stage reads what they find."""
+    return [name for i in range(last + 1) for name in (f"round{i}-eval", *([f"round{i}-judge"] if i else []))]
 
 
 def _needs_world(recipe: Recipe) -> bool:
@@ -232,7 +238,7 @@ def _round(recipe: Recipe, number: int) -> Iterator[Stage]:
     trained_on: list[str] = []
     if number:
         before = f"round{number - 1}"
-        yield stage("recaption", f"{before}-eval", *([f"{before}-judge"] if number > 1 else []))
+        yield stage("recaption", f"{before}-sft")
         trained_on = [f"{here}-recaption"]
         if recipe.pretrain.filtered:
             yield stage("filter", *trained_on)
@@ -248,10 +254,10 @@ def _specialists(recipe: Recipe) -> Iterator[Stage]:
     folder = RunFolder(recipe.run_dir)
     for name in recipe.specialists:
         words = ("specialize", "--name", name)
-        yield Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-eval",))
+        yield Stage(name, "specialize", words, folder.specialist(name), (f"round{recipe.rounds}-pretrain",))
     relabelling = list(_relabelling(recipe))
     yield from relabelling
-    before = tuple(stage.name for stage in relabelling) or (f"round{recipe.rounds}-eval",)
+    before = tuple(stage.name for stage in relabelling) or (f"round{recipe.rounds}-sft",)
     yield from _training(recipe, "final", before)
 
 
@@ -261,7 +267,7 @@ def _controls(recipe: Recipe) -> list[str]:
 
 
 def _control(recipe: Recipe, control: str) -> Iterator[Stage]:
-    before: tuple[str, ...] = (f"round{recipe.rounds}-eval",)
+    before: tuple[str, ...] = (f"round{recipe.rounds}-sft",)
     if control == EQUAL_COMPUTE:
         before = ("final-pretrain",)
     elif control.startswith(ONLY):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt
+from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from vila2cli.settings.kinds import Settings, one_is_a_list, setting
 
@@ -26,6 +26,13 @@ class SourceSettings(Settings):
 class TrainerSettings(Settings):
     """How every training stage runs; nothing here changes what is learned beyond rounding."""
 
+    processes: Annotated[
+        PositiveInt | Literal["auto"],
+        setting(
+            "processes that a training starts on this machine; auto is one for each visible GPU, 1 without",
+            decides=False,
+        ),
+    ] = "auto"
     strategy: Annotated[
         Literal["ddp", "fsdp2"],
         setting("several processes: each with the whole model, or with a part of every layer", decides=False),

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from vila2cli.run.folder import RunFolder
+from vila2cli.run.folder import RunFolder, digest
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source
 from vila2cli.text.compose import Composition, composition_of, conversations
@@ -37,6 +37,7 @@ def pretrain(
     from vila2cli.train.job import Phase, train_stage
 
     bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
+    base_digests = {name: weights_sha256(folder) for name, folder in bases.items()}
     run = RunFolder(recipe.run_dir)
     in_run = out.resolve().is_relative_to(run.root.resolve()) and out != run.stage("pretrain", 0)
     refuse_trained(bases, run, is_later_round=bool(round) or in_run)
@@ -52,13 +53,16 @@ def pretrain(
                 "align",
                 settings.align,
                 [_captions(pairs, composition_of(settings.align, recipe.seed), with_answers=False)],
+                shared=run.aligned / digest(base_digests)
+                if in_run or out == run.stage("pretrain", 0)
+                else None,
             ),
             Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed))),
         ],
         recipe=recipe,
         lineage={
             "round": round,
-            "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
+            "bases": {name: {"path": str(f), "sha256": base_digests[name]} for name, f in bases.items()},
             "base_settings": recipe.base.deciding(),
             "layers": [layer.name for layer in pairs.layers],
             "settings": settings.deciding(),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vila2cli import errors
-from vila2cli.errors import RankError, Vila2Error
+from vila2cli.errors import OutOfMemory, RankError, Vila2Error
 from vila2cli.ranks import Rank, parse_rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
@@ -171,7 +171,9 @@ def joined(launch: Launch, timeout_s: float, rank: Rank | None = None) -> Iterat
         yield Ranks(rank, open_accelerator(rank, device, launch), launch, timeout_s, control)
         _leave(control, timeout_s)
     except Vila2Error as error:
-        if not isinstance(error, RankError):  # one of all processes, unless this one alone found it
+        if not isinstance(
+            error, RankError | OutOfMemory
+        ):  # one of all processes, unless this one alone found it
             _leave(control, _LEAVING_S)
         raise
 

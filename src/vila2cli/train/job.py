@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.manner import Manner
+from vila2cli.train.memory import naming_what_to_lower, settings_key
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
+from vila2cli.train.reuse import trained_once
 from vila2cli.train.store import SampleStore, Stored, store_shard
 from vila2cli.train.survey import survey_of
 
@@ -65,11 +68,15 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One optimizer run of a stage, over all its sources together."""
+    """One optimizer run of a stage, over all its sources together.
+
+    Where others train the same phase, its weights are kept in the folder `shared`.
+    """
 
     name: str
     settings: TrainSettings
     sources: Sequence[DataSource]
+    shared: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,7 @@ def train_stage(
             stage=stage,
             vila2=__version__,
             processes=ranks.count,
-            seconds=sum(f["seconds"] for f in checkpoints.cursor.finished),
+            seconds=sum(f["seconds"] for f in checkpoints.cursor.finished if not f.get("trained_before")),
             num_rejected=len(job.rejects),
             phases=checkpoints.cursor.finished,
             lineage=lineage,
@@ -224,7 +231,13 @@ class _Job:
             samples, counts = self._samples(number, phase)  # of finished phases, too: for the rejects
             if number < cursor.phase:
                 continue
-            figures = self._train_phase(model, phase, samples, counts)
+            train = partial(self._train_phase, model, phase, samples, counts)
+            if phase.shared is None or cursor.step:
+                figures = train()
+            else:
+                figures = trained_once(
+                    phase.shared, model, samples, phase.settings, self.recipe, self.ranks, train
+                )
             self.checkpoints.cursor = cursor = Cursor(phase=number + 1, finished=[*cursor.finished, figures])
             self.checkpoints.save(model, None)
             if number + 1 < len(phases):
@@ -261,7 +274,12 @@ class _Job:
                 stop=self.stop,
                 manner=self.manner,
             )
-            with adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed):
+            with (
+                naming_what_to_lower(
+                    label, settings_key(self.stage, phase.name), settings, self.recipe, self.ranks.count
+                ),
+                adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed),
+            ):
                 result = fit(
                     model,
                     self.chat,

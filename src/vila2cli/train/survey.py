@@ -157,7 +157,11 @@ class _Survey:
             # Flash attention is for bfloat16 on CUDA alone; how samples are told apart is the same.
             used = BY_SAMPLE if kernel == FLASH else kernel
             batcher = Batcher(self.chat, is_packed=True, in_one=joins_sequences(used), manner=manner)
-            set_kernel(self.model, used)
+            try:
+                set_kernel(self.model, used)
+            except ValueError as error:  # a class that has not got it
+                problem = one_line(error)
+                continue
             problem = self._difference(batcher, alone, [self.samples])
             set_kernel(self.model, own)
             if not problem:

@@ -1,0 +1,26 @@
+"""Leaving a training to a process for each GPU of this machine, which run the same command line."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+from vila2cli.cli.terminal import json_output
+from vila2cli.settings.recipe import Recipe
+
+command_line: ContextVar[Sequence[str]] = ContextVar("command_line")
+"""The words after `vila2`."""
+
+
+def trained_apart(recipe: Recipe) -> bool:
+    """Whether processes that were started here have done the training; False where this one is to do it.
+
+    Raises what the first of them that failed has raised.
+    """
+    from vila2cli.train.starting import num_processes, start
+
+    count = num_processes(recipe.trainer)
+    if count == 1:
+        return False
+    document = start(count, command_line.get(), is_json=json_output.is_on)
+    if document is not None:
+        json_output.add(document)
+    return True

@@ -1,0 +1,106 @@
+"""What a process that `vila2` itself started owes the one that started it: to end with it, and to let it speak.
+
+Stages side by side begin each line with their name.
+
+A training on several GPUs is one command, so its processes leave their error in a file, in the form of
+torch.distributed.elastic, and the one that started them prints it once.
+"""
+
+import ctypes
+import io
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import Interrupted
+
+STARTED_BY = "VILA2_STARTED_BY"
+"""In the environment of a training's process the number of the process that started it."""
+LINES_OF = "VILA2_LINES_OF"
+"""In the environment of a stage that runs beside others its name."""
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_PR_SET_PDEATHSIG = 1
+"""As prctl(2) has it."""
+_parent: int | None = None
+_is_program = False
+
+
+def end_with(parent: int) -> None:
+    """Have Linux send this process SIGTERM when its parent is gone, which may have been killed outright."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(Interrupted.exit_code)
+
+
+def begin_program() -> None:
+    """Note that this process is `vila2` and nothing else, and end with the one that started it for a training.
+
+    Those below do not inherit that.
+    """
+    global _parent, _is_program
+    _is_program = True
+    if text := os.environ.pop(STARTED_BY, ""):
+        _parent = int(text)
+        end_with(_parent)
+
+
+class NamedLines(io.TextIOWrapper):
+    """A stream of the process, with a name before each line, and no bars, of which several would collide."""
+
+    def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        super().__init__(stream.detach(), stream.encoding, stream.errors, line_buffering=True)
+        self._name, self._at_start = name, True
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):  # by which click tells streams of bytes
+            raise TypeError("write() argument must be str")
+        named = ""
+        for line in text.splitlines(keepends=True):
+            named += f"{self._name} | {line}" if self._at_start else line
+            self._at_start = line.endswith("\n")
+        super().write(named)
+        return len(text)
+
+
+def name_lines() -> None:
+    """Name the lines of this process where its stage runs beside others."""
+    name = os.environ.get(LINES_OF)
+    if name and isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stdout, sys.stderr = NamedLines(sys.stdout, name), NamedLines(sys.stderr, name)
+
+
+def is_program() -> bool:
+    """Whether this process was started as `vila2`, rather than a Python program that calls it."""
+    return _is_program
+
+
+def is_started() -> bool:
+    """Whether `vila2` itself started this process, and speaks for it."""
+    return _parent is not None
+
+
+def leave_error(message: str, *, kind: str = "", trace: str = "") -> bool:
+    """Leave an error, or the traceback of a defect, to the parent; False where there is none that prints it."""
+    path = os.environ.get(_ERROR_FILE)
+    if _parent is None or path is None:
+        return False
+    more = {"timestamp": str(int(time.time())), "py_callstack": trace}
+    left = {"message": {"message": message, "kind": kind, "extraInfo": more}}
+    Path(path).write_text(json.dumps(left))
+    return True
+
+
+def left_error(data: dict[str, Any]) -> tuple[str, str, str]:
+    """Message, kind and traceback of what `leave_error` wrote; "" each where nothing was."""
+    left = data.get("message")
+    if not isinstance(left, dict):
+        return "", "", ""
+    return left["message"], left.get("kind", ""), left["extraInfo"]["py_callstack"]

@@ -1,0 +1,111 @@
+"""A phase that is the same in every round, trained once.
+
+Each round starts from the same bases, and aligns their projector on the same original captions (VILA^2 sections
+2.1 and 3), so that the weights after it are the same to the bit. They are kept by a digest of all that decides
+them: the model's weights, the samples as they were tokenised, their images, and how they are trained.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from vila2cli.files import to_json_bytes, write_atomically
+from vila2cli.model.freeze import part_of
+from vila2cli.settings import Part, TrainSettings
+from vila2cli.settings.recipe import Recipe
+from vila2cli.train.data import TrainSample
+from vila2cli.train.distribution import Ranks
+
+_FIGURES = "figures"
+
+
+def trained_once(
+    folder: Path,
+    model: nn.Module,
+    samples: Iterable[TrainSample],
+    settings: TrainSettings,
+    recipe: Recipe,
+    ranks: Ranks,
+    train: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """The figures of a phase, trained by `train` or, to the bit, by an earlier stage that kept it in `folder`.
+
+    A model in parts is always trained, as is one with adapters.
+    """
+    if ranks.launch.is_sharded or "lora" in settings.train:
+        return train()
+    tables = {"settings": settings, "trainer": recipe.trainer, "base": recipe.base}
+    how: dict[str, Any] = {name: table.model_dump(mode="json") for name, table in tables.items()}
+    how |= {"seed": recipe.seed, "processes": ranks.count}
+    digest = ranks.first(lambda: digest_of(model, samples, how))
+    kept = SharedPhases(folder)
+    if ranks.first(lambda: kept.has(digest)):
+        return {**kept.put(digest, model), "trained_before": True}
+    figures = train()
+    ranks.first(lambda: kept.keep(digest, model, settings.train, figures))
+    return figures
+
+
+def digest_of(model: nn.Module, samples: Iterable[TrainSample], how: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides a phase's weights to the bit, on this machine's kind of processor."""
+    found = hashlib.sha256(to_json_bytes({**how, **_machine()}))
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for sample in samples:
+        found.update(json.dumps([sample.ids, sample.labels, len(sample.images)]).encode())
+        for image in sample.images:
+            found.update(hashlib.sha256(image.data).digest())
+    return found.hexdigest()
+
+
+def _machine() -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if cuda and os.environ.get("ACCELERATE_USE_CPU") != "true" else "",
+    }
+
+
+class SharedPhases:
+    """The weights of phases that were trained, in a folder, by digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, digest: str) -> bool:
+        """Whether a phase of this digest was trained before."""
+        return self._path(digest).is_file()
+
+    def put(self, digest: str, model: nn.Module) -> dict[str, Any]:
+        """Put the trained weights in place; returns the figures of the training."""
+        with safe_open(self._path(digest), "pt") as file, torch.no_grad():
+            parameters = dict(model.named_parameters())
+            for name in file.keys():  # noqa: SIM118
+                parameters[name].copy_(file.get_tensor(name))
+            found: dict[str, Any] = json.loads(file.metadata()[_FIGURES])
+        return found
+
+    def keep(self, digest: str, model: nn.Module, parts: Iterable[Part], figures: Mapping[str, Any]) -> None:
+        """Keep the weights of the trained parts, and the figures of the training."""
+        trained = set(parts)
+        tensors: dict[str, Tensor] = {
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in model.named_parameters()
+            if part_of(name) in trained
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path(digest), save(tensors, {_FIGURES: json.dumps(figures)}))
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / f"{digest}.safetensors"
