@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from vila2cli.ask.opening import open_layer_engine
+from vila2cli.engine import EngineSettings
 from vila2cli.errors import RecipeError
 from vila2cli.run.stopping import Stop
-from vila2cli.settings import ApiSettings, RecaptionSettings
 from vila2cli.shards import LayerWriter, Source, TarWriter, open_layer, open_source
 
 
@@ -24,8 +24,7 @@ def begin(source: Source, folder: Path) -> LayerWriter:
 
 
 def open_for(layer: LayerWriter, model: Path, kind: str) -> str:
-    settings = RecaptionSettings.model_validate({"engine": kind})
-    return open_layer_engine([layer], str(model), settings, ApiSettings(), Stop()).name
+    return open_layer_engine([layer], kind, str(model), EngineSettings(), Stop()).name
 
 
 def test_a_layer_names_its_engine_from_the_first_worker_on(

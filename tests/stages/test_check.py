@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vila2cli.cli.app import main
-from vila2cli.errors import ModelError
+from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.build import build
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source
@@ -212,3 +212,21 @@ def test_check_says_what_bfloat16_with_master_weights_takes(
         figures.append(float(line.split("process: ")[1].split(" GB")[0]))
         assert ("bfloat16 copies" in line) is (dtype == "bfloat16" and master == "true")
     assert figures[0] == figures[1] == pytest.approx(2 * figures[2], rel=0.02)
+
+
+def test_a_checkpoint_is_looked_at_without_its_weights(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--model", str(tiny_checkpoint), "--set", "engine.replicas=2"]) == 0
+    text = capsys.readouterr().out
+    assert "inputs are those of its own processor" in text
+    assert "engines for recaption: hf (" in text
+    assert ": 2 replicas of " in text
+    monkeypatch.setenv("VILA2_PLAN_GPUS", "8x80")
+    words = ["check", "--model", str(tiny_checkpoint), "--set", "eval.engine=hf"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "engines for eval: hf (asked for): 8 replicas of 1 GPU (replicas x tensor parallel: 8 x 1)" in text
+    monkeypatch.setenv("VILA2_PLAN_GPUS", "many")
+    assert main(words) == RecipeError.exit_code
+    assert "VILA2_PLAN_GPUS='many' should be NUMBERxGB" in capsys.readouterr().out

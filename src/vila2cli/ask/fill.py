@@ -12,10 +12,9 @@ import dataclasses
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from vila2cli.ask.failures import Budgets
@@ -23,9 +22,8 @@ from vila2cli.ask.feed import ahead
 from vila2cli.ask.meter import Bill, Meter
 from vila2cli.engine import AnyRequest, Engine, Result
 from vila2cli.errors import DataError
-from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, expected_samples, samples_of
+from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, samples_of
 from vila2cli.shards.sample import Reject, Sample
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
@@ -68,11 +66,32 @@ class Part:
     shards: Sequence[Shard]
 
 
+HandedOut = tuple[Shard, Sequence[Part]]
+"""A shard to read, and the layers that lack it."""
+
+
+def lacking_shards(parts: Sequence[Part]) -> list[HandedOut]:
+    """Every shard that a layer lacks, once, with the layers that do."""
+    shards: dict[Shard, list[Part]] = {}
+    for part in parts:
+        for shard in part.shards:
+            shards.setdefault(shard, []).append(part)
+    return list(shards.items())
+
+
+class Shown(Protocol):
+    """Where it is shown how far the work is: `run.progress.Progress`, or what hands it on to one."""
+
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class _OpenShard:
     """A shard of one layer with samples still talked about."""
 
     part: Part
+    shard: Shard
     writer: ShardWriter
     num_talks: int = 0
     num_asked: int = 0
@@ -116,7 +135,8 @@ class Annotator:
     """Fills layers over the same base shards with an engine; `run` returns when every shard is written.
 
     A layer of whose samples the engine fails on more than `max_reject_rate` is asked about no further. Without
-    an engine no task may ask anything.
+    an engine no task may ask anything. `budgets` and `unreadable` are those of a replica, which reports what
+    is held against them, and `num_side_by_side` is how many replicas work at the same time.
     """
 
     def __init__(
@@ -125,9 +145,12 @@ class Annotator:
         parts: Sequence[Part],
         *,
         stop: Stop,
-        progress: Progress,
+        progress: Shown,
         max_reject_rate: float = 1.0,
         together: Together | None = None,
+        budgets: Budgets | None = None,
+        unreadable: Unreadable | None = None,
+        num_side_by_side: int = 1,
     ) -> None:
         self._engine, self._parts, self._together = engine, parts, together
         self._stop, self._progress = stop, progress
@@ -139,9 +162,10 @@ class Annotator:
         self._num_left = math.inf
         self._writes = True
         self._num_notes = 0
-        self._bill = Bill(Meter(engine))
-        self._unreadable = Unreadable()
-        self.failures = Budgets((part.layer.layer for part in parts), max_reject_rate)
+        self._num_side_by_side = num_side_by_side
+        self._bill = Bill(Meter(engine, num_side_by_side))
+        self._unreadable = unreadable or Unreadable()
+        self.failures = budgets or Budgets((part.layer.layer for part in parts), max_reject_rate)
 
     def run(self) -> None:
         """Write what the layers lack; raises Interrupted after a signal, DataError for damaged shards, and
@@ -151,10 +175,14 @@ class Annotator:
         are done; so is a layer that fails beside others. Whatever stops the work, shards written by then stay
         and no other leaves a trace.
         """
-        with self._begun():
-            self._converse()
+        self.fill(lacking_shards(self._parts))
         self._unreadable.check()
         self.failures.check()
+
+    def fill(self, handed_out: Iterable[HandedOut]) -> None:
+        """Write these shards, which are asked for as they are needed; nothing is raised for those given up."""
+        with self._begun(handed_out):
+            self._converse()
 
     def try_out(self, num_samples: int) -> dict[str, float]:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
@@ -164,7 +192,7 @@ class Annotator:
         `begun` those that the other figures are of.
         """
         self._writes = False
-        with self._begun():
+        with self._begun(lacking_shards(self._parts)):
             first = self._timed(1)
             others = self._timed(num_samples)
         figures = others if others["begun"] else first
@@ -179,11 +207,11 @@ class Annotator:
         return counts | meter.read()
 
     @contextlib.contextmanager
-    def _begun(self) -> Iterator[None]:
+    def _begun(self, handed_out: Iterable[HandedOut]) -> Iterator[None]:
         """Read the shards and prepare their samples; of shards that are open in the end nothing stays."""
-        self._bill = Bill(Meter(self._engine))
+        self._bill = Bill(Meter(self._engine, self._num_side_by_side))
         self._show_notes()
-        prepared = ahead(_Read.prepare, self._read(), num_workers=NUM_DECODERS, window=MAX_DECODED)
+        prepared = ahead(_Read.prepare, self._read(handed_out), num_workers=NUM_DECODERS, window=MAX_DECODED)
         try:
             with contextlib.closing(prepared):
                 self._feed = _in_batches(prepared, self._together) if self._together else prepared
@@ -235,15 +263,14 @@ class Annotator:
         opened.num_talks += 1
         self._go_on(_Talk(opened, sample.key, dialogue), None)
 
-    def _read(self) -> Iterator[_Read]:
+    def _read(self, handed_out: Iterable[HandedOut]) -> Iterator[_Read]:
         """The samples that a task wants, and the ends of the shards."""
-        shards = {shard.name: shard for part in self._parts for shard in part.shards}
-        for shard in shards.values():
+        for shard, parts in handed_out:
             self._stop.check()
-            lacking = [part for part in self._parts if shard in part.shards and not self._has_failed(part)]
+            lacking = [part for part in parts if not self._has_failed(part)]
             if not lacking:
                 continue
-            opened = [_OpenShard(part, part.layer.shard(shard)) for part in lacking]
+            opened = [_OpenShard(part, shard, part.layer.shard(shard)) for part in lacking]
             self._open += opened
             try:
                 for sample in self._stop.each(samples_of([one.writer for one in opened])):
@@ -270,10 +297,10 @@ class Annotator:
         except StopIteration:
             self._end(talk, was_asked=results is not None)
             return
-        shard, layer = talk.opened.writer.name, talk.opened.part.layer.layer
-        names = [f"{layer}\0{shard}\0{talk.key}\0{index}" for index in range(len(requests))]
+        shard, layer = talk.opened.shard, talk.opened.part.layer.folder
+        names = [f"{layer}\0{shard.name}\0{talk.key}\0{index}" for index in range(len(requests))]
         talk.requests = [
-            dataclasses.replace(request, id=name, group=shard)
+            dataclasses.replace(request, id=name, group=shard.url)
             for name, request in zip(names, requests, strict=True)
         ]
         talk.results = {}
@@ -337,42 +364,6 @@ class Annotator:
         for note in notes[self._num_notes :]:
             self._progress.note(note)
         self._num_notes = len(notes)
-
-
-def annotate(
-    engine: Engine | None,
-    parts: Sequence[Part],
-    *,
-    title: str,
-    stop: Stop,
-    max_reject_rate: float = 1.0,
-    together: Together | None = None,
-    unit: str = "images",
-    note: str = "",
-    log_path: Path | None = None,
-) -> None:
-    """Fill layers in one pass, showing how far it is, and log it in each layer or in `log_path`.
-
-    Raises as `Annotator.run` does.
-    """
-    counts = [expected_samples(part.shards) for part in parts]
-    totals = [number for number, _ in counts if number is not None]
-    with Progress(
-        title,
-        sum(totals) if len(totals) == len(counts) else None,
-        unit,
-        log_path or [part.layer.folder / "log.jsonl" for part in parts],
-        is_estimate=not all(is_exact for _, is_exact in counts),
-    ) as progress:
-        if note:
-            progress.note(note)
-        stop.on_beat = progress.beat
-        try:
-            Annotator(
-                engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
-            ).run()
-        finally:
-            stop.on_beat = None
 
 
 def _in_batches(feed: Iterator[_Prepared], together: Together) -> Iterator[_Prepared]:

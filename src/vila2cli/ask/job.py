@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from vila2cli.ask.fill import Part, Task, Together, annotate
+from vila2cli.ask.annotate import annotate
+from vila2cli.ask.fill import Part, Task, Together
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
 from vila2cli.ask.opening import engine_settings, open_layer_engine
+from vila2cli.ask.replicas import Replicas
+from vila2cli.ask.staffing import LayerOpener, open_layers
 from vila2cli.engine import Engine, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
@@ -142,7 +145,8 @@ def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop)
         return
     jobs, first = [job for job, _, _ in todo], todo[0][0]
     with ExitStack() as held:
-        engine = _open([(job, layer) for job, layer, _ in todo], worker, stop, held)
+        num_shards = len({shard for _, _, missing in todo for shard in missing})
+        engine = _open([(job, layer) for job, layer, _ in todo], worker, stop, held, num_shards)
         name = "" if engine is None else engine.name
         annotate(
             engine,
@@ -156,17 +160,19 @@ def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop)
         )
 
 
-def _open(todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: ExitStack) -> Engine | None:
+def _open(
+    todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: ExitStack, num_shards: int
+) -> Engine | Replicas | None:
     """The engine of these layers; answers of a server are kept until the layer is complete."""
     first, layers = todo[0][0], [layer for _, layer in todo]
     if first.model is None:
         return None
     api, adapters = first.recipe.api, [job.adapter for job, _ in todo if job.adapter]
-    engine = open_layer_engine(
-        layers, first.model, first.settings, api, stop, adapters, first.machine, first.asked
-    )
-    if engine.name != "api":
-        return engine
+    settings = engine_settings(first.settings, api, first.machine, adapters, first.asked)
+    if first.settings.engine != "api":
+        opener = LayerOpener(layers, first.settings.engine, first.model, settings)
+        return open_layers(opener, worker, stop, held, num_shards)
+    engine = open_layer_engine(layers, "api", first.model, settings, stop)
     answers = held.enter_context(Answers(layers[0].folder / ANSWERS_FILE, worker))
     if len(answers):
         engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {layers[0].folder}")

@@ -41,7 +41,7 @@ class Answers:
     """
 
     def __init__(self, path: Path, worker: Worker | None = None) -> None:
-        self._shared = self._path = path
+        self.path = self._shared = self._path = path
         if worker is not None and worker.count > 1:
             self._path = path.with_name(f"{path.stem}.{worker.index}of{worker.count}{path.suffix}")
         self._places: dict[str, tuple[Path, int]] = {}

@@ -7,10 +7,13 @@ from vila2cli.engine import Engine
 
 
 class Meter:
-    """Reads an engine's costs; shards overlap, so each is charged what came since the last reading."""
+    """Reads an engine's costs; shards overlap, so each is charged what came since the last reading.
 
-    def __init__(self, engine: Engine | None) -> None:
-        self._engine = engine
+    Of replicas that work side by side each counts its part of the seconds, which together are those that pass.
+    """
+
+    def __init__(self, engine: Engine | None, num_side_by_side: int = 1) -> None:
+        self._engine, self._num_side_by_side = engine, num_side_by_side
         self._start_s, self._dollars = time.perf_counter(), engine.dollars if engine else 0.0
 
     def read(self) -> dict[str, float]:
@@ -20,7 +23,10 @@ class Meter:
         engine = self._engine
         if engine is None:
             return {"seconds": seconds, "device_seconds": seconds}
-        figures = {"seconds": seconds, "device_seconds": seconds * engine.num_devices}
+        figures = {
+            "seconds": seconds / self._num_side_by_side,
+            "device_seconds": seconds * engine.num_devices,
+        }
         if engine.device_kind != "core":
             figures[f"{engine.device_kind}_seconds"] = figures["device_seconds"]
         if engine.dollars > self._dollars:

@@ -46,14 +46,7 @@ def engine_settings(
 
 
 def open_layer_engine(
-    layers: Sequence[LayerWriter],
-    model: str,
-    settings: WritingSettings | FilterSettings,
-    api: ApiSettings,
-    stop: Stop,
-    adapters: Sequence[str] = (),
-    machine: MachineSettings | None = None,
-    asked: AskedSettings | None = None,
+    layers: Sequence[LayerWriter], kind: str, model: str, settings: EngineSettings, stop: Stop
 ) -> Engine:
     """Open the one engine of layers, which each layer.json names from then on.
 
@@ -63,11 +56,10 @@ def open_layer_engine(
     begun = [(layer, name) for layer in layers if (name := layer.engine()) is not None]
     if begun:
         with stop.at_once():
-            choice = choose_engine(settings.engine, model, adapters)
+            choice = choose_engine(kind, model, settings.adapters)
         for layer, name in begun:
             _check_same(layer, name, choice.kind, choice.reason)
-    options = engine_settings(settings, api, machine or MachineSettings(), adapters, asked)
-    engine = open_engine(settings.engine, model, options, stop)
+    engine = open_engine(kind, model, settings, stop)
     # "auto" falls back when vLLM cannot load, and another worker may have been faster.
     for layer in layers:
         _check_same(layer, layer.note_engine(engine.name), engine.name, engine.notes[0])

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vila2cli.cli.options import RecipeFile, Sets
+from vila2cli.cli.options import Model, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError, Vila2Error
@@ -57,6 +57,7 @@ def plan(
 
 def check(
     path: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe; or give --recipe.")] = None,
+    model: Model = None,
     devices: Devices = 1,
     rates: Rates = None,
     recipe: RecipeFile = None,
@@ -64,24 +65,29 @@ def check(
 ) -> None:
     """Look at everything a run will need, without a GPU: keys, data, models, disk, memory, cost.
 
+    With --model a checkpoint is looked at instead: whether it can be asked, and on which GPUs.
+
     \b
     vila2 check recipes/vila2-8b.toml
+    vila2 check --model ckpt/r2
+    VILA2_PLAN_GPUS=8x80 vila2 check --model ckpt/r2
     """
-    from vila2cli.stages.check import check_recipe
+    from vila2cli.stages.check import check_model, check_recipe
 
     if path is not None and recipe is not None and path != recipe:
         raise RecipeError(f"two recipes were given, {path} and {recipe}; give one")
     settings = open_recipe(path or recipe, sets)
     say(f"ok    recipe: {settings.path or 'none, settings are the defaults'}")
     findings = []
-    for finding in check_recipe(settings, count_data(settings)):
+    looked = check_recipe(settings, count_data(settings)) if model is None else check_model(settings, model)
+    for finding in looked:
         say(finding.line())
         findings.append(finding)
-    found = _forecast(settings, None, {}, rates)
+    found = _forecast(settings, None, {}, rates) if model is None else []
     checks = [finding.to_json() for finding in findings]
     show(
         {"recipe": settings.path, "checks": checks, **_to_json(found)},
-        [f"      {line}" for line in forecast_lines(found, num_devices=devices)],
+        [f"      {line}" for line in (forecast_lines(found, num_devices=devices) if found else ())],
     )
     if failed := [finding for finding in findings if finding.error]:
         error = failed[0].error or Vila2Error

@@ -3,12 +3,14 @@
 Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vocabulary.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
@@ -27,14 +29,17 @@ from vila2cli.engine.limits import (
 )
 from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
-from vila2cli.errors import DataError, ModelError
+from vila2cli.engine.trial import RUN_ERRORS, TESTED, try_out
+from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import load_generator, load_processor
+from vila2cli.model.loading import architecture, load_generator, load_processor
+from vila2cli.model.reference import ASKED
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
 _LOOKAHEAD_BATCHES = 16
+_OF_ONE_REQUEST: tuple[type[Exception], ...] = (*RUN_ERRORS, DataError)
 _LOGITS_BYTES = 1 << 30  # of a batch that is scored; not what is free: batches must be the same everywhere
 _LOOKAHEAD_PIXELS = 256_000_000  # 768 MB of decoded RGB held while requests are sorted by length
 
@@ -80,6 +85,9 @@ class HfEngine:
         self._net.generation_config = GenerationConfig(
             do_sample=False, use_cache=True, eos_token_id=self._eos, pad_token_id=self._pad
         )
+        self._can_keep = "logits_to_keep" in inspect.signature(self._net.forward).parameters
+        if self._chat.takes_images and type(self._net).__name__ not in TESTED:
+            self._try_out()
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield results batch by batch; a group's batches depend on nothing outside the group."""
@@ -123,6 +131,17 @@ class HfEngine:
             if number * (len(p.ids) - start + 1) * position > _LOGITS_BYTES:
                 return max(1, number - 1)
         return len(prepared)
+
+    def _try_out(self) -> None:
+        """Ask about two pictures, and batch no more than one request where two are answered another way."""
+
+        def inputs_of(images: Sequence[Image.Image]) -> dict[str, Any]:
+            asked = [Request(id="", messages=ASKED, images=(image,), max_new_tokens=1) for image in images]
+            return self._inputs([self._prepare(one) for one in asked], pad_left=True)
+
+        if not try_out(self._net, inputs_of):
+            self._limit = 1
+            self.notes.append(f"{type(self._net).__name__} answers otherwise in batches: one request at a time")
 
     def _chunks(self, requests: Iterable[AnyRequest]) -> Iterator[list[AnyRequest]]:
         for chunk in chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS):
@@ -185,16 +204,30 @@ class HfEngine:
         while True:
             try:
                 return run(batch)
-            except RuntimeError as error:
+            except RUN_ERRORS as error:
                 where = _exhausted(error)
                 if where is None:
-                    raise
+                    return self._one_by_one(batch, run)
                 if len(batch) == 1:
                     raise ModelError(_too_large(self.model, batch[0])) from None
             batch = batch[: len(batch) // 2]
             self.batch_size = len(batch)
             self.notes.append(f"out of {where} memory: batch size reduced to {self.batch_size}")
             torch.cuda.empty_cache()
+
+    def _one_by_one(
+        self, batch: list[_Prepared], run: Callable[[list[_Prepared]], list[Result]]
+    ) -> list[Result]:
+        """Results of a batch in which the model fails on a request, which is no reason to lose the others."""
+        results = []
+        for p in batch:
+            try:
+                results += run([p])
+            except _OF_ONE_REQUEST as error:
+                if _exhausted(error) is not None:
+                    raise ModelError(_too_large(self.model, p)) from None
+                results.append(failed(p.request, f"{type(self._net).__name__} fails: {one_line(error)}"))
+        return results
 
     @torch.inference_mode()
     def _generate(self, batch: list[_Prepared]) -> list[Result]:
@@ -234,7 +267,8 @@ class HfEngine:
         inputs = self._inputs(batch, pad_left=False)
         start = min(len(p.ids) - p.num_new for p in batch) - 1
         num_kept = inputs["input_ids"].shape[1] - start
-        logits_BTV = self._net(**inputs, use_cache=False, logits_to_keep=num_kept).logits
+        kept = {"logits_to_keep": num_kept} if self._can_keep else {}
+        logits_BTV = self._net(**inputs, use_cache=False, **kept).logits[:, -num_kept:]
         results = []
         for p, logits_TV in zip(batch, logits_BTV, strict=True):
             first = len(p.ids) - p.num_new - 1 - start
@@ -275,7 +309,7 @@ class HfEngine:
         )
 
 
-def _exhausted(error: RuntimeError) -> str | None:
+def _exhausted(error: Exception) -> str | None:
     """Which memory an error says is used up, None for another error; torch has no name for that of a CPU."""
     if isinstance(error, torch.OutOfMemoryError):
         return "accelerator"
@@ -291,5 +325,8 @@ def _too_large(model: str, prepared: _Prepared) -> str:
 
 def _load(folder: Path, dtype: str, asked: AskedSettings, device: torch.device) -> tuple[Any, Chat]:
     """Model in evaluation mode and its chat; raises ModelError for whatever is wrong with the folder."""
+    name = architecture(folder)
+    chat = chat_for(load_processor(folder), asked)
+    chat.check(name)
     net: Any = load_generator(folder, dtype=dtype)
-    return net.to(device).eval(), chat_for(load_processor(folder), asked)
+    return net.to(device).eval(), chat

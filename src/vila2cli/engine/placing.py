@@ -5,7 +5,7 @@ with: what it says fits may still be a little too much, and vLLM then says so wh
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,6 +74,29 @@ class Shape:
             needs_tower_heads=type(net).__name__ not in _WHOLE_TOWERS,
         )
 
+    @classmethod
+    def of_bases(
+        cls, sizes: tuple[int, int], tower: Mapping[str, Any], llm: Mapping[str, Any], *, is_internvl: bool
+    ) -> "Shape":
+        """The shape of a model that is to be made: parameters of tower and LLM, and the bases' config.json."""
+        heads = int(llm.get("num_attention_heads") or 1)
+        kv_heads = int(llm.get("num_key_value_heads") or heads)
+        head_dim = int(llm.get("head_dim") or int(llm.get("hidden_size") or heads) // heads)
+        context = int(llm.get("max_position_embeddings") or 2**31)
+        vision = tower.get("vision_config") or tower
+        return cls(
+            tower=sizes[0],
+            llm=sizes[1],
+            heads=heads,
+            kv_heads=kv_heads,
+            tower_heads=int(vision.get("num_attention_heads") or 1),
+            intermediate=int(llm.get("intermediate_size") or heads),
+            kv_bytes=4 * int(llm.get("num_hidden_layers") or 1) * kv_heads * head_dim,
+            context=context,
+            num_tokens=min(_IMAGE_TOKENS + _TEXT_TOKENS, context),
+            needs_tower_heads=not is_internvl,
+        )
+
     def splits_over(self, num_gpus: int) -> bool:
         """Whether vLLM takes so many GPUs for one model."""
         divides = self.heads % num_gpus == 0 and self.intermediate % num_gpus == 0
@@ -103,6 +126,7 @@ class Plan:
     used: int = 0
     memory: int = 0
     batch: int = 0
+    gpus: tuple[Gpu, ...] = ()
 
     def line(self) -> str:
         """The plan in words."""
@@ -166,7 +190,7 @@ def plan_gpus(
         replicas = machine.replicas
     else:
         replicas = 1 if is_alone else len(given) // tensor_parallel
-    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch)
+    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given))
 
 
 def _splits(shape: Shape, machine: MachineSettings, kind: str, most: int, num_gpus: int) -> list[int]:

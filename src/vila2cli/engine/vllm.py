@@ -31,7 +31,8 @@ from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import LackingPackageError, load_processor, quiet_transformers
+from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
+from vila2cli.model.reference import ASKED, TALL, WIDE, trial_picture
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -83,6 +84,8 @@ class VllmEngine:
     def _load(self, folder: Path, settings: EngineSettings) -> None:
         quiet_transformers()
         self._chat = chat_for(load_processor(folder), settings.asked)
+        self._chat.check(architecture(folder))
+        self._most_images = settings.max_images
         config = AutoConfig.from_pretrained(folder)
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
@@ -141,6 +144,23 @@ class VllmEngine:
         self._engine.add_request("warm-up", {"prompt_token_ids": self._eos[:1]}, params)
         while not self._step():
             pass
+        if self._chat.takes_images:
+            wide, tall = trial_picture(WIDE), trial_picture(TALL)
+            several = self._most_images != 1 and self._chat.most_images is None
+            for images in ((wide,), (tall, wide)) if several else ((wide,),):
+                self._compare_ids(Request(id="", messages=ASKED, images=images, max_new_tokens=1))
+
+    def _compare_ids(self, request: Request) -> None:
+        """Raise ModelError where vLLM gives the model other ids for pictures than its own processor does."""
+        expected = self._chat.prompt_ids(request.messages, request.images)
+        if len(expected) >= self._context:  # no picture like that will be asked about
+            return
+        if (error := self._queue("warm-up", request)) is not None:
+            raise ModelError(f"it does not take a picture: {error}")
+        while not (outputs := self._step()):
+            pass
+        if list(outputs[0].prompt_token_ids) != expected:
+            raise ModelError("it puts other tokens in the place of a picture than the model's own processor")
 
     def _step(self) -> list[Any]:
         self._stop.check()

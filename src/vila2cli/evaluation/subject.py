@@ -7,10 +7,12 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
+from vila2cli.ask.replicas import Replicas
+from vila2cli.ask.staffing import replicas_of
 from vila2cli.engine import Engine, EngineSettings
 from vila2cli.files import read_json
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.run.folder import claim
+from vila2cli.run.folder import Worker, claim
 from vila2cli.run.stopping import Stop
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task
@@ -62,6 +64,10 @@ class Subject:
         """The layer of its answers to a task."""
         manifest = claim(folder, {**self.task_inputs(task), "shards": source.outline()})
         return open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+
+    def replicas(self, worker: Worker, stop: Stop, num_shards: int) -> Replicas | None:
+        """Replicas that ask it, None where one engine does."""
+        return replicas_of(self.asked, worker, stop, num_shards)
 
     def open_engine(self, answers: Answers, stop: Stop) -> Engine:
         """The engine that asks it; what a server is paid for is kept."""

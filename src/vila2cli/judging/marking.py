@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.annotate import annotate
 from vila2cli.ask.engines import LimitedEngine
-from vila2cli.ask.fill import Dialogue, Part, annotate
+from vila2cli.ask.fill import Dialogue, Part
 from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
 from vila2cli.engine import Result

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -84,13 +85,30 @@ def load_whole(
 
 
 def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
-    """The image-text model of a folder, or the causal LLM where its config has no vision tower."""
+    """The image-text model of a folder, or the causal LLM where its config is of no such class."""
+    config = _config(folder)
+    is_vision = hasattr(config, "vision_config") or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
+
+
+def architecture(folder: Path) -> str:
+    """The name of a folder's class; raises ModelError for one that does not answer after its prompt."""
+    config = _config(folder)
+    name = next(iter(getattr(config, "architectures", None) or ()), type(config).__name__)
+    text = config.get_text_config()
+    if config.is_encoder_decoder or getattr(text, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is not supported: it is an encoder-decoder, not a model that goes on from its prompt"
+        )
+    return str(name)
+
+
+def _config(folder: Path) -> Any:
     quiet_transformers()
     try:
-        is_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+        return AutoConfig.from_pretrained(folder)
     except LOAD_ERRORS as error:
         raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
-    return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
 
 
 def load_processor(folder: Path) -> Any:

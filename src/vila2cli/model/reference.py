@@ -20,8 +20,8 @@ from vila2cli.shards.sample import Turn
 if TYPE_CHECKING:
     from vila2cli.model.chat import Chat
 
-_ASKED = (Turn("user", "What is shown?"),)
-_WIDE, _TALL = (150, 60), (70, 180)
+ASKED = (Turn("user", "What is shown?"),)
+WIDE, TALL = (150, 60), (70, 180)
 
 
 def check(chat: "Chat", name: str) -> None:
@@ -41,7 +41,7 @@ def check(chat: "Chat", name: str) -> None:
 
 
 def _settle(chat: "Chat", name: str) -> None:
-    wide, tall = _picture(_WIDE), _picture(_TALL)
+    wide, tall = trial_picture(WIDE), trial_picture(TALL)
     shown: list[list[Image.Image]] = [[wide], [tall, wide]]
     _see_places(chat, name)
     try:
@@ -75,7 +75,7 @@ def _settle(chat: "Chat", name: str) -> None:
 
 
 def _see_places(chat: "Chat", name: str) -> None:
-    text = chat.rendering.prompt(_ASKED, 1)
+    text = chat.rendering.prompt(ASKED, 1)
     if chat.image_token not in text:
         raise ModelError(
             f"{name}: its chat template leaves the picture out ({chat.image_token} is not in what it writes); "
@@ -87,7 +87,7 @@ def _own_path(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> Mapping[s
     """What the processor's own path gives the model for a batch of prompts."""
     processor = chat.processor
     if chat.template is not None:
-        texts = [chat.image_token * len(images) + _ASKED[0].text for images in shown]
+        texts = [chat.image_token * len(images) + ASKED[0].text for images in shown]
         made = processor(text=texts, images=list(map(list, shown)), padding=True, return_tensors="pt")
     else:
         made = processor.apply_chat_template(
@@ -104,7 +104,7 @@ def _own_path(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> Mapping[s
 
 def _messages(images: Sequence[Image.Image]) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": _ASKED[0].text}]}]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": ASKED[0].text}]}]
 
 
 def _rows(made: Mapping[str, Any], name: str) -> list[list[int]]:
@@ -121,7 +121,7 @@ def _rows(made: Mapping[str, Any], name: str) -> list[list[int]]:
 
 def _same_ids(chat: "Chat", shown: Sequence[Sequence[Image.Image]], theirs: list[list[int]]) -> bool:
     try:
-        return [chat.prompt_ids(_ASKED, images) for images in shown] == theirs
+        return [chat.prompt_ids(ASKED, images) for images in shown] == theirs
     except DataError:
         return False
 
@@ -168,7 +168,7 @@ def _tiles(tensor: torch.Tensor) -> torch.Tensor:
     return flat[flat.flatten(1).any(dim=1)]
 
 
-def _picture(size: tuple[int, int]) -> Image.Image:
+def trial_picture(size: tuple[int, int]) -> Image.Image:
     """A picture with no two equal rows or columns."""
     across = Image.linear_gradient("L").rotate(90).resize(size)
     down = Image.linear_gradient("L").resize(size)

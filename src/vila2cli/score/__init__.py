@@ -5,6 +5,7 @@ amber, mmmu and judged are the families; stats has intervals, grouping samples t
 and task, then any family.
 """
 
+import copyreg
 import difflib
 
 from vila2cli.errors import DataError
@@ -39,3 +40,7 @@ def find_scorer(name: str) -> Scorer:
     near = difflib.get_close_matches(name, SCORERS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SCORERS)}"
     raise DataError(f"no scorer is named {name!r}; {hint}")
+
+
+# By name, for their functions have none: a replica looks a scorer up as everybody does.
+copyreg.pickle(Scorer, lambda scorer: (find_scorer, (scorer.name,)))

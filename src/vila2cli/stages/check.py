@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vila2cli.engine.devices import planned_gpus
+from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.image import decode_image
@@ -24,6 +27,7 @@ from vila2cli.shards.reader import check_layers
 from vila2cli.shards.sample import Reject
 from vila2cli.text.prompts import prompt_text
 from vila2cli.train.launch import read_launch
+from vila2cli.train.starting import num_processes
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _OF_NO_TOWER = re.compile(r"^text_model\.|^logit_|(^|\.)head\.")
@@ -140,6 +144,17 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     except ModelError:
         return
     yield from _memory(recipe, sizes)
+    yield _try("engines for captions", lambda: _engines(recipe, sizes))
+    yield _try("processes of a training", lambda: _processes(recipe))
+
+
+def check_model(recipe: Recipe, model: str) -> Iterator[Finding]:
+    """Look at a checkpoint that is to be asked, without its weights: can it be, and on which devices?"""
+    from vila2cli.ask.foretelling import ASKING, checked_inputs, planned_for
+
+    yield _try(f"model {model}", lambda: checked_inputs(recipe, model))
+    for stage in ASKING:
+        yield _try(f"engines for {stage}", partial(planned_for, recipe, stage, model))
 
 
 def find_offline(spec: str) -> Path:
@@ -327,6 +342,24 @@ def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
     is_short = needs[largest] + copies > there and recipe.trainer.strategy != "fsdp2"
     text += f"; this machine has {there / 1e9:,.3g} GB"
     yield Finding("memory of a training process", text, ModelError if is_short else None)
+
+
+def _engines(recipe: Recipe, sizes: PartSizes) -> str:
+    """The plan of devices for the model that the run will train; raises ModelError where it fits none."""
+    from vila2cli.ask.foretelling import planned_for_shape
+
+    base = recipe.base
+    tower, llm = (read_json(find_offline(spec) / "config.json") for spec in (base.vision_tower, base.llm))
+    num_parameters = sizes.vision_tower + sizes.projector, sizes.llm
+    shape = Shape.of_bases(num_parameters, tower, llm, is_internvl=base.architecture == "internvl")
+    return planned_for_shape(recipe, shape, len(os.sched_getaffinity(0)))
+
+
+def _processes(recipe: Recipe) -> str:
+    planned = planned_gpus()
+    if planned is not None and recipe.trainer.processes == "auto":
+        return f"{len(planned)}, one for each GPU"
+    return f"{num_processes(recipe.trainer)}"
 
 
 def _disk(recipe: Recipe, counts: Counts) -> Finding:

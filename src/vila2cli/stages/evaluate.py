@@ -11,8 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vila2cli.ask.fill import Part, annotate
+from vila2cli.ask.annotate import annotate
+from vila2cli.ask.fill import Part
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
+from vila2cli.ask.replicas import Replicas
+from vila2cli.engine import Engine
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.metrics import Metrics
@@ -70,7 +73,7 @@ def evaluate(
             if any(earlier.values()):
                 written.unlink(missing_ok=True)
         known = _changed(written)
-        _ask(subject, chosen, layers, mine, earlier, answers, stop)
+        _ask(subject, chosen, layers, mine, earlier, answers, worker, stop)
         gc.collect()  # a judge may need the memory of the model
         with ExitStack() as stack:
             with stop.at_once():
@@ -97,26 +100,38 @@ def _ask(
     shards: Mapping[str, Sequence[Shard]],
     earlier: Mapping[str, Mapping[str, Earlier]],
     answers: Answers,
+    worker: Worker,
     stop: Stop,
 ) -> None:
-    """Write what is missing of the shards, given by layer; raises RejectBudgetError once a task is complete."""
-    engine = subject.open_engine(answers, stop)
+    """Write what is missing of the shards, given by layer; raises RejectBudgetError once a task is complete.
+
+    One engine goes from task to task, replicas are handed the shards of all.
+    """
+    missing = {}
+    with stop.at_once():
+        for task in tasks:
+            missing[task.name] = layers[task.name].missing(shards[layers[task.name].folder.name])
+    parts = {
+        name: Part(layers[name], Questions(subject, task, earlier[name]), missing[name])
+        for task in tasks
+        if missing[name := task.name]
+    }
+    replicas = subject.replicas(worker, stop, sum(map(len, missing.values())))
+    if replicas is not None:
+        with replicas:
+            _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", stop)
+    engine = None if replicas else subject.open_engine(answers, stop)
     for task in tasks:
         layer = layers[task.name]
-        with stop.at_once():
-            missing = layer.missing(shards[layer.folder.name])
-        if missing:
-            questions = Questions(subject, task, earlier[task.name])
-            annotate(
-                engine,
-                [Part(layer, questions, missing)],
-                title=f"eval {task.name}",
-                stop=stop,
-                unit="answers",
-                log_path=layer.folder.parent / "log.jsonl",
-            )
+        if engine is not None and task.name in parts:
+            _fill(engine, [parts[task.name]], f"eval {task.name}", stop)
         if task.scorer.marking is None and layer.done() >= {shard.name for shard in layer.source.shards}:
             _check_rejects(task, layer.finish(), subject.recipe.eval.max_reject_rate, layer.folder)
+
+
+def _fill(engine: Engine | Replicas, parts: Sequence[Part], title: str, stop: Stop) -> None:
+    log_path = parts[0].layer.folder.parent / "log.jsonl"
+    annotate(engine, parts, title=title, stop=stop, unit="answers", log_path=log_path)
 
 
 def _metrics(

@@ -8,13 +8,16 @@ judges captions by round; its judge prompt is not published.)
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vila2cli.ask.annotate import annotate
 from vila2cli.ask.engines import LimitedEngine
-from vila2cli.ask.fill import Part, annotate
+from vila2cli.ask.fill import Part
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
+from vila2cli.ask.staffing import replicas_of
 from vila2cli.errors import BudgetError, DataError
 from vila2cli.files import one_at_a_time
 from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, open_judges
@@ -72,7 +75,8 @@ def judge(
             if any(forgotten):
                 (folder / "summary.json").unlink(missing_ok=True)
         spent = [
-            _judge_missing(judge, written[judge.name], mine[judge.name], answers, stop) for judge in judges
+            _judge_missing(judge, written[judge.name], mine[judge.name], answers, worker, stop)
+            for judge in judges
         ]
         budget = next(filter(None, spent), "")
         with ExitStack() as held:
@@ -105,18 +109,31 @@ def _open_layer(folder: Path, judge: Judge, compared: Mapping[str, Any], round: 
 
 
 def _judge_missing(
-    judge: Judge, layer: LayerWriter, shards: Sequence[Shard], answers: Answers | None, stop: Stop
+    judge: Judge,
+    layer: LayerWriter,
+    shards: Sequence[Shard],
+    answers: Answers | None,
+    worker: Worker,
+    stop: Stop,
 ) -> str:
     """Write those of the shards that are not there yet; returns what was said if a budget ended, else ""."""
     with stop.at_once():
         missing = layer.missing(shards)
-    limited = engine = None
-    if isinstance(judge, ModelJudge):
-        assert answers is not None, "there are answers where there are models"
-        limited = LimitedEngine(judge.asked.open(stop))
-        engine = judge.asked.keeping(limited, answers, judge.limits)
-    annotate(engine, [Part(layer, judge, missing)], title=f"judge {judge.name}", stop=stop, unit="samples")
-    return limited.spent if limited else ""
+    fill = partial(annotate, title=f"judge {judge.name}", stop=stop, unit="samples")
+    part = Part(layer, judge, missing)
+    if not isinstance(judge, ModelJudge):
+        fill(None, [part])
+        return ""
+    assert answers is not None, "there are answers where there are models"
+    replicas = replicas_of(judge.asked, worker, stop, len(missing), answers=answers.path, limits=judge.limits)
+    if replicas is not None:
+        with replicas:
+            fill(replicas, [part])
+        answers.refresh()
+        return ""
+    limited = LimitedEngine(judge.asked.open(stop))
+    fill(judge.asked.keeping(limited, answers, judge.limits), [part])
+    return limited.spent
 
 
 def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:

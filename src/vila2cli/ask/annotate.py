@@ -1,0 +1,50 @@
+"""Filling layers in one pass, by the one engine that is open here or by replicas, with one display and log."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vila2cli.ask.fill import Annotator, Part, Together
+from vila2cli.ask.replicas import Replicas
+from vila2cli.engine import Engine
+from vila2cli.run.progress import Progress
+from vila2cli.run.stopping import Stop
+from vila2cli.shards import expected_samples
+
+
+def annotate(
+    engine: Engine | Replicas | None,
+    parts: Sequence[Part],
+    *,
+    title: str,
+    stop: Stop,
+    max_reject_rate: float = 1.0,
+    together: Together | None = None,
+    unit: str = "images",
+    note: str = "",
+    log_path: Path | None = None,
+) -> None:
+    """Fill layers in one pass, showing how far it is, and log it in each layer or in `log_path`.
+
+    Raises as `Annotator.run` does.
+    """
+    counts = [expected_samples(part.shards) for part in parts]
+    totals = [number for number, _ in counts if number is not None]
+    with Progress(
+        title,
+        sum(totals) if len(totals) == len(counts) else None,
+        unit,
+        log_path or [part.layer.folder / "log.jsonl" for part in parts],
+        is_estimate=not all(is_exact for _, is_exact in counts),
+    ) as progress:
+        if note:
+            progress.note(note)
+        if isinstance(engine, Replicas):
+            engine.fill(parts, progress=progress, max_reject_rate=max_reject_rate, together=together)
+            return
+        stop.on_beat = progress.beat
+        try:
+            Annotator(
+                engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
+            ).run()
+        finally:
+            stop.on_beat = None

@@ -1,0 +1,90 @@
+"""Who fills layers: one engine in this process, or replicas where the machine has room for several."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vila2cli.ask.kept_answers import Answers
+from vila2cli.ask.model import AskedModel
+from vila2cli.ask.opening import open_layer_engine
+from vila2cli.ask.replicas import Replicas
+from vila2cli.engine import Engine, EngineSettings
+from vila2cli.engine.placing import Plan
+from vila2cli.engine.plans import of_one, plan_engines
+from vila2cli.run.folder import Worker
+from vila2cli.run.stopping import Stop
+from vila2cli.shards import LayerWriter
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOpener:
+    """Opens the engine that writes layers."""
+
+    layers: Sequence[LayerWriter]
+    kind: str
+    model: str
+    settings: EngineSettings
+
+    def __call__(self, worker: Worker, stop: Stop, held: ExitStack) -> Engine:
+        return open_layer_engine(self.layers, self.kind, self.model, self.settings, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOpener:
+    """Opens the engine of a model that is asked; with `answers` they are kept, a file for each replica."""
+
+    asked: AskedModel
+    answers: Path | None
+    limits: Mapping[str, Any]
+
+    def __call__(self, worker: Worker, stop: Stop, held: ExitStack) -> Engine:
+        engine = self.asked.open(stop)
+        if self.answers is None:
+            return engine
+        return self.asked.keeping(engine, held.enter_context(Answers(self.answers, worker)), self.limits)
+
+
+def replicas_for(plan: Plan | None, settings: EngineSettings, num_shards: int) -> Plan | None:
+    """The plan where it takes processes of their own, of no more replicas than there are shards; else None."""
+    if plan is None or not num_shards:
+        return None
+    fewer = dataclasses.replace(plan, replicas=min(plan.replicas, num_shards))
+    keeps_cores = plan.device == "core" and settings.machine.gpus != "all"
+    return fewer if fewer.replicas > 1 or keeps_cores else None
+
+
+def open_layers(
+    opener: LayerOpener, worker: Worker, stop: Stop, held: ExitStack, num_shards: int
+) -> Engine | Replicas:
+    """One engine for layers, or replicas of it."""
+    with stop.at_once():
+        plan = plan_engines(opener.kind, opener.model, opener.settings, is_worker=worker.count > 1)
+    opener = replace(opener, settings=of_one(opener.settings, plan))
+    several = replicas_for(plan, opener.settings, num_shards)
+    if several is None:
+        return opener(worker, stop, held)
+    return held.enter_context(Replicas(opener, several, worker, stop))
+
+
+def replicas_of(
+    asked: AskedModel,
+    worker: Worker,
+    stop: Stop,
+    num_shards: int,
+    *,
+    answers: Path | None = None,
+    limits: Mapping[str, Any] | None = None,
+) -> Replicas | None:
+    """Replicas that ask a model, None where one engine does."""
+    if not num_shards:
+        return None
+    with stop.at_once():
+        plan = plan_engines(asked.engine, asked.model, asked.settings, is_worker=worker.count > 1)
+    several = replicas_for(plan, asked.settings, num_shards)
+    if several is None:
+        return None
+    asked = replace(asked, settings=of_one(asked.settings, plan))
+    return Replicas(AskedOpener(asked, answers, limits or {}), several, worker, stop)

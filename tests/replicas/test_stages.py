@@ -1,0 +1,101 @@
+"""Every stage that asks a model writes with two replicas what it writes with one engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from replica_data import tars
+
+from vila2cli.settings.recipe import Recipe, load_recipe
+from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.stages.evaluate import evaluate
+from vila2cli.stages.filter import filter_samples
+from vila2cli.stages.judge import judge
+from vila2cli.stages.recaption import recaption
+from vila2cli.stages.specialize import Answering, relabel
+
+SETS = (
+    *(f"{stage}.engine=hf" for stage in ("recaption", "rewrite", "filter", "judge", "eval")),
+    "recaption.max_new_tokens=8",
+    "recaption.retry_temperatures=[]",
+    "recaption.max_reject_rate=1.0",
+    "rewrite.max_new_tokens=8",
+    "rewrite.max_reject_rate=1.0",
+    "filter.max_reject_rate=1.0",
+    "eval.max_new_tokens=8",
+    "eval.num_bootstrap=10",
+    "eval.max_reject_rate=1.0",
+    'judge.judges=["model"]',
+    "specialists.ocr.data=unused",
+    "specialists.ocr.questions=ocr",
+    'specialists.ocr.prompts=["long-v1"]',
+)
+
+
+def recipe(num_replicas: int) -> Recipe:
+    return load_recipe(None, [*SETS, f"engine.replicas={num_replicas}"])
+
+
+@pytest.fixture(scope="module")
+def captioned(shards: Path, random_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer over the first shards."""
+    out = tmp_path_factory.mktemp("captioned") / "layer"
+    recaption(recipe(1), shards=[str(one) for one in first(shards)], model=random_vlm, out=out, round=1)
+    return out
+
+
+def first(shards: Path) -> list[Path]:
+    return sorted(shards.glob("*.tar"))[:3]
+
+
+@pytest.fixture(scope="module")
+def tasks(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two tasks of a shard each, which have the same name."""
+    folder = tmp_path_factory.mktemp("tasks")
+    samples = [
+        sample
+        for shard in open_source([str(shards)]).shards[:2]
+        for sample in read_shard(shard, on_reject=lambda reject: None)
+    ]
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+        (folder / name / "task.toml").write_text('answer_type = "short"\n')
+        with TarWriter(folder / name / "000000.tar") as tar:
+            for sample in samples:
+                meta = f'{{"question": "What {name}?", "answers": ["red"]}}'.encode()
+                tar.write_sample(sample.key, {"png": sample.images[0].data, "json": meta})
+    return [str(folder / name) for name in ("one", "other")]
+
+
+Stage = Callable[[Recipe, Path], object]
+
+
+def test_every_stage_writes_the_same(
+    shards: Path, captioned: Path, tasks: list[str], random_vlm: Path, tmp_path: Path
+) -> None:
+    model, layer = str(random_vlm), [str(captioned)]
+
+    def rewritten(given: Recipe, out: Path) -> object:
+        return recaption(given, shards=layer, model=model, out=out, round=1, rewrite=True)
+
+    def filtered(given: Recipe, out: Path) -> object:
+        return filter_samples(given, shards=layer, model=model, out=out)
+
+    def relabelled(given: Recipe, out: Path) -> object:
+        named = [str(one) for one in first(shards)]
+        return relabel(given, [Answering("ocr", model, out)], shards=named)
+
+    def judged(given: Recipe, out: Path) -> object:
+        return judge(given, layers=["alt-text", captioned], model=model, out=out)
+
+    def evaluated(given: Recipe, out: Path) -> object:
+        return evaluate(given, model=model, tasks=tasks, out=out)
+
+    for stage in (rewritten, filtered, relabelled, judged, evaluated):
+        for num in (1, 2):
+            stage(recipe(num), tmp_path / f"{stage.__name__}-{num}")
+        one, two = (tars(tmp_path / f"{stage.__name__}-{num}") for num in (1, 2))
+        assert one, stage.__name__
+        assert one == two, stage.__name__
+    kept = sorted(path.name for path in (tmp_path / "judged-2").glob("answers*"))
+    assert kept == ["answers.0of2.jsonl", "answers.1of2.jsonl"]
