@@ -74,6 +74,9 @@ class HfEngine:
         self._limit = settings.batch_size or (512 if self.device.type == "cuda" else 128)
         self.batch_size = 0  # found when the first requests are there
         self._net, self._chat = _load(folder, settings.dtype, settings.asked, self.device)
+        if self._chat.whole:
+            self._limit = 1
+            self.notes.append("its processor lays out every prompt with its pictures: one request at a time")
         self._adapted = Adapted(self._net, settings.adapters) if settings.adapters else None
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
@@ -139,7 +142,7 @@ class HfEngine:
             asked = [Request(id="", messages=ASKED, images=(image,), max_new_tokens=1) for image in images]
             return self._inputs([self._prepare(one) for one in asked], pad_left=True)
 
-        if not try_out(self._net, inputs_of):
+        if not try_out(self._net, inputs_of) and not self._chat.whole:
             self._limit = 1
             self.notes.append(f"{type(self._net).__name__} answers otherwise in batches: one request at a time")
 
@@ -204,7 +207,7 @@ class HfEngine:
         while True:
             try:
                 return run(batch)
-            except RUN_ERRORS as error:
+            except (*RUN_ERRORS, DataError) as error:
                 where = _exhausted(error)
                 if where is None:
                     return self._one_by_one(batch, run)
@@ -242,7 +245,14 @@ class HfEngine:
         )
         inputs = self._inputs(batch, pad_left=True)
         num_prompt = inputs["input_ids"].shape[1]
-        ending = Ending(self._chat, self._asked.stop, num_prompt, batch[0].num_new, self._stop)
+        ending = Ending(
+            self._chat,
+            self._asked.stop,
+            self._eos,
+            self._stop,
+            num_prompt=num_prompt,
+            num_new=batch[0].num_new,
+        )
         ids_BS = self._net.generate(
             **inputs,
             max_new_tokens=batch[0].num_new,
@@ -272,6 +282,13 @@ class HfEngine:
         return results
 
     def _inputs(self, batch: Sequence[_Prepared], *, pad_left: bool) -> dict[str, Any]:
+        if self._chat.whole and batch[0].request.images:
+            asked = batch[0].request  # the only one
+            answer = asked.text if isinstance(asked, ScoreRequest) else None
+            made = self._chat.whole_inputs(asked.messages, asked.images, answer)
+            if made["input_ids"].tolist() != [batch[0].ids]:
+                raise DataError("its answer cannot be told from the tokens around it")
+            return {name: self._placed(value) for name, value in made.items()}
         padded = collate([(p.ids, p.ids) for p in batch], self._pad, left=pad_left)
         pixels = self._chat.pixel_inputs([p.request.images for p in batch])
         inputs = {name: self._placed(value) for name, value in pixels.items()}

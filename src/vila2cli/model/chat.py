@@ -8,7 +8,6 @@ Shapes: N images of the batch, C colour channels, H x W pixels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -17,29 +16,20 @@ from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.control import Controls
+from vila2cli.model.parts import IGNORE_INDEX as IGNORE_INDEX
+from vila2cli.model.parts import Rendered, split, with_texts
+from vila2cli.model.parts import collate as collate
 from vila2cli.model.pictures import Nested, Pictures
 from vila2cli.model.reference import check
 from vila2cli.model.rendering import Rendering, Span
 from vila2cli.model.rendering import turn_parts as turn_parts
 from vila2cli.model.templates import BY_PROCESSOR, check_arguments
-from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
+from vila2cli.shards.sample import Turn
 from vila2cli.text.reasoning import is_mark, opens_reasoning
 from vila2cli.text.stops import stopped_at
 
-IGNORE_INDEX = -100
 _MAX_PROMPTS = 256
 _QUESTION, _ANSWER = "A question.", "An answer."
-_Part = tuple[list[list[int]], bool]
-"""Ids before, between and after the images of a stretch of a conversation, and whether it is an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """A template's text, where its answers stand, and its ids cut there and at the places of images."""
-
-    text: str
-    spans: list[Span]
-    parts: list[_Part]
 
 
 class Chat:
@@ -65,11 +55,12 @@ class Chat:
         self.rendering = Rendering(processor, self.template, takes_images=self.takes_images)
         self.rendering.arguments = self.arguments
         # Most prompts are one of a few.
-        self._prompts: dict[tuple[tuple[Turn, ...], int], _Rendered] = {}
+        self._prompts: dict[tuple[tuple[Turn, ...], int], Rendered] = {}
         self._outlines: dict[Any, Any] = {}
         self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self._is_checked = False
         self.by_text = False
+        self.whole = False  # whether the processor lays out every prompt with pictures itself, one at a time
         self.most_images: int | None = None  # of one request, None for any number
         self.token_types: dict[str, dict[int, int]] = {}
         self._read_template()
@@ -206,7 +197,36 @@ class Chat:
         if not any(images):
             return {}
         self.check()
+        if self.whole:
+            raise ModelError(
+                f"{type(self.processor).__name__} lays out every prompt with its pictures, so its model can be "
+                "asked but not trained"
+            )
         return self.pictures.tensors(images)
+
+    def whole_inputs(
+        self, turns: Sequence[Turn], images: Sequence[Image.Image], answer: str | None = None
+    ) -> dict[str, Any]:
+        """All that the model is given of one request where the processor has to lay it out, B = 1.
+
+        With an `answer` it ends where `scored_ids` do. Raises DataError.
+        """
+        if answer is None:
+            rendered = self._kept_apart(self._prompt, turns, len(images))
+            return self._laid_out(rendered.text, images)
+        conversation = [*turns, Turn("assistant", answer)]
+        rendered = self._kept_apart(self._conversation, conversation, len(images))
+        start, stop = rendered.spans[-1]
+        tokens = self.tokenizer.convert_ids_to_tokens(self.end_ids)
+        ends = [at for token in tokens if (at := rendered.text.find(token, start, stop)) >= 0]
+        made = self._laid_out(rendered.text[: min(ends, default=stop)], images)
+        if "token_type_ids" in made:
+            raise DataError("an answer cannot be scored: what the model may see of it is not known")
+        return made
+
+    def _laid_out(self, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """What the processor makes of rendered text and as many of the images as have their places in it."""
+        return self.pictures.laid_out(text, images[: text.count(self.image_token)], adds=self._adds(text))
 
     def _check_for(self, images: Sequence[Image.Image]) -> None:
         if images and self.takes_images:
@@ -246,13 +266,13 @@ class Chat:
         )
 
     def _kept_apart(
-        self, cut: Callable[[Sequence[Turn], int], _Rendered], turns: Sequence[Turn], num_images: int
-    ) -> _Rendered:
+        self, cut: Callable[[Sequence[Turn], int], Rendered], turns: Sequence[Turn], num_images: int
+    ) -> Rendered:
         """Rendered turns, with the control tokens that they have with plain text in them.
 
         Raises DataError where a text brings others in however it is written, or swallows one.
         """
-        plain = [_with_texts(turn, lambda text: "word" if text.strip() else text) for turn in turns]
+        plain = [with_texts(turn, lambda text: "word" if text.strip() else text) for turn in turns]
         key = (cut.__name__, tuple(plain), num_images)
         if key not in self._outlines:
             if len(self._outlines) >= _MAX_PROMPTS:
@@ -260,59 +280,69 @@ class Chat:
             self._outlines[key] = self._outline(cut(plain, num_images))
         firm = self.controls.firm
         for make in (str, firm, lambda text: f" {firm(text)} "):
-            rendered = cut([_with_texts(turn, make) for turn in turns], num_images)
+            rendered = cut([with_texts(turn, make) for turn in turns], num_images)
             if self._outline(rendered) == self._outlines[key]:
                 return rendered
         raise DataError("its text cannot be told from the chat template's own tokens")
 
-    def _outline(self, rendered: _Rendered) -> list[list[tuple[int, ...]]]:
+    def _outline(self, rendered: Rendered) -> list[list[tuple[int, ...]]]:
         """The control tokens around and between the images of each part."""
         return [[self.controls.among(ids) for ids in pieces] for pieces, _ in rendered.parts]
 
-    def _prompt(self, turns: Sequence[Turn], num_images: int) -> _Rendered:
+    def _prompt(self, turns: Sequence[Turn], num_images: int) -> Rendered:
         return self._cut(self.rendering.prompt(turns, num_images), [])
 
-    def _conversation(self, turns: Sequence[Turn], num_images: int) -> _Rendered:
+    def _conversation(self, turns: Sequence[Turn], num_images: int) -> Rendered:
         return self._cut(*self.rendering.conversation(turns, num_images))
 
-    def _cut(self, text: str, spans: list[Span]) -> _Rendered:
+    def _cut(self, text: str, spans: list[Span]) -> Rendered:
         places = {self.pictures.place_id} if self.takes_images else set()
-        parts = [(_split(ids, places), is_answer) for ids, is_answer in self._parts(text, spans)]
-        return _Rendered(text, spans, parts)
+        parts = [(split(ids, places), is_answer) for ids, is_answer in self._parts(text, spans)]
+        return Rendered(text, spans, parts)
 
-    def _parts(self, text: str, spans: Sequence[Span]) -> list[tuple[list[int], bool]]:
-        """The ids of a text, cut where each answer begins and ends.
+    def _parts(
+        self, text: str, spans: Sequence[Span], images: Sequence[Image.Image] = ()
+    ) -> list[tuple[list[int], bool]]:
+        """The ids of a text, cut where each answer begins and ends; `images` are those to be laid out in it.
 
         They are those of the whole text, unless one of them stands on both sides of a cut: the model is asked
         with the text before it as it is, so that is what it is trained with.
         """
-        ids = self._encode(text)
+        ids = self._encode(text, images=images)
         edges = [0, *(edge for span in spans for edge in span), len(text)]
         cuts = [0]
         for edge in edges[1:-1]:
-            before = self._encode(text[:edge]) if edge < len(text) else ids
+            before = self._encode(text[:edge], images=images) if edge < len(text) else ids
             if ids[: len(before)] != before:
                 cuts = []
                 break
             cuts.append(len(before))
         if cuts:
             parts = [ids[start:stop] for start, stop in pairwise([*cuts, len(ids)])]
+        elif images:
+            raise DataError("its answer cannot be told from the tokens around it")
         else:
             parts = [self._encode(text[start:stop], start) for start, stop in pairwise(edges)]
         return [(part, i % 2 == 1) for i, part in enumerate(parts)]
 
-    def _encode(self, text: str, start: int = 0) -> list[int]:
+    def _encode(self, text: str, start: int = 0, images: Sequence[Image.Image] = ()) -> list[int]:
         """The ids of a text that stands at `start` of another, with what the processor has put before texts."""
-        adds = self.takes_images and not start and self.pictures.adds_special_tokens
-        bos = self.tokenizer.bos_token
-        if adds and bos is not None and text.startswith(bos):  # as apply_chat_template has it
-            adds = False
+        if images and self.image_token in text:
+            return [int(token) for token in self._laid_out(text, images)["input_ids"][0]]
+        adds = self.takes_images and not start and self._adds(text)
         return list(self.tokenizer(text, add_special_tokens=adds)["input_ids"]) if text or adds else []
 
+    def _adds(self, text: str) -> bool:
+        """Whether the tokenizer begins this text with a token, as apply_chat_template has it."""
+        bos = self.tokenizer.bos_token
+        return self.pictures.adds_special_tokens and not (bos is not None and text.startswith(bos))
+
     def _filled(
-        self, rendered: _Rendered, images: Sequence[Image.Image], *, expand: bool
+        self, rendered: Rendered, images: Sequence[Image.Image], *, expand: bool
     ) -> list[tuple[list[int], bool]]:
         """The ids of each part with the images in their places."""
+        if self.whole and images and expand:
+            return self._parts(rendered.text, rendered.spans, images)
         if self.by_text and images and expand:
             return self._parts(*self._with_images(rendered, images))
         remaining, number = list(images), len(images)
@@ -324,7 +354,7 @@ class Chat:
             raise DataError(f"{len(remaining)} images of the sample have no place in its turns")
         return parts
 
-    def _with_images(self, rendered: _Rendered, images: Sequence[Image.Image]) -> tuple[str, list[Span]]:
+    def _with_images(self, rendered: Rendered, images: Sequence[Image.Image]) -> tuple[str, list[Span]]:
         """A text with the images written into it, and where its answers stand then."""
         pieces = rendered.text.split(self.image_token)
         if len(pieces) != len(images) + 1:
@@ -360,34 +390,3 @@ class Chat:
         ends = [i for i, token in enumerate(ids) if token in self.end_ids]
         stop = ends[-1] + 1 if ends else len(ids)
         return labels[:stop] + [IGNORE_INDEX] * (len(ids) - stop)
-
-
-def _with_texts(turn: Turn, make: Callable[[str], str]) -> Turn:
-    """A turn with its texts before, between and after the images rewritten by `make`."""
-    return Turn(turn.role, IMAGE_PLACEHOLDER.join(map(make, turn.text.split(IMAGE_PLACEHOLDER))))
-
-
-def _split(ids: list[int], places: set[int]) -> list[list[int]]:
-    """Ids before, between and after the places of images."""
-    pieces: list[list[int]] = [[]]
-    for token in ids:
-        if token in places:
-            pieces.append([])
-        else:
-            pieces[-1].append(token)
-    return pieces
-
-
-def collate(
-    samples: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, *, left: bool = False
-) -> Mapping[str, list[list[int]]]:
-    """Pad (ids, labels) pairs to one length: `input_ids`, `labels` and `attention_mask`, each B x S."""
-    longest = max(len(ids) for ids, _ in samples)
-    batch: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "attention_mask": []}
-    for ids, labels in samples:
-        gap = longest - len(ids)
-        before, after = (gap, 0) if left else (0, gap)
-        batch["input_ids"].append([pad_id] * before + list(ids) + [pad_id] * after)
-        batch["labels"].append([IGNORE_INDEX] * before + list(labels) + [IGNORE_INDEX] * after)
-        batch["attention_mask"].append([0] * before + [1] * len(ids) + [0] * after)
-    return batch

@@ -98,6 +98,16 @@ class Pictures:
         made = self._processor(text=texts, images=rows, padding=True, return_tensors="pt")
         return {name: value for name, value in made.items() if name not in OF_TEXT}
 
+    def laid_out(self, text: str, images: Sequence[Image.Image], *, adds: bool) -> dict[str, Any]:
+        """What the processor makes of a text with these images; `adds` says whether it begins with a token."""
+        shown = {"images": [list(images)]} if images else {}
+        specials = {} if adds else {"add_special_tokens": False}
+        try:
+            made = self._processor(text=[text], **shown, **specials, return_tensors="pt")
+        except ODD as error:
+            raise DataError(f"the processor fails on {_sizes(images)}: {one_line(error)}") from None
+        return {name: value for name, value in made.items() if name not in OF_TEXT[2:]}
+
     @property
     def adds_special_tokens(self) -> bool:
         """Whether the processor has its tokenizer begin a text with a token, where it begins with none."""

@@ -54,6 +54,18 @@ def _settle(chat: "Chat", name: str) -> None:
             raise ModelError(f"{name}: its own processor fails on a picture: {one_line(first)}") from None
         chat.most_images = 1
     ids = _rows(theirs, "input_ids")
+    try:
+        _settle_parts(chat, shown, theirs, name)
+    except ModelError:
+        chat.whole, chat.token_types = True, {}
+        if not _same_ids(chat, shown, ids):
+            chat.whole = False
+            raise
+
+
+def _settle_parts(chat: "Chat", shown: list[list[Image.Image]], theirs: Mapping[str, Any], name: str) -> None:
+    """Settle how prompts are made of parts: ids of text, ids of pictures, tensors."""
+    ids = _rows(theirs, "input_ids")
     for chat.pictures.by_number, chat.by_text in product((False, True), repeat=2):
         if _same_ids(chat, shown, ids):
             break
