@@ -263,7 +263,8 @@ class Replicas:
         _end(one, time.monotonic())
         code = one.process.returncode
         why = why or (f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}")
-        num_lost = max(0, one.num_advanced - self._num_written(one.held))
+        # One that dies while it loads, before there is a pass, has held and written nothing.
+        num_lost = max(0, one.num_advanced - self._num_written(one.held)) if one.held else 0
         again = [work for work in one.held if self._is_lacking(work)]
         for work in again:
             work.num_deaths += 1
