@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--trials", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    options = running.parse(parser, num_shards=4, num_samples=2, new_tokens=4, trials=1)
+    options = running.parse(parser, num_shards=4, num_samples=2, new_tokens=4)
     work: Path = options.work
     (work / "data").mkdir(parents=True, exist_ok=True)
     num_samples = make_shards(work / "data", options.num_shards, options.num_samples)

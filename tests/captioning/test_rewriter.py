@@ -59,6 +59,25 @@ def test_the_recipe_says_what_to_fall_back_to_and_how_many_words_are_forgiven(
     assert table(ALT, RECAPTION).talk(Rewriter(forgiving, provenance), LAYER, [said(happy)]).text == happy
 
 
+def test_the_labels_of_our_own_prompt_are_no_inventions(
+    table: Lay, recipe: Load, provenance: Provenance
+) -> None:
+    """Small models say the two captions again; what stands beside them is a merge, be it cut off behind."""
+    echo = f"Sentence 1: {ALT}\nSentence 2: {RECAPTION}"
+    task = Rewriter(recipe("rewrite.retry_temperatures=[0.5,1.0]"), provenance)
+    steps = [
+        echo,
+        f"{echo}\n\nMerged in 1937.",
+        f"{echo}\n\nCombined Sentence: {MERGED[:-1]}\n\nThis sentence comb",
+    ]
+    desk = table(ALT, RECAPTION)
+    found = desk.talk(task, LAYER, *([said(text, finish_reason="length")] for text in steps))
+    assert found.text == MERGED[:-1]
+    attempts = found.decision["attempts"]
+    assert [one["defect"] for one in attempts] == ["not-merged", "new-name", None]
+    assert attempts[0]["text"] == echo
+
+
 @pytest.mark.parametrize(
     ("alt_text", "recaption", "kept", "source"),
     [

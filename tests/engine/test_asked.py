@@ -144,7 +144,11 @@ def test_a_penalty_is_that_of_transformers_whatever_it_is_batched_with(random_vl
     chat = Chat(AutoProcessor.from_pretrained(random_vlm))
     for request in requests:
         ids = torch.tensor([chat.prompt_ids(request.messages, request.images)])
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **chat.pixel_inputs(request.images)}
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            **chat.pixel_inputs([request.images]),
+        }
         with torch.inference_mode():
             whole = net.generate(**inputs, max_new_tokens=24, do_sample=False, repetition_penalty=1.4)
             logits = net(**(inputs | {"input_ids": whole, "attention_mask": torch.ones_like(whole)})).logits
@@ -171,7 +175,7 @@ def test_a_signal_ends_an_answer_at_its_next_token(random_vlm: Path, ask: Ask) -
     with pytest.raises(Interrupted, match="SIGTERM"):
         list(engine.generate([ask(1, max_new_tokens=200, temperature=1.0)]))
     assert len(steps) == 3
-    assert doings == [f"1 answers together at token {number} of 200 at most" for number in (1, 2)]
+    assert doings == [f"token {number} of 200 at most, 1 at once" for number in (1, 2)]
 
 
 def asking(server: Server, **asked: Any) -> Engine:
@@ -227,7 +231,7 @@ def test_pictures_are_scaled_as_the_image_processor_scales_them(zoo: Callable[[s
     for shape in ((300, 200), (8, 9), (40, 40)):
         image = picture(1).resize(shape)
         expected = theirs.image_processor(images=[image], return_tensors="pt")
-        assert torch.equal(chat.pixel_inputs([image])["pixel_values"], expected["pixel_values"])
+        assert torch.equal(chat.pixel_inputs([[image]])["pixel_values"], expected["pixel_values"])
     one = ask(1, images=(picture(1).resize((300, 200)),))
     texts = {
         next(opened("hf", folder, **asked).generate([one])).text

@@ -1,5 +1,6 @@
 """A checkpoint is loaded whole or not at all, by every stage, as whatever part of a model it serves."""
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from vila2cli.engine import EngineSettings, open_engine
 from vila2cli.errors import ModelError
 from vila2cli.model.build import build, load_llm, resolve_base
 from vila2cli.model.dual_encoder import DualEncoder
-from vila2cli.model.loading import outline
+from vila2cli.model.loading import load_processor, outline
 from vila2cli.model.towers import load_clip_like_tower, load_tower
 from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import load_recipe
@@ -205,3 +206,22 @@ def test_every_training_stage_and_the_soup_refuse_it(tiny_checkpoint: Path, tmp_
         with pytest.raises(ModelError, match=r"lacks 1 weights of its architecture, the first is .*k_proj"):
             run()
         assert not out.exists(), stage
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_processor_that_needs_torchvision_says_so_in_one_line(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    for path in tiny_checkpoint.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    (folder / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "Qwen2VLImageProcessor"}')
+    (folder / "processor_config.json").write_text('{"processor_class": "Qwen2VLProcessor"}')
+    with pytest.raises(ModelError) as caught:
+        load_processor(folder)
+    start = (
+        f"{folder}: the processor of qwen2_vl models needs torchvision, which is not installed: pip install "
+    )
+    assert str(caught.value).startswith(
+        f"{start}torchvision, in the release that fits torch {torch.__version__}"
+    )

@@ -13,9 +13,9 @@ from vila2cli.errors import ModelError
 from vila2cli.model.chat import Chat
 from vila2cli.model.loading import load_processor
 from vila2cli.shards.sample import Turn
-from zoo import HAS_TORCHVISION, NAMES, build, picture
+from zoo import NAMES, build, picture
 
-pytestmark = pytest.mark.skipif(not HAS_TORCHVISION, reason="their processors need torchvision")
+pytestmark = pytest.mark.torchvision
 QUESTION = "What is shown?"
 NUM_NEW = 8
 SIZES = [(1, 40), (7, 7), (320, 90), (60, 300), (33, 65), (64, 64), (500, 120)]

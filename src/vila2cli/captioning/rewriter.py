@@ -1,5 +1,6 @@
 """Merging alt-text and recaption with a language model, guarded against invention (POINTS section 3.1)."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,14 @@ from vila2cli.shards import ShardWriter
 from vila2cli.shards.sample import ORIGINAL, Annotation, Sample, Turn, caption_of
 from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.invention import inventions
+from vila2cli.text.merged import labels_of, merged_part
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
 from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
 LAYER = "rewrite"
 RECAPTION = "recaption"
 NOTHING = "no-caption"
+NOT_MERGED = "not-merged"
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -59,6 +62,7 @@ class Rewriter:
         self._template = prompt_text(self.settings.prompt, recipe.prompts)
         self._prompt_sha256 = prompt_sha256(self.settings.prompt, recipe.prompts)
         self._standard = standard_of(self.settings)
+        self._labels = labels_of(self._template, (ORIGINAL, RECAPTION))
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
         """Whether there is anything to write: an alt-text or a recaption of a sample that no filter dropped."""
@@ -115,7 +119,10 @@ class Rewriter:
             reached_limit=result.finish_reason == "length",
             standard=self._standard,
             prompt=echo,
+            find=partial(merged_part, labels=self._labels),
         )
+        if caption.defect == "empty" and result.answer.text.strip():
+            return replace(caption, text=result.answer.text.strip()), NOT_MERGED
         invented = inventions(caption.text, sources).kind(self.settings.max_new_words)
         return caption, caption.defect or invented
 

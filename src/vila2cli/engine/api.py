@@ -28,7 +28,7 @@ from vila2cli.engine.keys import is_openai
 from vila2cli.engine.limits import MAX_LINE, answered, failed
 from vila2cli.engine.messages import messages_of
 from vila2cli.engine.pace import MAX_RETRY_AFTER_S, Budget, RateLimit, wait_s
-from vila2cli.engine.patterns import compact_pattern
+from vila2cli.engine.patterns import schema_fields
 from vila2cli.engine.replies import (
     NOTHING,
     Malformed,
@@ -193,7 +193,7 @@ class ApiEngine:
             **({"seed": request.seed} if request.temperature > 0 else {}),
             **({"logprobs": True} if self._settings.logprobs else {}),
             **({"stop": list(self._asked.stop)} if self._asked.stop else {}),
-            **self._format(request),
+            **schema_fields(request.schema, self._settings.structured),
         }
         reply = await self._ask(lambda: self._complete(client, body))
         usage = self._untold
@@ -217,17 +217,6 @@ class ApiEngine:
 
     def _failed(self, request: AnyRequest, error: Malformed) -> Result:
         return failed(request, self._shown(f"the answer cannot be: {error}"), "unanswered")
-
-    def _format(self, request: Request) -> dict[str, Any]:
-        """How the server is told of a request's schema, {} where it is not."""
-        if request.schema is None or self._settings.structured == "none":
-            return {}
-        if self._settings.structured == "vllm":  # in its own words, without white space
-            return {"structured_outputs": {"regex": compact_pattern(request.schema)}}
-        if self._settings.structured == "json_object":
-            return {"response_format": {"type": "json_object"}}
-        schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
     async def _score(self, client: openai.AsyncOpenAI, request: ScoreRequest) -> _Outcome:
         text = visibly_inert(request.text)

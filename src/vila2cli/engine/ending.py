@@ -20,23 +20,32 @@ _MARGIN = 8
 class Ending(StoppingCriteria):  # type: ignore[misc]
     """Ends rows whose text holds one of `stops`; tells how far it is, and raises Interrupted after a signal.
 
-    `num_tokens` says by row how many tokens it took until then.
+    `num_tokens` says by row how many tokens it took until then. What follows one of `eos` is padding.
     """
 
-    def __init__(self, chat: Chat, stops: Sequence[str], num_prompt: int, num_new: int, stop: Stop) -> None:
-        self._chat, self._stops, self._stop = chat, tuple(stops), stop
+    def __init__(
+        self,
+        chat: Chat,
+        stops: Sequence[str],
+        eos: Sequence[int],
+        stop: Stop,
+        *,
+        num_prompt: int,
+        num_new: int,
+    ) -> None:
+        self._chat, self._stops, self._eos, self._stop = chat, tuple(stops), frozenset(eos), stop
         self._num_prompt, self._num_new = num_prompt, num_new
         self._reach = _MARGIN + max((len(one.encode()) for one in stops), default=0)
         self.num_tokens: dict[int, int] = {}
 
     def __call__(self, input_ids_BS: torch.Tensor, scores: Any, **others: Any) -> torch.Tensor:
         num_done = input_ids_BS.shape[1] - self._num_prompt
-        self._stop.beat(f"{len(input_ids_BS)} answers together at token {num_done} of {self._num_new} at most")
+        self._stop.beat(f"token {num_done} of {self._num_new} at most, {len(input_ids_BS)} at once")
         is_done_B = torch.zeros(len(input_ids_BS), dtype=torch.bool, device=input_ids_BS.device)
         if not self._stops:
             return is_done_B
         for row, ids_T in enumerate(input_ids_BS[:, self._num_prompt :].tolist()):
-            if row not in self.num_tokens and self._holds(ids_T):
+            if row not in self.num_tokens and self._eos.isdisjoint(ids_T) and self._holds(ids_T):
                 self.num_tokens[row] = len(ids_T)
         is_done_B[list(self.num_tokens)] = True
         return is_done_B

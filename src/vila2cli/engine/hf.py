@@ -245,7 +245,14 @@ class HfEngine:
         )
         inputs = self._inputs(batch, pad_left=True)
         num_prompt = inputs["input_ids"].shape[1]
-        ending = Ending(self._chat, self._asked.stop, num_prompt, batch[0].num_new, self._stop)
+        ending = Ending(
+            self._chat,
+            self._asked.stop,
+            self._eos,
+            self._stop,
+            num_prompt=num_prompt,
+            num_new=batch[0].num_new,
+        )
         ids_BS = self._net.generate(
             **inputs,
             max_new_tokens=batch[0].num_new,

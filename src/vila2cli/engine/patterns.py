@@ -12,6 +12,18 @@ from typing import Any
 from vila2cli.errors import DataError
 
 
+def schema_fields(schema: Mapping[str, Any] | None, structured: str) -> dict[str, Any]:
+    """How a server is told of a schema in a request, by `api.structured`; {} where it is not."""
+    if schema is None or structured == "none":
+        return {}
+    if structured == "vllm":  # in its own words, without white space
+        return {"structured_outputs": {"regex": compact_pattern(schema)}}
+    if structured == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    named = {"name": "answer", "strict": True, "schema": dict(schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
 def compact_pattern(schema: Mapping[str, Any]) -> str:
     """The regular expression of a schema made of objects, lists of one length and choices.
 

@@ -31,7 +31,7 @@ from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import architecture, load_processor, quiet_transformers
+from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
 from vila2cli.model.reference import ASKED, TALL, WIDE, trial_picture
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
@@ -56,6 +56,8 @@ class VllmEngine:
         self.num_devices = torch.get_num_threads()
         try:
             self._load(folder, settings)
+        except LackingPackageError:
+            raise
         except ModelError as error:  # from the first token
             raise ModelError(f"vLLM cannot load {folder}: {one_line(error.__cause__ or error)}") from error
         except (

@@ -7,10 +7,10 @@ the requested class does not have.
 
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from vila2cli.errors import ModelError, one_line
+from vila2cli.files import read_json
 
 LOAD_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -37,6 +38,10 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (
     SafetensorError,
 )
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
+
+
+class LackingPackageError(ModelError):
+    """A model that needs a package which is not installed."""
 
 
 class NotWholeError(ModelError):
@@ -111,16 +116,28 @@ def load_processor(folder: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(folder)
     except LOAD_ERRORS as error:
-        raise ModelError(f"the processor of {folder} cannot be loaded: {_wanted(error)}") from error
+        if package := _lacking(error):
+            raise LackingPackageError(
+                f"{folder}: the processor of {_family(folder)} needs {package}, which is not installed: "
+                f"pip install {package}"
+                + (f", in the release that fits torch {torch.__version__}" if package == "torchvision" else "")
+            ) from error
+        raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
 
 
-def _wanted(error: Exception) -> str:
-    """What an error says, and how to get the package where one is lacking that most processors need."""
-    text = one_line(error)
-    if "torchvision" not in text.lower() or find_spec("torchvision") is not None:
-        return text
-    name = text.split(" requires")[0].split(" backend")[0].split()[-1] if " requires" in text else "it"
-    return f"{name} needs torchvision, in the version of your torch: pip install torchvision"
+def _lacking(error: Exception) -> str | None:
+    """The package that an error of transformers says is not installed, by the name that pip knows."""
+    text = str(error)
+    found = re.search(r"requires the (\w+) library but it was not found", text)
+    found = found or re.search(r"[Pp]ackage `(\w+)` is required", text)
+    return found[1].lower() if found else None
+
+
+def _family(folder: Path) -> str:
+    """The kind of model in a folder, as its config.json names it."""
+    config = folder / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    return f"{kind} models" if isinstance(kind, str) else "this model"
 
 
 def outline(folder: Path) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """Checks of generated captions, pure functions of the text: what is wrong with one, or what to keep of it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -89,19 +90,25 @@ class CheckedCaption:
 
 
 def check_caption(
-    text: str, *, reached_limit: bool, standard: Standard | None = None, prompt: str = ""
+    text: str,
+    *,
+    reached_limit: bool,
+    standard: Standard | None = None,
+    prompt: str = "",
+    find: Callable[[str], str] = strip_wrapping,
 ) -> CheckedCaption:
     """Judge one generated caption; `reached_limit` tells that generation ended at max_new_tokens.
 
     Reasoning before a caption is left out, and one that was cut off has none behind it. A caption that reached
     the limit is cut back to its last full sentence. `prompt` is how a repetition of its instruction opens
-    (`shortest_echo`). The paper describes no filter of recaptions (VILA^2 section 2.1); these defects are
-    generation gone wrong, not style.
+    (`shortest_echo`), and `find` finds the caption in the answer. The paper describes no filter of recaptions
+    (VILA^2 section 2.1); these defects are generation gone wrong, not style.
     """
     answer = answer_of(text, reached_limit=reached_limit)
     if answer.is_cut or (reached_limit and thinks_aloud(text) and not answer.has_reasoning):
         return CheckedCaption(text.strip(), "reasoning", has_reasoning=True)
-    bare = strip_wrapping(answer.text)
+    bare = find(answer.text)
+    reached_limit = reached_limit and (find is strip_wrapping or answer.text.rstrip().endswith(bare))
     how = {"was_stripped": bare != text.strip(), "has_reasoning": answer.has_reasoning}
     defect = _defect(bare, prompt)
     if reached_limit and defect is None and _ends_in_rule(bare):
