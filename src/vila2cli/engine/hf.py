@@ -207,7 +207,7 @@ class HfEngine:
         while True:
             try:
                 return run(batch)
-            except (*RUN_ERRORS, DataError) as error:
+            except _OF_ONE_REQUEST as error:
                 where = _exhausted(error)
                 if where is None:
                     return self._one_by_one(batch, run)
