@@ -4,6 +4,7 @@
 #   make round3                              the embedded world, on a CPU
 #   make round3 RECIPE=recipes/vila2-8b.toml the paper's settings, on GPUs
 #   LAUNCH=slurm make round3                 the same as Slurm jobs that wait for each other
+#   LAUNCH=make make -n round3               stage by stage as rules of make, to be read, edited and composed
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,6 +27,7 @@ FLAGS = --recipe $(call quoted,$(RECIPE)) $(SET)
 # them can run side by side; `vila2 run TARGET --print make` writes them as rules.
 control_names = $(patsubst control-%,final-%,$(1))
 TARGETS := $(filter round% specialists controls final-% world,$(call control_names,$(MAKECMDGOALS)))
+RULES := runs/rules-$(word 1,$(shell printf %s $(call quoted,$(RECIPE) $(SET) $(TARGETS)) | cksum)).mk
 
 LAUNCH ?=
 
@@ -70,6 +72,14 @@ ifeq ($(LAUNCH),slurm)
 .PHONY: $(TARGETS)
 $(TARGETS): $(VENV)/installed
 	PATH="$(abspath $(VENV))/bin:$$PATH" vila2 slurm submit $@ $(FLAGS)
+else ifeq ($(LAUNCH),make)
+include $(RULES)
+
+# Written again each time, and read again only where it has changed.
+$(RULES): $(VENV)/installed FORCE
+	@mkdir -p $(@D)
+	@$(VILA2) run $(TARGETS) --print make $(FLAGS) >$@.partial || { code=$$?; rm -f $@.partial; exit $$code; }
+	@cmp -s $@.partial $@ && rm $@.partial || mv $@.partial $@
 else
 .PHONY: $(TARGETS)
 $(TARGETS) &: $(VENV)/installed
