@@ -217,10 +217,11 @@ def test_check_says_what_bfloat16_with_master_weights_takes(
 def test_a_checkpoint_is_looked_at_without_its_weights(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", "--model", str(tiny_checkpoint), "--set", "engine.replicas=2"]) == 0
+    sets = ["--set", "engine.replicas=2", "--set", "recaption.engine=hf"]
+    assert main(["check", "--model", str(tiny_checkpoint), *sets]) == 0
     text = capsys.readouterr().out
     assert "inputs are those of its own processor" in text
-    assert "engines for recaption: hf (" in text
+    assert "engines for recaption: hf (asked for)" in text
     assert ": 2 replicas of " in text
     monkeypatch.setenv("VILA2_PLAN_GPUS", "8x80")
     words = ["check", "--model", str(tiny_checkpoint), "--set", "eval.engine=hf"]

@@ -19,19 +19,21 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.fill import Part, Together, lacking_shards
 from vila2cli.ask.replica import Beginning, Handed, Opener, Pass
 from vila2cli.engine.devices import shown_to
-from vila2cli.engine.placing import Plan
 from vila2cli.errors import DataError, DataWarning, ModelError
 from vila2cli.run.folder import Worker
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import Shard, ShardStats, Unreadable
 from vila2cli.shards.places import is_remote, local_path
+
+if TYPE_CHECKING:  # it brings transformers, which takes seconds
+    from vila2cli.engine.placing import Plan
 
 MAX_DEATHS = 3
 """Times that a replica may die over the same shard, or before it was handed one."""
@@ -70,7 +72,7 @@ class _Process:
 class Replicas:
     """Several engines of one kind, started when they are needed; use it as a context manager."""
 
-    def __init__(self, opener: Opener, plan: Plan, worker: Worker, stop: Stop) -> None:
+    def __init__(self, opener: Opener, plan: "Plan", worker: Worker, stop: Stop) -> None:
         self._opener, self._plan, self._worker, self._stop = opener, plan, worker, stop
         self._processes: list[_Process] = []
         self._name: str | None = None

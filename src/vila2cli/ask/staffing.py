@@ -5,18 +5,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
 from vila2cli.ask.opening import open_layer_engine
 from vila2cli.ask.replicas import Replicas
 from vila2cli.engine import Engine, EngineSettings
-from vila2cli.engine.placing import Plan
-from vila2cli.engine.plans import of_one, plan_engines
 from vila2cli.run.folder import Worker
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter
+
+if TYPE_CHECKING:
+    from vila2cli.engine.placing import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class AskedOpener:
         return self.asked.keeping(engine, held.enter_context(Answers(self.answers, worker)), self.limits)
 
 
-def replicas_for(plan: Plan | None, settings: EngineSettings, num_shards: int) -> Plan | None:
+def replicas_for(plan: "Plan | None", settings: EngineSettings, num_shards: int) -> "Plan | None":
     """The plan where it takes processes of their own, of no more replicas than there are shards; else None."""
     if plan is None or not num_shards:
         return None
@@ -60,6 +61,8 @@ def open_layers(
     opener: LayerOpener, worker: Worker, stop: Stop, held: ExitStack, num_shards: int
 ) -> Engine | Replicas:
     """One engine for layers, or replicas of it."""
+    from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
+
     with stop.at_once():
         plan = plan_engines(opener.kind, opener.model, opener.settings, is_worker=worker.count > 1)
     opener = replace(opener, settings=of_one(opener.settings, plan))
@@ -79,6 +82,8 @@ def replicas_of(
     limits: Mapping[str, Any] | None = None,
 ) -> Replicas | None:
     """Replicas that ask a model, None where one engine does."""
+    from vila2cli.engine.plans import of_one, plan_engines
+
     if not num_shards:
         return None
     with stop.at_once():

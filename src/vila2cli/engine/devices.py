@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vila2cli.errors import RecipeError
 
 GPUS_VARIABLE = "VILA2_PLAN_GPUS"
@@ -35,6 +33,8 @@ def gpus(environ: Mapping[str, str] | None = None) -> list[Gpu]:
 
 def gpu_names(environ: Mapping[str, str]) -> list[str]:
     """What CUDA_VISIBLE_DEVICES has to hold for each of the GPUs that this process may use."""
+    import torch  # which takes seconds, and a command with nothing to do needs none
+
     count = torch.cuda.device_count()
     listed = [name.strip() for name in environ.get(_VISIBLE, "").split(",") if name.strip()]
     return (listed or [str(index) for index in range(count)])[:count]
@@ -57,6 +57,8 @@ def shown_to(devices: Sequence[Gpu]) -> dict[str, str]:
 
 def _memory(index: int) -> int:
     """Bytes of a GPU's memory; `index` counts the visible ones."""
+    import torch
+
     try:
         import pynvml  # type: ignore[import-not-found,unused-ignore]
 

@@ -6,6 +6,7 @@ images overlaps with decoding, and the model is spread over as many GPUs as `pla
 """
 
 import functools
+import gc
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -156,7 +157,8 @@ class VllmEngine:
 
     def _compare_ids(self, request: Request) -> None:
         """Raise ModelError where vLLM gives the model other ids for pictures than its own processor does."""
-        expected = self._chat.prompt_ids(request.messages, request.images)
+        shown = with_system(request, self._asked.system)
+        expected = self._chat.prompt_ids(shown.messages, shown.images)
         if len(expected) >= self._context:  # no picture like that will be asked about
             return
         if (error := self._queue("warm-up", request)) is not None:
@@ -306,6 +308,8 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
+    # An engine that nobody holds any more ends vLLM's process groups when it goes: now, not under this one.
+    gc.collect()
     engine_config = EngineArgs(model=str(folder), **options).create_engine_config()
     if not on_gpu:
         # The CPU platform asks for worker processes unless an environment variable says otherwise.

@@ -17,14 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vila2cli.files import to_json_bytes, write_atomically
+from vila2cli.files import read_json, to_json_bytes, write_atomically
 from vila2cli.model.freeze import part_of
 from vila2cli.settings import Part, TrainSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.train.data import TrainSample
 from vila2cli.train.distribution import Ranks
-
-_FIGURES = "figures"
 
 
 def trained_once(
@@ -93,8 +91,7 @@ class SharedPhases:
             parameters = dict(model.named_parameters())
             for name in file.keys():  # noqa: SIM118
                 parameters[name].copy_(file.get_tensor(name))
-            found: dict[str, Any] = json.loads(file.metadata()[_FIGURES])
-        return found
+        return read_json(self._figures(digest))
 
     def keep(self, digest: str, model: nn.Module, parts: Iterable[Part], figures: Mapping[str, Any]) -> None:
         """Keep the weights of the trained parts, and the figures of the training."""
@@ -105,7 +102,13 @@ class SharedPhases:
             if part_of(name) in trained
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(digest), save(tensors, {_FIGURES: json.dumps(figures)}))
+        write_atomically(
+            self._figures(digest), to_json_bytes(dict(figures))
+        )  # before what says that it is there
+        write_atomically(self._path(digest), save(tensors))
+
+    def _figures(self, digest: str) -> Path:
+        return self._folder / f"{digest}.json"
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest}.safetensors"

@@ -222,10 +222,15 @@ def _as_in_training(model: PreTrainedModel) -> Iterator[None]:
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         model.train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.eval()
+        for module in filter(_draws, model.modules()):
+            module.eval()
         try:
             yield
         finally:
             model.train(was_training)
+
+
+def _draws(module: torch.nn.Module) -> bool:
+    """Whether a module drops something at random while it trains: attention has the share as a number."""
+    shares = [value for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]
+    return isinstance(module, torch.nn.Dropout) or any(shares)
