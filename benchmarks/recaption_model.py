@@ -21,7 +21,7 @@ from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionCo
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from vila2cli.model.build import IMAGE_TOKENS, SCALE_FACTOR, resolve_base
-from vila2cli.model.templates import image_template
+from vila2cli.model.llm_template import image_template
 
 
 @dataclass(frozen=True, slots=True)

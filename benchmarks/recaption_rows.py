@@ -211,7 +211,10 @@ def raw_hf(work: Work) -> Measured:
         for first in range(0, len(pictures), work.batch_size):
             batch = pictures[first : first + work.batch_size]
             ids = torch.tensor([chat.prompt_ids(turns, [picture]) for picture in batch], device=device)
-            pixels = {name: value.to(device) for name, value in chat.pixel_inputs(batch).items()}
+            pixels = {
+                name: value.to(device)
+                for name, value in chat.pixel_inputs([[image] for image in batch]).items()
+            }
             pixels["pixel_values"] = pixels["pixel_values"].to(net.dtype)
             new = net.generate(
                 input_ids=ids,

@@ -100,7 +100,7 @@ def by_trainer(recipe: Recipe, samples: Sequence[TrainSample], epochs: float) ->
         rows = collate([(sample.ids, sample.labels) for sample in batch], chat.tokenizer.pad_token_id or 0)
         tensors = {name: torch.tensor(values) for name, values in rows.items()}
         places += tensors["input_ids"].numel()
-        return tensors | chat.pixel_inputs([image for sample in batch for image in sample.decoded()])
+        return tensors | chat.pixel_inputs([sample.decoded() for sample in batch])
 
     micro = settings.micro_batch_size
     arguments = TrainingArguments(
