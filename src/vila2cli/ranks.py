@@ -30,6 +30,11 @@ FIRST_PORT, NUM_PORTS = 20000, 10000
 """Below those that the kernel hands out by itself."""
 
 
+def num_cores() -> int:
+    """The processor cores that this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Rank:
     """Process `index` of `count`, the `local`-th on its node; `address` is where the first one listens.

@@ -15,9 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from vila2cli.errors import RecipeError
 from vila2cli.settings import TrainerSettings
-from vila2cli.settings.recipe import load_recipe
 from vila2cli.train.launch import Launch, read_launch
-from vila2cli.world.write import write_world
 
 DDP = "distributed_type: MULTI_GPU\n"
 FSDP2 = """\
@@ -82,25 +80,6 @@ def test_a_config_trains_as_one_process_does_and_resumes_bit_by_bit(
     assert first["tied"]
     assert second["tied"]
     assert first["later"] == second["later"] < first["loss"]
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("launch")
-    path = root / "recipe.toml"
-    few = "".join(f", num_{name} = 2" for name in ("pretrain", "interleaved", "specialist", "dev", "eval"))
-    path.write_text(
-        f"""
-        name = "launch"
-        runs_dir = "{root}/runs"
-        sft = {{ learning_rate = 1e-3, batch_size = 6, micro_batch_size = 2 }}
-        data.sft = "{root}/data/sft"
-        data.text = "{root}/data/text"
-        world = {{ num_sft = 12, num_text = 5{few} }}
-        """
-    )
-    write_world(load_recipe(path), root / "data")
-    return path
 
 
 @pytest.mark.slow

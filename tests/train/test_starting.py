@@ -15,32 +15,12 @@ import torch
 from vila2cli.errors import Interrupted, OutOfMemory, RankError, RecipeError
 from vila2cli.ranks import is_launched
 from vila2cli.settings import TrainerSettings, TrainSettings
-from vila2cli.settings.recipe import Recipe, load_recipe
+from vila2cli.settings.recipe import Recipe
 from vila2cli.train.memory import naming_what_to_lower
 from vila2cli.train.starting import num_processes
-from vila2cli.world.write import write_world
 
 ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LONG = ("--set", "sft.epochs=2000", "--set", "trainer.log_every=1")
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("starting")
-    path = root / "recipe.toml"
-    few = "".join(f", num_{name} = 2" for name in ("pretrain", "interleaved", "specialist", "dev", "eval"))
-    path.write_text(
-        f"""
-        name = "starting"
-        runs_dir = "{root}/runs"
-        sft = {{ learning_rate = 1e-3, batch_size = 6, micro_batch_size = 2 }}
-        data.sft = "{root}/data/sft"
-        data.text = "{root}/data/text"
-        world = {{ num_sft = 12, num_text = 5{few} }}
-        """
-    )
-    write_world(load_recipe(path), root / "data")
-    return path
 
 
 @pytest.fixture

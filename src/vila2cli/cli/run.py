@@ -14,6 +14,7 @@ from vila2cli.cli.terminal import say, show
 from vila2cli.cli.walk import Machine, Walk
 from vila2cli.errors import RecipeError, Vila2Error
 from vila2cli.files import MARK, read_json
+from vila2cli.ranks import num_cores
 from vila2cli.run.folder import digest, write_json
 from vila2cli.run.stages import Stage, goals_of, plan_stages
 from vila2cli.settings.recipe import Recipe
@@ -176,12 +177,11 @@ def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str], jobs: s
 
 
 def _machine(jobs: str) -> Machine:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if jobs == "1":
-        return Machine(cores)
+        return Machine(num_cores())
     from vila2cli.engine.devices import gpu_names
 
-    return Machine(cores, tuple(gpu_names(os.environ)))
+    return Machine(num_cores(), tuple(gpu_names(os.environ)))
 
 
 def _check(recipe: Recipe) -> None:

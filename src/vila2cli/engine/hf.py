@@ -29,11 +29,11 @@ from vila2cli.engine.limits import (
 )
 from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
-from vila2cli.engine.trial import RUN_ERRORS, TESTED, try_out
+from vila2cli.engine.trial import TESTED, try_out
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import architecture, load_generator, load_processor
+from vila2cli.model.loading import RUN_ERRORS, architecture, load_generator, load_processor
 from vila2cli.model.reference import ASKED
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings

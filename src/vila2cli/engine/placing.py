@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from vila2cli.engine.devices import Gpu
 from vila2cli.engine.limits import cache_bytes_per_token, context_length
 from vila2cli.errors import ModelError
-from vila2cli.model.freeze import part_of
+from vila2cli.model.freeze import parts_of
 from vila2cli.settings import MachineSettings
 
 _OVERHEAD = 2_000_000_000
@@ -56,8 +56,9 @@ class Shape:
         config: Any = net.config
         text, vision = config.get_text_config(), getattr(config, "vision_config", None)
         sizes: Counter[bool] = Counter()
+        places = parts_of(net)
         for name, parameter in net.named_parameters():
-            sizes[part_of(name) == "llm"] += parameter.numel()
+            sizes[places[name] == "llm"] += parameter.numel()
         image = int(getattr(config, "image_seq_length", 0) or _IMAGE_TOKENS) if vision is not None else 0
         heads = int(text.num_attention_heads)
         tower_heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1

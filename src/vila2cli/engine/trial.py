@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from transformers import LogitsProcessorList
 
 from vila2cli.errors import DataError, ModelError, one_line
+from vila2cli.model.loading import RUN_ERRORS
 from vila2cli.model.reference import TALL, WIDE, trial_picture
 
 TESTED = frozenset(
@@ -28,9 +29,6 @@ TESTED = frozenset(
     )
 )
 """Classes whose batched answers are seen to equal transformers' own, one picture at a time, in the tests."""
-_FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError)
-RUN_ERRORS: tuple[type[Exception], ...] = (*_FAILURES, ValueError, NotImplementedError)
-"""What a model's forward pass raises on inputs that it was not made for."""
 Inputs = Callable[[Sequence[Image.Image]], dict[str, Any]]
 """The model's inputs for one question about each of several images."""
 

@@ -25,18 +25,18 @@ from transformers.utils import logging
 from vila2cli.errors import ModelError, one_line
 from vila2cli.files import read_json
 
-LOAD_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
+RUN_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
-    RuntimeError,
+    AttributeError,
     ImportError,
-    SafetensorError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
+"""What models and processors raise on input that they were not made for."""
+LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorError)
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
 
 

@@ -7,19 +7,10 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.control import Controls
+from vila2cli.model.loading import RUN_ERRORS
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 
-ODD = (
-    TemplateError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+ODD: tuple[type[Exception], ...] = (TemplateError, *RUN_ERRORS)
 """What templates and image processors raise on input that they were not made for."""
 _PLAIN = (Turn("user", "a"), Turn("assistant", "b"))
 _SENTINEL = "quixotryx"  # a word that no conversation has

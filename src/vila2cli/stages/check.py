@@ -18,6 +18,7 @@ from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.image import decode_image
+from vila2cli.ranks import num_cores
 from vila2cli.run.forecast import Counts
 from vila2cli.settings import BaseSettings, LoraSettings, TrainSettings
 from vila2cli.settings.recipe import Recipe
@@ -352,7 +353,7 @@ def _engines(recipe: Recipe, sizes: PartSizes) -> str:
     tower, llm = (read_json(find_offline(spec) / "config.json") for spec in (base.vision_tower, base.llm))
     num_parameters = sizes.vision_tower + sizes.projector, sizes.llm
     shape = Shape.of_bases(num_parameters, tower, llm, is_internvl=base.architecture == "internvl")
-    return planned_for_shape(recipe, shape, len(os.sched_getaffinity(0)))
+    return planned_for_shape(recipe, shape, num_cores())
 
 
 def _processes(recipe: Recipe) -> str:

@@ -5,13 +5,13 @@ and `steps.jsonl`, and `rejects.jsonl` when samples could not be used.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,7 @@ class _Job:
             samples, counts = self._samples(number, phase)  # of finished phases, too: for the rejects
             if number < cursor.phase:
                 continue
-            train = partial(self._train_phase, model, phase, samples, counts)
+            train = functools.partial(self._train_phase, model, phase, samples, counts)
             if phase.shared is None or cursor.step:
                 figures = train()
             else:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from vila2cli.files import read_json, to_json_bytes, write_atomically
-from vila2cli.model.freeze import part_of
+from vila2cli.model.freeze import parts_of
 from vila2cli.settings import Part, TrainSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.train.data import TrainSample
@@ -27,7 +28,7 @@ from vila2cli.train.distribution import Ranks
 
 def trained_once(
     folder: Path,
-    model: nn.Module,
+    model: PreTrainedModel,
     samples: Iterable[TrainSample],
     settings: TrainSettings,
     recipe: Recipe,
@@ -52,7 +53,7 @@ def trained_once(
     return figures
 
 
-def digest_of(model: nn.Module, samples: Iterable[TrainSample], how: Mapping[str, Any]) -> str:
+def digest_of(model: PreTrainedModel, samples: Iterable[TrainSample], how: Mapping[str, Any]) -> str:
     """SHA-256 of what decides a phase's weights to the bit, on this machine's kind of processor."""
     found = hashlib.sha256(to_json_bytes({**how, **_machine()}))
     for name, tensor in model.state_dict().items():
@@ -85,7 +86,7 @@ class SharedPhases:
         """Whether a phase of this digest was trained before."""
         return self._path(digest).is_file()
 
-    def put(self, digest: str, model: nn.Module) -> dict[str, Any]:
+    def put(self, digest: str, model: PreTrainedModel) -> dict[str, Any]:
         """Put the trained weights in place; returns the figures of the training."""
         with safe_open(self._path(digest), "pt") as file, torch.no_grad():
             parameters = dict(model.named_parameters())
@@ -93,13 +94,15 @@ class SharedPhases:
                 parameters[name].copy_(file.get_tensor(name))
         return read_json(self._figures(digest))
 
-    def keep(self, digest: str, model: nn.Module, parts: Iterable[Part], figures: Mapping[str, Any]) -> None:
+    def keep(
+        self, digest: str, model: PreTrainedModel, parts: Iterable[Part], figures: Mapping[str, Any]
+    ) -> None:
         """Keep the weights of the trained parts, and the figures of the training."""
-        trained = set(parts)
+        trained, places = set(parts), parts_of(model)
         tensors: dict[str, Tensor] = {
             name: parameter.detach().cpu().contiguous()
             for name, parameter in model.named_parameters()
-            if part_of(name) in trained
+            if places[name] in trained
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from vila2cli import errors
 from vila2cli.errors import Interrupted, RankError, RecipeError, Vila2Error
-from vila2cli.ranks import is_launched
+from vila2cli.ranks import is_launched, num_cores
 from vila2cli.run.started import STARTED_BY, left_error
 from vila2cli.settings import TrainerSettings
 
@@ -99,8 +99,7 @@ def _config(count: int, logs: Any) -> Any:
 def _set_environment(count: int) -> None:
     """Tell the processes who started them, and share the cores among them."""
     os.environ[STARTED_BY] = str(os.getpid())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from vila2cli.errors import DataError, ModelError, RecipeError, one_line
 from vila2cli.model.chat import IGNORE_INDEX, Chat
+from vila2cli.model.loading import RUN_ERRORS
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.train.attention import BY_SAMPLE, FLASH, choose_kernel, joins_sequences, kernel_of, set_kernel
@@ -28,8 +29,7 @@ from vila2cli.train.distribution import Ranks
 from vila2cli.train.manner import Axes, Manner, has_axes
 from vila2cli.train.objective import Batcher, Objective, sample_of
 
-_ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What classes raise for inputs that they were not made for."""
+_UNFIT: tuple[type[Exception], ...] = (*RUN_ERRORS, DataError, ModelError)
 _TOLERANCE = {torch.float32: 2e-4}
 _ROUGH = 5e-2
 """By number format and for all others, how far logits may lie apart, in parts of the largest one."""
@@ -109,7 +109,7 @@ class _Survey:
             logits_1SV = self.model(**inputs, use_cache=False).logits
         except torch.OutOfMemoryError:
             raise
-        except _ODD as error:
+        except RUN_ERRORS as error:
             raise ModelError(
                 f"{self.name} cannot be trained here: its forward pass fails: {one_line(error)}"
             ) from error
@@ -138,7 +138,7 @@ class _Survey:
             logits_SV = self.model.get_output_embeddings()(hidden_1SD)[0]
         except torch.OutOfMemoryError:
             raise
-        except _ODD:
+        except RUN_ERRORS:
             return False
         return torch.equal(logits_SV, self._own(sample, manner)[1])
 
@@ -182,7 +182,7 @@ class _Survey:
             logits_TV = objective.logits(inputs, trained_BS, loaded.sample_lengths)
         except torch.OutOfMemoryError:
             raise
-        except (*_ODD, DataError, ModelError) as error:
+        except _UNFIT as error:
             return one_line(error)
         is_same = self._is_same(logits_TV, torch.cat(list(alone)))
         return "" if is_same else "their tokens get other logits than in each sample alone"
