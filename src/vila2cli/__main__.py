@@ -7,7 +7,7 @@ import traceback
 from types import TracebackType
 
 from vila2cli.errors import Interrupted
-from vila2cli.run.started import begin_program, leave_error, name_lines
+from vila2cli.run.child import begin_program, leave_error, name_lines
 from vila2cli.run.stopping import raising_on_signals
 from vila2cli.shards.credentials import masked, secrets_in
 from vila2cli.text.printable import printable

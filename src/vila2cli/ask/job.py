@@ -14,8 +14,8 @@ from vila2cli.ask.annotate import annotate
 from vila2cli.ask.fill import Part, Task, Together
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
 from vila2cli.ask.opening import engine_settings, open_layer_engine
+from vila2cli.ask.pool import LayerOpener, open_layers
 from vila2cli.ask.replicas import Replicas
-from vila2cli.ask.staffing import LayerOpener, open_layers
 from vila2cli.engine import Engine, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter

@@ -2,5 +2,5 @@
 
 app is the program and its list of commands, one module for each or for a few that belong together. paths finds
 what a command reads and writes from the table of stages; options and terminal are shared: options, and all
-that is printed.
+that is printed. walk runs the stages of `vila2 run`, and forking starts them without their imports.
 """

@@ -32,7 +32,7 @@ from vila2cli.cli.options import spread
 from vila2cli.cli.processes import command_line
 from vila2cli.cli.terminal import complain, json_output, say, show_all_characters, warning_in_one_line
 from vila2cli.errors import DataError, Interrupted, Vila2Error
-from vila2cli.run.started import leave_error
+from vila2cli.run.child import leave_error
 from vila2cli.run.stopping import raising_on_signals
 
 _NAMES = (

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import typer
 
+from vila2cli.cli.forking import Fork, count_threads, warm_up
 from vila2cli.cli.terminal import json_output
-from vila2cli.cli.warm import Fork, count_threads, warm_up
 from vila2cli.errors import Interrupted
+from vila2cli.run.child import LINES_OF, end_with, is_program
 from vila2cli.run.stages import Stage
-from vila2cli.run.started import LINES_OF, end_with, is_program
 from vila2cli.run.stopping import Stop, interruptible
 
 _POLL_S = 0.05

@@ -4,6 +4,8 @@ Three engines implement it. `hf` (transformers) gives byte-identical text howeve
 split over workers, because its batches never cross a request's group; `vllm` keeps its batch full
 across groups and is the fast one on large models. Both read a stock transformers checkpoint. `api`
 asks any server that speaks OpenAI's chat completions.
+
+devices, placing and plans say which GPUs a model's engines get; trial tries out a class that no test knows.
 """
 
 import hashlib
@@ -38,7 +40,7 @@ class Request:
 
     `images` stand where the turns' text has IMAGE_PLACEHOLDER (images without one come first).
     `temperature` 0 is greedy. `seed` alone decides the noise of a sampled request, whatever it is
-    batched with. `group` is a shard's name: the hf engine never batches two groups together. `adapter` is
+    batched with. `group` is a shard's URL: the hf engine never batches two groups together. `adapter` is
     one of those the engine was opened with, "" for the checkpoint alone. `image_sha256s` are the digests of
     the files that the images were decoded from, under which an answer is kept (see `ask.kept_answers`).
     `schema` is a JSON schema that the answer has to fit: vllm and api hold the model to it, hf does not.

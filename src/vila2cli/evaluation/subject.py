@@ -7,8 +7,8 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
+from vila2cli.ask.pool import replicas_of
 from vila2cli.ask.replicas import Replicas
-from vila2cli.ask.staffing import replicas_of
 from vila2cli.engine import Engine, EngineSettings
 from vila2cli.files import read_json
 from vila2cli.model.checkpoint import resolve_model

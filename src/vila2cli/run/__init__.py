@@ -2,5 +2,6 @@
 
 stages is the table: what each stage runs, reads, writes and waits for, and when it is complete. folder claims
 and finishes the folder of a stage, splitting shares its work, stopping ends it at a signal, progress shows
-how far it is, cost and forecast say what it takes; slurm sends the table to a cluster. Read stages first.
+how far it is, child is what a process owes the `vila2` that started it, cost and forecast say what it takes;
+slurm sends the table to a cluster. Read stages first.
 """

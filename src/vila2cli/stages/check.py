@@ -151,7 +151,7 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
 
 def check_model(recipe: Recipe, model: str) -> Iterator[Finding]:
     """Look at a checkpoint that is to be asked, without its weights: can it be, and on which devices?"""
-    from vila2cli.ask.foretelling import ASKING, checked_inputs, planned_for
+    from vila2cli.ask.preflight import ASKING, checked_inputs, planned_for
 
     yield _try(f"model {model}", lambda: checked_inputs(recipe, model))
     for stage in ASKING:
@@ -347,7 +347,7 @@ def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
 
 def _engines(recipe: Recipe, sizes: PartSizes) -> str:
     """The plan of devices for the model that the run will train; raises ModelError where it fits none."""
-    from vila2cli.ask.foretelling import planned_for_shape
+    from vila2cli.ask.preflight import planned_for_shape
 
     base = recipe.base
     tower, llm = (read_json(find_offline(spec) / "config.json") for spec in (base.vision_tower, base.llm))

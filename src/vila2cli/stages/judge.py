@@ -17,7 +17,7 @@ from vila2cli.ask.annotate import annotate
 from vila2cli.ask.engines import LimitedEngine
 from vila2cli.ask.fill import Part
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
-from vila2cli.ask.staffing import replicas_of
+from vila2cli.ask.pool import replicas_of
 from vila2cli.errors import BudgetError, DataError
 from vila2cli.files import one_at_a_time
 from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, open_judges

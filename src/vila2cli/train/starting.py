@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from vila2cli import errors
 from vila2cli.errors import Interrupted, RankError, RecipeError, Vila2Error
 from vila2cli.ranks import is_launched, num_cores
-from vila2cli.run.started import STARTED_BY, left_error
+from vila2cli.run.child import STARTED_BY, left_error
 from vila2cli.settings import TrainerSettings
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vila2cli.run.started import end_with
+from vila2cli.run.child import end_with
 
 _MODULES = (
     "torch",
