@@ -15,10 +15,15 @@ from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.shards.sample import FILTER
 
 
-def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
-    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
+def summarise(
+    job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut, scores_dir: Path | None = None
+) -> dict[str, Any]:
+    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores.
+
+    `scores_dir` is the folder whose stats files say what that was, where it is not the layer of scores.
+    """
     stats = folder_stats(folder, job.names)
-    scored = folder_figures(job.scores_dir, job.names)
+    scored = folder_figures(scores_dir or job.scores_dir, job.names)
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
     return {
         "stage": FILTER,

@@ -7,6 +7,7 @@ a `pipe:` that breaks off between two members is the end of the shard (findings/
 
 import functools
 import hashlib
+import io
 import os
 import tarfile
 import zlib
@@ -265,8 +266,6 @@ class TarWriter:
     """
 
     def __init__(self, path: str | Path):
-        import webdataset  # which takes torch with it
-
         self.path = Path(path)
         self.num_samples = 0
         if not tar_stem(self.path) or self.path.suffix != ".tar":
@@ -282,8 +281,7 @@ class TarWriter:
             raise DataError(f"{self._partial} is being written by another process; wait for it or stop it")
         stream.truncate(0)  # what a killed process left
         self._sink = _Sink(self.path, stream)
-        fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "format": "PAX_FORMAT"}
-        self._tar = webdataset.TarWriter(self._sink, encoder=False, keep_meta=True, **fixed)
+        self._tar = tarfile.open(fileobj=self._sink, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
     def write_sample(self, key: str, members: Mapping[str, bytes]) -> None:
         """Add one sample, its members sorted by extension; raises DataError for a key no reader could split."""
@@ -292,7 +290,10 @@ class TarWriter:
             raise DataError(f"cannot write sample {key!r} to {self.path}: {problem or 'it is empty'}")
         self._keys.add(key)
         self.num_samples += 1
-        self._tar.write({"__key__": key, **members})
+        for extension in sorted(members):
+            header = tarfile.TarInfo(f"{key}.{extension}")  # of no user, group or time
+            header.size = len(members[extension])
+            self._tar.addfile(header, io.BytesIO(members[extension]))
 
     def __enter__(self) -> Self:
         return self
