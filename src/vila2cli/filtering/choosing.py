@@ -50,6 +50,9 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.sample import FILTER, Annotation, Reject, Sample, is_kept
 from vila2cli.text.compose import filter_inputs
 
+_WAITING = 2
+"""Processes more than there are cores: so many wait for a disk that is to have written what it was given."""
+
 
 def choose(job: FilterJob, worker: Worker) -> dict[str, Any]:
     """Write the worker's part of the filter layer; returns what summary.json holds once all is there.
@@ -129,7 +132,7 @@ def _apart(write: "partial[_Outcome]", shards: Sequence[Shard]) -> Iterator[Iter
 
     They are forks, which start at once: where torch or another thread is there, this process does the work.
     """
-    count = min(num_cores(), len(shards))
+    count = min(num_cores() + _WAITING, len(shards)) if num_cores() > 1 else 1
     can_fork = sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
     if count < 2 or not can_fork or multiprocessing.active_children():
         yield map(write, shards)

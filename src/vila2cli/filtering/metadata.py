@@ -7,7 +7,7 @@ from typing import Any
 from vila2cli.image import upright_header
 from vila2cli.settings import FilterSettings
 from vila2cli.settings.condition_values import Unknown
-from vila2cli.settings.conditions import parse_condition, parse_number, reason_against
+from vila2cli.settings.conditions import Expression, parse_condition, parse_number, reason_against
 from vila2cli.shards.sample import EncodedImage, Sample
 
 
@@ -40,19 +40,24 @@ class Chosen:
 
 
 class Chooser:
-    """The conditions and the ranking of a filter, read once; a function of one sample."""
+    """The conditions and the ranking of a filter, read once; a function of one sample.
+
+    Those on metadata come first. Only for what meets them the header of the picture is read.
+    """
 
     def __init__(self, settings: FilterSettings) -> None:
-        self._conditions = [parse_condition(text) for text in settings.where]
+        conditions = [parse_condition(text) for text in settings.where]
+        self._of_metadata = [one for one in conditions if not one.reads_picture]
+        self._of_picture = [one for one in conditions if one.reads_picture]
         self._top = parse_number(settings.top.field) if settings.top.field else None
-        asked = [*self._conditions, *([self._top] if self._top is not None else [])]
+        asked = [*conditions, *([self._top] if self._top is not None else [])]
         self.reads_picture = any(one.reads_picture for one in asked)
 
     def __call__(self, sample: Sample) -> Chosen:
         """Raises DataError where the header of its picture is asked for and cannot be read."""
         facts = SampleFacts(sample.meta, sample.images)
-        reasons = [reason for one in self._conditions if (reason := reason_against(one, facts)) is not None]
-        if self._top is None:
+        reasons = _reasons(self._of_metadata, facts) or _reasons(self._of_picture, facts)
+        if self._top is None or (reasons and self._top.reads_picture):
             return Chosen(reasons) if reasons else _KEPT
         try:
             return Chosen(reasons, float(self._top.value(facts)))
@@ -63,6 +68,10 @@ class Chooser:
 
 
 _KEPT = Chosen()
+
+
+def _reasons(conditions: Sequence[Expression], facts: SampleFacts) -> list[str]:
+    return [reason for one in conditions if (reason := reason_against(one, facts)) is not None]
 
 
 def below_top(settings: FilterSettings) -> str:
