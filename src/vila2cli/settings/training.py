@@ -72,6 +72,14 @@ class DataSettings(Settings):
         setting("images of more pixels are scaled down to this, in every stage alike", le=BOMB_PIXELS),
     ] = DEFAULT_MAX_PIXELS
 
+    compress_layers: Annotated[
+        bool,
+        setting(
+            "write layers as .tar.gz, what annotations have in common said once; false: .tar, each in full",
+            decides=False,
+        ),
+    ] = True
+
     def limits(self) -> dict[str, int]:
         """What a manifest says of the images' size: nothing of the default."""
         return {} if self.max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": self.max_pixels}
