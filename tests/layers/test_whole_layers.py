@@ -62,9 +62,9 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture
 def filtered(tmp_path: Path, base: Path) -> Path:
-    """A filter layer that drops the odd samples."""
+    """A filter layer that drops the odd samples, not packed."""
     source = open_source([str(base)])
-    writer = open_layer(tmp_path / "filter", layer="filter", source=source)
+    writer = open_layer(tmp_path / "filter", layer="filter", source=source, is_packed=False)
     for shard in source.shards:
         with writer.shard(shard) as out:
             for sample in out.samples():
@@ -207,7 +207,7 @@ def test_a_base_that_was_cut_off_is_not_read_for_a_whole_one(tmp_path: Path, bas
 
 
 def test_a_tar_that_is_missing_is_named(base: Path, layer: Path) -> None:
-    (layer / "000002.tar").unlink()
+    (layer / "000002.tar.gz").unlink()
     with pytest.raises(DataError, match="is incomplete: 1 of 3 shards are missing, first 000002"):
         open_source([str(layer)])
     (base / "000001.tar").unlink()
@@ -248,7 +248,7 @@ def test_an_extra_member_makes_no_sample_of_its_own(tmp_path: Path) -> None:
     with TarWriter(tmp_path / "000000.tar") as tar:
         for i in range(5):
             tar.write_sample(f"0-{i}", {"json": json.dumps(caption("x").to_json()).encode()})
-    (layer / "000000.tar").write_bytes((tmp_path / "000000.tar").read_bytes())
+    (layer / "000000.tar.gz").write_bytes((tmp_path / "000000.tar").read_bytes())
     with pytest.raises(DataError, match=r"000000\.tar"):
         read_all(open_source([str(layer)]))
 
@@ -256,7 +256,7 @@ def test_an_extra_member_makes_no_sample_of_its_own(tmp_path: Path) -> None:
 def test_a_layer_without_its_layer_json_is_no_base(base: Path, layer: Path) -> None:
     (layer / "layer.json").unlink()
     with pytest.raises(
-        DataError, match=r"000000\.tar is a shard of the layer 'recaption', and no layer\.json beside"
+        DataError, match=r"000000\.tar\.gz is a shard of the layer 'recaption', and no layer\.json beside"
     ):
         read_all(open_source([str(layer)]))
 

@@ -13,10 +13,11 @@ from vila2cli.shards.layers import (
     LayerWriter,
     ShardWriter,
     Source,
+    layer_suffix,
     open_layer,
     samples_of,
-    write_annotations,
 )
+from vila2cli.shards.packed import write_annotations
 from vila2cli.shards.reader import LayerShard, Shard, member_problems, num_samples, read_shard
 from vila2cli.shards.records import file_sha256, layer_tar, made_from
 from vila2cli.shards.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
@@ -53,6 +54,7 @@ __all__ = [
     "folder_figures",
     "folder_stats",
     "gather_rejects",
+    "layer_suffix",
     "layer_tar",
     "made_from",
     "member_problems",

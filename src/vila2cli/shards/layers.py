@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.files import one_at_a_time, read_json, sweep, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
-from vila2cli.shards.packed import pack
+from vila2cli.shards.packed import write_annotations
 from vila2cli.shards.places import PACKED, PLAIN, is_remote, local_path, redacted
 from vila2cli.shards.places import folder as folder_of
 from vila2cli.shards.reader import Shard, num_samples, read_shard
@@ -27,7 +27,6 @@ from vila2cli.shards.rejects import gather_rejects, write_rejects
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.shards.stats import ShardStats, done, folder_stats, missing, to_made_from
 from vila2cli.shards.streams import digest_of, fingerprint
-from vila2cli.shards.tarfiles import TarWriter
 
 LAYER_FILE = "layer.json"
 
@@ -116,11 +115,21 @@ def open_layer(
             value["base"] = _joined(old, value)
         elif old is not None:
             _check_same(folder, old, value)
-        if old is not None:
-            value["packed"] = old.get("packed", False)
+        value["packed"] = _is_packed(old, is_packed)
         if old is None or _places(old) != _places(value):
             _write_layer_json(path, {**value, **_engine_of(old or {})})
     return LayerWriter(folder, layer, source, is_packed=value["packed"])
+
+
+def layer_suffix(folder: Path, *, is_packed: bool) -> str:
+    """How the names of a layer's shards end: as it was begun, else as a new one `is_packed`."""
+    path = folder / LAYER_FILE
+    old = read_layer_json(path) if path.is_file() else None
+    return PACKED if _is_packed(old, is_packed) else PLAIN
+
+
+def _is_packed(old: Mapping[str, Any] | None, is_packed: bool) -> bool:
+    return is_packed if old is None else bool(old.get("packed", False))
 
 
 def _layer_json(folder: Path, layer: str, source: Source, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,25 +358,6 @@ class ShardWriter:
         """Forget the shard; nothing of it was written."""
         self._annotations.clear()
         self._rejects.clear()
-
-
-def write_annotations(
-    folder: Path,
-    name: str,
-    annotations: Mapping[str, Mapping[str, Any]],
-    stats: dict[str, Any],
-    *,
-    is_packed: bool,
-) -> None:
-    """Write one shard of a layer, sorted by key, in the form that its folder has."""
-    in_order = {key: annotations[key] for key in sorted(annotations)}
-    shared, records = pack(in_order) if is_packed else (b"", map(to_json_bytes, in_order.values()))
-    with TarWriter(folder / f"{name}{PACKED if is_packed else PLAIN}") as tar:
-        tar.stats = stats
-        if shared:
-            tar.write_shared(shared)
-        for key, record in zip(in_order, records, strict=True):
-            tar.write_sample(key, {"json": record})
 
 
 def samples_of(writers: Sequence[ShardWriter], *, verify: bool = True) -> Iterator[Sample]:

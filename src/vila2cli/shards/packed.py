@@ -14,8 +14,9 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import parse_annotation_json, to_json_bytes
+from vila2cli.shards.places import PACKED, PLAIN
 from vila2cli.shards.sample import FIELD_DEFAULTS, Annotation
-from vila2cli.shards.tarfiles import SHARED_MEMBER
+from vila2cli.shards.tarfiles import SHARED_MEMBER, TarWriter
 
 _SHARED = "shared"
 _ALIKE = ("layer", "kind", "round", "model", "model_sha256", "prompt_id", "tool_version")
@@ -74,6 +75,25 @@ def _is_same(value: Any, other: Any) -> bool:
     if value != other:
         return False
     return (type(value) is type(other) and not value) or to_json_bytes(value) == to_json_bytes(other)
+
+
+def write_annotations(
+    folder: Path,
+    name: str,
+    annotations: Mapping[str, Mapping[str, Any]],
+    stats: dict[str, Any],
+    *,
+    is_packed: bool,
+) -> None:
+    """Write one shard of a layer, sorted by key, in the form that its folder has."""
+    in_order = {key: annotations[key] for key in sorted(annotations)}
+    shared, records = pack(in_order) if is_packed else (b"", map(to_json_bytes, in_order.values()))
+    with TarWriter(folder / f"{name}{PACKED if is_packed else PLAIN}") as tar:
+        tar.stats = stats
+        if shared:
+            tar.write_shared(shared)
+        for key, record in zip(in_order, records, strict=True):
+            tar.write_sample(key, {"json": record})
 
 
 @dataclass(frozen=True, slots=True)
