@@ -210,7 +210,7 @@ class LayerWriter:
     writer.finish()
     """
 
-    def __init__(self, folder: Path, layer: str, source: Source, *, is_packed: bool):
+    def __init__(self, folder: Path, layer: str, source: Source, *, is_packed: bool = True):
         self.folder = folder
         self.layer = layer
         self.source = source
