@@ -126,9 +126,7 @@ def test_layers_over_two_states_of_a_base(tmp_path: Path, base: Path, layer: Pat
     edit(base / "000001.tar", b"alt 1-2", b"ALT 1-2")
     second = write_layer(tmp_path / "r2" / "recaption", open_source([str(base)]))
     assert len(read_all(open_source([str(second)]))) == 12
-    with pytest.raises(
-        DataError, match=r"000001\.tar is not what .*r1/recaption/000001\.tar\.gz was made"
-    ):
+    with pytest.raises(DataError, match=r"000001\.tar is not what .*r1/recaption/000001\.tar\.gz was made"):
         read_all(open_source([str(layer), str(second)]))
 
 
