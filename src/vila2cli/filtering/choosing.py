@@ -22,7 +22,6 @@ from typing import Any
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import to_json_bytes
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.layer import decide_again
@@ -38,12 +37,12 @@ from vila2cli.settings import FilterSettings
 from vila2cli.shards import (
     LayerWriter,
     Shard,
-    TarWriter,
     Unreadable,
     gather_rejects,
     open_layer,
     read_shard,
     to_made_from,
+    write_annotations,
     write_rejects,
 )
 from vila2cli.shards.fingerprints import Fingerprint
@@ -71,8 +70,14 @@ def choose(job: FilterJob, worker: Worker) -> dict[str, Any]:
                     decide_again(job, job.out_dir, difference({"settings": was}, {"settings": now}))
         manifest = claim(job.out_dir, inputs, job.recipe)
         with lock(job.out_dir, worker):
-            digest = {"digest": manifest.digest}
-            layer = open_layer(job.out_dir, layer=FILTER, source=job.source, manifest=digest, may_grow=True)
+            layer = open_layer(
+                job.out_dir,
+                layer=FILTER,
+                source=job.source,
+                manifest={"digest": manifest.digest},
+                may_grow=True,
+                is_packed=job.recipe.data.compress_layers,
+            )
             unreadable = _write_missing(job, layer, worker, stop)
         gather_rejects(job.out_dir, job.names)
         num_done = len(layer.done() & set(job.names))
@@ -236,7 +241,4 @@ def _write(layer: LayerWriter, shard: Shard, decided: _Decided, number: int | No
         "device_seconds": round(decided.seconds, 3),
         "made_from": decided.made_from,
     }
-    with TarWriter(layer.folder / f"{shard.name}.tar") as tar:
-        tar.stats = stats
-        for key, annotation in annotations.items():
-            tar.write_sample(key, {"json": to_json_bytes(annotation)})
+    write_annotations(layer.folder, shard.name, annotations, stats, is_packed=layer.is_packed)

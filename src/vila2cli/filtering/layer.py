@@ -103,6 +103,12 @@ def _write(job: FilterJob, selection: Selection, missing: Sequence[Path], stop: 
             selection.draw_control()
         manifest = read_manifest(folder)
         assert manifest is not None, f"{folder} was claimed"
-        open_layer(folder, layer=FILTER, source=job.source, manifest={"digest": manifest.digest})
-        write_shards(folder, job, selection.decisions(), stop, is_control=is_control)
+        layer = open_layer(
+            folder,
+            layer=FILTER,
+            source=job.source,
+            manifest={"digest": manifest.digest},
+            is_packed=job.recipe.data.compress_layers,
+        )
+        write_shards(layer, job, selection.decisions(), stop, is_control=is_control)
         write_json(folder / "summary.json", summarise(job, folder, [] if is_control else cuts, held_out))

@@ -1,5 +1,6 @@
 """Look into shards and layers: check them, count them, show them."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from vila2cli.shards import (
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.places import is_remote, local_path, tar_stem
-from vila2cli.shards.records import parts_of, recorded
+from vila2cli.shards.records import digests_of, parts_of, recorded
 from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.printable import printable
@@ -141,12 +142,12 @@ def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator
             yield Problem(
                 shard.name, "", "no-stats", f"{place}: without {stats} nobody can tell if it is whole"
             )
-        if not _is_of(found.get(name), record.get("sha256")):
+        if not _is_of(found.get(name), digests_of(record)):
             yield Problem(
                 shard.name, "", "changed", f"{place}: its SHA-256 is not the one in {stats} beside it"
             )
         base = parts.get(tar_stem(place)) if is_layer else None
-        if base is not None and not _is_of(found.get(shard.name), base.sha256):
+        if base is not None and not _is_of(found.get(shard.name), {base.sha256} - {""}):
             yield Problem(shard.name, "", "changed", f"{shard.url}: {place} was made from another file")
         if is_layer and record and not is_remote(place):
             try:
@@ -155,9 +156,9 @@ def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator
                 yield Problem(shard.name, "", "rejects", str(error))
 
 
-def _is_of(found: Fingerprint | None, sha256: str | None) -> bool:
-    """Whether a digest is that of a file, as far as both are known."""
-    return found is None or not sha256 or sha256 in (found.sha256, found.unpacked)
+def _is_of(found: Fingerprint | None, digests: set[str]) -> bool:
+    """Whether one of the digests is that of a file, as far as any is known."""
+    return found is None or not digests or bool(digests & {found.sha256, found.unpacked})
 
 
 def _checked_samples(
@@ -317,6 +318,13 @@ def _shown(shard: Shard, sample: Sample, max_chars: int | None) -> str:
     return "\n  ".join(printable(_cut(line, max_chars)) for line in lines)
 
 
+_ORIGIN = (
+    *("model_sha256", "prompt_sha256", "sampling", "seed", "decision", "num_tokens", "logprob_mean"),
+    *("image_sha256", "tool_version"),
+)
+"""What `show` says of an annotation's origin beside model, prompt and round."""
+
+
 def _cut(line: str, max_chars: int | None) -> str:
     if max_chars is None or len(line) <= max_chars:
         return line
@@ -339,3 +347,5 @@ def _annotation_lines(annotation: Annotation) -> Iterator[str]:
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
     if annotation.scores:
         yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
+    said = annotation.to_json()
+    yield from (f"  {name}: {json.dumps(said[name])}" for name in _ORIGIN if said[name] not in (None, {}, ""))
