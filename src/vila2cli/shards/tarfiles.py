@@ -7,7 +7,6 @@ a `pipe:` that breaks off between two members is the end of the shard (findings/
 
 import functools
 import hashlib
-import io
 import os
 import tarfile
 import zlib
@@ -260,6 +259,28 @@ def _check_sparse(name: str, fields: Mapping[str, str]) -> None:
         )
 
 
+def member_header(name: str, size: int) -> bytes:
+    """The header of a plain file of no user, group or time, as tarfile writes it, in a tenth of the time."""
+    if not name.isascii() or len(name) > 100 or size >= 8**11:
+        header = tarfile.TarInfo(name)
+        header.size = size
+        return header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    told = name.encode("ascii"), b"%011o" % size
+    checksum = b"%06o" % (_SUM_OF_BLANK + sum(told[0]) + sum(told[1]))
+    return b"".join((told[0].ljust(100, b"\0"), _BEFORE_SIZE, told[1], _BEFORE_SUM, checksum, _AFTER_SUM))
+
+
+def _blank_header() -> bytes:
+    header = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
+    header[124:135] = bytes(11)
+    return bytes(header)
+
+
+_BLANK = _blank_header()
+_BEFORE_SIZE, _BEFORE_SUM, _AFTER_SUM = _BLANK[100:124], _BLANK[135:148], _BLANK[154:]
+_SUM_OF_BLANK = sum(_BLANK[:148]) + 8 * 32 + sum(_BLANK[156:])
+
+
 class TarWriter:
     """Writes one shard: .vila2-SHARD.tar.partial, then on a clean exit SHARD.tar and SHARD.stats.json.
 
@@ -303,9 +324,9 @@ class TarWriter:
         self._add(SHARED_MEMBER, data)
 
     def _add(self, name: str, data: bytes) -> None:
-        header = tarfile.TarInfo(name)  # of no user, group or time
-        header.size = len(data)
-        self._tar.addfile(header, io.BytesIO(data))
+        written = b"".join((member_header(name, len(data)), data, bytes(-len(data) % _BLOCK_BYTES)))
+        self._tar.fileobj.write(written)
+        self._tar.offset += len(written)
 
     def __enter__(self) -> Self:
         return self
