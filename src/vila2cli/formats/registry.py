@@ -14,7 +14,8 @@ Command = Literal["shards convert", "shards export", "shards build", "eval impor
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A file format. `reader` is MODULE:FUNCTION in this package, so that naming formats imports no reader.
+    """A file format. `reader` is MODULE:FUNCTION in this package, so that naming formats imports no reader; of
+    an export it is its writer.
 
     `specialists` are those that its annotations can train; `in_shards` when they lie beside their pictures.
     """
@@ -40,7 +41,7 @@ FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
             Format("coco", "COCO's captions .json", "captions.rows:read_coco"),
             Format("coyo", "image-text pairs .parquet or .jsonl", "captions.rows:read_pairs"),
             Format("parquet", "pictures, text and metadata in .parquet", "captions.tables:read_parquet"),
-            Format("layer", "keys and captions in .parquet or .jsonl, over --shards", ""),
+            Format("layer", "keys and captions .parquet or .jsonl", "captions.keyed:CaptionTable"),
             Format("mmc4", "MMC4's documents .jsonl, .gz or .zip", "captions.rows:read_mmc4"),
             Format("obelics", "OBELICS' documents .parquet", "captions.rows:read_obelics"),
             Format(

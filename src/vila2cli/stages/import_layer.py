@@ -123,9 +123,9 @@ def _annotate(
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """The summary for the terminal."""
     file = summary["file"]
-    words = {"not_in_base": "keys are not in the base", "double": "rows repeat a key (the first counts)"}
-    words |= {"empty": "captions are empty", "bad": "rows cannot be read"}
-    odd = [f"{file[name]:,} {what}" for name, what in words.items() if file.get(name)]
+    words = {"not_in_base": "not in the base", "double": "repeated keys"}
+    words |= {"empty": "empty captions", "bad": "unreadable"}
+    odd = [f"{what} {file[name]:,}" for name, what in words.items() if file.get(name)]
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items()) or "none"
     return [
         f"{summary['out']:,} of {summary['in']:,} samples have a caption; dropped: {dropped}",
