@@ -109,7 +109,7 @@ def joined(parts: Sequence[Value], facts: Facts, decides: bool) -> bool:
     unknown: Unknown | None = None
     for part in parts:
         try:
-            if part(facts) is decides:
+            if bool(part(facts)) is decides:
                 return decides
         except Unknown as error:
             unknown = unknown or error
@@ -137,7 +137,7 @@ def ordered(
             first, second = _pair(first, second, texts, is_number)
             if isinstance(first, bool):
                 raise Unknown(f"cannot be compared: {texts[0]}")
-        return compare(first, second)
+        return bool(compare(first, second))
 
     return test
 
