@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hub_server import TOKEN, serve_hub
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
@@ -317,3 +319,28 @@ def test_check_notes_what_datasets_would_drop(tmp_path: Path) -> None:
     (note,) = report.notes
     assert ".png of 2 samples" in note
     assert "JSON key 'rare' of 1 samples" in note
+
+
+def test_the_hub_gets_data_and_card_and_nothing_else(layers: Path, tmp_path: Path) -> None:
+    words = ["shards", "export", "jsonl", str(layers / "recaption"), "--license", "cc-by-4.0"]
+    words += ["--out", str(tmp_path / "out"), "--push", "hf://datasets/me/it"]
+    with serve_hub() as hub:
+        environ = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
+        done = vila2(words, environ)
+        assert done.returncode == 0, done.stderr
+        assert hub.url in done.stdout
+        refused = vila2(words, {**environ, "HF_TOKEN": "hf_wrong"})
+    assert hub.created["visibility"] == "private"
+    rows = tmp_path / "out" / "data"
+    assert hub.files.keys() == {"README.md", "data/000000.jsonl", "data/000001.jsonl"}
+    assert hub.files["data/000001.jsonl"] == (rows / "000001.jsonl").read_bytes()
+    assert "license: cc-by-4.0" in hub.files["README.md"].decode()
+    assert refused.returncode == DataError.exit_code
+    assert "cannot push" in refused.stderr
+    assert "hf_wrong" not in refused.stderr
+
+
+def vila2(words: list[str], environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run it in a process of its own: the client reads the address of its Hub when it is imported."""
+    command = [sys.executable, "-m", "vila2cli", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
