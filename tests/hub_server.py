@@ -1,4 +1,4 @@
-"""A stand-in for the Hub's API of uploads, to which the real client speaks: it takes every file, given the token."""
+"""A stand-in for the Hub as its client uploads to it: it takes every file, given the token."""
 
 import base64
 import json
