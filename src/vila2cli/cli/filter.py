@@ -64,6 +64,11 @@ def filter_command(
     plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
     if not ready(plan, dry_run=dry_run, redo=True):
         return
+    if tasks and settings.filter.by_metadata and settings.filter.overlap == "none":
+        raise RecipeError(
+            "--tasks: evaluation images are not looked for where pictures are chosen by metadata, unless "
+            "filter.overlap is set: add --set filter.overlap=perceptual"
+        )
     from vila2cli.filtering.outcome import summary_lines
     from vila2cli.stages.filter import filter_samples
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from os import getpid
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -103,7 +104,7 @@ def choosing_inputs(job: FilterJob) -> dict[str, Any]:
 def _write_missing(job: FilterJob, layer: LayerWriter, worker: Worker, stop: Stop) -> Unreadable:
     with stop.at_once():
         missing = layer.missing(select(job.source.shards, worker))
-    write = partial(_write_shard, layer, job.settings, job.round)
+    write = partial(_write_shard, _Target(layer.folder, job.settings, job.round, layer.is_packed))
     unreadable = Unreadable()
     with (
         Progress(FILTER, len(missing), "shards", job.log_path) as progress,
@@ -121,6 +122,16 @@ def _write_missing(job: FilterJob, layer: LayerWriter, worker: Worker, stop: Sto
                 unreadable.succeed()
             progress.advance()
     return unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The layer as a process that writes a shard of it has to know it: not all the shards it is over."""
+
+    folder: Path
+    settings: FilterSettings
+    round: int | None
+    is_packed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +163,11 @@ def _apart(write: "partial[_Outcome]", shards: Sequence[Shard]) -> Iterator[Iter
             "a process that read shards was killed, perhaps for its memory; what is written stays, and the "
             "same command goes on"
         ) from None
-    finally:  # what they have begun is thrown away
+    except BaseException:  # what they have begun is thrown away
         for process in multiprocessing.active_children():
             process.terminate()
+        raise
+    finally:
         pool.shutdown(cancel_futures=True)
 
 
@@ -166,11 +179,11 @@ def _begin(parent: int) -> None:
     end_with(parent)
 
 
-def _write_shard(layer: LayerWriter, settings: FilterSettings, number: int | None, shard: Shard) -> _Outcome:
+def _write_shard(target: _Target, shard: Shard) -> _Outcome:
     notes: list[str] = []
     try:
-        decided = _decide(shard, settings, lambda text: notes.append(f"{shard.url}: {text}"))
-        _write(layer, shard, decided, number)
+        decided = _decide(shard, target.settings, lambda text: notes.append(f"{shard.url}: {text}"))
+        _write(target, shard, decided)
     except DataError as error:
         return _Outcome(str(error), notes)
     return _Outcome(notes=notes)
@@ -214,9 +227,9 @@ def _chosen(sample: Sample, chooser: Chooser) -> Chosen:
     return chooser(sample)
 
 
-def _write(layer: LayerWriter, shard: Shard, decided: _Decided, number: int | None) -> None:
+def _write(target: _Target, shard: Shard, decided: _Decided) -> None:
     dropped = Counter(reject.reason for reject in decided.rejects)
-    blank = Annotation(layer=FILTER, kind="score", round=number, tool_version=__version__).to_json()
+    blank = Annotation(layer=FILTER, kind="score", round=target.round, tool_version=__version__).to_json()
     annotations = {}
     for key in sorted(decided.reasons):
         sha256, chosen = decided.reasons[key]
@@ -227,7 +240,7 @@ def _write(layer: LayerWriter, shard: Shard, decided: _Decided, number: int | No
             dropped[chosen.reasons[0]] += 1
         annotations[key] = {**blank, "image_sha256": sha256, "scores": scores}
     num_in = len(annotations) + len(decided.rejects)
-    lines = write_rejects(layer.folder, shard.name, decided.rejects)
+    lines = write_rejects(target.folder, shard.name, decided.rejects)
     stats = {
         "layer": FILTER,
         "in": num_in,
@@ -241,4 +254,4 @@ def _write(layer: LayerWriter, shard: Shard, decided: _Decided, number: int | No
         "device_seconds": round(decided.seconds, 3),
         "made_from": decided.made_from,
     }
-    write_annotations(layer.folder, shard.name, annotations, stats, is_packed=layer.is_packed)
+    write_annotations(target.folder, shard.name, annotations, stats, is_packed=target.is_packed)

@@ -33,7 +33,7 @@ from vila2cli.text.compose import filter_inputs
 DATA = "data"
 """The folder of the rows in an export, apart from what is kept about them."""
 _LOOKED_AT = 100
-"""Samples of the first shards that tell what a layer holds."""
+"""So many shards, and samples of each, tell at most what a layer holds."""
 
 
 def export(
@@ -118,7 +118,7 @@ def _kinds(source: Source) -> dict[str, str]:
     """What each layer holds, by the first samples that it annotates; captions where those are none."""
     kinds: dict[str, str] = {}
     names = [info.name for info in source.layers if info.name != FILTER]
-    for shard in source.shards if names else ():
+    for shard in source.shards[:_LOOKED_AT] if names else ():
         for sample in islice(read_shard(shard, on_reject=lambda reject: None, verify=False), _LOOKED_AT):
             kinds |= {one.layer: one.kind for one in sample.annotations}
         if set(names) <= kinds.keys():

@@ -56,7 +56,7 @@ def import_layer(
         unreadable = Unreadable()
         with stop.at_once(), CaptionTable.open(out / f"{MARK}captions.sqlite") as table:
             for path in files:
-                table.add(path, key, text, {shard.name for shard in source.shards})
+                table.add(path, key, text, {shard.name for shard in source.shards}, layer)
             _take_again(table, out)
             for shard in writer.missing(source.shards):
                 try:

@@ -16,6 +16,8 @@ from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 KEYS = ("key", "__key__", "sample_key", "id", "url")
 TEXTS = ("caption", "recaption", "text", "output", "new_caption", "txt")
 """Columns that are taken for the key and the caption where none is named."""
+_BATCH = 256
+"""Rows in memory, which may have pictures beside their captions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +60,22 @@ class CaptionTable:
         finally:
             path.unlink(missing_ok=True)
 
-    def add(self, path: Path, key: str, text: str, shards: Collection[str]) -> None:
+    def add(self, path: Path, key: str, text: str, shards: Collection[str], layer: str) -> None:
         """Read a file; a `shard` column counts where it names one of `shards`, which tell keys apart.
 
+        Where no column is named for the caption, one called like the `layer` comes first.
         Raises DataError where there are no columns of these names.
         """
         columns: tuple[str, str] | None = None
-        for row in stream_rows(path):
+        for row in stream_rows(path, _BATCH):
             self.counts["rows"] += 1
             if isinstance(row, RowError):
                 self.counts["bad"] += 1
                 continue
-            columns = columns or (_column(row, key, KEYS, "--key"), _column(row, text, TEXTS, "--text"))
+            columns = columns or (
+                _column(row, key, KEYS, "--key"),
+                _column(row, text, (layer, *TEXTS), "--text"),
+            )
             self._add(row, *columns, path.name, shards)
 
     def _add(self, row: Row, key: str, text: str, file: str, shards: Collection[str]) -> None:
