@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._say({})
+        self._say({"error": "Repository Not Found"}, 404)
 
     def do_POST(self) -> None:
         body = self._body()

@@ -85,7 +85,7 @@ def decode_image(
                 turn = UPRIGHT.get(_orientation(image))
                 return _plain(small if turn is None else small.transpose(turn))
     except UnidentifiedImageError:
-        raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
+        raise DataError(_unread()) from None
     except Image.DecompressionBombError:
         raise DataError(_too_large("")) from None
     except MemoryError:
@@ -165,12 +165,18 @@ def _header(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:  # whose words hold an address in memory
+        raise DataError(_unread()) from None
     except Image.DecompressionBombError:
         raise DataError(_too_large("")) from None
     except DAMAGED as error:
         raise DataError(f"image header cannot be read: {error}") from None
     _check_size(image)
     return image
+
+
+def _unread() -> str:
+    return f"not an image in a format that is read ({', '.join(FORMATS)})"
 
 
 def _check_size(image: Image.Image) -> None:

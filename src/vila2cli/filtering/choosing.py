@@ -208,9 +208,9 @@ def _decide(shard: Shard, settings: FilterSettings, on_note: Any) -> _Decided:
     for sample in read_shard(shard, on_reject=rejects.append, on_note=on_note, fingerprints=fingerprints):
         try:
             chosen[sample.key] = sample.image_sha256, _chosen(sample, chooser)
-        except DataError as error:
+        except DataError as error:  # what has no annotation would count as kept
             reason = "several-images" if len(sample.images) > 1 else "bad-image"
-            rejects.append(Reject(shard.name, sample.key, reason, str(error)))
+            chosen[sample.key] = sample.image_sha256, Chosen([reason], error=str(error))
     if settings.top.field:
         kept = [(-one.top, key) for key, (_, one) in chosen.items() if not one.reasons and one.top is not None]
         for _, key in sorted(kept)[int(settings.top.share * len(kept) + 0.5) :]:
@@ -228,7 +228,7 @@ def _chosen(sample: Sample, chooser: Chooser) -> Chosen:
 
 
 def _write(target: _Target, shard: Shard, decided: _Decided) -> None:
-    dropped = Counter(reject.reason for reject in decided.rejects)
+    dropped, rejects = Counter(reject.reason for reject in decided.rejects), list(decided.rejects)
     blank = Annotation(layer=FILTER, kind="score", round=target.round, tool_version=__version__).to_json()
     annotations = {}
     for key in sorted(decided.reasons):
@@ -238,15 +238,18 @@ def _write(target: _Target, shard: Shard, decided: _Decided) -> None:
             scores["top"] = chosen.top
         if chosen.reasons:
             dropped[chosen.reasons[0]] += 1
+        if chosen.error:
+            scores |= {"unusable": chosen.reasons[0], "error": chosen.error}
+            rejects.append(Reject(shard.name, key, chosen.reasons[0], chosen.error))
         annotations[key] = {**blank, "image_sha256": sha256, "scores": scores}
     num_in = len(annotations) + len(decided.rejects)
-    lines = write_rejects(target.folder, shard.name, decided.rejects)
+    lines = write_rejects(target.folder, shard.name, rejects)
     stats = {
         "layer": FILTER,
         "in": num_in,
         "out": num_in - dropped.total(),
         "dropped": dict(sorted(dropped.items())),
-        "rejected": len(decided.rejects),
+        "rejected": len(rejects),
         **lines,
         "answered": num_in,
         "tokens": 0,

@@ -77,7 +77,11 @@ class Measure:
         return measured
 
     def _choose(self, chooser: Chooser, sample: Sample, measured: Measured) -> None:
-        chosen = chooser(sample)
+        try:
+            chosen = chooser(sample)
+        except DataError as error:
+            measured.reject("bad-image", str(error))
+            return
         if chosen.reasons:
             measured.scores[NOT_MET] = list(chosen.reasons)
         if chosen.top is not None:

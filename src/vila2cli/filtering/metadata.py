@@ -33,10 +33,14 @@ class SampleFacts:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Why a sample is not kept, [] for no reason, and what it is ranked by, the highest first."""
+    """Why a sample is not kept, [] for no reason, and what it is ranked by, the highest first.
+
+    `error` says what is wrong with one that cannot be looked at.
+    """
 
     reasons: Sequence[str] = ()
     top: float | None = None
+    error: str = ""
 
 
 class Chooser:

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from vila2cli.errors import DataError, RecipeError
+from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.files import refuse_foreign
 from vila2cli.report.export_card import export_card
 from vila2cli.run.folder import write_text
@@ -44,7 +44,6 @@ def push(folder: Path, repository: str, *, is_public: bool) -> str:
     Raises DataError with what the Hub said. What is on the Hub already is not sent again.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     api = HfApi(token=os.environ.get(TOKEN))
     try:
@@ -56,7 +55,9 @@ def push(folder: Path, repository: str, *, is_public: bool) -> str:
             allow_patterns=list(_UPLOADED),
             commit_message="Export from vila2",
         )
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except Interrupted:
+        raise
+    except Exception as error:  # noqa: BLE001  (the client lets through what its libraries raise)
         raise DataError(f"cannot push {folder} to {repository}: {_one_line(error)}") from None
     return str(commit.commit_url)
 

@@ -116,7 +116,7 @@ def test_a_layer_over_what_was_chosen_leaves_the_rest_out(scored: Path, tmp_path
     choose(scored, tmp_path / "first", WHERE)
     summary = choose(scored, tmp_path / "second", 'filter.where=["nest.n < 12"]', shards=[tmp_path / "first"])
     assert summary["out"] == 2 * 4
-    assert summary["dropped"]["filtered-before"] == 22
+    assert summary["dropped"]["filtered-before"] == 24
     assert open_source([tmp_path / "second"]).layers[-1].name == "filter"
 
 
