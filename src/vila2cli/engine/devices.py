@@ -54,7 +54,7 @@ def keep_to_share() -> None:
 
 
 def share_of(names: list[str], local: int, count: int) -> list[str]:
-    """The GPUs of worker `local` of `count` on a node, as many for each; where they are fewer, one that it shares."""
+    """The GPUs of worker `local` of `count` on a node, as many for each; of too few, one that it shares."""
     num_each = len(names) // count
     return names[local * num_each : (local + 1) * num_each] or [names[local % len(names)]]
 
