@@ -79,7 +79,6 @@ class DataSettings(Settings):
             ge=0,
         ),
     ] = DEFAULT_DRAFT
-
     compress_layers: Annotated[
         bool,
         setting(
