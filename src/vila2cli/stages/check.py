@@ -375,7 +375,8 @@ def _disk(recipe: Recipe, counts: Counts) -> Finding:
         return Finding("disk", f"cannot be told without the models: {error}", ModelError)
     width = 4 if recipe.base.dtype == "float32" else 2
     num_checkpoints = 2 * (recipe.rounds + 2) + len(recipe.specialists)
-    num_annotations = (counts["pretrain"] or 0) * (recipe.rounds + len(recipe.specialists))
+    num_layers = recipe.rounds * len(recipe.caption_layers) + len(recipe.specialists)
+    num_annotations = (counts["pretrain"] or 0) * num_layers
     need = num_checkpoints * size * width + num_annotations * _LAYER_BYTES
     text = f"{need / 1e9:,.3g} GB for {num_checkpoints} checkpoints and {num_annotations:,} annotations"
     text += f"; {free / 1e9:,.4g} GB are free in {folder}"
