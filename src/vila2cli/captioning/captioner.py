@@ -71,15 +71,6 @@ def table_of(recipe: Recipe, layer: str) -> str:
     return f"captions.{layer}" if layer in recipe.captions else "recaption"
 
 
-def layers_used(recipe: Recipe, layer: str) -> dict[str, str]:
-    """The layers whose captions stand in the prompts of a layer, each with the first such prompt."""
-    used: dict[str, str] = {}
-    for prompt_id in recipe.captions_of(layer).prompts:
-        for name in slots_of(prompt_text(prompt_id, recipe.prompts)).layers:
-            used.setdefault(name, prompt_id)
-    return used
-
-
 def decisive_settings(recipe: Recipe, layer: str = LAYER) -> dict[str, Any]:
     """What of a recipe decides the captions."""
     settings = recipe.captions_of(layer)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -181,6 +181,12 @@ def _plain_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
+
+
+def is_source(name: str, known: Collection[str]) -> bool:
+    """Whether a name is one of the `known` sources of captions, or `NAME@ROUND` of one."""
+    layer, of_round, number = name.partition("@")
+    return layer in known and (not of_round or (number.isdecimal() and layer != ORIGINAL))
 
 
 def caption_of(sample: Sample, name: str) -> str | None:

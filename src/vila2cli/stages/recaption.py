@@ -18,13 +18,13 @@ from vila2cli.ask.job import Job, write_layers
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning import captioner, rewriter
 from vila2cli.captioning.captioner import LAYER
+from vila2cli.captioning.layers import check_used, in_order, layers_used
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
-from vila2cli.errors import DataError, RecipeError, meant
+from vila2cli.errors import DataError
 from vila2cli.run.folder import Worker, to_manifest
 from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source
-from vila2cli.shards.sample import ORIGINAL
 from vila2cli.text.compose import filter_inputs
 
 
@@ -97,24 +97,6 @@ def check_settings(recipe: Recipe, *, rewrite: bool, layers: Sequence[str] = (LA
     in_order(recipe, layers)
 
 
-def in_order(recipe: Recipe, layers: Sequence[str]) -> list[str]:
-    """The layers in an order in which each comes after those of them whose captions its prompts take.
-
-    Raises RecipeError for layers that wait for each other.
-    """
-    needs = {layer: set(captioner.layers_used(recipe, layer)) - {layer} for layer in layers}
-    ordered: list[str] = []
-    while len(ordered) < len(needs):
-        ready = [one for one in needs if one not in ordered and not needs[one] & set(needs) - set(ordered)]
-        if not ready:
-            waiting = [one for one in needs if one not in ordered]
-            raise RecipeError(
-                f"the prompts of {' and '.join(waiting)} take each other's captions; change one of them"
-            )
-        ordered += ready[:1]
-    return ordered
-
-
 def to_jobs(
     recipe: Recipe,
     layers: Sequence[str],
@@ -130,8 +112,9 @@ def to_jobs(
     source = open_source(shards, base=base)
     jobs: dict[str, Job[CaptionSummary]] = {}
     for layer in in_order(recipe, layers):
-        _check_used(recipe, layer, layers, source)
-        used = {name: jobs[name] for name in captioner.layers_used(recipe, layer) if name in jobs}
+        check_used(recipe, layer, layers, {info.name for info in source.layers})
+        taken = {name.partition("@")[0] for name in layers_used(recipe, layer)}
+        used = {name: job for name, job in jobs.items() if name in taken}
         jobs[layer] = to_job(recipe, shards, model, round, base, layer=layer, source=source, used=used)
     return list(jobs.values())
 
@@ -197,19 +180,6 @@ def to_job(
         max_reject_rate=settings.max_reject_rate,
         title=layer,
     )
-
-
-def _check_used(recipe: Recipe, layer: str, beside: Sequence[str], source: Source) -> None:
-    """Raise RecipeError for a layer whose prompts take one that is not there."""
-    below = {info.name for info in source.layers}
-    known = [ORIGINAL, *(one for one in beside if one != layer), *sorted(below)]
-    for name, prompt_id in captioner.layers_used(recipe, layer).items():
-        if name.partition("@")[0] not in known:
-            raise RecipeError(
-                f"prompt {prompt_id} of the layer {layer} takes the caption of {name!r}; there are "
-                f"{', '.join(known)}{meant(name, known)}: ask for --layer {name} in the same command, or give "
-                "shards with that layer"
-            )
 
 
 def _check_recaptioned(source: Source) -> None:

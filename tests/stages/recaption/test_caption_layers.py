@@ -10,17 +10,18 @@ import pytest
 from recaption_data import NUM_SHARDS, jpeg, settings
 from typer.testing import CliRunner
 
+from vila2cli.captioning.layers import in_order
 from vila2cli.cli.app import app
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Annotation
-from vila2cli.stages.recaption import estimate, in_order, recaption, write_captions
+from vila2cli.stages.recaption import estimate, recaption, write_captions
 
 BOTH = ("recaption", "short")
-SHORT = ("captions.short.prompts=simple", "captions.short.max_new_tokens=12")
-FAST = ("recaption.max_new_tokens=6", "recaption.retry_temperatures=[0.4]")
+SHORT = ("captions.short.prompts=simple", "captions.short.max_new_tokens=6")
+FAST = ("recaption.max_new_tokens=4", "recaption.retry_temperatures=[]")
 USES = 'prompts={mine="{layer:recaption} Shorter, for {meta:site}."}'
 
 
@@ -102,7 +103,13 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_prompt_takes_another_layers_caption_and_metadata(
     write: Callable[..., Path], described: Path, model: Path, tmp_path: Path
 ) -> None:
-    recipe = settings(USES, "captions.short.prompts=mine", "captions.short.max_new_tokens=8", *FAST)
+    recipe = settings(
+        USES,
+        "captions.short.prompts=mine",
+        "captions.short.max_new_tokens=8",
+        *FAST,
+        "recaption.retry_temperatures=[0.4]",
+    )
     given = {"shards": [str(described)]}
     together = write("together", recipe, ("short", "recaption"), **given)
     below = write("apart", recipe, ("recaption",), **given) / "recaption"
@@ -130,7 +137,7 @@ def test_what_a_prompt_takes_and_a_layer_lacks_is_a_reject(write: Callable[..., 
     with pytest.raises(RejectBudgetError, match="missing-layer"):
         write(
             "strict",
-            settings(*sets, "captions.short={prompts='mine',max_reject_rate=0.1}"),
+            settings(*sets, "captions.short={prompts='mine',share=1.0,max_reject_rate=0.1}"),
             shards=[str(described)],
         )
 
@@ -150,7 +157,7 @@ def test_layers_that_cannot_be_had_are_refused(write: Callable[..., Path]) -> No
 
 def test_json_captions_keep_to_their_schema_or_are_rejects(write: Callable[..., Path]) -> None:
     schema = 'captions.tags.schema={type="object",properties={tags={type="array",items={type="string"}}}}'
-    out = write("json", settings(schema, *FAST), ("tags",))
+    out = write("json", settings(schema, *FAST, "recaption.retry_temperatures=[0.4]"), ("tags",))
     summary = json.loads((out / "tags/summary.json").read_text())
     assert summary["out"] == 0, "the model is random"
     assert set(summary["defects"]) <= {"not-json", "truncated"}
@@ -166,7 +173,7 @@ def test_an_estimate_is_of_all_layers(few: Path, model: Path) -> None:
 def test_the_command_names_layers(few: Path, model: Path, tmp_path: Path) -> None:
     words = ["recaption", "--model", str(model), "--shards", str(few), "--out", str(tmp_path / "out")]
     words += ["--layer", "short", "--layer", "recaption"]
-    for one in ("recaption.engine=hf", "recaption.max_reject_rate=1", "recaption.max_new_tokens=4", *SHORT):
+    for one in ("recaption.engine=hf", "recaption.max_reject_rate=1", *FAST, *SHORT):
         words += ["--set", one]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
