@@ -202,7 +202,11 @@ def together_settings(jobs: Sequence[Job[Any]], adapters: Sequence[str] = ()) ->
         for job in jobs
     ]
     per_image = max(len(adapters), sum(one.requests_per_image for one in each) if first.pass_of else 1)
-    return dataclasses.replace(each[0], requests_per_image=max(per_image, each[0].requests_per_image))
+    return dataclasses.replace(
+        each[0],
+        requests_per_image=max(per_image, each[0].requests_per_image),
+        parts=len(jobs) if first.pass_of else 1,
+    )
 
 
 def _asked(job: Job[Any]) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class EngineSettings:
     max_images: int = 0  # per request, vLLM refuses more; 0 for as many as the context holds
     adapters: tuple[str, ...] = ()  # folders of LoRA adapters over the checkpoint, all held at once
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
+    parts: int = 1  # layers that are written in the same pass
     asked: AskedSettings = field(default_factory=AskedSettings)  # of every request, beside what it says itself
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)
