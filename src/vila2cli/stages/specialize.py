@@ -57,7 +57,7 @@ def settings_of(recipe: Recipe, name: str) -> SpecialistSettings:
         slots = slots_of(prompt_text(prompt_id, recipe.prompts))
         if slots.layers or slots.fields:
             raise RecipeError(
-                f"prompt {prompt_id} of specialists.{name} takes another caption or metadata, which only prompts "
+                f"prompt {prompt_id} of specialists.{name} takes another caption or metadata, as only prompts "
                 "of caption layers do; {alt_text} is what a specialist can be shown"
             )
     return settings
