@@ -52,13 +52,16 @@ class SharedFeatures:
             return None
         return {"pixel_values": torch.zeros(len(self._images), 1, 3, 1, 1)}
 
-    def _features(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _features(self, pixel_values: Tensor, pixel_attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """What `get_image_features` gives, with its parameters: generation looks at their names."""
         if self.pixel_inputs() is not None:
             rows = [self._kept[id(image)][1] for image in self._images]
             return BaseModelOutputWithPooling(pooler_output=torch.stack(rows))
-        made = self._compute(pixel_values, *args, **kwargs)
+        made = self._compute(pixel_values, pixel_attention_mask, **kwargs)
         features_NPD = made.pooler_output
-        if len(features_NPD) == len(self._images) and _fills(*args, **kwargs):
+        # What is padded depends on the images beside it.
+        fills = pixel_attention_mask is None or bool(pixel_attention_mask.all())
+        if fills and len(features_NPD) == len(self._images):
             for image, features_PD in zip(self._images, features_NPD, strict=True):
                 self._keep(image, features_PD)
         return made
@@ -68,8 +71,3 @@ class SharedFeatures:
         if id(image) not in self._kept and self._num_bytes + num_bytes <= _MOST_BYTES:
             self._kept[id(image)] = image, features_PD.clone()  # with the image, whose id would be another's
             self._num_bytes += num_bytes
-
-
-def _fills(pixel_attention_mask: Tensor | None = None, **kwargs: Any) -> bool:
-    """Whether every image fills its place: what is padded depends on the images beside it."""
-    return pixel_attention_mask is None or bool(pixel_attention_mask.all())
