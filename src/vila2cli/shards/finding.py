@@ -12,7 +12,6 @@ from braceexpand import braceexpand
 
 from vila2cli.errors import DataError
 from vila2cli.files import parse_json, read_json
-from vila2cli.shards.layers import LAYER_FILE
 from vila2cli.shards.places import (
     PACKED,
     PLAIN,
@@ -29,7 +28,7 @@ from vila2cli.shards.places import (
     tar_stem,
     typed,
 )
-from vila2cli.shards.records import check_layer_json, refuse_both
+from vila2cli.shards.records import LAYER_FILE, check_layer_json, refuse_both
 from vila2cli.shards.streams import file_system, persistently, read_small
 
 _RANGE = re.compile(r"(\{\d+\.\.\d+\})")

@@ -22,13 +22,11 @@ from vila2cli.shards.packed import write_annotations
 from vila2cli.shards.places import PACKED, PLAIN, is_remote, local_path, redacted
 from vila2cli.shards.places import folder as folder_of
 from vila2cli.shards.reader import Shard, num_samples, read_shard
-from vila2cli.shards.records import add_figures, file_sha256, made_from, read_layer_json
+from vila2cli.shards.records import LAYER_FILE, add_figures, file_sha256, made_from, read_layer_json
 from vila2cli.shards.rejects import gather_rejects, write_rejects
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.shards.stats import ShardStats, done, folder_stats, missing, to_made_from
 from vila2cli.shards.streams import digest_of, fingerprint
-
-LAYER_FILE = "layer.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import PACKED, PLAIN, folder, is_pipe, is_remote, join, local_path, tar_stem
 from vila2cli.shards.streams import read_small
 
+LAYER_FILE = "layer.json"
+
 
 class _Place(BaseModel):
     name: str
@@ -150,10 +152,14 @@ def layer_tar(folder: Path, name: str) -> Path:
 
 
 def layer_tars(folder: Path) -> list[Path]:
-    """The tars that we wrote in a folder, sorted; raises DataError where a shard is there twice."""
-    tars = sorted((*folder.glob(f"*{PLAIN}"), *folder.glob(f"*{PACKED}")))
-    refuse_both(folder, tars)
-    return tars
+    """The tars that we wrote in a folder, sorted; packed ones only in a layer, of which none is there twice.
+
+    Raises DataError for one that is.
+    """
+    plain = sorted(folder.glob(f"*{PLAIN}"))
+    packed = sorted(folder.glob(f"*{PACKED}")) if (folder / LAYER_FILE).is_file() else []
+    refuse_both(folder, [*plain, *packed])
+    return sorted([*plain, *packed])
 
 
 def refuse_both(folder: str | Path, tars: Iterable[str | Path]) -> None:
