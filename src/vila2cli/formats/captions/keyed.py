@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.files import to_json_bytes
+from vila2cli.files import load_json, to_json_bytes
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 
 KEYS = ("key", "__key__", "sample_key", "id", "url")
@@ -92,6 +92,7 @@ class CaptionTable:
         about = {part: row.get(column) for part, column in parts.items()}
         about["model"] = about["model"] or row.get("model")
         about |= {"round": row.get(f"{text}_round"), "logprob_mean": row.get(f"{text}_logprob")}
+        about["fields"] = _object(row.get(f"{text}_fields"))
         kept = {part: value for part, value in about.items() if isinstance(value, _TYPES[part])}
         added = self._database.execute(
             "INSERT OR IGNORE INTO caption VALUES (NULL, ?, ?, ?, ?, ?, NULL)",
@@ -124,7 +125,18 @@ _TYPES: dict[str, Any] = {
     "prompt_id": str,
     "round": int,
     "logprob_mean": float,
+    "fields": dict,
 }
+
+
+def _object(value: Any) -> Any:
+    """An object that Parquet holds as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return load_json(value.encode("utf-8", "surrogatepass"))
+    except ValueError:
+        return None
 
 
 def _column(row: Row, given: str, known: Sequence[str], option: str) -> str:

@@ -48,6 +48,7 @@ class Parquet:
         self._path = folder / f"{shard.name}.parquet"
         self._partial = aside(self._path)
         self._schema = _schema(content)
+        self._objects = [name for name, kind in content.columns().items() if kind == "json"]
         folder.mkdir(parents=True, exist_ok=True)
         self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
@@ -56,7 +57,8 @@ class Parquet:
 
     def add(self, sample: Sample) -> None:
         row = row_of(sample, self._shard, self._content)
-        row["meta"] = json_text(row["meta"]) if row["meta"] else None
+        for name in self._objects:
+            row[name] = json_text(row[name]) if row[name] else None
         if self._content.with_pictures:
             image = the_picture(sample)
             row["image"] = {"bytes": image.data, "path": f"{sample.key}.{image.extension}"}

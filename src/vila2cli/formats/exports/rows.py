@@ -44,7 +44,7 @@ class Content:
             columns[name] = "text"
             if name != ORIGINAL:
                 columns |= {f"{name}_model": "text", f"{name}_model_sha256": "text", f"{name}_prompt": "text"}
-                columns |= {f"{name}_round": "whole", f"{name}_logprob": "number"}
+                columns |= {f"{name}_round": "whole", f"{name}_logprob": "number", f"{name}_fields": "json"}
         columns |= dict.fromkeys(self.answers, "turns")
         return columns | {"meta": "json"}
 
@@ -76,7 +76,7 @@ def row_of(sample: Sample, shard: str, content: Content) -> dict[str, Any]:
         if name != ORIGINAL and (wrote := sample.annotation(name)) is not None:
             row |= {f"{name}_model": wrote.model, f"{name}_model_sha256": wrote.model_sha256}
             row |= {f"{name}_prompt": wrote.prompt_id, f"{name}_round": wrote.round}
-            row[f"{name}_logprob"] = wrote.logprob_mean
+            row |= {f"{name}_logprob": wrote.logprob_mean, f"{name}_fields": dict(wrote.fields) or None}
     for name in content.answers:
         answer = sample.annotation(name)
         row[name] = [turn.to_json() for turn in answer.turns] if answer is not None else None
