@@ -17,6 +17,7 @@ from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
 
 if TYPE_CHECKING:
+    from vila2cli.shards import Source
     from vila2cli.text.choose import Choice
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -279,6 +280,12 @@ def convert(
         say(f"  each reject and why: {out / 'rejects.jsonl'}")
 
 
+def _known_captions(source: "Source") -> list[str]:
+    """The names that captions of a source may have."""
+    layers = dict.fromkeys(layer.name for layer in source.layers if layer.name != "filter")
+    return ["original", *layers]
+
+
 def _import_layer(inputs: Sequence[Path], shards: Sequence[str] | None, out: Path, **how: str) -> None:
     from vila2cli.shards import open_source
     from vila2cli.stages.import_layer import import_layer, summary_lines
@@ -334,6 +341,7 @@ def export(
     """
     from vila2cli.formats.registry import find_format
     from vila2cli.shards import open_source
+    from vila2cli.shards.sample import is_source
     from vila2cli.stages import export as stage
     from vila2cli.stages import publish
 
@@ -342,7 +350,10 @@ def export(
     settings, source = open_recipe(recipe, sets), open_source(shards, base=base)
     folder = out or default_out(f"export-{form}", None, shards[0])
     if form == "webdataset":
-        _merge(shards, folder, tuple(captions or CAPTIONS), base)
+        known = _known_captions(source)
+        if unknown := [name for name in captions or () if not is_source(name, known)]:
+            raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
+        _merge(shards, folder, tuple(captions or known), base)
     else:
         say(f"export: writing {folder}")
         counts = stage.export(

@@ -26,7 +26,7 @@ from vila2cli.shards import (
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import is_remote, local_path
 from vila2cli.shards.records import parts_of
-from vila2cli.shards.sample import FILTER, ORIGINAL, Reject, is_kept
+from vila2cli.shards.sample import FILTER, ORIGINAL, Reject, is_kept, is_source
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.compose import filter_inputs
 
@@ -98,7 +98,7 @@ def _content(form: str, source: Source, captions: Sequence[str], with_pictures: 
     """What is exported of this source, by what its layers hold."""
     kinds = _kinds(source)
     known = [ORIGINAL, *dict.fromkeys(name for name, kind in kinds.items() if kind == "caption")]
-    if unknown := [name for name in captions if name not in known]:
+    if unknown := [name for name in captions if not is_source(name, known)]:
         raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
     answers = [name for name, kind in kinds.items() if kind == "turns"]
     content = Content(

@@ -73,7 +73,9 @@ def row_of(sample: Sample, shard: str, content: Content) -> dict[str, Any]:
     }
     for name in content.captions:
         row[name] = caption_of(sample, name)
-        if name != ORIGINAL and (wrote := sample.annotation(name)) is not None:
+        layer, _, of_round = name.partition("@")
+        wrote = None if name == ORIGINAL else sample.annotation(layer, int(of_round) if of_round else None)
+        if wrote is not None:
             row |= {f"{name}_model": wrote.model, f"{name}_model_sha256": wrote.model_sha256}
             row |= {f"{name}_prompt": wrote.prompt_id, f"{name}_round": wrote.round}
             row |= {f"{name}_logprob": wrote.logprob_mean, f"{name}_fields": dict(wrote.fields) or None}
