@@ -54,6 +54,12 @@ def export(
     make: Callable[[Path, Shard, Content], Writer] = find_format("shards export", form).load()
     if form == "parquet":
         check_pyarrow()
+    if with_pictures and form == "vila":
+        raise RecipeError(
+            "--pictures: vila's captions have none beside them; its reader has the tars themselves"
+        )
+    if question and form != "llava":
+        raise RecipeError(f"--question is what captions answer in llava's conversations; {form} has none")
     content = _content(form, source, captions, with_pictures, question)
     with lock(out), interruptible() as stop:
         inputs = {
