@@ -30,14 +30,17 @@ def export_card(folder: Path, form: str, source: Source, recipe: Recipe, *, lice
         task_categories=["image-to-text"],
         size_categories=[size_category(num_out)] if num_out else None,
         tags=["vila2", "synthetic captions", form],
-        **({"configs": [{"config_name": "default", "data_files": files}]} if files else {}),
     )
+    if files:
+        head.configs = [{"config_name": "default", "data_files": files}]
     about = (
         f"Written by `vila2 shards export {form}` {__version__}. Captions other than the original ones are "
         "written by a model, unchecked by people. The licence of pictures and captions is that of the base, "
         + ("which nobody has stated here." if license == "unknown" else f"stated as {license}.")
     )
-    rows = [(name, f"{whole(summary.get(name)):,}") for name in ("in", "out") if name in summary]
+    rows: list[tuple[str, str]] = [
+        (name, f"{whole(summary.get(name)):,}") for name in ("in", "out") if name in summary
+    ]
     rows += [(f"dropped: {name}", f"{num:,}") for name, num in counts(summary.get("dropped"))]
     layers = [(info.name, redacted(info.path)) for info in source.layers]
     return document(

@@ -195,4 +195,4 @@ def _sum(out: Path, names: Sequence[str]) -> ShardStats:
         stats = ShardStats.read(out / f"{name}.stats.json")
         total.update(num_in=stats.num_in, num_out=stats.num_out, num_rejected=stats.num_rejected)
         dropped.update(stats.dropped)
-    return ShardStats(**total, dropped=dict(sorted(dropped.items())))  # type: ignore[arg-type]
+    return ShardStats(**total, dropped=dict(sorted(dropped.items())))
