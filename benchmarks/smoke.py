@@ -12,6 +12,7 @@ import argparse
 import atexit
 import os
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -97,8 +98,11 @@ def main() -> int:
     from vila2cli.cli.forking import warm_up
 
     warm_up()
-    with tempfile.TemporaryDirectory(prefix="vila2-smoke-") as folder:
-        return run_all(names, Path(folder), options.jobs, options.timeout_s)
+    folder = Path(tempfile.mkdtemp(prefix="vila2-smoke-"))  # which a fork that ends must not take with it
+    try:
+        return run_all(names, folder, options.jobs, options.timeout_s)
+    finally:
+        shutil.rmtree(folder)
 
 
 def run_all(waiting: list[str], folder: Path, jobs: int, timeout_s: float) -> int:
