@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 FOLDER = Path(__file__).parent
-PARTS = ("running", "smoke", "auc", "repeats", "recaption_model", "recaption_rows")
+PARTS = ("running", "smoke", "photos", "auc", "repeats", "recaption_model", "recaption_rows")
 """Scripts that are parts of others."""
 FIRST = ("recaption", "specialists", "findings_vila")
 """The longest, which go first so that none is left over at the end."""

@@ -122,3 +122,23 @@ def test_quick_steps_are_those_of_pillow_to_the_bit(name: str) -> None:
         assert all(same(made[key], expected[key]) for key in made), size
         shapes = outline([np.zeros((*size[::-1], 3), np.uint8)], return_tensors="pt")
         assert shapes["pixel_values"][0].shape == expected["pixel_values"][0].shape
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    {
+        "clip": (64, 48),
+        "siglip": (48, 48),
+        "idefics3": (48, 36),
+        "idefics3-tiles": (96, 72),
+        "gemma3-crops": (96, 48),
+        "pixtral": (96, 72),
+    }.items(),
+)
+def test_the_size_that_an_image_is_scaled_to_is_known(name: str, made: tuple[int, int]) -> None:
+    """Of one that is made smaller and larger again it is the smaller, of one that is cut that of the whole."""
+    kind, settings = PIL_PROCESSORS[name]
+    outline = sized(kind(**settings))
+    assert outline is not None
+    outline([np.zeros((600, 800, 3), np.uint8)], return_tensors="pt")
+    assert outline.sizes.made == made
