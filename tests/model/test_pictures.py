@@ -141,4 +141,4 @@ def test_the_size_that_an_image_is_scaled_to_is_known(name: str, made: tuple[int
     outline = sized(kind(**settings))
     assert outline is not None
     outline([np.zeros((600, 800, 3), np.uint8)], return_tensors="pt")
-    assert outline.sizes.made == made
+    assert outline.course.made == made
