@@ -3,10 +3,11 @@
 Photographs of 500 to 1,100 pixels a side, no two of a size (photos.py says how they are made), for a processor
 as `vila2 pretrain` builds it, with a tower of 364 pixels. Rows, each in a process of its own on as many cores
 as it has workers, in turn and several times over; figures are medians, ratios those of the pairs of each turn:
-  pillow        Pillow and NumPy by hand: decode (draft as here), one resize, normalise; nothing is checked
+  pillow-N      Pillow and NumPy by hand: decode (draft to N times the tower's side), one resize, normalise
   processor     the image processor of transformers alone, on decoded images in memory
   ours-N        decode, prompt ids and tensors as the engines have them made, with N workers
-  undrafted     the same with data.draft = false, one worker
+  draft-0       the same with data.draft = 0, so that JPEGs are decoded whole, one worker
+  draft-1       the same with data.draft = 1, so that they are decoded at half of it or less, one worker
   earlier       what an earlier build did, one worker; its folder `src` is given with --earlier
 What drafting changes is told in levels of 255 between the tensors of drafted images and of whole ones.
 
@@ -33,7 +34,13 @@ from recaption_model import SIZES, build_model
 from running import machine, write_results
 
 TURNS_TEXT = "Describe the image."
-MUST = {"ours-1 / earlier": 5.0, "ours-1 / pillow": 0.9, "ours-2 / ours-1": 1.8}
+MUST = {
+    "ours-1 / earlier": 5.0,
+    "draft-1 / earlier": 5.0,
+    "ours-1 / pillow-2": 0.9,
+    "draft-1 / pillow-1": 0.9,
+    "ours-2 / ours-1": 1.8,
+}
 """What the first row of each should be of the second at least."""
 
 
@@ -94,14 +101,14 @@ def processor(data: Sequence[bytes], chat: Any) -> Taken:
     return watch.read()
 
 
-def ready(data: Sequence[bytes], chat: Any, num_workers: int, draft: bool) -> Taken:
+def ready(data: Sequence[bytes], chat: Any, num_workers: int, draft: float | None) -> Taken:
     """This package, by what an earlier build knows too."""
     from vila2cli.ask.feed import ahead
     from vila2cli.image import decode_image
     from vila2cli.shards.sample import Turn
 
     turns = (Turn("user", TURNS_TEXT),)
-    how = {"made": chat.made} if draft and hasattr(chat, "made") else {}
+    how: dict[str, Any] = {} if draft is None else {"made": chat.made, "draft": draft}
 
     def make(one: bytes) -> tuple[Image.Image, Any]:
         image = decode_image(one, **how)
@@ -119,7 +126,7 @@ def child(name: str, folder: Path) -> None:
     import torch
 
     kind, _, number = name.partition("-")
-    num_workers = int(number or 1)
+    num_workers = int(number) if kind == "ours" else 1
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_workers])
     torch.set_num_threads(1)
     job = json.loads((folder / "job.json").read_text())
@@ -130,11 +137,12 @@ def child(name: str, folder: Path) -> None:
     for _ in sys.stdin:
         chat = fresh()
         if kind == "pillow":
-            taken = pillow(data, job["side"], job["draft"])
+            taken = pillow(data, job["side"], float(number))
         elif kind == "processor":
             taken = processor(data, chat)
         else:
-            taken = ready(data, chat, num_workers, draft=kind == "ours")
+            drafts = {"ours": job["draft"], "draft": float(number or 0), "earlier": None}
+            taken = ready(data, chat, num_workers, drafts[kind])
         print(json.dumps(taken), flush=True)
 
 
@@ -246,7 +254,7 @@ def run(options: argparse.Namespace, draft: float) -> None:
     )
     (folder / "job.json").write_text(json.dumps({"side": options.side, "draft": draft}))
     rows: dict[str, Path | None] = {"earlier": options.earlier} if options.earlier else {}
-    rows |= {"pillow": None, "processor": None, "undrafted": None}
+    rows |= dict.fromkeys(("pillow-2", "pillow-1", "processor", "draft-0", "draft-1"))
     rows |= {f"ours-{number}": None for number in options.workers}
     large = photos(max(1, len(data) // 5), options.photos, least=1500, most=3000)
     chat = open_chat(folder / "model")()

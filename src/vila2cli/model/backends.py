@@ -285,6 +285,32 @@ def _blank(shape: tuple[int, ...], kind: type) -> NDArray[Any]:
     return np.broadcast_to(kind(0), shape)
 
 
+def is_uniform(processor: Any) -> bool:
+    """Whether a processor's first step is to resize, and what follows is the same for every size.
+
+    That is told by its code: of Pillow's backend's own course, and of Idefics3's and SmolVLM's without tiles.
+    `processor` is a `sized` one that was called.
+    """
+    kind, settled = type(processor).__mro__[1], processor._settled or {}
+    if not isinstance(processor, PilBackend) or not settled.get("do_resize"):
+        return False
+    if kind.__name__ in _WITH_TILES:
+        return not settled.get("do_image_splitting")
+    size = settled["size"]
+    is_one_size = settled.get("do_center_crop") or (size.height and size.width)
+    return bool(is_one_size) and kind._preprocess is PilBackend._preprocess
+
+
+def resized(processor: Any, size: Size) -> None:
+    """Note the first step of a uniform processor in its course."""
+    blank = _blank((3, size[1], size[0]), np.uint8)
+    processor.course.begin(size, blank)
+    processor.resize(blank, size=processor._settled["size"], resample=processor._settled["resample"])
+
+
+_WITH_TILES = ("Idefics3ImageProcessorPil", "SmolVLMImageProcessorPil")
+
+
 class SizedTorchvision(SettledOnce, TorchvisionBackend):  # type: ignore[misc]
     """torchvision's steps on tensors that repeat one level."""
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vila2cli.image import Size
-from vila2cli.model.backends import Course, Step, follow, quick, sized
+from vila2cli.model.backends import Course, Step, follow, is_uniform, quick, resized, sized
 from vila2cli.model.rendering import ODD
 
 _MAX_KEPT = 4096
@@ -49,6 +49,7 @@ class Outlines:
         self._lock = Lock()  # images are decoded in threads
         self._kept: dict[tuple[Size, int], _Outline] = {}
         self._beside: dict[str, torch.Tensor] = {}
+        self._first: _Outline | None = None  # where all sizes have the same but for the first resizing
 
     @classmethod
     def of(cls, processor: Any, settings: Mapping[str, Any]) -> "Outlines | None":
@@ -84,6 +85,20 @@ class Outlines:
             return known
 
     def _look(self, size: Size, number: int) -> _Outline:
+        if number == 1 and self._first is not None and self._first.plan is not None:
+            try:
+                resized(self._images, size)
+            except ODD:
+                return self._run(size, number)
+            course, plan = self._images.course, self._first.plan
+            plan = plan._replace(steps=[*(course.steps or ()), *plan.steps[1:]])
+            return self._first._replace(made=course.made, plan=plan)
+        found = self._run(size, number)
+        if number == 1 and found.plan is not None and is_uniform(self._images):
+            self._first = found
+        return found
+
+    def _run(self, size: Size, number: int) -> _Outline:
         blank = np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
         try:
             processed, texts = self._processor._process_images([[blank] * number], **self._settings)
