@@ -206,13 +206,9 @@ class Chat:
         return self.pictures.tensors(images)
 
     def made(self, size: Size) -> Size | None:
-        """The width and height to which the image processor scales an image of this size at most.
-
-        None where that is not known, or the image is left as large as it is. `decode_image` takes it.
-        """
-        if not self.takes_images:
-            return None
-        self.check()
+        """The size to which the image processor scales an image, None where it is not known or left as it is."""
+        if self.takes_images:
+            self.check()
         return self.pictures.made(size)
 
     def whole_inputs(
