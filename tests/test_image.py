@@ -250,9 +250,7 @@ def test_real_odd_images() -> None:
 def photograph(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
     """Soft and sharp edges as a JPEG."""
     across = Image.linear_gradient("L").rotate(90).resize(size)
-    rings = (
-        Image.radial_gradient("L").resize((256, 256)).point(lambda level: level // 64 % 2 * 255).resize(size)
-    )
+    rings = Image.radial_gradient("L").point(lambda level: level // 64 % 2 * 255).resize(size)
     image = Image.merge("RGB", (across, rings, Image.radial_gradient("L").resize(size)))
     return encode(image.convert(mode), "JPEG", quality=90, **options)
 
