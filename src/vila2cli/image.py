@@ -8,6 +8,7 @@ import struct
 import threading
 import warnings
 import zlib
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -93,6 +94,12 @@ def to_jpeg(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
 def jpeg_url(jpeg: bytes) -> str:
     """A JPEG as a URL that holds it."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+class Decode(Protocol):
+    """Makes a picture of its file's bytes as `decode_image` does, for a model that is to be shown it."""
+
+    def __call__(self, data: bytes, *, max_pixels: int) -> Image.Image: ...
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -10,7 +10,6 @@ be written in one pass, for which every image is read and decoded once.
 import contextlib
 import dataclasses
 import math
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,18 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar
 
 from vila2cli.ask.failures import Budgets
-from vila2cli.ask.feed import ahead
 from vila2cli.ask.meter import Bill, Meter
-from vila2cli.engine import AnyRequest, Engine, Result
+from vila2cli.engine import AnyRequest, Engine, Preparing, Result
 from vila2cli.errors import DataError
+from vila2cli.image import Decode
+from vila2cli.run.feed import ahead, num_threads
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, samples_of
 from vila2cli.shards.sample import Reject, Sample
-
-NUM_DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that prepare samples, which is decoding images above all."""
-MAX_DECODED = 32
-"""Samples prepared ahead of the engine's own window."""
 
 Made = TypeVar("Made")
 
@@ -48,8 +43,11 @@ class Task(Protocol[Made]):
         """Whether to talk about a sample; False after telling the writer what becomes of it instead."""
         ...
 
-    def prepare(self, sample: Sample) -> Made:
-        """What a talk about a sample needs, decoded images above all; raises DataError for bad ones."""
+    def prepare(self, sample: Sample, decode: Decode) -> Made:
+        """What a talk about a sample needs, above all the images; raises DataError for bad ones.
+
+        `decode` makes those that are shown to the model.
+        """
         ...
 
     def talk(self, out: ShardWriter, sample: Sample, made: Made) -> Dialogue:
@@ -123,9 +121,9 @@ class _Read:
     by: Sequence[_OpenShard]
     sample: Sample | None = None
 
-    def prepare(self) -> Any:
+    def prepare(self, decode: Decode) -> Any:
         """What the tasks need of the sample, which is the same for all of them."""
-        return None if self.sample is None else self.by[0].part.task.prepare(self.sample)
+        return None if self.sample is None else self.by[0].part.task.prepare(self.sample, decode)
 
 
 _Prepared = tuple[_Read, Future[Any]]
@@ -211,7 +209,13 @@ class Annotator:
         """Read the shards and prepare their samples; of shards that are open in the end nothing stays."""
         self._bill = Bill(Meter(self._engine, self._num_side_by_side))
         self._show_notes()
-        prepared = ahead(_Read.prepare, self._read(handed_out), num_workers=NUM_DECODERS, window=MAX_DECODED)
+        preparing = self._engine.preparing if self._engine else Preparing()
+        prepared = ahead(
+            lambda read: read.prepare(preparing.decode),
+            self._read(handed_out),
+            num_workers=num_threads(preparing.workers, self._num_side_by_side),
+            waits=self._bill.waits,
+        )
         try:
             with contextlib.closing(prepared):
                 self._feed = _in_batches(prepared, self._together) if self._together else prepared

@@ -13,6 +13,7 @@ from vila2cli.engine import (
     DeviceKind,
     Engine,
     EngineSettings,
+    Preparing,
     Request,
     Result,
     choose_engine,
@@ -122,6 +123,12 @@ class LazyEngine:
         self.name, self.model, self.model_sha256 = asked.engine, asked.name, asked.model_sha256
         self.notes: list[str] = []
         self._asked, self._stop = asked, stop
+
+    @property
+    def preparing(self) -> Preparing:
+        if self._engine is None:
+            return Preparing(workers=self._asked.settings.machine.workers)
+        return self._engine.preparing
 
     @property
     def dollars(self) -> float:

@@ -13,7 +13,7 @@ from vila2cli.evaluation.measure import reasoning_of
 from vila2cli.evaluation.repair import REFUSED, Earlier
 from vila2cli.evaluation.shots import Shot, open_shots, with_shots
 from vila2cli.evaluation.subject import LAYER, Subject
-from vila2cli.image import decode_image
+from vila2cli.image import Decode
 from vila2cli.score.scorer import Reference
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardWriter
@@ -71,10 +71,10 @@ class Questions:
             return True
         return False
 
-    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+    def prepare(self, sample: Sample, decode: Decode) -> tuple[Image.Image, ...]:
         """The pictures of the shots and of the sample."""
         _, pictures = self._question(sample).messages()
-        return tuple(decode_image(data, max_pixels=self._max_pixels) for data in pictures)
+        return tuple(decode(data, max_pixels=self._max_pixels) for data in pictures)
 
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         """Ask the question and write the answer with its scores, or a reject where there is none."""

@@ -9,7 +9,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.files import DEFAULT_MAX_PIXELS
 from vila2cli.filtering.image_hash import image_hash
-from vila2cli.image import decode_image
+from vila2cli.image import Decode, decode_image
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Sample, caption_of, is_kept
 from vila2cli.text.compose import compose_caption, neutral
@@ -51,7 +51,7 @@ class Measure:
     separator: str = "\n"
     max_pixels: int = DEFAULT_MAX_PIXELS
 
-    def __call__(self, sample: Sample) -> Measured:
+    def __call__(self, sample: Sample, decode: Decode = decode_image) -> Measured:
         if not is_kept(sample):
             return Measured(scores={"unusable": FILTERED_BEFORE})
         caption = neutral(compose_caption(sample, self.captions, self.separator) or "")

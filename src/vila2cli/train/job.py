@@ -42,6 +42,7 @@ from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.manner import Manner
 from vila2cli.train.memory import naming_what_to_lower, settings_key
+from vila2cli.train.pictures import threads_here
 from vila2cli.train.plan import expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
@@ -297,7 +298,6 @@ class _Job:
     def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
         """The samples of all sources of a phase, tokenised by all processes, and what each source gave."""
         sources, counts = [], {}
-        limit = phase.settings.max_samples
         for data in phase.sources:
             stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
             rejects = [reject for one in stored for reject in one.rejects]
@@ -313,7 +313,7 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
-        samples = SampleStore(sources, [limit] * len(sources), self.recipe.data.max_pixels)
+        samples = SampleStore(sources, [phase.settings.max_samples] * len(sources), self.recipe.data.max_pixels)
         for i, name in enumerate(counts):
             here = samples.lengths.source == i
             figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
@@ -341,6 +341,7 @@ class _Job:
                 digests=self._digests.get(data.name),
                 may_lack_images=data.may_lack_images,
                 max_pixels=self.recipe.data.max_pixels,
+                num_workers=threads_here(self.recipe.trainer.workers, self.ranks.count),
             )
 
         shards = list(enumerate(data.source.shards))

@@ -6,6 +6,7 @@ beside the ids. What is in memory are lengths: under 100 bytes a sample.
 """
 
 import bisect
+import contextlib
 import json
 import os
 import tarfile
@@ -16,12 +17,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from vila2cli.errors import DataError
 from vila2cli.files import DEFAULT_MAX_PIXELS, read_json, write_atomically
 from vila2cli.model.chat import Chat
+from vila2cli.run.feed import ahead
 from vila2cli.shards import Shard, read_shard
 from vila2cli.shards.fingerprints import Fingerprint, of_status
 from vila2cli.shards.members import NO_IMAGE, Unusable
@@ -29,7 +32,7 @@ from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.records import file_sha256
 from vila2cli.shards.sample import EncodedImage, Reject, Sample, is_kept
 from vila2cli.shards.tarfiles import image_index, split_name
-from vila2cli.train.data import Compose, Lengths, TrainSample, encode_sample, num_trained
+from vila2cli.train.data import Compose, Lengths, TrainSample, decode_sample, encode_sample, num_trained
 
 _TABLES = ("tokens", "images", "trained")
 
@@ -90,36 +93,45 @@ def store_shard(
     digests: Mapping[str, str] | None = None,
     may_lack_images: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    num_workers: int = 0,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
     A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
-    a reject, and so does a caption without a picture unless it `may_lack_images`. Raises DataError when a part
-    of the shard is not of the digest that is to be recorded, see `Source.digest`.
+    a reject, and so does a caption without a picture unless it `may_lack_images`. Images are decoded in
+    `num_workers` threads beside this one. Raises DataError when a part of the shard is not of the digest that
+    is to be recorded, see `Source.digest`.
     """
+
+    def encode(sample: Sample, images: Callable[[], Sequence[Image.Image]]) -> list[TrainSample]:
+        composed = compose(sample) or [()]
+        return [encode_sample(sample, chat, turns, max_length, max_pixels, images) for turns in composed]
+
     notes = path.with_suffix(".json")
     if not notes.exists():
         rejects: list[Reject] = []
         filtered: list[str] = []
         writer = _Writer(shard)
         fingerprints: dict[str, Fingerprint] = {}
-        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
-            check_stop()
-            if not is_kept(sample):
-                filtered.append(sample.key)
-                continue
-            if sample.lacks_images and not may_lack_images:
-                rejects.append(Reject(shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
-                continue
-            try:
-                encoded = [
-                    encode_sample(sample, chat, turns, max_length, max_pixels)
-                    for turns in compose(sample) or [()]
-                ]
-            except Unusable as error:
-                rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
-                continue
-            writer.add(sample, encoded)
+        read = ahead(
+            lambda one: decode_sample(one, max_pixels) if isinstance(one, Sample) and is_kept(one) else (),
+            _read(shard, fingerprints),
+            num_workers=num_workers,
+        )
+        with contextlib.closing(read):
+            for one, images in read:
+                check_stop()
+                if isinstance(one, Reject):
+                    rejects.append(one)
+                elif not is_kept(one):
+                    filtered.append(one.key)
+                elif one.lacks_images and not may_lack_images:
+                    rejects.append(Reject(shard.name, one.key, NO_IMAGE, "a caption without its picture"))
+                else:
+                    try:
+                        writer.add(one, encode(one, images.result))
+                    except Unusable as error:
+                        rejects.append(Reject(shard.name, one.key, error.reason, str(error)))
         _check_digests(shard, fingerprints, digests or {})
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.write(path, fingerprints[shard.name])
@@ -131,6 +143,16 @@ def store_shard(
         write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
     known = read_json(notes)
     return Stored(path, known["samples"], known["filtered"], tuple(Reject(**one) for one in known["rejects"]))
+
+
+def _read(shard: Shard, fingerprints: dict[str, Fingerprint]) -> Iterator[Sample | Reject]:
+    """The samples of a shard, and what cannot be one, in the order in which they are found."""
+    found: list[Reject] = []
+    for sample in read_shard(shard, on_reject=found.append, fingerprints=fingerprints):
+        yield from found
+        found.clear()
+        yield sample
+    yield from found
 
 
 def _check_digests(shard: Shard, found: Mapping[str, Fingerprint], digests: Mapping[str, str]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from vila2cli.ask.feed import ahead
 from vila2cli.errors import DataError
+from vila2cli.run.feed import ahead
 
 
 def num_feed_threads() -> int:
