@@ -6,7 +6,7 @@ import os
 import random
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,15 @@ class Measured:
     load_s: float
 
 
-# The data: pictures of discs as JPEG, in tars.
+# The data: JPEGs in tars, pictures of discs all of one size or photos all of different ones.
 
 
-def write_data(folder: Path, *, num_images: int, num_shards: int, side: int) -> None:
-    per_shard = -(-num_images // num_shards)
+def write_data(folder: Path, num_shards: int, jpegs: Sequence[bytes]) -> None:
+    per_shard = -(-len(jpegs) // num_shards)
     for shard in range(num_shards):
-        numbers = range(shard * per_shard, min(num_images, (shard + 1) * per_shard))
         with TarWriter(folder / f"{shard:05}.tar") as tar:
-            for number in numbers:
-                tar.write_sample(f"{number:08}", {"jpg": jpeg(number, side), "txt": b"some discs"})
+            for number in range(shard * per_shard, min(len(jpegs), (shard + 1) * per_shard)):
+                tar.write_sample(f"{number:08}", {"jpg": jpegs[number], "txt": b"a picture"})
 
 
 def jpeg(number: int, side: int) -> bytes:

@@ -197,7 +197,7 @@ class Annotator:
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
     def _timed(self, num_samples: int) -> dict[str, float]:
-        before, meter = self._figures.copy(), Meter(self._engine)
+        before, meter = self._figures.copy(), Meter(self._engine, waits=self._bill.waits)
         self._num_left = num_samples
         self._converse()
         names = ("begun", "answered", "requests", "tokens")

@@ -14,9 +14,10 @@ class Meter:
     Of replicas that work side by side each counts its part of the seconds, which together are those that pass.
     """
 
-    def __init__(self, engine: Engine | None, num_side_by_side: int = 1) -> None:
+    def __init__(self, engine: Engine | None, num_side_by_side: int = 1, waits: Waits | None = None) -> None:
         self._engine, self._num_side_by_side = engine, num_side_by_side
-        self.waits, self._waited = Waits(), Waits()
+        self.waits = waits or Waits()
+        self._waited = replace(self.waits)
         self._start_s, self._dollars = time.perf_counter(), engine.dollars if engine else 0.0
 
     def read(self) -> dict[str, float]:
