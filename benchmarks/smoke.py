@@ -4,16 +4,21 @@
     python benchmarks/smoke.py recaption lora  these
 
 A benchmark is a script beside this one that takes --quick. Two run at a time, as their figures say nothing;
-what they print is shown of a broken one only. Rows that need vLLM are left out where it is not installed.
+what they print is shown of a broken one only. They are forks of one process, which imports torch once. Rows
+that need vLLM are left out where it is not installed.
 """
 
 import argparse
+import atexit
 import os
-import subprocess
+import runpy
+import signal
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 FOLDER = Path(__file__).parent
 PARTS = ("running", "smoke", "auc", "repeats", "recaption_model", "recaption_rows")
@@ -23,22 +28,57 @@ FIRST = ("recaption", "specialists", "findings_vila")
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 
-def run(name: str, timeout_s: float) -> tuple[str, str]:
-    """Run one; what to say of it, and all that it printed if it is broken."""
-    start = time.monotonic()
-    words = [sys.executable, str(FOLDER / f"{name}.py"), "--quick"]
-    done = subprocess.run(
-        ["timeout", str(timeout_s), *words],
-        env=ENVIRONMENT | os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        return f"{name}: broken, exit code {done.returncode}: {' '.join(words)}", done.stdout
-    notes = [f"; {line}" for line in done.stdout.splitlines() if "is not installed" in line]
-    return f"{name}: {time.monotonic() - start:.0f} s{''.join(notes)}", ""
+class Running:
+    """One of them, in a fork of this process, which has imported what takes them seconds."""
+
+    def __init__(self, name: str, log: Path, timeout_s: float) -> None:
+        self.name, self._log = name, log
+        self._start_s, self._timeout_s = time.monotonic(), timeout_s
+        sys.stdout.flush()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _be(name, self._log)
+
+    def ended(self) -> tuple[str, str] | None:
+        """What to say of it, and all that it printed if it is broken; None while it runs."""
+        seconds = time.monotonic() - self._start_s
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if not pid:
+            if seconds > self._timeout_s:
+                os.killpg(self._pid, signal.SIGKILL)
+            return None
+        printed = self._log.read_text()
+        if code := os.waitstatus_to_exitcode(status):
+            words = f"{sys.executable} {FOLDER / self.name}.py --quick"
+            return f"{self.name}: broken, exit code {code}: {words}", printed
+        notes = [f"; {line}" for line in printed.splitlines() if "is not installed" in line]
+        return f"{self.name}: {seconds:.0f} s{''.join(notes)}", ""
+
+    def end(self) -> None:
+        os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def _be(name: str, log: Path) -> NoReturn:
+    """Run it as `python NAME.py --quick` does, and end as it does."""
+    os.setpgid(0, 0)
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(printed, number)
+    sys.argv = [str(FOLDER / f"{name}.py"), "--quick"]
+    code = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001  (as the interpreter would)
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main() -> int:
@@ -50,13 +90,32 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(known):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    names = options.names or sorted(known, key=lambda name: name not in FIRST)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for future in as_completed([pool.submit(run, name, options.timeout_s) for name in names]):
-            line, output = future.result()
-            print(f"{output[-20_000:]}\n{line}" if output else line, flush=True)
+    names = list(options.names) or sorted(known, key=lambda name: name not in FIRST)
+    os.environ.update(ENVIRONMENT | os.environ)
+    from vila2cli.cli.forking import warm_up
+
+    warm_up()
+    with tempfile.TemporaryDirectory(prefix="vila2-smoke-") as folder:
+        return run_all(names, Path(folder), options.jobs, options.timeout_s)
+
+
+def run_all(waiting: list[str], folder: Path, jobs: int, timeout_s: float) -> int:
+    """Run them, and say of each how it went; 1 at the first that is broken."""
+    running: list[Running] = []
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = waiting.pop(0)
+            running.append(Running(name, folder / name, timeout_s))
+        time.sleep(0.1)
+        for one in list(running):
+            if (told := one.ended()) is None:
+                continue
+            running.remove(one)
+            line, printed = told
+            print(f"{printed[-20_000:]}\n{line}" if printed else line, flush=True)
             if "broken, exit code" in line:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for other in running:
+                    other.end()
                 return 1
     return 0
 

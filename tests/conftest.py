@@ -1,6 +1,7 @@
 """Fixtures that several test modules share; the models are the package's own tiny ones, not stand-ins."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import signal
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from forks import Forks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -33,11 +36,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -num_slow[item.path])
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, as tests wait for processes, servers and clocks a fifth of their time."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked with a package that is not installed, so that no test has to say so itself."""
     for package in ("vllm", "torchvision"):
         if item.get_closest_marker(package) and importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of the search for garbage, which took a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts programs without their imports."""
+    with contextlib.closing(Forks(tmp_path_factory.mktemp("forks"))) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from zoo_parts import HALF, PATCH, SIDE, text_fields, vision_fields
+from zoo_parts import HALF, HEAD_DIM, PATCH, SIDE, text_fields, vision_fields
 from zoo_templates import TEMPLATES
 
 
@@ -152,7 +152,7 @@ def _pixtral_parts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
         "vision_config": transformers.PixtralVisionConfig(**vision_fields(image_size=2 * SIDE, head_dim=16)),
         "text_config": transformers.MistralConfig(
-            **text_fields(tokenizer, head_dim=16, sliding_window=None, tie_word_embeddings=False)
+            **text_fields(tokenizer, head_dim=HEAD_DIM, sliding_window=None, tie_word_embeddings=False)
         ),
         "image_token_index": tokenizer.convert_tokens_to_ids("[IMG]"),
         "vision_feature_layer": -1,

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from zoo_parts import HALF, PATCH, SIDE, text_fields, vision_fields
+from zoo_parts import HALF, HEAD_DIM, PATCH, SIDE, text_fields, vision_fields
 from zoo_templates import TEMPLATES
 
 
@@ -42,7 +42,7 @@ def _qwen_images() -> dict[str, Any]:
 
 
 def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     config = transformers.Qwen2VLConfig(
         text_config=text_fields(tokenizer, rope_parameters=rope, tie_word_embeddings=False),
         vision_config=_qwen_vision(embed_dim=48, hidden_size=64, mlp_ratio=2),
@@ -59,7 +59,7 @@ def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
 
 
 def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     config = transformers.Qwen2_5_VLConfig(
         text_config=text_fields(tokenizer, rope_parameters=rope, tie_word_embeddings=True),
         vision_config=_qwen_vision(
@@ -85,12 +85,12 @@ def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
 def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
     rope = {
         "rope_type": "default",
-        "mrope_section": [4, 2, 2],
+        "mrope_section": [6, 5, 5],
         "mrope_interleaved": True,
         "rope_theta": 10000.0,
     }
     config = transformers.Qwen3VLConfig(
-        text_config=text_fields(tokenizer, head_dim=16, rope_parameters=rope, tie_word_embeddings=True),
+        text_config=text_fields(tokenizer, head_dim=HEAD_DIM, rope_parameters=rope, tie_word_embeddings=True),
         vision_config=_qwen_vision(
             hidden_size=48,
             intermediate_size=96,
@@ -141,8 +141,8 @@ def _gemma3(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
     config = transformers.Gemma3Config(
         text_config=text_fields(
             tokenizer,
-            head_dim=16,
-            query_pre_attn_scalar=16,
+            head_dim=HEAD_DIM,
+            query_pre_attn_scalar=HEAD_DIM,
             sliding_window=24,
             layer_types=["sliding_attention", "full_attention"],
             tie_word_embeddings=True,
@@ -170,7 +170,9 @@ def _paligemma(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, Any]:
         vision_config=transformers.SiglipVisionConfig(
             **vision_fields(vision_use_head=False, projection_dim=64, num_image_tokens=16)
         ),
-        text_config=transformers.GemmaConfig(**text_fields(tokenizer, head_dim=16, tie_word_embeddings=True)),
+        text_config=transformers.GemmaConfig(
+            **text_fields(tokenizer, head_dim=HEAD_DIM, tie_word_embeddings=True)
+        ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         projection_dim=64,
         tie_word_embeddings=True,

@@ -66,6 +66,8 @@ def _bpe(kind: str, special: tuple[str, ...], bos: str | None) -> str:
         bpe = Tokenizer.from_str(state)
         bpe.pre_tokenizer = None  # merges decide; it only kept training within words
     bpe.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    if kind == "gemma":  # as Gemma's own has them, of which vLLM makes use
+        bpe.add_tokens([AddedToken("\n" * num, normalized=False) for num in range(1, 5)])
     if bos is not None:
         bpe.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bpe.token_to_id(bos))]

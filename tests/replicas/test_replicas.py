@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from random import Random
 import pytest
 from replica_data import NUM_SAMPLES, NUM_SHARDS, is_alive, replicas_of, tars
 
+from forks import Forked, Forks
 from vila2cli.errors import ModelError
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.recaption import recaption
@@ -22,7 +21,7 @@ TWO = "engine.replicas=2"
 
 
 Write = Callable[..., dict[str, bytes]]
-Begin = Callable[[], "subprocess.Popen[str]"]
+Begin = Callable[[], Forked]
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +43,18 @@ def write(shards: Path, random_vlm: Path, tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def begin(shards: Path, random_vlm: Path, tmp_path: Path) -> Begin:
+def begin(forks: Forks, shards: Path, random_vlm: Path, tmp_path: Path) -> Begin:
     """Start the command with two replicas."""
 
-    def call() -> "subprocess.Popen[str]":
+    def call() -> Forked:
         words = ["--shards", str(shards), "--model", str(random_vlm), "--out", str(tmp_path / "out")]
         words += ["--round", "1", *(word for one in (*SETS, TWO) for word in ("--set", one))]
-        command = [sys.executable, "-m", "vila2cli", "recaption", *words]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        return forks.start(["-m", "vila2cli", "recaption", *words])
 
     return call
 
 
-def until(holds: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+def until(holds: Callable[[], object], process: Forked) -> None:
     """Wait until something is so, or the process has ended."""
     while not holds() and process.poll() is None:
         time.sleep(0.02)

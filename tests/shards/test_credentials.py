@@ -11,7 +11,7 @@ from loopback import Web
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError
 from vila2cli.settings.recipe import load_recipe, resolved_lines
-from vila2cli.shards import open_source
+from vila2cli.shards import open_source, streams
 from vila2cli.shards.credentials import command_without_credentials, masked, secrets_in, without_credentials
 from vila2cli.shards.places import redacted, tar_stem, typed
 
@@ -216,7 +216,10 @@ def test_a_resolved_recipe_holds_no_credentials() -> None:
 
 
 @pytest.mark.parametrize("argv", [["recaption", "--model", "m", "--shards", "0.tar", "--dry-run"], ["plan"]])
-def test_what_is_set_is_not_shown(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_set_is_not_shown(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "RETRY_WAITS_S", (0.01,))
     url = f"https://me:{SECRET}@x.org"
     main([*argv, "--set", f"api.base_url={url}/v1", "--set", f"data.pretrain={url}/0.tar?sig={SECRET}"])
     main([*argv, "--set", f"api.timeout_s={url}"])

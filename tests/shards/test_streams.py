@@ -155,9 +155,9 @@ def test_gzip_and_a_query(web: Web, data: Path) -> None:
 
 
 def test_memory_stays_flat_whatever_the_size(web: Web, data: Path) -> None:
-    """A shard of 300 MB is read in a process that may not take 150 MB more than it starts with."""
+    """A shard of 160 MB is read in a process that may not take 80 MB more than it starts with."""
     with TarWriter(data / "large.tar") as tar:
-        for i in range(300):
+        for i in range(160):
             tar.write_sample(f"{i}", {"jpg": os.urandom(1 << 20)})
     code = (
         "import sys\n"
@@ -175,8 +175,8 @@ def test_memory_stays_flat_whatever_the_size(web: Web, data: Path) -> None:
     for where in (place, f"pipe:cat {shlex.quote(str(data / 'large.tar'))}"):
         done = subprocess.run([*command, where], check=True, capture_output=True, text=True)
         num_bytes, more_kib = map(int, done.stdout.split())
-        assert num_bytes == 300 << 20
-        assert more_kib < 150 << 10
+        assert num_bytes == 160 << 20
+        assert more_kib < 80 << 10
     (data / "large.tar").unlink()
 
 

@@ -84,7 +84,7 @@ def test_a_bad_server_leaves_every_pair_judged_or_listed(serve, layers, tmp_path
         tries[text] += 1
         trouble = sample % 8
         if sample == 1 or (sample == 2 and tries[text] == 1):
-            time.sleep(9.0)  # longer than timeout_s
+            time.sleep(4.5)  # longer than timeout_s
             return completion("too late")
         if trouble == 3 and tries[text] == 1:
             return problem(429, "slow down")
@@ -98,7 +98,7 @@ def test_a_bad_server_leaves_every_pair_judged_or_listed(serve, layers, tmp_path
         return longer(body, number)
 
     server = serve(reply)
-    settings = recipe(server.url, "judges.gpt.api.timeout_s=6")
+    settings = recipe(server.url, "judges.gpt.api.timeout_s=3")
     summary = judge(settings, layers=layers, out=tmp_path / "judge")
     figures = summary["judges"]["gpt"]
     assert figures["wins"] == figures["num_pairs"] == NUM_SAMPLES // 2

@@ -3,8 +3,6 @@
 import io
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from PIL import Image
 
 from chat_server import Reply, Server, completion, serving
+from forks import Forks
 from vila2cli.errors import BudgetError
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
@@ -140,7 +139,9 @@ def test_a_budget_below_a_shard_is_spent_once(
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_an_ended_run_loses_only_what_was_in_flight(data: Path, tmp_path: Path, end: signal.Signals) -> None:
+def test_an_ended_run_loses_only_what_was_in_flight(
+    forks: Forks, data: Path, tmp_path: Path, end: signal.Signals
+) -> None:
     def dawdle(body: dict[str, Any], number: int) -> Reply:
         time.sleep(0.2)
         return answer(body, number)
@@ -149,16 +150,16 @@ def test_an_ended_run_loses_only_what_was_in_flight(data: Path, tmp_path: Path, 
         server = serve(dawdle)
         settings = [f"--set={text}" for text in sets("recaption", server.url, 0)]
         options = ["--model", "tiny", "--shards", str(data / "data"), "--out", str(tmp_path / "out")]
-        command = [sys.executable, "-m", "vila2cli", "recaption", *options, *settings]
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-            while num_paid(server) < NUM // 2 and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(end)
-            errors = process.communicate()[1]
+        command = ["-m", "vila2cli", "recaption", *options, *settings]
+        process = forks.start(command)
+        while num_paid(server) < NUM // 2 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(end)
+        _, errors = process.communicate()
         assert process.returncode == (75 if end == signal.SIGTERM else -end), errors
         assert NUM // 2 <= num_paid(server) < NUM
         assert not list((tmp_path / "out").glob("*.tar"))
-        subprocess.run(command, check=True, capture_output=True)
+        assert forks.start(command).wait() == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["out"] == NUM
     assert NUM <= num_paid(server) <= NUM + IN_FLIGHT
 

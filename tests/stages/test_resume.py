@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forks import Forked, Forks
 from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.stages.sft import sft
@@ -59,49 +57,30 @@ def dropping(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def start(recipe: Recipe, model: Path, out: Path, processes: int) -> subprocess.Popen[str]:
+def start(forks: Forks, recipe: Recipe, model: Path, out: Path, count: int) -> list[Forked]:
+    """The processes of a training, as a launcher starts them."""
     assert recipe.path is not None
-    module = ["-m", "vila2cli", "sft", "--recipe", str(recipe.path)]
-    arguments = ["--model", str(model), "--out", str(out)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), *module, *arguments]
-    return subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    words = ["-m", "vila2cli", "sft", "--recipe", str(recipe.path), "--model", str(model), "--out", str(out)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    launched = {**where, "WORLD_SIZE": str(count)} if count > 1 else {}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if launched else {} for rank in range(count)]
+    return [forks.start(words, launched | rank) for rank in ranks]
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    _, said = process.communicate(timeout=900)
-    assert process.returncode == 0, said
-    return said
+def finish(processes: list[Forked]) -> str:
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said[0]
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 900
+def wait_for(path: Path, process: Forked) -> None:
+    deadline = time.monotonic() + 300
     while not path.exists():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    workers = list(children_of(process.pid))
-    for one in (process.pid, *workers):
-        os.kill(one, signal.SIGKILL)
-    process.communicate()
-
-
-def children_of(pid: int) -> Iterator[int]:
-    """The workers of a launcher, which have sessions of their own."""
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    yield from map(int, found)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -113,24 +92,25 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def straight(recipe: Recipe, dropping: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(forks: Forks, recipe: Recipe, dropping: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty steps in one go, on two processes."""
     out = tmp_path_factory.mktemp("straight") / "out"
-    finish(start(recipe, dropping, out, 2))
+    finish(start(forks, recipe, dropping, out, 2))
     return out
 
 
 @pytest.mark.slow
 def test_killed_after_step_15_the_weights_are_bit_for_bit_the_same(
-    recipe: Recipe, dropping: Path, straight: Path, tmp_path: Path
+    forks: Forks, recipe: Recipe, dropping: Path, straight: Path, tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    process = start(recipe, dropping, out, 2)
-    wait_for(partial / "checkpoint-0-15", process)
-    kill(process)
+    processes = start(forks, recipe, dropping, out, 2)
+    wait_for(partial / "checkpoint-0-15", processes[0])
+    for process in processes:
+        process.kill()
     assert not out.exists()
     assert not any(path.suffix in (".pt", ".bin", ".pkl", ".distcp") for path in partial.rglob("*"))
-    said = finish(start(recipe, dropping, out, 2))
+    said = finish(start(forks, recipe, dropping, out, 2))
     assert "going on after step 15" in said
     ours, theirs = weights(out), weights(straight)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -144,20 +124,17 @@ def test_killed_after_step_15_the_weights_are_bit_for_bit_the_same(
 
 @pytest.mark.slow
 def test_told_to_stop_two_processes_are_gone_on_with_by_one(
-    recipe: Recipe, dropping: Path, straight: Path, tmp_path: Path
+    forks: Forks, recipe: Recipe, dropping: Path, straight: Path, tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    process = start(recipe, dropping, out, 2)
-    wait_for(partial / "checkpoint-0-15", process)
-    for worker in children_of(process.pid):  # one is enough
-        os.kill(worker, signal.SIGUSR1)
-        break
-    process.communicate(timeout=900)
-    assert process.returncode != 0
+    processes = start(forks, recipe, dropping, out, 2)
+    wait_for(partial / "checkpoint-0-15", processes[0])
+    processes[0].send_signal(signal.SIGUSR1)  # one is enough
+    assert [process.wait() for process in processes] == [Interrupted.exit_code] * 2
     marker = json.loads((partial / "requeue.json").read_text())
     assert (marker["processes"], marker["phase"]) == (2, 0)
     assert (partial / f"checkpoint-0-{marker['step']}").is_dir()
-    said = finish(start(recipe, dropping, out, 1))
+    said = finish(start(forks, recipe, dropping, out, 1))
     assert f"going on after step {marker['step']}" in said
     assert summary(out)["phases"][0]["seen"] == summary(straight)["phases"][0]["seen"]
     assert summary(out)["processes"] == 1
@@ -165,12 +142,14 @@ def test_told_to_stop_two_processes_are_gone_on_with_by_one(
 
 
 @pytest.mark.slow
-def test_a_signal_leaves_a_checkpoint_and_exit_code_75(recipe: Recipe, dropping: Path, tmp_path: Path) -> None:
+def test_a_signal_leaves_a_checkpoint_and_exit_code_75(
+    forks: Forks, recipe: Recipe, dropping: Path, tmp_path: Path
+) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    process = start(recipe, dropping, out, 1)
+    (process,) = start(forks, recipe, dropping, out, 1)
     wait_for(partial / "steps.jsonl", process)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=900)
+    _, said = process.communicate()
     assert process.returncode == Interrupted.exit_code, said
     assert "stopped by SIGTERM; run the same command again to go on" in said
     assert (partial / "requeue.json").exists()
@@ -185,7 +164,7 @@ def test_a_signal_leaves_a_checkpoint_and_exit_code_75(recipe: Recipe, dropping:
 
 @pytest.mark.slow
 def test_a_shard_that_is_replaced_meanwhile_ends_the_training(
-    recipe: Recipe, dropping: Path, tmp_path: Path
+    forks: Forks, recipe: Recipe, dropping: Path, tmp_path: Path
 ) -> None:
     """Its images are read by their places in the tar: others would be trained on under the old digest."""
     out, partial = tmp_path / "out", tmp_path / "out.partial"
@@ -193,15 +172,15 @@ def test_a_shard_that_is_replaced_meanwhile_ends_the_training(
         path for path in sorted(Path(recipe.data.sft[0]).glob("*.tar")) if b".jpg" in path.read_bytes()
     )
     data = tar.read_bytes()
-    process = start(recipe, dropping, out, 1)
+    (process,) = start(forks, recipe, dropping, out, 1)
     wait_for(partial / "steps.jsonl", process)
     tar.write_bytes(data.replace(b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"))
     try:
-        _, said = process.communicate(timeout=900)
+        _, said = process.communicate()
         assert process.returncode == DataError.exit_code, said
         assert said.splitlines()[-1].startswith(f"vila2: {tar} has changed while it is trained on")
         assert not out.exists()
     finally:
         tar.write_bytes(data)
-    finish(start(recipe, dropping, out, 1))  # only its time is another one now
+    finish(start(forks, recipe, dropping, out, 1))  # only its time is another one now
     assert summary(out)["data"]["sft"][tar.stem] == hashlib.sha256(data).hexdigest()

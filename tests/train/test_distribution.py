@@ -1,9 +1,7 @@
 """Several processes on one machine: they train as one, and say which of them is missing."""
 
 import json
-import os
 import socket
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forks import Forks
 from vila2cli.ranks import Rank, first_node, parse_rank
 from vila2cli.shards import TarWriter, open_source
 
@@ -21,33 +20,30 @@ SIZES = {"a": 7, "b": 1, "c": 4, "d": 2, "e": 3}
 
 
 def launch(
-    scenario: str, count: int, checkpoint: Path, out: Path, expected: int | None = None, **environ: str
+    forks: Forks,
+    scenario: str,
+    count: int,
+    checkpoint: Path,
+    out: Path,
+    expected: int | None = None,
+    **environ: str,
 ) -> list[dict[str, Any]]:
     """What each process of a scenario found; waits for the first `expected` of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     out.mkdir(exist_ok=True)
-    command = [sys.executable, str(SCRIPT), scenario]
     arguments = [str(count), str(port), str(checkpoint), str(out)]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+    started = [forks.start([str(SCRIPT), scenario, str(rank), *arguments], environ) for rank in range(count)]
     try:
         for process in started[:expected]:
-            _, said = process.communicate(timeout=900)
+            _, said = process.communicate()
             assert process.returncode == 0, said
             sys.stderr.write(said)
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
     return [json.loads((out / f"{scenario}-{rank}.json").read_text()) for rank in range(expected or count)]
 
 
@@ -63,28 +59,28 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(forks: Forks, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("alone")
-    launch("uneven", 1, tiny_checkpoint, out)
+    launch(forks, "uneven", 1, tiny_checkpoint, out)
     return out
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pair(forks: Forks, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pair")
-    launch("uneven", 2, tiny_checkpoint, out)
+    launch(forks, "uneven", 2, tiny_checkpoint, out)
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_uneven_sources_on_several_processes(
-    count: int, tiny_checkpoint: Path, alone: Path, pair: Path, tmp_path: Path
+    count: int, forks: Forks, tiny_checkpoint: Path, alone: Path, pair: Path, tmp_path: Path
 ) -> None:
     """Text alone in some passes, short last batches, and as many samples as one process would see."""
     out = pair if count == 2 else tmp_path
     if count > 2:
-        launch("uneven", count, tiny_checkpoint, out)
+        launch(forks, "uneven", count, tiny_checkpoint, out)
     found = [json.loads((out / f"uneven-{rank}.json").read_text()) for rank in range(count)]
     assert {one["steps"] for one in found} == {3}
     read = Counter(i for one in found for i in one["read"])
@@ -96,9 +92,9 @@ def test_uneven_sources_on_several_processes(
 
 @pytest.mark.slow
 def test_sharded_weights_train_and_resume_as_whole_ones(
-    tiny_checkpoint: Path, alone: Path, tmp_path: Path
+    forks: Forks, tiny_checkpoint: Path, alone: Path, tmp_path: Path
 ) -> None:
-    first, second = launch("sharded", 2, tiny_checkpoint, tmp_path)
+    first, second = launch(forks, "sharded", 2, tiny_checkpoint, tmp_path)
     assert_close(tmp_path / "weights.safetensors", alone / "weights.safetensors")
     weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
     assert weights.keys() == resumed.keys()
@@ -110,32 +106,35 @@ def test_sharded_weights_train_and_resume_as_whole_ones(
 
 
 @pytest.mark.slow
-def test_each_process_digests_its_share(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_each_process_digests_its_share(forks: Forks, tiny_checkpoint: Path, tmp_path: Path) -> None:
     names = {"many": 5, "few": 2}
     for name, num in names.items():
         for i in range(num):
             with TarWriter(tmp_path / name / f"{i:06}.tar") as tar:
                 tar.write_sample(f"{name}{i}", {"txt": b"text"})
-    first, second = launch("digested", 2, tiny_checkpoint, tmp_path)
+    first, second = launch(forks, "digested", 2, tiny_checkpoint, tmp_path)
     assert first["found"] == second["found"]
     assert first["found"]["data"] == {name: open_source([str(tmp_path / name)]).digest() for name in names}
     assert (len(first["read"]), len(second["read"])) == (4, 3)
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_come_is_named(tiny_checkpoint: Path, pair: Path, tmp_path: Path) -> None:
+def test_a_process_that_does_not_come_is_named(
+    forks: Forks, tiny_checkpoint: Path, pair: Path, tmp_path: Path
+) -> None:
     read = json.loads((pair / "uneven-1.json").read_text())["read"]
-    (first,) = launch("stalled", 2, tiny_checkpoint, tmp_path, expected=1, SLOW=str(read[3]), TIMEOUT="8")
+    slow = {"SLOW": str(read[3]), "TIMEOUT": "5"}
+    (first,) = launch(forks, "stalled", 2, tiny_checkpoint, tmp_path, expected=1, **slow)
     assert "before step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
 
 
 @pytest.mark.slow
 def test_a_process_that_stops_within_a_step_is_named_before_the_group_gives_up(
-    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    forks: Forks, tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (first,) = launch("held", 2, tiny_checkpoint, tmp_path, expected=1, TIMEOUT="8")
+    (first,) = launch(forks, "held", 2, tiny_checkpoint, tmp_path, expected=1, TIMEOUT="5")
     said = capfd.readouterr().err
-    assert "step 2: process 1 has not come as far as the others (after 8 seconds)" in said
+    assert "step 2: process 1 has not come as far as the others (after 5 seconds)" in said
     assert "step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
 
 

@@ -11,24 +11,20 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from archives import write_tar
 from vila2cli.errors import RecipeError
-from vila2cli.files import to_json_bytes
 from vila2cli.model.averaging import write_soup
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.model.freeze import parts_of
 from vila2cli.model.likeness import check_alike
 from vila2cli.model.tensor_files import tensor_places
-from vila2cli.settings.recipe import load_recipe
-from vila2cli.shards import open_source
 from vila2cli.shards.sample import Turn
-from vila2cli.text.compose import Composition, conversations
 from vila2cli.train.attention import BY_SAMPLE, joins_sequences, set_kernel
 from vila2cli.train.data import TrainSample
-from vila2cli.train.job import DataSource, Phase, load_checkpoint, train_stage
+from vila2cli.train.job import load_checkpoint
 from vila2cli.train.objective import Batcher, Objective, sample_of
 from vila2cli.train.survey import Wanted, survey
 from zoo import NAMES, picture
+from zoo_training import tune, write_shard
 
 Zoo = Callable[[str], Path]
 UNPACKED = ("paligemma",)
@@ -127,32 +123,15 @@ def test_the_loss_is_the_classs_own_padded_and_packed(zoo: Zoo, name: str) -> No
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six conversations about pictures of odd shapes."""
-    from io import BytesIO
-
-    members = []
-    for i in range(6):
-        stream = BytesIO()
-        picture(i).save(stream, "PNG")
-        turns = [Turn("user", "<image>What is it?"), Turn("assistant", f"It shows {i} red bars.")]
-        members += [
-            (f"{i}.png", stream.getvalue()),
-            (f"{i}.json", to_json_bytes({"messages": [turn.to_json() for turn in turns]})),
-        ]
-    return write_tar(tmp_path_factory.mktemp("shard") / "0.tar", members)
+    return write_shard(tmp_path_factory.mktemp("shard") / "0.tar")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_trained_can_be_read_again(zoo: Zoo, name: str, shard: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(None, ["sft.batch_size=2", "sft.learning_rate=1e-3", "sft.max_length=1024"])
     model, processor = load_checkpoint(zoo(name))
     before = copy.deepcopy(model.state_dict())
-    source = DataSource(
-        "sft", open_source([str(shard)]), lambda one: conversations(one, composition=Composition())
-    )
     out = tmp_path / "out"
-    phase = Phase("sft", recipe.sft, [source])
-    summary = train_stage("sft", model, processor, [phase], recipe=recipe, lineage={}, out=out)
+    summary = tune(model, processor, shard, out)
     assert summary.phases[0]["num_steps"] == 3
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert {parts_of(model)[key] for key in changed} == {"vision_tower", "projector", "llm"}

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from test_distribution import SCRIPT, launch
 from transformers import AutoModelForImageTextToText
 
+from forks import Forks
 from vila2cli.errors import RecipeError
 from vila2cli.settings import TrainerSettings
 from vila2cli.train.launch import Launch, read_launch
@@ -50,6 +52,23 @@ def accelerate_launch(folder: Path, config: str, *program: str) -> subprocess.Co
     )
 
 
+def environments(folder: Path, config: str) -> list[dict[str, str]]:
+    """The variables that accelerate sets for each of two processes, which may then meet without it."""
+    script = folder / "environment.py"
+    script.write_text(
+        "import json, os, pathlib\n"
+        "path = pathlib.Path(__file__).with_name(os.environ['RANK'] + '.json')\n"
+        "path.write_text(json.dumps(dict(os.environ)))\n"
+    )
+    started = accelerate_launch(folder, config, str(script))
+    assert started.returncode == 0, started.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return [{**one, **own, "TORCHELASTIC_USE_AGENT_STORE": "False"} for one in found]
+
+
 def assert_near(one: Path, other: Path) -> None:
     """Equal within 2e-5, but for one weight in 10,000, and all within a step of the learning rate's 1e-3.
 
@@ -62,18 +81,25 @@ def assert_near(one: Path, other: Path) -> None:
     assert (distances > 2e-5).float().mean() < 1e-4
 
 
+@pytest.fixture(scope="module")
+def alone(forks: Forks, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    launch(forks, "uneven", 1, tiny_checkpoint, out)
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_config_trains_as_one_process_does_and_resumes_bit_by_bit(
-    config: str, tiny_checkpoint: Path, tmp_path: Path
+    config: str, forks: Forks, alone: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    launch("uneven", 1, tiny_checkpoint, tmp_path / "alone")
-    started = accelerate_launch(
-        tmp_path, config, str(SCRIPT), "sharded", "-", "-", "-", str(tiny_checkpoint), str(tmp_path)
-    )
-    assert started.returncode == 0, started.stderr
+    words = [str(SCRIPT), "sharded", "-", "-", "-", str(tiny_checkpoint), str(tmp_path)]
+    started = [forks.start(words, environ) for environ in environments(tmp_path, config)]
+    for process in started:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
     first, second = (json.loads((tmp_path / f"sharded-{rank}.json").read_text()) for rank in (0, 1))
-    assert_near(tmp_path / "weights.safetensors", tmp_path / "alone" / "weights.safetensors")
+    assert_near(tmp_path / "weights.safetensors", alone / "weights.safetensors")
     weights, resumed = load_file(tmp_path / "weights.safetensors"), load_file(tmp_path / "resumed.safetensors")
     assert weights.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in weights.items())

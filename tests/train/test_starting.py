@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forks import Forked, Forks
 from vila2cli.errors import Interrupted, OutOfMemory, RankError, RecipeError
 from vila2cli.ranks import is_launched
 from vila2cli.settings import TrainerSettings, TrainSettings
@@ -19,7 +20,7 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.train.memory import naming_what_to_lower
 from vila2cli.train.starting import num_processes
 
-ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRON = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LONG = ("--set", "sft.epochs=2000", "--set", "trainer.log_every=1")
 
 
@@ -34,11 +35,9 @@ def sft(recipe: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., li
     return words
 
 
-def begun(words: list[str], out: Path) -> tuple[subprocess.Popen[str], list[int]]:
+def begun(forks: Forks, words: list[str], out: Path) -> tuple[Forked, list[int]]:
     """A training after its first steps, and the numbers of its processes."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vila2cli", *words, *LONG], env=ENVIRON, stderr=subprocess.PIPE, text=True
-    )
+    process = forks.start(["-m", "vila2cli", *words, *LONG], ENVIRON)
     steps = out.with_name(f"{out.name}.partial") / "steps.jsonl"
     while not steps.is_file() or not steps.stat().st_size:
         assert process.poll() is None, process.communicate()[1]
@@ -54,29 +53,29 @@ def await_end_of(pids: list[int]) -> None:
             time.sleep(0.05)
 
 
-def test_the_weights_are_those_of_torchrun(sft: Callable[..., list[str]], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vila2cli", *sft("own"), "--json"]
-    own = subprocess.run(command, env=ENVIRON, capture_output=True, text=True)
-    assert own.returncode == 0, own.stderr
-    assert json.loads(own.stdout)["processes"] == 2
+def test_the_weights_are_those_of_torchrun(forks: Forks, sft: Callable[..., list[str]], tmp_path: Path) -> None:
+    own = forks.start(["-m", "vila2cli", *sft("own"), "--json"], ENVIRON)
+    printed, said = own.communicate()
+    assert own.returncode == 0, said
+    assert json.loads(printed)["processes"] == 2
     assert json.loads((tmp_path / "own" / "vila2.json").read_text())["processes"] == 2
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, "-m", "vila2cli", *sft("theirs")], env=ENVIRON, check=True, capture_output=True)
+    environ = os.environ | ENVIRON
+    subprocess.run([*torchrun, "-m", "vila2cli", *sft("theirs")], env=environ, check=True, capture_output=True)
     ours, theirs = (tmp_path / name / "model.safetensors" for name in ("own", "theirs"))
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_an_error_of_both_is_said_once(sft: Callable[..., list[str]]) -> None:
+def test_an_error_of_both_is_said_once(forks: Forks, sft: Callable[..., list[str]]) -> None:
     words = sft("out", "--set", "sft.mixture.nobody.epochs=0.5")
-    ended = subprocess.run(
-        [sys.executable, "-m", "vila2cli", *words], env=ENVIRON, capture_output=True, text=True
-    )
+    ended = forks.start(["-m", "vila2cli", *words], ENVIRON)
+    _, said = ended.communicate()
     assert ended.returncode == RecipeError.exit_code
-    assert ended.stderr == "vila2: sft: mixture.nobody is none of its sources (sft, text)\n"
+    assert said == "vila2: sft: mixture.nobody is none of its sources (sft, text)\n"
 
 
-def test_a_signal_saves_and_stops_all(sft: Callable[..., list[str]], tmp_path: Path) -> None:
-    process, children = begun(sft("out"), tmp_path / "out")
+def test_a_signal_saves_and_stops_all(forks: Forks, sft: Callable[..., list[str]], tmp_path: Path) -> None:
+    process, children = begun(forks, sft("out"), tmp_path / "out")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == Interrupted.exit_code
@@ -88,17 +87,17 @@ def test_a_signal_saves_and_stops_all(sft: Callable[..., list[str]], tmp_path: P
 
 
 def test_the_processes_save_and_end_when_the_first_command_is_killed(
-    sft: Callable[..., list[str]], tmp_path: Path
+    forks: Forks, sft: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    process, children = begun(sft("out"), tmp_path / "out")
+    process, children = begun(forks, sft("out"), tmp_path / "out")
     process.kill()
     process.communicate()
     await_end_of(children)
     assert list((tmp_path / "out.partial").glob("checkpoint-0-*"))
 
 
-def test_a_process_that_is_killed_is_named(sft: Callable[..., list[str]], tmp_path: Path) -> None:
-    process, children = begun(sft("out"), tmp_path / "out")
+def test_a_process_that_is_killed_is_named(forks: Forks, sft: Callable[..., list[str]], tmp_path: Path) -> None:
+    process, children = begun(forks, sft("out"), tmp_path / "out")
     os.kill(children[1], signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == RankError.exit_code

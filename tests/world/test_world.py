@@ -2,7 +2,11 @@
 
 import hashlib
 import shutil
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 from random import Random
 
@@ -62,6 +66,38 @@ def test_the_same_seed_gives_the_same_bytes(world: Path, tmp_path: Path) -> None
 
     assert hashes(world) == hashes(tmp_path)
     assert len(hashes(world)) == 3 + 1 + 1 + 1 + 3 + 2 * len(TASKS)
+
+
+def runs(process: str) -> bool:
+    """Whether a process runs; one that has ended may still wait for its parent to hear of it."""
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_all_cores_draw_is_the_same_and_ends_with_the_command(
+    world: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    sets = [f"--set=world.{name}={num}" for name, num in {**SIZES, "num_pretrain": 2_000}.items()]
+    command = [sys.executable, "-m", "vila2cli", "world", "--out", str(tmp_path / "data"), *sets]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = tmp_path / "data" / "pretrain" / "000001.tar"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)  # which ends when nobody holds the pipe any more
+    assert process.returncode == (75 if number == signal.SIGTERM else -number), said
+    assert children
+    end = time.monotonic() + 30
+    while any(runs(child) for child in children):
+        assert time.monotonic() < end, "a process is left behind"
+        time.sleep(0.05)
+    # The draws of a folder begin alike, however many there are.
+    for shard in ("000000.tar", "000001.tar"):
+        assert (tmp_path / "data" / "pretrain" / shard).read_bytes() == (
+            world / "pretrain" / shard
+        ).read_bytes()
 
 
 def test_another_seed_gives_other_scenes(world: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ started, so that nothing goes on writing.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -91,8 +92,10 @@ def main() -> None:
     """Open an engine and fill passes until the parent says that there are none."""
     channel = Channel(Connection(int(sys.argv[1])))
     from vila2cli.errors import Interrupted, Vila2Error
+    from vila2cli.run.child import COLLECT_AFTER
     from vila2cli.run.stopping import interruptible
 
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         with _warnings_to(channel), interruptible() as stop, ExitStack() as held:
             beginning = channel.take(stop)

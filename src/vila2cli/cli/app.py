@@ -32,7 +32,7 @@ from vila2cli.cli.options import spread
 from vila2cli.cli.processes import command_line
 from vila2cli.cli.terminal import complain, json_output, say, show_all_characters, warning_in_one_line
 from vila2cli.errors import DataError, Interrupted, Vila2Error
-from vila2cli.run.child import leave_error
+from vila2cli.run.child import COLLECT_AFTER, leave_error
 from vila2cli.run.stopping import raising_on_signals
 
 _NAMES = (
@@ -41,9 +41,6 @@ _NAMES = (
 )
 SURROUNDINGS = frozenset(getattr(errno, name) for name in _NAMES.split())
 """What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""
-
-_COLLECT_AFTER = (50_000, 20, 20)
-"""Objects after which cycles are looked for, and generations: samples come by thousands, and hold none."""
 
 
 class Shell(TyperGroup):
@@ -138,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     Errors meant for the person at the terminal are one line on stderr; anything else is a
     traceback, as it is a defect.
     """
-    gc.set_threshold(*_COLLECT_AFTER)
+    gc.set_threshold(*COLLECT_AFTER)
     show_all_characters()
     words = spread(sys.argv[1:] if argv is None else argv)
     command_line.set(words)

@@ -22,9 +22,15 @@ STARTED_BY = "VILA2_STARTED_BY"
 """In the environment of a training's process the number of the process that started it."""
 LINES_OF = "VILA2_LINES_OF"
 """In the environment of a stage that runs beside others its name."""
+COLLECT_AFTER = (50_000, 20, 20)
+"""Objects after which cycles are looked for, and generations: samples come by thousands, and hold none. With
+Python's own 700, a fifth of the time goes into it in which torch and transformers are imported."""
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
 """As prctl(2) has it."""
+_WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SPINS = "1000"
+"""How often a thread of GNU OpenMP looks whether the others are done before it sleeps, some microseconds."""
 _parent: int | None = None
 _is_program = False
 
@@ -40,13 +46,24 @@ def end_with(parent: int) -> None:
 def begin_program() -> None:
     """Note that this process is `vila2` and nothing else, and end with the one that started it for a training.
 
-    Those below do not inherit that.
+    Those below do not inherit that. Before torch is imported, as OpenMP reads its settings once.
     """
     global _parent, _is_program
     _is_program = True
+    _wait_asleep()
     if text := os.environ.pop(STARTED_BY, ""):
         _parent = int(text)
         end_with(_parent)
+
+
+def _wait_asleep() -> None:
+    """Have threads that wait for each other leave their core to others, unless the user settled how they wait.
+
+    By default each spins for milliseconds after every operation. Alone on a machine that gains nothing; beside
+    another busy process, which takes a core for a while, two such threads get a third to a half as much done.
+    """
+    if not any(name in os.environ for name in _WAITS):
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": _SPINS}
 
 
 class NamedLines(io.TextIOWrapper):

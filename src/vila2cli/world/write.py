@@ -1,13 +1,20 @@
 """The world's shards: everything a run reads, written from a seed."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from vila2cli.errors import RecipeError
+from vila2cli.ranks import num_cores
+from vila2cli.run.child import end_with, is_program
 from vila2cli.run.folder import claim, read_manifest, write_json, write_text
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop, interruptible
@@ -23,6 +30,13 @@ from vila2cli.world.draw import draw_picture, encode_jpeg
 from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, draw_scene
 
 Members = dict[str, bytes]
+Made = Callable[[Callable[[str], Members], Iterable[str]], Iterable[Members]]
+"""As `map`: the samples made of each seed, in order."""
+
+_PAYS = 2_000
+"""Samples from which on processes of their own, which take half a second to start, make them sooner."""
+_CHUNK = 16
+"""Samples that such a process is given at a time."""
 
 TASKS: Mapping[str, tuple[str, str]] = {
     "existence": ("yesno", "yesno"),
@@ -57,8 +71,9 @@ def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
     total = sum(num for num, _ in plan.values())
     with interruptible() as stop, Progress("world", total=total, unit="samples") as progress:
         claim(out, {"stage": "world", "settings": world.deciding()})
-        for name, (num, make) in plan.items():
-            _write_folder(out / name, num, make, world, progress, stop)
+        with _on_all_cores(total) as made:
+            for name, (num, make) in plan.items():
+                _write_folder(out / name, num, make, world, progress, stop, made)
     for split in ("dev", "eval"):
         for task in TASKS:
             write_text(out / split / task / "task.toml", task_toml(task, split))
@@ -86,6 +101,28 @@ def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[R
             yield f"{split}/{task}", (num, partial(task_sample, task=task, split=split))
 
 
+@contextmanager
+def _on_all_cores(num: int) -> Iterator[Made]:
+    """What makes samples in processes of their own, where there are cores for them and samples enough."""
+    num_processes = num_cores()
+    if num < _PAYS or num_processes < 2 or not is_program():  # a script may not be one that can be imported
+        yield map
+        return
+    spawn = multiprocessing.get_context("spawn")  # nothing of what this process has begun comes with them
+    with ProcessPoolExecutor(num_processes, spawn, _begin_drawing, (os.getpid(),)) as pool:
+        try:
+            yield partial(pool.map, chunksize=_CHUNK)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin_drawing(parent: int) -> None:
+    """End with the parent, which alone heeds Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(parent)
+
+
 def _write_folder(
     folder: Path,
     num: int,
@@ -93,19 +130,25 @@ def _write_folder(
     world: WorldSettings,
     progress: Progress,
     stop: Stop,
+    made: Made,
 ) -> None:
     """Write `num` samples; a shard that is there already is kept."""
     for shard, start in enumerate(range(0, num, world.samples_per_shard)):
         indices = range(start, min(num, start + world.samples_per_shard))
         path = folder / f"{shard:06d}.tar"
         if not (path.exists() and path.with_suffix(".stats.json").exists()):
+            seeds = [f"{world.seed}/{_stream(folder)}/{index}" for index in indices]
             with TarWriter(path) as tar:
-                for index in indices:
+                for index, members in zip(indices, made(partial(_seeded, make), seeds), strict=True):
                     stop.check()
-                    tar.write_sample(f"{index:09d}", make(Random(f"{world.seed}/{_stream(folder)}/{index}")))
+                    tar.write_sample(f"{index:09d}", members)
         else:
             check_whole(path)
         progress.advance(len(indices))
+
+
+def _seeded(make: Callable[[Random], Members], seed: str) -> Members:
+    return make(Random(seed))
 
 
 def _stream(folder: Path) -> str:

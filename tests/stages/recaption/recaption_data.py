@@ -52,18 +52,3 @@ def stats(out: Path, group: str) -> Counter[str]:
 
 
 LONG = 'prompts={mine = "{alt_text} Describe it."}'
-
-
-SCRIPT = """
-import sys
-from vila2cli.errors import Vila2Error
-from vila2cli.settings.recipe import load_recipe
-from vila2cli.stages.recaption import estimate, recaption
-import torch
-torch.set_num_threads(1)
-shards, model, out, *sets = sys.argv[1:]
-try:
-    recaption(load_recipe(None, sets), shards=[shards], model=model, out=out, round=1)
-except Vila2Error as error:
-    sys.exit(error.exit_code)
-"""

@@ -1,11 +1,8 @@
 """`vila2 recaption`: going on, what is refused, damaged shards, kills."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +13,17 @@ from recaption_data import (
     LONG,
     NUM_SAMPLES,
     NUM_SHARDS,
-    SCRIPT,
     captions,
     settings,
     tars,
 )
 
+from forks import Forks
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import load_recipe
-from vila2cli.stages.recaption import estimate
+from vila2cli.stages.recaption import estimate, recaption
 
 
 def test_an_estimate_counts_and_writes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
@@ -181,29 +178,45 @@ def test_nothing_is_estimated_from_samples_without_an_answer(overlong: Path, mod
         estimate(recipe, shards=[str(overlong / "000000.tar")], model=model, round=1)
 
 
-@pytest.mark.slow
+SLOWLY = [
+    "recaption.engine=hf",
+    "recaption.max_new_tokens=24",
+    "recaption.max_reject_rate=1.0",
+    "recaption.retry_temperatures=[0.5]",
+    "recaption.batch_size=1",  # slow enough to be caught in the middle
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(few: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "layer"
+    recaption(load_recipe(None, SLOWLY), shards=[str(few)], model=model, out=out, round=1)
+    return tars(out)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_stopped(
-    run: Callable[..., CaptionSummary], few: Path, model: Path, tmp_path: Path, number: signal.Signals
+    undisturbed: dict[str, bytes],
+    forks: Forks,
+    few: Path,
+    model: Path,
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
-    sets = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.max_reject_rate=1.0"]
-    sets.append("recaption.batch_size=1")  # slow enough to be caught in the middle
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", SCRIPT, f"{few}/*.tar", str(model), str(out), *sets]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    words = ["--shards", str(few), "--model", str(model), "--out", str(out), "--round", "1"]
+    words += [word for one in SLOWLY for word in ("--set", one)]
+    process = forks.start(["-m", "vila2cli", "recaption", *words])
     deadline = time.monotonic() + 300
     while not list(out.glob("*.stats.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(number)
-    code = process.wait(120)
-    assert code == (Interrupted.exit_code if number == signal.SIGTERM else -signal.SIGKILL)
+    assert process.wait() == (Interrupted.exit_code if number == signal.SIGTERM else -signal.SIGKILL)
     there = tars(out)
     assert 0 < len(there) < NUM_SHARDS
-    recipe = load_recipe(None, sets)
-    run("killed", recipe, shards=[f"{few}/*.tar"])
-    run("undisturbed", recipe, shards=[f"{few}/*.tar"])
-    assert tars(out) == tars(tmp_path / "undisturbed")
-    assert there.items() <= tars(out).items()
+    recaption(load_recipe(None, SLOWLY), shards=[str(few)], model=model, out=out, round=1)
+    assert tars(out) == undisturbed
+    assert there.items() <= undisturbed.items()
 
 
 @pytest.mark.vllm
