@@ -30,8 +30,8 @@ from statistics import median
 from typing import Any
 
 import running
-from recaption_model import SIZES, build_model
 from photos import photos
+from recaption_model import SIZES, build_model
 from recaption_rows import ROWS, Measured, Work, chat_of, images, jpeg, prompt_text, write_data
 from running import RESULTS, machine, write_results
 
