@@ -22,6 +22,9 @@ MARK = ".vila2-"
 """What the names of files that come and go begin with; nothing else is ever removed as a leftover."""
 DEFAULT_MAX_PIXELS = 16_000_000
 """Width times height above which an image is scaled down, where a recipe has no other `data.max_pixels`."""
+DEFAULT_DRAFT = 2.0
+"""Times what its image processor makes of a JPEG, below which it is not decoded at a half of its size or less,
+where a recipe has no other `data.draft`."""
 
 BOMB_PIXELS = 178_956_970
 """Width times height above which an image is refused before its pixels are decoded, as by Pillow itself."""

@@ -8,21 +8,28 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vila2cli.errors import DataError
-from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
+from vila2cli.files import BOMB_PIXELS, DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 
 MAX_ASPECT = 100
 """How often the long side holds the short one at most. Image processors that scale the short side to a few
 hundred pixels, or the long one, make gigabytes, or nothing at all, of a line of 60,000 x 20 pixels."""
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+Made = Callable[[Size], Size | None]
+"""The size to which a model's image processor scales an image of a size, None where it leaves it as it is."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What may be decoded; of the others Pillow knows, some start programs (EPS) or are hardly ever meant."""
 
+_DRAFTED = ("JPEG", "MPO")
 _ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,9 +59,13 @@ DAMAGED = (
 """What Pillow's decoders raise on damaged bytes, beside DecompressionBombError."""
 
 
-def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def decode_image(
+    data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, draft: float = DEFAULT_DRAFT, made: Made | None = None
+) -> Image.Image:
     """Decode to an RGB image, upright (EXIF orientation applied) and with transparency on white.
 
+    With `made` a JPEG is decoded no larger than is needed for `draft` times the size that its image processor
+    makes of it; a `draft` of 0 turns that off.
     Nothing of the file's own description (EXIF, XMP, colour profile, resolution) comes with the pixels:
     what reads it would turn them a second time. An image of more than `max_pixels`, or one longer than
     MAX_ASPECT times its breadth, is scaled down, the same way wherever it is decoded. Of an animation it is the
@@ -67,7 +78,7 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image)
             with _LARGE if image.width * image.height > max_pixels else contextlib.nullcontext():
-                if (size := _scaled_size(image.size, max_pixels)) != image.size:
+                if (size := _least_size(image, max_pixels, draft, made)) != image.size:
                     image.draft(image.mode, size)  # JPEG alone heeds it: half the size or less as it is decoded
                 image.load()
                 _check_size(image)
@@ -99,7 +110,7 @@ def jpeg_url(jpeg: bytes) -> str:
 class Decode(Protocol):
     """Makes a picture of its file's bytes as `decode_image` does, for a model that is to be shown it."""
 
-    def __call__(self, data: bytes, *, max_pixels: int) -> Image.Image: ...
+    def __call__(self, data: bytes, *, max_pixels: int, draft: float) -> Image.Image: ...
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -170,6 +181,18 @@ def _scaled_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
     return width, height
 
 
+def _least_size(image: Image.Image, max_pixels: int, draft: float, made: Made | None) -> Size:
+    """The size below which an image is not to be decoded, as it is stored."""
+    size = _scaled_size(image.size, max_pixels)
+    if made is None or not draft or image.format not in _DRAFTED:
+        return size
+    is_turned = _orientation(image) >= 5
+    if (wanted := made(size[::-1] if is_turned else size)) is None:
+        return size
+    width, height = (math.ceil(draft * side) for side in (wanted[::-1] if is_turned else wanted))
+    return min(size[0], width), min(size[1], height)
+
+
 def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image in RGB at a size that is its own or smaller.
 
@@ -188,10 +211,8 @@ def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The pixels alone."""
-    plain = Image.new("RGB", image.size)
-    plain.paste(image)
-    return plain
+    """The pixels alone, which are not copied."""
+    return Image.Image()._new(image.im)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -25,6 +25,8 @@ def has_one_image(out: ShardWriter, sample: Sample) -> bool:
     return False
 
 
-def decode_images(sample: Sample, decode: Decode = decode_image, *, max_pixels: int) -> tuple[Image.Image, ...]:
+def decode_images(
+    sample: Sample, decode: Decode = decode_image, *, max_pixels: int, draft: float
+) -> tuple[Image.Image, ...]:
     """A sample's images as `decode` makes them; raises DataError for one that cannot be decoded."""
-    return tuple(decode(image.data, max_pixels=max_pixels) for image in sample.images)
+    return tuple(decode(image.data, max_pixels=max_pixels, draft=draft) for image in sample.images)

@@ -76,7 +76,7 @@ class Captioner:
     def __init__(self, recipe: Recipe, provenance: Provenance) -> None:
         check_settings(recipe)
         self.settings, self.provenance = recipe.recaption, provenance
-        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels, draft=recipe.data.draft)
         self._seed, self._own_prompts = recipe.seed, recipe.prompts
         self._max_judge_tokens = recipe.judge.max_new_tokens
         self._standard = standard_of(self.settings)

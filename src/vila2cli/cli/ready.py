@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli.cli.paths import DEFAULT_RECIPE, Plan, setting_of
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import DataError, ModelError
-from vila2cli.files import DEFAULT_MAX_PIXELS, read_json
+from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json
 from vila2cli.ranks import parse_rank
 from vila2cli.run.child import is_started
 from vila2cli.run.folder import check_same, read_manifest, select, to_manifest, who_counts
@@ -69,6 +69,7 @@ def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
         "settings": _deciding(plan.recipe, plan.sections[0]),
         "base_settings": _deciding(plan.recipe, "base"),
         "max_pixels": plan.recipe.data.max_pixels,
+        "draft": plan.recipe.data.draft,
         **plan.deciding,
     }
     if plan.model is not None and (Path(plan.model) / "config.json").is_file():
@@ -114,6 +115,7 @@ def _record(plan: Plan) -> dict[str, Any] | None:
         record = read_json(plan.marker) if plan.marker.is_file() else None
         if record is not None and "phases" in record:
             record.setdefault("max_pixels", DEFAULT_MAX_PIXELS)  # of a default nothing is said
+            record.setdefault("draft", DEFAULT_DRAFT)
         if record is not None and "layers" in record:
             record["filtered"] = "filter" in record["layers"]
         if record is None or "parent" not in record:

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.files import DEFAULT_MAX_PIXELS
+from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 from vila2cli.filtering.image_hash import image_hash
 from vila2cli.image import Decode, decode_image
 from vila2cli.shards.members import NO_IMAGE
@@ -25,7 +25,7 @@ FILTERED_BEFORE = "filtered-before"
 
 @dataclass(slots=True)
 class Measured:
-    """A sample's caption, decoded image and the scores so far.
+    """A sample's caption, its image, the same as it is shown to the model, and the scores so far.
 
     What cannot be trained on has `unusable` among its scores, one word, and `error` when something
     went wrong with it.
@@ -33,6 +33,7 @@ class Measured:
 
     caption: str = ""
     image: Image.Image | None = None
+    shown: Image.Image | None = None
     scores: dict[str, Any] = field(default_factory=dict)
 
     def reject(self, reason: str, error: str) -> None:
@@ -45,11 +46,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A function of one sample, which threads can be handed."""
+    """A function of one sample, which threads can be handed; with `shows` a model is shown the image."""
 
     captions: Sequence[str]
     separator: str = "\n"
     max_pixels: int = DEFAULT_MAX_PIXELS
+    draft: float = DEFAULT_DRAFT
+    shows: bool = False
 
     def __call__(self, sample: Sample, decode: Decode = decode_image) -> Measured:
         if not is_kept(sample):
@@ -60,7 +63,7 @@ class Measure:
             measured.scores["unusable"] = NO_CAPTION
         else:
             measured.scores |= self._text_scores(sample)
-        self._look(sample, measured)
+        self._look(sample, measured, decode)
         return measured
 
     def _text_scores(self, sample: Sample) -> dict[str, list[str]]:
@@ -80,13 +83,16 @@ class Measure:
             "languages": sorted(languages),
         }
 
-    def _look(self, sample: Sample, measured: Measured) -> None:
+    def _look(self, sample: Sample, measured: Measured, decode: Decode) -> None:
         if len(sample.images) != 1:
             reason = "several-images" if sample.images else NO_IMAGE
             measured.reject(reason, f"the sample has {len(sample.images)} images, not one")
             return
         try:
-            measured.image = decode_image(sample.images[0].data, max_pixels=self.max_pixels)
+            data = sample.images[0].data
+            measured.image = decode_image(data, max_pixels=self.max_pixels)
+            if self.shows and measured.is_usable:
+                measured.shown = decode(data, max_pixels=self.max_pixels, draft=self.draft)
         except DataError as error:
             measured.reject("bad-image", str(error))
             return

@@ -126,7 +126,7 @@ class ModelJudge(Judge):
             )
         self.asked = asked_judge(settings, max_new_tokens, recipe.engine_of("judge"))
         self.limits = recipe.data.limits()
-        self._max_pixels = recipe.data.max_pixels
+        self._data = recipe.data
         self._blank = replace(
             self._blank,
             model=self.asked.name,
@@ -155,7 +155,7 @@ class ModelJudge(Judge):
         return bool(sample.images)
 
     def prepare(self, sample: Sample, decode: Decode) -> tuple[Image.Image, ...]:
-        return decode_images(sample, decode, max_pixels=self._max_pixels)
+        return decode_images(sample, decode, max_pixels=self._data.max_pixels, draft=self._data.draft)
 
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         captions, pairs = self.captions_of(out, sample), self.draw.pairs

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.errors import DataError, ModelError
+from vila2cli.image import Size
 from vila2cli.model.control import Controls
 from vila2cli.model.parts import IGNORE_INDEX as IGNORE_INDEX
 from vila2cli.model.parts import Rendered, split, with_texts
@@ -205,6 +206,16 @@ class Chat:
             )
         ready = join_ready(images, lambda image: self.pictures.tensors([[image]]))
         return self.pictures.tensors(images) if ready is None else ready
+
+    def made(self, size: Size) -> Size | None:
+        """The width and height to which the image processor scales an image of this size at most.
+
+        None where that is not known, or the image is left as large as it is. `decode_image` takes it.
+        """
+        if not self.takes_images:
+            return None
+        self.check()
+        return self.pictures.made(size)
 
     def whole_inputs(
         self, turns: Sequence[Turn], images: Sequence[Image.Image], answer: str | None = None

@@ -1,13 +1,18 @@
 """Images to what a model takes of them: the ids that they stand as, and tensors, as its processor has it."""
 
+import copy
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from PIL import Image
 from transformers.processing_utils import ProcessingKwargs
 
 from vila2cli.errors import DataError, one_line
+from vila2cli.image import Size
+from vila2cli.model.backends import quick
+from vila2cli.model.outlines import Outlines
 from vila2cli.model.rendering import ODD
 
 MAX_SIZES = 1024
@@ -15,6 +20,7 @@ _SHOWN_SIZES = 8
 OF_TEXT = ("input_ids", "attention_mask", "labels", "text_replacement_offsets", "offset_mapping")
 Nested = Sequence[Sequence[Image.Image]]
 _Value = TypeVar("_Value")
+_Place = TypeVar("_Place", bound=Hashable)
 _Key = tuple[int, int, int]
 """Width and height of an image, and the number of images that it is one of, where that matters."""
 
@@ -29,7 +35,7 @@ class Pictures:
     """
 
     def __init__(self, processor: Any) -> None:
-        self._processor = processor
+        self._processor = self._maker = processor  # the second makes tensors
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self.place = str(getattr(processor, "image_token", None) or "")
         self.place_id = int(self._tokenizer.convert_tokens_to_ids(self.place)) if self.place else -1
@@ -39,6 +45,8 @@ class Pictures:
         self._settings: dict[str, dict[str, Any]] | None = None
         self._ids: dict[_Key, array[int]] = {}  # the most recently used is last
         self._texts: dict[_Key, str] = {}
+        self._ids_of_texts: dict[str, array[int]] = {}
+        self._outlines: Outlines | None = None
 
     @property
     def feature_id(self) -> int:
@@ -46,15 +54,55 @@ class Pictures:
         own = getattr(self._tokenizer, "image_token_id", None)
         return self.place_id if own is None or not self.place else int(own)
 
+    def hasten(self, shown: Sequence[Image.Image]) -> None:
+        """Take quicker ways to ids and tensors where these images come out the same, to the bit.
+
+        Ids are then made of sizes alone, and tensors without copies between the image processor's steps.
+        """
+        self._maker, self._outlines = self._processor, None
+        own = [(image, *found) for image in shown if (found := self._own(image)) is not None]
+        if not own:
+            return
+        outlines = Outlines.of(self._processor, self._merged()["images_kwargs"])
+        if outlines is not None and all(
+            told == [outlines.text(image.size, number) for number in self._numbers] for image, told, _ in own
+        ):
+            self._outlines = outlines
+        if (images := quick(self._processor.image_processor)) is not None:
+            self._maker = copy.copy(self._processor)
+            self._maker.image_processor = images
+            if not all(_same(self._tried(image), tensors) for image, _, tensors in own):
+                self._maker = self._processor
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        """Numbers of images in which each may stand as another text."""
+        return (1, 2) if self.by_number else (1,)
+
+    def _own(self, image: Image.Image) -> tuple[list[str | list[int]], dict[str, Any]] | None:
+        """What the processor puts in the place of an image, and its tensors; None where it fails."""
+        try:
+            return [self._expand(image, number) for number in self._numbers], self.tensors([[image]])
+        except DataError:
+            return None
+
+    def _tried(self, image: Image.Image) -> dict[str, Any]:
+        try:
+            return self.tensors([[image]])
+        except DataError:
+            return {}
+
+    def made(self, size: Size) -> Size | None:
+        """The width and height to which an image of this size is scaled at most, None where that is open."""
+        return None if self._outlines is None else self._outlines.made(size)
+
     def ids(self, image: Image.Image, number: int) -> "array[int]":
         """The ids that an image of this size, one of a number of images, stands as; the last ones are kept."""
         key = self._key(image, number)
         known = self._ids.pop(key, None)
         if known is None:
-            found = self._expand(image, key[2])
-            if isinstance(found, str):
-                found = self._tokenizer(found, add_special_tokens=False)["input_ids"]
-            known = array("i", found)
+            found = self._told(image, key[2])
+            known = self._ids_of(found) if isinstance(found, str) else array("i", found)
         return _keep(self._ids, key, known)
 
     def text(self, image: Image.Image, number: int) -> str | None:
@@ -62,11 +110,21 @@ class Pictures:
         key = self._key(image, number)
         known = self._texts.pop(key, None)
         if known is None:
-            found = self._expand(image, key[2])
+            found = self._told(image, key[2])
             if not isinstance(found, str):
                 return None
             known = found
         return _keep(self._texts, key, known)
+
+    def _told(self, image: Image.Image, number: int) -> str | list[int]:
+        text = None if self._outlines is None else self._outlines.text(image.size, number)
+        return self._expand(image, number) if text is None else text
+
+    def _ids_of(self, text: str) -> "array[int]":
+        known = self._ids_of_texts.pop(text, None)
+        if known is None:
+            known = array("i", self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _keep(self._ids_of_texts, text, known)
 
     def _key(self, image: Image.Image, number: int) -> _Key:
         return (*image.size, number if self.by_number else 1)
@@ -89,13 +147,13 @@ class Pictures:
         return {name: value for name, value in made.items() if self.names is None or name in self.names}
 
     def _alone(self, rows: list[list[Image.Image]]) -> dict[str, Any]:
-        made = dict(self._processor.image_processor(images=rows, **self._merged()["images_kwargs"]))
+        made = dict(self._maker.image_processor(images=rows, **self._merged()["images_kwargs"]))
         unused = ("num_patches", *getattr(self._processor, "unused_input_names", ()))
         return {name: value for name, value in made.items() if name not in unused}
 
     def _whole(self, rows: list[list[Image.Image]]) -> dict[str, Any]:
         texts = [self.place * len(own) for own in rows]
-        made = self._processor(text=texts, images=rows, padding=True, return_tensors="pt")
+        made = self._maker(text=texts, images=rows, padding=True, return_tensors="pt")
         return {name: value for name, value in made.items() if name not in OF_TEXT}
 
     def laid_out(self, text: str, images: Sequence[Image.Image], *, adds: bool) -> dict[str, Any]:
@@ -141,7 +199,20 @@ class Pictures:
         return ids[: len(ids) // number]
 
 
-def _keep(kept: dict[_Key, _Value], key: _Key, value: _Value) -> _Value:
+def _same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two sets of tensors are equal in names, types, shapes and every bit."""
+    return ours.keys() == theirs.keys() and all(_equal(ours[name], theirs[name]) for name in ours)
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+    return type(ours) is type(theirs) and bool(ours == theirs)
+
+
+def _keep(kept: dict[_Place, _Value], key: _Place, value: _Value) -> _Value:
     """Put a value last among those kept, the first of which goes where there are too many."""
     if len(kept) >= MAX_SIZES:
         del kept[next(iter(kept))]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.files import DEFAULT_DRAFT
 from vila2cli.image import decode_image
 
 if TYPE_CHECKING:
@@ -98,11 +99,11 @@ class Preparer:
         self._chat, self._room = chat, Room(most_bytes)
         self.makes_tensors = can_join(chat)
 
-    def __call__(self, data: bytes, *, max_pixels: int) -> Image.Image:
+    def __call__(self, data: bytes, *, max_pixels: int, draft: float = DEFAULT_DRAFT) -> Image.Image:
         """Decode a picture; raises DataError for one that cannot be decoded."""
 
         def decode() -> Image.Image:
-            return decode_image(data, max_pixels=max_pixels)
+            return decode_image(data, max_pixels=max_pixels, draft=draft, made=self._chat.made)
 
         image = decode()
         if not (self.makes_tensors and self._room.is_left):

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
+from vila2cli.files import BOMB_PIXELS, DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 from vila2cli.settings.asked import AskedSettings, TemplateArguments
 from vila2cli.settings.kinds import (
     Check,
@@ -71,10 +71,21 @@ class DataSettings(Settings):
         PositiveInt,
         setting("images of more pixels are scaled down to this, in every stage alike", le=BOMB_PIXELS),
     ] = DEFAULT_MAX_PIXELS
+    draft: Annotated[
+        float,
+        setting(
+            "JPEGs are decoded at a half, a quarter or an eighth of their size where that is at least so many "
+            "times what the model's image processor makes of them, 0 for never",
+            ge=0,
+        ),
+    ] = DEFAULT_DRAFT
 
-    def limits(self) -> dict[str, int]:
-        """What a manifest says of the images' size: nothing of the default."""
-        return {} if self.max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": self.max_pixels}
+    def limits(self) -> dict[str, float]:
+        """What a manifest says of how images are decoded: nothing of the defaults."""
+        return {
+            **({} if self.max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": self.max_pixels}),
+            **({} if self.draft == DEFAULT_DRAFT else {"draft": self.draft}),
+        }
 
 
 class LoraSettings(Settings):

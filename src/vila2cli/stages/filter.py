@@ -185,7 +185,13 @@ def scoring_inputs(job: FilterJob) -> dict[str, Any]:
 def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
     """The layer of scores, to be written."""
     settings, recipe = job.settings, job.recipe
-    measure = Measure(settings.captions, recipe.pretrain.main.separator, recipe.data.max_pixels)
+    measure = Measure(
+        settings.captions,
+        recipe.pretrain.main.separator,
+        recipe.data.max_pixels,
+        recipe.data.draft,
+        shows="perplexity" in settings.scores,
+    )
     prompt = prompt_text(settings.prompt, recipe.prompts)
     drawn = _drawn(recipe)
     return Job(

@@ -36,7 +36,7 @@ from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
-from vila2cli.train.journal import Journal
+from vila2cli.train.journal import Journal, counts_line, mixture_line
 from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
@@ -264,9 +264,9 @@ class _Job:
             log_path=[self.partial / "log.jsonl"] if is_first else [],
             stream=None if is_first else io.StringIO(),
         ) as progress:
-            progress.note(_counts_line(counts))
+            progress.note(counts_line(counts))
             if any(settings.blend()):
-                progress.note(_mixture_line("expected", wanted))
+                progress.note(mixture_line("expected", wanted))
             around = Surroundings(
                 trainer=self.recipe.trainer,
                 ranks=self.ranks,
@@ -292,7 +292,7 @@ class _Job:
                     names=names,
                     around=around,
                 )
-            progress.note(_mixture_line("trained on", result.seen))
+            progress.note(mixture_line("trained on", result.seen))
         return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result)}
 
     def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
@@ -313,7 +313,12 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
-        samples = SampleStore(sources, [phase.settings.max_samples] * len(sources), self.recipe.data.max_pixels)
+        samples = SampleStore(
+            sources,
+            [phase.settings.max_samples] * len(sources),
+            self.recipe.data.max_pixels,
+            self.recipe.data.draft,
+        )
         for i, name in enumerate(counts):
             here = samples.lengths.source == i
             figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
@@ -341,6 +346,7 @@ class _Job:
                 digests=self._digests.get(data.name),
                 may_lack_images=data.may_lack_images,
                 max_pixels=self.recipe.data.max_pixels,
+                draft=self.recipe.data.draft,
                 num_workers=threads_here(self.recipe.trainer.workers, self.ranks.count),
             )
 
@@ -379,22 +385,3 @@ def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: f
         f"{name}: {len(rejects)} of {num_kept + len(rejects)} samples cannot be trained on ({reasons}), "
         f"more than max_reject_rate = {budget}; the first is {first.key} in {first.shard}: {first.error}"
     )
-
-
-def _counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
-    parts = [
-        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
-        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
-        for name, c in counts.items()
-    ]
-    return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
-
-
-def _mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
-    total = sum(f["tokens"] for f in figures.values()) or 1
-    parts = [
-        f"{name} {f['samples']:,.0f} samples, {f['tokens']:,.0f} tokens ({f['tokens'] / total:.1%}), "
-        f"{f['images']:,.0f} images"
-        for name, f in figures.items()
-    ]
-    return f"{title}: {'; '.join(parts)}"

@@ -6,6 +6,7 @@ Shapes: B sequences of S tokens, T trained tokens of them, V vocabulary entries;
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
 from vila2cli.model.ready import release
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, EncodedImage, Turn
@@ -179,11 +181,15 @@ class Batcher:
 
     def _pixels(self, samples: Sequence[TrainSample], *, alone: bool = False) -> dict[str, Any]:
         """The image tensors of samples, with `alone` as if each image were one of its own."""
-        found = self.showing.images(samples) if self.showing else [sample.decoded() for sample in samples]
+        found = self.showing.images(samples) if self.showing else self._decoded(samples)
         shown = [[image] for images in found for image in images] if alone else found
         tensors = self.chat.pixel_inputs(shown)
         release(image for images in found for image in images)
         return tensors
+
+    def _decoded(self, samples: Sequence[TrainSample]) -> list[list[Image.Image]]:
+        decode = partial(decode_image, made=self.chat.made)
+        return [sample.decoded(decode) for sample in samples]
 
 
 def stand_in(chat: Chat) -> TrainSample:

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from vila2cli.errors import DataError
-from vila2cli.files import DEFAULT_MAX_PIXELS, read_json, write_atomically
+from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json, write_atomically
 from vila2cli.model.chat import Chat
 from vila2cli.run.feed import ahead
 from vila2cli.shards import Shard, read_shard
@@ -93,6 +93,7 @@ def store_shard(
     digests: Mapping[str, str] | None = None,
     may_lack_images: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    draft: float = DEFAULT_DRAFT,
     num_workers: int = 0,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
@@ -105,7 +106,11 @@ def store_shard(
 
     def encode(sample: Sample, images: Callable[[], Sequence[Image.Image]]) -> list[TrainSample]:
         composed = compose(sample) or [()]
-        return [encode_sample(sample, chat, turns, max_length, max_pixels, images) for turns in composed]
+        return [encode_sample(sample, chat, one, max_length, max_pixels, draft, images) for one in composed]
+
+    def decode(one: Sample | Reject) -> tuple[Image.Image, ...]:
+        is_wanted = isinstance(one, Sample) and is_kept(one)
+        return decode_sample(one, chat, max_pixels, draft) if is_wanted else ()
 
     notes = path.with_suffix(".json")
     if not notes.exists():
@@ -113,11 +118,7 @@ def store_shard(
         filtered: list[str] = []
         writer = _Writer(shard)
         fingerprints: dict[str, Fingerprint] = {}
-        read = ahead(
-            lambda one: decode_sample(one, max_pixels) if isinstance(one, Sample) and is_kept(one) else (),
-            _read(shard, fingerprints),
-            num_workers=num_workers,
-        )
+        read = ahead(decode, _read(shard, fingerprints), num_workers=num_workers)
         with contextlib.closing(read):
             for one, images in read:
                 check_stop()
@@ -257,8 +258,9 @@ class SampleStore(Sequence[TrainSample]):
         sources: Sequence[Sequence[Stored]],
         limits: Sequence[int],
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        draft: float = DEFAULT_DRAFT,
     ) -> None:
-        """`limits` bounds the samples of each source, 0 for all; `max_pixels` is that of `store_shard`."""
+        """`limits` bounds the samples of each source, 0 for all; the others are those of `store_shard`."""
         self._files: list[_File] = []
         self._starts: list[int] = []
         columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*_TABLES, "source")}
@@ -268,7 +270,7 @@ class SampleStore(Sequence[TrainSample]):
             for stored in source:
                 count = min(left, stored.num_samples)
                 if count:
-                    file = _File(stored.path, max_pixels)
+                    file = _File(stored.path, max_pixels, draft)
                     self._files.append(file)
                     self._starts.append(total)
                     for name in _TABLES:
@@ -298,8 +300,8 @@ class SampleStore(Sequence[TrainSample]):
 class _File:
     """One shard's samples, mapped and read slice by slice."""
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        self._file, self._max_pixels = _mapped(path), max_pixels
+    def __init__(self, path: Path, max_pixels: int, draft: float) -> None:
+        self._file, self._max_pixels, self._draft = _mapped(path), max_pixels, draft
         metadata = self._file.metadata()
         self._tar, self._place = metadata["tar"], metadata["place"]
         known = metadata.get("fingerprint")  # an earlier release began this training
@@ -320,7 +322,7 @@ class _File:
         images = [self._image(at, size) for at, size in zip(offsets, sizes, strict=True)]
         key = bytes(self._slice("keys", self._key_ends, index)).rstrip(b"\n").decode()
         # Keys repeat from source to source; the shard's path tells them apart.
-        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels)
+        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels, self._draft)
 
     def _slice(self, name: str, ends: NDArray[np.int64], index: int) -> list[int]:
         start, stop = int(ends[index - 1]) if index else 0, int(ends[index])

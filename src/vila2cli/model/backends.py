@@ -1,0 +1,264 @@
+"""Image processors of transformers with other steps beneath them: quicker ones, and ones that see sizes alone.
+
+Such a processor is a class of its own on a backend, whose steps (`process_image`, `resize`, `rescale`,
+`normalize`, ...) it calls in its own order. Another backend put between the two changes how a step is done and
+leaves what is done to the class. Whether the outcome is the same is for the caller to see.
+
+Shapes: C colour channels, H x W pixels; arrays are C x H x W.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import image_transforms, image_utils
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import BaseImageProcessor
+
+from vila2cli.image import Size
+
+_LEVELS = 256
+_FIRST = image_utils.ChannelDimension.FIRST
+
+
+def quick(processor: Any) -> Any | None:
+    """The image processor with quicker steps, None for one that has no backend whose steps are known here.
+
+    It is always to be called with the same settings.
+    """
+    return _on(processor, {PilBackend: QuickPil, TorchvisionBackend: QuickTorchvision})
+
+
+def sized(processor: Any) -> Any | None:
+    """The image processor with steps that make sizes and no pixels, for images of H x W x 3; None as above."""
+    made = _on(processor, {PilBackend: SizedPil, TorchvisionBackend: SizedTorchvision})
+    if made is not None:
+        made.sizes = Sizes()
+    return made
+
+
+def _on(processor: Any, backends: dict[type, type]) -> Any | None:
+    """A copy of the processor on another backend than its own."""
+    kind = type(processor)
+    for backend, other in backends.items():
+        if issubclass(kind, backend) and kind is not backend:
+            made = copy.copy(processor)
+            made.__class__ = type(kind.__name__, (kind, other), {})
+            return made
+    return None
+
+
+class SettledOnce(BaseImageProcessor):  # type: ignore[misc]
+    """An image processor that reads and checks its settings at its first call alone."""
+
+    _settled: dict[str, Any] | None = None
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._settled is None or args:
+            return super().__call__(images, *args, **kwargs)
+        return self._preprocess_image_like_inputs(images, **self._settled)
+
+    def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        made = super()._preprocess_image_like_inputs(images, *args, **kwargs)
+        if not args:
+            self._settled = kwargs
+        return made
+
+
+class Seen:
+    """A picture in the place of the array of its pixels, which is made when something asks for it."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self.picture = picture
+        self.shape = (3, picture.height, picture.width)
+        self.ndim, self.dtype = 3, np.dtype(np.uint8)
+        self._array: NDArray[Any] | None = None
+
+    @property
+    def array(self) -> NDArray[Any]:
+        if self._array is None:
+            self._array = np.array(self.picture).transpose(2, 0, 1)
+        return self._array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self.array if dtype is None or dtype == self.dtype else self.array.astype(dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.array, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.array[key]
+
+    def __len__(self) -> int:
+        return 3
+
+
+class _Unscaled(np.ndarray[Any, Any]):
+    """Levels that are still to be multiplied by a scale."""
+
+    scale: float
+
+
+class QuickPil(SettledOnce, PilBackend):  # type: ignore[misc]
+    """Pillow's steps without copies between them; each of 256 levels is rescaled and normalised once."""
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> Any:
+        is_plain = isinstance(image, Image.Image) and image.mode == "RGB"
+        return Seen(image) if is_plain else super().process_image(image, *args, **kwargs)
+
+    def resize(
+        self, image: Any, size: Any, resample: Any = None, reducing_gap: Any = None, **kwargs: Any
+    ) -> Any:
+        if isinstance(image, Seen) and reducing_gap is None and isinstance(resample, int):
+            height, width = target_size(image.shape[1:], size)
+            return Seen(image.picture.resize((width, height), Image.Resampling(resample)))
+        return super().resize(_array(image), size, resample=resample, reducing_gap=reducing_gap, **kwargs)
+
+    def center_crop(self, image: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().center_crop(_array(image), *args, **kwargs)
+
+    def rescale(self, image: Any, scale: float, **kwargs: Any) -> Any:
+        image = _array(image)
+        if image.dtype != np.uint8 or kwargs:
+            return super().rescale(image, scale, **kwargs)
+        unscaled = image.view(_Unscaled)
+        unscaled.scale = scale
+        return unscaled
+
+    def normalize(self, image: Any, mean: Any, std: Any, **kwargs: Any) -> Any:
+        scale = getattr(image, "scale", None) if isinstance(image, _Unscaled) else None
+        if scale is None or kwargs:
+            return super().normalize(_array(image), mean, std, **kwargs)
+        return _levels_of(np.asarray(image), _table(len(image), scale, _hashable(mean), _hashable(std)))
+
+
+def _array(image: Any) -> Any:
+    return image.array if isinstance(image, Seen) else image
+
+
+def _levels_of(image: NDArray[Any], table: NDArray[Any]) -> NDArray[Any]:
+    """What the levels of an image become by a table of C x 256."""
+    made = np.empty(image.shape, table.dtype)
+    for channel, levels, out in zip(image, table, made, strict=True):
+        levels.take(channel, out=out, mode="clip")
+    return made
+
+
+def _hashable(values: Any) -> Any:
+    return tuple(values) if isinstance(values, Sequence | np.ndarray) else values
+
+
+@lru_cache(maxsize=8)
+def _table(num_channels: int, scale: float, mean: Any, std: Any) -> NDArray[Any]:
+    """What each channel's levels become, C x 256, by transformers' own arithmetic."""
+    ramp = np.broadcast_to(np.arange(_LEVELS, dtype=np.uint8), (num_channels, 1, _LEVELS))
+    formats = {"data_format": _FIRST, "input_data_format": _FIRST}
+    levels = image_transforms.rescale(ramp, scale=scale, **formats)
+    made = image_transforms.normalize(levels, mean=mean, std=std, **formats)
+    return np.ascontiguousarray(made[:, 0])
+
+
+def target_size(shape: Sequence[int], size: Any) -> tuple[int, int]:
+    """Height and width that `PilBackend.resize` makes of a height and width for a `size` of its settings."""
+    height, width = shape
+    if size.shortest_edge and size.longest_edge:
+        made = image_transforms.get_size_with_aspect_ratio(
+            (height, width), size.shortest_edge, size.longest_edge
+        )
+    elif size.shortest_edge:
+        made = image_transforms.get_resize_output_image_size(
+            np.broadcast_to(np.uint8(0), (3, height, width)),
+            size=size.shortest_edge,
+            default_to_square=False,
+            input_data_format=_FIRST,
+        )
+    elif size.max_height and size.max_width:
+        made = image_utils.get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
+    elif size.height and size.width:
+        made = size.height, size.width
+    else:
+        raise ValueError(f"the size {size} has no sides")
+    return int(made[0]), int(made[1])
+
+
+class QuickTorchvision(SettledOnce, TorchvisionBackend):  # type: ignore[misc]
+    """torchvision's own steps, which leave little to save."""
+
+
+class Sizes:
+    """How much of an image is left: the largest size at which a resizing, of it or a part of it, leaves it.
+
+    What is made smaller and larger again is as small as it was between.
+    """
+
+    def __init__(self) -> None:
+        self._whole: Size = (0, 0)
+        self._left: dict[Size, Size] = {}
+        self.made: Size | None = None
+
+    def begin(self, size: Size) -> None:
+        self._whole, self.made = size, None
+        self._left = {size: size}
+
+    def resized(self, old: Size, new: Size) -> None:
+        """Note that `old`, the whole image or a part of it, became `new`; of a part the whole is counted."""
+        if old in self._left:
+            left = min(self._left[old][0], new[0]), min(self._left[old][1], new[1])
+            self._left.setdefault(new, left)
+        else:
+            left = -(-new[0] * self._whole[0] // old[0]), -(-new[1] * self._whole[1] // old[1])
+        made = self.made or (0, 0)
+        self.made = max(made[0], left[0]), max(made[1], left[1])
+
+
+class SizedPil(SettledOnce, PilBackend):  # type: ignore[misc]
+    """Pillow's steps on arrays that repeat one level."""
+
+    sizes: Sizes
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        height, width = image.shape[:2]
+        self.sizes.begin((width, height))
+        return np.broadcast_to(np.uint8(0), (3, height, width))
+
+    def resize(self, image: NDArray[Any], size: Any, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        old_height, old_width = image.shape[1:]
+        height, width = target_size((old_height, old_width), size)
+        self.sizes.resized((old_width, old_height), (width, height))
+        return np.broadcast_to(np.uint8(0), (len(image), height, width))
+
+    def rescale(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
+        return np.broadcast_to(np.float32(0), image.shape)
+
+    normalize = rescale
+
+
+class SizedTorchvision(SettledOnce, TorchvisionBackend):  # type: ignore[misc]
+    """torchvision's steps on tensors that repeat one level."""
+
+    sizes: Sizes
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        height, width = image.shape[:2]
+        self.sizes.begin((width, height))
+        return torch.zeros((), dtype=torch.uint8).expand(3, height, width)
+
+    def resize(self, image: torch.Tensor, size: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        outline = super().resize(image.to("meta"), size, *args, **kwargs)
+        old_height, old_width = image.shape[-2:]
+        height, width = outline.shape[-2:]
+        self.sizes.resized((old_width, old_height), (width, height))
+        return image.new_zeros(()).expand(outline.shape)
+
+    def rescale(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.zeros((), dtype=torch.float32).expand(image.shape)
+
+    normalize = rescale
+
+    def rescale_and_normalize(self, images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.zeros((), dtype=torch.float32).expand(images.shape)

@@ -1,0 +1,124 @@
+"""Ids made of sizes alone, and tensors made quickly: those of the processor itself, for any size."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoProcessor,
+    CLIPImageProcessorPil,
+    Gemma3ImageProcessorPil,
+    GotOcr2ImageProcessorPil,
+    Idefics3ImageProcessorPil,
+    LlavaImageProcessorPil,
+    LlavaNextImageProcessorPil,
+    PixtralImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
+
+from vila2cli.errors import DataError
+from vila2cli.model.backends import quick, sized
+from vila2cli.model.chat import Chat
+from vila2cli.model.reference import trial_picture
+from zoo import NAMES
+
+ODD_SIZES = [(1, 1), (5, 300), (300, 5), (1200, 16), (64, 64), (33, 33), (3, 3), (7, 2)]
+SQUARE = {"size": {"height": 48, "width": 48}}
+CROPS = {
+    "do_pan_and_scan": True,
+    "pan_and_scan_min_crop_size": 16,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+PIL_PROCESSORS = {
+    "clip": (CLIPImageProcessorPil, {"size": {"shortest_edge": 48}, "crop_size": 40}),
+    "siglip": (SiglipImageProcessorPil, SQUARE),
+    "vit": (ViTImageProcessorPil, SQUARE),
+    "llava": (LlavaImageProcessorPil, {"size": {"shortest_edge": 48}, "crop_size": 48}),
+    "llava-padded": (LlavaImageProcessorPil, {"size": {"shortest_edge": 48}, "crop_size": 48, "do_pad": True}),
+    "llava-next": (LlavaNextImageProcessorPil, {"size": {"shortest_edge": 48}, "crop_size": 48}),
+    "gemma3": (Gemma3ImageProcessorPil, SQUARE),
+    "gemma3-crops": (
+        Gemma3ImageProcessorPil,
+        {**SQUARE, **CROPS},
+    ),
+    "internvl": (GotOcr2ImageProcessorPil, {**SQUARE, "crop_to_patches": True}),
+    "pixtral": (PixtralImageProcessorPil, {"size": {"longest_edge": 96}, "patch_size": 8}),
+    "idefics3": (
+        Idefics3ImageProcessorPil,
+        {"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 48}, "do_image_splitting": False},
+    ),
+    "idefics3-tiles": (
+        Idefics3ImageProcessorPil,
+        {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 48}},
+    ),
+    "not-normalised": (SiglipImageProcessorPil, {**SQUARE, "do_normalize": False}),
+    "not-rescaled": (SiglipImageProcessorPil, {**SQUARE, "do_rescale": False}),
+}
+
+
+def sizes(seed: int, num: int) -> list[tuple[int, int]]:
+    rng = random.Random(seed)
+    return [*ODD_SIZES, *((rng.randrange(1, 400), rng.randrange(1, 400)) for _ in range(num))]
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    if isinstance(theirs, torch.Tensor):
+        return isinstance(ours, torch.Tensor) and ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    if isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs)
+
+
+def check(processor: Any, num: int) -> None:
+    """Ids and tensors of odd and random sizes are the processor's; an image that it fails on is told of."""
+    chat = Chat(processor)
+    chat.check()
+    for size in sizes(7, num):
+        image = trial_picture(size)
+        try:
+            own = processor(text=[processor.image_token], images=[[image]], add_special_tokens=False)
+            pixels = processor(text=[processor.image_token], images=[[image]], return_tensors="pt")
+        except (RuntimeError, ValueError, ZeroDivisionError):
+            with pytest.raises(DataError):
+                chat.pixel_inputs([[image]])
+            continue
+        assert list(chat.pictures.ids(image, 1)) == list(own["input_ids"][0]), size
+        ours = chat.pixel_inputs([[image]])
+        assert all(same(ours[name], pixels[name]) for name in ours), size
+
+
+def test_a_built_model_is_given_what_its_processor_makes(tiny_checkpoint: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
+    check(processor, 30)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stock_model_is_given_what_its_processor_makes(zoo: Callable[[str], Path], name: str) -> None:
+    check(AutoProcessor.from_pretrained(zoo(name)), 12)
+
+
+@pytest.mark.parametrize("name", PIL_PROCESSORS)
+def test_quick_steps_are_those_of_pillow_to_the_bit(name: str) -> None:
+    """And their sizes are known without pixels."""
+    kind, settings = PIL_PROCESSORS[name]
+    processor = kind(**settings)
+    quickly, outline = quick(processor), sized(processor)
+    assert quickly is not None
+    assert outline is not None
+    for size in sizes(3, 6):
+        image = trial_picture(size)
+        try:
+            expected = processor([image], return_tensors="pt")
+        except (RuntimeError, ValueError, ZeroDivisionError):
+            continue
+        made = quickly([image], return_tensors="pt")
+        assert made.keys() == expected.keys()
+        assert all(same(made[key], expected[key]) for key in made), size
+        shapes = outline([np.zeros((*size[::-1], 3), np.uint8)], return_tensors="pt")
+        assert shapes["pixel_values"][0].shape == expected["pixel_values"][0].shape
