@@ -80,9 +80,18 @@ def processor(data: Sequence[bytes], chat: Any) -> float:
     return time.perf_counter() - start_s
 
 
+def feed() -> Any:
+    """The module that makes things ahead, in this build or an earlier one."""
+    try:
+        from vila2cli.run import feed as found
+    except ImportError:
+        from vila2cli.ask import feed as found  # type: ignore[attr-defined,no-redef]
+    return found
+
+
 def ready(data: Sequence[bytes], chat: Any, num_workers: int, draft: bool) -> float:
     """Seconds of this package, with what it knows of an earlier build too."""
-    from vila2cli.ask.feed import ahead
+    ahead = feed().ahead
 
     from vila2cli.image import decode_image
     from vila2cli.shards.sample import Turn
@@ -190,9 +199,9 @@ def main() -> None:
     if options.child:
         child(options.child, options.work)
         return
-    from vila2cli.image import DRAFT
+    from vila2cli.files import DEFAULT_DRAFT
 
-    run(options, DRAFT)
+    run(options, DEFAULT_DRAFT)
 
 
 def run(options: argparse.Namespace, draft: int) -> None:

@@ -109,8 +109,9 @@ def store_shard(
         return [encode_sample(sample, chat, one, max_length, max_pixels, draft, images) for one in composed]
 
     def decode(one: Sample | Reject) -> tuple[Image.Image, ...]:
-        is_wanted = isinstance(one, Sample) and is_kept(one)
-        return decode_sample(one, chat, max_pixels, draft) if is_wanted else ()
+        if isinstance(one, Reject) or not is_kept(one):
+            return ()
+        return decode_sample(one, chat, max_pixels, draft)
 
     notes = path.with_suffix(".json")
     if not notes.exists():
