@@ -24,7 +24,7 @@ hundred pixels, or the long one, make gigabytes, or nothing at all, of a line of
 Size = tuple[int, int]
 """Width and height in pixels."""
 Made = Callable[[Size], Size | None]
-"""The size to which a model's image processor scales an image of a size, None where it leaves it as it is."""
+"""The size to which an image processor scales an image of a size, None where it leaves it as it is."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What may be decoded; of the others Pillow knows, some start programs (EPS) or are hardly ever meant."""

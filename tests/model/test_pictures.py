@@ -47,7 +47,7 @@ PIL_PROCESSORS = {
         Gemma3ImageProcessorPil,
         {**SQUARE, **CROPS},
     ),
-    "internvl": (GotOcr2ImageProcessorPil, {**SQUARE, "crop_to_patches": True}),
+    "internvl": (GotOcr2ImageProcessorPil, {**SQUARE, "crop_to_patches": False}),
     "pixtral": (PixtralImageProcessorPil, {"size": {"longest_edge": 96}, "patch_size": 8}),
     "idefics3": (
         Idefics3ImageProcessorPil,

@@ -124,7 +124,7 @@ class QuickPil(SettledOnce, PilBackend):  # type: ignore[misc]
 
     def rescale(self, image: Any, scale: float, **kwargs: Any) -> Any:
         image = _array(image)
-        if image.dtype != np.uint8 or kwargs:
+        if image.dtype != np.uint8 or kwargs or not self.do_normalize:
             return super().rescale(image, scale, **kwargs)
         unscaled = image.view(_Unscaled)
         unscaled.scale = scale
@@ -249,7 +249,7 @@ class SizedTorchvision(SettledOnce, TorchvisionBackend):  # type: ignore[misc]
         return torch.zeros((), dtype=torch.uint8).expand(3, height, width)
 
     def resize(self, image: torch.Tensor, size: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        outline = super().resize(image.to("meta"), size, *args, **kwargs)
+        outline = super().resize(image.to("meta"), size)  # how it is resampled does not matter
         old_height, old_width = image.shape[-2:]
         height, width = outline.shape[-2:]
         self.sizes.resized((old_width, old_height), (width, height))
