@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vila2cli.errors import DataError
@@ -28,9 +29,12 @@ def take_ready(engine: Any) -> None:
             self, hf_processor: Any, data: Mapping[str, object], kwargs: Mapping[str, object] = {}
         ) -> Any:
             images = data.get("images")
-            made = join_ready([images]) if isinstance(images, list) and len(images) == 1 else None
-            if made is None:
+            if not (isinstance(images, list) and any(isinstance(one, _StandIn) for one in images)):
                 return super().call_hf_processor(hf_processor, data, kwargs)
+            pictures = [one.picture if isinstance(one, _StandIn) else one for one in images]
+            made = join_ready([pictures])
+            if made is None:
+                return super().call_hf_processor(hf_processor, {**data, "images": pictures}, kwargs)
             # Of their own, for their shapes are changed in place.
             own = {name: value[:] for name, value in made.items()}
             return BatchFeature(self._postprocess_output(own))
@@ -39,14 +43,29 @@ def take_ready(engine: Any) -> None:
     info.ctx = Context(**{one.name: getattr(info.ctx, one.name) for one in dataclasses.fields(info.ctx)})
 
 
+class _StandIn(np.ndarray[Any, Any]):
+    """What vLLM is shown of a picture that is ready: an array of its height and width that takes no memory.
+
+    An image it would copy, pixels and all, before it looks at it.
+    """
+
+    picture: ReadyPicture
+
+    @classmethod
+    def of(cls, picture: ReadyPicture) -> "_StandIn":
+        stand_in = np.broadcast_to(np.uint8(0), (picture.height, picture.width, 3)).view(cls)
+        stand_in.picture = picture
+        return stand_in
+
+
 def prompt_of(ids: list[int], images: tuple[Image.Image, ...]) -> dict[str, Any]:
     """Ids with a place for each image, and the images, as vLLM takes them."""
     prompt: dict[str, Any] = {"prompt_token_ids": ids}
-    if images:
+    if len(images) == 1 and isinstance(picture := images[0], ReadyPicture):
+        prompt["multi_modal_data"] = {"image": [_StandIn.of(picture)]}
+        prompt["multi_modal_uuids"] = {"image": [picture.digest]}  # else vLLM hashes pixels
+    elif images:
         prompt["multi_modal_data"] = {"image": list(images)}
-        digests = [image.digest for image in images if isinstance(image, ReadyPicture)]
-        if len(digests) == len(images):  # else vLLM hashes their pixels
-            prompt["multi_modal_uuids"] = {"image": digests}
     return prompt
 
 
