@@ -18,7 +18,7 @@ from vila2cli.settings import Workers
 
 MAX_AHEAD = 256
 """Samples prepared ahead of the engine's own window."""
-MAX_BYTES = 256 << 20
+MAX_BYTES = 128 << 20
 """Memory for what is prepared ahead, about: what is being made is guessed from what was made before."""
 _FIRST_GUESS = 8 << 20
 _MAX_THREADS = 16
