@@ -94,7 +94,7 @@ class VllmEngine:
                 "its processor lays out every prompt with its pictures, and vLLM does not ask it to"
             )
         self._most_images = settings.max_images
-        self._asks_once = settings.requests_per_image == 1
+        self._asks_once = settings.requests_per_image == settings.parts == 1
         self.preparing = Preparing(workers=settings.machine.workers)
         config = AutoConfig.from_pretrained(folder)
         plan = place(folder, settings) if self._on_gpu else None

@@ -252,6 +252,9 @@ class ShardWriter:
         self.name = shard.name
         self._folder, self._layer, self._shard = folder, layer, shard
         self._annotations: dict[str, bytes] = {}
+        self.kept: dict[str, Annotation] = {}
+        """Annotations by key while `keeps` is set, for layers of the same pass that take them."""
+        self.keeps = False
         self._rejects: list[Reject] = []
         self._skipped: Counter[str] = Counter()
         self._figures: dict[str, Any] = {"tokens": 0}
@@ -276,6 +279,8 @@ class ShardWriter:
             tool_version=annotation.tool_version or __version__,
         )
         self._annotations[sample.key] = to_json_bytes(complete.to_json())
+        if self.keeps:
+            self.kept[sample.key] = complete
 
     def reject(self, reject: Reject) -> None:
         """Quarantine a sample that cannot be used; it counts against `max_reject_rate`."""

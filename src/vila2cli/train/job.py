@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
+from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
@@ -34,16 +34,19 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
+from vila2cli.text.choose import drawn_line
+from vila2cli.train.accounts import check_budget, counts_line, mixture_line
+from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
-from vila2cli.train.journal import Journal, counts_line, mixture_line
+from vila2cli.train.journal import Journal
 from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.manner import Manner
 from vila2cli.train.memory import naming_what_to_lower, settings_key
 from vila2cli.train.pictures import threads_here
-from vila2cli.train.plan import expected, num_steps, plan_pass
+from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
 from vila2cli.train.store import SampleStore, Stored, store_shard
@@ -58,13 +61,15 @@ LINEAGE_FILE = "vila2.json"
 class DataSource:
     """A named source of training samples and how its samples become conversations.
 
-    One of text alone `may_lack_images`; elsewhere a caption without its picture is a reject.
+    One of text alone `may_lack_images`; elsewhere a caption without its picture is a reject. With `choosing`
+    one of several captions of a sample is drawn in each epoch, and `compose` gives what there is beside them.
     """
 
     name: str
     source: Source
     compose: Compose
     may_lack_images: bool = False
+    choosing: Choosing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +298,11 @@ class _Job:
                     around=around,
                 )
             progress.note(mixture_line("trained on", result.seen))
-        return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result)}
+            drawn = drawn_captions(samples.lengths, names, one, epochs=settings.epochs, seed=self.recipe.seed)
+            for line in map(drawn_line, drawn.values()):
+                progress.note(line)
+        more = {"drawn": drawn} if drawn else {}
+        return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result), **more}
 
     def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
         """The samples of all sources of a phase, tokenised by all processes, and what each source gave."""
@@ -302,7 +311,7 @@ class _Job:
             stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
-            _check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
+            check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
             times: Counter[tuple[str, str]] = Counter()
             for reject in rejects:  # of a key that is there several times each counts, in two phases once
                 times[reject.shard, reject.key] += 1
@@ -313,17 +322,15 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
-        samples = SampleStore(
-            sources,
-            [phase.settings.max_samples] * len(sources),
-            self.recipe.data.max_pixels,
-            self.recipe.data.draft,
-        )
+        choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
+        limits, decoding = [phase.settings.max_samples] * len(sources), self.recipe.data
+        samples = SampleStore(sources, limits, decoding.max_pixels, choices, decoding.draft)
+        rows = samples.lengths.rows(0)
         for i, name in enumerate(counts):
-            here = samples.lengths.source == i
+            here = rows[samples.lengths.source[rows] == i]
             figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
             sums = {key: int(values[here].sum()) for key, values in figures.items()}
-            counts[name] = {"samples": int(here.sum()), **sums, **counts[name]}
+            counts[name] = {"samples": len(here), **sums, **counts[name]}
         if not len(samples):
             raise DataError(
                 f"{phase.name}: there is nothing to train on in {', '.join(counts) or 'no sources'}"
@@ -348,6 +355,7 @@ class _Job:
                 max_pixels=self.recipe.data.max_pixels,
                 draft=self.recipe.data.draft,
                 num_workers=threads_here(self.recipe.trainer.workers, self.ranks.count),
+                choosing=data.choosing,
             )
 
         shards = list(enumerate(data.source.shards))
@@ -373,15 +381,3 @@ def _check_adapters(model: PreTrainedModel, phases: Sequence[Phase]) -> None:
     for phase in phases:
         if "lora" in phase.settings.train:
             adapted_layers(model, phase.settings.lora.targets)
-
-
-def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:
-    if not rejects or len(rejects) <= budget * (num_kept + len(rejects)):
-        return
-    by_reason = Counter(reject.reason for reject in rejects).most_common()
-    reasons = ", ".join(f"{count} {reason}" for reason, count in by_reason)
-    first = rejects[0]
-    raise RejectBudgetError(
-        f"{name}: {len(rejects)} of {num_kept + len(rejects)} samples cannot be trained on ({reasons}), "
-        f"more than max_reject_rate = {budget}; the first is {first.key} in {first.shard}: {first.error}"
-    )

@@ -126,24 +126,3 @@ def _start(
     accelerator.log_with = list(names)
     plain = {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in config.items()}
     accelerator.init_trackers(project, plain, {"wandb": {"name": name, "resume": "allow"}})
-
-
-def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """What each source gave, and in all."""
-    parts = [
-        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
-        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
-        for name, c in counts.items()
-    ]
-    return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
-
-
-def mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
-    """What each source has in a mixture."""
-    total = sum(f["tokens"] for f in figures.values()) or 1
-    parts = [
-        f"{name} {f['samples']:,.0f} samples, {f['tokens']:,.0f} tokens ({f['tokens'] / total:.1%}), "
-        f"{f['images']:,.0f} images"
-        for name, f in figures.items()
-    ]
-    return f"{title}: {'; '.join(parts)}"
