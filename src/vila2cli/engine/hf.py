@@ -137,7 +137,7 @@ class HfEngine:
             prepared = prepared[len(done) :]
 
     def _release(self, asked: Sequence[_Prepared]) -> None:
-        """Let go of tensors that the model has seen, but for pictures that another layer is about to ask about."""
+        """Let go of tensors that the model has seen, unless other layers ask about the same pictures."""
         if not self._asks_again:
             release(image for p in asked for image in p.request.images)
 
