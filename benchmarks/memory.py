@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def main() -> None:
         }
         if args.photos:
             make_photo_shards(work / "photos", args.photos, many, args.num_samples)
-            build_model(SIZES["tiny364"], work / "wide")
+            vision = {**SIZES["tiny"].vision, "image_size": 364, "patch_size": 14}
+            build_model(replace(SIZES["tiny"], vision=vision), work / "wide")
             ways[f"photos {args.engine}"] = lambda count: recaption(work, args.engine, count, "photos", "wide")
         for way, measure in ways.items():
             if args.only and not way.startswith(tuple(args.only)):

@@ -1,7 +1,6 @@
 """How fast `vila2 recaption` is beside the limit of its engines and beside what people write by hand.
 
-Every row captions the same images with the same model and greedy decoding, in a process of its own. The images
-are of one size, or photos of 500 to 1,100 pixels a side that are all different, as photos.py makes them:
+Every row captions the same images with the same model and greedy decoding, in a process of its own:
   raw-vllm       vLLM's `generate` once, on all prompts and decoded images in memory: the limit
   vila2-vllm     `vila2 recaption` from tars to a layer
   shard-loop     for each tar: read, decode, `LLM.generate`, write a tar
@@ -14,16 +13,16 @@ take turns, `--repeats` times; figures are medians.
 
     python benchmarks/recaption.py                         a model of 40M parameters, for a CPU
     python benchmarks/recaption.py --size tiny --num-images 2000    8M: what the tool costs by the image shows
-    python benchmarks/recaption.py --size tiny364 --sizes varied --photos ../shared/data
-                                                           8M and photos: what a picture costs shows
     python benchmarks/recaption.py --size 8b --new-tokens 128 --batch-size 512 --num-images 4096
+    python benchmarks/recaption.py --size tiny --tower-side 364 --sizes varied --photos ../shared/data \
+        --num-images 300 --new-tokens 24               photographs of 500 to 1,100 pixels, no two of a size
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -32,7 +31,7 @@ from typing import Any
 import running
 from photos import photos
 from recaption_model import SIZES, build_model
-from recaption_rows import ROWS, Measured, Work, chat_of, images, jpeg, prompt_text, write_data
+from recaption_rows import ROWS, Measured, Work, chat_of, discs, images, prompt_text, write_data
 from running import RESULTS, machine, write_results
 
 PAPER_IMAGES_PER_S, DOLLARS_PER_HOUR = 10.6, 4.91
@@ -161,9 +160,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, default=600)
     parser.add_argument("--num-pipeline", type=int, default=100, help="images for the pipeline rows")
     parser.add_argument("--num-shards", type=int, default=20)
-    parser.add_argument("--sizes", choices=("one", "varied"), default="one", help="of the images")
-    parser.add_argument("--photos", type=Path, help="a folder with photos, for --sizes varied")
-    parser.add_argument("--side", type=int, help="height of images of one size, else as the size has it")
+    parser.add_argument("--side", type=int, help="height of the images, else as the size has it")
+    parser.add_argument(
+        "--sizes", choices=("one", "varied"), default="one", help="of the images, see photos.py"
+    )
+    parser.add_argument("--photos", type=Path, help="with --sizes varied: a folder of JPEGs to make them of")
+    parser.add_argument("--tower-side", type=int, help="pixels of the vision tower, else as the size has it")
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
@@ -172,7 +174,7 @@ def parse() -> argparse.Namespace:
         "--terabytes-per-s", type=float, help="memory bandwidth, 4.3 on an H200; reports the limit"
     )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-recaption"))
-    parser.add_argument("--out", type=Path, help="default benchmarks/results/recaption-SIZE[-varied].json")
+    parser.add_argument("--out", type=Path, help="default benchmarks/results/recaption-SIZE.json")
     parser.add_argument("--child", choices=ROWS, help=argparse.SUPPRESS)
     few = {"num_images": 4, "num_pipeline": 2, "num_shards": 2, "new_tokens": 2, "batch_size": 2, "repeats": 1}
     return running.parse(parser, size="tiny", **few)
@@ -183,17 +185,18 @@ def main() -> None:
     if options.child:
         child(options.child, options.work)
         return
-    size = SIZES[options.size]
+    size, name = SIZES[options.size], f"model-{options.size}"
+    if options.tower_side:
+        vision = {**size.vision, "image_size": options.tower_side, "patch_size": 14}
+        size, name = replace(size, vision=vision), f"{name}-{options.tower_side}"
     options.work.mkdir(parents=True, exist_ok=True)
-    model = options.model or build_model(size, options.work / f"model-{options.size}")
-    side = options.side or size.picture_side
-    is_varied = options.sizes == "varied"
-    kind = "varied" if is_varied else side
-    data = options.work / f"data-{options.num_images}-{options.num_shards}-{kind}"
+    model = options.model or build_model(size, options.work / name)
+    side = "varied" if options.sizes == "varied" else options.side or size.picture_side
+    data = options.work / f"data-{options.num_images}-{options.num_shards}-{side}"
     if not data.exists():
-        numbers = range(options.num_images)
-        made = photos(len(numbers), options.photos) if is_varied else [jpeg(one, side) for one in numbers]
-        write_data(data, options.num_shards, made)
+        num_images = options.num_images
+        pictures = photos(num_images, options.photos) if side == "varied" else discs(num_images, side)
+        write_data(data, pictures, num_shards=options.num_shards)
     work = Work(
         model=str(model),
         data=str(data),
@@ -216,8 +219,7 @@ def main() -> None:
         "machine": found,
         "work": asdict(work),
         "num_shards": options.num_shards,
-        "sizes": options.sizes,
-        **({} if is_varied else {"picture_side": side}),
+        "picture_side": side,
         "rows": rows,
         "ratios": compare(rows),
     }
@@ -226,8 +228,7 @@ def main() -> None:
         ours = rows["vila2-vllm"]["images_per_s"]
         results["limit"] = {**limit, "share": ours / limit["images_per_s"]}
         results["paper"] = {"images_per_s": PAPER_IMAGES_PER_S, "ratio": ours / PAPER_IMAGES_PER_S}
-    varied = "-varied" if is_varied else ""
-    out = options.out or RESULTS / f"recaption-{options.size}{varied}.json"
+    out = options.out or RESULTS / f"recaption-{options.size}{'-varied' * (side == 'varied')}.json"
     write_results(out, results, options.work)
     report(results)
 

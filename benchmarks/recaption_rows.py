@@ -40,15 +40,21 @@ class Measured:
     load_s: float
 
 
-# The data: JPEGs in tars, pictures of discs all of one size or photos all of different ones.
+# The data: JPEGs in tars.
 
 
-def write_data(folder: Path, num_shards: int, jpegs: Sequence[bytes]) -> None:
-    per_shard = -(-len(jpegs) // num_shards)
+def write_data(folder: Path, pictures: Sequence[bytes], *, num_shards: int) -> None:
+    per_shard = -(-len(pictures) // num_shards)
     for shard in range(num_shards):
+        numbers = range(shard * per_shard, min(len(pictures), (shard + 1) * per_shard))
         with TarWriter(folder / f"{shard:05}.tar") as tar:
-            for number in range(shard * per_shard, min(len(jpegs), (shard + 1) * per_shard)):
-                tar.write_sample(f"{number:08}", {"jpg": jpegs[number], "txt": b"a picture"})
+            for number in numbers:
+                tar.write_sample(f"{number:08}", {"jpg": pictures[number], "txt": b"some discs"})
+
+
+def discs(num_images: int, side: int) -> list[bytes]:
+    """Pictures of discs, all of one size."""
+    return [jpeg(number, side) for number in range(num_images)]
 
 
 def jpeg(number: int, side: int) -> bytes:
