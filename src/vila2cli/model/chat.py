@@ -56,8 +56,7 @@ class Chat:
         self.template = None if getattr(processor, "chat_template", None) else template
         self.rendering = Rendering(processor, self.template, takes_images=self.takes_images)
         self.rendering.arguments = self.arguments
-        # Most prompts are one of a few.
-        self._prompts: dict[tuple[tuple[Turn, ...], int], Rendered] = {}
+        self._prompts: dict[tuple[tuple[Turn, ...], int], Rendered] = {}  # most prompts are one of a few
         self._outlines: dict[Any, Any] = {}
         self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self._is_checked = False
@@ -208,13 +207,9 @@ class Chat:
         return self.pictures.tensors(images) if ready is None else ready
 
     def made(self, size: Size) -> Size | None:
-        """The width and height to which the image processor scales an image of this size at most.
-
-        None where that is not known, or the image is left as large as it is. `decode_image` takes it.
-        """
-        if not self.takes_images:
-            return None
-        self.check()
+        """The size to which the image processor scales an image, None where that is open or it stays as it is."""
+        if self.takes_images:
+            self.check()
         return self.pictures.made(size)
 
     def whole_inputs(
