@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps, features
 from turned_pictures import LOSSLESS, TURN_AWAY, TURNED_FORMATS, corners, stored_turned
 from vila2cli.errors import DataError
 from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
-from vila2cli.image import MAX_ASPECT, Size, decode_image, image_size, stored_as
+from vila2cli.image import MAX_ASPECT, Size, decode_image, image_size, stored_as, upright_header
 
 ODD_IMAGES = (
     Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[1] / "../shared/data")) / "odd_images"
@@ -101,6 +101,7 @@ def test_an_orientation_is_applied_once_in_every_format(format: str, orientation
     assert ImageOps.exif_transpose(image).tobytes() == image.tobytes()
     stored = (32, 64) if orientation >= 5 else (64, 32)
     assert stored_as(data) == (stored, orientation)
+    assert upright_header(data) == (64, 32, {"MPO": "jpeg"}.get(format, format.lower()))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -108,7 +109,9 @@ def test_an_orientation_in_xmp_alone_is_applied_once(orientation: int) -> None:
     upright = corners()
     stored = upright.transpose(TURN_AWAY[orientation]) if orientation in TURN_AWAY else upright
     xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
-    image = decode_image(encode(stored, "JPEG", xmp=xmp, **LOSSLESS["JPEG"]))
+    data = encode(stored, "JPEG", xmp=xmp, **LOSSLESS["JPEG"])
+    image = decode_image(data)
+    assert upright_header(data)[:2] == image.size
     assert far_apart(image, upright) <= 8
     assert ImageOps.exif_transpose(image).tobytes() == image.tobytes()
 
@@ -236,7 +239,7 @@ def test_real_odd_images() -> None:
             continue
         image = decode_image(data)
         assert image.mode == "RGB"
-        assert image.size == image_size(data)
+        assert image.size == image_size(data) == upright_header(data)[:2]
         darkest, brightest = image.convert("L").getextrema()
         assert brightest - darkest > 150, entry["file"]
         if entry["file"].startswith("CMYK"):

@@ -9,6 +9,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.files import DEFAULT_MAX_PIXELS
 from vila2cli.filtering.image_hash import image_hash
+from vila2cli.filtering.metadata import Chooser
 from vila2cli.image import decode_image
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Sample, caption_of, is_kept
@@ -21,6 +22,8 @@ from vila2cli.text.words import num_words
 NO_CAPTION = "no-caption"
 PLACEHOLDER = "placeholder"
 FILTERED_BEFORE = "filtered-before"
+NOT_MET, TOP = "not_met", "top"
+"""The scores that hold which conditions on its metadata a sample does not meet, and what it is ranked by."""
 
 
 @dataclass(slots=True)
@@ -42,26 +45,47 @@ class Measured:
     def is_usable(self) -> bool:
         return "unusable" not in self.scores
 
+    @property
+    def is_asked_about(self) -> bool:
+        """Whether models are to score it: it is of use, and its metadata is as the filter wants it."""
+        return self.is_usable and NOT_MET not in self.scores
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A function of one sample, which threads can be handed."""
+    """A function of one sample, which threads can be handed; `chooser` where metadata is a rule."""
 
     captions: Sequence[str]
     separator: str = "\n"
     max_pixels: int = DEFAULT_MAX_PIXELS
+    reads_captions: bool = True
+    decodes_pictures: bool = True
+    chooser: Chooser | None = None
 
     def __call__(self, sample: Sample) -> Measured:
         if not is_kept(sample):
             return Measured(scores={"unusable": FILTERED_BEFORE})
         caption = neutral(compose_caption(sample, self.captions, self.separator) or "")
         measured = Measured(caption, scores={"num_words": num_words(caption)})
-        if not measured.scores["num_words"]:
-            measured.scores["unusable"] = NO_CAPTION
-        else:
+        if self.reads_captions and measured.scores["num_words"]:
             measured.scores |= self._text_scores(sample)
+        elif self.reads_captions:
+            measured.scores["unusable"] = NO_CAPTION
         self._look(sample, measured)
+        if self.chooser is not None and measured.is_usable:
+            self._choose(self.chooser, sample, measured)
         return measured
+
+    def _choose(self, chooser: Chooser, sample: Sample, measured: Measured) -> None:
+        try:
+            chosen = chooser(sample)
+        except DataError as error:
+            measured.reject("bad-image", str(error))
+            return
+        if chosen.reasons:
+            measured.scores[NOT_MET] = list(chosen.reasons)
+        if chosen.top is not None:
+            measured.scores[TOP] = chosen.top
 
     def _text_scores(self, sample: Sample) -> dict[str, list[str]]:
         """What is wrong with any of the captions, and the languages that all of them may be in; both sorted."""
@@ -84,6 +108,8 @@ class Measure:
         if len(sample.images) != 1:
             reason = "several-images" if sample.images else NO_IMAGE
             measured.reject(reason, f"the sample has {len(sample.images)} images, not one")
+            return
+        if not self.decodes_pictures:
             return
         try:
             measured.image = decode_image(sample.images[0].data, max_pixels=self.max_pixels)

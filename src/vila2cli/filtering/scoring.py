@@ -38,7 +38,7 @@ class Scorer:
     def talk(self, out: ShardWriter, sample: Sample, measured: Measured) -> Dialogue:
         """Ask for the perplexities of a usable caption and write its scores."""
         image, measured.image = measured.image, None
-        kinds = [score for score in self._scores if score != "similarity"] if measured.is_usable else []
+        kinds = [score for score in self._scores if score != "similarity"] if measured.is_asked_about else []
         logprobs: tuple[float, ...] = ()
         if kinds:
             results = yield [self._request(score, sample, measured.caption, image) for score in kinds]
@@ -104,7 +104,7 @@ class Similarity:
         from vila2cli.model.dual_encoder import DualEncoder
 
         self._encoder = self._encoder or DualEncoder(self._model)
-        _add_similarities([measured for measured in batch if measured.is_usable], self._encoder)
+        _add_similarities([measured for measured in batch if measured.is_asked_about], self._encoder)
 
 
 def _add_similarities(batch: Sequence[Measured], encoder: "DualEncoder") -> None:

@@ -80,7 +80,13 @@ class Marker:
         out, self.protocols[task.name] = self._folder / task.name, self._protocol(task)
         described = {**inputs, "judge": self.protocols[task.name], "shards": source.outline()}
         manifest = claim(out, described)
-        layer = open_layer(out, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+        layer = open_layer(
+            out,
+            layer=LAYER,
+            source=source,
+            manifest={"digest": manifest.digest},
+            is_packed=self._recipe.data.compress_layers,
+        )
         marks = Marks(self._recipe, self._asked, task, answers_dir(self._folder, task), source)
         annotate(
             self._asked.keeping(self._engine, self._answers, {}),
