@@ -205,7 +205,7 @@ class Chat:
         return self.pictures.tensors(images)
 
     def made(self, size: Size) -> Size | None:
-        """The size to which the image processor scales an image, None where that is open or it is left as is."""
+        """The size to which the image processor scales an image, None where it is open or left as it is."""
         if self.takes_images:
             self.check()
         return self.pictures.made(size)
