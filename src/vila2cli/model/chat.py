@@ -207,7 +207,7 @@ class Chat:
         return self.pictures.tensors(images) if ready is None else ready
 
     def made(self, size: Size) -> Size | None:
-        """The size to which the image processor scales an image, None where it is open or stays as it is."""
+        """The size to which the image processor scales an image, None where it is open or left as it is."""
         if self.takes_images:
             self.check()
         return self.pictures.made(size)
