@@ -343,7 +343,27 @@ def test_a_key_that_cannot_name_a_file_is_a_counted_reason(tmp_path: Path) -> No
             tar.write_sample(key, {"png": picture(9, "PNG"), "txt": b"alt"})
     for kind in ("jsonl", "llava"):
         done = export(kind, open_source([tmp_path / "base"]), tmp_path / kind, with_pictures=True)
-        assert (done["out"], done["dropped"]) == (2, {"no-file-name": 2})
+        assert (done.num_out, dict(done.dropped)) == (2, {"no-file-name": 2})
+
+
+def test_rounds_of_a_layer_are_columns_of_their_own(layers: Path, tmp_path: Path) -> None:
+    base = open_source([f"{layers}/base/part0/*.tar"])
+    for number in (1, 2):
+        writer = open_layer(
+            tmp_path / f"r{number}", layer="recaption", source=base, manifest={"digest": f"{number}"}
+        )
+        with writer.shard(base.shards[0]) as out:
+            for sample in out.samples():
+                out.annotate(
+                    sample, Annotation(layer="recaption", kind="caption", text=f"of {number}", round=number)
+                )
+        writer.finish()
+    both = open_source([tmp_path / "r1", tmp_path / "r2"])
+    export("jsonl", both, tmp_path / "out")
+    row = json.loads((tmp_path / "out" / "data" / "000000.jsonl").read_text().splitlines()[0])
+    assert (row["recaption@1"], row["recaption@2"], "recaption" in row) == ("of 1", "of 2", False)
+    with pytest.raises(DataError, match="none of 4 samples"):
+        export("jsonl", both, tmp_path / "none", captions=["recaption@9"])
 
 
 def test_rows_of_json_lines_may_lack_what_others_have(layers: Path, tmp_path: Path) -> None:
@@ -352,8 +372,10 @@ def test_rows_of_json_lines_may_lack_what_others_have(layers: Path, tmp_path: Pa
     table.write_text('{"key": "0-1", "text": "of nobody"}\n{"key": "0-0", "recaption": "ours"}\n')
     done = import_layer([table], base, tmp_path / "layer")
     assert (done["out"], done["dropped"]) == (1, {"empty-caption": 1, "not-in-file": 2})
-    (sample, *_) = read_shard(open_source([tmp_path / "layer"]).shards[0])
-    assert caption_of(sample, "recaption") == "ours"
+    assert captions(tmp_path / "layer")["0-0"] == "ours"
+    with pytest.raises(DataError, match="--text"):
+        import_layer([table], base, tmp_path / "typo", text="recaptoin")
+    assert import_layer([table], base, tmp_path / "typo", text="recaption")["out"] == 1
 
 
 def test_the_hub_gets_data_and_card_and_nothing_else(layers: Path, tmp_path: Path) -> None:

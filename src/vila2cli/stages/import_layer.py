@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK
 from vila2cli.formats.captions.items import sources_of
-from vila2cli.formats.captions.keyed import CaptionTable, sha256_of
+from vila2cli.formats.captions.keyed import CaptionTable, columns_for, sha256_of
 from vila2cli.formats.registry import find_format
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
@@ -49,6 +49,7 @@ def import_layer(
     digests = {path.name: sha256 for path, sha256 in files.items()}
     if len(digests) < len(files):
         raise RecipeError("two of the files have the same name, by which captions say where they are from")
+    columns = {path: columns_for(path, key, text, layer) for path in files}
     claimed = {"stage": "import", "layer": layer, "files": digests, "key": key, "text": text, "match": match}
     with lock(out), interruptible() as stop:
         manifest = claim(out, claimed)
@@ -56,7 +57,7 @@ def import_layer(
         unreadable = Unreadable()
         with stop.at_once(), CaptionTable.open(out / f"{MARK}captions.sqlite") as table:
             for path in files:
-                table.add(path, key, text, {shard.name for shard in source.shards}, layer)
+                table.add(path, columns[path], {shard.name for shard in source.shards})
             _take_again(table, out)
             for shard in writer.missing(source.shards):
                 try:

@@ -92,8 +92,8 @@ class FirstColumns:
 
     def notes(self) -> Iterator[str]:
         first = f"the first {len(self._extensions)} samples of {self._shard}"
-        if odd := sorted(set().union(*self._extensions) - set.intersection(*self._extensions or [set()])):
-            shown = ", ".join(f".{printable(extension)}" for extension in odd[:5])
+        if odd := {one for some in self._extensions for other in self._extensions for one in some - other}:
+            shown = ", ".join(f".{printable(extension)}" for extension in sorted(odd)[:5])
             yield (
                 f"Hugging Face datasets (5.2.0) takes the columns of tars from {first}, and reads none as not "
                 f"all of these have {shown}; `vila2 shards export parquet` has no such limit"

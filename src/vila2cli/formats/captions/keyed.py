@@ -60,15 +60,11 @@ class CaptionTable:
         finally:
             path.unlink(missing_ok=True)
 
-    def add(self, path: Path, key: str, text: str, shards: Collection[str], layer: str) -> None:
+    def add(self, path: Path, columns: tuple[str, str] | None, shards: Collection[str]) -> None:
         """Read a file; a `shard` column counts where it names one of `shards`, which tell keys apart.
 
-        Where no column is named for the caption, one called like the `layer` comes first.
-        Raises DataError where there are no columns of these names.
+        `columns` are those of `columns_for`.
         """
-        keys, texts = (key,) if key else KEYS, (text,) if text else (layer, *TEXTS)
-        known = _columns(path, {keys[0], texts[0]})
-        columns = known and (_column(path, known, keys, "--key"), _column(path, known, texts, "--text"))
         for row in stream_rows(path, _BATCH):
             self.counts["rows"] += 1
             if columns and not isinstance(row, RowError):
@@ -135,6 +131,18 @@ def _object(value: Any) -> Any:
         return load_json(value.encode("utf-8", "surrogatepass"))
     except ValueError:
         return None
+
+
+def columns_for(path: Path, key: str, text: str, layer: str) -> tuple[str, str] | None:
+    """The columns of key and caption by these names, None of a file without rows that can be read.
+
+    Where no column is named for the caption, one called like the `layer` comes first.
+    Raises DataError where there are no columns of these names.
+    """
+    keys, texts = (key,) if key else KEYS, (text,) if text else (layer, *TEXTS)
+    if not (known := _columns(path, {keys[0], texts[0]})):
+        return None
+    return _column(path, known, keys, "--key"), _column(path, known, texts, "--text")
 
 
 def _columns(path: Path, wanted: Collection[str]) -> list[str]:
