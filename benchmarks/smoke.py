@@ -1,4 +1,4 @@
-"""Every benchmark by its quick form; ends with 1 at the first that is broken.
+"""Every benchmark by its quick form, but for those that tests run; ends with 1 at the first that is broken.
 
     python benchmarks/smoke.py                 all of them, in about three minutes on two cores
     python benchmarks/smoke.py recaption lora  these
@@ -12,6 +12,7 @@ import argparse
 import atexit
 import os
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from typing import NoReturn
 FOLDER = Path(__file__).parent
 PARTS = ("running", "smoke", "auc", "repeats", "recaption_model", "recaption_rows")
 """Scripts that are parts of others."""
+TESTED = ("durability", "scale")
+"""Those that tests run already, and that are run here by name alone."""
 FIRST = ("recaption", "specialists", "findings_vila")
 """The longest, which go first so that none is left over at the end."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
@@ -84,19 +87,22 @@ def _be(name: str, log: Path) -> NoReturn:
 def main() -> int:
     known = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; all that no test runs")
     parser.add_argument("--jobs", type=int, default=2, help="run so many at a time")
     parser.add_argument("--timeout-s", type=int, default=900, help="the most seconds for one")
     options = parser.parse_args()
     if unknown := set(options.names) - set(known):
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    names = list(options.names) or sorted(known, key=lambda name: name not in FIRST)
+    names = list(options.names) or sorted({*known} - {*TESTED}, key=lambda name: (name not in FIRST, name))
     os.environ.update(ENVIRONMENT | os.environ)
     from vila2cli.cli.forking import warm_up
 
     warm_up()
-    with tempfile.TemporaryDirectory(prefix="vila2-smoke-") as folder:
-        return run_all(names, Path(folder), options.jobs, options.timeout_s)
+    folder = Path(tempfile.mkdtemp(prefix="vila2-smoke-"))  # which a fork that ends must not take with it
+    try:
+        return run_all(names, folder, options.jobs, options.timeout_s)
+    finally:
+        shutil.rmtree(folder)
 
 
 def run_all(waiting: list[str], folder: Path, jobs: int, timeout_s: float) -> int:

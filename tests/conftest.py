@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -num_slow[item.path])
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, as tests wait for processes, servers and clocks a fifth of their time."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -115,7 +116,7 @@ class VllmServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; it answers half a minute later."""
+        """Start it; it answers some twenty seconds later."""
         options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options]
         command += ["--model", str(self._checkpoint), "--served-model-name", "tiny", "--api-key", self.key]
@@ -131,6 +132,7 @@ class VllmServer:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "TORCHDYNAMO_DISABLE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # spares a process for its only worker
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

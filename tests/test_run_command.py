@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from forks import Forks
 from vila2cli.cli.app import main
 from vila2cli.cli.walk import Machine, Walk
 from vila2cli.run.stages import Stage
@@ -156,24 +157,28 @@ def test_a_machine_shares_cores_and_fills_gpus() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_reaches_the_stage(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "vila2cli", "run", "round0", *FLAGS, "--set", "pretrain.main.epochs=400.0"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def test_a_signal_reaches_the_stage(forks: Forks, tmp_path: Path, number: signal.Signals) -> None:
+    command = ["-m", "vila2cli", "run", "round0", *FLAGS, "--set", "pretrain.main.epochs=400.0"]
+    process = forks.start(command, folder=tmp_path)
     steps = tmp_path / "runs/world/round0/pretrain.partial"
     end_s = time.monotonic() + 120
     while not list(steps.glob("**/steps.jsonl")) and time.monotonic() < end_s:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)  # until the stage, which writes there too, has ended
-    assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL), output
+    assert process.wait() == (75 if number == signal.SIGTERM else -signal.SIGKILL), process.communicate()
+    while left_in(tmp_path):
+        assert time.monotonic() < end_s, "a stage goes on without the run that started it"
+        time.sleep(0.05)
+    output = "".join(process.communicate())
     assert "Traceback" not in output
     assert "stopped by SIGTERM; run the same command again to go on" in output
     assert not (tmp_path / "runs/world/round0/pretrain").exists()
-    left = [path for path in Path("/proc").glob("[0-9]*/cwd") if path.exists() and path.resolve() == tmp_path]
-    assert not left, "a stage goes on without the run that started it"
+
+
+def left_in(folder: Path) -> list[Path]:
+    """The processes that run in a folder."""
+    return [path for path in Path("/proc").glob("[0-9]*/cwd") if path.exists() and path.resolve() == folder]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux for the children of a process")

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 import zoo_llava
 import zoo_native
+from vila2cli.model.saving import rename_for_vllm
 from zoo_tokenizers import TOKENIZERS
 
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
@@ -65,6 +66,7 @@ def build(name: str, folder: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(target)
     net.save_pretrained(target)
+    rename_for_vllm(target, type(net))  # as released checkpoints have them
     return target
 
 

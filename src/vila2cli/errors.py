@@ -14,7 +14,16 @@ The message is one line: what is wrong, where, and what to do. Everything else t
 raised is a defect of this package and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 _MAX_LINE = 240
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: which of those known is nearest, "" for none."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -42,4 +42,14 @@ def test_marks_that_mean_something_in_a_pattern_stand_for_themselves() -> None:
 
 def test_what_no_pattern_is_known_for_is_refused() -> None:
     with pytest.raises(DataError, match="no pattern is known for"):
-        compact_pattern({"type": "string"})
+        compact_pattern({"anyOf": [{"type": "string"}]})
+
+
+def test_tags_and_attributes_fit_without_white_space() -> None:
+    tags = {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 2}
+    plain = {"n": {"type": "integer"}, "is": {"type": "boolean"}, "x": {"type": "number"}}
+    schema = {"type": "object", "properties": {"tags": tags, **plain}, "required": ["tags", *plain]}
+    others = {"n": -3, "is": True, "x": 1.5}
+    for value, fits in {("a", 'say"'): True, (): True, ("a",) * 3: False, ("abcdef",): False}.items():
+        compact = json.dumps({"tags": value, **others}, separators=(",", ":"))
+        assert bool(re.fullmatch(compact_pattern(schema), compact)) == fits, compact

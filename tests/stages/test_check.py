@@ -1,8 +1,6 @@
 """What `vila2 check` finds before anything runs, on real small data, and how it ends."""
 
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from forks import Forks
 from vila2cli.cli.app import main
 from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.build import build
@@ -54,14 +53,13 @@ def test_a_recipe_that_can_run_passes(world: Path, capsys: pytest.CaptureFixture
     assert sorted(world.rglob("*")) == before, "nothing is written"
 
 
-def test_a_signal_is_not_what_a_check_found(world: Path) -> None:
-    words = ["check", "world.toml", "--set", "data.pretrain=['pipe:kill -TERM $PPID; sleep 3']"]
-    done = subprocess.run(
-        [sys.executable, "-m", "vila2cli", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 75, done.stderr
-    assert done.stderr == "vila2: stopped by SIGTERM; run the same command again to go on\n"
-    assert "FAIL" not in done.stdout
+def test_a_signal_is_not_what_a_check_found(forks: Forks, world: Path) -> None:
+    words = ["check", "world.toml", "--set", "data.pretrain=['pipe:kill -TERM $PPID; sleep 20']"]
+    ended = forks.start(["-m", "vila2cli", *words])
+    said, errors = ended.communicate()
+    assert ended.returncode == 75, errors
+    assert errors == "vila2: stopped by SIGTERM; run the same command again to go on\n"
+    assert "FAIL" not in said
 
 
 def test_a_shard_that_cannot_be_read_is_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,8 +137,8 @@ def test_records_name_the_adapter_and_its_digest(
         adapter = read_adapter(folder)
         assert manifest["model_sha256"] == adapter.sha256
         assert manifest["adapter_base_sha256"] == adapter.base_sha256
-        (shard, *_) = open_source([str(tmp_path / name)]).shards
-        samples = read_shard(shard, on_reject=lambda reject: None)
+        shards = open_source([str(tmp_path / name)]).shards
+        samples = (one for shard in shards for one in read_shard(shard, on_reject=lambda reject: None))
         found = next(one for sample in samples if (one := sample.annotation(name)))
         assert (found.model, found.model_sha256) == (str(folder), adapter.sha256)
 

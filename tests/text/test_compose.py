@@ -193,6 +193,7 @@ def test_every_setting_about_captions_counts() -> None:
         "shuffle_captions": True,
         "caption_dropout": {"original": 0.5},
         "draw_candidate": True,
+        "choose": {"original": 0.5, "recaption": 0.5},
         "answers": "apart",
     }
     assert changed.keys() == CaptionSettings.model_fields.keys() | {"answers"}

@@ -176,13 +176,11 @@ def test_a_deepspeed_config_file_is_read(tmp_path: Path) -> None:
         read_launch(TrainerSettings(), "float32", environ)
 
 
-def test_a_stage_ends_with_that_line_before_it_reads_anything(recipe: Path, tiny_checkpoint: Path) -> None:
+def test_a_stage_ends_with_that_line_before_it_reads_anything(
+    forks: Forks, recipe: Path, tiny_checkpoint: Path
+) -> None:
     arguments = ["sft", "--recipe", str(recipe), "--model", str(tiny_checkpoint), "--out", "/nowhere/out"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "vila2cli", *arguments],
-        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "fp16"},
-        capture_output=True,
-        text=True,
-    )
+    ended = forks.start(["-m", "vila2cli", *arguments], {"ACCELERATE_MIXED_PRECISION": "fp16"})
+    _, said = ended.communicate()
     assert ended.returncode == RecipeError.exit_code
-    assert ended.stderr.strip().splitlines()[-1].endswith("asks for fp16; take bf16 (training does without)")
+    assert said.strip().splitlines()[-1].endswith("asks for fp16; take bf16 (training does without)")

@@ -1,11 +1,12 @@
 """What a job will cost, from its first samples; nothing is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vila2cli.ask.fill import Annotator, Part
-from vila2cli.ask.job import Job
+from vila2cli.ask.job import Job, open_for
 from vila2cli.errors import DataError
 from vila2cli.run.cost import Cost, cost_of
 from vila2cli.run.progress import Progress
@@ -18,7 +19,10 @@ NUM_TRIED = 64
 
 @dataclass(frozen=True, slots=True)
 class Estimate(StageResult):
-    """What the first samples cost, and how many like them there are in all, None where nothing tells."""
+    """What the first samples cost, and how many like them there are in all, None where nothing tells.
+
+    A sample counts once for each layer that is written in the pass.
+    """
 
     tried: Cost
     num_samples: int | None
@@ -46,26 +50,36 @@ class Estimate(StageResult):
         )
 
 
-def estimate(job: Job[Any], *, num_tried: int = NUM_TRIED) -> Estimate:
-    """Try the first `num_tried` samples of a job and write nothing.
+def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimate:
+    """Try the first `num_tried` samples of jobs of one pass and write nothing.
 
     Raises DataError when none of them is answered.
     """
-    with interruptible() as stop, Progress(f"{job.layer} --estimate", num_tried) as progress:
-        engine = job.open_engine(stop)
-        unwritten = LayerWriter(Path(), job.layer, job.source)
-        part = Part(unwritten, job.make_task(engine.name), job.source.shards)
-        annotator = Annotator(engine, [part], stop=stop, progress=progress)
-        figures = annotator.try_out(num_tried)
+    name = ", ".join(job.layer for job in jobs)
+    first, source = jobs[0], jobs[0].source
+    with interruptible() as stop, Progress(f"{name} --estimate", num_tried * len(jobs)) as progress:
+        engine = open_for(jobs, stop)
+        unwritten = {job.layer: LayerWriter(Path(job.layer), job.layer, source) for job in jobs}
+        parts = [
+            Part(
+                unwritten[job.layer],
+                job.make_task(engine.name),
+                source.shards,
+                tuple(unwritten[one] for one in job.uses),
+            )
+            for job in jobs
+        ]
+        annotator = Annotator(engine, parts, stop=stop, progress=progress)
+        figures = annotator.try_out(num_tried * len(jobs))
     if not figures["answered"]:
-        why = annotator.failures[job.layer].commonest() or "there was nothing to ask"
+        why = annotator.failures[first.layer].commonest() or "there was nothing to ask"
         tried = f"none of the first {figures['read']:,.0f} samples got an answer"
         raise DataError(f"{tried}, so nothing can be estimated: {why}")
     share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]
-    total, _ = expected_samples(job.source.shards)
+    total, _ = expected_samples(source.shards)
     return Estimate(
-        tried=cost_of(job.recipe.cost, figures),
+        tried=cost_of(first.recipe.cost, figures),
         num_samples=None if total is None else round(total * share),
-        num_shards=len(job.source.shards),
+        num_shards=len(source.shards),
         num_requests=int(figures["requests"]),
     )

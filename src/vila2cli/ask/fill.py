@@ -12,18 +12,25 @@ import dataclasses
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.feed import ahead
 from vila2cli.ask.meter import Bill, Meter
+from vila2cli.ask.parts import Dialogue as Dialogue
+from vila2cli.ask.parts import HandedOut as HandedOut
+from vila2cli.ask.parts import Part as Part
+from vila2cli.ask.parts import Task as Task
+from vila2cli.ask.parts import Together as Together
+from vila2cli.ask.parts import lacking_shards as lacking_shards
+from vila2cli.ask.waiting import OpenShard, wait_for
 from vila2cli.engine import AnyRequest, Engine, Result
 from vila2cli.errors import DataError
 from vila2cli.run.stopping import Stop
-from vila2cli.shards import LayerWriter, Shard, ShardWriter, Unreadable, samples_of
+from vila2cli.shards import Unreadable, samples_of
 from vila2cli.shards.sample import Reject, Sample
 
 NUM_DECODERS = min(8, os.cpu_count() or 1)
@@ -31,52 +38,8 @@ NUM_DECODERS = min(8, os.cpu_count() or 1)
 MAX_DECODED = 32
 """Samples prepared ahead of the engine's own window."""
 
-Made = TypeVar("Made")
-
-Together = Callable[[Sequence[Any]], None]
-"""Adds to what was prepared of up to BATCH samples of a shard at once, before they are talked about."""
 BATCH = 32
-
-Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
-"""Yields requests to send together and is given their results in the same order; writes before it ends."""
-
-
-class Task(Protocol[Made]):
-    """What is done with every sample. `wants` and `talk` are called in one thread, `prepare` in others."""
-
-    def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to talk about a sample; False after telling the writer what becomes of it instead."""
-        ...
-
-    def prepare(self, sample: Sample) -> Made:
-        """What a talk about a sample needs, decoded images above all; raises DataError for bad ones."""
-        ...
-
-    def talk(self, out: ShardWriter, sample: Sample, made: Made) -> Dialogue:
-        """Ask about a sample and tell the writer what comes of it: an annotation, a reject or a skip."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A layer, the task that fills it, and those of the shards that it still lacks."""
-
-    layer: LayerWriter
-    task: Task[Any]
-    shards: Sequence[Shard]
-
-
-HandedOut = tuple[Shard, Sequence[Part]]
-"""A shard to read, and the layers that lack it."""
-
-
-def lacking_shards(parts: Sequence[Part]) -> list[HandedOut]:
-    """Every shard that a layer lacks, once, with the layers that do."""
-    shards: dict[Shard, list[Part]] = {}
-    for part in parts:
-        for shard in part.shards:
-            shards.setdefault(shard, []).append(part)
-    return list(shards.items())
+"""Samples that are handed to a `Together` at once."""
 
 
 class Shown(Protocol):
@@ -86,20 +49,6 @@ class Shown(Protocol):
     def note(self, text: str) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class _OpenShard:
-    """A shard of one layer with samples still talked about."""
-
-    part: Part
-    shard: Shard
-    writer: ShardWriter
-    num_talks: int = 0
-    num_asked: int = 0
-    num_failed: int = 0
-    is_read: bool = False
-    is_broken: bool = False
-
-
 @dataclass(slots=True)
 class _Talk:
     """One sample's dialogue: the requests of its last step and the results that are back.
@@ -107,7 +56,7 @@ class _Talk:
     `error` is the last of the engine's, as long as it `is_unanswered`.
     """
 
-    opened: _OpenShard
+    opened: OpenShard
     key: str
     dialogue: Dialogue
     requests: list[AnyRequest] = field(default_factory=list)
@@ -120,7 +69,7 @@ class _Talk:
 class _Read:
     """A sample and the open shards of the layers whose tasks want it; without one, shards that end there."""
 
-    by: Sequence[_OpenShard]
+    by: Sequence[OpenShard]
     sample: Sample | None = None
 
     def prepare(self) -> Any:
@@ -154,9 +103,10 @@ class Annotator:
     ) -> None:
         self._engine, self._parts, self._together = engine, parts, together
         self._stop, self._progress = stop, progress
-        self._open: list[_OpenShard] = []
+        self._open: list[OpenShard] = []
         self._talks: dict[str, _Talk] = {}
         self._ready: deque[AnyRequest] = deque()
+        self._after: deque[AnyRequest] = deque()
         self._figures: Counter[str] = Counter()
         self._feed: Iterator[_Prepared] = iter(())
         self._num_left = math.inf
@@ -188,8 +138,8 @@ class Annotator:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
 
         One sample goes before them, on which the engine sizes its batches, and is timed only if there are
-        no others. `read` counts the samples that were read, `wanted` those of them that the task wants, and
-        `begun` those that the other figures are of.
+        no others. `read` counts the samples that were read, `wanted` what the tasks want of them, and
+        `begun` what of that the other figures are of.
         """
         self._writes = False
         with self._begun(lacking_shards(self._parts)):
@@ -235,7 +185,7 @@ class Annotator:
 
         It may run dry while answers are out and go on when they ask for more (see `Engine`); no generator can.
         """
-        while not self._ready:
+        while not (self._ready or self._after):
             if self._num_left <= 0:
                 raise StopIteration
             read, made = next(self._feed)
@@ -245,22 +195,37 @@ class Annotator:
                     self._close_if_done(opened)
                 else:
                     self._begin(opened, read.sample, made)
-        return self._ready.popleft()
+        # What waited goes first, for it is of a shard that is asked about.
+        return (self._after or self._ready).popleft()
 
-    def _begin(self, opened: _OpenShard, sample: Sample, made: Future[Any]) -> None:
+    def _begin(self, opened: OpenShard, sample: Sample, made: Future[Any]) -> None:
+        """Begin a talk about a sample, or let it wait for the layers before its own."""
+        opened.pending.add(sample.key)
+        if opened.waiting is None:
+            self._start(opened, sample, made)
+            return
+        opened.waiting.held.append((sample, made))
+        self._go_on_with(opened)
+
+    def _go_on_with(self, opened: OpenShard) -> None:
+        """Begin the talks of a layer that wait for nothing more."""
+        if opened.waiting is not None:
+            for sample, made in opened.waiting.ready():
+                self._start(opened, sample, made)
+
+    def _start(self, opened: OpenShard, sample: Sample, made: Future[Any]) -> None:
         """Begin a talk about a sample, unless it cannot be prepared, or its layer was given up."""
         if self._has_failed(opened.part):
-            self._progress.advance()
+            self._settle(opened, sample.key)
             return
         self._figures["begun"] += 1
         try:
             dialogue = opened.part.task.talk(opened.writer, sample, made.result())
         except DataError as error:
             opened.writer.reject(Reject(opened.writer.name, sample.key, "bad-image", str(error)))
-            self._progress.advance()
+            self._settle(opened, sample.key)
             return
         self._num_left -= 1
-        opened.num_talks += 1
         self._go_on(_Talk(opened, sample.key, dialogue), None)
 
     def _read(self, handed_out: Iterable[HandedOut]) -> Iterator[_Read]:
@@ -270,12 +235,14 @@ class Annotator:
             lacking = [part for part in parts if not self._has_failed(part)]
             if not lacking:
                 continue
-            opened = [_OpenShard(part, shard, part.layer.shard(shard)) for part in lacking]
+            opened = [OpenShard(part, shard, part.layer.shard(shard)) for part in lacking]
             self._open += opened
             try:
+                for one in opened:
+                    wait_for(one, opened)
                 for sample in self._stop.each(samples_of([one.writer for one in opened])):
                     wanting = [one for one in opened if one.part.task.wants(one.writer, sample)]
-                    self._figures.update(read=1, wanted=int(bool(wanting)))
+                    self._figures.update(read=1, wanted=len(wanting))
                     if wanting:
                         yield _Read(wanting, sample)
                     if len(wanting) < len(opened):
@@ -300,24 +267,36 @@ class Annotator:
         shard, layer = talk.opened.shard, talk.opened.part.layer.folder
         names = [f"{layer}\0{shard.name}\0{talk.key}\0{index}" for index in range(len(requests))]
         talk.requests = [
-            dataclasses.replace(request, id=name, group=shard.url)
+            dataclasses.replace(request, id=name, group=shard.url, part=talk.opened.part.layer.layer)
             for name, request in zip(names, requests, strict=True)
         ]
         talk.results = {}
         self._talks.update(dict.fromkeys(names, talk))
+        if results is None and talk.opened.waiting is not None:
+            self._after.extend(talk.requests)  # in the order of the samples, as a pass of its own has them
+            return
         # In front, before the rest of a sample of the next shard: a group's requests must not be interrupted.
         self._ready.extendleft(reversed(talk.requests))
 
     def _end(self, talk: _Talk, *, was_asked: bool) -> None:
         opened = talk.opened
-        opened.num_talks -= 1
         if was_asked:
             opened.num_asked += 1
             opened.num_failed += talk.is_unanswered
             self._count(opened, answered=int(not talk.is_unanswered))
             self._weigh(opened.part, talk.error if talk.is_unanswered else None)
+        self._settle(opened, talk.key)
+
+    def _settle(self, opened: OpenShard, key: str) -> None:
+        """Note that nothing more will be said of a sample in a layer, and go on with what waited for that."""
+        opened.pending.remove(key)
         self._progress.advance()
+        for other in self._after_it(opened):
+            self._go_on_with(other)
         self._close_if_done(opened)
+
+    def _after_it(self, opened: OpenShard) -> list[OpenShard]:
+        return [one for one in self._open if opened in one.before]
 
     def _weigh(self, part: Part, error: str | None) -> None:
         """Hold what came of a sample against its layer's budget, and write no more of a layer that spent it."""
@@ -328,7 +307,8 @@ class Annotator:
             opened.is_broken |= opened.part is part
 
     def _has_failed(self, part: Part) -> bool:
-        return self.failures.is_spent(part.layer.layer)
+        """Whether a layer is written no further, or one that it uses is not."""
+        return any(self.failures.is_spent(one.layer) for one in (part.layer, *part.uses))
 
     def _take(self, result: Result) -> None:
         talk = self._talks.pop(result.id)
@@ -340,24 +320,30 @@ class Annotator:
         if len(talk.results) == len(talk.requests):
             self._go_on(talk, [talk.results[request.id] for request in talk.requests])
 
-    def _count(self, opened: _OpenShard, **figures: int) -> None:
+    def _count(self, opened: OpenShard, **figures: int) -> None:
         opened.writer.count(**figures)
         self._figures.update(figures)
 
-    def _close_if_done(self, opened: _OpenShard) -> None:
-        if not opened.is_read or opened.num_talks:
+    def _close_if_done(self, opened: OpenShard) -> None:
+        """Write or give up a shard of which nothing is left, and then those of layers that waited for it."""
+        if not opened.is_done or opened not in self._open or any(one in self._open for one in opened.before):
             return
-        writer, layer = opened.writer, opened.part.layer.layer
         self._open.remove(opened)
-        if opened.is_broken or not self._writes:
-            writer.abort()
-            return
-        if self.failures[layer].gives_up(opened.num_asked, opened.num_failed):
+        opened.is_broken |= any(one.is_broken for one in opened.before)
+        self._close(opened)
+        for other in self._after_it(opened):
+            self._close_if_done(other)
+
+    def _close(self, opened: OpenShard) -> None:
+        writer, layer = opened.writer, opened.part.layer.layer
+        if not opened.is_broken and self._writes:
+            if not self.failures[layer].gives_up(opened.num_asked, opened.num_failed):
+                writer.count(**self._bill.charge(layer))
+                writer.close()
+                return
             self._progress.note(f"the engine failed on every sample of {writer.name}, which is not written")
-            writer.abort()
-            return
-        writer.count(**self._bill.charge(layer))
-        writer.close()
+            opened.is_broken = True
+        writer.abort()
 
     def _show_notes(self) -> None:
         notes = self._engine.notes if self._engine else []

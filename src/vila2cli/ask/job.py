@@ -3,6 +3,7 @@
 Recaptioning, rewriting, relabelling and scoring differ in what a `Job` says; the rest is here.
 """
 
+import dataclasses
 import gc
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
 from vila2cli.ask.opening import engine_settings, open_layer_engine
 from vila2cli.ask.pool import LayerOpener, open_layers
 from vila2cli.ask.replicas import Replicas
-from vila2cli.engine import Engine, open_engine
+from vila2cli.engine import Engine, EngineSettings, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.run.cost import cost_of
@@ -42,9 +43,10 @@ class Job(Generic[Summary]):
 
     `stage` says which [engine] holds, and `inputs` is what the layer's manifest holds. `settings` are those of
     the engine; where there is no `model` none is opened, and no task may ask. `asked` is for a model that is
-    not asked as they say. `make_task` is given the engine's name, "" without one. What `summarise` returns is
-    written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None where
-    it is not.
+    not asked as they say. Jobs of one `pass_of` are asked together, and one that `uses` layers of others waits
+    for them sample by sample. `make_task` is given the engine's name, "" without one. What `summarise` returns
+    is written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None
+    where it is not.
     """
 
     layer: str
@@ -56,6 +58,8 @@ class Job(Generic[Summary]):
     adapter: str = ""
     settings: WritingSettings | FilterSettings
     asked: AskedSettings | None = None
+    pass_of: str = ""
+    uses: tuple[str, ...] = ()
     make_task: Callable[[str], Task[Any]]
     together: Together | None = None
     summarise: Callable[[LayerWriter], Summary]
@@ -72,11 +76,12 @@ class Job(Generic[Summary]):
         """What of the machine it is asked on, and how."""
         return self.recipe.engine_of(self.stage)
 
-    def open_engine(self, stop: Stop) -> Engine:
-        """An engine that writes no layer."""
-        assert self.model is not None, "there is somebody to ask"
-        settings = engine_settings(self.settings, self.recipe.api, self.machine, asked=self.asked)
-        return open_engine(self.settings.engine, self.model, settings, stop)
+
+def open_for(jobs: Sequence[Job[Any]], stop: Stop) -> Engine:
+    """An engine for jobs of one pass that writes no layer."""
+    first = jobs[0]
+    assert first.model is not None, "there is somebody to ask"
+    return open_engine(first.settings.engine, first.model, together_settings(jobs), stop)
 
 
 _Claimed = tuple[Job[Summary], LayerWriter]
@@ -85,18 +90,20 @@ _Claimed = tuple[Job[Summary], LayerWriter]
 def write_layers(jobs: Sequence[tuple[Job[Summary], Path]], worker: Worker | None = None) -> list[Summary]:
     """Write the worker's part of each job's layer into its folder, going on where it stopped.
 
-    The summaries are of all workers' parts. Adapters of one checkpoint are asked together, in one engine and
-    one pass over the shards, and write what each would write alone; a job that fails does not keep the others
-    from being done. Raises RecipeError when a folder was begun with other settings, ModelError, DataError,
-    BudgetError, Interrupted after a signal, and RejectBudgetError when too much went wrong: once everything is
-    written, or as soon as the engine fails on more than that. Of several errors the first is raised.
+    The summaries are of all workers' parts. Adapters of one checkpoint, and caption layers of one command, are
+    asked together, in one engine and one pass over the shards, and write what each would write alone; a job
+    that fails does not keep the others from being done. Raises RecipeError when a folder was begun with other
+    settings, ModelError, DataError, BudgetError, Interrupted after a signal, and RejectBudgetError when too
+    much went wrong: once everything is written, or as soon as the engine fails on more than that. Of several
+    errors the first is raised.
     """
     worker = worker or Worker()
     errors: list[DataError | RejectBudgetError] = []
     with ExitStack() as held:
         stop = held.enter_context(interruptible())
         claimed = [(job, _claim(job, out, worker, held)) for job, out in jobs]
-        for group in _groups(claimed):
+        groups = _groups(claimed)
+        for group in groups:
             try:
                 _ask_missing(group, worker, stop)
             except (DataError, RejectBudgetError) as error:  # what the others hold is summed up all the same
@@ -104,6 +111,8 @@ def write_layers(jobs: Sequence[tuple[Job[Summary], Path]], worker: Worker | Non
                 errors.append(error.with_traceback(None))
             gc.collect()  # the next group's engine may need the memory of this one's
         summaries = [_sum_up(job, layer) for job, layer in claimed]
+        for group in groups:
+            _forget_answers(group)
     problems = [
         problem for (job, _), summary in zip(jobs, summaries, strict=True) if (problem := job.problem(summary))
     ]
@@ -128,10 +137,10 @@ def _claim(job: Job[Summary], out: Path, worker: Worker, held: ExitStack) -> Lay
 
 
 def _groups(claimed: Sequence[_Claimed[Summary]]) -> list[list[_Claimed[Summary]]]:
-    """Who is asked together: the adapters over one checkpoint that are asked alike; everyone else alone."""
+    """Who is asked together: adapters over one checkpoint that are asked alike, and the jobs of a pass."""
     groups: dict[Hashable, list[_Claimed[Summary]]] = {}
     for job, layer in claimed:
-        key: Hashable = layer.folder
+        key: Hashable = job.pass_of or layer.folder
         if job.adapter:
             key = read_adapter(job.adapter).base_sha256, digest(_asked(job))
         groups.setdefault(key, []).append((job, layer))
@@ -149,16 +158,21 @@ def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop)
     if not todo:
         return
     jobs, first = [job for job, _, _ in todo], todo[0][0]
+    by_name = {job.layer: layer for job, layer in group}
     with ExitStack() as held:
         num_shards = len({shard for _, _, missing in todo for shard in missing})
-        engine = _open([(job, layer) for job, layer, _ in todo], worker, stop, held, num_shards)
+        home = group[0][1].folder
+        engine = _open([(job, layer) for job, layer, _ in todo], home, worker, stop, held, num_shards)
         name = "" if engine is None else engine.name
         annotate(
             engine,
-            [Part(layer, job.make_task(name), missing) for job, layer, missing in todo],
+            [
+                Part(layer, job.make_task(name), missing, tuple(by_name[one] for one in job.uses))
+                for job, layer, missing in todo
+            ],
             title=", ".join([first.title, *(job.layer for job in jobs[1:])]),
             stop=stop,
-            max_reject_rate=first.max_reject_rate,
+            max_reject_rate=max(job.max_reject_rate for job in jobs),
             together=first.together,
             note=first.note,
             log_path=first.log_path,
@@ -166,23 +180,38 @@ def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop)
 
 
 def _open(
-    todo: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop, held: ExitStack, num_shards: int
+    todo: Sequence[_Claimed[Summary]], home: Path, worker: Worker, stop: Stop, held: ExitStack, num_shards: int
 ) -> Engine | Replicas | None:
-    """The engine of these layers; answers of a server are kept until the layer is complete."""
+    """The engine of these layers; answers of a server are kept in `home` until the layers are complete."""
     first, layers = todo[0][0], [layer for _, layer in todo]
     if first.model is None:
         return None
     api, adapters = first.recipe.api, [job.adapter for job, _ in todo if job.adapter]
-    settings = engine_settings(first.settings, api, first.machine, adapters, first.asked)
+    settings = together_settings([job for job, _ in todo], adapters)
     if first.settings.engine != "api":
         opener = LayerOpener(layers, first.settings.engine, first.model, settings)
         return open_layers(opener, worker, stop, held, num_shards)
     engine = open_layer_engine(layers, "api", first.model, settings, stop)
-    answers = held.enter_context(Answers(layers[0].folder / ANSWERS_FILE, worker))
+    answers = held.enter_context(Answers(home / ANSWERS_FILE, worker))
     if len(answers):
-        engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {layers[0].folder}")
+        engine.notes.append(f"{len(answers):,} answers of earlier runs are kept in {home}")
     # Not the address: a server that moved is the same to a layer.
     return Kept(engine, answers, {**api.deciding(), **first.recipe.data.limits(), **_asked(first)})
+
+
+def together_settings(jobs: Sequence[Job[Any]], adapters: Sequence[str] = ()) -> EngineSettings:
+    """What the engine of jobs that are asked in one pass needs to know."""
+    first = jobs[0]
+    each = [
+        engine_settings(job.settings, job.recipe.api, job.machine, adapters, job.asked or first.asked)
+        for job in jobs
+    ]
+    per_image = max(len(adapters), sum(one.requests_per_image for one in each) if first.pass_of else 1)
+    return dataclasses.replace(
+        each[0],
+        requests_per_image=max(per_image, each[0].requests_per_image),
+        parts=len(jobs) if first.pass_of else 1,
+    )
 
 
 def _asked(job: Job[Any]) -> dict[str, Any]:
@@ -197,9 +226,15 @@ def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:
     with layer.alone():
         summary = job.summarise(layer)
         write_json(layer.folder / "summary.json", job.to_json(summary))
-        if layer.done() >= {shard.name for shard in job.source.shards}:
-            Answers(layer.folder / ANSWERS_FILE).remove()
     return summary
+
+
+def _forget_answers(group: Sequence[_Claimed[Summary]]) -> None:
+    """Remove the answers kept for layers, once all of them are complete."""
+    if all(layer.done() >= {shard.name for shard in job.source.shards} for job, layer in group):
+        for _, layer in group:
+            with layer.alone():
+                Answers(layer.folder / ANSWERS_FILE).remove()
 
 
 def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Plan:
     """A stage with its paths settled, of a `kind` of the table of stages, or a rewrite or soup.
 
     `stage` is what it is called, `origins` says of model, shards and out who named them, and `deciding` what
-    decides a checkpoint beyond the settings of its first section.
+    decides a checkpoint beyond the settings of its first section. `layer` is the one of captions that is meant.
     """
 
     stage: str
@@ -34,6 +34,7 @@ class Plan:
     shards: tuple[str, ...] = ()
     base: str | None = None
     worker: Worker = field(default_factory=Worker)
+    layer: str = "recaption"
     origins: Mapping[str, str] = field(default_factory=dict)
     deciding: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,8 +106,12 @@ class Paths:
         if self.round in (None, 0):
             return list(self.recipe.data.pretrain)
         # A rewrite layer lies over the recaptions and brings them with it.
-        is_rewritten = "rewrite" in self.recipe.pretrain.main.captions
-        return [found_locally(self._last_round("rewrite" if is_rewritten else "recaption"))]
+        named = self.recipe.captions_named()
+        layers = [
+            self._last_round("rewrite" if "rewrite" in self.recipe.pretrain.main.captions else "recaption")
+        ]
+        layers += [self._last_captions(name) for name in self.recipe.captions if name in named]
+        return [found_locally(layer) for layer in layers]
 
     def pretrained_on(self) -> list[str]:
         """What a round pretrains on: of `captioned` what its filter keeps where the recipe asks for it."""
@@ -119,7 +124,14 @@ class Paths:
 
     def _last_round(self, stage: str) -> Path:
         """The folder of a stage in the round; the final training goes on from the last one."""
-        return self.folder.stage(stage, self.round if isinstance(self.round, int) else self.recipe.rounds)
+        return self.folder.stage(stage, self._last)
+
+    def _last_captions(self, layer: str) -> Path:
+        return self.folder.captions(layer, self._last)
+
+    @property
+    def _last(self) -> int:
+        return self.round if isinstance(self.round, int) else self.recipe.rounds
 
     def model(self, given: str | None, fallback: Path | None) -> str:
         """The checkpoint, or RecipeError when neither an option nor the run folder names one."""
@@ -152,6 +164,16 @@ class Paths:
         in_run = self.stage(kind) if self.round is not None else None
         folder = self.out(out, in_run, kind, more.get("model"), near or more["shards"][0])
         return self._plan(kind, kind, self.round, sections, folder, **more)
+
+    def plan_of_captions(self, layer: str, out: Path | None, **more: Any) -> Plan:
+        """The plan of a caption layer of the round."""
+        if layer == "recaption":
+            return self.plan("recaption", ("recaption", "prompts"), out, **more)
+        in_run = self.folder.captions(layer, self.round) if self.round is not None else None
+        folder = self.out(out, in_run, layer, more["model"], more["shards"][0])
+        section = f"captions.{layer}" if layer in self.recipe.captions else "recaption"
+        title = f"recaption {layer}"
+        return self._plan(title, "recaption", self.round, (section, "prompts"), folder, layer=layer, **more)
 
     def plan_of(self, specialist: str, kind: str, out: Path | None, **more: Any) -> Plan:
         """The plan of a specialist's training, or of its answering."""

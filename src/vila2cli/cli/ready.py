@@ -105,7 +105,8 @@ def _is_gone(plan: Plan) -> bool:
 
 
 def _deciding(recipe: Recipe, section: str) -> Any:
-    value = setting_of(recipe, section)
+    table, _, layer = section.partition(".")
+    value = recipe.captions_of(layer) if table == "captions" else setting_of(recipe, section)
     return json.loads(json.dumps(value.deciding() if isinstance(value, Settings) else value))
 
 
@@ -139,7 +140,7 @@ def _is_whole(plan: Plan) -> bool:
 
     if not (plan.out / "layer.json").is_file():
         return False
-    if not is_summed_up(plan.out, reject_budget(plan.recipe, plan.kind)):
+    if not is_summed_up(plan.out, reject_budget(plan.recipe, plan.kind, plan.layer)):
         return False
     shards = select(open_source(plan.shards, base=plan.base).shards, plan.worker)
     if not {shard.name for shard in shards} <= done(plan.out):

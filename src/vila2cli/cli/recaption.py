@@ -14,6 +14,8 @@ from vila2cli.cli.shards import merge_layer
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.run.folder import parse_worker
+from vila2cli.settings.layers import check_layer_name
+from vila2cli.settings.recipe import Recipe
 
 
 def recaption(
@@ -23,6 +25,14 @@ def recaption(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="NAME",
+            help="Caption layer to write, as [captions.NAME] says; repeated, all in one pass. [recaption]",
+        ),
+    ] = None,
     rewrite: Annotated[
         bool,
         typer.Option("--rewrite", help="Merge alt-text and recaption of a layer with a language model."),
@@ -39,9 +49,12 @@ def recaption(
 ) -> None:
     """Caption images with a model, as a layer over the shards.
 
+    Several --layer are written in one pass over the images; --out then has a folder for each.
+
     \b
     vila2 recaption --model ckpt/r2 --shards data/*.tar
     vila2 recaption --model ckpt/r2 --shards data/*.tar --estimate
+    vila2 recaption --model ckpt/r2 --shards data/*.tar --layer recaption --layer short
     vila2 recaption --rewrite --model ckpt/llm --shards r2
     vila2 recaption --recipe recipes/world.toml --round 1
     """
@@ -51,25 +64,51 @@ def recaption(
     paths = Paths(settings, round)
     if paths.round == 0 or isinstance(paths.round, str):
         raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
-    stage = "rewrite" if rewrite else "recaption"
+    layers = _layers(settings, layer, rewrite=rewrite)
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
     chosen_model = paths.model(model, last)
     recaptioned = paths.round is not None and rewrite
     found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain
     specs = paths.shards(shards, found, "data.pretrain")
-    plan = paths.plan(
-        stage, (stage, "prompts"), out, model=chosen_model, shards=specs, base=base, worker=parse_worker(worker)
-    )
-    check_settings(settings, rewrite=rewrite)
-    if estimate and not dry_run:
-        _estimate(plan, rewrite=rewrite)
+    given: dict[str, Any] = {
+        "model": chosen_model,
+        "shards": specs,
+        "base": base,
+        "worker": parse_worker(worker),
+    }
+    if rewrite:
+        plans = {"rewrite": paths.plan("rewrite", ("rewrite", "prompts"), out, **given)}
     else:
-        _run(plan, rewrite=rewrite, merge=merge, dry_run=dry_run)
+        plans = {
+            name: paths.plan_of_captions(name, out / name if out and len(layers) > 1 else out, **given)
+            for name in layers
+        }
+    check_settings(settings, rewrite=rewrite, layers=layers)
+    if estimate and not dry_run:
+        _estimate(plans, rewrite=rewrite)
+    else:
+        _run(plans, rewrite=rewrite, merge=merge, dry_run=dry_run)
 
 
-def _estimate(plan: Plan, *, rewrite: bool) -> None:
+def _layers(recipe: Recipe, given: list[str] | None, *, rewrite: bool) -> list[str]:
+    """The caption layers asked for, each once; raises RecipeError for a name that none can have."""
+    if rewrite and given:
+        raise RecipeError(f"--layer {given[0]}: --rewrite writes the layer rewrite; leave one of the two out")
+    layers = list(dict.fromkeys(given or ["recaption"]))
+    for name in layers:
+        if name in recipe.specialists:
+            raise RecipeError(f"--layer {name}: it is the name of a specialist, whose answers are a layer")
+        try:
+            check_layer_name(name)
+        except ValueError as error:
+            raise RecipeError(f"--layer {name}: {error}") from None
+    return layers
+
+
+def _estimate(plans: Mapping[str, Plan], *, rewrite: bool) -> None:
     from vila2cli.stages.recaption import estimate
 
+    plan = next(iter(plans.values()))
     costs = estimate(
         plan.recipe,
         shards=list(plan.shards),
@@ -77,37 +116,50 @@ def _estimate(plan: Plan, *, rewrite: bool) -> None:
         round=plan.round_number,
         base=plan.base,
         rewrite=rewrite,
+        layers=list(plans),
     )
-    say(f"{plan.title}: estimate, nothing is written")
+    say(f"{', '.join(one.title for one in plans.values())}: estimate, nothing is written")
     show(costs, [f"  {line}" for line in costs.lines()])
 
 
-def _inputs(plan: Plan, *, rewrite: bool) -> Mapping[str, Any]:
-    """What the stage would say that its layer was made from."""
-    from vila2cli.stages.recaption import to_job
+def _inputs(plans: Mapping[str, Plan], layer: str, *, rewrite: bool) -> Mapping[str, Any]:
+    """What the stage would say that a layer was made from."""
+    from vila2cli.stages.recaption import to_job, to_jobs
 
-    model = plan.model or ""
-    return to_job(plan.recipe, plan.shards, model, plan.round_number, plan.base, rewrite=rewrite).inputs
+    plan = plans[layer]
+    given = (plan.recipe, plan.shards, plan.model or "", plan.round_number, plan.base)
+    if rewrite:
+        return to_job(*given, rewrite=True).inputs
+    jobs = to_jobs(plan.recipe, list(plans), *given[1:])
+    return next(job.inputs for job in jobs if job.layer == layer)
 
 
-def _run(plan: Plan, *, rewrite: bool, merge: bool, dry_run: bool) -> None:
+def _run(plans: Mapping[str, Plan], *, rewrite: bool, merge: bool, dry_run: bool) -> None:
+    plan = next(iter(plans.values()))
     if merge and plan.worker.count > 1:
         raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
-    if not ready(plan, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plan, rewrite=rewrite)):
+    due = [
+        ready(one, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plans, name, rewrite=rewrite))
+        for name, one in plans.items()
+    ]
+    if not any(due):
         return
-    from vila2cli.stages.recaption import recaption
+    from vila2cli.stages.recaption import recaption, write_captions
 
-    summary = recaption(
-        plan.recipe,
-        shards=list(plan.shards),
-        model=plan.model or "",
-        out=plan.out,
-        round=plan.round_number,
-        worker=plan.worker,
-        base=plan.base,
-        rewrite=rewrite,
-    )
-    print_summary(plan, summary)
-    if merge:
-        captions = ("rewrite",) if rewrite else ("original", "recaption")
-        merge_layer(plan.out, captions, shards=plan.shards, base=plan.base)
+    shared: dict[str, Any] = {
+        "shards": list(plan.shards),
+        "model": plan.model or "",
+        "round": plan.round_number,
+        "worker": plan.worker,
+        "base": plan.base,
+    }
+    if rewrite:
+        summaries = [recaption(plan.recipe, out=plan.out, rewrite=True, **shared)]
+    else:
+        outs = {name: one.out for name, one in plans.items()}
+        summaries = write_captions(plan.recipe, outs, **shared)
+    for (name, one), summary in zip(plans.items(), summaries, strict=True):
+        print_summary(one, summary)
+        if merge:
+            captions = ("rewrite",) if rewrite else ("original", name)
+            merge_layer(one.out, captions, shards=one.shards, base=one.base)

@@ -3,17 +3,21 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vila2cli.cli.options import Base, Model, RecipeFile, Sets, local_folder
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
-from vila2cli.errors import DataError, RecipeError
+from vila2cli.errors import DataError, RecipeError, meant
 from vila2cli.formats.registry import names
 from vila2cli.settings.recipe import Recipe
+from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
+
+if TYPE_CHECKING:
+    from vila2cli.text.choose import Choice
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -131,19 +135,54 @@ def merge(
         list[str] | None,
         typer.Option("--captions", help="Captions joined in this order: original, or a layer's name."),
     ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            "--choose",
+            metavar="NAME=SHARE,...",
+            help="One caption per sample, drawn by shares: original=0.2,recaption=0.8.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of --choose: the recipe's, for the same draw.")
+    ] = 0,
 ) -> None:
     """Write self-contained shards, image and joined text, for tools that know no layers.
 
     \b
     vila2 shards merge runs/world/round1/recaption --captions original recaption --out merged
+    vila2 shards merge runs/world/round1/recaption --choose original=0.2,recaption=0.8
     """
     from vila2cli.shards import open_source
+    from vila2cli.shards.sample import is_source
+    from vila2cli.text.choose import Choice
 
-    known = ["original", *(layer.name for layer in open_source(shards, base=base).layers)]
-    if unknown := [name for name in captions or () if name not in known]:
-        raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
+    if choose is not None and captions:
+        raise RecipeError("--choose draws one caption and --captions joins several; leave one of the two out")
+    shares = None if choose is None else _shares(choose)
+    known = ["original", *dict.fromkeys(layer.name for layer in open_source(shards, base=base).layers)]
+    option = "--captions" if shares is None else "--choose"
+    if unknown := [name for name in shares or captions or () if not is_source(name, known)]:
+        raise RecipeError(
+            f"{option} {unknown[0]}: these shards have {', '.join(known)}{meant(unknown[0], known)}"
+        )
     folder = out or default_out("merged", None, shards[0])
-    _merge(shards, folder, tuple(captions or CAPTIONS), base)
+    choice = None if shares is None else Choice(shares, seed)
+    _merge(shards, folder, tuple(captions or CAPTIONS), base, choice)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Read `NAME=SHARE,NAME=SHARE`; raises RecipeError for what is none."""
+    found: dict[str, float] = {}
+    try:
+        for part in text.split(","):
+            name, equals, share = part.partition("=")
+            if not equals or not name.strip() or name.strip() in found:
+                raise ValueError("write it as original=0.2,recaption=0.8, each source once")
+            found[name.strip()] = float(share)
+        return checked_shares(found)
+    except ValueError as error:
+        raise RecipeError(f"--choose {text[:80]}: {error}") from None
 
 
 def merge_layer(
@@ -162,15 +201,26 @@ def merge_layer(
     _merge(specs, layer_dir.with_name(f"{layer_dir.name}-merged"), captions, base)
 
 
-def _merge(specs: Sequence[str | Path], folder: Path, captions: tuple[str, ...], base: str | None) -> None:
+def _merge(
+    specs: Sequence[str | Path],
+    folder: Path,
+    captions: tuple[str, ...],
+    base: str | None,
+    choice: "Choice | None" = None,
+) -> None:
     from vila2cli.shards import open_source
+    from vila2cli.stages.merge import drawn_shares
     from vila2cli.stages.merge import merge as run_stage
+    from vila2cli.text.choose import drawn_line
 
     say(f"merge: writing {folder}")
-    counts = run_stage(open_source(specs, base=base), folder, captions=captions)
+    counts = run_stage(open_source(specs, base=base), folder, captions=captions, choice=choice)
+    drawn = {} if choice is None else drawn_shares(choice, folder)
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
     line = f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
-    show({"stage": "merge", "out_dir": folder, **counts.to_json()}, [line])
+    more = {"drawn": drawn} if drawn else {}
+    lines = [line, *([f"  {drawn_line(drawn)}"] if drawn else [])]
+    show({"stage": "merge", "out_dir": folder, **counts.to_json(), **more}, lines)
 
 
 @app.command("convert")

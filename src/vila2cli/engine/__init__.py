@@ -40,8 +40,9 @@ class Request:
 
     `images` stand where the turns' text has IMAGE_PLACEHOLDER (images without one come first).
     `temperature` 0 is greedy. `seed` alone decides the noise of a sampled request, whatever it is
-    batched with. `group` is a shard's URL: the hf engine never batches two groups together. `adapter` is
-    one of those the engine was opened with, "" for the checkpoint alone. `image_sha256s` are the digests of
+    batched with. `group` is a shard's URL and `part` the layer that is written: the hf engine never batches
+    two groups or two parts together. `adapter` is one of those the engine was opened with, "" for the
+    checkpoint alone. `image_sha256s` are the digests of
     the files that the images were decoded from, under which an answer is kept (see `ask.kept_answers`).
     `schema` is a JSON schema that the answer has to fit: vllm and api hold the model to it, hf does not.
     """
@@ -55,6 +56,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     group: str = ""
+    part: str = ""
     adapter: str = ""
     schema: Mapping[str, Any] | None = None
 
@@ -99,6 +101,7 @@ class ScoreRequest:
     image_sha256s: tuple[str, ...] = ()
     text: str
     group: str = ""
+    part: str = ""
     adapter: str = ""
 
 
@@ -118,6 +121,7 @@ class EngineSettings:
     max_images: int = 0  # per request, vLLM refuses more; 0 for as many as the context holds
     adapters: tuple[str, ...] = ()  # folders of LoRA adapters over the checkpoint, all held at once
     requests_per_image: int = 2  # asked one after the other; prepared images are kept where it is more than one
+    parts: int = 1  # layers that are written in the same pass
     asked: AskedSettings = field(default_factory=AskedSettings)  # of every request, beside what it says itself
     api: ApiSettings = field(default_factory=ApiSettings)
     api_key: str = field(default="", repr=False)

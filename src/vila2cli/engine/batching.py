@@ -40,7 +40,7 @@ def chunks_by_group(
 ) -> Iterator[list[AnyRequest]]:
     """Cut the stream where the group changes, and inside a group before it grows past either bound.
 
-    A chunk is of one adapter, and the same whatever other adapters are asked in between. The stream is
+    A chunk is of one adapter and part, and the same whatever others are asked in between. The stream is
     asked again after the chunks of a group, even when it had run dry. What it then has for the group just
     given goes into chunks of that group, before the next group begins.
     """
@@ -48,8 +48,8 @@ def chunks_by_group(
     held: deque[AnyRequest] = deque()  # read past the end of a group
     group: str | None = None
     while True:
-        chunks: dict[str, list[AnyRequest]] = {}
-        pixels: Counter[str] = Counter()
+        chunks: dict[tuple[str, str], list[AnyRequest]] = {}
+        pixels: Counter[tuple[str, str]] = Counter()
         was_held = False
         while True:
             if held and held[0].group == group:
@@ -61,13 +61,14 @@ def chunks_by_group(
                 break
             else:
                 request = following
-            chunk, more = chunks.setdefault(request.adapter, []), num_pixels(request)
-            if chunk and (len(chunk) >= max_requests or pixels[request.adapter] + more > max_pixels):
+            kind = request.adapter, request.part
+            chunk, more = chunks.setdefault(kind, []), num_pixels(request)
+            if chunk and (len(chunk) >= max_requests or pixels[kind] + more > max_pixels):
                 yield chunk
-                chunk = chunks[request.adapter] = []
-                pixels[request.adapter] = 0
+                chunk = chunks[kind] = []
+                pixels[kind] = 0
             chunk.append(request)
-            pixels[request.adapter] += more
+            pixels[kind] += more
         if chunks:
             yield from chunks.values()
         elif held:

@@ -5,6 +5,7 @@ Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vo
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vila2cli.engine.limits import (
 )
 from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
+from vila2cli.engine.shared import SharedFeatures
 from vila2cli.engine.trial import TESTED, try_out
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
@@ -88,6 +90,10 @@ class HfEngine:
         self._net.generation_config = GenerationConfig(
             do_sample=False, use_cache=True, eos_token_id=self._eos, pad_token_id=self._pad
         )
+        is_shared = (
+            settings.parts > 1 and not settings.adapters and SharedFeatures.suits(self._net, self.device)
+        )
+        self._shared = SharedFeatures(self._net) if is_shared else None
         self._can_keep = "logits_to_keep" in inspect.signature(self._net.forward).parameters
         if self._chat.takes_images and type(self._net).__name__ not in TESTED:
             self._try_out()
@@ -234,6 +240,17 @@ class HfEngine:
 
     @torch.inference_mode()
     def _generate(self, batch: list[_Prepared]) -> list[Result]:
+        with self._shared_over(batch):
+            return self._answers(batch)
+
+    def _shared_over(self, batch: Sequence[_Prepared]) -> AbstractContextManager[None]:
+        """Let what the vision tower makes of the images of a batch be shared by the parts of a pass."""
+        if self._shared is None:
+            return nullcontext()
+        images = [image for p in batch for image in p.request.images]
+        return self._shared.over(images, batch[0].request.group)
+
+    def _answers(self, batch: list[_Prepared]) -> list[Result]:
         requests = [p.request for p in batch if isinstance(p.request, Request)]
         sampler = SeededSampler(
             [r.temperature for r in requests],
@@ -290,7 +307,9 @@ class HfEngine:
                 raise DataError("its answer cannot be told from the tokens around it")
             return {name: self._placed(value) for name, value in made.items()}
         padded = collate([(p.ids, p.ids) for p in batch], self._pad, left=pad_left)
-        pixels = self._chat.pixel_inputs([p.request.images for p in batch])
+        pixels: Any = None if self._shared is None else self._shared.pixel_inputs()
+        if pixels is None:
+            pixels = self._chat.pixel_inputs([p.request.images for p in batch])
         inputs = {name: self._placed(value) for name, value in pixels.items()}
         for name in ("input_ids", "attention_mask"):
             inputs[name] = torch.tensor(padded[name], device=self.device)

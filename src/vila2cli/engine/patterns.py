@@ -11,6 +11,9 @@ from typing import Any
 
 from vila2cli.errors import DataError
 
+_CHARACTER = r'([^"\\\x00-\x1f]|\\["\\/bfnrt])'
+_PLAIN = {"boolean": "(true|false)", "integer": "-?(0|[1-9][0-9]*)", "number": r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"}
+
 
 def schema_fields(schema: Mapping[str, Any] | None, structured: str) -> dict[str, Any]:
     """How a server is told of a schema in a request, by `api.structured`; {} where it is not."""
@@ -25,18 +28,33 @@ def schema_fields(schema: Mapping[str, Any] | None, structured: str) -> dict[str
 
 
 def compact_pattern(schema: Mapping[str, Any]) -> str:
-    """The regular expression of a schema made of objects, lists of one length and choices.
+    """The regular expression of a schema made of objects, lists, choices, texts, numbers, true and false.
 
-    Raises DataError for what else a schema may say.
+    Bounds of numbers are not in it. Raises DataError for what else a schema may say.
     """
     if "enum" in schema:
         return "(" + "|".join(_literal(value) for value in schema["enum"]) + ")"
     if schema.get("type") == "object" and list(schema.get("required", ())) == list(schema["properties"]):
         members = (f"{_literal(name)}:{compact_pattern(value)}" for name, value in schema["properties"].items())
         return r"\{" + ",".join(members) + r"\}"
-    if schema.get("type") == "array" and schema.get("minItems") == schema.get("maxItems"):
-        return r"\[" + ",".join([compact_pattern(schema["items"])] * int(schema["minItems"])) + r"\]"
+    if schema.get("type") == "array":
+        return rf"\[{_several(compact_pattern(schema['items']), schema)}\]"
+    if schema.get("type") == "string":
+        return f'"{_CHARACTER}{{{schema.get("minLength", 0)},{schema.get("maxLength", "")}}}"'
+    if schema.get("type") in _PLAIN:
+        return _PLAIN[schema["type"]]
     raise DataError(f"no pattern is known for {dict(schema)}")
+
+
+def _several(item: str, schema: Mapping[str, Any]) -> str:
+    """As many items with commas as a list may have."""
+    least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
+    if most == 0:
+        return ""
+    if most == least:
+        return ",".join([item] * least)
+    further = f"(,{item}){{{max(0, least - 1)},{'' if most is None else int(most) - 1}}}"
+    return f"{item}{further}" if least else f"({item}{further})?"
 
 
 def _literal(value: Any) -> str:

@@ -312,6 +312,9 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
     gc.collect()
     engine_config = EngineArgs(model=str(folder), **options).create_engine_config()
     if not on_gpu:
+        # vLLM looks for such a kernel on GPUs alone; on a CPU it would answer without a word.
+        if getattr(engine_config.model_config, "is_mm_prefix_lm", False):
+            raise ValueError("its tokens of a picture see each other, for which vLLM has no kernel on a CPU")
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
     # In vLLM 0.32's own CPU version a request without an adapter gets the last one's weights when it is in one

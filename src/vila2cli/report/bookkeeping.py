@@ -57,6 +57,11 @@ def reject_table(run: RunRecord) -> Table:
     return Table(_REJECT_COLUMNS, tuple(rows), _reject_note(run))
 
 
+def _place(name: str) -> tuple[int, str]:
+    """Where a stage comes in a round; further caption layers come after the first."""
+    return _STAGE_ORDER.index("recaption" if name.startswith("recaption-") else name), name
+
+
 def _examples(lines: Sequence[str]) -> Markup:
     if not lines:
         return tag("small", "not listed")
@@ -176,7 +181,7 @@ def _cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
 
 def matrix(run: RunRecord) -> Table:
     """The state of every stage of every round."""
-    names = sorted({stage.name for stage in run.stages}, key=_STAGE_ORDER.index)
+    names = sorted({stage.name for stage in run.stages}, key=_place)
     rows = (
         Row(group, tuple(_state_cell(run.stage(group, name)) for name in names))
         for group in dict.fromkeys(stage.group for stage in run.stages)

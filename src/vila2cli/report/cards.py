@@ -6,12 +6,18 @@ from pathlib import Path
 from vila2cli.errors import DataError
 from vila2cli.report.data_card import data_card
 from vila2cli.report.json_reader import JsonReader
+from vila2cli.report.merged_card import is_merged, merged_card
 from vila2cli.report.model_card import model_card
 from vila2cli.settings.recipe import Recipe
 
 CARD_FILE = "README.md"
 STAGES = ("sft", "recaption", "rewrite", "checkpoint", "relabel")
 """Whose folders of a run get a card: what others may want to use."""
+
+
+def is_carded(name: str) -> bool:
+    """Whether a folder of a run that is called so gets a card, a further caption layer among them."""
+    return name in STAGES or name.startswith("recaption-")
 
 
 def find_cards(folder: Path) -> list[Path]:
@@ -22,7 +28,7 @@ def find_cards(folder: Path) -> list[Path]:
     if _writer(folder):
         return [folder]
     stages = [*folder.glob("*/*"), *folder.glob("specialists/*/*")]
-    if folders := sorted(stage for stage in stages if stage.name in STAGES and _writer(stage)):
+    if folders := sorted(stage for stage in stages if is_carded(stage.name) and _writer(stage)):
         return folders
     known = "no checkpoint, no caption layer, and no run folder that holds one"
     what = known if folder.is_dir() else "not there"
@@ -41,6 +47,8 @@ def _writer(folder: Path) -> Callable[[Path, Recipe], str] | None:
     """What writes the card of a folder; answers of an eval or a judge have none, as they describe no image."""
     if (folder / "vila2.json").is_file() and (folder / "config.json").is_file():
         return model_card
+    if is_merged(folder, JsonReader(folder)):
+        return merged_card
     layer = folder / "layer.json"
     is_layer = layer.is_file() and JsonReader(folder).read(layer).get("layer") not in ("eval", "judge")
     return data_card if is_layer else None

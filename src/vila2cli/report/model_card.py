@@ -20,6 +20,7 @@ from vila2cli.report.markdown import (
     section,
     table,
 )
+from vila2cli.report.merged_card import DRAWN_HEAD, drawn_rows
 from vila2cli.report.results import RoundResult, read_result
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
@@ -77,6 +78,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
         section("Training data", table(["stage", "data", "shards", "from", "layers"], _data_rows(chain))),
         section("Prompts", _prompts(folder, chain, reader, recipe)),
         section("Training", table(_PHASE_HEAD, _phase_rows(chain))),
+        section("Captions drawn", table(["stage", "phase", *DRAWN_HEAD], _drawn_rows(chain))),
         section("Scores", _scores(result)),
         section("Cost", _training_cost(chain, recipe)),
         section("Known failures", _model_failures(result, folder, reader), damaged(reader)),
@@ -160,6 +162,17 @@ def _phase_rows(chain: Lineage) -> list[tuple[object, ...]]:
                 parts = ", ".join(map(str, trained)) if isinstance(trained, list) else ""
                 rows.append((lineage.get("stage", ""), phase.get("phase", ""), *figures, *values, parts))
     return rows
+
+
+def _drawn_rows(chain: Lineage) -> list[tuple[object, ...]]:
+    """What the shares of captions came to, where one was drawn of an image in each epoch."""
+    return [
+        (lineage.get("stage", ""), phase.get("phase", ""), *row)
+        for _, lineage in chain
+        for phase in tables_of(lineage.get("phases"))
+        for drawn in table_of(phase.get("drawn")).values()
+        for row in drawn_rows(table_of(drawn))
+    ]
 
 
 def _result(folder: Path, sha256: str, reader: JsonReader) -> RoundResult | None:

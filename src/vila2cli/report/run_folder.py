@@ -76,7 +76,7 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
     stages = [
         _read_stage(run_dir / f"round{number}" / name, f"round {number}", name, reader)
         for number in rounds
-        for name in ROUND_STAGES
+        for name in _stage_names(run_dir / f"round{number}")
         if not (number == 0 and name in ("recaption", "judge"))
         and (name not in OPTIONAL_STAGES or (run_dir / f"round{number}" / name).is_dir())
     ]
@@ -89,6 +89,13 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
             stages += [_read_stage(last / name, group, name, reader) for name in ("pretrain", "sft", "eval")]
     times = [stage.finished for stage in stages if stage.finished is not None]
     return RunRecord(run_dir, tuple(stages), tuple(rounds), max(times, default=None))
+
+
+def _stage_names(folder: Path) -> list[str]:
+    """The stages of a round, with its further caption layers after the first."""
+    more = sorted(path.name for path in _folders(folder) if path.name.startswith("recaption-"))
+    first, *others = ROUND_STAGES
+    return [first, *more, *others]
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -51,6 +51,10 @@ class RunFolder:
         """The output of a stage in a round; None is the final training, a name a control of it."""
         return self.root / (f"round{round}" if isinstance(round, int) else round or "final") / name
 
+    def captions(self, layer: str, round: int | str | None) -> Path:
+        """The folder of a caption layer in a round."""
+        return self.stage("recaption" if layer == "recaption" else f"recaption-{layer}", round)
+
     def specialist(self, name: str) -> Path:
         return self.root / "specialists" / name / "checkpoint"
 

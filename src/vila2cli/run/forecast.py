@@ -231,7 +231,8 @@ def _data_of(stage: Stage) -> tuple[str, ...]:
 def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
     """How many images pass through a stage, each as often as it does."""
     if stage.kind == "recaption":
-        return _share(counts["pretrain"], recipe.recaption.share)
+        shares = [recipe.captions_of(layer).share for layer in recipe.caption_layers]
+        return _share(counts["pretrain"], sum(shares))
     if stage.kind == "filter":
         return counts["pretrain"]
     if stage.kind == "pretrain":

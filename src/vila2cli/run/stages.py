@@ -36,8 +36,9 @@ WORLD_DIR = Path("data/world")
 class Stage:
     """One stage of a run: `words` are the command line after `vila2`, `after` names stages that come before.
 
-    It writes the folder `out`, and where specialists answer together `beside` has those of the others. One with
-    more rejects than `max_reject_rate` has failed.
+    It writes the folder `out`, and where specialists answer together, or several caption layers are written,
+    `beside` has those of the others. One with more rejects than `max_reject_rate` has failed; `rates_beside`
+    are those of `beside` where they differ.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     after: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
     max_reject_rate: float = 1.0
+    rates_beside: tuple[float, ...] = ()
 
     @property
     def specialists(self) -> tuple[str, ...]:
@@ -74,8 +76,9 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether all of its output is there, see `is_complete`."""
-        outs = (self.out, *self.beside)
-        return all(is_complete(self.kind, out, max_reject_rate=self.max_reject_rate) for out in outs)
+        return all(
+            is_complete(self.kind, one.out, max_reject_rate=one.max_reject_rate) for one in self._apart()
+        )
 
     def missing_workers(self, count: int) -> list[int]:
         """Which of `count` workers have shards left; the first alone where only the summary is missing."""
@@ -94,7 +97,9 @@ class Stage:
 
     def _apart(self) -> list["Stage"]:
         """The same with each of its folders alone."""
-        return [replace(self, out=out, beside=()) for out in (self.out, *self.beside)]
+        rates = (self.max_reject_rate, *(self.rates_beside or [self.max_reject_rate] * len(self.beside)))
+        outs = zip((self.out, *self.beside), rates, strict=True)
+        return [replace(self, out=out, beside=(), max_reject_rate=rate, rates_beside=()) for out, rate in outs]
 
     def _unanswered(self, names: Sequence[str]) -> list[str]:
         """The shards of an eval, as `FOLDER/SHARD`, that are complete but for what a server did not answer."""
@@ -147,10 +152,10 @@ def is_summed_up(out: Path, max_reject_rate: float) -> bool:
     return is_of_all and float(summary.get("reject_rate", 0.0)) <= max_reject_rate
 
 
-def reject_budget(recipe: Recipe, kind: str) -> float:
-    """The share of rejects above which a stage that writes a layer fails."""
+def reject_budget(recipe: Recipe, kind: str, layer: str = "recaption") -> float:
+    """The share of rejects above which a stage that writes a layer, of captions the one named, fails."""
     rates = {
-        "recaption": recipe.recaption.max_reject_rate,
+        "recaption": recipe.captions_of(layer).max_reject_rate,
         "relabel": recipe.recaption.max_reject_rate,
         "rewrite": recipe.rewrite.max_reject_rate,
         "filter": recipe.filter.max_reject_rate,
@@ -231,14 +236,18 @@ def _leading_to(goals: Sequence[str], stages: Iterable[Stage]) -> Iterator[Stage
 def _round(recipe: Recipe, number: int) -> Iterator[Stage]:
     folder, here = RunFolder(recipe.run_dir), f"round{number}"
 
-    def stage(kind: StageKind, *after: str) -> Stage:
-        words = (kind, "--round", str(number))
-        return Stage(f"{here}-{kind}", kind, words, folder.stage(kind, number), after)
+    def stage(kind: StageKind, *after: str, layers: Sequence[str] = ()) -> Stage:
+        words = (kind, "--round", str(number), *(word for layer in layers for word in ("--layer", layer)))
+        beside = tuple(folder.captions(layer, number) for layer in layers[1:])
+        rates = tuple(reject_budget(recipe, kind, layer) for layer in layers[1:])
+        out, name = folder.stage(kind, number), f"{here}-{kind}"
+        return Stage(name, kind, words, out, after, beside, rates_beside=rates)
 
     trained_on: list[str] = []
     if number:
         before = f"round{number - 1}"
-        yield stage("recaption", f"{before}-sft")
+        layers = recipe.caption_layers if recipe.captions else ()
+        yield stage("recaption", f"{before}-sft", layers=layers)
         trained_on = [f"{here}-recaption"]
         if recipe.pretrain.filtered:
             yield stage("filter", *trained_on)

@@ -1,7 +1,7 @@
 """The recipe: typed, frozen settings with unit and default, one class per table.
 
-recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, machine, soup and
-slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
+recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, layers, machine,
+soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ from vila2cli.settings.asking import (
     WritingSettings,
 )
 from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.layers import RECAPTION, CaptionLayerSettings, LayerName
 from vila2cli.settings.machine import AskingStage, MachineSettings, StageMachineSettings
 from vila2cli.settings.slurm import Line, SlurmSettings
 from vila2cli.settings.soup import SoupSettings
@@ -47,6 +48,7 @@ __all__ = [
     "AskedSettings",
     "AskingStage",
     "BaseSettings",
+    "CaptionLayerSettings",
     "CaptionSettings",
     "CostSettings",
     "EvalSettings",
@@ -84,9 +86,14 @@ class Recipe(Settings):
     base: BaseSettings = BaseSettings()
     data: DataSettings = DataSettings()
     prompts: Annotated[
-        dict[str, str], setting("prompts of your own by id; {alt_text} in one stands for the alt-text")
+        dict[str, str],
+        setting(
+            "prompts of your own by id; {alt_text} in one stands for the alt-text, in one of a caption layer "
+            "{layer:NAME} for another layer's caption and {meta:FIELD} for a field of the metadata"
+        ),
     ] = Field(default_factory=dict)
     recaption: RecaptionSettings = RecaptionSettings()
+    captions: dict[LayerName, CaptionLayerSettings] = Field(default_factory=dict)
     rewrite: RewriteSettings = RewriteSettings()
     pretrain: PretrainSettings = PretrainSettings()
     sft: SftSettings = SftSettings()
@@ -124,6 +131,28 @@ class Recipe(Settings):
         adapted = {name: {**table, "train": ["lora"]} for name, table in own.items()}
         return {**tree, "specialists": {**specialists, **adapted}}
 
+    @model_validator(mode="after")
+    def _names_layers_apart(self) -> "Recipe":
+        if both := sorted(self.captions.keys() & self.specialists.keys()):
+            raise ValueError(f"captions.{both[0]} and specialists.{both[0]} would write layers of one name")
+        return self
+
+    @property
+    def caption_layers(self) -> tuple[str, ...]:
+        """The caption layers that a round writes in one pass."""
+        return (RECAPTION, *self.captions)
+
+    def captions_named(self) -> frozenset[str]:
+        """The captions that a training or a filter of the run takes, by name."""
+        named = (*self.pretrain.align.captions, *self.pretrain.main.captions)
+        named += self.filter.captions if self.pretrain.filtered else ()
+        return frozenset(name.partition("@")[0] for name in named)
+
+    def captions_of(self, layer: str) -> RecaptionSettings:
+        """How a caption layer is written: as [captions.NAME] says, and as [recaption] where it does not."""
+        own = self.captions.get(layer)
+        return self.recaption if own is None else own.over(self.recaption)
+
     def engine_of(self, stage: AskingStage) -> MachineSettings:
         """The table [engine] with what [engines.STAGE] sets in its place."""
         own = self.engines.get(stage)
@@ -152,6 +181,8 @@ def describe(model: type[Settings] = Recipe, prefix: str = "") -> Iterator[tuple
     has the default "required".
     """
     for name, field in model.model_fields.items():
+        if name in getattr(model, "not_own", ()):
+            continue
         key, kind = prefix + name, field.annotation
         if isinstance(kind, type) and issubclass(kind, Settings):
             yield from describe(kind, f"{key}.")

@@ -323,6 +323,6 @@ def nearest_key(key: str) -> str | None:
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
         return siblings[close[0]]
     if same := [k for k in known if k.rpartition(".")[2] == name]:
-        return same[0]
+        return next((k for k in same if "." in k), same[0])  # a setting before a table of the name
     whole = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     return whole[0] if whole else None

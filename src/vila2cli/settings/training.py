@@ -1,7 +1,7 @@
 """Tables of a recipe about models, data and training."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -28,6 +29,7 @@ from vila2cli.settings.kinds import (
     one_is_a_list,
     setting,
 )
+from vila2cli.settings.shares import checked_shares
 from vila2cli.settings.trainer import SourceSettings
 
 
@@ -179,6 +181,14 @@ class CaptionSettings(Settings):
     captions: Annotated[
         SomeNames, setting("caption sources joined in this order: original, or a layer's name")
     ] = ("original", "recaption")
+    choose: Annotated[
+        dict[str, float],
+        setting(
+            "in place of captions: by caption source, the share of the images that are trained on it alone, "
+            "drawn anew in each epoch; a source that an image lacks leaves its share to the others",
+            if_set=True,
+        ),
+    ] = Field(default_factory=dict)
     separator: Annotated[str, setting("text between two captions")] = "\n"
     shuffle_captions: Annotated[bool, setting("draw the order of the captions per image")] = False
     caption_dropout: Annotated[
@@ -188,6 +198,28 @@ class CaptionSettings(Settings):
     draw_candidate: Annotated[
         bool, setting("train on one drawn of a recaption's n candidates instead of the best")
     ] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_the_two(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or not isinstance(tree.get("choose"), dict) or not tree["choose"]:
+            return tree
+        for name, what in (("captions", "joins"), ("shuffle_captions", "orders"), ("caption_dropout", "drops")):
+            if tree.get(name):
+                raise ValueError(
+                    f"choose draws one caption of an image, and {name} {what} several; leave one of the two out"
+                )
+        return {**tree, "captions": tuple(map(str, tree["choose"]))}
+
+    @field_validator("choose")
+    @classmethod
+    def _are_shares(cls, value: dict[str, float]) -> dict[str, float]:
+        return checked_shares(value) if value else value
+
+    @model_serializer(mode="wrap")
+    def _as_read(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """What is read again as it is: with `choose` its sources are not the captions that are joined."""
+        return {name: value for name, value in dump(self).items() if not self.choose or name != "captions"}
 
     @field_validator("caption_dropout")
     @classmethod

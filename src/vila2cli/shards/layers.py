@@ -266,6 +266,9 @@ class ShardWriter:
         self.name = shard.name
         self._folder, self._layer, self._shard, self._is_packed = folder, layer, shard, is_packed
         self._annotations: dict[str, Mapping[str, Any]] = {}
+        self.kept: dict[str, Annotation] = {}
+        """Annotations by key while `keeps` is set, for layers of the same pass that take them."""
+        self.keeps = False
         self._rejects: list[Reject] = []
         self._skipped: Counter[str] = Counter()
         self._figures: dict[str, Any] = {"tokens": 0}
@@ -290,6 +293,8 @@ class ShardWriter:
             tool_version=annotation.tool_version or __version__,
         )
         self._annotations[sample.key] = complete.to_json()
+        if self.keeps:
+            self.kept[sample.key] = complete
 
     def reject(self, reject: Reject) -> None:
         """Quarantine a sample that cannot be used; it counts against `max_reject_rate`."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,12 +46,14 @@ class Annotation:
     `kind` tells which field carries it: `caption` and `prediction` use `text`, `turns` uses
     `turns`, `score` and `verdict` use `scores`. `logprob_mean` is in nats per generated token.
     `decision` says how a caption came to be the one kept: where it comes from (`source`), how it
-    was chosen, and every attempt with its sampling and what was wrong with it.
+    was chosen, and every attempt with its sampling and what was wrong with it. `fields` is what a caption
+    says that is JSON by a schema, whose `text` is that JSON.
     """
 
     layer: str
     kind: Literal["caption", "turns", "score", "verdict", "prediction"]
     text: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
     decision: Mapping[str, Any] = field(default_factory=dict)
@@ -70,8 +73,10 @@ class Annotation:
     def to_json(self) -> dict[str, Any]:
         value = dict(vars(self))
         value["turns"] = [turn.to_json() for turn in self.turns]
-        for name in ("scores", "decision", "sampling"):
+        for name in ("scores", "decision", "sampling", "fields"):
             value[name] = dict(value[name])
+        if not value["fields"]:
+            del value["fields"]
         return value
 
     @classmethod
@@ -139,9 +144,10 @@ class Sample:
         """Whether it is a caption without its picture, and no conversation or document either."""
         return not (self.images or self.meta.get("messages") or self.meta.get("interleaved"))
 
-    def annotation(self, layer: str) -> Annotation | None:
-        """The newest annotation of a layer name, or None."""
-        return next((a for a in reversed(self.annotations) if a.layer == layer), None)
+    def annotation(self, layer: str, round: int | None = None) -> Annotation | None:
+        """The newest annotation of a layer name, of a round where one is given; None where there is none."""
+        named = (a for a in reversed(self.annotations) if a.layer == layer)
+        return next((a for a in named if round is None or a.round == round), None)
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -149,12 +155,45 @@ class Sample:
         return tuple(Turn.from_json(turn) for turn in self.meta.get("messages", ()))
 
 
+def field_text(meta: Mapping[str, Any], name: str) -> str | None:
+    """A field of the metadata as text: words and numbers as they are, a list of them with commas, else JSON.
+
+    `a.b` is also `b` in the table `a`. None where there is none, or nothing in it.
+    """
+    value: Any = meta
+    if name in meta:
+        value = meta[name]
+    else:
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, list) and not any(isinstance(one, list | dict) for one in value):
+        value = ", ".join(text for one in value if (text := _plain_text(one)))
+    return (_plain_text(value) or "").strip() or None
+
+
+def _plain_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def is_source(name: str, known: Collection[str]) -> bool:
+    """Whether a name is one of the `known` sources of captions, or `NAME@ROUND` of one."""
+    layer, of_round, number = name.partition("@")
+    return layer in known and (not of_round or (number.isdecimal() and layer != ORIGINAL))
+
+
 def caption_of(sample: Sample, name: str) -> str | None:
-    """The sample's caption by name: "original" is the alt-text, any other a caption layer; None if absent."""
+    """The sample's caption by name: "original" is the alt-text, any other a caption layer; None if absent.
+
+    Of layers of one name the newest counts; `NAME@ROUND` is that of a round.
+    """
     if name == ORIGINAL:
         text = sample.text
     else:
-        annotation = sample.annotation(name)
+        layer, of_round, number = name.partition("@")
+        is_there = number.isdecimal() or not of_round
+        annotation = sample.annotation(layer, int(number) if of_round else None) if is_there else None
         text = annotation.text if annotation else None
     text = text.strip() if text else None
     return text or None

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vila2cli.captioning.layers import check_caption_layers
 from vila2cli.engine.devices import planned_gpus
 from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
@@ -57,6 +58,7 @@ class Finding:
 def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
     """Look at all that the stages of a run will need. The recipe's keys have been checked by loading it."""
     yield _prompts(recipe)
+    yield _try("captions", lambda: check_caption_layers(recipe))
     yield _try("training's launch", lambda: read_launch(recipe.trainer, recipe.base.dtype).describe())
     yield from _data(recipe)
     yield from _models(recipe)
@@ -74,7 +76,8 @@ def _try(what: str, check: Callable[[], str]) -> Finding:
 
 def _prompts(recipe: Recipe) -> Finding:
     """Whether every prompt that a stage names exists."""
-    named = [*recipe.recaption.prompts, *(p for s in recipe.specialists.values() for p in s.prompts)]
+    named = [p for layer in recipe.caption_layers for p in recipe.captions_of(layer).prompts]
+    named += [p for s in recipe.specialists.values() for p in s.prompts]
 
     def check() -> str:
         for name in named:
@@ -375,7 +378,8 @@ def _disk(recipe: Recipe, counts: Counts) -> Finding:
         return Finding("disk", f"cannot be told without the models: {error}", ModelError)
     width = 4 if recipe.base.dtype == "float32" else 2
     num_checkpoints = 2 * (recipe.rounds + 2) + len(recipe.specialists)
-    num_annotations = (counts["pretrain"] or 0) * (recipe.rounds + len(recipe.specialists))
+    num_layers = recipe.rounds * len(recipe.caption_layers) + len(recipe.specialists)
+    num_annotations = (counts["pretrain"] or 0) * num_layers
     need = num_checkpoints * size * width + num_annotations * _LAYER_BYTES
     text = f"{need / 1e9:,.3g} GB for {num_checkpoints} checkpoints and {num_annotations:,} annotations"
     text += f"; {free / 1e9:,.4g} GB are free in {folder}"

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from vila2cli.shards import (
     write_rejects,
 )
 from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.records import add_figures, read_stats
 from vila2cli.shards.sample import ORIGINAL, Reject, Sample, is_kept
-from vila2cli.text.compose import compose_caption, filter_inputs
+from vila2cli.text.choose import Choice, reached
+from vila2cli.text.compose import Composition, compose_caption, filter_inputs
 
 
 def merge(
@@ -33,9 +36,11 @@ def merge(
     *,
     captions: Sequence[str] = (ORIGINAL, "recaption"),
     separator: str = "\n",
+    choice: Choice | None = None,
 ) -> ShardStats:
     """Write self-contained WebDataset shards: the images, KEY.txt with the captions composed in the order
-    given, KEY.json with the metadata and under "annotations" what the layers say.
+    given, KEY.json with the metadata and under "annotations" what the layers say. With a `choice` the caption
+    is the one that training draws in its first epoch, and `drawn_shares` tells what the shares came to.
 
     A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
     counted. Shards that are there are kept, and those of a source that has grown are added. Raises
@@ -50,8 +55,7 @@ def merge(
             folder,
             {
                 "stage": "merge",
-                "captions": list(captions),
-                "separator": separator,
+                **({"captions": list(captions), "separator": separator} if choice is None else asdict(choice)),
                 **_sources(source, folder),
                 **filter_inputs(source.layers),
             },
@@ -65,7 +69,7 @@ def merge(
         unreadable = Unreadable()
         for shard in missing(folder, source.shards):
             try:
-                _merge_shard(shard, folder, captions, separator)
+                _merge_shard(shard, folder, captions, separator, choice)
                 unreadable.succeed()
             except DataError as error:
                 unreadable.fail(error)
@@ -84,7 +88,30 @@ def _sources(source: Source, folder: Path) -> dict[str, Any]:
     return {"layers": source.outline()["layers"]}
 
 
-def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator: str) -> None:
+def drawn_shares(choice: Choice, folder: Path) -> dict[str, dict[str, float]]:
+    """What the shares of a merged folder came to, by source, over the shards that are there."""
+    total: dict[str, Any] = {"drawn": {}, "lacking": {}}
+    for name in done(folder):
+        stats = read_stats(folder / f"{name}.stats.json")
+        add_figures(total, {group: stats.get(group, {}) for group in total})
+    return reached(choice.shares, total["drawn"], total["lacking"])
+
+
+def _merge_shard(
+    shard: Shard, folder: Path, captions: Sequence[str], separator: str, choice: Choice | None
+) -> None:
+    drawn: Counter[str] = Counter()
+    lacking: Counter[str] = Counter()
+
+    def caption_for(sample: Sample) -> str | None:
+        if choice is None:
+            return compose_caption(sample, captions, separator)
+        texts = Composition(choose=choice.shares).sources(sample)
+        name = choice.draw(shard.name, sample.key, texts)
+        drawn.update([name] if name else [])
+        lacking.update(one for one in choice.names if one not in texts)
+        return texts[name] if name else None
+
     rejects: list[Reject] = []
     fingerprints: dict[str, Fingerprint] = {}
     num_in = num_filtered = 0
@@ -94,7 +121,7 @@ def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator:
             if not is_kept(sample):
                 num_filtered += 1
                 continue
-            caption = compose_caption(sample, captions, separator)
+            caption = caption_for(sample)
             if caption is None and not sample.meta:
                 rejects.append(Reject(shard.name, sample.key, "no-caption", f"none of {', '.join(captions)}"))
                 continue
@@ -107,6 +134,7 @@ def _merge_shard(shard: Shard, folder: Path, captions: Sequence[str], separator:
             "dropped": dict(sorted(dropped.items())),
             "rejected": len(rejects),
             **write_rejects(folder, shard.name, rejects),
+            **({"drawn": dict(drawn), "lacking": dict(lacking)} if choice is not None else {}),
             "made_from": to_made_from(shard, fingerprints),
         }
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from vila2cli.captioning.layers import check_trained
 from vila2cli.run.folder import RunFolder, digest
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source
-from vila2cli.text.compose import Composition, composition_of, conversations
+from vila2cli.text.choose import Choice
+from vila2cli.text.compose import Composition, alternatives, composition_of, conversations
 
 if TYPE_CHECKING:
     from vila2cli.train.job import DataSource, TrainSummary
@@ -42,6 +44,7 @@ def pretrain(
     in_run = out.resolve().is_relative_to(run.root.resolve()) and out != run.stage("pretrain", 0)
     refuse_trained(bases, run, is_later_round=bool(round) or in_run)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
+    check_trained(recipe, {layer.name for layer in pairs.layers})
     settings = recipe.pretrain
     model, processor = build(recipe.base, seed=recipe.seed)
     return train_stage(
@@ -86,7 +89,12 @@ def _main_sources(recipe: Recipe, pairs: Source, mixed: Mapping[str, Sequence[st
 
 
 def _captions(pairs: Source, composition: Composition, *, with_answers: bool = True) -> "DataSource":
+    from vila2cli.train.choosing import Choosing
     from vila2cli.train.job import DataSource
 
-    compose = partial(conversations, composition=composition, with_answers=with_answers)
-    return DataSource("pretrain", pairs, compose)
+    how = {"composition": composition, "with_answers": with_answers}
+    choosing = None
+    if composition.choose:
+        choice = Choice(composition.choose, composition.seed)
+        choosing = Choosing(choice, partial(alternatives, **how))  # type: ignore[arg-type]
+    return DataSource("pretrain", pairs, partial(conversations, **how), choosing=choosing)  # type: ignore[arg-type]

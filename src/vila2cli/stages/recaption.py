@@ -1,23 +1,28 @@
 """`vila2 recaption`: new captions for pretraining images, by the last round's model (VILA^2 section 2.1).
 
+Several caption layers are written in one pass over the images.
 With --rewrite alt-text and recaption are merged by a language model (POINTS section 3.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vila2cli.ask.estimate import Estimate
-from vila2cli.ask.estimate import estimate as estimate_job
+from vila2cli.ask.estimate import estimate as estimate_jobs
 from vila2cli.ask.fill import Task
 from vila2cli.ask.job import Job, write_layers
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning import captioner, rewriter
+from vila2cli.captioning.captioner import LAYER
+from vila2cli.captioning.layers import check_used, in_order, layers_used
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.errors import DataError
-from vila2cli.run.folder import Worker
+from vila2cli.run.folder import Worker, to_manifest
+from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source
 from vila2cli.text.compose import filter_inputs
@@ -45,6 +50,27 @@ def recaption(
     return write_layers([(job, Path(out))], worker)[0]
 
 
+def write_captions(
+    recipe: Recipe,
+    outs: Mapping[str, Path],
+    *,
+    shards: Sequence[str],
+    model: str | Path,
+    round: int | None,
+    worker: Worker | None = None,
+    base: str | None = None,
+) -> list[CaptionSummary]:
+    """Write several caption layers in one pass, each into its folder of `outs`; summaries in that order.
+
+    Every image is read and decoded once. A layer whose prompts take another's caption waits for it sample by
+    sample. Raises as `recaption` does.
+    """
+    jobs = to_jobs(recipe, list(outs), shards, str(model), round, base)
+    summaries = write_layers([(job, outs[job.layer]) for job in jobs], worker)
+    by_layer = {job.layer: summary for job, summary in zip(jobs, summaries, strict=True)}
+    return [by_layer[layer] for layer in outs]
+
+
 def estimate(
     recipe: Recipe,
     *,
@@ -53,14 +79,44 @@ def estimate(
     round: int | None,
     base: str | None = None,
     rewrite: bool = False,
+    layers: Sequence[str] = (LAYER,),
 ) -> Estimate:
-    """What `recaption` will cost, from the first 64 samples; nothing is written."""
-    return estimate_job(to_job(recipe, shards, str(model), round, base, rewrite=rewrite))
+    """What a pass will cost, from the first 64 samples; nothing is written."""
+    if rewrite:
+        return estimate_jobs([to_job(recipe, shards, str(model), round, base, rewrite=True)])
+    return estimate_jobs(to_jobs(recipe, layers, shards, str(model), round, base))
 
 
-def check_settings(recipe: Recipe, *, rewrite: bool) -> None:
+def check_settings(recipe: Recipe, *, rewrite: bool, layers: Sequence[str] = (LAYER,)) -> None:
     """Raise RecipeError for settings that cannot be met."""
-    (rewriter if rewrite else captioner).check_settings(recipe)
+    if rewrite:
+        rewriter.check_settings(recipe)
+        return
+    for layer in layers:
+        captioner.check_settings(recipe, layer)
+    in_order(recipe, layers)
+
+
+def to_jobs(
+    recipe: Recipe,
+    layers: Sequence[str],
+    shards: Sequence[str],
+    model: str,
+    round: int | None,
+    base: str | None,
+) -> list[Job[CaptionSummary]]:
+    """The jobs of several caption layers, in an order in which they can be written in one pass.
+
+    Raises RecipeError for a prompt that takes a layer which is neither among these nor of the shards.
+    """
+    source = open_source(shards, base=base)
+    jobs: dict[str, Job[CaptionSummary]] = {}
+    for layer in in_order(recipe, layers):
+        check_used(recipe, layer, layers, {info.name for info in source.layers})
+        taken = {name.partition("@")[0] for name in layers_used(recipe, layer)}
+        used = {name: job for name, job in jobs.items() if name in taken}
+        jobs[layer] = to_job(recipe, shards, model, round, base, layer=layer, source=source, used=used)
+    return list(jobs.values())
 
 
 def to_job(
@@ -71,47 +127,58 @@ def to_job(
     base: str | None,
     *,
     rewrite: bool = False,
+    layer: str = LAYER,
+    source: Source | None = None,
+    used: Mapping[str, Job[CaptionSummary]] = MappingProxyType({}),
 ) -> Job[CaptionSummary]:
-    """Captioning or rewriting as a job over these shards; raises as `recaption` does before it begins."""
-    check_settings(recipe, rewrite=rewrite)
-    stage = rewriter if rewrite else captioner
-    settings = recipe.rewrite if rewrite else recipe.recaption
-    source = open_source(shards, base=base)
+    """Captioning or rewriting as a job over these shards; raises as `recaption` does before it begins.
+
+    `used` are the jobs of the same pass whose captions its prompts take.
+    """
+    check_settings(recipe, rewrite=rewrite, layers=[layer])
+    layer = rewriter.LAYER if rewrite else layer
+    stage: AskingStage = "rewrite" if rewrite else "recaption"
+    settings = recipe.rewrite if rewrite else recipe.captions_of(layer)
+    source = source or open_source(shards, base=base)
     if rewrite:
         _check_recaptioned(source)
-    provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage.LAYER), round)
+    provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage), round)
 
     def make_task(engine: str) -> Task[Any]:
         known = replace(provenance, engine=engine)
-        return rewriter.Rewriter(recipe, known) if rewrite else captioner.Captioner(recipe, known)
+        return rewriter.Rewriter(recipe, known) if rewrite else captioner.Captioner(recipe, known, layer)
 
+    decisive = rewriter.decisive_settings(recipe) if rewrite else captioner.decisive_settings(recipe, layer)
     return Job(
-        layer=stage.LAYER,
-        stage=stage.LAYER,
+        layer=layer,
+        stage=stage,
         recipe=recipe,
         source=source,
         inputs={
-            "stage": stage.LAYER,
+            "stage": stage,
             "round": round,
             **({"draw": provenance.draw} if round is None else {}),
             "seed": recipe.seed,
             "model_sha256": provenance.model_sha256,
             **provenance.dtype,
-            **stage.decisive_settings(recipe),
+            **decisive,
+            **({"uses": {name: to_manifest(job.inputs).digest for name, job in used.items()}} if used else {}),
             **({"api": recipe.api.deciding()} if settings.engine == "api" else {}),
             "base": source.outline(),
             **filter_inputs(source.layers),
         },
         model=model,
         settings=settings,
+        pass_of="" if rewrite else "captions",
+        uses=tuple(used),
         make_task=make_task,
         summarise=lambda layer: summarise(
-            layer.folder, stage=stage.LAYER, source=source, provenance=provenance, cost=recipe.cost
+            layer.folder, stage=stage, source=source, provenance=provenance, cost=recipe.cost
         ),
         to_json=CaptionSummary.to_json,
         problem=partial(over_budget, max_reject_rate=settings.max_reject_rate),
         max_reject_rate=settings.max_reject_rate,
-        title=stage.LAYER,
+        title=layer,
     )
 
 

@@ -26,7 +26,16 @@ from vila2cli.shards import (
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.answer_rules import answer_defect
 from vila2cli.text.compose import Composition, conversations, filter_inputs, neutral
-from vila2cli.text.prompts import QUESTIONS, draw, draw_prompt, fill, prompt_sha256, prompt_text, stable_hash
+from vila2cli.text.prompts import (
+    QUESTIONS,
+    draw,
+    draw_prompt,
+    fill,
+    prompt_sha256,
+    prompt_text,
+    slots_of,
+    stable_hash,
+)
 from vila2cli.text.quality import check_caption
 
 if TYPE_CHECKING:
@@ -44,6 +53,13 @@ def settings_of(recipe: Recipe, name: str) -> SpecialistSettings:
             f"specialists.{name}.questions = {settings.questions!r} is no question pool; "
             f"known are {', '.join(QUESTIONS)}"
         )
+    for prompt_id in settings.prompts:
+        slots = slots_of(prompt_text(prompt_id, recipe.prompts))
+        if slots.layers or slots.fields:
+            raise RecipeError(
+                f"prompt {prompt_id} of specialists.{name} takes another caption or metadata, as only prompts "
+                "of caption layers do; {alt_text} is what a specialist can be shown"
+            )
     return settings
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, read_shard
 from vila2cli.shards.members import Unusable
-from vila2cli.shards.sample import Reject, is_kept
-from vila2cli.text.compose import composition_of, conversations
+from vila2cli.shards.sample import Reject, Sample, Turn, is_kept
+from vila2cli.text.choose import Choice
+from vila2cli.text.compose import Composition, alternatives, composition_of, conversations
 from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
@@ -58,13 +59,22 @@ def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterat
             if not is_kept(sample):
                 yield f"{printable(name)}: left out by a filter"
                 continue
-            for turns in conversations(sample, composition) or [()]:
+            for turns in _shown(shard.name, sample, composition) or [()]:
                 try:
                     encoded = encode_sample(sample, chat, turns, settings.max_length, recipe.data.max_pixels)
                 except Unusable as error:
                     yield printable(f"{name}: untrainable: {error}")
                 else:
                     yield f"{printable(name)}: {tokens_text(encoded, chat, colour=colour)}"
+
+
+def _shown(shard: str, sample: Sample, composition: Composition) -> list[Sequence[Turn]]:
+    """What a sample is trained on; of captions that one is drawn of that of the first epoch."""
+    shown: list[Sequence[Turn]] = [*conversations(sample, composition)]
+    if drawn := alternatives(sample, composition):
+        name = Choice(composition.choose, composition.seed).draw(shard, sample.key, drawn)
+        shown.insert(0, drawn[str(name)])
+    return shown
 
 
 def tokens_text(sample: "TrainSample", chat: "Chat", *, colour: bool) -> str:

@@ -22,7 +22,9 @@ from vila2cli.text.prompts import draw, stable_hash
 class Composition:
     """How a sample's captions become one training text.
 
-    `captions` are joined by `separator` in the order given, or in one drawn per image with `shuffle`.
+    With `choose`, the shares of sources, a sample has one caption, which is drawn by the epoch as well, see
+    `alternatives`. Else `captions` are joined by `separator` in the order given, or in one drawn per image
+    with `shuffle`.
     `dropout` leaves a named caption out of that share of the samples which have another one.
     `draw_candidate` takes one of a recaption's n candidates instead of the best. Every draw is decided
     by the sample's key and `seed`. VILA^2 section 2.1.1 keeps the original caption and
@@ -37,7 +39,12 @@ class Composition:
     dropout: Mapping[str, float] = field(default_factory=dict)
     draw_candidate: bool = False
     answers_apart: bool = False
+    choose: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+
+    def sources(self, sample: Sample) -> dict[str, str]:
+        """The captions of a sample that one is drawn from, by source."""
+        return {name: text for name in sorted(self.choose) if (text := self._text(sample, name))}
 
     def caption(self, sample: Sample) -> str | None:
         """The composed caption of a sample, None when it has none of those named."""
@@ -80,6 +87,7 @@ def composition_of(settings: CaptionSettings, seed: int, *, answers: str = "appe
         dropout=settings.caption_dropout,
         draw_candidate=settings.draw_candidate,
         answers_apart=answers == "apart",
+        choose=settings.choose,
         seed=seed,
     )
 
@@ -109,7 +117,8 @@ def conversations(
     document (`meta["interleaved"]`) becomes one assistant turn with a placeholder where each
     picture stands, so that the loss covers all its text (VILA section 2 and appendix). A captioned
     picture becomes an empty request with the composed caption as the answer, followed by the
-    question-answer turns of the specialists, or beside them, which `with_answers=False` leaves out.
+    question-answer turns of the specialists, or beside them, which `with_answers=False` leaves out. Where one
+    of several captions is drawn they are not among these, see `alternatives`.
     """
     if not is_kept(sample):
         return []
@@ -121,12 +130,33 @@ def conversations(
     answers = composition.answers(sample) if with_answers else []
     apart = answers if composition.answers_apart else []
     texts: list[tuple[Turn, ...]] = []
-    if (caption := composition.caption(sample)) is not None:
-        appended = () if apart else (turn for turns in answers for turn in turns)
-        texts.append((Turn("user", images), Turn("assistant", neutral(caption)), *appended))
+    if not composition.choose and (caption := composition.caption(sample)) is not None:
+        appended = [] if apart else answers
+        texts.append(_captioned(sample, caption, appended))
     for question, *rest in apart:
         texts.append((Turn(question.role, images + question.text), *rest))
     return texts
+
+
+def alternatives(
+    sample: Sample, composition: Composition, *, with_answers: bool = True
+) -> dict[str, tuple[Turn, ...]]:
+    """The conversations of which one is drawn in each epoch, by the source of the caption; {} for none."""
+    if not composition.choose or not is_kept(sample) or {"messages", "interleaved"} & _set(sample.meta):
+        return {}
+    answers = composition.answers(sample) if with_answers and not composition.answers_apart else []
+    return {name: _captioned(sample, text, answers) for name, text in composition.sources(sample).items()}
+
+
+def _set(meta: Mapping[str, object]) -> set[str]:
+    return {name for name, value in meta.items() if value}
+
+
+def _captioned(sample: Sample, caption: str, answers: Iterable[Sequence[Turn]]) -> tuple[Turn, ...]:
+    """A picture with its caption, and specialists' answers behind it."""
+    images = IMAGE_PLACEHOLDER * len(sample.images)
+    appended = (turn for turns in answers for turn in turns)
+    return (Turn("user", images), Turn("assistant", neutral(caption)), *appended)
 
 
 def document_text(sample: Sample) -> str:

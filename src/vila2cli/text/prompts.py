@@ -2,12 +2,14 @@
 
 The captioning prompts are those of VILA^2 section 2.1.1, the specialists' those of section 2.2.1
 and appendix A.1. An annotation stores the prompt's name and the hash of its text. A recipe adds
-prompts of its own in the table [prompts]; `{alt_text}` in them stands for the sample's alt-text.
+prompts of its own in the table [prompts]; `{alt_text}` in them stands for the sample's alt-text, `{layer:NAME}`
+for its caption in a layer, `{meta:FIELD}` for a field of its metadata.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from vila2cli.errors import RecipeError
@@ -102,7 +104,8 @@ PROMPTS = MappingProxyType(
         ),
     }
 )
-_SLOT = re.compile(r"\{(\w+)\}")
+_SLOT = re.compile(r"\{(\w+|(?:layer|meta):[^{}]+)\}")
+_LAYER, _META = "layer:", "meta:"
 
 QUESTIONS = MappingProxyType(
     {
@@ -137,6 +140,29 @@ def prompt_text(prompt_id: str, own: Mapping[str, str] = MappingProxyType({})) -
 
 def prompt_sha256(prompt_id: str, own: Mapping[str, str] = MappingProxyType({})) -> str:
     return hashlib.sha256(prompt_text(prompt_id, own).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What a template needs of a sample: captions of other layers by name, and fields of the metadata."""
+
+    layers: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+def slots_of(template: str) -> Slots:
+    """The `{layer:NAME}` and `{meta:FIELD}` of a template, each once and in order."""
+    found = list(dict.fromkeys(_SLOT.findall(template)))
+    layers, fields = (
+        tuple(name.removeprefix(kind) for name in found if name.startswith(kind)) for kind in (_LAYER, _META)
+    )
+    return Slots(layers, fields)
+
+
+def slot_values(layers: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    """What `fill` puts in place of a template's `Slots`."""
+    named = {f"{_LAYER}{name}": text for name, text in layers.items()}
+    return named | {f"{_META}{name}": text for name, text in fields.items()}
 
 
 def fill(template: str, **values: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vila2cli.errors import DataError
@@ -14,8 +13,9 @@ from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import Sample, Turn
+from vila2cli.train.choosing import Drawn
+from vila2cli.train.choosing import Ints as Ints
 
-Ints = NDArray[np.int64]
 _UNTRAINABLE = "untrainable"
 
 
@@ -44,16 +44,22 @@ class TrainSample:
 class Lengths:
     """Of every sample its tokens, images and trained tokens, and the number of its source.
 
-    Trained tokens are those that the loss covers: a sequence's first token is nothing's successor.
+    Trained tokens are those that the loss covers: a sequence's first token is nothing's successor. Where one of
+    several captions is `drawn` in each epoch, each of them is a row of these.
     """
 
     tokens: Ints
     images: Ints
     trained: Ints
     source: Ints
+    drawn: Drawn | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def rows(self, epoch: int) -> Ints:
+        """The rows of an epoch, in order: all of them where nothing is drawn."""
+        return np.arange(len(self)) if self.drawn is None else self.drawn.rows(epoch)
 
 
 Compose = Callable[[Sample], Sequence[Sequence[Turn]]]

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
+from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
@@ -34,6 +34,9 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
+from vila2cli.text.choose import drawn_line
+from vila2cli.train.accounts import check_budget, counts_line, mixture_line
+from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.journal import Journal
@@ -42,7 +45,7 @@ from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.manner import Manner
 from vila2cli.train.memory import naming_what_to_lower, settings_key
-from vila2cli.train.plan import expected, num_steps, plan_pass
+from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
 from vila2cli.train.store import SampleStore, Stored, store_shard
@@ -57,13 +60,15 @@ LINEAGE_FILE = "vila2.json"
 class DataSource:
     """A named source of training samples and how its samples become conversations.
 
-    One of text alone `may_lack_images`; elsewhere a caption without its picture is a reject.
+    One of text alone `may_lack_images`; elsewhere a caption without its picture is a reject. With `choosing`
+    one of several captions of a sample is drawn in each epoch, and `compose` gives what there is beside them.
     """
 
     name: str
     source: Source
     compose: Compose
     may_lack_images: bool = False
+    choosing: Choosing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +268,9 @@ class _Job:
             log_path=[self.partial / "log.jsonl"] if is_first else [],
             stream=None if is_first else io.StringIO(),
         ) as progress:
-            progress.note(_counts_line(counts))
+            progress.note(counts_line(counts))
             if any(settings.blend()):
-                progress.note(_mixture_line("expected", wanted))
+                progress.note(mixture_line("expected", wanted))
             around = Surroundings(
                 trainer=self.recipe.trainer,
                 ranks=self.ranks,
@@ -291,8 +296,12 @@ class _Job:
                     names=names,
                     around=around,
                 )
-            progress.note(_mixture_line("trained on", result.seen))
-        return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result)}
+            progress.note(mixture_line("trained on", result.seen))
+            drawn = drawn_captions(samples.lengths, names, one, epochs=settings.epochs, seed=self.recipe.seed)
+            for line in map(drawn_line, drawn.values()):
+                progress.note(line)
+        more = {"drawn": drawn} if drawn else {}
+        return {"phase": phase.name, "sources": counts, "expected": wanted, **asdict(result), **more}
 
     def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
         """The samples of all sources of a phase, tokenised by all processes, and what each source gave."""
@@ -302,7 +311,7 @@ class _Job:
             stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
-            _check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
+            check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
             times: Counter[tuple[str, str]] = Counter()
             for reject in rejects:  # of a key that is there several times each counts, in two phases once
                 times[reject.shard, reject.key] += 1
@@ -313,12 +322,14 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
-        samples = SampleStore(sources, [limit] * len(sources), self.recipe.data.max_pixels)
+        choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
+        samples = SampleStore(sources, [limit] * len(sources), self.recipe.data.max_pixels, choices)
+        rows = samples.lengths.rows(0)
         for i, name in enumerate(counts):
-            here = samples.lengths.source == i
+            here = rows[samples.lengths.source[rows] == i]
             figures = {"tokens": samples.lengths.tokens, "images": samples.lengths.images}
             sums = {key: int(values[here].sum()) for key, values in figures.items()}
-            counts[name] = {"samples": int(here.sum()), **sums, **counts[name]}
+            counts[name] = {"samples": len(here), **sums, **counts[name]}
         if not len(samples):
             raise DataError(
                 f"{phase.name}: there is nothing to train on in {', '.join(counts) or 'no sources'}"
@@ -341,6 +352,7 @@ class _Job:
                 digests=self._digests.get(data.name),
                 may_lack_images=data.may_lack_images,
                 max_pixels=self.recipe.data.max_pixels,
+                choosing=data.choosing,
             )
 
         shards = list(enumerate(data.source.shards))
@@ -366,34 +378,3 @@ def _check_adapters(model: PreTrainedModel, phases: Sequence[Phase]) -> None:
     for phase in phases:
         if "lora" in phase.settings.train:
             adapted_layers(model, phase.settings.lora.targets)
-
-
-def _check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:
-    if not rejects or len(rejects) <= budget * (num_kept + len(rejects)):
-        return
-    by_reason = Counter(reject.reason for reject in rejects).most_common()
-    reasons = ", ".join(f"{count} {reason}" for reason, count in by_reason)
-    first = rejects[0]
-    raise RejectBudgetError(
-        f"{name}: {len(rejects)} of {num_kept + len(rejects)} samples cannot be trained on ({reasons}), "
-        f"more than max_reject_rate = {budget}; the first is {first.key} in {first.shard}: {first.error}"
-    )
-
-
-def _counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
-    parts = [
-        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
-        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
-        for name, c in counts.items()
-    ]
-    return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
-
-
-def _mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
-    total = sum(f["tokens"] for f in figures.values()) or 1
-    parts = [
-        f"{name} {f['samples']:,.0f} samples, {f['tokens']:,.0f} tokens ({f['tokens'] / total:.1%}), "
-        f"{f['images']:,.0f} images"
-        for name, f in figures.items()
-    ]
-    return f"{title}: {'; '.join(parts)}"

@@ -5,11 +5,13 @@ Every process makes the same plan, so all take equally many steps and equally ma
 each, and a number of steps says all there is to know of where a training stands.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from vila2cli.errors import RecipeError
 from vila2cli.settings import SourceSettings, TrainSettings
 from vila2cli.train.data import Ints, Lengths
 from vila2cli.train.packing import Sequences, pack
+
+_KEPT_EPOCHS = 16
+"""Of how many sources and epochs the rows are kept while passes are planned."""
 
 MicroBatch = tuple[tuple[int, ...], ...]
 """Sequences of one forward pass, each the numbers of the samples in it; several only when packed."""
@@ -50,15 +55,17 @@ def plan_pass(lengths: Lengths, names: Sequence[str], settings: TrainSettings) -
     """
     mixture, text_share = settings.blend()
     mixes = [mixture.get(name, SourceSettings()) for name in names]
-    sizes = [int(np.sum(lengths.source == i)) for i in range(len(names))]
-    means = [_mean(lengths.tokens[lengths.source == i]) for i in range(len(names))]
+    rows = lengths.rows(0)
+    source, tokens, images = lengths.source[rows], lengths.tokens[rows], lengths.images[rows]
+    sizes = [int(np.sum(source == i)) for i in range(len(names))]
+    means = [_mean(tokens[source == i]) for i in range(len(names))]
     counts = [_bounded(size, mean, mix) for size, mean, mix in zip(sizes, means, mixes, strict=True)]
     weighted = [i for i, mix in enumerate(mixes) if mix.weight and sizes[i]]
     scarcest = min((counts[i] / mixes[i].weight for i in weighted), default=0.0)
     for i in weighted:
         counts[i] = min(counts[i], round(mixes[i].weight * scarcest))
     if text_share:
-        is_text = [not lengths.images[lengths.source == i].any() for i in range(len(names))]
+        is_text = [not images[source == i].any() for i in range(len(names))]
         counts = _with_text_share(counts, means, is_text, text_share)
     return Pass(tuple(counts), counts == sizes)
 
@@ -94,8 +101,9 @@ def _with_text_share(counts: list[int], means: list[float], is_text: list[bool],
 def expected(lengths: Lengths, names: Sequence[str], one: Pass, epochs: float) -> dict[str, dict[str, float]]:
     """Samples, tokens and images of each source over all passes, as means of the source tell."""
     figures: dict[str, dict[str, float]] = {}
+    rows = lengths.rows(0)
     for i, name in enumerate(names):
-        here = lengths.source == i
+        here = rows[lengths.source[rows] == i]
         samples = one.counts[i] * epochs
         figures[name] = {
             "samples": round(samples),
@@ -108,25 +116,49 @@ def expected(lengths: Lengths, names: Sequence[str], one: Pass, epochs: float) -
 def orders(
     lengths: Lengths, names: Sequence[str], one: Pass, *, epochs: float, seed: int
 ) -> Iterator[list[int]]:
-    """The samples of each pass in the order they are trained in; the last pass may be a part of one."""
-    firsts = np.searchsorted(lengths.source, range(len(names)))
-    sizes = [int(np.sum(lengths.source == i)) for i in range(len(names))]
+    """The samples of each pass in the order they are trained in; the last pass may be a part of one.
+
+    Where a sample comes several times in a pass, each time is an epoch for what is drawn.
+    """
+
+    @functools.lru_cache(_KEPT_EPOCHS)
+    def rows_of(source: int, epoch: int) -> Ints:
+        rows = lengths.rows(epoch)
+        own: Ints = rows[lengths.source[rows] == source]
+        return own
+
     for epoch in range(math.ceil(epochs)):
         if one.is_whole:
-            order = list(range(len(lengths)))
+            order = lengths.rows(epoch).tolist()
         else:
-            drawn = zip(names, firsts.tolist(), sizes, one.counts, strict=True)
+            sizes = [len(rows_of(i, 0)) for i in range(len(names))]
+            drawn = zip(range(len(names)), names, sizes, one.counts, strict=True)
             order = [
-                first + i for name, first, size, count in drawn for i in _drawn(name, size, count, epoch, seed)
+                int(rows_of(number, copy)[i])
+                for number, name, size, count in drawn
+                for copy, i in _drawn(name, size, count, epoch, seed)
             ]
         Random(f"order {seed} {epoch}").shuffle(order)
         yield order[: round(len(order) * min(1.0, epochs - epoch))]
 
 
-def _drawn(name: str, size: int, count: int, epoch: int, seed: int) -> Iterator[int]:
-    """The samples that a pass takes of a source: passes go on where the one before ended.
+def drawn_captions(
+    lengths: Lengths, names: Sequence[str], one: Pass, *, epochs: float, seed: int
+) -> dict[str, dict[str, Any]]:
+    """What the shares of captions came to in all passes, by source of samples, where captions are drawn."""
+    if lengths.drawn is None:
+        return {}
+    rows = np.concatenate(
+        [np.asarray(order, np.int64) for order in orders(lengths, names, one, epochs=epochs, seed=seed)]
+    )
+    return {names[number]: lengths.drawn.figures(number, rows) for number in lengths.drawn.choices}
 
-    They walk through shuffled copies of the source, so that none comes again before all have come.
+
+def _drawn(name: str, size: int, count: int, epoch: int, seed: int) -> Iterator[tuple[int, int]]:
+    """The samples that a pass takes of a source, and of which copy of it.
+
+    Passes go on where the one before ended. They walk through shuffled copies of the source, so that none comes
+    again before all have come.
     """
     place = count * epoch
     shuffled: list[int] = []
@@ -134,7 +166,7 @@ def _drawn(name: str, size: int, count: int, epoch: int, seed: int) -> Iterator[
         if not shuffled or position % size == 0:
             shuffled = list(range(size))
             Random(f"mixture {seed} {name} {position // size}").shuffle(shuffled)
-        yield shuffled[position % size]
+        yield position // size, shuffled[position % size]
 
 
 def num_steps(one: Pass, *, batch_size: int, epochs: float) -> int:

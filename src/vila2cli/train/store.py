@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,6 +30,9 @@ from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.records import file_sha256
 from vila2cli.shards.sample import EncodedImage, Reject, Sample, is_kept
 from vila2cli.shards.tarfiles import image_index, split_name
+from vila2cli.text.choose import Choice
+from vila2cli.train.choosing import PLAIN, Choosing, Drawn
+from vila2cli.train.choosing import TABLES as CHOICE_TABLES
 from vila2cli.train.data import Compose, Lengths, TrainSample, encode_sample, num_trained
 
 _TABLES = ("tokens", "images", "trained")
@@ -71,10 +75,14 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of a shard: its samples' file, how many samples, those left out by a filter, and rejects."""
+    """What became of a shard: its samples' file, how many samples, those left out by a filter, and rejects.
+
+    `num_rows` counts each of the captions that one is drawn from.
+    """
 
     path: Path
     num_samples: int
+    num_rows: int
     num_filtered: int
     rejects: tuple[Reject, ...]
 
@@ -90,18 +98,20 @@ def store_shard(
     digests: Mapping[str, str] | None = None,
     may_lack_images: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    choosing: Choosing | None = None,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
     A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
-    a reject, and so does a caption without a picture unless it `may_lack_images`. Raises DataError when a part
+    a reject, and so does a caption without a picture unless it `may_lack_images`. Where one of several captions
+    is drawn in each epoch, all of them are kept. Raises DataError when a part
     of the shard is not of the digest that is to be recorded, see `Source.digest`.
     """
     notes = path.with_suffix(".json")
     if not notes.exists():
         rejects: list[Reject] = []
         filtered: list[str] = []
-        writer = _Writer(shard)
+        writer = _Writer(shard, choosing)
         fingerprints: dict[str, Fingerprint] = {}
         for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
             check_stop()
@@ -111,26 +121,29 @@ def store_shard(
             if sample.lacks_images and not may_lack_images:
                 rejects.append(Reject(shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
                 continue
+            drawn = choosing.alternatives(sample) if choosing is not None else {}
             try:
                 encoded = [
                     encode_sample(sample, chat, turns, max_length, max_pixels)
-                    for turns in compose(sample) or [()]
+                    for turns in [*drawn.values(), *compose(sample)] or [()]
                 ]
             except Unusable as error:
                 rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
                 continue
-            writer.add(sample, encoded)
+            writer.add(sample, encoded, list(drawn))
         _check_digests(shard, fingerprints, digests or {})
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.write(path, fingerprints[shard.name])
         value = {
             "samples": writer.num_samples,
+            **({"rows": writer.num_rows} if choosing is not None else {}),
             "filtered": len(filtered),
             "rejects": [r.to_json() for r in rejects],
         }
         write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
     known = read_json(notes)
-    return Stored(path, known["samples"], known["filtered"], tuple(Reject(**one) for one in known["rejects"]))
+    num_samples, rejects_known = known["samples"], tuple(Reject(**one) for one in known["rejects"])
+    return Stored(path, num_samples, known.get("rows", num_samples), known["filtered"], rejects_known)
 
 
 def _check_digests(shard: Shard, found: Mapping[str, Fingerprint], digests: Mapping[str, str]) -> None:
@@ -146,23 +159,38 @@ def _check_digests(shard: Shard, found: Mapping[str, Fingerprint], digests: Mapp
 class _Writer:
     """Collects the samples of one shard."""
 
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
+    def __init__(self, shard: Shard, choosing: Choosing | None = None) -> None:
+        self._shard, self._choosing = shard, choosing
         self._tar = None if is_remote(shard.url) else str(local_path(shard.url))
         self._places = _image_places(self._tar)
-        self._columns: dict[str, list[int]] = {name: [] for name in (*_TABLES, "offset", "num_bytes")}
+        drawn = CHOICE_TABLES if choosing is not None else ()
+        self._columns: dict[str, list[int]] = {name: [] for name in (*_TABLES, *drawn, "offset", "num_bytes")}
         self._keys: list[str] = []
         self._ids: list[NDArray[np.int32]] = []
         self._labels: list[NDArray[np.int32]] = []
         self._bytes = bytearray()
 
     @property
-    def num_samples(self) -> int:
+    def num_rows(self) -> int:
         return len(self._keys)
 
-    def add(self, sample: Sample, encoded: Sequence[TrainSample]) -> None:
-        """Add what a sample became; all of it shares the sample's images."""
+    @property
+    def num_samples(self) -> int:
+        """The rows, but of the captions that one is drawn from one."""
+        firsts = self._columns.get(CHOICE_TABLES[0], ())
+        return self.num_rows - sum(first == 0 for first in firsts)
+
+    def add(self, sample: Sample, encoded: Sequence[TrainSample], drawn: Sequence[str] = ()) -> None:
+        """Add what a sample became, first the captions of the sources that one is drawn from.
+
+        All of it shares the sample's images.
+        """
         places = self._find(sample)
+        if self._choosing is not None:
+            rows = self._choosing.rows(self._shard.name, sample.key, drawn)
+            for row in [*rows, *[PLAIN] * (len(encoded) - len(rows))]:
+                for name, value in zip(CHOICE_TABLES, row, strict=True):
+                    self._columns[name].append(value)
         for one in encoded:
             self._keys.append(sample.key)
             self._ids.append(np.asarray(one.ids, np.int32))
@@ -235,28 +263,40 @@ class SampleStore(Sequence[TrainSample]):
         sources: Sequence[Sequence[Stored]],
         limits: Sequence[int],
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        choices: Mapping[int, Choice] = MappingProxyType({}),
     ) -> None:
-        """`limits` bounds the samples of each source, 0 for all; `max_pixels` is that of `store_shard`."""
+        """`limits` bounds the samples of each source, 0 for all; `max_pixels` is that of `store_shard`.
+
+        `choices` has how one of several captions is drawn, by the number of a source.
+        """
         self._files: list[_File] = []
         self._starts: list[int] = []
-        columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*_TABLES, "source")}
+        columns: dict[str, list[NDArray[np.int64]]] = {
+            name: [] for name in (*_TABLES, *(CHOICE_TABLES if choices else ()), "source")
+        }
         total = 0
         for number, (source, limit) in enumerate(zip(sources, limits, strict=True)):
             left = limit or sum(stored.num_samples for stored in source)
             for stored in source:
-                count = min(left, stored.num_samples)
-                if count:
-                    file = _File(stored.path, max_pixels)
+                file = _File(stored.path, max_pixels) if left and stored.num_rows else None
+                if file is not None:
+                    count, num_samples = file.first_rows(left, stored, is_drawn=number in choices)
                     self._files.append(file)
                     self._starts.append(total)
                     for name in _TABLES:
                         columns[name].append(file.table(name)[:count])
+                    for name, plain in zip(CHOICE_TABLES, PLAIN, strict=True) if choices else ():
+                        own = file.table(name)[:count] if number in choices else np.full(count, plain, np.int64)
+                        columns[name].append(own)
                     columns["source"].append(np.full(count, number, np.int64))
-                    total, left = total + count, left - count
+                    total, left = total + count, left - num_samples
         self._total = total
-        self.lengths = Lengths(
-            **{name: np.concatenate([[], *c]).astype(np.int64) for name, c in columns.items()}
-        )
+        tables = {name: _joined(parts) for name, parts in columns.items()}
+        drawn = None
+        if choices:
+            of_choice = {name: tables.pop(name) for name in CHOICE_TABLES}
+            drawn = Drawn(**of_choice, source=tables["source"], choices=choices)
+        self.lengths = Lengths(**tables, drawn=drawn)
 
     def __len__(self) -> int:
         return self._total
@@ -290,6 +330,14 @@ class _File:
         table: NDArray[np.int64] = self._file.get_tensor(name)
         return table
 
+    def first_rows(self, most: int, stored: Stored, *, is_drawn: bool) -> tuple[int, int]:
+        """How many rows hold at most so many samples, and how many samples those are."""
+        if not is_drawn:
+            return (min(most, stored.num_rows),) * 2
+        num_before = np.cumsum(self.table(CHOICE_TABLES[0]) != 0)
+        rows = int(np.searchsorted(num_before, most, side="right"))
+        return rows, int(num_before[rows - 1])
+
     def sample(self, index: int) -> TrainSample:
         ids = self._slice("ids", self._token_ends, index)
         labels = self._slice("labels", self._token_ends, index)
@@ -310,6 +358,10 @@ class _File:
             return StoredImage(self._tar, offset, num_bytes, self._then)
         start = -1 - offset
         return EncodedImage(bytes(self._file.get_slice("bytes")[start : start + num_bytes]), "")
+
+
+def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def _mapped(path: Path) -> Any:

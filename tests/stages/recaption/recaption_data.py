@@ -30,8 +30,10 @@ def write_broken(tar: TarWriter) -> None:
 
 
 def settings(*sets: str) -> Recipe:
+    """Without second attempts, which take most of the time, unless they are asked for."""
     always = ["recaption.engine=hf", "recaption.max_new_tokens=48", "recaption.batch_size=8"]
-    return load_recipe(None, [*always, "recaption.max_reject_rate=1.0", *sets])
+    always += ["recaption.retry_temperatures=[]", "recaption.max_reject_rate=1.0"]
+    return load_recipe(None, [*always, *sets])
 
 
 def captions(out: Path) -> dict[str, Annotation]:

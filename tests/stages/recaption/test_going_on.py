@@ -28,7 +28,7 @@ from vila2cli.stages.recaption import estimate, recaption
 
 def test_an_estimate_counts_and_writes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in (*data.iterdir(), *tmp_path.iterdir()))
-    recipe = settings("recaption.share=0.6", "cost.dollars_per_hour=2.0", "recaption.retry_temperatures=[]")
+    recipe = settings("recaption.share=0.6", "cost.dollars_per_hour=2.0")
     found = estimate(recipe, shards=[f"{data}/*.tar"], model=model, round=1)
     assert sorted(path.name for path in (*data.iterdir(), *tmp_path.iterdir())) == before
     assert found.num_requests == found.tried.num_images
@@ -75,7 +75,7 @@ def test_without_a_round_another_model_draws_other_prompts(
     run: Callable[..., CaptionSummary], data: Path, model: Path, tmp_path: Path
 ) -> None:
     def prompts(out: str, **changes: Any) -> dict[str, str | None]:
-        run(out, settings("recaption.retry_temperatures=[]"), shards=[f"{data}/000000.tar"], **changes)
+        run(out, settings(), shards=[f"{data}/000000.tar"], **changes)
         return {key: found.prompt_id for key, found in captions(tmp_path / out).items()}
 
     other = tmp_path / "other"
@@ -104,12 +104,13 @@ def test_too_many_rejects_fail_after_everything_is_written(
     assert run().num_shards_done == NUM_SHARDS  # a higher limit accepts what is there
 
 
-def test_other_settings_are_refused(run: Callable[..., CaptionSummary]) -> None:
-    run()
+def test_other_settings_are_refused(run: Callable[..., CaptionSummary], data: Path) -> None:
+    shards = [f"{data}/000000.tar"]
+    run(shards=shards)
     with pytest.raises(RecipeError, match=r"settings\.temperature was 0\.0, now 0\.5"):
-        run(recipe=settings("recaption.temperature=0.5"))
+        run(recipe=settings("recaption.temperature=0.5"), shards=shards)
     with pytest.raises(RecipeError, match="round was 1, now 2"):
-        run(round=2)
+        run(round=2, shards=shards)
 
 
 def test_workers_of_one_layer_use_one_engine(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
@@ -223,8 +224,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
 @pytest.mark.filterwarnings("ignore")
 def test_vllm_writes_the_same_captions(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
     # Greedy alone: the engines draw from the same distribution with other noise.
-    sets = ["recaption.max_new_tokens=48", "recaption.retry_temperatures=[]"]
-    ours, theirs = run("hf", settings(*sets)), run("vllm", settings("recaption.engine=vllm", *sets))
+    ours, theirs = run("hf"), run("vllm", settings("recaption.engine=vllm"))
     assert theirs.dropped == ours.dropped
     assert theirs.num_shards_done == NUM_SHARDS
     hf, vllm = captions(tmp_path / "hf"), captions(tmp_path / "vllm")

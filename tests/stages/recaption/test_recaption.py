@@ -35,7 +35,7 @@ def test_what_a_filter_dropped_is_not_captioned(
 
 
 def test_every_sample_is_captioned_or_counted(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
-    summary = run(recipe=settings("recaption.fallback=none", "recaption.retry_temperatures=[]"))
+    summary = run(recipe=settings("recaption.fallback=none"))
     num_in = NUM_SHARDS * NUM_SAMPLES + sum(BROKEN.values())
     assert summary.num_in == num_in == summary.num_out + sum(summary.dropped.values())
     assert {reason: summary.dropped[reason] for reason in BROKEN} == BROKEN
@@ -56,7 +56,7 @@ def test_every_sample_is_captioned_or_counted(run: Callable[..., CaptionSummary]
 
 
 def test_captions_say_where_they_come_from(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
-    summary = run(recipe=settings("recaption.retry_temperatures=[]"))
+    summary = run(recipe=settings())
     found = {k: a for k, a in captions(tmp_path / "layer").items() if a.decision["source"] == "model"}
     for annotation in found.values():
         assert annotation.kind == "caption"
@@ -106,7 +106,7 @@ def test_a_model_runs_in_its_own_number_format_or_in_that_of_the_recipe(
 def test_a_bad_caption_is_tried_again_and_falls_back_to_the_alt_text(
     run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
-    once = run("once", settings("recaption.retry_temperatures=[]"))
+    once = run("once", settings())
     summary = run("layer", settings("recaption.retry_temperatures=[0.5, 1.0]"))
     first, found = captions(tmp_path / "once"), captions(tmp_path / "layer")
     assert summary.num_out == once.num_out == NUM_SHARDS * NUM_SAMPLES == len(found)
@@ -138,11 +138,11 @@ def test_a_bad_caption_is_tried_again_and_falls_back_to_the_alt_text(
     assert stats(tmp_path / "layer", "fallbacks") == summary.fallbacks
 
 
-def test_the_best_of_n_is_kept(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
-    sampled = ("recaption.temperature=0.7", "recaption.retry_temperatures=[]")
-    run("one", settings(*sampled))
-    summary = run("four", settings(*sampled, "recaption.n=4"))
-    assert summary.num_requests == 4 * 60 == sum(summary.finish_reasons.values())
+def test_the_best_of_n_is_kept(run: Callable[..., CaptionSummary], few: Path, tmp_path: Path) -> None:
+    sampled, shards = "recaption.temperature=0.7", [str(few)]
+    run("one", settings(sampled), shards=shards)
+    summary = run("four", settings(sampled, "recaption.n=4"), shards=shards)
+    assert summary.num_requests == 4 * 25 == sum(summary.finish_reasons.values())
     one, four = captions(tmp_path / "one"), captions(tmp_path / "four")
     num_good = 0
     for key, annotation in four.items():
@@ -157,7 +157,7 @@ def test_the_best_of_n_is_kept(run: Callable[..., CaptionSummary], tmp_path: Pat
         if one[key].decision["source"] == "model":  # the first of n is what n = 1 gives
             assert attempts[0]["seed"] == one[key].seed
             assert attempts[0]["text"] == one[key].text
-    assert num_good > summary.kept["model"] > 10
+    assert num_good > summary.kept["model"] > 4
     assert summary.chosen_by.keys() == {"logprob", "only"}
     with pytest.raises(RecipeError, match=r"recaption\.n = 4 captions per image are all the same"):
         run("greedy", settings("recaption.n=4"))

@@ -1,0 +1,96 @@
+"""Shards that are open in a pass, and the samples that wait in them for other layers' captions.
+
+Of layers that are written in the same pass it is known when each is done with a sample; of one that has the
+shard already the captions are read. A sample is handed on in the order in which it was read.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vila2cli.ask.parts import Part
+from vila2cli.errors import DataError
+from vila2cli.shards import LayerWriter, Shard, ShardWriter
+from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.sample import Annotation, Sample
+
+Held = tuple[Sample, Future[Any]]
+
+
+@dataclass(slots=True)
+class Earlier:
+    """A layer's shard that is written in the same pass: its writer, and the keys that are talked about."""
+
+    writer: ShardWriter
+    pending: Collection[str]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """The samples of a layer's shard that wait for `earlier` layers; `known` are those on disk by layer."""
+
+    earlier: Sequence[Earlier] = ()
+    known: Sequence[Mapping[str, Annotation]] = ()
+    held: deque[Held] = field(default_factory=deque)
+
+    def ready(self) -> Iterator[Held]:
+        """Hand on the samples that wait for nothing more, with what the other layers say of each."""
+        while self.held and not any(self.held[0][0].key in one.pending for one in self.earlier):
+            sample, made = self.held.popleft()
+            yield self._annotated(sample), made
+
+    def _annotated(self, sample: Sample) -> Sample:
+        found = [one.writer.kept.get(sample.key) for one in self.earlier]
+        found += [annotations.get(sample.key) for annotations in self.known]
+        new = tuple(annotation for annotation in found if annotation is not None)
+        return replace(sample, annotations=(*sample.annotations, *new)) if new else sample
+
+
+@dataclass(slots=True, eq=False)
+class OpenShard:
+    """A shard of one layer with samples still talked about, whose keys are `pending`.
+
+    `waiting` has those samples that wait for the layers `before` it.
+    """
+
+    part: Part
+    shard: Shard
+    writer: ShardWriter
+    num_asked: int = 0
+    num_failed: int = 0
+    is_read: bool = False
+    is_broken: bool = False
+    pending: set[str] = field(default_factory=set)
+    waiting: Waiting | None = None
+    before: Sequence["OpenShard"] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will be said of it."""
+        return self.is_read and not self.pending
+
+
+def wait_for(opened: OpenShard, beside: Sequence[OpenShard]) -> None:
+    """Have a shard wait for those beside it of the layers that its own uses; the others have it already."""
+    if not opened.part.uses:
+        return
+    folders = [used.folder for used in opened.part.uses]
+    before = [one for one in beside if one.part.layer.folder in folders]
+    there = {one.part.layer.folder for one in before}
+    known = _captions_on_disk([one for one in opened.part.uses if one.folder not in there], opened.shard.name)
+    for one in before:
+        one.writer.keeps = True
+    opened.before = before
+    opened.waiting = Waiting([Earlier(one.writer, one.pending) for one in before], known)
+
+
+def _captions_on_disk(layers: Sequence[LayerWriter], shard: str) -> list[dict[str, Annotation]]:
+    """What layers say of a shard that each of them has; raises DataError for one that it lacks."""
+    found = []
+    for layer in layers:
+        if shard not in layer.done():
+            raise DataError(f"{layer.folder} has no {shard}.tar, whose captions another layer's prompts take")
+        found.append(dict(read_annotation_tar(layer.folder / f"{shard}.tar")))
+    return found

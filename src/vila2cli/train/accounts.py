@@ -1,0 +1,41 @@
+"""What is told of a phase's samples, and when too few of them can be used."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from vila2cli.errors import RejectBudgetError
+from vila2cli.shards.sample import Reject
+
+
+def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:
+    """Raise RejectBudgetError where more of a source's samples than its budget cannot be trained on."""
+    if not rejects or len(rejects) <= budget * (num_kept + len(rejects)):
+        return
+    by_reason = Counter(reject.reason for reject in rejects).most_common()
+    reasons = ", ".join(f"{count} {reason}" for reason, count in by_reason)
+    first = rejects[0]
+    raise RejectBudgetError(
+        f"{name}: {len(rejects)} of {num_kept + len(rejects)} samples cannot be trained on ({reasons}), "
+        f"more than max_reject_rate = {budget}; the first is {first.key} in {first.shard}: {first.error}"
+    )
+
+
+def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """What each source gives."""
+    parts = [
+        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
+        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
+        for name, c in counts.items()
+    ]
+    return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
+
+
+def mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    """Samples, tokens and images of each source, and its share of the tokens."""
+    total = sum(f["tokens"] for f in figures.values()) or 1
+    parts = [
+        f"{name} {f['samples']:,.0f} samples, {f['tokens']:,.0f} tokens ({f['tokens'] / total:.1%}), "
+        f"{f['images']:,.0f} images"
+        for name, f in figures.items()
+    ]
+    return f"{title}: {'; '.join(parts)}"
