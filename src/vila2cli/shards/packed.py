@@ -66,8 +66,8 @@ def _entry(origins: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str, Any]:
 
 
 def _differing(fields: Mapping[str, Any], said: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Those of the fields named that are not as `said`."""
-    return {name: fields[name] for name in names if not _is_same(fields[name], said[name])}
+    """Those of the fields named that are there and not as `said`."""
+    return {name: fields[name] for name in names if name in fields and not _is_same(fields[name], said[name])}
 
 
 def _is_same(value: Any, other: Any) -> bool:
