@@ -138,8 +138,8 @@ class Annotator:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
 
         One sample goes before them, on which the engine sizes its batches, and is timed only if there are
-        no others. `read` counts the samples that were read, `wanted` those of them that the task wants, and
-        `begun` those that the other figures are of.
+        no others. `read` counts the samples that were read, `wanted` what the tasks want of them, and
+        `begun` what of that the other figures are of.
         """
         self._writes = False
         with self._begun(lacking_shards(self._parts)):
@@ -242,7 +242,7 @@ class Annotator:
                     wait_for(one, opened)
                 for sample in self._stop.each(samples_of([one.writer for one in opened])):
                     wanting = [one for one in opened if one.part.task.wants(one.writer, sample)]
-                    self._figures.update(read=1, wanted=int(bool(wanting)))
+                    self._figures.update(read=1, wanted=len(wanting))
                     if wanting:
                         yield _Read(wanting, sample)
                     if len(wanting) < len(opened):

@@ -1,5 +1,4 @@
-"""The shards that are open in a pass, and samples of a layer whose prompts take captions of other
-layers, held until those are written.
+"""Shards that are open in a pass, and the samples that wait in them for other layers' captions.
 
 Of layers that are written in the same pass it is known when each is done with a sample; of one that has the
 shard already the captions are read. A sample is handed on in the order in which it was read.

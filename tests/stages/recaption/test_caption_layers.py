@@ -168,6 +168,7 @@ def test_an_estimate_is_of_all_layers(few: Path, model: Path) -> None:
     recipe = settings(*SHORT, *FAST, "recaption.retry_temperatures=[]")
     found = estimate(recipe, shards=[f"{few}/*.tar"], model=model, round=1, layers=BOTH)
     assert found.num_requests == found.tried.num_images > 40
+    assert found.num_samples == pytest.approx(2 * 25, abs=8), "as often as there are layers"
 
 
 def test_the_command_names_layers(few: Path, model: Path, tmp_path: Path) -> None:
