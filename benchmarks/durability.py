@@ -190,14 +190,14 @@ class Trial:
     def check_finished(self, out: Path) -> None:
         """Every shard that is finished is the undisturbed one, and was not touched since it was."""
         for name in done(out):
-            for path in (out / f"{name}.tar", out / f"{name}.stats.json"):
+            for path in (out / f"{name}.tar.gz", out / f"{name}.stats.json"):
                 status = path.stat()
                 was = self.seen.setdefault(path, (status.st_ino, status.st_mtime_ns))
                 check(was == (status.st_ino, status.st_mtime_ns), f"{path} was finished and written again")
             self.check_shard(out, name)
 
     def check_shard(self, out: Path, name: str) -> None:
-        ours, theirs = out / f"{name}.tar", self.peace / f"{name}.tar"
+        ours, theirs = out / f"{name}.tar.gz", self.peace / f"{name}.tar.gz"
         if self.args.engine == "hf":
             check(ours.read_bytes() == theirs.read_bytes(), f"{ours} differs from the undisturbed one")
 

@@ -60,7 +60,7 @@ def run(words: list[str]) -> int:
 
 
 def tars(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar.gz")}
 
 
 def shared_out(out: Path) -> dict[str, float]:

@@ -42,13 +42,13 @@ def counts(layer: Path) -> dict[str, Any]:
 
 def compare(whole: Path, split: Path) -> dict[str, Any]:
     ours, theirs = captions(whole), captions(split)
-    tars = {path.name: path.read_bytes() for path in whole.glob("*.tar")}
+    tars = {path.name: path.read_bytes() for path in whole.glob("*.tar.gz")}
     return {
         "captions": len(ours),
         "equal_captions": sum(one == other for one, other in zip(ours, theirs, strict=False)) / len(ours),
         "equal_keys_and_order": [key for key, _ in ours] == [key for key, _ in theirs],
         "equal_counts": counts(whole) == counts(split),
-        "equal_bytes": tars == {path.name: path.read_bytes() for path in split.glob("*.tar")},
+        "equal_bytes": tars == {path.name: path.read_bytes() for path in split.glob("*.tar.gz")},
     }
 
 

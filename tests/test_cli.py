@@ -81,7 +81,7 @@ def test_the_shell_may_expand_a_glob_to_hundreds_of_words(tmp_path: Path) -> Non
         check=True,
     )
     assert "shards: 300, data/000000.tar ... data/000299.tar  # --shards" in expanded.stdout
-    assert "writes: recaption-r2/SHARD.tar for 300 shards, 0 done already  # default" in expanded.stdout
+    assert "writes: recaption-r2/SHARD.tar.gz for 300 shards, 0 done already  # default" in expanded.stdout
     assert quoted.stdout == expanded.stdout
 
 
@@ -157,7 +157,7 @@ def test_a_dry_run_says_where_everything_comes_from(data: Path, capsys: pytest.C
     assert 'architecture = "X"  # checkpoint' in text
     assert "shards: 3, data/000.tar ... data/002.tar  # recipe" in text
     assert "worker 1/2: 1, data/001.tar" in text
-    assert "writes: runs/r/round1/recaption/SHARD.tar for 1 shards" in text
+    assert "writes: runs/r/round1/recaption/SHARD.tar.gz for 1 shards" in text
 
 
 def test_a_dry_run_lists_missing_shards(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

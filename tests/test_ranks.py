@@ -1,12 +1,14 @@
 """Which process of those started together this is, where variables outlive what they were set for."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from vila2cli.engine.devices import share_of
 from vila2cli.errors import RankError, RecipeError
-from vila2cli.ranks import Launched, launched, parse_rank
+from vila2cli.ranks import Launched, launched, local_share, parse_rank
 from vila2cli.run.folder import Worker, parse_worker, who_counts
 
 TASK = {
@@ -150,3 +152,92 @@ def test_tasks_of_pmi_are_those_of_the_step() -> None:
 def test_steps_of_one_job_have_ports_of_their_own() -> None:
     ports = {parse_rank({**TASK, "SLURM_STEP_ID": str(step)}).address for step in range(50)}
     assert len(ports) == 50
+
+
+TORCHRUN = {
+    "RANK": "9",
+    "WORLD_SIZE": "16",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "8",
+    "GROUP_RANK": "1",
+    "GROUP_WORLD_SIZE": "2",
+}
+SKYPILOT = {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2"}
+POD = {"JOB_COMPLETION_INDEX": "1"}
+ARRAY = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "worker", "how"),
+    [
+        (SKYPILOT, None, Worker(1, 2), "process 1 of 2 by SKYPILOT_NUM_NODES"),
+        (TORCHRUN, None, Worker(9, 16), "process 9 of 16 by WORLD_SIZE"),
+        (POD, "auto/8", Worker(1, 8), "pod 1 of an indexed Kubernetes job"),
+        (POD, "1/8", Worker(1, 8), "pod 1 of an indexed Kubernetes job"),
+        (POD, "0/1", Worker(0, 1), "--worker"),
+        # torchrun on each of the nodes that another one counts
+        ({**TORCHRUN, **SKYPILOT}, None, Worker(9, 16), "process 9 of 16 by WORLD_SIZE"),
+        ({**TORCHRUN, **POD}, "auto/16", Worker(9, 16), "process 9 of 16 by WORLD_SIZE"),
+        (
+            {**TORCHRUN, **ARRAY},
+            None,
+            Worker(41, 48),
+            "task 2/3 of a Slurm array, process 9 of 16 by WORLD_SIZE",
+        ),
+        (
+            {**POD, **ARRAY},
+            "auto/6",
+            Worker(5, 6),
+            "task 2/3 of a Slurm array, pod 1 of an indexed Kubernetes job",
+        ),
+        ({"RANK": "1", "WORLD_SIZE": "2", **SKYPILOT}, None, Worker(1, 2), "process 1 of 2 by WORLD_SIZE"),
+        ({"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1"}, None, Worker(), ""),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None, Worker(), ""),
+        ({"RANK": "3"}, None, Worker(), ""),
+    ],
+)
+def test_workers_are_numbered_as_a_launcher_does(
+    environ: dict[str, str], text: str | None, worker: Worker, how: str
+) -> None:
+    assert parse_worker(text, environ) == worker
+    assert who_counts(worker, environ) == how
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "words"),
+    [
+        (POD, None, "nothing says how many there are; give --worker auto/N"),
+        (POD, "auto/1", "auto/1: this is pod 1 of an indexed Kubernetes job, which has more"),
+        ({"JOB_COMPLETION_INDEX": "one"}, "auto/4", "JOB_COMPLETION_INDEX should hold a number, not 'one'"),
+        ({}, "auto/4", "nothing says which of them this is"),
+        (SKYPILOT, "auto/4", "there are 2"),
+        ({"SKYPILOT_NODE_RANK": "2", "SKYPILOT_NUM_NODES": "2"}, None, "process 2 of 2, which cannot be"),
+        ({"SKYPILOT_NODE_RANK": "1"}, None, "only one of SKYPILOT_NODE_RANK and SKYPILOT_NUM_NODES"),
+        ({**TORCHRUN, "GROUP_WORLD_SIZE": "1", **SKYPILOT}, None, "do not agree"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", **SKYPILOT},
+            None,
+            "0 of 2 by WORLD_SIZE, and process 1 of 2 by SKYPILOT",
+        ),
+        ({**TORCHRUN, "JOB_COMPLETION_INDEX": "2"}, None, "on 2 nodes; give --worker i/n"),
+        ({**SKYPILOT, "PMI_RANK": "1", "PMI_SIZE": "4"}, None, "do not agree"),
+    ],
+)
+def test_launchers_that_do_not_agree_are_refused(environ: dict[str, str], text: str | None, words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        parse_worker(text, environ)
+    assert parse_worker("0/2", environ) == Worker(0, 2)
+
+
+def test_a_training_under_torchrun_is_what_it_was(tmp_path: Path) -> None:
+    rank = parse_rank({**TORCHRUN, **SKYPILOT, **POD}, tmp_path)
+    assert (rank.index, rank.count, rank.local, rank.address) == (9, 16, 1, "env://")
+    assert parse_rank({**SKYPILOT, **POD}, tmp_path).count == 1
+
+
+def test_workers_that_torchrun_starts_on_a_node_share_its_gpus() -> None:
+    assert local_share(TORCHRUN) == (1, 8)
+    assert local_share({**SKYPILOT, **POD}) == (0, 1)
+    names = ["0", "1", "2", "3", "4", "5"]
+    assert [share_of(names, local, 2) for local in range(2)] == [names[:3], names[3:]]
+    assert [share_of(names[:2], local, 3) for local in range(3)] == [["0"], ["1"], ["0"]]

@@ -29,6 +29,7 @@ where a recipe has no other `data.draft`."""
 BOMB_PIXELS = 178_956_970
 """Width times height above which an image is refused before its pixels are decoded, as by Pillow itself."""
 
+_ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_DEPTH = 200
 _TOO_DEEP = f"values are nested deeper than {MAX_DEPTH}"
@@ -137,7 +138,7 @@ def to_json_bytes(value: Any) -> bytes:
 
     Raises ValueError for NaN and infinity, which are no JSON.
     """
-    return json.dumps(value, sort_keys=True, allow_nan=False).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which of the processes started together this is, as torchrun, accelerate, srun or mpirun say it.
+"""Which of the processes started together this is, as torchrun, srun, mpirun, SkyPilot or Kubernetes say it.
 
 What Slurm says is checked against the processes above this one, as its variables outlive what they were
 set for: a shell of `srun --pty` has those of a task, and so has a job that is submitted from one.
@@ -16,16 +16,27 @@ from vila2cli.errors import RankError, RecipeError
 _PROC = Path("/proc")
 _SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "fish", "csh", "tcsh"))
 _STEP = re.compile(r"slurmstepd: \[(\d+)\.(\w+)\]")
-_MPI = (
-    (
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """Those in which a launcher numbers its processes: which, of how many, which on the node, of how many."""
+
+    index: str
+    count: str
+    local: str = ""
+    num_local: str = ""
+
+
+_OPEN_MPI = Variables(
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    *("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 )
-"""Rank, size, rank on the node and size there, as Open MPI and as MPICH and its kin name them."""
+_MPICH = Variables("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+_TORCHRUN = Variables("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_SKYPILOT = Variables("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES")
+_KUBERNETES = "JOB_COMPLETION_INDEX"
+"""The pod of an indexed job; of how many it is, no variable says."""
 FIRST_PORT, NUM_PORTS = 20000, 10000
 """Below those that the kernel hands out by itself."""
 
@@ -63,6 +74,8 @@ class Launched:
     name: str = ""
     how: str = ""
     is_local: bool = False
+    num_nodes: int = 0
+    """How many nodes they are on, 0 where nothing says so."""
 
 
 def launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> Launched:
@@ -72,13 +85,71 @@ def launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> La
     are still true.
     """
     environ = os.environ if environ is None else environ
-    by_mpi = [task for names in _MPI if (task := _by_mpi(environ, *names))]
-    if by_mpi and "OMPI_COMM_WORLD_RANK" in environ:  # whose daemons may be tasks of a step of their own
+    by_mpi = [task for names in (_OPEN_MPI, _MPICH) if (task := _by_variables(environ, names))]
+    if by_mpi and _OPEN_MPI.index in environ:  # whose daemons may be tasks of a step of their own
         return by_mpi[0]
     count = number(environ, "SLURM_STEP_NUM_TASKS", 1)
     if count > 1:
         return _by_slurm(environ, count, proc)
     return by_mpi[0] if by_mpi else Launched()
+
+
+def launched_worker(
+    environ: Mapping[str, str] | None = None, proc: Path = _PROC, *, count: int | None = None
+) -> Launched:
+    """Which of the workers that split shards this is: by torchrun, else as `launched` has it, else by SkyPilot.
+
+    Where several launchers count, each of the others must count the same processes, or the nodes of the first.
+    In the pod of an indexed Kubernetes job without another launcher this is worker JOB_COMPLETION_INDEX of
+    `count`, which has to be given. Raises RecipeError where they contradict each other, and as `launched`.
+    """
+    environ = os.environ if environ is None else environ
+    task = launched(environ, proc)
+    by_torch = _by_variables(environ, _TORCHRUN)
+    if (_SKYPILOT.index in environ) != (_SKYPILOT.count in environ):
+        raise RecipeError(
+            f"only one of {_SKYPILOT.index} and {_SKYPILOT.count} is there; unset it, or give both"
+        )
+    found = [one for one in (by_torch, task, _by_variables(environ, _SKYPILOT)) if one and one.count > 1]
+    for other in found[1:]:
+        _check_agree(found[0], other)
+    if environ.get(_KUBERNETES, "").strip():
+        return _in_kubernetes(number(environ, _KUBERNETES), found, count)
+    return found[0] if found else task
+
+
+def _in_kubernetes(pod: int, found: list[Launched], count: int | None) -> Launched:
+    how = f"pod {pod} of an indexed Kubernetes job"
+    if found:
+        nodes = found[0].num_nodes or found[0].count
+        if nodes == 1 or pod >= nodes:
+            raise RecipeError(f"this is {how}, and {found[0].how} on {nodes} nodes; give --worker i/n")
+        return found[0]
+    if count is None:
+        raise RecipeError(
+            f"this is {how}, and nothing says how many there are; give --worker auto/N with the completions of "
+            "the job, or 0/1 to do all of the work here"
+        )
+    if pod >= count:
+        raise RecipeError(f"--worker auto/{count}: this is {how}, which has more; give its completions")
+    return Launched(pod, count, how=how)
+
+
+def _check_agree(first: Launched, other: Launched) -> None:
+    """Raise RecipeError unless both count the same processes, or one their nodes."""
+    is_same = (first.index, first.count) == (other.index, other.count)
+    if not is_same and (first.num_nodes in (0, first.count) or other.count != first.num_nodes):
+        raise RecipeError(f"this is {first.how}, and {other.how}, which do not agree; give --worker i/n")
+
+
+def local_share(environ: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """Which of how many workers that torchrun started on this node this is; (0, 1) without it."""
+    environ = os.environ if environ is None else environ
+    if _by_variables(environ, _TORCHRUN) is None:
+        return 0, 1
+    local, count = number(environ, _TORCHRUN.local), number(environ, _TORCHRUN.num_local, 1)
+    _check(local, count, f"{_TORCHRUN.local} and {_TORCHRUN.num_local}")
+    return local, count
 
 
 def is_launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> bool:
@@ -96,9 +167,9 @@ def parse_rank(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> 
     """
     environ = os.environ if environ is None else environ
     if "RANK" in environ and "WORLD_SIZE" in environ:
-        index, count = number(environ, "RANK"), number(environ, "WORLD_SIZE", 1)
+        index, count = number(environ, _TORCHRUN.index), number(environ, _TORCHRUN.count, 1)
         _check(index, count, "RANK and WORLD_SIZE")
-        return Rank(index, count, number(environ, "LOCAL_RANK"), "env://" if count > 1 else "")
+        return Rank(index, count, number(environ, _TORCHRUN.local), "env://" if count > 1 else "")
     task = launched(environ, proc)
     if task.count == 1:
         return Rank(how=task.how)
@@ -124,14 +195,17 @@ def number(environ: Mapping[str, str], name: str, default: int = 0) -> int:
     return int(text)
 
 
-def _by_mpi(environ: Mapping[str, str], index: str, count: str, local: str, num_local: str) -> Launched | None:
-    if index not in environ or (size := number(environ, count, 1)) == 1:
+def _by_variables(environ: Mapping[str, str], names: Variables) -> Launched | None:
+    """What the variables of a launcher say, None where they tell of no other process."""
+    if names.index not in environ or (size := number(environ, names.count, 1)) == 1:
         return None
-    rank = number(environ, index)
-    _check(rank, size, f"{index} and {count}")
+    rank = number(environ, names.index)
+    _check(rank, size, f"{names.index} and {names.count}")
     name = environ.get("PMIX_NAMESPACE") or environ.get("PMI_JOBID") or f"mpirun-{os.getppid()}"
-    how = f"process {rank} of {size} by {count}"
-    return Launched(rank, size, number(environ, local), name, how, number(environ, num_local) == size)
+    how = f"process {rank} of {size} by {names.count}"
+    num_local = number(environ, names.num_local)
+    num_nodes = number(environ, "GROUP_WORLD_SIZE") if names is _TORCHRUN else size // (num_local or size + 1)
+    return Launched(rank, size, number(environ, names.local), name, how, num_local == size, num_nodes)
 
 
 def _by_slurm(environ: Mapping[str, str], count: int, proc: Path) -> Launched:
@@ -141,7 +215,8 @@ def _by_slurm(environ: Mapping[str, str], count: int, proc: Path) -> Launched:
     index = number(environ, "SLURM_PROCID")
     _check(index, count, "SLURM_PROCID and SLURM_STEP_NUM_TASKS")
     how = f"task {index} of {count} of Slurm step {step}"
-    return Launched(index, count, number(environ, "SLURM_LOCALID"), step, how)
+    num_nodes = number(environ, "SLURM_STEP_NUM_NODES")
+    return Launched(index, count, number(environ, "SLURM_LOCALID"), step, how, num_nodes=num_nodes)
 
 
 def _why_not_a_task(environ: Mapping[str, str], count: int, step: str, proc: Path) -> str:

@@ -89,7 +89,7 @@ def test_order_of_answers_does_not_matter(tmp_path: Path, base: Path) -> None:
         for out in opened[::turn]:
             out.close()
         writer.finish()
-        contents.append([(out_dir / f"{shard.name}.tar").read_bytes() for shard in source.shards])
+        contents.append([(out_dir / f"{shard.name}.tar.gz").read_bytes() for shard in source.shards])
     assert contents[0] == contents[1]
 
 

@@ -49,7 +49,7 @@ def test_a_changed_alt_text_is_seen_by_all_who_join(
     if not with_stats:
         (base / "000001.stats.json").unlink()
     source, plain = open_source([str(layer)]), open_source([str(base)])
-    message = r"data/000001\.tar is not what .*recaption/000001\.tar was made from"
+    message = r"data/000001\.tar is not what .*recaption/000001\.tar\.gz was made from"
     with pytest.raises(DataError, match=message):
         read_all(source)
     with pytest.raises(DataError, match=message):
@@ -116,7 +116,7 @@ def test_a_layer_below_that_was_written_again(tmp_path: Path, base: Path, layer:
     recaption(layer, plain, "another")
     for specs in ([str(upper)], [str(second), str(upper)]):
         with pytest.raises(
-            DataError, match=r"recaption/000002\.tar is not what .*ocr/000002\.tar was made from"
+            DataError, match=r"recaption/000002\.tar\.gz is not what .*ocr/000002\.tar\.gz was made from"
         ):
             list(read_shard(open_source(specs).shards[2], on_reject=lambda reject: None))
     assert len(read_all(open_source([str(upper)]), verify=False)) == 12
@@ -126,7 +126,7 @@ def test_layers_over_two_states_of_a_base(tmp_path: Path, base: Path, layer: Pat
     edit(base / "000001.tar", b"alt 1-2", b"ALT 1-2")
     second = write_layer(tmp_path / "r2" / "recaption", open_source([str(base)]))
     assert len(read_all(open_source([str(second)]))) == 12
-    with pytest.raises(DataError, match=r"000001\.tar is not what .*r1/recaption/000001\.tar was made from"):
+    with pytest.raises(DataError, match=r"000001\.tar is not what .*r1/recaption/000001\.tar\.gz was made"):
         read_all(open_source([str(layer), str(second)]))
 
 

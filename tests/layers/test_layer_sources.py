@@ -37,9 +37,9 @@ def test_what_is_not_done_may_change_and_what_is_done_may_not(tmp_path: Path, ba
 def test_a_changed_layer_below_is_noticed(tmp_path: Path, base: Path, layer: Path) -> None:
     source = open_source([str(layer)])
     upper = write_layer(tmp_path / "ocr", source, "ocr")
-    with TarWriter(layer / "000002.tar") as tar:
+    with TarWriter(layer / "000002.tar.gz") as tar:
         tar.write_sample("2-0", {"json": json.dumps(caption("changed").to_json()).encode()})
-    with pytest.raises(DataError, match=r"recaption/000002\.tar has changed"):
+    with pytest.raises(DataError, match=r"recaption/000002\.tar\.gz has changed"):
         open_layer(upper, layer="ocr", source=source).missing(source.shards)
     other = write_layer(tmp_path / "r2" / "recaption", open_source([str(base)]))
     info = json.loads((other / "layer.json").read_text())

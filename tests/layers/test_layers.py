@@ -38,7 +38,7 @@ def test_a_layer_stands_for_its_base(base: Path, layer: Path) -> None:
 def test_named_tars_are_exactly_those(base: Path, layer: Path) -> None:
     source = open_source([str(layer / "000001.tar")])
     assert [(shard.name, shard.url) for shard in source.shards] == [("000001", str(base / "000001.tar"))]
-    assert expand([str(layer)]) == [str(layer / f"00000{n}.tar") for n in range(3)]
+    assert expand([str(layer)]) == [str(layer / f"00000{n}.tar.gz") for n in range(3)]
 
 
 def test_layer_json_says_what_it_lies_over(base: Path, layer: Path) -> None:
@@ -52,7 +52,7 @@ def test_layer_json_says_what_it_lies_over(base: Path, layer: Path) -> None:
 def test_a_shard_says_what_it_was_made_from(tmp_path: Path, base: Path, layer: Path) -> None:
     upper = write_layer(tmp_path / "ocr", open_source([str(layer)]), "ocr")
     made_from = json.loads((upper / "000001.stats.json").read_text())["made_from"]
-    files = {"000001": base / "000001.tar", "000001+recaption": layer / "000001.tar"}
+    files = {"000001": base / "000001.tar", "000001+recaption": layer / "000001.tar.gz"}
     assert {name: one["num_bytes"] for name, one in made_from.items()} == {
         name: path.stat().st_size for name, path in files.items()
     }
@@ -193,18 +193,18 @@ def test_incomplete_layer_folder(tmp_path: Path, base: Path) -> None:
 
 
 def test_tar_that_does_not_belong_to_the_layer(base: Path, layer: Path) -> None:
-    shutil.copy(layer / "000000.tar", layer / "foreign.tar")
+    shutil.copy(layer / "000000.tar.gz", layer / "foreign.tar.gz")
     with pytest.raises(DataError, match="names no base for"):
-        open_source([str(layer / "foreign.tar")])
+        open_source([str(layer / "foreign.tar.gz")])
 
 
 @pytest.mark.parametrize(
     "data", [b"[]", b"{", b'{"layer": "x"}', b'{"layer": "x", "kind": "caption", "odd": 1}']
 )
 def test_damaged_annotations_name_the_file(base: Path, layer: Path, data: bytes) -> None:
-    with TarWriter(layer / "000000.tar") as tar:
+    with TarWriter(layer / "000000.tar.gz") as tar:
         tar.write_sample("0-0", {"json": data})
-    with pytest.raises(DataError, match=r"000000\.tar holds no valid annotation for '0-0'"):
+    with pytest.raises(DataError, match=r"000000\.tar\.gz holds no valid annotation for '0-0'"):
         read_all(open_source([str(layer)]))
 
 
@@ -231,4 +231,4 @@ def test_a_layer_that_is_removed_while_it_is_written_gets_no_shard(
         open_layer(out, layer="other", source=source)
     with pytest.raises(DataError, match="removed or replaced"):
         writing.close()
-    assert not list(tmp_path.glob("out/*.tar"))
+    assert not list(tmp_path.glob("out/*.tar.gz"))

@@ -62,9 +62,9 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture
 def filtered(tmp_path: Path, base: Path) -> Path:
-    """A filter layer that drops the odd samples."""
+    """A filter layer that drops the odd samples, not packed."""
     source = open_source([str(base)])
-    writer = open_layer(tmp_path / "filter", layer="filter", source=source)
+    writer = open_layer(tmp_path / "filter", layer="filter", source=source, is_packed=False)
     for shard in source.shards:
         with writer.shard(shard) as out:
             for sample in out.samples():
@@ -102,7 +102,7 @@ def test_without_its_stats_file_a_cut_layer_is_told_from_its_end(filtered: Path,
     (filtered / "000001.stats.json").unlink()
     tar.write_bytes(DAMAGE[how](tar.read_bytes()))
     if how.startswith("between two members, "):  # a whole archive of two samples, for all that it says
-        assert len(read_layer_shard(tar)) == 2
+        assert len(read_layer_shard(tar).by_key) == 2
         assert check(open_source([str(filtered)])).counts == {"no-stats": 1}
     else:
         with pytest.raises(DataError, match=r"000001\.tar is damaged or cut off at byte"):
@@ -164,7 +164,9 @@ def test_stats_of_another_layer(tmp_path: Path, base: Path, layer: Path) -> None
     assert len(read_all(open_source([str(layer)]))) == 12, "they hold the same"
     stats = json.loads((layer / "000001.stats.json").read_text())
     (layer / "000001.stats.json").write_text(json.dumps(stats | {"written": 3, "out": 3, "dropped": {"x": 1}}))
-    with pytest.raises(DataError, match=r"000001\.tar holds 4 annotations, and 000001\.stats\.json .* says 3"):
+    with pytest.raises(
+        DataError, match=r"000001\.tar\.gz holds 4 annotations, and 000001\.stats\.json .* says 3"
+    ):
         read_all(open_source([str(layer)]))
 
 
@@ -178,7 +180,7 @@ def test_a_copied_layer_is_read_as_it_is_and_known_from_then_on(
     before = json.loads((copy / "000000.stats.json").read_text())
     assert read_all(open_source([str(copy)])) == expected
     after = json.loads((copy / "000000.stats.json").read_text())
-    assert after["mtime_ns"] == (copy / "000000.tar").stat().st_mtime_ns != before["mtime_ns"]
+    assert after["mtime_ns"] == (copy / "000000.tar.gz").stat().st_mtime_ns != before["mtime_ns"]
     base_now = (tmp_path / "copy" / "data" / "000000.tar").stat()
     assert after["made_from"]["000000"]["tag"] == f"mtime {base_now.st_mtime_ns}"
     assert after["made_from"]["000000"]["sha256"] == before["made_from"]["000000"]["sha256"]
@@ -207,7 +209,7 @@ def test_a_base_that_was_cut_off_is_not_read_for_a_whole_one(tmp_path: Path, bas
 
 
 def test_a_tar_that_is_missing_is_named(base: Path, layer: Path) -> None:
-    (layer / "000002.tar").unlink()
+    (layer / "000002.tar.gz").unlink()
     with pytest.raises(DataError, match="is incomplete: 1 of 3 shards are missing, first 000002"):
         open_source([str(layer)])
     (base / "000001.tar").unlink()
@@ -248,7 +250,7 @@ def test_an_extra_member_makes_no_sample_of_its_own(tmp_path: Path) -> None:
     with TarWriter(tmp_path / "000000.tar") as tar:
         for i in range(5):
             tar.write_sample(f"0-{i}", {"json": json.dumps(caption("x").to_json()).encode()})
-    (layer / "000000.tar").write_bytes((tmp_path / "000000.tar").read_bytes())
+    (layer / "000000.tar.gz").write_bytes((tmp_path / "000000.tar").read_bytes())
     with pytest.raises(DataError, match=r"000000\.tar"):
         read_all(open_source([str(layer)]))
 
@@ -256,7 +258,7 @@ def test_an_extra_member_makes_no_sample_of_its_own(tmp_path: Path) -> None:
 def test_a_layer_without_its_layer_json_is_no_base(base: Path, layer: Path) -> None:
     (layer / "layer.json").unlink()
     with pytest.raises(
-        DataError, match=r"000000\.tar is a shard of the layer 'recaption', and no layer\.json beside"
+        DataError, match=r"000000\.tar\.gz is a shard of the layer 'recaption', and no layer\.json beside"
     ):
         read_all(open_source([str(layer)]))
 

@@ -22,7 +22,7 @@ def write_shards(folder: Path, num_shards: int = NUM_SHARDS, num_samples: int = 
 
 def tars(folder: Path) -> dict[str, bytes]:
     """Every tar of a folder and those below it."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.tar.gz"))}
 
 
 def replicas_of(parent: int) -> list[int]:

@@ -125,5 +125,5 @@ def test_replicas_end_with_the_command_which_goes_on_where_it_stopped(
 def test_what_a_replica_cannot_do_is_the_error_of_the_command(write: Write, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"engine\.quantization is for the vllm engine"):
         write(TWO, "engine.quantization=fp8")
-    assert not list((tmp_path / "out").glob("*.tar"))
+    assert not list((tmp_path / "out").glob("*.tar.gz"))
     assert not replicas_of(os.getpid())

@@ -108,7 +108,7 @@ def test_a_run_on_slurm_shows_what_its_tasks_have_finished(make_run: MakeRun) ->
     run.write_recaption(1, num_shards=1)
     (run.run_dir / "slurm" / "logs").mkdir(parents=True)
     (run.run_dir / "slurm" / "run.json").write_text('{"target": "round1", "sets": []}')
-    (run.run_dir / "round1" / "recaption" / ".vila2-000001.tar.partial").write_bytes(b"half")
+    (run.run_dir / "round1" / "recaption" / ".vila2-000001.tar.gz.partial").write_bytes(b"half")
     (run.run_dir / "round1" / "pretrain.partial").mkdir()
     (line,) = [line for line in shown(run.run_dir).splitlines() if line.startswith("round 1")]
     assert line.split()[2:7] == ["1/2", "begun", "-", "-", "-"]

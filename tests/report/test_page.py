@@ -328,7 +328,7 @@ def test_damaged_files_are_noted_and_raise_nothing(make_run: MakeRun, damage: st
 
 def test_damaged_layers_are_noted_and_raise_nothing(make_run: MakeRun) -> None:
     run = make_run(1, num_samples=7, num_questions=6)
-    for path in run.run_dir.rglob("*.tar"):
+    for path in run.run_dir.rglob("*.tar.gz"):
         path.write_bytes(path.read_bytes()[:1500])
     page = build_page(run.recipe(), run.run_dir)
     outline(render_page(page))

@@ -156,7 +156,7 @@ def test_a_layer_over_signed_urls_goes_on_with_another_signature(
     layer = write_layer(tmp_path / "r1", open_source([signed]))
     assert SECRET not in everything(tmp_path)
     renewed = signed.replace(SECRET, "renewed")
-    first = layer / "000001.tar"
+    first = layer / "000001.tar.gz"
     before = first.stat()
     write_layer(layer, open_source([renewed]))
     assert first.stat() == before

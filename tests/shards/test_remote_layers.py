@@ -91,7 +91,7 @@ def test_a_layer_that_is_itself_remote(web: Web, data: Path) -> None:
     for spec in (
         f"{web.url}/r1/recaption",
         f"{web.url}/r1/recaption/layer.json",
-        f"{web.url}/r1/recaption/{{000000..000002}}.tar",
+        f"{web.url}/r1/recaption/{{000000..000002}}.tar.gz",
     ):
         source = open_source([spec])
         assert source.shards[0].url == f"{web.url}/data/000000.tar"

@@ -217,13 +217,13 @@ def test_single_tasks_of_an_array_are_submitted_again(
 ) -> None:
     monkeypatch.chdir(run.folder)
     layer = Path("runs/world/round1/recaption")
-    before = (layer / "000001.tar").read_bytes()
-    (layer / "000001.tar").unlink()
+    before = (layer / "000001.tar.gz").read_bytes()
+    (layer / "000001.tar.gz").unlink()
     vila2("slurm", "retry")
     line = next(line for line in capsys.readouterr().out.splitlines() if "recaption" in line)
     assert line.endswith(", 1 of 2 tasks")
     run.await_state("round1-recaption", "COMPLETED", task=1)
-    assert (layer / "000001.tar").read_bytes() == before
+    assert (layer / "000001.tar.gz").read_bytes() == before
     assert f"{run.job('round1-recaption')}_0" not in run.cluster.states()
 
 

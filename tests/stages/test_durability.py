@@ -46,7 +46,7 @@ def write(recipe: Recipe, model: Path, out: Path, shards: str, worker: Worker | 
 
 
 def tars(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar.gz"))}
 
 
 def test_a_damaged_shard_does_not_stop_the_others(
@@ -62,11 +62,11 @@ def test_a_damaged_shard_does_not_stop_the_others(
         write(recipe, tiny_checkpoint, out, f"{own}/*.tar")
     assert "going on with the next shard" in capsys.readouterr().err
     assert done(out) == {"000000", "000002", "000003"}
-    kept = {name: (out / f"{name}.tar").stat().st_ino for name in done(out)}
+    kept = {name: (out / f"{name}.tar.gz").stat().st_ino for name in done(out)}
     (own / "000001.tar").write_bytes((data / "000001.tar").read_bytes())
     write(recipe, tiny_checkpoint, out, f"{own}/*.tar")
     assert len(done(out)) == NUM_SHARDS
-    assert kept == {name: (out / f"{name}.tar").stat().st_ino for name in kept}
+    assert kept == {name: (out / f"{name}.tar.gz").stat().st_ino for name in kept}
     assert json.loads((out / "summary.json").read_text())["in"] == 3 * NUM_SHARDS
 
 
@@ -102,7 +102,7 @@ def test_the_second_of_two_processes_is_told(
         with lock(out, first), pytest.raises(DataError, match=r"r1 is in use by .*process \d+ on ") as error:
             write(recipe, tiny_checkpoint, out, f"{data}/*.tar", second)
         assert "\n" not in str(error.value)
-    assert not list(out.glob("*.tar"))
+    assert not list(out.glob("*.tar.gz"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

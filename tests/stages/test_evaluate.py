@@ -113,7 +113,7 @@ def test_predictions_are_the_answers_with_their_scores(tiny_checkpoint, tasks, t
 def test_a_second_run_asks_only_what_is_missing(tiny_checkpoint, tasks, tmp_path):
     out = tmp_path / "eval"
     first = run(tiny_checkpoint, tasks, out)
-    gone, kept = out / "existence/000001.tar", out / "existence/000000.tar"
+    gone, kept = out / "existence/000001.tar.gz", out / "existence/000000.tar.gz"
     before, kept_time = gone.read_bytes(), kept.stat().st_mtime_ns
     gone.unlink()
     (out / "metrics.json").unlink()
@@ -133,7 +133,7 @@ def test_workers_share_the_shards_of_all_tasks(tiny_checkpoint, tasks, tmp_path)
     assert json.loads((out / "metrics.json").read_text()) == second
     for name, task in whole["tasks"].items():
         assert second["tasks"][name]["metrics"] == task["metrics"]
-    for tar in (tmp_path / "whole").rglob("*.tar"):
+    for tar in (tmp_path / "whole").rglob("*.tar.gz"):
         assert (out / tar.relative_to(tmp_path / "whole")).read_bytes() == tar.read_bytes()
 
 
@@ -208,7 +208,7 @@ def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_
     write_task(tmp_path / "more/elsewhere", "existence", 'answer_type = "yesno"', num_shards=3)
     run(tiny_checkpoint, tmp_path / "more", tmp_path / "eval")
     for name in ("000000", "000001"):
-        (tmp_path / f"eval/elsewhere/{name}.tar").unlink()
+        (tmp_path / f"eval/elsewhere/{name}.tar.gz").unlink()
     with pytest.raises(DataError, match="share no sample"):
         differences(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
     (tmp_path / "empty").mkdir()
@@ -239,7 +239,7 @@ def test_a_stopped_eval_goes_on_where_it_was(tiny_checkpoint, tasks, tmp_path, m
     monkeypatch.setattr(Progress, "advance", stop_at_sixth)
     with pytest.raises(Interrupted, match="SIGTERM"):
         run(tiny_checkpoint, tasks, out)
-    assert sorted(path.name for path in (out / "existence").glob("*.tar*")) == ["000000.tar"]
+    assert sorted(path.name for path in (out / "existence").glob("*.tar*")) == ["000000.tar.gz"]
     monkeypatch.undo()
     assert run(tiny_checkpoint, tasks, out)["tasks"]["existence"]["num_samples"] == 8
     assert not list(out.rglob("*.partial"))
@@ -257,7 +257,7 @@ def test_boxes_are_measured_in_another_frame_without_asking_again(tiny_checkpoin
     (folder / "task.toml").write_text('answer_type = "box"\nscorer = "refcoco"\n')
     out = tmp_path / "eval"
     first = run(tiny_checkpoint, folder, out)
-    answers = (out / "region/000000.tar").read_bytes()
+    answers = (out / "region/000000.tar.gz").read_bytes()
     words = ["eval", "--model", str(tiny_checkpoint), "--tasks", str(folder), "--out", str(out)]
     small = ["eval.engine=hf", "eval.max_new_tokens=6", "eval.batch_size=4", "eval.num_bootstrap=50"]
     for value in ("xyxy-pixel", "xyxy-1"):
@@ -266,4 +266,4 @@ def test_boxes_are_measured_in_another_frame_without_asking_again(tiny_checkpoin
         second = json.loads((out / "metrics.json").read_text())
         assert second["tasks"]["region"]["box_frame"] == second["protocol"]["box_frame"] == value
     assert "box_frame" not in first["tasks"]["region"]
-    assert (out / "region/000000.tar").read_bytes() == answers
+    assert (out / "region/000000.tar.gz").read_bytes() == answers

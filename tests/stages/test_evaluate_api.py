@@ -150,7 +150,7 @@ def test_an_eval_that_a_server_ends_keeps_the_answers_of_its_shard(start: Any, t
     task = write(tmp_path / "task", "test")
     with pytest.raises(ModelError, match="refuses the key"):
         run(server, task, tmp_path / "out", "api.max_in_flight=1")
-    assert not list((tmp_path / "out/colour").glob("*.tar"))
+    assert not list((tmp_path / "out/colour").glob("*.tar.gz"))
     with (tmp_path / "out/answers.jsonl").open("a") as file:
         file.write('{"id": "torn off')
     server.reply, asked = answering(), len(server.bodies)
@@ -171,7 +171,7 @@ def test_a_budget_below_a_shard_gets_on_and_pays_for_each_answer_once(start: Any
         with pytest.raises(BudgetError):
             run(server, task, tmp_path / "out", *limited)
         assert before < len(server.bodies) < NUM
-        assert not list((tmp_path / "out/colour").glob("*.tar"))
+        assert not list((tmp_path / "out/colour").glob("*.tar.gz"))
     metrics = run(server, task, tmp_path / "out", *limited)
     assert len(server.bodies) == NUM
     assert metrics["tasks"]["colour"]["num_samples"] == NUM

@@ -12,6 +12,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
+from vila2cli.shards.places import tar_stem
 from vila2cli.shards.sample import Annotation
 from vila2cli.stages.filter import filter_samples
 from vila2cli.world.draw import draw_picture
@@ -54,11 +55,11 @@ def run(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> Run:
 
 
 def times(scores: Path) -> dict[str, int]:
-    return {path.stem: path.stat().st_mtime_ns for path in scores.glob("*.tar")}
+    return {tar_stem(path): path.stat().st_mtime_ns for path in scores.glob("*.tar.gz")}
 
 
 def tars(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar.gz"))}
 
 
 def test_only_new_shards_are_scored_and_all_are_compared(run: Run, tmp_path: Path) -> None:

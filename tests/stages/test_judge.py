@@ -147,7 +147,7 @@ def test_a_second_run_judges_only_what_is_missing(tiny_checkpoint, mixed, right,
     out = tmp_path / "judge"
     settings = {"layers": [mixed, right], "out": out, "model": tiny_checkpoint}
     first = judge(recipe(), **settings)
-    gone, kept = sorted((out / "model").glob("*.tar"))
+    gone, kept = sorted((out / "model").glob("*.tar.gz"))
     before, kept_time = gone.read_bytes(), kept.stat().st_mtime_ns
     gone.unlink()
     second = judge(recipe(), **settings)
@@ -167,7 +167,7 @@ def test_workers_share_the_shards_of_all_judges(tiny_checkpoint, mixed, right, t
     split = judge(recipe(), out=out, worker=Worker(1, 3), **settings)
     assert json.loads((out / "summary.json").read_text()) == split
     assert split["pairs"] == whole["pairs"]
-    verdicts = sorted((tmp_path / "whole").rglob("*.tar"))
+    verdicts = sorted((tmp_path / "whole").rglob("*.tar.gz"))
     assert [(out / tar.relative_to(tmp_path / "whole")).read_bytes() for tar in verdicts] == [
         tar.read_bytes() for tar in verdicts
     ]

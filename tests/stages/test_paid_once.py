@@ -114,7 +114,7 @@ STAGES: dict[str, Run] = {
 
 
 def annotations(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tar"))}
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tar.gz"))}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -127,7 +127,7 @@ def test_a_budget_below_a_shard_is_spent_once(
         with pytest.raises(BudgetError):
             run(data, out, server.url, BUDGET)
         assert before < num_paid(server) < NUM
-        assert not list(out.rglob("*.tar"))
+        assert not list(out.rglob("*.tar.gz"))
     run(data, out, server.url, BUDGET)
     assert num_paid(server) == NUM
     assert "answers of earlier runs are kept" in capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_an_ended_run_loses_only_what_was_in_flight(
         _, errors = process.communicate()
         assert process.returncode == (75 if end == signal.SIGTERM else -end), errors
         assert NUM // 2 <= num_paid(server) < NUM
-        assert not list((tmp_path / "out").glob("*.tar"))
+        assert not list((tmp_path / "out").glob("*.tar.gz"))
         assert forks.start(command).wait() == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["out"] == NUM
     assert NUM <= num_paid(server) <= NUM + IN_FLIGHT

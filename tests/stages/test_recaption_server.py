@@ -100,7 +100,7 @@ def test_every_sample_is_accounted_for(
     # It dies once for longer than the tries last: the command ends, and what is done stays done ...
     with dying(vllm_server, out, after=2, restart=False), pytest.raises(ModelError):
         run(vllm_server, data, out, retries=2)
-    done = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+    done = {path.name: path.read_bytes() for path in out.glob("*.tar.gz")}
     assert 2 <= len(done) < NUM_SHARDS
     assert not list(out.glob("*.partial"))
     vllm_server.start()
@@ -112,7 +112,7 @@ def test_every_sample_is_accounted_for(
     num_in = NUM_SHARDS * NUM_SAMPLES
     assert summary.num_shards_done == NUM_SHARDS
     assert summary.num_in == num_in == summary.num_out + sum(summary.dropped.values())
-    assert done.items() <= {path.name: path.read_bytes() for path in out.glob("*.tar")}.items()
+    assert done.items() <= {path.name: path.read_bytes() for path in out.glob("*.tar.gz")}.items()
     found = read(out)
     rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     keys = [*found, *(reject["key"] for reject in rejects)]

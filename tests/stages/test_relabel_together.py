@@ -99,7 +99,7 @@ def written(out: Path, name: str) -> dict[str, Any]:
     stats = {path.name: json.loads(path.read_text()) for path in sorted((out / name).glob("*.stats.json"))}
     told = ("in", "out", "dropped", "rejected", "tokens", "requests", "answered")
     return {
-        "tars": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((out / name).glob("*.tar"))],
+        "tars": [hashlib.sha256(tar.read_bytes()).hexdigest() for tar in sorted((out / name).glob("*.tar.gz"))],
         "stats": {file: {key: one[key] for key in told} for file, one in stats.items()},
         "rejects": (out / name / "rejects.jsonl").read_text(),
         "manifest": json.loads((out / name / "manifest.json").read_text())["digest"],
@@ -155,7 +155,7 @@ def test_it_goes_on_with_what_each_layer_lacks(
     cut.write_bytes(whole[:1000])
     with pytest.raises(DataError, match=r"000002\.tar is damaged or cut off"):
         label(data, out, {name: specialists[name] for name in ("spatial", "grounding")})
-    assert [len(list((out / name).glob("*.tar"))) for name in NAMES] == [2, 2, 3]
+    assert [len(list((out / name).glob("*.tar.gz"))) for name in NAMES] == [2, 2, 3]
     cut.write_bytes(whole)
     label(data, out, specialists)
     for name in NAMES:
@@ -184,7 +184,7 @@ def test_one_who_fails_does_not_stop_the_others(
         label(data, tmp_path / "together", models, sets=sets)
     gc.collect()
     assert not any(type(one) is HfEngine for one in gc.get_objects()), "the next one may need its memory"
-    assert not list((tmp_path / "together" / "grounding").glob("*.tar"))
+    assert not list((tmp_path / "together" / "grounding").glob("*.tar.gz"))
     for name in ("spatial", "ocr"):
         label(data, tmp_path / "alone", {name: models[name]}, sets=sets)
         assert written(tmp_path / "together", name) == written(tmp_path / "alone", name)
@@ -212,7 +212,7 @@ def test_a_layer_that_is_done_does_without_the_checkpoint_below_its_adapter(
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0, again.output
     assert "complete, nothing to do" in again.output
-    (run_dir / "specialists" / "ocr" / "relabel" / "000001.tar").unlink()
+    (run_dir / "specialists" / "ocr" / "relabel" / "000001.tar.gz").unlink()
     lacking = CliRunner().invoke(app, words)
     assert isinstance(lacking.exception, ModelError)
     assert str(base) in str(lacking.exception)
@@ -250,7 +250,7 @@ def test_the_command_takes_several_names(data: Path, specialists: dict[str, Path
     words += [word for one in settings(data, "hf") for word in ("--set", one)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert [len(list((tmp_path / "out" / name).glob("*.tar"))) for name in NAMES] == [NUM_SHARDS] * 3
+    assert [len(list((tmp_path / "out" / name).glob("*.tar.gz"))) for name in NAMES] == [NUM_SHARDS] * 3
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0, again.output
 

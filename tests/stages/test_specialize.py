@@ -124,7 +124,7 @@ def test_a_server_may_be_the_specialist(
         with pytest.raises(RecipeError, match=r'api\.model was "reader", now "writer"'):
             run(*sets, "api.model=writer", model="runs/specialists/ocr")
     assert "only-for-this-test" not in "".join(
-        path.read_text() for path in (tmp_path / "ocr").iterdir() if path.suffix != ".tar"
+        path.read_text() for path in (tmp_path / "ocr").iterdir() if path.suffix != ".gz"
     )
 
 
@@ -134,7 +134,7 @@ def test_a_budget_of_the_server_ends_the_work(run: Callable[..., dict[str, Any]]
         sets = ["recaption.engine=api", f"api.base_url={server.url}", "api.model=reader"]
         with pytest.raises(BudgetError, match="tokens were read"):
             run(*sets, "api.max_tokens_total=150", "api.max_in_flight=1", model="any")
-        num_done = len(list((tmp_path / "ocr").glob("*.tar")))
+        num_done = len(list((tmp_path / "ocr").glob("*.tar.gz")))
         assert 0 < num_done < NUM_SHARDS
         assert run(*sets, model="any")["num_shards_done"] == NUM_SHARDS
 

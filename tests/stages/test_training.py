@@ -112,7 +112,7 @@ def test_the_next_round_reads_captions_over_the_same_pictures(
     recipe: Recipe, root: Path, captioned: Path, pretrained: Path
 ) -> None:
     out = root / "pretrain1"
-    pretrain(recipe, shards=sorted(map(str, captioned.glob("*.tar"))), out=out, round=1)
+    pretrain(recipe, shards=sorted(map(str, captioned.glob("*.tar.gz"))), out=out, round=1)
     made, before = lineage(out), lineage(pretrained)
     assert made["layers"] == ["recaption"]
     assert made["bases"] == before["bases"]

@@ -127,7 +127,12 @@ def _claim(job: Job[Summary], out: Path, worker: Worker, held: ExitStack) -> Lay
     manifest = claim(out, job.inputs, job.recipe)
     held.enter_context(lock(out, worker))
     return open_layer(
-        out, layer=job.layer, source=job.source, manifest={"digest": manifest.digest}, may_grow=job.may_grow
+        out,
+        layer=job.layer,
+        source=job.source,
+        manifest={"digest": manifest.digest},
+        may_grow=job.may_grow,
+        is_packed=job.recipe.data.compress_layers,
     )
 
 

@@ -57,6 +57,14 @@ def replicas_for(plan: "Plan | None", settings: EngineSettings, num_shards: int)
     return fewer if fewer.replicas > 1 or keeps_cores else None
 
 
+def _keep_to_share(worker: Worker) -> None:
+    """Leave the GPUs of the node's other workers to them, where one launcher has started them all."""
+    from vila2cli.engine.devices import keep_to_share
+
+    if worker.count > 1:
+        keep_to_share()
+
+
 def open_layers(
     opener: LayerOpener, worker: Worker, stop: Stop, held: ExitStack, num_shards: int
 ) -> Engine | Replicas:
@@ -64,6 +72,7 @@ def open_layers(
     from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
 
     with stop.at_once():
+        _keep_to_share(worker)
         plan = plan_engines(opener.kind, opener.model, opener.settings, is_worker=worker.count > 1)
     opener = replace(opener, settings=of_one(opener.settings, plan))
     several = replicas_for(plan, opener.settings, num_shards)
@@ -87,6 +96,7 @@ def replicas_of(
     if not num_shards:
         return None
     with stop.at_once():
+        _keep_to_share(worker)
         plan = plan_engines(asked.engine, asked.model, asked.settings, is_worker=worker.count > 1)
     several = replicas_for(plan, asked.settings, num_shards)
     if several is None:

@@ -16,6 +16,7 @@ MANY = (
     "--captions",
     "--images",
     "--annotations",
+    "--where",
     "--score-only",
 )
 """Options that take all words up to the next option, as the shell expands them from a glob."""
@@ -67,7 +68,10 @@ Round = Annotated[
 WorkerText = Annotated[
     str | None,
     typer.Option(
-        "--worker", metavar="I/N", help="Do every N-th shard from I on; Slurm's by default, else 0/1."
+        "--worker",
+        metavar="I/N",
+        help="Do every N-th shard from I on; as Slurm, torchrun, mpirun or SkyPilot count, else 0/1. "
+        "auto/N in the pods of an indexed Kubernetes job.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, inputs and outputs, and do nothing.")]

@@ -186,10 +186,11 @@ def _dry_run_lines(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> 
         yield f"worker {plan.worker}: {_span(here)}"
     origin = plan.origins.get("out", "default")
     if plan.is_layer:
-        from vila2cli.shards import done
+        from vila2cli.shards import done, layer_suffix
 
         num_done = len(done(plan.out)) if plan.out.is_dir() else 0
-        yield f"writes: {plan.out}/SHARD.tar for {len(here)} shards, {num_done} done already  # {origin}"
+        files = f"{plan.out}/SHARD{layer_suffix(plan.out, is_packed=plan.recipe.data.compress_layers)}"
+        yield f"writes: {files} for {len(here)} shards, {num_done} done already  # {origin}"
     else:
         state = "there already" if plan.marker.exists() else "not there yet"
         yield f"writes: {plan.out} ({plan.marker.name} {state})  # {origin}"

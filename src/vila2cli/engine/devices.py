@@ -4,12 +4,14 @@ Asking torch for a GPU's properties starts CUDA in the process, after which vLLM
 gigabyte of the first GPU is gone; NVIDIA's management library tells the same and starts nothing.
 """
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vila2cli.errors import RecipeError
+from vila2cli.ranks import local_share
 
 GPUS_VARIABLE = "VILA2_PLAN_GPUS"
 """GPUs to plan for in place of those of this machine, as `8x80`: how many, and GB of memory each."""
@@ -38,6 +40,23 @@ def gpu_names(environ: Mapping[str, str]) -> list[str]:
     count = torch.cuda.device_count()
     listed = [name.strip() for name in environ.get(_VISIBLE, "").split(",") if name.strip()]
     return (listed or [str(index) for index in range(count)])[:count]
+
+
+@functools.cache
+def keep_to_share() -> None:
+    """Of the GPUs that this process may use, leave those of other workers that torchrun started on this node.
+
+    Once, before CUDA is started.
+    """
+    local, count = local_share()
+    if count > 1 and (names := gpu_names(os.environ)):
+        os.environ[_VISIBLE] = ",".join(share_of(names, local, count))
+
+
+def share_of(names: list[str], local: int, count: int) -> list[str]:
+    """The GPUs of worker `local` of `count` on a node, as many for each; of too few, one that it shares."""
+    num_each = len(names) // count
+    return names[local * num_each : (local + 1) * num_each] or [names[local % len(names)]]
 
 
 def planned_gpus(environ: Mapping[str, str] | None = None) -> list[Gpu] | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vila2cli.shards import Shard, ShardStats, done
+from vila2cli.shards import Shard, ShardStats, done, layer_tar
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.rejects import NO_ANSWER, read_rejects
 from vila2cli.shards.sample import Annotation, Reject
@@ -38,6 +38,6 @@ def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
 def _read(folder: Path, name: str) -> Earlier:
     rejects = read_rejects(folder, name)
     return Earlier(
-        dict(read_annotation_tar(folder / f"{name}.tar")),
+        dict(read_annotation_tar(layer_tar(folder, name))),
         {reject.key: reject for reject in rejects if reject.reason == REFUSED},
     )

@@ -63,7 +63,13 @@ class Subject:
     def open_layer(self, task: Task, source: Source, folder: Path) -> LayerWriter:
         """The layer of its answers to a task."""
         manifest = claim(folder, {**self.task_inputs(task), "shards": source.outline()})
-        return open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+        return open_layer(
+            folder,
+            layer=LAYER,
+            source=source,
+            manifest={"digest": manifest.digest},
+            is_packed=self.recipe.data.compress_layers,
+        )
 
     def replicas(self, worker: Worker, stop: Stop, num_shards: int) -> Replicas | None:
         """Replicas that ask it, None where one engine does."""

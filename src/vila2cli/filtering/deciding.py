@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import to_json_bytes
 from vila2cli.filtering.image_hash import image_hash
 from vila2cli.filtering.job import FilterJob
+from vila2cli.filtering.measure import NOT_MET, TOP
+from vila2cli.filtering.metadata import below_top
 from vila2cli.filtering.perplexity import length_bucket, rank_value
 from vila2cli.filtering.selection import Candidate, Cut, Decision, Selection
 from vila2cli.image import decode_image
@@ -23,19 +24,21 @@ from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import (
+    LayerWriter,
     ShardStats,
     Source,
-    TarWriter,
-    done,
     gather_rejects,
+    layer_tar,
     made_from,
     read_rejects,
     read_shard,
+    write_annotations,
     write_rejects,
 )
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.records import recorded
 from vila2cli.shards.sample import FILTER, Annotation, Reject
+from vila2cli.text.language import LANGUAGES
 from vila2cli.text.prompts import stable_hash
 
 Scores = Mapping[str, Any]
@@ -58,9 +61,11 @@ def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
     if "unusable" in scores:
         return [scores["unusable"]]
     num_words = scores["num_words"]
-    is_foreign = settings.language != "" and settings.language not in scores["languages"]
+    languages = scores.get("languages", LANGUAGES)  # of no caption, where none is asked for
+    is_foreign = settings.language != "" and settings.language not in languages
     broken = {
-        **{defect: defect in settings.text_defects for defect in scores["defects"]},
+        **dict.fromkeys(scores.get(NOT_MET, ()), True),
+        **{defect: defect in settings.text_defects for defect in scores.get("defects", ())},
         "wrong-language": is_foreign and "wrong-language" in settings.text_defects,
         "too-short": num_words < settings.min_words,
         "too-long": settings.max_words > 0 and num_words > settings.max_words,
@@ -73,7 +78,7 @@ def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
 
 def candidates(shard: str, scores_dir: Path, settings: FilterSettings, seed: int) -> Iterator[Candidate]:
     """The samples of one scored shard, by key."""
-    for key, annotation in read_annotation_tar(scores_dir / f"{shard}.tar"):
+    for key, annotation in read_annotation_tar(layer_tar(scores_dir, shard)):
         scores = annotation.scores
         num_tokens = int(scores.get("num_tokens", 0))
         yield Candidate(
@@ -84,6 +89,7 @@ def candidates(shard: str, scores_dir: Path, settings: FilterSettings, seed: int
             image_hash=scores.get("image_hash", ""),
             rank=rank_value(scores, settings.rank_by),
             bucket=length_bucket(num_tokens, settings.length_buckets),
+            top=scores.get(TOP),
             tie=stable_hash("tie", seed, shard, key),
             lot=stable_hash("lot", seed, shard, key),
             num_tokens=num_tokens,
@@ -132,6 +138,8 @@ def select(selection: Selection, job: FilterJob, stop: Stop) -> tuple[list[Cut],
         num_left, _ = selection.totals().get(None, (0, 0))
         with _step(job, "duplicates", num_left, "samples") as progress:
             selection.drop_duplicates(distances[settings.duplicates], _ticking(progress, stop))
+    if settings.top.field:
+        selection.keep_top(settings.top.share, below_top(settings), per_shard=settings.top.per == "shard")
     cuts = selection.keep_lowest(settings.keep_share, settings.rank_by) if settings.keep_share < 1 else []
     return cuts, held_out
 
@@ -149,24 +157,24 @@ def _ticking(progress: Progress, stop: Stop) -> Callable[[int], None]:
 
 
 def write_shards(
-    out_dir: Path, job: FilterJob, decisions: Iterator[Decision], stop: Stop, *, is_control: bool
+    layer: LayerWriter, job: FilterJob, decisions: Iterator[Decision], stop: Stop, *, is_control: bool
 ) -> None:
     """Write the shards of a filter layer that are not there yet.
 
     A sample's reasons are the one it counts under and then all others of its own; of a control that
     was drawn, the draw alone.
     """
-    complete, scores = done(out_dir), scores_digest(job)
-    with _step(job, f"writing {out_dir.name}", len(job.source.shards), "shards") as progress:
+    complete, scores = layer.done(), scores_digest(job)
+    with _step(job, f"writing {layer.folder.name}", len(job.source.shards), "shards") as progress:
         for name in job.names:
             stop.check()
-            scored = read_annotation_tar(job.scores_dir / f"{name}.tar")
+            scored = read_annotation_tar(layer_tar(job.scores_dir, name))
             pairs = [(key, annotation, next(decisions)) for key, annotation in scored]
             assert all((name, key) == decision.id for key, _, decision in pairs), f"{name} is out of step"
             if name not in complete:
-                _write_shard(out_dir, name, job, pairs, scores, is_control=is_control)
+                _write_shard(layer, name, job, pairs, scores, is_control=is_control)
             progress.advance()
-    gather_rejects(out_dir, job.names)
+    gather_rejects(layer.folder, job.names)
 
 
 def scores_digest(job: FilterJob) -> str:
@@ -175,7 +183,7 @@ def scores_digest(job: FilterJob) -> str:
 
 
 def _write_shard(
-    out_dir: Path,
+    layer: LayerWriter,
     name: str,
     job: FilterJob,
     pairs: list[tuple[str, Annotation, Decision]],
@@ -187,31 +195,31 @@ def _write_shard(
     rejects = read_rejects(job.scores_dir, name)
     dropped = Counter(reject.reason for reject in rejects)
     num_kept = num_tokens = 0
-    with TarWriter(out_dir / f"{name}.tar") as tar:
-        for key, annotation, decision in pairs:
-            decided = _decided(annotation, decision, job, is_control=is_control)
-            tar.write_sample(key, {"json": to_json_bytes(decided.to_json())})
-            if "error" in annotation.scores:
-                rejects.append(Reject(name, key, annotation.scores["unusable"], annotation.scores["error"]))
-            if decision.reason is None:
-                num_kept += 1
-                num_tokens += annotation.num_tokens or 0
-            else:
-                dropped[decision.reason] += 1
-        assert scored.num_in == num_kept + dropped.total(), f"shard {name} does not add up"
-        lines = write_rejects(out_dir, name, rejects)
-        scores_tar = job.scores_dir / f"{name}.tar"
-        tar.stats = {
-            "layer": FILTER,
-            "in": scored.num_in,
-            "out": num_kept,
-            "dropped": dict(sorted(dropped.items())),
-            "rejected": len(rejects),
-            **lines,
-            "tokens": num_tokens,
-            "scores": scores,
-            "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
-        }
+    decided = {}
+    for key, annotation, decision in pairs:
+        decided[key] = _decided(annotation, decision, job, is_control=is_control).to_json()
+        if "error" in annotation.scores:
+            rejects.append(Reject(name, key, annotation.scores["unusable"], annotation.scores["error"]))
+        if decision.reason is None:
+            num_kept += 1
+            num_tokens += annotation.num_tokens or 0
+        else:
+            dropped[decision.reason] += 1
+    assert scored.num_in == num_kept + dropped.total(), f"shard {name} does not add up"
+    lines = write_rejects(layer.folder, name, rejects)
+    scores_tar = layer_tar(job.scores_dir, name)
+    stats = {
+        "layer": FILTER,
+        "in": scored.num_in,
+        "out": num_kept,
+        "dropped": dict(sorted(dropped.items())),
+        "rejected": len(rejects),
+        **lines,
+        "tokens": num_tokens,
+        "scores": scores,
+        "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
+    }
+    write_annotations(layer.folder, name, decided, stats, is_packed=layer.is_packed)
 
 
 def _decided(annotation: Annotation, decision: Decision, job: FilterJob, *, is_control: bool) -> Annotation:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vila2cli.shards import Source, read_shard
+from vila2cli.shards import Source, layer_tar, read_shard
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.sample import Annotation
 from vila2cli.text.compose import compose_caption
@@ -22,6 +22,7 @@ _SHOWN_SCORES = {
     "similarity": "similarity",
     "sentence_similarity_min": "lowest sentence",
     "num_words": "words",
+    "top": "value",
 }
 
 
@@ -48,7 +49,7 @@ def explain(out_dir: Path, source: Source, captions: tuple[str, ...]) -> Iterato
 def _draw(out_dir: Path, source: Source) -> dict[str, list[_Example]]:
     drawn: dict[str, list[_Example]] = {}
     for shard in source.shards:
-        for key, annotation in read_annotation_tar(out_dir / f"{shard.name}.tar"):
+        for key, annotation in read_annotation_tar(layer_tar(out_dir, shard.name)):
             examples = drawn.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
             examples.append(_Example(shard.name, key, annotation))
             if len(examples) > NUM_SHOWN:

@@ -14,6 +14,7 @@ from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
 from vila2cli.engine import Result
 from vila2cli.errors import BudgetError, DataError, RecipeError, RejectBudgetError
+from vila2cli.image import Decode
 from vila2cli.judging.judges import asked_judge
 from vila2cli.judging.results import problem_of, why_unread
 from vila2cli.run.folder import claim
@@ -80,7 +81,13 @@ class Marker:
         out, self.protocols[task.name] = self._folder / task.name, self._protocol(task)
         described = {**inputs, "judge": self.protocols[task.name], "shards": source.outline()}
         manifest = claim(out, described)
-        layer = open_layer(out, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+        layer = open_layer(
+            out,
+            layer=LAYER,
+            source=source,
+            manifest={"digest": manifest.digest},
+            is_packed=self._recipe.data.compress_layers,
+        )
         marks = Marks(self._recipe, self._asked, task, answers_dir(self._folder, task), source)
         annotate(
             self._asked.keeping(self._engine, self._answers, {}),
@@ -141,7 +148,7 @@ class Marks:
             )
         return reject is None
 
-    def prepare(self, sample: Sample) -> None:
+    def prepare(self, sample: Sample, decode: Decode) -> None:
         """Nothing: the judge is shown no image."""
 
     def talk(self, out: ShardWriter, sample: Sample, made: None) -> Dialogue:

@@ -10,8 +10,8 @@ from vila2cli.errors import DataError, RecipeError
 from vila2cli.score.verdict import Pair
 from vila2cli.shards import Shard, Source, open_source
 from vila2cli.shards.annotations import read_annotation_tar
-from vila2cli.shards.layers import LAYER_FILE
 from vila2cli.shards.reader import check_layers
+from vila2cli.shards.records import LAYER_FILE
 from vila2cli.shards.sample import Sample
 
 ALT_TEXT = "alt-text"

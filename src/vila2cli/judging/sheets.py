@@ -15,7 +15,7 @@ from vila2cli.judging.verdicts import MAJORITY, SampleVerdicts, by_sample, read_
 from vila2cli.run.folder import write_text
 from vila2cli.score.verdict import Outcome, Verdict
 from vila2cli.shards.annotations import SampleId
-from vila2cli.shards.layers import LAYER_FILE
+from vila2cli.shards.records import LAYER_FILE
 
 VERDICTS_FILE = "verdicts.jsonl"
 KEY_FILE = "key.json"

@@ -11,7 +11,7 @@ from vila2cli.report.caption_layers import CaptionLayer, read_annotations
 from vila2cli.report.captions import usable_scene
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
-from vila2cli.shards import open_source
+from vila2cli.shards import layer_tar, open_source
 from vila2cli.shards.reader import check_layers
 from vila2cli.shards.tarfiles import read_members, split_name
 
@@ -49,7 +49,7 @@ def read_all_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> lis
         tars = []
         for layer in layers:
             if name in layer.shards:
-                tars.append(layer.folder / f"{name}.tar")
+                tars.append(layer_tar(layer.folder, name))
                 _read_layer(layer, name, images, reader)
         _read_base(tars, images)
         captioned += [images[key] for key in sorted(images)]

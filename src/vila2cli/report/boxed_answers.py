@@ -16,7 +16,7 @@ from vila2cli.report.inlined import InlinePicture, picture_of
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
 from vila2cli.score.box import parse_boxes
-from vila2cli.shards import done, open_source
+from vila2cli.shards import done, layer_tar, open_source
 from vila2cli.shards.reader import read_shard
 from vila2cli.shards.sample import Sample
 
@@ -59,13 +59,13 @@ def _answers(folder: Path, reader: JsonReader) -> Iterator[tuple[Sample, str, st
     """Samples of the first shards with the specialist's question and answer, where that holds a box."""
     for name in sorted(done(folder))[:MAX_SHARDS]:
         try:
-            for shard in open_source([folder / f"{name}.tar"]).shards:
+            for shard in open_source([layer_tar(folder, name)]).shards:
                 for sample in itertools.islice(read_shard(shard, on_reject=lambda reject: None), MAX_READ):
                     turns = next((a.turns for a in reversed(sample.annotations) if a.kind == "turns"), ())
                     if len(turns) > 1 and sample.images and parse_boxes(turns[1].text):
                         yield sample, turns[0].text, turns[1].text
         except (DataError, KeyError, TypeError, AttributeError) as error:
-            reader.note(folder / f"{name}.tar", error)
+            reader.note(layer_tar(folder, name), error)
 
 
 def _drawn(image: Image.Image, answer: str) -> InlinePicture:

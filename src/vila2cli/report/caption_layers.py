@@ -1,7 +1,6 @@
 """The recaption layers of a run: their lengths, and a few of their samples joined with images."""
 
 import itertools
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.report.json_reader import JsonReader, real, table_of, whole
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.shards import done, expand, open_source
+from vila2cli.shards import done, expand, layer_tar, open_source
 from vila2cli.shards.reader import check_layers, read_layer_shard, read_shard
 from vila2cli.shards.sample import Annotation, Sample
 from vila2cli.shards.tarfiles import read_members
@@ -72,13 +71,13 @@ def _summary_words(summary: Mapping[str, Any], name: str) -> Words | None:
 
 def read_annotations(layer: CaptionLayer, name: str, reader: JsonReader) -> dict[str, dict[str, Any]]:
     """The annotations of a layer's shard by key, as JSON; a damaged shard is noted and has none."""
-    tar = layer.folder / f"{name}.tar"
+    tar = layer_tar(layer.folder, name)
     try:
-        annotations = {key: json.loads(data) for key, data in read_layer_shard(tar).items()}
-    except (DataError, ValueError, RecursionError) as error:
+        records = read_layer_shard(tar)
+        return {key: records.fields(key) for key in records.by_key}
+    except DataError as error:
         reader.note(tar, error)
         return {}
-    return {key: value for key, value in annotations.items() if isinstance(value, dict)}
 
 
 def count_caption_words(layer: CaptionLayer, reader: JsonReader) -> Words | None:
@@ -120,7 +119,7 @@ def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[
     """
     samples: list[Sample] = []
     for name in _spread(_common_shards(layers), MAX_SHARDS):
-        tars = [layer.folder / f"{name}.tar" for layer in layers if name in layer.shards]
+        tars = [layer_tar(layer.folder, name) for layer in layers if name in layer.shards]
         try:
             for shard in open_source(tars).shards:
                 check_layers(shard)
@@ -140,7 +139,7 @@ def _without_base(layers: Sequence[CaptionLayer], name: str, reader: JsonReader)
             for key, value in itertools.islice(read_annotations(layer, name, reader).items(), MAX_PER_SHARD):
                 by_key.setdefault(key, []).append(Annotation.from_json(value))
         except (DataError, TypeError, AttributeError, ValueError) as error:
-            reader.note(layer.folder / f"{name}.tar", error)
+            reader.note(layer_tar(layer.folder, name), error)
     return [Sample(key=key, annotations=tuple(annotations)) for key, annotations in by_key.items()]
 
 

@@ -16,6 +16,7 @@ from vila2cli.errors import DataError
 from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
 from vila2cli.report.wording import visible
 from vila2cli.run.stages import done_file, is_complete
+from vila2cli.shards import layer_tar
 
 MAX_REJECTS = 8
 """Rejects shown of each stage and reason."""
@@ -178,7 +179,7 @@ def layer_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:
     return [
         reader.read(path)
         for path in sorted(folder.glob("*.stats.json"))
-        if path.with_name(path.name.removesuffix(".stats.json") + ".tar").is_file()
+        if layer_tar(folder, path.name.removesuffix(".stats.json")).is_file()
     ]
 
 

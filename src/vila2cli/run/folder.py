@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
-from vila2cli.ranks import launched, number
+from vila2cli.ranks import launched_worker, number
 from vila2cli.settings.recipe import NO_EFFECT, Recipe, flatten, resolved_lines
 from vila2cli.shards.places import tar_stem
 
@@ -104,34 +104,40 @@ class Worker:
 
 
 def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = None) -> Worker:
-    """Read `i/n`; without it take the Slurm array task and the task of the job step, else 0/1.
+    """Read `i/n`; without it take the Slurm array task and what `launched_worker` says, else 0/1.
 
-    Raises RecipeError when the text is not `i/n` with 0 <= i < n, when the array has gaps, and as
-    `launched` does.
+    `auto/n` is this, too, and says how many there are. Raises RecipeError when the text is not `i/n` with
+    0 <= i < n, when another number is counted, when the array has gaps, and as `launched_worker` does.
     """
-    if text is not None:
+    wanted = text.removeprefix("auto/") if text is not None and text.startswith("auto/") else ""
+    if text is not None and not (wanted.isdecimal() and int(wanted)):
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise RecipeError(f"--worker {text}: write it as i/n with i from 0 to n-1, for example 0/4")
         return Worker(int(index), int(count))
     environ = os.environ if environ is None else environ
     array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
-    task = launched(environ)
-    return Worker(array.index * task.count + task.index, array.count * task.count)
+    task = launched_worker(environ, count=int(wanted) // array.count if wanted else None)
+    worker = Worker(array.index * task.count + task.index, array.count * task.count)
+    if wanted and worker.count != int(wanted):
+        counted = f"there are {worker.count}" if worker.count > 1 else "nothing says which of them this is"
+        raise RecipeError(f"--worker {text}: {counted}; write it as i/n")
+    return worker
 
 
 def who_counts(worker: Worker, environ: Mapping[str, str] | None = None) -> str:
     """Where the numbers of a worker come from, "" where it is the only one and nothing says otherwise."""
     environ = os.environ if environ is None else environ
     try:
-        by_itself = parse_worker(None, environ)
+        by_itself = parse_worker(f"auto/{worker.count}" if worker.count > 1 else None, environ)
     except RecipeError:  # of which --worker is the way out
         return "--worker"
     if worker != by_itself:
         return "--worker"
     array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
     in_array = f"task {array} of a Slurm array" if array.count > 1 else ""
-    return ", ".join(filter(None, (in_array, launched(environ).how)))
+    task = launched_worker(environ, count=worker.count // array.count)
+    return ", ".join(filter(None, (in_array, task.how)))
 
 
 def _array_task(environ: Mapping[str, str]) -> Worker:

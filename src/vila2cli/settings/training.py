@@ -81,6 +81,13 @@ class DataSettings(Settings):
             ge=0,
         ),
     ] = DEFAULT_DRAFT
+    compress_layers: Annotated[
+        bool,
+        setting(
+            "write layers as .tar.gz, what annotations have in common said once; false: .tar, each in full",
+            decides=False,
+        ),
+    ] = True
 
     def limits(self) -> dict[str, float]:
         """What a manifest says of how images are decoded: nothing of the defaults."""

@@ -8,9 +8,18 @@ pipeline's `dataset` all of them to a trainer of one's own.
 
 from typing import TYPE_CHECKING, Any
 
-from vila2cli.shards.layers import LayerInfo, LayerWriter, ShardWriter, Source, open_layer, samples_of
+from vila2cli.shards.layers import (
+    LayerInfo,
+    LayerWriter,
+    ShardWriter,
+    Source,
+    layer_suffix,
+    open_layer,
+    samples_of,
+)
+from vila2cli.shards.packed import write_annotations
 from vila2cli.shards.reader import LayerShard, Shard, member_problems, num_samples, read_shard
-from vila2cli.shards.records import file_sha256, made_from
+from vila2cli.shards.records import file_sha256, layer_tar, made_from
 from vila2cli.shards.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
 from vila2cli.shards.source import expand, open_source
 from vila2cli.shards.stats import (
@@ -45,6 +54,8 @@ __all__ = [
     "folder_figures",
     "folder_stats",
     "gather_rejects",
+    "layer_suffix",
+    "layer_tar",
     "made_from",
     "member_problems",
     "missing",
@@ -55,6 +66,7 @@ __all__ = [
     "read_shard",
     "samples_of",
     "to_made_from",
+    "write_annotations",
     "write_rejects",
 ]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from vila2cli.shards.places import tar_stem
 from vila2cli.shards.reader import read_layer_shard
-from vila2cli.shards.sample import Annotation, parse_annotation
+from vila2cli.shards.records import layer_tars
+from vila2cli.shards.sample import Annotation
 
 SampleId = tuple[str, str]
 """Shard name and key: a key is unique in its shard only."""
@@ -13,12 +14,11 @@ SampleId = tuple[str, str]
 
 def read_annotations(layer_dir: Path) -> Iterator[tuple[SampleId, Annotation]]:
     """Yield all annotations of the complete shards in a folder, in shard and key order."""
-    for tar in sorted(layer_dir.glob("*.tar")):
+    for tar in layer_tars(layer_dir):
         for key, annotation in read_annotation_tar(tar):
             yield (tar_stem(tar), key), annotation
 
 
 def read_annotation_tar(tar: str | Path) -> Iterator[tuple[str, Annotation]]:
     """Yield key and annotation of one layer tar in key order; raises DataError for one that is damaged."""
-    for key, data in sorted(read_layer_shard(tar).items()):
-        yield key, parse_annotation(data, tar, key)
+    return read_layer_shard(tar).annotations()

@@ -12,8 +12,9 @@ from braceexpand import braceexpand
 
 from vila2cli.errors import DataError
 from vila2cli.files import parse_json, read_json
-from vila2cli.shards.layers import LAYER_FILE
 from vila2cli.shards.places import (
+    PACKED,
+    PLAIN,
     TAR_SUFFIXES,
     Command,
     Remote,
@@ -27,7 +28,7 @@ from vila2cli.shards.places import (
     tar_stem,
     typed,
 )
-from vila2cli.shards.records import check_layer_json
+from vila2cli.shards.records import LAYER_FILE, check_layer_json, refuse_both
 from vila2cli.shards.streams import file_system, persistently, read_small
 
 _RANGE = re.compile(r"(\{\d+\.\.\d+\})")
@@ -54,7 +55,7 @@ def find(spec: str | Path) -> list[Found]:
     if isinstance(place, Remote):
         _refuse_file_name(place)
         return [match for pattern in _braces(place) for match in _find_remote(place.like(pattern), place)]
-    path = local_path(spec).expanduser()
+    path = _or_packed(local_path(spec).expanduser())
     if path.name == LAYER_FILE:
         path = path.parent
     if path.exists():
@@ -102,6 +103,8 @@ def _braces(pattern: str) -> list[str]:
 def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
         tars = sorted(found_locally(tar) for tar in path.iterdir() if _is_tar(tar))
+        if (path / LAYER_FILE).is_file():
+            refuse_both(path, tars)
         stems = {tar_stem(tar) for tar in tars}
         for stats in sorted(path.glob("*.stats.json")) if not (path / LAYER_FILE).is_file() else ():
             if (stem := stats.name.removesuffix(".stats.json")) not in stems:
@@ -128,15 +131,28 @@ def _is_tar(path: Path) -> bool:
     raise DataError(f"{path} is {what}, not a shard; remove it, rename it, or name the shards one by one")
 
 
+def _or_packed(path: Path) -> Path:
+    """A path as it is, or where only NAME.tar.gz is there for NAME.tar, that."""
+    packed = path.with_name(path.name.removesuffix(PLAIN) + PACKED) if path.name.endswith(PLAIN) else path
+    return packed if not path.exists() and packed.exists() else path
+
+
+def _with_packed(pattern: str) -> list[str]:
+    """A glob, and for one of .tar that of the .tar.gz which layers are."""
+    return [pattern, pattern.removesuffix(PLAIN) + PACKED] if pattern.endswith(PLAIN) else [pattern]
+
+
 def _match(pattern: str, spec: str) -> Iterator[Path]:
     """The tars and the folders with tars that a local glob matches, sorted."""
     if not any(character in pattern for character in "*?["):
-        if not Path(pattern).exists():
+        path = _or_packed(Path(pattern))
+        if not path.exists():
             raise DataError(f"no shards match {spec!r}: there is no {pattern}")
-        yield Path(pattern)
+        yield path
         return
     anchor = Path(Path(pattern).anchor)
-    for path in sorted(anchor.glob(str(Path(pattern).relative_to(anchor)))):
+    patterns = _with_packed(str(Path(pattern).relative_to(anchor)))
+    for path in sorted(path for pattern in patterns for path in anchor.glob(pattern)):
         if tar_stem(path) or (path.is_dir() and _has_tars(path)):
             yield path
 
@@ -152,7 +168,9 @@ def _find_remote(place: Remote, spec: str) -> list[Found]:
         place = place.like(folder(place))
     if any(character in path_of(place) for character in "*["):
         system, path = file_system(place)
-        paths = persistently(lambda: system.glob(path), place)
+        paths = persistently(
+            lambda: [tar for pattern in _with_packed(path) for tar in system.glob(pattern)], place
+        )
         matches = [
             Found((place.like(system.unstrip_protocol(path)),)) for path in sorted(paths) if tar_stem(path)
         ]

@@ -16,19 +16,17 @@ from typing import Any, Self
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import one_at_a_time, read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.files import one_at_a_time, read_json, sweep, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.packed import write_annotations
+from vila2cli.shards.places import PACKED, PLAIN, is_remote, local_path, redacted
 from vila2cli.shards.places import folder as folder_of
-from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.reader import Shard, num_samples, read_shard
-from vila2cli.shards.records import add_figures, file_sha256, made_from, read_layer_json
+from vila2cli.shards.records import LAYER_FILE, add_figures, file_sha256, made_from, read_layer_json
 from vila2cli.shards.rejects import gather_rejects, write_rejects
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.shards.stats import ShardStats, done, folder_stats, missing, to_made_from
 from vila2cli.shards.streams import digest_of, fingerprint
-from vila2cli.shards.tarfiles import TarWriter
-
-LAYER_FILE = "layer.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +92,19 @@ def open_layer(
     source: Source,
     manifest: Mapping[str, Any] | None = None,
     may_grow: bool = False,
+    is_packed: bool = True,
 ) -> "LayerWriter":
     """Start a layer over `source`, or go on with one: layer.json is written once and then must stay the same.
 
     `manifest` is what decides the layer's content; its digest is kept in layer.json. Raises DataError when
     the folder holds a layer over other shards. One that `may_grow` is over any number of sources: layer.json
-    names the shards of all of them, and whether one was changed is told shard by shard.
+    names the shards of all of them, and whether one was changed is told shard by shard. Shards are written as
+    .tar.gz, see `pack`, or unless `is_packed` as .tar with each annotation in full; a layer that was begun in
+    one form is finished in it.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    value = _layer_json(folder, layer, source, manifest or {})
+    value = _layer_json(folder, layer, source, manifest or {}) | {"packed": is_packed}
     path = folder / LAYER_FILE
     with one_at_a_time(folder):
         sweep(folder)
@@ -112,9 +113,21 @@ def open_layer(
             value["base"] = _joined(old, value)
         elif old is not None:
             _check_same(folder, old, value)
+        value["packed"] = _is_packed(old, is_packed)
         if old is None or _places(old) != _places(value):
             _write_layer_json(path, {**value, **_engine_of(old or {})})
-    return LayerWriter(folder, layer, source)
+    return LayerWriter(folder, layer, source, is_packed=value["packed"])
+
+
+def layer_suffix(folder: Path, *, is_packed: bool) -> str:
+    """How the names of a layer's shards end: as it was begun, else as a new one `is_packed`."""
+    path = folder / LAYER_FILE
+    old = read_layer_json(path) if path.is_file() else None
+    return PACKED if _is_packed(old, is_packed) else PLAIN
+
+
+def _is_packed(old: Mapping[str, Any] | None, is_packed: bool) -> bool:
+    return is_packed if old is None else bool(old.get("packed", False))
 
 
 def _layer_json(folder: Path, layer: str, source: Source, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,14 +208,15 @@ class LayerWriter:
     writer.finish()
     """
 
-    def __init__(self, folder: Path, layer: str, source: Source):
+    def __init__(self, folder: Path, layer: str, source: Source, *, is_packed: bool = True):
         self.folder = folder
         self.layer = layer
         self.source = source
+        self.is_packed = is_packed
 
     def shard(self, shard: Shard) -> "ShardWriter":
         """A writer for one shard, several may be open at once; use `with`, or `close` and `abort`."""
-        return ShardWriter(self.folder, self.layer, shard)
+        return ShardWriter(self.folder, self.layer, shard, is_packed=self.is_packed)
 
     def done(self) -> set[str]:
         return done(self.folder)
@@ -248,10 +262,10 @@ class ShardWriter:
     Every sample that the shard holds must be annotated, rejected or skipped exactly once; `close` asserts it.
     """
 
-    def __init__(self, folder: Path, layer: str, shard: Shard):
+    def __init__(self, folder: Path, layer: str, shard: Shard, *, is_packed: bool):
         self.name = shard.name
-        self._folder, self._layer, self._shard = folder, layer, shard
-        self._annotations: dict[str, bytes] = {}
+        self._folder, self._layer, self._shard, self._is_packed = folder, layer, shard, is_packed
+        self._annotations: dict[str, Mapping[str, Any]] = {}
         self.kept: dict[str, Annotation] = {}
         """Annotations by key while `keeps` is set, for layers of the same pass that take them."""
         self.keeps = False
@@ -278,7 +292,7 @@ class ShardWriter:
             image_sha256=sample.image_sha256,
             tool_version=annotation.tool_version or __version__,
         )
-        self._annotations[sample.key] = to_json_bytes(complete.to_json())
+        self._annotations[sample.key] = complete.to_json()
         if self.keeps:
             self.kept[sample.key] = complete
 
@@ -332,10 +346,7 @@ class ShardWriter:
             "made_from": to_made_from(self._shard, self._made_from),
             **({"notes": self._notes} if self._notes else {}),
         }
-        with TarWriter(self._folder / f"{self.name}.tar") as tar:
-            tar.stats = stats
-            for key in sorted(self._annotations):
-                tar.write_sample(key, {"json": self._annotations[key]})
+        write_annotations(self._folder, self.name, self._annotations, stats, is_packed=self._is_packed)
         return ShardStats.read(self._folder / f"{self.name}.stats.json")
 
     def _check_folder(self) -> None:

@@ -20,7 +20,8 @@ from vila2cli.shards.credentials import (
 )
 from vila2cli.shards.web import has_headers
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+PLAIN, PACKED = ".tar", ".tar.gz"
+TAR_SUFFIXES = (PLAIN, PACKED, ".tgz")
 PIPE = "pipe:"
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.I)

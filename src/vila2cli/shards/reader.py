@@ -14,10 +14,11 @@ from vila2cli.errors import DataError, DataWarning
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import Group, Unusable, is_counted, is_known, parse_group
 from vila2cli.shards.origins import Origins, check_is_base, check_origins
+from vila2cli.shards.packed import Records, parse_shared
 from vila2cli.shards.places import is_remote, is_there, local_path, tar_stem
-from vila2cli.shards.records import note_time, read_stats, recorded, stats_path
-from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256, parse_annotation
-from vila2cli.shards.tarfiles import read_members, split_name
+from vila2cli.shards.records import digests_of, note_time, read_stats, recorded, stats_path
+from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
+from vila2cli.shards.tarfiles import SHARED_MEMBER, read_members, split_name
 
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
@@ -126,7 +127,7 @@ def _joined(
     if not seen:
         raise DataError(_empty_message(shard.url))
     for layer in layers if verify else ():
-        missing = next((key for key in layer.annotations if key not in seen), None)
+        missing = next((key for key in layer.records.by_key if key not in seen), None)
         if missing is not None:
             raise DataError(
                 f"{layer.shard.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?"
@@ -210,12 +211,12 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
         for name, _ in read_members(url, lambda name: False, on_odd=odd.append):
             split = split_name(name)
             if split is None:
-                extensions["(none)"] += 1
+                extensions["(none)"] += name != SHARED_MEMBER or url == shard.url
             elif not is_known(split[1]):
                 extensions[split[1]] += 1
         yield from (("odd-archive", f"{url}: {text}") for text in odd)
         odd.clear()
-    for extension, number in sorted(extensions.items()):
+    for extension, number in sorted((+extensions).items()):
         if is_known(extension.rpartition(".")[2]):
             yield (
                 "dotted-name",
@@ -229,8 +230,8 @@ def read_layer_shard(
     tar: str | Path,
     on_read: Callable[[Fingerprint], None] | None = None,
     record: Mapping[str, Any] | None = None,
-) -> dict[str, bytes]:
-    """The annotations of a layer tar as JSON bytes by key.
+) -> Records:
+    """The annotations of a layer tar.
 
     Raises DataError for one that is cut off, anywhere, or was joined with another, that is not as its stats
     file says (`record`, by default read from beside it), or holds a key twice.
@@ -239,14 +240,17 @@ def read_layer_shard(
     fingerprints: list[Fingerprint] = []
     is_copied = _is_copied(tar, record)
     annotations: dict[str, bytes] = {}
+    shared: list[dict[str, Any]] = []
     members = read_members(
         tar,
-        lambda name: name.endswith(".json"),
+        lambda name: name.endswith(".json") or name == SHARED_MEMBER,
         on_read=fingerprints.append if is_copied or on_read else None,
         record=record,
         is_layer=True,
     )
     for name, data in members:
+        if name == SHARED_MEMBER and data is not None:
+            shared += parse_shared(data, tar)
         split = split_name(name)
         if split is None or data is None:
             continue
@@ -258,7 +262,7 @@ def read_layer_shard(
         note_time(local_path(tar))
     if on_read:
         on_read(fingerprints[0])
-    return annotations
+    return Records(tar, annotations, shared)
 
 
 def _is_copied(tar: str | Path, record: Mapping[str, Any]) -> bool:
@@ -272,8 +276,8 @@ def _is_copied(tar: str | Path, record: Mapping[str, Any]) -> bool:
 def _check_record(
     tar: str | Path, num_annotations: int, fingerprints: Sequence[Fingerprint], record: Mapping[str, Any]
 ) -> None:
-    then = record.get("sha256")
-    if fingerprints and then and then not in (fingerprints[0].sha256, fingerprints[0].unpacked):
+    then = digests_of(record)
+    if fingerprints and then and not then & {fingerprints[0].sha256, fingerprints[0].unpacked}:
         raise DataError(
             f"{tar} is not the file that was written: its SHA-256 is not the one in {tar_stem(tar)}.stats.json "
             "beside it; put the old one back, or write this layer again"
@@ -330,21 +334,20 @@ def _check_new(group: Group, seen: dict[str, frozenset[str]]) -> None:
 
 
 class _OpenLayer:
-    """The annotations of a layer tar by key; `checks_images` says whether theirs have to be compared."""
+    """The annotations of a layer tar; `checks_images` says whether theirs have to be compared."""
 
-    def __init__(self, shard: LayerShard, annotations: dict[str, bytes], checks_images: bool) -> None:
-        self.shard, self.annotations, self.checks_images = shard, annotations, checks_images
+    def __init__(self, shard: LayerShard, records: Records, checks_images: bool) -> None:
+        self.shard, self.records, self.checks_images = shard, records, checks_images
         self._ahead: dict[str, Annotation] = {}
-        self._unparsed = iter(annotations.items())
+        self._unparsed = iter(records.by_key)
 
     def annotation(self, key: str) -> Annotation | None:
         """What the layer says about a key, if anything; raises DataError for what no annotation can be."""
-        data = self.annotations.get(key)
-        if data is None:
+        if key not in self.records.by_key:
             return None
         if key not in self._ahead:
             self._parse_ahead()
-        return self._ahead.pop(key, None) or parse_annotation(data, self.shard.url, key)
+        return self._ahead.pop(key, None) or self.records.annotation(key)
 
     def _parse_ahead(self) -> None:
         """Parse the next annotations in one go: between two images that are decoded each takes twice as long.
@@ -352,9 +355,9 @@ class _OpenLayer:
         What cannot be parsed is left for when its key comes up.
         """
         self._ahead.clear()  # a base in another order is read one by one
-        for key, data in islice(self._unparsed, _NUM_PARSED_AHEAD):
+        for key in islice(self._unparsed, _NUM_PARSED_AHEAD):
             with contextlib.suppress(DataError):
-                self._ahead[key] = parse_annotation(data, self.shard.url, key)
+                self._ahead[key] = self.records.annotation(key)
 
 
 def _annotations(

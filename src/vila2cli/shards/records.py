@@ -6,7 +6,8 @@ Both may come from somewhere else, so what they hold is checked before anything 
 import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,10 @@ from pydantic import BaseModel, Field, NonNegativeInt
 from vila2cli.errors import DataError
 from vila2cli.files import check_shape, parse_json, read_json, to_json_bytes, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
-from vila2cli.shards.places import folder, is_pipe, is_remote, join, local_path, tar_stem
+from vila2cli.shards.places import PACKED, PLAIN, folder, is_pipe, is_remote, join, local_path, tar_stem
 from vila2cli.shards.streams import read_small
+
+LAYER_FILE = "layer.json"
 
 
 class _Place(BaseModel):
@@ -36,12 +39,18 @@ class _Layer(BaseModel):
     layers: list[_Place] = []
     digest: str = ""
     engine: str = ""
+    packed: bool = False
 
 
 class _Part(BaseModel):
     num_bytes: NonNegativeInt | None = None
     tag: str = ""
     sha256: str = ""
+
+
+class _Unpacked(BaseModel):
+    bytes: NonNegativeInt
+    sha256: str
 
 
 Counters = dict[str, NonNegativeInt]
@@ -58,6 +67,7 @@ class _Stats(BaseModel):
     tokens: NonNegativeInt = 0
     bytes: NonNegativeInt = 0
     sha256: str = ""
+    unpacked: _Unpacked | None = None
     made_from: dict[str, _Part] = {}
     finish_reasons: Counters = {}
     prompts: Counters = {}
@@ -135,6 +145,33 @@ def _file_sha256(path: Path, num_bytes: int, mtime_ns: int, inode: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def layer_tar(folder: Path, name: str) -> Path:
+    """The tar of a shard in a layer folder: NAME.tar.gz where that is, else NAME.tar."""
+    packed = folder / f"{name}{PACKED}"
+    return packed if packed.is_file() else folder / f"{name}{PLAIN}"
+
+
+def layer_tars(folder: Path) -> list[Path]:
+    """The tars that we wrote in a folder, sorted; packed ones only in a layer, of which none is there twice.
+
+    Raises DataError for one that is.
+    """
+    plain = sorted(folder.glob(f"*{PLAIN}"))
+    packed = sorted(folder.glob(f"*{PACKED}")) if (folder / LAYER_FILE).is_file() else []
+    refuse_both(folder, [*plain, *packed])
+    return sorted([*plain, *packed])
+
+
+def refuse_both(folder: str | Path, tars: Iterable[str | Path]) -> None:
+    """Raise DataError where two tars are of one shard, packed and not."""
+    twice = [stem for stem, number in Counter(map(tar_stem, tars)).items() if number > 1]
+    if twice:
+        raise DataError(
+            f"{folder} holds {twice[0]}{PLAIN} and {twice[0]}{PACKED}, which are one shard; remove the one "
+            f"that {twice[0]}.stats.json is not of"
+        )
+
+
 def stats_path(tar: Path) -> Path:
     """Where the counts of a shard lie: SHARD.stats.json beside SHARD.tar."""
     return tar.with_name(f"{tar_stem(tar)}.stats.json")
@@ -157,15 +194,23 @@ def recorded(place: str | Path) -> dict[str, Any]:
 
 def check_whole(tar: Path) -> None:
     """Raise DataError for a local tar that is not as long as its stats file says."""
-    check_length(tar, tar.stat().st_size, recorded(tar))
+    check_length(tar, tar.stat().st_size, recorded(tar).get("bytes"))
 
 
-def check_length(
-    place: str | Path, num_bytes: int | None, record: Mapping[str, Any], *, may_grow: bool = False
-) -> None:
-    """Raise DataError for an archive that is shorter than its stats file says; longer only if it `may_grow`."""
-    then = record.get("bytes")
-    if num_bytes is None or not isinstance(then, int):
+def unpacked_bytes(record: Mapping[str, Any]) -> int | None:
+    """How long a tar is when it is not packed, as its stats file says."""
+    then = (record.get("unpacked") or record).get("bytes")
+    return then if isinstance(then, int) else None
+
+
+def digests_of(record: Mapping[str, Any]) -> set[str]:
+    """The SHA-256 of a tar as its stats file says: of the file, and of what is packed in it."""
+    return {str(part["sha256"]) for part in (record, record.get("unpacked") or {}) if part.get("sha256")}
+
+
+def check_length(place: str | Path, num_bytes: int | None, then: int | None, *, may_grow: bool = False) -> None:
+    """Raise DataError for an archive that is shorter than it was then; longer only if it `may_grow`."""
+    if num_bytes is None or then is None:
         return
     if num_bytes < then or (num_bytes > then and not may_grow):
         raise DataError(

@@ -5,11 +5,9 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from vila2cli.errors import DataError
-from vila2cli.files import parse_annotation_json
 
 Role = Literal["system", "user", "assistant"]
 ORIGINAL = "original"
@@ -82,11 +80,14 @@ class Annotation:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Annotation":
-        """Read what `to_json` wrote; raises DataError naming the first field that does not fit."""
-        fields = {**_DEFAULTS, **value}
-        if len(fields) != len(_DEFAULTS) or "layer" not in value or "kind" not in value:
-            unknown = sorted(fields.keys() - _DEFAULTS.keys())
+    def from_json(cls, value: Mapping[str, Any], entry: Mapping[str, Any] | None = None) -> "Annotation":
+        """Read what `to_json` wrote; raises DataError naming the first field that does not fit.
+
+        What `value` does not say is as in `entry`, which has every field; without one as by default.
+        """
+        fields = {**(FIELD_DEFAULTS if entry is None else entry), **value}
+        if len(fields) != len(FIELD_DEFAULTS) or (entry is None and not ("layer" in value and "kind" in value)):
+            unknown = sorted(fields.keys() - FIELD_DEFAULTS.keys())
             what = f"unknown field {unknown[0]!r}" if unknown else "no 'layer' or 'kind'"
             raise DataError(f"an annotation has {what}; was this layer written by a newer vila2?")
         turns = fields["turns"]
@@ -96,15 +97,8 @@ class Annotation:
         return read
 
 
-_DEFAULTS = dict(vars(Annotation(layer="", kind="caption")))
-
-
-def parse_annotation(data: bytes, place: str | Path, key: str) -> Annotation:
-    """Read what `to_json` wrote, as a layer tar holds it; raises DataError naming tar and key."""
-    try:
-        return Annotation.from_json(parse_annotation_json(data))
-    except (DataError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{place} holds no valid annotation for {key!r}: {error}") from None
+FIELD_DEFAULTS: Mapping[str, Any] = dict(vars(Annotation(layer="", kind="caption")))
+"""What an annotation says of a field that its JSON does not hold."""
 
 
 @dataclass(frozen=True, slots=True)

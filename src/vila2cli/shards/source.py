@@ -16,7 +16,6 @@ from vila2cli.errors import DataError
 from vila2cli.shards.finding import find, read_manifest
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.layers import (
-    LAYER_FILE,
     LayerInfo,
     Source,
 )
@@ -40,7 +39,7 @@ from vila2cli.shards.places import (
     typed,
 )
 from vila2cli.shards.reader import LayerShard, Shard
-from vila2cli.shards.records import made_from
+from vila2cli.shards.records import LAYER_FILE, made_from
 from vila2cli.shards.streams import file_system, fingerprint, persistently
 
 

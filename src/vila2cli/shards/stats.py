@@ -12,7 +12,16 @@ from vila2cli.files import to_json_bytes, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import is_remote, tar_stem
 from vila2cli.shards.reader import Shard, known_num_samples, num_samples
-from vila2cli.shards.records import GROUPS, add_figures, check_whole, made_from, read_stats, stats_path
+from vila2cli.shards.records import (
+    GROUPS,
+    add_figures,
+    check_whole,
+    layer_tar,
+    layer_tars,
+    made_from,
+    read_stats,
+    stats_path,
+)
 from vila2cli.shards.streams import digest_of, fingerprint
 
 MAX_COUNTED_SHARDS = 8
@@ -72,8 +81,7 @@ class ShardStats:
 
 def done(out_dir: str | Path) -> set[str]:
     """Names of the shards in a folder that are complete: the tar and its stats file are both there."""
-    folder = Path(out_dir)
-    return {tar_stem(tar) for tar in folder.glob("*.tar") if stats_path(tar).is_file()}
+    return {tar_stem(tar) for tar in layer_tars(Path(out_dir)) if stats_path(tar).is_file()}
 
 
 def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
@@ -119,7 +127,7 @@ def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:
     one that was cut off since it was complete."""
 
     def check(shard: Shard) -> None:
-        tar = out_dir / f"{shard.name}.tar"
+        tar = layer_tar(out_dir, shard.name)
         check_whole(tar)
         check_made_from(tar, shard)
 

@@ -67,7 +67,7 @@ class Stream:
         source = _Hashing(raw, self._sha256.update) if self._sha256 else raw
         self._packed = io.BufferedReader(source, _BUFFER_BYTES)
         self.is_gzip = self._packed.peek(2)[:2] == _GZIP_MAGIC
-        self._file = cast(BinaryIO, gzip.GzipFile(fileobj=self._packed)) if self.is_gzip else self._packed
+        self._file = _unpacking(self._packed) if self.is_gzip else self._packed
         self._unpacked = hashlib.sha256() if digests and self.is_gzip else None
         self.read = self._read_hashed if self._unpacked else self._file.read
         """`read(n)`: that many bytes, fewer only at the end."""
@@ -132,6 +132,11 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _unpacking(packed: Any) -> io.BufferedReader:
+    unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=packed))
+    return io.BufferedReader(unpacked, _BUFFER_BYTES)  # whose `read` takes a fifth of the time
 
 
 def open_stream(place: str | Path, *, digests: bool = False) -> Stream:

@@ -28,8 +28,9 @@ from vila2cli.run.folder import Worker, claim, digest, lock, write_json
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import LayerWriter, Shard, ShardStats, open_layer
+from vila2cli.shards import LayerWriter, Shard, ShardStats, layer_tar, open_layer
 from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.records import stats_path
 from vila2cli.shards.rejects import MAY_PASS, OVER_BUDGET
 
 
@@ -68,7 +69,7 @@ def judge(
         answers = stack.enter_context(Answers(answers_path, worker)) if models else None
         with stop.at_once():
             judges = open_judges(recipe, models, draw, round)
-        written = {judge.name: _open_layer(folder, judge, compared, round) for judge in judges}
+        written = {judge.name: _open_layer(recipe, folder, judge, compared, round) for judge in judges}
         mine = split(folder, dict.fromkeys(written, draw.source.shards), worker)
         with stop.at_once(), one_at_a_time(folder):  # nobody sums up what is about to be asked again
             forgotten = [_forget_unanswered(layer.folder, mine[name]) for name, layer in written.items()]
@@ -100,12 +101,20 @@ def is_judged(summary: Mapping[str, Any], recipe: Recipe) -> bool:
     return set(recipe.judge.judges) <= set(summary.get("judges", ())) and not words & set(MAY_PASS)
 
 
-def _open_layer(folder: Path, judge: Judge, compared: Mapping[str, Any], round: int | None) -> LayerWriter:
+def _open_layer(
+    recipe: Recipe, folder: Path, judge: Judge, compared: Mapping[str, Any], round: int | None
+) -> LayerWriter:
     """The verdict layer of a judge."""
     own, source = folder / judge.name, judge.draw.source
     inputs = {"stage": "judge", "judge": judge.name, "round": round, **judge.protocol(), **compared}
     manifest = claim(own, inputs)
-    return open_layer(own, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+    return open_layer(
+        own,
+        layer=LAYER,
+        source=source,
+        manifest={"digest": manifest.digest},
+        is_packed=recipe.data.compress_layers,
+    )
 
 
 def _judge_missing(
@@ -142,7 +151,7 @@ def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
     Returns how many there were.
     """
     num = 0
-    for tar in [tar for shard in shards if (tar := folder / f"{shard.name}.tar").is_file()]:
+    for tar in [tar for shard in shards if (tar := layer_tar(folder, shard.name)).is_file()]:
         reasons = {
             str(verdict.get("reason", "")).partition(":")[0]
             for _, annotation in read_annotation_tar(tar)
@@ -150,7 +159,7 @@ def _forget_unanswered(folder: Path, shards: Sequence[Shard]) -> int:
         }
         if reasons & set(MAY_PASS):
             num += 1
-            tar.with_name(f"{tar.stem}.stats.json").unlink(missing_ok=True)
+            stats_path(tar).unlink(missing_ok=True)
             tar.unlink()
     return num
 

@@ -58,7 +58,9 @@ def score_answers(
         inputs = {"stage": "eval", "answers": sorted(files.values())}
         claim(folder, inputs, recipe)
         (folder / "metrics.json").unlink(missing_ok=True)  # until it is written again
-        joins = {task.name: _write(task, given, answers_dir(folder, task), inputs) for task in known_tasks}
+        joins = {
+            task.name: _write(recipe, task, given, answers_dir(folder, task), inputs) for task in known_tasks
+        }
         for task in known_tasks:
             _check_any(task, answers_dir(folder, task))
         marker = Marker(recipe, folder, kept, stop)
@@ -86,7 +88,7 @@ def score_answers(
     return Metrics.of(metrics)
 
 
-def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
+def _write(recipe: Recipe, task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
     """Write the prediction layer of a task whole; a layer of the same answers is written again."""
     source = open_source([task.folder])
     known = [
@@ -101,7 +103,13 @@ def _write(task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, 
             f"or image and question; the first answer is {given[0].name!r}, the first sample {known[0].id!r}"
         )
     manifest = claim(folder, {**inputs, "task": _described(task), "shards": source.outline()})
-    writer = open_layer(folder, layer=LAYER, source=source, manifest={"digest": manifest.digest})
+    writer = open_layer(
+        folder,
+        layer=LAYER,
+        source=source,
+        manifest={"digest": manifest.digest},
+        is_packed=recipe.data.compress_layers,
+    )
     place = 0
     for shard in source.shards:
         with writer.shard(shard) as writing:

@@ -1,5 +1,6 @@
 """Look into shards and layers: check them, count them, show them."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from vila2cli.shards import (
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.places import is_remote, local_path, tar_stem
-from vila2cli.shards.records import parts_of, recorded
+from vila2cli.shards.records import digests_of, parts_of, recorded
 from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.printable import printable
@@ -39,11 +40,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport(StageResult):
-    """What `check` found; `counts` is the number of problems by kind."""
+    """What `check` found; `counts` is the number of problems by kind, `notes` are of no harm here."""
 
     num_shards: int
     num_samples: int
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -59,6 +61,43 @@ class CheckReport(StageResult):
             yield f"  ... and {len(self.problems) - len(shown)} more; list them with --num 0"
         if not self.problems:
             yield "no problems"
+        yield from (f"note: {note}" for note in self.notes)
+
+
+class FirstColumns:
+    """What Hugging Face `datasets` loses of tars: it takes its columns from the first five samples of them all.
+
+    So it does in 5.2.0, without a word: a sample's member of another extension, and a key of its JSON that
+    none of those five has, are dropped.
+    """
+
+    NUM_FIRST = 5
+
+    def __init__(self) -> None:
+        self._num_seen = 0
+        self._extensions: set[str] = set()
+        self._keys: set[str] = set()
+        self._lost: Counter[str] = Counter()
+
+    def add(self, sample: Sample) -> None:
+        self._num_seen += 1
+        if self._num_seen <= self.NUM_FIRST:
+            self._extensions |= sample.members.keys()
+            self._keys |= sample.meta.keys()
+            return
+        self._lost.update(f".{extension}" for extension in sample.members.keys() - self._extensions)
+        if "json" in self._extensions:
+            self._lost.update(f"JSON key {printable(key)!r}" for key in sample.meta.keys() - self._keys)
+
+    def notes(self) -> Iterator[str]:
+        if not self._lost:
+            return
+        shown = ", ".join(f"{what} of {num:,} samples" for what, num in self._lost.most_common(5))
+        more = f" and {len(self._lost) - 5} more" if len(self._lost) > 5 else ""
+        yield (
+            f"Hugging Face datasets (5.2.0) takes the columns of tars from the first {self.NUM_FIRST} samples, "
+            f"and would drop {shown}{more} without a word; `vila2 shards export parquet` keeps all"
+        )
 
 
 def check(source: Source, *, decode: bool = True, digests: bool = True) -> CheckReport:
@@ -68,13 +107,14 @@ def check(source: Source, *, decode: bool = True, digests: bool = True) -> Check
     compared to the last byte)."""
     problems: list[Problem] = []
     first_shard: dict[tuple[str, str], str] = {}
-    num_samples = 0
+    num_samples, columns = 0, FirstColumns()
     for shard in source.shards:
         unreadable = ""
         fingerprints: dict[str, Fingerprint] | None = {} if digests else None
         try:
             for found in _checked_samples(shard, problems, fingerprints):
                 num_samples += 1
+                columns.add(found)
                 problems += _sample_problems(shard, found, first_shard, decode)
         except DataError as error:
             unreadable = str(error)
@@ -85,7 +125,7 @@ def check(source: Source, *, decode: bool = True, digests: bool = True) -> Check
         if unreadable:
             problems.append(Problem(shard.name, "", "unreadable", unreadable))
         problems += _record_problems(shard, fingerprints or {})
-    return CheckReport(len(source.shards), num_samples, tuple(problems))
+    return CheckReport(len(source.shards), num_samples, tuple(problems), tuple(columns.notes()))
 
 
 def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:
@@ -102,12 +142,12 @@ def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator
             yield Problem(
                 shard.name, "", "no-stats", f"{place}: without {stats} nobody can tell if it is whole"
             )
-        if not _is_of(found.get(name), record.get("sha256")):
+        if not _is_of(found.get(name), digests_of(record)):
             yield Problem(
                 shard.name, "", "changed", f"{place}: its SHA-256 is not the one in {stats} beside it"
             )
         base = parts.get(tar_stem(place)) if is_layer else None
-        if base is not None and not _is_of(found.get(shard.name), base.sha256):
+        if base is not None and not _is_of(found.get(shard.name), {base.sha256} - {""}):
             yield Problem(shard.name, "", "changed", f"{shard.url}: {place} was made from another file")
         if is_layer and record and not is_remote(place):
             try:
@@ -116,9 +156,9 @@ def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator
                 yield Problem(shard.name, "", "rejects", str(error))
 
 
-def _is_of(found: Fingerprint | None, sha256: str | None) -> bool:
-    """Whether a digest is that of a file, as far as both are known."""
-    return found is None or not sha256 or sha256 in (found.sha256, found.unpacked)
+def _is_of(found: Fingerprint | None, digests: set[str]) -> bool:
+    """Whether one of the digests is that of a file, as far as any is known."""
+    return found is None or not digests or bool(digests & {found.sha256, found.unpacked})
 
 
 def _checked_samples(
@@ -278,6 +318,13 @@ def _shown(shard: Shard, sample: Sample, max_chars: int | None) -> str:
     return "\n  ".join(printable(_cut(line, max_chars)) for line in lines)
 
 
+_ORIGIN = (
+    *("model_sha256", "prompt_sha256", "sampling", "seed", "decision", "num_tokens", "logprob_mean"),
+    *("image_sha256", "tool_version"),
+)
+"""What `show` says of an annotation's origin beside model, prompt and round."""
+
+
 def _cut(line: str, max_chars: int | None) -> str:
     if max_chars is None or len(line) <= max_chars:
         return line
@@ -300,3 +347,5 @@ def _annotation_lines(annotation: Annotation) -> Iterator[str]:
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
     if annotation.scores:
         yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
+    said = annotation.to_json()
+    yield from (f"  {name}: {json.dumps(said[name])}" for name in _ORIGIN if said[name] not in (None, {}, ""))

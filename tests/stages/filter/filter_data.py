@@ -47,4 +47,4 @@ def annotations(out: Path) -> dict[str, Annotation]:
 
 
 def tars(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tar"))}
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tar.gz"))}

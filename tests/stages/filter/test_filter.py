@@ -157,7 +157,7 @@ def test_a_score_that_is_no_number_is_an_error_of_the_engine(
     found = [one.scores for one in annotations(tmp_path / "layer").values()]
     assert not any(scores["keep"] or "perplexity" in scores for scores in found)
     assert sum(scores["reasons"] == ["engine-error"] for scores in found) > NUM_SHARDS * NUM_SAMPLES
-    for tar in (tmp_path / "layer").rglob("*.tar"):
+    for tar in (tmp_path / "layer").rglob("*.tar.gz"):
         assert b"NaN" not in tar.read_bytes()
 
 
@@ -165,7 +165,7 @@ def test_other_thresholds_score_nothing_anew(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(random=True)
-    scores = {path: path.stat().st_mtime_ns for path in (tmp_path / "layer" / "scores").glob("*.tar")}
+    scores = {path: path.stat().st_mtime_ns for path in (tmp_path / "layer" / "scores").glob("*.tar.gz")}
     before = tars(tmp_path / "layer")
     monkeypatch.setattr(job, "annotate", lambda *_, **__: pytest.fail("scored again"))
     wider = run("filter.keep_share=0.5", "filter.duplicates=none", "filter.min_words=3", random=True)
@@ -219,7 +219,7 @@ def test_scores_are_those_of_one_engine(run: Callable[..., dict[str, Any]], tmp_
 def test_a_run_that_was_stopped_goes_on(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     whole = run(out="whole")
     run(out="layer")
-    for name in ("scores/000001.tar", "scores/000003.stats.json", "000002.tar", "summary.json"):
+    for name in ("scores/000001.tar.gz", "scores/000003.stats.json", "000002.tar.gz", "summary.json"):
         (tmp_path / "layer" / name).unlink()
     again = run(out="layer")
     assert {key: again[key] for key in ("in", "out", "dropped", "cuts")} == {
@@ -234,7 +234,7 @@ def test_a_signal_leaves_whole_shards_only(
     run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop_later(self: object) -> None:
-        if (tmp_path / "layer" / "scores" / "000000.tar").exists():
+        if (tmp_path / "layer" / "scores" / "000000.tar.gz").exists():
             raise Interrupted("stopped by SIGTERM")
 
     with monkeypatch.context() as patched:
@@ -242,8 +242,8 @@ def test_a_signal_leaves_whole_shards_only(
         with pytest.raises(Interrupted):
             run()
     names = {path.name for path in (tmp_path / "layer" / "scores").iterdir()}
-    assert "000000.tar" in names
-    assert "000003.tar" not in names
+    assert "000000.tar.gz" in names
+    assert "000003.tar.gz" not in names
     assert not [name for name in names if "partial" in name]
     run()
     run(out="whole")

@@ -45,7 +45,7 @@ def captions(out: Path) -> dict[str, Annotation]:
 
 
 def tars(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar.gz"))}
 
 
 def stats(out: Path, group: str) -> Counter[str]:

@@ -44,10 +44,10 @@ def test_an_estimate_counts_and_writes_nothing(data: Path, model: Path, tmp_path
 def test_going_on_does_only_what_is_missing(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
     first = run()
     before = tars(tmp_path / "layer")
-    for name in ("000002.tar", "000004.stats.json"):
+    for name in ("000002.tar.gz", "000004.stats.json"):
         (tmp_path / "layer" / name).unlink()
-    (tmp_path / "layer" / ".vila2-000002.tar.partial").write_bytes(b"half a shard")
-    kept = {name: (tmp_path / "layer" / name).stat().st_mtime_ns for name in ("000000.tar", "000003.tar")}
+    (tmp_path / "layer" / ".vila2-000002.tar.gz.partial").write_bytes(b"half a shard")
+    kept = {name: (tmp_path / "layer" / name).stat().st_mtime_ns for name in ("000000.tar.gz", "000003.tar.gz")}
     second = run()
     assert tars(tmp_path / "layer") == before
     assert (second.num_in, second.num_out, second.dropped) == (first.num_in, first.num_out, first.dropped)
@@ -135,7 +135,7 @@ def test_a_missing_model_and_a_damaged_shard(
     (tmp_path / "cut" / "000001.tar").write_bytes((data / "000001.tar").read_bytes()[:9000])
     with pytest.raises(DataError, match=r"000001\.tar is damaged or cut off"):
         run(shards=[str(tmp_path / "cut")])
-    assert set(tars(tmp_path / "layer")) == {"000000.tar"}
+    assert set(tars(tmp_path / "layer")) == {"000000.tar.gz"}
     assert json.loads((tmp_path / "layer" / "summary.json").read_text())["num_shards_done"] == 1
     assert not list((tmp_path / "layer").glob("*.partial"))
 
@@ -150,7 +150,7 @@ def test_what_is_begun_is_finished_when_no_more_shards_can_be_read(
         (folder / f"{number:06}.tar").write_bytes(b"no tar" if 1 <= number <= 3 else whole)
     with pytest.raises(DataError, match=r"3 shards in a row cannot be read, the last one: .*000003\.tar"):
         run(shards=[str(folder)])
-    assert set(tars(tmp_path / "layer")) == {"000000.tar"}
+    assert set(tars(tmp_path / "layer")) == {"000000.tar.gz"}
     assert json.loads((tmp_path / "layer" / "summary.json").read_text())["num_shards_done"] == 1
 
 
@@ -164,7 +164,7 @@ def test_a_shard_that_the_engine_refuses_is_not_done(
             RejectBudgetError, match=r"every sample of 1 shards, .*12 times: prompt of \d+ tokens does not fit"
         ):
             run(recipe=strict, shards=[str(overlong)])
-        assert set(tars(tmp_path / "layer")) == {"000001.tar"}
+        assert set(tars(tmp_path / "layer")) == {"000001.tar.gz"}
         assert json.loads((tmp_path / "layer" / "summary.json").read_text())["num_shards_done"] == 1
     summary = run(recipe=settings(*sets), shards=[str(overlong)])
     assert summary.num_shards_done == 2
