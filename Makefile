@@ -100,6 +100,7 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/scale.py --model $(BENCH)/runs/world/round0/sft
 	$(VENV)/bin/python benchmarks/recaption.py
 	$(VENV)/bin/python benchmarks/filter.py
+	$(VENV)/bin/python benchmarks/choosing.py
 	$(VENV)/bin/python benchmarks/prompts.py
 	$(VENV)/bin/python benchmarks/reading.py
 	$(VENV)/bin/python benchmarks/dataset.py

@@ -14,21 +14,24 @@ take turns, `--repeats` times; figures are medians.
     python benchmarks/recaption.py                         a model of 40M parameters, for a CPU
     python benchmarks/recaption.py --size tiny --num-images 2000    8M: what the tool costs by the image shows
     python benchmarks/recaption.py --size 8b --new-tokens 128 --batch-size 512 --num-images 4096
+    python benchmarks/recaption.py --size tiny --tower-side 364 --sizes varied --photos ../shared/data \
+        --num-images 300 --new-tokens 24               photographs of 500 to 1,100 pixels, no two of a size
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import running
+from photos import photos
 from recaption_model import SIZES, build_model
-from recaption_rows import ROWS, Measured, Work, chat_of, images, prompt_text, write_data
+from recaption_rows import ROWS, Measured, Work, chat_of, discs, images, prompt_text, write_data
 from running import RESULTS, machine, write_results
 
 PAPER_IMAGES_PER_S, DOLLARS_PER_HOUR = 10.6, 4.91
@@ -158,6 +161,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-pipeline", type=int, default=100, help="images for the pipeline rows")
     parser.add_argument("--num-shards", type=int, default=20)
     parser.add_argument("--side", type=int, help="height of the images, else as the size has it")
+    parser.add_argument(
+        "--sizes", choices=("one", "varied"), default="one", help="of the images, see photos.py"
+    )
+    parser.add_argument("--photos", type=Path, help="with --sizes varied: a folder of JPEGs to make them of")
+    parser.add_argument("--tower-side", type=int, help="pixels of the vision tower, else as the size has it")
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
@@ -177,13 +185,18 @@ def main() -> None:
     if options.child:
         child(options.child, options.work)
         return
-    size = SIZES[options.size]
+    size, name = SIZES[options.size], f"model-{options.size}"
+    if options.tower_side:
+        vision = {**size.vision, "image_size": options.tower_side, "patch_size": 14}
+        size, name = replace(size, vision=vision), f"{name}-{options.tower_side}"
     options.work.mkdir(parents=True, exist_ok=True)
-    model = options.model or build_model(size, options.work / f"model-{options.size}")
-    side = options.side or size.picture_side
+    model = options.model or build_model(size, options.work / name)
+    side = "varied" if options.sizes == "varied" else options.side or size.picture_side
     data = options.work / f"data-{options.num_images}-{options.num_shards}-{side}"
     if not data.exists():
-        write_data(data, num_images=options.num_images, num_shards=options.num_shards, side=side)
+        num_images = options.num_images
+        pictures = photos(num_images, options.photos) if side == "varied" else discs(num_images, side)
+        write_data(data, pictures, num_shards=options.num_shards)
     work = Work(
         model=str(model),
         data=str(data),
@@ -215,7 +228,7 @@ def main() -> None:
         ours = rows["vila2-vllm"]["images_per_s"]
         results["limit"] = {**limit, "share": ours / limit["images_per_s"]}
         results["paper"] = {"images_per_s": PAPER_IMAGES_PER_S, "ratio": ours / PAPER_IMAGES_PER_S}
-    out = options.out or RESULTS / f"recaption-{options.size}.json"
+    out = options.out or RESULTS / f"recaption-{options.size}{'-varied' * (side == 'varied')}.json"
     write_results(out, results, options.work)
     report(results)
 

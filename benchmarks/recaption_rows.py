@@ -6,7 +6,7 @@ import os
 import random
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,21 @@ class Measured:
     load_s: float
 
 
-# The data: pictures of discs as JPEG, in tars.
+# The data: JPEGs in tars.
 
 
-def write_data(folder: Path, *, num_images: int, num_shards: int, side: int) -> None:
-    per_shard = -(-num_images // num_shards)
+def write_data(folder: Path, pictures: Sequence[bytes], *, num_shards: int) -> None:
+    per_shard = -(-len(pictures) // num_shards)
     for shard in range(num_shards):
-        numbers = range(shard * per_shard, min(num_images, (shard + 1) * per_shard))
+        numbers = range(shard * per_shard, min(len(pictures), (shard + 1) * per_shard))
         with TarWriter(folder / f"{shard:05}.tar") as tar:
             for number in numbers:
-                tar.write_sample(f"{number:08}", {"jpg": jpeg(number, side), "txt": b"some discs"})
+                tar.write_sample(f"{number:08}", {"jpg": pictures[number], "txt": b"some discs"})
+
+
+def discs(num_images: int, side: int) -> list[bytes]:
+    """Pictures of discs, all of one size."""
+    return [jpeg(number, side) for number in range(num_images)]
 
 
 def jpeg(number: int, side: int) -> bytes:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 FOLDER = Path(__file__).parent
-PARTS = ("running", "smoke", "auc", "repeats", "recaption_model", "recaption_rows")
+PARTS = ("running", "smoke", "photos", "auc", "repeats", "recaption_model", "recaption_rows")
 """Scripts that are parts of others."""
 TESTED = ("durability", "scale")
 """Those that tests run already, and that are run here by name alone."""

@@ -4,15 +4,17 @@ import os
 import random
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
 from turned_pictures import LOSSLESS, TURN_AWAY, TURNED_FORMATS, corners, stored_turned
 from vila2cli.errors import DataError
 from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
-from vila2cli.image import MAX_ASPECT, decode_image, image_size, stored_as
+from vila2cli.image import MAX_ASPECT, Size, decode_image, image_size, stored_as, upright_header
 
 ODD_IMAGES = (
     Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[1] / "../shared/data")) / "odd_images"
@@ -99,6 +101,7 @@ def test_an_orientation_is_applied_once_in_every_format(format: str, orientation
     assert ImageOps.exif_transpose(image).tobytes() == image.tobytes()
     stored = (32, 64) if orientation >= 5 else (64, 32)
     assert stored_as(data) == (stored, orientation)
+    assert upright_header(data) == (64, 32, {"MPO": "jpeg"}.get(format, format.lower()))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -106,7 +109,9 @@ def test_an_orientation_in_xmp_alone_is_applied_once(orientation: int) -> None:
     upright = corners()
     stored = upright.transpose(TURN_AWAY[orientation]) if orientation in TURN_AWAY else upright
     xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
-    image = decode_image(encode(stored, "JPEG", xmp=xmp, **LOSSLESS["JPEG"]))
+    data = encode(stored, "JPEG", xmp=xmp, **LOSSLESS["JPEG"])
+    image = decode_image(data)
+    assert upright_header(data)[:2] == image.size
     assert far_apart(image, upright) <= 8
     assert ImageOps.exif_transpose(image).tobytes() == image.tobytes()
 
@@ -234,9 +239,69 @@ def test_real_odd_images() -> None:
             continue
         image = decode_image(data)
         assert image.mode == "RGB"
-        assert image.size == image_size(data)
+        assert image.size == image_size(data) == upright_header(data)[:2]
         darkest, brightest = image.convert("L").getextrema()
         assert brightest - darkest > 150, entry["file"]
         if entry["file"].startswith("CMYK"):
             corner = image.getpixel((2, 2))
             assert min(corner) > 200, f"{entry['file']}: the page around these figures is light, not {corner}"
+
+
+def photograph(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
+    """Soft and sharp edges as a JPEG."""
+    across = Image.linear_gradient("L").rotate(90).resize(size)
+    rings = Image.radial_gradient("L").point(lambda level: level // 64 % 2 * 255).resize(size)
+    image = Image.merge("RGB", (across, rings, Image.radial_gradient("L").resize(size)))
+    return encode(image.convert(mode), "JPEG", quality=90, **options)
+
+
+def made_of(wanted: Size) -> tuple[list[Size], Callable[[Size], Size]]:
+    """A processor that makes every image `wanted`, and the sizes that it was asked about."""
+    asked: list[Size] = []
+
+    def made(size: Size) -> Size:
+        asked.append(size)
+        return wanted
+
+    return asked, made
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_decoded_no_larger_than_needed(mode: str, progressive: bool) -> None:
+    data = photograph((801, 600), mode, progressive=progressive)
+    whole = decode_image(data)
+    for wanted, size in {
+        (200, 150): (401, 300),
+        (201, 150): (801, 600),
+        (200, 151): (801, 600),
+        (99, 75): (201, 150),
+        (9, 9): (101, 75),
+        (3000, 9): (801, 600),
+    }.items():
+        image = decode_image(data, made=made_of(wanted)[1])
+        assert (image.size, image.mode) == (size, "RGB")
+        apart = np.abs(np.asarray(image, int) - np.asarray(whole.resize(size, Image.Resampling.BOX), int))
+        assert apart.mean() < 10
+    assert decode_image(data, draft=0, made=made_of((9, 9))[1]).tobytes() == whole.tobytes()
+    assert decode_image(data, draft=1, made=made_of((400, 300))[1]).size == (401, 300)
+
+
+def test_what_an_image_is_made_is_asked_of_the_upright_image() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    asked, made = made_of((150, 200))
+    assert decode_image(photograph((800, 600), exif=exif), made=made).size == (300, 400)
+    assert asked == [(600, 800)]
+
+
+def test_only_a_jpeg_is_decoded_smaller() -> None:
+    data = encode(Image.open(io.BytesIO(photograph((800, 600)))), "PNG")
+    assert decode_image(data, made=made_of((9, 9))[1]).tobytes() == decode_image(data).tobytes()
+    assert decode_image(photograph((800, 600)), made=lambda size: None).size == (800, 600)
+
+
+def test_an_image_that_is_scaled_down_may_be_decoded_smaller_still() -> None:
+    data = photograph((800, 600))
+    assert decode_image(data, max_pixels=400 * 300).size == (400, 300)
+    assert decode_image(data, max_pixels=400 * 300, made=made_of((50, 30))[1]).size == (100, 75)

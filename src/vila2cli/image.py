@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -85,7 +86,7 @@ def decode_image(
                 turn = UPRIGHT.get(_orientation(image))
                 return _plain(small if turn is None else small.transpose(turn))
     except UnidentifiedImageError:
-        raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
+        raise DataError(_unread()) from None
     except Image.DecompressionBombError:
         raise DataError(_too_large("")) from None
     except MemoryError:
@@ -106,6 +107,12 @@ def jpeg_url(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
+class Decode(Protocol):
+    """Makes a picture of its file's bytes as `decode_image` does, for a model that is to be shown it."""
+
+    def __call__(self, data: bytes, *, max_pixels: int, draft: float) -> Image.Image: ...
+
+
 def image_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels as the header states them; raises DataError.
 
@@ -120,7 +127,10 @@ def stored_as(data: bytes) -> tuple[tuple[int, int], int]:
     The orientation is that of EXIF or XMP, 1 (stored upright) to 8. Pillow turns some formats while it
     decodes them and states their size as turned; what it leaves to be turned tells which. Raises DataError.
     """
-    image = _header(data)
+    return _stored_as(_header(data))
+
+
+def _stored_as(image: Image.Image) -> tuple[tuple[int, int], int]:
     orientation = _orientation(image)
     if orientation not in UPRIGHT:
         return image.size, 1
@@ -136,17 +146,44 @@ def stored_as(data: bytes) -> tuple[tuple[int, int], int]:
     return (image.size if _orientation(image) == orientation else (height, width)), orientation
 
 
+def upright_header(data: bytes) -> tuple[int, int, str]:
+    """Width and height as `decode_image` gives them before it scales, and the format in small letters.
+
+    Of nearly all files the header is enough. Raises DataError.
+    """
+    image = _header(data)
+    name = "jpeg" if image.format == "MPO" else str(image.format).lower()
+    width, height = image.size
+    if _may_be_turned(image, data) and _stored_as(image)[1] > 4:
+        width, height = height, width
+    return width, height, name
+
+
+def _may_be_turned(image: Image.Image, data: bytes) -> bool:
+    """Whether an orientation is to be looked for: to do so, Pillow decodes a PNG, which has some at its end."""
+    if image.format == "PNG":
+        return any(mark in data for mark in (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type"))
+    # A TIFF's size is stated as turned.
+    return image.format != "TIFF" and not image.info.keys().isdisjoint(("exif", "xmp"))
+
+
 def _header(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:  # whose words hold an address in memory
+        raise DataError(_unread()) from None
     except Image.DecompressionBombError:
         raise DataError(_too_large("")) from None
     except DAMAGED as error:
         raise DataError(f"image header cannot be read: {error}") from None
     _check_size(image)
     return image
+
+
+def _unread() -> str:
+    return f"not an image in a format that is read ({', '.join(FORMATS)})"
 
 
 def _check_size(image: Image.Image) -> None:

@@ -23,8 +23,11 @@ from transformers import (
 
 from vila2cli.errors import DataError
 from vila2cli.model.backends import quick, sized
+from vila2cli.model.build import build
 from vila2cli.model.chat import Chat
-from vila2cli.model.reference import trial_picture
+from vila2cli.model.reference import ASKED, _own_path, _rows, trial_picture
+from vila2cli.model.rendering import ODD
+from vila2cli.settings import BaseSettings
 from zoo import NAMES
 
 ODD_SIZES = [(1, 1), (5, 300), (300, 5), (1200, 16), (64, 64), (33, 33), (3, 3), (7, 2)]
@@ -82,20 +85,19 @@ def check(processor: Any, num: int) -> None:
     for size in sizes(7, num):
         image = trial_picture(size)
         try:
-            own = processor(text=[processor.image_token], images=[[image]], add_special_tokens=False)
-            pixels = processor(text=[processor.image_token], images=[[image]], return_tensors="pt")
-        except (RuntimeError, ValueError, ZeroDivisionError):
+            own = _own_path(chat, [[image]])
+        except ODD:
             with pytest.raises(DataError):
                 chat.pixel_inputs([[image]])
             continue
-        assert list(chat.pictures.ids(image, 1)) == list(own["input_ids"][0]), size
+        assert chat.prompt_ids(ASKED, [image]) == _rows(own, "input_ids")[0], size
         ours = chat.pixel_inputs([[image]])
-        assert all(same(ours[name], pixels[name]) for name in ours), size
+        assert all(same(ours[name], own[name]) for name in ours), size
 
 
-def test_a_built_model_is_given_what_its_processor_makes(tiny_checkpoint: Path) -> None:
-    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
-    check(processor, 30)
+@pytest.mark.parametrize("architecture", ["idefics3", "llava"])
+def test_a_built_model_is_given_what_its_processor_makes(architecture: str) -> None:
+    check(build(BaseSettings(architecture=architecture), seed=0)[1], 30)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,3 +124,23 @@ def test_quick_steps_are_those_of_pillow_to_the_bit(name: str) -> None:
         assert all(same(made[key], expected[key]) for key in made), size
         shapes = outline([np.zeros((*size[::-1], 3), np.uint8)], return_tensors="pt")
         assert shapes["pixel_values"][0].shape == expected["pixel_values"][0].shape
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    {
+        "clip": (64, 48),
+        "siglip": (48, 48),
+        "idefics3": (48, 36),
+        "idefics3-tiles": (96, 72),
+        "gemma3-crops": (96, 48),
+        "pixtral": (96, 72),
+    }.items(),
+)
+def test_the_size_that_an_image_is_scaled_to_is_known(name: str, made: tuple[int, int]) -> None:
+    """Of one that is made smaller and larger again it is the smaller, of one that is cut that of the whole."""
+    kind, settings = PIL_PROCESSORS[name]
+    outline = sized(kind(**settings))
+    assert outline is not None
+    outline([np.zeros((600, 800, 3), np.uint8)], return_tensors="pt")
+    assert outline.course.made == made

@@ -12,6 +12,7 @@ from archives import JPEG, read, write_tar
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.shards import Shard, TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Reject, Sample
+from vila2cli.shards.tarfiles import member_header
 
 
 def test_truncated_tar_gives_what_is_whole_then_an_error(tmp_path: Path) -> None:
@@ -169,3 +170,11 @@ def test_the_bytes_of_a_shard_are_those_of_a_plain_tar(tmp_path: Path) -> None:
             tar.write_sample(key, members)
     plain = [(f"{key}.{name}", members[name]) for key, members in samples.items() for name in sorted(members)]
     assert (tmp_path / "ours.tar").read_bytes() == write_tar(tmp_path / "plain.tar", plain).read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 8**11 - 1, 8**11])
+@pytest.mark.parametrize("name", ["k.json", "x" * 100, "x" * 101, "d/" * 70 + "k.json", "é.jpg", "a\udc80.jpg"])
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = size
+    assert member_header(name, size) == header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

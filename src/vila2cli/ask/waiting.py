@@ -4,6 +4,7 @@ Of layers that are written in the same pass it is known when each is done with a
 shard already the captions are read. A sample is handed on in the order in which it was read.
 """
 
+import glob
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from vila2cli.ask.parts import Part
 from vila2cli.errors import DataError
 from vila2cli.shards import LayerWriter, Shard, ShardWriter
 from vila2cli.shards.annotations import read_annotation_tar
+from vila2cli.shards.places import tar_stem
 from vila2cli.shards.sample import Annotation, Sample
 
 Held = tuple[Sample, Future[Any]]
@@ -90,7 +92,11 @@ def _captions_on_disk(layers: Sequence[LayerWriter], shard: str) -> list[dict[st
     """What layers say of a shard that each of them has; raises DataError for one that it lacks."""
     found = []
     for layer in layers:
-        if shard not in layer.done():
-            raise DataError(f"{layer.folder} has no {shard}.tar, whose captions another layer's prompts take")
-        found.append(dict(read_annotation_tar(layer.folder / f"{shard}.tar")))
+        written = layer.folder.glob(f"{glob.escape(shard)}.tar*") if shard in layer.done() else ()
+        tar = next((tar for tar in written if tar_stem(tar) == shard), None)
+        if tar is None:
+            raise DataError(
+                f"{layer.folder} lacks the shard {shard}, whose captions another layer's prompts take"
+            )
+        found.append(dict(read_annotation_tar(tar)))
     return found

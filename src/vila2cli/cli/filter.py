@@ -1,6 +1,8 @@
 """`vila2 filter`: score captions and images, and keep what is worth training on."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +28,20 @@ def filter_command(
         list[str] | None,
         typer.Option("--tasks", help="Evaluation tasks whose images are dropped; eval.tasks by default."),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Keep what meets a condition on metadata or picture: 'min(width, height) >= 200'.",
+        ),
+    ] = None,
+    top: Annotated[
+        str | None,
+        typer.Option(
+            "--top", metavar="FIELD:SHARE", help="Keep the highest by a field, of each shard, or :all of them."
+        ),
+    ] = None,
     random: Annotated[
         bool, typer.Option("--random", help="Also write OUT-random: as many samples, drawn at random.")
     ] = False,
@@ -41,12 +57,18 @@ def filter_command(
     \b
     vila2 filter --model ckpt/r2 --shards data/*.tar
     vila2 filter --model ckpt/r2 --shards r3 --set filter.keep_share=0.5 --random --explain
+    vila2 filter --shards coyo --where 'width >= 200' 'aspect <= 3' --top clip_similarity_vitl14:0.2
     """
-    settings = open_recipe(recipe, sets)
+    settings = open_recipe(recipe, [*(sets or ()), *_chosen(where, top)])
     paths = Paths(settings, round)
     plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
     if not ready(plan, dry_run=dry_run, redo=True):
         return
+    if tasks and settings.filter.by_metadata and settings.filter.overlap == "none":
+        raise RecipeError(
+            "--tasks: evaluation images are not looked for where pictures are chosen by metadata, unless "
+            "filter.overlap is set: add --set filter.overlap=perceptual"
+        )
     from vila2cli.filtering.outcome import summary_lines
     from vila2cli.stages.filter import filter_samples
 
@@ -73,6 +95,21 @@ def filter_command(
     print_summary(plan, summary, summary_lines(values))
     if explain:
         _explain(plan)
+
+
+def _chosen(where: Sequence[str] | None, top: str | None) -> list[str]:
+    """The settings that --where and --top stand for; an inline table stands for itself."""
+    chosen = [f"filter.where={json.dumps(list(where))}"] if where else []
+    if top is None:
+        return chosen
+    match = re.fullmatch(r"(.*\S)\s*[:=]\s*([\d.]+)\s*(?::\s*(shard|all))?", top.strip())
+    if top.strip().startswith("{"):
+        return [*chosen, f"filter.top={top.strip()}"]
+    if match is None:
+        raise RecipeError(f"--top {top}: write it as FIELD:SHARE or FIELD:SHARE:all, as in clip_similarity:0.2")
+    field, share, per = match.groups()
+    chosen += [f"filter.top.field={json.dumps(field)}", f"filter.top.share={share}"]
+    return [*chosen, *([f"filter.top.per={per}"] if per else [])]
 
 
 def _what_then(summary: Mapping[str, Any]) -> str:

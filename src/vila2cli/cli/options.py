@@ -16,6 +16,7 @@ MANY = (
     "--captions",
     "--images",
     "--annotations",
+    "--where",
     "--score-only",
 )
 """Options that take all words up to the next option, as the shell expands them from a glob."""

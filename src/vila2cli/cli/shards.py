@@ -17,6 +17,7 @@ from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
 
 if TYPE_CHECKING:
+    from vila2cli.shards import Source
     from vila2cli.text.choose import Choice
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -239,19 +240,128 @@ def convert(
     max_images: Annotated[
         int, typer.Option("--max-images", min=1, help="Images of a web document at most.")
     ] = 6,
+    text: Annotated[
+        str,
+        typer.Option("--text", help="Column of the caption, for parquet and layer; found by its name else."),
+    ] = "",
+    shards: Annotated[
+        list[str] | None,
+        typer.Option("--shards", "--base", help="Base shards that the captions of a layer are for."),
+    ] = None,
+    layer: Annotated[str, typer.Option("--layer", help="Name of the caption layer.")] = "recaption",
+    key: Annotated[
+        str, typer.Option("--key", help="Column of the key, for layer; found by its name else.")
+    ] = "",
+    match: Annotated[
+        str,
+        typer.Option("--match", help="What keys of a layer are compared with: key, or a field such as url."),
+    ] = "key",
 ) -> None:
-    """Write base shards from LLaVA, COCO, COYO, MMC4, OBELICS or img2dataset files.
+    """Write base shards from other formats, or a caption layer from a table of keys and captions.
 
     \b
     vila2 shards convert llava llava_v1_5_mix665k.json --images data/images --out data/sft
     vila2 shards convert coco captions_train2017.json --images train2017 --out data/coco
+    vila2 shards convert layer captions.parquet --shards data/coco --out their-captions
     """
+    say(f"convert: writing {out}")
+    if form == "layer":
+        _import_layer(inputs, shards, out, layer=layer, key=key, text=text, match=match)
+        return
     from vila2cli.stages.convert import convert as run_stage
 
-    say(f"convert: writing {out}")
-    counts = run_stage(form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images)
+    counts = run_stage(
+        form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images, text=text
+    )
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
     line = f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}"
     show({"stage": "convert", "out_dir": out, **counts.to_json()}, [line])
     if counts.num_rejected:
         say(f"  each reject and why: {out / 'rejects.jsonl'}")
+
+
+def _known_captions(source: "Source") -> list[str]:
+    """The names that captions of a source may have."""
+    layers = dict.fromkeys(layer.name for layer in source.layers if layer.name != "filter")
+    return ["original", *layers]
+
+
+def _import_layer(inputs: Sequence[Path], shards: Sequence[str] | None, out: Path, **how: str) -> None:
+    from vila2cli.shards import open_source
+    from vila2cli.stages.import_layer import import_layer, summary_lines
+
+    if not shards:
+        raise RecipeError("convert layer writes a layer over shards: name those with --shards")
+    summary = import_layer(inputs, open_source(shards), out, **how)
+    show(
+        {"out_dir": out, **summary},
+        [f"convert: done ({out})", *(f"  {line}" for line in summary_lines(summary))],
+    )
+
+
+@app.command("export")
+def export(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards export'))}.")],
+    shards: Specs,
+    base: Base = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", parser=local_folder, help="Where to write; the default is printed."
+        ),
+    ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--captions", help="Captions: original, or a layer's name; by default all, or the newest."
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="With the pictures; webdataset always has them.")
+    ] = False,
+    question: Annotated[
+        str, typer.Option("--question", help="What a caption answers in a conversation of llava.")
+    ] = "",
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="hf://datasets/ORG/NAME", help="Upload it, with a card; the token is in HF_TOKEN."
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a repository that is new public.")] = False,
+    license: Annotated[str, typer.Option("--license", help="The licence that the card states.")] = "unknown",
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+) -> None:
+    """Write captions, with pictures or without, as files of other tools.
+
+    \b
+    vila2 shards export parquet runs/world/round1/recaption --pictures --push hf://datasets/me/captions
+    vila2 shards export vila runs/world/round1/recaption --out recaptions
+    """
+    from vila2cli.formats.registry import find_format
+    from vila2cli.shards import open_source
+    from vila2cli.shards.sample import is_source
+    from vila2cli.stages import export as stage
+    from vila2cli.stages import publish
+
+    find_format("shards export", form)
+    repository = None if push is None else publish.check_repository(push)
+    settings, source = open_recipe(recipe, sets), open_source(shards, base=base)
+    folder = out or default_out(f"export-{form}", None, shards[0])
+    if form == "webdataset":
+        known = _known_captions(source)
+        if unknown := [name for name in captions or () if not is_source(name, known)]:
+            raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
+        _merge(shards, folder, tuple(captions or known), base)
+    else:
+        say(f"export: writing {folder}")
+        counts = stage.export(
+            form, source, folder, captions=captions or (), with_pictures=pictures, question=question
+        )
+        dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
+        line = f"export: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
+        show({"stage": "export", "format": form, "out_dir": folder, **counts.to_json()}, [line])
+    publish.write_card(folder, form, source, settings, license=license)
+    if repository is not None:
+        say(f"pushed: {publish.push(folder, repository, is_public=public)}")

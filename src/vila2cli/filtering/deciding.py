@@ -14,6 +14,8 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.filtering.image_hash import image_hash
 from vila2cli.filtering.job import FilterJob
+from vila2cli.filtering.measure import NOT_MET, TOP
+from vila2cli.filtering.metadata import below_top
 from vila2cli.filtering.perplexity import length_bucket, rank_value
 from vila2cli.filtering.selection import Candidate, Cut, Decision, Selection
 from vila2cli.image import decode_image
@@ -36,6 +38,7 @@ from vila2cli.shards import (
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.records import recorded
 from vila2cli.shards.sample import FILTER, Annotation, Reject
+from vila2cli.text.language import LANGUAGES
 from vila2cli.text.prompts import stable_hash
 
 Scores = Mapping[str, Any]
@@ -58,9 +61,11 @@ def own_reasons(scores: Scores, settings: FilterSettings) -> list[str]:
     if "unusable" in scores:
         return [scores["unusable"]]
     num_words = scores["num_words"]
-    is_foreign = settings.language != "" and settings.language not in scores["languages"]
+    languages = scores.get("languages", LANGUAGES)  # of no caption, where none is asked for
+    is_foreign = settings.language != "" and settings.language not in languages
     broken = {
-        **{defect: defect in settings.text_defects for defect in scores["defects"]},
+        **dict.fromkeys(scores.get(NOT_MET, ()), True),
+        **{defect: defect in settings.text_defects for defect in scores.get("defects", ())},
         "wrong-language": is_foreign and "wrong-language" in settings.text_defects,
         "too-short": num_words < settings.min_words,
         "too-long": settings.max_words > 0 and num_words > settings.max_words,
@@ -84,6 +89,7 @@ def candidates(shard: str, scores_dir: Path, settings: FilterSettings, seed: int
             image_hash=scores.get("image_hash", ""),
             rank=rank_value(scores, settings.rank_by),
             bucket=length_bucket(num_tokens, settings.length_buckets),
+            top=scores.get(TOP),
             tie=stable_hash("tie", seed, shard, key),
             lot=stable_hash("lot", seed, shard, key),
             num_tokens=num_tokens,
@@ -132,6 +138,8 @@ def select(selection: Selection, job: FilterJob, stop: Stop) -> tuple[list[Cut],
         num_left, _ = selection.totals().get(None, (0, 0))
         with _step(job, "duplicates", num_left, "samples") as progress:
             selection.drop_duplicates(distances[settings.duplicates], _ticking(progress, stop))
+    if settings.top.field:
+        selection.keep_top(settings.top.share, below_top(settings), per_shard=settings.top.per == "shard")
     cuts = selection.keep_lowest(settings.keep_share, settings.rank_by) if settings.keep_share < 1 else []
     return cuts, held_out
 

@@ -22,6 +22,7 @@ _SHOWN_SCORES = {
     "similarity": "similarity",
     "sentence_similarity_min": "lowest sentence",
     "num_words": "words",
+    "top": "value",
 }
 
 

@@ -63,9 +63,9 @@ def _is_decided(job: FilterJob, folder: Path, wanted: Mapping[str, Any]) -> bool
     ):
         was, now = ({key: inputs.get(key) for key in _MAY_CHANGE} for inputs in (stored.inputs, wanted))
         if was != now:
-            _decide_again(job, folder, difference(was, now))
+            decide_again(job, folder, difference(was, now))
         elif _is_of_other_scores(job, folder):
-            _decide_again(job, folder, "shards were scored again")
+            decide_again(job, folder, "shards were scored again")
     claim(folder, wanted, job.recipe)
     return set(job.names) <= done(folder) and (folder / "summary.json").is_file()
 
@@ -77,7 +77,8 @@ def _is_of_other_scores(job: FilterJob, folder: Path) -> bool:
     return any(recorded(folder / f"{name}.tar").get("scores", scores) != scores for name in complete)
 
 
-def _decide_again(job: FilterJob, folder: Path, why: str) -> None:
+def decide_again(job: FilterJob, folder: Path, why: str) -> None:
+    """Remove what was decided, and say why."""
     Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided again: {why}")
     _clear(folder, job.names)
 

@@ -15,10 +15,15 @@ from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.shards.sample import FILTER
 
 
-def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut) -> dict[str, Any]:
-    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores."""
+def summarise(
+    job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut, scores_dir: Path | None = None
+) -> dict[str, Any]:
+    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores.
+
+    `scores_dir` is the folder whose stats files say what that was, where it is not the layer of scores.
+    """
     stats = folder_stats(folder, job.names)
-    scored = folder_figures(job.scores_dir, job.names)
+    scored = folder_figures(scores_dir or job.scores_dir, job.names)
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
     return {
         "stage": FILTER,
@@ -32,10 +37,17 @@ def summarise(job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldO
         "tokens_in": int(scored["tokens"]),
         "tokens_out": stats.tokens,
         "held_out": tasks if job.settings.overlap != "none" else None,
+        **_by_metadata(job.settings),
         "rank_by": job.settings.rank_by,
         "cuts": [_cut_json(cut, job.settings) for cut in cuts],
         "cost": cost_of(job.recipe.cost, scored).to_json(),
     }
+
+
+def _by_metadata(settings: FilterSettings) -> dict[str, Any]:
+    if not settings.by_metadata:
+        return {}
+    return {"where": list(settings.where), "top": settings.top.deciding() if settings.top.field else None}
 
 
 def _without_num(held_out: HeldOut) -> dict[str, int]:
@@ -87,6 +99,8 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{summary['tokens_out']:,} of {summary['tokens_in']:,} caption tokens"
     if summary["held_out"] is not None:
         yield _held_out_line(summary["held_out"])
+    elif "where" in summary:
+        yield "evaluation images were not looked for: filter.overlap is none, as by default beside conditions"
     for cut in summary["cuts"]:
         bucket = f" from {cut['from_tokens']} tokens on" if len(summary["cuts"]) > 1 else ""
         worst = "none" if cut["worst_kept"] is None else f"{cut['worst_kept']:.4g}"
@@ -95,7 +109,8 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"random control: {control['out']:,} samples, {control['tokens_out']:,} caption tokens"
     cost = summary["cost"]
     hours = f"{three_digits(cost['hours_per_1k_images'])} {cost['device']} per 1,000 images"
-    yield f"scored at {three_digits(cost['images_per_s'])} images/s, {hours}"
+    done = "read" if "where" in summary and summary["model"] is None else "scored"
+    yield f"{done} at {three_digits(cost['images_per_s'])} images/s, {hours}"
 
 
 def _dropped(summary: Mapping[str, Any]) -> str:

@@ -32,7 +32,8 @@ class Candidate:
     """What the rules need to know of a sample.
 
     `reason` is that of a rule which needs no other sample, else None; `is_usable` says that it could be
-    trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers.
+    trained on. `rank` is lowest for the best; `tie` and `lot` are random numbers. `top` is highest for the
+    best, None where no sample has one.
     """
 
     id: SampleId
@@ -45,6 +46,7 @@ class Candidate:
     tie: int = 0
     lot: int = 0
     num_tokens: int = 0
+    top: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Selection:
         database.execute(
             "CREATE TABLE sample (number INTEGER PRIMARY KEY, shard TEXT, name TEXT, reason TEXT,"
             " usable INTEGER, sha256 BLOB, hash TEXT, rank REAL, bucket INTEGER, tie INTEGER, lot INTEGER,"
-            " tokens INTEGER, twin TEXT)"
+            " tokens INTEGER, top REAL, twin TEXT)"
         )
 
     @classmethod
@@ -105,7 +107,7 @@ class Selection:
     def add(self, candidates: Iterable[Candidate]) -> None:
         """Add candidates in the order of shards and keys; a rank must be finite, NaN would be the best."""
         self._database.executemany(
-            "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             map(_row, candidates),
         )
 
@@ -155,6 +157,23 @@ class Selection:
                 f"UPDATE sample SET reason = ?, twin = ({twin}) WHERE number = ?",
                 (reason, match.number, number),
             )
+
+    def keep_top(self, share: float, reason: str, *, per_shard: bool) -> None:
+        """Keep the share with the highest `top`, of each shard or of all, rounded to whole samples.
+
+        Of equals the first by key is kept, over all shards the first by shard and key.
+        """
+        group = "shard" if per_shard else "NULL"
+        place = f"row_number() OVER (PARTITION BY {group} ORDER BY top DESC, shard, name)"
+        self._database.execute(
+            f"CREATE TABLE placed AS SELECT number, {place} AS place, count(*) OVER (PARTITION BY {group})"
+            " AS num FROM sample WHERE reason IS NULL"
+        )
+        self._database.execute(
+            "UPDATE sample SET reason = ? WHERE number IN"
+            " (SELECT number FROM placed WHERE place > CAST(? * num + 0.5 AS INTEGER))",
+            (reason, share),
+        )
 
     def keep_lowest(self, share: float, reason: str) -> list[Cut]:
         """Keep the share with the lowest rank in each length bucket, rounded to whole samples."""
@@ -226,4 +245,5 @@ def _row(candidate: Candidate) -> tuple[Any, ...]:
         candidate.image_hash,
         *order,
         candidate.num_tokens,
+        candidate.top,
     )

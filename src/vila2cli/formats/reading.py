@@ -308,15 +308,15 @@ def read_tsv(path: Path) -> Iterator[Row]:
         )
 
 
-def stream_rows(path: Path) -> Iterator[Row | RowError]:
+def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
     """The rows of a large file by its name: .json (one list), .jsonl, .ndjson, also .gz and .zip, or .parquet.
 
-    A row that is no JSON object is a RowError in its place. Raises DataError for a file that cannot
-    be read as a whole.
+    A row that is no JSON object is a RowError in its place. Of Parquet `batch_size` rows are in memory, which
+    may hold pictures. Raises DataError for a file that cannot be read as a whole.
     """
     suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zip")]
     if suffixes[-1:] == [".parquet"]:
-        rows: Iterator[Any] = _parquet(path)
+        rows: Iterator[Any] = _parquet(path, batch_size)
     elif suffixes[-1:] in ([".jsonl"], [".ndjson"]):
         rows = _lines(path)
     else:
@@ -376,14 +376,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"cannot read {path}: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet(path: Path, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'vila2cli[parquet]'") from None
     try:
-        for batch in ParquetFile(path).iter_batches(batch_size=1024):
+        for batch in ParquetFile(path).iter_batches(batch_size=batch_size):
             yield from batch.to_pylist()
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from None

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from vila2cli.errors import RecipeError
 
-Command = Literal["shards convert", "shards build", "eval import"]
+Command = Literal["shards convert", "shards export", "shards build", "eval import"]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A file format. `reader` is MODULE:FUNCTION in this package, so that naming formats imports no reader.
+    """A file format. `reader` is MODULE:FUNCTION in this package, so that naming formats imports no reader; of
+    an export it is its writer.
 
     `specialists` are those that its annotations can train; `in_shards` when they lie beside their pictures.
     """
@@ -26,8 +27,8 @@ class Format:
     in_shards: bool = False
 
     def load(self) -> Any:
-        """The function that reads it: `captions.items.ItemReader`, `specialists.draft.PictureReader` or
-        `benchmarks.questions.TaskReader`, by the command."""
+        """What reads it: `captions.items.ItemReader`, `specialists.draft.PictureReader` or
+        `benchmarks.questions.TaskReader`, by the command; of an export the `exports.rows.Writer`."""
         module, _, function = self.reader.partition(":")
         return getattr(import_module(f"vila2cli.formats.{module}"), function)
 
@@ -39,6 +40,8 @@ FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
             Format("llava", "LLaVA's conversations .json", "captions.rows:read_llava"),
             Format("coco", "COCO's captions .json", "captions.rows:read_coco"),
             Format("coyo", "image-text pairs .parquet or .jsonl", "captions.rows:read_pairs"),
+            Format("parquet", "pictures, text and metadata in .parquet", "captions.tables:read_parquet"),
+            Format("layer", "keys and captions .parquet or .jsonl", "captions.keyed:CaptionTable"),
             Format("mmc4", "MMC4's documents .jsonl, .gz or .zip", "captions.rows:read_mmc4"),
             Format("obelics", "OBELICS' documents .parquet", "captions.rows:read_obelics"),
             Format(
@@ -47,6 +50,13 @@ FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
                 "captions.downloads:read_img2dataset",
                 in_shards=True,
             ),
+        ),
+        "shards export": (
+            Format("jsonl", "a row on each line, pictures as files", "exports.files:JsonLines"),
+            Format("parquet", "rows as Hugging Face datasets has them", "exports.parquet:Parquet"),
+            Format("llava", "LLaVA's list of conversations", "exports.chats:Llava"),
+            Format("vila", "VILA's captions by URL, a file per tar", "exports.chats:Vila"),
+            Format("webdataset", "tars of pictures and joined text", "", in_shards=True),
         ),
         "shards build": (
             Format("coco", "COCO's instances and captions .json", "specialists.coco:read_coco", _OBJECTS),
@@ -119,7 +129,7 @@ def find_format(command: Command, name: str) -> Format:
             return form
     near = difflib.get_close_matches(name, names(command), n=1)
     elsewhere = next((other for other in FORMATS if name in names(other)), None)
-    if elsewhere is not None:
+    if elsewhere is not None and "shards export" not in (elsewhere, command):
         hint = f"vila2 {elsewhere} reads it, vila2 {command} reads {', '.join(names(command))}"
     elif near:
         hint = f"did you mean {near[0]!r}?"

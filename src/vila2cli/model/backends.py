@@ -10,7 +10,7 @@ Shapes: C colour channels, H x W pixels; arrays are C x H x W.
 import copy
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def sized(processor: Any) -> Any | None:
     """The image processor with steps that make sizes and no pixels, for images of H x W x 3; None as above."""
     made = _on(processor, {PilBackend: SizedPil, TorchvisionBackend: SizedTorchvision})
     if made is not None:
-        made.sizes = Sizes()
+        made.course = Course()
     return made
 
 
@@ -190,20 +190,39 @@ class QuickTorchvision(SettledOnce, TorchvisionBackend):  # type: ignore[misc]
     """torchvision's own steps, which leave little to save."""
 
 
-class Sizes:
-    """How much of an image is left: the largest size at which a resizing, of it or a part of it, leaves it.
+class Course:
+    """What is done to an image of a size: each step and its arguments, and how much of the image is left.
 
-    What is made smaller and larger again is as small as it was between.
+    `steps` is None where an array comes to a step that is not the one which the step before made. `made` is the
+    largest size at which a resizing, of the image or a part of it, leaves it; what is made smaller and larger
+    again is as small as it was between.
     """
 
     def __init__(self) -> None:
+        self.steps: list[Step] | None = None
+        self.made: Size | None = None
+        self._last: Any = None
         self._whole: Size = (0, 0)
         self._left: dict[Size, Size] = {}
-        self.made: Size | None = None
 
-    def begin(self, size: Size) -> None:
-        self._whole, self.made = size, None
-        self._left = {size: size}
+    def begin(self, size: Size, image: Any) -> Any:
+        self.steps, self.made, self._last = [], None, image
+        self._whole, self._left = size, {size: size}
+        return image
+
+    def go(self, step: "Step", image: Any, made: Any) -> Any:
+        """Note a step from one array to another, which is handed back."""
+        if self.steps is not None and image is self._last:
+            self.steps.append(step)
+            self._last = made
+        else:
+            self.steps = None
+        return made
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what the last step made."""
+        return tuple(self._last.shape)
 
     def resized(self, old: Size, new: Size) -> None:
         """Note that `old`, the whole image or a part of it, became `new`; of a part the whole is counted."""
@@ -216,49 +235,105 @@ class Sizes:
         self.made = max(made[0], left[0]), max(made[1], left[1])
 
 
+class Step(NamedTuple):
+    """A method of a backend, and what it is called with after the image."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def follow(processor: Any, steps: Sequence[Step], picture: Image.Image) -> NDArray[Any]:
+    """What a `quick` processor makes of a picture in the steps of its course."""
+    image: Any = Seen(picture)
+    for step in steps:
+        image = getattr(QuickPil, step.name)(processor, image, *step.args, **step.kwargs)
+    return np.asarray(_array(image))
+
+
 class SizedPil(SettledOnce, PilBackend):  # type: ignore[misc]
     """Pillow's steps on arrays that repeat one level."""
 
-    sizes: Sizes
+    course: Course
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> NDArray[Any]:
         height, width = image.shape[:2]
-        self.sizes.begin((width, height))
-        return np.broadcast_to(np.uint8(0), (3, height, width))
+        blank: NDArray[Any] = self.course.begin((width, height), _blank((3, height, width), np.uint8))
+        return blank
 
     def resize(self, image: NDArray[Any], size: Any, *args: Any, **kwargs: Any) -> NDArray[Any]:
         old_height, old_width = image.shape[1:]
         height, width = target_size((old_height, old_width), size)
-        self.sizes.resized((old_width, old_height), (width, height))
-        return np.broadcast_to(np.uint8(0), (len(image), height, width))
+        self.course.resized((old_width, old_height), (width, height))
+        step = Step("resize", (size, *args), kwargs)
+        return self.course.go(step, image, _blank((len(image), height, width), np.uint8))  # type: ignore[no-any-return]
+
+    def center_crop(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
+        cropped = super().center_crop(image, *args, **kwargs)
+        return self.course.go(Step("center_crop", args, kwargs), image, cropped)  # type: ignore[no-any-return]
 
     def rescale(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
-        return np.broadcast_to(np.float32(0), image.shape)
+        step = Step("rescale", args, kwargs)
+        return self.course.go(step, image, _blank(image.shape, np.float32))  # type: ignore[no-any-return]
 
-    normalize = rescale
+    def normalize(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
+        step = Step("normalize", args, kwargs)
+        return self.course.go(step, image, _blank(image.shape, np.float32))  # type: ignore[no-any-return]
+
+
+def _blank(shape: tuple[int, ...], kind: type) -> NDArray[Any]:
+    return np.broadcast_to(kind(0), shape)
+
+
+def is_uniform(processor: Any) -> bool:
+    """Whether a processor's first step is to resize, and what follows is the same for every size.
+
+    That is told by its code: of Pillow's backend's own course, and of Idefics3's and SmolVLM's without tiles.
+    `processor` is a `sized` one that was called.
+    """
+    kind, settled = type(processor).__mro__[1], processor._settled or {}
+    if not isinstance(processor, PilBackend) or not settled.get("do_resize"):
+        return False
+    if kind.__name__ in _WITH_TILES:
+        return not settled.get("do_image_splitting")
+    size = settled["size"]
+    is_one_size = settled.get("do_center_crop") or (size.height and size.width)
+    return bool(is_one_size) and kind._preprocess is PilBackend._preprocess
+
+
+def resized(processor: Any, size: Size) -> None:
+    """Note the first step of a uniform processor in its course."""
+    blank = _blank((3, size[1], size[0]), np.uint8)
+    processor.course.begin(size, blank)
+    processor.resize(blank, size=processor._settled["size"], resample=processor._settled["resample"])
+
+
+_WITH_TILES = ("Idefics3ImageProcessorPil", "SmolVLMImageProcessorPil")
 
 
 class SizedTorchvision(SettledOnce, TorchvisionBackend):  # type: ignore[misc]
     """torchvision's steps on tensors that repeat one level."""
 
-    sizes: Sizes
+    course: Course
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         height, width = image.shape[:2]
-        self.sizes.begin((width, height))
+        self.course.begin((width, height), None)
         return torch.zeros((), dtype=torch.uint8).expand(3, height, width)
 
     def resize(self, image: torch.Tensor, size: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         outline = super().resize(image.to("meta"), size)  # how it is resampled does not matter
         old_height, old_width = image.shape[-2:]
         height, width = outline.shape[-2:]
-        self.sizes.resized((old_width, old_height), (width, height))
+        self.course.resized((old_width, old_height), (width, height))
         return image.new_zeros(()).expand(outline.shape)
 
     def rescale(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.course.steps = None  # it works on batches
         return torch.zeros((), dtype=torch.float32).expand(image.shape)
 
     normalize = rescale
 
     def rescale_and_normalize(self, images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.course.steps = None
         return torch.zeros((), dtype=torch.float32).expand(images.shape)

@@ -21,6 +21,7 @@ from vila2cli.model.parts import IGNORE_INDEX as IGNORE_INDEX
 from vila2cli.model.parts import Rendered, split, with_texts
 from vila2cli.model.parts import collate as collate
 from vila2cli.model.pictures import Nested, Pictures
+from vila2cli.model.ready import join_ready
 from vila2cli.model.reference import check
 from vila2cli.model.rendering import Rendering, Span
 from vila2cli.model.rendering import turn_parts as turn_parts
@@ -55,8 +56,7 @@ class Chat:
         self.template = None if getattr(processor, "chat_template", None) else template
         self.rendering = Rendering(processor, self.template, takes_images=self.takes_images)
         self.rendering.arguments = self.arguments
-        # Most prompts are one of a few.
-        self._prompts: dict[tuple[tuple[Turn, ...], int], Rendered] = {}
+        self._prompts: dict[tuple[tuple[Turn, ...], int], Rendered] = {}  # most prompts are one of a few
         self._outlines: dict[Any, Any] = {}
         self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self._is_checked = False
@@ -203,16 +203,13 @@ class Chat:
                 f"{type(self.processor).__name__} lays out every prompt with its pictures, so its model can be "
                 "asked but not trained"
             )
-        return self.pictures.tensors(images)
+        ready = join_ready(images, lambda image: self.pictures.tensors([[image]]))
+        return self.pictures.tensors(images) if ready is None else ready
 
     def made(self, size: Size) -> Size | None:
-        """The width and height to which the image processor scales an image of this size at most.
-
-        None where that is not known, or the image is left as large as it is. `decode_image` takes it.
-        """
-        if not self.takes_images:
-            return None
-        self.check()
+        """The size to which the image processor scales an image, None where it is open or left as it is."""
+        if self.takes_images:
+            self.check()
         return self.pictures.made(size)
 
     def whole_inputs(

@@ -47,6 +47,7 @@ class Pictures:
         self._texts: dict[_Key, str] = {}
         self._ids_of_texts: dict[str, array[int]] = {}
         self._outlines: Outlines | None = None
+        self._plans = False  # whether tensors of one image are made by the plan of its size
 
     @property
     def feature_id(self) -> int:
@@ -59,7 +60,7 @@ class Pictures:
 
         Ids are then made of sizes alone, and tensors without copies between the image processor's steps.
         """
-        self._maker, self._outlines = self._processor, None
+        self._maker, self._outlines, self._plans = self._processor, None, False
         own = [(image, *found) for image in shown if (found := self._own(image)) is not None]
         if not own:
             return
@@ -69,10 +70,15 @@ class Pictures:
         ):
             self._outlines = outlines
         if (images := quick(self._processor.image_processor)) is not None:
-            self._maker = copy.copy(self._processor)
-            self._maker.image_processor = images
-            if not all(_same(self._tried(image), tensors) for image, _, tensors in own):
-                self._maker = self._processor
+            maker = copy.copy(self._processor)
+            maker.image_processor = images
+            if all(_same(self._made([[image]], maker) or {}, tensors) for image, _, tensors in own):
+                self._maker = maker
+        self._plans = (
+            self._outlines is not None
+            and self.alone
+            and all(_same(self._planned(image) or tensors, tensors) for image, _, tensors in own)
+        )
 
     @property
     def _numbers(self) -> tuple[int, ...]:
@@ -82,15 +88,10 @@ class Pictures:
     def _own(self, image: Image.Image) -> tuple[list[str | list[int]], dict[str, Any]] | None:
         """What the processor puts in the place of an image, and its tensors; None where it fails."""
         try:
-            return [self._expand(image, number) for number in self._numbers], self.tensors([[image]])
+            told = [self._expand(image, number) for number in self._numbers]
+            return told, self._made([[image]], self._processor) or {}
         except DataError:
             return None
-
-    def _tried(self, image: Image.Image) -> dict[str, Any]:
-        try:
-            return self.tensors([[image]])
-        except DataError:
-            return {}
 
     def made(self, size: Size) -> Size | None:
         """The width and height to which an image of this size is scaled at most, None where that is open."""
@@ -139,21 +140,43 @@ class Pictures:
         rows = [list(own) for own in images if own]
         if hasattr(self._processor.image_processor, "do_image_splitting"):
             rows = [[image] for own in rows for image in own]
+        made = self._planned(rows[0][0]) if self._plans and len(rows) == len(rows[0]) == 1 else None
+        return made or self._made(rows, self._maker) or self._made(rows, self._processor) or {}
+
+    def _named(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the image processor's tensors that the model takes."""
+        unused = ("num_patches", *getattr(self._processor, "unused_input_names", ())) if self.alone else ()
+        return {
+            name: value
+            for name, value in made.items()
+            if name not in unused and (self.names is None or name in self.names)
+        }
+
+    def _made(self, rows: list[list[Image.Image]], maker: Any) -> dict[str, Any] | None:
+        """The tensors that a processor makes, None where it fails and another one is left; raises DataError."""
         try:
-            made = self._alone(rows) if self.alone else self._whole(rows)
+            made = self._alone(rows, maker.image_processor) if self.alone else self._whole(rows, maker)
+            return self._named(made)
         except ODD as error:
-            shown = [image for own in images for image in own]
+            if maker is not self._processor:
+                return None
+            shown = [image for own in rows for image in own]
             raise DataError(f"the image processor fails on {_sizes(shown)}: {one_line(error)}") from None
-        return {name: value for name, value in made.items() if self.names is None or name in self.names}
 
-    def _alone(self, rows: list[list[Image.Image]]) -> dict[str, Any]:
-        made = dict(self._maker.image_processor(images=rows, **self._merged()["images_kwargs"]))
-        unused = ("num_patches", *getattr(self._processor, "unused_input_names", ()))
-        return {name: value for name, value in made.items() if name not in unused}
+    def _planned(self, image: Image.Image) -> dict[str, Any] | None:
+        """The tensors of one image by the plan of its size, None where there is none."""
+        try:
+            made = None if self._outlines is None else self._outlines.tensors(image)
+        except ODD:
+            return None
+        return None if made is None else self._named(made)
 
-    def _whole(self, rows: list[list[Image.Image]]) -> dict[str, Any]:
+    def _alone(self, rows: list[list[Image.Image]], maker: Any) -> dict[str, Any]:
+        return dict(maker(images=rows, **self._merged()["images_kwargs"]))
+
+    def _whole(self, rows: list[list[Image.Image]], maker: Any) -> dict[str, Any]:
         texts = [self.place * len(own) for own in rows]
-        made = self._maker(text=texts, images=rows, padding=True, return_tensors="pt")
+        made = maker(text=texts, images=rows, padding=True, return_tensors="pt")
         return {name: value for name, value in made.items() if name not in OF_TEXT}
 
     def laid_out(self, text: str, images: Sequence[Image.Image], *, adds: bool) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def data_card(folder: Path, recipe: Recipe) -> str:
         annotations_creators=["machine-generated"],
         source_datasets=["extended"],
         task_categories=["image-to-text"],
-        size_categories=[_size_category(num_out)] if num_out else None,
+        size_categories=[size_category(num_out)] if num_out else None,
         tags=["vila2", "synthetic captions", "webdataset"],
     )
     about = (
@@ -157,7 +157,7 @@ def _layer_failures(folder: Path, summary: Mapping[str, Any], reader: JsonReader
     return "\n".join(lines) or "None is on record; what the text gets wrong is only known where it was judged."
 
 
-def _size_category(num: int) -> str:
+def size_category(num: int) -> str:
     """The class of the Hub for a number of samples: n<1K, 1K<n<10K ..."""
     bounds = [(10 ** (3 * i + j), f"{10**j}{unit}") for i, unit in enumerate("KMBT", 1) for j in range(3)]
     below = [name for bound, name in bounds if bound <= num][-1:]

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
 from vila2cli.settings.asked import AskedSettings, ShownSettings
+from vila2cli.settings.conditions import parse_condition, parse_number
 from vila2cli.settings.kinds import (
     EngineBatch,
     EngineDtype,
@@ -122,6 +123,33 @@ class JudgeSettings(AskedSettings):
     ] = 0
 
 
+def _condition(text: str) -> str:
+    try:
+        return parse_condition(text).text
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+
+
+def _ranking(text: str) -> str:
+    return parse_number(text).text if text.strip() else ""
+
+
+class TopSettings(Settings):
+    """The share of the samples that is best by a field."""
+
+    field: Annotated[
+        str,
+        AfterValidator(_ranking),
+        setting(
+            "metadata by which the best are kept, as clip_similarity_vitl14, or a sum of it; empty for none"
+        ),
+    ] = ""
+    share: Annotated[float, setting("share kept of those that filter.where lets pass", gt=0, le=1)] = 0.2
+    per: Annotated[Literal["shard", "all"], setting("whether of each shard, or of all of them together")] = (
+        "shard"
+    )
+
+
 class FilterSettings(ShownSettings):
     """Which captions and images are worth training on: what is scored, and where the lines are drawn."""
 
@@ -180,17 +208,66 @@ class FilterSettings(ShownSettings):
         BeforeValidator(one_is_a_list),
         setting("caption lengths in tokens at which a new bucket begins; the share is kept in each"),
     ] = ()
+    where: Annotated[
+        tuple[Annotated[str, AfterValidator(_condition)], ...],
+        BeforeValidator(one_is_a_list),
+        setting(
+            "conditions on metadata, width, height, aspect and format, all of which must hold; with them every "
+            "other rule is off unless it is set",
+            if_set=True,
+        ),
+    ] = ()
+    top: Annotated[TopSettings, setting("the best by a field of the metadata", if_set=True)] = TopSettings()
     max_reject_rate: MaxUnusable = 0.05
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_metadata(cls, table: Any) -> Any:
+        """Where pictures are chosen by their metadata, every other rule is off unless it is set."""
+        top = table.get("top") if isinstance(table, dict) else None
+        if not isinstance(table, dict) or not (
+            table.get("where") or (isinstance(top, dict) and top.get("field"))
+        ):
+            return table
+        off = {"scores": (), "text_defects": (), "overlap": "none", "duplicates": "none", "keep_share": 1.0}
+        return {**off, **table}
 
     @property
     def needs_model(self) -> bool:
         """Whether a vision-language model is asked for any of the scores."""
         return bool({"perplexity", "text-perplexity"} & set(self.scores))
 
+    @property
+    def by_metadata(self) -> bool:
+        """Whether pictures are chosen by metadata, if not by that alone."""
+        return bool(self.where or self.top.field)
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether a rule is about captions, so that a sample without one is no use."""
+        rules = (self.scores, self.text_defects, self.language, self.min_words, self.max_words)
+        return any(rules) or not self.by_metadata
+
+    @property
+    def decodes_pictures(self) -> bool:
+        """Whether a rule or a model looks at pixels."""
+        return not self.by_metadata or bool(self.scores) or "perceptual" in (self.overlap, self.duplicates)
+
+    @property
+    def needs_header_only(self) -> bool:
+        """Whether each shard can be decided on by itself, from metadata and the headers of its pictures."""
+        compares = self.overlap != "none" or self.duplicates != "none" or self.keep_share < 1
+        per_shard = not self.top.field or self.top.per == "shard"
+        return self.by_metadata and per_shard and not (compares or self.reads_captions)
+
     def scoring(self) -> dict[str, Any]:
         """The settings that decide the scores, beside the models; the others only decide what is kept."""
         names = ("scores", "captions", *(("prompt", *ShownSettings.model_fields) if self.needs_model else ()))
-        return {name: value for name, value in self.deciding().items() if name in names}
+        scoring = {name: value for name, value in self.deciding().items() if name in names}
+        if self.by_metadata:  # what is not met is not asked about
+            scoring |= {"where": list(self.where), "top": self.top.field}
+            scoring |= {"captions_needed": self.reads_captions, "pictures_decoded": self.decodes_pictures}
+        return scoring
 
 
 class EvalSettings(AskedSettings):

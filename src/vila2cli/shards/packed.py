@@ -66,7 +66,7 @@ def _entry(origins: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str, Any]:
 
 
 def _differing(fields: Mapping[str, Any], said: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Those of the fields named that are there and not as `said`."""
+    """Those of the fields named that are not as `said`; one that is not there is as by default."""
     return {name: fields[name] for name in names if name in fields and not _is_same(fields[name], said[name])}
 
 

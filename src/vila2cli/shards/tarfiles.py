@@ -7,7 +7,6 @@ a `pipe:` that breaks off between two members is the end of the shard (findings/
 
 import functools
 import hashlib
-import io
 import os
 import tarfile
 import zlib
@@ -260,6 +259,28 @@ def _check_sparse(name: str, fields: Mapping[str, str]) -> None:
         )
 
 
+def member_header(name: str, size: int) -> bytes:
+    """The header of a plain file of no user, group or time, as tarfile writes it, in a tenth of the time."""
+    if not name.isascii() or len(name) > 100 or size >= 8**11:
+        header = tarfile.TarInfo(name)
+        header.size = size
+        return header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    told = name.encode("ascii"), b"%011o" % size
+    checksum = b"%06o" % (_SUM_OF_BLANK + sum(told[0]) + sum(told[1]))
+    return b"".join((told[0].ljust(100, b"\0"), _BEFORE_SIZE, told[1], _BEFORE_SUM, checksum, _AFTER_SUM))
+
+
+def _blank_header() -> bytes:
+    header = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
+    header[124:135] = bytes(11)
+    return bytes(header)
+
+
+_BLANK = _blank_header()
+_BEFORE_SIZE, _BEFORE_SUM, _AFTER_SUM = _BLANK[100:124], _BLANK[135:148], _BLANK[154:]
+_SUM_OF_BLANK = sum(_BLANK[:148]) + 8 * 32 + sum(_BLANK[156:])
+
+
 class TarWriter:
     """Writes one shard: .vila2-SHARD.tar.partial, then on a clean exit SHARD.tar and SHARD.stats.json.
 
@@ -271,8 +292,6 @@ class TarWriter:
     """
 
     def __init__(self, path: str | Path):
-        import webdataset  # which takes torch with it
-
         self.path = Path(path)
         self.num_samples = 0
         if not tar_stem(self.path) or not self.path.name.endswith((PLAIN, PACKED)):
@@ -288,8 +307,7 @@ class TarWriter:
             raise DataError(f"{self._partial} is being written by another process; wait for it or stop it")
         stream.truncate(0)  # what a killed process left
         self._sink = (_PackingSink if self.path.name.endswith(PACKED) else _Sink)(self.path, stream)
-        fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "format": "PAX_FORMAT"}
-        self._tar = webdataset.TarWriter(self._sink, encoder=False, keep_meta=True, **fixed)
+        self._tar = tarfile.open(fileobj=self._sink, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
     def write_sample(self, key: str, members: Mapping[str, bytes]) -> None:
         """Add one sample, its members sorted by extension; raises DataError for a key no reader could split."""
@@ -298,13 +316,17 @@ class TarWriter:
             raise DataError(f"cannot write sample {key!r} to {self.path}: {problem or 'it is empty'}")
         self._keys.add(key)
         self.num_samples += 1
-        self._tar.write({"__key__": key, **members})
+        for extension in sorted(members):
+            self._add(f"{key}.{extension}", members[extension])
 
     def write_shared(self, data: bytes) -> None:
         """Add the member that annotations refer to; it comes first."""
-        header = tarfile.TarInfo(SHARED_MEMBER)
-        header.size, header.mode, header.mtime = len(data), 0o644, 0
-        self._tar.tarstream.addfile(header, io.BytesIO(data))
+        self._add(SHARED_MEMBER, data)
+
+    def _add(self, name: str, data: bytes) -> None:
+        written = b"".join((member_header(name, len(data)), data, bytes(-len(data) % _BLOCK_BYTES)))
+        self._tar.fileobj.write(written)
+        self._tar.offset += len(written)
 
     def __enter__(self) -> Self:
         return self

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import sweep
 from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.items import members_of, sources_of
+from vila2cli.formats.captions.items import ItemReader, members_of, sources_of
 from vila2cli.formats.captions.taken import Numbered, Taken, in_order, number_items, pass_over
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format, find_format
@@ -31,6 +32,7 @@ def convert(
     images: Sequence[Path] = (),
     per_shard: int = 1000,
     max_images: int = MAX_IMAGES,
+    text: str = "",
 ) -> ShardStats:
     """Write base shards of at most `per_shard` samples, with keys that count the input's items.
 
@@ -42,13 +44,17 @@ def convert(
     from is not what it was, and when no item could be used; RecipeError for another conversion's folder.
     """
     chosen = find_format("shards convert", form)
+    if text and form != "parquet":
+        raise RecipeError(f"--text names a column of parquet; {form} has its captions where it has them")
+    read = partial(chosen.load(), text=text) if text else chosen.load()
     sources = sources_of(chosen, inputs)
     with lock(out), interruptible() as stop:
         settings = {"format": form, "per_shard": per_shard, "max_images": max_images}
+        settings |= {"text": text} if text else {}
         claim(out, {"stage": "convert", **settings, **_claimed_earlier(out)})
         sweep(out)
         with stop.at_once():
-            names = _convert(chosen, sources, ImageStore(images), out, per_shard, max_images)
+            names = _convert(chosen, read, sources, ImageStore(images), out, per_shard, max_images)
         gather_rejects(out, names)
         return folder_stats(out, names)
 
@@ -78,11 +84,17 @@ class _Items:
 
 
 def _convert(
-    form: Format, sources: Sequence[Path], store: ImageStore, out: Path, per_shard: int, max_images: int
+    form: Format,
+    read: ItemReader,
+    sources: Sequence[Path],
+    store: ImageStore,
+    out: Path,
+    per_shard: int,
+    max_images: int,
 ) -> list[str]:
     """Write the shards that are missing; returns the names of all."""
     finished = sorted(done(out))
-    items = _Items(number_items(form.load(), in_order(sources, out, finished), max_images=max_images))
+    items = _Items(number_items(read, in_order(sources, out, finished), max_images=max_images))
     names: list[str] = []
     for name in map("{:06d}".format, count()):
         if name in finished:

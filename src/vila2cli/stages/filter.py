@@ -15,9 +15,11 @@ from typing import Any
 from vila2cli.ask.job import Job, counts_of, write_layers
 from vila2cli.engine import identify
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.filtering.choosing import choose
 from vila2cli.filtering.job import FilterJob, control_dir
 from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
+from vila2cli.filtering.metadata import Chooser
 from vila2cli.filtering.outcome import check_budget, who
 from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
@@ -61,6 +63,11 @@ def filter_samples(
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
     job = _job(recipe, shards, model=model, out_dir=out_dir, round=round, base=base, tasks=tasks)
+    if recipe.filter.needs_header_only and not random and not _has_scores(out_dir):
+        summary = choose(job, worker)
+        if summary["decided"]:
+            check_budget(summary, out_dir, recipe.filter.max_reject_rate)
+        return summary
     try:
         (scored,) = write_layers([(_scoring(job), job.scores_dir)], worker)
     except DataError as error:  # of some shards
@@ -185,7 +192,16 @@ def scoring_inputs(job: FilterJob) -> dict[str, Any]:
 def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
     """The layer of scores, to be written."""
     settings, recipe = job.settings, job.recipe
-    measure = Measure(settings.captions, recipe.pretrain.main.separator, recipe.data.max_pixels)
+    measure = Measure(
+        settings.captions,
+        recipe.pretrain.main.separator,
+        recipe.data.max_pixels,
+        settings.reads_captions,
+        settings.decodes_pictures,
+        Chooser(settings) if settings.by_metadata else None,
+        draft=recipe.data.draft,
+        shows="perplexity" in settings.scores,
+    )
     prompt = prompt_text(settings.prompt, recipe.prompts)
     drawn = _drawn(recipe)
     return Job(
@@ -233,6 +249,12 @@ def _drawn(recipe: Recipe) -> str:
     """The settings of pretraining under which it may join the captions in another way than was scored."""
     names = ("draw_candidate", "shuffle_captions", "caption_dropout")
     return ", ".join(name for name in names if getattr(recipe.pretrain.main, name))
+
+
+def _has_scores(out_dir: Path) -> bool:
+    """Whether a filter layer was decided over a layer of scores, as one with a random control is."""
+    stored = read_manifest(out_dir) if out_dir.is_dir() else None
+    return stored is not None and "scores" in stored.inputs
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -1,0 +1,137 @@
+"""Parquet with pictures in it, as Hugging Face `datasets` and many others write it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.files import load_json
+from vila2cli.formats.captions.items import Item
+from vila2cli.formats.reading import Row, RowError, shown, stream_rows
+from vila2cli.image import upright_header
+from vila2cli.shards.sample import EncodedImage, Turn
+from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
+
+_TEXTS = ("text", "caption", "txt", "original", "alt_text", "alt", "recaption")
+"""Columns that are taken for the text, the first that a row fills."""
+_JSON_COLUMNS = ("json", "meta")
+"""Columns whose objects are metadata, as text or not: of tars that `datasets` has read, and of our exports."""
+_BATCH = 32
+
+
+def read_parquet(path: Path, max_images: int, text: str = "") -> Iterator[Item | RowError]:
+    """The rows of a file; `text` names the column of the caption."""
+    if path.suffix != ".parquet":
+        raise DataError(f"{path} is no .parquet; `vila2 shards convert coyo` reads pairs in .jsonl")
+    for row in stream_rows(path, _BATCH):
+        try:
+            yield row if isinstance(row, RowError) else _item(row, max_images, text)
+        except RowError as error:
+            yield error
+
+
+def _item(row: Row, max_images: int, text: str) -> Item:
+    if text and text not in row:
+        raise row.error(f"has no column {text!r}; it has {shown(list(row.fields))}", "no-caption")
+    images: list[str | EncodedImage] = []
+    meta: dict[str, Any] = {}
+    for name, value in row.fields.items():
+        pictures = list(_pictures(row, name, value))
+        if pictures:
+            images += pictures
+        elif name in _JSON_COLUMNS and (known := _object(row, name, value)) is not None:
+            meta |= known
+        elif value is not None and not isinstance(value, bytes):
+            meta[name] = _plain(value)
+    if not images:
+        raise row.error("has no picture: a column of bytes, or of bytes and path", "no-image")
+    if len(images) > max_images:
+        raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
+    _check_turns(row, meta)
+    column = text or next(
+        (name for name in _TEXTS if isinstance(meta.get(name), str) and meta[name].strip()), ""
+    )
+    caption = meta.pop(column, None)
+    return Item(
+        name=_name(row), images=tuple(images), text=caption if isinstance(caption, str) else None, meta=meta
+    )
+
+
+def _pictures(row: Row, name: str, value: Any) -> Iterator[str | EncodedImage]:
+    """The pictures that a value holds: bytes, a struct of bytes and path, or a list of those."""
+    if isinstance(value, list) and value and all(_may_be_picture(one) for one in value):
+        for one in value:
+            yield from _pictures(row, name, one)
+    elif isinstance(value, Mapping) and _may_be_picture(value):
+        if isinstance(data := value["bytes"], bytes):
+            yield _encoded(row, name, data, value.get("path"))
+        elif isinstance(path := value.get("path"), str):
+            yield path
+    elif isinstance(value, bytes) and value:
+        yield _encoded(row, name, value, None)
+
+
+def _may_be_picture(value: Any) -> bool:
+    return isinstance(value, bytes) or (
+        isinstance(value, Mapping) and {"bytes"} <= value.keys() <= {"bytes", "path"}
+    )
+
+
+def _encoded(row: Row, name: str, data: bytes, path: Any) -> EncodedImage:
+    try:
+        form = upright_header(data)[2]
+    except DataError as error:
+        raise row.error(f"{name}: {error}", "undecodable") from None
+    extension = PurePosixPath(path).suffix[1:].lower() if isinstance(path, str) else ""
+    if extension not in IMAGE_EXTENSIONS:
+        extension = {"jpeg": "jpg", "jpeg2000": "jp2"}.get(form, form)
+    return EncodedImage(data, extension if extension in IMAGE_EXTENSIONS else "jpg")
+
+
+def _object(row: Row, name: str, value: Any) -> dict[str, Any] | None:
+    """Metadata in a column of its own; None for what is none."""
+    if isinstance(value, str):
+        try:
+            value = load_json(value.encode("utf-8", "surrogatepass"))
+        except ValueError:
+            return None
+    return (
+        {key: _plain(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else None
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet as JSON has it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def _check_turns(row: Row, meta: Mapping[str, Any]) -> None:
+    """Raise RowError for a conversation that no reader of shards would take."""
+    messages = meta.get("messages")
+    if messages is None:
+        return
+    try:
+        for message in messages:
+            Turn.from_json(message)
+    except (DataError, TypeError, AttributeError) as error:
+        raise row.error(f"messages: {error}", "bad-conversation") from None
+
+
+def _name(row: Row) -> str:
+    for key in ("key", "__key__", "id", "url"):
+        if isinstance(value := row.get(key), str | int):
+            return str(value)
+    return row.where

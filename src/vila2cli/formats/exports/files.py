@@ -1,0 +1,58 @@
+"""Rows as JSON lines, with pictures as files beside them; and files that appear whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vila2cli.files import aside, sync_folder
+from vila2cli.formats.exports.rows import Content, picture_files, row_of, the_picture, write_pictures
+from vila2cli.shards import Shard
+from vila2cli.shards.sample import Sample
+
+
+class WholeFile:
+    """A text file that has its name once it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._partial = path, aside(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._partial.open("w", encoding="utf-8", errors="replace", newline="\n")
+
+    def write(self, text: str) -> None:
+        self._stream.write(text)
+
+    def close(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._partial.replace(self.path)
+        sync_folder(self.path.parent)
+
+    def abort(self) -> None:
+        """Leave nothing behind; does nothing after `close`."""
+        if not self._stream.closed:
+            self._stream.close()
+            self._partial.unlink(missing_ok=True)
+
+
+class JsonLines:
+    """SHARD.jsonl: a row on each line; `image` names the file of its picture in the export."""
+
+    def __init__(self, folder: Path, shard: Shard, content: Content) -> None:
+        self._folder, self._shard, self._content = folder, shard.name, content
+        self._file = WholeFile(folder / f"{shard.name}.jsonl")
+
+    def add(self, sample: Sample) -> None:
+        row: dict[str, Any] = row_of(sample, self._shard, self._content)
+        if self._content.with_pictures:
+            the_picture(sample)
+            (row["image"],) = write_pictures(self._folder, picture_files(sample, self._shard))
+        filled = {name: value for name, value in row.items() if value is not None}
+        self._file.write(json.dumps(filled, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def abort(self) -> None:
+        self._file.abort()

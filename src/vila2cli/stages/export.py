@@ -1,0 +1,198 @@
+"""`vila2 shards export`: captions with or without pictures as files of other tools, shard by shard."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.formats.exports.chats import join_lists
+from vila2cli.formats.exports.parquet import check_pyarrow
+from vila2cli.formats.exports.rows import Content, Unusable, Writer
+from vila2cli.formats.registry import find_format
+from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.stopping import interruptible
+from vila2cli.shards import (
+    Shard,
+    ShardStats,
+    Source,
+    Unreadable,
+    read_shard,
+    to_made_from,
+    write_rejects,
+)
+from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.places import is_remote, local_path
+from vila2cli.shards.records import parts_of
+from vila2cli.shards.sample import FILTER, ORIGINAL, Reject, is_kept, is_source
+from vila2cli.shards.streams import fingerprint
+from vila2cli.text.compose import filter_inputs
+
+DATA = "data"
+"""The folder of the rows in an export, apart from what is kept about them."""
+_LOOKED_AT = 100
+"""So many shards, and samples of each, tell at most what a layer holds."""
+
+
+def export(
+    form: str,
+    source: Source,
+    out: Path,
+    *,
+    captions: Sequence[str] = (),
+    with_pictures: bool = False,
+    question: str = "",
+) -> ShardStats:
+    """Write the samples of a source that its filters keep in a format of `formats.registry`.
+
+    `captions` are sources by name, by default the alt-text and every caption layer, or the newest caption layer
+    alone in a format that holds one text. Shards that are there are kept. Raises RecipeError for captions that
+    no layer has or another export's folder, DataError for shards that changed or cannot be read.
+    """
+    make: Callable[[Path, Shard, Content], Writer] = find_format("shards export", form).load()
+    if form == "parquet":
+        check_pyarrow()
+    if with_pictures and form == "vila":
+        raise RecipeError(
+            "--pictures: vila's captions have none beside them; its reader has the tars themselves"
+        )
+    if question and form != "llava":
+        raise RecipeError(f"--question is what captions answer in llava's conversations; {form} has none")
+    content = _content(form, source, captions, with_pictures, question)
+    with lock(out), interruptible() as stop:
+        inputs = {
+            "stage": "export",
+            "format": form,
+            "captions": list(content.captions),
+            "answers": list(content.answers),
+            "pictures": with_pictures,
+            **({"question": content.question} if form == "llava" else {}),
+            "layers": source.outline()["layers"],
+            **filter_inputs(source.layers),
+        }
+        claim(out, inputs)
+        folder = out / DATA if form in ("jsonl", "parquet") else out
+        unreadable = Unreadable()
+        with stop.at_once():
+            for shard in source.shards:
+                if _is_done(out, shard):
+                    continue
+                for place in {out, folder, out / "shards"}:
+                    sweep(place)
+                try:
+                    _write(make(folder, shard, content), shard, out)
+                    unreadable.succeed()
+                except DataError as error:
+                    unreadable.fail(error)
+                    if unreadable.are_too_many:
+                        break
+        names = [shard.name for shard in source.shards if _stats_file(out, shard).is_file()]
+        lines = [path.read_bytes() for name in names if (path := out / f"{name}.rejects.jsonl").is_file()]
+        write_atomically(out / "rejects.jsonl", b"".join(lines))
+        unreadable.check()
+        if form == "llava":
+            join_lists(out, names)
+        total = _sum(out, names)
+        about = {"captions": list(content.captions), "pictures": content.with_pictures}
+        write_json(out / "summary.json", {"stage": "export", "format": form, **about, **total.to_json()})
+        return total
+
+
+def _content(form: str, source: Source, captions: Sequence[str], with_pictures: bool, question: str) -> Content:
+    """What is exported of this source, by what its layers hold."""
+    kinds = _kinds(source)
+    known = [ORIGINAL, *dict.fromkeys(name for name, kind in kinds.items() if kind == "caption")]
+    if unknown := [name for name in captions if not is_source(name, known)]:
+        raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
+    answers = [name for name, kind in kinds.items() if kind == "turns"]
+    content = Content(
+        captions=tuple(captions or (known[-1:] if form in ("llava", "vila") else known)),
+        answers=tuple(answers) if form != "vila" else (),
+        with_pictures=with_pictures,
+        root=_root(source),
+        **({"question": question} if question else {}),
+    )
+    columns = Content((ORIGINAL,), with_pictures=True).columns().keys() - {ORIGINAL}
+    if taken := [name for name in (*content.captions, *answers) if name in columns]:
+        raise RecipeError(f"the layer {taken[0]} has the name of a column ({', '.join(sorted(columns))})")
+    return content
+
+
+def _kinds(source: Source) -> dict[str, str]:
+    """What each layer holds, by the first samples that it annotates; captions where those are none."""
+    kinds: dict[str, str] = {}
+    names = [info.name for info in source.layers if info.name != FILTER]
+    for shard in source.shards[:_LOOKED_AT] if names else ():
+        for sample in islice(read_shard(shard, on_reject=lambda reject: None, verify=False), _LOOKED_AT):
+            kinds |= {one.layer: one.kind for one in sample.annotations}
+        if set(names) <= kinds.keys():
+            break
+    return {name: kinds.get(name, "caption") for name in names}
+
+
+def _root(source: Source) -> str:
+    """The folder that all base shards of this machine are below."""
+    tars = [local_path(shard.url).absolute() for shard in source.shards if not is_remote(shard.url)]
+    return os.path.commonpath([tar.parent for tar in tars]) if tars else ""
+
+
+def _stats_file(out: Path, shard: Shard) -> Path:
+    return out / f"{shard.name}.stats.json"
+
+
+def _is_done(out: Path, shard: Shard) -> bool:
+    """Whether a shard is exported; raises DataError where it was made from other files than there are."""
+    path = _stats_file(out, shard)
+    if not path.is_file():
+        return False
+    then, parts = parts_of(read_json(path)), shard.parts()
+    is_same = then.keys() == parts.keys() and all(
+        then[name].agrees(fingerprint(place)) is not False for name, place in parts.items()
+    )
+    if not is_same:
+        raise DataError(
+            f"{shard.url} or a layer over it has changed since it was exported to {out}; remove {path.name} "
+            "there to have it done again"
+        )
+    return True
+
+
+def _write(writer: Writer, shard: Shard, out: Path) -> None:
+    rejects: list[Reject] = []
+    fingerprints: dict[str, Fingerprint] = {}
+    num_out = num_filtered = 0
+    try:
+        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
+            if not is_kept(sample):
+                num_filtered += 1
+                continue
+            try:
+                writer.add(sample)
+                num_out += 1
+            except Unusable as error:
+                rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
+        writer.close()
+    finally:
+        writer.abort()
+    dropped = Counter(reject.reason for reject in rejects) + Counter(filtered=num_filtered)
+    stats = {
+        "in": num_out + dropped.total(),
+        "out": num_out,
+        "dropped": dict(sorted(dropped.items())),
+        "rejected": len(rejects),
+        **write_rejects(out, shard.name, rejects),
+        "made_from": to_made_from(shard, fingerprints),
+    }
+    write_atomically(_stats_file(out, shard), to_json_bytes(stats))
+
+
+def _sum(out: Path, names: Sequence[str]) -> ShardStats:
+    total: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for name in names:
+        stats = ShardStats.read(out / f"{name}.stats.json")
+        total.update(num_in=stats.num_in, num_out=stats.num_out, num_rejected=stats.num_rejected)
+        dropped.update(stats.dropped)
+    return ShardStats(**total, dropped=dict(sorted(dropped.items())))

@@ -1,0 +1,133 @@
+"""`vila2 shards convert layer`: captions by key that another tool wrote become a caption layer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.files import MARK
+from vila2cli.formats.captions.items import sources_of
+from vila2cli.formats.captions.keyed import CaptionTable, sha256_of
+from vila2cli.formats.registry import find_format
+from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.stopping import interruptible
+from vila2cli.shards import (
+    LayerWriter,
+    Shard,
+    ShardWriter,
+    Source,
+    Unreadable,
+    folder_figures,
+    folder_stats,
+    open_layer,
+)
+from vila2cli.shards.annotations import read_annotations
+from vila2cli.shards.sample import Annotation, Reject, Sample
+
+EMPTY, ABSENT, TWICE = "empty-caption", "not-in-file", "key-in-two-shards"
+
+
+def import_layer(
+    inputs: Sequence[Path],
+    source: Source,
+    out: Path,
+    *,
+    layer: str = "recaption",
+    key: str = "",
+    text: str = "",
+    match: str = "key",
+) -> dict[str, Any]:
+    """Write a caption layer over `source` from tables of keys and captions; returns what summary.json holds.
+
+    `key` and `text` name their columns. What a key is compared with is the sample's key, or with another
+    `match` that field of its metadata. The first of several rows of a key counts. Each annotation names its
+    file with its SHA-256. Raises DataError for files or shards that cannot be read and when no key is the
+    base's, RecipeError where the folder was made from others.
+    """
+    files = {path: sha256_of(path) for path in sources_of(find_format("shards convert", "layer"), inputs)}
+    digests = {path.name: sha256 for path, sha256 in files.items()}
+    if len(digests) < len(files):
+        raise RecipeError("two of the files have the same name, by which captions say where they are from")
+    claimed = {"stage": "import", "layer": layer, "files": digests, "key": key, "text": text, "match": match}
+    with lock(out), interruptible() as stop:
+        manifest = claim(out, claimed)
+        writer = open_layer(out, layer=layer, source=source, manifest={"digest": manifest.digest})
+        unreadable = Unreadable()
+        with stop.at_once(), CaptionTable.open(out / f"{MARK}captions.sqlite") as table:
+            for path in files:
+                table.add(path, key, text, {shard.name for shard in source.shards}, layer)
+            _take_again(table, out)
+            for shard in writer.missing(source.shards):
+                try:
+                    _write(table, writer, shard, match, digests)
+                    unreadable.succeed()
+                except DataError as error:
+                    unreadable.fail(error)
+                    if unreadable.are_too_many:
+                        break
+            counts, num_keys = dict(table.counts), table.num_keys
+        writer.finish()
+        unreadable.check()
+    names = [shard.name for shard in source.shards]
+    counts["not_in_base"] = num_keys - int(folder_figures(out, names)["matched"])
+    summary = {"stage": "import", **claimed, **folder_stats(out, names).to_json(), "file": counts}
+    write_json(out / "summary.json", summary)
+    if not summary["out"]:
+        raise DataError(
+            f"no sample of the base has a caption: none of {num_keys:,} keys is the {match} of one, "
+            f"{counts.get('bad', 0):,} rows have no key and text; name their columns with --key and --text, or "
+            "what keys are compared with by --match"
+        )
+    return summary
+
+
+def _take_again(table: CaptionTable, out: Path) -> None:
+    """Note which rows finished shards have taken."""
+    for (shard, key), _ in read_annotations(out):
+        if (found := table.find(key, shard)) is not None:
+            table.take(found[0], shard)
+
+
+def _write(table: CaptionTable, writer: LayerWriter, shard: Shard, match: str, digests: dict[str, str]) -> None:
+    with writer.shard(shard) as out:
+        for sample in out.samples():
+            name = sample.key if match == "key" else sample.meta.get(match)
+            found = None if name is None else table.find(str(name), shard.name)
+            if found is None:
+                out.skip(sample, ABSENT)
+                continue
+            number, text, about, file, taken = found
+            if taken not in (None, shard.name):
+                error = f"a sample of shard {taken} has its caption; a column `shard` would tell them apart"
+                out.reject(Reject(shard.name, sample.key, TWICE, error))
+                continue
+            if taken is None:
+                table.take(number, shard.name)
+                out.count(matched=1)
+            _annotate(
+                out, sample, writer.layer, text, json.loads(about), {"file": file, "sha256": digests[file]}
+            )
+
+
+def _annotate(
+    out: ShardWriter, sample: Sample, layer: str, text: str, about: dict[str, Any], file: dict[str, str]
+) -> None:
+    if not text:
+        out.skip(sample, EMPTY)
+        return
+    decision = {"source": "import", **file}
+    out.annotate(sample, Annotation(layer=layer, kind="caption", text=text, decision=decision, **about))
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """The summary for the terminal."""
+    file = summary["file"]
+    words = {"not_in_base": "not in the base", "double": "repeated keys"}
+    words |= {"empty": "empty captions", "bad": "unreadable"}
+    odd = [f"{what} {file[name]:,}" for name, what in words.items() if file.get(name)]
+    dropped = ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items()) or "none"
+    return [
+        f"{summary['out']:,} of {summary['in']:,} samples have a caption; dropped: {dropped}",
+        f"of {file.get('rows', 0):,} rows: {', '.join(odd) or 'all were taken'}",
+    ]
