@@ -90,6 +90,8 @@ def members(tar: Path) -> list[tuple[str, bytes]]:
         return [(member.name, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_webdataset_library_reads_a_packed_layer(tmp_path: Path) -> None:
     annotations = {f"{number:04}": recaption(number) for number in range(9)}
     tar = write(tmp_path / "layer", annotations)
