@@ -3,24 +3,31 @@
   read       every sample is read and its image decoded, in one process
   recaption  `vila2 recaption` with hf and a tiny model, from tar to tar
   vllm       the same with vllm (--engine vllm)
+  photos     recaption with photos of all-different sizes (--photos FOLDER) and a processor of 364 pixels
 Each run is a process of its own; the peak is its largest resident set, VmHWM of /proc/self/status (ru_maxrss
 would count the process that started it). Must hold: 200 shards take at most 10% more than 20.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --shards 2 20 --num-samples 4
+    python benchmarks/memory.py --only photos --photos ../shared/data --num-samples 4
 """
 
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import running
 from durability import make_model, make_shards
+from photos import photos
 from reading import make_shards as make_photographs
+from recaption_model import SIZES, build_model
 from running import machine, write_results
+
+from vila2cli.shards.tarfiles import TarWriter
 
 LIMIT = 0.10
 READ = """
@@ -55,7 +62,7 @@ def shard_range(folder: Path, count: int) -> str:
     return f"{folder}/{{{0:05}..{count - 1:05}}}.tar"
 
 
-def recaption(work: Path, engine: str, count: int) -> float:
+def recaption(work: Path, engine: str, count: int, data: str = "small", model: str = "model") -> float:
     sets = [
         f"recaption.engine={engine}",
         "recaption.max_new_tokens=8",
@@ -63,8 +70,19 @@ def recaption(work: Path, engine: str, count: int) -> float:
         "recaption.max_reject_rate=1.0",
         "recaption.retry_temperatures=[]",
     ]
-    out = ["--out", str(work / f"{engine}{count}"), "--shards", shard_range(work / "small", count)]
-    return peak_mib(RECAPTION, "recaption", "--model", str(work / "model"), *out, *running.set_options(sets))
+    out = ["--out", str(work / f"{data}-{engine}{count}"), "--shards", shard_range(work / data, count)]
+    return peak_mib(RECAPTION, "recaption", "--model", str(work / model), *out, *running.set_options(sets))
+
+
+def make_photo_shards(folder: Path, photos_from: Path, num_shards: int, num_samples: int) -> None:
+    """Shards of the same 64 photos; bytes after the image's end make every file another one."""
+    jpegs = photos(64, photos_from)
+    for shard in range(num_shards):
+        with TarWriter(folder / f"{shard:05}.tar") as tar:
+            for index in range(num_samples):
+                number = shard * num_samples + index
+                jpeg = jpegs[number % len(jpegs)] + str(number).encode()
+                tar.write_sample(f"{number:09}", {"jpg": jpeg, "txt": b"a photo"})
 
 
 def main() -> None:
@@ -73,6 +91,8 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=16, help="per shard that is captioned")
     parser.add_argument("--num-read", type=int, default=50, help="photographs per shard that is only read")
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
+    parser.add_argument("--photos", type=Path, help="a folder with photos: also recaption such")
+    parser.add_argument("--only", nargs="+", help="of the ways those that begin so")
     args = running.parse(parser, shards=(1, 2), num_samples=2, num_read=2)
     few, many = args.shards
     rows: list[dict[str, Any]] = []
@@ -85,7 +105,14 @@ def main() -> None:
             "read": lambda count: peak_mib(READ, shard_range(work / "photographs", count)),
             f"recaption {args.engine}": lambda count: recaption(work, args.engine, count),
         }
+        if args.photos:
+            make_photo_shards(work / "photos", args.photos, many, args.num_samples)
+            vision = {**SIZES["tiny"].vision, "image_size": 364, "patch_size": 14}
+            build_model(replace(SIZES["tiny"], vision=vision), work / "wide")
+            ways[f"photos {args.engine}"] = lambda count: recaption(work, args.engine, count, "photos", "wide")
         for way, measure in ways.items():
+            if args.only and not way.startswith(tuple(args.only)):
+                continue
             peaks = {count: round(measure(count), 1) for count in (few, many)}
             growth = peaks[many] / peaks[few] - 1
             rows.append({"way": way, "peak_mib": peaks, "growth": round(growth, 4), "holds": growth <= LIMIT})

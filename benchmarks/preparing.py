@@ -101,9 +101,18 @@ def processor(data: Sequence[bytes], chat: Any) -> Taken:
     return watch.read()
 
 
+def feed() -> Any:
+    """The module that makes things ahead, in this build or an earlier one."""
+    try:
+        from vila2cli.run import feed as found
+    except ImportError:
+        from vila2cli.ask import feed as found  # type: ignore[attr-defined,no-redef]
+    return found
+
+
 def ready(data: Sequence[bytes], chat: Any, num_workers: int, draft: float | None) -> Taken:
     """This package, by what an earlier build knows too."""
-    from vila2cli.ask.feed import ahead
+    ahead = feed().ahead
     from vila2cli.image import decode_image
     from vila2cli.shards.sample import Turn
 

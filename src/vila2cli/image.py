@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -104,6 +105,12 @@ def to_jpeg(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
 def jpeg_url(jpeg: bytes) -> str:
     """A JPEG as a URL that holds it."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+class Decode(Protocol):
+    """Makes a picture of its file's bytes as `decode_image` does, for a model that is to be shown it."""
+
+    def __call__(self, data: bytes, *, max_pixels: int, draft: float) -> Image.Image: ...
 
 
 def image_size(data: bytes) -> tuple[int, int]:

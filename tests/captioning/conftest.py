@@ -12,6 +12,7 @@ from PIL import Image
 from vila2cli.ask.fill import Task
 from vila2cli.ask.provenance import Provenance
 from vila2cli.engine import Request, Result
+from vila2cli.image import decode_image
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation, Reject
@@ -45,7 +46,7 @@ class Table:
             for sample in out.samples():
                 if not task.wants(out, sample):
                     continue
-                dialogue = task.talk(out, sample, task.prepare(sample))
+                dialogue = task.talk(out, sample, task.prepare(sample, decode_image))
                 results: list[Result] | None = None
                 while True:
                     try:

@@ -8,11 +8,11 @@ import torch
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import part_of
 from vila2cli.run.progress import Progress
-from vila2cli.settings import TrainSettings
+from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards.sample import Turn
 from vila2cli.train.data import TrainSample, lengths_of
 from vila2cli.train.features import TowerFeatures
-from vila2cli.train.loop import fit
+from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.objective import Batcher, Objective
 from vila2cli.train.plan import cut
 
@@ -108,3 +108,20 @@ def test_a_step_of_text_alone_has_zero_gradients_where_only_the_projector_is_tra
     result = fit(model, chat, [text, *samples[:3]], settings, seed=0, progress=Progress("test", 2))
     assert result.num_samples == 4
     assert any(not torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+def test_weights_are_the_same_however_many_threads_make_pictures_ready(model, chat: Chat, samples) -> None:
+    settings = TrainSettings(
+        train=("projector",), batch_size=4, micro_batch_size=2, epochs=2, learning_rate=1e-3
+    )
+    ends = []
+    for workers in (0, 1, 2):
+        net = copy.deepcopy(model)
+        around = Surroundings(trainer=TrainerSettings(workers=workers))
+        result = fit(net, chat, samples, settings, seed=0, progress=Progress("test", 6), around=around)
+        assert result.waited_for_pictures > 0
+        ends.append((result.final_loss, net.state_dict()))
+    first_loss, first = ends[0]
+    for loss, weights in ends[1:]:
+        assert loss == first_loss
+        assert all(torch.equal(value, first[name]) for name, value in weights.items())

@@ -1,14 +1,16 @@
 """Filling layers in one pass, by the one engine that is open here or by replicas, with one display and log."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from vila2cli.ask.fill import Annotator, Part, Together
 from vila2cli.ask.replicas import Replicas
 from vila2cli.engine import Engine
+from vila2cli.run.cost import waits_line
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
-from vila2cli.shards import expected_samples
+from vila2cli.shards import expected_samples, folder_figures
 
 
 def annotate(
@@ -40,11 +42,27 @@ def annotate(
             progress.note(note)
         if isinstance(engine, Replicas):
             engine.fill(parts, progress=progress, max_reject_rate=max_reject_rate, together=together)
-            return
-        stop.on_beat = progress.beat
-        try:
-            Annotator(
-                engine, parts, stop=stop, progress=progress, max_reject_rate=max_reject_rate, together=together
-            ).run()
-        finally:
-            stop.on_beat = None
+        else:
+            stop.on_beat = progress.beat
+            try:
+                Annotator(
+                    engine,
+                    parts,
+                    stop=stop,
+                    progress=progress,
+                    max_reject_rate=max_reject_rate,
+                    together=together,
+                ).run()
+            finally:
+                stop.on_beat = None
+        if engine is not None:
+            progress.note(waits_line(_figures(parts)))
+
+
+def _figures(parts: Sequence[Part]) -> Counter[str]:
+    """The numbers in the stats files of the shards that were written."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        found = folder_figures(part.layer.folder, [shard.name for shard in part.shards])
+        total.update({name: value for name, value in found.items() if not isinstance(value, dict)})
+    return total

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from vila2cli.engine import AnyRequest, DeviceKind, Engine, Result
+from vila2cli.engine import AnyRequest, DeviceKind, Engine, Preparing, Result
 from vila2cli.errors import BudgetError
 
 
@@ -35,6 +35,10 @@ class Wrapper:
     @property
     def notes(self) -> list[str]:
         return self._engine.notes
+
+    @property
+    def preparing(self) -> Preparing:
+        return self._engine.preparing
 
     @property
     def dollars(self) -> float:

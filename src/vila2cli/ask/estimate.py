@@ -1,14 +1,14 @@
 """What a job will cost, from its first samples; nothing is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vila2cli.ask.fill import Annotator, Part
 from vila2cli.ask.job import Job, open_for
 from vila2cli.errors import DataError
-from vila2cli.run.cost import Cost, cost_of
+from vila2cli.run.cost import Cost, cost_of, waits_line
 from vila2cli.run.progress import Progress
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import interruptible
@@ -35,6 +35,7 @@ class Estimate(StageResult):
             f"{self.tried.num_images:,} samples, {self.num_requests:,} requests "
             f"in {self.tried.seconds:.1f} s (loaded)",
             self.tried.line(),
+            waits_line(asdict(self.tried)),
             self._whole(),
             "a first batch is slower than a full run: it fills and drains once",
         ]

@@ -10,7 +10,6 @@ be written in one pass, for which every image is read and decoded once.
 import contextlib
 import dataclasses
 import math
-import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from vila2cli.ask.failures import Budgets
-from vila2cli.ask.feed import ahead
 from vila2cli.ask.meter import Bill, Meter
 from vila2cli.ask.parts import Dialogue as Dialogue
 from vila2cli.ask.parts import HandedOut as HandedOut
@@ -27,16 +25,13 @@ from vila2cli.ask.parts import Task as Task
 from vila2cli.ask.parts import Together as Together
 from vila2cli.ask.parts import lacking_shards as lacking_shards
 from vila2cli.ask.waiting import OpenShard, wait_for
-from vila2cli.engine import AnyRequest, Engine, Result
+from vila2cli.engine import AnyRequest, Engine, Preparing, Result
 from vila2cli.errors import DataError
+from vila2cli.image import Decode
+from vila2cli.run.feed import ahead, num_threads
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import Unreadable, samples_of
 from vila2cli.shards.sample import Reject, Sample
-
-NUM_DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that prepare samples, which is decoding images above all."""
-MAX_DECODED = 32
-"""Samples prepared ahead of the engine's own window."""
 
 BATCH = 32
 """Samples that are handed to a `Together` at once."""
@@ -72,9 +67,9 @@ class _Read:
     by: Sequence[OpenShard]
     sample: Sample | None = None
 
-    def prepare(self) -> Any:
+    def prepare(self, decode: Decode) -> Any:
         """What the tasks need of the sample, which is the same for all of them."""
-        return None if self.sample is None else self.by[0].part.task.prepare(self.sample)
+        return None if self.sample is None else self.by[0].part.task.prepare(self.sample, decode)
 
 
 _Prepared = tuple[_Read, Future[Any]]
@@ -149,7 +144,7 @@ class Annotator:
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
     def _timed(self, num_samples: int) -> dict[str, float]:
-        before, meter = self._figures.copy(), Meter(self._engine)
+        before, meter = self._figures.copy(), Meter(self._engine, waits=self._bill.waits)
         self._num_left = num_samples
         self._converse()
         names = ("begun", "answered", "requests", "tokens")
@@ -161,7 +156,13 @@ class Annotator:
         """Read the shards and prepare their samples; of shards that are open in the end nothing stays."""
         self._bill = Bill(Meter(self._engine, self._num_side_by_side))
         self._show_notes()
-        prepared = ahead(_Read.prepare, self._read(handed_out), num_workers=NUM_DECODERS, window=MAX_DECODED)
+        preparing = self._engine.preparing if self._engine else Preparing()
+        prepared = ahead(
+            lambda read: read.prepare(preparing.decode),
+            self._read(handed_out),
+            num_workers=num_threads(preparing.workers, self._num_side_by_side),
+            waits=self._bill.waits,
+        )
         try:
             with contextlib.closing(prepared):
                 self._feed = _in_batches(prepared, self._together) if self._together else prepared

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from vila2cli.image import decode_image
+from vila2cli.image import Decode, decode_image
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Reject, Sample, is_kept
@@ -25,6 +25,8 @@ def has_one_image(out: ShardWriter, sample: Sample) -> bool:
     return False
 
 
-def decode_images(sample: Sample, *, max_pixels: int) -> tuple[Image.Image, ...]:
-    """A sample's images; raises DataError for one that cannot be decoded."""
-    return tuple(decode_image(image.data, max_pixels=max_pixels) for image in sample.images)
+def decode_images(
+    sample: Sample, decode: Decode = decode_image, *, max_pixels: int, draft: float
+) -> tuple[Image.Image, ...]:
+    """A sample's images as `decode` makes them; raises DataError for one that cannot be decoded."""
+    return tuple(decode(image.data, max_pixels=max_pixels, draft=draft) for image in sample.images)

@@ -2,8 +2,10 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 from vila2cli.engine import Engine
+from vila2cli.run.feed import Waits
 
 
 class Meter:
@@ -12,8 +14,10 @@ class Meter:
     Of replicas that work side by side each counts its part of the seconds, which together are those that pass.
     """
 
-    def __init__(self, engine: Engine | None, num_side_by_side: int = 1) -> None:
+    def __init__(self, engine: Engine | None, num_side_by_side: int = 1, waits: Waits | None = None) -> None:
         self._engine, self._num_side_by_side = engine, num_side_by_side
+        self.waits = waits or Waits()
+        self._waited = replace(self.waits)
         self._start_s, self._dollars = time.perf_counter(), engine.dollars if engine else 0.0
 
     def read(self) -> dict[str, float]:
@@ -21,11 +25,13 @@ class Meter:
         now_s, start_s = time.perf_counter(), self._start_s
         seconds, self._start_s = now_s - start_s, now_s
         engine = self._engine
+        waited = self._take_waits()
         if engine is None:
-            return {"seconds": seconds, "device_seconds": seconds}
+            return {"seconds": seconds, "device_seconds": seconds, **waited}
         figures = {
             "seconds": seconds / self._num_side_by_side,
             "device_seconds": seconds * engine.num_devices,
+            **waited,
         }
         if engine.device_kind != "core":
             figures[f"{engine.device_kind}_seconds"] = figures["device_seconds"]
@@ -33,6 +39,15 @@ class Meter:
             figures["dollars"] = engine.dollars - self._dollars
             self._dollars = engine.dollars
         return figures
+
+    def _take_waits(self) -> dict[str, float]:
+        """What was waited since the last reading, shared as the seconds are."""
+        now, before = self.waits, self._waited
+        self._waited = replace(now)
+        return {
+            "waited_for_pictures": (now.for_pictures - before.for_pictures) / self._num_side_by_side,
+            "pictures_waited": (now.for_engine - before.for_engine) / self._num_side_by_side,
+        }
 
 
 class Bill:
@@ -45,6 +60,11 @@ class Bill:
         self._meter = meter
         self._work: Counter[str] = Counter()
         self._owed: dict[str, dict[str, float]] = {}
+
+    @property
+    def waits(self) -> Waits:
+        """Where those who wait count for how long."""
+        return self._meter.waits
 
     def work(self, layer: str, num_tokens: int) -> None:
         """Note an answer; the request itself counts as a token."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from vila2cli.engine import (
     DeviceKind,
     Engine,
     EngineSettings,
+    Preparing,
     Request,
     Result,
     choose_engine,
@@ -22,6 +24,8 @@ from vila2cli.engine import (
     open_engine,
 )
 from vila2cli.engine.keys import api_key
+from vila2cli.image import Decode, decode_image
+from vila2cli.model.checkpoint import resolve_model
 from vila2cli.run.stopping import Stop
 from vila2cli.shards.sample import Turn
 
@@ -122,6 +126,25 @@ class LazyEngine:
         self.name, self.model, self.model_sha256 = asked.engine, asked.name, asked.model_sha256
         self.notes: list[str] = []
         self._asked, self._stop = asked, stop
+
+    @property
+    def preparing(self) -> Preparing:
+        return Preparing(self._decode, self._asked.settings.machine.workers)
+
+    def _decode(self, data: bytes, *, max_pixels: int, draft: float) -> Image.Image:
+        """As the engine has it; before the model is loaded by its processor alone."""
+        decode = self._unloaded if self._engine is None else self._engine.preparing.decode
+        return decode(data, max_pixels=max_pixels, draft=draft)
+
+    @cached_property
+    def _unloaded(self) -> Decode:
+        if self.name == "api":
+            return decode_image
+        from vila2cli.engine.asking import chat_for
+        from vila2cli.model.loading import load_processor
+
+        chat = chat_for(load_processor(resolve_model(self._asked.model)), self._asked.settings.asked)
+        return partial(decode_image, made=chat.made)
 
     @property
     def dollars(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from vila2cli.engine import AnyRequest, Result
+from vila2cli.image import Decode
 from vila2cli.shards import LayerWriter, Shard, ShardWriter
 from vila2cli.shards.sample import Sample
 
@@ -24,8 +25,11 @@ class Task(Protocol[Made]):
         """Whether to talk about a sample; False after telling the writer what becomes of it instead."""
         ...
 
-    def prepare(self, sample: Sample) -> Made:
-        """What a talk about a sample needs, decoded images above all; raises DataError for bad ones."""
+    def prepare(self, sample: Sample, decode: Decode) -> Made:
+        """What a talk about a sample needs, above all the images; raises DataError for bad ones.
+
+        `decode` makes those that are shown to the model.
+        """
         ...
 
     def talk(self, out: ShardWriter, sample: Sample, made: Made) -> Dialogue:

@@ -96,7 +96,7 @@ class Captioner:
         self.layer, self.provenance = layer, provenance
         self.settings = settings = recipe.captions_of(layer)
         self._schema = settings.schema if isinstance(settings, LayerSettings) and settings.schema else None
-        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels, draft=recipe.data.draft)
         self._seed, self._own_prompts = recipe.seed, recipe.prompts
         self._max_judge_tokens = recipe.judge.max_new_tokens
         self._standard = standard_of(self.settings)

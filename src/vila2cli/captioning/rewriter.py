@@ -18,6 +18,7 @@ from vila2cli.captioning.attempts import (
 )
 from vila2cli.engine import Request, Result
 from vila2cli.errors import RecipeError
+from vila2cli.image import Decode
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.sample import ORIGINAL, Annotation, Sample, Turn, caption_of
@@ -73,7 +74,7 @@ class Rewriter:
         out.skip(sample, NOTHING)
         return False
 
-    def prepare(self, sample: Sample) -> None:
+    def prepare(self, sample: Sample, decode: Decode) -> None:
         """Nothing: the captions are all that is sent."""
 
     def talk(self, out: ShardWriter, sample: Sample, made: None) -> Dialogue:

@@ -18,10 +18,11 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from vila2cli.errors import ModelError
+from vila2cli.image import Decode, decode_image
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
 from vila2cli.run.stopping import Stop
-from vila2cli.settings import ApiSettings, AskedSettings, MachineSettings
+from vila2cli.settings import ApiSettings, AskedSettings, MachineSettings, Workers
 from vila2cli.shards.credentials import masked
 from vila2cli.shards.places import redacted
 from vila2cli.shards.sample import Turn
@@ -139,11 +140,20 @@ def context_for(num_images: int) -> int:
     return max(_CONTEXT, 1024 * num_images)
 
 
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """What makes the pictures of an engine's requests, and in how many threads beside the one that asks."""
+
+    decode: Decode = decode_image
+    workers: Workers = "auto"
+
+
 class Engine(Protocol):
     """A loaded model. `notes` are lines for the person at the terminal: which engine runs, and why.
 
     A stream of requests may run dry and go on: it is asked again once results came out, and has
     ended when it is dry with nothing left in flight. So what follows from a result can be asked too.
+    Pictures that `preparing` makes are ready for the model, as far as there is memory for it.
     """
 
     @property
@@ -158,6 +168,8 @@ class Engine(Protocol):
     def device_kind(self) -> DeviceKind: ...
     @property
     def notes(self) -> list[str]: ...
+    @property
+    def preparing(self) -> Preparing: ...
     @property
     def dollars(self) -> float:
         """What a server charged so far, at the prices of [api]; 0 for a model that runs here."""
@@ -288,5 +300,6 @@ def _open_api(model: str, settings: EngineSettings, stop: Stop) -> Engine:
     engine = ApiEngine(
         model, settings.api, settings.api_key, stop, asked=settings.asked, fails_alone=settings.fails_alone
     )
+    engine.preparing = Preparing(workers=settings.machine.workers)
     engine.notes.insert(0, f"engine: api ({masked(engine.model)} at {redacted(settings.api.base_url)})")
     return engine

@@ -19,7 +19,7 @@ from typing import Any
 
 import openai
 
-from vila2cli.engine import AnyRequest, DeviceKind, Failure, Request, Result, ScoreRequest, identify
+from vila2cli.engine import AnyRequest, DeviceKind, Failure, Preparing, Request, Result, ScoreRequest, identify
 from vila2cli.engine.asking import beyond_protocol, shown_beyond_protocol, with_system
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
@@ -81,6 +81,7 @@ class ApiEngine:
     name = "api"
     num_devices = 1  # the server's are not known
     device_kind: DeviceKind = "server"
+    preparing = Preparing()
 
     def __init__(
         self,

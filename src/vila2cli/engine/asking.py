@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from vila2cli.engine import AnyRequest
+from vila2cli.engine import AnyRequest, Preparing
 from vila2cli.errors import ModelError
 from vila2cli.model.chat import Chat
-from vila2cli.settings import AskedSettings, ShownSettings
+from vila2cli.model.ready import Preparer
+from vila2cli.settings import AskedSettings, MachineSettings, ShownSettings
 from vila2cli.shards.sample import Turn
 
 
@@ -25,6 +26,11 @@ def chat_for(processor: Any, asked: AskedSettings) -> Chat:
     if asked.system:
         chat.check_system(asked.system)
     return chat
+
+
+def preparing_for(chat: Chat, machine: MachineSettings) -> Preparing:
+    """How the pictures of requests to a checkpoint are made."""
+    return Preparing(Preparer(chat), machine.workers)
 
 
 def shown_beyond_protocol(asked: ShownSettings) -> dict[str, Any]:

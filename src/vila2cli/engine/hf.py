@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
 from vila2cli.engine.adapted import Adapted
-from vila2cli.engine.asking import chat_for, with_system
+from vila2cli.engine.asking import chat_for, preparing_for, with_system
 from vila2cli.engine.batching import chunks_by_group, largest_batch
 from vila2cli.engine.ending import Ending
 from vila2cli.engine.limits import (
@@ -36,6 +36,7 @@ from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import RUN_ERRORS, architecture, load_generator, load_processor
+from vila2cli.model.ready import release
 from vila2cli.model.reference import ASKED
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
@@ -79,6 +80,8 @@ class HfEngine:
         if self._chat.whole:
             self._limit = 1
             self.notes.append("its processor lays out every prompt with its pictures: one request at a time")
+        self._asks_again = settings.parts > 1
+        self.preparing = preparing_for(self._chat, settings.machine)
         self._adapted = Adapted(self._net, settings.adapters) if settings.adapters else None
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
@@ -117,6 +120,7 @@ class HfEngine:
         while prepared:
             batch = [p for p in prepared[: self.batch_size] if p.num_new == prepared[0].num_new]
             done = self._first_that_fit(batch, self._generate)
+            self._release(batch[: len(done)])
             yield from done
             prepared = prepared[len(done) :]
 
@@ -128,8 +132,14 @@ class HfEngine:
         while prepared:
             batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
             done = self._first_that_fit(batch, self._score)
+            self._release(batch[: len(done)])
             yield from done
             prepared = prepared[len(done) :]
+
+    def _release(self, asked: Sequence[_Prepared]) -> None:
+        """Let go of tensors that the model has seen, unless other layers ask about the same pictures."""
+        if not self._asks_again:
+            release(image for p in asked for image in p.request.images)
 
     def _num_scored_together(self, prepared: Sequence[_Prepared]) -> int:
         """How many of the first requests, sorted by length, have logits that fit: B x T x V of them."""

@@ -10,13 +10,14 @@ import gc
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
+from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Preparing, Request, Result, ScoreRequest
 from vila2cli.engine.asking import chat_for, with_system
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import (
@@ -27,12 +28,14 @@ from vila2cli.engine.limits import (
     scored_ids,
 )
 from vila2cli.engine.vllm_options import context_on, engine_options, place
+from vila2cli.engine.vllm_ready import prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
+from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, TALL, WIDE, trial_picture
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
@@ -91,6 +94,8 @@ class VllmEngine:
                 "its processor lays out every prompt with its pictures, and vLLM does not ask it to"
             )
         self._most_images = settings.max_images
+        self._asks_once = settings.requests_per_image == settings.parts == 1
+        self.preparing = Preparing(workers=settings.machine.workers)
         config = AutoConfig.from_pretrained(folder)
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
@@ -154,6 +159,21 @@ class VllmEngine:
             several = self._most_images != 1 and self._chat.most_images is None
             for images in ((wide,), (tall, wide)) if several else ((wide,),):
                 self._compare_ids(Request(id="", messages=ASKED, images=images, max_new_tokens=1))
+            self._take_ready()
+
+    def _take_ready(self) -> None:
+        """Have pictures made ready in other threads, where vLLM takes them as it takes their pixels."""
+        preparer = Preparer(self._chat)
+        try:
+            take_ready(self._engine)
+            ids = self._chat.prompt_ids(ASKED, (trial_picture(WIDE),), expand=False)
+            takes_them = takes_alike(self._engine, ids, preparer)
+        except (AttributeError, TypeError, ImportError):
+            takes_them = False
+        if not takes_them:
+            preparer.makes_tensors = False
+            self.notes.append("vLLM makes pictures ready in its own thread: of this model it takes no others")
+        self.preparing = replace(self.preparing, decode=preparer)
 
     def _compare_ids(self, request: Request) -> None:
         """Raise ModelError where vLLM gives the model other ids for pictures than its own processor does."""
@@ -205,10 +225,10 @@ class VllmEngine:
                 ids, params = self._to_score(request)
             else:
                 ids, params = self._to_generate(request)
-            prompt: dict[str, Any] = {"prompt_token_ids": ids}
-            if request.images:
-                prompt["multi_modal_data"] = {"image": list(request.images)}
+            prompt = prompt_of(ids, request.images)
             self._engine.add_request(serial, prompt, params, lora_request=self._adapters.get(request.adapter))
+            if self._asks_once:
+                release(request.images)  # vLLM has them
         except _REFUSALS + _engine_errors() as error:
             return one_line(error)
         return None

@@ -13,7 +13,7 @@ from vila2cli.evaluation.measure import reasoning_of
 from vila2cli.evaluation.repair import REFUSED, Earlier
 from vila2cli.evaluation.shots import Shot, open_shots, with_shots
 from vila2cli.evaluation.subject import LAYER, Subject
-from vila2cli.image import decode_image
+from vila2cli.image import Decode
 from vila2cli.score.scorer import Reference
 from vila2cli.score.task import Task
 from vila2cli.shards import ShardWriter
@@ -48,7 +48,7 @@ class Questions:
     """
 
     def __init__(self, subject: Subject, task: Task, earlier: Mapping[str, Earlier]) -> None:
-        settings, self._max_pixels = subject.recipe.eval, subject.recipe.data.max_pixels
+        settings, self._data = subject.recipe.eval, subject.recipe.data
         self._subject, self._task, self._earlier = subject, task, earlier
         self._shots = None
         if settings.num_shots:
@@ -71,10 +71,11 @@ class Questions:
             return True
         return False
 
-    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+    def prepare(self, sample: Sample, decode: Decode) -> tuple[Image.Image, ...]:
         """The pictures of the shots and of the sample."""
         _, pictures = self._question(sample).messages()
-        return tuple(decode_image(data, max_pixels=self._max_pixels) for data in pictures)
+        data = self._data
+        return tuple(decode(one, max_pixels=data.max_pixels, draft=data.draft) for one in pictures)
 
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         """Ask the question and write the answer with its scores, or a reject where there is none."""

@@ -7,10 +7,10 @@ from typing import Any
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.files import DEFAULT_MAX_PIXELS
+from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 from vila2cli.filtering.image_hash import image_hash
 from vila2cli.filtering.metadata import Chooser
-from vila2cli.image import decode_image
+from vila2cli.image import Decode, decode_image
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Sample, caption_of, is_kept
 from vila2cli.text.compose import compose_caption, neutral
@@ -28,7 +28,7 @@ NOT_MET, TOP = "not_met", "top"
 
 @dataclass(slots=True)
 class Measured:
-    """A sample's caption, decoded image and the scores so far.
+    """A sample's caption, its image, the same as it is shown to the model, and the scores so far.
 
     What cannot be trained on has `unusable` among its scores, one word, and `error` when something
     went wrong with it.
@@ -36,6 +36,7 @@ class Measured:
 
     caption: str = ""
     image: Image.Image | None = None
+    shown: Image.Image | None = None
     scores: dict[str, Any] = field(default_factory=dict)
 
     def reject(self, reason: str, error: str) -> None:
@@ -53,7 +54,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A function of one sample, which threads can be handed; `chooser` where metadata is a rule."""
+    """A function of one sample, which threads can be handed; `chooser` where metadata is a rule.
+
+    With `shows` a model is shown the image.
+    """
 
     captions: Sequence[str]
     separator: str = "\n"
@@ -61,8 +65,10 @@ class Measure:
     reads_captions: bool = True
     decodes_pictures: bool = True
     chooser: Chooser | None = None
+    draft: float = DEFAULT_DRAFT
+    shows: bool = False
 
-    def __call__(self, sample: Sample) -> Measured:
+    def __call__(self, sample: Sample, decode: Decode = decode_image) -> Measured:
         if not is_kept(sample):
             return Measured(scores={"unusable": FILTERED_BEFORE})
         caption = neutral(compose_caption(sample, self.captions, self.separator) or "")
@@ -71,7 +77,7 @@ class Measure:
             measured.scores |= self._text_scores(sample)
         elif self.reads_captions:
             measured.scores["unusable"] = NO_CAPTION
-        self._look(sample, measured)
+        self._look(sample, measured, decode)
         if self.chooser is not None and measured.is_usable:
             self._choose(self.chooser, sample, measured)
         return measured
@@ -104,7 +110,7 @@ class Measure:
             "languages": sorted(languages),
         }
 
-    def _look(self, sample: Sample, measured: Measured) -> None:
+    def _look(self, sample: Sample, measured: Measured, decode: Decode) -> None:
         if len(sample.images) != 1:
             reason = "several-images" if sample.images else NO_IMAGE
             measured.reject(reason, f"the sample has {len(sample.images)} images, not one")
@@ -112,7 +118,10 @@ class Measure:
         if not self.decodes_pictures:
             return
         try:
-            measured.image = decode_image(sample.images[0].data, max_pixels=self.max_pixels)
+            data = sample.images[0].data
+            measured.image = decode_image(data, max_pixels=self.max_pixels)
+            if self.shows and measured.is_usable:
+                measured.shown = decode(data, max_pixels=self.max_pixels, draft=self.draft)
         except DataError as error:
             measured.reject("bad-image", str(error))
             return

@@ -37,7 +37,7 @@ class Scorer:
 
     def talk(self, out: ShardWriter, sample: Sample, measured: Measured) -> Dialogue:
         """Ask for the perplexities of a usable caption and write its scores."""
-        image, measured.image = measured.image, None
+        image, measured.image, measured.shown = measured.shown, None, None
         kinds = [score for score in self._scores if score != "similarity"] if measured.is_asked_about else []
         logprobs: tuple[float, ...] = ()
         if kinds:
@@ -56,12 +56,12 @@ class Scorer:
         out.count(tokens=num_tokens)
 
     def _request(self, score: Score, sample: Sample, caption: str, image: Image.Image | None) -> ScoreRequest:
-        assert image is not None, "usable samples have one"
         with_image = score == "perplexity"
+        assert image is not None or not with_image, "usable samples have one"
         return ScoreRequest(
             id=score,
             messages=(Turn("user", self._prompt),),
-            images=(image,) if with_image else (),
+            images=(image,) if with_image and image else (),
             image_sha256s=(sample.image_sha256,) if with_image else (),
             text=caption,
         )

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from vila2cli.ask.images import decode_images
 from vila2cli.ask.model import AskedModel
 from vila2cli.engine import EngineSettings
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.image import Decode
 from vila2cli.judging.pairing import Draw
 from vila2cli.judging.protocols import (
     Captions,
@@ -51,7 +51,7 @@ class Judge(ABC):
         """What decides its verdicts beside the captions."""
 
     @abstractmethod
-    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+    def prepare(self, sample: Sample, decode: Decode) -> tuple[Image.Image, ...]:
         """The images that it looks at."""
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Oracle(Judge):
     def protocol(self) -> dict[str, Any]:
         return {"rule": "slots-1"}
 
-    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
+    def prepare(self, sample: Sample, decode: Decode) -> tuple[Image.Image, ...]:
         return ()
 
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
@@ -126,7 +126,7 @@ class ModelJudge(Judge):
             )
         self.asked = asked_judge(settings, max_new_tokens, recipe.engine_of("judge"))
         self.limits = recipe.data.limits()
-        self._decode = partial(decode_images, max_pixels=recipe.data.max_pixels)
+        self._data = recipe.data
         self._blank = replace(
             self._blank,
             model=self.asked.name,
@@ -154,8 +154,8 @@ class ModelJudge(Judge):
             out.reject(Reject(out.name, sample.key, NO_IMAGE, "the sample has no image to judge by"))
         return bool(sample.images)
 
-    def prepare(self, sample: Sample) -> tuple[Image.Image, ...]:
-        return self._decode(sample)
+    def prepare(self, sample: Sample, decode: Decode) -> tuple[Image.Image, ...]:
+        return decode_images(sample, decode, max_pixels=self._data.max_pixels, draft=self._data.draft)
 
     def talk(self, out: ShardWriter, sample: Sample, images: tuple[Image.Image, ...]) -> Dialogue:
         captions, pairs = self.captions_of(out, sample), self.draw.pairs

@@ -14,6 +14,7 @@ from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
 from vila2cli.engine import Result
 from vila2cli.errors import BudgetError, DataError, RecipeError, RejectBudgetError
+from vila2cli.image import Decode
 from vila2cli.judging.judges import asked_judge
 from vila2cli.judging.results import problem_of, why_unread
 from vila2cli.run.folder import claim
@@ -147,7 +148,7 @@ class Marks:
             )
         return reject is None
 
-    def prepare(self, sample: Sample) -> None:
+    def prepare(self, sample: Sample, decode: Decode) -> None:
         """Nothing: the judge is shown no image."""
 
     def talk(self, out: ShardWriter, sample: Sample, made: None) -> Dialogue:

@@ -21,6 +21,7 @@ from vila2cli.model.parts import IGNORE_INDEX as IGNORE_INDEX
 from vila2cli.model.parts import Rendered, split, with_texts
 from vila2cli.model.parts import collate as collate
 from vila2cli.model.pictures import Nested, Pictures
+from vila2cli.model.ready import join_ready
 from vila2cli.model.reference import check
 from vila2cli.model.rendering import Rendering, Span
 from vila2cli.model.rendering import turn_parts as turn_parts
@@ -202,7 +203,8 @@ class Chat:
                 f"{type(self.processor).__name__} lays out every prompt with its pictures, so its model can be "
                 "asked but not trained"
             )
-        return self.pictures.tensors(images)
+        ready = join_ready(images, lambda image: self.pictures.tensors([[image]]))
+        return self.pictures.tensors(images) if ready is None else ready
 
     def made(self, size: Size) -> Size | None:
         """The size to which the image processor scales an image, None where it is open or left as it is."""

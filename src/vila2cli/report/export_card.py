@@ -1,6 +1,7 @@
 """The card of an export: how it is loaded, what is in it, and the card of the layer that it was made from."""
 
 from pathlib import Path
+from typing import Any
 
 from vila2cli import __version__
 from vila2cli.errors import DataError
@@ -22,6 +23,7 @@ def export_card(folder: Path, form: str, source: Source, recipe: Recipe, *, lice
     summary = JsonReader(folder).read(folder / "summary.json")
     num_out = whole(summary.get("out"))
     files = _DATA_FILES.get(form)
+    loaded: dict[str, Any] = {"configs": [{"config_name": "default", "data_files": files}]} if files else {}
     head = DatasetCardData(
         pretty_name=card_name(folder),
         license=license,
@@ -30,9 +32,8 @@ def export_card(folder: Path, form: str, source: Source, recipe: Recipe, *, lice
         task_categories=["image-to-text"],
         size_categories=[size_category(num_out)] if num_out else None,
         tags=["vila2", "synthetic captions", form],
+        **loaded,
     )
-    if files:
-        head.configs = [{"config_name": "default", "data_files": files}]
     about = (
         f"Written by `vila2 shards export {form}` {__version__}. Captions other than the original ones are "
         "written by a model, unchecked by people. The licence of pictures and captions is that of the base, "

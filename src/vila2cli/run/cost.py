@@ -18,7 +18,8 @@ class Cost:
 
     `device` names the unit of hours ("core-hours", "GPU-hours" or "server-hours"). Dollars are what a
     server charged for tokens (`spent`), else those of the hours, and 0 when no price is set. Rates are 0
-    when nothing was timed.
+    when nothing was timed. Of the seconds the model `waited_for_pictures`, or pictures that were ready waited
+    for it (`pictures_waited`).
     """
 
     num_images: int
@@ -28,6 +29,8 @@ class Cost:
     device: str = "core-hours"
     dollars_per_hour: float = 0.0
     spent: float | None = None
+    waited_for_pictures: float = 0.0
+    pictures_waited: float = 0.0
 
     @property
     def images_per_s(self) -> float:
@@ -65,6 +68,8 @@ class Cost:
             "hours_per_1k_images": self.hours_per_1k,
             "dollars": self.dollars,
             "dollars_per_1k_images": self.dollars_per_1k,
+            "waited_for_pictures": self.waited_for_pictures,
+            "pictures_waited": self.pictures_waited,
         }
         rounded: dict[str, float | int | str] = {name: float(f"{value:.6g}") for name, value in values.items()}
         return {
@@ -84,6 +89,8 @@ class Cost:
             num_tokens=round(share * self.num_tokens),
             seconds=share * self.seconds,
             spent=None if self.spent is None else share * self.spent,
+            waited_for_pictures=share * self.waited_for_pictures,
+            pictures_waited=share * self.pictures_waited,
         )
 
     def line(self) -> str:
@@ -110,6 +117,16 @@ def cost_of(settings: CostSettings, figures: Mapping[str, float]) -> Cost:
         device="GPU-hours" if on_gpu else "server-hours" if on_server else settings.device,
         dollars_per_hour=0.0 if on_server else settings.dollars_per_hour,
         spent=figures.get("dollars", 0.0) if on_server else None,
+        waited_for_pictures=figures.get("waited_for_pictures", 0.0),
+        pictures_waited=figures.get("pictures_waited", 0.0),
+    )
+
+
+def waits_line(figures: Mapping[str, float]) -> str:
+    """Who waited for whom, by the figures of stats files."""
+    return (
+        f"the model waited {three_digits(figures.get('waited_for_pictures', 0.0))} s for pictures, and "
+        f"pictures that were ready {three_digits(figures.get('pictures_waited', 0.0))} s for the model"
     )
 
 

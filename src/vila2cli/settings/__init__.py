@@ -23,7 +23,16 @@ from vila2cli.settings.asking import (
     RewriteSettings,
     WritingSettings,
 )
-from vila2cli.settings.kinds import JudgeName, Language, Origin, Part, Settings, SpecialistName, setting
+from vila2cli.settings.kinds import (
+    JudgeName,
+    Language,
+    Origin,
+    Part,
+    Settings,
+    SpecialistName,
+    Workers,
+    setting,
+)
 from vila2cli.settings.layers import RECAPTION, CaptionLayerSettings, LayerName
 from vila2cli.settings.machine import AskingStage, MachineSettings, StageMachineSettings
 from vila2cli.settings.slurm import Line, SlurmSettings
@@ -69,6 +78,7 @@ __all__ = [
     "SpecialistSettings",
     "TrainSettings",
     "TrainerSettings",
+    "Workers",
     "WorldSettings",
     "WritingSettings",
     "describe",

@@ -56,6 +56,28 @@ MaxUnusable = Annotated[
     float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
 ]
 Temperature = Annotated[float, setting("sampling temperature, 0 for greedy", ge=0)]
+
+
+def number_or(word: str, least: int = 1) -> BeforeValidator:
+    """Holds a setting to a word or a whole number."""
+
+    def check(value: Any) -> Any:
+        if value == word or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+            return value
+        raise ValueError(f'should be "{word}" or a number from {least} on')
+
+    return BeforeValidator(check)
+
+
+Workers = Annotated[
+    Literal["auto"] | NonNegativeInt,
+    number_or("auto", least=0),
+    setting(
+        "threads of each process that make pictures ready ahead of the model, 0 for none; auto: one for each "
+        "core, shared with the processes that were started beside it",
+        decides=False,
+    ),
+]
 EngineName = Annotated[
     Literal["auto", "vllm", "hf", "api"],
     setting(

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_serializer
+from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer
 
-from vila2cli.settings.kinds import Settings, setting
+from vila2cli.settings.kinds import Settings, Workers, number_or, setting
 
 AskingStage = Literal["recaption", "rewrite", "relabel", "filter", "judge", "eval"]
 ONLY_SPEED = frozenset(
@@ -48,28 +48,17 @@ ONLY_SPEED = frozenset(
 """Arguments of vLLM that decide how fast an answer comes, not what it says; every other may."""
 
 
-def _number_or(word: str) -> BeforeValidator:
-    """Holds a setting to a word or a number from 1 on."""
-
-    def check(value: Any) -> Any:
-        if value == word or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-            return value
-        raise ValueError(f'should be "{word}" or a number from 1 on')
-
-    return BeforeValidator(check)
-
-
 class MachineSettings(Settings):
     """The GPUs, or without any the processor cores, of stages that ask a model, and vLLM's own settings."""
 
     gpus: Annotated[
         Literal["all"] | PositiveInt,
-        _number_or("all"),
+        number_or("all"),
         setting("GPUs used of those visible, or without any processor cores", decides=False),
     ] = "all"
     replicas: Annotated[
         Literal["auto"] | PositiveInt,
-        _number_or("auto"),
+        number_or("auto"),
         setting(
             "engines side by side, a process each, that are handed shards; auto: as many as fit on the GPUs, "
             "one without any, and one for a worker of several",
@@ -78,7 +67,7 @@ class MachineSettings(Settings):
     ] = "auto"
     tensor_parallel: Annotated[
         Literal["auto"] | PositiveInt,
-        _number_or("auto"),
+        number_or("auto"),
         setting(
             "GPUs that share a model in vLLM; auto: the least that divide its heads and hold weights and a "
             "batch's keys and values",
@@ -101,6 +90,7 @@ class MachineSettings(Settings):
     max_num_batched_tokens: Annotated[
         NonNegativeInt, setting("tokens that vLLM works on in one step, 0 for its own choice", decides=False)
     ] = 0
+    workers: Workers = "auto"
     vllm: Annotated[
         dict[str, Any], setting("any other argument of vLLM's engine, by its name in EngineArgs")
     ] = Field(default_factory=dict)

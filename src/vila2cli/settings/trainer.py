@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from vila2cli.settings.kinds import Settings, one_is_a_list, setting
+from vila2cli.settings.kinds import Settings, Workers, one_is_a_list, setting
 
 Tracker = Literal[
     "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
@@ -52,8 +52,9 @@ class TrainerSettings(Settings):
         bool, setting("with base.dtype bfloat16 keep and update the weights in float32", decides=False)
     ] = True
     prefetch: Annotated[
-        NonNegativeInt, setting("optimizer steps whose images are decoded ahead, in a thread", decides=False)
+        NonNegativeInt, setting("optimizer steps whose images are made ready ahead", decides=False)
     ] = 1
+    workers: Workers = "auto"
     checkpoint_every: Annotated[
         NonNegativeInt,
         setting(

@@ -199,6 +199,8 @@ def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
         settings.reads_captions,
         settings.decodes_pictures,
         Chooser(settings) if settings.by_metadata else None,
+        draft=recipe.data.draft,
+        shows="perplexity" in settings.scores,
     )
     prompt = prompt_text(settings.prompt, recipe.prompts)
     drawn = _drawn(recipe)

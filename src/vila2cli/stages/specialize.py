@@ -201,7 +201,7 @@ class Relabeller:
 
     def __init__(self, recipe: Recipe, name: str, model: str, engine: str) -> None:
         self.recipe, self.name, self.engine_name = recipe, name, engine
-        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels)
+        self.prepare = partial(decode_images, max_pixels=recipe.data.max_pixels, draft=recipe.data.draft)
         self.settings, kind = settings_of(recipe, name), recipe.recaption.engine
         self.adapter = model if kind != "api" and is_adapter(model) else ""
         self.model, self.model_sha256 = identify(kind, model, recipe.api)

@@ -61,7 +61,9 @@ def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterat
                 continue
             for turns in _shown(shard.name, sample, composition) or [()]:
                 try:
-                    encoded = encode_sample(sample, chat, turns, settings.max_length, recipe.data.max_pixels)
+                    encoded = encode_sample(
+                        sample, chat, turns, settings.max_length, recipe.data.max_pixels, recipe.data.draft
+                    )
                 except Unusable as error:
                     yield printable(f"{name}: untrainable: {error}")
                 else:

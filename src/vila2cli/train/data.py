@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from vila2cli.errors import DataError
-from vila2cli.files import DEFAULT_MAX_PIXELS
-from vila2cli.image import decode_image
+from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
+from vila2cli.image import Decode, decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import Sample, Turn
@@ -35,9 +36,11 @@ class TrainSample:
     labels: Sequence[int]
     images: Sequence[ImageBytes]
     max_pixels: int = DEFAULT_MAX_PIXELS
+    draft: float = DEFAULT_DRAFT
 
-    def decoded(self) -> list[Image.Image]:
-        return [decode_image(image.data, max_pixels=self.max_pixels) for image in self.images]
+    def decoded(self, decode: Decode = decode_image) -> list[Image.Image]:
+        """Its images, as `decode` makes them of their bytes."""
+        return [decode(image.data, max_pixels=self.max_pixels, draft=self.draft) for image in self.images]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +75,33 @@ def encode_sample(
     turns: Sequence[Turn],
     max_length: int,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    draft: float = DEFAULT_DRAFT,
+    images: Callable[[], Sequence[Image.Image]] | None = None,
 ) -> TrainSample:
     """Tokenise one composed sample; raises Unusable when it cannot be trained on.
 
-    No sequence is cut, so neither images nor answers are ever cut away.
+    No sequence is cut, so neither images nor answers are ever cut away. `images` gives the sample's as
+    `decode_sample` does.
     """
     if not turns:
         raise Unusable(_UNTRAINABLE, "it has none of the captions named in the recipe, and no conversation")
+    shown = decode_sample(sample, chat, max_pixels, draft) if images is None else images()
     try:
-        images = [decode_image(image.data, max_pixels=max_pixels) for image in sample.images]
-    except DataError as error:
-        raise Unusable("bad-image", str(error)) from None
-    try:
-        ids, labels = chat.train_ids(turns, images)
+        ids, labels = chat.train_ids(turns, shown)
     except DataError as error:
         raise Unusable(_UNTRAINABLE, str(error)) from None
     if len(ids) > max_length:
         raise Unusable(_UNTRAINABLE, f"its {len(ids)} tokens are more than max_length = {max_length}")
-    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images, max_pixels)
+    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images, max_pixels, draft)
+
+
+def decode_sample(sample: Sample, chat: Chat, max_pixels: int, draft: float) -> tuple[Image.Image, ...]:
+    """A sample's images; raises Unusable where one cannot be decoded."""
+    decode = partial(decode_image, max_pixels=max_pixels, draft=draft, made=chat.made)
+    try:
+        return tuple(decode(image.data) for image in sample.images)
+    except DataError as error:
+        raise Unusable("bad-image", str(error)) from None
 
 
 def lengths_of(samples: Sequence[TrainSample], source: int = 0) -> Lengths:

@@ -45,6 +45,7 @@ from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.manner import Manner
 from vila2cli.train.memory import naming_what_to_lower, settings_key
+from vila2cli.train.pictures import threads_here
 from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
@@ -306,7 +307,6 @@ class _Job:
     def _samples(self, number: int, phase: Phase) -> tuple[SampleStore, dict[str, dict[str, int]]]:
         """The samples of all sources of a phase, tokenised by all processes, and what each source gave."""
         sources, counts = [], {}
-        limit = phase.settings.max_samples
         for data in phase.sources:
             stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
             rejects = [reject for one in stored for reject in one.rejects]
@@ -323,7 +323,8 @@ class _Job:
                 "rejected": len(rejects),
             }
         choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
-        samples = SampleStore(sources, [limit] * len(sources), self.recipe.data.max_pixels, choices)
+        limits, decoding = [phase.settings.max_samples] * len(sources), self.recipe.data
+        samples = SampleStore(sources, limits, decoding.max_pixels, choices, decoding.draft)
         rows = samples.lengths.rows(0)
         for i, name in enumerate(counts):
             here = rows[samples.lengths.source[rows] == i]
@@ -352,6 +353,8 @@ class _Job:
                 digests=self._digests.get(data.name),
                 may_lack_images=data.may_lack_images,
                 max_pixels=self.recipe.data.max_pixels,
+                draft=self.recipe.data.draft,
+                num_workers=threads_here(self.recipe.trainer.workers, self.ranks.count),
                 choosing=data.choosing,
             )
 

@@ -1,10 +1,10 @@
 """The training loop of every stage: align, pretrain, SFT and specialists differ only in their settings."""
 
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from vila2cli.errors import Interrupted, ModelError, RecipeError
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import freeze_all_but, parts_of
+from vila2cli.run.feed import Waits, ahead
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import Part, TrainerSettings, TrainSettings
@@ -27,6 +28,7 @@ from vila2cli.train.flops import peak_flops, work_of
 from vila2cli.train.journal import Journal
 from vila2cli.train.manner import Manner
 from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
+from vila2cli.train.pictures import Showing, threads_here
 from vila2cli.train.placement import Wrapped, layers
 from vila2cli.train.plan import Step, num_steps, plan_pass, plan_steps
 from vila2cli.train.resume import Checkpoints, Cursor
@@ -41,7 +43,8 @@ class FitResult:
     """What a phase did: optimizer steps, samples and tokens seen, mean loss of the last tenth of the steps.
 
     `padding` is the share of positions in forward passes that held no sample's token, `idle` that of
-    forward passes in which a process had nothing to do, `seen` what each source gave.
+    forward passes in which a process had nothing to do, `seen` what each source gave. Of the `seconds` the
+    model `waited_for_pictures`, or those of steps to come, ready by then, waited for it (`pictures_waited`).
     """
 
     num_steps: int
@@ -51,6 +54,8 @@ class FitResult:
     seconds: float
     padding: float
     idle: float
+    waited_for_pictures: float
+    pictures_waited: float
     seen: dict[str, dict[str, float]]
 
 
@@ -124,12 +129,15 @@ class _Run:
         _economise(model, trainer)
         caches = settings.cache_features and "vision_tower" not in settings.train
         features = TowerFeatures(model) if caches else None
+        self.showing = Showing(chat, threads_here(trainer.workers, self.ranks.count))
+        self.waits = Waits()
         self.batcher = Batcher(
             chat,
             features,
             is_packed=settings.packing,
             in_one=settings.packing and joins_sequences(kernel),
             stand_in=stand_in(chat) if self.ranks.count > 1 or is_sharded else None,
+            showing=self.showing,
             manner=manner,
         )
         self.one = plan_pass(lengths, names, settings)
@@ -158,10 +166,12 @@ class _Run:
             last_epoch=cursor.step - 1,
         )
         seconds_before, start = cursor.seconds, time.monotonic()
+        self.waits.for_pictures, self.waits.for_engine = cursor.waited_for_pictures, cursor.pictures_waited
         losses = deque(cursor.losses, maxlen=max(1, self.total // 10))
         every = self.around.trainer.checkpoint_every
         for step, loaded in self._loaded(cursor.step):
             cursor.seconds, cursor.losses = seconds_before + time.monotonic() - start, list(losses)
+            cursor.waited_for_pictures, cursor.pictures_waited = self.waits.for_pictures, self.waits.for_engine
             self._meet(cursor)
             where = f"{self.progress.stage}, step {cursor.step + 1}"
             with self.ranks.naming_the_missing(where), self.ranks.watch.over(where):
@@ -207,7 +217,7 @@ class _Run:
             self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
 
     def _loaded(self, first_step: int) -> Iterator[tuple[Step, list[Loaded]]]:
-        """The steps with their tensors, made ahead in a thread where no cache of features is filled."""
+        """The steps with their tensors, made ahead where no cache of features is filled."""
         steps = plan_steps(
             self.lengths,
             self.names,
@@ -216,8 +226,12 @@ class _Run:
             rank=self.ranks.index,
             num_ranks=self.ranks.count,
         )
-        ahead = self.around.trainer.prefetch if self.batcher.features is None else 0
-        return _ahead(islice(steps, first_step, None), self._load, ahead)
+        num = self.around.trainer.prefetch if self.batcher.features is None else 0
+        left = islice(steps, first_step, None)
+        made = ahead(self._load, left, num_workers=min(1, num), window=num + 1, waits=self.waits)
+        with self.showing, contextlib.closing(made):
+            for step, loaded in made:
+                yield step, loaded.result()
 
     def _load(self, step: Step) -> list[Loaded]:
         source = self.lengths.source
@@ -290,6 +304,8 @@ class _Run:
             seconds=seconds,
             padding=1 - num_tokens / max(1, cursor.num_places),
             idle=cursor.num_idle / max(1, self.total * self.ranks.count),
+            waited_for_pictures=self.waits.for_pictures,
+            pictures_waited=self.waits.for_engine,
             seen=cursor.seen,
         )
 
@@ -301,29 +317,6 @@ def _economise(model: PreTrainedModel, trainer: TrainerSettings) -> None:
     if trainer.compile:
         for layer in layers(model):
             layer.compile()
-
-
-def _ahead(
-    steps: Iterator[Step], load: Callable[[Step], list[Loaded]], number: int
-) -> Iterator[tuple[Step, list[Loaded]]]:
-    """Each step with what `load` gives for it, asked for `number` steps before it is needed."""
-    if not number:
-        yield from ((step, load(step)) for step in steps)
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="vila2-prefetch") as pool:
-        waiting: deque[tuple[Step, Future[list[Loaded]]]] = deque()
-        try:
-            for step in steps:
-                waiting.append((step, pool.submit(load, step)))
-                if len(waiting) > number:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def parameter_groups(model: PreTrainedModel, settings: TrainSettings) -> list[dict[str, Any]]:

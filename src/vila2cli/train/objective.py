@@ -6,6 +6,7 @@ Shapes: B sequences of S tokens, T trained tokens of them, V vocabulary entries;
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vila2cli.image import decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat, collate
+from vila2cli.model.ready import release
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, EncodedImage, Turn
 from vila2cli.train.data import TrainSample, first_trained
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.manner import Manner
 from vila2cli.train.packing import join, lay
+from vila2cli.train.pictures import Showing
 
 _BLANK_SIDE = 32
 
@@ -99,6 +103,7 @@ class Batcher:
 
     Packed samples share a sequence; `in_one` joins all sequences of a pass, for kernels that need no
     padding. `stand_in` is put into passes without any image, so that the tower runs in every process.
+    `showing` makes their images ready; without it they are decoded here.
     """
 
     chat: Chat
@@ -106,6 +111,7 @@ class Batcher:
     is_packed: bool = False
     in_one: bool = False
     stand_in: TrainSample | None = None
+    showing: Showing | None = None
     manner: Manner = field(default_factory=Manner)
 
     def load(self, sequences: Sequence[Sequence[tuple[TrainSample, int]]]) -> Loaded:
@@ -127,7 +133,7 @@ class Batcher:
             rows[name] = self._lay([[next(by_sample)[name] for _ in members] for members in sequences])
         tensors = {name: torch.tensor(values) for name, values in rows.items()}
         if self.features is None:
-            tensors |= self.chat.pixel_inputs([sample.decoded() for sample in samples])
+            tensors |= self._pixels(samples)
         if self.is_packed and self.manner.axes is not None:
             tensors["position_ids"] = self._positions(sequences, types, tensors)
         lengths = tuple(len(sample.ids) for sample in samples) if self.is_packed and self.in_one else None
@@ -170,9 +176,20 @@ class Batcher:
         missing = [s for s in loaded.samples if s.images and f"{s.key}/0" not in self.features]
         if missing:
             new = [f"{sample.key}/{i}" for sample in missing for i in range(len(sample.images))]
-            pixels = self.chat.pixel_inputs([[image] for sample in missing for image in sample.decoded()])
-            self.features.add(new, pixels)
+            self.features.add(new, self._pixels(missing, alone=True))
         return tensors, loaded.keys
+
+    def _pixels(self, samples: Sequence[TrainSample], *, alone: bool = False) -> dict[str, Any]:
+        """The image tensors of samples, with `alone` as if each image were one of its own."""
+        found = self.showing.images(samples) if self.showing else self._decoded(samples)
+        shown = [[image] for images in found for image in images] if alone else found
+        tensors = self.chat.pixel_inputs(shown)
+        release(image for images in found for image in images)
+        return tensors
+
+    def _decoded(self, samples: Sequence[TrainSample]) -> list[list[Image.Image]]:
+        decode = partial(decode_image, made=self.chat.made)
+        return [sample.decoded(decode) for sample in samples]
 
 
 def stand_in(chat: Chat) -> TrainSample:

@@ -47,6 +47,8 @@ class Cursor:
     num_places: int = 0
     num_idle: int = 0
     seconds: float = 0.0
+    waited_for_pictures: float = 0.0
+    pictures_waited: float = 0.0
     finished: list[dict[str, Any]] = field(default_factory=list)
 
 

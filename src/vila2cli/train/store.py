@@ -6,6 +6,7 @@ beside the ids. What is in memory are lengths: under 100 bytes a sample.
 """
 
 import bisect
+import contextlib
 import json
 import os
 import tarfile
@@ -17,12 +18,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from vila2cli.errors import DataError
-from vila2cli.files import DEFAULT_MAX_PIXELS, read_json, write_atomically
+from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json, write_atomically
 from vila2cli.model.chat import Chat
+from vila2cli.run.feed import ahead
 from vila2cli.shards import Shard, read_shard
 from vila2cli.shards.fingerprints import Fingerprint, of_status
 from vila2cli.shards.members import NO_IMAGE, Unusable
@@ -33,7 +36,7 @@ from vila2cli.shards.tarfiles import image_index, split_name
 from vila2cli.text.choose import Choice
 from vila2cli.train.choosing import PLAIN, Choosing, Drawn
 from vila2cli.train.choosing import TABLES as CHOICE_TABLES
-from vila2cli.train.data import Compose, Lengths, TrainSample, encode_sample, num_trained
+from vila2cli.train.data import Compose, Lengths, TrainSample, decode_sample, encode_sample, num_trained
 
 _TABLES = ("tokens", "images", "trained")
 
@@ -98,39 +101,52 @@ def store_shard(
     digests: Mapping[str, str] | None = None,
     may_lack_images: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    draft: float = DEFAULT_DRAFT,
     choosing: Choosing | None = None,
+    num_workers: int = 0,
 ) -> Stored:
     """Tokenise a shard into `path`, or read what is there from an earlier start.
 
     A sample with nothing to train, with an unreadable image or longer than `max_length` tokens becomes
     a reject, and so does a caption without a picture unless it `may_lack_images`. Where one of several captions
-    is drawn in each epoch, all of them are kept. Raises DataError when a part
-    of the shard is not of the digest that is to be recorded, see `Source.digest`.
+    is drawn in each epoch, all of them are kept. Images are decoded in `num_workers` threads beside this one.
+    Raises DataError when a part of the shard is not of the digest that is to be recorded, see `Source.digest`.
     """
+
+    def encode(
+        sample: Sample, images: Callable[[], Sequence[Image.Image]]
+    ) -> tuple[list[TrainSample], list[Any]]:
+        drawn = choosing.alternatives(sample) if choosing is not None else {}
+        told = [*drawn.values(), *compose(sample)] or [()]
+        made = [encode_sample(sample, chat, one, max_length, max_pixels, draft, images) for one in told]
+        return made, list(drawn)
+
+    def decode(one: Sample | Reject) -> tuple[Image.Image, ...]:
+        if isinstance(one, Reject) or not is_kept(one):
+            return ()
+        return decode_sample(one, chat, max_pixels, draft)
+
     notes = path.with_suffix(".json")
     if not notes.exists():
         rejects: list[Reject] = []
         filtered: list[str] = []
         writer = _Writer(shard, choosing)
         fingerprints: dict[str, Fingerprint] = {}
-        for sample in read_shard(shard, on_reject=rejects.append, fingerprints=fingerprints):
-            check_stop()
-            if not is_kept(sample):
-                filtered.append(sample.key)
-                continue
-            if sample.lacks_images and not may_lack_images:
-                rejects.append(Reject(shard.name, sample.key, NO_IMAGE, "a caption without its picture"))
-                continue
-            drawn = choosing.alternatives(sample) if choosing is not None else {}
-            try:
-                encoded = [
-                    encode_sample(sample, chat, turns, max_length, max_pixels)
-                    for turns in [*drawn.values(), *compose(sample)] or [()]
-                ]
-            except Unusable as error:
-                rejects.append(Reject(shard.name, sample.key, error.reason, str(error)))
-                continue
-            writer.add(sample, encoded, list(drawn))
+        read = ahead(decode, _read(shard, fingerprints), num_workers=num_workers)
+        with contextlib.closing(read):
+            for one, images in read:
+                check_stop()
+                if isinstance(one, Reject):
+                    rejects.append(one)
+                elif not is_kept(one):
+                    filtered.append(one.key)
+                elif one.lacks_images and not may_lack_images:
+                    rejects.append(Reject(shard.name, one.key, NO_IMAGE, "a caption without its picture"))
+                else:
+                    try:
+                        writer.add(one, *encode(one, images.result))
+                    except Unusable as error:
+                        rejects.append(Reject(shard.name, one.key, error.reason, str(error)))
         _check_digests(shard, fingerprints, digests or {})
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.write(path, fingerprints[shard.name])
@@ -144,6 +160,16 @@ def store_shard(
     known = read_json(notes)
     num_samples, rejects_known = known["samples"], tuple(Reject(**one) for one in known["rejects"])
     return Stored(path, num_samples, known.get("rows", num_samples), known["filtered"], rejects_known)
+
+
+def _read(shard: Shard, fingerprints: dict[str, Fingerprint]) -> Iterator[Sample | Reject]:
+    """The samples of a shard, and what cannot be one, in the order in which they are found."""
+    found: list[Reject] = []
+    for sample in read_shard(shard, on_reject=found.append, fingerprints=fingerprints):
+        yield from found
+        found.clear()
+        yield sample
+    yield from found
 
 
 def _check_digests(shard: Shard, found: Mapping[str, Fingerprint], digests: Mapping[str, str]) -> None:
@@ -264,8 +290,9 @@ class SampleStore(Sequence[TrainSample]):
         limits: Sequence[int],
         max_pixels: int = DEFAULT_MAX_PIXELS,
         choices: Mapping[int, Choice] = MappingProxyType({}),
+        draft: float = DEFAULT_DRAFT,
     ) -> None:
-        """`limits` bounds the samples of each source, 0 for all; `max_pixels` is that of `store_shard`.
+        """`limits` bounds the samples of each source, 0 for all; `max_pixels` and `draft` as in `store_shard`.
 
         `choices` has how one of several captions is drawn, by the number of a source.
         """
@@ -278,7 +305,7 @@ class SampleStore(Sequence[TrainSample]):
         for number, (source, limit) in enumerate(zip(sources, limits, strict=True)):
             left = limit or sum(stored.num_samples for stored in source)
             for stored in source:
-                file = _File(stored.path, max_pixels) if left and stored.num_rows else None
+                file = _File(stored.path, max_pixels, draft) if left and stored.num_rows else None
                 if file is not None:
                     count, num_samples = file.first_rows(left, stored, is_drawn=number in choices)
                     self._files.append(file)
@@ -316,8 +343,8 @@ class SampleStore(Sequence[TrainSample]):
 class _File:
     """One shard's samples, mapped and read slice by slice."""
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        self._file, self._max_pixels = _mapped(path), max_pixels
+    def __init__(self, path: Path, max_pixels: int, draft: float) -> None:
+        self._file, self._max_pixels, self._draft = _mapped(path), max_pixels, draft
         metadata = self._file.metadata()
         self._tar, self._place = metadata["tar"], metadata["place"]
         known = metadata.get("fingerprint")  # an earlier release began this training
@@ -346,7 +373,7 @@ class _File:
         images = [self._image(at, size) for at, size in zip(offsets, sizes, strict=True)]
         key = bytes(self._slice("keys", self._key_ends, index)).rstrip(b"\n").decode()
         # Keys repeat from source to source; the shard's path tells them apart.
-        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels)
+        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels, self._draft)
 
     def _slice(self, name: str, ends: NDArray[np.int64], index: int) -> list[int]:
         start, stop = int(ends[index - 1]) if index else 0, int(ends[index])

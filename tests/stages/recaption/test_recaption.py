@@ -215,3 +215,15 @@ def test_any_worker_split_writes_the_same_bytes(
     assert tars(tmp_path / "split") == whole
     rejects = (tmp_path / "split" / "rejects.jsonl").read_bytes()
     assert rejects == (tmp_path / "whole" / "rejects.jsonl").read_bytes()
+
+
+def test_any_number_of_threads_writes_the_same_bytes(
+    run: Callable[..., CaptionSummary], few: Path, tmp_path: Path
+) -> None:
+    for workers in (0, 1, 2):
+        recipe = settings(f"engine.workers={workers}", "recaption.max_new_tokens=8")
+        cost = run(str(workers), recipe, shards=[f"{few}/*.tar"]).cost.to_json()
+        assert 0 < float(cost["waited_for_pictures"]) < float(cost["seconds"])
+    written = [tars(tmp_path / str(workers)) for workers in (0, 1, 2)]
+    assert written[0] == written[1] == written[2]
+    assert len(written[0]) == NUM_SHARDS

@@ -3,9 +3,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 
-from vila2cli.ask.feed import ahead
 from vila2cli.errors import DataError
+from vila2cli.run.feed import Waits, ahead
 
 
 def num_feed_threads() -> int:
@@ -86,3 +87,38 @@ def test_an_error_of_the_source_is_raised_as_it_is() -> None:
     with pytest.raises(DataError, match="cut off"):
         list(ahead(lambda number: number, source(), num_workers=1, window=4))
     assert num_feed_threads() == 0
+
+
+def test_without_workers_each_is_made_when_it_is_taken() -> None:
+    begun: list[int] = []
+    made = ahead(lambda number: begun.append(number) or number, range(3), num_workers=0)
+    for number, future in made:
+        assert begun[-1] == number == future.result()
+        assert num_feed_threads() == 0
+
+
+def test_large_pictures_are_made_less_far_ahead() -> None:
+    num_made, num_taken, most = 0, 0, 0
+
+    def large(number: int) -> tuple[Image.Image, ...]:
+        nonlocal num_made
+        num_made += 1
+        return (Image.new("RGB", (500, 500)),)  # a megabyte
+
+    for _ in ahead(large, range(200), num_workers=1, window=100, max_bytes=10_000_000):
+        num_taken += 1
+        if num_taken > 40:  # by then what they take is known
+            most = max(most, num_made - num_taken)
+            time.sleep(0.001)
+    assert num_taken == num_made == 200
+    assert 1 <= most <= 11
+
+
+def test_who_waits_for_whom_is_counted() -> None:
+    slow_made, slow_taken = Waits(), Waits()
+    for _ in ahead(lambda _: time.sleep(0.02), range(10), num_workers=1, window=2, waits=slow_made):
+        pass
+    for _ in ahead(str, range(10), num_workers=1, window=2, waits=slow_taken):
+        time.sleep(0.02)
+    assert slow_made.for_pictures > 5 * slow_made.for_engine
+    assert slow_taken.for_engine > 5 * slow_taken.for_pictures
