@@ -1,6 +1,7 @@
 """Ids made of sizes alone, and tensors made quickly: those of the processor itself, for any size."""
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,21 @@ def test_plans_are_used_and_follow_odd_sizes_to_the_bit() -> None:
         made = outlines.tensors(image)
         assert made is not None
         assert all(same(made[name], own[name]) for name in own), size
+
+
+def test_a_thread_waits_until_it_is_settled_how_pictures_are_made() -> None:
+    """Else what it decodes meanwhile would be of another size than what is decoded later."""
+    chat = Chat(build(BaseSettings(architecture="idefics3"), seed=0)[1])
+    together, made = threading.Barrier(4), []
+
+    def look() -> None:
+        together.wait()
+        made.append(chat.made((900, 700)))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [chat.made((900, 700))] * 4
+    assert made[0] is not None
