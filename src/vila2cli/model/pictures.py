@@ -80,6 +80,11 @@ class Pictures:
             and all(_same(self._planned(image) or tensors, tensors) for image, _, tensors in own)
         )
 
+    def keep_levels(self, shown: Sequence[Image.Image]) -> None:
+        """Make tensors of levels as they are, for an engine that rescales and normalises them."""
+        self._merged()["images_kwargs"].update(do_rescale=False, do_normalize=False)
+        self.hasten(shown)
+
     @property
     def _numbers(self) -> tuple[int, ...]:
         """Numbers of images in which each may stand as another text."""
