@@ -206,7 +206,7 @@ class Chat:
                 f"{type(self.processor).__name__} lays out every prompt with its pictures, so its model can be "
                 "asked but not trained"
             )
-        ready = join_ready(images, lambda image: self.pictures.tensors([[image]]))
+        ready = join_ready(images, self.pictures)
         return self.pictures.tensors(images) if ready is None else ready
 
     def made(self, size: Size) -> Size | None:

@@ -31,7 +31,7 @@ class Pictures:
     `by_number` says whether an image stands as another text beside others than when it is the only one.
     `alone` says whether images may be handed to the image processor by itself, with the settings that the
     processor gives it, or whether the processor has to be called as a whole. `names` are those of the tensors
-    that the model takes, all of them while that is not known.
+    that the model takes, all of them while that is not known. `fills_up` as in `model.ready.join`.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -42,6 +42,7 @@ class Pictures:
         self.by_number = False
         self.alone = True
         self.names: frozenset[str] | None = None
+        self.fills_up = False
         self._settings: dict[str, dict[str, Any]] | None = None
         self._ids: dict[_Key, array[int]] = {}  # the most recently used is last
         self._texts: dict[_Key, str] = {}
