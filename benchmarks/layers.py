@@ -21,7 +21,7 @@ from typing import Any
 import running
 from recaption import versions
 from recaption_model import SIZES, build_model
-from recaption_rows import write_data
+from recaption_rows import discs, write_data
 from running import RECIPE, read_json, samples_of, write_results
 
 from vila2cli.files import to_json_bytes
@@ -108,7 +108,7 @@ def main() -> None:
     model = options.model or build_model(size, options.work / f"model-{options.size}")
     data = options.work / f"data-{options.num_images}-{options.num_shards}-{size.picture_side}"
     if not data.exists():
-        write_data(data, num_images=options.num_images, num_shards=options.num_shards, side=size.picture_side)
+        write_data(data, discs(options.num_images, size.picture_side), num_shards=options.num_shards)
     long, short = options.new_tokens
     sets = (
         f"recaption.engine={options.engine}",

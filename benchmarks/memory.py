@@ -27,7 +27,7 @@ from reading import make_shards as make_photographs
 from recaption_model import SIZES, build_model
 from running import machine, write_results
 
-from vila2cli.shards.tarfiles import TarWriter
+from vila2cli.shards.tarwriter import TarWriter
 
 LIMIT = 0.10
 READ = """

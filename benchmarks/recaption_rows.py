@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vila2cli.shards.tarfiles import TarWriter
+from vila2cli.shards.tarwriter import TarWriter
 
 PROMPT_ID = "long-v1"
 

@@ -8,12 +8,12 @@ import importlib
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,8 @@ class Forked:
     """A program that runs, as subprocess.Popen has it; what it prints is kept in files."""
 
     def __init__(self, forks: "Forks", pid: int, printed: tuple[Path, Path]) -> None:
-        self.pid, self.returncode = pid, None
-        self._forks, self._printed = forks, printed
-
-    returncode: int | None
+        self.pid, self._forks, self._printed = pid, forks, printed
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -62,10 +60,13 @@ class Forks:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._num = folder, 0
-        address = tempfile.mktemp(prefix="vila2-forks-")  # a path in the test's own folder may be too long
-        with Listener(address, "AF_UNIX") as listener:
-            self._process = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.DEVNULL)
-            self._connection = listener.accept()
+        here, there = socket.socketpair()
+        with here, there:
+            number = there.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(number)], stdin=subprocess.DEVNULL, pass_fds=[number]
+            )
+            self._connection = Connection(here.detach())
         self.ask("ready")
 
     def ask(self, *request: Any) -> Any:
@@ -130,6 +131,4 @@ if __name__ == "__main__":
     for _name in _MORE:
         importlib.import_module(_name)
     warm_up()
-    with Client(sys.argv[1], "AF_UNIX") as _connection:
-        _program = _serve(_connection)
-    _run(*_program)
+    _run(*_serve(Connection(int(sys.argv[1]))))

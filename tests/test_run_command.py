@@ -167,6 +167,7 @@ def test_a_signal_reaches_the_stage(forks: Forks, tmp_path: Path, number: signal
         time.sleep(0.2)
     process.send_signal(number)
     assert process.wait() == (75 if number == signal.SIGTERM else -signal.SIGKILL), process.communicate()
+    end_s = time.monotonic() + 60
     while left_in(tmp_path):
         assert time.monotonic() < end_s, "a stage goes on without the run that started it"
         time.sleep(0.05)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, Idefics3ImageProcessorPil
 
 from tiny_vlm import picture
 from vila2cli.engine import Engine, EngineSettings, Request, Result, open_engine
@@ -52,6 +52,21 @@ def check_batches(chat: Chat) -> int:
 
 def test_ready_pictures_make_the_tensors_of_their_pixels(chat: Chat) -> None:
     assert check_batches(chat) == len(SIZES)
+
+
+def test_ready_pictures_of_different_numbers_of_tiles_are_joined(
+    random_vlm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not made once more for the batch."""
+    processor = AutoProcessor.from_pretrained(random_vlm)
+    sides = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}}
+    processor.image_processor = Idefics3ImageProcessorPil(**sides)
+    chat = Chat(processor)
+    assert check_batches(chat) == len(SIZES)
+    ready = [Preparer(chat).of(picture(number).resize(size)) for number, size in enumerate(SIZES)]
+    assert len({image.tensors["pixel_values"].shape for image in ready if isinstance(image, ReadyPicture)}) > 1
+    monkeypatch.delattr(chat.pictures, "_processor")
+    assert len(chat.pixel_inputs([[image] for image in ready])["pixel_values"]) == len(SIZES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, open_engine
 from vila2cli.errors import ModelError
+from vila2cli.image import Decode, decode_image
 from vila2cli.settings import AskedSettings
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter
@@ -31,9 +33,15 @@ PREFIX = ("gemma3", "paligemma")
 """Families whose tokens of a picture see each other."""
 
 
-def requests(name: str) -> list[Request | ScoreRequest]:
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def requests(name: str, decode: Decode) -> list[Request | ScoreRequest]:
     """24 pictures of odd shapes to be described and some to be scored, and two in one prompt."""
-    shown = [picture(seed) for seed in range(NUM_PICTURES)]
+    shown = [decode(png(picture(seed)), max_pixels=10**6, draft=0) for seed in range(NUM_PICTURES)]
     asked: list[Request | ScoreRequest] = [
         Request(id=f"text {i}", messages=ASKED, images=(image,), max_new_tokens=12)
         for i, image in enumerate(shown)
@@ -64,8 +72,10 @@ def assert_alike(name: str, folder: Path) -> None:
         with pytest.raises(ModelError, match="see each other, for which vLLM has no kernel on a CPU"):
             opened("vllm", name, folder)
         return
-    asked = requests(name)
-    ours, theirs = (answers(opened(kind, name, folder), asked) for kind in ("hf", "vllm"))
+    engines = [opened(kind, name, folder) for kind in ("hf", "vllm")]
+    assert not any("in its own thread" in note for note in engines[1].notes)
+    ours = answers(engines[0], requests(name, decode_image))
+    theirs = answers(engines[1], requests(name, engines[1].preparing.decode))
     assert not [one.error for one in ours.values() if one.error]
     assert {key: (one.text, one.error) for key, one in theirs.items()} == {
         key: (one.text, one.error) for key, one in ours.items()
@@ -108,9 +118,7 @@ def test_two_replicas_write_what_one_engine_writes(zoo: Zoo, tmp_path: Path) -> 
     for shard in range(4):
         with TarWriter(tmp_path / "data" / f"{shard:06}.tar") as tar:
             for number in range(3 * shard, 3 * shard + 3):
-                stream = io.BytesIO()
-                picture(number).save(stream, "PNG")
-                tar.write_sample(f"{number:02}", {"png": stream.getvalue(), "txt": b"a picture"})
+                tar.write_sample(f"{number:02}", {"png": png(picture(number)), "txt": b"a picture"})
     texts = []
     for engine, replicas in (("hf", 1), ("vllm", 1), ("vllm", 2)):
         sets = [f"recaption.engine={engine}", f"engine.replicas={replicas}", "recaption.max_new_tokens=12"]

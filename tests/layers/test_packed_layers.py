@@ -90,6 +90,8 @@ def members(tar: Path) -> list[tuple[str, bytes]]:
         return [(member.name, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_webdataset_library_reads_a_packed_layer(tmp_path: Path) -> None:
     annotations = {f"{number:04}": recaption(number) for number in range(9)}
     tar = write(tmp_path / "layer", annotations)
@@ -114,6 +116,7 @@ def test_the_webdataset_library_reads_a_packed_layer(tmp_path: Path) -> None:
         [{"sampling": {}}, {"sampling": {"n": [1, {"deep": None}]}}, {"seed": 0}, {"seed": None}],
         [{"finish_reason": "length"}, {"finish_reason": None}, {"tool_version": "0.0.9"}, {"num_tokens": 0}],
         [{"kind": "score", "scores": {"keep": False}}, {"kind": "turns"}, {"scores": {"shared": 3}}],
+        [{"fields": {"tags": ["a", "b"], "shared": 1}}, {"fields": {}}],
     ],
 )
 def test_what_was_said_is_what_is_read(tmp_path: Path, changes: list[dict[str, object]]) -> None:

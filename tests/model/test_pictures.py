@@ -1,6 +1,7 @@
 """Ids made of sizes alone, and tensors made quickly: those of the processor itself, for any size."""
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,37 @@ def test_the_size_that_an_image_is_scaled_to_is_known(name: str, made: tuple[int
     assert outline is not None
     outline([np.zeros((600, 800, 3), np.uint8)], return_tensors="pt")
     assert outline.course.made == made
+
+
+def test_plans_are_used_and_follow_odd_sizes_to_the_bit() -> None:
+    """Where every size takes the same steps but for the first, only that one is worked out."""
+    chat = Chat(build(BaseSettings(architecture="idefics3"), seed=0)[1])
+    chat.check()
+    outlines = chat.pictures._outlines
+    assert chat.pictures._plans
+    assert outlines is not None
+    assert outlines._first is not None
+    for size in sizes(11, 20):
+        image = trial_picture(size)
+        own = chat.processor.image_processor([[image]], return_tensors="pt")
+        made = outlines.tensors(image)
+        assert made is not None
+        assert all(same(made[name], own[name]) for name in own), size
+
+
+def test_a_thread_waits_until_it_is_settled_how_pictures_are_made() -> None:
+    """Else what it decodes meanwhile would be of another size than what is decoded later."""
+    chat = Chat(build(BaseSettings(architecture="idefics3"), seed=0)[1])
+    together, made = threading.Barrier(4), []
+
+    def look() -> None:
+        together.wait()
+        made.append(chat.made((900, 700)))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [chat.made((900, 700))] * 4
+    assert made[0] is not None

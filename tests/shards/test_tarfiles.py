@@ -12,7 +12,7 @@ from archives import JPEG, read, write_tar
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.shards import Shard, TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Reject, Sample
-from vila2cli.shards.tarfiles import member_header
+from vila2cli.shards.tarwriter import member_header
 
 
 def test_truncated_tar_gives_what_is_whole_then_an_error(tmp_path: Path) -> None:

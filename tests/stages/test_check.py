@@ -54,7 +54,7 @@ def test_a_recipe_that_can_run_passes(world: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_signal_is_not_what_a_check_found(forks: Forks, world: Path) -> None:
-    words = ["check", "world.toml", "--set", "data.pretrain=['pipe:kill -TERM $PPID; sleep 20']"]
+    words = ["check", "world.toml", "--set", "data.pretrain=['pipe:kill -TERM $PPID; sleep 3']"]
     ended = forks.start(["-m", "vila2cli", *words])
     said, errors = ended.communicate()
     assert ended.returncode == 75, errors

@@ -28,7 +28,7 @@ from vila2cli.engine.limits import (
     scored_ids,
 )
 from vila2cli.engine.vllm_options import context_on, engine_options, place
-from vila2cli.engine.vllm_ready import prompt_of, take_ready, takes_alike
+from vila2cli.engine.vllm_ready import normalises_itself, prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, one_line
@@ -36,7 +36,7 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
 from vila2cli.model.ready import Preparer, release
-from vila2cli.model.reference import ASKED, TALL, WIDE, trial_picture
+from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -163,6 +163,8 @@ class VllmEngine:
 
     def _take_ready(self) -> None:
         """Have pictures made ready in other threads, where vLLM takes them as it takes their pixels."""
+        if normalises_itself(self._engine):
+            self._chat.pictures.keep_levels([trial_picture(size) for size in HASTENED])
         preparer = Preparer(self._chat)
         try:
             take_ready(self._engine)

@@ -43,6 +43,12 @@ def take_ready(engine: Any) -> None:
     info.ctx = Context(**{one.name: getattr(info.ctx, one.name) for one in dataclasses.fields(info.ctx)})
 
 
+def normalises_itself(engine: Any) -> bool:
+    """Whether vLLM has the model normalise pictures on its device, as it does of Qwen2-VL's kind."""
+    config = getattr(engine.vllm_config.model_config, "multimodal_config", None)
+    return bool(getattr(config, "mm_device_do_normalize", False))
+
+
 class _StandIn(np.ndarray[Any, Any]):
     """What vLLM is shown of a picture that is ready: an array of its height and width that takes no memory.
 

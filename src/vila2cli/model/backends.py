@@ -291,7 +291,8 @@ def is_uniform(processor: Any) -> bool:
     That is told by its code: of Pillow's backend's own course, and of Idefics3's and SmolVLM's without tiles.
     `processor` is a `sized` one that was called.
     """
-    kind, settled = type(processor).__mro__[1], processor._settled or {}
+    kind: Any = type(processor).__mro__[1]
+    settled = processor._settled or {}
     if not isinstance(processor, PilBackend) or not settled.get("do_resize"):
         return False
     if kind.__name__ in _WITH_TILES:

@@ -10,6 +10,7 @@ Shapes: N images of the batch, C colour channels, H x W pixels.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from threading import RLock
 from typing import Any
 
 from PIL import Image
@@ -60,6 +61,7 @@ class Chat:
         self._outlines: dict[Any, Any] = {}
         self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self._is_checked = False
+        self._checking = RLock()  # threads that decode pictures come first where nobody did
         self.by_text = False
         self.whole = False  # whether the processor lays out every prompt with pictures itself, one at a time
         self.most_images: int | None = None  # of one request, None for any number
@@ -76,7 +78,9 @@ class Chat:
         Two pictures and a few words are rendered. Raises ModelError, which tells the `name` of the model or
         of its processor, where the two cannot be made equal.
         """
-        if not self._is_checked:
+        with self._checking:
+            if self._is_checked:
+                return
             self._is_checked = True  # what is compared is made by the methods that call this one
             try:
                 check(self, name or type(self.processor).__name__)
@@ -171,8 +175,7 @@ class Chat:
             )
         self._check_for(images)
         rendered = self._kept_apart(self._conversation, turns, len(images))
-        ids: list[int] = []
-        labels: list[int] = []
+        ids, labels = list[int](), list[int]()
         for part, is_answer in self._filled(rendered, images, expand=True):
             ids += part
             labels += self._answer_labels(part) if is_answer else [IGNORE_INDEX] * len(part)
@@ -203,7 +206,7 @@ class Chat:
                 f"{type(self.processor).__name__} lays out every prompt with its pictures, so its model can be "
                 "asked but not trained"
             )
-        ready = join_ready(images, lambda image: self.pictures.tensors([[image]]))
+        ready = join_ready(images, self.pictures)
         return self.pictures.tensors(images) if ready is None else ready
 
     def made(self, size: Size) -> Size | None:
@@ -220,10 +223,8 @@ class Chat:
         With an `answer` it ends where `scored_ids` do. Raises DataError.
         """
         if answer is None:
-            rendered = self._kept_apart(self._prompt, turns, len(images))
-            return self._laid_out(rendered.text, images)
-        conversation = [*turns, Turn("assistant", answer)]
-        rendered = self._kept_apart(self._conversation, conversation, len(images))
+            return self._laid_out(self._kept_apart(self._prompt, turns, len(images)).text, images)
+        rendered = self._kept_apart(self._conversation, [*turns, Turn("assistant", answer)], len(images))
         start, stop = rendered.spans[-1]
         tokens = self.tokenizer.convert_ids_to_tokens(self.end_ids)
         ends = [at for token in tokens if (at := rendered.text.find(token, start, stop)) >= 0]
@@ -269,9 +270,8 @@ class Chat:
 
     def _controls_after_answer(self, text: str) -> tuple[int, ...]:
         after = text.rpartition(_ANSWER)[2] if _ANSWER in text else ""
-        return (
-            self.controls.among(self.tokenizer(after, add_special_tokens=False)["input_ids"]) if after else ()
-        )
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else ()
+        return self.controls.among(ids)
 
     def _kept_apart(
         self, cut: Callable[[Sequence[Turn], int], Rendered], turns: Sequence[Turn], num_images: int

@@ -31,7 +31,7 @@ class Pictures:
     `by_number` says whether an image stands as another text beside others than when it is the only one.
     `alone` says whether images may be handed to the image processor by itself, with the settings that the
     processor gives it, or whether the processor has to be called as a whole. `names` are those of the tensors
-    that the model takes, all of them while that is not known.
+    that the model takes, all of them while that is not known. `fills_up` as in `model.ready.join`.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -42,6 +42,7 @@ class Pictures:
         self.by_number = False
         self.alone = True
         self.names: frozenset[str] | None = None
+        self.fills_up = False
         self._settings: dict[str, dict[str, Any]] | None = None
         self._ids: dict[_Key, array[int]] = {}  # the most recently used is last
         self._texts: dict[_Key, str] = {}
@@ -79,6 +80,11 @@ class Pictures:
             and self.alone
             and all(_same(self._planned(image) or tensors, tensors) for image, _, tensors in own)
         )
+
+    def keep_levels(self, shown: Sequence[Image.Image]) -> None:
+        """Make tensors of levels as they are, for an engine that rescales and normalises them."""
+        self._merged()["images_kwargs"].update(do_rescale=False, do_normalize=False)
+        self.hasten(shown)
 
     @property
     def _numbers(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from vila2cli.image import decode_image
 
 if TYPE_CHECKING:
     from vila2cli.model.chat import Chat
+    from vila2cli.model.pictures import Pictures
 
 MOST_BYTES = 768 << 20
 """Memory for tensors of pictures that wait for their turn; pictures beyond it wait as pixels."""
@@ -130,22 +131,26 @@ def release(images: Iterable[Image.Image]) -> None:
             image.release()
 
 
-def join_ready(images: Nested, make: Callable[[Image.Image], Tensors] | None = None) -> Tensors | None:
-    """The tensors of the images of each sample of a batch, None where none is ready, or shapes differ.
+def join_ready(images: Nested, pictures: "Pictures | None" = None) -> Tensors | None:
+    """The tensors of the images of each sample of a batch, None where none is ready, or they cannot be joined.
 
-    Where only some are, `make` makes those of the others; without it there are none.
+    Where only some are, `pictures` makes those of the others; without it there are none.
     """
     shown = [image for own in images for image in own]
     if not any(isinstance(image, ReadyPicture) for image in shown):
         return None
     made = [image.tensors if isinstance(image, ReadyPicture) else None for image in shown]
-    if make is None:
-        return join([one for one in made if one is not None]) if None not in made else None
-    return join([make(image) if one is None else one for image, one in zip(shown, made, strict=True)])
+    if pictures is None:
+        return join([one for one in made if one is not None], fills_up=False) if None not in made else None
+    each = [pictures.tensors([[image]]) if one is None else one for image, one in zip(shown, made, strict=True)]
+    return join(each, fills_up=pictures.fills_up)
 
 
-def join(made: Sequence[Tensors]) -> Tensors | None:
-    """The tensors of a batch from those of its pictures, None where they are of different shapes."""
+def join(made: Sequence[Tensors], *, fills_up: bool) -> Tensors | None:
+    """The tensors of a batch from those of its pictures, None where they are of different shapes.
+
+    With `fills_up` zeros follow what is smaller, as of pictures cut into fewer tiles than others.
+    """
     first = made[0]
     if any(one.keys() != first.keys() for one in made):
         return None
@@ -155,9 +160,12 @@ def join(made: Sequence[Tensors]) -> Tensors | None:
         if len(made) == 1:
             joined[name] = value
         elif isinstance(value, torch.Tensor):
-            if any(one.shape[1:] != value.shape[1:] or one.ndim != value.ndim for one in values):
+            if all(one.shape[1:] == value.shape[1:] for one in values):
+                joined[name] = torch.cat(values)
+            elif fills_up and all(one.ndim == value.ndim for one in values):
+                joined[name] = _filled_up(values)
+            else:
                 return None
-            joined[name] = torch.cat(values)
         elif isinstance(value, list):
             joined[name] = [part for one in values for part in one]
         else:
@@ -165,8 +173,21 @@ def join(made: Sequence[Tensors]) -> Tensors | None:
     return joined
 
 
+def _filled_up(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors one after the other, each with zeros up to the largest of every dimension but the first."""
+    sides = [max(each) for each in zip(*(one.shape[1:] for one in values), strict=True)]
+    joined, at = values[0].new_zeros(sum(map(len, values)), *sides), 0
+    for one in values:
+        joined[(slice(at, at + len(one)), *map(slice, one.shape[1:]))] = one
+        at += len(one)
+    return joined
+
+
 def can_join(chat: "Chat") -> bool:
-    """Whether a batch's tensors are those of its pictures one after the other, wherever shapes are the same."""
+    """Whether a batch's tensors are those of its pictures one after the other, wherever shapes are the same.
+
+    It settles whether they are filled up where shapes differ.
+    """
     from vila2cli.model.reference import TALL, WIDE, trial_picture
 
     if not chat.takes_images:
@@ -175,21 +196,23 @@ def can_join(chat: "Chat") -> bool:
     # Else its tokenizer, which one thread may use at a time, is asked as well.
     if chat.whole or not chat.pictures.alone:
         return False
-    wide, tall = trial_picture(WIDE), trial_picture(TALL)
-    several = chat.most_images is None
+    wide, tall, square = map(trial_picture, (WIDE, TALL, (256, 256)))
+    batches = [[[wide], [tall]], [[tall], [square], [tall]]]
+    if chat.most_images is None:
+        batches.append([[wide, wide], [wide]])
     try:
-        made = {id(image): chat.pixel_inputs([[image]]) for image in (wide, tall)}
-        for batch in (
-            [[wide], [tall]],
-            [[tall], [wide], [tall]],
-            *([[[wide, wide], [wide]]] if several else []),
-        ):
-            joined = join([made[id(image)] for own in batch for image in own])
-            if joined is not None and not _same(joined, chat.pixel_inputs(batch)):
-                return False
+        made = {id(image): chat.pixel_inputs([[image]]) for image in (wide, tall, square)}
+        theirs = [chat.pixel_inputs(batch) for batch in batches]
     except DataError:
         return False
-    return True
+    for chat.pictures.fills_up in (True, False):
+        ours = [
+            join([made[id(image)] for own in batch for image in own], fills_up=chat.pictures.fills_up)
+            for batch in batches
+        ]
+        if all(one is None or _same(one, their) for one, their in zip(ours, theirs, strict=True)):
+            return True
+    return False
 
 
 def _same(ours: Any, theirs: Any) -> bool:

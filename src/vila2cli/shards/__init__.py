@@ -1,9 +1,9 @@
 """Shards: tar archives of samples, and the layers of annotations beside them.
 
-places and finding say where tars are, streams and tarfiles read and write their bytes, members and reader make
-samples of them. layers, stats, records, rejects and origins keep what a stage adds; source joins all, and is
-where to begin: `open_source` gives base shards with their layers, `read_shard` the samples of one, and
-pipeline's `dataset` all of them to a trainer of one's own.
+places and finding say where tars are, streams and tarfiles read their bytes, tarwriter writes them, members and
+reader make samples of them. layers, packed, stats, records, rejects and origins keep what a stage adds; source
+joins all, and is where to begin: `open_source` gives base shards with their layers, `read_shard` the samples of
+one, and pipeline's `dataset` all of them to a trainer of one's own.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from vila2cli.shards.stats import (
     missing,
     to_made_from,
 )
-from vila2cli.shards.tarfiles import TarWriter
+from vila2cli.shards.tarwriter import TarWriter
 
 if TYPE_CHECKING:
     from vila2cli.shards.pipeline import dataset

@@ -16,7 +16,8 @@ from vila2cli.errors import DataError
 from vila2cli.files import parse_annotation_json, to_json_bytes
 from vila2cli.shards.places import PACKED, PLAIN
 from vila2cli.shards.sample import FIELD_DEFAULTS, Annotation
-from vila2cli.shards.tarfiles import SHARED_MEMBER, TarWriter
+from vila2cli.shards.tarfiles import SHARED_MEMBER
+from vila2cli.shards.tarwriter import TarWriter
 
 _SHARED = "shared"
 _ALIKE = ("layer", "kind", "round", "model", "model_sha256", "prompt_id", "tool_version")

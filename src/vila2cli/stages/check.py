@@ -57,8 +57,10 @@ class Finding:
 
 def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
     """Look at all that the stages of a run will need. The recipe's keys have been checked by loading it."""
-    yield _prompts(recipe)
-    yield _try("captions", lambda: check_caption_layers(recipe))
+    prompts = _prompts(recipe)
+    yield prompts
+    if prompts.error is None:
+        yield _try("captions", lambda: check_caption_layers(recipe))
     yield _try("training's launch", lambda: read_launch(recipe.trainer, recipe.base.dtype).describe())
     yield from _data(recipe)
     yield from _models(recipe)

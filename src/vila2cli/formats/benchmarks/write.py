@@ -16,7 +16,8 @@ from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, BenchmarkTa
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.registry import find_format
 from vila2cli.score.box_frames import AUTO, FRAMES
-from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, TarWriter
+from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
+from vila2cli.shards.tarwriter import TarWriter
 
 SAMPLES_PER_SHARD = 1000
 TASK_FILE = "task.toml"
