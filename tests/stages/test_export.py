@@ -376,6 +376,9 @@ def test_rows_of_json_lines_may_lack_what_others_have(layers: Path, tmp_path: Pa
     with pytest.raises(DataError, match="--text"):
         import_layer([table], base, tmp_path / "typo", text="recaptoin")
     assert import_layer([table], base, tmp_path / "typo", text="recaption")["out"] == 1
+    for name in ("original", "Two Words", "url"):
+        with pytest.raises(RecipeError, match=f"--layer {name}"):
+            import_layer([table], base, tmp_path / "named", layer=name)
 
 
 def test_the_hub_gets_data_and_card_and_nothing_else(layers: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from vila2cli.formats.captions.keyed import CaptionTable, columns_for, sha256_of
 from vila2cli.formats.registry import find_format
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
+from vila2cli.settings.layers import check_layer_name
 from vila2cli.shards import (
     LayerWriter,
     Shard,
@@ -43,8 +44,12 @@ def import_layer(
     `key` and `text` name their columns. What a key is compared with is the sample's key, or with another
     `match` that field of its metadata. The first of several rows of a key counts. Each annotation names its
     file with its SHA-256. Raises DataError for files or shards that cannot be read and when no key is the
-    base's, RecipeError where the folder was made from others.
+    base's, RecipeError where the folder was made from others and for a name that no caption layer can have.
     """
+    try:
+        check_layer_name(layer)
+    except ValueError as error:
+        raise RecipeError(f"--layer {layer}: {error}") from None
     files = {path: sha256_of(path) for path in sources_of(find_format("shards convert", "layer"), inputs)}
     digests = {path.name: sha256 for path, sha256 in files.items()}
     if len(digests) < len(files):
