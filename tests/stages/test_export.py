@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,27 @@ def test_rounds_of_a_layer_are_columns_of_their_own(layers: Path, tmp_path: Path
     assert (row["recaption@1"], row["recaption@2"], "recaption" in row) == ("of 1", "of 2", False)
     with pytest.raises(DataError, match="none of 4 samples"):
         export("jsonl", both, tmp_path / "none", captions=["recaption@9"])
+
+
+def test_what_a_table_says_of_a_caption_is_taken_where_it_is_valid(layers: Path, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    nan = float("nan")
+    table = {
+        "key": ["0-0", "0-1", "0-2"],
+        "caption": ["a", "b", "c"],
+        "caption_round": [3.0, nan, 2.5],
+        "caption_logprob": [nan, float("inf"), -1.0],
+        "caption_fields": [{"score": nan, "day": None}, None, {"score": 1.5, "day": date(2026, 1, 2)}],
+    }
+    pa.parquet.write_table(pa.table(table), tmp_path / "table.parquet")
+    base = open_source([f"{layers}/base/part0/*.tar"])
+    import_layer([tmp_path / "table.parquet"], base, tmp_path / "layer")
+    found = [one.annotation("recaption") for one in read(tmp_path / "layer").values()]
+    assert [(one.round, one.logprob_mean, dict(one.fields)) for one in found if one is not None] == [
+        (3, None, {"score": None, "day": None}),
+        (None, None, {}),
+        (None, -1.0, {"score": 1.5, "day": "2026-01-02"}),
+    ]
 
 
 def test_rows_of_json_lines_may_lack_what_others_have(layers: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Captions by key from a table that some other tool wrote, found again in any order."""
 
 import hashlib
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Self
 
 from vila2cli.errors import DataError
 from vila2cli.files import load_json, to_json_bytes
+from vila2cli.formats.captions.tables import plain
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 
 KEYS = ("key", "__key__", "sample_key", "id", "url")
@@ -87,7 +89,8 @@ class CaptionTable:
         about["model"] = about["model"] or row.get("model")
         about |= {"round": row.get(f"{text}_round"), "logprob_mean": row.get(f"{text}_logprob")}
         about["fields"] = _object(row.get(f"{text}_fields"))
-        kept = {part: value for part, value in about.items() if isinstance(value, _TYPES[part])}
+        typed = {part: _typed(value, _TYPES[part]) for part, value in about.items()}
+        kept = {part: value for part, value in typed.items() if value is not None}
         added = self._database.execute(
             "INSERT OR IGNORE INTO caption VALUES (NULL, ?, ?, ?, ?, ?, NULL)",
             (str(name), shard if shard in shards else "", caption, to_json_bytes(kept), file),
@@ -123,10 +126,21 @@ _TYPES: dict[str, Any] = {
 }
 
 
+def _typed(value: Any, kind: Any) -> Any:
+    """A value as a caption's record has it, None for another kind; tables make floats of whole numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
 def _object(value: Any) -> Any:
-    """An object that Parquet holds as text."""
+    """An object that Parquet holds as text, or as columns within one."""
     if not isinstance(value, str):
-        return value
+        return plain(value)
     try:
         return load_json(value.encode("utf-8", "surrogatepass"))
     except ValueError:

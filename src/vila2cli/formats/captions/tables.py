@@ -45,7 +45,7 @@ def _item(row: Row, max_images: int, text: str) -> Item:
         elif name in _JSON_COLUMNS and (known := _object(row, name, value)) is not None:
             meta |= known
         elif value is not None and not isinstance(value, bytes):
-            meta[name] = _plain(value)
+            meta[name] = plain(value)
     if not images:
         raise row.error("has no picture: a column of bytes, or of bytes and path", "no-image")
     if len(images) > max_images:
@@ -99,11 +99,11 @@ def _object(row: Row, name: str, value: Any) -> dict[str, Any] | None:
         except ValueError:
             return None
     return (
-        {key: _plain(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else None
+        {key: plain(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else None
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value of Parquet as JSON has it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -112,9 +112,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
