@@ -21,6 +21,9 @@ META: dict[str, Any] = {
     "licence": 4,
     "list": [1, 2.5, "3"],
     "huge": 10**400,
+    "spaced": "two  spaces",
+    "u\u0308ber": 8,
+    "ſ": 9,
 }
 PICTURE = {"width": 640, "height": 200, "aspect": 3.2, "format": "jpeg"}
 
@@ -55,11 +58,15 @@ HOLD = (
     "not (gone > 1 and clip > 1)",
     "huge > 1",
     'bad == "abc"',
+    'spaced == "two  spaces" and\n  "two  " in spaced',
+    "u\u0308ber == 8 and ſ == 9 and ( ſ) > 8",
 )
 DROP = {
     "aspect <= 3": "not: aspect <= 3",
     "text > 0.3": "not: text > 0.3",
     "gone > 1": "missing: gone",
+    "s > 1": "missing: s",
+    'spaced == "two spaces"': 'not: spaced == "two spaces"',
     "none > 1": "missing: none",
     "odd > 0 or odd <= 0": "missing: odd",
     "not (odd > 0)": "missing: odd",
@@ -118,6 +125,8 @@ REFUSED = {
     "a" * 2000: "long",
     "a > 1; b": "character",
     "a\x00 > 1": "null",
+    "clip > 0 # all of them\n and clip > 9": "comments",
+    "(clip > 0) # x": "comments",
 }
 
 

@@ -321,6 +321,66 @@ def test_check_notes_what_datasets_would_drop(tmp_path: Path) -> None:
     assert "JSON key 'rare' of 1 samples" in note
 
 
+def test_check_notes_tars_that_datasets_refuses_and_goes_by_the_first_tar(tmp_path: Path) -> None:
+    for shard, kinds in enumerate((("jpg", "png"), ("jpg",) * 6)):
+        with TarWriter(tmp_path / "mixed" / f"{shard:06}.tar") as tar:
+            for number, kind in enumerate(kinds):
+                tar.write_sample(f"{shard}-{number}", {kind: picture(9, "PNG" if kind == "png" else "JPEG")})
+    (note,) = check(open_source([tmp_path / "mixed"])).notes
+    assert "reads none" in note
+    assert "the first 2 samples of 000000" in note
+    with TarWriter(tmp_path / "few" / "000000.tar") as tar:
+        tar.write_sample("0", {"jpg": picture(9)})
+    with TarWriter(tmp_path / "few" / "000001.tar") as tar:
+        tar.write_sample("1", {"png": picture(9, "PNG")})
+    (note,) = check(open_source([tmp_path / "few"])).notes
+    assert ".png of 1 samples" in note
+
+
+def test_a_key_that_cannot_name_a_file_is_a_counted_reason(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "base" / "000000.tar") as tar:
+        for key in ("k" * 300, "p", "p.png/q", "fine"):
+            tar.write_sample(key, {"png": picture(9, "PNG"), "txt": b"alt"})
+    for kind in ("jsonl", "llava"):
+        done = export(kind, open_source([tmp_path / "base"]), tmp_path / kind, with_pictures=True)
+        assert (done.num_out, dict(done.dropped)) == (2, {"no-file-name": 2})
+
+
+def test_rounds_of_a_layer_are_columns_of_their_own(layers: Path, tmp_path: Path) -> None:
+    base = open_source([f"{layers}/base/part0/*.tar"])
+    for number in (1, 2):
+        writer = open_layer(
+            tmp_path / f"r{number}", layer="recaption", source=base, manifest={"digest": f"{number}"}
+        )
+        with writer.shard(base.shards[0]) as out:
+            for sample in out.samples():
+                out.annotate(
+                    sample, Annotation(layer="recaption", kind="caption", text=f"of {number}", round=number)
+                )
+        writer.finish()
+    both = open_source([tmp_path / "r1", tmp_path / "r2"])
+    export("jsonl", both, tmp_path / "out")
+    row = json.loads((tmp_path / "out" / "data" / "000000.jsonl").read_text().splitlines()[0])
+    assert (row["recaption@1"], row["recaption@2"], "recaption" in row) == ("of 1", "of 2", False)
+    with pytest.raises(DataError, match="none of 4 samples"):
+        export("jsonl", both, tmp_path / "none", captions=["recaption@9"])
+
+
+def test_rows_of_json_lines_may_lack_what_others_have(layers: Path, tmp_path: Path) -> None:
+    base = open_source([f"{layers}/base/part0/*.tar"])
+    table = tmp_path / "table.jsonl"
+    table.write_text('{"key": "0-1", "text": "of nobody"}\n{"key": "0-0", "recaption": "ours"}\n')
+    done = import_layer([table], base, tmp_path / "layer")
+    assert (done["out"], done["dropped"]) == (1, {"empty-caption": 1, "not-in-file": 2})
+    assert captions(tmp_path / "layer")["0-0"] == "ours"
+    with pytest.raises(DataError, match="--text"):
+        import_layer([table], base, tmp_path / "typo", text="recaptoin")
+    assert import_layer([table], base, tmp_path / "typo", text="recaption")["out"] == 1
+    for name in ("original", "Two Words", "url"):
+        with pytest.raises(RecipeError, match=f"--layer {name}"):
+            import_layer([table], base, tmp_path / "named", layer=name)
+
+
 def test_the_hub_gets_data_and_card_and_nothing_else(layers: Path, tmp_path: Path) -> None:
     words = ["shards", "export", "jsonl", str(layers / "recaption"), "--license", "cc-by-4.0"]
     words += ["--out", str(tmp_path / "out"), "--push", "hf://datasets/me/it"]

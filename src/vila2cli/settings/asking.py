@@ -127,7 +127,8 @@ def _condition(text: str) -> str:
     try:
         return parse_condition(text).text
     except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from None
+        shown = repr(text) if len(text) <= 200 else f"{text[:200]!r}..."
+        raise ValueError(f"{shown}: {error}") from None
 
 
 def _ranking(text: str) -> str:

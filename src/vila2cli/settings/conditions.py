@@ -11,7 +11,9 @@ a sample is not kept on what is unknown: `a > 1 or b > 1` holds where b is 2, wh
 
 import ast
 import operator
+import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -92,7 +94,7 @@ def parse_number(text: str) -> Expression:
 
 
 def _read(text: str) -> tuple[ast.expr, "_Reader"]:
-    text = " ".join(text.split())
+    text = re.sub(r"\s", " ", text).strip()  # a text in quotes keeps how many spaces it has
     if not text:
         raise ValueError("it is empty; write something like width >= 200")
     if len(text) > MAX_CHARS:
@@ -106,6 +108,9 @@ def _read(text: str) -> tuple[ast.expr, "_Reader"]:
         raise ValueError(f"character {place}, at {_near(text, place - 1)}: {_hint(text, error)}") from None
     except (ValueError, RecursionError, MemoryError):
         raise ValueError("it cannot be read; write something like width >= 200") from None
+    behind = text.encode()[tree.body.end_col_offset or 0 :].decode().lstrip(" )")
+    if behind:  # a comment, which in one line would swallow what a condition of several lines goes on with
+        raise ValueError(f"character {len(text) - len(behind) + 1}, at {_near(behind, 0)}: leave comments out")
     return tree.body, _Reader(text)
 
 
@@ -189,16 +194,21 @@ class _Reader:
             return PICTURE_FIELDS[name], lambda facts: facts.of_picture(name)
         if node.id in ("null", "None", "nan", "NaN"):
             raise self.error(node, "a field that is null counts as missing, and such samples as a reason apart")
-        return "field", field_value((node.id,))
+        return "field", field_value((self._as_written(node, node.id),))
+
+    def _as_written(self, node: ast.expr, name: str) -> str:
+        """The name that a node ends with, in its own Unicode form as a JSON key has it, not in the parser's."""
+        written = self.text_of(node).rpartition(".")[2].strip()
+        return written if unicodedata.normalize("NFKC", written) == name else name
 
     def _Attribute(self, node: ast.Attribute) -> tuple[Kind, Value]:
         return "field", field_value(self._path(node))
 
     def _path(self, node: ast.expr) -> tuple[str, ...]:
         if isinstance(node, ast.Attribute):
-            return (*self._path(node.value), node.attr)
+            return (*self._path(node.value), self._as_written(node, node.attr))
         if isinstance(node, ast.Name):
-            return (node.id,)
+            return (self._as_written(node, node.id),)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "field":
             return self._named(node)
         raise self.error(node, "a field is its name, or several joined by dots")

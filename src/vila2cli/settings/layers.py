@@ -32,6 +32,7 @@ _TAKEN = (
     "interleaved",
     "sft",
     "world",
+    *("key", "shard", "url", "image", "image_sha256", "meta"),  # columns of exports
 )
 _OF_PROSE = ("language", "min_words", "max_words", "fallback")
 

@@ -86,7 +86,7 @@ def load_recipe(path: Path | str | None = None, sets: Sequence[str] = ()) -> Rec
         for old in [known for known in origins if _is_under(known, [key])]:
             del origins[old]
         for inner in flatten(value, key) if isinstance(value, dict) else [key]:
-            origins[inner], places[inner] = "--set", f"--set {masked(text)}"
+            origins[inner], places[inner] = "--set", f"--set {_cut(masked(text), 300)}"
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -287,8 +287,11 @@ def _place(parts: Sequence[str], places: Place) -> str:
 
 
 def _short(value: Any) -> str:
-    text = masked(repr(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _cut(masked(repr(value)), 60)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _matches(known: str, key: str) -> bool:

@@ -97,39 +97,58 @@ def export(
         total = _sum(out, names)
         about = {"captions": list(content.captions), "pictures": content.with_pictures}
         write_json(out / "summary.json", {"stage": "export", "format": form, **about, **total.to_json()})
-        return total
+    _check_some(total, out)
+    return total
+
+
+def _check_some(total: ShardStats, out: Path) -> None:
+    if total.num_in and not total.num_out:
+        why = ", ".join(f"{num:,} {reason}" for reason, num in total.dropped.items())
+        raise DataError(f"none of {total.num_in:,} samples is in {out}: {why}; look at its rejects.jsonl")
 
 
 def _content(form: str, source: Source, captions: Sequence[str], with_pictures: bool, question: str) -> Content:
     """What is exported of this source, by what its layers hold."""
-    kinds = _kinds(source)
+    kinds, of_rounds = _found(source)
     known = [ORIGINAL, *dict.fromkeys(name for name, kind in kinds.items() if kind == "caption")]
     if unknown := [name for name in captions if not is_source(name, known)]:
         raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
+    all_known = [one for name in known for one in of_rounds.get(name, (name,))]
     answers = [name for name, kind in kinds.items() if kind == "turns"]
     content = Content(
-        captions=tuple(captions or (known[-1:] if form in ("llava", "vila") else known)),
+        captions=tuple(captions or (known[-1:] if form in ("llava", "vila") else all_known)),
         answers=tuple(answers) if form != "vila" else (),
         with_pictures=with_pictures,
         root=_root(source),
         **({"question": question} if question else {}),
     )
-    columns = Content((ORIGINAL,), with_pictures=True).columns().keys() - {ORIGINAL}
-    if taken := [name for name in (*content.captions, *answers) if name in columns]:
-        raise RecipeError(f"the layer {taken[0]} has the name of a column ({', '.join(sorted(columns))})")
+    for name in (*content.captions, *answers):
+        others = tuple(one for one in content.captions if one != name)
+        columns = Content(others, with_pictures=True).columns()
+        if name in columns:
+            raise RecipeError(
+                f"the layer {name} has the name of a column ({', '.join(columns)}); name other --captions"
+            )
     return content
 
 
-def _kinds(source: Source) -> dict[str, str]:
-    """What each layer holds, by the first samples that it annotates; captions where those are none."""
+def _found(source: Source) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """What each layer holds, by the first samples that it annotates, captions where those are none; and of
+    layers of one name and several rounds their names by round."""
     kinds: dict[str, str] = {}
+    rounds: dict[str, set[int]] = {}
     names = [info.name for info in source.layers if info.name != FILTER]
     for shard in source.shards[:_LOOKED_AT] if names else ():
         for sample in islice(read_shard(shard, on_reject=lambda reject: None, verify=False), _LOOKED_AT):
             kinds |= {one.layer: one.kind for one in sample.annotations}
+            for one in sample.annotations:
+                rounds.setdefault(one.layer, set()).update(() if one.round is None else (one.round,))
         if set(names) <= kinds.keys():
             break
-    return {name: kinds.get(name, "caption") for name in names}
+    several = {name for name in names if 1 < names.count(name) == len(rounds.get(name, ()))}
+    return {name: kinds.get(name, "caption") for name in names}, {
+        name: [f"{name}@{number}" for number in sorted(rounds[name])] for name in several
+    }
 
 
 def _root(source: Source) -> str:

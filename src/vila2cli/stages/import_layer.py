@@ -8,10 +8,11 @@ from typing import Any
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK
 from vila2cli.formats.captions.items import sources_of
-from vila2cli.formats.captions.keyed import CaptionTable, sha256_of
+from vila2cli.formats.captions.keyed import CaptionTable, columns_for, sha256_of
 from vila2cli.formats.registry import find_format
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
+from vila2cli.settings.layers import check_layer_name
 from vila2cli.shards import (
     LayerWriter,
     Shard,
@@ -43,12 +44,17 @@ def import_layer(
     `key` and `text` name their columns. What a key is compared with is the sample's key, or with another
     `match` that field of its metadata. The first of several rows of a key counts. Each annotation names its
     file with its SHA-256. Raises DataError for files or shards that cannot be read and when no key is the
-    base's, RecipeError where the folder was made from others.
+    base's, RecipeError where the folder was made from others and for a name that no caption layer can have.
     """
+    try:
+        check_layer_name(layer)
+    except ValueError as error:
+        raise RecipeError(f"--layer {layer}: {error}") from None
     files = {path: sha256_of(path) for path in sources_of(find_format("shards convert", "layer"), inputs)}
     digests = {path.name: sha256 for path, sha256 in files.items()}
     if len(digests) < len(files):
         raise RecipeError("two of the files have the same name, by which captions say where they are from")
+    columns = {path: columns_for(path, key, text, layer) for path in files}
     claimed = {"stage": "import", "layer": layer, "files": digests, "key": key, "text": text, "match": match}
     with lock(out), interruptible() as stop:
         manifest = claim(out, claimed)
@@ -56,7 +62,7 @@ def import_layer(
         unreadable = Unreadable()
         with stop.at_once(), CaptionTable.open(out / f"{MARK}captions.sqlite") as table:
             for path in files:
-                table.add(path, key, text, {shard.name for shard in source.shards}, layer)
+                table.add(path, columns[path], {shard.name for shard in source.shards})
             _take_again(table, out)
             for shard in writer.missing(source.shards):
                 try:

@@ -104,7 +104,7 @@ PROMPTS = MappingProxyType(
         ),
     }
 )
-_SLOT = re.compile(r"\{(\w+|(?:layer|meta):[^{}]+)\}")
+_SLOT = re.compile(r"\{(\w+|(?:layer|meta):[^{}]*)\}")
 _LAYER, _META = "layer:", "meta:"
 
 QUESTIONS = MappingProxyType(

@@ -60,23 +60,17 @@ class CaptionTable:
         finally:
             path.unlink(missing_ok=True)
 
-    def add(self, path: Path, key: str, text: str, shards: Collection[str], layer: str) -> None:
+    def add(self, path: Path, columns: tuple[str, str] | None, shards: Collection[str]) -> None:
         """Read a file; a `shard` column counts where it names one of `shards`, which tell keys apart.
 
-        Where no column is named for the caption, one called like the `layer` comes first.
-        Raises DataError where there are no columns of these names.
+        `columns` are those of `columns_for`.
         """
-        columns: tuple[str, str] | None = None
         for row in stream_rows(path, _BATCH):
             self.counts["rows"] += 1
-            if isinstance(row, RowError):
+            if columns and not isinstance(row, RowError):
+                self._add(row, *columns, path.name, shards)
+            else:
                 self.counts["bad"] += 1
-                continue
-            columns = columns or (
-                _column(row, key, KEYS, "--key"),
-                _column(row, text, (layer, *TEXTS), "--text"),
-            )
-            self._add(row, *columns, path.name, shards)
 
     def _add(self, row: Row, key: str, text: str, file: str, shards: Collection[str]) -> None:
         name, caption, shard = row.get(key), row.get(text), row.get("shard")
@@ -139,12 +133,35 @@ def _object(value: Any) -> Any:
         return None
 
 
-def _column(row: Row, given: str, known: Sequence[str], option: str) -> str:
-    name = given or next((name for name in known if name in row), "")
-    if name in row:
-        return name
-    what = f"no column {given!r}" if given else f"none of the columns {', '.join(known)}"
-    raise DataError(f"{row.where} has {what}; it has {shown(list(row.fields))}: name one with {option}")
+def columns_for(path: Path, key: str, text: str, layer: str) -> tuple[str, str] | None:
+    """The columns of key and caption by these names, None of a file without rows that can be read.
+
+    Where no column is named for the caption, one called like the `layer` comes first.
+    Raises DataError where there are no columns of these names.
+    """
+    keys, texts = (key,) if key else KEYS, (text,) if text else (layer, *TEXTS)
+    if not (known := _columns(path, {keys[0], texts[0]})):
+        return None
+    return _column(path, known, keys, "--key"), _column(path, known, texts, "--text")
+
+
+def _columns(path: Path, wanted: Collection[str]) -> list[str]:
+    """The columns of a file; of JSON lines, whose rows may lack any, of those until all `wanted` were seen."""
+    columns: dict[str, None] = {}
+    for row in stream_rows(path, _BATCH):
+        if not isinstance(row, RowError):
+            columns |= dict.fromkeys(row.fields)
+            if path.suffix == ".parquet" or columns.keys() >= set(wanted):
+                break
+    return list(columns)
+
+
+def _column(path: Path, columns: Sequence[str], names: Sequence[str], option: str) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    what = f"no column {names[0]!r}" if len(names) == 1 else f"none of the columns {', '.join(names)}"
+    raise DataError(f"{path.name} has {what}; it has {shown(columns)}: name one with {option}")
 
 
 def sha256_of(path: Path) -> str:

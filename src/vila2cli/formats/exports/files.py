@@ -48,7 +48,8 @@ class JsonLines:
         if self._content.with_pictures:
             the_picture(sample)
             (row["image"],) = write_pictures(self._folder, picture_files(sample, self._shard))
-        filled = {name: value for name, value in row.items() if value is not None}
+        kept = self._content.captions  # null where a sample lacks one, for readers that go by the first row
+        filled = {name: value for name, value in row.items() if value is not None or name in kept}
         self._file.write(json.dumps(filled, ensure_ascii=False) + "\n")
 
     def close(self) -> None:

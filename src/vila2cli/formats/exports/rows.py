@@ -1,5 +1,6 @@
 """A sample as a row: what it is called, its captions by name, who wrote them, and its metadata."""
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of
 ColumnKind = Literal["text", "number", "whole", "turns", "image", "json"]
 PICTURES = "images"
 """The folder in an export that holds pictures as files, by shard and key."""
+_OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 
 
 class Unusable(Exception):
@@ -107,12 +109,20 @@ def picture_files(sample: Sample, shard: str) -> dict[str, bytes]:
 
 
 def write_pictures(folder: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Write pictures as files; returns their names. A key with folders in it stays below ours."""
+    """Write pictures as files; returns their names. A key with folders in it stays below ours.
+
+    Raises Unusable for a key that no file can be called by: too long, or a file where a folder should be.
+    """
     for name, data in files.items():
         path = folder / name
         assert ".." not in path.parts, f"{name} leads out of the export"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            if error.errno not in _OF_THE_NAME:
+                raise
+            raise Unusable("no-file-name", f"no file can be called by its key: {error.strerror}") from None
     return list(files)
 
 
