@@ -7,6 +7,7 @@ from PIL import Image
 
 from vila2cli.errors import DataError
 from vila2cli.run.feed import Waits, ahead
+from vila2cli.shards.sample import EncodedImage, Sample
 
 
 def num_feed_threads() -> int:
@@ -122,3 +123,21 @@ def test_who_waits_for_whom_is_counted() -> None:
         time.sleep(0.02)
     assert slow_made.for_pictures > 5 * slow_made.for_engine
     assert slow_taken.for_engine > 5 * slow_taken.for_pictures
+
+
+def test_the_files_of_what_is_prepared_are_counted_with_it() -> None:
+    """A photo that is made small may be of many bytes."""
+    num_read = num_taken = most = 0
+
+    def source() -> Iterator[Sample]:
+        nonlocal num_read
+        for number in range(200):
+            num_read += 1
+            yield Sample(key=str(number), images=(EncodedImage(bytes(1000), "jpg"),))
+
+    for _ in ahead(lambda _: (), source(), num_workers=1, window=100, max_bytes=10_000):
+        num_taken += 1
+        if num_taken > 40:  # by then what they take is known
+            most = max(most, num_read - num_taken)
+    assert num_taken == num_read == 200
+    assert 1 <= most <= 11

@@ -167,7 +167,7 @@ class VllmEngine:
             self._chat.pictures.keep_levels([trial_picture(size) for size in HASTENED])
         preparer = Preparer(self._chat)
         try:
-            take_ready(self._engine)
+            take_ready(self._engine, self._chat)
             ids = self._chat.prompt_ids(ASKED, (trial_picture(WIDE),), expand=False)
             takes_them = takes_alike(self._engine, ids, preparer)
         except (AttributeError, TypeError, ImportError):

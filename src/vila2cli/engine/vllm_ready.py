@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vila2cli.errors import DataError
+from vila2cli.model.chat import Chat
 from vila2cli.model.ready import Preparer, ReadyPicture, join_ready
 from vila2cli.model.reference import TALL, WIDE, trial_picture
 
 
-def take_ready(engine: Any) -> None:
-    """Have an engine take the tensors of pictures that are ready.
+def take_ready(engine: Any, chat: Chat) -> None:
+    """Have an engine take the tensors of pictures that are ready for a chat's model.
 
     Raises AttributeError, TypeError or ImportError in a version of vLLM that is built in another way.
     """
@@ -29,12 +31,23 @@ def take_ready(engine: Any) -> None:
             self, hf_processor: Any, data: Mapping[str, object], kwargs: Mapping[str, object] = {}
         ) -> Any:
             images = data.get("images")
+            if isinstance(images, _StandIn):  # of InternVL's kind, which asks about one image as a text
+                return self._of_one(hf_processor, data, images.picture, kwargs)
             if not (isinstance(images, list) and any(isinstance(one, _StandIn) for one in images)):
                 return super().call_hf_processor(hf_processor, data, kwargs)
             pictures = [one.picture if isinstance(one, _StandIn) else one for one in images]
             made = join_ready([pictures])
             if made is None:
                 return super().call_hf_processor(hf_processor, {**data, "images": pictures}, kwargs)
+            return self._handed_over(made)
+
+        def _of_one(self, hf_processor: Any, data: Any, picture: ReadyPicture, kwargs: Any) -> Any:
+            if picture.tensors is None or data.get("text") != chat.image_token:
+                return super().call_hf_processor(hf_processor, {**data, "images": picture}, kwargs)
+            ids = torch.tensor([list(chat.pictures.ids(picture, 1))])
+            return self._handed_over({**picture.tensors, "input_ids": ids})
+
+        def _handed_over(self, made: Mapping[str, Any]) -> Any:
             # Of their own, for their shapes are changed in place.
             own = {name: value[:] for name, value in made.items()}
             return BatchFeature(self._postprocess_output(own))

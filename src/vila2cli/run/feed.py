@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
@@ -53,8 +54,8 @@ def ahead(
 
     The future is done: its `result()` gives what was made or raises what `function` raised, so an
     item that fails stops nothing but itself. `items` is read in the caller's thread, never further
-    than `window` ahead, nor than what was made takes `max_bytes`. Without workers each is made when it is
-    taken. Closing the generator drops what has not begun and waits for what has.
+    than `window` ahead, nor than what was made, and its files, take `max_bytes`. Without workers each is made
+    when it is taken. Closing the generator drops what has not begun and waits for what has.
     """
     if num_workers < 0 or window < 1:
         raise ValueError(f"num_workers {num_workers} must be at least 0 and window {window} at least 1")
@@ -115,7 +116,7 @@ class _Line(Generic[Item, Made]):
             except StopIteration:
                 break
             future = submit(item)
-            future.add_done_callback(self._note)
+            future.add_done_callback(partial(self._note, item))
             self._queued.append((item, future))
         return bool(self._queued)
 
@@ -124,17 +125,22 @@ class _Line(Generic[Item, Made]):
         guess = sum(self._recent) / len(self._recent)
         return num < self._least or (num < self._most and num * guess < self._max_bytes)
 
-    def _note(self, future: Future[Made]) -> None:
+    def _note(self, item: Item, future: Future[Made]) -> None:
         """Of what is done, in the thread that did it."""
         self._done_s = time.perf_counter()
         if not future.cancelled() and future.exception() is None:
-            self._recent.append(num_bytes(future.result()))
+            self._recent.append(_num_encoded(item) + num_bytes(future.result()))
 
 
 def num_bytes(made: Any) -> int:
     """The memory that the pictures among what was made of a sample take."""
     pictures = made if isinstance(made, tuple) else (getattr(made, "image", None),)
     return sum(_of_picture(one) for one in pictures if isinstance(one, Image.Image))
+
+
+def _num_encoded(item: Any) -> int:
+    """The bytes of the images of a sample, which stay beside what is made of them."""
+    return sum(len(image.data) for image in getattr(getattr(item, "sample", item), "images", ()))
 
 
 def _of_picture(image: Image.Image) -> int:
