@@ -156,7 +156,8 @@ def _check_captions(settings: FilterSettings, source: Source) -> None:
     """Raise RecipeError for captions that no layer of the source has; the default pair fits plain shards."""
     layers = {layer.name for layer in source.layers}
     unknown = [name for name in settings.captions if name not in layers | {ORIGINAL}]
-    is_default = settings.captions == FilterSettings().captions and layers <= {FILTER}
+    is_needed = settings.reads_captions and not layers <= {FILTER}
+    is_default = settings.captions == FilterSettings().captions and not is_needed
     if unknown and not is_default:
         raise RecipeError(
             f"filter.captions names {', '.join(unknown)}, and no such layer lies over the shards; they have "

@@ -11,7 +11,8 @@ from filter_data import NO_MODEL, annotations, encoded, picture, tars
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import load_recipe
-from vila2cli.shards import TarWriter, open_source
+from vila2cli.shards import TarWriter, open_layer, open_source
+from vila2cli.shards.sample import Annotation
 from vila2cli.stages.filter import filter_samples
 
 WHERE = 'filter.where=["clip >= 0.2", "min(width, height) >= 40", "nsfw < 0.5"]'
@@ -70,6 +71,21 @@ def test_the_highest_of_what_passes_are_kept_ties_by_key(scored: Path, tmp_path:
     assert summary["dropped"]["below top: clip + 0"] == 12
     choose(scored, tmp_path / "all", WHERE, *top, "filter.top.per=all", "filter.top.share=0.17")
     assert kept(tmp_path / "all") == {"014", "019", "119"}
+
+
+def test_conditions_alone_ask_for_no_caption_layer(scored: Path, tmp_path: Path) -> None:
+    source = open_source([scored])
+    writer = open_layer(tmp_path / "short", layer="short", source=source)
+    for shard in source.shards:
+        with writer.shard(shard) as out:
+            for sample in out.samples():
+                out.annotate(sample, Annotation(layer="short", kind="caption", text="brief"))
+    writer.finish()
+    choose(scored, tmp_path / "base", WHERE)
+    choose(tmp_path / "short", tmp_path / "layer", WHERE)
+    assert kept(tmp_path / "layer") == kept(tmp_path / "base")
+    with pytest.raises(RecipeError, match=r"filter\.captions"):
+        choose(tmp_path / "short", tmp_path / "words", WHERE, "filter.min_words=1")
 
 
 @pytest.mark.parametrize("per", ["shard", "all"])
