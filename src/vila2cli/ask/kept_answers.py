@@ -146,6 +146,8 @@ class Kept(Wrapper):
         super().__init__(engine)
         self._answers = answers
         self._by = {"engine": engine.name, "model_sha256": engine.model_sha256, **how}
+        if engine.name == "api":
+            self._by.pop("draft", None)  # servers are sent pictures that were decoded whole
         self.num_kept = 0
         """Requests answered without the engine."""
 
