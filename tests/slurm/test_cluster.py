@@ -76,7 +76,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of the layers and weights of a run."""
     run = folder / "runs" / "world"
-    files = [file for suffix in ("tar", "safetensors") for file in run.rglob(f"*.{suffix}")]
+    files = [file for suffix in ("tar", "tar.gz", "safetensors") for file in run.rglob(f"*.{suffix}")]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

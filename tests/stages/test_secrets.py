@@ -63,7 +63,7 @@ def test_recaption_keeps_the_key_to_itself(
     argv = ["recaption", "--model", "m", "--shards", "data", "--out", "r1", "--round", "1"]
     code = main([*argv, *(word for text in sets for word in ("--set", text))])
     assert code == 0
-    assert (tmp_path / "r1" / "000000.tar").is_file()
+    assert (tmp_path / "r1" / "000000.tar.gz").is_file()
     said = capfd.readouterr()
     for text in (written(tmp_path / "r1"), said.out, said.err):
         assert KEY not in text

@@ -26,6 +26,8 @@ from vila2cli.train.meeting import meeting_place
 from vila2cli.train.placement import open_accelerator
 from vila2cli.train.watch import Watch
 
+_OF_COLLECTIVES = ("gloo", "nccl", "timed out", "pair closure", "connection closed", "connection reset")
+"""Words of which one is in what a collective says that failed."""
 _NAMING_S = 5.0
 """How long a process that is not at fault may take to say so."""
 _GRACE_S = 20.0
@@ -139,9 +141,7 @@ def _store() -> Any:
 
 def _is_of_collective(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
-        word in text for word in ("gloo", "nccl", "timed out", "connection closed", "connection reset")
-    )
+    return isinstance(error, dist.DistError) or any(word in text for word in _OF_COLLECTIVES)
 
 
 def _who(message: str) -> str:
