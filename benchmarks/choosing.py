@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=REPO / "runs" / "benchmark-choosing")
     options = running.parse(parser, num_samples=200, per_shard=50, repeats=1)
-    data = options.work / "data"
+    data = options.work / f"data-{options.num_samples}-{options.side}"
     if not data.is_dir():
         write_shards(data, options.num_samples, options.per_shard, options.side)
     seconds = measure(data, options.work, options.repeats)
