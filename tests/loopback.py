@@ -31,20 +31,26 @@ class Web:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[Web]:
-    """Serve a folder; the server is a real one, what it does is read from the Web that is yielded."""
-    web = Web(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": web}))
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on loopback as long as the context lasts; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    web.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield web
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Web]:
+    """Serve a folder; the server is a real one, what it does is read from the Web that is yielded."""
+    web = Web(folder)
+    with listening(type("Handler", (_Handler,), {"web": web})) as web.url:
+        yield web
 
 
 class _Handler(BaseHTTPRequestHandler):

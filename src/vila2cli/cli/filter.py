@@ -15,6 +15,26 @@ from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.run.folder import parse_worker
 from vila2cli.run.results import as_json
+from vila2cli.settings.recipe import Recipe
+
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", help="Evaluation tasks whose images are dropped; eval.tasks by default."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Keep what meets a condition on metadata or picture: 'min(width, height) >= 200'.",
+    ),
+]
+Top = Annotated[
+    str | None,
+    typer.Option(
+        "--top", metavar="FIELD:SHARE", help="Keep the highest by a field, of each shard, or :all of them."
+    ),
+]
 
 
 def filter_command(
@@ -24,24 +44,9 @@ def filter_command(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option("--tasks", help="Evaluation tasks whose images are dropped; eval.tasks by default."),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where",
-            metavar="CONDITION",
-            help="Keep what meets a condition on metadata or picture: 'min(width, height) >= 200'.",
-        ),
-    ] = None,
-    top: Annotated[
-        str | None,
-        typer.Option(
-            "--top", metavar="FIELD:SHARE", help="Keep the highest by a field, of each shard, or :all of them."
-        ),
-    ] = None,
+    tasks: Tasks = None,
+    where: Where = None,
+    top: Top = None,
     random: Annotated[
         bool, typer.Option("--random", help="Also write OUT-random: as many samples, drawn at random.")
     ] = False,
@@ -64,11 +69,8 @@ def filter_command(
     plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
     if not ready(plan, dry_run=dry_run, redo=True):
         return
-    if tasks and settings.filter.by_metadata and settings.filter.overlap == "none":
-        raise RecipeError(
-            "--tasks: evaluation images are not looked for where pictures are chosen by metadata, unless "
-            "filter.overlap is set: add --set filter.overlap=perceptual"
-        )
+    if tasks:
+        _check_looks_for_tasks(settings)
     from vila2cli.filtering.outcome import summary_lines
     from vila2cli.stages.filter import filter_samples
 
@@ -110,6 +112,14 @@ def _chosen(where: Sequence[str] | None, top: str | None) -> list[str]:
     field, share, per = match.groups()
     chosen += [f"filter.top.field={json.dumps(field)}", f"filter.top.share={share}"]
     return [*chosen, *([f"filter.top.per={per}"] if per else [])]
+
+
+def _check_looks_for_tasks(recipe: Recipe) -> None:
+    if recipe.filter.by_metadata and recipe.filter.overlap == "none":
+        raise RecipeError(
+            "--tasks: evaluation images are not looked for where pictures are chosen by metadata, unless "
+            "filter.overlap is set: add --set filter.overlap=perceptual"
+        )
 
 
 def _what_then(summary: Mapping[str, Any]) -> str:

@@ -17,6 +17,15 @@ from vila2cli.run.folder import parse_worker
 from vila2cli.settings.layers import check_layer_name
 from vila2cli.settings.recipe import Recipe
 
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        help="Caption layer to write, as [captions.NAME] says; repeated, all in one pass. [recaption]",
+    ),
+]
+
 
 def recaption(
     shards: Shards = None,
@@ -25,14 +34,7 @@ def recaption(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layer",
-            metavar="NAME",
-            help="Caption layer to write, as [captions.NAME] says; repeated, all in one pass. [recaption]",
-        ),
-    ] = None,
+    layer: Layers = None,
     rewrite: Annotated[
         bool,
         typer.Option("--rewrite", help="Merge alt-text and recaption of a layer with a language model."),
@@ -70,19 +72,13 @@ def recaption(
     recaptioned = paths.round is not None and rewrite
     found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain
     specs = paths.shards(shards, found, "data.pretrain")
-    given: dict[str, Any] = {
-        "model": chosen_model,
-        "shards": specs,
-        "base": base,
-        "worker": parse_worker(worker),
-    }
+    given: dict[str, Any] = {"model": chosen_model, "shards": specs, "base": base}
+    given["worker"] = parse_worker(worker)
     if rewrite:
         plans = {"rewrite": paths.plan("rewrite", ("rewrite", "prompts"), out, **given)}
     else:
-        plans = {
-            name: paths.plan_of_captions(name, out / name if out and len(layers) > 1 else out, **given)
-            for name in layers
-        }
+        own = {name: out / name if out and len(layers) > 1 else out for name in layers}
+        plans = {name: paths.plan_of_captions(name, folder, **given) for name, folder in own.items()}
     check_settings(settings, rewrite=rewrite, layers=layers)
     if estimate and not dry_run:
         _estimate(plans, rewrite=rewrite)

@@ -5,7 +5,6 @@ from array import array
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 from transformers.processing_utils import ProcessingKwargs
 
@@ -13,6 +12,7 @@ from vila2cli.errors import DataError, one_line
 from vila2cli.image import Size
 from vila2cli.model.backends import quick
 from vila2cli.model.outlines import Outlines
+from vila2cli.model.ready import same
 from vila2cli.model.rendering import ODD
 
 MAX_SIZES = 1024
@@ -73,12 +73,12 @@ class Pictures:
         if (images := quick(self._processor.image_processor)) is not None:
             maker = copy.copy(self._processor)
             maker.image_processor = images
-            if all(_same(self._made([[image]], maker) or {}, tensors) for image, _, tensors in own):
+            if all(same(self._made([[image]], maker) or {}, tensors) for image, _, tensors in own):
                 self._maker = maker
         self._plans = (
             self._outlines is not None
             and self.alone
-            and all(_same(self._planned(image) or tensors, tensors) for image, _, tensors in own)
+            and all(same(self._planned(image) or tensors, tensors) for image, _, tensors in own)
         )
 
     def keep_levels(self, shown: Sequence[Image.Image]) -> None:
@@ -226,19 +226,6 @@ class Pictures:
             return str(told[0][0]["replacement"])
         ids = [int(token) for token in made["input_ids"][0]]
         return ids[: len(ids) // number]
-
-
-def _same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two sets of tensors are equal in names, types, shapes and every bit."""
-    return ours.keys() == theirs.keys() and all(_equal(ours[name], theirs[name]) for name in ours)
-
-
-def _equal(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
-        return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
-        return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
-    return type(ours) is type(theirs) and bool(ours == theirs)
 
 
 def _keep(kept: dict[_Place, _Value], key: _Place, value: _Value) -> _Value:

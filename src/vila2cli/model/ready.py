@@ -5,7 +5,7 @@ What takes the time, decoding, scaling and normalising, is done outside the inte
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -210,20 +210,20 @@ def can_join(chat: "Chat") -> bool:
             join([made[id(image)] for own in batch for image in own], fills_up=chat.pictures.fills_up)
             for batch in batches
         ]
-        if all(one is None or _same(one, their) for one, their in zip(ours, theirs, strict=True)):
+        if all(one is None or same(one, their) for one, their in zip(ours, theirs, strict=True)):
             return True
     return False
 
 
-def _same(ours: Any, theirs: Any) -> bool:
-    """Whether two sets of tensors are the same to the bit, and in format."""
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two sets of tensors are equal in names, types, shapes and every bit."""
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
         return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return ours.keys() == theirs.keys() and all(_same(ours[name], theirs[name]) for name in ours)
-    if isinstance(ours, list) and isinstance(theirs, list):
-        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
-    return bool(ours == theirs)
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return type(ours) is type(theirs) and bool(ours == theirs)
 
 
 def num_bytes(tensors: Tensors) -> int:

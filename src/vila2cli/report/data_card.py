@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vila2cli import __version__
 from vila2cli.errors import RecipeError
@@ -24,13 +24,14 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.places import redacted
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData
+
 MAX_BASES = 20
 
 
 def data_card(folder: Path, recipe: Recipe) -> str:
     """The card of a layer of captions or of specialists' answers."""
-    from huggingface_hub import DatasetCardData
-
     reader = JsonReader(folder)
     layer, summary = reader.read(folder / "layer.json"), reader.read(folder / "summary.json")
     inputs = table_of(reader.read(folder / "manifest.json").get("inputs"))
@@ -39,14 +40,7 @@ def data_card(folder: Path, recipe: Recipe) -> str:
     base = layer.get("base")
     num_shards = len(base) if isinstance(base, list) else 0
     name = card_name(folder)
-    head = DatasetCardData(
-        pretty_name=name,
-        annotations_creators=["machine-generated"],
-        source_datasets=["extended"],
-        task_categories=["image-to-text"],
-        size_categories=[size_category(num_out)] if num_out else None,
-        tags=["vila2", "synthetic captions", "webdataset"],
-    )
+    head = dataset_head(name, num_out)
     about = (
         f"An annotation layer that `vila2 {plain(summary.get('stage', layer.get('layer', '')))}` {__version__} "
         f"wrote over WebDataset shards: {num_out:,} annotations for {num_in:,} images. It holds text alone; "
@@ -155,6 +149,21 @@ def _layer_failures(folder: Path, summary: Mapping[str, Any], reader: JsonReader
     ]
     lines += reject_lines(folder, reader, "got no annotation")
     return "\n".join(lines) or "None is on record; what the text gets wrong is only known where it was judged."
+
+
+def dataset_head(name: str, num_out: int, form: str = "webdataset", **more: Any) -> "DatasetCardData":
+    """The YAML of a card of captions that a model wrote, in a format of `datasets`."""
+    from huggingface_hub import DatasetCardData
+
+    return DatasetCardData(
+        pretty_name=name,
+        annotations_creators=["machine-generated"],
+        source_datasets=["extended"],
+        task_categories=["image-to-text"],
+        size_categories=[size_category(num_out)] if num_out else None,
+        tags=["vila2", "synthetic captions", form],
+        **more,
+    )
 
 
 def size_category(num: int) -> str:

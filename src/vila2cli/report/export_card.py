@@ -6,7 +6,7 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.errors import DataError
 from vila2cli.report.cards import card
-from vila2cli.report.data_card import size_category
+from vila2cli.report.data_card import dataset_head
 from vila2cli.report.json_reader import JsonReader, whole
 from vila2cli.report.markdown import card_name, counts, document, plain, section, table
 from vila2cli.settings.recipe import Recipe
@@ -18,22 +18,11 @@ _DATA_FILES = {"parquet": "data/*.parquet", "jsonl": "data/*.jsonl", "webdataset
 
 def export_card(folder: Path, form: str, source: Source, recipe: Recipe, *, license: str) -> str:
     """README.md of the folder that an export has written; its files are found by `datasets.load_dataset`."""
-    from huggingface_hub import DatasetCardData
-
     summary = JsonReader(folder).read(folder / "summary.json")
     num_out = whole(summary.get("out"))
     files = _DATA_FILES.get(form)
     loaded: dict[str, Any] = {"configs": [{"config_name": "default", "data_files": files}]} if files else {}
-    head = DatasetCardData(
-        pretty_name=card_name(folder),
-        license=license,
-        annotations_creators=["machine-generated"],
-        source_datasets=["extended"],
-        task_categories=["image-to-text"],
-        size_categories=[size_category(num_out)] if num_out else None,
-        tags=["vila2", "synthetic captions", form],
-        **loaded,
-    )
+    head = dataset_head(card_name(folder), num_out, form, license=license, **loaded)
     about = (
         f"Written by `vila2 shards export {form}` {__version__}. Captions other than the original ones are "
         "written by a model, unchecked by people. The licence of pictures and captions is that of the base, "

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
+from vila2cli.report.data_card import dataset_head
 from vila2cli.report.json_reader import JsonReader, real, table_of, whole
 from vila2cli.report.markdown import card_name, counts, damaged, document, plain, reject_lines, section, table
 from vila2cli.report.run_folder import layer_stats
@@ -23,8 +24,6 @@ def is_merged(folder: Path, reader: JsonReader) -> bool:
 
 def merged_card(folder: Path, recipe: Recipe) -> str:
     """The card of shards in which captions were joined or drawn."""
-    from huggingface_hub import DatasetCardData
-
     reader = JsonReader(folder)
     inputs = table_of(reader.read(folder / "manifest.json").get("inputs"))
     total: dict[str, Any] = {}
@@ -32,13 +31,7 @@ def merged_card(folder: Path, recipe: Recipe) -> str:
         add_figures(total, stats)
     layers = ", ".join(table_of(table_of(inputs).get("layers")))
     name = card_name(folder)
-    head = DatasetCardData(
-        pretty_name=name,
-        annotations_creators=["machine-generated"],
-        source_datasets=["extended"],
-        task_categories=["image-to-text"],
-        tags=["vila2", "synthetic captions", "webdataset"],
-    )
+    head = dataset_head(name, 0)
     body = [
         f"# {plain(name)}",
         f"WebDataset shards that `vila2 shards merge` {__version__} wrote: {whole(total.get('out')):,} "

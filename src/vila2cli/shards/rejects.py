@@ -1,10 +1,11 @@
 """What could not be used: samples in rejects.jsonl, and shards that could not be read while others go on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vila2cli.errors import DataError
 from vila2cli.files import load_json, one_at_a_time, to_json_bytes, write_atomically
+from vila2cli.shards.reader import Shard
 from vila2cli.shards.records import recorded
 from vila2cli.shards.sample import Reject
 from vila2cli.shards.stats import done
@@ -41,6 +42,17 @@ class Unreadable:
     def are_too_many(self) -> bool:
         """Whether to read no further: what is begun can still be finished."""
         return self._num_in_a_row >= self.MAX_IN_A_ROW
+
+    def each(self, shards: Iterable[Shard], write: Callable[[Shard], None]) -> None:
+        """Write one shard after the other, going on after those for which DataError is raised."""
+        for shard in shards:
+            try:
+                write(shard)
+                self.succeed()
+            except DataError as error:
+                self.fail(error)
+                if self.are_too_many:
+                    return
 
     def check(self) -> None:
         """Raise DataError when there were any, now that the others are done."""

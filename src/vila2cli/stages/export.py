@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.formats.exports.chats import join_lists
 from vila2cli.formats.exports.parquet import check_pyarrow
-from vila2cli.formats.exports.rows import Content, Unusable, Writer
+from vila2cli.formats.exports.rows import Content, Writer
 from vila2cli.formats.registry import find_format
 from vila2cli.run.folder import claim, lock, write_json
 from vila2cli.run.stopping import interruptible
@@ -24,6 +25,7 @@ from vila2cli.shards import (
     write_rejects,
 )
 from vila2cli.shards.fingerprints import Fingerprint
+from vila2cli.shards.members import Unusable
 from vila2cli.shards.places import is_remote, local_path
 from vila2cli.shards.records import parts_of
 from vila2cli.shards.sample import FILTER, ORIGINAL, Reject, is_kept, is_source
@@ -61,33 +63,18 @@ def export(
     if question and form != "llava":
         raise RecipeError(f"--question is what captions answer in llava's conversations; {form} has none")
     content = _content(form, source, captions, with_pictures, question)
+    folder = out / DATA if form in ("jsonl", "parquet") else out
     with lock(out), interruptible() as stop:
-        inputs = {
-            "stage": "export",
-            "format": form,
-            "captions": list(content.captions),
-            "answers": list(content.answers),
-            "pictures": with_pictures,
-            **({"question": content.question} if form == "llava" else {}),
-            "layers": source.outline()["layers"],
-            **filter_inputs(source.layers),
-        }
-        claim(out, inputs)
-        folder = out / DATA if form in ("jsonl", "parquet") else out
+        claim(out, _inputs(form, source, content))
         unreadable = Unreadable()
+
+        def write(shard: Shard) -> None:
+            for place in {out, folder, out / "shards"}:
+                sweep(place)
+            _write(make(folder, shard, content), shard, out)
+
         with stop.at_once():
-            for shard in source.shards:
-                if _is_done(out, shard):
-                    continue
-                for place in {out, folder, out / "shards"}:
-                    sweep(place)
-                try:
-                    _write(make(folder, shard, content), shard, out)
-                    unreadable.succeed()
-                except DataError as error:
-                    unreadable.fail(error)
-                    if unreadable.are_too_many:
-                        break
+            unreadable.each((shard for shard in source.shards if not _is_done(out, shard)), write)
         names = [shard.name for shard in source.shards if _stats_file(out, shard).is_file()]
         lines = [path.read_bytes() for name in names if (path := out / f"{name}.rejects.jsonl").is_file()]
         write_atomically(out / "rejects.jsonl", b"".join(lines))
@@ -99,6 +86,20 @@ def export(
         write_json(out / "summary.json", {"stage": "export", "format": form, **about, **total.to_json()})
     _check_some(total, out)
     return total
+
+
+def _inputs(form: str, source: Source, content: Content) -> dict[str, Any]:
+    """What decides an export."""
+    return {
+        "stage": "export",
+        "format": form,
+        "captions": list(content.captions),
+        "answers": list(content.answers),
+        "pictures": content.with_pictures,
+        **({"question": content.question} if form == "llava" else {}),
+        "layers": source.outline()["layers"],
+        **filter_inputs(source.layers),
+    }
 
 
 def _check_some(total: ShardStats, out: Path) -> None:

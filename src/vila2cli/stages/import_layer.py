@@ -64,14 +64,9 @@ def import_layer(
             for path in files:
                 table.add(path, columns[path], {shard.name for shard in source.shards})
             _take_again(table, out)
-            for shard in writer.missing(source.shards):
-                try:
-                    _write(table, writer, shard, match, digests)
-                    unreadable.succeed()
-                except DataError as error:
-                    unreadable.fail(error)
-                    if unreadable.are_too_many:
-                        break
+            unreadable.each(
+                writer.missing(source.shards), lambda shard: _write(table, writer, shard, match, digests)
+            )
             counts, num_keys = dict(table.counts), table.num_keys
         writer.finish()
         unreadable.check()

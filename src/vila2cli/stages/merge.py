@@ -67,14 +67,10 @@ def merge(
                 "the merged one, or choose another --out"
             )
         unreadable = Unreadable()
-        for shard in missing(folder, source.shards):
-            try:
-                _merge_shard(shard, folder, captions, separator, choice)
-                unreadable.succeed()
-            except DataError as error:
-                unreadable.fail(error)
-                if unreadable.are_too_many:
-                    break
+        unreadable.each(
+            missing(folder, source.shards),
+            lambda shard: _merge_shard(shard, folder, captions, separator, choice),
+        )
         gather_rejects(folder, names)
         unreadable.check()
         return folder_stats(folder, names)

@@ -148,25 +148,12 @@ def to_job(
         known = replace(provenance, engine=engine)
         return rewriter.Rewriter(recipe, known) if rewrite else captioner.Captioner(recipe, known, layer)
 
-    decisive = rewriter.decisive_settings(recipe) if rewrite else captioner.decisive_settings(recipe, layer)
     return Job(
         layer=layer,
         stage=stage,
         recipe=recipe,
         source=source,
-        inputs={
-            "stage": stage,
-            "round": round,
-            **({"draw": provenance.draw} if round is None else {}),
-            "seed": recipe.seed,
-            "model_sha256": provenance.model_sha256,
-            **provenance.dtype,
-            **decisive,
-            **({"uses": {name: to_manifest(job.inputs).digest for name, job in used.items()}} if used else {}),
-            **({"api": recipe.api.deciding()} if settings.engine == "api" else {}),
-            "base": source.outline(),
-            **filter_inputs(source.layers),
-        },
+        inputs=_inputs(recipe, stage, layer, source, provenance, used),
         model=model,
         settings=settings,
         pass_of="" if rewrite else "captions",
@@ -180,6 +167,33 @@ def to_job(
         max_reject_rate=settings.max_reject_rate,
         title=layer,
     )
+
+
+def _inputs(
+    recipe: Recipe,
+    stage: AskingStage,
+    layer: str,
+    source: Source,
+    provenance: Provenance,
+    used: Mapping[str, Job[CaptionSummary]],
+) -> dict[str, Any]:
+    """What decides a layer of captions."""
+    rewrite = stage == "rewrite"
+    settings = recipe.rewrite if rewrite else recipe.captions_of(layer)
+    decisive = rewriter.decisive_settings(recipe) if rewrite else captioner.decisive_settings(recipe, layer)
+    return {
+        "stage": stage,
+        "round": provenance.round,
+        **({"draw": provenance.draw} if provenance.round is None else {}),
+        "seed": recipe.seed,
+        "model_sha256": provenance.model_sha256,
+        **provenance.dtype,
+        **decisive,
+        **({"uses": {name: to_manifest(job.inputs).digest for name, job in used.items()}} if used else {}),
+        **({"api": recipe.api.deciding()} if settings.engine == "api" else {}),
+        "base": source.outline(),
+        **filter_inputs(source.layers),
+    }
 
 
 def _check_recaptioned(source: Source) -> None:

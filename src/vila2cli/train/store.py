@@ -10,7 +10,8 @@ import contextlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -116,6 +117,8 @@ def store_shard(
     def encode(
         sample: Sample, images: Callable[[], Sequence[Image.Image]]
     ) -> tuple[list[TrainSample], list[Any]]:
+        if sample.lacks_images and not may_lack_images:
+            raise Unusable(NO_IMAGE, "a caption without its picture")
         drawn = choosing.alternatives(sample) if choosing is not None else {}
         told = [*drawn.values(), *compose(sample)] or [()]
         made = [encode_sample(sample, chat, one, max_length, max_pixels, draft, images) for one in told]
@@ -128,38 +131,44 @@ def store_shard(
 
     notes = path.with_suffix(".json")
     if not notes.exists():
-        rejects: list[Reject] = []
-        filtered: list[str] = []
-        writer = _Writer(shard, choosing)
         fingerprints: dict[str, Fingerprint] = {}
         read = ahead(decode, _read(shard, fingerprints), num_workers=num_workers)
+        writer = _Writer(shard, choosing)
         with contextlib.closing(read):
-            for one, images in read:
-                check_stop()
-                if isinstance(one, Reject):
-                    rejects.append(one)
-                elif not is_kept(one):
-                    filtered.append(one.key)
-                elif one.lacks_images and not may_lack_images:
-                    rejects.append(Reject(shard.name, one.key, NO_IMAGE, "a caption without its picture"))
-                else:
-                    try:
-                        writer.add(one, *encode(one, images.result))
-                    except Unusable as error:
-                        rejects.append(Reject(shard.name, one.key, error.reason, str(error)))
+            counts = _fill(writer, shard.name, read, encode, check_stop)
         _check_digests(shard, fingerprints, digests or {})
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.write(path, fingerprints[shard.name])
-        value = {
-            "samples": writer.num_samples,
-            **({"rows": writer.num_rows} if choosing is not None else {}),
-            "filtered": len(filtered),
-            "rejects": [r.to_json() for r in rejects],
-        }
+        rows = {"rows": writer.num_rows} if choosing is not None else {}
+        value = {"samples": writer.num_samples, **rows, **counts}
         write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
     known = read_json(notes)
     num_samples, rejects_known = known["samples"], tuple(Reject(**one) for one in known["rejects"])
     return Stored(path, num_samples, known.get("rows", num_samples), known["filtered"], rejects_known)
+
+
+def _fill(
+    writer: "_Writer",
+    shard: str,
+    read: Iterable[tuple[Sample | Reject, Future[tuple[Image.Image, ...]]]],
+    encode: Callable[[Sample, Callable[[], Sequence[Image.Image]]], tuple[list[TrainSample], list[Any]]],
+    check_stop: Callable[[], None],
+) -> dict[str, Any]:
+    """Add what can be trained on; returns how many a filter left out, and what was rejected."""
+    rejects: list[Reject] = []
+    num_filtered = 0
+    for one, images in read:
+        check_stop()
+        if isinstance(one, Reject):
+            rejects.append(one)
+        elif not is_kept(one):
+            num_filtered += 1
+        else:
+            try:
+                writer.add(one, *encode(one, images.result))
+            except Unusable as error:
+                rejects.append(Reject(shard, one.key, error.reason, str(error)))
+    return {"filtered": num_filtered, "rejects": [r.to_json() for r in rejects]}
 
 
 def _read(shard: Shard, fingerprints: dict[str, Fingerprint]) -> Iterator[Sample | Reject]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.formats.exports.files import WholeFile
-from vila2cli.formats.exports.rows import Content, Unusable, picture_files, write_pictures
+from vila2cli.formats.exports.rows import Content, picture_files, write_pictures
 from vila2cli.shards import Shard
+from vila2cli.shards.members import Unusable
 from vila2cli.shards.places import is_remote, local_path
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Sample, Turn
 from vila2cli.text.compose import compose_caption, neutral

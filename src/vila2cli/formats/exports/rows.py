@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of
 
 ColumnKind = Literal["text", "number", "whole", "turns", "image", "json"]
 PICTURES = "images"
 """The folder in an export that holds pictures as files, by shard and key."""
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
-
-
-class Unusable(Exception):
-    """Why a sample is no part of an export, in one word, and in full."""
-
-    def __init__(self, reason: str, error: str) -> None:
-        super().__init__(error)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
