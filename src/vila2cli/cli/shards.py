@@ -228,41 +228,70 @@ def _merge(
 def convert(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards convert'))}.")],
     inputs: Annotated[
-        list[Path], typer.Argument(help="Annotation files or folders of them; for img2dataset its output.")
+        list[Path],
+        typer.Argument(
+            help="Folders of pictures for folder, what img2dataset wrote for img2dataset, else annotations "
+            "or tables, or folders of them."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Folder for the shards.")
     ],
-    images: Annotated[
-        list[Path] | None, typer.Option("--images", help="Folders and tars that hold the images named.")
+    captions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--captions",
+            metavar="FILE",
+            help="Table with the captions of folder: .csv, .tsv, .jsonl or .parquet; else PICTURE.txt beside a "
+            "picture, or none.",
+        ),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--images", help="Folders and tars that hold the images named; for csv its own folder."),
+    ] = None,
+    picture: Annotated[
+        str,
+        typer.Option(
+            "--picture", metavar="COLUMN", help="Column of paths or URLs of pictures; found by its name else."
+        ),
+    ] = "",
+    text: Annotated[
+        str,
+        typer.Option("--text", metavar="COLUMN", help="Column of the caption; found by its name else."),
+    ] = "",
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            metavar="name|number|COLUMN",
+            help="What samples are called by: their picture's file name (the default of folder), a number (of "
+            "all else) or a column. For layer the column of the key; found by its name else.",
+        ),
+    ] = "",
     per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Samples of a shard at most.")] = 1000,
     max_images: Annotated[
         int, typer.Option("--max-images", min=1, help="Images of a web document at most.")
     ] = 6,
-    text: Annotated[
-        str,
-        typer.Option("--text", help="Column of the caption, for parquet and layer; found by its name else."),
-    ] = "",
     shards: Annotated[
         list[str] | None,
         typer.Option("--shards", "--base", help="Base shards that the captions of a layer are for."),
     ] = None,
     layer: Annotated[str, typer.Option("--layer", help="Name of the caption layer.")] = "recaption",
-    key: Annotated[
-        str, typer.Option("--key", help="Column of the key, for layer; found by its name else.")
-    ] = "",
     match: Annotated[
         str,
         typer.Option("--match", help="What keys of a layer are compared with: key, or a field such as url."),
     ] = "key",
 ) -> None:
-    """Write base shards from other formats, or a caption layer from a table of keys and captions.
+    """Make base shards of pictures or of other formats, or a layer of a table.
+
+    A sample's JSON names the file of its picture, and the file and row that it is from.
 
     \b
-    vila2 shards convert llava llava_v1_5_mix665k.json --images data/images --out data/sft
-    vila2 shards convert coco captions_train2017.json --images train2017 --out data/coco
-    vila2 shards convert layer captions.parquet --shards data/coco --out their-captions
+    vila2 shards convert folder photos --captions alt.csv --out data
+    vila2 shards convert csv pairs.tsv --images downloaded --out data
+    vila2 shards convert coco captions_train2017.json --images train2017 --out data
+    vila2 shards convert layer captions.parquet --shards data --out their-captions
     """
     say(f"convert: writing {out}")
     if form == "layer":
@@ -271,7 +300,16 @@ def convert(
     from vila2cli.stages.convert import convert as run_stage
 
     counts = run_stage(
-        form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images, text=text
+        form,
+        inputs,
+        out,
+        images=images or (),
+        per_shard=per_shard,
+        max_images=max_images,
+        text=text,
+        picture=picture,
+        captions=captions or (),
+        key=key,
     )
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
     line = f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}"
