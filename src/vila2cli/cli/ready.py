@@ -15,7 +15,7 @@ from vila2cli.run.folder import check_same, read_manifest, select, to_manifest, 
 from vila2cli.run.stages import is_summed_up, reject_budget
 from vila2cli.settings import Settings
 from vila2cli.settings.recipe import Recipe, read_stored, resolved, resolved_lines
-from vila2cli.shards.places import redacted
+from vila2cli.shards.places import looks_remote, redacted
 
 Inputs = Callable[[], Mapping[str, Any]]
 
@@ -35,6 +35,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
         return False
     if not plan.speaks or is_started():
         return True
+    _check_there(plan)
     if plan.recipe.path == DEFAULT_RECIPE:
         say(f"recipe: {DEFAULT_RECIPE}")
     elif plan.recipe.path is None:
@@ -43,6 +44,21 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     if how := _how_split(plan):
         say(how)
     return True
+
+
+def _check_there(plan: Plan) -> None:
+    """Raise DataError for data that is not there, before anything is loaded for it."""
+    from vila2cli.shards.finding import find
+
+    if plan.kind == "eval":
+        from vila2cli.score.task import find_tasks
+
+        find_tasks(plan.shards)
+        return
+    more = [setting_of(plan.recipe, section) for section in plan.sections if section.startswith("data.")]
+    for spec in (*plan.shards, *(spec for specs in more for spec in specs)):
+        if not looks_remote(spec):
+            find(spec)
 
 
 def _how_split(plan: Plan) -> str:

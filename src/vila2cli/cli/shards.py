@@ -10,14 +10,13 @@ import typer
 from vila2cli.cli.options import Base, Model, Out, RecipeFile, Sets, local_folder
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
-from vila2cli.errors import DataError, RecipeError, meant
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.registry import names
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
 
 if TYPE_CHECKING:
-    from vila2cli.shards import Source
     from vila2cli.text.choose import Choice
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -155,18 +154,15 @@ def merge(
     vila2 shards merge runs/world/round1/recaption --choose original=0.2,recaption=0.8
     """
     from vila2cli.shards import open_source
-    from vila2cli.shards.sample import is_source
+    from vila2cli.shards.contents import contents_of
     from vila2cli.text.choose import Choice
 
     if choose is not None and captions:
         raise RecipeError("--choose draws one caption and --captions joins several; leave one of the two out")
     shares = None if choose is None else _shares(choose)
-    known = ["original", *dict.fromkeys(layer.name for layer in open_source(shards, base=base).layers)]
     option = "--captions" if shares is None else "--choose"
-    if unknown := [name for name in shares or captions or () if not is_source(name, known)]:
-        raise RecipeError(
-            f"{option} {unknown[0]}: these shards have {', '.join(known)}{meant(unknown[0], known)}"
-        )
+    held = contents_of(open_source(shards, base=base))
+    held.check(list(shares or captions or ()), held.layers, option)
     folder = out or default_out("merged", None, shards[0])
     choice = None if shares is None else Choice(shares, seed)
     _merge(shards, folder, tuple(captions or CAPTIONS), base, choice)
@@ -318,12 +314,6 @@ def convert(
         say(f"  each reject and why: {out / 'rejects.jsonl'}")
 
 
-def _known_captions(source: "Source") -> list[str]:
-    """The names that captions of a source may have."""
-    layers = dict.fromkeys(layer.name for layer in source.layers if layer.name != "filter")
-    return ["original", *layers]
-
-
 def _import_layer(inputs: Sequence[Path], shards: Sequence[str] | None, out: Path, **how: str) -> None:
     from vila2cli.shards import open_source
     from vila2cli.stages.import_layer import import_layer, summary_lines
@@ -369,12 +359,13 @@ def export(
     """Write captions, with pictures or without, as files of other tools.
 
     \b
+    vila2 shards export parquet recap --out captions.parquet
     vila2 shards export parquet runs/world/round1/recaption --pictures --push hf://datasets/me/captions
     vila2 shards export vila runs/world/round1/recaption --out recaptions
     """
     from vila2cli.formats.registry import find_format
     from vila2cli.shards import open_source
-    from vila2cli.shards.sample import is_source
+    from vila2cli.shards.contents import contents_of
     from vila2cli.stages import export as stage
     from vila2cli.stages import publish
 
@@ -382,19 +373,23 @@ def export(
     repository = None if push is None else publish.check_repository(push)
     settings, source = open_recipe(recipe, sets), open_source(shards, base=base)
     folder = out or default_out(f"export-{form}", None, shards[0])
+    is_file = form in ("parquet", "jsonl") and folder.suffix == f".{form}" and not folder.is_dir()
+    if is_file and repository is not None:
+        raise RecipeError(f"--push uploads a folder, with a card in it: name one with --out, not {folder}")
     if form == "webdataset":
-        known = _known_captions(source)
-        if unknown := [name for name in captions or () if not is_source(name, known)]:
-            raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
-        _merge(shards, folder, tuple(captions or known), base)
+        held = contents_of(source)
+        held.check(captions or (), held.layers)
+        _merge(shards, folder, tuple(captions or held.layers), base)
     else:
         say(f"export: writing {folder}")
-        counts = stage.export(
+        run_stage = stage.export_file if is_file else stage.export
+        counts = run_stage(
             form, source, folder, captions=captions or (), with_pictures=pictures, question=question
         )
         dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
         line = f"export: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
         show({"stage": "export", "format": form, "out_dir": folder, **counts.to_json()}, [line])
-    publish.write_card(folder, form, source, settings, license=license)
+    if not is_file:
+        publish.write_card(folder, form, source, settings, license=license)
     if repository is not None:
         say(f"pushed: {publish.push(folder, repository, is_public=public)}")

@@ -26,7 +26,8 @@ from vila2cli.formats.captions.taken import (
 )
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format, find_format
-from vila2cli.run.folder import claim, digest, lock, read_manifest
+from vila2cli.run.beginning import begun_with
+from vila2cli.run.folder import claim, digest, lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.sample import Reject
@@ -79,8 +80,8 @@ def convert(
     reading = _Reading(text=text, picture=picture, captions=captions)
     source = _source(find_format("shards convert", form), inputs, images, reading)
     with lock(out), interruptible() as stop, stop.at_once():
-        finished = sorted(done(out)) if out.is_dir() else []
-        stored = _stored(out, finished)
+        stored = begun_with(out, "convert")
+        finished = sorted(done(out)) if stored else []
         found = read_items(source.read, in_order(source.paths, out, finished), max_images=max_images)
         if (first := next(found, None)) is None and not finished:
             raise DataError(_no_items(form, source.paths))
@@ -139,16 +140,6 @@ def _pictures(inputs: Sequence[Path], reading: _Reading) -> _Source:
         else None
     )
     return _Source(list(names), PhotoReader(names, captions), PictureFiles(names))
-
-
-def _stored(out: Path, finished: Sequence[str]) -> dict[str, Any]:
-    """What the folder was claimed with; without a finished shard a conversion may begin anew, another way."""
-    stored = read_manifest(out)
-    if stored is not None and stored.inputs.get("stage") == "convert" and not finished:
-        for path in (*out.glob("*.rejects.jsonl"), out / "rejects.jsonl", out / "manifest.json"):
-            path.unlink(missing_ok=True)
-        return {}
-    return dict(stored.inputs) if stored is not None else {}
 
 
 def _no_items(form: str, paths: Sequence[Path]) -> str:

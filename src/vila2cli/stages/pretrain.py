@@ -33,6 +33,10 @@ def pretrain(
     them; interleaved documents from the recipe are added in the second phase, and so are `mixed`, shards of
     conversations by name.
     """
+    pairs = open_source(shards or recipe.data.pretrain, base=base)
+    others = {"interleaved": recipe.data.interleaved, **mixed}
+    documents = {name: open_source(specs) for name, specs in others.items() if specs}
+
     from vila2cli.model.build import build, resolve_base
     from vila2cli.model.checkpoint import weights_sha256
     from vila2cli.model.scratch import refuse_trained
@@ -43,7 +47,6 @@ def pretrain(
     run = RunFolder(recipe.run_dir)
     in_run = out.resolve().is_relative_to(run.root.resolve()) and out != run.stage("pretrain", 0)
     refuse_trained(bases, run, is_later_round=bool(round) or in_run)
-    pairs = open_source(shards or recipe.data.pretrain, base=base)
     check_trained(recipe, {layer.name for layer in pairs.layers})
     settings = recipe.pretrain
     model, processor = build(recipe.base, seed=recipe.seed)
@@ -60,7 +63,7 @@ def pretrain(
                 if in_run or out == run.stage("pretrain", 0)
                 else None,
             ),
-            Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed))),
+            Phase("main", settings.main, list(_main_sources(recipe, pairs, documents))),
         ],
         recipe=recipe,
         lineage={
@@ -75,17 +78,14 @@ def pretrain(
     )
 
 
-def _main_sources(recipe: Recipe, pairs: Source, mixed: Mapping[str, Sequence[str]]) -> Iterator["DataSource"]:
+def _main_sources(recipe: Recipe, pairs: Source, others: Mapping[str, Source]) -> Iterator["DataSource"]:
     """What the second phase trains on: captioned images, interleaved documents and conversations."""
     from vila2cli.train.job import DataSource
 
     main, compose = recipe.pretrain.main, partial(conversations, composition=Composition())
     yield _captions(pairs, composition_of(main, recipe.seed, answers=main.answers))
-    if recipe.data.interleaved:
-        documents = open_source(recipe.data.interleaved)
-        yield DataSource("interleaved", documents, compose, may_lack_images=True)
-    for name, specs in mixed.items():
-        yield DataSource(name, open_source(specs), compose)
+    for name, source in others.items():
+        yield DataSource(name, source, compose, may_lack_images=name == "interleaved")
 
 
 def _captions(pairs: Source, composition: Composition, *, with_answers: bool = True) -> "DataSource":

@@ -63,7 +63,9 @@ def _find(path: Path, columns: Collection[str], given: str, names: Sequence[str]
     if given:
         if given not in columns:
             has = f"it has {shown(list(columns))}"
-            raise DataError(f"{option} {given}: {path} has no such column{meant(given, columns)}; {has}")
+            raise DataError(
+                f"{path} has no column {given!r}{meant(given, columns)}; {has}: name one with {option}"
+            )
         return given
     known = {_plain(column): column for column in reversed(list(columns))}
     return next((known[name] for name in names if name in known), "")

@@ -39,7 +39,8 @@ def check_column(paths: Sequence[Path], text: str) -> None:
     columns = dict.fromkeys(name for row in firsts if isinstance(row, Row) for name in row.fields)
     if columns and text not in columns:
         raise DataError(
-            f"--text {text}: {paths[0]} has no such column{meant(text, columns)}; it has {shown(list(columns))}"
+            f"{paths[0]} has no column {text!r}{meant(text, columns)}; it has {shown(list(columns))}: "
+            "name one with --text"
         )
 
 

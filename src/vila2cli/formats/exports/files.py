@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ class WholeFile:
         if not self._stream.closed:
             self._stream.close()
             self._partial.unlink(missing_ok=True)
+
+
+def join_lines(parts: Sequence[Path], path: Path) -> None:
+    """Write the lines of files as one file."""
+    whole = WholeFile(path)
+    try:
+        for part in parts:
+            with part.open(encoding="utf-8", newline="\n") as lines:
+                for line in lines:
+                    whole.write(line)
+        whole.close()
+    finally:
+        whole.abort()
 
 
 class JsonLines:

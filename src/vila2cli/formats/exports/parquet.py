@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,35 @@ class Parquet:
             self._flush()
         self._file.close()
         self._is_open = False
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
-        self._partial.replace(self._path)
-        sync_folder(self._path.parent)
+        _put_in_place(self._partial, self._path)
 
     def abort(self) -> None:
         if self._is_open:
             self._file.close()
             self._partial.unlink(missing_ok=True)
+
+
+def join_tables(parts: Sequence[Path], path: Path) -> None:
+    """Write the rows of files of one schema as one file, a row group at a time."""
+    import pyarrow.parquet as pq
+
+    partial = aside(path)
+    try:
+        with pq.ParquetWriter(partial, pq.read_schema(parts[0]), compression="zstd") as writer:
+            for part in parts:
+                with pq.ParquetFile(part) as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group))
+        _put_in_place(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
 
 
 def _schema(content: Content) -> Any:

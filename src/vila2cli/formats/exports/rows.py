@@ -20,7 +20,8 @@ _OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, e
 class Content:
     """What of the samples is exported: captions by name, answers of specialists by layer, and pictures or not.
 
-    `question` is what a caption answers in a conversation, `root` the folder that all base shards are below.
+    `question` is what a caption answers in a conversation, `root` the folder that all base shards are below,
+    `file_names` whether rows say what the file of a picture was called before it was in a shard.
     """
 
     captions: Sequence[str]
@@ -28,10 +29,13 @@ class Content:
     with_pictures: bool = False
     question: str = "Describe the image."
     root: str = ""
+    file_names: bool = True
 
     def columns(self) -> Mapping[str, ColumnKind]:
         """The columns of a row, in order."""
         columns: dict[str, ColumnKind] = {"key": "text", "shard": "text", "url": "text"}
+        if self.file_names:
+            columns["file_name"] = "text"
         if self.with_pictures:
             columns["image"] = "image"
         columns["image_sha256"] = "text"
@@ -64,6 +68,7 @@ def row_of(sample: Sample, shard: str, content: Content) -> dict[str, Any]:
         "key": sample.key,
         "shard": shard,
         "url": _text(sample.meta.get("url")),
+        "file_name": _text(sample.meta.get("file_name")),
         "image_sha256": sample.image_sha256 or None,
     }
     for name in content.captions:
