@@ -204,7 +204,7 @@ def compare(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Compare two evals sample by sample: differences, Holm-adjusted p, samples needed.
+    """Compare two evals sample by sample: differences, adjusted p.
 
     \b
     vila2 eval compare runs/world/round0/eval runs/world/round1/eval
@@ -256,7 +256,7 @@ def lmms(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Have lmms-eval score a checkpoint in its own environment, and take its figures into metrics.json.
+    """Have lmms-eval score a checkpoint, and take its figures.
 
     \b
     vila2 eval lmms --model ckpt/r2 --tasks mme seedbench --out runs/world/round2/eval

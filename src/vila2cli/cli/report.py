@@ -27,7 +27,7 @@ def report(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Write a run folder up as one self-contained HTML page, or write model and data cards.
+    """Write a run folder up as one HTML page, or as cards.
 
     \b
     vila2 report runs/world
@@ -52,7 +52,7 @@ def runs(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """List runs: their rounds, how far each stage is, and the headline figures with 95% intervals.
+    """List runs: how far each stage is, and the headline figures.
 
     Of one run it also says whether another round helps, as its report does.
 

@@ -35,7 +35,7 @@ MAX_SHOWN_CHARS = 1000
 
 @app.callback()
 def about() -> None:
-    """Look into shards and layers, check or merge them."""
+    """Make, check, show, merge and export shards and layers."""
 
 
 @app.command("check")
@@ -45,7 +45,7 @@ def check(
     fast: Annotated[bool, typer.Option("--fast", help="Decode no image, and compare no SHA-256.")] = False,
     num: Annotated[int, typer.Option("--num", help="Problems listed at most, 0 for all.")] = 20,
 ) -> None:
-    """Read everything and list what is wrong; exits with 4 when anything is.
+    """Read everything and list what is wrong; exit code 4 if any is.
 
     \b
     vila2 shards check data/*.tar
@@ -87,7 +87,7 @@ def show_samples(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Print samples with their captions and annotations, or as training sees them.
+    """Print samples with all texts, or as training sees them.
 
     \b
     vila2 shards show runs/world/round1/recaption -n 5
@@ -147,7 +147,7 @@ def merge(
         int, typer.Option("--seed", min=0, help="Of --choose: the recipe's, for the same draw.")
     ] = 0,
 ) -> None:
-    """Write self-contained shards, image and joined text, for tools that know no layers.
+    """Write shards of images and joined text, for other tools.
 
     \b
     vila2 shards merge runs/world/round1/recaption --captions original recaption --out merged
@@ -279,7 +279,7 @@ def convert(
         typer.Option("--match", help="What keys of a layer are compared with: key, or a field such as url."),
     ] = "key",
 ) -> None:
-    """Make base shards of pictures or of other formats, or a layer of a table.
+    """Make shards of pictures or other formats, or a layer of a table.
 
     A sample's JSON names the file of its picture, and the file and row that it is from.
 

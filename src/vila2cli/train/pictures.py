@@ -39,7 +39,7 @@ class Showing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=error is None, cancel_futures=True)
 
     def images(self, samples: Sequence[TrainSample]) -> list[list[Image.Image]]:
         """The images of each sample; raises DataError for one that is not there any more."""
