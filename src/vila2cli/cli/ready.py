@@ -27,6 +27,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     into the manifest of a layer.
     """
     if dry_run:
+        _refuse_empty_tasks(plan)
         found = _expand(plan)
         show(_dry_run(plan, *found), _dry_run_lines(plan, *found))
         return False
@@ -59,6 +60,17 @@ def _check_there(plan: Plan) -> None:
     for spec in (*plan.shards, *(spec for specs in more for spec in specs)):
         if not looks_remote(spec):
             find(spec)
+
+
+def _refuse_empty_tasks(plan: Plan) -> None:
+    """Raise DataError for folders that are there and hold no task, or a task without shards."""
+    from vila2cli.score.task import find_tasks
+    from vila2cli.shards.finding import find
+
+    if plan.kind == "eval":
+        for spec in (spec for spec in plan.shards if _folders(spec)):
+            for task in find_tasks([spec]):
+                find(task.folder)
 
 
 def _how_split(plan: Plan) -> str:

@@ -45,18 +45,23 @@ def columns_of(path: Path) -> list[str]:
 
 def picture_column(path: Path, columns: Collection[str], given: str) -> str:
     """The column that names pictures; raises DataError where there is none."""
-    found = _find(path, columns, given, PICTURES, "--picture")
-    if not found:
-        raise DataError(
-            f"{path} has no column that names pictures, such as image, file_name or url; it has "
-            f"{shown(list(columns))}: name one with --picture"
-        )
-    return found
+    return find_column(path, columns, given, PICTURES, "--picture", "names pictures")
 
 
 def text_column(path: Path, columns: Collection[str], given: str) -> str:
     """The column of the captions, "" where none is called so; raises DataError for one given and not there."""
     return _find(path, columns, given, TEXTS, "--text")
+
+
+def find_column(
+    path: Path, columns: Collection[str], given: str, names: Sequence[str], option: str, use: str
+) -> str:
+    """The column given, or one of these `names`; raises DataError where there is none, saying its `use`."""
+    found = _find(path, columns, given, names, option)
+    if not found:
+        has = f"such as {', '.join(names[:3])}; it has {shown(list(columns))}"
+        raise DataError(f"{path} has no column that {use}, {has}: name one with {option}")
+    return found
 
 
 def _find(path: Path, columns: Collection[str], given: str, names: Sequence[str], option: str) -> str:
