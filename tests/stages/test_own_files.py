@@ -265,8 +265,7 @@ def test_photos_to_recaptions_in_a_parquet(
     names = {image["id"]: image["file_name"] for image in table["images"]}
     rows = {names[one["image_id"]]: one["caption"] for one in table["annotations"]}
     write_table(Path("alt.csv"), [{"file": name, "alt": text} for name, text in rows.items()])
-    sets = ["--set", "recaption.max_new_tokens=2", "--set", "recaption.max_attempts=1"]
-    sets += ["--set", "recaption.max_reject_rate=1.0", "--set", "recaption.engine=hf"]
+    sets = ["--set", "recaption.max_new_tokens=2", "--set", "recaption.engine=hf"]
     assert main(["shards", "convert", "folder", "photos", "--captions", "alt.csv", "--out", "data"]) == 0
     shards = sorted(map(str, Path("data").glob("*.tar")))
     assert (
@@ -357,7 +356,7 @@ def test_what_no_task_can_be_made_of_is_one_line(
         (["--questions", str(table), "--scorer", "sort"], 2, "did you mean short?"),
         (["--questions", str(table), "--scorer", "cidre"], 2, "known are yesno, pope"),
         (["--questions", str(table), "--scorer", "choice"], 4, "q.csv, item 1: has no options"),
-        (["--questions", str(table), "--scorer", "vqa"], 4, "q.csv, item 1: soft accuracy needs"),
+        (["--questions", str(table), "--scorer", "vqa"], 4, "q.csv, item 2: soft accuracy needs"),
         (["--questions", str(table), "--answer", "anser"], 4, "did you mean answer?"),
         (["--questions", str(gone)], 4, "no image gone.png"),
         (["--questions", str(tmp_path / "none.csv")], 4, "no such file"),

@@ -22,25 +22,27 @@ def delimited_rows(path: Path) -> Iterator[dict[str, Any] | RowError]:
     world. Columns without a name, such as the index of pandas, are left out.
     """
     csv.field_size_limit(min(sys.maxsize, 1 << 31))
-    try:
-        with opened(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-            first = text.readline()
-            delimiter = "\t" if ".tsv" in path.name.lower() else max(_COMMAS, key=first.count)
-            rows = csv.reader(chain([first], text), delimiter=delimiter)
-            names = [name.strip() for name in next(rows, [])]
-            _check_names(path, names)
-            for values in filter(None, rows):
-                if len(values) == len(names):
-                    yield {name: value for name, value in zip(names, values, strict=True) if name}
-                else:
-                    error = (
-                        f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
-                    )
-                    yield RowError(error, "bad-row", path.name)
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from None
-    except csv.Error as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+    with opened(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        try:
+            yield from _rows(path, text)
+        except UnicodeDecodeError as error:
+            raise not_utf8(path, error) from None
+        except csv.Error as error:
+            raise DataError(f"cannot read {path}: {error}") from None
+
+
+def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[dict[str, Any] | RowError]:
+    first = text.readline()
+    delimiter = "\t" if ".tsv" in path.name.lower() else max(_COMMAS, key=first.count)
+    rows = csv.reader(chain([first], text), delimiter=delimiter)
+    names = [name.strip() for name in next(rows, [])]
+    _check_names(path, names)
+    for values in filter(None, rows):
+        if len(values) == len(names):
+            yield {name: value for name, value in zip(names, values, strict=True) if name}
+        else:
+            error = f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
+            yield RowError(error, "bad-row", path.name)
 
 
 def _check_names(path: Path, names: list[str]) -> None:

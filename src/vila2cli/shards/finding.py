@@ -129,18 +129,21 @@ def _found(path: Path, spec: str) -> Found:
 def _instead(pattern: str) -> str:
     """What to do about a glob that matches no shards: by the first file or folder that it does match."""
     anchor = Path(Path(pattern).anchor)
-    found = next(
-        (path for part in _braces(pattern) for path in anchor.glob(str(Path(part).relative_to(anchor)))), None
+    found = (path for part in _braces(pattern) for path in anchor.glob(str(Path(part).relative_to(anchor))))
+    advice = next(
+        (advice for path in islice(found, 100) if not path.name.startswith(".") and (advice := _advice(path))),
+        "",
     )
-    advice = _advice(found) if found is not None else ""
     return advice.lstrip("; ") or "expected .tar files"
 
 
 def _advice(path: Path) -> str:
     """What to do about a file, or a folder of files, that are no shards, "" where nobody could tell."""
-    files = islice(path.rglob("*"), _LOOKED_AT) if path.is_dir() else [path]
+    files = sorted(islice(path.rglob("*"), _LOOKED_AT)) if path.is_dir() else [path]
     first: dict[str, Path] = {}
-    for file in sorted(files):
+    for file in (
+        file for file in files if not any(part.startswith(".") for part in file.parts[len(path.parts) :])
+    ):
         first.setdefault("tar" if tar_stem(file) else file.suffix[1:].lower(), file)
     if path.is_dir() and "tar" in first:
         return f"; {first['tar']} is one: name {first['tar'].parent}, or a glob such as {path}/*/*.tar"

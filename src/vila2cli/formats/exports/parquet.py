@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import aside, sync_folder
+from vila2cli.files import aside, naming, sync_folder
 from vila2cli.formats.exports.rows import ColumnKind, Content, json_text, row_of, the_picture
 from vila2cli.shards import Shard
 from vila2cli.shards.sample import Sample
@@ -70,20 +71,23 @@ class Parquet:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        with naming(self._path):
+            self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows.clear()
         self._num_bytes = 0
 
     def close(self) -> None:
         if self._rows:
             self._flush()
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         self._is_open = False
         _put_in_place(self._partial, self._path)
 
     def abort(self) -> None:
         if self._is_open:
-            self._file.close()
+            with suppress(OSError):  # where a disk is full, closing fails as writing did
+                self._file.close()
             self._partial.unlink(missing_ok=True)
 
 
@@ -93,7 +97,8 @@ def join_tables(parts: Sequence[Path], path: Path) -> None:
 
     partial = aside(path)
     try:
-        with pq.ParquetWriter(partial, pq.read_schema(parts[0]), compression="zstd") as writer:
+        schema = pq.read_schema(parts[0])
+        with naming(path), pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for part in parts:
                 with pq.ParquetFile(part) as file:
                     for group in range(file.num_row_groups):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vila2cli.files import naming
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of
 
@@ -115,8 +116,9 @@ def write_pictures(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         path = folder / name
         assert ".." not in path.parts, f"{name} leads out of the export"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         except OSError as error:
             if error.errno not in _OF_THE_NAME:
                 raise
