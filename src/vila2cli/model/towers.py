@@ -1,7 +1,7 @@
 """Vision towers as the classes that each architecture puts them into.
 
 Idefics3's tower and SigLIP's compute the same from tensors of the same names, so either stands for the
-other; CLIP's and InternViT go into their own classes only.
+other; CLIP's, InternViT and those of Qwen-VL go into their own classes only.
 """
 
 from collections.abc import Collection
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -33,8 +34,12 @@ _CLASSES: dict[str, Any] = {
     "idefics3_vision": Idefics3VisionTransformer,
     "internvl_vision": InternVLVisionModel,
     "internvl": AutoModelForImageTextToText,
+    "qwen2_5_vl_vision": "Qwen2_5_VisionTransformerPretrainedModel",
+    "qwen2_5_vl": AutoModelForImageTextToText,
+    "qwen3_vl_vision": "Qwen3VLVisionModel",
+    "qwen3_vl": AutoModelForImageTextToText,
 }
-"""The class that reads a tower, by the model_type of its config."""
+"""The class that reads a tower, by the model_type of its config; by name where importing it takes long."""
 _LOST_PREFIXES = ("head.", "vision_model.head.")
 """SigLIP's attention-pooling head has no place among patch features."""
 
@@ -80,12 +85,20 @@ def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrai
     return tower
 
 
+def load_qwen_tower(folder: Path, architecture: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The tower of a Qwen-VL `architecture`, alone or in a whole model, with that model's own mergers."""
+    kinds = (f"{architecture}_vision", architecture)
+    tower = _loaded(folder, dtype, kinds, f"towers of {architecture}, alone or in a whole model")
+    visual: PreTrainedModel = tower.model.visual if tower.config.model_type == architecture else tower
+    return visual
+
+
 def outline_tower(folder: Path) -> PreTrainedModel:
     """A tower without its weights, whose names and shapes alone are read and checked.
 
     Raises ModelError as loading it would.
     """
-    takes = "SigLIP, CLIP, Idefics3, InternViT"
+    takes = "SigLIP, CLIP, Idefics3, InternViT, Qwen2.5-VL, Qwen3-VL"
     outline: PreTrainedModel = _loaded(folder, torch.float32, tuple(_CLASSES), takes, device_map="meta")
     return outline
 
@@ -99,8 +112,10 @@ def _loaded(folder: Path, dtype: torch.dtype, kinds: Collection[str], takes: str
     if kind not in kinds:
         raise ModelError(f"{folder} is a {kind} model; base.vision_tower takes {takes}")
     options |= {"what": "as a vision tower", "unused": _LOST_PREFIXES, "dtype": dtype}
+    reader = _CLASSES[kind]
     try:
-        return load_whole(_CLASSES[kind], folder, **options)
+        reader = getattr(transformers, reader) if isinstance(reader, str) else reader
+        return load_whole(reader, folder, **options)
     except ModelError as error:
         raise ModelError(f"base.vision_tower {error}") from None
 

@@ -33,11 +33,33 @@ from vila2cli.settings.shares import checked_shares
 from vila2cli.settings.trainer import SourceSettings
 
 
+NATIVE = ("qwen2_5_vl", "qwen3_vl")
+"""Architectures that take a picture in its own shape and, within bounds, its own size."""
+
+
+class PixelSettings(Settings):
+    """Bounds of the pixels of a picture for a model of native resolution; Qwen2.5-VL's own by default."""
+
+    min: Annotated[
+        PositiveInt, setting("qwen2_5_vl, qwen3_vl: pictures of fewer pixels are scaled up to this")
+    ] = 56 * 56
+    max: Annotated[
+        PositiveInt, setting("qwen2_5_vl, qwen3_vl: pictures of more pixels are scaled down to this")
+    ] = 28 * 28 * 1280
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "PixelSettings":
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} is above max = {self.max}")
+        return self
+
+
 class BaseSettings(Settings):
     """What every round starts from."""
 
     architecture: Annotated[
-        Literal["idefics3", "llava", "internvl"], setting("transformers model the parts are put into")
+        Literal["idefics3", "llava", "internvl", "qwen2_5_vl", "qwen3_vl"],
+        setting("transformers model the parts are put into"),
     ] = "idefics3"
     vision_tower: Annotated[str, setting("folder or hub id of the vision tower, or world:tower")] = (
         "world:tower"
@@ -47,19 +69,37 @@ class BaseSettings(Settings):
     feature_layer: Annotated[
         int, setting("llava: tower layer whose output is projected, -1 for the last (VILA: -2)", lt=0)
     ] = -2
+    pixels: Annotated[PixelSettings, setting("pictures of native resolution", if_set=True)] = PixelSettings()
     projector: Annotated[
-        Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (llava, internvl)")
+        Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (all but idefics3)")
     ] = "linear"
     dtype: Annotated[Literal["float32", "bfloat16"], setting("number format of training")] = "float32"
 
     @model_validator(mode="after")
     def _has_a_projector(self) -> "BaseSettings":
-        own = {"idefics3": ("linear",), "internvl": ("mlp",)}.get(self.architecture, ("linear", "mlp"))
+        own = {"idefics3": ("linear",), "llava": ("linear", "mlp")}.get(self.architecture, ("mlp",))
         if self.projector not in own:
             raise ValueError(
                 f"{self.architecture} has no {self.projector} projector; set projector = {own[0]!r}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_its_own_sizes(self) -> "BaseSettings":
+        if self.is_native and self.image_size:
+            raise ValueError(
+                f"{self.architecture} takes pictures in their own shape; bound them with pixels, not image_size"
+            )
+        if not self.is_native and self.pixels != PixelSettings():
+            raise ValueError(
+                f"{self.architecture} has no native resolution; pixels are for {' and '.join(NATIVE)}"
+            )
+        return self
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a picture keeps its own shape and, within `pixels`, its own size."""
+        return self.architecture in NATIVE
 
 
 class DataSettings(Settings):
