@@ -1,8 +1,8 @@
 """Qwen2.5-VL and Qwen3-VL made of a tower and an LLM of their families: pictures at their native resolution.
 
-New is the projector, which the stock classes keep inside the tower: the merger of 2 x 2 patches, of Qwen3-VL with
-the ones that feed layers of the LLM directly (DeepStack). The LLM's tensors go into the class's own text model,
-which counts positions in three axes; on text alone it computes what the LLM does, which is seen to here.
+New is the projector, which the stock classes keep inside the tower: the merger of 2 x 2 patches, and of
+Qwen3-VL those that feed layers of the LLM directly (DeepStack). The LLM's tensors go into the class's own text
+model, which counts positions in three axes; on text alone it computes what the LLM does, which is seen to here.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ TOKENS = {
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }
-"""The tokens of pictures by the names that the configs give their ids; the tokenizers of Qwen's LLMs have them."""
+"""The tokens of pictures by the names that configs give their ids; the tokenizers of Qwen's LLMs have them."""
 _ADDED_BIASES = tuple(f"self_attn.{name}_proj.bias" for name in "qkv")
 """Biases that the text model of Qwen2.5-VL has and an LLM may lack: 0 stands for none."""
 _NUM_CHECKED = 16
@@ -79,7 +79,7 @@ def put_together(
     _move_text(model, llm, base)
     if len(getattr(vision, "deepstack_visual_indexes", ())) > llm.config.num_hidden_layers:
         raise ModelError(
-            f"base.llm {base.llm}: it has fewer layers than base.vision_tower {base.vision_tower} feeds directly"
+            f"base.llm {base.llm}: it has fewer layers than {base.vision_tower} feeds directly (DeepStack)"
         )
     return model, mergers
 
@@ -105,12 +105,12 @@ def make_processor(base: BaseSettings, tower: Any, tokenizer: Any, template: str
 
 
 def video_processor(base: BaseSettings, **sizes: Any) -> Any:
-    """The processor for videos, without which the one for pictures is not loaded; ImportError without torchvision."""
+    """The processor for videos, which the one for pictures is not made without; needs torchvision."""
     return getattr(transformers, _FAMILIES[base.architecture].video_processor)(**sizes)
 
 
 def _text_config(kind: Any, own: Any, family: _Family) -> Any:
-    """The config of the class's text model, with the LLM's own values and a share of frequencies for each axis."""
+    """The config of the class's text model: the LLM's own values, and a share of frequencies for each axis."""
     values = own.to_dict()
     heads = own.num_attention_heads
     half = (getattr(own, "head_dim", None) or own.hidden_size // heads) // 2

@@ -154,7 +154,7 @@ class Recipe(Settings):
 
     def captions_named(self) -> frozenset[str]:
         """The captions that a training or a filter of the run takes, by name."""
-        named = (*self.pretrain.align.captions, *self.pretrain.main.captions)
+        named = tuple(name for phase in self.pretrain.phases.values() for name in phase.captions)
         named += self.filter.captions if self.pretrain.filtered else ()
         return frozenset(name.partition("@")[0] for name in named)
 

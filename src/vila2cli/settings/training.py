@@ -32,7 +32,6 @@ from vila2cli.settings.kinds import (
 from vila2cli.settings.shares import checked_shares
 from vila2cli.settings.trainer import SourceSettings
 
-
 NATIVE = ("qwen2_5_vl", "qwen3_vl")
 """Architectures that take a picture in its own shape and, within bounds, its own size."""
 
@@ -287,7 +286,19 @@ class MainSettings(CaptionSettings, BlendSettings):
 
 
 class PretrainSettings(Settings):
-    """Stages 1 and 2, from the base vision tower and LLM with a fresh projector."""
+    """Stages 1 and 2, from the base vision tower and LLM with a fresh projector, or from a `model`."""
+
+    model: Annotated[
+        str,
+        setting(
+            "folder or hub id of a vision-language checkpoint from which every round continues pretraining, "
+            "empty to start from the bases with a new projector",
+            if_set=True,
+        ),
+    ] = ""
+    realign: Annotated[
+        bool, setting("train stage 1 also where pretraining continues from a model", if_set=True)
+    ] = False
 
     # What decides is not this, but the layer that is then among the data.
     filtered: Annotated[
@@ -295,6 +306,24 @@ class PretrainSettings(Settings):
     ] = False
     align: AlignSettings = AlignSettings()
     main: MainSettings = MainSettings()
+
+    @model_validator(mode="after")
+    def _realigns_a_model(self) -> "PretrainSettings":
+        if self.realign and not self.model:
+            raise ValueError(
+                "realign is for a pretraining that continues from a model; name one, or leave it out"
+            )
+        return self
+
+    @property
+    def phases(self) -> Mapping[str, "AlignSettings | MainSettings"]:
+        """The stages that are trained, by name: a projector that a model brings along is aligned already."""
+        is_aligned = self.model and not self.realign
+        return {**({} if is_aligned else {"align": self.align}), "main": self.main}
+
+    def deciding(self) -> dict[str, Any]:
+        values = super().deciding()
+        return {name: value for name, value in values.items() if name != "align" or name in self.phases}
 
 
 class SftSettings(BlendSettings):
