@@ -140,7 +140,9 @@ def test_questions_are_answered_and_captions_compared(run: Path) -> None:
 
 
 def test_the_checkpoint_keeps_its_bounds(run: Path) -> None:
-    for stage in ("round0/pretrain", "round1/sft"):
+    soup = ["--models", *(str(run / f"round{i}" / "sft") for i in (0, 1)), "--out", str(run / "soup")]
+    assert main(["soup", *soup, "--set", "soup.method=uniform"]) == 0
+    for stage in ("round0/pretrain", "round1/sft", "soup"):
         size = AutoProcessor.from_pretrained(run / stage).image_processor.size
         assert (size.shortest_edge, size.longest_edge) == (1024, 16384)
         assert AutoModelForImageTextToText.from_pretrained(run / stage)
