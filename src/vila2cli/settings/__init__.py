@@ -1,7 +1,7 @@
 """The recipe: typed, frozen settings with unit and default, one class per table.
 
-recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, layers, machine,
-soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
+recipe reads TOML and `--set`; kinds is what settings are made of; training, captions, trainer, asking, layers,
+machine, soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ from vila2cli.settings.asking import (
     RewriteSettings,
     WritingSettings,
 )
+from vila2cli.settings.captions import CaptionSettings
 from vila2cli.settings.kinds import (
     JudgeName,
     Language,
@@ -40,7 +41,6 @@ from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
     BaseSettings,
-    CaptionSettings,
     DataSettings,
     LoraSettings,
     MainSettings,
@@ -48,6 +48,7 @@ from vila2cli.settings.training import (
     SftSettings,
     SpecialistSettings,
     SpecializeSettings,
+    TilesSettings,
     TrainSettings,
     WorldSettings,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "ShownSettings",
     "SourceSettings",
     "SpecialistSettings",
+    "TilesSettings",
     "TrainSettings",
     "TrainerSettings",
     "Workers",

@@ -1,6 +1,6 @@
 """Tables of a recipe about models, data and training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -8,14 +8,13 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from vila2cli.files import BOMB_PIXELS, DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 from vila2cli.settings.asked import AskedSettings, TemplateArguments
+from vila2cli.settings.captions import CaptionSettings
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
@@ -29,7 +28,6 @@ from vila2cli.settings.kinds import (
     one_is_a_list,
     setting,
 )
-from vila2cli.settings.shares import checked_shares
 from vila2cli.settings.trainer import SourceSettings
 
 NATIVE = ("qwen2_5_vl", "qwen3_vl")
@@ -53,6 +51,49 @@ class PixelSettings(Settings):
         return self
 
 
+class TilesSettings(Settings):
+    """Pictures cut into tiles of the side that the tower takes, so that what is small in them can be read."""
+
+    method: Annotated[
+        Literal["none", "dynamic", "catty"],
+        setting(
+            "none: one square; dynamic: the grid of idefics3's or internvl's own image processor, which "
+            "stretches; catty: tiles that overlap in place of stretching (POINTS section 3.1), cut by vila2"
+        ),
+    ] = "none"
+    max: Annotated[
+        PositiveInt,
+        setting("most tiles of a picture, without the thumbnail; dynamic of idefics3: n x n", le=64),
+    ] = 6
+    thumbnail: Annotated[
+        bool, setting("show the whole picture in a tile beside the others; false with catty and internvl alone")
+    ] = True
+    overlap: Annotated[
+        Literal["last", "even"],
+        setting("catty: the last row or column reaches back over the one before it, or all alike (POINTS)"),
+    ] = "last"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_off(cls, tree: Any) -> Any:
+        """Of tiles that are not cut, nothing else is said."""
+        if not isinstance(tree, dict) or tree.get("method", "none") != "none":
+            return tree
+        if "method" not in tree and tree:
+            raise ValueError('name the rule as well: method = "dynamic" or "catty"')
+        return {}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.method == "dynamic" and not self.thumbnail:
+            raise ValueError(
+                'the stock classes always have a thumbnail; set thumbnail = true, or method = "catty"'
+            )
+        if self.method == "dynamic" and self.overlap != "last":
+            raise ValueError('tiles overlap with method = "catty" alone; leave overlap out')
+        return self
+
+
 class BaseSettings(Settings):
     """What every round starts from."""
 
@@ -73,6 +114,24 @@ class BaseSettings(Settings):
         Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (all but idefics3)")
     ] = "linear"
     dtype: Annotated[Literal["float32", "bfloat16"], setting("number format of training")] = "float32"
+    tiles: Annotated[TilesSettings, setting("pictures in tiles", if_set=True)] = TilesSettings()
+
+    @model_validator(mode="after")
+    def _cuts_tiles(self) -> "BaseSettings":
+        tiles = self.tiles
+        if tiles.method == "none":
+            return self
+        if self.architecture not in ("idefics3", "internvl"):
+            whole = "a picture in its own shape" if self.is_native else "one square of a picture"
+            raise ValueError(
+                f"{self.architecture} cannot be shown tiles: its class takes {whole}; set "
+                'tiles.method = "none", or architecture = "idefics3" or "internvl"'
+            )
+        if self.architecture == "idefics3" and tiles.method == "dynamic" and tiles.max < 4:
+            raise ValueError('idefics3 cuts 2 x 2 tiles or more; set tiles.max = 4, or tiles.method = "catty"')
+        if self.architecture == "idefics3" and not tiles.thumbnail:
+            raise ValueError("idefics3 always has a thumbnail; set tiles.thumbnail = true")
+        return self
 
     @model_validator(mode="after")
     def _has_a_projector(self) -> "BaseSettings":
@@ -212,61 +271,6 @@ class BlendSettings(TrainSettings):
 
     def blend(self) -> tuple[Mapping[str, SourceSettings], float]:
         return self.mixture, self.text_share
-
-
-class CaptionSettings(Settings):
-    """How the captions of a sample become one training text."""
-
-    captions: Annotated[
-        SomeNames, setting("caption sources joined in this order: original, or a layer's name")
-    ] = ("original", "recaption")
-    choose: Annotated[
-        dict[str, float],
-        setting(
-            "in place of captions: by caption source, the share of the images that are trained on it alone, "
-            "drawn anew in each epoch; a source that an image lacks leaves its share to the others",
-            if_set=True,
-        ),
-    ] = Field(default_factory=dict)
-    separator: Annotated[str, setting("text between two captions")] = "\n"
-    shuffle_captions: Annotated[bool, setting("draw the order of the captions per image")] = False
-    caption_dropout: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=1)]],
-        setting("by caption source, the share of images it is left out of where there is another"),
-    ] = Field(default_factory=dict)
-    draw_candidate: Annotated[
-        bool, setting("train on one drawn of a recaption's n candidates instead of the best")
-    ] = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_of_the_two(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or not isinstance(tree.get("choose"), dict) or not tree["choose"]:
-            return tree
-        for name, what in (("captions", "joins"), ("shuffle_captions", "orders"), ("caption_dropout", "drops")):
-            if tree.get(name):
-                raise ValueError(
-                    f"choose draws one caption of an image, and {name} {what} several; leave one of the two out"
-                )
-        return {**tree, "captions": tuple(map(str, tree["choose"]))}
-
-    @field_validator("choose")
-    @classmethod
-    def _are_shares(cls, value: dict[str, float]) -> dict[str, float]:
-        return checked_shares(value) if value else value
-
-    @model_serializer(mode="wrap")
-    def _as_read(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What is read again as it is: with `choose` its sources are not the captions that are joined."""
-        return {name: value for name, value in dump(self).items() if not self.choose or name != "captions"}
-
-    @field_validator("caption_dropout")
-    @classmethod
-    def _names_captions(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        captions = info.data.get("captions", value)
-        if unknown := [name for name in value if name not in captions]:
-            raise ValueError(f"{unknown[0]} is none of the captions {', '.join(captions)}")
-        return value
 
 
 class AlignSettings(CaptionSettings, TrainSettings):
