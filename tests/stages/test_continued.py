@@ -154,7 +154,7 @@ def test_check_and_plan_look_at_the_model(
 ) -> None:
     samples = {}
     for name, sets in (("scratch", []), ("more", ["--set", f'pretrain.model="{tiny_checkpoint}"'])):
-        assert vila2(folder, "--json", "plan", "round0", "--count", "eval=1", *sets) == 0
+        assert vila2(folder, "plan", "round0", "--json", "--count", "eval=1", *sets) == 0
         found = json.loads(capsys.readouterr().out)
         samples[name] = next(one["num_images"] for one in found["stages"] if one["name"] == "round0-pretrain")
     assert samples == {"scratch": 12, "more": 6}

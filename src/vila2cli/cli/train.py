@@ -32,11 +32,11 @@ def pretrain(
     vila2 pretrain --recipe recipes/world.toml --shards r1/recaption --out ckpt/r1
     vila2 pretrain --model Qwen/Qwen2.5-VL-3B-Instruct --shards r1/recaption --out ckpt/more
     """
+    if model is not None:
+        sets = [*(sets or ()), f"pretrain.model={json.dumps(model)}"]
     settings = open_recipe(recipe, sets)
     if model is not None:
         _check_outside(Paths(settings, round), model, out)
-        sets = [*(sets or ()), f"pretrain.model={json.dumps(model)}"]
-        settings = open_recipe(recipe, sets)
     if round == EQUAL_COMPUTE:
         settings = open_recipe(recipe, [*(sets or ()), f"pretrain.main.epochs={equal_epochs(settings)}"])
     paths = Paths(settings, round)
@@ -61,7 +61,7 @@ def _check_outside(paths: Paths, model: str, out: Path | None) -> None:
     """Raise RecipeError where --model would make a round of a run, whose other rounds do not start there."""
     run = paths.folder.root
     in_run = paths.round is not None if out is None else out.resolve().is_relative_to(run.resolve())
-    if in_run and model != paths.recipe.pretrain.model:
+    if in_run:
         raise RecipeError(
             f"--model {model}: all rounds of a run start alike, from scratch or from one checkpoint; give an "
             f"--out that is not in {run}, or set pretrain.model in the recipe"

@@ -37,7 +37,7 @@ from vila2cli.errors import ModelError, one_line
 from vila2cli.model import native
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.llm_template import image_template
-from vila2cli.model.loading import LOAD_ERRORS, load_whole, quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, cast, load_whole, quiet_transformers
 from vila2cli.model.saving import with_ends
 from vila2cli.model.tiles import cropping, cutting, splitting, tile_tokens
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_qwen_tower, load_tower
@@ -346,4 +346,4 @@ def _finished(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         do_sample=False,
     )
-    return model.to(dtype)
+    return cast(model, dtype)
