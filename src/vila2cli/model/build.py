@@ -246,13 +246,18 @@ def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
 
 
 def _qwen_vl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
+    check_processor(base)
+    model, tokenizer = join_qwen_vl(base, seed)
+    template = image_template(tokenizer, base.llm, native.IMAGE)
+    return model, native.make_processor(base, model.model.visual, tokenizer, template)
+
+
+def check_processor(base: BaseSettings) -> None:
+    """Raise ModelError where the processor of an architecture of native resolution lacks a package."""
     try:
         native.video_processor(base)
     except _IMPORT_ERRORS as error:
         raise _needs_torchvision(base, error) from None
-    model, tokenizer = join_qwen_vl(base, seed)
-    template = image_template(tokenizer, base.llm, native.IMAGE)
-    return model, native.make_processor(base, model.model.visual, tokenizer, template)
 
 
 def join_qwen_vl(base: BaseSettings, seed: int) -> tuple[Any, Any]:

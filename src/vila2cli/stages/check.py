@@ -18,7 +18,7 @@ from vila2cli.image import decode_image
 from vila2cli.model.sizes import PartSizes, num_parameters, part_sizes, training_bytes
 from vila2cli.ranks import num_cores
 from vila2cli.run.forecast import Counts
-from vila2cli.settings import TrainSettings
+from vila2cli.settings import BaseSettings, TrainSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, open_source, read_shard
 from vila2cli.shards.places import looks_remote
@@ -140,9 +140,11 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         yield from _continued(recipe)
         return
     base = recipe.base
-    yield _try("base.vision_tower", lambda: _tower_text(find_offline(base.vision_tower)))
+    yield _try("base.vision_tower", lambda: _tower_text(find_offline(base.vision_tower), base.architecture))
     yield _try("base.llm", lambda: _llm_text(find_offline(base.llm)))
     yield _try("tokenizer", lambda: _tokenizer(find_offline(base.llm)))
+    if base.is_native:
+        yield _try("processor", lambda: _processor(base))
     try:
         sizes = part_sizes(base, *(find_offline(spec) for spec in (base.vision_tower, base.llm)))
     except ModelError:
@@ -229,12 +231,19 @@ def _weights_text(folder: Path) -> str:
     return f"{num_parameters(folder) / 1e6:,.4g}M parameters in {folder}"
 
 
-def _tower_text(folder: Path) -> str:
+def _tower_text(folder: Path, architecture: str) -> str:
     text = _weights_text(folder)  # what is damaged or cut off is said in its own words
     from vila2cli.model.towers import outline_tower
 
-    outline_tower(folder)
+    outline_tower(folder, architecture)
     return text
+
+
+def _processor(base: BaseSettings) -> str:
+    from vila2cli.model.build import check_processor
+
+    check_processor(base)
+    return f"{base.pixels.min:,} to {base.pixels.max:,} pixels a picture"
 
 
 def _llm_text(folder: Path) -> str:
