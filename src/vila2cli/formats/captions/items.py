@@ -84,7 +84,10 @@ def _tables(inputs: Sequence[Path]) -> Iterator[Path]:
         if place.is_dir():
             tables = sorted(path for path in place.iterdir() if path.name.endswith(_TABLES))
             if not tables:
-                raise DataError(f"{place} holds no file that ends in {', '.join(_TABLES)}")
+                raise DataError(
+                    f"{place} holds no file that ends in {', '.join(_TABLES)}; a folder of pictures is read by "
+                    "`vila2 shards convert folder`"
+                )
             yield from tables
         elif place.is_file():
             yield place

@@ -35,7 +35,9 @@ def find_pictures(places: Sequence[Path]) -> dict[Path, str]:
             found |= {path: str(path.relative_to(place)) for path in _walk(place) if path not in found}
         elif place.is_file():
             if _extension(place) not in _PICTURES:
-                raise DataError(f"{place} is no folder and its name does not end as a picture's does")
+                raise DataError(
+                    f"{place} is no folder, and no picture by its name; a table of captions goes with --captions"
+                )
             found.setdefault(place, place.name)
         else:
             raise DataError(f"{place} does not exist")
