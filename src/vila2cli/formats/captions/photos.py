@@ -36,7 +36,7 @@ def find_pictures(places: Sequence[Path]) -> dict[Path, str]:
         elif place.is_file():
             if _extension(place) not in _PICTURES:
                 raise DataError(
-                    f"{place} is no folder, and no picture by its name; a table of captions goes with --captions"
+                    f"{place} is no folder, and by its name no picture; a table goes with --captions"
                 )
             found.setdefault(place, place.name)
         else:
