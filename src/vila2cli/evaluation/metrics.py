@@ -23,7 +23,7 @@ class Metrics(StageResult):
         """A table of the tasks with their headlines; what else there is stands in metrics.json."""
         if "model" in self.about:
             yield f"model: {self.about['model']}"
-        rows = [("task", "samples", "metric", "value", "95% interval", "rejected")]
+        rows: list[tuple[str, ...]] = [("task", "samples", "metric", "value", "95% interval", "rejected")]
         rows += [_row(name, entry) for name, entry in self.tasks.items()]
         if self.qa_mean is not None and len(self.tasks) > 1:
             num = sum(int(entry.get("num_samples", 0)) for entry in self.tasks.values() if _is_asked(entry))
@@ -35,6 +35,7 @@ class Metrics(StageResult):
             yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         if seconds := self.about.get("seconds"):
             yield f"seconds: {seconds:.4g}"
+        yield "every metric of each task: metrics.json"
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:

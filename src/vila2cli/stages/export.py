@@ -13,7 +13,7 @@ from vila2cli.files import MARK, PARTIAL, read_json, sweep, to_json_bytes, write
 from vila2cli.formats.exports.chats import join_lists
 from vila2cli.formats.exports.files import join_lines
 from vila2cli.formats.exports.parquet import check_pyarrow, join_tables
-from vila2cli.formats.exports.rows import Content, Writer
+from vila2cli.formats.exports.rows import QUESTION, Content, Writer
 from vila2cli.formats.registry import find_format
 from vila2cli.run.folder import claim, lock, read_manifest, write_json
 from vila2cli.run.stopping import interruptible
@@ -158,7 +158,7 @@ def _content(form: str, source: Source, captions: Sequence[str], with_pictures: 
         answers=tuple(answers) if form != "vila" else (),
         with_pictures=with_pictures,
         root=_root(source),
-        **({"question": question} if question else {}),
+        question=question or QUESTION,
     )
     for name in (*content.captions, *answers):
         others = tuple(one for one in content.captions if one != name)

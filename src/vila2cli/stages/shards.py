@@ -371,8 +371,8 @@ def _image_line(data: bytes, extension: str) -> str:
 def _annotation_lines(annotation: Annotation) -> Iterator[str]:
     origin = [annotation.model, annotation.prompt_id, annotation.finish_reason]
     about = ", ".join(str(part) for part in origin if part)
-    said = "answer" if annotation.kind == "prediction" else annotation.layer
-    name = said if annotation.round is None else f"{said} of round {annotation.round}"
+    called = "answer" if annotation.kind == "prediction" else annotation.layer
+    name = called if annotation.round is None else f"{called} of round {annotation.round}"
     yield f"{name} ({about}): {annotation.text or ''}" if about else f"{name}: {annotation.text or ''}"
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
     if annotation.scores:

@@ -12,6 +12,7 @@ from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of
 
 ColumnKind = Literal["text", "number", "whole", "turns", "image", "json"]
+QUESTION = "Describe the image."
 PICTURES = "images"
 """The folder in an export that holds pictures as files, by shard and key."""
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
@@ -28,7 +29,7 @@ class Content:
     captions: Sequence[str]
     answers: Sequence[str] = ()
     with_pictures: bool = False
-    question: str = "Describe the image."
+    question: str = QUESTION
     root: str = ""
     file_names: bool = True
 
