@@ -6,8 +6,9 @@ and task, then any family.
 """
 
 import copyreg
+import difflib
 
-from vila2cli.errors import DataError, meant
+from vila2cli.errors import DataError
 from vila2cli.score.amber import AMBER, AMBER_YESNO
 from vila2cli.score.box import BOX, REFCOCO
 from vila2cli.score.caption import FACTS
@@ -51,7 +52,9 @@ def find_scorer(name: str) -> Scorer:
     """The scorer of that name; raises DataError naming the nearest one."""
     if name in SCORERS:
         return SCORERS[name]
-    raise DataError(f"no scorer is named {name!r}{meant(name, SCORERS)}; there are {', '.join(SCORERS)}")
+    near = difflib.get_close_matches(name, SCORERS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(f"no scorer is named {name!r}; {hint}there are {', '.join(SCORERS)}")
 
 
 # By name, for their functions have none: a replica looks a scorer up as everybody does.
