@@ -82,7 +82,9 @@ def _given(given: Recipe | None) -> OwnRecipe:
     recipe = given or Recipe()
     flat = flatten(recipe.model_dump(mode="json"))
     told = {key for key in flat if recipe.path is not None or _is_set(recipe, key)}
-    lines = [line for line in resolved_lines(recipe) if recipe.path is not None or not line.endswith("# default")]
+    lines = [
+        line for line in resolved_lines(recipe) if recipe.path is not None or not line.endswith("# default")
+    ]
     about = f"{visible(recipe.path.name, 80)}, {_digest(recipe)}" if recipe.path is not None else NOT_STORED
     return OwnRecipe(
         recipe=recipe,

@@ -61,7 +61,7 @@ def dollars(value: float) -> str:
     """An amount with cents, or with two significant digits where it is less."""
     if value >= 0.1 or value <= 0:
         return f"${value:,.2f}"
-    return f"${value:.{1 - math.floor(math.log10(value))}f}"
+    return f"${value:.{1 - math.floor(math.log10(value))}f}".rstrip("0")
 
 
 def join_words(parts: Sequence[str], last: str = "and") -> str:

@@ -9,7 +9,7 @@ theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" 
 nameTheme();
 
 // A box that scrolls can be reached with the keyboard, and shows on which sides it goes on.
-const boxes = document.querySelectorAll(".scroll, .columns, .caption p:not(.meta), pre");
+const boxes = document.querySelectorAll(".scroll, .strip, .columns, .caption p:not(.meta), pre");
 const look = (box) => {
   const wide = box.scrollWidth - box.clientWidth, high = box.scrollHeight - box.clientHeight;
   box.classList.toggle("goes-right", wide - box.scrollLeft > 1);
