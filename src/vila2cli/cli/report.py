@@ -20,7 +20,7 @@ def report(
     run_dir: Annotated[
         Path | None,
         typer.Argument(
-            help="Run folder, of the recipe by default; with --card also a checkpoint, a layer or merged shards."
+            help="Run folder, of the recipe by default; with --card a checkpoint, layer or merged shards, too."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, RUN_DIR/report.html.")] = None,

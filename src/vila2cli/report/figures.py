@@ -13,7 +13,7 @@ Verdict = Literal["gain", "loss", "even", "few"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value with its 95% interval where the file gives one, and how many samples it is of, if known."""
+    """A measured value with its 95% interval where the file gives one, and of how many samples, if known."""
 
     value: float
     low: float | None = None

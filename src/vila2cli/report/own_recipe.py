@@ -45,7 +45,7 @@ class OwnRecipe:
 
 
 def own_recipe(run: RunRecord, given: Recipe | None, reader: JsonReader) -> OwnRecipe:
-    """The newest recipe that a stage of the run stored; the one `given` where there is none that can be read."""
+    """The newest recipe that a stage of the run stored; else the one `given`."""
     stored = {stage.label: stage.folder / RECIPE_FILE for stage in run.stages}
     stored = {label: path for label, path in stored.items() if path.is_file()}
     # Of equal times, as in a copy, the stage that runs last.

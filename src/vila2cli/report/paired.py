@@ -37,8 +37,8 @@ _NOTE = (
     "In points of a percent for shares. Paired bootstrap over the evaluation images: both models answered "
     f"the same questions; shares of fewer than {FEW_IMAGES} images have the cautious interval that eval "
     "gives them. An interval that leaves out zero is coloured; the samples cannot say which is better for "
-    f"the grey ones, and fewer than {TOO_FEW} never can. At 95% one in twenty differences looks clear by chance, "
-    "and a repeat of the training is not covered."
+    f"the grey ones, and fewer than {TOO_FEW} never can. At 95% one in twenty differences looks clear "
+    "by chance, and a repeat of the training is not covered."
 )
 
 

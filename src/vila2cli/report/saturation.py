@@ -13,8 +13,8 @@ from vila2cli.score.stats import TOO_FEW
 def verdict(comparisons: Sequence[RoundComparison], results: Sequence[RoundResult] = ()) -> list[str]:
     """The verdict, then the main measures of every two rows that were compared.
 
-    A measure is better where the whole 95% interval of its paired difference is above zero, and there are enough
-    samples to say so. `results` tell which rounds are not evaluated.
+    A measure is better where the whole 95% interval of its paired difference is above zero, and there are
+    enough samples to say so. `results` tell which rounds are not evaluated.
     """
     sentence = _saturation([pair for pair in comparisons if pair.after.startswith("round ")])
     without = [result.group for result in results if result.is_round and not result.tasks]
@@ -36,8 +36,8 @@ def _saturation(rounds: Sequence[RoundComparison]) -> str:
     if not last.told:
         few = [f"{change.num_samples} in {name}" for name, change in last.main.items()]
         return (
-            f"Whether another round helps cannot be said: too few samples to tell ({join_words(few)} are shared "
-            f"by {last.before} and {last.after}; it takes {TOO_FEW})."
+            f"Whether another round helps cannot be said: too few samples to tell ({join_words(few)} are "
+            f"shared by {last.before} and {last.after}; it takes {TOO_FEW})."
         )
     gained, lost = _changed(last, "gain"), _changed(last, "loss")
     if gained:
