@@ -14,7 +14,7 @@ from vila2cli.run.folder import store_recipe
 from vila2cli.settings.recipe import Recipe, load_recipe
 
 MakeRun = Callable[..., Any]
-ANOTHER = 'name = "another"\nseed = 9\nrounds = 7\n[cost]\ndollars_per_hour = 3.0\n'
+ANOTHER = 'name = "elsewhere"\nseed = 9\nrounds = 7\n[cost]\ndollars_per_hour = 3.0\n'
 
 
 def store(folder: Path, *sets: str, when_s: int, file: str | None = None) -> None:
@@ -54,7 +54,7 @@ def test_the_newest_stage_says_what_the_run_is(run: Any, tmp_path: Path) -> None
     assert "my/llm" in facts(page)["Base"]
     assert "seed = 4  # --set" in page.settings
     assert page.settings_note.startswith("as round 1 · eval stored it")
-    assert not any(word in render_page(page) for word in ("another", "other.toml"))
+    assert not any(word in render_page(page) for word in ("elsewhere", "other.toml"))
     # What the report itself reckons with is what was given for it.
     assert any("$" in str(cell) for row in page.costs.ledger.rows for cell in row.cells)
     assert not any(
@@ -65,7 +65,7 @@ def test_the_newest_stage_says_what_the_run_is(run: Any, tmp_path: Path) -> None
 def test_stages_that_ran_with_other_settings_are_told(run: Any) -> None:
     table = build_page(None, run.run_dir).differing
     rows = {(row.label, row.cells[2]): row.cells[:2] for row in table.rows}
-    assert rows["sft.epochs", "round 0 · sft"] == ("1", "3")
+    assert rows["sft.epochs", "round 0 · sft"] == ("1.0", "3.0")
     assert rows["rounds", "round 0 · sft"] == ("2", "1")
     assert rows["base.llm", "round 0 · sft and round 1 · recaption"][0] == '"my/llm"'
     assert not any(label == "name" for label, _ in rows)
@@ -92,7 +92,7 @@ def test_where_none_is_stored_defaults_are_not_told(make_run: MakeRun, tmp_path:
         assert len(page.settings) == (1 if given is not None and given.origins else 0)
     (tmp_path / "other.toml").write_text(ANOTHER)
     page = build_page(load_recipe(tmp_path / "other.toml"), made.run_dir)
-    assert (page.name, facts(page)["Seed"]) == ("another", "9")
+    assert (page.name, facts(page)["Seed"]) == ("elsewhere", "9")
     assert "as given for this report" in page.settings_note
 
 
@@ -105,10 +105,10 @@ def test_a_recipe_that_lies_around_is_not_asked(
     assert main(["report", str(run.run_dir)]) == 0
     text = (run.run_dir / "report.html").read_text()
     assert "<h1>mine</h1>" in text
-    assert "another" not in text
+    assert "elsewhere" not in text
     capsys.readouterr()
-    assert main(["report"]) == 4  # runs/another is none
-    assert "there is no run folder runs/another; name one, as in vila2 report runs/world" in (
+    assert main(["report"]) == 4  # runs/elsewhere is none
+    assert "there is no run folder runs/elsewhere; name one, as in vila2 report runs/world" in (
         capsys.readouterr().err
     )
 
@@ -117,5 +117,5 @@ def test_a_card_has_the_recipe_of_its_stage(run: Any) -> None:
     folder = run.run_dir / "round1" / "sft"
     text = card(folder, load_recipe(None, ["cost.dollars_per_hour=2"]))
     assert "| GPU-hours, one device |" in text, "as the eval beside it stored"
-    assert "| $" in text
+    assert "| \\\\$" in text
     assert "| core-hours, one device |" in card(run.run_dir / "round0" / "sft", Recipe())
