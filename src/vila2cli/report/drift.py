@@ -130,8 +130,9 @@ def _interval_cells(
     cells = {}
     for column in shown:
         words = estimates[f"{column} {WORDS}"]
-        # What does not vary, as of one image, is not for that sure.
-        cells[column, WORDS] = Cell(number(words.value, 1)) if words.is_even else _cell(words.interval(), 1)
+        # One image does not vary, and is not for that sure.
+        is_one = len(set(groups)) == 1
+        cells[column, WORDS] = Cell(number(words.value, 1)) if is_one else _cell(words.interval(), 1)
         for name, (_, whole) in SHARES.items():
             facts = counted.get(f"{column} {whole}")
             # Inherited compares with the row above, which the first one does not have.

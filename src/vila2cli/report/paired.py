@@ -1,6 +1,7 @@
 """What changed from round to round: paired differences on the same evaluation samples."""
 
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,18 +112,22 @@ def compare_two(
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A measure of two rounds, on the samples that both answered, with their images, and after minus before."""
+    """A measure of two rounds, on the samples that both answered, with their images, and after minus before.
+
+    `num_samples` it is of, or each task of a mean.
+    """
 
     before: Estimate
     after: Estimate
     images: frozenset[str]
     change: Difference
+    num_samples: int
 
     @property
     def figure(self) -> Figure:
-        """The difference as the page shows it; questions about one picture are not samples of their own."""
-        interval, of = self.change.interval, self.change.of
-        return Figure(interval.value, interval.low, interval.high, min(of.num_samples, of.num_images))
+        """The difference as the page shows it."""
+        interval = self.change.interval
+        return Figure(interval.value, interval.low, interval.high, self.num_samples)
 
 
 def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
@@ -130,7 +135,9 @@ def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
     before, after = mean_of([pair.before for pair in pairs]), mean_of([pair.after for pair in pairs])
     images = frozenset().union(*(pair.images for pair in pairs))
     of = Support.of_mean([pair.change.of for pair in pairs], len(images))
-    return _Pair(before, after, images, difference_of(before, after, top=1.0, of=of))
+    # A mean is as sure as if all tasks had the harmonic mean of their sizes.
+    num_samples = int(statistics.harmonic_mean([max(1, pair.num_samples) for pair in pairs]))
+    return _Pair(before, after, images, difference_of(before, after, top=1.0, of=of), num_samples)
 
 
 def _is_share(task: TaskResult) -> bool:
@@ -154,7 +161,13 @@ def _pair_task(
     if not shared.asks_like(other):
         return {}
     images = frozenset(shared.groups(scorer))
-    return {metric: _Pair(before[metric], after[metric], images, differences[metric]) for metric in before}
+    return {
+        # Questions about one picture are no samples of their own.
+        metric: _Pair(
+            before[metric], after[metric], images, change, min(change.of.num_samples, change.of.num_images)
+        )
+        for metric, change in differences.items()
+    }
 
 
 def difference_table(comparisons: Sequence[RoundComparison], results: Sequence[RoundResult]) -> Table:

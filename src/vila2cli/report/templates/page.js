@@ -20,7 +20,7 @@ const look = (box) => {
   if (hint && hint.classList.contains("hint")) hint.hidden = wide <= 1;
 };
 const sizes = new ResizeObserver((entries) => { for (const entry of entries) look(entry.target); });
-for (const box of boxes) sizes.observe(box);
+for (const box of boxes) { look(box); sizes.observe(box); }
 document.addEventListener("scroll", (event) => { if (event.target !== document) look(event.target); }, true);
 
 // What a link leads to is open.
