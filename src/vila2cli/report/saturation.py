@@ -35,9 +35,11 @@ def _saturation(rounds: Sequence[RoundComparison]) -> str:
         )
     if not last.told:
         few = [f"{change.num_samples} in {name}" for name, change in last.main.items()]
+        if len(few) > 1 and len({change.num_samples for change in last.main.values()}) == 1:
+            few = [few[0].replace(" in ", " in each of ", 1), *list(last.main)[1:]]
         return (
-            f"Whether another round helps cannot be said: too few samples to tell ({join_words(few)} are "
-            f"shared by {last.before} and {last.after}; it takes {TOO_FEW})."
+            f"Whether another round helps cannot be said: too few samples to tell ({join_words(few)}, "
+            f"and it takes {TOO_FEW})."
         )
     gained, lost = _changed(last, "gain"), _changed(last, "loss")
     if gained:
