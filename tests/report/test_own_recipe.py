@@ -117,5 +117,5 @@ def test_a_card_has_the_recipe_of_its_stage(run: Any) -> None:
     folder = run.run_dir / "round1" / "sft"
     text = card(folder, load_recipe(None, ["cost.dollars_per_hour=2"]))
     assert "| GPU-hours, one device |" in text, "as the eval beside it stored"
-    assert "| \\\\$" in text
+    assert "| \\$" in text
     assert "| core-hours, one device |" in card(run.run_dir / "round0" / "sft", Recipe())
