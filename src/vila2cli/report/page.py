@@ -146,10 +146,14 @@ def _name(own: OwnRecipe, run_dir: Path) -> str:
 
 def _facts(own: OwnRecipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
     told = own.told
-    base = f"{told.get('base.architecture')}: {told.get('base.vision_tower')} + {told.get('base.llm')}"
+    started = ""
+    if model := told.get("pretrain.model"):
+        started = f"{model}, from which every round continues"
+    elif "base.llm" in told and "base.vision_tower" in told:
+        started = f"{told.get('base.architecture', '')}: {told['base.vision_tower']} + {told['base.llm']}"
     facts = (
         ("Recipe", own.about),
-        ("Base", base if "base.llm" in told and "base.vision_tower" in told else ""),
+        ("Base", started.removeprefix(": ")),
         ("Seed", str(told.get("seed", ""))),
         ("Newest file", when(run.newest) or "none yet"),
     )
