@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from transformers.image_utils import SizeDict
 
 from vila2cli.errors import ModelError
@@ -240,19 +241,54 @@ _CUTTERS: Mapping[str, type[Catty]] = {
 }
 
 
-def fewer(processor: Any, most: int) -> Any | None:
-    """The processor with at most so many tiles for a picture, None where its class cuts none."""
-    images: Any = copy.copy(getattr(processor, "image_processor", None))
+def limits(processor: Any, told: Mapping[str, Any]) -> tuple[int, ...]:
+    """To how many tiles of a picture a processor may be held, the most first; none where its class cuts none.
+
+    `told` are the settings that the processor gives its image processor.
+    """
+    images: Any = getattr(processor, "image_processor", None)
     if isinstance(images, Catty):
-        images.vila2_tiles = {**images.vila2_tiles, "max": most}
-    elif getattr(images, "do_image_splitting", False):
+        return tuple(range(images.most_tiles - 1, 0, -1))
+    if getattr(images, "do_image_splitting", False) and hasattr(images, "max_image_size"):
+        edge = dict(images.size).get("longest_edge") or 0
+        number = min(edge, _LONGEST) // images.max_image_size["longest_edge"]
+        return tuple(edge * edge for edge in range(number - 1, 0, -1))
+    if told.get("crop_to_patches", getattr(images, "crop_to_patches", False)) and hasattr(
+        images, "max_patches"
+    ):
+        return tuple(range(images.max_patches - 1, 0, -1))
+    return ()
+
+
+def held_to(processor: Any, most: int) -> Any:
+    """The processor with at most so many tiles of a picture, one of its `limits`."""
+    made = copy.copy(processor)
+    made.image_processor = copy.copy(processor.image_processor)
+    for name, value in settings_for(processor, most).items():
+        setattr(made.image_processor, name, value)
+    return made
+
+
+def settings_for(processor: Any, most: int) -> dict[str, Any]:
+    """The settings that hold an image processor to so many tiles, by name."""
+    images = processor.image_processor
+    if isinstance(images, Catty):
+        return {KEY: {**images.vila2_tiles, "max": most}}
+    if hasattr(images, "do_image_splitting"):
         side = images.max_image_size["longest_edge"]
         edge = split_edge(side, most)
-        images.size, images.do_image_splitting = {"longest_edge": edge}, edge > side
-    elif hasattr(images, "max_patches"):
-        images.max_patches = most
-    else:
-        return None
-    made = copy.copy(processor)
-    made.image_processor = images
+        return {"size": {"longest_edge": edge}, "do_image_splitting": edge > side}
+    return {"min_patches": min(images.min_patches, most), "max_patches": most}
+
+
+def held(image: Image.Image, most: int) -> Image.Image:
+    """The same pixels, to be shown in at most so many tiles."""
+    image.load()
+    made = Image.Image()._new(image.im)
+    made.most_tiles = most  # type: ignore[attr-defined]
     return made
+
+
+def most_tiles(image: Image.Image) -> int:
+    """To how many tiles a picture is held, 0 for as many as the model has for it."""
+    return int(getattr(image, "most_tiles", 0))
