@@ -119,9 +119,8 @@ def test_catty_keeps_shapes_and_leaves_nothing_out() -> None:
 
 def test_dynamic_is_what_the_stock_processor_does(tmp_path: Path) -> None:
     """Ids and pixels of 200 shapes, as transformers alone makes them of what is in the checkpoint's folder."""
-    processor = built("dynamic")
-    processor.save_pretrained(tmp_path)
-    stock, chat = Chat(AutoProcessor.from_pretrained(tmp_path)), Chat(processor)
+    built("dynamic").save_pretrained(tmp_path)
+    stock, chat = Chat(AutoProcessor.from_pretrained(tmp_path)), Chat(load_processor(tmp_path))
     counts = set()
     for size in shapes(4, 200):
         image = trial_picture(size)

@@ -97,7 +97,13 @@ class Pictures:
 
     def _for(self, image: Image.Image) -> "Pictures":
         """The pictures of a processor that is held to as many tiles as this image."""
-        most = most_tiles(image)
+        return self._of(most_tiles(image))
+
+    def processor_for(self, most: int) -> Any:
+        """The processor held to so many tiles, 0 for as many as there are for a picture."""
+        return self._of(most)._processor
+
+    def _of(self, most: int) -> "Pictures":
         if most in (0, self._most):
             return self
         with self._holding:

@@ -241,6 +241,11 @@ _CUTTERS: Mapping[str, type[Catty]] = {
 }
 
 
+def cuts_itself(processor: Any) -> bool:
+    """Whether tiles are cut by our rule and not by that of the processor's class."""
+    return isinstance(getattr(processor, "image_processor", None), Catty)
+
+
 def limits(processor: Any, told: Mapping[str, Any]) -> tuple[int, ...]:
     """To how many tiles of a picture a processor may be held, the most first; none where its class cuts none.
 
