@@ -38,7 +38,7 @@ from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
-from vila2cli.model.tiles import cuts_itself
+from vila2cli.model.tiles import cuts_itself, most_tokens
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -102,9 +102,10 @@ class VllmEngine:
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
             self.num_devices = plan.per_replica
-        self._context = context_on(config, settings, plan)
+        image_tokens = most_tokens(folder)
+        self._context = context_on(config, settings, plan, image_tokens)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
-        options = engine_options(config, settings, self._context, plan)
+        options = engine_options(config, settings, self._context, plan, image_tokens)
         options |= pixel_options(self._chat, settings.asked)
         with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)

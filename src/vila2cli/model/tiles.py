@@ -14,13 +14,15 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from transformers.image_utils import SizeDict
 
-from vila2cli.errors import ModelError
+from vila2cli.errors import DataError, ModelError
+from vila2cli.files import read_json
 from vila2cli.image import Size
 from vila2cli.settings import TilesSettings
 
@@ -284,6 +286,28 @@ def settings_for(processor: Any, most: int) -> dict[str, Any]:
         edge = split_edge(side, most)
         return {"size": {"longest_edge": edge}, "do_image_splitting": edge > side}
     return {"min_patches": min(images.min_patches, most), "max_patches": most}
+
+
+def tokens_of(tiles: int, per_tile: int) -> int:
+    """Tokens at most of a picture in so many tiles, with the marks around each of them."""
+    return tiles * (per_tile + 3) + 3
+
+
+def most_tokens(folder: Path) -> int:
+    """Tokens at most of a picture that a checkpoint cuts into tiles, by its processor's file; 0 without."""
+    try:
+        told = read_json(folder / "processor_config.json")
+        images = told["image_processor"]
+        if rule := images.get(KEY):
+            number = int(rule["max"])
+        elif images.get("do_image_splitting"):
+            number = (images["size"]["longest_edge"] // images["max_image_size"]["longest_edge"]) ** 2
+        else:
+            number = int(images["max_patches"]) if images.get("crop_to_patches") else 1
+        per_tile = int(told.get("image_seq_len") or told.get("image_seq_length") or 0)
+    except (DataError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return 0
+    return tokens_of(number + 1, per_tile) if number > 1 and per_tile else 0
 
 
 def held(image: Image.Image, most: int) -> Image.Image:

@@ -30,6 +30,7 @@ from vila2cli.shards.sample import Reject
 from vila2cli.text.prompts import prompt_text
 from vila2cli.train.launch import read_launch
 from vila2cli.train.starting import num_processes
+from vila2cli.train.tile_budget import tiles_line, tokens_of_tiles, trainings
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _OF_NO_TOWER = re.compile(r"^text_model\.|^logit_|(^|\.)head\.")
@@ -149,6 +150,9 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         sizes = part_sizes(base, *(find_offline(spec) for spec in (base.vision_tower, base.llm)))
     except ModelError:
         return
+    if base.tiles.method != "none":
+        tower = read_json(find_offline(base.vision_tower) / "config.json")
+        yield _try("tiles", lambda: tiles_line(recipe, tower))
     yield from _memory(recipe, sizes)
     yield _try("engines for captions", lambda: _engines(recipe, sizes))
     yield _try("processes of a training", lambda: _processes(recipe))
@@ -313,12 +317,7 @@ def training_bytes(
 
 
 def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
-    stages: dict[str, TrainSettings] = {
-        "pretrain.align": recipe.pretrain.align,
-        "pretrain.main": recipe.pretrain.main,
-        "sft": recipe.sft,
-        **{f"specialists.{name}": settings for name, settings in recipe.specialists.items()},
-    }
+    stages = trainings(recipe)
     has_copies = recipe.base.dtype == "bfloat16" and recipe.trainer.master_weights
     needs = {
         name: training_bytes(
@@ -357,7 +356,13 @@ def _engines(recipe: Recipe, sizes: PartSizes) -> str:
     base = recipe.base
     tower, llm = (read_json(find_offline(spec) / "config.json") for spec in (base.vision_tower, base.llm))
     num_parameters = sizes.vision_tower + sizes.projector, sizes.llm
-    shape = Shape.of_bases(num_parameters, tower, llm, is_internvl=base.architecture == "internvl")
+    shape = Shape.of_bases(
+        num_parameters,
+        tower,
+        llm,
+        is_internvl=base.architecture == "internvl",
+        image_tokens=tokens_of_tiles(base, tower)[1],
+    )
     return planned_for_shape(recipe, shape, num_cores())
 
 
