@@ -2,8 +2,11 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers.models.internvl import InternVLVisionConfig, InternVLVisionModel
 
 from tiny_vlm import picture
 from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, open_engine
@@ -21,10 +24,32 @@ SHORT = 100
 """Tokens of a context in which the pictures with most tiles do not fit."""
 
 
-@pytest.fixture(scope="module", params=["dynamic", "catty"])
+def internvit(folder: Path) -> str:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    InternVLVisionModel(InternVLVisionConfig(**shape, image_size=[64, 64], patch_size=[8, 8])).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("idefics3", "dynamic"),
+        ("idefics3", "catty"),
+        pytest.param(("internvl", "dynamic"), marks=pytest.mark.torchvision),
+        pytest.param(("internvl", "catty"), marks=pytest.mark.torchvision),
+    ],
+    ids="-".join,
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    save_checkpoint(*build(BaseSettings(tiles={"method": request.param, "max": 6}), seed=0), folder)
+    architecture, method = request.param
+    base: dict[str, Any] = {"architecture": architecture, "tiles": {"method": method, "max": 6}}
+    if architecture == "internvl":
+        base |= {"projector": "mlp", "vision_tower": internvit(tmp_path_factory.mktemp("internvit"))}
+    folder = tmp_path_factory.mktemp(method)
+    save_checkpoint(*build(BaseSettings(**base), seed=0), folder)
     return folder
 
 
