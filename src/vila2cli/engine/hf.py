@@ -170,7 +170,8 @@ class HfEngine:
             yield chunk
 
     def _prepare(self, request: AnyRequest) -> _Prepared:
-        request = in_fewer_tiles(self._chat, with_system(request, self._asked.system), self._context)
+        request = with_system(request, self._asked.system)
+        request = in_fewer_tiles(self._chat, request, self._context, self.notes)
         if isinstance(request, ScoreRequest):
             return _Prepared(request, *scored_ids(self._chat, request, self._context))
         ids = self._chat.prompt_ids(request.messages, request.images)

@@ -34,10 +34,11 @@ def cache_bytes_per_token(config: Any, itemsize: int) -> int:
     return int(2 * itemsize * text.num_hidden_layers * num_kv_heads * head_dim)
 
 
-def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int) -> AnyRequest:
+def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int, notes: list[str]) -> AnyRequest:
     """A request whose prompt would not fit the context with its pictures in so few tiles that it does.
 
-    With room for the whole answer if there can be, else for a part of it; what cannot fit stays as it is.
+    With room for the whole answer if there can be, else for a part of it; what cannot fit stays as it is. An
+    engine's `notes` tell of it, once.
     """
     if not request.images or not chat.pictures.limits:
         return request
@@ -50,7 +51,12 @@ def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int) -> AnyRequest:
     excess = num_tokens - context
     find = chat.pictures.in_fewer_tiles
     shown = find(request.images, excess + num_new) or find(request.images, excess + 1)
-    return request if shown is None else replace(request, images=tuple(shown))
+    if shown is None:
+        return request
+    note = f"prompts of more than {context:,} tokens, the context, have their pictures shown in fewer tiles"
+    if note not in notes:
+        notes.append(note)
+    return replace(request, images=tuple(shown))
 
 
 def room_for_answer(context: int, num_prompt: int, num_images: int) -> int:

@@ -231,7 +231,8 @@ class VllmEngine:
     def _queue(self, serial: str, request: AnyRequest) -> str | None:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         try:
-            request = in_fewer_tiles(self._chat, with_system(request, self._asked.system), self._context)
+            request = with_system(request, self._asked.system)
+            request = in_fewer_tiles(self._chat, request, self._context, self.notes)
             if isinstance(request, ScoreRequest):
                 ids, params = self._to_score(request)
             else:

@@ -131,12 +131,13 @@ def _count_words(
 
 def _facts(recipe: Recipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
     base = recipe.base
+    tiles = "" if base.tiles.method == "none" else f", up to {base.tiles.max} tiles ({base.tiles.method})"
     return (
         (
             "Recipe",
             f"{recipe.path.name if recipe.path else 'defaults'}, digest {digest(recipe.deciding())[:12]}",
         ),
-        ("Base", f"{base.architecture}: {base.vision_tower} + {base.llm}"),
+        ("Base", f"{base.architecture}: {base.vision_tower} + {base.llm}{tiles}"),
         ("Seed", str(recipe.seed)),
         ("Newest file", when(run.newest) or "none yet"),
     )
