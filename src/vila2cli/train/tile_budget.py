@@ -14,8 +14,7 @@ _MERGED = 4
 def trainings(recipe: Recipe) -> dict[str, TrainSettings]:
     """The settings of all trainings by their tables in the recipe."""
     return {
-        "pretrain.align": recipe.pretrain.align,
-        "pretrain.main": recipe.pretrain.main,
+        **{f"pretrain.{name}": settings for name, settings in recipe.pretrain.phases.items()},
         "sft": recipe.sft,
         **{f"specialists.{name}": settings for name, settings in recipe.specialists.items()},
     }
