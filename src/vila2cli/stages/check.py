@@ -162,6 +162,7 @@ def _continued(recipe: Recipe) -> Iterator[Finding]:
     """The model from which every round continues."""
     from vila2cli.ask.preflight import checked_inputs, planned_for_shape
     from vila2cli.model.loading import outline
+    from vila2cli.model.tiles import most_tokens
 
     model = recipe.pretrain.model
     yield _try("pretrain.model", lambda: f"{_weights_text(find_offline(model))}; every round continues from it")
@@ -173,7 +174,10 @@ def _continued(recipe: Recipe) -> Iterator[Finding]:
     yield _try("pretrain.model's inputs", lambda: checked_inputs(recipe, str(find_offline(model))))
     yield _try("pretrain.model's parts", lambda: _trained_parts(recipe, PartSizes.of(net)))
     yield from _memory(recipe, PartSizes.of(net))
-    yield _try("engines for captions", lambda: planned_for_shape(recipe, Shape.of(net), num_cores()))
+    yield _try(
+        "engines for captions",
+        lambda: planned_for_shape(recipe, Shape.of(net, most_tokens(find_offline(model))), num_cores()),
+    )
     yield _try("processes of a training", lambda: _processes(recipe))
 
 
