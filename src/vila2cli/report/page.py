@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -145,19 +146,24 @@ def _name(own: OwnRecipe, run_dir: Path) -> str:
 
 
 def _facts(own: OwnRecipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
-    told = own.told
-    started = ""
-    if model := told.get("pretrain.model"):
-        started = f"{model}, from which every round continues"
-    elif "base.llm" in told and "base.vision_tower" in told:
-        started = f"{told.get('base.architecture', '')}: {told['base.vision_tower']} + {told['base.llm']}"
     facts = (
         ("Recipe", own.about),
-        ("Base", started.removeprefix(": ")),
-        ("Seed", str(told.get("seed", ""))),
+        ("Base", _started_from(own.told)),
+        ("Seed", str(own.told.get("seed", ""))),
         ("Newest file", when(run.newest) or "none yet"),
     )
     return tuple((name, visible(value, 300)) for name, value in facts if value)
+
+
+def _started_from(told: Mapping[str, Any]) -> str:
+    """What the rounds are trained from, "" where the recipe is not known."""
+    if model := told.get("pretrain.model"):
+        return f"{model}, from which every round continues"
+    if not {"base.architecture", "base.vision_tower", "base.llm"} <= told.keys():
+        return ""
+    started = f"{told['base.architecture']}: {told['base.vision_tower']} + {told['base.llm']}"
+    method = told.get("base.tiles.method", "none")
+    return started if method == "none" else f"{started}, up to {told.get('base.tiles.max')} tiles ({method})"
 
 
 def _lead(own: OwnRecipe, results: tuple[RoundResult, ...], sentences: list[str]) -> str:
