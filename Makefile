@@ -110,6 +110,7 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/eval_overhead.py --out benchmarks/results/eval_overhead.json
 	$(VENV)/bin/python benchmarks/train.py
 	$(VENV)/bin/python benchmarks/findings_vila.py
+	$(VENV)/bin/python benchmarks/tiles.py
 
 bench-smoke: setup ## every benchmark in its form of seconds, to see that none is broken (minutes)
 	$(VENV)/bin/python benchmarks/smoke.py
