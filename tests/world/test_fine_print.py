@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from vila2cli.cli.app import main
 from vila2cli.errors import RecipeError
 from vila2cli.image import decode_image
 from vila2cli.model.tiles import catty_grid, catty_size
@@ -49,6 +50,14 @@ def hashes(folder: Path) -> dict[str, str]:
         str(tar.relative_to(folder)): hashlib.sha256(tar.read_bytes()).hexdigest()
         for tar in folder.rglob("*.tar")
     }
+
+
+def test_the_command_writes_what_the_function_does(pages: Path, tmp_path: Path) -> None:
+    words = ["world", "fine-print", "--out", str(tmp_path / "out"), *(f"--set={text}" for text in SIZES)]
+    assert main([*words, "--dry-run"]) == 0
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    assert hashes(tmp_path / "out") == hashes(pages)
 
 
 def test_pages_are_wide_and_tall_and_name_no_two_objects_alike() -> None:
@@ -94,11 +103,9 @@ def test_a_word_is_as_large_as_the_tower_knows_it_in_tiles_alone() -> None:
         )  # in one square it has half of the pixels, or less
 
 
-def test_the_same_seed_gives_the_same_bytes(pages: Path, tmp_path: Path) -> None:
-    write_fine_print(load_recipe(None, SIZES), tmp_path / "same")
-    assert hashes(pages) == hashes(tmp_path / "same")
+def test_another_seed_gives_other_pages(pages: Path, tmp_path: Path) -> None:
     # A setting of the world's other pictures does not decide these.
-    write_fine_print(load_recipe(None, [*SIZES, "world.num_text=1"]), tmp_path / "same")
+    write_fine_print(load_recipe(None, [*SIZES, "world.num_text=1"]), pages)
     write_fine_print(load_recipe(None, [*SIZES, "world.seed=1"]), tmp_path / "other")
     assert not set(hashes(pages).values()) & set(hashes(tmp_path / "other").values())
 
