@@ -133,11 +133,15 @@ def test_what_is_asked_is_answered_by_the_page(pages: Path) -> None:
 
 
 def test_training_data_says_what_is_there(pages: Path) -> None:
+    sizes = Counter[bool]()
     for sample in read(pages / "pretrain"):
-        scene = sample.meta["scene"]
-        assert f'"{scene["text"]["word"]}"' in sample.text
-        assert all(f"{thing['colour']} {thing['shape']}" in sample.text for thing in scene["objects"])
-        assert decode_image(sample.images[0].data).size != (SIDE, SIDE)
+        scene, is_clipping = sample.meta["scene"], bool(sample.turns)
+        text = sample.turns[1].text if is_clipping else sample.text
+        assert all(f"{thing['colour']} {thing['shape']}" in text for thing in scene["objects"])
+        assert scene["text"] is None or f'"{scene["text"]["word"]}"' in text
+        assert (decode_image(sample.images[0].data).size == (SIDE, SIDE)) == is_clipping
+        sizes[is_clipping] += 1
+    assert set(sizes) == {True, False}
     for folder in ("sft", "specialist-ocr"):
         for sample in read(pages / folder):
             text = sample.meta["scene"]["text"]

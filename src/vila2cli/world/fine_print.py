@@ -24,6 +24,7 @@ from vila2cli.world.scenes import (
     Scene,
     SceneObject,
     Size,
+    draw_scene,
     of_split,
     put_object,
     put_word,
@@ -38,6 +39,8 @@ LEAST, MOST = 128, 512
 MOST_CELL = 72
 """Pixels a side of the largest cell."""
 
+CLIPPINGS = 0.8
+"""Share of clippings among the pictures for pretraining."""
 QUESTIONS: dict[str, Callable[[Scene, Random], sayings.Question]] = {
     "ocr": sayings.ask_ocr,
     "colour": sayings.about_one("What colour is the {0.shape}?", "colour"),
@@ -120,7 +123,14 @@ def caption(page: Scene) -> str:
 
 
 def _captioned(random: Random) -> Members:
-    """A page with a true caption in place of alt-text."""
+    """A clipping as large as the tower's picture with a conversation, or a page with a true caption.
+
+    From clippings a new projector learns what the tower says sooner than from pages, and with fewer tokens.
+    """
+    if random.random() < CLIPPINGS:
+        scene = draw_scene(random, "pretrain")
+        turns = sayings.describe(scene, random) + sayings.interview(scene, random, ["ocr"])
+        return picture_members(scene, random, messages(turns))
     page = draw_page(random, "pretrain")
     meta = {"url": f"fine-print:{page.signature}"}
     return picture_members(page, random, meta, caption(page), page_size(page, random))
