@@ -23,7 +23,7 @@ from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.model.loading import load_processor, load_whole
+from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.run.folder import complete_folder, lock, write_json
 from vila2cli.run.progress import Progress
@@ -49,7 +49,7 @@ from vila2cli.train.pictures import threads_here
 from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
-from vila2cli.train.store import SampleStore, Stored, store_shard
+from vila2cli.train.store import FEWER_TILES, SampleStore, Stored, store_shard
 from vila2cli.train.survey import survey_of
 
 DATA_FOLDER = "data"
@@ -230,7 +230,7 @@ class _Job:
         """Run the phases that are not done yet; returns the model, which may be another object."""
         trainer, cursor = self.recipe.trainer, self.checkpoints.cursor
         if self.recipe.base.dtype == "bfloat16":
-            model.to(torch.float32 if trainer.master_weights else torch.bfloat16)
+            cast(model, torch.float32 if trainer.master_weights else torch.bfloat16)
         if cursor.phase and not cursor.step:
             self.checkpoints.load(model)
         for number, phase in enumerate(phases):
@@ -322,6 +322,8 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
+            if fewer := sum(one.num_fewer_tiles for one in stored):
+                counts[data.name][FEWER_TILES] = fewer
         choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
         limits, decoding = [phase.settings.max_samples] * len(sources), self.recipe.data
         samples = SampleStore(sources, limits, decoding.max_pixels, choices, decoding.draft)
