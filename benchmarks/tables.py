@@ -224,8 +224,8 @@ def tiles(results: dict[str, Any]) -> str:
     """What tiles.py measured as Markdown."""
     seeds = results["seeds"]
     lines = [
-        "| fine print seen as | tokens a picture | passes | training | words read | small objects |",
-        "|---|---|---|---|---|---|",
+        "| fine print seen as | tokens a picture | passes | training | answering | words | small objects |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, what in TILES.items():
         arms = [seed["arms"][name] for seed in seeds]
@@ -235,12 +235,12 @@ def tiles(results: dict[str, Any]) -> str:
             one[f"fine-print-{task}"]["metrics"]["accuracy"]["value"] for one in tasks for task in OBJECTS
         )
         cells = [f"{mean(seed['tokens'][name]['picture'] for seed in seeds):.0f}"]
-        cells.append(f"{mean(mean(seed['epochs'][name].values()) for seed in seeds):.1f}")
-        cells.append(f"{mean(sum(arm['seconds'][kind] for kind in ('pretrain', 'sft')) for arm in arms):.0f} s")
+        cells.append(f"{mean(arm['epochs'] for arm in arms):.1f}")
+        cells += [f"{mean(arm['seconds'][kind] for arm in arms):.0f} s" for kind in ("training", "answering")]
         lines.append(f"| {what} | {' | '.join([*cells, f'{words:.1%}', f'{objects:.1%}'])} |")
     for name in ("dynamic - none", "catty - dynamic"):
         found = results["differences"][name]
-        lines.append(f"| {spaced(name)} | | | | {interval(found['ocr'])} | {interval(found['objects'])} |")
+        lines.append(f"| {spaced(name)} | | | | | {interval(found['ocr'])} | {interval(found['objects'])} |")
     tokens = mean(arm["training_tokens"] for seed in seeds for arm in seed["arms"].values())
     count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     lines += [

@@ -48,7 +48,7 @@ QUESTIONS: dict[str, Callable[[Scene, Random], sayings.Question]] = {
     "existence": sayings.ask_existence,
 }
 """No page has two objects of one colour or of one shape."""
-NUM_QUESTIONS = 6
+NUM_QUESTIONS = 3
 """Questions in a conversation beside the one for the word."""
 _DECIDING = ("seed", "num_pretrain", "num_sft", "num_specialist", "num_dev", "num_eval", "samples_per_shard")
 
@@ -129,18 +129,29 @@ def _captioned(random: Random) -> Members:
     """
     if random.random() < CLIPPINGS:
         scene = draw_scene(random, "pretrain")
-        turns = sayings.describe(scene, random) + sayings.interview(scene, random, ["ocr"])
-        return picture_members(scene, random, messages(turns))
+        return picture_members(scene, random, messages(_noted(sayings.notes(scene, random))))
     page = draw_page(random, "pretrain")
     meta = {"url": f"fine-print:{page.signature}"}
     return picture_members(page, random, meta, caption(page), page_size(page, random))
 
 
 def _instructing(random: Random) -> Members:
-    """A page with a conversation: its word, and questions about its objects."""
+    """A page with a conversation: notes of it, its word, and questions about its objects."""
     page = draw_page(random, "sft")
     skills = ["ocr", *random.choices(("colour", "shape", "existence"), (3, 3, 1), k=NUM_QUESTIONS)]
-    return _conversing(page, random, _interview(page, random, skills))
+    return _conversing(page, random, _noted(notes(page, random)) + _interview(page, random, skills))
+
+
+def notes(page: Scene, random: Random, num: int = 12) -> str:
+    """Facts in random order and with repeats, nearly every word of which is looked up (`sayings.notes`)."""
+    facts = [fact for t in page.objects for fact in (f"{t.colour}: {t.shape}", f"{t.shape}: {t.colour}")]
+    if page.writing:
+        facts += [f"word: {page.writing.word}"] * 3
+    return "; ".join(random.choices(facts, k=num)) + "."
+
+
+def _noted(text: str) -> list[Turn]:
+    return [Turn("user", "Take notes."), Turn("assistant", text)]
 
 
 def _specialist(random: Random) -> Members:
