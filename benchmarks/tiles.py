@@ -13,7 +13,9 @@ seeds on, Student's t. Settings were chosen on the dev split.
 
 What is there already is not done again, so that the same command goes on where it was stopped.
 
-    python benchmarks/tiles.py --start runs/world/start --seeds 0 1 2
+    vila2 sft --model runs/world/round3/pretrain --shards data/world/{sft,specialist-ocr} --out runs/reader \
+        --set data.text=[] --set sft.part_learning_rates.vision_tower=5e-4
+    python benchmarks/tiles.py --start runs/reader --seeds 0 1 2
     python benchmarks/tiles.py --quick
 """
 
