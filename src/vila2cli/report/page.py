@@ -131,7 +131,8 @@ def _count_words(
 
 def _facts(recipe: Recipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
     base = recipe.base
-    started = f"{base.architecture}: {base.vision_tower} + {base.llm}"
+    tiles = "" if base.tiles.method == "none" else f", up to {base.tiles.max} tiles ({base.tiles.method})"
+    started = f"{base.architecture}: {base.vision_tower} + {base.llm}{tiles}"
     if model := recipe.pretrain.model:
         started = f"{model}, from which every round continues"
     return (

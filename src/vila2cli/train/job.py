@@ -49,7 +49,7 @@ from vila2cli.train.pictures import threads_here
 from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
-from vila2cli.train.store import SampleStore, Stored, store_shard
+from vila2cli.train.store import FEWER_TILES, SampleStore, Stored, store_shard
 from vila2cli.train.survey import survey_of
 
 DATA_FOLDER = "data"
@@ -322,6 +322,8 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
+            if fewer := sum(one.num_fewer_tiles for one in stored):
+                counts[data.name][FEWER_TILES] = fewer
         choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
         limits, decoding = [phase.settings.max_samples] * len(sources), self.recipe.data
         samples = SampleStore(sources, limits, decoding.max_pixels, choices, decoding.draft)
