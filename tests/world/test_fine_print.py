@@ -22,10 +22,8 @@ from vila2cli.world.scenes import SIDE
 from vila2cli.world.write import write_world
 
 SIZES = [
-    *(
-        f"world.num_{name}=6"
-        for name in ("pretrain", "interleaved", "text", "sft", "specialist", "dev", "eval")
-    ),
+    *(f"world.num_{name}=6" for name in ("interleaved", "text", "sft", "specialist", "dev", "eval")),
+    "world.num_pretrain=20",
     "world.samples_per_shard=4",
 ]
 
@@ -133,15 +131,21 @@ def test_what_is_asked_is_answered_by_the_page(pages: Path) -> None:
 
 
 def test_training_data_says_what_is_there(pages: Path) -> None:
-    sizes = Counter[bool]()
+    kinds = Counter[bool]()
     for sample in read(pages / "pretrain"):
         scene, is_clipping = sample.meta["scene"], bool(sample.turns)
-        text = sample.turns[1].text if is_clipping else sample.text
-        assert all(f"{thing['colour']} {thing['shape']}" in text for thing in scene["objects"])
-        assert scene["text"] is None or f'"{scene["text"]["word"]}"' in text
+        kinds[is_clipping] += 1
         assert (decode_image(sample.images[0].data).size == (SIDE, SIDE)) == is_clipping
-        sizes[is_clipping] += 1
-    assert set(sizes) == {True, False}
+        if not is_clipping:
+            assert f'"{scene["text"]["word"]}"' in sample.text
+            assert all(f"{thing['colour']} {thing['shape']}" in sample.text for thing in scene["objects"])
+    assert set(kinds) == {True, False}
+    for sample in read(pages / "sft"):
+        scene = sample.meta["scene"]
+        true = {
+            f"{t[a]}: {t[b]}" for t in scene["objects"] for a, b in (("colour", "shape"), ("shape", "colour"))
+        }
+        assert set(sample.turns[1].text.rstrip(".").split("; ")) <= true | {f"word: {scene['text']['word']}"}
     for folder in ("sft", "specialist-ocr"):
         for sample in read(pages / folder):
             text = sample.meta["scene"]["text"]
