@@ -21,6 +21,7 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.image_processing_utils import BaseImageProcessor
 
 from vila2cli.image import Size
+from vila2cli.model.tiles import Catty
 
 _LEVELS = 256
 _FIRST = image_utils.ChannelDimension.FIRST
@@ -293,7 +294,7 @@ def is_uniform(processor: Any) -> bool:
     """
     kind: Any = type(processor).__mro__[1]
     settled = processor._settled or {}
-    if not isinstance(processor, PilBackend) or not settled.get("do_resize"):
+    if not isinstance(processor, PilBackend) or isinstance(processor, Catty) or not settled.get("do_resize"):
         return False
     if kind.__name__ in _WITH_TILES:
         return not settled.get("do_image_splitting")

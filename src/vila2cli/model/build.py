@@ -37,6 +37,7 @@ from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.llm_template import image_template
 from vila2cli.model.loading import LOAD_ERRORS, load_whole, quiet_transformers
 from vila2cli.model.saving import with_ends
+from vila2cli.model.tiles import cropping, cutting, splitting, tile_tokens
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
 from vila2cli.settings import BaseSettings
 
@@ -131,7 +132,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     llm, tokenizer = load_llm(resolve_base(base.llm), dtype)
     side, patch = tower.config.image_size, tower.config.patch_size
     _check_merges(side, patch)
-    _add_tokens(llm, tokenizer, IMAGE_TOKENS, seed)
+    _add_tokens(llm, tokenizer, (*IMAGE_TOKENS, *tile_tokens(base.tiles)), seed)
     config = Idefics3Config(
         vision_config=tower.config,
         scale_factor=SCALE_FACTOR,
@@ -141,9 +142,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     )
     model = _joined(Idefics3ForConditionalGeneration, config, _OF_IDEFICS3, tower, llm, seed)
     image_processor = Idefics3ImageProcessorPil(
-        size={"longest_edge": side},
-        max_image_size={"longest_edge": side},
-        do_image_splitting=False,
+        **splitting(base.tiles, side),
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
@@ -153,7 +152,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         image_seq_len=(side // patch // SCALE_FACTOR) ** 2,
         chat_template=image_template(tokenizer, base.llm),
     )
-    return _finished(model, llm, tokenizer, dtype), processor
+    return _finished(model, llm, tokenizer, dtype), cutting(processor)
 
 
 def _llava(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
@@ -217,13 +216,13 @@ def _internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     side, num_tokens = model.config.vision_config.image_size[0], model.config.image_seq_length
     size = {"height": side, "width": side}
     processor = InternVLProcessor(
-        GotOcr2ImageProcessor(size=size, crop_to_patches=False, min_patches=1, max_patches=1),
+        GotOcr2ImageProcessor(size=size, **cropping(base.tiles)),
         tokenizer,
         video_processor=InternVLVideoProcessor(size=size),
         image_seq_length=num_tokens,
         chat_template=image_template(tokenizer, base.llm),
     )
-    return model, processor
+    return model, cutting(processor)
 
 
 def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:

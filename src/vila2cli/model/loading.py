@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from vila2cli.errors import ModelError, one_line
 from vila2cli.files import read_json
+from vila2cli.model.tiles import cutting
 
 RUN_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
@@ -114,7 +115,7 @@ def _config(folder: Path) -> Any:
 def load_processor(folder: Path) -> Any:
     """The processor of a folder, of a language model its tokenizer; raises ModelError."""
     try:
-        return AutoProcessor.from_pretrained(folder)
+        return cutting(AutoProcessor.from_pretrained(folder), str(folder))
     except LOAD_ERRORS as error:
         if package := _lacking(error):
             raise LackingPackageError(

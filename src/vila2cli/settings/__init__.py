@@ -48,6 +48,7 @@ from vila2cli.settings.training import (
     SftSettings,
     SpecialistSettings,
     SpecializeSettings,
+    TilesSettings,
     TrainSettings,
     WorldSettings,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "ShownSettings",
     "SourceSettings",
     "SpecialistSettings",
+    "TilesSettings",
     "TrainSettings",
     "TrainerSettings",
     "Workers",

@@ -33,6 +33,49 @@ from vila2cli.settings.shares import checked_shares
 from vila2cli.settings.trainer import SourceSettings
 
 
+class TilesSettings(Settings):
+    """Pictures cut into tiles of the side that the tower takes, so that what is small in them can be read."""
+
+    method: Annotated[
+        Literal["none", "dynamic", "catty"],
+        setting(
+            "none: one square; dynamic: the grid of idefics3's or internvl's own image processor, which "
+            "stretches; catty: tiles that overlap in place of stretching (POINTS section 3.1), cut by vila2"
+        ),
+    ] = "none"
+    max: Annotated[
+        PositiveInt,
+        setting("most tiles of a picture, without the thumbnail; dynamic of idefics3: n x n", le=64),
+    ] = 6
+    thumbnail: Annotated[
+        bool, setting("show the whole picture in a tile beside the others; false with catty and internvl alone")
+    ] = True
+    overlap: Annotated[
+        Literal["last", "even"],
+        setting("catty: the last row or column reaches back over the one before it, or all alike (POINTS)"),
+    ] = "last"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_off(cls, tree: Any) -> Any:
+        """Of tiles that are not cut, nothing else is said."""
+        if not isinstance(tree, dict) or tree.get("method", "none") != "none":
+            return tree
+        if "method" not in tree and tree:
+            raise ValueError('name the rule as well: method = "dynamic" or "catty"')
+        return {}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.method == "dynamic" and not self.thumbnail:
+            raise ValueError(
+                'the stock classes always have a thumbnail; set thumbnail = true, or method = "catty"'
+            )
+        if self.method == "dynamic" and self.overlap != "last":
+            raise ValueError('tiles overlap with method = "catty" alone; leave overlap out')
+        return self
+
+
 class BaseSettings(Settings):
     """What every round starts from."""
 
@@ -51,6 +94,23 @@ class BaseSettings(Settings):
         Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (llava, internvl)")
     ] = "linear"
     dtype: Annotated[Literal["float32", "bfloat16"], setting("number format of training")] = "float32"
+    tiles: Annotated[TilesSettings, setting("pictures in tiles", if_set=True)] = TilesSettings()
+
+    @model_validator(mode="after")
+    def _cuts_tiles(self) -> "BaseSettings":
+        tiles = self.tiles
+        if tiles.method == "none":
+            return self
+        if self.architecture not in ("idefics3", "internvl"):
+            raise ValueError(
+                f"{self.architecture} cannot be shown tiles: its class takes one square of a picture; set "
+                'tiles.method = "none", or architecture = "idefics3" or "internvl"'
+            )
+        if self.architecture == "idefics3" and tiles.method == "dynamic" and tiles.max < 4:
+            raise ValueError('idefics3 cuts 2 x 2 tiles or more; set tiles.max = 4, or tiles.method = "catty"')
+        if self.architecture == "idefics3" and not tiles.thumbnail:
+            raise ValueError("idefics3 always has a thumbnail; set tiles.thumbnail = true")
+        return self
 
     @model_validator(mode="after")
     def _has_a_projector(self) -> "BaseSettings":

@@ -1,6 +1,6 @@
 """Features of a frozen vision tower, computed once per image and kept in memory between epochs.
 
-Shapes: N images, P patches, D tower channels, B sequences of S tokens.
+Shapes: N images of T tiles, P patches, D tower channels, B sequences of S tokens.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,25 @@ class TowerFeatures:
         return key in self._features
 
     def add(self, keys: Sequence[str], pixel_inputs: dict[str, Any]) -> None:
-        """Run the tower over images (N x 1 x C x H x W) and keep P x D under each one's key."""
+        """Run the tower over images (N x T x C x H x W) and keep those of each one's tiles under its key.
+
+        Tiles of zeros are there to fill up, as for the model itself.
+        """
         model = self._model.model
-        pixels_NCHW = pixel_inputs["pixel_values"].flatten(0, 1).to(model.device, model.dtype)
-        mask_NHW = pixel_inputs["pixel_attention_mask"].flatten(0, 1).to(model.device)
+        is_tile_NT = pixel_inputs["pixel_values"].flatten(2).any(dim=2)
+        pixels_NCHW = pixel_inputs["pixel_values"][is_tile_NT].to(model.device, model.dtype)
+        mask_NHW = pixel_inputs["pixel_attention_mask"][is_tile_NT].to(model.device)
         patch = model.config.vision_config.patch_size
         patches = mask_NHW.unfold(1, patch, patch).unfold(2, patch, patch).sum((-1, -2)) > 0
         with torch.no_grad():
             output = model.vision_model(pixel_values=pixels_NCHW, patch_attention_mask=patches)
-        for key, features_PD in zip(keys, output.last_hidden_state, strict=True):
-            self._features[key] = features_PD.clone()
+        of_images = output.last_hidden_state.split(is_tile_NT.sum(dim=1).tolist())
+        for key, features_TPD in zip(keys, of_images, strict=True):
+            self._features[key] = features_TPD.clone()
 
     def project(self, keys: Sequence[str]) -> Tensor:
-        """The projector's output for images, N x image tokens x D of the LLM."""
-        projected: Tensor = self._model.model.connector(torch.stack([self._features[key] for key in keys]))
+        """The projector's output for the tiles of images, T x image tokens x D of the LLM."""
+        projected: Tensor = self._model.model.connector(torch.cat([self._features[key] for key in keys]))
         return projected
 
     def embed(self, ids_BS: Tensor, keys: Sequence[str]) -> Tensor:
