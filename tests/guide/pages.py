@@ -30,10 +30,21 @@ class Block:
     def commands(self) -> Iterator[str]:
         """Its commands, those over several lines in one, comments left out."""
         for line in self.text.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                comment = re.search(r"\s+#\s.*$", line)
-                text = line[: comment.start()] if comment and words != shlex.split(line) else line
-                yield from (part.strip() for part in text.split(" && "))
+            if shlex.split(line, comments=True):
+                yield from (part.strip() for part in _without_comment(line).split(" && "))
+
+
+def _without_comment(line: str) -> str:
+    """A line up to the first ` #` that is not in quotes."""
+    quote = ""
+    for place, letter in enumerate(line):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter == "#" and line[place - 1].isspace():
+            return line[:place]
+    return line
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+import vila2cli.world
 from vila2cli.shards import TarWriter
 
 NUM_PHOTOS = 3
+SHIPPED_LLM = Path(vila2cli.world.__file__).parent / "bases" / "llm"
 
 RECIPE = """name = "mine"
 rounds = 1
@@ -44,24 +48,27 @@ questions = "ocr"
 
 
 def photos(real: Path) -> list[tuple[Path, str]]:
-    """Photographs with a caption by a person each."""
+    """Photographs with a caption by a person each: those of the shards, then those of the tasks."""
     folder = real / "coco_ccby"
     table = json.loads((folder / "annotations" / "captions_val2017.json").read_text())
     captions = {row["image_id"]: row["caption"] for row in table["annotations"]}
     found = [(folder / "val2017" / row["file_name"], captions[row["id"]]) for row in table["images"]]
-    return found[:NUM_PHOTOS]
+    return found[: 2 * NUM_PHOTOS]
 
 
 def make_place(folder: Path, real: Path, checkpoint: Path) -> None:
     """Write everything but what a command makes of it."""
-    pairs = photos(real)
+    pairs, others = photos(real)[:NUM_PHOTOS], photos(real)[NUM_PHOTOS:]
     (folder / "my.toml").write_text(RECIPE)
-    for name in ("r2", "r3", "a", "b", "c", "r3-pretrain", "judge"):
+    for name in ("r2", "a", "b", "c", "r3-pretrain"):
         shutil.copytree(checkpoint, folder / "ckpt" / name)
+    shutil.copytree(SHIPPED_LLM, folder / "ckpt" / "llm")
     write_photos(folder, pairs)
     write_shards(folder, pairs)
     write_files_of_others(folder, pairs, real)
-    write_tasks(folder, pairs)
+    write_specialists_files(folder, pairs)
+    for name, split in (("tasks/zoo", "eval"), ("tasks/street", "eval"), ("dev/zoo", "dev")):
+        write_task(folder / name, others[:2] if split == "eval" else others[2:], split)
 
 
 def write_photos(folder: Path, pairs: list[tuple[Path, str]]) -> None:
@@ -99,13 +106,26 @@ def conversation(text: str) -> list[dict[str, str]]:
     return [question, {"role": "assistant", "content": text}]
 
 
-def write_tasks(folder: Path, pairs: list[tuple[Path, str]]) -> None:
-    for name in ("zoo", "street"):
-        with TarWriter(folder / "tasks" / name / "000000.tar") as tar:
-            for path, _ in pairs[:2]:
-                meta = {"question": "What is this?", "answers": ["a dog"]}
-                tar.write_sample(path.stem, {"jpg": path.read_bytes(), "json": json.dumps(meta).encode()})
-        (folder / "tasks" / name / "task.toml").write_text('answer_type = "short"\n')
+def write_task(folder: Path, pairs: list[tuple[Path, str]], split: str) -> None:
+    with TarWriter(folder / "000000.tar") as tar:
+        for path, _ in pairs:
+            meta = {"question": "What is this?", "answers": ["a dog"]}
+            tar.write_sample(path.stem, {"jpg": path.read_bytes(), "json": json.dumps(meta).encode()})
+    (folder / "task.toml").write_text(f'answer_type = "short"\nsplit = "{split}"\n')
+
+
+def write_specialists_files(folder: Path, pairs: list[tuple[Path, str]]) -> None:
+    """GRIT's shards and TextOCR's annotations: a phrase of each caption and a word in each picture."""
+    words: dict[str, Any] = {"imgs": {}, "anns": {}}
+    with TarWriter(folder / "grit" / "000000.tar") as tar:
+        for path, text in pairs:
+            with Image.open(path) as picture:
+                size = {"width": picture.width, "height": picture.height}
+            chunk = [0, len(text), 0.1, 0.2, 0.5, 0.6, 0.9]
+            write_sample(tar, (path, text), {"caption": text, "noun_chunks": [chunk], **size})
+            words["imgs"][path.stem] = {"id": path.stem, "file_name": path.name, **size}
+            words["anns"][path.stem] = {"image_id": path.stem, "bbox": [9, 9, 60, 30], "utf8_string": "STOP"}
+    (folder / "TextOCR.json").write_text(json.dumps(words))
 
 
 def write_files_of_others(folder: Path, pairs: list[tuple[Path, str]], real: Path) -> None:

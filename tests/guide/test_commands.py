@@ -14,9 +14,15 @@ from place import make_place
 
 from vila2cli.cli.app import main
 
-TINY = {"recaption.max_reject_rate": "1.0", "filter.max_reject_rate": "1.0", "eval.num_bootstrap": "20"}
-"""Settings that an untrained model needs, whose captions all have defects."""
-_TAKES_SETTINGS = ("recaption", "filter", "judge", "eval", "soup", "specialize")
+TINY = {
+    "recaption.max_reject_rate": "1.0",
+    "recaption.max_new_tokens": "8",
+    "eval.max_new_tokens": "2",
+    "eval.num_bootstrap": "20",
+    **{f"world.num_{name}": "2" for name in ("dev", "interleaved", "text", "sft", "specialist")},
+}
+"""Little work, and captions of an untrained model are taken, which all have defects."""
+_TAKES_SETTINGS = ("world", "recaption", "filter", "judge", "eval", "soup", "specialize")
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, real_data: Path, tiny_checkp
     make_place(folder, real_data, tiny_checkpoint)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        call(["sft", "--recipe", "my.toml", "--model", "ckpt/r2", "--out", "ckpt/r3"])
         for name in ("r2", "r3"):
             call(["recaption", "--model", f"ckpt/{name}", "--shards", "data/*.tar", "--out", name])
     return folder

@@ -18,6 +18,7 @@ from vila2cli.cli.options import spread
 from vila2cli.settings import describe
 from vila2cli.settings.recipe import load_recipe
 
+BENCHMARKS = sorted((REPO / "benchmarks").glob("*.py"))
 LAUNCHERS = ("torchrun", "srun", "accelerate", "bash", "ssh")
 
 
@@ -145,6 +146,7 @@ def fits(path: str, known: str) -> bool:
 
 def all_options(group: TyperGroup) -> set[str]:
     found = {"--version", "--help", "--install-completion", "--show-completion"}
+    found |= {word for path in BENCHMARKS for word in re.findall(r'"(--[a-z-]+)"', path.read_text())}
     for command in group.commands.values():
         if isinstance(command, TyperGroup):
             found |= all_options(command)
