@@ -65,6 +65,15 @@ def test_a_checkpoint_loads_in_a_stock_class_with_equal_logits(tiny_checkpoint: 
         torch.testing.assert_close(model.eval()(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits)
 
 
+def test_a_model_of_bfloat16_computes_as_its_checkpoint_does(tmp_path: Path) -> None:
+    model, _ = build(BaseSettings(dtype="bfloat16"), seed=0)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="bfloat16")
+    ids = torch.arange(5, 305)[None]  # so long that rounded frequencies of positions would show
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits)
+
+
 def test_only_the_projector_depends_on_the_seed() -> None:
     one, two = (build(BaseSettings(), seed=seed)[0].state_dict() for seed in (0, 1))
     differing = {name for name in one if not torch.equal(one[name], two[name])}

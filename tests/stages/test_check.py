@@ -13,9 +13,10 @@ from forks import Forks
 from vila2cli.cli.app import main
 from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.build import build
+from vila2cli.model.sizes import num_parameters, part_sizes, training_bytes
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source
-from vila2cli.stages.check import find_offline, num_parameters, part_sizes, training_bytes
+from vila2cli.stages.check import find_offline
 from vila2cli.text.compose import Composition, conversations
 from vila2cli.train.job import DataSource, Phase, train_stage
 from vila2cli.world.write import write_world

@@ -50,7 +50,7 @@ def check_used(recipe: Recipe, layer: str, beside: Sequence[str], below: Collect
 def check_trained(recipe: Recipe, below: Collection[str]) -> None:
     """Raise RecipeError for captions to train on that no layer of the recipe, or of those below, is called."""
     known = list(dict.fromkeys([ORIGINAL, *recipe.caption_layers, "rewrite", *sorted(below)]))
-    for phase, settings in (("align", recipe.pretrain.align), ("main", recipe.pretrain.main)):
+    for phase, settings in recipe.pretrain.phases.items():
         for name in settings.captions:
             if not is_source(name, known):
                 table = "choose" if settings.choose else "captions"

@@ -177,6 +177,9 @@ def _dry_run_lines(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> 
         yield f"model: {plan.model}  # {plan.origins.get('model', 'recipe')}"
         is_ours = plan.origins.get("model") == "run folder"
         yield from (f"  {line}" for line in _checkpoint_lines(Path(plan.model), is_ours=is_ours))
+    if plan.kind == "pretrain" and plan.model is not None:
+        phases = " and ".join(plan.recipe.pretrain.phases)
+        yield f"pretraining continues from the model, not from scratch: {phases}"
     if plan.shards:
         noun = "tasks" if plan.kind == "eval" else "shards"
         yield f"{noun}: {_span(found)}  # {plan.origins.get('shards', 'recipe')}"

@@ -149,6 +149,8 @@ def _document(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -
 def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -> Iterator[str]:
     width = max(len(stage.name) for stage in stages)
     yield f"{len(due)} of {len(stages)} stages to run in {recipe.run_dir} (dry run, nothing is written)"
+    if recipe.pretrain.model:
+        yield f"every round continues from {recipe.pretrain.model}, none is trained from scratch"
     for stage in stages:
         state = f"run: {due[stage.name]}" if stage.name in due else "complete"
         yield f"{stage.name:<{width}}  vila2 {' '.join(stage.words)}  # {state}"

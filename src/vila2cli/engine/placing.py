@@ -90,7 +90,7 @@ class Shape:
             llm=sizes[1],
             heads=heads,
             kv_heads=kv_heads,
-            tower_heads=int(vision.get("num_attention_heads") or 1),
+            tower_heads=int(vision.get("num_attention_heads") or vision.get("num_heads") or 1),
             intermediate=int(llm.get("intermediate_size") or heads),
             kv_bytes=4 * int(llm.get("num_hidden_layers") or 1) * kv_heads * head_dim,
             context=context,

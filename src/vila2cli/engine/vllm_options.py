@@ -18,6 +18,9 @@ _MIB = 1 << 20
 _CPU_BATCH = 128
 _MOST_CPU_CACHE = 1024 * _MIB
 _MIN_CONTEXT = 1024
+_CPU_BLOCK = 32
+"""Tokens in a block of keys and values. What several prompts begin with is computed once by whole blocks, and
+vLLM's own 128 on a CPU are more than most pictures have."""
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _COMPACT_JSON = {"backend": "xgrammar", "disable_any_whitespace": True}
 """How answers are held to a schema. White space is allowed anywhere by default, and small models write nothing
@@ -112,6 +115,8 @@ def engine_options(
         options["gpu_memory_utilization"] = machine.gpu_memory_utilization
     else:
         options["enforce_eager"] = True
+        if settings.requests_per_image > 1:
+            options["block_size"] = _CPU_BLOCK
         options["kv_cache_memory_bytes"] = kv_cache_bytes(config, batch_size or _CPU_BATCH, context)
     return options | own_arguments(machine.vllm)
 

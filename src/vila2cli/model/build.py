@@ -6,6 +6,7 @@ The result is a stock class of transformers, chosen by `base.architecture`:
               Llama-3-8B by the same four-fold reduction of image tokens (VILA^2 section 3).
     llava     SigLIP or CLIP, linear or MLP projector, any LLM, a token per patch (VILA section 2).
     internvl  InternViT, pixel shuffle, LayerNorm and MLP, any LLM (VILA^2's 40B model).
+    qwen2_5_vl, qwen3_vl  their own towers, a merger of 2 x 2 patches, Qwen2 or Qwen3: native resolution.
 """
 
 from collections.abc import Callable
@@ -33,12 +34,13 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vila2cli.errors import ModelError, one_line
+from vila2cli.model import native
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.llm_template import image_template
-from vila2cli.model.loading import LOAD_ERRORS, load_whole, quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, cast, load_whole, quiet_transformers
 from vila2cli.model.saving import with_ends
 from vila2cli.model.tiles import cropping, cutting, splitting, tile_tokens
-from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_tower
+from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_qwen_tower, load_tower
 from vila2cli.settings import BaseSettings
 
 SCALE_FACTOR = 2
@@ -75,6 +77,8 @@ def build(base: BaseSettings, *, seed: int) -> tuple[PreTrainedModel, Any]:
         "idefics3": _idefics3,
         "llava": _llava,
         "internvl": _internvl,
+        "qwen2_5_vl": _qwen_vl,
+        "qwen3_vl": _qwen_vl,
     }
     return make[base.architecture](base, seed)
 
@@ -207,11 +211,8 @@ def _internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
         from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
         from transformers.models.internvl.processing_internvl import InternVLProcessor
         from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
-    except (ImportError, RuntimeError, OSError) as error:
-        raise ModelError(
-            'base.architecture = "internvl" needs a torchvision that fits torch, for its processor: '
-            f"{str(error).splitlines()[0]}; install it, or use idefics3 or llava"
-        ) from None
+    except _IMPORT_ERRORS as error:
+        raise _needs_torchvision(base, error) from None
     model, tokenizer = join_internvl(base, seed)
     side, num_tokens = model.config.vision_config.image_size[0], model.config.image_seq_length
     size = {"height": side, "width": side}
@@ -242,6 +243,43 @@ def join_internvl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     )
     model = _joined(InternVLForConditionalGeneration, config, _OF_LLAVA, tower, llm, seed)
     return _finished(model, llm, tokenizer, dtype), tokenizer
+
+
+def _qwen_vl(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
+    check_processor(base)
+    model, tokenizer = join_qwen_vl(base, seed)
+    template = image_template(tokenizer, base.llm, native.IMAGE)
+    return model, native.make_processor(base, model.model.visual, tokenizer, template)
+
+
+def check_processor(base: BaseSettings) -> None:
+    """Raise ModelError where the processor of an architecture of native resolution lacks a package."""
+    try:
+        native.video_processor(base)
+    except _IMPORT_ERRORS as error:
+        raise _needs_torchvision(base, error) from None
+
+
+def join_qwen_vl(base: BaseSettings, seed: int) -> tuple[Any, Any]:
+    """The model and tokenizer of an architecture of native resolution; its processor needs torchvision."""
+    dtype = getattr(torch, base.dtype)
+    tower = load_qwen_tower(resolve_base(base.vision_tower), base.architecture, dtype)
+    llm, tokenizer = load_llm(resolve_base(base.llm), dtype)
+    _add_tokens(llm, tokenizer, tuple(native.TOKENS.values()), seed)
+    model, mergers = native.put_together(base, tower, llm, tokenizer)
+    for number, merger in enumerate(mergers):
+        _draw(merger, llm, seed + number)
+    return _finished(model, llm, tokenizer, dtype), tokenizer
+
+
+_IMPORT_ERRORS = (ImportError, RuntimeError, OSError)
+
+
+def _needs_torchvision(base: BaseSettings, error: Exception) -> ModelError:
+    return ModelError(
+        f'base.architecture = "{base.architecture}" needs a torchvision that fits torch, for its processor: '
+        f"{one_line(error)}; install it, or use idefics3 or llava"
+    )
 
 
 def _check_merges(side: int, patch: int) -> None:
@@ -313,4 +351,4 @@ def _finished(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         do_sample=False,
     )
-    return model.to(dtype)
+    return cast(model, dtype)

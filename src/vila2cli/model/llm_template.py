@@ -18,8 +18,8 @@ _DATE = "26 Jul 2024"
 """What Llama 3's templates write where nobody tells them the day, so that two builds are alike."""
 
 
-def image_template(tokenizer: Any, llm: str = "") -> str:
-    """The tokenizer's own template if it renders image parts, else the one of its family.
+def image_template(tokenizer: Any, llm: str = "", image: str = "<image>") -> str:
+    """The tokenizer's own template if it renders image parts as `image`, else the one of its family.
 
     That begins with the system prompt that the tokenizer's own writes where a conversation has none. Warns
     that the template of `llm` is replaced, and whether texts look otherwise for it.
@@ -27,12 +27,13 @@ def image_template(tokenizer: Any, llm: str = "") -> str:
     own = tokenizer.chat_template
     if isinstance(own, dict):
         own = own.get("default")
-    if isinstance(own, str) and "'image'" in own and "<image>" in own:
+    if isinstance(own, str) and "'image'" in own and image in own:
         return own
     vocabulary = tokenizer.get_vocab()
     family, template = next(
         (found for token, found in _FAMILIES.items() if token in vocabulary), ("Vicuna", VICUNA)
     )
+    template = template.replace("<image>", image)
     if not isinstance(own, str):
         return template
     wanted = _rendered(tokenizer, own, _TALK)

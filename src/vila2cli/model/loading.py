@@ -159,6 +159,23 @@ def outline(folder: Path) -> PreTrainedModel:
     return load_generator(folder, device_map="meta")
 
 
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Put a model's weights into a number format, as loading it in that format does.
+
+    What it computes when it is made, such as the frequencies of its positions, stays as exact as it is.
+    """
+    tables = [
+        (module, name, table)
+        for module in model.modules()
+        for name, table in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set
+    ]
+    model.to(dtype)
+    for module, name, table in tables:
+        module._buffers[name] = table
+    return model
+
+
 def is_tied(model: PreTrainedModel) -> bool:
     """Whether the head is the matrix of the word embeddings."""
     head, words = model.get_output_embeddings(), model.get_input_embeddings()

@@ -1,14 +1,14 @@
 """Vision towers as the classes that each architecture puts them into.
 
 Idefics3's tower and SigLIP's compute the same from tensors of the same names, so either stands for the
-other; CLIP's and InternViT go into their own classes only.
+other; CLIP's, InternViT and those of Qwen-VL go into their own classes only.
 """
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -33,8 +33,22 @@ _CLASSES: dict[str, Any] = {
     "idefics3_vision": Idefics3VisionTransformer,
     "internvl_vision": InternVLVisionModel,
     "internvl": AutoModelForImageTextToText,
+    "qwen2_5_vl_vision": "Qwen2_5_VisionTransformerPretrainedModel",
+    "qwen2_5_vl": AutoModelForImageTextToText,
+    "qwen3_vl_vision": "Qwen3VLVisionModel",
+    "qwen3_vl": AutoModelForImageTextToText,
 }
-"""The class that reads a tower, by the model_type of its config."""
+"""The class that reads a tower, by the model_type of its config; by name where importing it takes long."""
+_TAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "idefics3": (("idefics3_vision", *_SIGLIP), "SigLIP or Idefics3 towers"),
+    "llava": (("idefics3_vision", *_SIGLIP, *_CLIP), "SigLIP, CLIP or Idefics3 towers for llava"),
+    "internvl": (("internvl_vision", "internvl"), "InternViT towers for internvl"),
+    **{
+        name: ((f"{name}_vision", name), f"towers of {name}, alone or in a whole model")
+        for name in ("qwen2_5_vl", "qwen3_vl")
+    },
+}
+"""By architecture the kinds of towers that it takes, and how errors call them."""
 _LOST_PREFIXES = ("head.", "vision_model.head.")
 """SigLIP's attention-pooling head has no place among patch features."""
 
@@ -44,7 +58,7 @@ def load_tower(folder: Path, image_size: int, dtype: torch.dtype) -> Idefics3Vis
 
     With `image_size` the learned positions are interpolated to that resolution.
     """
-    tower = _loaded(folder, dtype, ("idefics3_vision", *_SIGLIP), "SigLIP or Idefics3 towers")
+    tower = _loaded(folder, dtype, "idefics3")
     if not isinstance(tower, Idefics3VisionTransformer):
         patches = _patch_tensors(tower)
         tower = Idefics3VisionTransformer(Idefics3VisionConfig(**_fields(folder))).to(dtype)
@@ -59,8 +73,7 @@ def load_clip_like_tower(folder: Path, image_size: int, layer: int, dtype: torch
     The layers above it are left out: nothing reads them, and a frozen or idle layer would still be
     stored and loaded. A tower of Idefics3 becomes SigLIP's.
     """
-    takes = ("idefics3_vision", *_SIGLIP, *_CLIP)
-    tower = _loaded(folder, dtype, takes, "SigLIP, CLIP or Idefics3 towers for llava")
+    tower = _loaded(folder, dtype, "llava")
     if not isinstance(tower, CLIPVisionModel):
         tower = _new_siglip(_fields(folder), tower, dtype)
     elif image_size:
@@ -72,7 +85,7 @@ def load_clip_like_tower(folder: Path, image_size: int, layer: int, dtype: torch
 
 def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrainedModel:
     """An InternViT in its transformers form, alone or in an InternVL model."""
-    tower = _loaded(folder, dtype, ("internvl_vision", "internvl"), "InternViT towers for internvl")
+    tower = _loaded(folder, dtype, "internvl")
     if not isinstance(tower, InternVLVisionModel):
         tower = tower.model.vision_tower
     if image_size not in (0, tower.config.image_size[0]):
@@ -80,27 +93,33 @@ def load_internvit(folder: Path, image_size: int, dtype: torch.dtype) -> PreTrai
     return tower
 
 
-def outline_tower(folder: Path) -> PreTrainedModel:
+def load_qwen_tower(folder: Path, architecture: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The tower of a Qwen-VL `architecture`, alone or in a whole model, with that model's own mergers."""
+    tower = _loaded(folder, dtype, architecture)
+    visual: PreTrainedModel = tower.model.visual if tower.config.model_type == architecture else tower
+    return visual
+
+
+def outline_tower(folder: Path, architecture: str) -> PreTrainedModel:
     """A tower without its weights, whose names and shapes alone are read and checked.
 
-    Raises ModelError as loading it would.
+    Raises ModelError as loading it for an architecture would.
     """
-    takes = "SigLIP, CLIP, Idefics3, InternViT"
-    outline: PreTrainedModel = _loaded(folder, torch.float32, tuple(_CLASSES), takes, device_map="meta")
+    outline: PreTrainedModel = _loaded(folder, torch.float32, architecture, device_map="meta")
     return outline
 
 
-def _loaded(folder: Path, dtype: torch.dtype, kinds: Collection[str], takes: str, **options: Any) -> Any:
-    """A tower of one of some kinds, which errors call `takes`, with all of its weights.
-
-    Raises ModelError naming base.vision_tower.
-    """
+def _loaded(folder: Path, dtype: torch.dtype, architecture: str, **options: Any) -> Any:
+    """A tower that an architecture takes, with all of its weights; raises ModelError that names the setting."""
+    kinds, takes = _TAKES[architecture]
     kind = str(_config(folder).model_type)
     if kind not in kinds:
         raise ModelError(f"{folder} is a {kind} model; base.vision_tower takes {takes}")
     options |= {"what": "as a vision tower", "unused": _LOST_PREFIXES, "dtype": dtype}
+    reader = _CLASSES[kind]
     try:
-        return load_whole(_CLASSES[kind], folder, **options)
+        reader = getattr(transformers, reader) if isinstance(reader, str) else reader
+        return load_whole(reader, folder, **options)
     except ModelError as error:
         raise ModelError(f"base.vision_tower {error}") from None
 

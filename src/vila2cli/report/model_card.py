@@ -73,7 +73,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
     )
     body = [
         f"# {plain(name)}",
-        about,
+        about + _continued(chain),
         section("Parents", table(["made by", "from", "weights (SHA-256)"], _parent_rows(chain, sha256))),
         section("Training data", table(["stage", "data", "shards", "from", "layers"], _data_rows(chain))),
         section("Prompts", _prompts(folder, chain, reader, recipe)),
@@ -99,6 +99,15 @@ def _lineage(folder: Path, reader: JsonReader) -> Lineage:
             return chain
         chain.append((place, reader.read(place / "vila2.json")))
     return chain
+
+
+def _continued(chain: Lineage) -> str:
+    """A sentence about a pretraining that did not start from scratch, "" for one that did."""
+    trained = [made for _, made in chain if made.get("stage") == "pretrain"]
+    models = [
+        plain(str(parent.get("path", ""))) for made in trained if (parent := table_of(made.get("parent")))
+    ]
+    return f"\n\nIts pretraining continued from {models[-1]}; it is not trained from scratch." if models else ""
 
 
 def _parents(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:

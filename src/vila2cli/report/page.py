@@ -131,12 +131,15 @@ def _count_words(
 
 def _facts(recipe: Recipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
     base = recipe.base
+    started = f"{base.architecture}: {base.vision_tower} + {base.llm}"
+    if model := recipe.pretrain.model:
+        started = f"{model}, from which every round continues"
     return (
         (
             "Recipe",
             f"{recipe.path.name if recipe.path else 'defaults'}, digest {digest(recipe.deciding())[:12]}",
         ),
-        ("Base", f"{base.architecture}: {base.vision_tower} + {base.llm}"),
+        ("Base", started),
         ("Seed", str(recipe.seed)),
         ("Newest file", when(run.newest) or "none yet"),
     )

@@ -250,10 +250,10 @@ def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
 
 def _pretraining(recipe: Recipe, counts: Counts) -> int | None:
     # What a filter leaves is not known before it has run: all of it, then.
-    align = _passes(counts["pretrain"], recipe.pretrain.align)
-    main = _passes(counts["pretrain"], recipe.pretrain.main)
-    documents = _passes(counts["interleaved"], recipe.pretrain.main)
-    return None if align is None or main is None or documents is None else align + main + documents
+    passes = [_passes(counts["pretrain"], phase) for phase in recipe.pretrain.phases.values()]
+    passes.append(_passes(counts["interleaved"], recipe.pretrain.main))
+    known = [number for number in passes if number is not None]
+    return sum(known) if len(known) == len(passes) else None
 
 
 def _share(number: int | None, share: float) -> int | None:

@@ -1,7 +1,7 @@
 """The recipe: typed, frozen settings with unit and default, one class per table.
 
-recipe reads TOML and `--set`; kinds is what settings are made of; training, trainer, asking, layers, machine,
-soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
+recipe reads TOML and `--set`; kinds is what settings are made of; training, captions, trainer, asking, layers,
+machine, soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ from vila2cli.settings.asking import (
     RewriteSettings,
     WritingSettings,
 )
+from vila2cli.settings.captions import CaptionSettings
 from vila2cli.settings.kinds import (
     JudgeName,
     Language,
@@ -40,7 +41,6 @@ from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
     BaseSettings,
-    CaptionSettings,
     DataSettings,
     LoraSettings,
     MainSettings,
@@ -156,7 +156,7 @@ class Recipe(Settings):
 
     def captions_named(self) -> frozenset[str]:
         """The captions that a training or a filter of the run takes, by name."""
-        named = (*self.pretrain.align.captions, *self.pretrain.main.captions)
+        named = tuple(name for phase in self.pretrain.phases.values() for name in phase.captions)
         named += self.filter.captions if self.pretrain.filtered else ()
         return frozenset(name.partition("@")[0] for name in named)
 

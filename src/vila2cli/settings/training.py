@@ -1,6 +1,6 @@
 """Tables of a recipe about models, data and training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -8,14 +8,13 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from vila2cli.files import BOMB_PIXELS, DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 from vila2cli.settings.asked import AskedSettings, TemplateArguments
+from vila2cli.settings.captions import CaptionSettings
 from vila2cli.settings.kinds import (
     Check,
     LearningRate,
@@ -29,8 +28,27 @@ from vila2cli.settings.kinds import (
     one_is_a_list,
     setting,
 )
-from vila2cli.settings.shares import checked_shares
 from vila2cli.settings.trainer import SourceSettings
+
+NATIVE = ("qwen2_5_vl", "qwen3_vl")
+"""Architectures that take a picture in its own shape and, within bounds, its own size."""
+
+
+class PixelSettings(Settings):
+    """Bounds of the pixels of a picture for a model of native resolution; Qwen2.5-VL's own by default."""
+
+    min: Annotated[
+        PositiveInt, setting("qwen2_5_vl, qwen3_vl: pictures of fewer pixels are scaled up to this")
+    ] = 56 * 56
+    max: Annotated[
+        PositiveInt, setting("qwen2_5_vl, qwen3_vl: pictures of more pixels are scaled down to this")
+    ] = 28 * 28 * 1280
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "PixelSettings":
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} is above max = {self.max}")
+        return self
 
 
 class TilesSettings(Settings):
@@ -80,7 +98,8 @@ class BaseSettings(Settings):
     """What every round starts from."""
 
     architecture: Annotated[
-        Literal["idefics3", "llava", "internvl"], setting("transformers model the parts are put into")
+        Literal["idefics3", "llava", "internvl", "qwen2_5_vl", "qwen3_vl"],
+        setting("transformers model the parts are put into"),
     ] = "idefics3"
     vision_tower: Annotated[str, setting("folder or hub id of the vision tower, or world:tower")] = (
         "world:tower"
@@ -90,8 +109,9 @@ class BaseSettings(Settings):
     feature_layer: Annotated[
         int, setting("llava: tower layer whose output is projected, -1 for the last (VILA: -2)", lt=0)
     ] = -2
+    pixels: Annotated[PixelSettings, setting("pictures of native resolution", if_set=True)] = PixelSettings()
     projector: Annotated[
-        Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (llava, internvl)")
+        Literal["linear", "mlp"], setting("linear (idefics3, llava) or two layers (all but idefics3)")
     ] = "linear"
     dtype: Annotated[Literal["float32", "bfloat16"], setting("number format of training")] = "float32"
     tiles: Annotated[TilesSettings, setting("pictures in tiles", if_set=True)] = TilesSettings()
@@ -102,8 +122,9 @@ class BaseSettings(Settings):
         if tiles.method == "none":
             return self
         if self.architecture not in ("idefics3", "internvl"):
+            whole = "a picture in its own shape" if self.is_native else "one square of a picture"
             raise ValueError(
-                f"{self.architecture} cannot be shown tiles: its class takes one square of a picture; set "
+                f"{self.architecture} cannot be shown tiles: its class takes {whole}; set "
                 'tiles.method = "none", or architecture = "idefics3" or "internvl"'
             )
         if self.architecture == "idefics3" and tiles.method == "dynamic" and tiles.max < 4:
@@ -114,12 +135,29 @@ class BaseSettings(Settings):
 
     @model_validator(mode="after")
     def _has_a_projector(self) -> "BaseSettings":
-        own = {"idefics3": ("linear",), "internvl": ("mlp",)}.get(self.architecture, ("linear", "mlp"))
+        own = {"idefics3": ("linear",), "llava": ("linear", "mlp")}.get(self.architecture, ("mlp",))
         if self.projector not in own:
             raise ValueError(
                 f"{self.architecture} has no {self.projector} projector; set projector = {own[0]!r}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_its_own_sizes(self) -> "BaseSettings":
+        if self.is_native and self.image_size:
+            raise ValueError(
+                f"{self.architecture} takes pictures in their own shape; bound them with pixels, not image_size"
+            )
+        if not self.is_native and self.pixels != PixelSettings():
+            raise ValueError(
+                f"{self.architecture} has no native resolution; pixels are for {' and '.join(NATIVE)}"
+            )
+        return self
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a picture keeps its own shape and, within `pixels`, its own size."""
+        return self.architecture in NATIVE
 
 
 class DataSettings(Settings):
@@ -235,61 +273,6 @@ class BlendSettings(TrainSettings):
         return self.mixture, self.text_share
 
 
-class CaptionSettings(Settings):
-    """How the captions of a sample become one training text."""
-
-    captions: Annotated[
-        SomeNames, setting("caption sources joined in this order: original, or a layer's name")
-    ] = ("original", "recaption")
-    choose: Annotated[
-        dict[str, float],
-        setting(
-            "in place of captions: by caption source, the share of the images that are trained on it alone, "
-            "drawn anew in each epoch; a source that an image lacks leaves its share to the others",
-            if_set=True,
-        ),
-    ] = Field(default_factory=dict)
-    separator: Annotated[str, setting("text between two captions")] = "\n"
-    shuffle_captions: Annotated[bool, setting("draw the order of the captions per image")] = False
-    caption_dropout: Annotated[
-        dict[str, Annotated[float, Field(ge=0, le=1)]],
-        setting("by caption source, the share of images it is left out of where there is another"),
-    ] = Field(default_factory=dict)
-    draw_candidate: Annotated[
-        bool, setting("train on one drawn of a recaption's n candidates instead of the best")
-    ] = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_of_the_two(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or not isinstance(tree.get("choose"), dict) or not tree["choose"]:
-            return tree
-        for name, what in (("captions", "joins"), ("shuffle_captions", "orders"), ("caption_dropout", "drops")):
-            if tree.get(name):
-                raise ValueError(
-                    f"choose draws one caption of an image, and {name} {what} several; leave one of the two out"
-                )
-        return {**tree, "captions": tuple(map(str, tree["choose"]))}
-
-    @field_validator("choose")
-    @classmethod
-    def _are_shares(cls, value: dict[str, float]) -> dict[str, float]:
-        return checked_shares(value) if value else value
-
-    @model_serializer(mode="wrap")
-    def _as_read(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What is read again as it is: with `choose` its sources are not the captions that are joined."""
-        return {name: value for name, value in dump(self).items() if not self.choose or name != "captions"}
-
-    @field_validator("caption_dropout")
-    @classmethod
-    def _names_captions(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        captions = info.data.get("captions", value)
-        if unknown := [name for name in value if name not in captions]:
-            raise ValueError(f"{unknown[0]} is none of the captions {', '.join(captions)}")
-        return value
-
-
 class AlignSettings(CaptionSettings, TrainSettings):
     """Stage 1: the fresh projector alone."""
 
@@ -307,7 +290,19 @@ class MainSettings(CaptionSettings, BlendSettings):
 
 
 class PretrainSettings(Settings):
-    """Stages 1 and 2, from the base vision tower and LLM with a fresh projector."""
+    """Stages 1 and 2, from the base vision tower and LLM with a fresh projector, or from a `model`."""
+
+    model: Annotated[
+        str,
+        setting(
+            "folder or hub id of a vision-language checkpoint from which every round continues pretraining, "
+            "empty to start from the bases with a new projector",
+            if_set=True,
+        ),
+    ] = ""
+    realign: Annotated[
+        bool, setting("train stage 1 also where pretraining continues from a model", if_set=True)
+    ] = False
 
     # What decides is not this, but the layer that is then among the data.
     filtered: Annotated[
@@ -315,6 +310,24 @@ class PretrainSettings(Settings):
     ] = False
     align: AlignSettings = AlignSettings()
     main: MainSettings = MainSettings()
+
+    @model_validator(mode="after")
+    def _realigns_a_model(self) -> "PretrainSettings":
+        if self.realign and not self.model:
+            raise ValueError(
+                "realign is for a pretraining that continues from a model; name one, or leave it out"
+            )
+        return self
+
+    @property
+    def phases(self) -> Mapping[str, "AlignSettings | MainSettings"]:
+        """The stages that are trained, by name: a projector that a model brings along is aligned already."""
+        is_aligned = self.model and not self.realign
+        return {**({} if is_aligned else {"align": self.align}), "main": self.main}
+
+    def deciding(self) -> dict[str, Any]:
+        values = super().deciding()
+        return {name: value for name, value in values.items() if name != "align" or name in self.phases}
 
 
 class SftSettings(BlendSettings):

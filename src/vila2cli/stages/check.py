@@ -1,17 +1,13 @@
 """Whether a recipe can run here, found out before anything does: no GPU, no model loaded, nothing written."""
 
-import math
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from vila2cli.captioning.layers import check_caption_layers
 from vila2cli.engine.devices import planned_gpus
@@ -19,9 +15,10 @@ from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.image import decode_image
+from vila2cli.model.sizes import PartSizes, num_parameters, part_sizes, training_bytes
 from vila2cli.ranks import num_cores
 from vila2cli.run.forecast import Counts
-from vila2cli.settings import BaseSettings, LoraSettings, TrainSettings
+from vila2cli.settings import BaseSettings, TrainSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, open_source, read_shard
 from vila2cli.shards.places import looks_remote
@@ -32,8 +29,6 @@ from vila2cli.train.launch import read_launch
 from vila2cli.train.starting import num_processes
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-_OF_NO_TOWER = re.compile(r"^text_model\.|^logit_|(^|\.)head\.")
-_OF_TOWERS = re.compile(r"(^|\.)vision_(model|tower)\.")
 _WORKERS = 16
 _SHOWN = 5
 _LAYER_BYTES = 1500
@@ -140,11 +135,16 @@ def _first_problem(shard: Shard) -> str | None:
 
 
 def _models(recipe: Recipe) -> Iterator[Finding]:
-    """The bases, whether they are here without asking the hub, and what training them takes."""
+    """What training starts from, whether it is here without asking the hub, and what training it takes."""
+    if recipe.pretrain.model:
+        yield from _continued(recipe)
+        return
     base = recipe.base
-    yield _try("base.vision_tower", lambda: _tower_text(find_offline(base.vision_tower)))
+    yield _try("base.vision_tower", lambda: _tower_text(find_offline(base.vision_tower), base.architecture))
     yield _try("base.llm", lambda: _llm_text(find_offline(base.llm)))
     yield _try("tokenizer", lambda: _tokenizer(find_offline(base.llm)))
+    if base.is_native:
+        yield _try("processor", lambda: _processor(base))
     try:
         sizes = part_sizes(base, *(find_offline(spec) for spec in (base.vision_tower, base.llm)))
     except ModelError:
@@ -152,6 +152,34 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     yield from _memory(recipe, sizes)
     yield _try("engines for captions", lambda: _engines(recipe, sizes))
     yield _try("processes of a training", lambda: _processes(recipe))
+
+
+def _continued(recipe: Recipe) -> Iterator[Finding]:
+    """The model from which every round continues."""
+    from vila2cli.ask.preflight import checked_inputs, planned_for_shape
+    from vila2cli.model.loading import outline
+
+    model = recipe.pretrain.model
+    yield _try("pretrain.model", lambda: f"{_weights_text(find_offline(model))}; every round continues from it")
+    try:
+        net = outline(find_offline(model))
+    except ModelError as error:
+        yield Finding("pretrain.model's parts", str(error), ModelError)
+        return
+    yield _try("pretrain.model's inputs", lambda: checked_inputs(recipe, str(find_offline(model))))
+    yield _try("pretrain.model's parts", lambda: _trained_parts(recipe, PartSizes.of(net)))
+    yield from _memory(recipe, PartSizes.of(net))
+    yield _try("engines for captions", lambda: planned_for_shape(recipe, Shape.of(net), num_cores()))
+    yield _try("processes of a training", lambda: _processes(recipe))
+
+
+def _trained_parts(recipe: Recipe, sizes: PartSizes) -> str:
+    """The parts of a model; raises ModelError where a stage is to train one that it does not have."""
+    own = {part: getattr(sizes, part) for part in ("vision_tower", "projector", "llm")}
+    for name, stage in _trainings(recipe).items():
+        if lacking := [part for part in stage.train if own.get(part) == 0]:
+            raise ModelError(f"{name}.train names {lacking[0]}, of which it has no parameters")
+    return ", ".join(f"{size / 1e6:,.4g}M {part}" for part, size in own.items())
 
 
 def check_model(recipe: Recipe, model: str) -> Iterator[Finding]:
@@ -203,12 +231,19 @@ def _weights_text(folder: Path) -> str:
     return f"{num_parameters(folder) / 1e6:,.4g}M parameters in {folder}"
 
 
-def _tower_text(folder: Path) -> str:
+def _tower_text(folder: Path, architecture: str) -> str:
     text = _weights_text(folder)  # what is damaged or cut off is said in its own words
     from vila2cli.model.towers import outline_tower
 
-    outline_tower(folder)
+    outline_tower(folder, architecture)
     return text
+
+
+def _processor(base: BaseSettings) -> str:
+    from vila2cli.model.build import check_processor
+
+    check_processor(base)
+    return f"{base.pixels.min:,} to {base.pixels.max:,} pixels a picture"
 
 
 def _llm_text(folder: Path) -> str:
@@ -219,106 +254,17 @@ def _llm_text(folder: Path) -> str:
     return text
 
 
-def num_parameters(folder: Path) -> int:
-    """Parameters of a checkpoint, from the heads of its files; raises ModelError for one missing or cut."""
-    return sum(map(math.prod, _shapes(folder).values()))
-
-
-def _shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor by name; raises as `num_parameters` does."""
-    index = folder / "model.safetensors.index.json"
-    names = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    files = sorted(folder / name for name in names) or sorted(folder.glob("*.safetensors"))
-    if missing or not files:
-        raise ModelError(f"{folder} lacks {', '.join(missing) or '*.safetensors weights'}")
-    shapes: dict[str, list[int]] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is damaged or cut off: {error}") from None
-    return shapes
-
-
-@dataclass(frozen=True, slots=True)
-class PartSizes:
-    """Parameters of the parts of a joined model, and the shapes of the LLM's matrices by name."""
-
-    vision_tower: int
-    projector: int
-    llm: int
-    matrices: Mapping[str, tuple[int, int]]
-
-    def adapters(self, lora: LoraSettings) -> int:
-        """Parameters of the adapters on the linear layers that a recipe names."""
-        named = (
-            shape
-            for name, shape in self.matrices.items()
-            if name.removesuffix(".weight").rpartition(".")[2] in lora.targets
-        )
-        return lora.rank * sum(map(sum, named))
-
-
-def part_sizes(base: BaseSettings, tower: Path, llm: Path) -> PartSizes:
-    """The sizes of a joined model's parts, from configs and the heads of the bases' files.
-
-    Not counted is what a base has beside them: another tower, a pooling head, a second copy of a tied head.
-    """
-    of_tower = {name: shape for name, shape in _shapes(tower).items() if not _OF_NO_TOWER.search(name)}
-    if any(_OF_TOWERS.search(name) for name in of_tower):
-        of_tower = {name: shape for name, shape in of_tower.items() if _OF_TOWERS.search(name)}
-    config = read_json(llm / "config.json")
-    is_tied = bool(config.get("tie_word_embeddings"))
-    of_llm = {name: s for name, s in _shapes(llm).items() if not (is_tied and name == "lm_head.weight")}
-    return PartSizes(
-        vision_tower=sum(map(math.prod, of_tower.values())),
-        projector=_projector_size(base, read_json(tower / "config.json"), config),
-        llm=sum(map(math.prod, of_llm.values())),
-        matrices={name: (s[0], s[1]) for name, s in of_llm.items() if len(s) == 2},
-    )
-
-
-def _projector_size(base: BaseSettings, tower: Mapping[str, Any], llm: Mapping[str, Any]) -> int:
-    """Parameters of the projector that is drawn anew; 0 where a config does not say how wide it is."""
-    width = (tower.get("vision_config") or tower).get("hidden_size") or 0
-    out = llm.get("hidden_size") or 0
-    if base.architecture == "idefics3":
-        return int(4 * width * out)
-    if base.architecture == "internvl":
-        return int(8 * width + (4 * width + 1) * out + (out + 1) * out)
-    return int((width + 1) * out + (out + 1) * out)
-
-
-def training_bytes(
-    settings: TrainSettings,
-    tower: int,
-    llm: int,
-    dtype: str,
-    *,
-    master_weights: bool = True,
-    projector: int = 0,
-    adapters: int = 0,
-) -> int:
-    """What a training keeps from step to step: weights, and of trained ones gradient and AdamW's two moments.
-
-    All are float32 unless the training is in bfloat16 without master weights; adapters always are.
-    """
-    width = 2 if dtype == "bfloat16" and not master_weights else 4
-    sizes = {"vision_tower": tower, "projector": projector, "llm": llm}
-    trained = sum(size for part, size in sizes.items() if part in settings.train)
-    own = adapters if "lora" in settings.train else 0
-    return width * (sum(sizes.values()) + 3 * trained) + 4 * 4 * own
-
-
-def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
-    stages: dict[str, TrainSettings] = {
-        "pretrain.align": recipe.pretrain.align,
-        "pretrain.main": recipe.pretrain.main,
+def _trainings(recipe: Recipe) -> dict[str, TrainSettings]:
+    """All trainings of a run, by the name of their table."""
+    return {
+        **{f"pretrain.{name}": settings for name, settings in recipe.pretrain.phases.items()},
         "sft": recipe.sft,
         **{f"specialists.{name}": settings for name, settings in recipe.specialists.items()},
     }
+
+
+def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
+    stages = _trainings(recipe)
     has_copies = recipe.base.dtype == "bfloat16" and recipe.trainer.master_weights
     needs = {
         name: training_bytes(
@@ -375,7 +321,9 @@ def _disk(recipe: Recipe, counts: Counts) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     try:
-        size = sum(num_parameters(find_offline(spec)) for spec in (recipe.base.vision_tower, recipe.base.llm))
+        bases = (recipe.base.vision_tower, recipe.base.llm)
+        starts = [recipe.pretrain.model] if recipe.pretrain.model else bases
+        size = sum(num_parameters(find_offline(spec)) for spec in starts)
     except ModelError as error:
         return Finding("disk", f"cannot be told without the models: {error}", ModelError)
     width = 4 if recipe.base.dtype == "float32" else 2

@@ -203,6 +203,8 @@ def _line(node: Node) -> str:
 def _facts(made: Mapping[str, Any]) -> Iterator[str]:
     round_number = made.get("round")
     yield str(made.get("stage")) + ("" if round_number is None else f" of round {round_number}")
+    if made.get("stage") == "pretrain" and made.get("parent"):
+        yield "continued, not from scratch"
     if made.get("settings"):
         yield f"settings {digest(made['settings'])[:12]}"
     if "seed" in made:

@@ -1,10 +1,10 @@
-"""`vila2 pretrain`: from the bases, with a new projector, to a pretrained checkpoint."""
+"""`vila2 pretrain`: from the bases, with a new projector, or from a model to a pretrained checkpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vila2cli.captioning.layers import check_trained
 from vila2cli.run.folder import RunFolder, digest
@@ -29,50 +29,80 @@ def pretrain(
     """Align the projector, then train projector and LLM (VILA^2 section 3, stages 1 and 2).
 
     Every round starts from the base tower and LLM of the recipe, never from an earlier round
-    (section 2.1: "retrained from scratch"). `shards` are captioned images, base shards or layers over
-    them; interleaved documents from the recipe are added in the second phase, and so are `mixed`, shards of
-    conversations by name.
+    (section 2.1: "retrained from scratch"), or with `pretrain.model` from that one. `shards` are captioned
+    images, base shards or layers over them; interleaved documents from the recipe are added in the second
+    phase, and so are `mixed`, shards of conversations by name.
     """
-    from vila2cli.model.build import build, resolve_base
-    from vila2cli.model.checkpoint import weights_sha256
-    from vila2cli.model.scratch import refuse_trained
-    from vila2cli.train.job import Phase, train_stage
+    from vila2cli.model.build import build
+    from vila2cli.train.job import Phase, load_checkpoint, train_stage
 
-    bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
-    base_digests = {name: weights_sha256(folder) for name, folder in bases.items()}
-    run = RunFolder(recipe.run_dir)
-    in_run = out.resolve().is_relative_to(run.root.resolve()) and out != run.stage("pretrain", 0)
-    refuse_trained(bases, run, is_later_round=bool(round) or in_run)
+    settings, run = recipe.pretrain, RunFolder(recipe.run_dir)
+    first = run.stage("pretrain", 0)
+    in_run = out.resolve().is_relative_to(run.root.resolve())
+    start = _continued if settings.model else _from_scratch
+    origin = start(recipe, run, in_run=in_run, is_later_round=in_run and out != first, round=round)
     pairs = open_source(shards or recipe.data.pretrain, base=base)
     check_trained(recipe, {layer.name for layer in pairs.layers})
-    settings = recipe.pretrain
-    model, processor = build(recipe.base, seed=recipe.seed)
+    if settings.model:
+        model, processor = load_checkpoint(settings.model)
+    else:
+        model, processor = build(recipe.base, seed=recipe.seed)
+    phases = [Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed)))]
+    if "align" in settings.phases:
+        captions = _captions(pairs, composition_of(settings.align, recipe.seed), with_answers=False)
+        shared = run.aligned / digest(_weights(origin)) if in_run else None
+        phases.insert(0, Phase("align", settings.align, [captions], shared=shared))
     return train_stage(
         "pretrain",
         model,
         processor,
-        [
-            Phase(
-                "align",
-                settings.align,
-                [_captions(pairs, composition_of(settings.align, recipe.seed), with_answers=False)],
-                shared=run.aligned / digest(base_digests)
-                if in_run or out == run.stage("pretrain", 0)
-                else None,
-            ),
-            Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed))),
-        ],
+        phases,
         recipe=recipe,
         lineage={
             "round": round,
-            "bases": {name: {"path": str(f), "sha256": base_digests[name]} for name, f in bases.items()},
-            "base_settings": recipe.base.deciding(),
+            **origin,
             "layers": [layer.name for layer in pairs.layers],
             "settings": settings.deciding(),
             "seed": recipe.seed,
         },
         out=out,
     )
+
+
+def _from_scratch(
+    recipe: Recipe, run: RunFolder, *, in_run: bool, is_later_round: bool, round: int | None
+) -> dict[str, Any]:
+    """What is recorded of the bases; raises RecipeError where one was trained."""
+    from vila2cli.model.build import resolve_base
+    from vila2cli.model.checkpoint import weights_sha256
+    from vila2cli.model.scratch import refuse_trained
+
+    bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
+    refuse_trained(bases, run, is_later_round=bool(round) or is_later_round)
+    return {
+        "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
+        "base_settings": recipe.base.deciding(),
+    }
+
+
+def _continued(
+    recipe: Recipe, run: RunFolder, *, in_run: bool, is_later_round: bool, round: int | None
+) -> dict[str, Any]:
+    """What is recorded of the model; raises RecipeError for a round that would start from another one."""
+    from vila2cli.model.checkpoint import resolve_model, weights_sha256
+    from vila2cli.model.scratch import refuse_own
+
+    folder = resolve_model(recipe.pretrain.model)
+    if in_run:
+        refuse_own(folder, run, is_later_round=is_later_round)
+    parent = {"path": recipe.pretrain.model, "sha256": weights_sha256(folder)}
+    return {"parent": parent, "dtype": recipe.base.dtype}
+
+
+def _weights(origin: Mapping[str, Any]) -> dict[str, str]:
+    """The weights that a training starts from, by part."""
+    parts = origin.get("bases") or {"model": origin["parent"]}
+    return {name: part["sha256"] for name, part in parts.items()}
 
 
 def _main_sources(recipe: Recipe, pairs: Source, mixed: Mapping[str, Sequence[str]]) -> Iterator["DataSource"]:

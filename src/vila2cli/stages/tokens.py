@@ -23,9 +23,10 @@ PLAIN_TRAINED = ("⟦", "⟧")
 
 
 def chat_of(recipe: Recipe, model: str | None) -> "Chat":
-    """The chat template and tokenizer of a checkpoint, else of the recipe's bases joined."""
+    """The chat template and tokenizer of a checkpoint, else of what the recipe's pretraining starts from."""
     from vila2cli.model.chat import Chat
 
+    model = model or recipe.pretrain.model or None
     if model is None:
         from vila2cli.model.build import build
 

@@ -23,7 +23,7 @@ from vila2cli.errors import DataError, Interrupted, RecipeError
 from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.model.loading import load_processor, load_whole
+from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.run.folder import complete_folder, lock, write_json
 from vila2cli.run.progress import Progress
@@ -230,7 +230,7 @@ class _Job:
         """Run the phases that are not done yet; returns the model, which may be another object."""
         trainer, cursor = self.recipe.trainer, self.checkpoints.cursor
         if self.recipe.base.dtype == "bfloat16":
-            model.to(torch.float32 if trainer.master_weights else torch.bfloat16)
+            cast(model, torch.float32 if trainer.master_weights else torch.bfloat16)
         if cursor.phase and not cursor.step:
             self.checkpoints.load(model)
         for number, phase in enumerate(phases):
