@@ -20,7 +20,8 @@ from vila2cli.shards.sample import EncodedImage, Sample
 from vila2cli.text.compose import Composition
 from vila2cli.text.compose import conversations as compose
 from vila2cli.train.data import TrainSample, lengths_of
-from vila2cli.train.store import SampleStore, Stored, StoredImage, store_shard
+from vila2cli.train.store import SampleStore, Stored, store_shard
+from vila2cli.train.stored_image import StoredImage
 
 
 def write(path: Path, samples: list[Sample]) -> Path:

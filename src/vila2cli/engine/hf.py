@@ -25,6 +25,7 @@ from vila2cli.engine.limits import (
     context_length,
     eos_token_ids,
     failed,
+    in_fewer_tiles,
     room_for_answer,
     scored_ids,
 )
@@ -170,6 +171,7 @@ class HfEngine:
 
     def _prepare(self, request: AnyRequest) -> _Prepared:
         request = with_system(request, self._asked.system)
+        request = in_fewer_tiles(self._chat, request, self._context, self.notes)
         if isinstance(request, ScoreRequest):
             return _Prepared(request, *scored_ids(self._chat, request, self._context))
         ids = self._chat.prompt_ids(request.messages, request.images)

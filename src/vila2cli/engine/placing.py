@@ -51,8 +51,11 @@ class Shape:
     needs_tower_heads: bool = True
 
     @classmethod
-    def of(cls, net: PreTrainedModel) -> "Shape":
-        """The shape of a model, of which no weight is looked at: one on the meta device will do."""
+    def of(cls, net: PreTrainedModel, image_tokens: int = 0) -> "Shape":
+        """The shape of a model, of which no weight is looked at: one on the meta device will do.
+
+        `image_tokens` are those of a picture in as many tiles as it can have, where it has several.
+        """
         config: Any = net.config
         text, vision = config.get_text_config(), getattr(config, "vision_config", None)
         sizes: Counter[bool] = Counter()
@@ -60,6 +63,7 @@ class Shape:
         for name, parameter in net.named_parameters():
             sizes[places[name] == "llm"] += parameter.numel()
         image = int(getattr(config, "image_seq_length", 0) or _IMAGE_TOKENS) if vision is not None else 0
+        image = max(image, image_tokens)
         heads = int(text.num_attention_heads)
         tower_heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1
         return cls(
@@ -77,7 +81,13 @@ class Shape:
 
     @classmethod
     def of_bases(
-        cls, sizes: tuple[int, int], tower: Mapping[str, Any], llm: Mapping[str, Any], *, is_internvl: bool
+        cls,
+        sizes: tuple[int, int],
+        tower: Mapping[str, Any],
+        llm: Mapping[str, Any],
+        *,
+        is_internvl: bool,
+        image_tokens: int = 0,
     ) -> "Shape":
         """The shape of a model that is to be made: parameters of tower and LLM, and the bases' config.json."""
         heads = int(llm.get("num_attention_heads") or 1)
@@ -94,7 +104,7 @@ class Shape:
             intermediate=int(llm.get("intermediate_size") or heads),
             kv_bytes=4 * int(llm.get("num_hidden_layers") or 1) * kv_heads * head_dim,
             context=context,
-            num_tokens=min(_IMAGE_TOKENS + _TEXT_TOKENS, context),
+            num_tokens=min(max(_IMAGE_TOKENS, image_tokens) + _TEXT_TOKENS, context),
             needs_tower_heads=not is_internvl,
         )
 

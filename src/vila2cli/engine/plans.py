@@ -11,6 +11,7 @@ from vila2cli.engine.placing import Plan, Shape, plan_cores, plan_gpus
 from vila2cli.model.adapter import base_of
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import outline
+from vila2cli.model.tiles import most_tokens
 
 
 def plan_engines(
@@ -32,7 +33,7 @@ def plan_engines(
         return plan_cores(settings.machine, torch.get_num_threads())
     folder = resolve_model(base_of(model))
     return plan_gpus(
-        Shape.of(outline(folder)),
+        Shape.of(outline(folder), most_tokens(folder)),
         found,
         settings.machine,
         kind=choose_engine(kind, folder, settings.adapters).kind,

@@ -24,6 +24,7 @@ from vila2cli.engine.limits import (
     answered,
     eos_token_ids,
     failed,
+    in_fewer_tiles,
     room_for_answer,
     scored_ids,
 )
@@ -37,6 +38,7 @@ from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
+from vila2cli.model.tiles import cuts_itself, most_tokens
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -100,9 +102,10 @@ class VllmEngine:
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
             self.num_devices = plan.per_replica
-        self._context = context_on(config, settings, plan)
+        image_tokens = most_tokens(folder)
+        self._context = context_on(config, settings, plan, image_tokens)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
-        options = engine_options(config, settings, self._context, plan)
+        options = engine_options(config, settings, self._context, plan, image_tokens)
         options |= pixel_options(self._chat, settings.asked)
         with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
@@ -155,24 +158,30 @@ class VllmEngine:
         while not self._step():
             pass
         if self._chat.takes_images:
+            takes_ready = self._can_take_ready()
             wide, tall = trial_picture(WIDE), trial_picture(TALL)
             several = self._most_images != 1 and self._chat.most_images is None
             for images in ((wide,), (tall, wide)) if several else ((wide,),):
                 self._compare_ids(Request(id="", messages=ASKED, images=images, max_new_tokens=1))
-            self._take_ready()
+            self._take_ready(takes_ready)
 
-    def _take_ready(self) -> None:
+    def _can_take_ready(self) -> bool:
+        """Whether vLLM can be handed what is made of pictures here; raises ModelError where it has to be."""
+        try:
+            take_ready(self._engine, self._chat)
+        except (AttributeError, TypeError, ImportError):
+            if cuts_itself(self._chat.processor):
+                raise ModelError("this version of vLLM cannot be told which tiles CATTY cuts") from None
+            return False
+        return True
+
+    def _take_ready(self, takes_ready: bool) -> None:
         """Have pictures made ready in other threads, where vLLM takes them as it takes their pixels."""
         if normalises_itself(self._engine):
             self._chat.pictures.keep_levels([trial_picture(size) for size in HASTENED])
         preparer = Preparer(self._chat)
-        try:
-            take_ready(self._engine, self._chat)
-            ids = self._chat.prompt_ids(ASKED, (trial_picture(WIDE),), expand=False)
-            takes_them = takes_alike(self._engine, ids, preparer)
-        except (AttributeError, TypeError, ImportError):
-            takes_them = False
-        if not takes_them:
+        ids = self._chat.prompt_ids(ASKED, (trial_picture(WIDE),), expand=False)
+        if not (takes_ready and takes_alike(self._engine, ids, preparer)):
             preparer.makes_tensors = False
             self.notes.append("vLLM makes pictures ready in its own thread: of this model it takes no others")
         self.preparing = replace(self.preparing, decode=preparer)
@@ -223,6 +232,7 @@ class VllmEngine:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         try:
             request = with_system(request, self._asked.system)
+            request = in_fewer_tiles(self._chat, request, self._context, self.notes)
             if isinstance(request, ScoreRequest):
                 ids, params = self._to_score(request)
             else:

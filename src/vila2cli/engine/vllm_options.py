@@ -13,11 +13,13 @@ from vila2cli.engine.placing import Shape, context_that_fits, plan_gpus
 from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.model.loading import outline
+from vila2cli.model.tiles import most_tokens
 
 _MIB = 1 << 20
 _CPU_BATCH = 128
 _MOST_CPU_CACHE = 1024 * _MIB
 _MIN_CONTEXT = 1024
+_LEAST_STEP, _STEP = 2048, 8192
 _CPU_BLOCK = 32
 """Tokens in a block of keys and values. What several prompts begin with is computed once by whole blocks, and
 vLLM's own 128 on a CPU are more than most pictures have."""
@@ -59,7 +61,7 @@ class Placed:
 
 def place(folder: Path, settings: EngineSettings) -> Placed:
     """How this one engine lies on the GPUs that are visible."""
-    shape = Shape.of(outline(folder))
+    shape = Shape.of(outline(folder), most_tokens(folder))
     machine = settings.machine.model_copy(update={"replicas": 1})
     plan = plan_gpus(shape, gpus(), machine, batch_size=settings.batch_size, itemsize=_itemsize(settings))
     return Placed(plan.per_replica, context_that_fits(shape, plan, machine, _itemsize(settings)))
@@ -69,19 +71,23 @@ def _itemsize(settings: EngineSettings) -> int:
     return 4 if settings.dtype == "float32" else 2
 
 
-def context_on(config: Any, settings: EngineSettings, plan: Placed | None) -> int:
-    """Tokens of prompt and answer: what is set, else the checkpoint's own as far as memory allows."""
+def context_on(config: Any, settings: EngineSettings, plan: Placed | None, image_tokens: int = 0) -> int:
+    """Tokens of prompt and answer: what is set, else the checkpoint's own as far as memory allows.
+
+    `image_tokens` are those of a picture in as many tiles as it can have, where it has several.
+    """
     own = context_length(config)
     if settings.context_limit < own:
         return settings.context_limit
     if plan is not None:
         return min(own, max(plan.context, _MIN_CONTEXT))
     room = _MOST_CPU_CACHE // cache_bytes_per_token(config, itemsize=4)
-    return min(own, max(settings.planned_context, room - 128))
+    planned = settings.planned_context * max(1024, image_tokens) // 1024  # an image is planned for with 1,024
+    return min(own, max(planned, room - 128))
 
 
 def engine_options(
-    config: Any, settings: EngineSettings, context: int, plan: Placed | None = None
+    config: Any, settings: EngineSettings, context: int, plan: Placed | None = None, image_tokens: int = 0
 ) -> dict[str, Any]:
     """How vLLM is set up for a checkpoint's config, as keywords of its `LLM` and `EngineArgs`.
 
@@ -110,6 +116,8 @@ def engine_options(
         options["kv_cache_dtype"] = machine.kv_cache_dtype
     if machine.max_num_batched_tokens:
         options["max_num_batched_tokens"] = machine.max_num_batched_tokens
+    elif image_tokens > _LEAST_STEP:  # a picture is encoded whole, and vLLM knows the tiles of its class alone
+        options["max_num_batched_tokens"] = max(image_tokens, _STEP)
     if plan is not None:
         options["tensor_parallel_size"] = plan.per_replica
         options["gpu_memory_utilization"] = machine.gpu_memory_utilization

@@ -16,17 +16,21 @@ from vila2cli.errors import DataError
 from vila2cli.model.chat import Chat
 from vila2cli.model.ready import Preparer, ReadyPicture, join_ready
 from vila2cli.model.reference import TALL, WIDE, trial_picture
+from vila2cli.model.tiles import cuts_itself, most_tiles
+
+_HELD_TO = "vila2_held_to"
+"""What tells our processors, in a prompt of vLLM, how many tiles its pictures are held to."""
 
 
 def take_ready(engine: Any, chat: Chat) -> None:
-    """Have an engine take the tensors of pictures that are ready for a chat's model.
+    """Have an engine take the tensors of pictures that are ready for a chat's model, and our tiles for its own.
 
     Raises AttributeError, TypeError or ImportError in a version of vLLM that is built in another way.
     """
     from transformers.feature_extraction_utils import BatchFeature
     from vllm.multimodal.processing import InputProcessingContext
 
-    class Context(InputProcessingContext):  # type: ignore[misc]
+    class Context(_telling_tiles(InputProcessingContext, chat)):  # type: ignore[misc]
         def call_hf_processor(
             self, hf_processor: Any, data: Mapping[str, object], kwargs: Mapping[str, object] = {}
         ) -> Any:
@@ -56,6 +60,23 @@ def take_ready(engine: Any, chat: Chat) -> None:
     info.ctx = Context(**{one.name: getattr(info.ctx, one.name) for one in dataclasses.fields(info.ctx)})
 
 
+def _telling_tiles(context: Any, chat: Chat) -> Any:
+    """A class of vLLM's contexts, with our processors where theirs would cut other tiles."""
+
+    class Context(context):  # type: ignore[misc]
+        def get_hf_processor(self, typ: Any = None, /, **kwargs: Any) -> Any:
+            most = kwargs.pop(_HELD_TO, 0)
+            if most or cuts_itself(chat.processor):
+                return chat.pictures.processor_for(most)
+            return super().get_hf_processor(*(() if typ is None else (typ,)), **kwargs)
+
+        def get_merged_mm_kwargs(self, kwargs: Mapping[str, object], **options: Any) -> dict[str, Any]:
+            known = {name: value for name, value in kwargs.items() if name != _HELD_TO}
+            return dict(super().get_merged_mm_kwargs(known, **options))
+
+    return Context
+
+
 def normalises_itself(engine: Any) -> bool:
     """Whether vLLM has the model normalise pictures on its device, as it does of Qwen2-VL's kind."""
     config = getattr(engine.vllm_config.model_config, "multimodal_config", None)
@@ -80,6 +101,8 @@ class _StandIn(np.ndarray[Any, Any]):
 def prompt_of(ids: list[int], images: tuple[Image.Image, ...]) -> dict[str, Any]:
     """Ids with a place for each image, and the images, as vLLM takes them."""
     prompt: dict[str, Any] = {"prompt_token_ids": ids}
+    if images and (most := most_tiles(images[0])):
+        prompt["mm_processor_kwargs"] = {_HELD_TO: most}
     if len(images) == 1 and isinstance(picture := images[0], ReadyPicture):
         prompt["multi_modal_data"] = {"image": [_StandIn.of(picture)]}
         prompt["multi_modal_uuids"] = {"image": [picture.digest]}  # else vLLM hashes pixels

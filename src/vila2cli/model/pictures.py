@@ -3,6 +3,8 @@
 import copy
 from array import array
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from threading import Lock
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -12,11 +14,13 @@ from vila2cli.errors import DataError, one_line
 from vila2cli.image import Size
 from vila2cli.model.backends import quick
 from vila2cli.model.outlines import Outlines
-from vila2cli.model.ready import same
+from vila2cli.model.ready import join, same
 from vila2cli.model.rendering import ODD
+from vila2cli.model.tiles import held, held_to, limits, most_tiles
 
 MAX_SIZES = 1024
 _SHOWN_SIZES = 8
+_LEVELS = ("do_rescale", "do_normalize")
 OF_TEXT = ("input_ids", "attention_mask", "labels", "text_replacement_offsets", "offset_mapping")
 Nested = Sequence[Sequence[Image.Image]]
 _Value = TypeVar("_Value")
@@ -49,6 +53,10 @@ class Pictures:
         self._ids_of_texts: dict[str, array[int]] = {}
         self._outlines: Outlines | None = None
         self._plans = False  # whether tensors of one image are made by the plan of its size
+        self._most = 0  # what the pictures shown here are held to
+        self._held: dict[int, Pictures] = {}
+        self._shown: Sequence[Image.Image] = ()
+        self._holding = Lock()
 
     @property
     def feature_id(self) -> int:
@@ -56,11 +64,17 @@ class Pictures:
         own = getattr(self._tokenizer, "image_token_id", None)
         return self.place_id if own is None or not self.place else int(own)
 
+    @cached_property
+    def limits(self) -> tuple[int, ...]:
+        """The numbers of tiles that a picture may be held to, the most first."""
+        return limits(self._processor, self._merged()["images_kwargs"]) if self.place else ()
+
     def hasten(self, shown: Sequence[Image.Image]) -> None:
         """Take quicker ways to ids and tensors where these images come out the same, to the bit.
 
         Ids are then made of sizes alone, and tensors without copies between the image processor's steps.
         """
+        self._shown = shown
         self._maker, self._outlines, self._plans = self._processor, None, False
         own = [(image, *found) for image in shown if (found := self._own(image)) is not None]
         if not own:
@@ -81,9 +95,52 @@ class Pictures:
             and all(same(self._planned(image) or tensors, tensors) for image, _, tensors in own)
         )
 
+    def _for(self, image: Image.Image) -> "Pictures":
+        """The pictures of a processor that is held to as many tiles as this image."""
+        return self._of(most_tiles(image))
+
+    def processor_for(self, most: int) -> Any:
+        """The processor held to so many tiles, 0 for as many as there are for a picture."""
+        return self._of(most)._processor
+
+    def _of(self, most: int) -> "Pictures":
+        if most in (0, self._most):
+            return self
+        with self._holding:
+            if most not in self._held:
+                made = Pictures(held_to(self._processor, most))
+                made._most, made.by_number, made.alone = most, self.by_number, self.alone
+                made.names, made.fills_up = self.names, self.fills_up
+                if self._settings is not None:
+                    made._merged()["images_kwargs"].update(
+                        {
+                            name: value
+                            for name, value in self._settings["images_kwargs"].items()
+                            if name in _LEVELS
+                        }
+                    )
+                made.hasten(self._shown)
+                self._held[most] = made
+            return self._held[most]
+
+    def in_fewer_tiles(self, images: Sequence[Image.Image], excess: int) -> list[Image.Image] | None:
+        """The images of a request held to so few tiles, all alike, that they take `excess` tokens less.
+
+        None where they cannot be.
+        """
+        number = len(images)
+        tokens = sum(len(self.ids(image, number)) for image in images)
+        for most in self.limits if images else ():
+            if most >= (most_tiles(images[0]) or most + 1):
+                continue
+            shown = [held(image, most) for image in images]
+            if tokens - sum(len(self.ids(image, number)) for image in shown) >= excess:
+                return shown
+        return None
+
     def keep_levels(self, shown: Sequence[Image.Image]) -> None:
         """Make tensors of levels as they are, for an engine that rescales and normalises them."""
-        self._merged()["images_kwargs"].update(do_rescale=False, do_normalize=False)
+        self._merged()["images_kwargs"].update(dict.fromkeys(_LEVELS, False))
         self.hasten(shown)
 
     @property
@@ -105,6 +162,8 @@ class Pictures:
 
     def ids(self, image: Image.Image, number: int) -> "array[int]":
         """The ids that an image of this size, one of a number of images, stands as; the last ones are kept."""
+        if (own := self._for(image)) is not self:
+            return own.ids(image, number)
         key = self._key(image, number)
         known = self._ids.pop(key, None)
         if known is None:
@@ -114,6 +173,8 @@ class Pictures:
 
     def text(self, image: Image.Image, number: int) -> str | None:
         """The text that an image of this size stands as, None where the processor does not tell."""
+        if (own := self._for(image)) is not self:
+            return own.text(image, number)
         key = self._key(image, number)
         known = self._texts.pop(key, None)
         if known is None:
@@ -144,6 +205,9 @@ class Pictures:
         if not any(images):
             return {}
         rows = [list(own) for own in images if own]
+        if any(self._for(image) is not self for own in rows for image in own):
+            each = [self._for(image).tensors([[image]]) for own in rows for image in own]
+            return join(each, fills_up=True) or {}
         if hasattr(self._processor.image_processor, "do_image_splitting"):
             rows = [[image] for own in rows for image in own]
         made = self._planned(rows[0][0]) if self._plans and len(rows) == len(rows[0]) == 1 else None

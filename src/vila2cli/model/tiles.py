@@ -14,12 +14,15 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from transformers.image_utils import SizeDict
 
-from vila2cli.errors import ModelError
+from vila2cli.errors import DataError, ModelError
+from vila2cli.files import read_json
 from vila2cli.image import Size
 from vila2cli.settings import TilesSettings
 
@@ -240,19 +243,81 @@ _CUTTERS: Mapping[str, type[Catty]] = {
 }
 
 
-def fewer(processor: Any, most: int) -> Any | None:
-    """The processor with at most so many tiles for a picture, None where its class cuts none."""
-    images: Any = copy.copy(getattr(processor, "image_processor", None))
+def cuts_itself(processor: Any) -> bool:
+    """Whether tiles are cut by our rule and not by that of the processor's class."""
+    return isinstance(getattr(processor, "image_processor", None), Catty)
+
+
+def limits(processor: Any, told: Mapping[str, Any]) -> tuple[int, ...]:
+    """To how many tiles of a picture a processor may be held, the most first; none where its class cuts none.
+
+    `told` are the settings that the processor gives its image processor.
+    """
+    images: Any = getattr(processor, "image_processor", None)
     if isinstance(images, Catty):
-        images.vila2_tiles = {**images.vila2_tiles, "max": most}
-    elif getattr(images, "do_image_splitting", False):
+        return tuple(range(images.most_tiles - 1, 0, -1))
+    if getattr(images, "do_image_splitting", False) and hasattr(images, "max_image_size"):
+        edge = dict(images.size).get("longest_edge") or 0
+        number = min(edge, _LONGEST) // images.max_image_size["longest_edge"]
+        return tuple(edge * edge for edge in range(number - 1, 0, -1))
+    if told.get("crop_to_patches", getattr(images, "crop_to_patches", False)) and hasattr(
+        images, "max_patches"
+    ):
+        return tuple(range(images.max_patches - 1, 0, -1))
+    return ()
+
+
+def held_to(processor: Any, most: int) -> Any:
+    """The processor with at most so many tiles of a picture, one of its `limits`."""
+    made = copy.copy(processor)
+    made.image_processor = copy.copy(processor.image_processor)
+    for name, value in settings_for(processor, most).items():
+        setattr(made.image_processor, name, value)
+    return made
+
+
+def settings_for(processor: Any, most: int) -> dict[str, Any]:
+    """The settings that hold an image processor to so many tiles, by name."""
+    images = processor.image_processor
+    if isinstance(images, Catty):
+        return {KEY: {**images.vila2_tiles, "max": most}}
+    if hasattr(images, "do_image_splitting"):
         side = images.max_image_size["longest_edge"]
         edge = split_edge(side, most)
-        images.size, images.do_image_splitting = {"longest_edge": edge}, edge > side
-    elif hasattr(images, "max_patches"):
-        images.max_patches = most
-    else:
-        return None
-    made = copy.copy(processor)
-    made.image_processor = images
+        return {"size": {"longest_edge": edge}, "do_image_splitting": edge > side}
+    return {"min_patches": min(images.min_patches, most), "max_patches": most}
+
+
+def tokens_of(tiles: int, per_tile: int) -> int:
+    """Tokens at most of a picture in so many tiles, with the marks around each of them."""
+    return tiles * (per_tile + 3) + 3
+
+
+def most_tokens(folder: Path) -> int:
+    """Tokens at most of a picture that a checkpoint cuts into tiles, by its processor's file; 0 without."""
+    try:
+        told = read_json(folder / "processor_config.json")
+        images = told["image_processor"]
+        if rule := images.get(KEY):
+            number = int(rule["max"])
+        elif images.get("do_image_splitting"):
+            number = (images["size"]["longest_edge"] // images["max_image_size"]["longest_edge"]) ** 2
+        else:
+            number = int(images["max_patches"]) if images.get("crop_to_patches") else 1
+        per_tile = int(told.get("image_seq_len") or told.get("image_seq_length") or 0)
+    except (DataError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return 0
+    return tokens_of(number + 1, per_tile) if number > 1 and per_tile else 0
+
+
+def held(image: Image.Image, most: int) -> Image.Image:
+    """The same pixels, to be shown in at most so many tiles."""
+    image.load()
+    made = Image.Image()._new(image.im)
+    made.most_tiles = most  # type: ignore[attr-defined]
     return made
+
+
+def most_tiles(image: Image.Image) -> int:
+    """To how many tiles a picture is held, 0 for as many as the model has for it."""
+    return int(getattr(image, "most_tiles", 0))

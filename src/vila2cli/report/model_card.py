@@ -21,6 +21,7 @@ from vila2cli.report.markdown import (
     table,
 )
 from vila2cli.report.merged_card import DRAWN_HEAD, drawn_rows
+from vila2cli.report.own_recipe import recipe_near
 from vila2cli.report.results import RoundResult, read_result
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
@@ -43,7 +44,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
     chain = _lineage(folder, reader)
     sha256 = weights_sha256(folder) if any(folder.glob("*.safetensors")) else ""
     result = _result(folder, sha256, reader)
-    bases = [place for place, _ in _parents(chain[-1][1])]
+    bases = [place.partition("@")[0] for place, _ in _parents(chain[-1][1])]  # a hub id without its commit
     evals = [
         EvalResult(
             task_type="image-text-to-text",
@@ -76,6 +77,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
         about + _continued(chain),
         section("Parents", table(["made by", "from", "weights (SHA-256)"], _parent_rows(chain, sha256))),
         section("Training data", table(["stage", "data", "shards", "from", "layers"], _data_rows(chain))),
+        section("Tiles", _tiles(folder, reader)),
         section("Prompts", _prompts(folder, chain, reader, recipe)),
         section("Training", table(_PHASE_HEAD, _phase_rows(chain))),
         section("Captions drawn", table(["stage", "phase", *DRAWN_HEAD], _drawn_rows(chain))),
@@ -150,9 +152,25 @@ def _prompts(folder: Path, chain: Lineage, reader: JsonReader, recipe: Recipe) -
             continue
         if any(str(stats.get("sha256")) in digests for stats in layer_stats(layer, reader)):
             inputs = reader.read(layer / "manifest.json").get("inputs")
-            known = prompt_rows({}, table_of(inputs), recipe)
+            known = prompt_rows({}, table_of(inputs), recipe_near(layer, recipe))
             rows += [(layer.relative_to(run_dir), name, text) for name, _, text in known]
     return table(["layer", "id", "text"], rows)
+
+
+def _tiles(folder: Path, reader: JsonReader) -> str:
+    """How pictures are cut where that is not the rule of the processor's class, which other tools go by."""
+    path = folder / "processor_config.json"
+    told = table_of(reader.read(path).get("image_processor")) if is_there(path, Path.is_file) else {}
+    rule = table_of(told.get("vila2_tiles"))
+    if rule.get("method") != "catty":
+        return ""
+    return (
+        f"It was trained on pictures in at most {whole(rule.get('max'))} tiles that overlap in place of being "
+        "stretched (CATTY, [POINTS](https://arxiv.org/abs/2409.04828) section 3.1). vila2 cuts them so, in "
+        "transformers and in vLLM. Other tools go by the processor's own rule, a grid of stretched tiles, and "
+        "show the model pictures as it never saw them in training: it answers otherwise there, and worse where "
+        'small things count. What is trained with `base.tiles.method = "dynamic"` is shown the same everywhere.'
+    )
 
 
 _PHASE_HEAD = ["stage", "phase", "samples", "tokens", "epochs", "learning rate", "batch", "trained"]

@@ -216,6 +216,11 @@ def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> R
     rate = rates.get(kind) or rates.get(_LIKE.get(kind, kind))
     if rate is None and recipe.cost.device == "GPU-hours":
         rate = PUBLISHED.get(kind)
+        if rate is not None and recipe.base.tiles.method != "none":
+            most = recipe.base.tiles.max + recipe.base.tiles.thumbnail
+            rate = replace(
+                rate, source=f"{rate.source}, for one square an image, which has up to {most} tiles here"
+            )
     return rate if rate is None or rate.device else replace(rate, device=recipe.cost.device)
 
 

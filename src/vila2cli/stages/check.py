@@ -18,7 +18,7 @@ from vila2cli.image import decode_image
 from vila2cli.model.sizes import PartSizes, num_parameters, part_sizes, training_bytes
 from vila2cli.ranks import num_cores
 from vila2cli.run.forecast import Counts
-from vila2cli.settings import BaseSettings, TrainSettings
+from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, open_source, read_shard
 from vila2cli.shards.places import looks_remote
@@ -27,6 +27,7 @@ from vila2cli.shards.sample import Reject
 from vila2cli.text.prompts import prompt_text
 from vila2cli.train.launch import read_launch
 from vila2cli.train.starting import num_processes
+from vila2cli.train.tile_budget import tiles_line, tokens_of_tiles, trainings
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _WORKERS = 16
@@ -149,6 +150,9 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         sizes = part_sizes(base, *(find_offline(spec) for spec in (base.vision_tower, base.llm)))
     except ModelError:
         return
+    if base.tiles.method != "none":
+        tower = read_json(find_offline(base.vision_tower) / "config.json")
+        yield _try("tiles", lambda: tiles_line(recipe, tower))
     yield from _memory(recipe, sizes)
     yield _try("engines for captions", lambda: _engines(recipe, sizes))
     yield _try("processes of a training", lambda: _processes(recipe))
@@ -158,6 +162,7 @@ def _continued(recipe: Recipe) -> Iterator[Finding]:
     """The model from which every round continues."""
     from vila2cli.ask.preflight import checked_inputs, planned_for_shape
     from vila2cli.model.loading import outline
+    from vila2cli.model.tiles import most_tokens
 
     model = recipe.pretrain.model
     yield _try("pretrain.model", lambda: f"{_weights_text(find_offline(model))}; every round continues from it")
@@ -169,14 +174,17 @@ def _continued(recipe: Recipe) -> Iterator[Finding]:
     yield _try("pretrain.model's inputs", lambda: checked_inputs(recipe, str(find_offline(model))))
     yield _try("pretrain.model's parts", lambda: _trained_parts(recipe, PartSizes.of(net)))
     yield from _memory(recipe, PartSizes.of(net))
-    yield _try("engines for captions", lambda: planned_for_shape(recipe, Shape.of(net), num_cores()))
+    yield _try(
+        "engines for captions",
+        lambda: planned_for_shape(recipe, Shape.of(net, most_tokens(find_offline(model))), num_cores()),
+    )
     yield _try("processes of a training", lambda: _processes(recipe))
 
 
 def _trained_parts(recipe: Recipe, sizes: PartSizes) -> str:
     """The parts of a model; raises ModelError where a stage is to train one that it does not have."""
     own = {part: getattr(sizes, part) for part in ("vision_tower", "projector", "llm")}
-    for name, stage in _trainings(recipe).items():
+    for name, stage in trainings(recipe).items():
         if lacking := [part for part in stage.train if own.get(part) == 0]:
             raise ModelError(f"{name}.train names {lacking[0]}, of which it has no parameters")
     return ", ".join(f"{size / 1e6:,.4g}M {part}" for part, size in own.items())
@@ -243,7 +251,11 @@ def _processor(base: BaseSettings) -> str:
     from vila2cli.model.build import check_processor
 
     check_processor(base)
-    return f"{base.pixels.min:,} to {base.pixels.max:,} pixels a picture"
+    config = read_json(find_offline(base.vision_tower) / "config.json")
+    vision = config.get("vision_config") or config
+    side = int(vision.get("patch_size") or 14) * int(vision.get("spatial_merge_size") or 2)
+    most = f"about {base.pixels.max // side**2:,} tokens at most"
+    return f"{base.pixels.min:,} to {base.pixels.max:,} pixels a picture, {most}"
 
 
 def _llm_text(folder: Path) -> str:
@@ -254,17 +266,8 @@ def _llm_text(folder: Path) -> str:
     return text
 
 
-def _trainings(recipe: Recipe) -> dict[str, TrainSettings]:
-    """All trainings of a run, by the name of their table."""
-    return {
-        **{f"pretrain.{name}": settings for name, settings in recipe.pretrain.phases.items()},
-        "sft": recipe.sft,
-        **{f"specialists.{name}": settings for name, settings in recipe.specialists.items()},
-    }
-
-
 def _memory(recipe: Recipe, sizes: PartSizes) -> Iterator[Finding]:
-    stages = _trainings(recipe)
+    stages = trainings(recipe)
     has_copies = recipe.base.dtype == "bfloat16" and recipe.trainer.master_weights
     needs = {
         name: training_bytes(
@@ -303,7 +306,13 @@ def _engines(recipe: Recipe, sizes: PartSizes) -> str:
     base = recipe.base
     tower, llm = (read_json(find_offline(spec) / "config.json") for spec in (base.vision_tower, base.llm))
     num_parameters = sizes.vision_tower + sizes.projector, sizes.llm
-    shape = Shape.of_bases(num_parameters, tower, llm, is_internvl=base.architecture == "internvl")
+    shape = Shape.of_bases(
+        num_parameters,
+        tower,
+        llm,
+        is_internvl=base.architecture == "internvl",
+        image_tokens=tokens_of_tiles(base, tower)[1],
+    )
     return planned_for_shape(recipe, shape, num_cores())
 
 

@@ -25,6 +25,7 @@ def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
     parts = [
         f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
         + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
+        + (f" ({c['fewer_tiles']:,} in fewer tiles, to fit max_length)" if c.get("fewer_tiles") else "")
         for name, c in counts.items()
     ]
     return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"

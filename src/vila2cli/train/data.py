@@ -12,6 +12,7 @@ from vila2cli.errors import DataError
 from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS
 from vila2cli.image import Decode, decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
+from vila2cli.model.tiles import held, most_tiles
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import Sample, Turn
 from vila2cli.train.choosing import Drawn
@@ -29,7 +30,10 @@ class ImageBytes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainSample:
-    """One tokenised conversation; `ids` and `labels` have the same length, images are still encoded."""
+    """One tokenised conversation; `ids` and `labels` have the same length, images are still encoded.
+
+    They are shown in at most `most_tiles` tiles each, 0 for as many as the model has for them.
+    """
 
     key: str
     ids: Sequence[int]
@@ -37,10 +41,18 @@ class TrainSample:
     images: Sequence[ImageBytes]
     max_pixels: int = DEFAULT_MAX_PIXELS
     draft: float = DEFAULT_DRAFT
+    most_tiles: int = 0
+
+    @property
+    def image_keys(self) -> list[str]:
+        """What its images are known by, each as it is shown."""
+        shown = f"/{self.most_tiles}" if self.most_tiles else ""
+        return [f"{self.key}/{i}{shown}" for i in range(len(self.images))]
 
     def decoded(self, decode: Decode = decode_image) -> list[Image.Image]:
         """Its images, as `decode` makes them of their bytes."""
-        return [decode(image.data, max_pixels=self.max_pixels, draft=self.draft) for image in self.images]
+        made = [decode(image.data, max_pixels=self.max_pixels, draft=self.draft) for image in self.images]
+        return [held(image, self.most_tiles) for image in made] if self.most_tiles else made
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +92,23 @@ def encode_sample(
 ) -> TrainSample:
     """Tokenise one composed sample; raises Unusable when it cannot be trained on.
 
-    No sequence is cut, so neither images nor answers are ever cut away. `images` gives the sample's as
-    `decode_sample` does.
+    No sequence is cut, so neither images nor answers are ever cut away; of one that is too long the images are
+    shown in fewer tiles where the model has several. `images` gives the sample's as `decode_sample` does.
     """
     if not turns:
         raise Unusable(_UNTRAINABLE, "it has none of the captions named in the recipe, and no conversation")
     shown = decode_sample(sample, chat, max_pixels, draft) if images is None else images()
+    most = 0
     try:
         ids, labels = chat.train_ids(turns, shown)
+        while len(ids) > max_length and (fewer := chat.pictures.in_fewer_tiles(shown, len(ids) - max_length)):
+            shown, most = fewer, most_tiles(fewer[0])
+            ids, labels = chat.train_ids(turns, shown)
     except DataError as error:
         raise Unusable(_UNTRAINABLE, str(error)) from None
     if len(ids) > max_length:
         raise Unusable(_UNTRAINABLE, f"its {len(ids)} tokens are more than max_length = {max_length}")
-    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images, max_pixels, draft)
+    return TrainSample(sample.key, tuple(ids), tuple(labels), sample.images, max_pixels, draft, most)
 
 
 def decode_sample(sample: Sample, chat: Chat, max_pixels: int, draft: float) -> tuple[Image.Image, ...]:

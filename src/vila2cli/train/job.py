@@ -25,7 +25,7 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, lock, store_recipe, write_json
 from vila2cli.run.progress import Progress
 from vila2cli.run.results import REST, StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
@@ -49,7 +49,7 @@ from vila2cli.train.pictures import threads_here
 from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
 from vila2cli.train.reuse import trained_once
-from vila2cli.train.store import SampleStore, Stored, store_shard
+from vila2cli.train.store import FEWER_TILES, SampleStore, Stored, store_shard
 from vila2cli.train.survey import survey_of
 
 DATA_FOLDER = "data"
@@ -188,6 +188,7 @@ def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: TrainS
     if job.rejects:
         lines = [to_json_bytes(reject.to_json()) + b"\n" for reject in job.rejects]
         (job.partial / REJECTS_FILE).write_bytes(b"".join(lines))
+    store_recipe(job.partial, job.recipe)
     write_json(job.partial / LINEAGE_FILE, summary.to_json())
     shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
 
@@ -322,6 +323,8 @@ class _Job:
                 "filtered": sum(one.num_filtered for one in stored),
                 "rejected": len(rejects),
             }
+            if fewer := sum(one.num_fewer_tiles for one in stored):
+                counts[data.name][FEWER_TILES] = fewer
         choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
         limits, decoding = [phase.settings.max_samples] * len(sources), self.recipe.data
         samples = SampleStore(sources, limits, decoding.max_pixels, choices, decoding.draft)

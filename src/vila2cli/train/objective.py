@@ -126,7 +126,7 @@ class Batcher:
             rows = dict(collate([pair for (pair,) in pairs], pad_id))
         rows["sources"] = self._lay([[[k] * len(sample.ids) for sample, k in members] for members in sequences])
         samples = tuple(sample for members in sequences for sample, _ in members)
-        keys = [f"{sample.key}/{i}" for sample in samples for i in range(len(sample.images))]
+        keys = [key for sample in samples for key in sample.image_keys]
         types = [self.chat.token_inputs(sample.ids, first_trained(sample)) for sample in samples]
         for name in types[0]:
             by_sample = iter(types)
@@ -173,9 +173,9 @@ class Batcher:
         tensors = {name: value.to(device, non_blocking=True) for name, value in loaded.tensors.items()}
         if self.features is None:
             return tensors, []
-        missing = [s for s in loaded.samples if s.images and f"{s.key}/0" not in self.features]
+        missing = [s for s in loaded.samples if s.images and s.image_keys[0] not in self.features]
         if missing:
-            new = [f"{sample.key}/{i}" for sample in missing for i in range(len(sample.images))]
+            new = [key for sample in missing for key in sample.image_keys]
             self.features.add(new, self._pixels(missing, alone=True))
         return tensors, loaded.keys
 

@@ -4,11 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from PIL import Image
 
+from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
 from vila2cli.model.ready import Preparer
 from vila2cli.ranks import number
@@ -29,7 +31,7 @@ class Showing:
     """
 
     def __init__(self, chat: Chat, num_workers: int) -> None:
-        self._decode = Preparer(chat, most_bytes=sys.maxsize)
+        self._chat, self._decode = chat, Preparer(chat, most_bytes=sys.maxsize)
         self._pool = ThreadPoolExecutor(num_workers, "vila2-pictures") if num_workers else None
 
     def __enter__(self) -> Self:
@@ -47,4 +49,7 @@ class Showing:
         return list(made(self._of, samples))
 
     def _of(self, sample: TrainSample) -> list[Image.Image]:
-        return sample.decoded(self._decode)
+        if not sample.most_tiles:
+            return sample.decoded(self._decode)
+        decode = partial(decode_image, made=self._chat.made)
+        return [self._decode.of(image) for image in sample.decoded(decode)]

@@ -8,14 +8,13 @@ beside the ids. What is in memory are lengths: under 100 bytes a sample.
 import bisect
 import contextlib
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,60 +27,28 @@ from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json, write_a
 from vila2cli.model.chat import Chat
 from vila2cli.run.feed import ahead
 from vila2cli.shards import Shard, read_shard
-from vila2cli.shards.fingerprints import Fingerprint, of_status
+from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE, Unusable
 from vila2cli.shards.places import is_remote, local_path, redacted
-from vila2cli.shards.records import file_sha256
 from vila2cli.shards.sample import EncodedImage, Reject, Sample, is_kept
 from vila2cli.shards.tarfiles import image_index, split_name
 from vila2cli.text.choose import Choice
 from vila2cli.train.choosing import PLAIN, Choosing, Drawn
 from vila2cli.train.choosing import TABLES as CHOICE_TABLES
 from vila2cli.train.data import Compose, Lengths, TrainSample, decode_sample, encode_sample, num_trained
+from vila2cli.train.stored_image import StoredImage, read_at
 
 _TABLES = ("tokens", "images", "trained")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """An encoded image at a place in a file; `then` is what that was when it was tokenised."""
-
-    path: str
-    offset: int
-    num_bytes: int
-    then: Fingerprint | None = None
-
-    @property
-    def data(self) -> bytes:
-        """Its bytes; raises DataError when the file is gone, or has changed since it was tokenised."""
-        try:
-            with Path(self.path).open("rb") as file:
-                self._check(os.fstat(file.fileno()))
-                found = _read_at(file, self.offset, self.num_bytes)
-        except OSError as error:
-            raise DataError(
-                f"cannot read {self.path}, which is trained on: {error.strerror or error}"
-            ) from None
-        if len(found) != self.num_bytes:
-            raise DataError(f"{self.path} has changed while it is trained on: it is cut off")
-        return found
-
-    def _check(self, status: os.stat_result) -> None:
-        """Raise DataError for another file; one whose time alone changed is read once to be known again."""
-        if self.then is None or self.then.agrees(of_status(status)):
-            return
-        if status.st_size != self.then.num_bytes or file_sha256(Path(self.path)) != self.then.sha256:
-            raise DataError(
-                f"{self.path} has changed while it is trained on; put the old one back and start this again, "
-                "or remove the unfinished output to train on the new one"
-            )
+_HELD_TO = "most_tiles"
+FEWER_TILES = "fewer_tiles"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What became of a shard: its samples' file, how many samples, those left out by a filter, and rejects.
 
-    `num_rows` counts each of the captions that one is drawn from.
+    `num_rows` counts each of the captions that one is drawn from, `num_fewer_tiles` the samples whose pictures
+    are shown in fewer tiles than the model has for them.
     """
 
     path: Path
@@ -89,6 +56,7 @@ class Stored:
     num_rows: int
     num_filtered: int
     rejects: tuple[Reject, ...]
+    num_fewer_tiles: int = 0
 
 
 def store_shard(
@@ -144,7 +112,8 @@ def store_shard(
         write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
     known = read_json(notes)
     num_samples, rejects_known = known["samples"], tuple(Reject(**one) for one in known["rejects"])
-    return Stored(path, num_samples, known.get("rows", num_samples), known["filtered"], rejects_known)
+    num_rows, num_fewer_tiles = known.get("rows", num_samples), known.get(FEWER_TILES, 0)
+    return Stored(path, num_samples, num_rows, known["filtered"], rejects_known, num_fewer_tiles)
 
 
 def _fill(
@@ -154,9 +123,9 @@ def _fill(
     encode: Callable[[Sample, Callable[[], Sequence[Image.Image]]], tuple[list[TrainSample], list[Any]]],
     check_stop: Callable[[], None],
 ) -> dict[str, Any]:
-    """Add what can be trained on; returns how many a filter left out, and what was rejected."""
+    """Add what can be trained on; returns how many a filter left out, the rejects, and who has fewer tiles."""
     rejects: list[Reject] = []
-    num_filtered = 0
+    num_filtered = num_fewer_tiles = 0
     for one, images in read:
         check_stop()
         if isinstance(one, Reject):
@@ -165,10 +134,14 @@ def _fill(
             num_filtered += 1
         else:
             try:
-                writer.add(one, *encode(one, images.result))
+                encoded, drawn = encode(one, images.result)
             except Unusable as error:
                 rejects.append(Reject(shard, one.key, error.reason, str(error)))
-    return {"filtered": num_filtered, "rejects": [r.to_json() for r in rejects]}
+            else:
+                writer.add(one, encoded, drawn)
+                num_fewer_tiles += any(each.most_tiles for each in encoded)
+    fewer = {FEWER_TILES: num_fewer_tiles} if num_fewer_tiles else {}
+    return {"filtered": num_filtered, "rejects": [r.to_json() for r in rejects], **fewer}
 
 
 def _read(shard: Shard, fingerprints: dict[str, Fingerprint]) -> Iterator[Sample | Reject]:
@@ -199,7 +172,8 @@ class _Writer:
         self._tar = None if is_remote(shard.url) else str(local_path(shard.url))
         self._places = _image_places(self._tar)
         drawn = CHOICE_TABLES if choosing is not None else ()
-        self._columns: dict[str, list[int]] = {name: [] for name in (*_TABLES, *drawn, "offset", "num_bytes")}
+        columns = (*_TABLES, _HELD_TO, *drawn, "offset", "num_bytes")
+        self._columns: dict[str, list[int]] = {name: [] for name in columns}
         self._keys: list[str] = []
         self._ids: list[NDArray[np.int32]] = []
         self._labels: list[NDArray[np.int32]] = []
@@ -231,7 +205,7 @@ class _Writer:
             self._ids.append(np.asarray(one.ids, np.int32))
             self._labels.append(np.asarray(one.labels, np.int32))
             counts = {"tokens": len(one.ids), "images": len(places), "trained": num_trained(one.labels)}
-            for name, count in counts.items():
+            for name, count in (*counts.items(), (_HELD_TO, one.most_tiles)):
                 self._columns[name].append(count)
             self._columns["offset"] += [offset for offset, _ in places]
             self._columns["num_bytes"] += [size for _, size in places]
@@ -242,7 +216,7 @@ class _Writer:
         if len(places) == len(sample.images) and self._tar is not None:
             with Path(self._tar).open("rb") as file:
                 pairs = zip(places, sample.images, strict=True)
-                if all(size == len(i.data) and _read_at(file, at, size) == i.data for (at, size), i in pairs):
+                if all(size == len(i.data) and read_at(file, at, size) == i.data for (at, size), i in pairs):
                     return places
         own = []
         for image in sample.images:
@@ -283,11 +257,6 @@ def _image_places(tar: str | None) -> dict[str, list[tuple[int, int]]]:
     except (tarfile.TarError, OSError):  # gzip, or damaged in a way that the reader has its own words for
         return {}
     return {key: [(at, size) for _, at, size in sorted(places)] for key, places in found.items()}
-
-
-def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
-    file.seek(offset)
-    return file.read(num_bytes)
 
 
 class SampleStore(Sequence[TrainSample]):
@@ -361,6 +330,7 @@ class _File:
         self._token_ends = np.cumsum(self.table("tokens"))
         self._image_ends = np.cumsum(self.table("images"))
         self._key_ends = np.cumsum(self.table("key_length"))
+        self._held_to = self.table(_HELD_TO) if _HELD_TO in self._file.keys() else None  # noqa: SIM118
 
     def table(self, name: str) -> NDArray[np.int64]:
         table: NDArray[np.int64] = self._file.get_tensor(name)
@@ -382,7 +352,8 @@ class _File:
         images = [self._image(at, size) for at, size in zip(offsets, sizes, strict=True)]
         key = bytes(self._slice("keys", self._key_ends, index)).rstrip(b"\n").decode()
         # Keys repeat from source to source; the shard's path tells them apart.
-        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels, self._draft)
+        most = 0 if self._held_to is None else int(self._held_to[index])
+        return TrainSample(f"{self._place}/{key}", ids, labels, images, self._max_pixels, self._draft, most)
 
     def _slice(self, name: str, ends: NDArray[np.int64], index: int) -> list[int]:
         start, stop = int(ends[index - 1]) if index else 0, int(ends[index])
