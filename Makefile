@@ -31,7 +31,7 @@ RULES := runs/rules-$(word 1,$(shell printf %s $(call quoted,$(RECIPE) $(SET) $(
 
 LAUNCH ?=
 
-.PHONY: help setup lock test lint types report bench bench-smoke clean FORCE
+.PHONY: help setup lock test lint types docs wheel report bench bench-smoke clean FORCE
 
 help: ## list the targets
 	@grep -hE '^(# )?[a-z%0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^(# )?([^:]+):.*## (.*)/  \2\t\3/' | expand -t 16
@@ -62,6 +62,14 @@ lint: setup ## ruff and the import rules
 
 types: setup ## mypy --strict
 	$(VENV)/bin/mypy
+
+docs: setup ## build the guide into build/docs, every warning an error
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)) --requirement .ci/docs.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet --clean
+	@echo "the guide is in build/docs/index.html"
+
+wheel: setup ## build the wheel, and try it in an empty folder on every Python there is
+	.ci/wheel $(VENV)
 
 # round%: ## rounds 0 to N, as in make round3: recaption, pretrain, sft, eval, judge
 # specialists: ## specialists from the last round, their answers, and the final model trained with them
