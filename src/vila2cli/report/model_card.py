@@ -44,7 +44,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
     chain = _lineage(folder, reader)
     sha256 = weights_sha256(folder) if any(folder.glob("*.safetensors")) else ""
     result = _result(folder, sha256, reader)
-    bases = [place for place, _ in _parents(chain[-1][1])]
+    bases = [place.partition("@")[0] for place, _ in _parents(chain[-1][1])]  # a hub id without its commit
     evals = [
         EvalResult(
             task_type="image-text-to-text",
