@@ -35,7 +35,7 @@ def cache_bytes_per_token(config: Any, itemsize: int) -> int:
 
 
 def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int, notes: list[str]) -> tuple[AnyRequest, bool]:
-    """A request whose prompt does not fit the context with its pictures in so few tiles that it does; and whether.
+    """A request with its pictures in so few tiles that its prompt fits the context; and whether it is another.
 
     With room for the whole answer if there can be, else for a part of it; what cannot fit stays as it is. An
     engine's `notes` tell of it, once.
