@@ -46,7 +46,7 @@ def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int, notes: list[st
         num_tokens, num_new = len(chat.scored_ids(request.messages, request.images, request.text)[0]), 1
     else:
         num_tokens, num_new = len(chat.prompt_ids(request.messages, request.images)), request.max_new_tokens
-    if num_tokens < context:
+    if num_tokens < context or chat.whole:
         return request, False
     excess = num_tokens - context
     find = chat.pictures.in_fewer_tiles
