@@ -82,7 +82,10 @@ def context_on(config: Any, settings: EngineSettings, plan: Placed | None, image
     if plan is not None:
         return min(own, max(plan.context, _MIN_CONTEXT))
     room = _MOST_CPU_CACHE // cache_bytes_per_token(config, itemsize=4)
-    planned = settings.planned_context * max(1024, image_tokens) // 1024  # an image is planned for with 1,024
+    num_images = max(
+        1, settings.max_images, settings.planned_context // 1024 - 7
+    )  # as `context_for` plans for them
+    planned = max(settings.planned_context, num_images * image_tokens + _MIN_CONTEXT)
     return min(own, max(planned, room - 128))
 
 
