@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Chromium reads commands from descriptor 3 and writes to 4.
 _LAUNCH = (
@@ -130,11 +131,31 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
+    def prefer(self, scheme: str, *, touch: bool = False) -> None:
+        """Be a device that prefers light or dark pages, of which the finger or a mouse is the pointer."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
+
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def download_to(self, folder: Path) -> None:
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
+
+
+def serious(browser: Browser) -> list[str]:
+    """What axe-core finds wrong with the page, serious or critical; without axe-core the test is skipped."""
+    if not AXE.is_file():
+        assert os.environ.get("CI") != "true", f"there is no {AXE}, which .ci/run installs"
+        pytest.skip("no axe-core (npm install --no-save axe-core)")
+    browser.js(f"{AXE.read_text()}; 0")
+    found: list[dict[str, Any]] = browser.js("axe.run({preload: false}).then((found) => found.violations)")
+    return [
+        f"{one['id']}: {node['html'][:200]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
 
 
 @contextmanager

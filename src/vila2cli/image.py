@@ -95,6 +95,21 @@ def decode_image(
         raise DataError(f"image cannot be decoded: {error}") from None
 
 
+def shrink(
+    image: Image.Image,
+    longest: int,
+    shortest: int,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> None:
+    """Make an image smaller in place, to be looked at: at most `longest` pixels a side.
+
+    A strip keeps `shortest` pixels across, and is at most four times as long for that.
+    """
+    short, long = sorted(image.size)
+    bound = min(max(longest, math.ceil(shortest * long / short)), 4 * longest)
+    image.thumbnail((bound, bound), resample)
+
+
 def to_jpeg(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
     """The pixels as a JPEG; `subsampling` 2 halves the colours' resolution, 0 keeps it."""
     buffer = io.BytesIO()

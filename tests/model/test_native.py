@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from native_bases import ARCHITECTURES, PIXELS, settings_of
 from vila2cli.errors import ModelError
@@ -16,6 +25,7 @@ from vila2cli.model.saving import save_checkpoint
 from vila2cli.model.sizes import PartSizes, part_sizes
 from vila2cli.settings import BaseSettings
 from zoo import picture
+from zoo_parts import text_fields
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +112,28 @@ def test_parts_of_another_family_are_refused(
     given = {key: getattr(bases[v], key) if v in bases else str(resolve_base(v)) for key, v in changes.items()}
     with pytest.raises(ModelError, match=problem.replace("world:llm", ".*")):
         join_qwen_vl(bases["qwen2_5_vl"].model_copy(update=given), seed=0)
+
+
+def test_an_llm_of_another_class_is_taken_if_it_computes_the_same(
+    bases: dict[str, BaseSettings], tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bases["qwen2_5_vl"].llm)
+    fields = text_fields(tokenizer, tie_word_embeddings=False)
+    llms = {
+        "llama": LlamaForCausalLM(LlamaConfig(**fields)),
+        "windowed": MistralForCausalLM(MistralConfig(**fields, sliding_window=64)),
+        "other": LlamaForCausalLM(LlamaConfig(**fields, mlp_bias=True)),
+    }
+    for name, llm in llms.items():
+        llm.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    base = bases["qwen2_5_vl"]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    model, _ = join_qwen_vl(base.model_copy(update={"llm": str(tmp_path / "llama")}), seed=0)
+    torch.testing.assert_close(logits(model, input_ids=ids), logits(llms["llama"], input_ids=ids))
+    for name, problem in (("windowed", "computes otherwise on text"), ("other", "has other weights")):
+        with pytest.raises(ModelError, match=problem):
+            join_qwen_vl(base.model_copy(update={"llm": str(tmp_path / name)}), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from browser import chromium
+from browser import chromium, serious
 from vila2cli.report import build_page, render_page
 
 MakeRun = Callable[..., Any]
@@ -136,3 +137,89 @@ def test_long_names_stay_in_their_places(make_run: MakeRun, tmp_path: Path) -> N
             browser.js("Math.max(...[...document.querySelectorAll('.card')].map((c) => c.offsetHeight))") < 1000
         )
         assert browser.problems == []
+
+
+@pytest.fixture
+def own_page(make_run: MakeRun, tmp_path: Path) -> Path:
+    """A report with everything on it: two rounds, boxes and all captions, and pictures of odd shapes."""
+    run = make_run(2, num_samples=12, num_shards=1, num_questions=20)
+    run.write_recaption(2, text="كلب بني صغير على طول شارع مبلل. " * 60)
+    return write_page(run, tmp_path)
+
+
+SIZES = [(1280, 900), (390, 844)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_every_link_lands_at_its_section(own_page: Path, tmp_path: Path, width: int, height: int) -> None:
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(own_page.as_uri(), width=width, height=height)
+        links = browser.js("[...document.querySelectorAll('nav a')].map((a) => a.hash)")
+        assert len(links) > 7
+        for link in links:
+            browser.js(f"scrollTo(0, 0); document.querySelector('nav a[href=\"{link}\"]').click()")
+            top = browser.js(f"document.querySelector('{link} h2').getBoundingClientRect().top")
+            assert 0 <= top <= 20, link
+        assert browser.js("document.querySelector('#settings details').open")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_nothing_overlaps_and_what_scrolls_says_so(
+    own_page: Path, tmp_path: Path, width: int, height: int
+) -> None:
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(own_page.as_uri(), width=width, height=height)
+        assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+        assert not browser.js(
+            "[...document.querySelectorAll('.tile, .tile p')]"
+            ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)"
+        )
+        boxes = browser.js(
+            "[...document.querySelectorAll('.scroll, .columns, .caption p, pre, .strip')].map((box) => "
+            "[box.scrollWidth > box.clientWidth + 1, box.scrollHeight > box.clientHeight + 1, box.tabIndex, "
+            "box.matches('.goes-right, .goes-below'), box.className])"
+        )
+        scrolling = [box for box in boxes if box[0] or box[1]]
+        assert scrolling
+        assert all(box[2] == 0 and box[3] for box in scrolling), scrolling
+        assert any(box[4].startswith("scroll") and box[0] for box in scrolling) or width > 1000
+        hint = "document.querySelector('.headline').closest('.scroll').nextElementSibling.hidden"
+        is_wide = browser.js(
+            "(({scrollWidth: a, clientWidth: b}) => a > b)(document.querySelector('#rounds .scroll'))"
+        )
+        assert browser.js(hint) is not is_wide
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(own_page: Path, tmp_path: Path, scheme: str) -> None:
+    with chromium(tmp_path / "profile") as browser:
+        browser.prefer(scheme)
+        for width, height in SIZES:
+            browser.open(own_page.as_uri(), width=width, height=height)
+            browser.js("document.querySelector('#settings details').open = true")
+            assert serious(browser) == []
+
+
+def test_the_page_s_colours_have_contrast() -> None:
+    """Every colour of text on every ground that it stands on, which axe does not see in drawings."""
+    style = files("vila2cli.report").joinpath("templates/style.css.j2").read_text()
+    light = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style.partition(":root {")[2].partition("}")[0]))
+    dark = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style.partition(":root {")[0]))
+    for colours in (light, dark):
+        words = [name for name in colours if re.fullmatch(r"c\d|ink|soft|accent", name)]
+        assert len(words) == 9
+        for word in words:
+            grounds = ("paper", "right-bg", "wrong-bg", "raised") if word in ("ink", "soft") else ("paper",)
+            assert all(contrast(colours[word], colours[ground]) >= 4.5 for ground in grounds), word
+
+
+def contrast(first: str, second: str) -> float:
+    """The contrast ratio of two colours (WCAG 2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)

@@ -76,7 +76,8 @@ def test_full_run_shows_every_part(make_run: MakeRun) -> None:
     assert len(cards) == MAX_CARDS
     assert all(card.picture.url.startswith("data:image/jpeg;base64,") for card in cards)
     assert all(len(card.captions) == 3 for card in cards)
-    assert page.costs.chart is not None
+    assert page.costs.chart is None, "prices of cores do not stand beside those of the paper's GPUs"
+    assert page.costs.note == ""
     assert [row.cells[0] for row in page.rejects.rows] == ["refusal", "refusal"]
     assert page.costs.ledger.rows[-1].style == "total"
 
@@ -148,6 +149,9 @@ def test_hours_are_those_of_the_devices_a_stage_ran_on(make_run: MakeRun) -> Non
     assert re.fullmatch(r"0\.\d{3} core-hours \+ 0\.020 GPU-hours", cells["all stages"][5])
     (tile,) = (tile for tile in page.tiles if tile.name == "Recaptioning 1k images")
     assert tile.note.startswith("GPU-hours, ")
+    page = build_page(run.recipe("cost.dollars_per_hour=5"), run.run_dir)
+    assert page.costs.chart is not None
+    assert "the paper $0.12" in next(tile.note for tile in page.tiles if tile.name.startswith("Recaptioning"))
     charged = {"seconds": 36, "num_devices": 1, "device": "server-hours", "spent": 0.96}
     path.write_text(json.dumps(summary | {"cost": charged}))
     page = build_page(run.recipe("cost.device=GPU-hours", "cost.dollars_per_hour=5"), run.run_dir)
@@ -214,7 +218,7 @@ def test_same_folder_gives_the_same_page(make_run: MakeRun) -> None:
 
 def test_round_zero_alone_says_what_has_not_run(make_run: MakeRun) -> None:
     run = make_run(0)
-    text = page_text(run.recipe(), run.run_dir)
+    text = page_text(run.recipe("rounds=3"), run.run_dir)
     assert "0 of 3 self-augmentation rounds evaluated" in text
     assert "that takes two evaluated rounds" in text
     assert "No recaptions yet" in text

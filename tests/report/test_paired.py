@@ -72,6 +72,19 @@ def test_a_mean_over_few_images_has_a_cautious_interval(make_run: Callable[..., 
         assert figure.high > 0.02
 
 
+def test_a_few_samples_are_no_gain(make_run: Callable[..., Any]) -> None:
+    """3 answers, all wrong and then all right: neither the task nor the mean, nor a colour, says better."""
+    run = make_run(-1, num_questions=3)
+    run.write_eval("round0", -1.0)
+    run.write_eval("round1", 1.0)
+    (run.run_dir / "round1" / "recaption").mkdir()
+    changes = compared(run).changes
+    assert changes["world-ocr"].value == 1.0
+    assert {changes[name].verdict for name in (PRECISION, RECALL, "world-ocr")} == {"few"}
+    assert changes[QA_MEAN].num_samples == 3, "of each of its tasks"
+    assert changes[QA_MEAN].verdict == "few"
+
+
 @pytest.mark.parametrize(
     "other", [{"version": "2"}, {"scorer_version": "x"}, {"question": "Why?"}, {"judge": {"model": "another"}}]
 )

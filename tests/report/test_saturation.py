@@ -1,6 +1,7 @@
 """The verdict in words, at its edges."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,33 @@ def rounds(evaluated: Sequence[bool]) -> list[RoundResult]:
 def test_verdict(changes: list[Figure | None], sentence: str) -> None:
     comparisons = [comparison(number, change) for number, change in enumerate(changes, 1)]
     assert verdict(comparisons)[0].startswith(sentence)
+
+
+FEW = Figure(0.6, 0.2, 1.0, num_samples=19)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ([FEW], "Whether another round helps cannot be said: too few samples to tell (19 in caption precision"),
+        ([GAIN, FEW], "Whether another round helps cannot be said: too few samples to tell (19 in"),
+        (
+            [FEW, EVEN],
+            "Saturated after round 1 at the latest: round 2 is not clearly better than the round before",
+        ),
+        ([replace(FEW, num_samples=20)], "Not saturated: round 1"),
+    ],
+)
+def test_too_few_samples_tell_nothing(changes: list[Figure], sentence: str) -> None:
+    """However far apart two rounds are, as 3 samples all wrong and then all right."""
+    found = [
+        RoundComparison(f"round {number - 1}", f"round {number}", {PRECISION: change})
+        for number, change in enumerate(changes, 1)
+    ]
+    said = verdict(found)
+    assert said[0].startswith(sentence)
+    if changes[0] is FEW:
+        assert "too few samples to tell in caption precision (19)" in said[1]
 
 
 def test_final_does_not_count_as_a_round() -> None:

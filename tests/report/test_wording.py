@@ -34,7 +34,7 @@ def test_compact_durations_and_dollars() -> None:
         "5G",
     ]
     assert [duration(v) for v in (6.14, 74.2, 3700)] == ["6.14 s", "1 min 14 s", "1 h 01 min"]
-    assert [dollars(v) for v in (36, 0.12, 0.00073)] == ["$36.00", "$0.12", "$0.00073"]
+    assert [dollars(v) for v in (36, 0.12, 0.00073, 9.3e-5)] == ["$36.00", "$0.12", "$0.00073", "$0.000093"]
 
 
 def test_join_words() -> None:

@@ -37,7 +37,8 @@ def test_hours_are_of_what_the_engine_ran_on_and_a_server_charges_for_tokens() -
     assert cost_of(settings, {**figures, "gpu_seconds": 7200.0}).device == "GPU-hours"
     server = cost_of(settings, {**figures, "server_seconds": 7200.0, "dollars": 0.3})
     assert (server.dollars, server.dollars_per_1k) == (0.3, pytest.approx(3.0))
-    assert "server-hours and $3 per 1,000" in server.line()
+    assert server.line().endswith("server-hours and $3 per 1,000 images"), "tokens are not the paper's GPUs"
+    assert here.line().endswith("20 core-hours and $40 per 1,000 images"), "and neither are cores"
     assert server.times(1000).dollars == pytest.approx(3.0)
     assert server.to_json()["spent"] == 0.3
     assert cost_of(settings, {**figures, "server_seconds": 7200.0}).dollars == 0.0

@@ -232,6 +232,15 @@ def test_a_metric_is_of_the_samples_that_have_it():
     assert ratio(np.zeros(1), np.zeros(1)) == 0, "nothing stated still has precision 0"
 
 
+def test_a_mean_is_no_surer_than_its_tasks_let_it_be():
+    three, many = Support(3, 3), Support(1000, 1000)
+    assert Support.of_mean([three], 3) == three
+    assert Support.of_mean([many, many], 2000) == Support(2000, 2000)
+    assert Support.of_mean([many, many], 1000) == Support(2000, 1000), "both are about the same pictures"
+    assert Support.of_mean([three, many], 1003) == Support(11, 11)
+    assert Support.of_mean([Support(40, 10)] * 3, 30) == Support(120, 30)
+
+
 @pytest.mark.parametrize("num_images", [8, 99, 100, 400])
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_all_right_and_all_wrong_are_never_certain(value, num_images):

@@ -1,11 +1,13 @@
 """Pretraining that continues from a checkpoint: what is trained and recorded, and what rounds refuse."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from archives import write_tar
@@ -18,6 +20,7 @@ from vila2cli.stages.lineage import lineage, lines
 from zoo import picture
 from zoo_training import write_shard
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RECIPE = """
 name = "small"
 rounds = 1
@@ -70,6 +73,25 @@ def test_stage_2_goes_on_from_a_model_and_says_so(folder: Path, tiny_checkpoint:
     assert "pretrain, continued, not from scratch" in lines(lineage(out))[0]
     assert f"continued from {tiny_checkpoint}" in model_card(out, load_recipe(None))
     assert vila2(folder, *words) == 0  # nothing to do
+
+
+def test_a_model_of_the_hub_is_recorded_with_its_commit(
+    folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cached = folder / "hub" / "models--me--stock-vlm"
+    shutil.copytree(tiny_checkpoint, cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    words = ["pretrain", "--model", "me/stock-vlm", "--out", str(folder / "more")]
+    assert vila2(folder, *words) == 0
+    made = read_json(folder / "more" / LINEAGE_FILE)
+    assert made["parent"]["path"] == f"me/stock-vlm@{COMMIT}"
+    assert "base_model:\n- me/stock-vlm\n" in model_card(folder / "more", load_recipe(None))
+    capsys.readouterr()
+    assert vila2(folder, *words) == 0
+    assert "complete, nothing to do" in capsys.readouterr().out
 
 
 def test_the_projector_alone_is_trained_first_where_that_is_asked_for(

@@ -66,7 +66,13 @@ def test_merge_draws_the_first_epochs_captions_and_tells_their_shares(layer: Pat
     card = CliRunner().invoke(app, ["report", "--card", str(tmp_path / "merged")])
     assert card.exit_code == 0, card.output
     row = f"| recaption | 80.00% | {counts['new'] / NUM:.2%} | {counts['new']} | 30 |"
-    assert row in (tmp_path / "merged" / "README.md").read_text()
+    written = (tmp_path / "merged" / "README.md").read_text()
+    assert row in written
+    assert "n<1K" in written
+    (tmp_path / "merged" / "README.md").unlink()
+    several = CliRunner().invoke(app, ["report", "--card", str(tmp_path)])  # a folder of merged folders
+    assert several.exit_code == 0, several.output
+    assert (tmp_path / "merged" / "README.md").read_text() == written
 
 
 @pytest.mark.parametrize(

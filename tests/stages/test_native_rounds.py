@@ -139,6 +139,12 @@ def test_questions_are_answered_and_captions_compared(run: Path) -> None:
     assert judged["wins"] + judged["losses"] + judged["ties"] + judged["unjudged"] > 0
 
 
+def test_check_tells_the_tokens_of_a_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--recipe", str(run.parents[1] / "recipe.toml")]) == 0
+    text = capsys.readouterr().out
+    assert "processor: 1,024 to 16,384 pixels a picture, about 64 tokens at most" in text
+
+
 def test_the_checkpoint_keeps_its_bounds(run: Path) -> None:
     soup = ["--models", *(str(run / f"round{i}" / "sft") for i in (0, 1)), "--out", str(run / "soup")]
     assert main(["soup", *soup, "--set", "soup.method=uniform"]) == 0

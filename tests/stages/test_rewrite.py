@@ -72,7 +72,7 @@ def test_captions_are_estimated_written_merged_and_composed(
     rewritten = ("--rewrite", "--model", LLM, "--shards", "r1", "--out", "w1")
     assert vila2(*rewritten, "--estimate") == 0
     said = capsys.readouterr().out
-    assert "VILA^2: $0.12 a recaption pass, human captions $36" in said
+    assert "core-hours per 1,000 images" in said
     assert "about 20 samples in 2 shards" in said
     assert not (data / "w1").exists()
 

@@ -94,7 +94,13 @@ def test_checkpoints_are_stock_folders_without_pickles(pretrained: Path, tuned: 
         model = AutoModelForImageTextToText.from_pretrained(folder)
         assert type(model).__name__ == "Idefics3ForConditionalGeneration"
         assert AutoProcessor.from_pretrained(folder).chat_template
-        assert {path.suffix for path in folder.iterdir()} <= {".json", ".jsonl", ".safetensors", ".jinja"}
+        assert {path.suffix for path in folder.iterdir()} <= {
+            ".json",
+            ".jsonl",
+            ".safetensors",
+            ".jinja",
+            ".toml",
+        }
         assert not folder.with_name(f"{folder.name}.partial").exists()
 
 

@@ -122,6 +122,8 @@ def _record(plan: Plan) -> dict[str, Any] | None:
         if record is None or "parent" not in record:
             return record
         parent = {"model": record["parent"].get("path"), "model_sha256": record["parent"].get("sha256")}
+        if plan.kind == "pretrain":  # its settings name the model; of one on the hub the path tells the commit
+            del parent["model"]
         return {**record, **{name: value for name, value in parent.items() if value is not None}}
     manifest = read_manifest(plan.out)
     if manifest is None:

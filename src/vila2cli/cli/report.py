@@ -10,6 +10,7 @@ from vila2cli.cli.options import RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import json_output, show
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.settings.recipe import load_recipe
 
 WIDE = 400
 """Columns of a list that goes into a file or another program."""
@@ -18,7 +19,9 @@ WIDE = 400
 def report(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(help="Run folder, of the recipe by default; with --card also a checkpoint or a layer."),
+        typer.Argument(
+            help="Run folder, of the recipe by default; with --card a checkpoint, layer or merged shards, too."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, RUN_DIR/report.html.")] = None,
     card: Annotated[
@@ -29,14 +32,17 @@ def report(
 ) -> None:
     """Write a run folder up as one self-contained HTML page, or write model and data cards.
 
+    A run tells its own recipe, which its stages stored; of the one given here prices count.
+
     \b
     vila2 report runs/world
     vila2 report --card runs/world/final/sft
     """
     from vila2cli.stages import report as stage
 
-    settings = open_recipe(recipe, sets)
-    folder = run_dir or settings.run_dir
+    # Only to find the run is a recipe looked for that nobody named.
+    folder = run_dir or open_recipe(recipe, sets).run_dir
+    settings = load_recipe(recipe, sets or ())
     if card:
         paths = stage.cards(settings, folder=folder, out=out)
         show({"cards": paths}, [f"card: {path}" for path in paths])
@@ -64,14 +70,14 @@ def runs(
 
     from vila2cli.report.listing import find_runs, run_table
 
-    settings = open_recipe(recipe, sets)
-    folder = runs_dir or Path(settings.runs_dir)
+    folder = runs_dir or Path(open_recipe(recipe, sets).runs_dir)
+    settings = load_recipe(recipe, sets or ())
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}; name the folder that holds the runs")
     found = find_runs(folder)
     if not found:
         raise DataError(f"there is no run in {folder}; a run folder has a folder round0")
-    tables = [run_table(run_dir, settings if len(found) == 1 else None) for run_dir in found]
+    tables = [run_table(run_dir, settings, with_verdict=len(found) == 1) for run_dir in found]
     if json_output.add({"runs": tables}):
         return
     # Where it is no terminal, one line for each round, however long.

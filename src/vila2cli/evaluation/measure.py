@@ -20,7 +20,10 @@ MAX_UNFINISHED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with replicates and intervals, its predictions and their counts, and how it was read."""
+    """A task's metrics with replicates and intervals, its predictions and their counts, and how it was read.
+
+    `support` is what its headline is of.
+    """
 
     task: Task
     found: dict[str, Estimate]
@@ -28,7 +31,7 @@ class Measured:
     scored: Sequence[Scored]
     stats: ShardStats
     account: Account
-    num_samples: int
+    support: Support
     num_tokens: int
     images: frozenset[str]
 
@@ -56,7 +59,7 @@ def _mean(measured: Sequence[Measured]) -> Interval:
     """The unweighted mean of the headlines, on all of the tasks' images."""
     mean = mean_of([one.found[one.task.scorer.headline] for one in measured])
     images = frozenset().union(*(one.images for one in measured))
-    return interval_within(mean, 1.0, Support(sum(one.num_samples for one in measured), len(images)))
+    return interval_within(mean, 1.0, Support.of_mean([one.support for one in measured], len(images)))
 
 
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
@@ -75,7 +78,7 @@ def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
         scored=predictions.scored,
         stats=folder_stats(layer_dir),
         account=account,
-        num_samples=len(predictions.ids),
+        support=predictions.supports(scorer)[scorer.headline],
         num_tokens=predictions.num_tokens,
         images=frozenset(predictions.groups(scorer)),
     )

@@ -15,6 +15,7 @@ from vila2cli.score.stats import (
     Difference,
     Estimate,
     Interval,
+    Support,
     columns_of,
     difference,
     difference_of,
@@ -66,11 +67,14 @@ class Predictions:
 
     def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
         """The interval of every metric, the cautious one for shares of few images of its own."""
-        columns = self.columns(scorer)
-        of = supports(columns, scorer.metrics, self.groups(scorer))
+        columns, of = self.columns(scorer), self.supports(scorer)
         return {
             name: interval_within(one, scorer.top_of(name, columns), of[name]) for name, one in found.items()
         }
+
+    def supports(self, scorer: Scorer) -> dict[str, Support]:
+        """How many samples and images each metric is of."""
+        return supports(self.columns(scorer), scorer.metrics, self.groups(scorer))
 
     def asks_like(self, other: "Predictions") -> bool:
         """Whether both were asked the same, sample by sample, as far as the layers recorded it."""

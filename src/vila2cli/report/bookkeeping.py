@@ -158,17 +158,22 @@ def cost_tile(costs: Sequence[Cost]) -> Tile | None:
     rate = f"{compact(statistics.fmean(c.images_per_s for c in costs))} images/s"
     if any(cost.dollars for cost in costs):
         price = dollars(statistics.fmean(cost.dollars_per_1k for cost in costs))
-        return Tile("Recaptioning 1k images", price, f"{rate}; the paper $0.12, human labels $36")
+        hired = f", by the {costs[-1].device.removesuffix('s')}" if costs[-1].spent is None else ""
+        beside = "; the paper $0.12, human labels $36" if costs[-1].is_like_paper else hired
+        return Tile("Recaptioning 1k images", price, f"{rate}{beside}")
     hours = compact(statistics.fmean(cost.hours_per_1k for cost in costs))
     return Tile("Recaptioning 1k images", hours, f"{costs[0].device}, {rate}")
 
 
 def _cost_figure(costs: Sequence[Cost]) -> tuple[Markup | None, str]:
-    """The price of a recaption pass beside the paper's, and the note under it."""
+    """The price of a recaption pass beside the paper's where both are of GPUs, and the note under it."""
     if not costs:
-        return None, f"No recaption pass has run yet. {COST_NOTE}"
+        return None, "No recaption pass has run yet."
     if not any(cost.dollars for cost in costs):
-        return None, f"The recipe sets no price; [cost] dollars_per_hour turns hours into dollars. {COST_NOTE}"
+        return None, "The recipe sets no price; [cost] dollars_per_hour turns hours into dollars."
+    costs = [cost for cost in costs if cost.is_like_paper]
+    if not costs:
+        return None, ""
     own = statistics.fmean(cost.dollars_per_1k for cost in costs)
     lines = [
         ("this run, one recaption pass", own, True),

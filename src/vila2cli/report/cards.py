@@ -8,6 +8,7 @@ from vila2cli.report.data_card import data_card
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.merged_card import is_merged, merged_card
 from vila2cli.report.model_card import model_card
+from vila2cli.report.own_recipe import recipe_near
 from vila2cli.settings.recipe import Recipe
 
 CARD_FILE = "README.md"
@@ -21,26 +22,33 @@ def is_carded(name: str) -> bool:
 
 
 def find_cards(folder: Path) -> list[Path]:
-    """The checkpoints and annotation layers that a folder is, or that a run folder holds.
+    """The checkpoint, annotation layer or merged shards that a folder is, or those that a run folder holds.
 
     Raises DataError where there are none.
     """
     if _writer(folder):
         return [folder]
     stages = [*folder.glob("*/*"), *folder.glob("specialists/*/*")]
-    if folders := sorted(stage for stage in stages if is_carded(stage.name) and _writer(stage)):
-        return folders
+    found = {stage for stage in stages if is_carded(stage.name) and _writer(stage)}
+    found |= {place for place in (*folder.glob("*"), *stages) if is_merged(place, JsonReader(place))}
+    if found:
+        return sorted(found)
     known = "no checkpoint, no caption layer, and no run folder that holds one"
     what = known if folder.is_dir() else "not there"
-    raise DataError(f"{folder} is {what}; name a folder like runs/world/round1/sft or .../recaption")
+    raise DataError(
+        f"{folder} is {what}; name a folder like runs/world/round1/sft or .../recaption, or merged shards"
+    )
 
 
 def card(folder: Path, recipe: Recipe) -> str:
-    """The card of a checkpoint or a layer, YAML head included; raises DataError for any other folder."""
+    """The card of a checkpoint, a layer or merged shards, YAML head included; DataError for another folder.
+
+    What it takes from a recipe is that of the stage where one is stored (`recipe_near`).
+    """
     write = _writer(folder)
     if write is None:
         raise DataError(f"{folder} is no checkpoint (vila2.json and config.json) and no layer (layer.json)")
-    return write(folder, recipe)
+    return write(folder, recipe_near(folder, recipe))
 
 
 def _writer(folder: Path) -> Callable[[Path, Recipe], str] | None:

@@ -34,7 +34,7 @@ def direction_table(
     by_group = {result.group: result for result in results}
     rows = []
     for pair in dict.fromkeys(judgement.pair for judgement in judgements):
-        rates = {given.judge: given.rate for given in reversed(judgements) if given.pair == pair}
+        rates = {given.judge: given for given in reversed(judgements) if given.pair == pair}
         layer, against = pair
         after, before = by_group.get(layer), by_group.get(BASELINES.get(against, against))
         changes: Mapping[str, Figure] = {}
@@ -48,12 +48,13 @@ def direction_table(
     return Table(columns("Captions", *named, *measures, "Together"), tuple(rows))
 
 
-def _from_even(rate: Figure | None) -> Figure | None:
+def _from_even(judgement: Judgement | None) -> Figure | None:
     """How far a win rate is from undecided."""
-    if rate is None:
+    if judgement is None:
         return None
+    rate = judgement.rate
     low, high = (None if end is None else end - EVEN for end in (rate.low, rate.high))
-    return Figure(rate.value - EVEN, low, high)
+    return Figure(rate.value - EVEN, low, high, judgement.num_pairs)
 
 
 def _cell(figure: Figure | None) -> Markup:
@@ -67,7 +68,7 @@ def _cell(figure: Figure | None) -> Markup:
 def _together(figures: Sequence[Figure | None]) -> str:
     """Whether all that have a direction have the same."""
     verdicts = [figure.verdict for figure in figures if figure is not None]
-    clear = [verdict for verdict in verdicts if verdict != "even"]
+    clear = [verdict for verdict in verdicts if verdict in ("gain", "loss")]
     if len(set(clear)) > 1:
         return "they disagree"
     if not clear:

@@ -129,8 +129,10 @@ def _interval_cells(
     estimates = estimate(counted, metrics, groups=groups, **bootstrap)
     cells = {}
     for column in shown:
-        words = estimates[f"{column} {WORDS}"].interval()
-        cells[column, WORDS] = _cell(words, 1)
+        words = estimates[f"{column} {WORDS}"]
+        # One image does not vary, and is not for that sure.
+        is_one = len(set(groups)) == 1
+        cells[column, WORDS] = Cell(number(words.value, 1)) if is_one else _cell(words.interval(), 1)
         for name, (_, whole) in SHARES.items():
             facts = counted.get(f"{column} {whole}")
             # Inherited compares with the row above, which the first one does not have.

@@ -6,17 +6,19 @@ from typing import Literal
 
 from vila2cli.report.json_reader import real, table_of
 from vila2cli.report.wording import NOT_RUN, number
+from vila2cli.score.stats import TOO_FEW
 
-Verdict = Literal["gain", "loss", "even"]
+Verdict = Literal["gain", "loss", "even", "few"]
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value with its 95% interval where the file gives one."""
+    """A measured value with its 95% interval where the file gives one, and of how many samples, if known."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    num_samples: int | None = None
 
     @property
     def ends(self) -> tuple[float, ...]:
@@ -29,14 +31,19 @@ class Figure:
 
     @property
     def verdict(self) -> Verdict:
-        """Of a difference: `gain` or `loss` where the interval leaves out zero, else `even`."""
+        """Of a difference: `gain` or `loss` where the interval leaves out zero, else `even`.
+
+        It is `few` where so few samples tell nothing.
+        """
+        if self.num_samples is not None and self.num_samples < TOO_FEW:
+            return "few"
         low, high = self.low or 0.0, self.high or 0.0
         return "gain" if low > 0 else "loss" if high < 0 else "even"
 
     def scaled(self, scale: float) -> "Figure":
         """The figure in another unit."""
         low, high = (None if end is None else scale * end for end in (self.low, self.high))
-        return Figure(scale * self.value, low, high)
+        return Figure(scale * self.value, low, high, self.num_samples)
 
     def span(self, between: str = "–", digits: int = 1, write: Callable[[float, int], str] = number) -> str:
         """The interval in words, `70.2–72.0`; "" where it is not known."""

@@ -10,6 +10,7 @@ from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, tas
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.tables import Cell, Row
 from vila2cli.report.wording import duration, number
+from vila2cli.score.stats import TOO_FEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,5 +195,6 @@ def _win_tile(judgements: Sequence[Judgement]) -> Tile | None:
         return None
     win, *others = [given for given in last if given.pair == last[0].pair]
     rates = [f"{other.judge} judge {number(100 * other.rate.value, 0)} %" for other in others]
-    note = "; ".join([f"{win.judge} judge, {win.layer}", *rates])
+    few = f", {win.num_pairs} pairs" if win.num_pairs is not None and win.num_pairs < TOO_FEW else ""
+    note = "; ".join([f"{win.judge} judge, {win.layer}{few}", *rates])
     return Tile(f"Preferred to {win.against}", f"{number(100 * win.rate.value, 0)} %", note)

@@ -11,6 +11,7 @@ from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.tables import Row, Table, columns
 from vila2cli.report.wording import NOT_RUN, number, visible
 
+OUTCOMES = ("wins", "ties", "losses")
 _COLUMNS = columns(
     *("After", "Captions", "Judge"),
     num=(
@@ -35,6 +36,11 @@ class Judgement:
     @property
     def pair(self) -> tuple[str, str]:
         return self.layer, self.against
+
+    @property
+    def num_pairs(self) -> int | None:
+        """How many pairs the rate is of, where the summary says so."""
+        return sum(whole(self.figures.get(outcome)) for outcome in OUTCOMES) or None
 
 
 def read_judgements(run: RunRecord, group: str) -> list[Judgement]:
@@ -87,7 +93,7 @@ def _cells(judgement: Judgement) -> tuple[str, ...]:
     shares = [real(figures.get("position_bias")), real(figures.get("length_bias")), judgement.kappa]
     return (
         _percent(judgement.rate),
-        " / ".join(str(whole(figures.get(outcome))) for outcome in ("wins", "ties", "losses")),
+        " / ".join(str(whole(figures.get(outcome))) for outcome in OUTCOMES),
         str(whole(figures.get("unjudged"))),
         NOT_RUN if debiased is None else _percent(debiased),
         *(NOT_RUN if share is None else number(share, 2) for share in shares),

@@ -1,5 +1,6 @@
 """The runs in a folder as tables for the terminal: rounds, states of their stages, headline figures."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,12 +10,15 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from vila2cli.errors import DataError
+from vila2cli.files import PARTIAL
 from vila2cli.report.bookkeeping import when
 from vila2cli.report.figures import figure_text
 from vila2cli.report.json_reader import JsonReader
+from vila2cli.report.own_recipe import own_recipe
 from vila2cli.report.paired import bootstrap_of, compare_rounds
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, read_results
-from vila2cli.report.run_folder import RunRecord, StageRecord, read_run
+from vila2cli.report.run_folder import ROUND_STAGES, RunRecord, StageRecord, read_run
 from vila2cli.report.saturation import verdict
 from vila2cli.report.wording import visible
 from vila2cli.settings.recipe import Recipe
@@ -23,6 +27,8 @@ from vila2cli.text.printable import printable
 SHOWN = ("recaption", "pretrain", "sft", "eval", "judge")
 """Stages with a column; a specialist's training is under pretrain, its answers under recaption."""
 SPECIALIST = {"relabel": "recaption", "checkpoint": "pretrain"}
+MAX_NAMED = 5
+"""Runs named in a message."""
 MAX_DAMAGED = 8
 """Files named that cannot be read."""
 UNBOUNDED = 10_000
@@ -34,13 +40,32 @@ STYLES = {"done": "green", "partial": "yellow", "missing": "dim"}
 
 def find_runs(runs_dir: Path) -> list[Path]:
     """The run folders in a folder, or the folder itself where it is one."""
+    if not runs_dir.is_dir():
+        return []
     if _is_run(runs_dir):
         return [runs_dir]
     return sorted(path for path in runs_dir.iterdir() if path.is_dir() and _is_run(path))
 
 
+def check_is_run(folder: Path) -> None:
+    """Raise DataError for a folder that is no run folder, naming the runs that are in it or beside it."""
+    if folder.is_dir() and _is_run(folder):
+        return
+    said = f"{folder} holds no run" if folder.is_dir() else f"there is no run folder {folder}"
+    runs: list[Path] = []
+    with contextlib.suppress(OSError):  # one of the folders may be closed to us
+        runs = find_runs(folder) or find_runs(folder.parent)
+    if runs:
+        more = f" and {len(runs) - MAX_NAMED} more" if len(runs) > MAX_NAMED else ""
+        raise DataError(f"{said}; name one, as in vila2 report {', '.join(map(str, runs[:MAX_NAMED]))}{more}")
+    raise DataError(f"{said}; run a stage first (vila2 run), or name the folder of a run, such as runs/world")
+
+
 def _is_run(folder: Path) -> bool:
-    return any((path / stage).exists() for path in folder.glob("round*") for stage in SHOWN)
+    """Whether a stage of a run has begun here: a round's folder, the specialists' or the final training's."""
+    groups = [*folder.glob("round[0-9]*"), *folder.glob("final*"), *folder.glob("specialists/*")]
+    names = (*ROUND_STAGES, *SPECIALIST)
+    return any((path / f"{name}{end}").exists() for path in groups for name in names for end in ("", PARTIAL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +122,8 @@ class RunTable:
             yield Text(f"and {len(self.damaged) - MAX_DAMAGED} more files cannot be read")
 
 
-def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
-    """What is known of a run; with a recipe also the verdict of its report on another round."""
+def run_table(run_dir: Path, given: Recipe | None = None, *, with_verdict: bool = False) -> RunTable:
+    """What is known of a run, and if asked the verdict of its report on another round."""
     reader = JsonReader(run_dir)
     run = read_run(run_dir, reader)
     results = read_results(run)
@@ -110,8 +135,9 @@ def run_table(run_dir: Path, recipe: Recipe | None = None) -> RunTable:
         (printable(group), [_state(stages.get(name)) for name in SHOWN], by_group.get(group))
         for group, stages in by_name.items()
     )
-    if recipe is None:
+    if not with_verdict:
         return RunTable(_title(run, reader), rows, "")
+    recipe = own_recipe(run, given, reader).recipe
     loop = [result for result in results if result.is_round]
     sentence = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
     return RunTable(_title(run, reader), rows, sentence, tuple(dict.fromkeys(reader.damaged)))

@@ -31,7 +31,7 @@ def merged_card(folder: Path, recipe: Recipe) -> str:
         add_figures(total, stats)
     layers = ", ".join(table_of(table_of(inputs).get("layers")))
     name = card_name(folder)
-    head = dataset_head(name, 0)
+    head = dataset_head(name, whole(total.get("out")))
     body = [
         f"# {plain(name)}",
         f"WebDataset shards that `vila2 shards merge` {__version__} wrote: {whole(total.get('out')):,} "

@@ -21,6 +21,7 @@ from vila2cli.report.markdown import (
     table,
 )
 from vila2cli.report.merged_card import DRAWN_HEAD, drawn_rows
+from vila2cli.report.own_recipe import recipe_near
 from vila2cli.report.results import RoundResult, read_result
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.report.wording import compact, dollars, duration, number
@@ -43,7 +44,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
     chain = _lineage(folder, reader)
     sha256 = weights_sha256(folder) if any(folder.glob("*.safetensors")) else ""
     result = _result(folder, sha256, reader)
-    bases = [place for place, _ in _parents(chain[-1][1])]
+    bases = [place.partition("@")[0] for place, _ in _parents(chain[-1][1])]  # a hub id without its commit
     evals = [
         EvalResult(
             task_type="image-text-to-text",
@@ -151,7 +152,7 @@ def _prompts(folder: Path, chain: Lineage, reader: JsonReader, recipe: Recipe) -
             continue
         if any(str(stats.get("sha256")) in digests for stats in layer_stats(layer, reader)):
             inputs = reader.read(layer / "manifest.json").get("inputs")
-            known = prompt_rows({}, table_of(inputs), recipe)
+            known = prompt_rows({}, table_of(inputs), recipe_near(layer, recipe))
             rows += [(layer.relative_to(run_dir), name, text) for name, _, text in known]
     return table(["layer", "id", "text"], rows)
 

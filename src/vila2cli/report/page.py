@@ -1,8 +1,9 @@
 """The page itself: everything read from the run folder, handed to the templates, and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -35,13 +36,14 @@ from vila2cli.report.headline import HeadlineTable, Tile, headline_table, tiles
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.judgements import judge_table, read_judgements
 from vila2cli.report.lineage_graph import lineage_graph
+from vila2cli.report.own_recipe import OwnRecipe, own_recipe
 from vila2cli.report.paired import bootstrap_of, compare_rounds, difference_table
 from vila2cli.report.results import RoundResult, read_results
 from vila2cli.report.run_folder import RunRecord, read_run
 from vila2cli.report.saturation import verdict
 from vila2cli.report.tables import Table
-from vila2cli.run.folder import digest
-from vila2cli.settings.recipe import Recipe, resolved_lines
+from vila2cli.report.wording import visible
+from vila2cli.settings.recipe import Recipe
 from vila2cli.text.html import render_html
 
 
@@ -71,13 +73,21 @@ class ReportPage:
     matrix: Table
     graph: Markup
     lineage: Table
-    settings: list[str]
+    settings: Sequence[str]
+    settings_note: str
+    differing: Table
 
 
-def build_page(recipe: Recipe, run_dir: Path) -> ReportPage:
-    """Read a run folder into a page; what is missing or damaged is reported there and raises nothing."""
+def build_page(given: Recipe | None, run_dir: Path) -> ReportPage:
+    """Read a run folder into a page; what is missing or damaged is reported there and raises nothing.
+
+    The recipe is the run's own (`own_recipe`); the one `given` says prices, and stands in for it where no
+    stage stored one.
+    """
     reader = JsonReader(run_dir)
     run = read_run(run_dir, reader)
+    own = own_recipe(run, given, reader)
+    recipe = own.recipe
     results = read_results(run)
     judgements = [judgement for result in results for judgement in read_judgements(run, result.group)]
     layers = caption_layers(run)
@@ -89,9 +99,9 @@ def build_page(recipe: Recipe, run_dir: Path) -> ReportPage:
     images = read_all_captions(layers, reader)
     captioned = sorted({layer.round for layer in layers})
     return ReportPage(
-        name=recipe.name,
-        lead=_lead(recipe, results, sentences),
-        facts=_facts(recipe, run),
+        name=_name(own, run_dir),
+        lead=_lead(own, results, sentences),
+        facts=_facts(own, run),
         tiles=tiles(results, words, judgements, cost_tile(recaption_costs(run, recipe.cost))),
         headline=headline_table(run, results, words, judgements),
         charts=charts(results, words),
@@ -110,7 +120,9 @@ def build_page(recipe: Recipe, run_dir: Path) -> ReportPage:
         matrix=matrix(run),
         graph=lineage_graph(run),
         lineage=lineage_table(run),
-        settings=resolved_lines(recipe),
+        settings=own.lines,
+        settings_note=own.note,
+        differing=own.differing,
         damaged=list(dict.fromkeys(reader.damaged)),
     )
 
@@ -129,29 +141,39 @@ def _count_words(
     return words if alt is None else {"round 0": alt, **words}
 
 
-def _facts(recipe: Recipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
-    base = recipe.base
-    tiles = "" if base.tiles.method == "none" else f", up to {base.tiles.max} tiles ({base.tiles.method})"
-    started = f"{base.architecture}: {base.vision_tower} + {base.llm}{tiles}"
-    if model := recipe.pretrain.model:
-        started = f"{model}, from which every round continues"
-    return (
-        (
-            "Recipe",
-            f"{recipe.path.name if recipe.path else 'defaults'}, digest {digest(recipe.deciding())[:12]}",
-        ),
-        ("Base", started),
-        ("Seed", str(recipe.seed)),
+def _name(own: OwnRecipe, run_dir: Path) -> str:
+    return visible(own.told.get("name") or run_dir.resolve().name, 200)
+
+
+def _facts(own: OwnRecipe, run: RunRecord) -> tuple[tuple[str, str], ...]:
+    facts = (
+        ("Recipe", own.about),
+        ("Base", _started_from(own.told)),
+        ("Seed", str(own.told.get("seed", ""))),
         ("Newest file", when(run.newest) or "none yet"),
     )
+    return tuple((name, visible(value, 300)) for name, value in facts if value)
 
 
-def _lead(recipe: Recipe, results: tuple[RoundResult, ...], sentences: list[str]) -> str:
+def _started_from(told: Mapping[str, Any]) -> str:
+    """What the rounds are trained from, "" where the recipe is not known."""
+    if model := told.get("pretrain.model"):
+        return f"{model}, from which every round continues"
+    if not {"base.architecture", "base.vision_tower", "base.llm"} <= told.keys():
+        return ""
+    started = f"{told['base.architecture']}: {told['base.vision_tower']} + {told['base.llm']}"
+    method = told.get("base.tiles.method", "none")
+    return started if method == "none" else f"{started}, up to {told.get('base.tiles.max')} tiles ({method})"
+
+
+def _lead(own: OwnRecipe, results: tuple[RoundResult, ...], sentences: list[str]) -> str:
     num_done = sum(bool(result.tasks) for result in results if result.is_round and result.group != "round 0")
     if not any(result.tasks for result in results):
         return "Nothing has been evaluated in this run folder yet."
-    plural = "round" if recipe.rounds == 1 else "rounds"
-    lead = f"{num_done} of {recipe.rounds} self-augmentation {plural} evaluated"
+    # A run may have gone on with more rounds than its recipe names.
+    planned = max(own.told["rounds"], num_done) if "rounds" in own.told else None
+    plural = "round" if (num_done if planned is None else planned) == 1 else "rounds"
+    lead = f"{num_done}{'' if planned is None else f' of {planned}'} self-augmentation {plural} evaluated"
     if any(result.group == "final" and result.tasks for result in results):
         lead += ", and the model retrained with its specialists' answers"
     return f"{lead}. {sentences[0]}"

@@ -1,6 +1,7 @@
 """What changed from round to round: paired differences on the same evaluation samples."""
 
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,16 @@ from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.tables import Row, Table, columns
 from vila2cli.report.wording import signed
 from vila2cli.score import SCORERS
-from vila2cli.score.stats import FEW_IMAGES, Bootstrap, Estimate, Interval, Support, difference_of, mean_of
+from vila2cli.score.stats import (
+    FEW_IMAGES,
+    TOO_FEW,
+    Bootstrap,
+    Difference,
+    Estimate,
+    Support,
+    difference_of,
+    mean_of,
+)
 from vila2cli.settings.recipe import Recipe
 
 MAIN_MEASURES = (PRECISION, RECALL, QA_MEAN)
@@ -28,8 +38,8 @@ _NOTE = (
     "In points of a percent for shares. Paired bootstrap over the evaluation images: both models answered "
     f"the same questions; shares of fewer than {FEW_IMAGES} images have the cautious interval that eval "
     "gives them. An interval that leaves out zero is coloured; the samples cannot say which is better for "
-    "the grey ones. At 95% one in twenty differences looks clear by chance, and a repeat of the "
-    "training is not covered."
+    f"the grey ones, and fewer than {TOO_FEW} never can. At 95% one in twenty differences looks clear "
+    "by chance, and a repeat of the training is not covered."
 )
 
 
@@ -47,6 +57,11 @@ class RoundComparison:
         return {
             MEASURE_NAMES.get(name, name): self.changes[name] for name in MAIN_MEASURES if name in self.changes
         }
+
+    @property
+    def told(self) -> dict[str, Figure]:
+        """Those of enough samples to tell something."""
+        return {name: change for name, change in self.main.items() if change.verdict != "few"}
 
 
 def bootstrap_of(recipe: Recipe) -> Bootstrap:
@@ -92,30 +107,37 @@ def compare_two(
     asked = [{task.name for task in result.qa_tasks if _is_share(task)} for result in (before, after)]
     if asked[0] and asked[0] == asked[1] <= pairs.keys():
         pairs[QA_MEAN] = _mean_pair([pairs[name] for name in after.tasks if name in asked[1]])
-    changes = {
-        name: Figure(pair.interval.value, pair.interval.low, pair.interval.high) for name, pair in pairs.items()
-    }
-    return RoundComparison(before.group, after.group, changes)
+    return RoundComparison(before.group, after.group, {name: pair.figure for name, pair in pairs.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A measure of two rounds, on the samples that both answered, and the interval of after minus before."""
+    """A measure of two rounds, on the samples that both answered, with their images, and after minus before.
+
+    `num_samples` it is of, or each task of a mean.
+    """
 
     before: Estimate
     after: Estimate
-    num_samples: int
     images: frozenset[str]
-    interval: Interval
+    change: Difference
+    num_samples: int
+
+    @property
+    def figure(self) -> Figure:
+        """The difference as the page shows it."""
+        interval = self.change.interval
+        return Figure(interval.value, interval.low, interval.high, self.num_samples)
 
 
 def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
     """The unweighted mean of tasks, on all of their images."""
     before, after = mean_of([pair.before for pair in pairs]), mean_of([pair.after for pair in pairs])
-    num_samples = sum(pair.num_samples for pair in pairs)
     images = frozenset().union(*(pair.images for pair in pairs))
-    of = Support(num_samples, len(images))
-    return _Pair(before, after, num_samples, images, difference_of(before, after, top=1.0, of=of).interval)
+    of = Support.of_mean([pair.change.of for pair in pairs], len(images))
+    # A mean is as sure as if all tasks had the harmonic mean of their sizes.
+    num_samples = int(statistics.harmonic_mean([max(1, pair.num_samples) for pair in pairs]))
+    return _Pair(before, after, images, difference_of(before, after, top=1.0, of=of), num_samples)
 
 
 def _is_share(task: TaskResult) -> bool:
@@ -140,8 +162,11 @@ def _pair_task(
         return {}
     images = frozenset(shared.groups(scorer))
     return {
-        metric: _Pair(before[metric], after[metric], len(shared.ids), images, differences[metric].interval)
-        for metric in before
+        # Questions about one picture are no samples of their own.
+        metric: _Pair(
+            before[metric], after[metric], images, change, min(change.of.num_samples, change.of.num_images)
+        )
+        for metric, change in differences.items()
     }
 
 

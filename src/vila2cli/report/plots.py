@@ -15,6 +15,8 @@ from vila2cli.text.html import harmless
 
 WIDTH, HEIGHT = 356, 236
 LEFT, TOP, BOTTOM = 38, 22, 42
+LETTER = 6
+"""Width of a letter of an axis label in pixels, at most."""
 NUM_COLOURS = 6
 MAX_VALUED = 7
 """Points that carry their value in print; more of them would overlap."""
@@ -123,15 +125,35 @@ def _axes(frame: _Frame, labels: Sequence[str], num_joined: int, x_name: str, y_
         parts.append(tag("line", x1=LEFT, x2=end, y1=y, y2=y, class_="grid"))
         parts.append(tag("text", compact(tick), x=LEFT - 8, y=y + 4, class_="tick end"))
     parts.append(tag("line", x1=LEFT, x2=end, y1=bottom, y2=bottom, class_="axis"))
+    shown = _shown_labels(frame, labels, num_joined)
     for position, label in enumerate(labels):
         x = frame.x(position)
         parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
-        parts.append(tag("text", label, x=x, y=bottom + 18, class_="tick mid"))
+        if position in shown:
+            parts.append(tag("text", label, x=x, y=bottom + 18, class_="tick mid"))
     if 0 < num_joined < len(labels):
         x = (frame.x(num_joined - 1) + frame.x(num_joined)) / 2
         parts.append(tag("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="cut"))
     parts.append(tag("text", x_name, x=(LEFT + end) / 2, y=HEIGHT - 6, class_="axis-name mid"))
     return Markup("").join(parts)
+
+
+def _shown_labels(frame: _Frame, labels: Sequence[str], num_joined: int) -> set[int]:
+    """The positions whose labels have room: every n-th of the rounds, and those that are set off."""
+    halves = [(LETTER * len(label) + 4) / 2 for label in labels]
+    detached = set(range(num_joined, len(labels)))
+    edges = [frame.x(position) - halves[position] for position in detached]
+    last = min(edges, default=math.inf)
+    spacing = frame.x(1) - frame.x(0) if len(labels) > 1 else math.inf
+    step = max(1, math.ceil(2 * max(halves[1:num_joined], default=0) / spacing))
+    # The first may be a word.
+    first = frame.x(0) + halves[0] if labels else 0.0
+    room = {
+        position
+        for position in range(step, num_joined, step)
+        if frame.x(position) - halves[position] >= first and frame.x(position) + halves[position] <= last
+    }
+    return {0, *room, *detached}
 
 
 def _draw_series(

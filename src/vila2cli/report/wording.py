@@ -1,5 +1,6 @@
 """Numbers and untrusted text as they stand on the page."""
 
+import math
 from collections.abc import Sequence
 
 from vila2cli.text.printable import printable, shortened
@@ -57,7 +58,10 @@ def duration(seconds: float) -> str:
 
 
 def dollars(value: float) -> str:
-    return f"${value:,.2f}" if value >= 0.1 else f"${value:.2g}"
+    """An amount with cents, or with two significant digits where it is less."""
+    if value >= 0.1 or value <= 0:
+        return f"${value:,.2f}"
+    return f"${value:.{1 - math.floor(math.log10(value))}f}".rstrip("0")
 
 
 def join_words(parts: Sequence[str], last: str = "and") -> str:

@@ -93,13 +93,18 @@ class Cost:
             pictures_waited=share * self.pictures_waited,
         )
 
+    @property
+    def is_like_paper(self) -> bool:
+        """Whether its dollars are the rent of GPUs, as the paper's are, and not of cores or tokens."""
+        return self.dollars > 0 and self.spent is None and self.device == "GPU-hours"
+
     def line(self) -> str:
-        """One line for the terminal: speed, and hours and dollars per 1,000 images beside the paper's."""
+        """One line for the terminal: speed, hours and dollars per 1,000 images, and the paper's if alike."""
         text = f"{three_digits(self.images_per_s)} images/s, {self.tokens_per_s:,.0f} tokens/s; "
         text += f"{three_digits(self.hours_per_1k)} {self.device}"
         if self.dollars:
             text += f" and ${three_digits(self.dollars_per_1k)}"
-        return f"{text} per 1,000 images ({BESIDE_PAPER})"
+        return f"{text} per 1,000 images" + (f" ({BESIDE_PAPER})" if self.is_like_paper else "")
 
 
 def cost_of(settings: CostSettings, figures: Mapping[str, float]) -> Cost:

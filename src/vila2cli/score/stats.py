@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Bootstrap(TypedDict):
 CONFIDENCE = 0.95
 FEW_IMAGES = 100
 """Below this many images percentiles are too close together for shares near 0 or 1."""
+TOO_FEW = 20
+"""Below this many samples no difference is called one, whatever its interval."""
 _Z = 1.959963984540054
 _ROUNDING = 1e-12
 _OF_NOTHING: ContextVar[float] = ContextVar("quotient where there is nothing to divide by", default=0.0)
@@ -94,6 +96,22 @@ class Support:
     num_samples: int
     num_images: int
 
+    @classmethod
+    def of_mean(cls, tasks: Sequence["Support"], num_images: int) -> Self:
+        """Of an unweighted mean of tasks, which have `num_images` together: as many as it is as sure as.
+
+        The variance of the mean is that of the tasks by the square of their number, so a task of 3 samples
+        beside one of 1,000 leaves it no surer than 12 samples would. Of tasks of one size it is all of them.
+        """
+
+        def together(sizes: Sequence[int]) -> int:
+            return math.floor(len(sizes) ** 2 / sum(1 / max(size, 1) for size in sizes) + 1e-9)
+
+        return cls(
+            together([task.num_samples for task in tasks]),
+            min(num_images, together([task.num_images for task in tasks])),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -102,6 +120,7 @@ class Difference:
     interval: Interval
     centre: float
     error: float
+    of: Support
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -210,9 +229,9 @@ def difference_of(first: Estimate, second: Estimate, *, top: float, of: Support)
     if all(share.is_share for share in shares) and shares and (of.num_images < FEW_IMAGES or change.is_even):
         share = share_difference(*shares, num_samples=of.num_samples, num_images=of.num_images)
         interval = Interval(change.value, share.interval.low * top, share.interval.high * top)
-        return Difference(interval, share.centre * top, share.error * top)
+        return Difference(interval, share.centre * top, share.error * top, of)
     error = float(np.std(change.replicates_B, ddof=1)) if len(change.replicates_B) > 1 else math.nan
-    return Difference(change.interval(), change.value, error)
+    return Difference(change.interval(), change.value, error, of)
 
 
 def share_interval(share: Estimate, most: float, if_even: float) -> Interval:
@@ -234,7 +253,7 @@ def share_difference(first: Estimate, second: Estimate, *, num_samples: int, num
     centre = change.value * num / (num + 2)
     error = math.sqrt(num**2 * float(np.var(change.replicates_B)) + 2) / (num + 2)
     interval = Interval(change.value, max(-1.0, centre - _Z * error), min(1.0, centre + _Z * error))
-    return Difference(interval, centre, error)
+    return Difference(interval, centre, error, Support(num_samples, num_images))
 
 
 def _num_trials(share: Estimate, most: float, if_even: float) -> float:

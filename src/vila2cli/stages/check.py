@@ -251,7 +251,11 @@ def _processor(base: BaseSettings) -> str:
     from vila2cli.model.build import check_processor
 
     check_processor(base)
-    return f"{base.pixels.min:,} to {base.pixels.max:,} pixels a picture"
+    config = read_json(find_offline(base.vision_tower) / "config.json")
+    vision = config.get("vision_config") or config
+    side = int(vision.get("patch_size") or 14) * int(vision.get("spatial_merge_size") or 2)
+    most = f"about {base.pixels.max // side**2:,} tokens at most"
+    return f"{base.pixels.min:,} to {base.pixels.max:,} pixels a picture, {most}"
 
 
 def _llm_text(folder: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import refuse_foreign, write_atomically
-from vila2cli.image import decode_image, jpeg_url, to_jpeg
+from vila2cli.image import decode_image, jpeg_url, shrink, to_jpeg
 from vila2cli.judging.imageinwords import read_imageinwords
 from vila2cli.judging.matching import bring_together, judged_pairs, majority
 from vila2cli.judging.pairing import Draw, draw_samples
@@ -31,6 +31,8 @@ PAGE_FILE = "judge.html"
 IMAGES = "images"
 MAX_SIDE = 1024
 """Pixels of the longer side of an image on the page."""
+MIN_ACROSS = 256
+"""Pixels of the shorter side of a strip, which is longer for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +180,7 @@ def _captioned(draw: Draw, jpegs: dict[str, bytes], left_out: dict[str, int]) ->
             except DataError:
                 leave_out("image")
                 continue
-            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            shrink(image, MAX_SIDE, MIN_ACROSS)
             jpegs[f"{shard.name}/{sample.key}"] = to_jpeg(image, quality=88)
             yield Captioned(shard.name, sample.key, sample.image_sha256, captions)
 

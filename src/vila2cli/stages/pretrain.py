@@ -89,13 +89,13 @@ def _continued(
     recipe: Recipe, run: RunFolder, *, in_run: bool, is_later_round: bool, round: int | None
 ) -> dict[str, Any]:
     """What is recorded of the model; raises RecipeError for a round that would start from another one."""
-    from vila2cli.model.checkpoint import resolve_model, weights_sha256
+    from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
     from vila2cli.model.scratch import refuse_own
 
     folder = resolve_model(recipe.pretrain.model)
     if in_run:
         refuse_own(folder, run, is_later_round=is_later_round)
-    parent = {"path": recipe.pretrain.model, "sha256": weights_sha256(folder)}
+    parent = {"path": model_name(recipe.pretrain.model), "sha256": weights_sha256(folder)}
     return {"parent": parent, "dtype": recipe.base.dtype}
 
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from vila2cli.errors import DataError, RecipeError
+from vila2cli.errors import RecipeError
 from vila2cli.files import refuse_foreign
 from vila2cli.report import build_page, render_page
 from vila2cli.report.cards import CARD_FILE, card, find_cards
+from vila2cli.report.listing import check_is_run
 from vila2cli.run.folder import RunFolder, write_text
 from vila2cli.settings.recipe import Recipe
 
@@ -13,13 +14,14 @@ PAGE_MARK = 'name="generator" content="vila2cli'
 CARD_MARKS = ("- vila2\n", "`vila2 ")
 
 
-def report(recipe: Recipe, *, run_dir: Path, out: Path | None = None) -> Path:
+def report(recipe: Recipe | None = None, *, run_dir: Path, out: Path | None = None) -> Path:
     """Write the report of a run folder to `out` (default `run_dir/report.html`) and return where it is.
 
-    Stages that have not run are stated as such. Raises DataError when there is no run folder.
+    The page tells of the run's own recipe, which its stages stored; `recipe` says prices, and stands in for
+    it where none is stored. Stages that have not run are stated as such. Raises DataError, and writes
+    nothing, where there is no run.
     """
-    if not run_dir.is_dir():
-        raise DataError(f"there is no run folder {run_dir}; run a stage first, or name it with --set name=...")
+    check_is_run(run_dir)
     path = out or RunFolder(run_dir).report
     refuse_foreign(path, PAGE_MARK)
     write_text(path, render_page(build_page(recipe, run_dir)))

@@ -12,7 +12,7 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.errors import DataWarning, RecipeError
 from vila2cli.files import aside, read_json
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, lock, store_recipe, write_json
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import Task, find_tasks
@@ -111,6 +111,7 @@ def soup(
             settings=settings.deciding(),
             seed=recipe.seed,
         )
+        store_recipe(partial, recipe)
         write_json(partial / "vila2.json", summary.to_json())
     return summary
 

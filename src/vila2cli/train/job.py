@@ -25,7 +25,7 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, lock, store_recipe, write_json
 from vila2cli.run.progress import Progress
 from vila2cli.run.results import REST, StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
@@ -188,6 +188,7 @@ def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: TrainS
     if job.rejects:
         lines = [to_json_bytes(reject.to_json()) + b"\n" for reject in job.rejects]
         (job.partial / REJECTS_FILE).write_bytes(b"".join(lines))
+    store_recipe(job.partial, job.recipe)
     write_json(job.partial / LINEAGE_FILE, summary.to_json())
     shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
 

@@ -37,7 +37,7 @@ def test_an_estimate_counts_and_writes_nothing(data: Path, model: Path, tmp_path
     assert found.tried.seconds > 0
     assert found.tried.dollars_per_hour == 2
     lines = "\n".join(found.lines())
-    assert "VILA^2: $0.12" in lines
+    assert "VILA^2" not in lines, "the price of cores is not that of the paper's GPUs"
     assert f"about {found.num_samples} samples in 5 shards" in lines
 
 

@@ -71,10 +71,12 @@ function show() {
   $("undo").disabled = state.log.length === 0;
   if (shown !== null) {
     $("image").src = shown.image;
-    for (const side of ["left", "right"]) {
+    for (const side of sides) {
       $(side).querySelector("p").textContent = shown[side];
-      $(side).scrollTop = 0;
+      text(side).scrollTop = 0;
+      tellMore(side);
     }
+    scrollTo(0, 0);
   } else if (!open) {
     $("name").focus();
   } else {
@@ -126,13 +128,28 @@ function zoom() {
   const dialog = $("zoom");
   if (dialog.open) return dialog.close();
   if (shown === null) return;
+  const picture = $("image"), wide = picture.naturalWidth / Math.max(1, picture.naturalHeight);
+  dialog.firstElementChild.classList.toggle("strip", wide > 3 || wide < 1 / 3);
   dialog.firstElementChild.src = shown.image;
   dialog.showModal();
 }
 
+const sides = ["left", "right"];
+const text = (side) => $(side).querySelector(".text");
+
+// Whether a caption goes on below what is seen of it.
+function tellMore(side) {
+  const box = text(side);
+  const isLong = box.scrollHeight - box.clientHeight > 1;
+  const button = $(side).querySelector(".more");
+  button.hidden = box.scrollHeight - box.clientHeight - box.scrollTop <= 1;
+  if (isLong) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
+}
+
 // Both captions go on together, and back to the top from the end.
 function readOn() {
-  const captions = ["left", "right"].map($);
+  const captions = sides.map(text);
   const left = Math.max(...captions.map((one) => one.scrollHeight - one.clientHeight - one.scrollTop));
   for (const one of captions) one.scrollTop = left > 1 ? one.scrollTop + 0.8 * one.clientHeight : 0;
 }
@@ -176,6 +193,13 @@ $("other").addEventListener("click", () => {
   save();
   show();
 });
+
+const sizes = new ResizeObserver(() => sides.forEach(tellMore));
+for (const side of sides) {
+  sizes.observe(text(side));
+  text(side).addEventListener("scroll", () => tellMore(side));
+}
+history.scrollRestoration = "manual"; // a page that comes back shows its pair from the top
 
 load();
 show();

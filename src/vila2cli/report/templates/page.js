@@ -8,6 +8,29 @@ theme.hidden = false;
 theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; nameTheme(); });
 nameTheme();
 
+// A box that scrolls can be reached with the keyboard, and shows on which sides it goes on.
+const boxes = document.querySelectorAll(".scroll, .strip, .columns, .caption p:not(.meta), pre");
+const look = (box) => {
+  const wide = box.scrollWidth - box.clientWidth, high = box.scrollHeight - box.clientHeight;
+  box.classList.toggle("goes-right", wide - box.scrollLeft > 1);
+  box.classList.toggle("goes-below", high - box.scrollTop > 1);
+  if (wide > 1 || high > 1) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
+  const hint = box.nextElementSibling;
+  if (hint && hint.classList.contains("hint")) hint.hidden = wide <= 1;
+};
+const sizes = new ResizeObserver((entries) => { for (const entry of entries) look(entry.target); });
+for (const box of boxes) { look(box); sizes.observe(box); }
+document.addEventListener("scroll", (event) => { if (event.target !== document) look(event.target); }, true);
+
+// What a link leads to is open.
+const arrive = () => {
+  const there = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (there) for (const folded of there.querySelectorAll(":scope > details")) folded.open = true;
+};
+addEventListener("hashchange", arrive);
+arrive();
+
 const cards = document.getElementById("cards");
 if (cards) {
   document.getElementById("controls").hidden = false;
@@ -93,6 +116,7 @@ if (listed) {
       });
       body.append(line);
     }
+    look(body.closest(".scroll"));
     const last = Math.min(first + PAGE, found.length);
     shown.textContent = found.length ? `${first + 1} to ${last} of ${found.length}` : "none found";
     back.disabled = first === 0;
