@@ -82,9 +82,8 @@ def context_on(config: Any, settings: EngineSettings, plan: Placed | None, image
     if plan is not None:
         return min(own, max(plan.context, _MIN_CONTEXT))
     room = _MOST_CPU_CACHE // cache_bytes_per_token(config, itemsize=4)
-    num_images = max(
-        1, settings.max_images, settings.planned_context // 1024 - 7
-    )  # as `context_for` plans for them
+    several = settings.planned_context // 1024  # `context_for` plans for as many, from nine on
+    num_images = max(settings.max_images, several if several > 8 else 1)
     planned = max(settings.planned_context, num_images * image_tokens + _MIN_CONTEXT)
     return min(own, max(planned, room - 128))
 
