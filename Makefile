@@ -31,7 +31,7 @@ RULES := runs/rules-$(word 1,$(shell printf %s $(call quoted,$(RECIPE) $(SET) $(
 
 LAUNCH ?=
 
-.PHONY: help setup lock test lint types report bench bench-smoke clean FORCE
+.PHONY: help setup lock test lint types docs wheel report bench bench-smoke clean FORCE
 
 help: ## list the targets
 	@grep -hE '^(# )?[a-z%0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^(# )?([^:]+):.*## (.*)/  \2\t\3/' | expand -t 16
@@ -62,6 +62,14 @@ lint: setup ## ruff and the import rules
 
 types: setup ## mypy --strict
 	$(VENV)/bin/mypy
+
+docs: setup ## build the guide into build/docs, every warning an error
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)) --requirement .ci/docs.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet --clean
+	@echo "the guide is in build/docs/index.html"
+
+wheel: setup ## build the wheel, and try it in an empty folder on every Python there is
+	.ci/wheel $(VENV)
 
 # round%: ## rounds 0 to N, as in make round3: recaption, pretrain, sft, eval, judge
 # specialists: ## specialists from the last round, their answers, and the final model trained with them
@@ -110,6 +118,10 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/eval_overhead.py --out benchmarks/results/eval_overhead.json
 	$(VENV)/bin/python benchmarks/train.py
 	$(VENV)/bin/python benchmarks/findings_vila.py
+	$(VILA2) sft --recipe recipes/world.toml --model $(BENCH)/runs/world/round3/pretrain --out $(BENCH)/reader \
+		--shards $(BENCH)/data/specialist-ocr/*.tar $(BENCH)/data/sft/*.tar \
+		--set data.text=[] --set sft.part_learning_rates.vision_tower=5e-4
+	$(VENV)/bin/python benchmarks/tiles.py --start $(BENCH)/reader
 
 bench-smoke: setup ## every benchmark in its form of seconds, to see that none is broken (minutes)
 	$(VENV)/bin/python benchmarks/smoke.py

@@ -1,4 +1,4 @@
-"""Write the tables of the README from the figures in benchmarks/results.
+"""Write the tables of the guide and the README from the figures in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -12,6 +12,7 @@ from repeats import t_interval
 from running import REPO, RESULTS, read_json
 
 README = REPO / "README.md"
+RESULTS_PAGE = REPO / "docs" / "results.md"
 NAMES = {
     "more-epochs": "control: round 0's captions, as many training tokens as round 1",
     "recaption-only": "control: round 1's captions, original dropped",
@@ -19,6 +20,7 @@ NAMES = {
 }
 
 
+COLUMNS = "caption precision | caption recall | QA mean | spatial | grounding IoU@0.5 | OCR |"
 SKILLS = {"spatial": "accuracy", "grounding": "iou_at_50", "ocr": "accuracy"}
 """Each specialist's own skill and the metric it is held to."""
 CAPTION = ("precision", "recall")
@@ -39,6 +41,9 @@ PASSES = {
     "separate-merged": "three of merged checkpoints",
 }
 """The rows of lora.py."""
+
+TILES = {"none": "one square", "dynamic": "`dynamic`, at most 2 x 2 tiles", "catty": "`catty`, at most 8 tiles"}
+"""The arms of tiles.py."""
 
 ARMS = {
     "trainer": "transformers' Trainer, padded batches",
@@ -84,18 +89,27 @@ def difference_rows(seeds: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def means(seeds: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """A row for each model: its means over seeds."""
+    lines = [f"| model | caption words | {COLUMNS}", "|---|---|---|---|---|---|---|---|"]
+    return lines + [row(name, [seed["metrics"][name] for seed in seeds]) for name in names]
+
+
+def headline(results: dict[str, Any]) -> str:
+    """The rounds and the final model in five rows."""
+    return "\n".join(means(results["seeds"], [*(f"round{number}" for number in range(4)), "final"]))
+
+
 def tables(results: dict[str, Any]) -> str:
     """Both tables as Markdown: the models' means over seeds, and every seed's paired differences."""
     seeds = results["seeds"]
     names = list(seeds[0]["metrics"])
     assert all(list(seed["metrics"]) == names for seed in seeds)
-    columns = "caption precision | caption recall | QA mean | spatial | grounding IoU@0.5 | OCR |"
     count = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]['seed']}"
     lines = [f"Means over {count}, on held-out scenes:" if len(seeds) > 1 else f"{count}, on held-out scenes:"]
-    lines += ["", f"| model | caption words | {columns}", "|---|---|---|---|---|---|---|---|"]
-    lines += [row(name, [seed["metrics"][name] for seed in seeds]) for name in names]
+    lines += ["", *means(seeds, names)]
     lines += ["", "Paired differences in points, with 95% bootstrap intervals over images:", ""]
-    lines += [f"| difference | seed | {columns}", "|---|---|---|---|---|---|---|---|"]
+    lines += [f"| difference | seed | {COLUMNS}", "|---|---|---|---|---|---|---|---|"]
     return "\n".join(lines + difference_rows(seeds))
 
 
@@ -213,6 +227,40 @@ def findings(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+OBJECTS = ("colour", "shape", "existence")
+"""The questions about small objects."""
+
+
+def tiles(results: dict[str, Any]) -> str:
+    """What tiles.py measured as Markdown."""
+    seeds = results["seeds"]
+    lines = [
+        "| fine print seen as | tokens a picture | passes | training | answering | words | small objects |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, what in TILES.items():
+        arms = [seed["arms"][name] for seed in seeds]
+        tasks = [arm["metrics"]["tasks"] for arm in arms]
+        words = mean(one["fine-print-ocr"]["metrics"]["accuracy"]["value"] for one in tasks)
+        objects = mean(
+            one[f"fine-print-{task}"]["metrics"]["accuracy"]["value"] for one in tasks for task in OBJECTS
+        )
+        cells = [f"{mean(seed['tokens'][name]['picture'] for seed in seeds):.0f}"]
+        cells.append(f"{mean(arm['epochs'] for arm in arms):.1f}")
+        cells += [f"{mean(arm['seconds'][kind] for arm in arms):.0f} s" for kind in ("training", "answering")]
+        lines.append(f"| {what} | {' | '.join([*cells, f'{words:.1%}', f'{objects:.1%}'])} |")
+    for name in ("dynamic - none", "catty - dynamic"):
+        found = results["differences"][name]
+        lines.append(f"| {spaced(name)} | | | | | {interval(found['ocr'])} | {interval(found['objects'])} |")
+    tokens = mean(arm["training_tokens"] for seed in seeds for arm in seed["arms"].values())
+    count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    lines += [
+        "",
+        f"Means over {count}, {tokens / 1e6:.2f} million training tokens each; differences in points with",
+    ]
+    return "\n".join([*lines, "95% bootstrap intervals over pages, paired on the same questions."])
+
+
 def over_seeds(found: list[dict[str, float]]) -> str:
     """The mean of differences in points, with its interval by Student's t where there are several."""
     values = [one["difference"] for one in found]
@@ -222,31 +270,35 @@ def over_seeds(found: list[dict[str, float]]) -> str:
     return interval({"difference": spread.value, "low": spread.low, "high": spread.high})
 
 
-def put(readme: str, section: str, text: str) -> str:
-    """The README with a text between the marks of a section."""
+def put(page: str, section: str, text: str) -> str:
+    """A page with a text between the marks of a section."""
     pattern = rf"(<!-- {section}: [^>]*-->\n).*?(<!-- /{section} -->)"
-    new, found = re.subn(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", readme, flags=re.DOTALL)
-    assert found == 1, f"README has no section {section}"
+    new, found = re.subn(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.DOTALL)
+    assert found == 1, f"there is no section {section}"
     return new
+
+
+SECTIONS = (
+    (README, "headline", "rounds", headline),
+    (RESULTS_PAGE, "results", "rounds", tables),
+    (RESULTS_PAGE, "speed", "recaption-small", speed),
+    (RESULTS_PAGE, "filter", "filter", filtering),
+    (RESULTS_PAGE, "training", "train", training),
+    (RESULTS_PAGE, "specialists", "specialists", specialists),
+    (RESULTS_PAGE, "lora", "lora", lora),
+    (RESULTS_PAGE, "findings", "findings_vila", findings),
+    (RESULTS_PAGE, "tiles", "tiles", tiles),
+)
 
 
 if __name__ == "__main__":
     parser = running.parser_of(__doc__)
     parser.add_argument(running.FLAG, action="store_true", help="make the tables and write nothing")
     options = parser.parse_args()
-    readme = README.read_text()
-    sections = (
-        ("results", "rounds", tables),
-        ("speed", "recaption-small", speed),
-        ("filter", "filter", filtering),
-        ("training", "train", training),
-        ("specialists", "specialists", specialists),
-        ("lora", "lora", lora),
-        ("findings", "findings_vila", findings),
-    )
-    for section, file, make in sections:
-        if not (RESULTS / f"{file}.json").exists():
-            continue
-        readme = put(readme, section, make(read_json(RESULTS / f"{file}.json")))
+    pages = {page: page.read_text() for page, *_ in SECTIONS}
+    for page, section, file, make in SECTIONS:
+        if (RESULTS / f"{file}.json").exists():
+            pages[page] = put(pages[page], section, make(read_json(RESULTS / f"{file}.json")))
     if not options.quick:
-        README.write_text(readme)
+        for page, text in pages.items():
+            page.write_text(text)

@@ -22,7 +22,7 @@ from vila2cli.image import decode_image
 from vila2cli.shards import TarWriter, dataset, open_layer, open_source
 from vila2cli.shards.sample import Annotation, Reject
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 ARCHIVES = Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[2] / "../shared/data")) / "wds"
 MEMBERS = {"jpg", "png", "txt", "json"}
 NUM_SHARDS, NUM_EACH = 3, 10
@@ -286,12 +286,12 @@ def test_real_archives(workers: int) -> None:
     assert num_read > 100
 
 
-# The README's loop
+# The loop of the guide
 
 
-def test_the_loop_of_the_readme(root: Path, tmp_path: Path) -> None:
+def test_the_loop_of_the_guide(root: Path, tmp_path: Path) -> None:
     """On two ranks, as torchrun starts them: every sample once an epoch, with the layer's caption."""
-    text = README.read_text().partition("## Your own trainer")[2]
+    text = PAGE.read_text().partition("## Your own trainer")[2]
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert code
     (tmp_path / "train.py").write_text(code[1])

@@ -91,7 +91,7 @@ def test_a_process_that_does_not_write_has_no_journal(tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
     there = [str(tracker) for tracker in get_available_trackers()]
     missing = next(name for name in ("swanlab", "comet_ml", "aim", "wandb") if name not in there)
-    with pytest.raises(RecipeError, match=f"trainer.log_with needs {missing}; pip install"):
+    with pytest.raises(RecipeError, match=f"trainer.log_with needs {missing}: pip install"):
         journal_in(tmp_path, TrainerSettings(log_with=missing))
 
 

@@ -53,7 +53,7 @@ class Shell(TyperGroup):
             raise Interrupted("stopped by SIGINT; run the same command again to go on") from None
 
 
-app = typer.Typer(cls=Shell, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(cls=Shell, no_args_is_help=True, rich_markup_mode=None)
 app.command("run")(run.run)
 app.command("recaption")(recaption.recaption)
 app.command("filter")(filtering.filter_command)

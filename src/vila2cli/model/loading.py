@@ -41,6 +41,10 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorErro
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
 
 
+_OF_MODELS = ("torchvision", "num2words", "sentencepiece")
+"""The packages of the extra `models`."""
+
+
 class LackingPackageError(ModelError):
     """A model that needs a package which is not installed."""
 
@@ -120,10 +124,16 @@ def load_processor(folder: Path) -> Any:
         if package := _lacking(error):
             raise LackingPackageError(
                 f"{folder}: the processor of {_family(folder)} needs {package}, which is not installed: "
-                f"pip install {package}"
-                + (f", in the release that fits torch {torch.__version__}" if package == "torchvision" else "")
+                f"pip install {_wanted(package)}"
             ) from error
         raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
+
+
+def _wanted(package: str) -> str:
+    """What to tell pip for a package; torchvision's releases fit one of torch each, which is to stay."""
+    if package == "torchvision":
+        return f"'vila2cli[models]' torch=={torch.__version__.partition('+')[0]}"
+    return "'vila2cli[models]'" if package in _OF_MODELS else package
 
 
 def _lacking(error: Exception) -> str | None:

@@ -121,7 +121,9 @@ def _start(
 ) -> None:
     there = [str(tracker) for tracker in get_available_trackers()]
     if missing := [tracker for tracker in names if tracker not in there]:
-        raise RecipeError(f"trainer.log_with needs {missing[0]}; pip install {missing[0].replace('_', '-')}")
+        raise RecipeError(
+            f"trainer.log_with needs {missing[0]}: pip install 'vila2cli[{missing[0].replace('_', '-')}]'"
+        )
     accelerator.project_configuration.set_directories(str(folder / TRACKERS_FOLDER))
     accelerator.log_with = list(names)
     plain = {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in config.items()}
