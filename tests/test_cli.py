@@ -360,3 +360,11 @@ def test_merging_by_an_unknown_caption_names_those_there_are(
     assert main(words) == 2
     assert "recaptoin: these shards have original" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_each_commands_line_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["shards"], ["eval"], ["judge"], ["world"], ["slurm"], ["recipe"]):
+        assert main([*words, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= 80 for line in lines)
+        assert not [line for line in lines[lines.index("Commands:") :] if line.endswith("...")]
