@@ -42,6 +42,9 @@ PASSES = {
 }
 """The rows of lora.py."""
 
+TILES = {"none": "one square", "dynamic": "`dynamic`, at most 2 x 2 tiles", "catty": "`catty`, at most 8 tiles"}
+"""The arms of tiles.py."""
+
 ARMS = {
     "trainer": "transformers' Trainer, padded batches",
     "padded": "padded, samples of like length together",
@@ -224,6 +227,40 @@ def findings(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+OBJECTS = ("colour", "shape", "existence")
+"""The questions about small objects."""
+
+
+def tiles(results: dict[str, Any]) -> str:
+    """What tiles.py measured as Markdown."""
+    seeds = results["seeds"]
+    lines = [
+        "| fine print seen as | tokens a picture | passes | training | answering | words | small objects |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, what in TILES.items():
+        arms = [seed["arms"][name] for seed in seeds]
+        tasks = [arm["metrics"]["tasks"] for arm in arms]
+        words = mean(one["fine-print-ocr"]["metrics"]["accuracy"]["value"] for one in tasks)
+        objects = mean(
+            one[f"fine-print-{task}"]["metrics"]["accuracy"]["value"] for one in tasks for task in OBJECTS
+        )
+        cells = [f"{mean(seed['tokens'][name]['picture'] for seed in seeds):.0f}"]
+        cells.append(f"{mean(arm['epochs'] for arm in arms):.1f}")
+        cells += [f"{mean(arm['seconds'][kind] for arm in arms):.0f} s" for kind in ("training", "answering")]
+        lines.append(f"| {what} | {' | '.join([*cells, f'{words:.1%}', f'{objects:.1%}'])} |")
+    for name in ("dynamic - none", "catty - dynamic"):
+        found = results["differences"][name]
+        lines.append(f"| {spaced(name)} | | | | | {interval(found['ocr'])} | {interval(found['objects'])} |")
+    tokens = mean(arm["training_tokens"] for seed in seeds for arm in seed["arms"].values())
+    count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    lines += [
+        "",
+        f"Means over {count}, {tokens / 1e6:.2f} million training tokens each; differences in points with",
+    ]
+    return "\n".join([*lines, "95% bootstrap intervals over pages, paired on the same questions."])
+
+
 def over_seeds(found: list[dict[str, float]]) -> str:
     """The mean of differences in points, with its interval by Student's t where there are several."""
     values = [one["difference"] for one in found]
@@ -250,6 +287,7 @@ SECTIONS = (
     (RESULTS_PAGE, "specialists", "specialists", specialists),
     (RESULTS_PAGE, "lora", "lora", lora),
     (RESULTS_PAGE, "findings", "findings_vila", findings),
+    (RESULTS_PAGE, "tiles", "tiles", tiles),
 )
 
 

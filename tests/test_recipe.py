@@ -244,6 +244,20 @@ def test_vila2_8b_has_the_papers_settings() -> None:
     assert (side // 2) ** 2 == 169
 
 
+def test_points_has_the_papers_settings() -> None:
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "points.toml")
+    tiles = recipe.base.tiles
+    assert (tiles.method, tiles.max, tiles.thumbnail, tiles.overlap) == ("catty", 8, True, "even")
+    assert recipe.base.image_size == 336
+    tokens = (336 // 14 // 2) ** 2
+    assert (tiles.max + 1) * (tokens + 3) < min(recipe.pretrain.main.max_length, recipe.sft.max_length) / 2
+    assert (recipe.filter.scores, recipe.filter.keep_share) == (("perplexity",), 0.2)
+    assert recipe.soup.method == "greedy"
+    assert {stage.learning_rate for stage in (recipe.pretrain.main, recipe.sft)} == {2e-5}
+    assert {stage.warmup_ratio for stage in (recipe.pretrain.main, recipe.sft)} == {0.03}
+    assert "vision_tower" not in recipe.pretrain.main.train + recipe.sft.train
+
+
 def test_resolved_lines_keep_odd_keys_and_strings(tmp_path: Path) -> None:
     path = write(tmp_path, '[prompts]\n"my own" = "a\\u007f\\"b\\\\"\n')
     recipe = load_recipe(path)

@@ -12,6 +12,8 @@ from vila2cli.run.results import summary_lines
 from vila2cli.run.stages import WORLD_DIR
 from vila2cli.settings.recipe import resolved, resolved_lines
 
+FINE_PRINT_DIR = Path("data/fine-print")
+
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
@@ -31,6 +33,28 @@ def world(
     """
     if context.invoked_subcommand is not None:
         return
+    _draw("world", out, recipe, sets, dry_run=dry_run)
+
+
+@app.command("fine-print")
+def fine_print(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the data.")] = FINE_PRINT_DIR,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Write the embedded data's fine print: wide and tall pages whose words are read in tiles alone.
+
+    As many pages for pretraining, SFT, the OCR specialist and each task as [world] has pictures.
+
+    \b
+    vila2 world fine-print --recipe fine-print
+    vila2 pretrain --recipe fine-print --round 0
+    """
+    _draw("world fine-print", out, recipe, sets, dry_run=dry_run)
+
+
+def _draw(command: str, out: Path, recipe: Path | None, sets: list[str] | None, *, dry_run: bool) -> None:
     settings = open_recipe(recipe, sets)
     if dry_run:
         lines = resolved_lines(settings, ("world",))
@@ -39,12 +63,13 @@ def world(
             [*lines, f"writes: {out}"],
         )
         return
-    say(f"world: writing {out}")
+    say(f"{command}: writing {out}")
+    from vila2cli.world.fine_print import write_fine_print
     from vila2cli.world.write import write_world
 
-    counts = write_world(settings, out)
-    say(f"world: done ({out})")
-    show({"stage": "world", "num_samples": counts}, [f"  {line}" for line in summary_lines(counts)])
+    counts = (write_world if command == "world" else write_fine_print)(settings, out)
+    say(f"{command}: done ({out})")
+    show({"stage": command, "num_samples": counts}, [f"  {line}" for line in summary_lines(counts)])
 
 
 @app.command("base")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vila2cli.image import to_jpeg
-from vila2cli.world.scenes import SIDE, Scene, SceneObject, Writing
+from vila2cli.world.scenes import Scene, SceneObject, Size, Writing
 
 SCALE = 4
 RGB = {
@@ -23,17 +23,17 @@ RGB = {
 }
 
 
-def draw_picture(scene: Scene, random: Random) -> Image.Image:
-    """The scene as an RGB picture of SIDE x SIDE pixels on a light background with noise."""
+def draw_picture(scene: Scene, random: Random, size: Size | None = None) -> Image.Image:
+    """The scene as an RGB picture of `size`, its own by default, on a light background with noise."""
     shade = random.randint(222, 252)
     background = tuple(min(255, max(0, shade + random.randint(-4, 4))) for _ in range(3))
-    canvas = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), background)
+    canvas = Image.new("RGB", (scene.size[0] * SCALE, scene.size[1] * SCALE), background)
     pen = ImageDraw.Draw(canvas)
     for thing in scene.objects:
         _draw_thing(pen, thing)
     if scene.writing:
         _draw_word(pen, scene.writing)
-    pixels = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.int16)
+    pixels = np.asarray(canvas.resize(size or scene.size, Image.Resampling.BOX), dtype=np.int16)
     noise = np.random.default_rng(random.getrandbits(32)).integers(-6, 7, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 

@@ -133,8 +133,8 @@ def article(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _about_one(question: str, attribute: str) -> Callable[[Scene, Random], Question]:
-    """Ask for an attribute of an object; the question's `{0.place}` and `{0.name}` are the object's."""
+def about_one(question: str, attribute: str) -> Callable[[Scene, Random], Question]:
+    """Ask for an attribute of an object; `{0.place}` in the question is the object's place."""
 
     def ask(scene: Scene, random: Random) -> Question:
         thing = random.choice(scene.objects)
@@ -171,11 +171,11 @@ def _located(thing: SceneObject) -> str:
 
 QUESTIONS: dict[str, Callable[[Scene, Random], Question]] = {
     "existence": ask_existence,
-    "colour": _about_one("What colour is the object at the {0.place}?", "colour"),
-    "shape": _about_one("What shape is the object at the {0.place}?", "shape"),
-    "size": _about_one("Is the {0.name} small or large?", "size"),
+    "colour": about_one("What colour is the object at the {0.place}?", "colour"),
+    "shape": about_one("What shape is the object at the {0.place}?", "shape"),
+    "size": about_one("Is the {0.name} small or large?", "size"),
     "count": ask_count,
-    "place": _about_one("Where is the {0.name}?", "place"),
+    "place": about_one("Where is the {0.name}?", "place"),
     "spatial": ask_spatial,
     "ocr": ask_ocr,
     "grounding": ask_box,

@@ -1,5 +1,6 @@
 """What is in a picture of the world: objects with size, colour, shape and place, and a written word."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -8,6 +9,7 @@ from vila2cli.text.prompts import stable_hash
 
 SIDE = 64
 """Side of a picture in pixels."""
+QUARTER = SIDE // 2
 SIZES = ("small", "large")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "cyan")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
@@ -29,6 +31,11 @@ BUCKETS = {
 """Percentiles of the scene hash that belong to each split: no scene can be in two of them."""
 
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+Box = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class SceneObject:
     """One drawn object in a quarter of the picture, near one of the quarter's corners; `box` in pixels."""
@@ -38,7 +45,7 @@ class SceneObject:
     shape: str
     place: str
     corner: str
-    box: tuple[int, int, int, int]
+    box: Box
 
     @property
     def name(self) -> str:
@@ -51,15 +58,19 @@ class Writing:
 
     word: str
     place: str
-    box: tuple[int, int, int, int]
+    box: Box
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Two or three objects in different quarters and, in half of the scenes, a word in another."""
+    """Two or three objects in different quarters and, in half of the scenes, a word in another.
+
+    `size` is the width and height in which the boxes are, which a page of fine print has otherwise.
+    """
 
     objects: tuple[SceneObject, ...]
     writing: Writing | None
+    size: Size = (SIDE, SIDE)
 
     @property
     def signature(self) -> str:
@@ -71,22 +82,35 @@ class Scene:
         """The ground truth as stored in a sample's metadata, boxes in the declared frame."""
         return {
             "objects": [
-                {"size": t.size, "colour": t.colour, "shape": t.shape, "place": t.place, "box": frame(t.box)}
+                {
+                    "size": t.size,
+                    "colour": t.colour,
+                    "shape": t.shape,
+                    "place": t.place,
+                    "box": frame(t.box, self.size),
+                }
                 for t in self.objects
             ],
-            "text": {"word": w.word, "place": w.place, "box": frame(w.box)} if (w := self.writing) else None,
+            "text": {"word": w.word, "place": w.place, "box": frame(w.box, self.size)}
+            if (w := self.writing)
+            else None,
         }
 
 
-def frame(box: tuple[int, int, int, int]) -> list[int]:
-    """A box in pixels as integers 0..999."""
-    return [round(value * 999 / SIDE) for value in box]
+def frame(box: Box, size: Size = (SIDE, SIDE)) -> list[int]:
+    """A box in pixels of a picture of a size as integers 0..999."""
+    return [round(value * 999 / side) for value, side in zip(box, (*size, *size), strict=True)]
 
 
 def draw_scene(random: Random, split: str, *, with_word: bool | None = None) -> Scene:
     """A random scene of a split; scenes of other splits are drawn again."""
+    return of_split(split, lambda: _any_scene(random, with_word))
+
+
+def of_split(split: str, draw: Callable[[], Scene]) -> Scene:
+    """The first scene drawn that belongs to a split."""
     while True:
-        scene = _any_scene(random, with_word)
+        scene = draw()
         if stable_hash("scene", scene.signature) % 100 in BUCKETS[split]:
             return scene
 
@@ -106,25 +130,33 @@ def _any_scene(random: Random, with_word: bool | None) -> Scene:
 
 
 def _thing(random: Random, size: str, colour: str, shape: str, place: str) -> SceneObject:
+    corner, box = put_object(random, size, origin(place))
+    return SceneObject(size, colour, shape, place, corner, box)
+
+
+def put_object(random: Random, size: str, start: tuple[int, int]) -> tuple[str, Box]:
+    """A corner of the quarter that starts at a pixel, and the box of an object near it."""
     side = random.randint(23, 25) if size == "large" else random.randint(12, 14)
     corner = random.choice(PLACES)
-    left, top = origin(place)
-    room = SIDE // 2 - 1 - side
+    room = QUARTER - 1 - side
     x, y = (
-        start + (random.randint(1, 3) if near else room - random.randint(0, 2))
-        for start, near in ((left, corner.endswith("left")), (top, corner.startswith("top")))
+        first + (random.randint(1, 3) if near else room - random.randint(0, 2))
+        for first, near in zip(start, (corner.endswith("left"), corner.startswith("top")), strict=True)
     )
-    return SceneObject(size, colour, shape, place, corner, (x, y, x + side, y + side))
+    return corner, (x, y, x + side, y + side)
 
 
 def _writing(random: Random, place: str) -> Writing:
+    return put_word(random, place, origin(place))
+
+
+def put_word(random: Random, place: str, start: tuple[int, int]) -> Writing:
+    """A random word in the quarter that starts at a pixel."""
     word = "".join(random.choice(LETTERS) for _ in range(3))
-    left, top = origin(place)
-    x, y = left + random.randint(1, 3), top + random.randint(3, 14)
+    x, y = start[0] + random.randint(1, 3), start[1] + random.randint(3, 14)
     return Writing(word, place, (x, y, x + 28, y + 13))
 
 
 def origin(place: str) -> tuple[int, int]:
     """The left and top pixel of a quarter."""
-    half = SIDE // 2
-    return (half if place.endswith("right") else 0), (half if place.startswith("bottom") else 0)
+    return (QUARTER if place.endswith("right") else 0), (QUARTER if place.startswith("bottom") else 0)

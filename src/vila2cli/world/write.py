@@ -27,9 +27,11 @@ from vila2cli.text.prompts import PROMPTS
 from vila2cli.world import sayings
 from vila2cli.world.base_data import reading_turns
 from vila2cli.world.draw import draw_picture, encode_jpeg
-from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, draw_scene
+from vila2cli.world.scenes import BOX_FRAME, VOCABULARY, Scene, Size, draw_scene
 
 Members = dict[str, bytes]
+Folders = Mapping[str, tuple[int, Callable[[Random], Members]]]
+"""Of each folder how many samples it has, and what makes one."""
 Made = Callable[[Callable[[str], Members], Iterable[str]], Iterable[Members]]
 """As `map`: the samples made of each seed, in order."""
 
@@ -65,20 +67,34 @@ def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
     holds a world of other settings.
     """
     world = recipe.world
-    plan = dict(_folders(world))
+    inputs = {"stage": "world", "settings": world.deciding()}
+    return write_folders(dict(_folders(world)), out, world, inputs, partial(_write_tasks, out))
+
+
+def _write_tasks(out: Path) -> None:
+    for split in ("dev", "eval"):
+        for task in TASKS:
+            write_text(out / split / task / "task.toml", task_toml(task, split))
+
+
+def write_folders(
+    plan: Folders, out: Path, world: WorldSettings, inputs: dict[str, Any], write_tasks: Callable[[], None]
+) -> dict[str, int]:
+    """Write the shards of a plan under `out`, what `write_tasks` writes, and the marker.
+
+    Raises RecipeError when the folder holds what was made of other `inputs`.
+    """
     if read_manifest(out) is None:
         _check_free(out, plan)
     total = sum(num for num, _ in plan.values())
     with interruptible() as stop, Progress("world", total=total, unit="samples") as progress:
-        claim(out, {"stage": "world", "settings": world.deciding()})
+        claim(out, inputs)
         with _on_all_cores(total) as made:
             for name, (num, make) in plan.items():
                 _write_folder(out / name, num, make, world, progress, stop, made)
-    for split in ("dev", "eval"):
-        for task in TASKS:
-            write_text(out / split / task / "task.toml", task_toml(task, split))
+    write_tasks()
     counts = {name: num for name, (num, _) in plan.items() if num}
-    write_json(out / "world.json", {"settings": world.deciding(), "num_samples": counts})
+    write_json(out / "world.json", {"settings": inputs["settings"], "num_samples": counts})
     return counts
 
 
@@ -156,10 +172,12 @@ def _stream(folder: Path) -> str:
     return folder.parent.name if folder.parent.name in ("dev", "eval") else folder.name
 
 
-def picture_members(scene: Scene, random: Random, meta: dict[str, Any], text: str | None = None) -> Members:
-    """One picture with its metadata (ground truth included) and alt-text."""
+def picture_members(
+    scene: Scene, random: Random, meta: dict[str, Any], text: str | None = None, size: Size | None = None
+) -> Members:
+    """One picture, of `size` or the scene's own, with its metadata (ground truth included) and alt-text."""
     meta = {**meta, "scene": scene.to_json(), "box_frame": BOX_FRAME}
-    members = {"jpg": encode_jpeg(draw_picture(scene, random)), "json": _json(meta)}
+    members = {"jpg": encode_jpeg(draw_picture(scene, random, size)), "json": _json(meta)}
     return members if text is None else {**members, "txt": text.encode()}
 
 
@@ -192,19 +210,19 @@ def instruction_sample(random: Random) -> Members:
         turns = sayings.interview(scene, random, skills[:2]) + sayings.comparison(scene, random, thin=0.4)
     else:
         turns = sayings.describe(scene, random) + sayings.interview(scene, random, skills)
-    return picture_members(scene, random, _messages(turns))
+    return picture_members(scene, random, messages(turns))
 
 
 def text_sample(random: Random) -> Members:
     """A text-only conversation."""
-    return {"json": _json(_messages(reading_turns(random)))}
+    return {"json": _json(messages(reading_turns(random)))}
 
 
 def specialist_sample(random: Random, name: str) -> Members:
     """A picture with a conversation of a specialist's skill."""
     scene = draw_scene(random, "specialist", with_word=random.random() < 0.85 if name == "ocr" else None)
     prompts = [prompt for prompt in PROMPTS if prompt.startswith(f"{name}-v")]
-    return picture_members(scene, random, _messages(sayings.specialist_turns(scene, name, prompts, random)))
+    return picture_members(scene, random, messages(sayings.specialist_turns(scene, name, prompts, random)))
 
 
 def task_sample(random: Random, task: str, split: str) -> Members:
@@ -218,11 +236,11 @@ def task_sample(random: Random, task: str, split: str) -> Members:
     return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
 
 
-def task_toml(task: str, split: str) -> str:
+def task_toml(task: str, split: str, name: str = "world") -> str:
     """The description that makes a folder of shards an evaluation task."""
     answer_type, scorer = TASKS[task]
     lines = [
-        f'name = "world-{task}"',
+        f'name = "{name}-{task}"',
         "version = 1",
         f'answer_type = "{answer_type}"',
         f'scorer = "{scorer}"',
@@ -233,7 +251,7 @@ def task_toml(task: str, split: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _messages(turns: list[Turn]) -> dict[str, Any]:
+def messages(turns: list[Turn]) -> dict[str, Any]:
     return {"messages": [turn.to_json() for turn in turns]}
 
 

@@ -1,0 +1,187 @@
+"""The fine print of the embedded world: wide and tall pages of small objects and one word.
+
+A page has from 128 to 512 pixels a side. Seen in tiles as large as the base tower's picture, what is on it has
+the size that the tower knows; seen as one such picture, a letter is two to four pixels wide.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from vila2cli.run.folder import write_text
+from vila2cli.settings import WorldSettings
+from vila2cli.settings.recipe import Recipe
+from vila2cli.shards.sample import Turn
+from vila2cli.text.prompts import PROMPTS
+from vila2cli.world import sayings
+from vila2cli.world.scenes import (
+    COLOURS,
+    PLACES,
+    QUARTER,
+    SHAPES,
+    Scene,
+    SceneObject,
+    Size,
+    draw_scene,
+    of_split,
+    put_object,
+    put_word,
+)
+from vila2cli.world.write import Members, messages, picture_members, task_toml, write_folders
+
+CELLS = ((4, 4), (5, 4), (6, 4), (7, 4), (8, 4), (5, 2), (6, 2), (7, 2))
+"""Columns and rows of a wide page, each as large as a quarter of the world's other pictures and with one thing
+at most, so that what is as large as in those lies as it does there."""
+LEAST, MOST = 128, 512
+"""Pixels a side."""
+MOST_CELL = 72
+"""Pixels a side of the largest cell."""
+
+CLIPPINGS = 0.8
+"""Share of clippings among the pictures for pretraining."""
+QUESTIONS: dict[str, Callable[[Scene, Random], sayings.Question]] = {
+    "ocr": sayings.ask_ocr,
+    "colour": sayings.about_one("What colour is the {0.shape}?", "colour"),
+    "shape": sayings.about_one("What shape is the {0.colour} object?", "shape"),
+    "existence": sayings.ask_existence,
+}
+"""No page has two objects of one colour or of one shape."""
+NUM_QUESTIONS = 3
+"""Questions in a conversation beside the one for the word."""
+_DECIDING = ("seed", "num_pretrain", "num_sft", "num_specialist", "num_dev", "num_eval", "samples_per_shard")
+
+
+def write_fine_print(recipe: Recipe, out: Path) -> dict[str, int]:
+    """Write pages for every stage under `out`, as many as `write_world` writes scenes; returns their numbers.
+
+    The same seed and sizes give the same bytes, and no page is in two splits. Raises RecipeError when the
+    folder holds what was made with other settings.
+    """
+    world = recipe.world
+    settings = {name: value for name, value in world.deciding().items() if name in _DECIDING}
+    inputs = {"stage": "world fine-print", "settings": settings}
+    return write_folders(dict(_folders(world)), out, world, inputs, partial(_write_tasks, out))
+
+
+def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[Random], Members]]]]:
+    yield "pretrain", (world.num_pretrain, _captioned)
+    yield "sft", (world.num_sft, _instructing)
+    yield "specialist-ocr", (world.num_specialist, _specialist)
+    for split, num in (("dev", world.num_dev), ("eval", world.num_eval)):
+        for task in QUESTIONS:
+            yield f"{split}/{task}", (num, partial(_asking, task=task, split=split))
+
+
+def _write_tasks(out: Path) -> None:
+    for split in ("dev", "eval"):
+        for task in QUESTIONS:
+            write_text(out / split / task / "task.toml", task_toml(task, split, "fine-print"))
+
+
+def draw_page(random: Random, split: str, *, with_word: bool = True) -> Scene:
+    """A random page of a split: three to five small objects and, `with_word`, a word."""
+    return of_split(split, lambda: _any_page(random, with_word))
+
+
+def _any_page(random: Random, with_word: bool) -> Scene:
+    cells = random.choice(CELLS)
+    columns, rows = cells if random.random() < 0.5 else cells[::-1]
+    size = (columns * QUARTER, rows * QUARTER)
+    num_objects = random.randint(3, 5)
+    looks = zip(random.sample(COLOURS, num_objects), random.sample(SHAPES, num_objects), strict=True)
+    taken = random.sample(range(columns * rows), num_objects + 1)
+    starts = [(cell % columns * QUARTER, cell // columns * QUARTER) for cell in sorted(taken[:-1])]
+    objects = []
+    for (colour, shape), start in zip(looks, starts, strict=True):
+        corner, box = put_object(random, "small", start)
+        objects.append(SceneObject("small", colour, shape, _place(start, size), corner, box))
+    last = (taken[-1] % columns * QUARTER, taken[-1] // columns * QUARTER)
+    return Scene(tuple(objects), put_word(random, _place(last, size), last) if with_word else None, size)
+
+
+def _place(start: tuple[int, int], size: Size) -> str:
+    """The quarter of the page that the middle of a cell is in."""
+    is_right, is_low = (2 * at + QUARTER >= side for at, side in zip(start, size, strict=True))
+    return PLACES[2 * is_low + is_right]
+
+
+def page_size(page: Scene, random: Random) -> Size:
+    """How many pixels a page is drawn with, as many a side for each of its cells."""
+    columns, rows = (side // QUARTER for side in page.size)
+    least = max(QUARTER, math.ceil(LEAST / min(columns, rows)))
+    cell = random.randint(least, min(MOST_CELL, MOST // max(columns, rows)))
+    return columns * cell, rows * cell
+
+
+def caption(page: Scene) -> str:
+    """What is on the page, every statement of it true."""
+    names = [sayings.article(thing.name) for thing in page.objects]
+    text = f"The image shows {', '.join(names[:-1])} and {names[-1]}."
+    return f'{text} The word "{page.writing.word}" is written.' if page.writing else text
+
+
+def _captioned(random: Random) -> Members:
+    """A clipping as large as the tower's picture with a conversation, or a page with a true caption.
+
+    From clippings a new projector learns what the tower says sooner than from pages, and with fewer tokens.
+    """
+    if random.random() < CLIPPINGS:
+        scene = draw_scene(random, "pretrain")
+        return picture_members(scene, random, messages(_noted(sayings.notes(scene, random))))
+    page = draw_page(random, "pretrain")
+    meta = {"url": f"fine-print:{page.signature}"}
+    return picture_members(page, random, meta, caption(page), page_size(page, random))
+
+
+def _instructing(random: Random) -> Members:
+    """A page with a conversation: notes of it, its word, and questions about its objects."""
+    page = draw_page(random, "sft")
+    skills = ["ocr", *random.choices(("colour", "shape", "existence"), (3, 3, 1), k=NUM_QUESTIONS)]
+    return _conversing(page, random, _noted(notes(page, random)) + _interview(page, random, skills))
+
+
+def notes(page: Scene, random: Random, num: int = 12) -> str:
+    """Facts in random order and with repeats, nearly every word of which is looked up (`sayings.notes`)."""
+    facts = [fact for t in page.objects for fact in (f"{t.colour}: {t.shape}", f"{t.shape}: {t.colour}")]
+    if page.writing:
+        facts += [f"word: {page.writing.word}"] * 3
+    return "; ".join(random.choices(facts, k=num)) + "."
+
+
+def _noted(text: str) -> list[Turn]:
+    return [Turn("user", "Take notes."), Turn("assistant", text)]
+
+
+def _specialist(random: Random) -> Members:
+    """A page with the OCR specialist's long answer and its question, in a few cases without a word."""
+    page = draw_page(random, "specialist", with_word=random.random() < 0.85)
+    prompt = random.choice([text for name, text in PROMPTS.items() if name.startswith("ocr-v")])
+    turns = [Turn("user", prompt), Turn("assistant", sayings.specialist_answer(page, "ocr"))]
+    return _conversing(page, random, turns + _interview(page, random, ["ocr"]))
+
+
+def _conversing(page: Scene, random: Random, turns: list[Turn]) -> Members:
+    return picture_members(page, random, messages(turns), size=page_size(page, random))
+
+
+def _interview(page: Scene, random: Random, skills: list[str]) -> list[Turn]:
+    turns = []
+    for skill in skills:
+        question, answer = QUESTIONS[skill](page, random)
+        turns += [Turn("user", question), Turn("assistant", answer)]
+    return turns
+
+
+def _asking(random: Random, task: str, split: str) -> Members:
+    """A page with a question of an evaluation task and its answer; the tasks of a split share their pages."""
+    page = draw_page(random, split)
+    size, image_random, ask = (
+        page_size(page, random),
+        Random(random.getrandbits(64)),
+        Random(f"{task} {random.random()}"),
+    )
+    question, answer = QUESTIONS[task](page, ask)
+    meta = {"question": question, "answers": [answer], "skill": task}
+    return picture_members(page, image_random, meta, size=size)
