@@ -9,6 +9,7 @@ import torch
 from transformers.models.internvl import InternVLVisionConfig, InternVLVisionModel
 
 from tiny_vlm import picture
+from vila2cli.ask.meter import fewer_tiles
 from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, open_engine
 from vila2cli.model.build import build
 from vila2cli.model.chat import Chat
@@ -73,19 +74,23 @@ def asked() -> list[Request | ScoreRequest]:
     ]
 
 
-def answers(kind: str, folder: Path, context: int) -> dict[str, Result]:
+def answers(kind: str, folder: Path, context: int) -> tuple[dict[str, Result], int]:
+    """The results by id, and how many were asked in fewer tiles."""
     settings = EngineSettings(dtype="float32", batch_size=16, max_model_len=context)
     engine = open_engine(kind, folder, settings)
-    return {result.id: result for result in engine.generate(iter(asked()))}
+    results = {result.id: result for result in engine.generate(iter(asked()))}
+    return results, fewer_tiles(engine)
 
 
 def test_a_prompt_that_does_not_fit_is_shown_in_fewer_tiles(checkpoint: Path) -> None:
     chat = Chat(load_processor(checkpoint))
     long = [one for one in asked() if len(chat.prompt_ids(ASKED, one.images)) >= SHORT]
     assert len(long) > 8
-    found = answers("hf", checkpoint, SHORT)
+    found, num_fewer = answers("hf", checkpoint, SHORT)
     assert not [one.error for one in found.values() if one.error]
-    assert answers("hf", checkpoint, 20)["0"].error is not None  # not even one tile
+    assert len(long) <= num_fewer <= len(long) + 8  # some of those that are scored
+    found, num_fewer = answers("hf", checkpoint, 20)
+    assert (found["0"].error is None, num_fewer) == (False, 0)  # not even one tile
 
 
 def test_the_most_tokens_of_a_picture_are_known_by_its_files(checkpoint: Path) -> None:
@@ -99,7 +104,9 @@ def test_the_most_tokens_of_a_picture_are_known_by_its_files(checkpoint: Path) -
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("context", [0, SHORT])
 def test_vllm_answers_as_transformers(checkpoint: Path, context: int) -> None:
-    one, other = (answers(kind, checkpoint, context) for kind in ("hf", "vllm"))
+    (one, num_fewer), (other, num_other) = (answers(kind, checkpoint, context) for kind in ("hf", "vllm"))
+    assert num_fewer == num_other
+    assert (num_fewer > 0) == bool(context)
     assert len({result.text for result in one.values()}) > 8
     for id, result in one.items():
         assert (other[id].text, other[id].error) == (result.text, None), id

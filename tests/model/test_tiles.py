@@ -92,6 +92,12 @@ def test_catty_cuts_what_the_paper_says(overlap: str) -> None:
         assert ids.count(chat.image_token_id) == len(made) * 16
         counts.add(len(made))
     assert counts == {1, 3, 4, 5, 6, 7}
+    # What a JPEG need not be larger than: the scaled picture, of which the thumbnail is less.
+    assert [chat.made(size) for size in ((5000, 300), (300, 5000), (900, 600))] == [
+        (384, 64),
+        (64, 384),
+        (192, 128),
+    ]
 
 
 def test_catty_keeps_shapes_and_leaves_nothing_out() -> None:

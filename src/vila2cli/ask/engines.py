@@ -44,6 +44,10 @@ class Wrapper:
     def dollars(self) -> float:
         return self._engine.dollars
 
+    @property
+    def num_fewer_tiles(self) -> int:
+        return int(getattr(self._engine, "num_fewer_tiles", 0))
+
 
 class LimitedEngine(Wrapper):
     """An engine whose budget may end without ending the work: what is asked from then on fails, and says so."""

@@ -8,6 +8,11 @@ from vila2cli.engine import Engine
 from vila2cli.run.feed import Waits
 
 
+def fewer_tiles(engine: Engine | None) -> int:
+    """How many requests an engine showed in fewer tiles than their pictures have, to fit its context."""
+    return int(getattr(engine, "num_fewer_tiles", 0))
+
+
 class Meter:
     """Reads an engine's costs; shards overlap, so each is charged what came since the last reading.
 
@@ -19,6 +24,7 @@ class Meter:
         self.waits = waits or Waits()
         self._waited = replace(self.waits)
         self._start_s, self._dollars = time.perf_counter(), engine.dollars if engine else 0.0
+        self._num_fewer_tiles = fewer_tiles(engine)
 
     def read(self) -> dict[str, float]:
         """Figures for a stats file; beside seconds those of devices, and what a server charged."""
@@ -38,6 +44,9 @@ class Meter:
         if engine.dollars > self._dollars:
             figures["dollars"] = engine.dollars - self._dollars
             self._dollars = engine.dollars
+        if (num_fewer := fewer_tiles(engine)) > self._num_fewer_tiles:
+            figures["fewer_tiles"] = num_fewer - self._num_fewer_tiles
+            self._num_fewer_tiles = num_fewer
         return figures
 
     def _take_waits(self) -> dict[str, float]:

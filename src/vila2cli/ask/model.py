@@ -150,6 +150,10 @@ class LazyEngine:
     def dollars(self) -> float:
         return self._engine.dollars if self._engine else 0.0
 
+    @property
+    def num_fewer_tiles(self) -> int:
+        return int(getattr(self._engine, "num_fewer_tiles", 0))
+
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield results as the engine does; without a request no model is loaded."""
         stream, peeked = iter(requests), list[AnyRequest]()

@@ -39,6 +39,7 @@ class CaptionSummary(StageResult):
 
     `kept` counts captions by where they come from, `defects` failed attempts by what was wrong, `fallbacks`
     the images that got no good caption by what was wrong with the last attempt, `errors` those of the engine.
+    `num_fewer_tiles` requests were shown in fewer tiles than there are of their pictures, to fit the context.
     """
 
     folder: Path = field(metadata={"key": ""})
@@ -68,6 +69,7 @@ class CaptionSummary(StageResult):
     fallbacks: Mapping[str, int]
     errors: Mapping[str, int]
     cost: Cost
+    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
 
     @property
     def num_selected(self) -> int:
@@ -132,6 +134,7 @@ def summarise(
         num_cut=total["cut"],
         num_stripped=total["stripped"],
         cost=cost_of(cost, total),
+        num_fewer_tiles=round(total["fewer_tiles"]),
         **groups,
     )
 

@@ -67,6 +67,7 @@ class HfEngine:
 
     name = "hf"
     dollars = 0.0
+    num_fewer_tiles = 0
 
     def __init__(self, model: str, folder: Path, settings: EngineSettings, stop: Stop | None = None) -> None:
         self.model = model
@@ -171,7 +172,8 @@ class HfEngine:
 
     def _prepare(self, request: AnyRequest) -> _Prepared:
         request = with_system(request, self._asked.system)
-        request = in_fewer_tiles(self._chat, request, self._context, self.notes)
+        request, is_in_fewer = in_fewer_tiles(self._chat, request, self._context, self.notes)
+        self.num_fewer_tiles += is_in_fewer
         if isinstance(request, ScoreRequest):
             return _Prepared(request, *scored_ids(self._chat, request, self._context))
         ids = self._chat.prompt_ids(request.messages, request.images)

@@ -34,29 +34,29 @@ def cache_bytes_per_token(config: Any, itemsize: int) -> int:
     return int(2 * itemsize * text.num_hidden_layers * num_kv_heads * head_dim)
 
 
-def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int, notes: list[str]) -> AnyRequest:
-    """A request whose prompt would not fit the context with its pictures in so few tiles that it does.
+def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int, notes: list[str]) -> tuple[AnyRequest, bool]:
+    """A request with its pictures in so few tiles that its prompt fits the context; and whether it is another.
 
     With room for the whole answer if there can be, else for a part of it; what cannot fit stays as it is. An
     engine's `notes` tell of it, once.
     """
     if not request.images or not chat.pictures.limits:
-        return request
+        return request, False
     if isinstance(request, ScoreRequest):
         num_tokens, num_new = len(chat.scored_ids(request.messages, request.images, request.text)[0]), 1
     else:
         num_tokens, num_new = len(chat.prompt_ids(request.messages, request.images)), request.max_new_tokens
-    if num_tokens < context:
-        return request
+    if num_tokens < context or chat.whole:
+        return request, False
     excess = num_tokens - context
     find = chat.pictures.in_fewer_tiles
     shown = find(request.images, excess + num_new) or find(request.images, excess + 1)
     if shown is None:
-        return request
+        return request, False
     note = f"prompts of more than {context:,} tokens, the context, have their pictures shown in fewer tiles"
     if note not in notes:
         notes.append(note)
-    return replace(request, images=tuple(shown))
+    return replace(request, images=tuple(shown)), True
 
 
 def room_for_answer(context: int, num_prompt: int, num_images: int) -> int:

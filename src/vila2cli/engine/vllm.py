@@ -52,6 +52,7 @@ class VllmEngine:
 
     name = "vllm"
     dollars = 0.0
+    num_fewer_tiles = 0
 
     def __init__(self, model: str, folder: Path, settings: EngineSettings, stop: Stop) -> None:
         self.model = model
@@ -232,7 +233,8 @@ class VllmEngine:
         """Hand a request to vLLM; the error text when vLLM would not have it."""
         try:
             request = with_system(request, self._asked.system)
-            request = in_fewer_tiles(self._chat, request, self._context, self.notes)
+            request, is_in_fewer = in_fewer_tiles(self._chat, request, self._context, self.notes)
+            self.num_fewer_tiles += is_in_fewer
             if isinstance(request, ScoreRequest):
                 ids, params = self._to_score(request)
             else:

@@ -82,7 +82,9 @@ def context_on(config: Any, settings: EngineSettings, plan: Placed | None, image
     if plan is not None:
         return min(own, max(plan.context, _MIN_CONTEXT))
     room = _MOST_CPU_CACHE // cache_bytes_per_token(config, itemsize=4)
-    planned = settings.planned_context * max(1024, image_tokens) // 1024  # an image is planned for with 1,024
+    several = settings.planned_context // 1024  # `context_for` plans for as many, from nine on
+    num_images = max(settings.max_images, several if several > 8 else 1)
+    planned = max(settings.planned_context, num_images * image_tokens + _MIN_CONTEXT)
     return min(own, max(planned, room - 128))
 
 

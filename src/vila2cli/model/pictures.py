@@ -69,6 +69,13 @@ class Pictures:
         """The numbers of tiles that a picture may be held to, the most first."""
         return limits(self._processor, self._merged()["images_kwargs"]) if self.place else ()
 
+    @property
+    def tokens_per_tile(self) -> int:
+        """The tokens that a tile's features take the place of, 0 where a picture is not cut into tiles."""
+        names = ("image_seq_len", "image_seq_length")
+        found = (getattr(self._processor, name, None) for name in names if self.limits)
+        return next((int(number) for number in found if number), 0)
+
     def hasten(self, shown: Sequence[Image.Image]) -> None:
         """Take quicker ways to ids and tensors where these images come out the same, to the bit.
 

@@ -14,6 +14,7 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.files import DEFAULT_DRAFT
 from vila2cli.image import decode_image
+from vila2cli.model.tiles import most_tiles
 
 if TYPE_CHECKING:
     from vila2cli.model.chat import Chat
@@ -61,6 +62,7 @@ class ReadyPicture(Image.Image):
         self._decode, self._room = decode, room
         self.num_bytes = num_bytes(tensors)
         self._tensors: Tensors | None = tensors
+        self.most_tiles = 0
         room.add(-self.num_bytes)
 
     @property
@@ -121,7 +123,9 @@ class Preparer:
             tensors = self._chat.pixel_inputs([[image]])
         except DataError:  # for whoever asks about it
             return image
-        return ReadyPicture(image.size, digest, tensors, decode, self._room)
+        ready = ReadyPicture(image.size, digest, tensors, decode, self._room)
+        ready.most_tiles = most_tiles(image)
+        return ready
 
 
 def release(images: Iterable[Image.Image]) -> None:

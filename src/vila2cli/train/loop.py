@@ -259,17 +259,33 @@ class _Run:
             by_source += parts.cpu()
         local = [loss, float(sum(micro.tensors["input_ids"].numel() for micro in loaded))]
         local.append(float(sum(not micro for micro in step.micro_batches)))
-        loss, places, idle, *sums = self.ranks.sum([*local, *by_source.tolist()])
+        local.append(self._num_tiles(loaded))
+        loss, places, idle, num_tiles, *sums = self.ranks.sum([*local, *by_source.tolist()])
         if not math.isfinite(loss):
             raise ModelError(f"the loss is {loss}; lower the learning rate ({self.settings.learning_rate})")
         norm = self.wrapped.step()
         cursor.num_places += int(places)
         cursor.num_idle += int(idle)
-        self._note(chosen, loss, sums, places, norm, cursor)
+        self._note(chosen, loss, sums, places, num_tiles, norm, cursor)
         return loss
 
+    def _num_tiles(self, loaded: Sequence[Loaded]) -> float:
+        """Tiles of the pictures in forward passes, 0 for a model that cuts none."""
+        pictures = self.batcher.chat.pictures
+        if not pictures.tokens_per_tile:
+            return 0.0
+        ids = (micro.tensors["input_ids"] for micro in loaded)
+        return float(sum(int((one == pictures.feature_id).sum()) for one in ids) // pictures.tokens_per_tile)
+
     def _note(
-        self, chosen: list[int], loss: float, sums: Sequence[float], places: float, norm: float, cursor: Cursor
+        self,
+        chosen: list[int],
+        loss: float,
+        sums: Sequence[float],
+        places: float,
+        num_tiles: float,
+        norm: float,
+        cursor: Cursor,
     ) -> None:
         """Count what each source gave, and tell the journal."""
         lengths, totals = self.lengths, {"places": places}
@@ -287,7 +303,7 @@ class _Run:
             tokens=int(totals["tokens"]),
             pairs=int((lengths.tokens[chosen] ** 2).sum()),
             trained=int(trained.sum()),
-            images=int(totals["images"]),
+            images=int(num_tiles or totals["images"]),
         )
         if self.around.journal is not None:
             rates = {g["part"]: g["lr"] for g in self.optimizer.param_groups}

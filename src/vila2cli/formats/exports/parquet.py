@@ -51,7 +51,8 @@ class Parquet:
         self._schema = _schema(content)
         self._objects = [name for name, kind in content.columns().items() if kind == "json"]
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        with naming(self._path):
+            self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
         self._is_open = True
