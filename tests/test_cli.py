@@ -177,6 +177,7 @@ def test_rounds_take_their_inputs_from_the_run_folder(data: Path, capsys: pytest
         'name = "r"\nrounds = 2\n[data]\npretrain = "data/*.tar"\n'
         '[specialists.ocr]\ndata = "x.tar"\nprompts = "ocr-v1"\nquestions = "ocr"\n'
     )
+    (data / "data" / "task.toml").write_text('answer_type = "short"\n')
     expected = {
         "pretrain --round 0": "shards: 3, data/000.tar ... data/002.tar  # recipe",
         "pretrain --round 1": "missing: runs/r/round1/recaption",
@@ -360,3 +361,11 @@ def test_merging_by_an_unknown_caption_names_those_there_are(
     assert main(words) == 2
     assert "recaptoin: these shards have original" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_each_commands_line_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["shards"], ["eval"], ["judge"], ["world"], ["slurm"], ["recipe"]):
+        assert main([*words, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= 80 for line in lines)
+        assert not [line for line in lines[lines.index("Commands:") :] if line.endswith("...")]

@@ -1,13 +1,18 @@
 """The console script, and `python -m vila2cli`: heeds signals from before the first import to the end."""
 
+import atexit
+import contextlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from types import TracebackType
+from typing import NoReturn
 
 from vila2cli.errors import Interrupted
-from vila2cli.run.child import begin_program, leave_error, name_lines
+from vila2cli.run.child import DECODING, begin_program, leave_error, name_lines
 from vila2cli.run.stopping import raising_on_signals
 from vila2cli.shards.credentials import masked, secrets_in
 from vila2cli.text.printable import printable
@@ -33,7 +38,22 @@ def run() -> None:
     exec("")
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the exit code stands; only libraries tidy up from here
+    if code == Interrupted.exit_code and any(
+        thread.name.startswith(DECODING) for thread in threading.enumerate()
+    ):
+        _end_at_once(code)
     sys.exit(code)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End without waiting for threads that are amid a large picture; what libraries tidy up is done."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

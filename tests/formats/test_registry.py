@@ -33,7 +33,7 @@ def test_help_names_every_format(command, capsys):
         ("eval import", "popé", "did you mean 'pope'"),
         ("eval import", "textocr", "vila2 shards build reads it, vila2 eval import reads vqav2, "),
         ("shards build", "lllines", "did you mean 'lines'"),
-        ("shards convert", "laion", "known are llava, coco"),
+        ("shards convert", "laion", "known are folder, csv, llava, coco"),
     ],
 )
 def test_an_unknown_name_is_answered(command, name, hint):

@@ -4,6 +4,8 @@ import io
 import json
 from pathlib import Path
 
+import pytest
+
 from vila2cli.run.progress import Progress
 
 
@@ -62,6 +64,43 @@ def test_without_a_total_there_is_no_time_left() -> None:
     clock.now += 3700
     progress.advance(7400000)
     assert progress.line() == "x: 7,400,000 images, 2,000 images/s, 1:01:40"
+
+
+def test_no_time_is_told_from_the_first_batch_which_waited_for_the_model() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress("recaption", 1000, stream=stream, clock=clock) as progress:
+        clock.now += 13  # a model begins
+        for _ in range(8):
+            clock.now += 0.01
+            progress.advance()
+        assert progress.line() == "recaption: 8/1,000 images, 0%, 0.612 images/s, 0:13"
+        clock.now += 6
+        assert progress.line().endswith("0:19")
+        clock.now += 2
+        progress.advance(32)
+        assert progress.seconds_left == pytest.approx(960 * 8 / 32, rel=0.01)
+        assert progress.line().endswith("4:00 left")
+
+
+def test_an_estimate_that_was_too_small_is_dropped() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with Progress("x", 100, is_estimate=True, stream=stream, clock=clock) as progress:
+        clock.now += 10
+        progress.advance(60)
+        clock.now += 10
+        progress.advance(39)
+        assert progress.line() == "x: 99/~100 images, 99%, 4.95 images/s, 0:00 left"
+        progress.advance(20)
+        assert progress.line() == "x: 119 images, 5.95 images/s, 0:20"
+    assert "%" not in stream.getvalue().splitlines()[-1]
+
+
+def test_a_terminal_never_shows_more_than_all() -> None:
+    stream = Terminal()
+    with Progress("x", 2, is_estimate=True, stream=stream) as progress:
+        for _ in range(3):
+            progress.advance()
+    assert "3/" not in stream.getvalue()
 
 
 def test_a_terminal_gets_a_bar_that_takes_no_text_as_markup() -> None:

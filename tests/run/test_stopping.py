@@ -41,6 +41,22 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_ctrl_c_is_answered_while_what_is_begun_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with interruptible() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        end_s, said = time.monotonic() + 10, ""
+        while not said and time.monotonic() < end_s:
+            time.sleep(0.05)
+            said = capfd.readouterr().err
+        assert said == "vila2: stopping after what is being done now; Ctrl-C again stops at once\n"
+        with pytest.raises(Interrupted):
+            stop.check()
+    with interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.8)
+    assert capfd.readouterr().err == ""
+
+
 def test_signals_are_left_alone_outside_the_main_thread() -> None:
     def use() -> None:
         with interruptible() as stop:

@@ -46,14 +46,16 @@ def write(path: Path, rows: Any) -> Path:
 
 
 def samples(folder: Path) -> dict[str, Sample]:
+    """The samples by their numbers, without what tells the data set from others."""
     source = open_source([str(folder)])
     assert check(source).problems == ()
-    return {s.key: s for shard in source.shards for s in read_shard(shard, on_reject=lambda reject: None)}
+    found = [s for shard in source.shards for s in read_shard(shard, on_reject=lambda reject: None)]
+    return {sample.key.rpartition("-")[2]: sample for sample in found}
 
 
 def rejects(folder: Path) -> dict[str, tuple[str, str]]:
     rows = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
-    return {row["key"]: (row["reason"], row["error"]) for row in rows}
+    return {row["key"].rpartition("-")[2]: (row["reason"], row["error"]) for row in rows}
 
 
 def said(*values: str) -> list[dict[str, str]]:
@@ -267,7 +269,7 @@ def test_what_cannot_be_read_at_all_is_one_line(images: Path, tmp_path: Path) ->
     ]:
         with pytest.raises(DataError, match=message):
             convert(form, [path], tmp_path / f"out-{path.stem}", images=[images])
-    with pytest.raises(RecipeError, match="unknown format 'laion'; known are llava"):
+    with pytest.raises(RecipeError, match="unknown format 'laion'; known are folder, csv, llava"):
         convert("laion", [], tmp_path / "out")
 
 

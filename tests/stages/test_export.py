@@ -330,8 +330,9 @@ def test_rounds_of_a_layer_are_columns_of_their_own(layers: Path, tmp_path: Path
     export("jsonl", both, tmp_path / "out")
     row = json.loads((tmp_path / "out" / "data" / "000000.jsonl").read_text().splitlines()[0])
     assert (row["recaption@1"], row["recaption@2"], "recaption" in row) == ("of 1", "of 2", False)
-    with pytest.raises(DataError, match="none of 4 samples"):
+    with pytest.raises(RecipeError, match="recaption@9: these shards have recaption@1, recaption@2"):
         export("jsonl", both, tmp_path / "none", captions=["recaption@9"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_a_table_says_of_a_caption_is_taken_where_it_is_valid(layers: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def judge(*args, **kwargs):
 
 
 def recipe(*sets):
-    return load_recipe(None, ["judge.engine=hf", "judge.max_new_tokens=2", *sets])
+    judges = 'judge.judges=["oracle", "model"]'
+    return load_recipe(None, ["judge.engine=hf", "judge.max_new_tokens=2", judges, *sets])
 
 
 def thing(number):

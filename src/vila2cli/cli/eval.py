@@ -25,6 +25,13 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 Tasks = Annotated[list[str] | None, typer.Option("--tasks", help="Task folders or globs of them.")]
 
+BoxFrame = Annotated[
+    str,
+    typer.Option(
+        "--box-frame", help="Frame of plain numbers in boxes: auto (default), xyxy-999, -1000, -1, -pixel ..."
+    ),
+]
+
 
 @app.callback()
 def evaluate(
@@ -157,13 +164,7 @@ def import_tasks(
     synonyms: Annotated[
         Path | None, typer.Option("--synonyms", help="CHAIR's synonyms.txt, for figures to compare.")
     ] = None,
-    box_frame: Annotated[
-        str,
-        typer.Option(
-            "--box-frame",
-            help="Frame of plain numbers in boxes: auto (default), xyxy-999, -1000, -1, -pixel ...",
-        ),
-    ] = "",
+    box_frame: BoxFrame = "",
 ) -> None:
     """Write a benchmark's published files as task folders.
 
@@ -193,6 +194,71 @@ def import_tasks(
     )
 
 
+@app.command("new")
+def new_task(
+    task: Annotated[
+        Path, typer.Argument(metavar="TASK", help="Folder to write the task to; its last part is its name.")
+    ],
+    questions: Annotated[
+        list[Path],
+        typer.Option(
+            "--questions",
+            metavar="FILE",
+            help="Tables with a question, a picture and an answer in each row: .csv, .tsv, .jsonl or .parquet. "
+            "Several right answers, or the options of a choice, have | between them; or columns A, B ...",
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the pictures; that of the table by default.")
+    ] = None,
+    scorer: Annotated[
+        str,
+        typer.Option(
+            "--scorer",
+            help="How answers are scored: short, vqa, yesno, choice, anls, cider ...; a wrong name lists all.",
+        ),
+    ] = "short",
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="What is sent, with {question} in it; by default as LLaVA asks.")
+    ] = "",
+    question: Annotated[
+        str,
+        typer.Option("--question", metavar="COLUMN", help="Column of the question; found by its name else."),
+    ] = "",
+    answer: Annotated[
+        str, typer.Option("--answer", metavar="COLUMN", help="Column of the answer; found by its name else.")
+    ] = "",
+    picture: Annotated[
+        str, typer.Option("--picture", metavar="COLUMN", help="Column of the picture; found by its name else.")
+    ] = "",
+    box_frame: BoxFrame = "",
+) -> None:
+    """Write a task folder of own questions.
+
+    \b
+    vila2 eval new tasks/mine --questions q.csv --images photos --scorer short
+    vila2 eval --model ckpt/r2 --tasks tasks/mine
+    """
+    from vila2cli.formats.benchmarks.own import own_task
+    from vila2cli.formats.benchmarks.write import write_task
+
+    made = own_task(
+        task.resolve().name,
+        questions,
+        scorer=scorer,
+        prompt=prompt,
+        question=question,
+        answer=answer,
+        picture=picture,
+        box_frame=box_frame,
+    )
+    written = write_task(made, task.parent, images=images or questions[0].parent)
+    lines = [
+        f"{written.folder}: {written.num_samples:,} samples, {written.num_images:,} images, scored by {scorer}"
+    ]
+    show(asdict(written), [*lines, f"  vila2 eval --model CHECKPOINT --tasks {written.folder}"])
+
+
 @app.command("compare")
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an eval.")],
@@ -204,7 +270,7 @@ def compare(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Compare two evals sample by sample: differences, Holm-adjusted p, samples needed.
+    """Compare two evals sample by sample: differences, adjusted p.
 
     \b
     vila2 eval compare runs/world/round0/eval runs/world/round1/eval
@@ -256,7 +322,7 @@ def lmms(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Have lmms-eval score a checkpoint in its own environment, and take its figures into metrics.json.
+    """Have lmms-eval score a checkpoint, and take its figures.
 
     \b
     vila2 eval lmms --model ckpt/r2 --tasks mme seedbench --out runs/world/round2/eval

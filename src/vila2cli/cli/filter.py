@@ -57,7 +57,7 @@ def filter_command(
     sets: Sets = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Say which captions and images are worth training on, as a layer over the shards.
+    """Say in a layer which captions and images are worth training on.
 
     \b
     vila2 filter --model ckpt/r2 --shards data/*.tar

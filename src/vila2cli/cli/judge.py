@@ -166,7 +166,7 @@ def import_(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Read published human judgements, a judge for each of their metrics.
+    """Read published human judgements, one judge for each metric.
 
     \b
     vila2 judge import imageinwords/datasets/*/data.jsonl --out iiw-people
@@ -186,7 +186,7 @@ def agreement(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Say how far judges agree on what both judged, such as a model and people.
+    """Say how far judges agree, such as a model and people.
 
     \b
     vila2 judge agreement people/verdicts runs/world/round1/judge

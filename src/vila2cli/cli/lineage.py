@@ -14,7 +14,7 @@ def lineage(
         bool, typer.Option("--verify", help="Hash the weights again and say which have changed.")
     ] = False,
 ) -> None:
-    """Print the tree of parents, bases and data layers, back to the original captions.
+    """Print the tree of what a checkpoint or layer was made from.
 
     \b
     vila2 lineage runs/world/round3/sft

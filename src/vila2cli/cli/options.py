@@ -18,6 +18,7 @@ MANY = (
     "--annotations",
     "--where",
     "--score-only",
+    "--questions",
 )
 """Options that take all words up to the next option, as the shell expands them from a glob."""
 

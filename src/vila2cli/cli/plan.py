@@ -42,7 +42,7 @@ def plan(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Say stage by stage what a run will take, in hours and dollars, from measured speeds.
+    """Say stage by stage what a run will take, in hours and dollars.
 
     \b
     vila2 plan --recipe recipes/vila2-8b.toml --images 25000000 --count sft=1800000 --devices 128
@@ -63,7 +63,7 @@ def check(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Look at everything a run will need, without a GPU: keys, data, models, disk, memory, cost.
+    """Look at all that a run will need, and its cost; needs no GPU.
 
     With --model a checkpoint is looked at instead: whether it can be asked, and on which GPUs.
 

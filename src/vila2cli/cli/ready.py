@@ -15,7 +15,7 @@ from vila2cli.run.folder import check_same, read_manifest, select, to_manifest, 
 from vila2cli.run.stages import is_summed_up, reject_budget
 from vila2cli.settings import Settings
 from vila2cli.settings.recipe import Recipe, read_stored, resolved, resolved_lines
-from vila2cli.shards.places import redacted
+from vila2cli.shards.places import looks_remote, redacted
 
 Inputs = Callable[[], Mapping[str, Any]]
 
@@ -27,6 +27,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     into the manifest of a layer.
     """
     if dry_run:
+        _refuse_empty_tasks(plan)
         found = _expand(plan)
         show(_dry_run(plan, *found), _dry_run_lines(plan, *found))
         return False
@@ -35,6 +36,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
         return False
     if not plan.speaks or is_started():
         return True
+    _check_there(plan)
     if plan.recipe.path == DEFAULT_RECIPE:
         say(f"recipe: {DEFAULT_RECIPE}")
     elif plan.recipe.path is None:
@@ -43,6 +45,32 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     if how := _how_split(plan):
         say(how)
     return True
+
+
+def _check_there(plan: Plan) -> None:
+    """Raise DataError for data that is not there, before anything is loaded for it."""
+    from vila2cli.shards.finding import find
+
+    if plan.kind == "eval":
+        from vila2cli.score.task import find_tasks
+
+        find_tasks(plan.shards)
+        return
+    more = [setting_of(plan.recipe, section) for section in plan.sections if section.startswith("data.")]
+    for spec in (*plan.shards, *(spec for specs in more for spec in specs)):
+        if not looks_remote(spec):
+            find(spec)
+
+
+def _refuse_empty_tasks(plan: Plan) -> None:
+    """Raise DataError for folders that are there and hold no task, or a task without shards."""
+    from vila2cli.score.task import find_tasks
+    from vila2cli.shards.finding import find
+
+    if plan.kind == "eval":
+        for spec in (spec for spec in plan.shards if _folders(spec)):
+            for task in find_tasks([spec]):
+                find(task.folder)
 
 
 def _how_split(plan: Plan) -> str:

@@ -30,7 +30,7 @@ def report(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Write a run folder up as one self-contained HTML page, or write model and data cards.
+    """Write a run folder up as one HTML page, or as cards.
 
     A run tells its own recipe, which its stages stored; of the one given here prices count.
 
@@ -58,7 +58,7 @@ def runs(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """List runs: their rounds, how far each stage is, and the headline figures with 95% intervals.
+    """List runs: how far each stage is, and the headline figures.
 
     Of one run it also says whether another round helps, as its report does.
 

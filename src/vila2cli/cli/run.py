@@ -55,7 +55,7 @@ def run(
     ] = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Run every stage that leads to a target and is not complete, on this machine.
+    """Run every stage that a target needs and that is not complete.
 
     \b
     vila2 run round1 --recipe world

@@ -10,14 +10,13 @@ import typer
 from vila2cli.cli.options import Base, Model, Out, RecipeFile, Sets, local_folder
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
-from vila2cli.errors import DataError, RecipeError, meant
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.registry import names
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
 
 if TYPE_CHECKING:
-    from vila2cli.shards import Source
     from vila2cli.text.choose import Choice
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -36,7 +35,7 @@ MAX_SHOWN_CHARS = 1000
 
 @app.callback()
 def about() -> None:
-    """Look into shards and layers, check or merge them."""
+    """Make, check, show, merge and export shards and layers."""
 
 
 @app.command("check")
@@ -46,7 +45,7 @@ def check(
     fast: Annotated[bool, typer.Option("--fast", help="Decode no image, and compare no SHA-256.")] = False,
     num: Annotated[int, typer.Option("--num", help="Problems listed at most, 0 for all.")] = 20,
 ) -> None:
-    """Read everything and list what is wrong; exits with 4 when anything is.
+    """Read everything and list what is wrong; exit code 4 if any is.
 
     \b
     vila2 shards check data/*.tar
@@ -88,7 +87,7 @@ def show_samples(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Print samples with their captions and annotations, or as training sees them.
+    """Print samples with all texts, or as training sees them.
 
     \b
     vila2 shards show runs/world/round1/recaption -n 5
@@ -148,25 +147,22 @@ def merge(
         int, typer.Option("--seed", min=0, help="Of --choose: the recipe's, for the same draw.")
     ] = 0,
 ) -> None:
-    """Write self-contained shards, image and joined text, for tools that know no layers.
+    """Write shards of images and joined text, for other tools.
 
     \b
     vila2 shards merge runs/world/round1/recaption --captions original recaption --out merged
     vila2 shards merge runs/world/round1/recaption --choose original=0.2,recaption=0.8
     """
     from vila2cli.shards import open_source
-    from vila2cli.shards.sample import is_source
+    from vila2cli.shards.contents import contents_of
     from vila2cli.text.choose import Choice
 
     if choose is not None and captions:
         raise RecipeError("--choose draws one caption and --captions joins several; leave one of the two out")
     shares = None if choose is None else _shares(choose)
-    known = ["original", *dict.fromkeys(layer.name for layer in open_source(shards, base=base).layers)]
     option = "--captions" if shares is None else "--choose"
-    if unknown := [name for name in shares or captions or () if not is_source(name, known)]:
-        raise RecipeError(
-            f"{option} {unknown[0]}: these shards have {', '.join(known)}{meant(unknown[0], known)}"
-        )
+    held = contents_of(open_source(shards, base=base))
+    held.check(list(shares or captions or ()), held.layers, option)
     folder = out or default_out("merged", None, shards[0])
     choice = None if shares is None else Choice(shares, seed)
     _merge(shards, folder, tuple(captions or CAPTIONS), base, choice)
@@ -228,41 +224,70 @@ def _merge(
 def convert(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards convert'))}.")],
     inputs: Annotated[
-        list[Path], typer.Argument(help="Annotation files or folders of them; for img2dataset its output.")
+        list[Path],
+        typer.Argument(
+            help="Folders of pictures for folder, what img2dataset wrote for img2dataset, else annotations "
+            "or tables, or folders of them."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Folder for the shards.")
     ],
-    images: Annotated[
-        list[Path] | None, typer.Option("--images", help="Folders and tars that hold the images named.")
+    captions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--captions",
+            metavar="FILE",
+            help="Table with the captions of folder: .csv, .tsv, .jsonl or .parquet; else PICTURE.txt beside a "
+            "picture, or none.",
+        ),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--images", help="Folders and tars that hold the images named; for csv its own folder."),
+    ] = None,
+    picture: Annotated[
+        str,
+        typer.Option(
+            "--picture", metavar="COLUMN", help="Column of paths or URLs of pictures; found by its name else."
+        ),
+    ] = "",
+    text: Annotated[
+        str,
+        typer.Option("--text", metavar="COLUMN", help="Column of the caption; found by its name else."),
+    ] = "",
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            metavar="name|number|COLUMN",
+            help="What samples are called by: their picture's file name (the default of folder), a number (of "
+            "all else) or a column. For layer the column of the key; found by its name else.",
+        ),
+    ] = "",
     per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Samples of a shard at most.")] = 1000,
     max_images: Annotated[
         int, typer.Option("--max-images", min=1, help="Images of a web document at most.")
     ] = 6,
-    text: Annotated[
-        str,
-        typer.Option("--text", help="Column of the caption, for parquet and layer; found by its name else."),
-    ] = "",
     shards: Annotated[
         list[str] | None,
         typer.Option("--shards", "--base", help="Base shards that the captions of a layer are for."),
     ] = None,
     layer: Annotated[str, typer.Option("--layer", help="Name of the caption layer.")] = "recaption",
-    key: Annotated[
-        str, typer.Option("--key", help="Column of the key, for layer; found by its name else.")
-    ] = "",
     match: Annotated[
         str,
         typer.Option("--match", help="What keys of a layer are compared with: key, or a field such as url."),
     ] = "key",
 ) -> None:
-    """Write base shards from other formats, or a caption layer from a table of keys and captions.
+    """Make shards of pictures or other formats, or a layer of a table.
+
+    A sample's JSON names the file of its picture, and the file and row that it is from.
 
     \b
-    vila2 shards convert llava llava_v1_5_mix665k.json --images data/images --out data/sft
-    vila2 shards convert coco captions_train2017.json --images train2017 --out data/coco
-    vila2 shards convert layer captions.parquet --shards data/coco --out their-captions
+    vila2 shards convert folder photos --captions alt.csv --out data
+    vila2 shards convert csv pairs.tsv --images downloaded --out data
+    vila2 shards convert coco captions_train2017.json --images train2017 --out data
+    vila2 shards convert layer captions.parquet --shards data --out their-captions
     """
     say(f"convert: writing {out}")
     if form == "layer":
@@ -271,19 +296,22 @@ def convert(
     from vila2cli.stages.convert import convert as run_stage
 
     counts = run_stage(
-        form, inputs, out, images=images or (), per_shard=per_shard, max_images=max_images, text=text
+        form,
+        inputs,
+        out,
+        images=images or (),
+        per_shard=per_shard,
+        max_images=max_images,
+        text=text,
+        picture=picture,
+        captions=captions or (),
+        key=key,
     )
     dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
     line = f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}"
     show({"stage": "convert", "out_dir": out, **counts.to_json()}, [line])
     if counts.num_rejected:
         say(f"  each reject and why: {out / 'rejects.jsonl'}")
-
-
-def _known_captions(source: "Source") -> list[str]:
-    """The names that captions of a source may have."""
-    layers = dict.fromkeys(layer.name for layer in source.layers if layer.name != "filter")
-    return ["original", *layers]
 
 
 def _import_layer(inputs: Sequence[Path], shards: Sequence[str] | None, out: Path, **how: str) -> None:
@@ -331,12 +359,13 @@ def export(
     """Write captions, with pictures or without, as files of other tools.
 
     \b
+    vila2 shards export parquet recap --out captions.parquet
     vila2 shards export parquet runs/world/round1/recaption --pictures --push hf://datasets/me/captions
     vila2 shards export vila runs/world/round1/recaption --out recaptions
     """
     from vila2cli.formats.registry import find_format
     from vila2cli.shards import open_source
-    from vila2cli.shards.sample import is_source
+    from vila2cli.shards.contents import contents_of
     from vila2cli.stages import export as stage
     from vila2cli.stages import publish
 
@@ -344,19 +373,23 @@ def export(
     repository = None if push is None else publish.check_repository(push)
     settings, source = open_recipe(recipe, sets), open_source(shards, base=base)
     folder = out or default_out(f"export-{form}", None, shards[0])
+    is_file = form in ("parquet", "jsonl") and folder.suffix == f".{form}" and not folder.is_dir()
+    if is_file and repository is not None:
+        raise RecipeError(f"--push uploads a folder, with a card in it: name one with --out, not {folder}")
     if form == "webdataset":
-        known = _known_captions(source)
-        if unknown := [name for name in captions or () if not is_source(name, known)]:
-            raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
-        _merge(shards, folder, tuple(captions or known), base)
+        held = contents_of(source)
+        held.check(captions or (), held.layers)
+        _merge(shards, folder, tuple(captions or held.layers), base)
     else:
         say(f"export: writing {folder}")
-        counts = stage.export(
+        run_stage = stage.export_file if is_file else stage.export
+        counts = run_stage(
             form, source, folder, captions=captions or (), with_pictures=pictures, question=question
         )
         dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
         line = f"export: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
         show({"stage": "export", "format": form, "out_dir": folder, **counts.to_json()}, [line])
-    publish.write_card(folder, form, source, settings, license=license)
+    if not is_file:
+        publish.write_card(folder, form, source, settings, license=license)
     if repository is not None:
         say(f"pushed: {publish.push(folder, repository, is_public=public)}")

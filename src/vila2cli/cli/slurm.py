@@ -29,7 +29,7 @@ def emit(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Write the sbatch script of every stage, and a submit.sh for all of them; nothing is submitted.
+    """Write the sbatch scripts of all stages, and submit nothing.
 
     \b
     vila2 slurm emit round3 --recipe recipes/vila2-8b.toml --out jobs
@@ -54,7 +54,7 @@ def submit(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Submit every stage that is neither complete nor in the queue, each after those it needs.
+    """Submit what is neither complete nor queued, in order.
 
     \b
     vila2 slurm submit round3 --recipe recipes/vila2-8b.toml
@@ -73,7 +73,7 @@ def submit(
 
 @app.command("status")
 def status(recipe: RecipeFile = None, sets: Sets = None) -> None:
-    """Say of every stage whether it is complete, in the queue, or has failed.
+    """Say which stages are complete, in the queue, or have failed.
 
     \b
     vila2 slurm status --recipe recipes/vila2-8b.toml
@@ -88,7 +88,7 @@ def status(recipe: RecipeFile = None, sets: Sets = None) -> None:
 
 @app.command("retry")
 def retry(recipe: RecipeFile = None, sets: Sets = None) -> None:
-    """Submit again what is missing and not in the queue, with the scripts as they lie in RUN_DIR/slurm.
+    """Submit again what is missing, with the scripts as they lie.
 
     \b
     vila2 slurm retry --recipe recipes/vila2-8b.toml

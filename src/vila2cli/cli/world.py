@@ -77,9 +77,9 @@ def base(
     out: Annotated[Path, typer.Option("--out", help="Folder for the two models.")] = Path("world-bases"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights and of the training scenes.")] = 0,
 ) -> None:
-    """Train the embedded world's vision tower and LLM from nothing; takes some 20 minutes on two cores.
+    """Train the embedded world's vision tower and LLM from nothing.
 
-    The two models are shipped with the package; this is how they were made.
+    The two models come with the package; this is how they were made, in some 20 minutes on two cores.
 
     \b
     vila2 world base --out world-bases

@@ -1,6 +1,6 @@
 """What metrics.json holds, as a stage returns it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,3 +18,46 @@ class Metrics(StageResult):
     qa_mean: Mapping[str, float] | None
     caption: Mapping[str, Any] | None
     about: Mapping[str, Any] = key(REST)
+
+    def lines(self) -> Iterator[str]:
+        """A table of the tasks with their headlines; what else there is stands in metrics.json."""
+        if "model" in self.about:
+            yield f"model: {self.about['model']}"
+        rows: list[tuple[str, ...]] = [("task", "samples", "metric", "value", "95% interval", "rejected")]
+        rows += [_row(name, entry) for name, entry in self.tasks.items()]
+        if self.qa_mean is not None and len(self.tasks) > 1:
+            num = sum(int(entry.get("num_samples", 0)) for entry in self.tasks.values() if _is_asked(entry))
+            rows.append(("mean of questions", f"{num:,}", "", *_figures(self.qa_mean), ""))
+        if not any(row[-1] for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        if seconds := self.about.get("seconds"):
+            yield f"seconds: {seconds:.4g}"
+        yield "every metric of each task: metrics.json"
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    headline = str(entry.get("headline", ""))
+    figures = _figures(entry.get("metrics", {}).get(headline) or {})
+    rejected = int(entry.get("num_rejected", 0))
+    return (
+        name,
+        f"{int(entry.get('num_samples', 0)):,}",
+        headline,
+        *figures,
+        f"{rejected:,}" if rejected else "",
+    )
+
+
+def _is_asked(entry: Mapping[str, Any]) -> bool:
+    return entry.get("answer_type") != "caption"
+
+
+def _figures(value: Mapping[str, Any]) -> tuple[str, str]:
+    """A value and its interval."""
+    if value.get("value") is None:
+        return "-", ""
+    interval = f"{value['low']:.4f} to {value['high']:.4f}" if "low" in value else ""
+    return f"{value['value']:.4f}", interval

@@ -5,12 +5,10 @@ with it; conversion and building count it with its reason and go on.
 """
 
 import codecs
-import csv
 import gzip
 import io
 import json
 import math
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -228,12 +226,13 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
+        raise not_utf8(path, error) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from None
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+def not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    """What to say of a text file in another encoding."""
     encoding = "utf-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
     return DataError(
         f"cannot read {path}: it is not in UTF-8 ({error.reason} at byte {error.start}); convert it, for "
@@ -290,35 +289,22 @@ def read_object(path: Path) -> Row:
     return Row(values[0], str(path))
 
 
-def read_tsv(path: Path) -> Iterator[Row]:
-    """The rows of a table with tabs between and names in its first line; images in it are long."""
-    csv.field_size_limit(min(sys.maxsize, 1 << 31))
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream, delimiter="\t"), 1):
-                yield Row(row, f"{path}, row {number}")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    except (OSError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    if not number:
-        raise DataError(
-            f"{path} holds no rows: it should be a table with tabs between, and names in its first line"
-        )
-
-
 def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
-    """The rows of a large file by its name: .json (one list), .jsonl, .ndjson, also .gz and .zip, or .parquet.
+    """The rows of a large file by its name: .json (one list), .jsonl, .ndjson, .csv, .tsv, any of them also as
+    .gz and .zip, or .parquet.
 
     A row that is no JSON object is a RowError in its place. Of Parquet `batch_size` rows are in memory, which
     may hold pictures. Raises DataError for a file that cannot be read as a whole.
     """
-    suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zip")]
+    suffixes = [suffix for suffix in map(str.lower, path.suffixes) if suffix not in (".gz", ".zip")]
     if suffixes[-1:] == [".parquet"]:
         rows: Iterator[Any] = _parquet(path, batch_size)
     elif suffixes[-1:] in ([".jsonl"], [".ndjson"]):
         rows = _lines(path)
+    elif suffixes[-1:] in ([".csv"], [".tsv"]):
+        from vila2cli.formats.delimited import delimited_rows
+
+        rows = delimited_rows(path)
     else:
         value = load_packed(path)
         if not isinstance(value, list):
@@ -330,12 +316,12 @@ def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
 
 def load_packed(path: Path) -> Any:
     """The one JSON value of a file, which may be packed as .gz or .zip."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         return load_unchecked(stream.read())
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    with _opened(path) as stream:
+    with opened(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -359,7 +345,7 @@ def _checked(row: Any, place: str, name: str) -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file that may be packed; raises DataError, also for what is read of it inside."""
     try:
         if path.suffix == ".zip":

@@ -37,6 +37,8 @@ _OBJECTS = ("spatial", "grounding")
 FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
     {
         "shards convert": (
+            Format("folder", "pictures, and --captions or .txt beside them", "captions.photos:PhotoReader"),
+            Format("csv", "paths or URLs in .csv .tsv .jsonl .parquet", "captions.rows:ListReader"),
             Format("llava", "LLaVA's conversations .json", "captions.rows:read_llava"),
             Format("coco", "COCO's captions .json", "captions.rows:read_coco"),
             Format("coyo", "image-text pairs .parquet or .jsonl", "captions.rows:read_pairs"),

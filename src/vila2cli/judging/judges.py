@@ -190,7 +190,8 @@ def judging_models(recipe: Recipe, model: str | Path | None) -> dict[str, JudgeM
             )
         elif name == MODEL:
             raise RecipeError(
-                'the judge "model" needs a checkpoint: give --model, or set judge.judges=["oracle"]'
+                'the judge "model" needs a checkpoint: give --model; in the embedded world there is also '
+                'judge.judges=["oracle"]'
             )
         elif name in recipe.judges:
             models[name] = recipe.judges[name]

@@ -41,6 +41,11 @@ def writing(place: Path) -> Iterator[None]:
         raise DataError(
             f"cannot write {error.filename or place}: {reason}; run the same command again"
         ) from None
+    except Exception as error:
+        if type(error) is not Exception or "(os error" not in str(error):
+            raise
+        # tokenizers raises nothing narrower for what the system says of a file
+        raise DataError(f"cannot write {place}: {error}; make room and run the same command again") from None
 
 
 def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from vila2cli.errors import Interrupted
 from vila2cli.ranks import num_cores
+from vila2cli.run.child import DECODING
 from vila2cli.settings import Workers
 
 MAX_AHEAD = 256
@@ -55,19 +57,24 @@ def ahead(
     The future is done: its `result()` gives what was made or raises what `function` raised, so an
     item that fails stops nothing but itself. `items` is read in the caller's thread, never further
     than `window` ahead, nor than what was made, and its files, take `max_bytes`. Without workers each is made
-    when it is taken. Closing the generator drops what has not begun and waits for what has.
+    when it is taken. Closing the generator drops what has not begun and leaves what has to its thread: a large
+    picture takes longer than who stops a command means to wait.
     """
     if num_workers < 0 or window < 1:
         raise ValueError(f"num_workers {num_workers} must be at least 0 and window {window} at least 1")
     if not num_workers:
         yield from _one_by_one(function, items, waits or Waits())
         return
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="vila2-feed") as pool:
-        line = _Line[Item, Made](min(window, num_workers + 1), window, max_bytes, waits or Waits())
-        try:
-            yield from line.taken(iter(items), lambda item: pool.submit(function, item))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix=f"{DECODING}-ahead")
+    line = _Line[Item, Made](min(window, num_workers + 1), window, max_bytes, waits or Waits())
+    waits_for_all = True
+    try:
+        yield from line.taken(iter(items), lambda item: pool.submit(function, item))
+    except (GeneratorExit, KeyboardInterrupt, Interrupted):
+        waits_for_all = False
+        raise
+    finally:
+        pool.shutdown(wait=waits_for_all, cancel_futures=True)
 
 
 def _one_by_one(

@@ -375,9 +375,10 @@ def _shared(path: Path, out_dir: Path, worker: Worker, me: str) -> Iterator[None
 
 
 def _sign(stream: BinaryIO, who: str) -> None:
-    stream.truncate(0)
-    stream.write(who.encode())
-    stream.flush()
+    with naming(Path(stream.name)):
+        stream.truncate(0)
+        stream.write(who.encode())
+        stream.flush()
 
 
 def _holder(path: Path) -> str:

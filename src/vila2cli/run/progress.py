@@ -12,6 +12,10 @@ from vila2cli.run.folder import append_log
 from vila2cli.text.printable import printable, printable_line
 
 LINE_EVERY_SECONDS = 10.0
+_FIRST_SECONDS = 1.0
+"""What comes within so long of the first unit came with it, as a batch does."""
+_TIMED_SECONDS = 5.0
+"""After so long since then the time that is left can be told."""
 
 
 class Progress:
@@ -42,6 +46,8 @@ class Progress:
         self._figures: dict[str, Any] = {}
         self._start = self._last_line = clock()
         self._last_num = 0
+        self._first: float | None = None
+        self._timed_from = (0.0, 0)
         self._bar: _Bar | None = None
 
     def __enter__(self) -> Self:
@@ -49,6 +55,7 @@ class Progress:
         if self._stream.isatty():
             unit = f"{self.unit} (total estimated)" if self._about else self.unit
             self._bar = _Bar(self.stage, self.total, unit, self._stream)
+            self._show_bar()
         return self
 
     def __exit__(
@@ -76,10 +83,34 @@ class Progress:
         """Count `n` more units; `figures` (loss, tokens per second) are shown with the count."""
         self.num_done += n
         self._figures.update(figures)
+        self._time_first(self._clock())
         if self._bar is not None:
-            self._bar.update(self.num_done, self._figures_text())
+            self._show_bar()
         if self._clock() - self._last_line >= LINE_EVERY_SECONDS:
             self._report()
+
+    def _time_first(self, now: float) -> None:
+        """Take the time from where units come on: what a model takes to begin would count as theirs."""
+        if self._first is None:
+            self._first = now
+        if now - self._first < _FIRST_SECONDS:
+            self._timed_from = (now, self.num_done)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """About how long the rest will take; None where nobody knows how much it is, or how fast it goes."""
+        now = self._clock()
+        since, num_first = self._timed_from
+        if not self._knows_total or self.num_done == self.total or self._first is None:
+            return None
+        if self.num_done <= num_first or now - since < _TIMED_SECONDS:
+            return None
+        return ((self.total or 0) - self.num_done) * (now - since) / (self.num_done - num_first)
+
+    @property
+    def _knows_total(self) -> bool:
+        """Whether there is a total, and not more already: it may have been an estimate."""
+        return bool(self.total) and self.num_done <= (self.total or 0)
 
     def beat(self, doing: str) -> None:
         """Show the count again where it was not for long, with what is being done in the meantime."""
@@ -98,18 +129,26 @@ class Progress:
 
     def line(self) -> str:
         """The count as text: `recaption: 1,200/4,000 images, 30%, 61.2 images/s, 0:46 left`."""
-        parts = [f"{self.num_done:,} {self.unit}"]
-        if self.total:
-            parts = [
-                f"{self.num_done:,}/{self._about}{self.total:,} {self.unit}",
-                f"{self.num_done / self.total:.0%}",
-            ]
-        parts.append(f"{three_digits(self.rate)} {self.unit}/s")
-        if self.total and self.rate and self.num_done < self.total:
-            parts.append(f"{_minutes((self.total - self.num_done) / self.rate)} left")
-        else:
-            parts.append(_minutes(self.seconds))
+        parts = [f"{self._count()} {self.unit}"]
+        if self.total and self._knows_total:
+            parts.append(f"{100 * self.num_done // self.total}%")
+        parts += [f"{three_digits(self.rate)} {self.unit}/s", self._time()]
         return f"{self.stage}: " + ", ".join([*parts, *filter(None, [self._figures_text()])])
+
+    def _count(self) -> str:
+        return f"{self.num_done:,}" + (f"/{self._about}{self.total:,}" if self._knows_total else "")
+
+    def _time(self) -> str:
+        """The time that is left, or where that cannot be told yet the time that was taken."""
+        left = self.seconds_left
+        return _minutes(self.seconds) if left is None else f"{_minutes(left)} left"
+
+    def _show_bar(self, doing: str = "") -> None:
+        assert self._bar is not None
+        rate = f"{three_digits(self.rate)}/s" if self.rate else ""
+        figures = ", ".join(filter(None, [rate, self._figures_text(), doing]))
+        total = self.total if self._knows_total else None
+        self._bar.update(self.num_done, total, self._count(), self._time(), figures)
 
     def _figures_text(self) -> str:
         shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._figures.items()}
@@ -122,7 +161,7 @@ class Progress:
         if self._bar is None or closing:
             self._write(", ".join(filter(None, [self.line(), doing])))
         elif doing:
-            self._bar.update(self.num_done, ", ".join(filter(None, [self._figures_text(), doing])))
+            self._show_bar(doing)
         counts = {"stage": self.stage, "done": self.num_done, "total": self.total, "unit": self.unit}
         speed = {"seconds": self.seconds, "rate": self.rate, "recent_rate": recent}
         for path in self._log_paths:
@@ -139,27 +178,26 @@ class _Bar:
 
     def __init__(self, stage: str, total: int | None, unit: str, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
         self._console = Console(file=stream, markup=False, highlight=False, emoji=False)
         self._progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
             TextColumn("{task.fields[unit]}", markup=False),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[time]}", markup=False),
             TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
             transient=True,
         )
-        self._task = self._progress.add_task(stage, total=total, unit=unit, figures="")
+        self._task = self._progress.add_task(stage, total=total, unit=unit, count="", time="", figures="")
         self._progress.start()
 
-    def update(self, num_done: int, figures: str) -> None:
-        speed = self._progress.tasks[0].speed
-        rate = f"{three_digits(speed)}/s" if speed else ""
-        self._progress.update(self._task, completed=num_done, figures=", ".join(filter(None, [rate, figures])))
+    def update(self, num_done: int, total: int | None, count: str, time: str, figures: str) -> None:
+        about: dict[str, Any] = {"count": count, "time": time, "figures": figures}
+        self._progress.update(self._task, completed=num_done, total=total, **about)
 
     def note(self, text: str) -> None:
         self._console.print(text)

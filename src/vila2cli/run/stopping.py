@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -10,6 +12,8 @@ from typing import Any, TypeVar
 from vila2cli.errors import Interrupted, Vila2Error
 
 T = TypeVar("T")
+_ANSWER_S = 0.5
+"""After which Ctrl-C is answered by a line where it has not stopped the stage yet."""
 
 
 @dataclass(slots=True)
@@ -22,6 +26,7 @@ class Stop:
     reason: str | None = None
     on_beat: Callable[[str], None] | None = None
     _raises: bool = False
+    _answer: threading.Timer | None = None
 
     def check(self) -> None:
         """Raise Interrupted when a signal has come."""
@@ -40,6 +45,15 @@ class Stop:
         self.reason = signal.Signals(number).name
         if self._raises:
             self.check()
+        if number == signal.SIGINT:
+            self._answer = threading.Timer(_ANSWER_S, _say_that_it_stops)
+            self._answer.daemon = True
+            self._answer.start()
+
+    def end(self) -> None:
+        """Nobody waits for an answer any more."""
+        if self._answer is not None:
+            self._answer.cancel()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -78,6 +92,15 @@ def interruptible() -> Iterator[Stop]:
         except Vila2Error:
             stop.check()
             raise
+        finally:
+            stop.end()
+
+
+def _say_that_it_stops() -> None:
+    """Answer Ctrl-C where what is begun has to be finished first, as a step of a training."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("vila2: stopping after what is being done now; Ctrl-C again stops at once\n")
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager

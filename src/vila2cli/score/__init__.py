@@ -33,13 +33,28 @@ SCORERS = {scorer.name: scorer for scorer in (*_YES_NO, *_CHOICE, *_SHORT, *_BOX
 CAPTION_SCORERS = frozenset(scorer.name for scorer in _CAPTION)
 
 
+_BY_TYPE = {
+    "yesno": _YES_NO,
+    "choice": _CHOICE,
+    "short": _SHORT,
+    "box": _BOX,
+    "caption": _CAPTION,
+    "open": _OPEN,
+}
+
+
+def answer_type_of(scorer: Scorer) -> str:
+    """What kind of answers a scorer is for, as task.toml says it."""
+    return next(kind for kind, scorers in _BY_TYPE.items() if scorer in scorers)
+
+
 def find_scorer(name: str) -> Scorer:
     """The scorer of that name; raises DataError naming the nearest one."""
     if name in SCORERS:
         return SCORERS[name]
     near = difflib.get_close_matches(name, SCORERS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SCORERS)}"
-    raise DataError(f"no scorer is named {name!r}; {hint}")
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(f"no scorer is named {name!r}; {hint}there are {', '.join(SCORERS)}")
 
 
 # By name, for their functions have none: a replica looks a scorer up as everybody does.

@@ -23,6 +23,7 @@ from vila2cli.score import CAPTION_SCORERS, find_scorer
 from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.score.chair import read_synonyms
 from vila2cli.score.scorer import Reference, Scorer, Vocabulary
+from vila2cli.shards.places import seen_from
 from vila2cli.shards.sample import Sample
 
 TASK_FILE = "task.toml"
@@ -93,7 +94,9 @@ def find_tasks(specs: Sequence[str | Path], *, box_frame: str = "") -> list[Task
     for spec in specs:
         matched = [folder for match in _matches(Path(spec)) for folder in _task_folders(match)]
         if not matched:
-            raise DataError(f"no {TASK_FILE} in {spec}; give task folders, such as data/world/eval/*")
+            raise DataError(
+                f"no {TASK_FILE} in {spec}{seen_from(spec)}; give task folders, such as data/world/eval/*"
+            )
         for folder in matched:
             folders.setdefault(folder.resolve(), folder)
     tasks = told_apart([load_task(folder) for folder in folders.values()])

@@ -92,7 +92,7 @@ class JudgeSettings(AskedSettings):
             "who judges: oracle (exact scene facts), model (a checkpoint), or NAME of a table [judges.NAME]",
             decides=False,
         ),
-    ] = ("oracle", "model")
+    ] = ("model",)
     protocol: Annotated[
         Literal["pair", "rubric", "sentences"],
         setting(

@@ -267,7 +267,7 @@ def _problem(detail: Any, places: Place) -> str:
     while parts and ".".join(parts) not in places and len(parts) > 1 and kind != "extra_forbidden":
         parts.pop()
     key = ".".join(parts)
-    where = _place(parts, places)
+    where = _set_that(message, key, detail["input"], places) or _place(parts, places)
     if kind == "extra_forbidden" and (hint := _removed(key)):
         return f"{where}{key} is no longer a setting: {hint}"
     if kind == "extra_forbidden":
@@ -275,6 +275,20 @@ def _problem(detail: Any, places: Place) -> str:
         return f"{where}unknown setting {key[:_MAX_KEY]}" + (f"; did you mean {meant}?" if meant else "")
     what = message[:1].lower() + message[1:]
     return where + what if where.startswith("--set") else f"{where}{key} = {_short(detail['input'])}: {what}"
+
+
+def _set_that(message: str, table: str, value: Any, places: Place) -> str:
+    """The --set of a setting that a problem of a whole table names; "" for none, and for other problems."""
+    words = set(re.findall(r"\w+", message))
+    inside = f"{table}."
+    named = [
+        place
+        for key, place in places.items()
+        if place.startswith("--set")
+        and key.startswith(inside)
+        and words & set(key.removeprefix(inside).split("."))
+    ]
+    return f"{named[-1]}: " if named and isinstance(value, Mapping) else ""
 
 
 def _place(parts: Sequence[str], places: Place) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ from vila2cli.shards.places import (
     join,
     local_path,
     path_of,
+    seen_from,
     tar_stem,
     typed,
 )
 from vila2cli.shards.records import LAYER_FILE, check_layer_json, refuse_both
 from vila2cli.shards.streams import file_system, persistently, read_small
+from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 
+_LOOKED_AT = 10_000
+_TABLES = ("csv", "tsv", "jsonl")
 _RANGE = re.compile(r"(\{\d+\.\.\d+\})")
 
 
@@ -62,7 +66,7 @@ def find(spec: str | Path) -> list[Found]:
         return [_found(path, spec)]
     matches = [_found(match, spec) for pattern in _braces(str(path)) for match in _match(pattern, spec)]
     if not matches:
-        raise DataError(f"no shards match {spec!r}; expected .tar files")
+        raise DataError(f"no shards match {spec!r}{seen_from(spec)}; {_instead(str(path))}")
     return matches
 
 
@@ -113,11 +117,46 @@ def _found(path: Path, spec: str) -> Found:
                 )
         if not tars and not (path / LAYER_FILE).is_file():
             what = "the folder" if str(path) == spec else f"{path} is a folder, and"
-            raise DataError(f"no shards match {spec!r}: {what} holds no .tar files")
+            raise DataError(
+                f"no shards match {spec!r}{seen_from(spec)}: {what} holds no .tar files{_advice(path)}"
+            )
         return Found(tuple(tars), found_locally(path))
     if not tar_stem(path):
-        raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}")
+        raise DataError(f"{path} is no shard: its name should end in {', '.join(TAR_SUFFIXES)}{_advice(path)}")
     return Found((found_locally(path),))
+
+
+def _instead(pattern: str) -> str:
+    """What to do about a glob that matches no shards: by the first file or folder that it does match."""
+    anchor = Path(Path(pattern).anchor)
+    found = (path for part in _braces(pattern) for path in anchor.glob(str(Path(part).relative_to(anchor))))
+    advice = next(
+        (advice for path in islice(found, 100) if not path.name.startswith(".") and (advice := _advice(path))),
+        "",
+    )
+    return advice.lstrip("; ") or "expected .tar files"
+
+
+def _advice(path: Path) -> str:
+    """What to do about a file, or a folder of files, that are no shards, "" where nobody could tell."""
+    files = sorted(islice(path.rglob("*"), _LOOKED_AT)) if path.is_dir() else [path]
+    first: dict[str, Path] = {}
+    for file in (
+        file for file in files if not any(part.startswith(".") for part in file.parts[len(path.parts) :])
+    ):
+        first.setdefault("tar" if tar_stem(file) else file.suffix[1:].lower(), file)
+    if path.is_dir() and "tar" in first:
+        return f"; {first['tar']} is one: name {first['tar'].parent}, or a glob such as {path}/*/*.tar"
+    if picture := next((file for ending, file in first.items() if ending in IMAGE_EXTENSIONS), None):
+        folder = path if path.is_dir() else path.parent
+        return (
+            f"; {picture.name} is a picture: make shards of such files first, with "
+            f"`vila2 shards convert folder {folder} --out FOLDER`"
+        )
+    if table := next((first[ending] for ending in ("parquet", *_TABLES) if ending in first), None):
+        form = "parquet" if table.suffix.lower() == ".parquet" else "csv"
+        return f"; make shards of a table first, with `vila2 shards convert {form} {table} --out FOLDER`"
+    return ""
 
 
 def _is_tar(path: Path) -> bool:
@@ -147,7 +186,7 @@ def _match(pattern: str, spec: str) -> Iterator[Path]:
     if not any(character in pattern for character in "*?["):
         path = _or_packed(Path(pattern))
         if not path.exists():
-            raise DataError(f"no shards match {spec!r}: there is no {pattern}")
+            raise DataError(f"no shards match {spec!r}{seen_from(spec)}: there is no {pattern}")
         yield path
         return
     anchor = Path(Path(pattern).anchor)

@@ -140,6 +140,12 @@ def is_there(path: Path, kind: Callable[[Path], bool] = Path.exists) -> bool:
         return False
 
 
+def seen_from(place: str | Path) -> str:
+    """The folder that a relative path is seen from, for a message that it is not there; "" for any other."""
+    text = str(place)
+    return "" if looks_remote(text) or local_path(text).is_absolute() else f" in {Path.cwd()}"
+
+
 def tar_stem(place: str | Path) -> str:
     """File name without .tar, .tar.gz or .tgz; "" when it ends in none of them.
 

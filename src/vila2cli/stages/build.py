@@ -23,6 +23,7 @@ from vila2cli.formats.specialists.drawing import draw_boxes
 from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversation, Picture
 from vila2cli.formats.specialists.rules import clean, settle
 from vila2cli.image import decode_image, stored_as
+from vila2cli.run.beginning import begun_with
 from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
@@ -108,18 +109,26 @@ def build(
     with lock(out), interruptible() as stop:
         if draw is not None and draw.is_dir() and any(draw.iterdir()) and read_manifest(out) is None:
             raise RecipeError(f"--draw {draw} holds files already, which would be overwritten; name another")
-        claim(out, inputs)
+        stored = begun_with(out, "build")
+        numbers = str(stored.get("numbers", "")) if stored else _numbers(inputs)
+        claim(out, {**inputs, **({"numbers": numbers} if numbers else {})})
         sweep(out)
         folder = None if images is None else FileFolder(images)
         maps = None if depth is None else DepthMaps(FileFolder(depth), depth_unit)
         drawing = None if draw is None else _Drawing(draw, num_drawn)
-        builder = _Builder(specialist, format, settings, stop, folder, maps, drawing)
+        builder = _Builder(specialist, format, settings, stop, folder, maps, drawing, numbers)
         shards = builder.write_all(chain(first, pictures), out)
         gather_rejects(out, shards)
         summary = _summary(specialist, format, out, shards)
         write_json(out / "summary.json", summary.to_json())
     _refuse_empty(summary, out)
     return summary
+
+
+def _numbers(inputs: Mapping[str, Any]) -> str:
+    """What the keys of a data set begin with: eight digits that tell it from others, wherever its files lie."""
+    files = sorted(inputs["annotations"].values())
+    return f"{digest([inputs['specialist'], inputs['format'], inputs['settings'], files])[:8]}-"
 
 
 def _refuse_empty(summary: BuildSummary, out: Path) -> None:
@@ -163,6 +172,8 @@ class _Builder:
     images: FileFolder | None
     depth: DepthMaps | None
     drawing: _Drawing | None
+    numbers: str
+    """What keys begin with, before their number."""
 
     def write_all(self, pictures: Iterator[Picture], out: Path) -> list[str]:
         """Write the shards that are not there yet; returns the names of all."""
@@ -205,7 +216,7 @@ class _Builder:
     def _numbered(self, name: str, pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
         """The pictures of a shard by the keys of their samples."""
         first = int(name) * self.settings.samples_per_shard
-        return [(f"{index:09d}", picture) for index, picture in enumerate(pictures, first)]
+        return [(f"{self.numbers}{index:09d}", picture) for index, picture in enumerate(pictures, first)]
 
     def _write_shard(self, name: str, pictures: Sequence[Picture], out: Path, drawing: _Drawing | None) -> None:
         account = ShardAccount(name)
@@ -264,6 +275,7 @@ class _Builder:
             "objects": [_object_json(thing) for thing in talk.used],
             "questions": talk.kinds,
             "built": {"specialist": self.specialist, "format": self.format, "source": picture.name},
+            **({"file_name": str(picture.image)} if self.numbers and isinstance(picture.image, Path) else {}),
         }
 
 

@@ -1,20 +1,33 @@
 """`vila2 shards convert`: other data formats to base shards, every item a sample or a written reject."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import sweep
 from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.items import ItemReader, members_of, sources_of
-from vila2cli.formats.captions.taken import Numbered, Taken, in_order, number_items, pass_over
+from vila2cli.formats.captions.items import ItemReader, Pictures, sources_of
+from vila2cli.formats.captions.keys import NAME, NUMBER, Keys
+from vila2cli.formats.captions.photos import PhotoReader, PictureCaptions, PictureFiles, find_pictures
+from vila2cli.formats.captions.tables import check_column
+from vila2cli.formats.captions.taken import (
+    Found,
+    Numbered,
+    Taken,
+    in_order,
+    number_items,
+    pass_over,
+    read_items,
+)
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format, find_format
-from vila2cli.run.folder import claim, lock, read_manifest
+from vila2cli.run.beginning import begun_with
+from vila2cli.run.folder import claim, digest, lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.sample import Reject
@@ -22,6 +35,19 @@ from vila2cli.shards.sample import Reject
 MAX_IMAGES = 6
 """Images of a web document at most, as VILA's loader has it."""
 _HINTS = {"img2dataset": ": an item is a picture with KEY.txt or KEY.json beside it, or in a tar with it"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """How tables and folders are read: `text` and `picture` name columns, `captions` are a folder's tables."""
+
+    text: str = ""
+    picture: str = ""
+    captions: Sequence[Path] = ()
+
+    def to_json(self) -> dict[str, str]:
+        """What of it decides the shards; tables are compared row by row."""
+        return {name: value for name in ("text", "picture") if (value := getattr(self, name))}
 
 
 def convert(
@@ -33,37 +59,103 @@ def convert(
     per_shard: int = 1000,
     max_images: int = MAX_IMAGES,
     text: str = "",
+    picture: str = "",
+    captions: Sequence[Path] = (),
+    key: str = "",
 ) -> ShardStats:
-    """Write base shards of at most `per_shard` samples, with keys that count the input's items.
+    """Write base shards of at most `per_shard` samples, whose JSON says what they were made from.
 
     An item that cannot be used is written to rejects.jsonl with its reason and, where an image is
     missing, its name. An image missing from a web document only takes itself out; it is counted, and
     named in the sample's JSON under "missing_images". Shards that are there are kept, so that a
     conversion that was stopped goes on, and what is new among the inputs comes behind them, wherever its
-    name would sort. Raises DataError for files that cannot be read, where what a finished shard was made
-    from is not what it was, and when no item could be used; RecipeError for another conversion's folder.
+    name would sort.
+    `text` and `picture` name columns, `captions` are the tables of a folder. `key` is `number`, `name` (of the
+    picture's file, that of a folder by default), or a field of KEY.json, such as a column. Numbers begin with a
+    digest of what comes first, so that two data sets may lie side by side.
+    Raises DataError for files that cannot be read, where what a finished shard was made from is not what it
+    was, and when no item could be used; RecipeError for another conversion's folder, and for options that the
+    format has no use for.
     """
-    chosen = find_format("shards convert", form)
-    if text and form != "parquet":
-        raise RecipeError(f"--text names a column of parquet; {form} has its captions where it has them")
-    read = partial(chosen.load(), text=text) if text else chosen.load()
-    sources = sources_of(chosen, inputs)
-    with lock(out), interruptible() as stop:
-        settings = {"format": form, "per_shard": per_shard, "max_images": max_images}
-        settings |= {"text": text} if text else {}
-        claim(out, {"stage": "convert", **settings, **_claimed_earlier(out)})
+    reading = _Reading(text=text, picture=picture, captions=captions)
+    source = _source(find_format("shards convert", form), inputs, images, reading)
+    with lock(out), interruptible() as stop, stop.at_once():
+        stored = begun_with(out, "convert")
+        finished = sorted(done(out)) if stored else []
+        found = read_items(source.read, in_order(source.paths, out, finished), max_images=max_images)
+        if (first := next(found, None)) is None and not finished:
+            raise DataError(_no_items(form, source.paths))
+        numbers = str(stored.get("numbers", "")) if stored or first is None else _numbers(form, first)
+        keys = Keys(key or (NAME if form == "folder" else NUMBER), numbers)
+        named = "key" in stored or not stored
+        settings = {"format": form, "per_shard": per_shard, "max_images": max_images, **reading.to_json()}
+        if named or key:
+            settings |= {"key": keys.how, "numbers": numbers}
+        claim(out, {"stage": "convert", **settings, **_claimed_earlier(stored)})
         sweep(out)
-        with stop.at_once():
-            names = _convert(chosen, read, sources, ImageStore(images), out, per_shard, max_images)
+        items = number_items(chain([first] if first else [], found), keys, named=named)
+        names = _convert(_Items(items), source.store, out, per_shard, finished)
         gather_rejects(out, names)
         return folder_stats(out, names)
 
 
-def _claimed_earlier(out: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What items are read from and how, and where the pictures are that they name."""
+
+    paths: Sequence[Path]
+    read: ItemReader
+    store: Pictures
+
+
+def _source(form: Format, inputs: Sequence[Path], images: Sequence[Path], reading: _Reading) -> _Source:
+    """Raises RecipeError for options that the format has no use for, DataError for what is not there."""
+    uses = {"text": ("parquet", "folder", "csv"), "picture": ("folder", "csv"), "captions": ("folder",)}
+    if unused := next(
+        (name for name, of in uses.items() if getattr(reading, name) and form.name not in of), ""
+    ):
+        raise RecipeError(f"--{unused} is for {' and '.join(uses[unused])}; {form.name} has no use for it")
+    if form.name == "folder":
+        if images:
+            raise RecipeError("--images: the pictures of folder are the inputs themselves; leave it out")
+        return _pictures(inputs, reading)
+    paths = sources_of(form, inputs)
+    if form.name == "csv":
+        read = form.load()(reading.picture, reading.text)
+        return _Source(paths, read, ImageStore(images or list(dict.fromkeys(path.parent for path in paths))))
+    if reading.text:
+        check_column(paths, reading.text)
+    return _Source(
+        paths, partial(form.load(), text=reading.text) if reading.text else form.load(), ImageStore(images)
+    )
+
+
+def _pictures(inputs: Sequence[Path], reading: _Reading) -> _Source:
+    names = find_pictures(inputs)
+    if not reading.captions and (reading.picture or reading.text):
+        raise RecipeError("--picture and --text name columns of --captions: give that table")
+    captions = (
+        PictureCaptions(reading.captions, names.values(), picture=reading.picture, text=reading.text)
+        if reading.captions
+        else None
+    )
+    return _Source(list(names), PhotoReader(names, captions), PictureFiles(names))
+
+
+def _no_items(form: str, paths: Sequence[Path]) -> str:
+    return f"there are no items of the format {form} in {', '.join(map(str, paths[:3]))}{_HINTS.get(form, '')}"
+
+
+def _numbers(form: str, first: Found) -> str:
+    """What numbers of a data set begin with: eight digits that tell it from others, by its first item."""
+    item = first.item
+    about = [str(item)] if isinstance(item, RowError) else [item.name, item.text]
+    return f"{digest([form, first.source.name, *about])[:8]}-"
+
+
+def _claimed_earlier(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What earlier releases held fixed of the inputs: now each shard says what it was made from."""
-    stored = read_manifest(out)
-    inputs = stored.inputs if stored is not None else {}
-    return {key: inputs[key] for key in ("inputs", "sizes", "images") if key in inputs}
+    return {key: stored[key] for key in ("inputs", "sizes", "images") if key in stored}
 
 
 class _Items:
@@ -83,18 +175,8 @@ class _Items:
         return self._back.pop() if self._back else next(self._source)
 
 
-def _convert(
-    form: Format,
-    read: ItemReader,
-    sources: Sequence[Path],
-    store: ImageStore,
-    out: Path,
-    per_shard: int,
-    max_images: int,
-) -> list[str]:
+def _convert(items: _Items, store: Pictures, out: Path, per_shard: int, finished: Sequence[str]) -> list[str]:
     """Write the shards that are missing; returns the names of all."""
-    finished = sorted(done(out))
-    items = _Items(number_items(read, in_order(sources, out, finished), max_images=max_images))
     names: list[str] = []
     for name in map("{:06d}".format, count()):
         if name in finished:
@@ -102,9 +184,6 @@ def _convert(
         elif not _write_shard(items, store, out, name, per_shard):
             break
         names.append(name)
-    if not names:
-        places = ", ".join(map(str, sources[:3]))
-        raise DataError(f"there are no items of the format {form.name} in {places}{_HINTS.get(form.name, '')}")
     if extra := [name for name in finished if name not in names]:
         raise DataError(
             f"{out} holds {extra[0]}.tar, for which no items are left: there were more of them; put back what "
@@ -113,7 +192,7 @@ def _convert(
     return names
 
 
-def _write_shard(items: _Items, store: ImageStore, out: Path, name: str, per_shard: int) -> bool:
+def _write_shard(items: _Items, store: Pictures, out: Path, name: str, per_shard: int) -> bool:
     """Write one shard from the items that are left; returns whether there were any."""
     if (first := next(items, None)) is None:
         return False
@@ -125,7 +204,7 @@ def _write_shard(items: _Items, store: ImageStore, out: Path, name: str, per_sha
         for numbered in items:
             identity = taken.identity(numbered)  # before the images are read
             try:
-                members, missing = members_of(numbered.item, store)
+                members, missing = numbered.members(store)
             except RowError as error:
                 rejects.append(Reject(name, numbered.key, error.reason, str(error)))
             else:

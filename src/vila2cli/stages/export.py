@@ -1,19 +1,21 @@
 """`vila2 shards export`: captions with or without pictures as files of other tools, shard by shard."""
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import read_json, sweep, to_json_bytes, write_atomically
+from vila2cli.files import MARK, PARTIAL, read_json, sweep, to_json_bytes, write_atomically
 from vila2cli.formats.exports.chats import join_lists
-from vila2cli.formats.exports.parquet import check_pyarrow
-from vila2cli.formats.exports.rows import Content, Writer
+from vila2cli.formats.exports.files import join_lines
+from vila2cli.formats.exports.parquet import check_pyarrow, join_tables
+from vila2cli.formats.exports.rows import QUESTION, Content, Writer
 from vila2cli.formats.registry import find_format
-from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.folder import claim, lock, read_manifest, write_json
 from vila2cli.run.stopping import interruptible
 from vila2cli.shards import (
     Shard,
@@ -24,18 +26,17 @@ from vila2cli.shards import (
     to_made_from,
     write_rejects,
 )
+from vila2cli.shards.contents import contents_of
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.places import is_remote, local_path
 from vila2cli.shards.records import parts_of
-from vila2cli.shards.sample import FILTER, ORIGINAL, Reject, is_kept, is_source
+from vila2cli.shards.sample import Reject, is_kept
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.compose import filter_inputs
 
 DATA = "data"
 """The folder of the rows in an export, apart from what is kept about them."""
-_LOOKED_AT = 100
-"""So many shards, and samples of each, tell at most what a layer holds."""
 
 
 def export(
@@ -65,6 +66,8 @@ def export(
     content = _content(form, source, captions, with_pictures, question)
     folder = out / DATA if form in ("jsonl", "parquet") else out
     with lock(out), interruptible() as stop:
+        if (stored := read_manifest(out)) is not None:  # an export that was begun goes on with its own columns
+            content = replace(content, file_names="file_names" in stored.inputs)
         claim(out, _inputs(form, source, content))
         unreadable = Unreadable()
 
@@ -88,6 +91,39 @@ def export(
     return total
 
 
+def export_file(
+    form: str,
+    source: Source,
+    path: Path,
+    *,
+    captions: Sequence[str] = (),
+    with_pictures: bool = False,
+    question: str = "",
+) -> ShardStats:
+    """Write the rows of `export` as one file, a .parquet or a .jsonl; what could not be used lies beside it.
+
+    Raises what `export` does, DataError for a file that is there, and RecipeError for what takes several files.
+    """
+    if form == "jsonl" and with_pictures:
+        raise RecipeError("--pictures: beside .jsonl pictures are files of their own; name a folder with --out")
+    if os.path.lexists(path):
+        raise DataError(f"{path} is there already; move it, or give another --out")
+    folder = path.with_name(f"{MARK}{path.name}.parts{PARTIAL}")
+    total = export(form, source, folder, captions=captions, with_pictures=with_pictures, question=question)
+    names = [shard.name for shard in source.shards]
+    parts = [part for name in names if (part := folder / DATA / f"{name}.{form}").is_file()]
+    (join_tables if form == "parquet" else join_lines)(parts, path)
+    if total.num_rejected:
+        (folder / "rejects.jsonl").replace(rejects_beside(path))
+    shutil.rmtree(folder)
+    return total
+
+
+def rejects_beside(path: Path) -> Path:
+    """Where the rejects of an export to one file are."""
+    return path.with_name(f"{path.stem}.rejects.jsonl")
+
+
 def _inputs(form: str, source: Source, content: Content) -> dict[str, Any]:
     """What decides an export."""
     return {
@@ -97,6 +133,7 @@ def _inputs(form: str, source: Source, content: Content) -> dict[str, Any]:
         "answers": list(content.answers),
         "pictures": content.with_pictures,
         **({"question": content.question} if form == "llava" else {}),
+        **({"file_names": True} if content.file_names else {}),
         "layers": source.outline()["layers"],
         **filter_inputs(source.layers),
     }
@@ -110,18 +147,18 @@ def _check_some(total: ShardStats, out: Path) -> None:
 
 def _content(form: str, source: Source, captions: Sequence[str], with_pictures: bool, question: str) -> Content:
     """What is exported of this source, by what its layers hold."""
-    kinds, of_rounds = _found(source)
-    known = [ORIGINAL, *dict.fromkeys(name for name, kind in kinds.items() if kind == "caption")]
-    if unknown := [name for name in captions if not is_source(name, known)]:
-        raise RecipeError(f"--captions {unknown[0]}: these shards have {', '.join(known)}")
-    all_known = [one for name in known for one in of_rounds.get(name, (name,))]
-    answers = [name for name, kind in kinds.items() if kind == "turns"]
+    held = contents_of(source)
+    known = held.captions
+    held.check(captions, known)
+    of_rounds = {name: numbers for name, numbers in held.rounds.items() if len(numbers) > 1}
+    all_known = [one for name in known for one in _by_round(name, of_rounds.get(name, ()))]
+    answers = [name for name, kind in held.kinds.items() if kind == "turns"]
     content = Content(
         captions=tuple(captions or (known[-1:] if form in ("llava", "vila") else all_known)),
         answers=tuple(answers) if form != "vila" else (),
         with_pictures=with_pictures,
         root=_root(source),
-        **({"question": question} if question else {}),
+        question=question or QUESTION,
     )
     for name in (*content.captions, *answers):
         others = tuple(one for one in content.captions if one != name)
@@ -133,23 +170,9 @@ def _content(form: str, source: Source, captions: Sequence[str], with_pictures: 
     return content
 
 
-def _found(source: Source) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """What each layer holds, by the first samples that it annotates, captions where those are none; and of
-    layers of one name and several rounds their names by round."""
-    kinds: dict[str, str] = {}
-    rounds: dict[str, set[int]] = {}
-    names = [info.name for info in source.layers if info.name != FILTER]
-    for shard in source.shards[:_LOOKED_AT] if names else ():
-        for sample in islice(read_shard(shard, on_reject=lambda reject: None, verify=False), _LOOKED_AT):
-            kinds |= {one.layer: one.kind for one in sample.annotations}
-            for one in sample.annotations:
-                rounds.setdefault(one.layer, set()).update(() if one.round is None else (one.round,))
-        if set(names) <= kinds.keys():
-            break
-    several = {name for name in names if 1 < names.count(name) == len(rounds.get(name, ()))}
-    return {name: kinds.get(name, "caption") for name in names}, {
-        name: [f"{name}@{number}" for number in sorted(rounds[name])] for name in several
-    }
+def _by_round(name: str, numbers: Sequence[int]) -> list[str]:
+    """What layers of one name and several rounds go by."""
+    return [f"{name}@{number}" for number in numbers] or [name]
 
 
 def _root(source: Source) -> str:

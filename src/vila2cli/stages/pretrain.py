@@ -33,6 +33,10 @@ def pretrain(
     images, base shards or layers over them; interleaved documents from the recipe are added in the second
     phase, and so are `mixed`, shards of conversations by name.
     """
+    pairs = open_source(shards or recipe.data.pretrain, base=base)
+    others = {"interleaved": recipe.data.interleaved, **mixed}
+    documents = {name: open_source(specs) for name, specs in others.items() if specs}
+
     from vila2cli.model.build import build
     from vila2cli.train.job import Phase, load_checkpoint, train_stage
 
@@ -41,13 +45,12 @@ def pretrain(
     in_run = out.resolve().is_relative_to(run.root.resolve())
     start = _continued if settings.model else _from_scratch
     origin = start(recipe, run, in_run=in_run, is_later_round=in_run and out != first, round=round)
-    pairs = open_source(shards or recipe.data.pretrain, base=base)
     check_trained(recipe, {layer.name for layer in pairs.layers})
     if settings.model:
         model, processor = load_checkpoint(settings.model)
     else:
         model, processor = build(recipe.base, seed=recipe.seed)
-    phases = [Phase("main", settings.main, list(_main_sources(recipe, pairs, mixed)))]
+    phases = [Phase("main", settings.main, list(_main_sources(recipe, pairs, documents)))]
     if "align" in settings.phases:
         captions = _captions(pairs, composition_of(settings.align, recipe.seed), with_answers=False)
         shared = run.aligned / digest(_weights(origin)) if in_run else None
@@ -105,17 +108,14 @@ def _weights(origin: Mapping[str, Any]) -> dict[str, str]:
     return {name: part["sha256"] for name, part in parts.items()}
 
 
-def _main_sources(recipe: Recipe, pairs: Source, mixed: Mapping[str, Sequence[str]]) -> Iterator["DataSource"]:
+def _main_sources(recipe: Recipe, pairs: Source, others: Mapping[str, Source]) -> Iterator["DataSource"]:
     """What the second phase trains on: captioned images, interleaved documents and conversations."""
     from vila2cli.train.job import DataSource
 
     main, compose = recipe.pretrain.main, partial(conversations, composition=Composition())
     yield _captions(pairs, composition_of(main, recipe.seed, answers=main.answers))
-    if recipe.data.interleaved:
-        documents = open_source(recipe.data.interleaved)
-        yield DataSource("interleaved", documents, compose, may_lack_images=True)
-    for name, specs in mixed.items():
-        yield DataSource(name, open_source(specs), compose)
+    for name, source in others.items():
+        yield DataSource(name, source, compose, may_lack_images=name == "interleaved")
 
 
 def _captions(pairs: Source, composition: Composition, *, with_answers: bool = True) -> "DataSource":

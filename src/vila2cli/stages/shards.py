@@ -5,12 +5,15 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
 from vila2cli.run.results import StageResult, summary_lines
+from vila2cli.score.task import TASK_FILE, load_task
 from vila2cli.shards import (
     Shard,
     Source,
@@ -317,12 +320,31 @@ def _shown(shard: Shard, sample: Sample, max_chars: int | None) -> str:
     ]
     if sample.text is not None:
         lines.append(f"{ORIGINAL}: {sample.text.strip()}")
+    lines += _asked_lines(shard, sample)
     lines += [f"{turn.role}: {turn.text}" for turn in sample.turns]
     if "interleaved" in sample.meta:
         texts = sample.meta["interleaved"]["texts"]
         lines.append("document: " + " ".join("<image>" if text is None else text for text in texts))
     lines += [line for annotation in sample.annotations for line in _annotation_lines(annotation)]
     return "\n  ".join(printable(_cut(line, max_chars)) for line in lines)
+
+
+def _asked_lines(shard: Shard, sample: Sample) -> Iterator[str]:
+    """The question of a sample of a task, and what is right."""
+    question = sample.meta.get("question")
+    if not isinstance(question, str) and not is_remote(shard.url):
+        question = _question_of_task(local_path(shard.url).parent)
+    if isinstance(question, str):
+        yield f"question: {question}"
+    answers = sample.meta.get("answers")
+    if isinstance(answers, list) and answers:
+        yield f"reference: {' | '.join(map(str, answers))}"
+
+
+@cache
+def _question_of_task(folder: Path) -> str | None:
+    """The question that a task folder has for all of its samples, None where it has none."""
+    return load_task(folder).question if (folder / TASK_FILE).is_file() else None
 
 
 _ORIGIN = (
@@ -349,7 +371,8 @@ def _image_line(data: bytes, extension: str) -> str:
 def _annotation_lines(annotation: Annotation) -> Iterator[str]:
     origin = [annotation.model, annotation.prompt_id, annotation.finish_reason]
     about = ", ".join(str(part) for part in origin if part)
-    name = annotation.layer if annotation.round is None else f"{annotation.layer} of round {annotation.round}"
+    called = "answer" if annotation.kind == "prediction" else annotation.layer
+    name = called if annotation.round is None else f"{called} of round {annotation.round}"
     yield f"{name} ({about}): {annotation.text or ''}" if about else f"{name}: {annotation.text or ''}"
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
     if annotation.scores:

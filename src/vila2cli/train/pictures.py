@@ -14,6 +14,7 @@ from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
 from vila2cli.model.ready import Preparer
 from vila2cli.ranks import number
+from vila2cli.run.child import DECODING
 from vila2cli.run.feed import num_threads
 from vila2cli.settings import Workers
 from vila2cli.train.data import TrainSample
@@ -32,7 +33,7 @@ class Showing:
 
     def __init__(self, chat: Chat, num_workers: int) -> None:
         self._chat, self._decode = chat, Preparer(chat, most_bytes=sys.maxsize)
-        self._pool = ThreadPoolExecutor(num_workers, "vila2-pictures") if num_workers else None
+        self._pool = ThreadPoolExecutor(num_workers, f"{DECODING}-steps") if num_workers else None
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +42,7 @@ class Showing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=error is None, cancel_futures=True)
 
     def images(self, samples: Sequence[TrainSample]) -> list[list[Image.Image]]:
         """The images of each sample; raises DataError for one that is not there any more."""

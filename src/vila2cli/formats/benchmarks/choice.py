@@ -19,7 +19,8 @@ from vila2cli.formats.benchmarks.questions import (
     picture,
     with_options,
 )
-from vila2cli.formats.reading import Row, read_object, read_rows, read_tsv
+from vila2cli.formats.delimited import read_tsv
+from vila2cli.formats.reading import Row, read_object, read_rows
 
 _ROTATION = 1_000_000
 """What MMBench's files add to the index of a question for each rotation of its options."""

@@ -62,6 +62,13 @@ def import_tasks(
     return [_import(table, out, finder, synonyms) for table in tables]
 
 
+def write_task(table: BenchmarkTask, out: Path, *, images: Path) -> Imported:
+    """Write one task as OUT/NAME, as `import_tasks` does."""
+    if not images.is_dir():
+        raise DataError(f"--images {images}: there is no such folder")
+    return _import(table, out, _Finder(images), None)
+
+
 def _framed(table: BenchmarkTask, box_frame: str) -> BenchmarkTask:
     """The table with another frame for the boxes of its answers."""
     if not box_frame:

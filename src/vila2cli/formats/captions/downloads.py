@@ -27,7 +27,11 @@ def _in_tar(tar: Path) -> Iterator[Item | RowError]:
             if sample.lacks_images:
                 yield RowError("there is no picture of this key", NO_IMAGE, sample.key)
             else:
-                yield Item(name=sample.key, images=sample.images, text=sample.text, meta=sample.meta)
+                files = tuple(f"{sample.key}.{image.extension}" for image in sample.images)
+                files = files if len(files) == 1 else ()
+                yield Item(
+                    name=sample.key, images=sample.images, files=files, text=sample.text, meta=sample.meta
+                )
         yield from rejects
     table = tar.with_suffix(".parquet")
     for row in stream_rows(table) if table.is_file() else ():
@@ -57,7 +61,13 @@ def _in_folder(folder: Path) -> Iterator[Item | RowError]:
         text = folder / f"{stem}.txt"
         caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else meta.get("caption")
         images = tuple(EncodedImage(path.read_bytes(), path.suffix[1:].lower()) for path in pictures)
-        yield Item(name=stem, images=images, text=caption if isinstance(caption, str) else None, meta=meta)
+        yield Item(
+            name=stem,
+            images=images,
+            files=tuple(path.name for path in pictures),
+            text=caption if isinstance(caption, str) else None,
+            meta=meta,
+        )
 
 
 def _not_downloaded(url: Any, why: Any) -> RowError:

@@ -3,11 +3,13 @@
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from vila2cli.errors import DataError
-from vila2cli.files import parse_json
+from vila2cli.files import parse_json, whole_characters
+from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.reading import RowError
 from vila2cli.image import image_size
 from vila2cli.shards.places import tar_stem
@@ -17,11 +19,14 @@ from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the bytes of an image are: a file, or the `span` (start, length, time of change) of a plain tar."""
+    """Where the bytes of an image are: a file, or the `span` (start, length, time of change) of a plain tar.
+
+    `name` is what it is called there."""
 
     path: Path
     extension: str
     span: tuple[int, int, int] | None = None
+    name: str = ""
 
     def read(self) -> bytes:
         start, num_bytes, _ = self.span or (0, -1, 0)
@@ -36,8 +41,9 @@ class _Place:
         return [self.path.name, status.st_size, status.st_mtime_ns]
 
 
-def _file(path: Path) -> _Place:
-    return _Place(path, path.suffix[1:].lower())
+def _file(path: Path, folder: Path) -> _Place:
+    name = str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+    return _Place(path, path.suffix[1:].lower(), name=name)
 
 
 class ImageStore:
@@ -54,7 +60,7 @@ class ImageStore:
         self._by_name: dict[str, list[_Place]] = {}
         for tar in tars:
             self._index(tar)
-        self._by_url: dict[str, Path] | None = None
+        self._by_url: dict[str, tuple[Path, Path]] | None = None
 
     def find(self, name: str) -> EncodedImage:
         """The image of this name; raises RowError when it is missing or is no image."""
@@ -73,26 +79,47 @@ class ImageStore:
         except RowError as error:
             return [error.reason]
 
+    def file_name(self, name: str) -> str:
+        """What the image's file is called, below the folder or in the tar that it is in; raises RowError."""
+        return whole_characters(self._locate(name).name)
+
     def _locate(self, name: str) -> _Place:
         if (member := self._members.get(name)) is not None:
             return member
         for folder in self._folders:
             if _is_inside(path := folder / name, folder):
-                return _file(path)
+                return _file(path, folder)
         if "://" in name and (download := self._downloaded().get(name)) is not None:
-            return _file(download)
+            return _file(*download)
         return self._by_last_part(name)
 
     def _by_last_part(self, name: str) -> _Place:
         """The one image whose path ends as the name does: what holds the images may be laid out otherwise."""
         last = _last_part(name)
         places = list(self._by_name.get(last, []))
-        places += [_file(path) for folder in self._folders if _is_inside(path := folder / last, folder)]
+        places += [_file(path, folder) for folder in self._folders if _is_inside(path := folder / last, folder)]
+        places = places or self._deeper(name)
         if len(places) > 1:
             raise RowError(f"several images are called {last}, none lies there", "ambiguous-image", name)
         if places:
             return places[0]
         raise RowError(f"{name} is in none of the places given with --images", "missing-image")
+
+    def _deeper(self, name: str) -> list[_Place]:
+        """The files in folders of the folders whose paths end as the name does."""
+        if "://" in name:  # the end of a URL tells little
+            return []
+        parts = PurePosixPath(name).parts
+        return [
+            _file(path, folder.root)
+            for folder in self._listed
+            for path in folder.named(parts[-1] if parts else "")
+            if path.parts[-len(parts) :] == parts and _is_inside(path, folder.root)
+        ]
+
+    @cached_property
+    def _listed(self) -> list[FileFolder]:
+        return [FileFolder(folder) for folder in self._folders]
 
     def _index(self, tar: Path) -> None:
         """Note where every file of a tar lies, by path, by name, and by the URL that its JSON states."""
@@ -110,7 +137,7 @@ class ImageStore:
                         urls[stem] = str(parse_json(file.read(), entry.name).get("url") or "")
                     if extension.lower() in IMAGE_EXTENSIONS:
                         span = (entry.offset_data, entry.size, mtime_ns)
-                        member = _Place(tar, extension.lower(), span)
+                        member = _Place(tar, extension.lower(), span, entry.name)
                         self._members.setdefault(entry.name, member)
                         self._by_name.setdefault(PurePosixPath(entry.name).name, []).append(member)
         except tarfile.TarError as error:
@@ -120,8 +147,8 @@ class ImageStore:
             if url and own is not None and own.path == tar:
                 self._members.setdefault(url, own)
 
-    def _downloaded(self) -> dict[str, Path]:
-        """Images in folders by the URL in the JSON beside them."""
+    def _downloaded(self) -> dict[str, tuple[Path, Path]]:
+        """Images in folders, and those folders, by the URL in the JSON beside them."""
         if self._by_url is None:
             self._by_url = {}
             for folder in self._folders:
@@ -129,7 +156,7 @@ class ImageStore:
                     pictures = (path.with_suffix(f".{extension}") for extension in IMAGE_EXTENSIONS)
                     picture = next((picture for picture in pictures if picture.is_file()), None)
                     if picture is not None and (url := parse_json(path.read_bytes(), str(path)).get("url")):
-                        self._by_url.setdefault(str(url), picture)
+                        self._by_url.setdefault(str(url), (picture, folder))
         return self._by_url
 
 

@@ -3,31 +3,67 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
-from vila2cli.formats.captions.images import ImageStore
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format
 from vila2cli.shards.sample import EncodedImage
 
-_TABLES = (".json", ".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zip", ".parquet")
+_TABLES = (
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".jsonl.gz",
+    ".jsonl.zip",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".csv.gz",
+    ".tsv.gz",
+)
+
+
+class Pictures(Protocol):
+    """Where the pictures are that items name."""
+
+    def find(self, name: str) -> EncodedImage:
+        """The picture of this name; raises RowError when it is missing or is no picture."""
+        ...
+
+    def identity(self, name: str) -> list[str | int]:
+        """What tells it from another without reading it, or why there is none."""
+        ...
+
+    def file_name(self, name: str) -> str:
+        """What its file is called there, below a folder or in a tar; raises RowError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One item of the input; an image is named, or is there already.
 
-    `name` tells it from the others in an error. Of a document `may_lose` says that an image which is
-    missing is left out instead of the whole; then `meta["interleaved"]["images"]` holds the names.
+    `name` tells it from the others in an error, `files` are the names of images that are there already. Of a
+    document `may_lose` says that an image which is missing is left out instead of the whole; then
+    `meta["interleaved"]["images"]` holds the names. `origin` is the file and row that it was read from, where
+    that is not its place among the items of its source. `needs_text` says that a picture alone is no use.
     """
 
     name: str
     images: tuple[str | EncodedImage, ...] = ()
     text: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     may_lose: bool = False
+    needs_text: bool = True
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of its first picture, "" where none is known."""
+        return next((name for name in (*self.files, *self.images) if isinstance(name, str)), "")
 
 
 ItemReader = Callable[[Path, int], Iterator[Item | RowError]]
@@ -48,7 +84,10 @@ def _tables(inputs: Sequence[Path]) -> Iterator[Path]:
         if place.is_dir():
             tables = sorted(path for path in place.iterdir() if path.name.endswith(_TABLES))
             if not tables:
-                raise DataError(f"{place} holds no file that ends in {', '.join(_TABLES)}")
+                raise DataError(
+                    f"{place} holds no file that ends in {', '.join(_TABLES)}; a folder of pictures is read by "
+                    "`vila2 shards convert folder`"
+                )
             yield from tables
         elif place.is_file():
             yield place
@@ -67,35 +106,61 @@ def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
             yield folder
 
 
-def members_of(item: Item | RowError, store: ImageStore) -> tuple[dict[str, bytes], int]:
-    """The files of a sample and how many of its images are missing; raises RowError."""
+def members_of(
+    item: Item | RowError, store: Pictures, origin: Mapping[str, Any] | None = None
+) -> tuple[dict[str, bytes], int]:
+    """The files of a sample and how many of its images are missing; raises RowError.
+
+    With an `origin`, the file and row that it is from, KEY.json holds that and what its pictures' files are
+    called.
+    """
     if isinstance(item, RowError):
         raise item
+    images, files, missing = _images_of(item, store)
+    if item.needs_text and item.images and not item.text and not {"messages", "interleaved"} & item.meta.keys():
+        raise RowError(f"{item.name} has no text", "no-caption")
+    several = len(images) > 1
+    members = {
+        f"{i}.{image.extension}" if several else image.extension: image.data for i, image in enumerate(images)
+    }
+    if item.text and item.text.strip():
+        members["txt"] = item.text.strip().encode("utf-8", "replace")
+    meta = _meta(item, missing) if origin is None else _with_origin(_meta(item, missing), files, origin)
+    if meta:
+        try:
+            members["json"] = to_json_bytes(meta)
+        except (ValueError, TypeError) as error:
+            raise RowError(str(error), "bad-json", item.name) from None
+    return members, len(missing)
+
+
+def _images_of(item: Item, store: Pictures) -> tuple[list[EncodedImage], list[str], list[str]]:
+    """The images of an item, the names of their files, and the names of those that are missing."""
     images: list[EncodedImage] = []
+    files = list(item.files)
     missing: list[str] = []
     for image in item.images:
         try:
             images.append(image if isinstance(image, EncodedImage) else store.find(image))
+            if isinstance(image, str) and not item.files:
+                files.append(store.file_name(image))
         except RowError as error:
             if not item.may_lose:
                 raise RowError(str(error), error.reason, item.name) from None
             missing.append(str(image))
     if item.may_lose and not images:
         raise RowError(f"none of its images is there: {', '.join(missing)}", "missing-image", item.name)
-    if item.images and not item.text and not {"messages", "interleaved"} & item.meta.keys():
-        raise RowError(f"{item.name} has no text", "no-caption")
-    several = len(images) > 1
-    members = {
-        f"{i}.{image.extension}" if several else image.extension: image.data for i, image in enumerate(images)
-    }
-    if item.text:
-        members["txt"] = item.text.strip().encode("utf-8", "replace")
-    if meta := _meta(item, missing):
-        try:
-            members["json"] = to_json_bytes(meta)
-        except (ValueError, TypeError) as error:
-            raise RowError(str(error), "bad-json", item.name) from None
-    return members, len(missing)
+    return images, files, missing
+
+
+def _with_origin(meta: dict[str, Any], files: Sequence[str], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """KEY.json with where the sample is from; what it said of that itself lies one deeper."""
+    if len(files) == 1:
+        meta["file_name"] = files[0]
+    elif files:
+        meta["file_names"] = list(files)
+    earlier = {"from": meta["origin"]} if "origin" in meta else {}
+    return {**meta, "origin": {**origin, **earlier}} if origin or earlier else meta
 
 
 def _meta(item: Item, missing: Sequence[str]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Formats whose items are rows of a file: LLaVA, COCO, image-text pairs, MMC4 and OBELICS."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
 from vila2cli.formats.captions.items import Item, ItemReader
 from vila2cli.formats.reading import Row, RowError, load_packed, stated, stream_rows
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER
@@ -99,6 +101,34 @@ def _pair(row: Row, _: int) -> Item:
         raise row.error(f"{_name(row)} names no image", "no-image-entry")
     rest = {key: value for key, value in row.fields.items() if key not in (*_TEXT_KEYS, "image", "file_name")}
     return Item(name=_name(row), images=(images[0],), text=text, meta=rest)
+
+
+@dataclass(frozen=True, slots=True)
+class ListReader:
+    """Reads tables of pictures by path or URL, of which any column may be the caption or none."""
+
+    picture: str = ""
+    text: str = ""
+
+    def __call__(self, path: Path, _: int) -> Iterator[Item | RowError]:
+        columns = columns_of(path)
+        named = picture_column(path, columns, self.picture)
+        said = text_column(path, columns, self.text)
+        for row in stream_rows(path):
+            try:
+                yield row if isinstance(row, RowError) else self._item(row, named, said)
+            except RowError as error:
+                yield error
+
+    def _item(self, row: Row, named: str, said: str) -> Item:
+        name = row.get(named)
+        if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+            raise row.wrong(named, "the name of a picture", "no-image-entry")
+        name = str(name).strip()
+        caption = row.get(said) if said else None
+        meta = metadata(row, (said,) if "://" in name else (named, said))
+        text = caption if isinstance(caption, str) else None
+        return Item(name=name, images=(name,), text=text, meta=meta, needs_text=False)
 
 
 def _texts(row: Row, keys: Sequence[str]) -> list[str]:

@@ -1,13 +1,13 @@
 """Parquet with pictures in it, as Hugging Face `datasets` and many others write it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, meant
 from vila2cli.files import load_json
 from vila2cli.formats.captions.items import Item
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
@@ -33,15 +33,28 @@ def read_parquet(path: Path, max_images: int, text: str = "") -> Iterator[Item |
             yield error
 
 
+def check_column(paths: Sequence[Path], text: str) -> None:
+    """Raise DataError for a column of the caption that no file has."""
+    firsts = [next(stream_rows(path, 1), None) for path in paths]
+    columns = dict.fromkeys(name for row in firsts if isinstance(row, Row) for name in row.fields)
+    if columns and text not in columns:
+        raise DataError(
+            f"{paths[0]} has no column {text!r}{meant(text, columns)}; it has {shown(list(columns))}: "
+            "name one with --text"
+        )
+
+
 def _item(row: Row, max_images: int, text: str) -> Item:
     if text and text not in row:
         raise row.error(f"has no column {text!r}; it has {shown(list(row.fields))}", "no-caption")
     images: list[str | EncodedImage] = []
+    files: list[str] = []
     meta: dict[str, Any] = {}
     for name, value in row.fields.items():
         pictures = list(_pictures(row, name, value))
         if pictures:
             images += pictures
+            files += _file_names(value)
         elif name in _JSON_COLUMNS and (known := _object(row, name, value)) is not None:
             meta |= known
         elif value is not None and not isinstance(value, bytes):
@@ -50,14 +63,26 @@ def _item(row: Row, max_images: int, text: str) -> Item:
         raise row.error("has no picture: a column of bytes, or of bytes and path", "no-image")
     if len(images) > max_images:
         raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
-    _check_turns(row, meta)
+    check_turns(row, meta)
     column = text or next(
         (name for name in _TEXTS if isinstance(meta.get(name), str) and meta[name].strip()), ""
     )
     caption = meta.pop(column, None)
+    has_names = len(files) == len(images) and not any(isinstance(image, str) for image in images)
     return Item(
-        name=_name(row), images=tuple(images), text=caption if isinstance(caption, str) else None, meta=meta
+        name=_name(row),
+        images=tuple(images),
+        files=tuple(files) if has_names else (),
+        text=caption if isinstance(caption, str) else None,
+        meta=meta,
     )
+
+
+def _file_names(value: Any) -> list[str]:
+    """What the files of a value's pictures are called, as far as it says."""
+    structs = value if isinstance(value, list) else [value]
+    paths = [one.get("path") for one in structs if isinstance(one, Mapping)]
+    return [path for path in paths if isinstance(path, str) and path]
 
 
 def _pictures(row: Row, name: str, value: Any) -> Iterator[str | EncodedImage]:
@@ -118,7 +143,7 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
-def _check_turns(row: Row, meta: Mapping[str, Any]) -> None:
+def check_turns(row: Row, meta: Mapping[str, Any]) -> None:
     """Raise RowError for a conversation that no reader of shards would take."""
     messages = meta.get("messages")
     if messages is None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.items import Item, ItemReader, members_of
+from vila2cli.files import whole_characters
+from vila2cli.formats.captions.items import Item, ItemReader, Pictures, members_of
+from vila2cli.formats.captions.keys import Keys
 from vila2cli.formats.reading import RowError
 from vila2cli.shards import read_rejects
 from vila2cli.shards.records import check_whole, note, recorded
@@ -28,28 +29,55 @@ Digests = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """An item, its number among all, and where it is from."""
+    """An item with its key, and where it is from.
 
-    index: int
+    `origin` is the file and row that its JSON names, None in a folder of a release that named none.
+    """
+
+    key: str
     source: Path
     item: Item | RowError
+    origin: Mapping[str, Any] | None = None
 
-    @property
-    def key(self) -> str:
-        return f"{self.index:09d}"
+    def members(self, store: Pictures) -> tuple[dict[str, bytes], int]:
+        """What `members_of` makes of it."""
+        return members_of(self.item, store, self.origin)
 
 
-def number_items(read: ItemReader, sources: Iterable[Path], *, max_images: int) -> Iterator[Numbered]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An item, and its source and its place among the items of that."""
+
+    source: Path
+    row: int
+    item: Item | RowError
+
+
+def read_items(read: ItemReader, sources: Iterable[Path], *, max_images: int) -> Iterator[Found]:
     """The items of the sources, one after another."""
-    items = ((source, item) for source in sources for item in read(source, max_images))
-    for index, (source, item) in enumerate(items):
-        yield Numbered(index, source, item)
+    for source in sources:
+        for row, item in enumerate(read(source, max_images), 1):
+            yield Found(source, row, item)
+
+
+def number_items(items: Iterable[Found], keys: Keys, *, named: bool = True) -> Iterator[Numbered]:
+    """The items with their keys; `named` where each is to say what it is from."""
+    for index, found in enumerate(items):
+        key, item = keys.number(index), found.item
+        if isinstance(item, Item):
+            try:
+                key = keys.of(index, item)
+            except RowError as error:
+                item = error
+        stated = item.origin if isinstance(item, Item) else None
+        origin = {"file": whole_characters(found.source.name), "row": found.row} if stated is None else stated
+        yield Numbered(key, found.source, item, origin if named else None)
 
 
 class Taken:
     """The items that a shard was made from."""
 
-    def __init__(self, store: ImageStore) -> None:
+    def __init__(self, store: Pictures) -> None:
         self._store = store
         self._digest = hashlib.sha256()
         self._counts: dict[Path, int] = {}
@@ -110,7 +138,7 @@ def in_order(sources: Sequence[Path], out: Path, names: Sequence[str]) -> list[P
     return [*in_use.values(), *left.values()]
 
 
-def pass_over(items: Iterator[Numbered], store: ImageStore, out: Path, name: str) -> None:
+def pass_over(items: Iterator[Numbered], store: Pictures, out: Path, name: str) -> None:
     """Take the items of a finished shard; raises DataError when they are not those that it was made from."""
     tar = out / f"{name}.tar"
     check_whole(tar)
@@ -142,12 +170,12 @@ class _Outline:
     digests: Digests | None = None
 
     @classmethod
-    def of(cls, numbered: Numbered, store: ImageStore) -> "_Outline":
+    def of(cls, numbered: Numbered, store: Pictures) -> "_Outline":
         item = numbered.item
         if isinstance(item, RowError) or not any(isinstance(image, EncodedImage) for image in item.images):
             return cls(numbered)
         try:
-            return cls(replace(numbered, item=replace(item, images=())), _digests(members_of(item, store)[0]))
+            return cls(replace(numbered, item=replace(item, images=())), _digests(numbered.members(store)[0]))
         except RowError as error:
             return cls(replace(numbered, item=error))
 
@@ -156,7 +184,7 @@ def _digests(members: Mapping[str, bytes]) -> Digests:
     return {extension: hashlib.sha256(data).hexdigest() for extension, data in members.items()}
 
 
-def _compare(kept: Sequence[_Outline], store: ImageStore, out: Path, name: str) -> None:
+def _compare(kept: Sequence[_Outline], store: Pictures, out: Path, name: str) -> None:
     """Raise DataError naming the first item that would become something else than it has become."""
     there: dict[str, dict[str, str]] = {}
     for member, data in read_members(out / f"{name}.tar", lambda name: True):
@@ -168,7 +196,7 @@ def _compare(kept: Sequence[_Outline], store: ImageStore, out: Path, name: str) 
         numbered = outline.numbered
         was = rejects.get(numbered.key)
         try:
-            now = _digests(members_of(numbered.item, store)[0]) if outline.digests is None else outline.digests
+            now = _digests(numbered.members(store)[0]) if outline.digests is None else outline.digests
         except RowError as error:
             if was is not None and (was.reason, was.error) == (error.reason, str(error)):
                 continue

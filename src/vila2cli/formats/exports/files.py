@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vila2cli.files import aside, sync_folder
+from vila2cli.files import aside, naming, sync_folder
 from vila2cli.formats.exports.rows import Content, picture_files, row_of, the_picture, write_pictures
 from vila2cli.shards import Shard
 from vila2cli.shards.sample import Sample
@@ -20,20 +22,36 @@ class WholeFile:
         self._stream = self._partial.open("w", encoding="utf-8", errors="replace", newline="\n")
 
     def write(self, text: str) -> None:
-        self._stream.write(text)
+        with naming(self.path):
+            self._stream.write(text)
 
     def close(self) -> None:
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+        with naming(self.path):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
         self._partial.replace(self.path)
         sync_folder(self.path.parent)
 
     def abort(self) -> None:
         """Leave nothing behind; does nothing after `close`."""
         if not self._stream.closed:
-            self._stream.close()
-            self._partial.unlink(missing_ok=True)
+            with suppress(OSError):  # where a disk is full, closing fails as writing did
+                self._stream.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def join_lines(parts: Sequence[Path], path: Path) -> None:
+    """Write the lines of files as one file."""
+    whole = WholeFile(path)
+    try:
+        for part in parts:
+            with part.open(encoding="utf-8", newline="\n") as lines:
+                for line in lines:
+                    whole.write(line)
+        whole.close()
+    finally:
+        whole.abort()
 
 
 class JsonLines:

@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import aside, sync_folder
+from vila2cli.files import aside, naming, sync_folder
 from vila2cli.formats.exports.rows import ColumnKind, Content, json_text, row_of, the_picture
 from vila2cli.shards import Shard
 from vila2cli.shards.sample import Sample
@@ -50,7 +51,8 @@ class Parquet:
         self._schema = _schema(content)
         self._objects = [name for name, kind in content.columns().items() if kind == "json"]
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        with naming(self._path):
+            self._file = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
         self._is_open = True
@@ -70,24 +72,48 @@ class Parquet:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        with naming(self._path):
+            self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows.clear()
         self._num_bytes = 0
 
     def close(self) -> None:
         if self._rows:
             self._flush()
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         self._is_open = False
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
-        self._partial.replace(self._path)
-        sync_folder(self._path.parent)
+        _put_in_place(self._partial, self._path)
 
     def abort(self) -> None:
         if self._is_open:
-            self._file.close()
+            with suppress(OSError):  # where a disk is full, closing fails as writing did
+                self._file.close()
             self._partial.unlink(missing_ok=True)
+
+
+def join_tables(parts: Sequence[Path], path: Path) -> None:
+    """Write the rows of files of one schema as one file, a row group at a time."""
+    import pyarrow.parquet as pq
+
+    partial = aside(path)
+    try:
+        schema = pq.read_schema(parts[0])
+        with naming(path), pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for part in parts:
+                with pq.ParquetFile(part) as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group))
+        _put_in_place(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
 
 
 def _schema(content: Content) -> Any:

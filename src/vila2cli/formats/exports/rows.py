@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vila2cli.files import naming
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of
 
 ColumnKind = Literal["text", "number", "whole", "turns", "image", "json"]
+QUESTION = "Describe the image."
 PICTURES = "images"
 """The folder in an export that holds pictures as files, by shard and key."""
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
@@ -20,18 +22,22 @@ _OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, e
 class Content:
     """What of the samples is exported: captions by name, answers of specialists by layer, and pictures or not.
 
-    `question` is what a caption answers in a conversation, `root` the folder that all base shards are below.
+    `question` is what a caption answers in a conversation, `root` the folder that all base shards are below,
+    `file_names` whether rows say what the file of a picture was called before it was in a shard.
     """
 
     captions: Sequence[str]
     answers: Sequence[str] = ()
     with_pictures: bool = False
-    question: str = "Describe the image."
+    question: str = QUESTION
     root: str = ""
+    file_names: bool = True
 
     def columns(self) -> Mapping[str, ColumnKind]:
         """The columns of a row, in order."""
         columns: dict[str, ColumnKind] = {"key": "text", "shard": "text", "url": "text"}
+        if self.file_names:
+            columns["file_name"] = "text"
         if self.with_pictures:
             columns["image"] = "image"
         columns["image_sha256"] = "text"
@@ -64,6 +70,7 @@ def row_of(sample: Sample, shard: str, content: Content) -> dict[str, Any]:
         "key": sample.key,
         "shard": shard,
         "url": _text(sample.meta.get("url")),
+        "file_name": _text(sample.meta.get("file_name")),
         "image_sha256": sample.image_sha256 or None,
     }
     for name in content.captions:
@@ -110,8 +117,9 @@ def write_pictures(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         path = folder / name
         assert ".." not in path.parts, f"{name} leads out of the export"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         except OSError as error:
             if error.errno not in _OF_THE_NAME:
                 raise

@@ -1,0 +1,285 @@
+"""Pictures in a folder, with captions from tables, from text files beside them, or with none."""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from warnings import warn
+
+from vila2cli.errors import DataError, DataWarning
+from vila2cli.files import load_json, to_json_bytes, whole_characters
+from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
+from vila2cli.formats.captions.items import Item
+from vila2cli.formats.captions.keys import plain_path
+from vila2cli.formats.reading import RowError, shown, stream_rows
+from vila2cli.image import image_size
+from vila2cli.shards.sample import EncodedImage
+from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
+
+_NOT_LOOKED_INTO = ("__MACOSX", "@eaDir")
+_PICTURES = IMAGE_EXTENSIONS | UNREAD_IMAGE_EXTENSIONS
+
+
+def find_pictures(places: Sequence[Path]) -> dict[Path, str]:
+    """Every file that is called like a picture, given or below a folder given, and its path below that.
+
+    Hidden files are left out. Raises DataError for a place that is not there, and where no picture is.
+    """
+    found: dict[Path, str] = {}
+    for place in places:
+        if place.is_dir():
+            found |= {path: str(path.relative_to(place)) for path in _walk(place) if path not in found}
+        elif place.is_file():
+            if _extension(place) not in _PICTURES:
+                raise DataError(
+                    f"{place} is no folder, and by its name no picture; a table goes with --captions"
+                )
+            found.setdefault(place, place.name)
+        else:
+            raise DataError(f"{place} does not exist")
+    if not found:
+        names = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise DataError(f"{', '.join(map(str, places))} holds no picture, whose name ends in {names}")
+    return found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """The pictures below a folder in order of their paths; a link to a folder is followed, but in no circle."""
+    seen = set[tuple[int, int]]()
+    for folder, below, names in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in _NOT_LOOKED_INTO)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and _extension(path) in _PICTURES and path.is_file():
+                yield path
+
+
+def _extension(path: Path) -> str:
+    return path.suffix[1:].lower()
+
+
+class PictureFiles:
+    """The pictures that `find_pictures` gives, by their paths."""
+
+    def __init__(self, names: Mapping[Path, str]) -> None:
+        self._names = names
+
+    def find(self, name: str) -> EncodedImage:
+        """The picture; raises RowError when it is gone, or is no picture."""
+        path = Path(name)
+        try:
+            data = path.read_bytes()
+            image_size(data)
+        except OSError as error:
+            raise RowError(f"{error.strerror}", "unreadable", name) from None
+        except DataError as error:
+            raise RowError(str(error), "undecodable", name) from None
+        return EncodedImage(data, _extension(path))
+
+    def identity(self, name: str) -> list[str | int]:
+        """What tells the picture from another without reading it."""
+        try:
+            status = Path(name).stat()
+        except OSError:
+            return ["missing-image"]
+        return [Path(name).name, status.st_size, status.st_mtime_ns]
+
+    def file_name(self, name: str) -> str:
+        return whole_characters(self._names[Path(name)])
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoReader:
+    """Reads a picture as the item that it is, see `captions.items.ItemReader`."""
+
+    names: Mapping[Path, str]
+    captions: "PictureCaptions | None" = None
+
+    def __call__(self, path: Path, max_images: int) -> Iterator[Item | RowError]:
+        name = whole_characters(self.names[path])
+        if _extension(path) not in IMAGE_EXTENSIONS:
+            error = f"pictures that end in {path.suffix} are not read; make them .jpg or .png"
+            yield RowError(error, "unread-picture", name)
+            return
+        texts, meta, origin = self.captions.of(self.names[path]) if self.captions else ([], {}, {})
+        try:
+            text = texts[0] if texts else _text_beside(path, name)
+        except RowError as error:
+            yield error
+            return
+        yield Item(
+            name=name,
+            images=(str(path),),
+            files=(name,),
+            text=text,
+            meta={**meta, **({"captions": texts} if len(texts) > 1 else {})},
+            origin=origin,
+            needs_text=False,
+        )
+
+
+def _text_beside(picture: Path, name: str) -> str | None:
+    """The text of PICTURE.txt, or of PICTURE.jpg.txt; raises RowError for one that is not in UTF-8."""
+    for path in (picture.with_suffix(".txt"), picture.with_name(f"{picture.name}.txt")):
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8-sig").strip() or None
+            except UnicodeDecodeError as error:
+                raise RowError(f"{path.name} is not in UTF-8: {error.reason}", "not-utf8", name) from None
+    return None
+
+
+class PictureCaptions:
+    """The rows of tables by the picture that they name, in a file of SQLite's that goes with the process."""
+
+    def __init__(
+        self, tables: Sequence[Path], names: Iterable[str], *, picture: str = "", text: str = ""
+    ) -> None:
+        """Raises DataError for a table that is not there, lacks the columns, or names none of the pictures."""
+        self._names = _Names(names)
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
+            "CREATE TABLE line (picture TEXT, text TEXT, meta BLOB, file TEXT, number INTEGER)"
+        )
+        for table in tables:
+            self._add_table(table, picture, text)
+        self._database.execute("CREATE INDEX by_picture ON line (picture)")
+        if unnamed := self._names.num - self._count("count(DISTINCT picture)"):
+            warn(
+                f"{unnamed:,} of {self._names.num:,} pictures have no row in the table",
+                DataWarning,
+                stacklevel=2,
+            )
+
+    def of(self, name: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+        """The captions of a picture, what its first row says beside, and which row of which table that is."""
+        query = "SELECT text, meta, file, number FROM line WHERE picture = ? ORDER BY rowid"
+        rows = self._database.execute(query, (_stored(name),)).fetchall()
+        if not rows:
+            return [], {}, {}
+        return (
+            list(dict.fromkeys(text for text, *_ in rows if text)),
+            load_json(rows[0][1]),
+            {"file": rows[0][2], "row": rows[0][3]},
+        )
+
+    def _count(self, what: str) -> int:
+        return int(self._database.execute(f"SELECT {what} FROM line").fetchone()[0])
+
+    def _add_table(self, table: Path, picture: str, text: str) -> None:
+        if not table.is_file():
+            raise DataError(f"--captions {table}: there is no such file")
+        columns = columns_of(table)
+        named = picture_column(table, columns, picture)
+        said = text_column(table, columns, text)
+        strays = _Strays()
+        with _naming_full_disk():
+            self._database.execute("BEGIN")
+            for number, row in enumerate(stream_rows(table), 1):
+                strays.num_rows += 1
+                try:
+                    if isinstance(row, RowError):
+                        raise row
+                    value = row.get(named)
+                    found = self._names.find(value)
+                    if found is None:
+                        strays.add(f"names {shown(value)}", number)
+                        continue
+                    caption = row.get(said) if said else None
+                    meta = metadata(row, (named, said))
+                except RowError as error:
+                    strays.add(str(error), number)
+                    continue
+                caption = caption.strip() if isinstance(caption, str) else None
+                line = (_stored(found), caption, to_json_bytes(meta), table.name, number)
+                self._database.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?)", line)
+            self._database.execute("COMMIT")
+        strays.tell(table, named, self._names.first)
+
+
+@contextmanager
+def _naming_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DataError(f"{tempfile.gettempdir()}: {error}; set TMPDIR to a folder with room") from None
+
+
+@dataclass(slots=True)
+class _Strays:
+    """The rows of a table that belong to no picture: how many of how many, and what is wrong with the first."""
+
+    num_rows: int = 0
+    num: int = 0
+    first: str = ""
+
+    def add(self, what: str, number: int) -> None:
+        self.num += 1
+        self.first = self.first or f"row {number} {what}"
+
+    def tell(self, table: Path, column: str, picture: str) -> None:
+        """Warn of them; raises DataError where all are, or there is no row."""
+        if self.num == self.num_rows:
+            why = f"{self.first}, and a picture is {picture!r}" if self.num else "it has no rows"
+            raise DataError(
+                f"{table}: none of its {self.num_rows:,} rows is of a picture in the folder: {why}; --picture "
+                f"says which column names them (now {column!r})"
+            )
+        if self.num:
+            text = (
+                f"{table}: {self.num:,} of {self.num_rows:,} rows are of no picture in the folder, {self.first}"
+            )
+            warn(text, DataWarning, stacklevel=2)
+
+
+def _stored(name: str) -> str:
+    """A name that SQLite takes: it may hold half a character."""
+    return name.encode("utf-8", "surrogateescape").hex() if not name.isascii() else name
+
+
+@dataclass(slots=True)
+class _Names:
+    """Pictures by the names that tables may give them."""
+
+    names: Iterable[str]
+    num: int = 0
+    first: str = ""
+    _by_path: dict[str, str] = field(default_factory=dict)
+    _by_less: dict[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            self.num += 1
+            self.first = self.first or name
+            path = PurePosixPath(plain_path(name))
+            self._by_path[str(path)] = name
+            for less in {path.name, str(path.with_suffix("")), path.stem, _number(path.stem)} - {str(path), ""}:
+                self._by_less[less] = None if self._by_less.get(less, name) != name else name
+
+    def find(self, value: Any) -> str | None:
+        """The one picture that a table calls so: by its path, the end of that, or its name without ending."""
+        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+            return None
+        path = plain_path(str(value))
+        parts = path.split("/")
+        for start in range(len(parts)):
+            if name := self._by_path.get("/".join(parts[start:])):
+                return name
+        last = PurePosixPath(parts[-1])
+        less = (path, last.name, last.stem if _extension(Path(last)) in _PICTURES else "", _number(path))
+        return next((name for one in less if (name := self._by_less.get(one))), None)
+
+
+def _number(text: str) -> str:
+    """What is equal for 42 and 000000042, "" for what is no number."""
+    return f"#{int(text)}" if text.isdecimal() and len(text) < 20 else ""
