@@ -177,6 +177,7 @@ def test_rounds_take_their_inputs_from_the_run_folder(data: Path, capsys: pytest
         'name = "r"\nrounds = 2\n[data]\npretrain = "data/*.tar"\n'
         '[specialists.ocr]\ndata = "x.tar"\nprompts = "ocr-v1"\nquestions = "ocr"\n'
     )
+    (data / "data" / "task.toml").write_text('answer_type = "short"\n')
     expected = {
         "pretrain --round 0": "shards: 3, data/000.tar ... data/002.tar  # recipe",
         "pretrain --round 1": "missing: runs/r/round1/recaption",
