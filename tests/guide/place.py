@@ -64,6 +64,7 @@ def make_place(folder: Path, real: Path, checkpoint: Path) -> None:
         shutil.copytree(checkpoint, folder / "ckpt" / name)
     shutil.copytree(SHIPPED_LLM, folder / "ckpt" / "llm")
     write_photos(folder, pairs)
+    write_tables(folder, pairs)
     write_shards(folder, pairs)
     write_files_of_others(folder, pairs, real)
     write_specialists_files(folder, pairs)
@@ -78,6 +79,19 @@ def write_photos(folder: Path, pairs: list[tuple[Path, str]]) -> None:
             shutil.copy(path, folder / name)
     with (folder / "alt.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "caption"], *((path.name, text) for path, text in pairs)])
+
+
+def write_tables(folder: Path, pairs: list[tuple[Path, str]]) -> None:
+    """Pairs of a picture and a caption, and questions about them."""
+    with (folder / "pairs.tsv").open("w", newline="") as file:
+        rows = [["image", "caption"], *((path.name, text) for path, text in pairs)]
+        csv.writer(file, delimiter="\t").writerows(rows)
+    with (folder / "q.csv").open("w", newline="") as file:
+        rows = [
+            ["question", "image", "answer"],
+            *(("What is this?", path.name, "a dog|a cat") for path, _ in pairs),
+        ]
+        csv.writer(file).writerows(rows)
 
 
 def write_shards(folder: Path, pairs: list[tuple[Path, str]]) -> None:

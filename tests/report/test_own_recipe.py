@@ -10,7 +10,7 @@ import pytest
 from vila2cli.cli.app import main
 from vila2cli.report import ReportPage, build_page, render_page
 from vila2cli.report.cards import card
-from vila2cli.run.folder import store_recipe
+from vila2cli.run.recipe_file import store_recipe
 from vila2cli.settings.recipe import Recipe, load_recipe
 
 MakeRun = Callable[..., Any]

@@ -15,7 +15,8 @@ from vila2cli.report.json_reader import MAX_FILE_BYTES, JsonReader
 from vila2cli.report.run_folder import RunRecord
 from vila2cli.report.tables import Row, Table, columns
 from vila2cli.report.wording import join_words, visible
-from vila2cli.run.folder import RECIPE_FILE, digest
+from vila2cli.run.folder import digest
+from vila2cli.run.recipe_file import RECIPE_FILE, file_of
 from vila2cli.settings.recipe import Recipe, flatten, read_stored, resolved_lines
 
 NOT_STORED = "no stage has stored one"
@@ -54,7 +55,7 @@ def own_recipe(run: RunRecord, given: Recipe | None, reader: JsonReader) -> OwnR
         recipe = _read(stored[label], reader)
         if recipe is not None:
             text = stored[label].read_text(encoding="utf-8")
-            name = _file_name(text)
+            name = visible(file_of(text), 80)
             return OwnRecipe(
                 recipe=_reckoning(recipe, given),
                 told=flatten(recipe.model_dump(mode="json")),
@@ -127,16 +128,6 @@ def _read(path: Path, reader: JsonReader) -> Recipe | None:
     except (RecipeError, ValidationError, OSError) as error:
         reader.note(path, error)
         return None
-
-
-def _file_name(text: str) -> str:
-    """The file that a stored recipe came from, as its first line says; "" where it does not."""
-    first = text.partition("\n")[0]
-    try:
-        name = json.loads(first.removeprefix("# of ")) if first.startswith("# of ") else ""
-    except ValueError:
-        return ""
-    return visible(name, 80) if isinstance(name, str) else ""
 
 
 def _differing(newest: str, stored: Mapping[str, Path]) -> Table:

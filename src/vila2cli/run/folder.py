@@ -24,7 +24,8 @@ from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.ranks import launched_worker, number
-from vila2cli.settings.recipe import NO_EFFECT, Recipe, flatten, resolved_lines
+from vila2cli.run.recipe_file import RECIPE_FILE, store_recipe
+from vila2cli.settings.recipe import NO_EFFECT, Recipe, flatten
 from vila2cli.shards.places import tar_stem
 
 SCHEMA = 1
@@ -32,8 +33,6 @@ SCHEMA = 1
 
 OURS = f"{MARK}folder"
 """The file in a partial folder that says it is ours, to go on from or to remove."""
-RECIPE_FILE = "recipe.toml"
-"""The resolved settings that a stage ran with, beside what it made."""
 RESULTS = (RECIPE_FILE, "summary.json", "metrics.json", "rejects.jsonl", "layer.json")
 RESULTS_OF_SHARDS = (".rejects.jsonl", ".stats.json")
 """Files of a folder that a stage writes; where they are and no manifest.json, they are another's."""
@@ -235,12 +234,6 @@ def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:
         store_recipe(out_dir, recipe)
     value = {"digest": manifest.digest, "inputs": manifest.inputs, "vila2": __version__}
     write_text(out_dir / "manifest.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def store_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write the resolved settings as recipe.toml, whose first line names the file that they came from."""
-    named = [] if recipe.path is None else [f"# of {json.dumps(recipe.path.name)}"]
-    write_text(folder / RECIPE_FILE, "\n".join([*named, *resolved_lines(recipe)]) + "\n")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.errors import DataWarning, RecipeError
 from vila2cli.files import aside, read_json
-from vila2cli.run.folder import complete_folder, lock, store_recipe, write_json
+from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.recipe_file import store_recipe
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.task import Task, find_tasks
