@@ -367,5 +367,6 @@ def test_help_shows_each_commands_line_whole(capsys: pytest.CaptureFixture[str])
     for words in ([], ["shards"], ["eval"], ["judge"], ["world"], ["slurm"], ["recipe"]):
         assert main([*words, "--help"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert all(len(line) <= 80 for line in lines)
-        assert not [line for line in lines[lines.index("Commands:") :] if line.endswith("...")]
+        commands = lines[lines.index("Commands:") + 1 :]
+        assert commands
+        assert not [line for line in commands if len(line) > 80 or line.endswith("...")]

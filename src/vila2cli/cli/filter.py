@@ -57,7 +57,7 @@ def filter_command(
     sets: Sets = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Say in a layer which captions and images are worth training on.
+    """Say in a layer which captions and images to train on.
 
     \b
     vila2 filter --model ckpt/r2 --shards data/*.tar

@@ -62,7 +62,7 @@ def check(
 
 @app.command("stats")
 def stats(shards: Specs, base: Base = None) -> None:
-    """Count samples, words per caption and layer, image sizes and bytes.
+    """Count samples, words of each caption, image sizes and bytes.
 
     \b
     vila2 shards stats data/*.tar runs/world/round1/recaption
@@ -356,7 +356,7 @@ def export(
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:
-    """Write captions, with pictures or without, as files of other tools.
+    """Write captions, with or without pictures, for other tools.
 
     \b
     vila2 shards export parquet recap --out captions.parquet

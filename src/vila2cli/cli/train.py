@@ -23,7 +23,7 @@ def pretrain(
     sets: Sets = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train from the base tower and LLM with a new projector, or go on from a vision-language model.
+    """Train from the base tower and LLM, or go on from a model.
 
     With --model, or pretrain.model in the recipe, stage 1 is left out unless pretrain.realign is set.
 

@@ -43,7 +43,7 @@ def fine_print(
     sets: Sets = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Write the embedded data's fine print: wide and tall pages whose words are read in tiles alone.
+    """Write the embedded data's pages of fine print, read in tiles.
 
     As many pages for pretraining, SFT, the OCR specialist and each task as [world] has pictures.
 
