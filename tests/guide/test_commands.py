@@ -52,7 +52,7 @@ def call(words: list[str]) -> int:
     """Run a command of ours, with the settings that untrained models need."""
     sets = [f"{key}={value}" for key, value in TINY.items() if not any(word.startswith(key) for word in words)]
     flags = [word for one in sets for word in ("--set", one)] if words[0] in _TAKES_SETTINGS else []
-    takes_none = len(words) > 1 and words[1] in ("import", "collect", "agreement", "compare", "lmms")
+    takes_none = len(words) > 1 and words[1] in ("import", "new", "collect", "agreement", "compare", "lmms")
     return main([*words, *([] if takes_none or "--recipe" in words else flags)])
 
 
