@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from vila2cli.errors import Interrupted
-from vila2cli.run.child import DECODING, begin_program, leave_error, name_lines
+from vila2cli.run.child import begin_program, leave_error, name_lines
 from vila2cli.run.stopping import raising_on_signals
 from vila2cli.shards.credentials import masked, secrets_in
 from vila2cli.text.printable import printable
@@ -38,15 +38,17 @@ def run() -> None:
     exec("")
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the exit code stands; only libraries tidy up from here
-    if code == Interrupted.exit_code and any(
-        thread.name.startswith(DECODING) for thread in threading.enumerate()
-    ):
+    if code == Interrupted.exit_code:
         _end_at_once(code)
     sys.exit(code)
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End without waiting for threads that are amid a large picture; what libraries tidy up is done."""
+    """End once libraries have tidied up, without waiting for threads amid a large picture.
+
+    Nor is memory freed piece by piece, which takes a second where torch is loaded.
+    """
+    threading.excepthook = lambda args: None  # that a thread's processes are gone is no news
     for child in multiprocessing.active_children():
         child.terminate()
     for stream in (sys.stdout, sys.stderr):

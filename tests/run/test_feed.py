@@ -11,7 +11,7 @@ from vila2cli.shards.sample import EncodedImage, Sample
 
 
 def num_feed_threads() -> int:
-    return sum(thread.name.startswith("vila2-decoding") for thread in threading.enumerate())
+    return sum(thread.name.startswith("vila2-feed") for thread in threading.enumerate())
 
 
 def test_results_come_in_order_whatever_finishes_first() -> None:

@@ -69,9 +69,9 @@ def open_layers(
     opener: LayerOpener, worker: Worker, stop: Stop, held: ExitStack, num_shards: int
 ) -> Engine | Replicas:
     """One engine for layers, or replicas of it."""
-    from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
-
     with stop.at_once():
+        from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
+
         _keep_to_share(worker)
         plan = plan_engines(opener.kind, opener.model, opener.settings, is_worker=worker.count > 1)
     opener = replace(opener, settings=of_one(opener.settings, plan))
@@ -91,11 +91,11 @@ def replicas_of(
     limits: Mapping[str, Any] | None = None,
 ) -> Replicas | None:
     """Replicas that ask a model, None where one engine does."""
-    from vila2cli.engine.plans import of_one, plan_engines
-
     if not num_shards:
         return None
     with stop.at_once():
+        from vila2cli.engine.plans import of_one, plan_engines
+
         _keep_to_share(worker)
         plan = plan_engines(asked.engine, asked.model, asked.settings, is_worker=worker.count > 1)
     several = replicas_for(plan, asked.settings, num_shards)

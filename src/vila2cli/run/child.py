@@ -22,8 +22,6 @@ STARTED_BY = "VILA2_STARTED_BY"
 """In the environment of a training's process the number of the process that started it."""
 LINES_OF = "VILA2_LINES_OF"
 """In the environment of a stage that runs beside others its name."""
-DECODING = "vila2-decoding"
-"""What the names of threads begin with that make pictures ready, which an end need not wait for."""
 COLLECT_AFTER = (50_000, 20, 20)
 """Objects after which cycles are looked for, and generations: samples come by thousands, and hold none. With
 Python's own 700, a fifth of the time goes into it in which torch and transformers are imported."""

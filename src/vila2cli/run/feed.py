@@ -16,7 +16,6 @@ from PIL import Image
 
 from vila2cli.errors import Interrupted
 from vila2cli.ranks import num_cores
-from vila2cli.run.child import DECODING
 from vila2cli.settings import Workers
 
 MAX_AHEAD = 256
@@ -65,7 +64,7 @@ def ahead(
     if not num_workers:
         yield from _one_by_one(function, items, waits or Waits())
         return
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix=f"{DECODING}-ahead")
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="vila2-feed")
     line = _Line[Item, Made](min(window, num_workers + 1), window, max_bytes, waits or Waits())
     waits_for_all = True
     try:

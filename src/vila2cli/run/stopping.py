@@ -16,6 +16,10 @@ _ANSWER_S = 0.5
 """After which Ctrl-C is answered by a line where it has not stopped the stage yet."""
 
 
+class _Now(BaseException):
+    """What a signal raises where it may be raised: no library that tries an import or a file swallows it."""
+
+
 @dataclass(slots=True)
 class Stop:
     """Whether a signal asked to stop; `check` is called where it is safe to.
@@ -44,7 +48,7 @@ class Stop:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
         if self._raises:
-            self.check()
+            raise _Now
         if number == signal.SIGINT:
             self._answer = threading.Timer(_ANSWER_S, _say_that_it_stops)
             self._answer.daemon = True
@@ -62,6 +66,8 @@ class Stop:
         try:
             self.check()
             yield
+            self.check()
+        except _Now:
             self.check()
         finally:
             self._raises = was
@@ -113,7 +119,7 @@ def raising_on_signals() -> Iterator[None]:
     with _handling((signal.SIGTERM, signal.SIGUSR1), stop.handle):
         try:
             yield
-        except Exception:
+        except (Exception, _Now):
             stop.check()
             raise
 
