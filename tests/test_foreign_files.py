@@ -147,7 +147,7 @@ def test_a_world_is_not_written_over_shards(data: Path) -> None:
 
 
 def test_a_page_is_written_over_pages_only(data: Path) -> None:
-    (data.parent / "run").mkdir()
+    (data.parent / "run" / "round0" / "sft").mkdir(parents=True)
     notes = data.parent / "notes.html"
     notes.write_text("<p>mine")
     assert main(["report", "run", "--out", "notes.html"]) == 4

@@ -60,15 +60,16 @@ def test_recaption_keeps_the_key_to_itself(
     url = server.url.replace("http://", f"http://me:pass-{KEY[-8:]}-word@")
     sets = ["recaption.engine=api", "recaption.prompts=long-v1", "recaption.max_reject_rate=1"]
     sets += [f"api.base_url={url}", "api.key_env=VILA2_TEST_KEY", "api.retries=1", "api.logprobs=false"]
-    argv = ["recaption", "--model", "m", "--shards", "data", "--out", "r1", "--round", "1"]
+    argv = ["recaption", "--model", "m", "--shards", "data", "--out", "round1/recaption", "--round", "1"]
     code = main([*argv, *(word for text in sets for word in ("--set", text))])
     assert code == 0
-    assert (tmp_path / "r1" / "000000.tar.gz").is_file()
+    out = tmp_path / "round1" / "recaption"
+    assert (out / "000000.tar.gz").is_file()
     said = capfd.readouterr()
-    for text in (written(tmp_path / "r1"), said.out, said.err):
+    for text in (written(out), said.out, said.err):
         assert KEY not in text
         assert f"pass-{KEY[-8:]}-word" not in text
-    assert "***" in written(tmp_path / "r1")
+    assert "***" in written(out)
     assert main(["report", "."]) == 0
     assert KEY not in written(tmp_path)
 
