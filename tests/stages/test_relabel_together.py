@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -63,7 +64,8 @@ def apart(data: Path, specialists: dict[str, Path], tmp_path_factory: pytest.Tem
 
 def jpeg(number: int) -> bytes:
     stream = io.BytesIO()
-    Image.effect_noise((64, 64), 10 + number).convert("RGB").save(stream, "JPEG")
+    levels = np.random.default_rng(100 + number).normal(128, 10 + number, (64, 64)).clip(0, 255)
+    Image.fromarray(levels.astype(np.uint8)).convert("RGB").save(stream, "JPEG")
     return stream.getvalue()
 
 
