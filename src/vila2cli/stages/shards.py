@@ -25,7 +25,7 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.places import is_remote, local_path, tar_stem
 from vila2cli.shards.records import digests_of, parts_of, recorded
-from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample
+from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample, kept_instead, source_of
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.printable import printable
 from vila2cli.text.words import num_words
@@ -369,7 +369,8 @@ def _image_line(data: bytes, extension: str) -> str:
 
 
 def _annotation_lines(annotation: Annotation) -> Iterator[str]:
-    origin = [annotation.model, annotation.prompt_id, annotation.finish_reason]
+    kept = kept_instead(source_of(annotation))
+    origin = [kept, annotation.model, annotation.prompt_id, annotation.finish_reason]
     about = ", ".join(str(part) for part in origin if part)
     called = "answer" if annotation.kind == "prediction" else annotation.layer
     name = called if annotation.round is None else f"{called} of round {annotation.round}"
