@@ -12,6 +12,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
+from vila2cli.judging.terminal import verdict_lines
 from vila2cli.run.results import StageResult, summary_lines
 from vila2cli.score.task import TASK_FILE, load_task
 from vila2cli.shards import (
@@ -376,7 +377,11 @@ def _annotation_lines(annotation: Annotation) -> Iterator[str]:
     name = called if annotation.round is None else f"{called} of round {annotation.round}"
     yield f"{name} ({about}): {annotation.text or ''}" if about else f"{name}: {annotation.text or ''}"
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
-    if annotation.scores:
-        yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
+    scores = dict(annotation.scores)
+    if verdicts := verdict_lines(scores.get("verdicts")):
+        yield from (f"  {line}" for line in verdicts)
+        del scores["verdicts"]
+    if scores:
+        yield "  " + ", ".join(f"{name}={value}" for name, value in scores.items())
     said = annotation.to_json()
     yield from (f"  {name}: {json.dumps(said[name])}" for name in _ORIGIN if said[name] not in (None, {}, ""))
