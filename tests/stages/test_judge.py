@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.judging.terminal import short, verdict_lines
 from vila2cli.judging.verdicts import read_verdict_layer
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import load_recipe
@@ -13,6 +14,7 @@ from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation
 from vila2cli.stages.judge import is_judged
 from vila2cli.stages.judge import judge as run_stage
+from vila2cli.stages.shards import show
 
 NUM_SAMPLES = 12
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -123,6 +125,18 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     assert len(judged) == 5
     assert {annotation.kind for annotation in judged} == {"verdict"}
     assert all(annotation.scores["verdicts"][0]["outcome"] == "win" for annotation in judged)
+    assert "\n".join(show(source, NUM_SAMPLES)).count(f"\n    {short(right)} over alt-text: win\n") == 5
+
+
+def test_a_verdict_is_shown_in_a_line():
+    said = {"layer": "runs/r1/recaption", "against": "alt-text", "judge": "model", "num_words": [9, 2]}
+    answered = said | {"outcome": "tie", "answers": ["A", "A\n"]}
+    unread = said | {"outcome": "unjudged", "answers": [], "reason": "refused"}
+    assert verdict_lines([answered, unread]) == [
+        'r1/recaption over alt-text: tie (shown first: "A", shown second: "A\\n")',
+        "r1/recaption over alt-text: unjudged, refused",
+    ]
+    assert verdict_lines([{"outcome": "win"}]) == verdict_lines(None) == []
 
 
 def test_a_checkpoint_is_asked_in_both_orders(tiny_checkpoint, mixed, right, tmp_path):

@@ -1,8 +1,12 @@
 """A judged folder in the terminal: a table of pairs and judges, ranks, agreement, and what is unjudged."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
+
+from vila2cli.errors import DataError
+from vila2cli.score.verdict import Verdict
 
 NOTHING = "-"
 _HEAD = ("pair", "judge", "preferred", "wins/ties/losses", "unjudged", "debiased", "first", "longer")
@@ -60,6 +64,25 @@ def unjudged_lines(summary: Mapping[str, Any]) -> list[str]:
         f"unjudged by {judge}: {', '.join(f'{num} {word}' for word, num in reasons.items())}"
         for judge, reasons in summary.get("unjudged_reasons", {}).items()
     ]
+
+
+def verdict_lines(verdicts: Any) -> list[str]:
+    """What a judge said of each pair of captions of a sample; [] of anything that is not verdicts."""
+    try:
+        return [_verdict_line(Verdict.from_json(verdict)) for verdict in verdicts]
+    except (DataError, TypeError):
+        return []
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    shown = ("shown first", "shown second")
+    answers = [
+        f"{order}: {json.dumps(text, ensure_ascii=False)}"
+        for order, text in zip(shown, verdict.answers, strict=False)
+    ]
+    outcome = f"{verdict.outcome}, {verdict.reason}" if verdict.reason else verdict.outcome
+    where = f"{short(verdict.layer)} over {short(verdict.against)}"
+    return f"{where}: {outcome}" + (f" ({', '.join(answers)})" if answers else "")
 
 
 def short(layer: str) -> str:

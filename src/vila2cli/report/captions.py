@@ -16,7 +16,7 @@ from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.wording import visible
 from vila2cli.score.caption import count_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
-from vila2cli.shards.sample import Annotation, Sample
+from vila2cli.shards.sample import Annotation, Sample, kept_instead, source_of
 
 MAX_CARDS = 24
 """Images shown; drawn by the hash of their keys, so never picked for their result."""
@@ -156,7 +156,7 @@ def _meta(annotation: Annotation | None) -> str:
     if annotation is None:
         return ""
     text = annotation.text or ""
-    parts = [visible(annotation.prompt_id or "", 40), _num_words(text)]
+    parts = [kept_instead(source_of(annotation)), visible(annotation.prompt_id or "", 40), _num_words(text)]
     if annotation.finish_reason == "length":
         parts.append("cut off at the token limit")
     return " · ".join(filter(None, parts))

@@ -97,6 +97,23 @@ class Annotation:
         return read
 
 
+_NOT_WRITTEN = {ORIGINAL: "alt-text", "recaption": "recaption"}
+"""Sources of a caption that its layer took as they were, and what they are called."""
+
+
+def source_of(annotation: Annotation) -> str | None:
+    """Where a caption comes from, as `decision` says: "model", "merged", ORIGINAL where that was kept, ..."""
+    source = annotation.decision.get("source")
+    return source if isinstance(source, str) else None
+
+
+def kept_instead(source: str | None) -> str:
+    """What a layer kept in place of a caption by its model, in words as "kept alt-text"; "" for all else."""
+    names = (source or "").removeprefix("only-").split("+")
+    is_kept_text = all(name in _NOT_WRITTEN for name in names)
+    return f"kept {' and '.join(_NOT_WRITTEN[name] for name in names)}" if is_kept_text else ""
+
+
 FIELD_DEFAULTS: Mapping[str, Any] = dict(vars(Annotation(layer="", kind="caption")))
 """What an annotation says of a field that its JSON does not hold."""
 

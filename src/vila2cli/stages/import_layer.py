@@ -24,7 +24,7 @@ from vila2cli.shards import (
     open_layer,
 )
 from vila2cli.shards.annotations import read_annotations
-from vila2cli.shards.sample import Annotation, Reject, Sample
+from vila2cli.shards.sample import Annotation, Reject, Sample, kept_instead
 
 EMPTY, ABSENT, TWICE = "empty-caption", "not-in-file", "key-in-two-shards"
 
@@ -117,7 +117,8 @@ def _annotate(
     if not text:
         out.skip(sample, EMPTY)
         return
-    decision = {"source": "import", **file}
+    source = about.pop("source", None)
+    decision = {"source": source if kept_instead(source) else "import", **file}
     out.annotate(sample, Annotation(layer=layer, kind="caption", text=text, decision=decision, **about))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
+from vila2cli.judging.terminal import verdict_lines
 from vila2cli.run.results import StageResult, summary_lines
 from vila2cli.score.task import TASK_FILE, load_task
 from vila2cli.shards import (
@@ -25,7 +26,7 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.places import is_remote, local_path, tar_stem
 from vila2cli.shards.records import digests_of, parts_of, recorded
-from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample
+from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample, kept_instead, source_of
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.printable import printable
 from vila2cli.text.words import num_words
@@ -369,13 +370,18 @@ def _image_line(data: bytes, extension: str) -> str:
 
 
 def _annotation_lines(annotation: Annotation) -> Iterator[str]:
-    origin = [annotation.model, annotation.prompt_id, annotation.finish_reason]
+    kept = kept_instead(source_of(annotation))
+    origin = [kept, annotation.model, annotation.prompt_id, annotation.finish_reason]
     about = ", ".join(str(part) for part in origin if part)
     called = "answer" if annotation.kind == "prediction" else annotation.layer
     name = called if annotation.round is None else f"{called} of round {annotation.round}"
     yield f"{name} ({about}): {annotation.text or ''}" if about else f"{name}: {annotation.text or ''}"
     yield from (f"  {turn.role}: {turn.text}" for turn in annotation.turns)
-    if annotation.scores:
-        yield "  " + ", ".join(f"{name}={value}" for name, value in annotation.scores.items())
+    scores = dict(annotation.scores)
+    if verdicts := verdict_lines(scores.get("verdicts")):
+        yield from (f"  {line}" for line in verdicts)
+        del scores["verdicts"]
+    if scores:
+        yield "  " + ", ".join(f"{name}={value}" for name, value in scores.items())
     said = annotation.to_json()
     yield from (f"  {name}: {json.dumps(said[name])}" for name in _ORIGIN if said[name] not in (None, {}, ""))

@@ -81,6 +81,7 @@ class CaptionTable:
             return
         caption = (caption or "").strip()
         parts = {
+            "source": f"{text}_source",
             "model": f"{text}_model",
             "model_sha256": f"{text}_model_sha256",
             "prompt_id": f"{text}_prompt",
@@ -117,6 +118,7 @@ class CaptionTable:
 
 
 _TYPES: dict[str, Any] = {
+    "source": str,
     "model": str,
     "model_sha256": str,
     "prompt_id": str,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from vila2cli.files import naming
 from vila2cli.shards.members import Unusable
-from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of
+from vila2cli.shards.sample import ORIGINAL, EncodedImage, Sample, caption_of, source_of
 
 ColumnKind = Literal["text", "number", "whole", "turns", "image", "json"]
 QUESTION = "Describe the image."
@@ -44,7 +44,8 @@ class Content:
         for name in self.captions:
             columns[name] = "text"
             if name != ORIGINAL:
-                columns |= {f"{name}_model": "text", f"{name}_model_sha256": "text", f"{name}_prompt": "text"}
+                parts = ("source", "model", "model_sha256", "prompt")
+                columns |= {f"{name}_{part}": "text" for part in parts}
                 columns |= {f"{name}_round": "whole", f"{name}_logprob": "number", f"{name}_fields": "json"}
         columns |= dict.fromkeys(self.answers, "turns")
         return columns | {"meta": "json"}
@@ -78,6 +79,7 @@ def row_of(sample: Sample, shard: str, content: Content) -> dict[str, Any]:
         layer, _, of_round = name.partition("@")
         wrote = None if name == ORIGINAL else sample.annotation(layer, int(of_round) if of_round else None)
         if wrote is not None:
+            row |= {f"{name}_source": source_of(wrote)}
             row |= {f"{name}_model": wrote.model, f"{name}_model_sha256": wrote.model_sha256}
             row |= {f"{name}_prompt": wrote.prompt_id, f"{name}_round": wrote.round}
             row |= {f"{name}_logprob": wrote.logprob_mean, f"{name}_fields": dict(wrote.fields) or None}
