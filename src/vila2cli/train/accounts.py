@@ -7,8 +7,8 @@ from vila2cli.errors import RejectBudgetError
 from vila2cli.shards.sample import Reject
 
 
-def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float) -> None:
-    """Raise RejectBudgetError where more of a source's samples than its budget cannot be trained on."""
+def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float, table: str) -> None:
+    """Raise RejectBudgetError where more of a source's samples are unusable than `table` of the recipe allows."""
     if not rejects or len(rejects) <= budget * (num_kept + len(rejects)):
         return
     by_reason = Counter(reject.reason for reject in rejects).most_common()
@@ -16,7 +16,8 @@ def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: fl
     first = rejects[0]
     raise RejectBudgetError(
         f"{name}: {len(rejects)} of {num_kept + len(rejects)} samples cannot be trained on ({reasons}), "
-        f"more than max_reject_rate = {budget}; the first is {first.key} in {first.shard}: {first.error}"
+        f"more than {table}.max_reject_rate = {budget}; "
+        f"the first is {first.key} in {first.shard}: {first.error}"
     )
 
 

@@ -85,6 +85,12 @@ class Phase:
     sources: Sequence[DataSource]
     shared: Path | None = None
 
+    @property
+    def table(self) -> str:
+        """The table of the recipe that sets it."""
+        what, _, specialist = self.name.partition(" ")
+        return f"specialists.{specialist}" if specialist else what if what == "sft" else f"pretrain.{what}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary(StageResult):
@@ -313,7 +319,7 @@ class _Job:
             stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
-            check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate)
+            check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate, phase.table)
             times: Counter[tuple[str, str]] = Counter()
             for reject in rejects:  # of a key that is there several times each counts, in two phases once
                 times[reject.shard, reject.key] += 1
