@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import RecipeError, meant
 from vila2cli.files import read_json
 from vila2cli.run.folder import RunFolder
 from vila2cli.run.splitting import listed_shards, undone
@@ -204,7 +204,12 @@ def _goals(recipe: Recipe, target: str) -> list[str]:
     if _needs_world(recipe):
         known[WORLD] = [WORLD]
     if target not in known:
-        raise RecipeError(f"{target} is no target; give round0 to round{recipe.rounds}, or {', '.join(known)}")
+        rounds = [f"round{i}" for i in range(recipe.rounds + 1)]
+        there = [name for name in known if name != SPECIALISTS or recipe.specialists]
+        raise RecipeError(
+            f"{target} is no target{meant(target, [*rounds, *there])}; this recipe has round0 to {rounds[-1]}, "
+            f"{', '.join(there)}"
+        )
     return known[target]
 
 
