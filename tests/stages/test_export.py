@@ -246,6 +246,9 @@ def test_an_export_goes_on_and_refuses_what_changed(layers: Path, tmp_path: Path
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
     with pytest.raises(RecipeError, match="pictures"):
         export("jsonl", source, tmp_path, with_pictures=True)
+    words = ["shards", "export", "jsonl", str(layers / "recaption"), "--out", str(tmp_path / "a.csv")]
+    assert main(words) == 2
+    assert not (tmp_path / "a.csv").exists()
     with pytest.raises(RecipeError, match="original, recaption"):
         export("jsonl", source, tmp_path / "other", captions=["short"])
 

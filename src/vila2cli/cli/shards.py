@@ -374,6 +374,8 @@ def export(
     settings, source = open_recipe(recipe, sets), open_source(shards, base=base)
     folder = out or default_out(f"export-{form}", None, shards[0])
     is_file = form in ("parquet", "jsonl") and folder.suffix == f".{form}" and not folder.is_dir()
+    if folder.suffix in (".csv", ".tsv", ".json", ".jsonl", ".parquet") and not (is_file or folder.exists()):
+        raise RecipeError(f"--out {folder}: {form} writes no {folder.suffix} file; name a folder")
     if is_file and repository is not None:
         raise RecipeError(f"--push uploads a folder, with a card in it: name one with --out, not {folder}")
     if form == "webdataset":
