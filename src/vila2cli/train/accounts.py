@@ -8,7 +8,7 @@ from vila2cli.shards.sample import Reject
 
 
 def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float, table: str) -> None:
-    """Raise RejectBudgetError where more of a source's samples are unusable than `table` of the recipe allows."""
+    """Raise RejectBudgetError where a source has more unusable samples than `table` of the recipe allows."""
     if not rejects or len(rejects) <= budget * (num_kept + len(rejects)):
         return
     by_reason = Counter(reject.reason for reject in rejects).most_common()
