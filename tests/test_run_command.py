@@ -145,7 +145,9 @@ def test_the_first_failure_stops_what_runs_beside_it(
     assert ended.value.exit_code == 2
     assert list(walk.ran) == ["wrong", "long"]  # others wait for the first
     said = capfd.readouterr().err
-    assert "wrong | vila2: " in said
+    reason = next(line for line in said.splitlines() if line.startswith("wrong | vila2: "))
+    ended_so = reason.replace("wrong | vila2: ", "vila2: wrong failed: ")
+    assert said.splitlines()[-1] == f"{ended_so}; long was stopped and goes on next time"
     assert not list(tmp_path.rglob("world.json"))
 
 

@@ -354,12 +354,11 @@ def test_what_no_task_can_be_made_of_is_one_line(
     gone = write_table(tmp_path / "gone.csv", [{**QUESTIONS[0], "image": "gone.png"}])
     base = ["eval", "new", str(tmp_path / "task"), "--images", str(photos)]
     for words, code, message in [
-        (["--questions", str(table), "--scorer", "sort"], 2, "did you mean short?"),
-        (["--questions", str(table), "--scorer", "cidre"], 2, "known are yesno, pope"),
+        (["--questions", str(table), "--scorer", "sort"], 2, "did you mean short?; known are yesno, pope"),
         (["--questions", str(table), "--scorer", "choice"], 4, "q.csv, item 1: has no options"),
         (["--questions", str(table), "--scorer", "vqa"], 4, "q.csv, item 2: soft accuracy needs"),
         (["--questions", str(table), "--answer", "anser"], 4, "did you mean answer?"),
-        (["--questions", str(gone)], 4, "no image gone.png"),
+        (["--questions", str(gone)], 4, "gone.csv, item 1: there is no image gone.png in "),
         (["--questions", str(tmp_path / "none.csv")], 4, "no such file"),
     ]:
         assert main([*base, *words]) == code

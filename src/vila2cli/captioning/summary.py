@@ -139,20 +139,22 @@ def summarise(
     )
 
 
-def over_budget(summary: CaptionSummary, max_reject_rate: float) -> str | None:
-    """What to tell when the share without a good caption is above the recipe's limit, else None."""
+def over_budget(summary: CaptionSummary, max_reject_rate: float, table: str) -> str | None:
+    """What to tell when more got no good caption than this table of the recipe allows, else None."""
     if summary.reject_rate <= max_reject_rate:
         return None
     rejected = {name: num for name, num in summary.dropped.items() if name not in SKIPPED}
     reasons = Counter(summary.fallbacks) + Counter(rejected)
     kind, num = max(summary.errors.items(), key=lambda one: one[1], default=("", 0))
+    is_cut = 2 * reasons["truncated"] > reasons.total()
     where = (
         f"see {summary.folder}/rejects.jsonl" if rejected else f"vila2 shards show {summary.folder} has them"
     )
     return (
         f"{summary.num_rejected + summary.num_fallbacks} of {summary.num_selected} samples "
-        f"({summary.reject_rate:.1%}) got no good caption, above max_reject_rate {max_reject_rate:.1%}: "
-        f"{_counts(reasons)}; "
+        f"({summary.reject_rate:.1%}) got no good caption, above {table}.max_reject_rate "
+        f"{max_reject_rate:.1%}: {_counts(reasons)}; "
+        + (f"most were cut off at {table}.max_new_tokens, which can be raised; " if is_cut else "")
         + (f"the engine's commonest error, {num} times: {kind}; " if kind else "")
         + where
     )

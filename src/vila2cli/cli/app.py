@@ -32,7 +32,7 @@ from vila2cli.cli.options import spread
 from vila2cli.cli.processes import command_line
 from vila2cli.cli.terminal import complain, json_output, say, show_all_characters, warning_in_one_line
 from vila2cli.errors import DataError, Interrupted, Vila2Error
-from vila2cli.run.child import COLLECT_AFTER, leave_error
+from vila2cli.run.child import COLLECT_AFTER, leave_error, repeat_error
 from vila2cli.run.stopping import raising_on_signals
 
 _NAMES = (
@@ -157,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(message: str, exit_code: int, kind: str = DataError.__name__) -> int:
+    repeat_error(message)
     if not leave_error(message, kind=kind):
         complain(message)
     json_output.write({"error": message, "exit_code": exit_code})

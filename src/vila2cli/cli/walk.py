@@ -9,16 +9,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 import typer
 
 from vila2cli.cli.forking import Fork, count_threads, warm_up
-from vila2cli.cli.terminal import json_output
+from vila2cli.cli.terminal import complain, json_output
 from vila2cli.errors import Interrupted
-from vila2cli.run.child import LINES_OF, end_with, is_program
+from vila2cli.run.child import ERROR_TO, LINES_OF, end_with, is_program
 from vila2cli.run.stages import Stage
 from vila2cli.run.stopping import Stop, interruptible
 
@@ -43,11 +45,20 @@ class Machine:
 
 @dataclass(slots=True)
 class _Running:
-    """A stage that runs, with the GPUs it has."""
+    """A stage that runs, with the GPUs it has, and the file in which it leaves its error."""
 
     stage: Stage
     process: "subprocess.Popen[bytes] | Fork"
     gpus: tuple[str, ...]
+    error: IO[bytes] | None = None
+
+    def take_error(self) -> str:
+        """The error that it left, in one line, "" without one."""
+        if self.error is None:
+            return ""
+        with self.error as file:
+            file.seek(0)
+            return " ".join(file.read().decode(errors="replace").splitlines())
 
 
 @dataclass(slots=True)
@@ -67,6 +78,8 @@ class Walk:
     _settled: set[str] = field(default_factory=set)
     _running: list[_Running] = field(default_factory=list)
     _failed: tuple[str, int] | None = None
+    _reason: str = ""
+    _cut: list[str] = field(default_factory=list)
     _stopped: Interrupted | None = None
     _warm_threads: int = 0
 
@@ -98,7 +111,11 @@ class Walk:
             name, code = self._failed
             if self._stopped is not None and code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
                 raise self._stopped
-            json_output.add({"failed": name, "exit_code": code})  # it has said itself what is wrong
+            if self._cut:  # and has spoken last; without others the stage has
+                reason = f": {self._reason}" if self._reason else f" with exit code {code}"
+                were = "were stopped and go on" if len(self._cut) > 1 else "was stopped and goes on"
+                complain(f"{name} failed{reason}; {', '.join(self._cut)} {were} next time")
+            json_output.add({"failed": name, "exit_code": code})
             raise typer.Exit(code)
         if self._stopped is not None:
             raise self._stopped
@@ -147,12 +164,15 @@ class Walk:
         elif not stage.is_training and not (is_awaited and is_alone):
             # The number of threads decides the last bits of trained weights, so that it is the same for all.
             environ.setdefault("OMP_NUM_THREADS", str(max(1, self.machine.cores // self.jobs)))
-        environ[LINES_OF] = stage.name
+        error = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the stage has ended)
+        environ |= {LINES_OF: stage.name, ERROR_TO: str(error.fileno())}
         nice = 0 if is_awaited or gpus else _NICE
         if self._warm_threads and self._warm_threads == count_threads():
-            return _Running(stage, Fork([*stage.words, *self.flags], environ, nice), gpus)
+            return _Running(stage, Fork([*stage.words, *self.flags], environ, nice), gpus, error)
         begin = functools.partial(_begin, os.getpid(), nice)
-        return _Running(stage, subprocess.Popen(command, env=environ, preexec_fn=begin), gpus)
+        files = (error.fileno(),)
+        process = subprocess.Popen(command, env=environ, preexec_fn=begin, pass_fds=files)
+        return _Running(stage, process, gpus, error)
 
     def _forks(self) -> bool:
         """Whether stages to come can be forks: of a program of its own, which prints as they do."""
@@ -166,16 +186,18 @@ class Walk:
 
     def _end(self, one: _Running) -> None:
         self._running.remove(one)
-        code = one.process.poll() or 0
+        code, reason = one.process.poll() or 0, one.take_error()
         if code == 0:
             for marker in one.stage.markers:
                 os.utime(marker)  # so that what is older than what it waits for is not looked at for ever
             self.done(one.stage)
             self._settled.add(one.stage.name)
         elif self._failed is None:
-            self._failed = (one.stage.name, code if code > 0 else 128 - code)
+            self._failed, self._reason = (one.stage.name, code if code > 0 else 128 - code), reason
             for other in self._running:
                 other.process.terminate()
+        else:
+            self._cut.append(one.stage.name)
 
     def _stop_all(self, error: Interrupted, stop: Stop) -> None:
         for one in self._running:

@@ -6,6 +6,7 @@ A training on several GPUs is one command, so its processes leave their error in
 torch.distributed.elastic, and the one that started them prints it once.
 """
 
+import contextlib
 import ctypes
 import io
 import json
@@ -22,6 +23,8 @@ STARTED_BY = "VILA2_STARTED_BY"
 """In the environment of a training's process the number of the process that started it."""
 LINES_OF = "VILA2_LINES_OF"
 """In the environment of a stage that runs beside others its name."""
+ERROR_TO = "VILA2_ERROR_TO"
+"""In the environment of such a stage the number of the open file in which it leaves its error, too."""
 COLLECT_AFTER = (50_000, 20, 20)
 """Objects after which cycles are looked for, and generations: samples come by thousands, and hold none. With
 Python's own 700, a fifth of the time goes into it in which torch and transformers are imported."""
@@ -32,6 +35,7 @@ _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _SPINS = "1000"
 """How often a thread of GNU OpenMP looks whether the others are done before it sleeps, some microseconds."""
 _parent: int | None = None
+_error_to: int | None = None
 _is_program = False
 
 
@@ -89,6 +93,8 @@ class NamedLines(io.TextIOWrapper):
 
 def name_lines() -> None:
     """Name the lines of this process where its stage runs beside others."""
+    global _error_to
+    _error_to = int(text) if (text := os.environ.pop(ERROR_TO, "")) else None
     name = os.environ.get(LINES_OF)
     if name and isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stderr, io.TextIOWrapper):
         sys.stdout, sys.stderr = NamedLines(sys.stdout, name), NamedLines(sys.stderr, name)
@@ -102,6 +108,13 @@ def is_program() -> bool:
 def is_started() -> bool:
     """Whether `vila2` itself started this process, and speaks for it."""
     return _parent is not None
+
+
+def repeat_error(message: str) -> None:
+    """Leave an error that is printed to the run as well, which says it last where it stopped other stages."""
+    if _error_to is not None:
+        with contextlib.suppress(OSError):
+            os.write(_error_to, message.encode("utf-8", "backslashreplace"))
 
 
 def leave_error(message: str, *, kind: str = "", trace: str = "") -> bool:

@@ -139,6 +139,7 @@ def to_job(
     layer = rewriter.LAYER if rewrite else layer
     stage: AskingStage = "rewrite" if rewrite else "recaption"
     settings = recipe.rewrite if rewrite else recipe.captions_of(layer)
+    table = stage if rewrite or layer == LAYER else f"captions.{layer}"
     source = source or open_source(shards, base=base)
     if rewrite:
         _check_recaptioned(source)
@@ -163,7 +164,7 @@ def to_job(
             layer.folder, stage=stage, source=source, provenance=provenance, cost=recipe.cost
         ),
         to_json=CaptionSummary.to_json,
-        problem=partial(over_budget, max_reject_rate=settings.max_reject_rate),
+        problem=partial(over_budget, max_reject_rate=settings.max_reject_rate, table=table),
         max_reject_rate=settings.max_reject_rate,
         title=layer,
     )

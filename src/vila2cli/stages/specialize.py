@@ -127,7 +127,7 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
             return None
         return (
             f"specialist {name}: {summary['reject_rate']:.1%} of the images got no answer, above "
-            f"max_reject_rate {settings.max_reject_rate:.1%}; see {answering.out}/rejects.jsonl"
+            f"recaption.max_reject_rate {settings.max_reject_rate:.1%}; see {answering.out}/rejects.jsonl"
         )
 
     return Job(

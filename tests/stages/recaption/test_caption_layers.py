@@ -134,7 +134,7 @@ def test_what_a_prompt_takes_and_a_layer_lacks_is_a_reject(write: Callable[..., 
     kept = json.loads((out / "recaption/summary.json").read_text())["out"]
     assert 0 < kept < 12
     assert summary["dropped"]["missing-layer"] == 12 - kept
-    with pytest.raises(RejectBudgetError, match="missing-layer"):
+    with pytest.raises(RejectBudgetError, match=r"captions\.short\.max_reject_rate.*missing-layer"):
         write(
             "strict",
             settings(*sets, "captions.short={prompts='mine',share=1.0,max_reject_rate=0.1}"),

@@ -95,7 +95,8 @@ def test_too_many_rejects_fail_after_everything_is_written(
     run: Callable[..., CaptionSummary], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        RejectBudgetError, match=r"above max_reject_rate 5\.0%: .*truncated.*2 bad-image"
+        RejectBudgetError,
+        match=r"above recaption\.max_reject_rate 5\.0%: .*truncated.*2 bad-image.*recaption\.max_new_tokens",
     ) as caught:
         run(recipe=settings("recaption.max_reject_rate=0.05"))
     assert caught.value.exit_code == 3

@@ -44,7 +44,8 @@ def own_task(
     DataError naming file and row for what the scorer cannot use.
     """
     if scorer not in SCORERS:
-        raise RecipeError(f"--scorer {scorer}: known are {', '.join(SCORERS)}{meant(scorer, SCORERS)}")
+        nearest = meant(scorer, SCORERS)
+        raise RecipeError(f"--scorer {scorer}: no such scorer{nearest}; known are {', '.join(SCORERS)}")
     if missing := next((path for path in files if not path.is_file()), None):
         raise DataError(f"--questions {missing}: there is no such file")
     kind = answer_type_of(SCORERS[scorer])
@@ -84,6 +85,7 @@ def _questions(path: Path, scorer: str, columns: tuple[str, str, str]) -> Iterat
                 **({"choices": choices} if choices else {}),
                 "origin": {"file": path.name, "row": number},
             },
+            where=row.where,
         )
         _check(row, made, scorer)
         yield made

@@ -22,7 +22,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class BenchmarkQuestion:
     """One sample: its id in the benchmark, the question, accepted answers, and what else its scorer needs.
 
-    `images` are file names below the folder of images, or the bytes themselves.
+    `images` are file names below the folder of images, or the bytes themselves. `where` is its place in the
+    files, for errors.
     """
 
     id: str
@@ -30,6 +31,7 @@ class BenchmarkQuestion:
     answers: tuple[str, ...]
     images: tuple[str | bytes, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,9 +87,9 @@ def _import(table: BenchmarkTask, out: Path, finder: "_Finder | None", synonyms:
     folder = out / table.name
     partial = aside(folder)
     if (folder / TASK_FILE).exists():
-        raise DataError(f"{folder} holds a task already; remove it or choose another --out")
+        raise DataError(f"{folder} holds a task already; remove it or choose another folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise DataError(f"{folder} holds files that are no task; move them or choose another --out")
+        raise DataError(f"{folder} holds files that are no task; move them or choose another folder")
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was killed
     try:
         num_samples, num_images = _write(table, partial, finder)
@@ -165,7 +165,10 @@ def _pictures(question: BenchmarkQuestion, finder: "_Finder | None") -> list[tup
         elif finder is None:
             return []
         else:
-            pictures.append(finder.read(image))
+            try:
+                pictures.append(finder.read(image))
+            except DataError as error:
+                raise DataError(f"{question.where}: {error}" if question.where else str(error)) from None
     return pictures
 
 
@@ -207,7 +210,11 @@ class _Finder:
         if not _is_below(name) or not _is_file(path):
             paths = self._named(name)
             if len(paths) != 1:
-                raise DataError(f"there is no image {name} in {self._folder.root}, or several are called so")
+                if not paths:
+                    raise DataError(f"there is no image {name} in {self._folder.root}")
+                raise DataError(
+                    f"several images in {self._folder.root} are called {name}; name it by its path from there"
+                )
             path = paths[0]
         ending = path.suffix.removeprefix(".").lower()
         data = path.read_bytes()
