@@ -61,7 +61,7 @@ def test_figures_of_a_judge():
         verdict("tie"),
         verdict("unjudged", answers=("A", "hm")),
     ]
-    assert counts(verdicts) == {"wins": 2, "losses": 1, "ties": 2, "unjudged": 1, "num_pairs": 5}
+    assert counts(verdicts) == {"wins": 2, "losses": 1, "ties": 2, "unjudged": 1, "num_pairs": 5, "equal": 0}
     found = preferences(verdicts, list(map(str, range(6))), num_bootstrap=200, seed=0)
     assert found["win_rate"].value == 0.6
     assert found["win_rate"].low < 0.6 < found["win_rate"].high

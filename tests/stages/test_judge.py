@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.judging.terminal import short, verdict_lines
+from vila2cli.judging.terminal import short, summary_table, verdict_lines
 from vila2cli.judging.verdicts import read_verdict_layer
 from vila2cli.run.folder import Worker
 from vila2cli.settings.recipe import load_recipe
@@ -126,6 +126,14 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     assert {annotation.kind for annotation in judged} == {"verdict"}
     assert all(annotation.scores["verdicts"][0]["outcome"] == "win" for annotation in judged)
     assert "\n".join(show(source, NUM_SAMPLES)).count(f"\n    {short(right)} over alt-text: win\n") == 5
+
+
+def test_pairs_of_equal_captions_are_counted(base, right, tmp_path):
+    other = write_captions(base, tmp_path / "other", lambda number: truth(number) if number < 5 else "None.")
+    summary = judge(recipe("judge.judges=oracle"), layers=[right, other], out=tmp_path / "judge")
+    assert summary["judges"]["oracle"]["equal"] == 5
+    (line,) = [line for line in summary_table(summary) if "equal captions" in line]
+    assert line.startswith(f"{short(other)} over {short(right)}: 5 of {NUM_SAMPLES} pairs have equal captions")
 
 
 def test_a_verdict_is_shown_in_a_line():

@@ -265,7 +265,7 @@ def test_equal_captions_are_a_tie_of_everybody_and_not_on_the_page(tmp_path):
         ]
         outcomes = {one["key"]: one["outcome"] for one in verdicts}
         assert outcomes == {f"{n:03d}": "tie" if n == 4 else "win" for n in range(NUM_SAMPLES)}
-    assert summary["judges"]["ada"]["num_pairs"] == NUM_SAMPLES
+    assert (summary["judges"]["ada"]["num_pairs"], summary["judges"]["ada"]["equal"]) == (NUM_SAMPLES, 1)
     assert summary["judges"]["ada"]["win_rate"]["value"] == pytest.approx(5.5 / 6)
 
 

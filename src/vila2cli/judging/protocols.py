@@ -92,6 +92,7 @@ def make_verdict(
         num_words=words,
         answers=answers,
         reason=reason if outcome == "unjudged" else "",
+        equal=captions[layer] == captions[against],
     )
 
 

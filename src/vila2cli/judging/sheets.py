@@ -88,7 +88,7 @@ def to_verdicts(sheet: Sheet, key: Mapping[str, Any]) -> dict[SampleId, SampleVe
 
     Two bad captions are a tie, and so are two equal ones, which are not on the page.
     """
-    ties = [_verdict(sheet.judge, pair, outcome="tie") for pair in key.get("ties", ())]
+    ties = [_verdict(sheet.judge, pair, outcome="tie", equal=True) for pair in key.get("ties", ())]
     verdicts = [_answered(sheet, pair) for pair in key["pairs"]]
     samples = (
         (pair["shard"], pair["key"], pair["image_sha256"]) for pair in (*key["pairs"], *key.get("ties", ()))

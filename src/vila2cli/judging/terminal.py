@@ -19,7 +19,7 @@ _LEGEND = (
 def summary_table(summary: Mapping[str, Any]) -> list[str]:
     """The summary of a judged folder as lines."""
     rows = [row for pair in summary["pairs"] for row in _rows(pair)]
-    lines = [*aligned([_HEAD, *rows]), _LEGEND]
+    lines = [*aligned([_HEAD, *rows]), _LEGEND, *filter(None, map(_equal_line, summary["pairs"]))]
     for judge, strengths in summary.get("bradley_terry", {}).items():
         ranks = ", ".join(f"{short(rank['layer'])} {_elo(rank)}" for rank in strengths)
         lines.append(f"Elo by {judge} (Bradley-Terry): {ranks}")
@@ -29,6 +29,17 @@ def summary_table(summary: Mapping[str, Any]) -> list[str]:
         lines += agreement_lines(pair)
     lines += unjudged_lines(summary)
     return lines
+
+
+def _equal_line(pair: Mapping[str, Any]) -> str:
+    """How many pairs no judge could decide, as both captions are one text; "" for none."""
+    counted = [
+        (figures.get("equal", 0), figures.get("num_pairs", 0) + figures["unjudged"])
+        for figures in pair["judges"].values()
+    ]
+    equal, num = max(counted, default=(0, 0))
+    what = f"{equal} of {num} pairs have equal captions, which tell nothing of either"
+    return f"{short(pair['layer'])} over {short(pair['against'])}: {what}" if equal else ""
 
 
 def agreement_lines(pair: Mapping[str, Any]) -> list[str]:

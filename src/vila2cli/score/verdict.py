@@ -28,7 +28,8 @@ class Verdict:
 
     `answers` are the judge's raw texts with `layer` shown first as A, then second as B; empty
     when nothing was asked. `num_words` counts the words of both captions. `reason` says why a
-    pair is unjudged, in one word and perhaps more behind a colon.
+    pair is unjudged, in one word and perhaps more behind a colon. `equal` says that both captions are
+    the same text, of which a tie tells nothing.
     """
 
     layer: str
@@ -38,9 +39,10 @@ class Verdict:
     num_words: tuple[int, int]
     answers: tuple[str, ...] = ()
     reason: str = ""
+    equal: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "reason" or value}
+        return {name: value for name, value in asdict(self).items() if name not in ("reason", "equal") or value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
@@ -55,6 +57,7 @@ class Verdict:
                 num_words=(int(first), int(second)),
                 answers=tuple(value["answers"]),
                 reason=str(value.get("reason", "")),
+                equal=value.get("equal") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a verdict: {error}; was this layer written by another vila2?") from None
@@ -104,7 +107,10 @@ def oracle_outcome(balance: int, against: int) -> Outcome:
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The outcomes of one judge for one pair of layers, counted; `num_pairs` are those that were judged."""
+    """The outcomes of one judge for one pair of layers, counted; `num_pairs` are those that were judged.
+
+    `equal` counts pairs of equal captions, judged or not.
+    """
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     return {
         "wins": outcomes["win"],
@@ -112,6 +118,7 @@ def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
         "ties": outcomes["tie"],
         "unjudged": outcomes["unjudged"],
         "num_pairs": len(verdicts) - outcomes["unjudged"],
+        "equal": sum(verdict.equal for verdict in verdicts),
     }
 
 
