@@ -213,7 +213,8 @@ def check_same(out_dir: Path, stored: Mapping[str, Any], inputs: Mapping[str, An
     if changed := difference(stored, inputs):
         raise RecipeError(
             f"{out_dir} was made with other settings: {changed}; "
-            "set them back, give another --out, or remove the folder to start it over"
+            "set them back, give another --out (to `vila2 run` another name in the recipe), "
+            "or remove the folder to start it over"
         )
 
 
