@@ -70,7 +70,7 @@ def test_the_layer_is_that_of_one_engine_with_one_log_and_one_account(
     assert write(TWO) == alone
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     engine, batch, waited = [line["note"] for line in log if "note" in line]
-    assert (engine, batch) == ("engine: hf (asked for)", "batch size 128 (as set)")
+    assert (engine, batch) == ("engine: hf (as set)", "batch size 128 (as set)")
     assert waited.startswith("the model waited ")
     assert log[-1]["done"] == log[-1]["total"] == NUM_SHARDS * NUM_SAMPLES
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

@@ -220,13 +220,13 @@ def test_a_checkpoint_is_looked_at_without_its_weights(
     assert main(["check", "--model", str(tiny_checkpoint), *sets]) == 0
     text = capsys.readouterr().out
     assert "inputs are those of its own processor" in text
-    assert "engines for recaption: hf (asked for)" in text
+    assert "engines for recaption: hf (as set)" in text
     assert ": 2 replicas of " in text
     monkeypatch.setenv("VILA2_PLAN_GPUS", "8x80")
     words = ["check", "--model", str(tiny_checkpoint), "--set", "eval.engine=hf"]
     assert main(words) == 0
     text = capsys.readouterr().out
-    assert "engines for eval: hf (asked for): 8 replicas of 1 GPU (replicas x tensor parallel: 8 x 1)" in text
+    assert "engines for eval: hf (as set): 8 replicas of 1 GPU (replicas x tensor parallel: 8 x 1)" in text
     monkeypatch.setenv("VILA2_PLAN_GPUS", "many")
     assert main(words) == RecipeError.exit_code
     assert "VILA2_PLAN_GPUS='many' should be NUMBERxGB" in capsys.readouterr().out

@@ -199,16 +199,16 @@ def choose_engine(kind: str, model: str | Path, adapters: Sequence[str] = ()) ->
     Raises ModelError when the engine asked for by name is not there, or when the model is not.
     """
     if kind == "hf":
-        return EngineChoice("hf", "asked for")
+        return EngineChoice("hf", "as set")
     if kind == "api":
-        return EngineChoice("api", "asked for")
+        return EngineChoice("api", "as set")
     if kind not in ("auto", "vllm"):
         raise ModelError(f"unknown engine {kind!r}; use auto, vllm, hf or api")
     from vila2cli.engine.vllm_support import why_not
 
     problem = why_not(resolve_model(model), [read_adapter(adapter) for adapter in adapters])
     if problem is None:
-        return EngineChoice("vllm", "asked for" if kind == "vllm" else "vLLM supports this model here")
+        return EngineChoice("vllm", "as set" if kind == "vllm" else "vLLM supports this model here")
     if kind == "vllm":
         raise ModelError(f'the vllm engine cannot run {model}: {problem}; use engine = "hf"')
     return EngineChoice("hf", problem)
