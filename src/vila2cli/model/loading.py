@@ -118,6 +118,7 @@ def _config(folder: Path) -> Any:
 
 def load_processor(folder: Path) -> Any:
     """The processor of a folder, of a language model its tokenizer; raises ModelError."""
+    quiet_transformers()
     try:
         return cutting(AutoProcessor.from_pretrained(folder), str(folder))
     except LOAD_ERRORS as error:
