@@ -44,7 +44,7 @@ def test_a_layer_names_its_engine_from_the_first_worker_on(
 def test_another_engine_is_refused_before_it_is_loaded(source: Source, tmp_path: Path) -> None:
     layer = begin(source, tmp_path / "r1")
     layer.note_engine("vllm")
-    with pytest.raises(RecipeError, match=r"r1 was begun with the engine vllm, .* go on with hf \(asked for\)"):
+    with pytest.raises(RecipeError, match=r"r1 was begun with the engine vllm, .* go on with hf \(as set\)"):
         open_for(layer, tmp_path / "no model is looked for", "hf")
     assert layer.engine() == "vllm"
 
