@@ -40,6 +40,16 @@ def test_outside_of_a_stage_a_signal_stops_at_once(number: signal.Signals) -> No
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_in_the_moment_a_block_is_left_is_an_interruption() -> None:
+    def leave() -> None:
+        with interruptible() as stop:
+            stop._raises = True  # as when the handler runs between a block's last line and its end
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        leave()
+
+
 def test_a_second_ctrl_c_stops_at_once() -> None:
     with interruptible():
         os.kill(os.getpid(), signal.SIGINT)

@@ -95,7 +95,7 @@ def interruptible() -> Iterator[Stop]:
     with _handling((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT), stop.handle):
         try:
             yield stop
-        except Vila2Error:
+        except (Vila2Error, _Now):  # the latter where a signal came as a block was being left
             stop.check()
             raise
         finally:
