@@ -1,14 +1,17 @@
 """A caption that a layer kept in place of the model's is told from those that the model wrote."""
 
 import json
+import shutil
 from pathlib import Path
 
 from vila2cli.cli.app import main
 from vila2cli.report.caption_layers import CaptionLayer
 from vila2cli.report.captions import caption_section
 from vila2cli.report.json_reader import JsonReader
+from vila2cli.run.folder import claim, read_manifest
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation, Sample
+from vila2cli.stages.export import export
 from vila2cli.stages.import_layer import import_layer
 from vila2cli.stages.shards import show
 
@@ -65,3 +68,17 @@ def test_a_report_says_so_below_the_caption(tmp_path: Path) -> None:
     cards = {card.key: card.captions[1].meta for card in caption_section([layer], JsonReader(tmp_path)).cards}
     assert cards["a"] == "2 words"
     assert cards["b"] == "kept alt-text · 2 words"
+
+
+def test_an_export_that_was_begun_without_sources_goes_on_without(tmp_path: Path) -> None:
+    source, out = open_source([make_layer(tmp_path)]), tmp_path / "out"
+    export("jsonl", source, out)
+    stored = read_manifest(out)
+    assert stored is not None
+    inputs = {name: value for name, value in stored.inputs.items() if name != "origins"}
+    shutil.rmtree(out)
+    claim(out, inputs)
+    export("jsonl", source, out)
+    rows = [json.loads(line) for line in (out / "data" / "0.jsonl").read_text().splitlines()]
+    assert len(rows) == len(SOURCES)
+    assert not [row for row in rows if row.keys() & {"recaption_source", "file_name"}]

@@ -67,7 +67,7 @@ def export(
     folder = out / DATA if form in ("jsonl", "parquet") else out
     with lock(out), interruptible() as stop:
         if (stored := read_manifest(out)) is not None:  # an export that was begun goes on with its own columns
-            content = replace(content, file_names="file_names" in stored.inputs)
+            content = replace(content, origins="origins" in stored.inputs)
         claim(out, _inputs(form, source, content))
         unreadable = Unreadable()
 
@@ -133,7 +133,7 @@ def _inputs(form: str, source: Source, content: Content) -> dict[str, Any]:
         "answers": list(content.answers),
         "pictures": content.with_pictures,
         **({"question": content.question} if form == "llava" else {}),
-        **({"file_names": True} if content.file_names else {}),
+        **({"origins": True} if content.origins else {}),
         "layers": source.outline()["layers"],
         **filter_inputs(source.layers),
     }

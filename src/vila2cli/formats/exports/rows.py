@@ -23,7 +23,8 @@ class Content:
     """What of the samples is exported: captions by name, answers of specialists by layer, and pictures or not.
 
     `question` is what a caption answers in a conversation, `root` the folder that all base shards are below,
-    `file_names` whether rows say what the file of a picture was called before it was in a shard.
+    `origins` whether rows say what the file of a picture was called before it was in a shard, and whether a
+    caption is the model's.
     """
 
     captions: Sequence[str]
@@ -31,12 +32,12 @@ class Content:
     with_pictures: bool = False
     question: str = QUESTION
     root: str = ""
-    file_names: bool = True
+    origins: bool = True
 
     def columns(self) -> Mapping[str, ColumnKind]:
         """The columns of a row, in order."""
         columns: dict[str, ColumnKind] = {"key": "text", "shard": "text", "url": "text"}
-        if self.file_names:
+        if self.origins:
             columns["file_name"] = "text"
         if self.with_pictures:
             columns["image"] = "image"
@@ -44,7 +45,7 @@ class Content:
         for name in self.captions:
             columns[name] = "text"
             if name != ORIGINAL:
-                parts = ("source", "model", "model_sha256", "prompt")
+                parts = (*(("source",) if self.origins else ()), "model", "model_sha256", "prompt")
                 columns |= {f"{name}_{part}": "text" for part in parts}
                 columns |= {f"{name}_round": "whole", f"{name}_logprob": "number", f"{name}_fields": "json"}
         columns |= dict.fromkeys(self.answers, "turns")
