@@ -12,7 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 from vila2cli import __version__
 from vila2cli.cli import (
     build,
+    convert,
     eval,
+    export,
     judge,
     lineage,
     plan,
@@ -66,6 +68,8 @@ app.command("soup")(soup.soup)
 app.command("lineage")(lineage.lineage)
 app.command("report")(report.report)
 app.command("runs")(report.runs)
+shards.app.command("convert")(convert.convert)
+shards.app.command("export")(export.export)
 shards.app.command("build")(build.build)
 app.command("check")(plan.check)
 app.command("plan")(plan.plan)

@@ -25,6 +25,15 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 Tasks = Annotated[list[str] | None, typer.Option("--tasks", help="Task folders or globs of them.")]
 
+Questions = Annotated[
+    list[Path],
+    typer.Option(
+        "--questions",
+        metavar="FILE",
+        help="Tables with a question, a picture and an answer in each row: .csv, .tsv, .jsonl or .parquet. "
+        "Several right answers, or the options of a choice, have | between them; or columns A, B ...",
+    ),
+]
 BoxFrame = Annotated[
     str,
     typer.Option(
@@ -199,15 +208,7 @@ def new_task(
     task: Annotated[
         Path, typer.Argument(metavar="TASK", help="Folder to write the task to; its last part is its name.")
     ],
-    questions: Annotated[
-        list[Path],
-        typer.Option(
-            "--questions",
-            metavar="FILE",
-            help="Tables with a question, a picture and an answer in each row: .csv, .tsv, .jsonl or .parquet. "
-            "Several right answers, or the options of a choice, have | between them; or columns A, B ...",
-        ),
-    ],
+    questions: Questions,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of the pictures; that of the table by default.")
     ] = None,

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vila2cli.cli.options import Base, Model, Out, RecipeFile, Sets, local_folder
+from vila2cli.cli.options import Base, Model, RecipeFile, Sets, local_folder
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.formats.registry import names
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
@@ -165,7 +164,7 @@ def merge(
     held.check(list(shares or captions or ()), held.layers, option)
     folder = out or default_out("merged", None, shards[0])
     choice = None if shares is None else Choice(shares, seed)
-    _merge(shards, folder, tuple(captions or CAPTIONS), base, choice)
+    write_merged(shards, folder, tuple(captions or CAPTIONS), base, choice)
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -195,16 +194,17 @@ def merge_layer(
     signature of a URL.
     """
     specs: list[str | Path] = [layer_dir, *(spec for spec in shards if looks_remote(spec))]
-    _merge(specs, layer_dir.with_name(f"{layer_dir.name}-merged"), captions, base)
+    write_merged(specs, layer_dir.with_name(f"{layer_dir.name}-merged"), captions, base)
 
 
-def _merge(
+def write_merged(
     specs: Sequence[str | Path],
     folder: Path,
     captions: tuple[str, ...],
     base: str | None,
     choice: "Choice | None" = None,
 ) -> None:
+    """Join shards and layers into self-contained tars in a folder, and print what came of it."""
     from vila2cli.shards import open_source
     from vila2cli.stages.merge import drawn_shares
     from vila2cli.stages.merge import merge as run_stage
@@ -218,180 +218,3 @@ def _merge(
     more = {"drawn": drawn} if drawn else {}
     lines = [line, *([f"  {drawn_line(drawn)}"] if drawn else [])]
     show({"stage": "merge", "out_dir": folder, **counts.to_json(), **more}, lines)
-
-
-@app.command("convert")
-def convert(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards convert'))}.")],
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of pictures for folder, what img2dataset wrote for img2dataset, else annotations "
-            "or tables, or folders of them."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Folder for the shards.")
-    ],
-    captions: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--captions",
-            metavar="FILE",
-            help="Table with the captions of folder: .csv, .tsv, .jsonl or .parquet; else PICTURE.txt beside a "
-            "picture, or none.",
-        ),
-    ] = None,
-    images: Annotated[
-        list[Path] | None,
-        typer.Option("--images", help="Folders and tars that hold the images named; for csv its own folder."),
-    ] = None,
-    picture: Annotated[
-        str,
-        typer.Option(
-            "--picture", metavar="COLUMN", help="Column of paths or URLs of pictures; found by its name else."
-        ),
-    ] = "",
-    text: Annotated[
-        str,
-        typer.Option("--text", metavar="COLUMN", help="Column of the caption; found by its name else."),
-    ] = "",
-    key: Annotated[
-        str,
-        typer.Option(
-            "--key",
-            metavar="name|number|COLUMN",
-            help="What samples are called by: their picture's file name (the default of folder), a number (of "
-            "all else) or a column. For layer the column of the key; found by its name else.",
-        ),
-    ] = "",
-    per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Samples of a shard at most.")] = 1000,
-    max_images: Annotated[
-        int, typer.Option("--max-images", min=1, help="Images of a web document at most.")
-    ] = 6,
-    shards: Annotated[
-        list[str] | None,
-        typer.Option("--shards", "--base", help="Base shards that the captions of a layer are for."),
-    ] = None,
-    layer: Annotated[str, typer.Option("--layer", help="Name of the caption layer.")] = "recaption",
-    match: Annotated[
-        str,
-        typer.Option("--match", help="What keys of a layer are compared with: key, or a field such as url."),
-    ] = "key",
-) -> None:
-    """Make shards of pictures or other formats, or a layer of a table.
-
-    A sample's JSON names the file of its picture, and the file and row that it is from.
-
-    \b
-    vila2 shards convert folder photos --captions alt.csv --out data
-    vila2 shards convert csv pairs.tsv --images downloaded --out data
-    vila2 shards convert coco captions_train2017.json --images train2017 --out data
-    vila2 shards convert layer captions.parquet --shards data --out their-captions
-    """
-    say(f"convert: writing {out}")
-    if form == "layer":
-        _import_layer(inputs, shards, out, layer=layer, key=key, text=text, match=match)
-        return
-    from vila2cli.stages.convert import convert as run_stage
-
-    counts = run_stage(
-        form,
-        inputs,
-        out,
-        images=images or (),
-        per_shard=per_shard,
-        max_images=max_images,
-        text=text,
-        picture=picture,
-        captions=captions or (),
-        key=key,
-    )
-    dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    line = f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}"
-    show({"stage": "convert", "out_dir": out, **counts.to_json()}, [line])
-    if counts.num_rejected:
-        say(f"  each reject and why: {out / 'rejects.jsonl'}")
-
-
-def _import_layer(inputs: Sequence[Path], shards: Sequence[str] | None, out: Path, **how: str) -> None:
-    from vila2cli.shards import open_source
-    from vila2cli.stages.import_layer import import_layer, summary_lines
-
-    if not shards:
-        raise RecipeError("convert layer writes a layer over shards: name those with --shards")
-    summary = import_layer(inputs, open_source(shards), out, **how)
-    show(
-        {"out_dir": out, **summary},
-        [f"convert: done ({out})", *(f"  {line}" for line in summary_lines(summary))],
-    )
-
-
-@app.command("export")
-def export(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards export'))}.")],
-    shards: Specs,
-    base: Base = None,
-    out: Out = None,
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--captions", help="Captions: original, or a layer's name; by default all, or the newest."
-        ),
-    ] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures", help="With the pictures; webdataset always has them.")
-    ] = False,
-    question: Annotated[
-        str, typer.Option("--question", help="What a caption answers in a conversation of llava.")
-    ] = "",
-    push: Annotated[
-        str | None,
-        typer.Option(
-            "--push", metavar="hf://datasets/ORG/NAME", help="Upload it, with a card; the token is in HF_TOKEN."
-        ),
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make a repository that is new public.")] = False,
-    license: Annotated[str, typer.Option("--license", help="The licence that the card states.")] = "unknown",
-    recipe: RecipeFile = None,
-    sets: Sets = None,
-) -> None:
-    """Write captions, with or without pictures, for other tools.
-
-    \b
-    vila2 shards export parquet recap --out captions.parquet
-    vila2 shards export parquet runs/world/round1/recaption --pictures --push hf://datasets/me/captions
-    vila2 shards export vila runs/world/round1/recaption --out recaptions
-    """
-    from vila2cli.formats.registry import find_format
-    from vila2cli.shards import open_source
-    from vila2cli.shards.contents import contents_of
-    from vila2cli.stages import export as stage
-    from vila2cli.stages import publish
-
-    find_format("shards export", form)
-    repository = None if push is None else publish.check_repository(push)
-    settings, source = open_recipe(recipe, sets), open_source(shards, base=base)
-    folder = out or default_out(f"export-{form}", None, shards[0])
-    is_file = form in ("parquet", "jsonl") and folder.suffix == f".{form}" and not folder.is_dir()
-    if folder.suffix in (".csv", ".tsv", ".json", ".jsonl", ".parquet") and not (is_file or folder.exists()):
-        raise RecipeError(f"--out {folder}: {form} writes no {folder.suffix} file; name a folder")
-    if is_file and repository is not None:
-        raise RecipeError(f"--push uploads a folder, with a card in it: name one with --out, not {folder}")
-    if form == "webdataset":
-        held = contents_of(source)
-        held.check(captions or (), held.layers)
-        _merge(shards, folder, tuple(captions or held.layers), base)
-    else:
-        say(f"export: writing {folder}")
-        run_stage = stage.export_file if is_file else stage.export
-        counts = run_stage(
-            form, source, folder, captions=captions or (), with_pictures=pictures, question=question
-        )
-        dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-        line = f"export: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
-        show({"stage": "export", "format": form, "out_dir": folder, **counts.to_json()}, [line])
-    if not is_file:
-        publish.write_card(folder, form, source, settings, license=license)
-    if repository is not None:
-        say(f"pushed: {publish.push(folder, repository, is_public=public)}")

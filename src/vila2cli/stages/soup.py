@@ -80,8 +80,7 @@ def soup(
     settings = recipe.soup
     _check_settings(recipe, models)
     folders = [resolve_model(model) for model in models]
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise RecipeError("a model is named twice; give soup.weights to let it count for more")
+    _check_distinct(folders)
     check_alike(folders)
     outline(folders[0])  # what one of them lacks, all do
     _warn_of_other_parents(folders)
@@ -115,6 +114,11 @@ def soup(
         store_recipe(partial, recipe)
         write_json(partial / "vila2.json", summary.to_json())
     return summary
+
+
+def _check_distinct(folders: Sequence[Path]) -> None:
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RecipeError("a model is named twice; give soup.weights to let it count for more")
 
 
 class _Selector:
