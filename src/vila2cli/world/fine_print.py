@@ -39,8 +39,8 @@ LEAST, MOST = 128, 512
 MOST_CELL = 72
 """Pixels a side of the largest cell."""
 
-CLIPPINGS = 0.8
-"""Share of clippings among the pictures for pretraining."""
+CLIPPINGS, WORDS = 0.8, 0.8
+"""Share of clippings among the pictures for pretraining, and of those with a word among them."""
 QUESTIONS: dict[str, Callable[[Scene, Random], sayings.Question]] = {
     "ocr": sayings.ask_ocr,
     "colour": sayings.about_one("What colour is the object?", "colour"),
@@ -48,7 +48,7 @@ QUESTIONS: dict[str, Callable[[Scene, Random], sayings.Question]] = {
     "existence": sayings.ask_existence,
 }
 """What is asked of a page needs one look at it: a model this small hardly learns which of several is meant."""
-CONVERSATIONS = (("ocr", "colour", "shape"), ("ocr", "existence"), ("caption",))
+CONVERSATIONS = (("ocr", "colour", "shape"), ("ocr", *["existence"] * 3), ("caption",))
 """What is asked beside each other, so that no answer can be told from another one or its question."""
 _DECIDING = ("seed", "num_pretrain", "num_sft", "num_specialist", "num_dev", "num_eval", "samples_per_shard")
 
@@ -126,9 +126,9 @@ def _captioned(random: Random) -> Members:
     From clippings a new projector learns what the tower says sooner than from pages, and with fewer tokens.
     """
     if random.random() < CLIPPINGS:
-        scene = draw_scene(random, "pretrain")
+        scene = draw_scene(random, "pretrain", with_word=random.random() < WORDS)
         turns = [Turn("user", "Take notes."), Turn("assistant", sayings.notes(scene, random))]
-        return picture_members(scene, random, messages(turns))
+        return picture_members(scene, random, messages(turns + sayings.interview(scene, random, ["ocr"])))
     page = draw_page(random, "pretrain")
     meta = {"url": f"fine-print:{page.signature}"}
     return picture_members(page, random, meta, caption(page), page_size(page, random))
