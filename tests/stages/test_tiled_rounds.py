@@ -25,7 +25,7 @@ HEAD = """
 name = "tiled"
 rounds = 1
 runs_dir = "{folder}/runs"
-engine = {{ max_model_len = 128 }}
+engine = {{ max_model_len = 120 }}
 [base]
 tiles = {{ method = "catty", max = 6 }}
 """

@@ -148,7 +148,7 @@ def test_training_data_says_what_is_there(pages: Path) -> None:
         answers = {
             turn.text: answer.text for turn, answer in zip(sample.turns[::2], sample.turns[1::2], strict=True)
         }
-        asked.update(answers)
+        asked.update(answers.keys())
         for question, answer in answers.items():
             name = f"{thing['colour']} {thing['shape']}"
             if "written" in question:
