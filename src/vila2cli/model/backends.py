@@ -122,9 +122,10 @@ def _near(resample: int) -> str | None:
 
     It takes weights of 16 bits where Pillow takes 32, and several levels at a time: a quarter of the time.
     """
-    mode = _MODES.get(Image.Resampling(resample))
+    if (mode := _MODES.get(Image.Resampling(resample))) is None:
+        return None
     noise = np.random.default_rng(0).integers(0, _LEVELS, (200, 150, 3), dtype=np.uint8)
-    for size in ((70, 90), (140, 30), (70, 220), (190, 60), (190, 220)) if mode is not None else ():
+    for size in ((70, 90), (140, 30), (70, 220), (190, 60), (190, 220)):
         exact = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling(resample)), dtype=np.int16)
         try:
             off = np.abs(exact - _scaled(noise.transpose(2, 0, 1), size, mode).transpose(1, 2, 0))
