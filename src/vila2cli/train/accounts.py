@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vila2cli.errors import RejectBudgetError
+from vila2cli.run.progress import minutes
 from vila2cli.shards.sample import Reject
 
 
@@ -30,6 +32,16 @@ def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
         for name, c in counts.items()
     ]
     return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
+
+
+def phase_line(figures: Mapping[str, Any]) -> str:
+    """What a phase did, for the terminal: how much it was trained on, how long that took, and the loss at its end."""
+    steps = "1 step" if figures["num_steps"] == 1 else f"{figures['num_steps']:,} steps"
+    text = (
+        f"{figures['phase']}: {figures['num_samples']:,} samples, {figures['num_tokens']:,} tokens in {steps}, "
+        f"{minutes(figures['seconds'])}; loss at the end {figures['final_loss']:.4g}"
+    )
+    return f"{text} (trained before, by another round)" if figures.get("trained_before") else text
 
 
 def mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:

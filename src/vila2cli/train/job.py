@@ -36,7 +36,7 @@ from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
 from vila2cli.text.choose import drawn_line
-from vila2cli.train.accounts import check_budget, counts_line, mixture_line
+from vila2cli.train.accounts import check_budget, counts_line, mixture_line, phase_line
 from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
@@ -103,6 +103,13 @@ class TrainSummary(StageResult):
     num_rejected: int
     phases: Sequence[Mapping[str, Any]]
     lineage: Mapping[str, Any] = key(REST)
+
+    def lines(self) -> list[str]:
+        """What was trained, for the terminal; the rest is in vila2.json."""
+        rejected = (
+            [f"{self.num_rejected:,} samples could not be used: {REJECTS_FILE}"] if self.num_rejected else []
+        )
+        return [*map(phase_line, self.phases), *rejected, f"every figure and setting: {LINEAGE_FILE}"]
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
