@@ -65,10 +65,11 @@ def _note(num_images: int, vocabulary: Vocabulary | None) -> str:
     if vocabulary is None:
         return f"{note} Without ground truth what is invented or left out cannot be counted."
     return (
-        f"{note} Small print is the 95% interval over them; vocabulary and distinct n-grams have none: they are "
-        "no means over images, and images drawn twice by a bootstrap add no words. Hallucinated are the stated facts that contradict the picture, omitted the true ones not "
-        "stated. Inherited is the share of a row's hallucinated facts that the row above states too, put right "
-        "the share of the row above's that this one no longer states."
+        f"{note} Small print is the 95% interval over them; vocabulary and distinct n-grams have none: they "
+        "are no means over images, and images drawn twice by a bootstrap add no words. Hallucinated are the "
+        "stated facts that contradict the picture, omitted the true ones not stated. Inherited is the share of "
+        "a row's hallucinated facts that the row above states too, put right the share of the row above's that "
+        "this one no longer states."
     )
 
 

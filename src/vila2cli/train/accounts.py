@@ -35,7 +35,7 @@ def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def phase_line(figures: Mapping[str, Any]) -> str:
-    """What a phase did, for the terminal: how much it was trained on, how long that took, and the loss at its end."""
+    """What a phase did, for the terminal: how much it was trained on, in what time, and its last loss."""
     steps = "1 step" if figures["num_steps"] == 1 else f"{figures['num_steps']:,} steps"
     text = (
         f"{figures['phase']}: {figures['num_samples']:,} samples, {figures['num_tokens']:,} tokens in {steps}, "
