@@ -228,15 +228,23 @@ def _tokenizer(folder: Path) -> str:
     found = [name for name in _TOKENIZERS if (folder / name).is_file()]
     if not found:
         raise ModelError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)}")
+    template = "" if _has_template(folder) else "; no chat template, so one of its family is written"
     if "tokenizer.json" not in found:
-        return f"{folder / found[0]}"
+        return f"{folder / found[0]}{template}"
     from tokenizers import Tokenizer
 
     try:
         size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
     except Exception as error:  # noqa: BLE001  (the library raises nothing narrower)
         raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
-    return f"{size:,} entries"
+    return f"{size:,} entries{template}"
+
+
+def _has_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and bool(read_json(config).get("chat_template"))
+    )
 
 
 def _weights_text(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """What is told of a phase's samples, and when too few of them can be used."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vila2cli.errors import RejectBudgetError
@@ -42,6 +42,19 @@ def phase_line(figures: Mapping[str, Any]) -> str:
         f"{minutes(figures['seconds'])}; loss at the end {figures['final_loss']:.4g}"
     )
     return f"{text} (trained before, by another round)" if figures.get("trained_before") else text
+
+
+def opening_lines(
+    counts: Mapping[str, Mapping[str, int]], num_samples: int, batch_size: int, num_steps: int, table: str
+) -> Iterator[str]:
+    """What a phase is trained on, and what to set where an epoch has fewer samples than a batch takes."""
+    yield counts_line(counts)
+    if num_samples < batch_size:
+        steps = "1 step" if num_steps == 1 else f"{num_steps:,} steps"
+        yield (
+            f"{num_samples:,} samples are fewer than a batch of {batch_size:,}, so that all of training is "
+            f"{steps}; lower {table}.batch_size, or raise {table}.epochs"
+        )
 
 
 def mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
