@@ -237,7 +237,8 @@ class TrainSettings(Settings):
         NonNegativeInt, setting("tokens of a packed sequence, 0 for max_length", decides=False)
     ] = 0
     pack_images: Annotated[
-        NonNegativeInt, setting("images of a packed sequence, 0 for any number", decides=False)
+        NonNegativeInt,
+        setting("images of a packed sequence, each tile of one counted; 0 for any number", decides=False),
     ] = 0
     max_samples: Annotated[NonNegativeInt, setting("the first so many samples of each source, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048

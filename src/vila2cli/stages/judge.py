@@ -168,6 +168,7 @@ def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> d
     stats = {name: layer.finish() for name, layer in layers.items()}
     verdicts = {name: read_verdict_layer(layer.folder) for name, layer in layers.items()}
     figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
+    num_fewer_tiles = sum(of_judge.num_fewer_tiles for of_judge in stats.values())
     judged_by_all = set.intersection(*(set(of_judge) for of_judge in verdicts.values()))
     return {
         **figures,
@@ -177,6 +178,7 @@ def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> d
         "dropped": _most(stats),
         "num_drawn": sum(len(keys) for keys in draw.drawn.values()),
         "seed": recipe.seed,
+        **({"fewer_tiles": num_fewer_tiles} if num_fewer_tiles else {}),
         "seconds": round(sum(of_judge.seconds for of_judge in stats.values()), 3),
     }
 
