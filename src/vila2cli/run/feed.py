@@ -27,6 +27,9 @@ MAX_BYTES = 128 << 20
 _FIRST_GUESS = 8 << 20
 _MAX_THREADS = 16
 _NICE = 10
+"""Priority of threads that make pictures ready. On two cores that train as well, on photos of 500 to 1,100
+pixels, 40M parameters with a tower of 364 took 0.95 of the pictures/s that they take on prepared ones, and
+0.85 without it; 8M took 1.02 and 0.90."""
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -39,7 +42,7 @@ class Waits:
     for_pictures: float = 0.0
     for_engine: float = 0.0
     settle: Callable[[], None] = lambda: None
-    """Counts up to now what is counted when the next picture is asked for: a model has taken several, or all."""
+    """Counts up to now, as is else done when the next picture is asked for: a model may take all at once."""
 
 
 def num_threads(workers: Workers, num_side_by_side: int = 1) -> int:
