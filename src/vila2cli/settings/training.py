@@ -8,6 +8,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -188,11 +189,29 @@ class DataSettings(Settings):
         ),
     ] = True
 
+    _begun_with: float | None = PrivateAttr(None)
+
+    @property
+    def drafts_by_default(self) -> bool:
+        """Whether `draft` is nobody's choice."""
+        return self.draft in (DEFAULT_DRAFT, self._begun_with)
+
+    @property
+    def drafts_as_begun(self) -> bool:
+        """Whether `draft` is another version's default, which a folder was begun with."""
+        return self.draft == self._begun_with != DEFAULT_DRAFT
+
+    def as_begun(self, draft: float) -> Self:
+        """These settings with another version's default of `draft`, of which manifests say nothing either."""
+        made = self.model_copy(update={"draft": draft})
+        made._begun_with = draft
+        return made
+
     def limits(self) -> dict[str, float]:
         """What a manifest says of how images are decoded: nothing of the defaults."""
         return {
             **({} if self.max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": self.max_pixels}),
-            **({} if self.draft == DEFAULT_DRAFT else {"draft": self.draft}),
+            **({} if self.drafts_by_default else {"draft": self.draft}),
         }
 
 

@@ -24,6 +24,7 @@ from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, op
 from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.results import CUT
 from vila2cli.judging.verdicts import Judgements, read_verdict_layer, summarise_judges
+from vila2cli.run.drafting import as_begun
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
@@ -58,6 +59,7 @@ def judge(
     models = judging_models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder, worker = Path(out), worker or Worker()
+    recipe = as_begun(recipe, [folder])
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
     with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
         compared = {
