@@ -16,7 +16,7 @@ from vila2cli.engine.devices import Gpu
 from vila2cli.engine.limits import cache_bytes_per_token, context_length
 from vila2cli.errors import ModelError
 from vila2cli.model.freeze import parts_of
-from vila2cli.model.layers import layers_of
+from vila2cli.model.layers import layers_of, tower_heads
 from vila2cli.settings import MachineSettings
 
 _OVERHEAD = 2_000_000_000
@@ -67,13 +67,12 @@ class Shape:
         image = int(getattr(config, "image_seq_length", 0) or _IMAGE_TOKENS) if vision is not None else 0
         image = max(image, image_tokens)
         heads = gcd(*(layer.heads for layer in layers))
-        tower_heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1
         return cls(
             tower=sizes[False],
             llm=sizes[True],
             heads=heads,
             kv_heads=gcd(*(layer.kv_heads for layer in layers)),
-            tower_heads=int(tower_heads),
+            tower_heads=tower_heads(vision),
             intermediate=gcd(*(layer.intermediate for layer in layers)) or heads,
             kv_bytes=cache_bytes_per_token(config, itemsize=2),
             context=context_length(config),

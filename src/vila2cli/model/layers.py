@@ -1,6 +1,6 @@
 """The layers of a config's language model, which in some classes differ in their heads or their width."""
 
-from collections.abc import Sequence
+from math import gcd
 from typing import Any, NamedTuple
 
 
@@ -22,6 +22,12 @@ def layers_of(config: Any) -> list[Layer]:
     return [_layer(own, i) for i, own in enumerate(text.per_layer_config)]
 
 
+def tower_heads(vision: Any) -> int:
+    """The attention heads of a vision config, which all its layers divide into; 1 for unknown."""
+    found = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1
+    return gcd(*found) if isinstance(found, list | tuple) else int(found)
+
+
 def _layer(config: Any, i: int) -> Layer:
     heads = _number(config, "num_attention_heads", i) or 1
     kv_heads = _number(config, "num_key_value_heads", i) or heads
@@ -32,6 +38,6 @@ def _layer(config: Any, i: int) -> Layer:
 def _number(config: Any, name: str, i: int) -> int:
     """A number that is one for all layers or a list of one for each, 0 where there is none."""
     value = getattr(config, name, None)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, list | tuple):
         value = value[i] if i < len(value) else None
     return int(value or 0)
