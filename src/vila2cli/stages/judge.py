@@ -109,7 +109,7 @@ def _open_layer(
     """The verdict layer of a judge."""
     own, source = folder / judge.name, judge.draw.source
     inputs = {"stage": "judge", "judge": judge.name, "round": round, **judge.protocol(), **compared}
-    manifest = claim(own, inputs)
+    manifest = claim(own, inputs, model=judge.asked.name if isinstance(judge, ModelJudge) else "")
     return open_layer(
         own,
         layer=LAYER,
@@ -131,7 +131,7 @@ def _judge_missing(
     with stop.at_once():
         missing = layer.missing(shards)
     fill = partial(annotate, title=f"judge {judge.name}", stop=stop, unit="samples")
-    part = Part(layer, judge, missing)
+    part = Part(layer, judge, missing, counted=judge.draw.drawn)
     if not isinstance(judge, ModelJudge):
         fill(None, [part])
         return ""
