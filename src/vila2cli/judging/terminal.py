@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.score.verdict import Verdict
 
 NOTHING = "-"
@@ -30,8 +31,7 @@ def summary_table(summary: Mapping[str, Any]) -> list[str]:
         lines += [f"{judge} on {short(layer)}: {_means(figures)}" for layer, figures in layers.items()]
     for pair in summary["pairs"]:
         lines += agreement_lines(pair)
-    lines += unjudged_lines(summary)
-    return lines
+    return [*lines, *unjudged_lines(summary), *fewer_tiles_lines(summary)]
 
 
 def _equal_line(pair: Mapping[str, Any]) -> str:
