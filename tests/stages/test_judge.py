@@ -125,7 +125,7 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     assert len(judged) == 5
     assert {annotation.kind for annotation in judged} == {"verdict"}
     assert all(annotation.scores["verdicts"][0]["outcome"] == "win" for annotation in judged)
-    assert "\n".join(show(source, NUM_SAMPLES)).count(f"\n    {short(right)} over alt-text: win\n") == 5
+    assert "\n".join(show(source, NUM_SAMPLES).samples).count(f"\n    {short(right)} over alt-text: win\n") == 5
 
 
 def test_pairs_of_equal_captions_are_counted(base, right, tmp_path):

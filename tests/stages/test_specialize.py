@@ -52,7 +52,7 @@ def run(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             shards=[str(data)],
             worker=worker,
         )
-        return summary
+        return summary.to_json()
 
     return call
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import sweep
@@ -29,7 +29,8 @@ from vila2cli.formats.registry import Format, find_format
 from vila2cli.run.beginning import begun_with
 from vila2cli.run.folder import claim, digest, lock
 from vila2cli.run.stopping import interruptible
-from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
+from vila2cli.run.written import ShardsWritten
+from vila2cli.shards import TarWriter, done, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
@@ -50,6 +51,14 @@ class _Reading:
         return {name: value for name in ("text", "picture") if (value := getattr(self, name))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Converted(ShardsWritten):
+    """The counts of converted items."""
+
+    SAMPLES: ClassVar[str] = "items"
+    DROPPED: ClassVar[str] = "rejected"
+
+
 def convert(
     form: str,
     inputs: Sequence[Path],
@@ -62,7 +71,7 @@ def convert(
     picture: str = "",
     captions: Sequence[Path] = (),
     key: str = "",
-) -> ShardStats:
+) -> Converted:
     """Write base shards of at most `per_shard` samples, whose JSON says what they were made from.
 
     An item that cannot be used is written to rejects.jsonl with its reason and, where an image is
@@ -96,7 +105,7 @@ def convert(
         items = number_items(chain([first] if first else [], found), keys, named=named)
         names = _convert(_Items(items), source.store, out, per_shard, finished)
         gather_rejects(out, names)
-        return folder_stats(out, names)
+        return Converted.counting(folder_stats(out, names), stage="convert", out_dir=out)
 
 
 @dataclass(frozen=True, slots=True)

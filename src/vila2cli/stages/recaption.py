@@ -163,7 +163,6 @@ def to_job(
         summarise=lambda layer: summarise(
             layer.folder, stage=stage, source=source, provenance=provenance, cost=recipe.cost
         ),
-        to_json=CaptionSummary.to_json,
         problem=partial(over_budget, max_reject_rate=settings.max_reject_rate, table=table),
         max_reject_rate=settings.max_reject_rate,
         title=layer,

@@ -41,7 +41,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def choose(scored: Path, out: Path, *sets: str, **changes: Any) -> dict[str, Any]:
     recipe = load_recipe(None, ["filter.max_reject_rate=0.2", *sets])
-    return filter_samples(recipe, **({"shards": [scored], "out": out} | changes))
+    return filter_samples(recipe, **({"shards": [scored], "out": out} | changes)).to_json()
 
 
 def kept(out: Path) -> set[str]:
