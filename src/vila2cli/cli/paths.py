@@ -107,9 +107,7 @@ class Paths:
             return list(self.recipe.data.pretrain)
         # A rewrite layer lies over the recaptions and brings them with it.
         named = self.recipe.captions_named()
-        layers = [
-            self._last_round("rewrite" if "rewrite" in self.recipe.pretrain.main.captions else "recaption")
-        ]
+        layers = [self._last_round("rewrite" if self.recipe.rewrites else "recaption")]
         layers += [self._last_captions(name) for name in self.recipe.captions if name in named]
         return [found_locally(layer) for layer in layers]
 

@@ -13,10 +13,10 @@ from vila2cli.filtering.metadata import Chooser
 from vila2cli.image import Decode, decode_image
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Sample, caption_of, is_kept
+from vila2cli.text.caption_checks import check_caption
 from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
 from vila2cli.text.placeholder import is_placeholder
-from vila2cli.text.quality import check_caption
 from vila2cli.text.words import num_words
 
 NO_CAPTION = "no-caption"

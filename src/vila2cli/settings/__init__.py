@@ -34,7 +34,7 @@ from vila2cli.settings.kinds import (
     Workers,
     setting,
 )
-from vila2cli.settings.layers import RECAPTION, CaptionLayerSettings, LayerName
+from vila2cli.settings.layers import RECAPTION, REWRITE, CaptionLayerSettings, LayerName
 from vila2cli.settings.machine import AskingStage, MachineSettings, StageMachineSettings
 from vila2cli.settings.slurm import Line, SlurmSettings
 from vila2cli.settings.soup import SoupSettings
@@ -159,6 +159,11 @@ class Recipe(Settings):
         named = tuple(name for phase in self.pretrain.phases.values() for name in phase.captions)
         named += self.filter.captions if self.pretrain.filtered else ()
         return frozenset(name.partition("@")[0] for name in named)
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a round merges its captions, because its training takes the merged ones."""
+        return REWRITE in self.captions_named()
 
     def captions_of(self, layer: str) -> RecaptionSettings:
         """How a caption layer is written: as [captions.NAME] says, and as [recaption] where it does not."""

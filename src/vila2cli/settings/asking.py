@@ -1,6 +1,6 @@
 """Tables of a recipe about asking models: captions, filters, judges, evaluation, and what it costs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
@@ -66,8 +66,18 @@ class RecaptionSettings(WritingSettings):
 
 
 class RewriteSettings(WritingSettings):
-    """Merging alt-text and recaption with a language model, as CapsFusion does (POINTS section 3.1)."""
+    """Merging alt-text and recaption with a language model, as CapsFusion does (POINTS section 3.1).
 
+    Each round does so whose pretraining takes captions by the name of `rewrite`.
+    """
+
+    not_own: ClassVar[frozenset[str]] = frozenset(("min_pixels", "max_pixels"))
+    model: Annotated[
+        str,
+        setting(
+            "folder or hub id of the language model, empty for the model of the round before", decides=False
+        ),
+    ] = ""
     prompt: Annotated[str, setting("prompt id; {original} and {recaption} stand for the two captions")] = (
         "merge-v1"
     )
@@ -79,6 +89,12 @@ class RewriteSettings(WritingSettings):
         SomeNames, setting("captions joined in this order where every merge failed: original, recaption")
     ] = ("original", "recaption")
     max_reject_rate: MaxRejects = 0.5
+
+    @model_validator(mode="after")
+    def _shows_no_image(self) -> Self:
+        if bounds := [name for name in self.not_own if getattr(self, name)]:
+            raise ValueError(f"{min(bounds)} is about images, and a rewriter is shown none; leave it out")
+        return self
 
 
 class JudgeSettings(AskedSettings):

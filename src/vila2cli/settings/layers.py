@@ -20,6 +20,7 @@ from vila2cli.settings.kinds import Settings, setting
 from vila2cli.settings.schema import checked_schema
 
 RECAPTION = "recaption"
+REWRITE = "rewrite"
 """The name of the caption layer whose settings are those of [recaption]."""
 _TAKEN = (
     "original",

@@ -154,6 +154,15 @@ class BaseSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_a_layer_to_project(self) -> "BaseSettings":
+        default = BaseSettings.model_fields["feature_layer"].default
+        if self.architecture != "llava" and self.feature_layer != default:
+            raise ValueError(
+                f"{self.architecture} projects the tower's last layer; feature_layer is for llava: leave it out"
+            )
+        return self
+
     @property
     def is_native(self) -> bool:
         """Whether a picture keeps its own shape and, within `pixels`, its own size."""

@@ -105,7 +105,7 @@ def _ask(
 ) -> None:
     """Write what is missing of the shards, given by layer; raises RejectBudgetError once a task is complete.
 
-    One engine goes from task to task, replicas are handed the shards of all.
+    An engine that takes requests at any time, and replicas, are handed the shards of all tasks.
     """
     missing = {}
     with stop.at_once():
@@ -121,9 +121,12 @@ def _ask(
         with replicas:
             _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", stop)
     engine = None if replicas else subject.open_engine(answers, stop)
+    if engine is not None and engine.name != "hf" and parts:
+        _fill(engine, [*parts.values()], f"eval {', '.join(parts)}", stop)
     for task in tasks:
         layer = layers[task.name]
-        if engine is not None and task.name in parts:
+        # With others in its batch an answer of hf may differ in the last bit: a batch is of one task.
+        if engine is not None and engine.name == "hf" and task.name in parts:
             _fill(engine, [parts[task.name]], f"eval {task.name}", stop)
         if task.scorer.marking is None and layer.done() >= {shard.name for shard in layer.source.shards}:
             _check_rejects(task, layer.finish(), subject.recipe.eval.max_reject_rate, layer.folder)

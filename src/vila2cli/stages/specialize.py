@@ -26,6 +26,7 @@ from vila2cli.shards import (
 )
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.answer_rules import answer_defect
+from vila2cli.text.caption_checks import check_caption
 from vila2cli.text.compose import Composition, conversations, filter_inputs, neutral
 from vila2cli.text.prompts import (
     QUESTIONS,
@@ -37,7 +38,6 @@ from vila2cli.text.prompts import (
     slots_of,
     stable_hash,
 )
-from vila2cli.text.quality import check_caption
 
 if TYPE_CHECKING:
     from vila2cli.train.job import TrainSummary
