@@ -14,19 +14,9 @@ from hypothesis import strategies as st
 
 from vila2cli.engine.keys import api_key
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.run.folder import (
-    RunFolder,
-    Worker,
-    append_log,
-    claim,
-    complete_folder,
-    digest,
-    lock,
-    parse_worker,
-    read_manifest,
-    select,
-    write_json,
-)
+from vila2cli.run.folder import RunFolder, append_log, claim, complete_folder, digest, read_manifest, write_json
+from vila2cli.run.locks import lock
+from vila2cli.run.workers import Worker, parse_worker, select
 from vila2cli.settings import ApiSettings
 from vila2cli.settings.recipe import load_recipe
 

@@ -8,7 +8,7 @@ from PIL import Image
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.judging.terminal import short, summary_table, verdict_lines
 from vila2cli.judging.verdicts import read_verdict_layer
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation

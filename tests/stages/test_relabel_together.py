@@ -21,7 +21,7 @@ from vila2cli.cli.app import app
 from vila2cli.engine.hf import HfEngine
 from vila2cli.errors import DataError, ModelError, RecipeError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.specialize import Answering, Relabelled, relabel

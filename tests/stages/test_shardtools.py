@@ -12,7 +12,7 @@ from PIL import Image
 
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.run.folder import lock
+from vila2cli.run.locks import lock
 from vila2cli.shards import Source, TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation, Turn
 from vila2cli.stages.merge import merge

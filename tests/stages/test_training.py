@@ -11,7 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.model.build import build
 from vila2cli.model.scratch import refuse_trained
-from vila2cli.run.folder import RunFolder, Worker
+from vila2cli.run.folder import RunFolder
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Reject

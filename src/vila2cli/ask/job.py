@@ -21,9 +21,11 @@ from vila2cli.engine import Engine, EngineSettings, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
 from vila2cli.run.cost import Cost, cost_of
-from vila2cli.run.folder import Worker, claim, digest, lock, select, write_json
+from vila2cli.run.folder import claim, digest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.results import StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker, select
 from vila2cli.settings import (
     AskedSettings,
     AskingStage,

@@ -12,8 +12,8 @@ from vila2cli.ask.model import AskedModel
 from vila2cli.ask.opening import open_layer_engine
 from vila2cli.ask.replicas import Replicas
 from vila2cli.engine import Engine, EngineSettings
-from vila2cli.run.folder import Worker
 from vila2cli.run.stopping import Stop
+from vila2cli.run.workers import Worker
 from vila2cli.shards import LayerWriter
 
 if TYPE_CHECKING:

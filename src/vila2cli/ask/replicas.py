@@ -26,9 +26,9 @@ from vila2cli.ask.fill import Part, Together, lacking_shards
 from vila2cli.ask.replica import Beginning, Handed, Opener, Pass
 from vila2cli.engine.devices import shown_to
 from vila2cli.errors import DataError, DataWarning, ModelError
-from vila2cli.run.folder import Worker
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
+from vila2cli.run.workers import Worker
 from vila2cli.shards import Shard, ShardStats, Unreadable
 from vila2cli.shards.places import is_remote, local_path
 

@@ -15,8 +15,8 @@ from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.formats.registry import FORMATS, find_format, names
-from vila2cli.run.folder import parse_worker
 from vila2cli.run.results import as_json
+from vila2cli.run.workers import parse_worker
 
 if TYPE_CHECKING:
     from vila2cli.evaluation.comparing import Change

@@ -13,8 +13,8 @@ from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError, RejectBudgetError
-from vila2cli.run.folder import parse_worker
 from vila2cli.run.splitting import Unfinished
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings.recipe import Recipe
 
 Tasks = Annotated[

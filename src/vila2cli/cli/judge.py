@@ -13,8 +13,8 @@ from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
-from vila2cli.run.folder import parse_worker
 from vila2cli.run.results import StageResult, as_json
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings.recipe import Recipe
 
 app = typer.Typer(rich_markup_mode=None)

@@ -8,8 +8,9 @@ from typing import Any
 from vila2cli.cli.controls import answering, is_final
 from vila2cli.errors import RecipeError
 from vila2cli.ranks import parse_rank
-from vila2cli.run.folder import RunFolder, Worker
+from vila2cli.run.folder import RunFolder
 from vila2cli.run.stages import CHECKPOINTS, LAYERS, done_file
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards.places import found_locally, looks_remote
 

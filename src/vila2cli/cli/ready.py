@@ -11,8 +11,9 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json
 from vila2cli.ranks import parse_rank
 from vila2cli.run.child import is_started
-from vila2cli.run.folder import check_same, read_manifest, select, to_manifest, who_counts
+from vila2cli.run.folder import check_same, read_manifest, to_manifest
 from vila2cli.run.stages import is_summed_up, reject_budget
+from vila2cli.run.workers import select, who_counts
 from vila2cli.settings import Settings
 from vila2cli.settings.recipe import Recipe, read_stored, resolved, resolved_lines
 from vila2cli.shards.places import looks_remote, redacted

@@ -13,7 +13,7 @@ from vila2cli.cli.ready import ready
 from vila2cli.cli.shards import merge_layer
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
-from vila2cli.run.folder import parse_worker
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings.layers import check_layer_name
 from vila2cli.settings.recipe import Recipe
 

@@ -31,10 +31,12 @@ from vila2cli.filtering.metadata import Chooser, Chosen, below_top
 from vila2cli.filtering.outcome import FilterSummary, summarise
 from vila2cli.ranks import num_cores
 from vila2cli.run.child import end_with
-from vila2cli.run.folder import Worker, claim, difference, lock, read_manifest, select, write_json
+from vila2cli.run.folder import claim, difference, read_manifest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
 from vila2cli.run.splitting import Unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker, select
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import (
     LayerWriter,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.files import read_json
-from vila2cli.run.folder import Worker, select, write_json
+from vila2cli.run.folder import write_json
 from vila2cli.run.results import StageResult
+from vila2cli.run.workers import Worker, select
 from vila2cli.shards import Shard, done
 
 SHARDS_FILE = "shards.json"

@@ -27,7 +27,8 @@ from vila2cli.formats.captions.taken import (
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format, find_format
 from vila2cli.run.beginning import begun_with
-from vila2cli.run.folder import claim, digest, lock
+from vila2cli.run.folder import claim, digest
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.run.written import ShardsWritten
 from vila2cli.shards import TarWriter, done, folder_stats, gather_rejects, write_rejects

@@ -24,9 +24,11 @@ from vila2cli.evaluation.repair import Earlier, reopen
 from vila2cli.evaluation.subject import Subject
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
-from vila2cli.run.folder import Worker, claim, lock, write_json
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, open_source

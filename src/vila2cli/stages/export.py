@@ -15,7 +15,8 @@ from vila2cli.formats.exports.files import join_lines
 from vila2cli.formats.exports.parquet import check_pyarrow, join_tables
 from vila2cli.formats.exports.rows import QUESTION, Content, Writer
 from vila2cli.formats.registry import find_format
-from vila2cli.run.folder import claim, lock, read_manifest, write_json
+from vila2cli.run.folder import claim, read_manifest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.run.written import ShardsWritten
 from vila2cli.shards import (

@@ -26,9 +26,11 @@ from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scorer, Similarity
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
-from vila2cli.run.folder import Worker, lock, read_manifest
+from vila2cli.run.folder import read_manifest
+from vila2cli.run.locks import lock
 from vila2cli.run.splitting import Unfinished
 from vila2cli.run.stopping import interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
 from vila2cli.settings.recipe import Recipe

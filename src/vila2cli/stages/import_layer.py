@@ -11,7 +11,8 @@ from vila2cli.files import MARK
 from vila2cli.formats.captions.items import sources_of
 from vila2cli.formats.captions.keyed import CaptionTable, columns_for, sha256_of
 from vila2cli.formats.registry import find_format
-from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.run.written import ShardsWritten
 from vila2cli.settings.layers import check_layer_name

@@ -8,7 +8,8 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import sweep, to_json_bytes
-from vila2cli.run.folder import claim, lock, read_manifest
+from vila2cli.run.folder import claim, read_manifest
+from vila2cli.run.locks import lock
 from vila2cli.run.written import ShardsWritten
 from vila2cli.shards import (
     Shard,

@@ -21,7 +21,8 @@ from vila2cli.captioning.captioner import LAYER
 from vila2cli.captioning.layers import check_used, in_order, layers_used
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.errors import DataError
-from vila2cli.run.folder import Worker, to_manifest
+from vila2cli.run.folder import to_manifest
+from vila2cli.run.workers import Worker
 from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source

@@ -17,7 +17,8 @@ from vila2cli.evaluation.measure import measure, reasoning_of
 from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.subject import LAYER, measuring
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
-from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe

@@ -14,8 +14,8 @@ from vila2cli.ask.job import Job, LayerCounts, counts_of, write_layers
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
-from vila2cli.run.folder import Worker
 from vila2cli.run.results import key
+from vila2cli.run.workers import Worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (

@@ -25,7 +25,8 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
 from vila2cli.run.recipe_file import store_recipe
 from vila2cli.run.results import REST, StageResult, key

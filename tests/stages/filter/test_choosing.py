@@ -9,7 +9,7 @@ import pytest
 from filter_data import NO_MODEL, annotations, encoded, picture, tars
 
 from vila2cli.errors import RecipeError, RejectBudgetError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation

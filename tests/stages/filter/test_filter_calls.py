@@ -29,8 +29,9 @@ from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.filtering.outcome import FilterSummary
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.run.folder import Worker, lock
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation, is_kept
