@@ -11,7 +11,6 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.formats.reading import RowError, not_utf8, opened
 
-SUFFIXES = (".csv", ".tsv")
 _COMMAS = ",;\t"
 
 
