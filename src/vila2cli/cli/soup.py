@@ -13,7 +13,6 @@ from vila2cli.cli.ready import is_up_to_date
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
-from vila2cli.run.results import as_json
 from vila2cli.settings.recipe import Recipe, resolved, resolved_lines
 
 
@@ -88,6 +87,6 @@ def _evaluation(settings: Recipe) -> Any:
     def evaluate(model: str, out: Path, tasks: Sequence[Path]) -> Mapping[str, Any]:
         from vila2cli.stages.evaluate import evaluate as run_stage
 
-        return as_json(run_stage(settings, model=model, out=out, tasks=tasks))
+        return run_stage(settings, model=model, out=out, tasks=tasks).to_json()
 
     return evaluate

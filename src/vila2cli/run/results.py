@@ -86,11 +86,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def as_json(result: StageResult | Mapping[str, Any]) -> Mapping[str, Any]:
-    """The JSON of a result, as which a mapping passes."""
-    return result.to_json() if isinstance(result, StageResult) else result
-
-
 def summary_lines(values: Mapping[str, Any]) -> list[str]:
     """The figures of a summary as `name: value` lines; what is long or deeply nested stays in its file."""
     lines = []
