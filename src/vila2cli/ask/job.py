@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vila2cli.ask.annotate import annotate
-from vila2cli.ask.fill import Part, Task, Together
+from vila2cli.ask.fill import Part, SampleTask, Together
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
 from vila2cli.ask.opening import engine_settings, open_layer_engine
 from vila2cli.ask.pool import LayerOpener, open_layers
@@ -63,7 +63,7 @@ class Job(Generic[Summary]):
     asked: AskedSettings | None = None
     pass_of: str = ""
     uses: tuple[str, ...] = ()
-    make_task: Callable[[str], Task[Any]]
+    make_task: Callable[[str], SampleTask[Any]]
     together: Together | None = None
     summarise: Callable[[LayerWriter], Summary]
     problem: Callable[[Summary], str | None]

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import sweep
 from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.items import ItemReader, Pictures, sources_of
+from vila2cli.formats.captions.items import ItemReader, PictureStore, sources_of
 from vila2cli.formats.captions.keys import NAME, NUMBER, Keys
 from vila2cli.formats.captions.photos import PhotoReader, PictureCaptions, PictureFiles, find_pictures
 from vila2cli.formats.captions.tables import check_column
 from vila2cli.formats.captions.taken import (
-    Found,
+    FoundItem,
     Numbered,
     Taken,
     in_order,
@@ -115,7 +115,7 @@ class _Source:
 
     paths: Sequence[Path]
     read: ItemReader
-    store: Pictures
+    store: PictureStore
 
 
 def _source(form: Format, inputs: Sequence[Path], images: Sequence[Path], reading: _Reading) -> _Source:
@@ -156,7 +156,7 @@ def _no_items(form: str, paths: Sequence[Path]) -> str:
     return f"there are no items of the format {form} in {', '.join(map(str, paths[:3]))}{_HINTS.get(form, '')}"
 
 
-def _numbers(form: str, first: Found) -> str:
+def _numbers(form: str, first: FoundItem) -> str:
     """What numbers of a data set begin with: eight digits that tell it from others, by its first item."""
     item = first.item
     about = [str(item)] if isinstance(item, RowError) else [item.name, item.text]
@@ -185,7 +185,9 @@ class _Items:
         return self._back.pop() if self._back else next(self._source)
 
 
-def _convert(items: _Items, store: Pictures, out: Path, per_shard: int, finished: Sequence[str]) -> list[str]:
+def _convert(
+    items: _Items, store: PictureStore, out: Path, per_shard: int, finished: Sequence[str]
+) -> list[str]:
     """Write the shards that are missing; returns the names of all."""
     names: list[str] = []
     for name in map("{:06d}".format, count()):
@@ -202,7 +204,7 @@ def _convert(items: _Items, store: Pictures, out: Path, per_shard: int, finished
     return names
 
 
-def _write_shard(items: _Items, store: Pictures, out: Path, name: str, per_shard: int) -> bool:
+def _write_shard(items: _Items, store: PictureStore, out: Path, name: str, per_shard: int) -> bool:
     """Write one shard from the items that are left; returns whether there were any."""
     if (first := next(items, None)) is None:
         return False

@@ -20,7 +20,7 @@ from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.questions import Questions
-from vila2cli.evaluation.repair import Earlier, reopen
+from vila2cli.evaluation.repair import EarlierAnswers, reopen
 from vila2cli.evaluation.subject import Subject
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
@@ -100,7 +100,7 @@ def _ask(
     tasks: Sequence[Task],
     layers: Mapping[str, LayerWriter],
     shards: Mapping[str, Sequence[Shard]],
-    earlier: Mapping[str, Mapping[str, Earlier]],
+    earlier: Mapping[str, Mapping[str, EarlierAnswers]],
     answers: Answers,
     worker: Worker,
     stop: Stop,

@@ -24,7 +24,7 @@ from vila2cli.filtering.metadata import Chooser
 from vila2cli.filtering.outcome import FilterSummary, check_budget, who
 from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
-from vila2cli.filtering.scoring import Scorer, Similarity
+from vila2cli.filtering.scoring import CaptionScorer, Similarity
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.run.folder import read_manifest
 from vila2cli.run.locks import lock
@@ -227,7 +227,7 @@ def _scoring(job: FilterJob) -> Job[ScoresSummary]:
         inputs=scoring_inputs(job),
         model=job.model,
         settings=settings,
-        make_task=lambda engine: Scorer(measure, settings.scores, _blank(job, engine), prompt),
+        make_task=lambda engine: CaptionScorer(measure, settings.scores, _blank(job, engine), prompt),
         together=None if job.similarity is None else Similarity(settings.similarity_model),
         summarise=lambda layer: ScoresSummary(
             stage=SCORES_LAYER, **{**who(job), **counts_of(layer, recipe.cost)}

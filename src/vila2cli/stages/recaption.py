@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vila2cli.ask.estimate import Estimate
+from vila2cli.ask.estimate import CostEstimate
 from vila2cli.ask.estimate import estimate as estimate_jobs
-from vila2cli.ask.fill import Task
+from vila2cli.ask.fill import SampleTask
 from vila2cli.ask.job import Job, write_layers
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning import captioner, rewriter
@@ -81,7 +81,7 @@ def estimate(
     base: str | None = None,
     rewrite: bool = False,
     layers: Sequence[str] = (LAYER,),
-) -> Estimate:
+) -> CostEstimate:
     """What a pass will cost, from the first 64 samples; nothing is written."""
     if rewrite:
         return estimate_jobs([to_job(recipe, shards, str(model), round, base, rewrite=True)])
@@ -146,7 +146,7 @@ def to_job(
         _check_recaptioned(source)
     provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage), round)
 
-    def make_task(engine: str) -> Task[Any]:
+    def make_task(engine: str) -> SampleTask[Any]:
         known = replace(provenance, engine=engine)
         return rewriter.Rewriter(recipe, known) if rewrite else captioner.Captioner(recipe, known, layer)
 
