@@ -217,7 +217,8 @@ def test_leftovers_are_removed_unless_resuming(tmp_path: Path) -> None:
 @contextmanager
 def another_process_holds(out: Path, worker: Worker) -> Iterator[subprocess.Popen[str]]:
     code = (
-        "import sys; from pathlib import Path; from vila2cli.run.folder import lock, parse_worker\n"
+        "import sys; from pathlib import Path; from vila2cli.run.locks import lock\n"
+        "from vila2cli.run.workers import parse_worker\n"
         "with lock(Path(sys.argv[1]), parse_worker(sys.argv[2])): print('locked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(out), str(worker)]

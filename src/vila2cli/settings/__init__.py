@@ -1,7 +1,8 @@
 """The recipe: typed, frozen settings with unit and default, one class per table.
 
-recipe reads TOML and `--set`; kinds is what settings are made of; training, captions, trainer, asking, layers,
-machine, soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
+recipe reads TOML and `--set`; kinds is what settings are made of; training, captions, trainer, writing, asking,
+layers, machine, soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then
+training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,6 @@ from vila2cli.settings.asking import (
     FilterSettings,
     JudgeModelSettings,
     JudgeSettings,
-    RecaptionSettings,
-    RewriteSettings,
-    WritingSettings,
 )
 from vila2cli.settings.captions import CaptionSettings
 from vila2cli.settings.kinds import (
@@ -52,6 +50,7 @@ from vila2cli.settings.training import (
     TrainSettings,
     WorldSettings,
 )
+from vila2cli.settings.writing import RecaptionSettings, RewriteSettings, WritingSettings
 
 __all__ = [
     "ApiSettings",

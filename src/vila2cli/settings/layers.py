@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from vila2cli.settings.asked import AskedSettings
-from vila2cli.settings.asking import RecaptionSettings
 from vila2cli.settings.kinds import Settings, setting
 from vila2cli.settings.schema import checked_schema
+from vila2cli.settings.writing import RecaptionSettings
 
 RECAPTION = "recaption"
 REWRITE = "rewrite"
