@@ -184,7 +184,8 @@ class DataSettings(Settings):
         float,
         setting(
             "JPEGs are decoded at a half, a quarter or an eighth of their size where that is at least so many "
-            "times what the model's image processor makes of them, 0 for never",
+            "times what the model's image processor makes of them, and scaled by PyTorch, which rounds one "
+            "level of 100 otherwise than Pillow; 0 for neither",
             ge=0,
         ),
     ] = DEFAULT_DRAFT
