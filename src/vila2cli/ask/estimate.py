@@ -18,7 +18,7 @@ NUM_TRIED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate(StageResult):
+class CostEstimate(StageResult):
     """What the first samples cost, and how many like them there are in all, None where nothing tells.
 
     A sample counts once for each layer that is written in the pass.
@@ -59,7 +59,7 @@ class Estimate(StageResult):
         return "a first batch is slower than a full run: it fills and drains once"
 
 
-def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimate:
+def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> CostEstimate:
     """Try the first `num_tried` samples of jobs of one pass and write nothing.
 
     Raises DataError when none of them is answered.
@@ -87,7 +87,7 @@ def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimat
         tried = f"none of the first {figures['read']:,.0f} samples got an answer"
         raise DataError(f"{tried}, so nothing can be estimated: {why}")
     share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]
-    return Estimate(
+    return CostEstimate(
         tried=cost_of(first.recipe.cost, figures),
         num_samples=None if total is None else round(total * share),
         num_shards=len(source.shards),

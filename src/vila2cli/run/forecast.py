@@ -146,7 +146,7 @@ def _read_rate(kind: StageKind, out: Path) -> Rate | None:
 
 def _figures(kind: StageKind, summary: Mapping[str, Any]) -> tuple[float, int, str]:
     """Device-seconds, the images they were spent on, and the unit of hours; "" where it is the recipe's."""
-    if kind in ("recaption", "filter"):
+    if kind in ("recaption", "rewrite", "filter"):
         cost = summary["cost"]
         return cost["hours_per_1k_images"] * 3600, 1000, cost["device"]
     if kind in ("pretrain", "sft", "specialize"):
@@ -235,7 +235,7 @@ def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
     if stage.kind == "recaption":
         shares = [recipe.captions_of(layer).share for layer in recipe.caption_layers]
         return _share(counts["pretrain"], sum(shares))
-    if stage.kind == "filter":
+    if stage.kind in ("rewrite", "filter"):
         return counts["pretrain"]
     if stage.kind == "pretrain":
         return _pretraining(recipe, counts)
