@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli.ask.fill import Annotator, Part
 from vila2cli.ask.job import Job, open_for
 from vila2cli.errors import DataError
-from vila2cli.run.cost import Cost, cost_of, counted, three_digits, waits_line
+from vila2cli.run.cost import Cost, cost_of, counted, price_text, three_digits, waits_line
 from vila2cli.run.progress import Progress
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import interruptible
@@ -45,7 +45,7 @@ class CostEstimate(StageResult):
         if self.num_samples is None:
             return f"how many samples the {shards} hold is not known without reading them"
         whole = self.tried.times(self.num_samples)
-        price = f", ${whole.dollars:,.2f}" if whole.dollars else ""
+        price = f", {price_text(whole.dollars)}" if whole.dollars else ""
         here = f"{whole.seconds / 3600:,.2f} h" if whole.seconds >= 360 else f"{whole.seconds:,.0f} s"
         return (
             f"all of about {counted(self.num_samples, 'sample')} in {shards}: "
