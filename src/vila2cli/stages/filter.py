@@ -80,8 +80,9 @@ def filter_samples(
             f"{error}; {len(done(job.scores_dir) & set(job.names))} of {len(job.names)} shards are scored "
             f"({job.scores_dir}/summary.json), and what is kept is decided when all are"
         ) from error
-    undecided = Unfinished(done="decided", num_shards=scored.num_shards, num_shards_done=scored.num_shards_done)
-    if scored.num_shards_done < scored.num_shards:
+    num_shards, num_done = scored.num_shards, scored.num_shards_done
+    undecided = Unfinished(done="decided", num_shards=num_shards, num_shards_done=num_done)
+    if num_done < num_shards:
         return undecided
     manifest = read_manifest(job.scores_dir)
     assert manifest is not None, "its layer was just written"
