@@ -7,6 +7,7 @@ with: what it says fits may still be a little too much, and vLLM then says so wh
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Literal
 
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ from vila2cli.engine.devices import Gpu
 from vila2cli.engine.limits import cache_bytes_per_token, context_length
 from vila2cli.errors import ModelError
 from vila2cli.model.freeze import parts_of
+from vila2cli.model.layers import layers_of, tower_heads
 from vila2cli.settings import MachineSettings
 
 _OVERHEAD = 2_000_000_000
@@ -57,22 +59,21 @@ class Shape:
         `image_tokens` are those of a picture in as many tiles as it can have, where it has several.
         """
         config: Any = net.config
-        text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+        layers, vision = layers_of(config), getattr(config, "vision_config", None)
         sizes: Counter[bool] = Counter()
         places = parts_of(net)
         for name, parameter in net.named_parameters():
             sizes[places[name] == "llm"] += parameter.numel()
         image = int(getattr(config, "image_seq_length", 0) or _IMAGE_TOKENS) if vision is not None else 0
         image = max(image, image_tokens)
-        heads = int(text.num_attention_heads)
-        tower_heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1
+        heads = gcd(*(layer.heads for layer in layers))
         return cls(
             tower=sizes[False],
             llm=sizes[True],
             heads=heads,
-            kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-            tower_heads=int(tower_heads),
-            intermediate=int(getattr(text, "intermediate_size", None) or heads),
+            kv_heads=gcd(*(layer.kv_heads for layer in layers)),
+            tower_heads=tower_heads(vision),
+            intermediate=gcd(*(layer.intermediate for layer in layers)) or heads,
             kv_bytes=cache_bytes_per_token(config, itemsize=2),
             context=context_length(config),
             num_tokens=min(image + _TEXT_TOKENS, context_length(config)),

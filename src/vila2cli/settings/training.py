@@ -176,7 +176,8 @@ class DataSettings(Settings):
         float,
         setting(
             "JPEGs are decoded at a half, a quarter or an eighth of their size where that is at least so many "
-            "times what the model's image processor makes of them, 0 for never",
+            "times what the model's image processor makes of them, and scaled by PyTorch, which rounds one "
+            "level of 100 otherwise than Pillow; 0 for neither",
             ge=0,
         ),
     ] = DEFAULT_DRAFT
@@ -255,7 +256,8 @@ class TrainSettings(Settings):
         NonNegativeInt, setting("tokens of a packed sequence, 0 for max_length", decides=False)
     ] = 0
     pack_images: Annotated[
-        NonNegativeInt, setting("images of a packed sequence, 0 for any number", decides=False)
+        NonNegativeInt,
+        setting("images of a packed sequence, each tile of one counted; 0 for any number", decides=False),
     ] = 0
     max_samples: Annotated[NonNegativeInt, setting("the first so many samples of each source, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048

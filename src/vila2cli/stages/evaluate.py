@@ -64,7 +64,7 @@ def evaluate(
     with lock(folder, worker), interruptible() as stop, Answers(folder / ANSWERS_FILE, worker) as answers:
         with stop.at_once():
             subject = Subject(recipe, model, round)
-            claim(folder, subject.inputs(), recipe)
+            claim(folder, subject.inputs(), recipe, model=subject.asked.name)
         layers = {
             task.name: subject.open_layer(task, sources[task.name], answers_dir(folder, task))
             for task in chosen

@@ -168,6 +168,7 @@ def to_job(
         to_json=CaptionSummary.to_json,
         problem=partial(over_budget, max_reject_rate=settings.max_reject_rate, table=table),
         max_reject_rate=settings.max_reject_rate,
+        table=table,
         title=layer,
         note="" if rewrite else note_of(recipe, settings.engine),
     )

@@ -147,6 +147,7 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
         to_json=dict,
         problem=problem,
         max_reject_rate=settings.max_reject_rate,
+        table="recaption",
         title=f"relabel {name}",
         note=note_of(recipe, settings.engine),
     )
