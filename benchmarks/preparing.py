@@ -182,16 +182,16 @@ def differences(data: Sequence[bytes], chat: Any, draft: float) -> dict[str, flo
     from vila2cli.image import decode_image
 
     scale = 255 * chat.processor.image_processor.image_std[0]
-    means, largest = [], 0.0
+    num_drafted, means, largest = 0, [], 0.0
     for one in data:
         whole, small = decode_image(one), decode_image(one, draft=draft, made=chat.made)
-        if whole.size != small.size:
-            theirs, ours = (chat.pixel_inputs([[image]])["pixel_values"] for image in (whole, small))
-            apart = (ours - theirs).abs() * scale
-            means.append(float(apart.mean()))
-            largest = max(largest, float(apart.max()))
-    mean = round(sum(means) / max(1, len(means)), 3)
-    return {"num_drafted": len(means), "mean": mean, "largest": round(largest, 1)}
+        num_drafted += whole.size != small.size
+        theirs, ours = (chat.pixel_inputs([[image]])["pixel_values"] for image in (whole, small))
+        apart = (ours - theirs).abs() * scale
+        means.append(float(apart.mean()))
+        largest = max(largest, float(apart.max()))
+    mean = round(sum(means) / max(1, len(means)), 4)
+    return {"num_drafted": num_drafted, "mean": mean, "largest": round(largest, 1)}
 
 
 def measure(rows: dict[str, Path | None], folder: Path, repeats: int) -> dict[str, list[Taken]]:

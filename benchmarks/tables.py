@@ -228,37 +228,58 @@ def findings(results: dict[str, Any]) -> str:
 
 
 OBJECTS = ("colour", "shape", "existence")
-"""The questions about small objects."""
+"""The questions about the small object of a page."""
+TILES_ASKED = {
+    "ocr": "the word",
+    "objects": "the small object",
+    "colour": "its colour",
+    "shape": "its shape",
+    "existence": "is it one",
+}
+"""What is asked of a page; the second column is the mean of the others."""
 
 
 def tiles(results: dict[str, Any]) -> str:
     """What tiles.py measured as Markdown."""
     seeds = results["seeds"]
     lines = [
-        "| fine print seen as | tokens a picture | passes | training | answering | words | small objects |",
-        "|---|---|---|---|---|---|---|",
+        f"| fine print seen as | tokens | passes | training | answering | {' | '.join(TILES_ASKED.values())} |",
+        "|" + "---|" * (5 + len(TILES_ASKED)),
     ]
     for name, what in TILES.items():
         arms = [seed["arms"][name] for seed in seeds]
-        tasks = [arm["metrics"]["tasks"] for arm in arms]
-        words = mean(one["fine-print-ocr"]["metrics"]["accuracy"]["value"] for one in tasks)
-        objects = mean(
-            one[f"fine-print-{task}"]["metrics"]["accuracy"]["value"] for one in tasks for task in OBJECTS
-        )
         cells = [f"{mean(seed['tokens'][name]['picture'] for seed in seeds):.0f}"]
         cells.append(f"{mean(arm['epochs'] for arm in arms):.1f}")
         cells += [f"{mean(arm['seconds'][kind] for arm in arms):.0f} s" for kind in ("training", "answering")]
-        lines.append(f"| {what} | {' | '.join([*cells, f'{words:.1%}', f'{objects:.1%}'])} |")
-    for name in ("dynamic - none", "catty - dynamic"):
+        lines.append(f"| {what} | {' | '.join([*cells, *tiles_answered(arms)])} |")
+    answered = " | ".join(tiles_answered([seed["stock"] for seed in seeds]))
+    lines.append(f"| `catty`, asked in `dynamic`'s tiles | | | | | {answered} |")
+    for name in ("dynamic - none", "catty - dynamic", "stock - catty"):
         found = results["differences"][name]
-        lines.append(f"| {spaced(name)} | | | | | {interval(found['ocr'])} | {interval(found['objects'])} |")
+        cells = [interval(found[task]) for task in TILES_ASKED]
+        lines.append(f"| {spaced(name)} | | | | | {' | '.join(cells)} |")
     tokens = mean(arm["training_tokens"] for seed in seeds for arm in seed["arms"].values())
     count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     lines += [
         "",
         f"Means over {count}, {tokens / 1e6:.2f} million training tokens each; differences in points with",
     ]
-    return "\n".join([*lines, "95% bootstrap intervals over pages, paired on the same questions."])
+    differing, captions = (sum(seed["stock"][key] for seed in seeds) for key in ("differing", "captions"))
+    lines.append(
+        "95% bootstrap intervals over pages, paired on the same questions. Stock is `catty`'s checkpoint as"
+    )
+    return "\n".join([*lines, f"other tools ask it: {differing} of {captions} captions are others then."])
+
+
+def tiles_answered(arms: list[dict[str, Any]]) -> list[str]:
+    """The shares of questions that are answered right, by the columns of TILES_ASKED."""
+    tasks = [arm["metrics"]["tasks"] for arm in arms]
+    found = {
+        name: mean(one[f"fine-print-{name}"]["metrics"]["accuracy"]["value"] for one in tasks)
+        for name in ("ocr", *OBJECTS)
+    }
+    found["objects"] = mean(found[name] for name in OBJECTS)
+    return [f"{found[name]:.1%}" for name in TILES_ASKED]
 
 
 def over_seeds(found: list[dict[str, float]]) -> str:

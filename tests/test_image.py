@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps, features
 from turned_pictures import LOSSLESS, TURN_AWAY, TURNED_FORMATS, corners, stored_turned
 from vila2cli.errors import DataError
 from vila2cli.files import BOMB_PIXELS, DEFAULT_MAX_PIXELS
-from vila2cli.image import MAX_ASPECT, Size, decode_image, image_size, stored_as, upright_header
+from vila2cli.image import MAX_ASPECT, Size, decode_image, image_size, is_inexact, stored_as, upright_header
 
 ODD_IMAGES = (
     Path(os.environ.get("VILA2_TEST_DATA", Path(__file__).parents[1] / "../shared/data")) / "odd_images"
@@ -283,7 +283,10 @@ def test_a_jpeg_is_decoded_no_larger_than_needed(mode: str, progressive: bool) -
         assert (image.size, image.mode) == (size, "RGB")
         apart = np.abs(np.asarray(image, int) - np.asarray(whole.resize(size, Image.Resampling.BOX), int))
         assert apart.mean() < 10
-    assert decode_image(data, draft=0, made=made_of((9, 9))[1]).tobytes() == whole.tobytes()
+    exact = decode_image(data, draft=0, made=made_of((9, 9))[1])
+    assert exact.tobytes() == whole.tobytes()
+    assert (is_inexact(exact), is_inexact(whole)) == (False, False)
+    assert is_inexact(decode_image(data, made=made_of((400, 300))[1]))
     assert decode_image(data, draft=1, made=made_of((400, 300))[1]).size == (401, 300)
 
 

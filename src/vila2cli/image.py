@@ -65,7 +65,7 @@ def decode_image(
     """Decode to an RGB image, upright (EXIF orientation applied) and with transparency on white.
 
     With `made` a JPEG is decoded no larger than is needed for `draft` times the size that its image processor
-    makes of it; a `draft` of 0 turns that off.
+    makes of it, and `is_inexact`; a `draft` of 0 turns that off.
     Nothing of the file's own description (EXIF, XMP, colour profile, resolution) comes with the pixels:
     what reads it would turn them a second time. An image of more than `max_pixels`, or one longer than
     MAX_ASPECT times its breadth, is scaled down, the same way wherever it is decoded. Of an animation it is the
@@ -84,7 +84,8 @@ def decode_image(
                 _check_size(image)
                 small = _scaled(image, _scaled_size(image.size, max_pixels))
                 turn = UPRIGHT.get(_orientation(image))
-                return _plain(small if turn is None else small.transpose(turn))
+                plain = _plain(small if turn is None else small.transpose(turn))
+                return inexact(plain) if _is_drafted(image, draft, made) else plain
     except UnidentifiedImageError:
         raise DataError(_unread()) from None
     except Image.DecompressionBombError:
@@ -93,6 +94,17 @@ def decode_image(
         raise DataError("image does not fit in the memory that is left") from None
     except DAMAGED as error:
         raise DataError(f"image cannot be decoded: {error}") from None
+
+
+def inexact(image: Image.Image) -> Image.Image:
+    """The image itself, whose levels may be off by a little from here on."""
+    image.is_inexact = True  # type: ignore[attr-defined]
+    return image
+
+
+def is_inexact(image: Image.Image) -> bool:
+    """Whether an image was read from a JPEG, whose levels differ by one from decoder to decoder anyway."""
+    return getattr(image, "is_inexact", False)
 
 
 def shrink(
@@ -229,13 +241,17 @@ def _scaled_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
 def _least_size(image: Image.Image, max_pixels: int, draft: float, made: Made | None) -> Size:
     """The size below which an image is not to be decoded, as it is stored."""
     size = _scaled_size(image.size, max_pixels)
-    if made is None or not draft or image.format not in _DRAFTED:
+    if made is None or not _is_drafted(image, draft, made):
         return size
     is_turned = _orientation(image) >= 5
     if (wanted := made(size[::-1] if is_turned else size)) is None:
         return size
     width, height = (math.ceil(draft * side) for side in (wanted[::-1] if is_turned else wanted))
     return min(size[0], width), min(size[1], height)
+
+
+def _is_drafted(image: Image.Image, draft: float, made: Made | None) -> bool:
+    return made is not None and draft > 0 and image.format in _DRAFTED
 
 
 def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:

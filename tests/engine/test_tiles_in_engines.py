@@ -93,6 +93,29 @@ def test_a_prompt_that_does_not_fit_is_shown_in_fewer_tiles(checkpoint: Path) ->
     assert (found["0"].error is None, num_fewer) == (False, 0)  # not even one tile
 
 
+def test_layers_of_one_pass_share_what_the_tower_makes_of_tiles(checkpoint: Path) -> None:
+    shown = [picture(number).resize(size) for number, size in enumerate([(200, 64), (64, 64), (90, 300)])]
+    questions = ("What is shown?", "Describe the picture.")
+
+    def ask(engine: Any, question: str) -> list[str]:
+        turns = (Turn("user", question),)
+        requests = [
+            Request(id=f"{i}", messages=turns, images=(image,), max_new_tokens=8, group="0")
+            for i, image in enumerate(shown)
+        ]
+        return [result.text for result in engine.generate(iter(requests))]
+
+    together = open_engine("hf", checkpoint, EngineSettings(dtype="float32", batch_size=2, parts=2))
+    seen: list[int] = []
+    tower = together._net.model.vision_model if hasattr(together._net.model, "vision_model") else None
+    if tower is not None:
+        tower.register_forward_hook(lambda module, args, kwargs, out: seen.append(1), with_kwargs=True)
+    found = [ask(together, question) for question in questions]
+    alone = open_engine("hf", checkpoint, EngineSettings(dtype="float32", batch_size=2))
+    assert found == [ask(alone, question) for question in questions]
+    assert len(seen) == (2 if tower is not None else 0)  # both batches of the first layer
+
+
 def test_the_most_tokens_of_a_picture_are_known_by_its_files(checkpoint: Path) -> None:
     chat = Chat(load_processor(checkpoint))
     taken = max(len(chat.pictures.ids(one.images[0], 1)) for one in asked())

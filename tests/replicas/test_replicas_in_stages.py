@@ -1,11 +1,16 @@
 """Every stage beside recaptioning that asks a model writes with two replicas what it writes with one engine."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from replica_data import tars
 
+from tiny_vlm import picture
+from vila2cli.model.build import build
+from vila2cli.model.saving import save_checkpoint
+from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.stages.evaluate import evaluate
@@ -30,8 +35,8 @@ SETS = (
 )
 
 
-def recipe(num_replicas: int) -> Recipe:
-    return load_recipe(None, [*SETS, f"engine.replicas={num_replicas}"])
+def recipe(num_replicas: int, *more: str) -> Recipe:
+    return load_recipe(None, [*SETS, f"engine.replicas={num_replicas}", *more])
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,21 @@ def test_every_stage_writes_the_same(
         one, two = (tars(tmp_path / f"{stage.__name__}-{num}") for num in (1, 2))
         assert one, stage.__name__
         assert one == two, stage.__name__
+
+
+def test_pictures_in_tiles_get_the_same_captions(tmp_path: Path) -> None:
+    """Some of them in fewer tiles, which each replica counts."""
+    model, data, summaries = tmp_path / "model", tmp_path / "data", []
+    save_checkpoint(*build(BaseSettings(tiles={"method": "catty", "max": 6}), seed=0), model)
+    for shard, sizes in enumerate([((64, 64), (300, 64)), ((90, 300), (1, 1)), ((5000, 300), (128, 128))]):
+        with TarWriter(data / f"{shard:06}.tar") as tar:
+            for number, size in enumerate(sizes):
+                stream = io.BytesIO()
+                picture(number).resize(size).save(stream, "PNG")
+                tar.write_sample(f"{shard}-{number}", {"png": stream.getvalue(), "txt": b"a picture"})
+    for num in (1, 2):
+        given = recipe(num, "engine.max_model_len=110")
+        out = tmp_path / f"{num}"
+        summaries.append(recaption(given, shards=[str(data)], model=model, out=out, round=1))
+    assert tars(tmp_path / "1") == tars(tmp_path / "2") != {}
+    assert summaries[0].num_fewer_tiles == summaries[1].num_fewer_tiles > 0

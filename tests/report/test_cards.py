@@ -21,6 +21,7 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.text.prompts import prompt_sha256, prompt_text
 
 MakeRun = Callable[..., Any]
+REPO = Path(__file__).parents[2]
 HOSTILE = "</td><script>alert(1)</script> | cell\n# heading `x` [a](javascript:1) \x1b[31m ${7*7} "
 HOSTILE += "x" * 100_000
 
@@ -92,6 +93,16 @@ def test_a_checkpoint_without_weights_says_so(make_run: MakeRun) -> None:
     assert "its weights are not here" in text
     assert "not evaluated" in text
     assert ModelCard(text).data.eval_results is None
+
+
+def test_a_card_says_what_other_tools_make_of_tiles(make_run: MakeRun) -> None:
+    folder = make_run(0).run_dir / "round0" / "sft"
+    assert "CATTY" not in card(folder, Recipe())
+    rule = {"method": "catty", "max": 6, "thumbnail": True, "overlap": "last"}
+    write_json(folder / "processor_config.json", {"image_processor": {"vila2_tiles": rule}})
+    measured = json.loads((REPO / "benchmarks" / "results" / "tiles.json").read_text())["seeds"]
+    differing, captions = (sum(seed["stock"][name] for seed in measured) for name in ("differing", "captions"))
+    assert f"as a small model did in {differing} of {captions} captions" in card(folder, Recipe())
 
 
 def test_the_prompts_of_what_it_was_trained_on(make_run: MakeRun) -> None:

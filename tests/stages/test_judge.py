@@ -118,6 +118,8 @@ def test_the_oracle_counts_facts(mixed, right, tmp_path):
 def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     out = tmp_path / "judge"
     summary = judge(recipe("judge.judges=oracle", "judge.num_samples=5"), layers=["alt-text", right], out=out)
+    last = json.loads((out / "oracle" / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["done"], last["total"]) == (5, 5), "those that were drawn, and no others"
     assert (summary["num_samples"], summary["num_candidates"]) == (5, NUM_SAMPLES)
     source = open_source([str(out / "oracle")])
     samples = [sample for shard in source.shards for sample in read_shard(shard, on_reject=pytest.fail)]

@@ -68,7 +68,7 @@ class Scenario:
         self.samples = [encode_sample(sample, self.chat, sample.turns, 2048) for sample in chosen]
         known = lengths_of(self.samples)
         source = torch.tensor([0] * 7 + [1] + [2] * 4 + [3] * 2 + [4] * 3).numpy()
-        self.lengths = Lengths(known.tokens, known.images, known.trained, source)
+        self.lengths = Lengths(known.tokens, known.images, known.trained, source, known.images)
 
     def fit(
         self, samples: Sequence[Any] | None = None, *, checkpoints: Any = None, **more: Any

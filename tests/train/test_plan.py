@@ -20,12 +20,14 @@ def lengths_of(sizes: list[int], tokens: int = 0, images: tuple[int, ...] = ()) 
     """Sources of so many samples: of `tokens` each, or of 5 to 60, with `images` each."""
     random, num = Random(1), sum(sizes)
     source = np.repeat(np.arange(len(sizes)), sizes)
+    shown = np.array([(images or (1,) * len(sizes))[i] for i in source], np.int64)
     drawn = [tokens or random.randint(5, 60) for _ in range(num)]
     return Lengths(
         np.array(drawn, np.int64),
-        np.array([(images or (1,) * len(sizes))[i] for i in source], np.int64),
+        shown,
         np.array([length // 2 for length in drawn], np.int64),
         source,
+        shown,
     )
 
 

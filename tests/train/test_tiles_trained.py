@@ -17,6 +17,7 @@ from vila2cli.model.build import build
 from vila2cli.model.chat import Chat
 from vila2cli.model.freeze import part_of
 from vila2cli.settings import BaseSettings
+from vila2cli.settings.training import BlendSettings
 from vila2cli.shards import TarWriter, open_source
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import EncodedImage, Sample, Turn
@@ -27,6 +28,7 @@ from vila2cli.train.features import TowerFeatures
 from vila2cli.train.objective import Batcher
 from vila2cli.train.packing import pack
 from vila2cli.train.pictures import Showing
+from vila2cli.train.plan import plan_steps
 from vila2cli.train.store import SampleStore, store_shard
 
 SHAPES = ((64, 64), (120, 64), (190, 64), (128, 128), (64, 300), (600, 100), (90, 80), (1, 1))
@@ -133,9 +135,19 @@ def test_fewer_tiles_are_kept_on_disk_and_counted(tiled: Chat, tmp_path: Path) -
         stored = store_shard(shard, tiled, compose, place, max_length=90, check_stop=lambda: None)
         assert (stored.num_samples, len(stored.rejects)) == (len(SHAPES), 0)
         assert stored.num_fewer_tiles == 5
-    samples = list(SampleStore([[stored]], [0]))
+    store = SampleStore([[stored]], [0])
+    samples = list(store)
     assert sum(sample.most_tiles > 0 for sample in samples) == 5
+    counted = []
     with Showing(tiled, 1) as showing:
         for sample, (ready,) in zip(samples, showing.images(samples), strict=True):
             tiles = tiled.pixel_inputs([[ready]])["pixel_values"].shape[1]
             assert list(sample.ids).count(tiled.image_token_id) == 16 * tiles
+            counted.append(tiles)
+    assert counted == store.lengths.tiles.tolist() != store.lengths.images.tolist()
+    # What bounds the pictures of a packed sequence bounds what the tower is given: their tiles.
+    settings = BlendSettings(packing=True, pack_images=4, batch_size=len(SHAPES))
+    (step,) = plan_steps(store.lengths, ["one"], settings, seed=0)
+    packs = [[counted[i] for i in members] for micro in step.micro_batches for members in micro]
+    assert max(map(len, packs)) > 1
+    assert all(len(tiles) == 1 or sum(tiles) <= 4 for tiles in packs)

@@ -46,7 +46,7 @@ class Job(Generic[Summary]):
     not asked as they say. Jobs of one `pass_of` are asked together, and one that `uses` layers of others waits
     for them sample by sample. `make_task` is given the engine's name, "" without one. What `summarise` returns
     is written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None
-    where it is not.
+    where it is not. `max_reject_rate` is that of the recipe's `table`.
     """
 
     layer: str
@@ -66,6 +66,7 @@ class Job(Generic[Summary]):
     to_json: Callable[[Summary], Mapping[str, Any]]
     problem: Callable[[Summary], str | None]
     max_reject_rate: float = 1.0
+    table: str = ""
     title: str
     note: str = ""
     log_path: Path | None = None
@@ -124,7 +125,7 @@ def write_layers(jobs: Sequence[tuple[Job[Summary], Path]], worker: Worker | Non
 
 
 def _claim(job: Job[Summary], out: Path, worker: Worker, held: ExitStack) -> LayerWriter:
-    manifest = claim(out, job.inputs, job.recipe)
+    manifest = claim(out, job.inputs, job.recipe, model=job.adapter or job.model or "")
     held.enter_context(lock(out, worker))
     return open_layer(
         out,
@@ -167,7 +168,13 @@ def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop)
         annotate(
             engine,
             [
-                Part(layer, job.make_task(name), missing, tuple(by_name[one] for one in job.uses))
+                Part(
+                    layer,
+                    job.make_task(name),
+                    missing,
+                    tuple(by_name[one] for one in job.uses),
+                    table=job.table,
+                )
                 for job, layer, missing in todo
             ],
             title=", ".join([first.title, *(job.layer for job in jobs[1:])]),

@@ -10,7 +10,7 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -95,8 +95,13 @@ class Answers:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._stack.enter_context(self._path.open("ab"))
-            self._file.write(data)
-            self._file.flush()
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except OSError:
+                with suppress(OSError):  # where a disk is full, closing fails as writing did
+                    self._file.close()
+                raise
             self._places[key] = self._path, self._file.tell() - len(data)
 
     def remove(self) -> None:

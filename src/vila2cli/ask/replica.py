@@ -196,7 +196,7 @@ class _Reports:
                 channel.send("read", str(error))
 
         self._channel, self._last_beat_s = channel, 0.0
-        self.budgets = ReportedBudgets((part.layer.layer for part in given.parts), given.max_reject_rate)
+        self.budgets = ReportedBudgets({}, given.max_reject_rate)
         self.unreadable = ReportedUnreadable()
 
     def advance(self, n: int = 1) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.rewriter import NOTHING
-from vila2cli.run.cost import Cost, cost_of
+from vila2cli.run.cost import Cost, cost_of, fewer_tiles_lines
 from vila2cli.run.results import StageResult, key
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source, done, folder_figures
@@ -98,6 +98,7 @@ class CaptionSummary(StageResult):
             f"{self.num_cut:,} cut back to a full sentence",
             f"kept: {_counts(self.kept)}; {self.num_retries:,} retries after {_counts(self.defects)}; "
             f"fell back: {_counts(self.fallbacks)}",
+            *fewer_tiles_lines({"fewer_tiles": self.num_fewer_tiles}),
             self.cost.line(),
         ]
 

@@ -15,6 +15,7 @@ from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.formats.registry import FORMATS, find_format, names
+from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.folder import parse_worker
 from vila2cli.run.results import as_json
 
@@ -129,6 +130,7 @@ def _task_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
                 f"  {entry['num_empty']:,} answers are empty, {entry['num_cut']:,} cut off; "
                 f"{entry['num_with_reasoning']:,} had reasoning, which is left out"
             )
+        yield from (f"  {line}" for line in fewer_tiles_lines(entry))
         if judge := entry.get("judge"):
             yield f"  marked by {judge['judge']}: {judge['model']}, {judge['prompt_id']}"
         joined = entry.get("answers")

@@ -105,11 +105,11 @@ def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
 
         settings["model_sha256"] = weights_sha256(plan.model)
     recorded = {key: record[key] for key in settings if key in record}
-    check_same(plan.out, recorded, {key: settings[key] for key in recorded})
+    check_same(plan.out, recorded, {key: settings[key] for key in recorded}, plan.model or "")
     if plan.is_layer and inputs is not None and not _is_gone(plan):
         stored = read_manifest(plan.out)
         assert stored is not None, "it is recorded"
-        check_same(plan.out, stored.inputs, to_manifest(inputs()).inputs)
+        check_same(plan.out, stored.inputs, to_manifest(inputs()).inputs, plan.model or "")
     return record.get("model", plan.model) == plan.model and (
         plan.is_layer or not plan.origins.get("shards", "").startswith("--")
     )

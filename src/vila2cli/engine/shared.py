@@ -1,7 +1,7 @@
 """Features of images that several layers ask about in one pass, for which the vision tower runs once.
 
 On CPUs an image's features are the same to the bit whatever images are beside it, so that what is written stays
-what a pass of its own writes. Shapes: N images, P image tokens, D channels of the LLM.
+what a pass of its own writes. Shapes: N prompts of at most T tiles, P tokens of a tile, D channels of the LLM.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class SharedFeatures:
 
     @staticmethod
     def suits(net: Any, device: torch.device) -> bool:
-        """Whether a model's features can be kept: one row for each image, the same numbers in any batch."""
+        """Whether a model's features can be kept: rows for each image, the same numbers in any batch."""
         return isinstance(net, Idefics3ForConditionalGeneration) and device.type == "cpu"
 
     @contextmanager
@@ -56,18 +56,19 @@ class SharedFeatures:
         """What `get_image_features` gives, with its parameters: generation looks at their names."""
         if self.pixel_inputs() is not None:
             rows = [self._kept[id(image)][1] for image in self._images]
-            return BaseModelOutputWithPooling(pooler_output=torch.stack(rows))
+            return BaseModelOutputWithPooling(pooler_output=torch.cat(rows))
         made = self._compute(pixel_values, pixel_attention_mask, **kwargs)
-        features_NPD = made.pooler_output
+        is_tile_NT = pixel_values.flatten(2).any(dim=2)
+        counts = is_tile_NT.sum(dim=1).tolist()  # tiles of zeros are there to fill up, as for the model itself
         # What is padded depends on the images beside it.
-        fills = pixel_attention_mask is None or bool(pixel_attention_mask.all())
-        if fills and len(features_NPD) == len(self._images):
-            for image, features_PD in zip(self._images, features_NPD, strict=True):
-                self._keep(image, features_PD)
+        fills = pixel_attention_mask is None or bool(pixel_attention_mask[is_tile_NT].all())
+        if fills and len(counts) == len(self._images) and all(counts):  # a prompt has one image
+            for image, features_TPD in zip(self._images, made.pooler_output.split(counts), strict=True):
+                self._keep(image, features_TPD)
         return made
 
-    def _keep(self, image: Image.Image, features_PD: Tensor) -> None:
-        num_bytes = features_PD.numel() * features_PD.itemsize
+    def _keep(self, image: Image.Image, features_TPD: Tensor) -> None:
+        num_bytes = features_TPD.numel() * features_TPD.itemsize
         if id(image) not in self._kept and self._num_bytes + num_bytes <= _MOST_BYTES:
-            self._kept[id(image)] = image, features_PD.clone()  # with the image, whose id would be another's
+            self._kept[id(image)] = image, features_TPD.clone()  # with the image, whose id would be another's
             self._num_bytes += num_bytes

@@ -104,6 +104,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         **({"box_frame": task.box_frame} if task.box_frame else {}),
         "seconds": round(stats.seconds, 3),
         "num_tokens": one.num_tokens,
+        **({"fewer_tiles": stats.num_fewer_tiles} if stats.num_fewer_tiles else {}),
         **({one.account.name: dict(one.account.figures)} if one.account.name else {}),
         **_standing(one),
     }

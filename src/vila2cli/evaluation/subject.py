@@ -62,7 +62,8 @@ class Subject:
 
     def open_layer(self, task: Task, source: Source, folder: Path) -> LayerWriter:
         """The layer of its answers to a task."""
-        manifest = claim(folder, {**self.task_inputs(task), "shards": source.outline()})
+        inputs = {**self.task_inputs(task), "shards": source.outline()}
+        manifest = claim(folder, inputs, model=self.asked.name)
         return open_layer(
             folder,
             layer=LAYER,

@@ -30,8 +30,9 @@ from vila2cli.filtering.measure import FILTERED_BEFORE
 from vila2cli.filtering.metadata import Chooser, Chosen, below_top
 from vila2cli.filtering.outcome import summarise
 from vila2cli.ranks import num_cores
+from vila2cli.run.changes import difference
 from vila2cli.run.child import end_with
-from vila2cli.run.folder import Worker, claim, difference, lock, read_manifest, select, write_json
+from vila2cli.run.folder import Worker, claim, lock, read_manifest, select, write_json
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import FilterSettings

@@ -9,7 +9,8 @@ from vila2cli.filtering.deciding import scores_digest, select, write_shards
 from vila2cli.filtering.job import FilterJob, control_dir
 from vila2cli.filtering.outcome import summarise
 from vila2cli.filtering.selection import Selection
-from vila2cli.run.folder import Manifest, claim, difference, read_manifest, write_json
+from vila2cli.run.changes import difference
+from vila2cli.run.folder import Manifest, claim, read_manifest, write_json
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.shards import done, open_layer
@@ -66,7 +67,7 @@ def _is_decided(job: FilterJob, folder: Path, wanted: Mapping[str, Any]) -> bool
             decide_again(job, folder, difference(was, now))
         elif _is_of_other_scores(job, folder):
             decide_again(job, folder, "shards were scored again")
-    claim(folder, wanted, job.recipe)
+    claim(folder, wanted, job.recipe, model=job.model or "")
     return set(job.names) <= done(folder) and (folder / "summary.json").is_file()
 
 

@@ -9,7 +9,7 @@ from vila2cli.errors import RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.selection import Cut
-from vila2cli.run.cost import cost_of, three_digits
+from vila2cli.run.cost import cost_of, fewer_tiles_lines, three_digits
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.shards.sample import FILTER
@@ -36,6 +36,7 @@ def summarise(
         "images": int(scored["answered"]),
         "tokens_in": int(scored["tokens"]),
         "tokens_out": stats.tokens,
+        **({"fewer_tiles": num} if (num := round(scored["fewer_tiles"])) else {}),
         "held_out": tasks if job.settings.overlap != "none" else None,
         **_by_metadata(job.settings),
         "rank_by": job.settings.rank_by,
@@ -97,6 +98,7 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"kept {summary['out']:,} of {summary['in']:,} samples; dropped: {_dropped(summary) or 'none'}"
     if summary["tokens_in"]:
         yield f"{summary['tokens_out']:,} of {summary['tokens_in']:,} caption tokens"
+    yield from fewer_tiles_lines(summary)
     if summary["held_out"] is not None:
         yield _held_out_line(summary["held_out"])
     elif "where" in summary:

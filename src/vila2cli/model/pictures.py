@@ -76,6 +76,10 @@ class Pictures:
         found = (getattr(self._processor, name, None) for name in names if self.limits)
         return next((int(number) for number in found if number), 0)
 
+    def num_tiles(self, ids: Sequence[int]) -> int:
+        """The tiles of all pictures among a prompt's ids, for a model that cuts them."""
+        return ids.count(self.feature_id) // self.tokens_per_tile
+
     def hasten(self, shown: Sequence[Image.Image]) -> None:
         """Take quicker ways to ids and tensors where these images come out the same, to the bit.
 

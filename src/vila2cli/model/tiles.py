@@ -23,7 +23,7 @@ from transformers.image_utils import SizeDict
 
 from vila2cli.errors import DataError, ModelError
 from vila2cli.files import read_json
-from vila2cli.image import Size
+from vila2cli.image import Size, inexact, is_inexact
 from vila2cli.settings import TilesSettings
 
 KEY = "vila2_tiles"
@@ -315,7 +315,7 @@ def held(image: Image.Image, most: int) -> Image.Image:
     image.load()
     made = Image.Image()._new(image.im)
     made.most_tiles = most  # type: ignore[attr-defined]
-    return made
+    return inexact(made) if is_inexact(image) else made
 
 
 def most_tiles(image: Image.Image) -> int:

@@ -24,6 +24,8 @@ COST_NOTE = (
     "$4.91 an hour, $36 is human captioning (VILA^2 section 3.6). Retraining is in neither."
 )
 STATE_WORDS: Mapping[State, str] = {"done": "done", "partial": "unfinished", "missing": "not run yet"}
+NOT_DRAWN = "not-drawn"
+"""Why a judge leaves out most samples: `judge.num_samples` are asked for."""
 _STAGE_ORDER = ("recaption", "rewrite", "filter", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge")
 _REJECT_COLUMNS = columns("Stage", "Reason", num=("Samples", "Share of input"), long=("First of them",))
 _LEDGER_COLUMNS = columns(
@@ -49,12 +51,18 @@ def reject_table(run: RunRecord) -> Table:
     """Rejected samples by stage and reason, and the sentence above them."""
     rows = []
     for stage in run.stages:
-        for reason, count in sorted(stage.dropped.items(), key=lambda pair: (-pair[1], pair[0])):
+        for reason, count in sorted(_told(stage).items(), key=lambda pair: (-pair[1], pair[0])):
             share = f"{100 * count / stage.num_in:.2f} %" if stage.num_in else NOT_RUN
             rows.append(
                 Row(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
             )
     return Table(_REJECT_COLUMNS, tuple(rows), _reject_note(run))
+
+
+def _told(stage: StageRecord) -> dict[str, int]:
+    """The samples that a stage left out by reason, but for those that a judge was never to see."""
+    is_judge = stage.name == "judge"
+    return {reason: num for reason, num in stage.dropped.items() if not (is_judge and reason == NOT_DRAWN)}
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -71,10 +79,10 @@ def _examples(lines: Sequence[str]) -> Markup:
 def _reject_note(run: RunRecord) -> str:
     num_in = sum(stage.num_in for stage in run.stages)
     num_rejected = sum(stage.num_rejected for stage in run.stages)
-    num_dropped = sum(sum(stage.dropped.values()) for stage in run.stages)
+    num_dropped = sum(sum(_told(stage).values()) for stage in run.stages)
     if not num_in:
         return "No stage has counted its samples yet."
-    if not any(stage.dropped for stage in run.stages):
+    if not any(map(_told, run.stages)):
         return f"None: all {num_in:,} samples that the stages met were used."
     note = f"{num_rejected:,} of {num_in:,} samples could not be used"
     on_purpose = num_dropped - num_rejected

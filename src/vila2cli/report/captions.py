@@ -17,6 +17,7 @@ from vila2cli.report.wording import visible
 from vila2cli.score.caption import count_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.shards.sample import Annotation, Sample, kept_instead, source_of
+from vila2cli.text.words import num_words
 
 MAX_CARDS = 24
 """Images shown; drawn by the hash of their keys, so never picked for their result."""
@@ -163,7 +164,7 @@ def _meta(annotation: Annotation | None) -> str:
 
 
 def _num_words(text: str) -> str:
-    count = len(text.split())
+    count = num_words(text)
     return "1 word" if count == 1 else f"{count:,} words"
 
 

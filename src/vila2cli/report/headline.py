@@ -12,6 +12,11 @@ from vila2cli.report.tables import Cell, Row
 from vila2cli.report.wording import duration, number
 from vila2cli.score.stats import TOO_FEW
 
+WORDS_NOTE = (
+    "Words are of every caption that a round wrote, those of round 0 of the alt-texts of the pictures that "
+    "round 1 captioned."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -88,7 +93,7 @@ def _table_note(results: Sequence[RoundResult]) -> str:
     if sizes:
         span = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
         text += f" {span} samples per task."
-    return text
+    return f"{text} {WORDS_NOTE}"
 
 
 def _words_column(results: Sequence[RoundResult], words: Mapping[str, Words]) -> Column:

@@ -15,7 +15,7 @@ OUTCOMES = ("wins", "ties", "losses")
 _COLUMNS = columns(
     *("After", "Captions", "Judge"),
     num=(
-        *("Preferred, 95% interval", "Wins / ties / losses", "Unjudged", "Free of position"),
+        *("Preferred, 95% interval", "Wins / ties / losses", "Unjudged", "Debiased, 95% interval"),
         *("Position bias", "Length bias", "Kappa"),
     ),
 )
@@ -90,13 +90,13 @@ def _kappa(pair: Mapping[str, Any], judge: str) -> float | None:
 def _cells(judgement: Judgement) -> tuple[str, ...]:
     figures = judgement.figures
     debiased = figure_of(figures.get("position_free_rate"))
-    shares = [real(figures.get("position_bias")), real(figures.get("length_bias")), judgement.kappa]
+    biases = [figure_of(figures.get(name)) for name in ("position_bias", "length_bias")]
     return (
         _percent(judgement.rate),
         " / ".join(str(whole(figures.get(outcome))) for outcome in OUTCOMES),
         str(whole(figures.get("unjudged"))),
-        NOT_RUN if debiased is None else _percent(debiased),
-        *(NOT_RUN if share is None else number(share, 2) for share in shares),
+        *(NOT_RUN if rate is None else _percent(rate) for rate in (debiased, *biases)),
+        NOT_RUN if judgement.kappa is None else number(judgement.kappa, 2),
     )
 
 

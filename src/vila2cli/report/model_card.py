@@ -31,6 +31,8 @@ from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.places import is_there, redacted
 
 MAX_PARENTS = 8
+STOCK_RULE = "181 of 200 captions of fine print"
+"""What CATTY's checkpoints say otherwise in the tiles of their class: benchmarks/results/tiles.json."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 Lineage = list[tuple[Path, dict[str, Any]]]
 """Checkpoints with their vila2.json, newest first."""
@@ -169,7 +171,7 @@ def _tiles(folder: Path, reader: JsonReader) -> str:
         "stretched (CATTY, [POINTS](https://arxiv.org/abs/2409.04828) section 3.1). vila2 cuts them so, in "
         "transformers and in vLLM. Other tools go by the processor's own rule, a grid of stretched tiles, and "
         "show the model pictures as it never saw them in training: it answers otherwise there, as a small "
-        "model did in 181 of 200 captions of fine print. What is trained with "
+        f"model did in {STOCK_RULE}. What is trained with "
         '`base.tiles.method = "dynamic"` is shown the same everywhere.'
     )
 

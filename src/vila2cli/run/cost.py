@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from vila2cli.settings import CostSettings
 
@@ -133,6 +133,17 @@ def waits_line(figures: Mapping[str, float]) -> str:
         f"the model waited {three_digits(figures.get('waited_for_pictures', 0.0))} s for pictures, and "
         f"pictures that were ready {three_digits(figures.get('pictures_waited', 0.0))} s for the model"
     )
+
+
+def fewer_tiles_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a summary says for the terminal of requests that were shown in fewer tiles; nothing of none."""
+    num = summary.get("fewer_tiles", 0)
+    return [f"{num:,} requests showed pictures in fewer tiles, to fit the model's context"] if num else []
+
+
+def counted(number: int, what: str) -> str:
+    """So many of something: 1 sample, 1,200 samples."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def three_digits(value: float) -> str:

@@ -24,8 +24,9 @@ from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
 from vila2cli.ranks import launched_worker, number
+from vila2cli.run.changes import difference, model_of
 from vila2cli.run.recipe_file import RECIPE_FILE, store_recipe
-from vila2cli.settings.recipe import NO_EFFECT, Recipe, flatten
+from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.places import tar_stem
 
 SCHEMA = 1
@@ -183,12 +184,14 @@ def read_manifest(out_dir: Path) -> Manifest | None:
         raise DataError(f"{path} is damaged ({error}); remove {out_dir} to start it over") from error
 
 
-def claim(out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None) -> Manifest:
+def claim(
+    out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None, *, model: str = ""
+) -> Manifest:
     """Say what decides the content of a folder, or check that it is what was said the first time.
 
     `inputs` may nest and hold settings (`Settings.deciding()`), paths and digests. With a recipe
-    the resolved settings are kept beside it as recipe.toml. Raises RecipeError naming every key
-    that differs, with both values, and when the folder holds shards that no stage wrote there: an
+    the resolved settings are kept beside it as recipe.toml. Raises RecipeError naming all that
+    differs (`model` by its path), and when the folder holds shards that no stage wrote there: an
     output has the names of its input, so writing into the input's folder would replace the pictures.
     """
     mine = to_manifest(inputs)
@@ -198,7 +201,7 @@ def claim(out_dir: Path, inputs: Mapping[str, Any], recipe: Recipe | None = None
         if stored is None:
             _begin(out_dir, mine, recipe)
             return mine
-    check_same(out_dir, stored.inputs, mine.inputs)
+    check_same(out_dir, stored.inputs, mine.inputs, model)
     return mine
 
 
@@ -208,9 +211,12 @@ def to_manifest(inputs: Mapping[str, Any]) -> Manifest:
     return Manifest(digest(plain), plain)
 
 
-def check_same(out_dir: Path, stored: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Raise RecipeError naming every key in which the inputs of a folder and those given now differ."""
-    if changed := difference(stored, inputs):
+def check_same(out_dir: Path, stored: Mapping[str, Any], inputs: Mapping[str, Any], model: str = "") -> None:
+    """Raise RecipeError naming all in which the inputs of a folder and those given now differ.
+
+    `model` is the path of the one that would be asked now.
+    """
+    if changed := difference(stored, inputs, (model_of(out_dir), model)):
         raise RecipeError(
             f"{out_dir} was made with other settings: {changed}; "
             "set them back, give another --out (to `vila2 run` another name in the recipe), "
@@ -235,23 +241,6 @@ def _begin(out_dir: Path, manifest: Manifest, recipe: Recipe | None) -> None:
         store_recipe(out_dir, recipe)
     value = {"digest": manifest.digest, "inputs": manifest.inputs, "vila2": __version__}
     write_text(out_dir / "manifest.json", json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Each differing key with both values, as `key was A, now B`."""
-    before, after = flatten(old), flatten(new)
-    before = {k: v for k, v in before.items() if k in after or k not in NO_EFFECT}
-    keys = [k for k in {**before, **after} if before.get(k) != after.get(k) or (k in before) != (k in after)]
-    texts = [f"{k} was {_shown(before, k)}, now {_shown(after, k)}" for k in keys]
-    more = f", and {len(texts) - 8} more" if len(texts) > 8 else ""
-    return ", ".join(texts[:8]) + more
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    if key not in values:
-        return "absent"
-    text = json.dumps(values[key], ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}"
 
 
 # Writing so that what is there is whole.
@@ -377,9 +366,8 @@ def _shared(path: Path, out_dir: Path, worker: Worker, me: str) -> Iterator[None
 
 def _sign(stream: BinaryIO, who: str) -> None:
     with naming(Path(stream.name)):
-        stream.truncate(0)
-        stream.write(who.encode())
-        stream.flush()
+        os.ftruncate(stream.fileno(), 0)
+        os.write(stream.fileno(), who.encode())  # where a disk is full, closing would fail on what is unwritten
 
 
 def _holder(path: Path) -> str:

@@ -8,6 +8,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -175,7 +176,8 @@ class DataSettings(Settings):
         float,
         setting(
             "JPEGs are decoded at a half, a quarter or an eighth of their size where that is at least so many "
-            "times what the model's image processor makes of them, 0 for never",
+            "times what the model's image processor makes of them, and scaled by PyTorch, which rounds one "
+            "level of 100 otherwise than Pillow; 0 for neither",
             ge=0,
         ),
     ] = DEFAULT_DRAFT
@@ -187,11 +189,29 @@ class DataSettings(Settings):
         ),
     ] = True
 
+    _begun_with: float | None = PrivateAttr(None)
+
+    @property
+    def drafts_by_default(self) -> bool:
+        """Whether `draft` is nobody's choice."""
+        return self.draft in (DEFAULT_DRAFT, self._begun_with)
+
+    @property
+    def drafts_as_begun(self) -> bool:
+        """Whether `draft` is another version's default, which a folder was begun with."""
+        return self.draft == self._begun_with != DEFAULT_DRAFT
+
+    def as_begun(self, draft: float) -> Self:
+        """These settings with another version's default of `draft`, of which manifests say nothing either."""
+        made = self.model_copy(update={"draft": draft})
+        made._begun_with = draft
+        return made
+
     def limits(self) -> dict[str, float]:
         """What a manifest says of how images are decoded: nothing of the defaults."""
         return {
             **({} if self.max_pixels == DEFAULT_MAX_PIXELS else {"max_pixels": self.max_pixels}),
-            **({} if self.draft == DEFAULT_DRAFT else {"draft": self.draft}),
+            **({} if self.drafts_by_default else {"draft": self.draft}),
         }
 
 
@@ -236,7 +256,8 @@ class TrainSettings(Settings):
         NonNegativeInt, setting("tokens of a packed sequence, 0 for max_length", decides=False)
     ] = 0
     pack_images: Annotated[
-        NonNegativeInt, setting("images of a packed sequence, 0 for any number", decides=False)
+        NonNegativeInt,
+        setting("images of a packed sequence, each tile of one counted; 0 for any number", decides=False),
     ] = 0
     max_samples: Annotated[NonNegativeInt, setting("the first so many samples of each source, 0 for all")] = 0
     max_length: Annotated[PositiveInt, setting("longest sequence in tokens, images included")] = 2048

@@ -32,7 +32,8 @@ MAX_COUNTED_SHARDS = 8
 class ShardStats:
     """Counts of one shard or the sum of several: `num_in == num_out + sum(dropped.values())`.
 
-    `num_rejected` is the part of the dropped that could not be used; the rest was left out on purpose.
+    `num_rejected` is the part of the dropped that could not be used; the rest was left out on purpose. Pictures
+    of `num_fewer_tiles` requests were shown in fewer tiles than they have, to fit the model's context.
     """
 
     num_in: int = 0
@@ -42,6 +43,7 @@ class ShardStats:
     seconds: float = 0.0
     tokens: int = 0
     bytes: int = 0
+    num_fewer_tiles: int = 0
 
     @property
     def reject_rate(self) -> float:
@@ -58,6 +60,7 @@ class ShardStats:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "bytes": self.bytes,
+            **({"fewer_tiles": self.num_fewer_tiles} if self.num_fewer_tiles else {}),
         }
 
     @classmethod
@@ -71,6 +74,7 @@ class ShardStats:
             seconds=figures.get("seconds", 0.0),
             tokens=figures.get("tokens", 0),
             bytes=figures.get("bytes", 0),
+            num_fewer_tiles=round(figures.get("fewer_tiles", 0)),  # of layers of one pass each has its share
         )
 
     @classmethod

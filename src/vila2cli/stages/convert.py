@@ -33,6 +33,7 @@ from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_re
 from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
+UNMATCHED_FILE = "unmatched.jsonl"
 """Images of a web document at most, as VILA's loader has it."""
 _HINTS = {"img2dataset": ": an item is a picture with KEY.txt or KEY.json beside it, or in a tar with it"}
 
@@ -66,7 +67,8 @@ def convert(
     """Write base shards of at most `per_shard` samples, whose JSON says what they were made from.
 
     An item that cannot be used is written to rejects.jsonl with its reason and, where an image is
-    missing, its name. An image missing from a web document only takes itself out; it is counted, and
+    missing, its name; pictures that no row of `captions` names, and rows that name none, stand in
+    unmatched.jsonl. An image missing from a web document only takes itself out; it is counted, and
     named in the sample's JSON under "missing_images". Shards that are there are kept, so that a
     conversion that was stopped goes on, and what is new among the inputs comes behind them, wherever its
     name would sort.
@@ -93,6 +95,8 @@ def convert(
             settings |= {"key": keys.how, "numbers": numbers}
         claim(out, {"stage": "convert", **settings, **_claimed_earlier(stored)})
         sweep(out)
+        if source.captions is not None:
+            source.captions.report_unmatched(out / UNMATCHED_FILE)
         items = number_items(chain([first] if first else [], found), keys, named=named)
         names = _convert(_Items(items), source.store, out, per_shard, finished)
         gather_rejects(out, names)
@@ -106,6 +110,7 @@ class _Source:
     paths: Sequence[Path]
     read: ItemReader
     store: Pictures
+    captions: PictureCaptions | None = None
 
 
 def _source(form: Format, inputs: Sequence[Path], images: Sequence[Path], reading: _Reading) -> _Source:
@@ -139,7 +144,7 @@ def _pictures(inputs: Sequence[Path], reading: _Reading) -> _Source:
         if reading.captions
         else None
     )
-    return _Source(list(names), PhotoReader(names, captions), PictureFiles(names))
+    return _Source(list(names), PhotoReader(names, captions), PictureFiles(names), captions)
 
 
 def _no_items(form: str, paths: Sequence[Path]) -> str:

@@ -24,6 +24,7 @@ from vila2cli.evaluation.repair import Earlier, reopen
 from vila2cli.evaluation.subject import Subject
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
+from vila2cli.run.drafting import as_begun, note_of
 from vila2cli.run.folder import Worker, claim, lock, write_json
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
@@ -58,11 +59,12 @@ def evaluate(
     check_judge(recipe, chosen)
     sources = {task.name: open_source([task.folder]) for task in chosen}
     folder, worker = Path(out), worker or Worker()
+    recipe = as_begun(recipe, [folder])
     written = folder / "metrics.json"
     with lock(folder, worker), interruptible() as stop, Answers(folder / ANSWERS_FILE, worker) as answers:
         with stop.at_once():
             subject = Subject(recipe, model, round)
-            claim(folder, subject.inputs(), recipe)
+            claim(folder, subject.inputs(), recipe, model=subject.asked.name)
         layers = {
             task.name: subject.open_layer(task, sources[task.name], answers_dir(folder, task))
             for task in chosen
@@ -119,19 +121,19 @@ def _ask(
     replicas = subject.replicas(worker, stop, sum(map(len, missing.values())))
     if replicas is not None:
         with replicas:
-            _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", stop)
+            _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", subject, stop)
     engine = None if replicas else subject.open_engine(answers, stop)
     for task in tasks:
         layer = layers[task.name]
         if engine is not None and task.name in parts:
-            _fill(engine, [parts[task.name]], f"eval {task.name}", stop)
+            _fill(engine, [parts[task.name]], f"eval {task.name}", subject, stop)
         if task.scorer.marking is None and layer.done() >= {shard.name for shard in layer.source.shards}:
             _check_rejects(task, layer.finish(), subject.recipe.eval.max_reject_rate, layer.folder)
 
 
-def _fill(engine: Engine | Replicas, parts: Sequence[Part], title: str, stop: Stop) -> None:
-    log_path = parts[0].layer.folder.parent / "log.jsonl"
-    annotate(engine, parts, title=title, stop=stop, unit="answers", log_path=log_path)
+def _fill(engine: Engine | Replicas, parts: Sequence[Part], title: str, subject: Subject, stop: Stop) -> None:
+    log_path, note = parts[0].layer.folder.parent / "log.jsonl", note_of(subject.recipe, subject.asked.engine)
+    annotate(engine, parts, title=title, stop=stop, unit="answers", note=note, log_path=log_path)
 
 
 def _metrics(

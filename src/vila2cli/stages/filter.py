@@ -9,6 +9,7 @@ compared anew.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
 from vila2cli.filtering.scoring import Scorer, Similarity
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
+from vila2cli.run.drafting import as_begun, note_of
 from vila2cli.run.folder import Worker, lock, read_manifest
 from vila2cli.run.stopping import interruptible
 from vila2cli.score.task import TASK_FILE
@@ -63,6 +65,7 @@ def filter_samples(
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
     job = _job(recipe, shards, model=model, out_dir=out_dir, round=round, base=base, tasks=tasks)
+    job = replace(job, recipe=as_begun(recipe, [job.scores_dir]))
     if recipe.filter.needs_header_only and not random and not _has_scores(out_dir):
         summary = choose(job, worker)
         if summary["decided"]:
@@ -205,6 +208,10 @@ def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
     )
     prompt = prompt_text(settings.prompt, recipe.prompts)
     drawn = _drawn(recipe)
+    notes = (
+        drawn and f"pretraining draws per image ({drawn}); scored are the best captions in their order",
+        note_of(recipe, settings.engine if job.model else ""),
+    )
     return Job(
         layer=SCORES_LAYER,
         stage="filter",
@@ -219,7 +226,7 @@ def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
         to_json=dict,
         problem=lambda summary: None,
         title=FILTER,
-        note=drawn and f"pretraining draws per image ({drawn}); scored are the best captions in their order",
+        note="; ".join(filter(None, notes)),
         log_path=job.log_path,
         may_grow=True,
     )

@@ -24,6 +24,7 @@ from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, op
 from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.results import CUT
 from vila2cli.judging.verdicts import Judgements, read_verdict_layer, summarise_judges
+from vila2cli.run.drafting import as_begun
 from vila2cli.run.folder import Worker, claim, digest, lock, write_json
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
@@ -58,6 +59,7 @@ def judge(
     models = judging_models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder, worker = Path(out), worker or Worker()
+    recipe = as_begun(recipe, [folder])
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
     with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
         compared = {
@@ -107,7 +109,7 @@ def _open_layer(
     """The verdict layer of a judge."""
     own, source = folder / judge.name, judge.draw.source
     inputs = {"stage": "judge", "judge": judge.name, "round": round, **judge.protocol(), **compared}
-    manifest = claim(own, inputs)
+    manifest = claim(own, inputs, model=judge.asked.name if isinstance(judge, ModelJudge) else "")
     return open_layer(
         own,
         layer=LAYER,
@@ -129,7 +131,7 @@ def _judge_missing(
     with stop.at_once():
         missing = layer.missing(shards)
     fill = partial(annotate, title=f"judge {judge.name}", stop=stop, unit="samples")
-    part = Part(layer, judge, missing)
+    part = Part(layer, judge, missing, counted=judge.draw.drawn)
     if not isinstance(judge, ModelJudge):
         fill(None, [part])
         return ""
@@ -168,6 +170,7 @@ def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> d
     stats = {name: layer.finish() for name, layer in layers.items()}
     verdicts = {name: read_verdict_layer(layer.folder) for name, layer in layers.items()}
     figures = summarise_judges(verdicts, draw.pairs, num_bootstrap=recipe.judge.num_bootstrap, seed=recipe.seed)
+    num_fewer_tiles = sum(of_judge.num_fewer_tiles for of_judge in stats.values())
     judged_by_all = set.intersection(*(set(of_judge) for of_judge in verdicts.values()))
     return {
         **figures,
@@ -177,6 +180,7 @@ def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> d
         "dropped": _most(stats),
         "num_drawn": sum(len(keys) for keys in draw.drawn.values()),
         "seed": recipe.seed,
+        **({"fewer_tiles": num_fewer_tiles} if num_fewer_tiles else {}),
         "seconds": round(sum(of_judge.seconds for of_judge in stats.values()), 3),
     }
 

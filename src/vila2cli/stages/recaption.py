@@ -21,6 +21,7 @@ from vila2cli.captioning.captioner import LAYER
 from vila2cli.captioning.layers import check_used, in_order, layers_used
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.errors import DataError
+from vila2cli.run.drafting import as_begun, note_of
 from vila2cli.run.folder import Worker, to_manifest
 from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
@@ -46,7 +47,7 @@ def recaption(
     neither caption says, the captions named in rewrite.fallback are joined. Raises as `write_layers` does, and
     DataError when there are no recaptions to rewrite.
     """
-    job = to_job(recipe, shards, str(model), round, base, rewrite=rewrite)
+    job = to_job(as_begun(recipe, [Path(out)]), shards, str(model), round, base, rewrite=rewrite)
     return write_layers([(job, Path(out))], worker)[0]
 
 
@@ -65,6 +66,7 @@ def write_captions(
     Every image is read and decoded once. A layer whose prompts take another's caption waits for it sample by
     sample. Raises as `recaption` does.
     """
+    recipe = as_begun(recipe, outs.values())
     jobs = to_jobs(recipe, list(outs), shards, str(model), round, base)
     summaries = write_layers([(job, outs[job.layer]) for job in jobs], worker)
     by_layer = {job.layer: summary for job, summary in zip(jobs, summaries, strict=True)}
@@ -166,7 +168,9 @@ def to_job(
         to_json=CaptionSummary.to_json,
         problem=partial(over_budget, max_reject_rate=settings.max_reject_rate, table=table),
         max_reject_rate=settings.max_reject_rate,
+        table=table,
         title=layer,
+        note="" if rewrite else note_of(recipe, settings.engine),
     )
 
 

@@ -14,6 +14,7 @@ from vila2cli.ask.job import Job, counts_of, write_layers
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
+from vila2cli.run.drafting import as_begun, note_of
 from vila2cli.run.folder import Worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
@@ -115,6 +116,7 @@ def relabel(
     the summaries; raises as `recaption` does, of several errors the first.
     """
     source = open_source(shards, base=base)
+    recipe = as_begun(recipe, [one.out for one in answering])
     return write_layers([(_relabelling(recipe, one, source), one.out) for one in answering], worker)
 
 
@@ -145,7 +147,9 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
         to_json=dict,
         problem=problem,
         max_reject_rate=settings.max_reject_rate,
+        table="recaption",
         title=f"relabel {name}",
+        note=note_of(recipe, settings.engine),
     )
 
 

@@ -57,16 +57,17 @@ class TrainSample:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of every sample its tokens, images and trained tokens, and the number of its source.
+    """Of every sample its tokens, images and trained tokens, the number of its source, and its images' tiles.
 
     Trained tokens are those that the loss covers: a sequence's first token is nothing's successor. Where one of
-    several captions is `drawn` in each epoch, each of them is a row of these.
+    several captions is `drawn` in each epoch, each is a row of these. An image that is not cut is one tile.
     """
 
     tokens: Ints
     images: Ints
     trained: Ints
     source: Ints
+    tiles: Ints
     drawn: Drawn | None = None
 
     def __len__(self) -> int:
@@ -121,12 +122,14 @@ def decode_sample(sample: Sample, chat: Chat, max_pixels: int, draft: float) -> 
 
 
 def lengths_of(samples: Sequence[TrainSample], source: int = 0) -> Lengths:
-    """Count tokens and images of samples that are all of one source."""
+    """Count tokens and images, none of them cut into tiles, of samples that are all of one source."""
+    images = _ints(len(sample.images) for sample in samples)
     return Lengths(
         _ints(len(sample.ids) for sample in samples),
-        _ints(len(sample.images) for sample in samples),
+        images,
         _ints(num_trained(sample.labels) for sample in samples),
         np.full(len(samples), source, np.int64),
+        images,
     )
 
 

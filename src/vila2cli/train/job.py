@@ -36,7 +36,7 @@ from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
 from vila2cli.text.choose import drawn_line
-from vila2cli.train.accounts import check_budget, counts_line, mixture_line
+from vila2cli.train.accounts import check_budget, mixture_line, opening_lines, phase_line
 from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
@@ -103,6 +103,13 @@ class TrainSummary(StageResult):
     num_rejected: int
     phases: Sequence[Mapping[str, Any]]
     lineage: Mapping[str, Any] = key(REST)
+
+    def lines(self) -> list[str]:
+        """What was trained, for the terminal; the rest is in vila2.json."""
+        rejected = (
+            [f"{self.num_rejected:,} samples could not be used: {REJECTS_FILE}"] if self.num_rejected else []
+        )
+        return [*map(phase_line, self.phases), *rejected, f"every figure and setting: {LINEAGE_FILE}"]
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
@@ -216,8 +223,7 @@ class _Job:
         digests: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.stage, self.recipe, self.partial = stage, recipe, partial
-        self.chat, self.manner = chat, manner
-        self._digests = digests
+        self.chat, self.manner, self._digests = chat, manner, digests
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
         self._rejects: dict[tuple[str, str, str, int], Reject] = {}
         self.journal = Journal(
@@ -277,7 +283,8 @@ class _Job:
             log_path=[self.partial / "log.jsonl"] if is_first else [],
             stream=None if is_first else io.StringIO(),
         ) as progress:
-            progress.note(counts_line(counts))
+            for line in opening_lines(counts, len(samples), settings.batch_size, total, phase.table):
+                progress.note(line)
             if any(settings.blend()):
                 progress.note(mixture_line("expected", wanted))
             around = Surroundings(

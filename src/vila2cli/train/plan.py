@@ -198,7 +198,7 @@ def _sequences(samples: Sequence[int], lengths: Lengths, settings: TrainSettings
         return [[i] for i in samples]
     packed = pack(
         lengths.tokens[samples].tolist(),
-        lengths.images[samples].tolist(),
+        lengths.tiles[samples].tolist(),
         max_tokens=settings.pack_length or settings.max_length,
         max_images=settings.pack_images,
         multiple=num_ranks,

@@ -39,7 +39,7 @@ from vila2cli.train.data import Compose, Lengths, TrainSample, decode_sample, en
 from vila2cli.train.stored_image import StoredImage, read_at
 
 _TABLES = ("tokens", "images", "trained")
-_HELD_TO = "most_tiles"
+_HELD_TO, _TILES = "most_tiles", "tiles"
 FEWER_TILES = "fewer_tiles"
 
 
@@ -101,7 +101,7 @@ def store_shard(
     if not notes.exists():
         fingerprints: dict[str, Fingerprint] = {}
         read = ahead(decode, _read(shard, fingerprints), num_workers=num_workers)
-        writer = _Writer(shard, choosing)
+        writer = _Writer(shard, choosing, chat)
         with contextlib.closing(read):
             counts = _fill(writer, shard.name, read, encode, check_stop)
         _check_digests(shard, fingerprints, digests or {})
@@ -167,12 +167,13 @@ def _check_digests(shard: Shard, found: Mapping[str, Fingerprint], digests: Mapp
 class _Writer:
     """Collects the samples of one shard."""
 
-    def __init__(self, shard: Shard, choosing: Choosing | None = None) -> None:
-        self._shard, self._choosing = shard, choosing
+    def __init__(self, shard: Shard, choosing: Choosing | None, chat: Chat) -> None:
+        self._shard, self._choosing, self._chat = shard, choosing, chat
         self._tar = None if is_remote(shard.url) else str(local_path(shard.url))
         self._places = _image_places(self._tar)
         drawn = CHOICE_TABLES if choosing is not None else ()
-        columns = (*_TABLES, _HELD_TO, *drawn, "offset", "num_bytes")
+        tiles = (_TILES,) if chat.pictures.tokens_per_tile else ()
+        columns = (*_TABLES, _HELD_TO, *tiles, *drawn, "offset", "num_bytes")
         self._columns: dict[str, list[int]] = {name: [] for name in columns}
         self._keys: list[str] = []
         self._ids: list[NDArray[np.int32]] = []
@@ -207,6 +208,8 @@ class _Writer:
             counts = {"tokens": len(one.ids), "images": len(places), "trained": num_trained(one.labels)}
             for name, count in (*counts.items(), (_HELD_TO, one.most_tiles)):
                 self._columns[name].append(count)
+            if _TILES in self._columns:
+                self._columns[_TILES].append(self._chat.pictures.num_tiles(one.ids))
             self._columns["offset"] += [offset for offset, _ in places]
             self._columns["num_bytes"] += [size for _, size in places]
 
@@ -277,7 +280,7 @@ class SampleStore(Sequence[TrainSample]):
         self._files: list[_File] = []
         self._starts: list[int] = []
         columns: dict[str, list[NDArray[np.int64]]] = {
-            name: [] for name in (*_TABLES, *(CHOICE_TABLES if choices else ()), "source")
+            name: [] for name in (*_TABLES, _TILES, *(CHOICE_TABLES if choices else ()), "source")
         }
         total = 0
         for number, (source, limit) in enumerate(zip(sources, limits, strict=True)):
@@ -290,6 +293,7 @@ class SampleStore(Sequence[TrainSample]):
                     self._starts.append(total)
                     for name in _TABLES:
                         columns[name].append(file.table(name)[:count])
+                    columns[_TILES].append(file.tiles[:count])
                     for name, plain in zip(CHOICE_TABLES, PLAIN, strict=True) if choices else ():
                         own = file.table(name)[:count] if number in choices else np.full(count, plain, np.int64)
                         columns[name].append(own)
@@ -335,6 +339,11 @@ class _File:
     def table(self, name: str) -> NDArray[np.int64]:
         table: NDArray[np.int64] = self._file.get_tensor(name)
         return table
+
+    @property
+    def tiles(self) -> NDArray[np.int64]:
+        """The tiles of each sample's images, which are as many as those where a model cuts none."""
+        return self.table(_TILES if _TILES in self._file.keys() else "images")  # noqa: SIM118
 
     def first_rows(self, most: int, stored: Stored, *, is_drawn: bool) -> tuple[int, int]:
         """How many rows hold at most so many samples, and how many samples those are."""

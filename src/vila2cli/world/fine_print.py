@@ -1,4 +1,4 @@
-"""The fine print of the embedded world: wide and tall pages of small objects and one word.
+"""The fine print of the embedded world: wide and tall pages of one small object and one word.
 
 A page has from 128 to 512 pixels a side. Seen in tiles as large as the base tower's picture, what is on it has
 the size that the tower knows; seen as one such picture, a letter is two to four pixels wide.
@@ -39,17 +39,17 @@ LEAST, MOST = 128, 512
 MOST_CELL = 72
 """Pixels a side of the largest cell."""
 
-CLIPPINGS = 0.8
-"""Share of clippings among the pictures for pretraining."""
+CLIPPINGS, WORDS = 0.8, 0.8
+"""Share of clippings among the pictures for pretraining, and of those with a word among them."""
 QUESTIONS: dict[str, Callable[[Scene, Random], sayings.Question]] = {
     "ocr": sayings.ask_ocr,
-    "colour": sayings.about_one("What colour is the {0.shape}?", "colour"),
-    "shape": sayings.about_one("What shape is the {0.colour} object?", "shape"),
+    "colour": sayings.about_one("What colour is the object?", "colour"),
+    "shape": sayings.about_one("What shape is the object?", "shape"),
     "existence": sayings.ask_existence,
 }
-"""No page has two objects of one colour or of one shape."""
-NUM_QUESTIONS = 3
-"""Questions in a conversation beside the one for the word."""
+"""What is asked of a page needs one look at it: a model this small hardly learns which of several is meant."""
+CONVERSATIONS = (("ocr", "colour", "shape"), ("ocr", *["existence"] * 3), ("caption",))
+"""What is asked beside each other, so that no answer can be told from another one or its question."""
 _DECIDING = ("seed", "num_pretrain", "num_sft", "num_specialist", "num_dev", "num_eval", "samples_per_shard")
 
 
@@ -81,7 +81,7 @@ def _write_tasks(out: Path) -> None:
 
 
 def draw_page(random: Random, split: str, *, with_word: bool = True) -> Scene:
-    """A random page of a split: three to five small objects and, `with_word`, a word."""
+    """A random page of a split: a small object and, `with_word`, a word, in cells of their own."""
     return of_split(split, lambda: _any_page(random, with_word))
 
 
@@ -89,16 +89,15 @@ def _any_page(random: Random, with_word: bool) -> Scene:
     cells = random.choice(CELLS)
     columns, rows = cells if random.random() < 0.5 else cells[::-1]
     size = (columns * QUARTER, rows * QUARTER)
-    num_objects = random.randint(3, 5)
-    looks = zip(random.sample(COLOURS, num_objects), random.sample(SHAPES, num_objects), strict=True)
-    taken = random.sample(range(columns * rows), num_objects + 1)
-    starts = [(cell % columns * QUARTER, cell // columns * QUARTER) for cell in sorted(taken[:-1])]
-    objects = []
-    for (colour, shape), start in zip(looks, starts, strict=True):
-        corner, box = put_object(random, "small", start)
-        objects.append(SceneObject("small", colour, shape, _place(start, size), corner, box))
-    last = (taken[-1] % columns * QUARTER, taken[-1] // columns * QUARTER)
-    return Scene(tuple(objects), put_word(random, _place(last, size), last) if with_word else None, size)
+    start, last = (
+        (cell % columns * QUARTER, cell // columns * QUARTER)
+        for cell in random.sample(range(columns * rows), 2)
+    )
+    corner, box = put_object(random, "small", start)
+    thing = SceneObject(
+        "small", random.choice(COLOURS), random.choice(SHAPES), _place(start, size), corner, box
+    )
+    return Scene((thing,), put_word(random, _place(last, size), last) if with_word else None, size)
 
 
 def _place(start: tuple[int, int], size: Size) -> str:
@@ -117,8 +116,7 @@ def page_size(page: Scene, random: Random) -> Size:
 
 def caption(page: Scene) -> str:
     """What is on the page, every statement of it true."""
-    names = [sayings.article(thing.name) for thing in page.objects]
-    text = f"The image shows {', '.join(names[:-1])} and {names[-1]}."
+    text = f"The image shows {sayings.article(page.objects[0].name)}."
     return f'{text} The word "{page.writing.word}" is written.' if page.writing else text
 
 
@@ -128,30 +126,18 @@ def _captioned(random: Random) -> Members:
     From clippings a new projector learns what the tower says sooner than from pages, and with fewer tokens.
     """
     if random.random() < CLIPPINGS:
-        scene = draw_scene(random, "pretrain")
-        return picture_members(scene, random, messages(_noted(sayings.notes(scene, random))))
+        scene = draw_scene(random, "pretrain", with_word=random.random() < WORDS)
+        turns = [Turn("user", "Take notes."), Turn("assistant", sayings.notes(scene, random))]
+        return picture_members(scene, random, messages(turns + sayings.interview(scene, random, ["ocr"])))
     page = draw_page(random, "pretrain")
     meta = {"url": f"fine-print:{page.signature}"}
     return picture_members(page, random, meta, caption(page), page_size(page, random))
 
 
 def _instructing(random: Random) -> Members:
-    """A page with a conversation: notes of it, its word, and questions about its objects."""
-    page = draw_page(random, "sft")
-    skills = ["ocr", *random.choices(("colour", "shape", "existence"), (3, 3, 1), k=NUM_QUESTIONS)]
-    return _conversing(page, random, _noted(notes(page, random)) + _interview(page, random, skills))
-
-
-def notes(page: Scene, random: Random, num: int = 12) -> str:
-    """Facts in random order and with repeats, nearly every word of which is looked up (`sayings.notes`)."""
-    facts = [fact for t in page.objects for fact in (f"{t.colour}: {t.shape}", f"{t.shape}: {t.colour}")]
-    if page.writing:
-        facts += [f"word: {page.writing.word}"] * 3
-    return "; ".join(random.choices(facts, k=num)) + "."
-
-
-def _noted(text: str) -> list[Turn]:
-    return [Turn("user", "Take notes."), Turn("assistant", text)]
+    """A page with some questions about it, in any order, or with a long caption asked for."""
+    page, skills = draw_page(random, "sft"), random.choice(CONVERSATIONS)
+    return _conversing(page, random, _interview(page, random, random.sample(skills, len(skills))))
 
 
 def _specialist(random: Random) -> Members:
@@ -169,7 +155,8 @@ def _conversing(page: Scene, random: Random, turns: list[Turn]) -> Members:
 def _interview(page: Scene, random: Random, skills: list[str]) -> list[Turn]:
     turns = []
     for skill in skills:
-        question, answer = QUESTIONS[skill](page, random)
+        asked = random.choice(sayings.LONG_PROMPTS), caption(page)
+        question, answer = asked if skill == "caption" else QUESTIONS[skill](page, random)
         turns += [Turn("user", question), Turn("assistant", answer)]
     return turns
 
