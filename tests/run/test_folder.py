@@ -141,11 +141,13 @@ def test_claim_tells_of_a_model_by_its_path_and_of_no_digest(tmp_path: Path) -> 
         return str(error.value).partition(" was made with other settings: ")[2]
 
     claim(tmp_path, then)
-    assert said(tmp_path, "ckpt/b").startswith("another model than then (now ckpt/b), prompts.long changed, ")
+    assert said(tmp_path, "ckpt/b").startswith(
+        "another model than then (now ckpt/b), other shards in base (1, now 2), "
+    )
     (tmp_path / "summary.json").write_text('{"model": "ckpt/a"}')
     assert said(tmp_path, "ckpt/b").startswith("another model (ckpt/a, now ckpt/b), ")
     assert said(tmp_path, "ckpt/a").startswith("the model ckpt/a holds other weights than then, ")
-    assert "other shards in base (1, now 2); set them back" in said(tmp_path, "ckpt/b")
+    assert "prompts.long changed; set them back" in said(tmp_path, "ckpt/b")
     trained = {"parent": {"path": "ckpt/a", "sha256": one}, "bases": {"llm": {"path": "llm", "sha256": one}}}
     other = {"parent": {"path": "ckpt/b", "sha256": two}, "bases": {"llm": {"path": "llm", "sha256": two}}}
     assert difference(trained, other) == (
