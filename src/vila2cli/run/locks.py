@@ -84,9 +84,8 @@ def _shared(path: Path, out_dir: Path, worker: Worker, me: str) -> Iterator[None
 
 def _sign(stream: BinaryIO, who: str) -> None:
     with naming(Path(stream.name)):
-        stream.truncate(0)
-        stream.write(who.encode())
-        stream.flush()
+        os.ftruncate(stream.fileno(), 0)
+        os.write(stream.fileno(), who.encode())  # where a disk is full, closing would fail on what is unwritten
 
 
 def _holder(path: Path) -> str:
