@@ -7,13 +7,16 @@ at the end
   hf      all tars and rejects are byte-identical, all counts equal
   vllm    keys, order and counts are equal, and 99.5% of the captions
 and no partial file or lock is left, and no finished shard was written again. With --signal TERM, USR1
-or INT the process may end only with exit code 75 (or 0, when it was through).
+or INT the process may end only with exit code 75 (or 0, when it was through). Of several signals, as of several
+--workers, one is drawn for each attempt; undisturbed, nobody makes pictures ready ahead. With --photos they are
+photographs of 500 to 1,100 pixels a side, no two of a size (photos.py says how they are made).
 
 Attempts with hf are forked from one process that has imported everything, so that a kill hits the work
 and not the import of torch; --fresh starts a new interpreter each time, as vllm needs it.
 
     python benchmarks/durability.py
     python benchmarks/durability.py --kills 20 --engine vllm
+    python benchmarks/durability.py --kills 30 --signal KILL TERM --workers 0 1 2 --photos ../shared/data
 """
 
 import argparse
@@ -26,11 +29,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import running
+from photos import photos
 from recaption_rows import jpeg
 from running import machine, samples_of, write_results
 
@@ -43,11 +47,13 @@ POLL_S = 0.0005
 COUNTS = ("in", "out", "dropped", "rejected", "tokens", "requests", "prompts", "kept", "finish_reasons")
 
 
-def make_shards(folder: Path, num_shards: int, num_samples: int) -> None:
+def make_shards(folder: Path, num_shards: int, num_samples: int, large: Sequence[bytes] = ()) -> None:
+    """Shards of pictures of 48 pixels, or of the `large` ones."""
     for shard in range(num_shards):
         with TarWriter(folder / f"{shard:05}.tar") as tar:
             for index in range(num_samples):
-                data = jpeg(shard * num_samples + index, 48)
+                number = shard * num_samples + index
+                data = large[number % len(large)] if large else jpeg(number, 48)
                 is_broken = index == 1 and shard % 3 == 0
                 tar.write_sample(
                     f"{shard:05}-{index:03}", {"jpg": data[:300] if is_broken else data, "txt": b"alt"}
@@ -124,17 +130,19 @@ class Trial:
         self.log = work / "log.txt"
         self.rng = random.Random(args.seed)
         self.fresh = args.fresh or args.engine == "vllm"
-        self.signal = signal.Signals[f"SIG{args.signal}"]
+        self.signals = [signal.Signals[f"SIG{name}"] for name in args.signal]
         self.figures: dict[str, Any] = {"kills": 0, "attempts": 0, "hit_a_write": 0, "layers": 0}
         self.seen: dict[Path, tuple[int, int]] = {}
 
     def prepare(self) -> tuple[float, float]:
         """Make data, model and the undisturbed layer; returns seconds to its first shard, and per shard."""
-        make_shards(self.data, self.args.num_shards, self.args.num_samples)
+        num = self.args.num_shards * self.args.num_samples
+        large = photos(num, self.args.photos) if self.args.photos else []
+        make_shards(self.data, self.args.num_shards, self.args.num_samples, large)
         with self.log.open("ab") as stream:
             pid = fork(lambda: make_model(self.model), stream.fileno())
         check(os.waitpid(pid, 0)[1] == 0, f"no model could be made:\n{self.log.read_text()[-2000:]}")
-        attempt = Attempt(self.words(self.peace), self.log, fresh=self.fresh)
+        attempt = Attempt(self.words(self.peace, num_workers=0), self.log, fresh=self.fresh)
         first_s = 0.0
         while (code := attempt.ended()) is None:
             time.sleep(POLL_S)
@@ -142,8 +150,11 @@ class Trial:
         check(code == 0, f"the undisturbed run failed:\n{self.log.read_text()[-2000:]}")
         return first_s, (time.monotonic() - attempt.start_s - first_s) / self.args.num_shards
 
-    def words(self, out: Path) -> list[str]:
+    def words(self, out: Path, num_workers: int | None = None) -> list[str]:
+        if num_workers is None:
+            num_workers = self.rng.choice(self.args.workers)
         sets = [
+            f"engine.workers={num_workers}",
             f"recaption.engine={self.args.engine}",
             "recaption.max_new_tokens=12",
             "recaption.batch_size=4",
@@ -171,19 +182,20 @@ class Trial:
 
     def attempt(self, out: Path, moment_s: float) -> int:
         """Start the command and kill it; returns its exit code."""
+        number = self.rng.choice(self.signals)
         attempt = Attempt(self.words(out), self.log, fresh=self.fresh)
         self.figures["attempts"] += 1
         is_aimed = self.rng.random() < 0.5
         while (code := attempt.ended()) is None:
             elapsed_s = time.monotonic() - attempt.start_s
             if elapsed_s >= moment_s and (not is_aimed or any(out.glob("*.partial"))):
-                os.kill(attempt.pid, self.signal)
+                os.kill(attempt.pid, number)
                 self.figures["kills"] += 1
                 code = attempt.wait()
                 self.figures["hit_a_write"] += any(out.glob("*.partial"))
                 break
             time.sleep(POLL_S)
-        fine = (0, -self.signal) if self.signal == signal.SIGKILL else (0, INTERRUPTED)
+        fine = (0, -number) if number == signal.SIGKILL else (0, INTERRUPTED)
         check(code in fine, f"it ended with exit code {code}:\n{self.log.read_text()[-2000:]}")
         return code
 
@@ -237,12 +249,15 @@ def main() -> None:
     parser = running.parser_of(__doc__, "durability")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--engine", choices=("hf", "vllm"), default="hf")
-    parser.add_argument("--signal", choices=("KILL", "TERM", "USR1", "INT"), default="KILL")
+    parser.add_argument("--signal", nargs="+", choices=("KILL", "TERM", "USR1", "INT"), default=["KILL"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="that make pictures ready ahead")
+    parser.add_argument("--photos", type=Path, help="caption such of this folder, drawn ones where it has none")
     parser.add_argument("--num-shards", type=int, default=60)
     parser.add_argument("--num-samples", type=int, default=12, help="per shard")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--fresh", action="store_true", help="start a new interpreter for every attempt")
-    args = running.parse(parser, kills=3, num_shards=4, num_samples=4)
+    several = {"signal": ["KILL", "TERM"], "workers": [0, 1, 2], "photos": Path("drawn")}
+    args = running.parse(parser, kills=4, num_shards=4, num_samples=3, **several)
     os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
     if not args.fresh and args.engine == "hf":
         for name in ("torch", "transformers", "cli.app", "stages.recaption", "engine.hf"):
@@ -250,7 +265,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         trial = Trial(Path(name), args)
         trial.run()
-    figures = {"engine": args.engine, "signal": args.signal, "num_shards": args.num_shards, **trial.figures}
+    how = {"engine": args.engine, "signal": args.signal, "workers": args.workers, "photos": bool(args.photos)}
+    figures = {**how, "num_shards": args.num_shards, **trial.figures}
     print(json.dumps(figures, indent=1))
     write_results(args.out, {"machine": machine(), **figures})
 

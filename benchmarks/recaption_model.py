@@ -21,7 +21,6 @@ from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionCo
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from vila2cli.model.build import IMAGE_TOKENS, SCALE_FACTOR, resolve_base
-from vila2cli.model.llm_template import image_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,8 @@ def build_model(size: Size, folder: Path) -> Path:
     """Save a captioner of a size with random weights, unless it is there; returns its folder."""
     if (folder / "processor_config.json").is_file():  # written last
         return folder
+    from vila2cli.model.llm_template import image_template  # which an earlier build may not have
+
     side, patch = size.vision["image_size"], size.vision["patch_size"]
     tokenizer = wide_tokenizer(size.text["vocab_size"])
     ids = {

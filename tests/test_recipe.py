@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from vila2cli.errors import RecipeError
-from vila2cli.run.folder import difference
+from vila2cli.run.changes import difference
 from vila2cli.settings import Recipe, describe
 from vila2cli.settings.recipe import (
     flatten,

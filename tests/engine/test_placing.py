@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForImageTextToText,
+    Gemma4Config,
     InternVLConfig,
     InternVLVisionConfig,
     LlamaConfig,
@@ -15,9 +16,11 @@ from transformers import (
 )
 
 from vila2cli.engine.devices import Gpu, gpu_names, gpus, planned_gpus, shown_to
-from vila2cli.engine.placing import Plan, Shape, context_that_fits, plan_cores, plan_gpus
+from vila2cli.engine.placing import EnginePlan, Shape, context_that_fits, plan_cores, plan_gpus
 from vila2cli.errors import ModelError, RecipeError
+from vila2cli.model.layers import Layer, layers_of
 from vila2cli.settings import MachineSettings
+from vila2cli.train.flops import work_of
 
 GB = 1_000_000_000
 
@@ -109,6 +112,29 @@ def test_parameters_are_those_of_the_published_models(shapes: dict[str, Shape]) 
     assert shapes["72B"].llm == pytest.approx(72.7e9, rel=0.01)
 
 
+def test_layers_of_other_heads_than_the_rest_are_counted_as_they_are() -> None:
+    text = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "vocab_size": 512,
+        "vocab_size_per_layer_input": 512,
+    }
+    vision = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = Gemma4Config(text_config=text, vision_config=vision, audio_config=None)
+    assert layers_of(config) == [*[Layer(4, 2, 16, 96)] * 5, Layer(4, 2, 32, 96)]
+    shape = outlined(config)
+    assert (shape.heads, shape.kv_heads, shape.intermediate) == (4, 2, 96)
+    assert shape.kv_bytes == 2 * 2 * 2 * (5 * 16 + 32)
+    with torch.device("meta"):
+        work = work_of(AutoModelForImageTextToText.from_config(config), ("llm",))
+    assert work.per_pair == 6 * 4 * (5 * 16 + 32)
+
+
 NONE = (0, 0)
 TABLE = {
     # model, GB: replicas x tensor parallel on 1, 2, 3, 6 and 8 GPUs; NONE where the model does not fit.
@@ -140,7 +166,7 @@ def test_the_plan_table(shapes: dict[str, Shape], name: str, gigabytes: int) -> 
         assert found == expected, (name, gigabytes, count)
 
 
-def plan_of(shape: Shape, count: int, gigabytes: int, **settings: Any) -> Plan:
+def plan_of(shape: Shape, count: int, gigabytes: int, **settings: Any) -> EnginePlan:
     return plan_gpus(shape, machine_of(count, gigabytes), MachineSettings(**settings))
 
 

@@ -57,6 +57,11 @@ def test_a_replaced_template_keeps_the_system_prompt(own: str, token: str, famil
     assert "<image>What?" in tokenizer.apply_chat_template(parts, chat_template=made, tokenize=False)
 
 
+def test_a_template_that_is_written_where_there_is_none_is_told() -> None:
+    with pytest.warns(DataWarning, match=r"base\.llm x: it has no chat template, so that of ChatML is written"):
+        assert image_template(tokenizer_of(None, "<|im_start|>"), "x") == CHATML
+
+
 def test_a_template_that_looks_otherwise_is_told() -> None:
     own = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
     with pytest.warns(DataWarning, match=re.escape("turns look otherwise in it than the LLM has learned them")):
@@ -66,5 +71,4 @@ def test_a_template_that_looks_otherwise_is_told() -> None:
 def test_nothing_is_said_where_nothing_is_replaced() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert image_template(tokenizer_of(None, "<|im_start|>")) == CHATML
         assert image_template(tokenizer_of(CHATML, "<|im_start|>")) == CHATML

@@ -82,4 +82,4 @@ def test_four_rounds_stand_side_by_side_and_drift_has_small_print(
         assert browser.js(f"{headings}.length") == 6
         assert browser.js(f"{headings}.filter(one => one.scrollWidth > one.clientWidth).length") == 0
         small = browser.js("[...document.querySelectorAll('#drift td small')].map(one => one.textContent)")
-        assert len(small) == 3 + 4 * 5  # the alt-text inherits nothing
+        assert len(small) == 2 + 4 * 4  # the alt-text inherits nothing

@@ -1,6 +1,7 @@
 """Whose recipe a report tells of: that of the run, whatever lies around or was given."""
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 from vila2cli.cli.app import main
 from vila2cli.report import ReportPage, build_page, render_page
 from vila2cli.report.cards import card
+from vila2cli.report.json_reader import JsonReader
+from vila2cli.report.own_recipe import own_recipe
+from vila2cli.report.run_folder import read_run
 from vila2cli.run.recipe_file import store_recipe
-from vila2cli.settings.recipe import Recipe, load_recipe
+from vila2cli.settings.recipe import Recipe, load_recipe, shipped_recipes
 
 MakeRun = Callable[..., Any]
 ANOTHER = 'name = "elsewhere"\nseed = 9\nrounds = 7\n[cost]\ndollars_per_hour = 3.0\n'
@@ -119,3 +123,24 @@ def test_a_card_has_the_recipe_of_its_stage(run: Any) -> None:
     assert "| GPU-hours, one device |" in text, "as the eval beside it stored"
     assert "| \\$" in text
     assert "| core-hours, one device |" in card(run.run_dir / "round0" / "sft", Recipe())
+
+
+def test_a_command_goes_on_with_the_file_and_the_settings_of_the_run(run: Any) -> None:
+    reader = JsonReader(run.run_dir)
+    found = own_recipe(read_run(run.run_dir, reader), None, reader).flags
+    words = ["--recipe", "my own.toml", "--set", "seed=4", "--set", "rounds=2"]
+    assert shlex.split(found) == [*words, "--set", 'cost.device="GPU-hours"']
+    settings = load_recipe(run.run_dir.parent / "my own.toml", shlex.split(found)[3::2])
+    assert settings.deciding() == load_recipe(run.run_dir / "round1/eval/recipe.toml").deciding()
+
+
+def test_a_recipe_of_the_package_is_named_as_commands_take_it(run: Any) -> None:
+    path = run.run_dir / "round1" / "judge" / "recipe.toml"
+    path.parent.mkdir(exist_ok=True)
+    store_recipe(path.parent, load_recipe(shipped_recipes()["world"], ["rounds=1"]))
+    os.utime(path, (9000, 9000))
+    reader = JsonReader(run.run_dir)
+    assert own_recipe(read_run(run.run_dir, reader), None, reader).flags == "--recipe world --set rounds=1"
+    path.write_text(path.read_text().replace("sft.epochs = 4.0", "sft.epochs = 5.0"))
+    os.utime(path, (9000, 9000))
+    assert own_recipe(read_run(run.run_dir, reader), None, reader).flags.startswith("--recipe world.toml ")

@@ -98,8 +98,42 @@ def test_sentence_names_gains_losses_and_what_is_open() -> None:
 
 def test_a_gain_that_is_paid_for_says_so() -> None:
     one = RoundComparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
-    assert verdict([one])[0] == (
-        "Not saturated: round 1 is still better than round 0 in caption precision, but worse in caption recall."
+    assert verdict([one], recipe_flags="--recipe my.toml")[0] == (
+        "Not saturated: round 1 is still better than round 0 in caption precision, but worse in caption "
+        "recall. Run round 2: vila2 run round2 --recipe my.toml"
+    )
+
+
+def wide(value: float, half_width: float, num_samples: int | None = 20) -> Figure:
+    return Figure(value, value - half_width, value + half_width, num_samples)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        # Half a width of 8 points is 4 times what tells a gain of 2, which takes 16 times the samples.
+        (wide(0.01, 0.08), "could hide in the interval of QA mean (+1.0, −7.0 to +9.0 points). More questions"),
+        (wide(0.01, 0.08), "about 320 in place of 20."),
+        (wide(0.01, 0.08, None), "about 16 times as many."),
+        (wide(0.0, 0.019), "in any main measure: stop."),
+        (wide(-0.05, 0.06), "in any main measure: stop."),
+        (wide(0.03, 0.029), "Not saturated"),
+    ],
+)
+def test_a_round_is_called_useless_only_where_a_gain_would_have_shown(change: Figure, said: str) -> None:
+    found = verdict([RoundComparison("round 0", "round 1", {PRECISION: EVEN, QA_MEAN: change})])[0]
+    assert said in found
+    assert ("stop" in found) == ("stop" in said)
+
+
+def test_a_wide_interval_before_the_last_round_leaves_open_where_it_was_saturated() -> None:
+    found = [
+        RoundComparison(f"round {n}", f"round {n + 1}", {QA_MEAN: one})
+        for n, one in enumerate((GAIN, wide(0.0, 0.1), EVEN))
+    ]
+    assert verdict(found)[0] == (
+        "Saturated after round 2 at the latest: round 3 is not clearly better than the round before it in QA "
+        "mean, so stop there. Round 2 has too few samples to tell it from round 1."
     )
 
 

@@ -1,3 +1,5 @@
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -8,6 +10,9 @@ from PIL import Image
 from vila2cli.errors import DataError
 from vila2cli.run.feed import Waits, ahead
 from vila2cli.shards.sample import EncodedImage, Sample
+
+_MOST = 19
+"""The lowest priority that there is."""
 
 
 def num_feed_threads() -> int:
@@ -134,6 +139,29 @@ def test_who_waits_for_whom_is_counted() -> None:
         time.sleep(0.02)
     assert slow_made.for_pictures > 5 * slow_made.for_engine
     assert slow_taken.for_engine > 5 * slow_taken.for_pictures
+
+
+def test_an_engine_that_takes_all_at_once_is_waited_for_until_it_is_settled() -> None:
+    waits = Waits()
+    made = ahead(str, range(4), num_workers=1, window=8, waits=waits)
+    assert len([next(made) for _ in range(4)]) == 4
+    time.sleep(0.1)
+    waits.settle()
+    after_first = waits.for_engine
+    assert after_first >= 0.1
+    assert next(made, None) is None
+    time.sleep(0.1)
+    waits.settle()
+    assert waits.for_engine >= after_first + 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_workers_make_way_for_what_computes_beside_them() -> None:
+    def priority(_: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    made = {future.result() for _, future in ahead(priority, range(4), num_workers=2)}
+    assert min(made) > priority(0) or priority(0) == _MOST
 
 
 def test_the_files_of_what_is_prepared_are_counted_with_it() -> None:

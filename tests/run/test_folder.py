@@ -1,6 +1,7 @@
 """Run folders: what decides a folder, who writes it, and that it is whole."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +15,10 @@ from hypothesis import strategies as st
 
 from vila2cli.engine.keys import api_key
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.run.folder import (
-    RunFolder,
-    Worker,
-    append_log,
-    claim,
-    complete_folder,
-    digest,
-    lock,
-    parse_worker,
-    read_manifest,
-    select,
-    write_json,
-)
+from vila2cli.run.changes import difference
+from vila2cli.run.folder import RunFolder, append_log, claim, complete_folder, digest, read_manifest, write_json
+from vila2cli.run.locks import lock
+from vila2cli.run.workers import Worker, parse_worker, select
 from vila2cli.settings import ApiSettings
 from vila2cli.settings.recipe import load_recipe
 
@@ -124,6 +116,33 @@ def test_claim_says_it_once_and_then_compares(tmp_path: Path) -> None:
     assert stored.digest == first.digest
     assert load_recipe(tmp_path / "out" / "recipe.toml").model_dump() == recipe.model_dump()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "recipe.toml"]
+
+
+def test_claim_tells_of_a_model_by_its_path_and_of_no_digest(tmp_path: Path) -> None:
+    one, two = "1" * 64, "2" * 64
+    shards = {"shards": {"000000": [one]}}
+    then = {"model_sha256": one, "draw": 1, "prompts": {"long": one}, "base": shards}
+    now = {"model_sha256": two, "draw": 2, "prompts": {"long": two}, "base": {"shards": {"a": [], "b": []}}}
+
+    def said(out: Path, model: str) -> str:
+        with pytest.raises(RecipeError) as error:
+            claim(out, now, model=model)
+        assert not re.search("[12]{9}", str(error.value))
+        return str(error.value).partition(" was made with other settings: ")[2]
+
+    claim(tmp_path, then)
+    assert said(tmp_path, "ckpt/b").startswith(
+        "another model than then (now ckpt/b), other shards in base (1, now 2), "
+    )
+    (tmp_path / "summary.json").write_text('{"model": "ckpt/a"}')
+    assert said(tmp_path, "ckpt/b").startswith("another model (ckpt/a, now ckpt/b), ")
+    assert said(tmp_path, "ckpt/a").startswith("the model ckpt/a holds other weights than then, ")
+    assert "prompts.long changed; set them back" in said(tmp_path, "ckpt/b")
+    trained = {"parent": {"path": "ckpt/a", "sha256": one}, "bases": {"llm": {"path": "llm", "sha256": one}}}
+    other = {"parent": {"path": "ckpt/b", "sha256": two}, "bases": {"llm": {"path": "llm", "sha256": two}}}
+    assert difference(trained, other) == (
+        'parent.path was "ckpt/a", now "ckpt/b", bases.llm llm holds other weights than then'
+    )
 
 
 def test_claim_names_what_differs_with_both_values(tmp_path: Path) -> None:
@@ -227,7 +246,8 @@ def test_leftovers_are_removed_unless_resuming(tmp_path: Path) -> None:
 @contextmanager
 def another_process_holds(out: Path, worker: Worker) -> Iterator[subprocess.Popen[str]]:
     code = (
-        "import sys; from pathlib import Path; from vila2cli.run.folder import lock, parse_worker\n"
+        "import sys; from pathlib import Path; from vila2cli.run.locks import lock\n"
+        "from vila2cli.run.workers import parse_worker\n"
         "with lock(Path(sys.argv[1]), parse_worker(sys.argv[2])): print('locked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(out), str(worker)]

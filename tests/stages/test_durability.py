@@ -14,7 +14,8 @@ from PIL import Image
 
 from loopback import serve
 from vila2cli.errors import DataError, Interrupted
-from vila2cli.run.folder import Worker, lock
+from vila2cli.run.locks import lock
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, done, open_source, read_shard, streams
 from vila2cli.stages.recaption import recaption
@@ -134,7 +135,8 @@ def test_killed_at_random_moments_the_layer_is_the_same(tmp_path: Path, number: 
     """The short form of benchmarks/durability.py, which compares every byte, and what is left over."""
     script, figures = REPO / "benchmarks" / "durability.py", tmp_path / "figures.json"
     size = ["--num-shards", "6", "--num-samples", "4", "--kills", "4", "--signal", number]
-    command = [sys.executable, str(script), *size, "--out", str(figures)]
+    shown = ["--photos", str(tmp_path), "--workers", "0", "1", "2"]  # drawn ones, of all sizes
+    command = [sys.executable, str(script), *size, *shown, "--out", str(figures)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     found = json.loads(figures.read_text())
     assert found["kills"] == 4

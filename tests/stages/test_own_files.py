@@ -124,6 +124,12 @@ def test_any_table_of_captions(photos: Path, tmp_path: Path, ending: str) -> Non
     assert any(
         "1 of 6 rows are of no picture in the folder, row 6 names 'gone.jpg'" in text for text in messages
     )
+    unnamed = ["a.jpg", "a.png", "broken.png", "phone.heic"]
+    told = f"4 of 8 pictures have no row in the table: {', '.join(unnamed)}; "
+    assert any(told in text for text in messages)
+    lines = [json.loads(line) for line in (tmp_path / "out/unmatched.jsonl").read_text().splitlines()]
+    assert [line["picture"] for line in lines[:-1]] == unnamed
+    assert lines[-1] == {"error": "names 'gone.jpg'", "row": 6, "table": table.name}
 
 
 def test_a_table_that_is_of_other_pictures_writes_nothing(photos: Path, tmp_path: Path) -> None:

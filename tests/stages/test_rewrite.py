@@ -121,7 +121,7 @@ def test_a_changed_prompt_is_not_taken_for_done(
     assert vila2(*words, sets=mine) == 0
     assert "complete, nothing to do" in capsys.readouterr().out
     assert vila2(*words, sets=(*mine[:2], 'prompts={mine = "Describe it well."}')) == 2
-    assert "was made with other settings: prompts.mine was" in capsys.readouterr().err
+    assert "was made with other settings: prompts.mine changed" in capsys.readouterr().err
 
 
 def test_what_came_through_a_command_is_merged(data: Path, tiny_checkpoint: Path) -> None:

@@ -29,7 +29,7 @@ def annotate(
 
     Raises as `Annotator.run` does.
     """
-    counts = [expected_samples(part.shards) for part in parts]
+    counts = [_expected(part) for part in parts]
     totals = [number for number, _ in counts if number is not None]
     with Progress(
         title,
@@ -57,6 +57,13 @@ def annotate(
                 stop.on_beat = None
         if engine is not None:
             progress.note(waits_line(_figures(parts)))
+
+
+def _expected(part: Part) -> tuple[int | None, bool]:
+    """How many samples of a part are counted, and whether that is exact."""
+    if part.counted is None:
+        return expected_samples(part.shards)
+    return sum(len(part.counted.get(shard.name, ())) for shard in part.shards), True
 
 
 def _figures(parts: Sequence[Part]) -> Counter[str]:

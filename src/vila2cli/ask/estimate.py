@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli.ask.fill import Annotator, Part
 from vila2cli.ask.job import Job, open_for
 from vila2cli.errors import DataError
-from vila2cli.run.cost import Cost, cost_of, waits_line
+from vila2cli.run.cost import Cost, cost_of, counted, price_text, three_digits, waits_line
 from vila2cli.run.progress import Progress
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import interruptible
@@ -18,7 +18,7 @@ NUM_TRIED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate(StageResult):
+class CostEstimate(StageResult):
     """What the first samples cost, and how many like them there are in all, None where nothing tells.
 
     A sample counts once for each layer that is written in the pass.
@@ -32,33 +32,43 @@ class Estimate(StageResult):
     def lines(self) -> list[str]:
         """The estimate for the terminal."""
         return [
-            f"{self.tried.num_images:,} samples, {self.num_requests:,} requests "
-            f"in {self.tried.seconds:.1f} s (loaded)",
+            f"{counted(self.tried.num_images, 'sample')}, {counted(self.num_requests, 'request')} "
+            f"in {self.tried.seconds:.1f} s, with the model loaded",
             self.tried.line(),
             waits_line(asdict(self.tried)),
             self._whole(),
-            "a first batch is slower than a full run: it fills and drains once",
+            self._caution(),
         ]
 
     def _whole(self) -> str:
+        shards = counted(self.num_shards, "shard")
         if self.num_samples is None:
-            return f"how many samples the {self.num_shards:,} shards hold is not known without reading them"
+            return f"how many samples the {shards} hold is not known without reading them"
         whole = self.tried.times(self.num_samples)
-        price = f", ${whole.dollars:,.2f}" if whole.dollars else ""
+        price = f", {price_text(whole.dollars)}" if whole.dollars else ""
+        here = f"{whole.seconds / 3600:,.2f} h" if whole.seconds >= 360 else f"{whole.seconds:,.0f} s"
         return (
-            f"all of about {self.num_samples:,} samples in {self.num_shards:,} shards: "
-            f"{whole.seconds / 3600:,.2f} h here, {whole.hours:,.2f} {whole.device}{price}"
+            f"all of about {counted(self.num_samples, 'sample')} in {shards}: "
+            f"{here} here, {three_digits(whole.hours)} {whole.device}{price}"
         )
 
+    def _caution(self) -> str:
+        """How far the estimate can be trusted."""
+        if self.tried.num_images < NUM_TRIED:
+            return "of so few samples little can be told: the first ones are slower"
+        return "a first batch is slower than a full run: it fills and drains once"
 
-def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimate:
+
+def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> CostEstimate:
     """Try the first `num_tried` samples of jobs of one pass and write nothing.
 
     Raises DataError when none of them is answered.
     """
     name = ", ".join(job.layer for job in jobs)
     first, source = jobs[0], jobs[0].source
-    with interruptible() as stop, Progress(f"{name} --estimate", num_tried * len(jobs)) as progress:
+    total, _ = expected_samples(source.shards)
+    num_shown = len(jobs) * (num_tried if total is None else min(num_tried, total))
+    with interruptible() as stop, Progress(f"{name} --estimate", num_shown) as progress:
         engine = open_for(jobs, stop)
         unwritten = {job.layer: LayerWriter(Path(job.layer), job.layer, source) for job in jobs}
         parts = [
@@ -77,8 +87,7 @@ def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimat
         tried = f"none of the first {figures['read']:,.0f} samples got an answer"
         raise DataError(f"{tried}, so nothing can be estimated: {why}")
     share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]
-    total, _ = expected_samples(source.shards)
-    return Estimate(
+    return CostEstimate(
         tried=cost_of(first.recipe.cost, figures),
         num_samples=None if total is None else round(total * share),
         num_shards=len(source.shards),

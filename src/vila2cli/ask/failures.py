@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from vila2cli.errors import RejectBudgetError
 
@@ -19,10 +19,14 @@ def error_kind(error: str) -> str:
 
 
 class EngineFailures:
-    """Counts samples asked about and the errors of those that failed; above `max_rate` the work ends."""
+    """Counts samples asked about and the errors of those that failed; above `max_rate` the work ends.
 
-    def __init__(self, max_rate: float) -> None:
+    `table` is that of the recipe which sets the rate.
+    """
+
+    def __init__(self, max_rate: float, table: str = "") -> None:
         self._max_rate = max_rate
+        self._key = f"{table}.max_reject_rate" if table else "max_reject_rate"
         self._num_asked = 0
         self._kinds: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -42,7 +46,7 @@ class EngineFailures:
         num_failed = self._kinds.total()
         if num_failed >= MIN_FAILED and num_failed > self._max_rate * self._num_asked:
             raise RejectBudgetError(
-                f"the engine failed on {num_failed} of {self._num_asked} samples, above max_reject_rate "
+                f"the engine failed on {num_failed} of {self._num_asked} samples, above {self._key} "
                 f"{self._max_rate:.1%}; {self.commonest()}; shards finished before stay, mend this and run "
                 "the same command again"
             )
@@ -58,7 +62,7 @@ class EngineFailures:
         if self._num_shards:
             raise RejectBudgetError(
                 f"the engine failed on every sample of {self._num_shards} shards, which are not written; "
-                f"{self.commonest()}; mend this and run the same command again, or set max_reject_rate to 1"
+                f"{self.commonest()}; mend this and run the same command again, or set {self._key} to 1"
             )
 
     def commonest(self) -> str:
@@ -70,10 +74,13 @@ class EngineFailures:
 
 
 class Budgets:
-    """The failures of several layers that are filled in one pass; only when all are spent the work ends."""
+    """The failures of several layers that are filled in one pass; only when all are spent the work ends.
 
-    def __init__(self, layers: Iterable[str], max_rate: float) -> None:
-        self._failures = {layer: EngineFailures(max_rate) for layer in layers}
+    `tables` are those of the recipe which set the rate, by layer.
+    """
+
+    def __init__(self, tables: Mapping[str, str], max_rate: float) -> None:
+        self._failures = {layer: EngineFailures(max_rate, table) for layer, table in tables.items()}
         self._spent: dict[str, RejectBudgetError] = {}
 
     def __getitem__(self, layer: str) -> EngineFailures:

@@ -21,9 +21,10 @@ from vila2cli.ask.meter import Bill, Meter
 from vila2cli.ask.parts import Dialogue as Dialogue
 from vila2cli.ask.parts import HandedOut as HandedOut
 from vila2cli.ask.parts import Part as Part
-from vila2cli.ask.parts import Task as Task
+from vila2cli.ask.parts import SampleTask as SampleTask
 from vila2cli.ask.parts import Together as Together
 from vila2cli.ask.parts import lacking_shards as lacking_shards
+from vila2cli.ask.parts import tables_of
 from vila2cli.ask.waiting import OpenShard, wait_for
 from vila2cli.engine import AnyRequest, Engine, Preparing, Result
 from vila2cli.errors import DataError
@@ -110,7 +111,7 @@ class Annotator:
         self._num_side_by_side = num_side_by_side
         self._bill = Bill(Meter(engine, num_side_by_side))
         self._unreadable = unreadable or Unreadable()
-        self.failures = budgets or Budgets((part.layer.layer for part in parts), max_reject_rate)
+        self.failures = budgets or Budgets(tables_of(parts), max_reject_rate)
 
     def run(self) -> None:
         """Write what the layers lack; raises Interrupted after a signal, DataError for damaged shards, and
@@ -246,8 +247,9 @@ class Annotator:
                     self._figures.update(read=1, wanted=len(wanting))
                     if wanting:
                         yield _Read(wanting, sample)
-                    if len(wanting) < len(opened):
-                        self._progress.advance(len(opened) - len(wanting))
+                    passed = [one for one in opened if one not in wanting]
+                    if num := sum(one.part.counts(shard, sample.key) for one in passed):
+                        self._progress.advance(num)
                 self._unreadable.succeed()
             except DataError as error:
                 self._progress.note(f"{error}; going on with the next shard")

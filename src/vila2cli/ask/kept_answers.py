@@ -10,7 +10,7 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,8 @@ from vila2cli.ask.engines import Wrapper
 from vila2cli.engine import AnyRequest, Engine, Request, Result
 from vila2cli.errors import DataError
 from vila2cli.files import naming
-from vila2cli.run.folder import Worker, digest
+from vila2cli.run.folder import digest
+from vila2cli.run.workers import Worker
 from vila2cli.settings import ApiSettings
 from vila2cli.shards.places import redacted
 
@@ -95,8 +96,13 @@ class Answers:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._stack.enter_context(self._path.open("ab"))
-            self._file.write(data)
-            self._file.flush()
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except OSError:
+                with suppress(OSError):  # where a disk is full, closing fails as writing did
+                    self._file.close()
+                raise
             self._places[key] = self._path, self._file.tell() - len(data)
 
     def remove(self) -> None:

@@ -51,6 +51,7 @@ class Meter:
 
     def _take_waits(self) -> dict[str, float]:
         """What was waited since the last reading, shared as the seconds are."""
+        self.waits.settle()
         now, before = self.waits, self._waited
         self._waited = replace(now)
         return {

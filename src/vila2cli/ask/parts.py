@@ -1,6 +1,6 @@
 """What is written in a pass over shards: layers with the tasks that fill them, and how a task talks."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
 """Yields requests to send together and is given their results in the same order; writes before it ends."""
 
 
-class Task(Protocol[Made]):
+class SampleTask(Protocol[Made]):
     """What is done with every sample. `wants` and `talk` are called in one thread, `prepare` in others."""
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
@@ -41,17 +41,30 @@ class Task(Protocol[Made]):
 class Part:
     """A layer, the task that fills it, those of the shards that it still lacks, and the layers that it `uses`.
 
-    Those are of the same pass and come before it, or have its shards already.
+    Those are of the same pass and come before it, or have its shards already. Where a task takes few samples
+    of many, `counted` are their keys by shard: the others are passed over in silence. `table` is that of the
+    recipe which says how many rejects are too many.
     """
 
     layer: LayerWriter
-    task: Task[Any]
+    task: SampleTask[Any]
     shards: Sequence[Shard]
     uses: Sequence[LayerWriter] = ()
+    counted: Mapping[str, Collection[str]] | None = None
+    table: str = ""
+
+    def counts(self, shard: Shard, key: str) -> bool:
+        """Whether a sample is one of those of which it is shown how many are done."""
+        return self.counted is None or key in self.counted.get(shard.name, ())
 
 
 HandedOut = tuple[Shard, Sequence[Part]]
 """A shard to read, and the layers that lack it."""
+
+
+def tables_of(parts: Sequence[Part]) -> dict[str, str]:
+    """The tables of the recipe that set the reject budgets, by layer."""
+    return {part.layer.layer: part.table for part in parts}
 
 
 def lacking_shards(parts: Sequence[Part]) -> list[HandedOut]:

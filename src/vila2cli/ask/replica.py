@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from vila2cli.ask.fill import HandedOut, Part, Together
     from vila2cli.engine import Engine
-    from vila2cli.run.folder import Worker
     from vila2cli.run.stopping import Stop
+    from vila2cli.run.workers import Worker
 
 
 class Opener(Protocol):
@@ -196,7 +196,7 @@ class _Reports:
                 channel.send("read", str(error))
 
         self._channel, self._last_beat_s = channel, 0.0
-        self.budgets = ReportedBudgets((part.layer.layer for part in given.parts), given.max_reject_rate)
+        self.budgets = ReportedBudgets({}, given.max_reject_rate)
         self.unreadable = ReportedUnreadable()
 
     def advance(self, n: int = 1) -> None:

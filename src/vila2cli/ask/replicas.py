@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.fill import Part, Together, lacking_shards
+from vila2cli.ask.parts import tables_of
 from vila2cli.ask.replica import Beginning, Handed, Opener, Pass
 from vila2cli.engine.devices import shown_to
 from vila2cli.errors import DataError, DataWarning, ModelError
-from vila2cli.run.folder import Worker
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
+from vila2cli.run.workers import Worker
 from vila2cli.shards import Shard, ShardStats, Unreadable
 from vila2cli.shards.places import is_remote, local_path
 
 if TYPE_CHECKING:  # it brings transformers, which takes seconds
-    from vila2cli.engine.placing import Plan
+    from vila2cli.engine.placing import EnginePlan
 
 MAX_DEATHS = 3
 """Times that a replica may die over the same shard, or before it was handed one."""
@@ -72,14 +73,14 @@ class _Process:
 class Replicas:
     """Several engines of one kind, started when they are needed; use it as a context manager."""
 
-    def __init__(self, opener: Opener, plan: "Plan", worker: Worker, stop: Stop) -> None:
+    def __init__(self, opener: Opener, plan: "EnginePlan", worker: Worker, stop: Stop) -> None:
         self._opener, self._plan, self._worker, self._stop = opener, plan, worker, stop
         self._processes: list[_Process] = []
         self._name: str | None = None
         self._pass: Pass | None = None
         self._todo: deque[_Work] = deque()
         self._progress: Progress | None = None
-        self._budgets = Budgets((), 1.0)
+        self._budgets = Budgets({}, 1.0)
         self._unreadable = Unreadable()
         self._noted: set[str] = set()
         self._num_early_deaths = 0
@@ -122,7 +123,7 @@ class Replicas:
         ]
         self._todo = deque(sorted(work, key=lambda one: _size(one.shard), reverse=True))
         self._pass, self._progress = Pass(parts, together, max_reject_rate), progress
-        self._budgets = Budgets((part.layer.layer for part in parts), max_reject_rate)
+        self._budgets = Budgets(tables_of(parts), max_reject_rate)
         self._unreadable = Unreadable()
         self._start()
         for one in self._processes:
@@ -300,13 +301,15 @@ class Replicas:
     def _num_written(self, held: Sequence[_Work]) -> int:
         """Samples in those of the shards that were written before their replica died."""
         assert self._pass is not None, "shards are held in a pass"
-        stats: Counter[str] = Counter()
+        num_written = 0
         for work in held:
             for index in work.lacking:
-                path = self._pass.parts[index].layer.folder / f"{work.shard.name}.stats.json"
+                part = self._pass.parts[index]
+                path = part.layer.folder / f"{work.shard.name}.stats.json"
                 if path.is_file():
-                    stats["in"] += ShardStats.read(path).num_in
-        return stats["in"]
+                    counted = None if part.counted is None else part.counted.get(work.shard.name, ())
+                    num_written += ShardStats.read(path).num_in if counted is None else len(counted)
+        return num_written
 
 
 def _size(shard: Shard) -> int:

@@ -71,4 +71,6 @@ def check_caption_layers(recipe: Recipe) -> str:
         check_settings(recipe, layer)
         check_used(recipe, layer, layers, below)
     check_trained(recipe, below)
-    return f"{len(layers)} written in a pass: {', '.join(layers)}"
+    if len(layers) == 1:
+        return f"one layer, {layers[0]}"
+    return f"{len(layers)} layers, written in one pass: {', '.join(layers)}"

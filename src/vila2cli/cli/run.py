@@ -159,7 +159,7 @@ def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, st
 def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str], jobs: str) -> None:
     """Run what is due, each stage in a process of its own; raises Exit with the code of one that fails."""
     if not _due(stages, recipe):
-        show(_document(stages, recipe, {}), [f"complete, nothing to do ({recipe.run_dir})"])
+        show(_document(stages, recipe, {}), _nothing_to_do(stages, recipe))
         return
     checked: list[Recipe] = []
 
@@ -175,7 +175,18 @@ def _walk(stages: Sequence[Stage], recipe: Recipe, flags: Sequence[str], jobs: s
 
     machine = _machine(jobs)
     ran = Walk(stages, flags, machine.jobs(jobs), machine, reason, note).run()
-    show(_document(stages, recipe, ran), [f"complete ({recipe.run_dir})"])
+    show(_document(stages, recipe, ran), [f"complete ({recipe.run_dir})", *_where_to_look(stages, recipe)])
+
+
+def _nothing_to_do(stages: Sequence[Stage], recipe: Recipe) -> list[str]:
+    return [f"complete, nothing to do ({recipe.run_dir})", *_where_to_look(stages, recipe)]
+
+
+def _where_to_look(stages: Sequence[Stage], recipe: Recipe) -> Iterator[str]:
+    """How to see what a run found, once something is evaluated."""
+    if any(stage.kind == "eval" for stage in stages):
+        yield f"  the figures, and whether another round helps: vila2 runs {recipe.run_dir}"
+        yield f"  the same as a page, with the captions: vila2 report {recipe.run_dir}"
 
 
 def _machine(jobs: str) -> Machine:

@@ -6,7 +6,7 @@ from pathlib import Path
 from vila2cli.cli.controls import equal_epochs, mixed_in
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
 from vila2cli.cli.paths import Paths, open_recipe
-from vila2cli.cli.printing import print_summary
+from vila2cli.cli.printing import next_line, print_summary
 from vila2cli.cli.processes import trained_apart
 from vila2cli.cli.ready import ready
 from vila2cli.errors import RecipeError
@@ -54,7 +54,8 @@ def pretrain(
     summary = run_stage(
         settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base, mixed=mixed
     )
-    print_summary(plan, summary)
+    alone = f"--model {plan.out} --shards INSTRUCTIONS --out FOLDER"
+    print_summary(plan, summary, [*summary.lines(), *next_line(plan, "sft", alone=alone)])
 
 
 def _check_outside(paths: Paths, model: str, out: Path | None) -> None:
@@ -93,4 +94,5 @@ def sft(
     from vila2cli.stages.sft import sft as run_stage
 
     summary = run_stage(settings, model=chosen_model, shards=list(specs), out=plan.out, round=plan.round_number)
-    print_summary(plan, summary)
+    alone = f"--model {plan.out} --tasks TASKS"
+    print_summary(plan, summary, [*summary.lines(), *next_line(plan, "eval", alone=alone)])

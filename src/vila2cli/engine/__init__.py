@@ -204,13 +204,14 @@ def choose_engine(kind: str, model: str | Path, adapters: Sequence[str] = ()) ->
         return EngineChoice("api", "as set")
     if kind not in ("auto", "vllm"):
         raise ModelError(f"unknown engine {kind!r}; use auto, vllm, hf or api")
-    from vila2cli.engine.vllm_support import why_not
+    from vila2cli.engine.vllm_support import NOT_INSTALLED, why_not
 
     problem = why_not(resolve_model(model), [read_adapter(adapter) for adapter in adapters])
     if problem is None:
         return EngineChoice("vllm", "as set" if kind == "vllm" else "vLLM supports this model here")
     if kind == "vllm":
-        raise ModelError(f'the vllm engine cannot run {model}: {problem}; use engine = "hf"')
+        install = " (pip install 'vila2cli[vllm]')" if problem == NOT_INSTALLED else ""
+        raise ModelError(f'the vllm engine cannot run {model}: {problem}{install}; use engine = "hf"')
     return EngineChoice("hf", problem)
 
 

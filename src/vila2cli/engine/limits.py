@@ -7,6 +7,7 @@ from typing import Any
 from vila2cli.engine import AnyRequest, Failure, Request, Result, ScoreRequest
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
+from vila2cli.model.layers import layers_of
 from vila2cli.model.saving import with_ends
 
 MAX_LINE = 240
@@ -28,10 +29,7 @@ def eos_token_ids(known: int | list[int] | None, chat: Chat) -> list[int]:
 
 def cache_bytes_per_token(config: Any, itemsize: int) -> int:
     """Keys and values that a checkpoint's language model keeps for one token, in bytes."""
-    text = config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    num_kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return int(2 * itemsize * text.num_hidden_layers * num_kv_heads * head_dim)
+    return 2 * itemsize * sum(layer.kv_heads * layer.head_dim for layer in layers_of(config))
 
 
 def in_fewer_tiles(chat: Chat, request: AnyRequest, context: int, notes: list[str]) -> tuple[AnyRequest, bool]:

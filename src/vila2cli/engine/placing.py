@@ -7,6 +7,7 @@ with: what it says fits may still be a little too much, and vLLM then says so wh
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Literal
 
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ from vila2cli.engine.devices import Gpu
 from vila2cli.engine.limits import cache_bytes_per_token, context_length
 from vila2cli.errors import ModelError
 from vila2cli.model.freeze import parts_of
+from vila2cli.model.layers import layers_of, tower_heads
 from vila2cli.settings import MachineSettings
 
 _OVERHEAD = 2_000_000_000
@@ -57,22 +59,21 @@ class Shape:
         `image_tokens` are those of a picture in as many tiles as it can have, where it has several.
         """
         config: Any = net.config
-        text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+        layers, vision = layers_of(config), getattr(config, "vision_config", None)
         sizes: Counter[bool] = Counter()
         places = parts_of(net)
         for name, parameter in net.named_parameters():
             sizes[places[name] == "llm"] += parameter.numel()
         image = int(getattr(config, "image_seq_length", 0) or _IMAGE_TOKENS) if vision is not None else 0
         image = max(image, image_tokens)
-        heads = int(text.num_attention_heads)
-        tower_heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None) or 1
+        heads = gcd(*(layer.heads for layer in layers))
         return cls(
             tower=sizes[False],
             llm=sizes[True],
             heads=heads,
-            kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-            tower_heads=int(tower_heads),
-            intermediate=int(getattr(text, "intermediate_size", None) or heads),
+            kv_heads=gcd(*(layer.kv_heads for layer in layers)),
+            tower_heads=tower_heads(vision),
+            intermediate=gcd(*(layer.intermediate for layer in layers)) or heads,
             kv_bytes=cache_bytes_per_token(config, itemsize=2),
             context=context_length(config),
             num_tokens=min(image + _TEXT_TOKENS, context_length(config)),
@@ -125,7 +126,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """How many engines there are, the devices of each, and the bytes that each takes of one of them.
 
     `device` says what devices are. A `batch` below what was asked for is what fits beside the weights.
@@ -152,11 +153,11 @@ class Plan:
         )
 
 
-def plan_cores(machine: MachineSettings, num_cores: int) -> Plan:
+def plan_cores(machine: MachineSettings, num_cores: int) -> EnginePlan:
     """Engines on processor cores: one, unless more are asked for; each gets as many cores."""
     cores = num_cores if machine.gpus == "all" else min(machine.gpus, num_cores)
     replicas = 1 if machine.replicas == "auto" else machine.replicas
-    return Plan(replicas, max(1, cores // replicas), "core")
+    return EnginePlan(replicas, max(1, cores // replicas), "core")
 
 
 def plan_gpus(
@@ -168,7 +169,7 @@ def plan_gpus(
     batch_size: int = _DEFAULT_BATCH,
     itemsize: int = 2,
     is_worker: bool = False,
-) -> Plan:
+) -> EnginePlan:
     """Engines on GPUs; a worker of several has one engine, on all of the GPUs that it was given.
 
     The hf engine takes one GPU each. Raises ModelError where the model fits no number of GPUs that it can be
@@ -201,7 +202,9 @@ def plan_gpus(
         replicas = machine.replicas
     else:
         replicas = 1 if is_alone else len(given) // tensor_parallel
-    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given))
+    return EnginePlan(
+        replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given)
+    )
 
 
 def _splits(shape: Shape, machine: MachineSettings, kind: str, most: int, num_gpus: int) -> list[int]:
@@ -238,7 +241,7 @@ def _too_large(
     )
 
 
-def context_that_fits(shape: Shape, plan: Plan, machine: MachineSettings, itemsize: int = 2) -> int:
+def context_that_fits(shape: Shape, plan: EnginePlan, machine: MachineSettings, itemsize: int = 2) -> int:
     """Tokens of one context whose keys and values fit beside the weights on the GPUs of a replica."""
     width = _WEIGHT_BYTES.get(machine.quantization, float(itemsize))
     cache = 1.0 if machine.kv_cache_dtype.startswith("fp8") else float(itemsize)

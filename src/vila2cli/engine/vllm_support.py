@@ -17,6 +17,7 @@ from vila2cli.model.tensor_files import tensor_places
 
 _TEXT_CONFIG_TIES = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
 """vLLM's classes that go by text_config's tie_word_embeddings; the others go by the config's own."""
+NOT_INSTALLED = "vLLM is not installed"
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def why_not(folder: Path, adapters: Sequence[Adapter] = ()) -> str | None:
     Weights are not read.
     """
     if importlib.util.find_spec("vllm") is None:
-        return "vLLM is not installed"
+        return NOT_INSTALLED
     try:
         with quiet():
             from vllm import ModelRegistry

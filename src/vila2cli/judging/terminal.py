@@ -10,10 +10,13 @@ from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.score.verdict import Verdict
 
 NOTHING = "-"
-_HEAD = ("pair", "judge", "preferred", "wins/ties/losses", "unjudged", "debiased", "first", "longer")
+_HEAD = (
+    *("pair", "judge", "preferred", "wins/ties/losses", "unjudged"),
+    *("debiased", "position bias", "length bias"),
+)
 _LEGEND = (
-    "preferred counts ties as halves; debiased leaves out the ties that position bias made; first is "
-    "how often it chose what was shown first, longer how often the longer caption won (0.5 is none)"
+    "preferred counts ties as halves; debiased leaves out the ties that position bias made; position bias is "
+    "how often it chose what was shown first, length bias how often the longer caption won (50 % is none)"
 )
 
 
@@ -118,24 +121,22 @@ def _rows(pair: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             f"{figures['wins']}/{figures['ties']}/{figures['losses']}",
             str(figures["unjudged"]),
             percent(figures.get("position_free_rate")),
-            *(_share(figures, name) for name in ("position_bias", "length_bias")),
+            *(percent(_share(figures, name)) for name in ("position_bias", "length_bias")),
         )
 
 
 def percent(rate: Mapping[str, float] | None) -> str:
-    """A rate with its interval, `-` for none."""
+    """A rate with its interval where it has one, `-` for none."""
     if rate is None:
         return NOTHING
-    value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    span = f" ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})" if "low" in rate else ""
+    return f"{100 * rate['value']:.1f} %{span}"
 
 
-def _share(figures: Mapping[str, Any], name: str) -> str:
+def _share(figures: Mapping[str, Any], name: str) -> dict[str, float] | None:
+    """A bias as a rate."""
     value = figures.get(name)
-    if value is None:
-        return NOTHING
-    span = figures.get("intervals", {}).get(name)
-    return _decimals(value) + (f" ({span['low']:.2f} to {span['high']:.2f})" if span else "")
+    return None if value is None else {**figures.get("intervals", {}).get(name, {}), "value": value}
 
 
 def _elo(rank: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from vila2cli.errors import ModelError, one_line
 from vila2cli.model import native
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.llm_template import image_template
-from vila2cli.model.loading import LOAD_ERRORS, cast, load_whole, quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, cast, load_whole, quiet_transformers, to_install
 from vila2cli.model.saving import with_ends
 from vila2cli.model.tiles import cropping, cutting, splitting, tile_tokens
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_qwen_tower, load_tower
@@ -278,7 +278,7 @@ _IMPORT_ERRORS = (ImportError, RuntimeError, OSError)
 def _needs_torchvision(base: BaseSettings, error: Exception) -> ModelError:
     return ModelError(
         f'base.architecture = "{base.architecture}" needs a torchvision that fits torch, for its processor: '
-        f"{one_line(error)}; install it, or use idefics3 or llava"
+        f"{one_line(error)}; pip install {to_install('torchvision')}, or use idefics3 or llava"
     )
 
 

@@ -22,7 +22,7 @@ def image_template(tokenizer: Any, llm: str = "", image: str = "<image>") -> str
     """The tokenizer's own template if it renders image parts as `image`, else the one of its family.
 
     That begins with the system prompt that the tokenizer's own writes where a conversation has none. Warns
-    that the template of `llm` is replaced, and whether texts look otherwise for it.
+    that `llm` has no template, or that it is replaced, and whether texts look otherwise for it.
     """
     own = tokenizer.chat_template
     if isinstance(own, dict):
@@ -35,6 +35,8 @@ def image_template(tokenizer: Any, llm: str = "", image: str = "<image>") -> str
     )
     template = template.replace("<image>", image)
     if not isinstance(own, str):
+        text = f"base.llm {llm}: it has no chat template, so that of {family} is written with the checkpoint"
+        warnings.warn(text, DataWarning, stacklevel=2)
         return template
     wanted = _rendered(tokenizer, own, _TALK)
     for one in _with_system(tokenizer, template, wanted):

@@ -125,12 +125,12 @@ def load_processor(folder: Path) -> Any:
         if package := _lacking(error):
             raise LackingPackageError(
                 f"{folder}: the processor of {_family(folder)} needs {package}, which is not installed: "
-                f"pip install {_wanted(package)}"
+                f"pip install {to_install(package)}"
             ) from error
         raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
 
 
-def _wanted(package: str) -> str:
+def to_install(package: str) -> str:
     """What to tell pip for a package; torchvision's releases fit one of torch each, which is to stay."""
     if package == "torchvision":
         return f"'vila2cli[models]' torch=={torch.__version__.partition('+')[0]}"

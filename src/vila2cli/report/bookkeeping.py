@@ -13,7 +13,7 @@ from vila2cli.report.headline import Tile
 from vila2cli.report.json_reader import table_of, tables_of, whole
 from vila2cli.report.plots import cost_chart, tag
 from vila2cli.report.run_folder import RunRecord, StageRecord, State
-from vila2cli.report.tables import Cell, Row, Table, columns
+from vila2cli.report.tables import Cell, Table, TableRow, columns
 from vila2cli.report.wording import NOT_RUN, compact, dollars, duration, number, visible
 from vila2cli.run.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
 from vila2cli.settings import CostSettings
@@ -24,6 +24,8 @@ COST_NOTE = (
     "$4.91 an hour, $36 is human captioning (VILA^2 section 3.6). Retraining is in neither."
 )
 STATE_WORDS: Mapping[State, str] = {"done": "done", "partial": "unfinished", "missing": "not run yet"}
+NOT_DRAWN = "not-drawn"
+"""Why a judge leaves out most samples: `judge.num_samples` are asked for."""
 _STAGE_ORDER = ("recaption", "rewrite", "filter", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge")
 _REJECT_COLUMNS = columns("Stage", "Reason", num=("Samples", "Share of input"), long=("First of them",))
 _LEDGER_COLUMNS = columns(
@@ -49,12 +51,18 @@ def reject_table(run: RunRecord) -> Table:
     """Rejected samples by stage and reason, and the sentence above them."""
     rows = []
     for stage in run.stages:
-        for reason, count in sorted(stage.dropped.items(), key=lambda pair: (-pair[1], pair[0])):
+        for reason, count in sorted(_told(stage).items(), key=lambda pair: (-pair[1], pair[0])):
             share = f"{100 * count / stage.num_in:.2f} %" if stage.num_in else NOT_RUN
             rows.append(
-                Row(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
+                TableRow(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
             )
     return Table(_REJECT_COLUMNS, tuple(rows), _reject_note(run))
+
+
+def _told(stage: StageRecord) -> dict[str, int]:
+    """The samples that a stage left out by reason, but for those that a judge was never to see."""
+    is_judge = stage.name == "judge"
+    return {reason: num for reason, num in stage.dropped.items() if not (is_judge and reason == NOT_DRAWN)}
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -71,10 +79,10 @@ def _examples(lines: Sequence[str]) -> Markup:
 def _reject_note(run: RunRecord) -> str:
     num_in = sum(stage.num_in for stage in run.stages)
     num_rejected = sum(stage.num_rejected for stage in run.stages)
-    num_dropped = sum(sum(stage.dropped.values()) for stage in run.stages)
+    num_dropped = sum(sum(_told(stage).values()) for stage in run.stages)
     if not num_in:
         return "No stage has counted its samples yet."
-    if not any(stage.dropped for stage in run.stages):
+    if not any(map(_told, run.stages)):
         return f"None: all {num_in:,} samples that the stages met were used."
     note = f"{num_rejected:,} of {num_in:,} samples could not be used"
     on_purpose = num_dropped - num_rejected
@@ -113,12 +121,12 @@ def _ledger(run: RunRecord, settings: CostSettings) -> Table:
     """One line per stage that recorded its time, and their total."""
     known = [(stage, stage_cost(stage, settings)) for stage in run.stages]
     costs = [cost for _, cost in known if cost is not None]
-    rows = [Row(stage.label, _ledger_cells(cost)) for stage, cost in known if cost is not None]
+    rows = [TableRow(stage.label, _ledger_cells(cost)) for stage, cost in known if cost is not None]
     if len(costs) > 1:
         paid = sum(cost.dollars for cost in costs)
         price = f"{dollars(paid)} in all" if paid else NOT_RUN
         cells = ("", duration(sum(cost.seconds for cost in costs)), "", "", "", _hours(costs), price)
-        rows.append(Row("all stages", cells, style="total"))
+        rows.append(TableRow("all stages", cells, style="total"))
     return Table(_LEDGER_COLUMNS, tuple(rows))
 
 
@@ -188,7 +196,7 @@ def matrix(run: RunRecord) -> Table:
     """The state of every stage of every round."""
     names = sorted({stage.name for stage in run.stages}, key=_place)
     rows = (
-        Row(group, tuple(_state_cell(run.stage(group, name)) for name in names))
+        TableRow(group, tuple(_state_cell(run.stage(group, name)) for name in names))
         for group in dict.fromkeys(stage.group for stage in run.stages)
     )
     return Table(columns("What ran", *names), tuple(rows))
@@ -210,7 +218,7 @@ def lineage_table(run: RunRecord) -> Table:
     )
 
 
-def _lineage_row(stage: StageRecord) -> Row:
+def _lineage_row(stage: StageRecord) -> TableRow:
     known = {**stage.summary, **table_of(stage.manifest.get("inputs"))}
     models = _models(known)
     weights = " + ".join(sha256[:12] for _, sha256 in models if sha256)
@@ -225,7 +233,7 @@ def _lineage_row(stage: StageRecord) -> Row:
         visible(next((version for version in versions if version), ""), 20),
         when(stage.finished),
     )
-    return Row(stage.label, cells)
+    return TableRow(stage.label, cells)
 
 
 def _models(known: Mapping[str, Any]) -> list[tuple[str, str]]:

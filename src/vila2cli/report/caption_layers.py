@@ -14,6 +14,7 @@ from vila2cli.shards import done, expand, layer_tar, open_source
 from vila2cli.shards.reader import check_layers, read_layer_shard, read_shard
 from vila2cli.shards.sample import Annotation, Sample
 from vila2cli.shards.tarfiles import read_members
+from vila2cli.text.words import num_words
 
 MAX_CAPTIONS = 20_000
 """Captions per round whose words are counted."""
@@ -87,7 +88,7 @@ def count_caption_words(layer: CaptionLayer, reader: JsonReader) -> Words | None
         if len(lengths) >= MAX_CAPTIONS:
             return _words(lengths, is_all=False)
         texts = (annotation.get("text") for annotation in read_annotations(layer, name, reader).values())
-        lengths += [len(text.split()) for text in texts if isinstance(text, str)]
+        lengths += [num_words(text) for text in texts if isinstance(text, str)]
     return _words(lengths, is_all=True)
 
 
@@ -104,7 +105,7 @@ def count_alt_words(specs: Sequence[str], reader: JsonReader) -> Words | None:
         try:
             for _, data in read_members(Path(tar), lambda name: name.endswith(".txt")):
                 if data is not None:
-                    lengths.append(len(data.decode("utf-8", "replace").split()))
+                    lengths.append(num_words(data.decode("utf-8", "replace")))
                 if len(lengths) >= MAX_CAPTIONS:
                     break
         except DataError as error:

@@ -17,6 +17,7 @@ from vila2cli.report.wording import visible
 from vila2cli.score.caption import count_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.shards.sample import Annotation, Sample, kept_instead, source_of
+from vila2cli.text.words import num_words
 
 MAX_CARDS = 24
 """Images shown; drawn by the hash of their keys, so never picked for their result."""
@@ -36,7 +37,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caption:
+class CaptionColumn:
     """One column of a card."""
 
     title: str
@@ -54,7 +55,7 @@ class Card:
     """One image with its captions, oldest first. `trend` compares the last caption with the first one."""
 
     key: str
-    captions: tuple[Caption, ...]
+    captions: tuple[CaptionColumn, ...]
     picture: InlinePicture
     truth: tuple[str, ...] = ()
     trend: str = "same"
@@ -163,7 +164,7 @@ def _meta(annotation: Annotation | None) -> str:
 
 
 def _num_words(text: str) -> str:
-    count = len(text.split())
+    count = num_words(text)
     return "1 word" if count == 1 else f"{count:,} words"
 
 
@@ -176,7 +177,7 @@ def _caption(
     *,
     meta: str = "",
     is_alt: bool = False,
-) -> Caption:
+) -> CaptionColumn:
     shown = visible(text)
     score, balance = "", None
     if shown and scene is not None and vocabulary is not None:
@@ -184,7 +185,7 @@ def _caption(
         balance = count.right - count.contradicted
         score = f"{count.right} of {count.true} facts"
         score += f", {count.contradicted} wrong" if count.contradicted else ""
-    return Caption(
+    return CaptionColumn(
         title=title,
         spans=tuple(mark_spans(shown, visible(earlier) if earlier else None, scene, vocabulary)),
         score=score,

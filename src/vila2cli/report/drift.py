@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from vila2cli.report.all_captions import ALT, ImageCaptions
 from vila2cli.report.captions import vocabulary_of
 from vila2cli.report.figures import Figure
-from vila2cli.report.tables import Cell, Row, Table, columns
+from vila2cli.report.tables import Cell, Table, TableRow, columns
 from vila2cli.report.wording import number
 from vila2cli.score.caption import Fact, contradicted_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
@@ -21,7 +21,6 @@ from vila2cli.score.stats import (
     ratio,
 )
 
-WORDS = "Words"
 COUNTS = ("Vocabulary", "Distinct 1-grams", "Distinct 2-grams", "Distinct 3-grams")
 SHARES = {
     "Hallucinated": ("wrong", "stated"),
@@ -30,7 +29,6 @@ SHARES = {
     "Put right": ("corrected", "wrong before"),
 }
 """The facts that a share is the ratio of: part and whole, each counted by image."""
-COLUMNS = (WORDS, *COUNTS)
 FACT_COLUMNS = tuple(SHARES)
 
 
@@ -41,7 +39,8 @@ def drift_table(
 
     With ground truth also: of the facts stated the share that contradicts the picture, of those true the
     share left out, of the contradicted ones the share that the round before stated too, and of the round
-    before's the share that is gone. Words and shares have bootstrap intervals over images.
+    before's the share that is gone. Shares have bootstrap intervals over images. How long captions are is told
+    once on the page, of all of them and not of these images.
     """
     for shown in ([ALT, *rounds], list(rounds)):
         common = [image for image in images if all(image.texts.get(column) for column in shown)]
@@ -50,44 +49,36 @@ def drift_table(
     if not common or not rounds:
         return Table(note="No image has a caption of every round yet.")
     vocabulary = vocabulary_of([image.scene for image in common])
-    counted = columns_of([_count(image, shown, vocabulary) for image in common])
-    groups = [image.image_sha256 or image.key for image in common]
-    cells = _interval_cells(counted, shown, groups, **bootstrap)
+    cells = _shares(common, shown, vocabulary, **bootstrap) if vocabulary else {}
     rows = []
     for column in shown:
         wording = _wording([image.texts[column].lower().split() for image in common])
         shares = [cells[column, name] for name in SHARES] if vocabulary else []
         label = "alt-text" if column == ALT else f"round {column}"
-        rows.append(Row(label, (cells[column, WORDS], *wording, *shares)))
-    names = COLUMNS + (FACT_COLUMNS if vocabulary else ())
+        rows.append(TableRow(label, (*wording, *shares)))
+    names = COUNTS + (FACT_COLUMNS if vocabulary else ())
     return Table(columns("Captions", num=names), tuple(rows), _note(len(common), vocabulary))
 
 
 def _note(num_images: int, vocabulary: Vocabulary | None) -> str:
-    note = (
-        f"Over the {num_images:,} images that every row captions; small print is the 95% interval over them. "
-        "Vocabulary and distinct n-grams have none: they are no means over images, and images drawn twice by a "
-        "bootstrap add no words."
-    )
+    note = f"Over the {num_images:,} images that every row captions."
     if vocabulary is None:
         return f"{note} Without ground truth what is invented or left out cannot be counted."
     return (
-        f"{note} Hallucinated are the stated facts that contradict the picture, omitted the true ones not "
-        "stated. Inherited is the share of a row's hallucinated facts that the row above states too, put right "
-        "the share of the row above's that this one no longer states."
+        f"{note} Small print is the 95% interval over them; vocabulary and distinct n-grams have none: they "
+        "are no means over images, and images drawn twice by a bootstrap add no words. Hallucinated are the "
+        "stated facts that contradict the picture, omitted the true ones not stated. Inherited is the share of "
+        "a row's hallucinated facts that the row above states too, put right the share of the row above's that "
+        "this one no longer states."
     )
 
 
-def _count(image: ImageCaptions, shown: Sequence[int], vocabulary: Vocabulary | None) -> dict[str, float]:
-    """Words and facts of an image's captions, by round and name; without ground truth there are no facts."""
+def _count(image: ImageCaptions, shown: Sequence[int], vocabulary: Vocabulary) -> dict[str, float]:
+    """Facts of an image's captions, by round and name."""
     counts: dict[str, float] = {}
     before: set[Fact] = set()
     for column in shown:
-        text = image.texts[column]
-        counts[f"{column} words"] = len(text.split())
-        if vocabulary is None:
-            continue
-        stated, wrong, true = _facts(text, image.scene, vocabulary)
+        stated, wrong, true = _facts(image.texts[column], image.scene, vocabulary)
         kept = len(wrong & before)
         facts = {
             "stated": len(stated),
@@ -113,13 +104,18 @@ def _facts(
     return stated, contradicted_facts(stated, true), true
 
 
-def _interval_cells(
-    counted: Columns, shown: Sequence[int], groups: Sequence[str], **bootstrap: Unpack[Bootstrap]
+def _shares(
+    images: Sequence[ImageCaptions],
+    shown: Sequence[int],
+    vocabulary: Vocabulary,
+    **bootstrap: Unpack[Bootstrap],
 ) -> dict[tuple[int, str], Cell]:
-    """Words and shares of every row, all from one resampling of the images."""
+    """The shares of every row, all from one resampling of the images."""
+    counted = columns_of([_count(image, shown, vocabulary) for image in images])
+    groups = [image.image_sha256 or image.key for image in images]
 
     def metrics(totals: Columns) -> dict[str, FloatArray]:
-        quotients = {f"{column} {WORDS}": (f"{column} words", "n") for column in shown}
+        quotients = {}
         for column in shown:
             for name, (part, whole) in SHARES.items():
                 if f"{column} {whole}" in totals:
@@ -129,10 +125,6 @@ def _interval_cells(
     estimates = estimate(counted, metrics, groups=groups, **bootstrap)
     cells = {}
     for column in shown:
-        words = estimates[f"{column} {WORDS}"]
-        # One image does not vary, and is not for that sure.
-        is_one = len(set(groups)) == 1
-        cells[column, WORDS] = Cell(number(words.value, 1)) if is_one else _cell(words.interval(), 1)
         for name, (_, whole) in SHARES.items():
             facts = counted.get(f"{column} {whole}")
             # Inherited compares with the row above, which the first one does not have.
@@ -142,14 +134,14 @@ def _interval_cells(
             num_images = len({group for group, num in zip(groups, facts, strict=True) if num})
             share = estimates[f"{column} {name}"]
             cells[column, name] = _cell(
-                interval_of(share, num_samples=float(facts.sum()), num_images=num_images), 100, "%"
+                interval_of(share, num_samples=float(facts.sum()), num_images=num_images)
             )
     return cells
 
 
-def _cell(interval: Interval, scale: int, unit: str = "") -> Cell:
-    figure = Figure(interval.value, interval.low, interval.high).scaled(scale)
-    return Cell(number(figure.value, 1) + unit, figure.span())
+def _cell(interval: Interval) -> Cell:
+    figure = Figure(interval.value, interval.low, interval.high).scaled(100)
+    return Cell(f"{number(figure.value, 1)}%", figure.span())
 
 
 def _wording(captions: Sequence[Sequence[str]]) -> tuple[Cell, ...]:

@@ -8,14 +8,14 @@ from typing import Any
 from vila2cli.report.figures import Figure, figure_of
 from vila2cli.report.json_reader import real, table_of, tables_of, whole
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import NOT_RUN, number, visible
 
 OUTCOMES = ("wins", "ties", "losses")
 _COLUMNS = columns(
     *("After", "Captions", "Judge"),
     num=(
-        *("Preferred, 95% interval", "Wins / ties / losses", "Unjudged", "Free of position"),
+        *("Preferred, 95% interval", "Wins / ties / losses", "Unjudged", "Debiased, 95% interval"),
         *("Position bias", "Length bias", "Kappa"),
     ),
 )
@@ -65,7 +65,7 @@ def read_judgements(run: RunRecord, group: str) -> list[Judgement]:
 def judge_table(judgements: Sequence[Judgement]) -> Table:
     """A line for every judgement."""
     rows = (
-        Row(given.group, (f"{given.layer} over {given.against}", given.judge, *_cells(given)))
+        TableRow(given.group, (f"{given.layer} over {given.against}", given.judge, *_cells(given)))
         for given in judgements
     )
     return Table(_COLUMNS, tuple(rows))
@@ -90,13 +90,13 @@ def _kappa(pair: Mapping[str, Any], judge: str) -> float | None:
 def _cells(judgement: Judgement) -> tuple[str, ...]:
     figures = judgement.figures
     debiased = figure_of(figures.get("position_free_rate"))
-    shares = [real(figures.get("position_bias")), real(figures.get("length_bias")), judgement.kappa]
+    biases = [figure_of(figures.get(name)) for name in ("position_bias", "length_bias")]
     return (
         _percent(judgement.rate),
         " / ".join(str(whole(figures.get(outcome))) for outcome in OUTCOMES),
         str(whole(figures.get("unjudged"))),
-        NOT_RUN if debiased is None else _percent(debiased),
-        *(NOT_RUN if share is None else number(share, 2) for share in shares),
+        *(NOT_RUN if rate is None else _percent(rate) for rate in (debiased, *biases)),
+        NOT_RUN if judgement.kappa is None else number(judgement.kappa, 2),
     )
 
 

@@ -137,9 +137,10 @@ def run_table(run_dir: Path, given: Recipe | None = None, *, with_verdict: bool 
     )
     if not with_verdict:
         return RunTable(_title(run, reader), rows, "")
-    recipe = own_recipe(run, given, reader).recipe
+    own = own_recipe(run, given, reader)
     loop = [result for result in results if result.is_round]
-    sentence = verdict(compare_rounds(run, loop, reader, **bootstrap_of(recipe)), results)[0]
+    comparisons = compare_rounds(run, loop, reader, **bootstrap_of(own.recipe))
+    sentence = verdict(comparisons, results, own.flags)[0]
     return RunTable(_title(run, reader), rows, sentence, tuple(dict.fromkeys(reader.damaged)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,18 @@ from pydantic import ValidationError
 from vila2cli.errors import RecipeError
 from vila2cli.report.json_reader import MAX_FILE_BYTES, JsonReader
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import join_words, visible
 from vila2cli.run.folder import digest
 from vila2cli.run.recipe_file import RECIPE_FILE, file_of
-from vila2cli.settings.recipe import Recipe, flatten, read_stored, resolved_lines
+from vila2cli.settings.recipe import (
+    Recipe,
+    flatten,
+    load_recipe,
+    read_stored,
+    resolved_lines,
+    shipped_recipes,
+)
 
 NOT_STORED = "no stage has stored one"
 MAX_DIFFERENCES = 60
@@ -25,6 +33,9 @@ MAX_DIFFERENCES = 60
 _OF_THE_REPORT = ("cost.", "eval.num_bootstrap")
 """Settings with which a report reckons itself, so that those given with it count."""
 _NO_MATTER = ("slurm.",)
+MAX_SETS = 8
+"""Settings given on the command line that a command to go on with repeats."""
+_SET_LINE = re.compile(r"(?P<key>[\w.\"-]+) = (?P<value>.+)  # --set")
 _GROUP = re.compile(r"round\d+|final(-.+)?", re.ASCII)
 
 
@@ -43,6 +54,7 @@ class OwnRecipe:
     lines: Sequence[str]
     note: str
     differing: Table
+    flags: str = ""
 
 
 def own_recipe(run: RunRecord, given: Recipe | None, reader: JsonReader) -> OwnRecipe:
@@ -63,6 +75,7 @@ def own_recipe(run: RunRecord, given: Recipe | None, reader: JsonReader) -> OwnR
                 lines=[visible(line) for line in text.splitlines() if not line.startswith("# ")],
                 note=f"as {label} stored it, the newest stage that has",
                 differing=_differing(label, stored),
+                flags=_flags(recipe, name, text),
             )
     return _given(given)
 
@@ -94,7 +107,28 @@ def _given(given: Recipe | None) -> OwnRecipe:
         lines=lines,
         note="as given for this report, as no stage has stored one",
         differing=Table(),
+        flags="" if recipe.path is None else f"--recipe {shlex.quote(visible(recipe.path.name, 80))}",
     )
+
+
+def _flags(recipe: Recipe, name: str, text: str) -> str:
+    """What gives a command this stored recipe: the file that it came from, and what was set beside it."""
+    found = [_SET_LINE.fullmatch(line) for line in text.splitlines()]
+    sets = [f"{line['key']}={line['value']}" for line in found if line]
+    for short, path in shipped_recipes().items():
+        if path.name == name and _is_like(path, sets, recipe):
+            name = short
+    beside = [f"--set {shlex.quote(visible(one, 200))}" for one in sets]
+    told = beside if len(beside) <= MAX_SETS else ["and each --set that it was given"]
+    return " ".join([f"--recipe {shlex.quote(name or 'FILE')}", *told])
+
+
+def _is_like(path: Path, sets: Sequence[str], recipe: Recipe) -> bool:
+    """Whether a recipe that comes with the package, and these settings, say the same as a stored one."""
+    try:
+        return load_recipe(path, sets).deciding() == recipe.deciding()
+    except RecipeError:
+        return False
 
 
 def _digest(recipe: Recipe) -> str:
@@ -140,7 +174,7 @@ def _differing(newest: str, stored: Mapping[str, Path]) -> Table:
             if settings and mine.get(key) != settings.get(key) and not key.startswith(_NO_MATTER):
                 found.setdefault(key, {}).setdefault(_shown(settings, key), []).append(label)
     rows = tuple(
-        Row(visible(key, 120), (_shown(mine, key), value, join_words(labels)))
+        TableRow(visible(key, 120), (_shown(mine, key), value, join_words(labels)))
         for key, others in list(found.items())[:MAX_DIFFERENCES]
         for value, labels in others.items()
     )

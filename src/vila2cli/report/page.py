@@ -94,7 +94,7 @@ def build_page(given: Recipe | None, run_dir: Path) -> ReportPage:
     words = _count_words(recipe, run, layers, reader)
     bootstrap = bootstrap_of(recipe)
     comparisons = compare_rounds(run, results, reader, **bootstrap)
-    sentences = verdict(comparisons, results)
+    sentences = verdict(comparisons, results, own.flags)
     captions = caption_section(layers, reader)
     images = read_all_captions(layers, reader)
     captioned = sorted({layer.round for layer in layers})

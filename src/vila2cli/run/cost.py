@@ -141,6 +141,15 @@ def fewer_tiles_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"{num:,} requests showed pictures in fewer tiles, to fit the model's context"] if num else []
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something: 1 sample, 1,200 samples."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def price_text(dollars: float) -> str:
+    return f"${dollars:,.2f}" if dollars >= 0.01 else "less than $0.01"
+
+
 def three_digits(value: float) -> str:
     """A figure for people with three digits that count: 0.0123, 12.3, 1,234."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
-from vila2cli.run.cost import three_digits
+from vila2cli.run.cost import price_text, three_digits
 from vila2cli.run.folder import RunFolder
 from vila2cli.run.stages import Stage, done_file
 from vila2cli.settings.recipe import Recipe
@@ -43,6 +43,7 @@ VILA^2 does not state its hours of training, and nobody those of filtering, judg
 """
 
 
+_MAX_NAMED = 6
 _LIKE: Mapping[StageKind, StageKind] = {"specialize": "sft", "relabel": "recaption"}
 """Stages that do the same work on other data."""
 
@@ -99,19 +100,15 @@ class Forecast:
         }
 
     def line(self, num_devices: int, width: int) -> str:
-        """One line for the terminal; wall-clock hours are on `num_devices`."""
+        """One line for the terminal, of a stage whose rate is known; wall-clock hours are on `num_devices`."""
         images = "?" if self.num_images is None else f"{self.num_images:,}"
         text = f"{self.stage.name:<{width}}  {images:>12} images  "
-        if self.rate is None:
-            return f"{text}no rate: no run has measured it, and no paper says"
+        assert self.rate is not None, "it is known how fast it is"
         if self.hours is None or self.dollars is None:
-            asked = " ".join(f"--count {name}=NUMBER" for name in self.uncounted)
-            return (
-                f"{text}{three_digits(1 / self.rate.seconds)} images/s; how many there are: vila2 plan {asked}"
-            )
-        price = f"  ${self.dollars:,.2f}" if self.dollars_per_hour else ""
-        wall = f"{three_digits(self.hours / num_devices)} h on {num_devices:,}"
-        return f"{text}{three_digits(self.hours)} {self.rate.device}, {wall}{price}  ({self.rate.source})"
+            return f"{text}{three_digits(1 / self.rate.seconds)} images/s  ({self.rate.source})"
+        price = f"  {price_text(self.dollars)}" if self.dollars_per_hour else ""
+        hours = _hours(self.hours, self.rate.device, num_devices)
+        return f"{text}{hours}{price}  ({self.rate.source})"
 
 
 def measured_rates(run_dir: Path) -> dict[StageKind, Rate]:
@@ -149,7 +146,7 @@ def _read_rate(kind: StageKind, out: Path) -> Rate | None:
 
 def _figures(kind: StageKind, summary: Mapping[str, Any]) -> tuple[float, int, str]:
     """Device-seconds, the images they were spent on, and the unit of hours; "" where it is the recipe's."""
-    if kind in ("recaption", "filter"):
+    if kind in ("recaption", "rewrite", "filter"):
         cost = summary["cost"]
         return cost["hours_per_1k_images"] * 3600, 1000, cost["device"]
     if kind in ("pretrain", "sft", "specialize"):
@@ -238,7 +235,7 @@ def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
     if stage.kind == "recaption":
         shares = [recipe.captions_of(layer).share for layer in recipe.caption_layers]
         return _share(counts["pretrain"], sum(shares))
-    if stage.kind == "filter":
+    if stage.kind in ("rewrite", "filter"):
         return counts["pretrain"]
     if stage.kind == "pretrain":
         return _pretraining(recipe, counts)
@@ -276,14 +273,33 @@ def forecast_lines(found: Sequence[Forecast], *, num_devices: int) -> Iterator[s
     """One line per stage and the sum of those that are left, by unit of hours, for the terminal."""
     width = max(len(one.stage.name) for one in found)
     for one in found:
-        yield one.line(num_devices, width) + (", complete" if one.is_complete else "")
+        if one.is_complete:
+            yield f"{one.stage.name:<{width}}  {'complete':>12}"
+        elif one.rate is not None:
+            yield one.line(num_devices, width)
     left = [one for one in found if not one.is_complete]
     for device in sorted({one.rate.device for one in left if one.rate is not None and one.hours is not None}):
         known = [one for one in left if one.rate is not None and one.rate.device == device]
         hours = sum(one.hours or 0.0 for one in known)
         dollars = sum(one.dollars or 0.0 for one in known)
-        price = f", ${dollars:,.2f}" if dollars else ""
-        wall = f"{three_digits(hours / num_devices)} h on {num_devices:,}"
-        yield f"left: {three_digits(hours)} {device}{price}; {wall}"
-    if unknown := [one.stage.name for one in left if one.hours is None]:
-        yield f"not counted in: {', '.join(unknown)}"
+        price = f", {price_text(dollars)}" if dollars else ""
+        yield f"left: {_hours(hours, device, num_devices)}{price}"
+    if uncounted := [one for one in left if one.rate is not None and one.num_images is None]:
+        wanted = dict.fromkeys(name for one in uncounted for name in one.uncounted)
+        asked = " ".join(f"--count {name}=NUMBER" for name in wanted)
+        yield f"not in the sum, as their data is not here to be counted: {_named(uncounted)}"
+        yield f"  say how many samples there are: vila2 plan {asked}"
+    if unmeasured := [one for one in left if one.rate is None]:
+        yield f"not in the sum, as no run has measured how fast they are: {_named(unmeasured)}"
+
+
+def _named(found: Sequence[Forecast]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    return ", ".join(one.stage.name for one in found[:_MAX_NAMED]) + more
+
+
+def _hours(hours: float, device: str, num_devices: int) -> str:
+    """Hours of a device, and those that pass where several work together."""
+    wall = f", {three_digits(hours / num_devices)} h on {num_devices:,}" if num_devices > 1 else ""
+    return f"{three_digits(hours)} {device}{wall}"

@@ -141,7 +141,7 @@ class Progress:
     def _time(self) -> str:
         """The time that is left, or where that cannot be told yet the time that was taken."""
         left = self.seconds_left
-        return _minutes(self.seconds) if left is None else f"{_minutes(left)} left"
+        return minutes(self.seconds) if left is None else f"{minutes(left)} left"
 
     def _show_bar(self, doing: str = "") -> None:
         assert self._bar is not None
@@ -206,7 +206,7 @@ class _Bar:
         self._progress.stop()
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
     """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

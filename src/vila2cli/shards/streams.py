@@ -203,6 +203,9 @@ def read_small(url: str) -> bytes | None:
     return persistently(read, url)
 
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+
+
 def file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     """The fsspec file system of a URL and the path in it; raises DataError when there is none for it."""
     import fsspec
@@ -210,7 +213,9 @@ def file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     try:
         system, path = fsspec.core.url_to_fs(url, **web.options(url))
     except (ImportError, ValueError) as error:
-        raise DataError(f"cannot read {url}: {_one_line(error)}") from None
+        extra = _EXTRAS.get(url.partition("://")[0]) if isinstance(error, ImportError) else None
+        how = f"; pip install 'vila2cli[{extra}]'" if extra else ""
+        raise DataError(f"cannot read {url}: {_one_line(error)}{how}") from None
     return system, path
 
 

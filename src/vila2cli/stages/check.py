@@ -60,7 +60,7 @@ def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
     yield _try("training's launch", lambda: read_launch(recipe.trainer, recipe.base.dtype).describe())
     yield from _data(recipe)
     yield from _models(recipe)
-    yield _disk(recipe, counts)
+    yield from _disk(recipe, counts)
 
 
 def _try(what: str, check: Callable[[], str]) -> Finding:
@@ -76,11 +76,13 @@ def _prompts(recipe: Recipe) -> Finding:
     """Whether every prompt that a stage names exists."""
     named = [p for layer in recipe.caption_layers for p in recipe.captions_of(layer).prompts]
     named += [p for s in recipe.specialists.values() for p in s.prompts]
+    named += [recipe.rewrite.prompt] if recipe.rewrites else []
+    named += [recipe.filter.prompt] if recipe.pretrain.filtered and recipe.filter.needs_model else []
 
     def check() -> str:
         for name in named:
             prompt_text(name, recipe.prompts)
-        return f"{len(set(named))} known"
+        return f"{len(set(named))} named, all known"
 
     return _try("prompts", check)
 
@@ -118,7 +120,9 @@ def _first_samples(specs: Sequence[str | Path]) -> str:
             f"{len(problems)} of {len(shards)} shards: {'; '.join(problems[:_SHOWN])}{more}; "
             "see `vila2 shards check`"
         )
-    return f"the first sample of each of {len(shards):,} shards can be read"
+    if len(shards) == 1:
+        return "1 shard, its first sample can be read"
+    return f"{len(shards):,} shards, the first sample of each can be read"
 
 
 def _first_problem(shard: Shard) -> str | None:
@@ -142,8 +146,10 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         return
     base = recipe.base
     yield _try("base.vision_tower", lambda: _tower_text(find_offline(base.vision_tower), base.architecture))
-    yield _try("base.llm", lambda: _llm_text(find_offline(base.llm)))
-    yield _try("tokenizer", lambda: _tokenizer(find_offline(base.llm)))
+    llm = _try("base.llm", lambda: _llm_text(find_offline(base.llm)))
+    yield llm
+    if llm.error is None:
+        yield _try("tokenizer", lambda: _tokenizer(find_offline(base.llm)))
     if base.is_native:
         yield _try("processor", lambda: _processor(base))
     try:
@@ -224,15 +230,23 @@ def _tokenizer(folder: Path) -> str:
     found = [name for name in _TOKENIZERS if (folder / name).is_file()]
     if not found:
         raise ModelError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)}")
+    template = "" if _has_template(folder) else "; no chat template, so one of its family is written"
     if "tokenizer.json" not in found:
-        return f"{folder / found[0]}"
+        return f"{folder / found[0]}{template}"
     from tokenizers import Tokenizer
 
     try:
         size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
     except Exception as error:  # noqa: BLE001  (the library raises nothing narrower)
         raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
-    return f"{size:,} entries"
+    return f"{size:,} entries{template}"
+
+
+def _has_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and bool(read_json(config).get("chat_template"))
+    )
 
 
 def _weights_text(folder: Path) -> str:
@@ -323,8 +337,11 @@ def _processes(recipe: Recipe) -> str:
     return f"{num_processes(recipe.trainer)}"
 
 
-def _disk(recipe: Recipe, counts: Counts) -> Finding:
-    """Room for the checkpoints of every round and for the layers, where the run folder is."""
+def _disk(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
+    """Room for the checkpoints of every round and for the layers, where the run folder is.
+
+    Nothing where a model is not here, which is told by then.
+    """
     folder = recipe.run_dir.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -333,15 +350,17 @@ def _disk(recipe: Recipe, counts: Counts) -> Finding:
         bases = (recipe.base.vision_tower, recipe.base.llm)
         starts = [recipe.pretrain.model] if recipe.pretrain.model else bases
         size = sum(num_parameters(find_offline(spec)) for spec in starts)
-    except ModelError as error:
-        return Finding("disk", f"cannot be told without the models: {error}", ModelError)
+    except ModelError:
+        return
     width = 4 if recipe.base.dtype == "float32" else 2
     num_checkpoints = 2 * (recipe.rounds + 2) + len(recipe.specialists)
     num_layers = recipe.rounds * len(recipe.caption_layers) + len(recipe.specialists)
     num_annotations = (counts["pretrain"] or 0) * num_layers
     need = num_checkpoints * size * width + num_annotations * _LAYER_BYTES
-    text = f"{need / 1e9:,.3g} GB for {num_checkpoints} checkpoints and {num_annotations:,} annotations"
+    text = (
+        f"{need / 1e9:,.3g} GB for {num_checkpoints} checkpoints and {num_annotations:,} captions and answers"
+    )
     text += f"; {free / 1e9:,.4g} GB are free in {folder}"
     remote = [spec for spec in recipe.data.pretrain if looks_remote(spec)]
     text += " (the data is streamed)" if remote else ""
-    return Finding("disk", text, DataError if need > free else None)
+    yield Finding("disk", text, DataError if need > free else None)

@@ -20,13 +20,16 @@ from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.questions import Questions
-from vila2cli.evaluation.repair import Earlier, reopen
+from vila2cli.evaluation.repair import EarlierAnswers, reopen
 from vila2cli.evaluation.subject import Subject
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
-from vila2cli.run.folder import Worker, claim, lock, write_json
+from vila2cli.run.drafting import as_begun, note_of
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, open_source
@@ -58,11 +61,12 @@ def evaluate(
     check_judge(recipe, chosen)
     sources = {task.name: open_source([task.folder]) for task in chosen}
     folder, worker = Path(out), worker or Worker()
+    recipe = as_begun(recipe, [folder])
     written = folder / "metrics.json"
     with lock(folder, worker), interruptible() as stop, Answers(folder / ANSWERS_FILE, worker) as answers:
         with stop.at_once():
             subject = Subject(recipe, model, round)
-            claim(folder, subject.inputs(), recipe)
+            claim(folder, subject.inputs(), recipe, model=subject.asked.name)
         layers = {
             task.name: subject.open_layer(task, sources[task.name], answers_dir(folder, task))
             for task in chosen
@@ -98,14 +102,14 @@ def _ask(
     tasks: Sequence[Task],
     layers: Mapping[str, LayerWriter],
     shards: Mapping[str, Sequence[Shard]],
-    earlier: Mapping[str, Mapping[str, Earlier]],
+    earlier: Mapping[str, Mapping[str, EarlierAnswers]],
     answers: Answers,
     worker: Worker,
     stop: Stop,
 ) -> None:
     """Write what is missing of the shards, given by layer; raises RejectBudgetError once a task is complete.
 
-    One engine goes from task to task, replicas are handed the shards of all.
+    An engine that takes requests at any time, and replicas, are handed the shards of all tasks.
     """
     missing = {}
     with stop.at_once():
@@ -119,19 +123,22 @@ def _ask(
     replicas = subject.replicas(worker, stop, sum(map(len, missing.values())))
     if replicas is not None:
         with replicas:
-            _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", stop)
+            _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", subject, stop)
     engine = None if replicas else subject.open_engine(answers, stop)
+    if engine is not None and engine.name != "hf" and parts:
+        _fill(engine, [*parts.values()], f"eval {', '.join(parts)}", subject, stop)
     for task in tasks:
         layer = layers[task.name]
-        if engine is not None and task.name in parts:
-            _fill(engine, [parts[task.name]], f"eval {task.name}", stop)
+        # With others in its batch an answer of hf may differ in the last bit: a batch is of one task.
+        if engine is not None and engine.name == "hf" and task.name in parts:
+            _fill(engine, [parts[task.name]], f"eval {task.name}", subject, stop)
         if task.scorer.marking is None and layer.done() >= {shard.name for shard in layer.source.shards}:
             _check_rejects(task, layer.finish(), subject.recipe.eval.max_reject_rate, layer.folder)
 
 
-def _fill(engine: Engine | Replicas, parts: Sequence[Part], title: str, stop: Stop) -> None:
-    log_path = parts[0].layer.folder.parent / "log.jsonl"
-    annotate(engine, parts, title=title, stop=stop, unit="answers", log_path=log_path)
+def _fill(engine: Engine | Replicas, parts: Sequence[Part], title: str, subject: Subject, stop: Stop) -> None:
+    log_path, note = parts[0].layer.folder.parent / "log.jsonl", note_of(subject.recipe, subject.asked.engine)
+    annotate(engine, parts, title=title, stop=stop, unit="answers", note=note, log_path=log_path)
 
 
 def _metrics(

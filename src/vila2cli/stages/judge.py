@@ -24,9 +24,12 @@ from vila2cli.judging.judges import LAYER, Judge, ModelJudge, judging_models, op
 from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.results import CUT
 from vila2cli.judging.verdicts import Judgements, read_verdict_layer, summarise_judges
-from vila2cli.run.folder import Worker, claim, digest, lock, write_json
+from vila2cli.run.drafting import as_begun
+from vila2cli.run.folder import claim, digest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, layer_tar, open_layer
 from vila2cli.shards.annotations import read_annotation_tar
@@ -58,6 +61,7 @@ def judge(
     models = judging_models(recipe, model)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     folder, worker = Path(out), worker or Worker()
+    recipe = as_begun(recipe, [folder])
     answers_path = Path(recipe.judge.answers) if recipe.judge.answers else folder / ANSWERS_FILE
     with lock(folder, worker), interruptible() as stop, ExitStack() as stack:
         compared = {
@@ -107,7 +111,7 @@ def _open_layer(
     """The verdict layer of a judge."""
     own, source = folder / judge.name, judge.draw.source
     inputs = {"stage": "judge", "judge": judge.name, "round": round, **judge.protocol(), **compared}
-    manifest = claim(own, inputs)
+    manifest = claim(own, inputs, model=judge.asked.name if isinstance(judge, ModelJudge) else "")
     return open_layer(
         own,
         layer=LAYER,
@@ -129,7 +133,7 @@ def _judge_missing(
     with stop.at_once():
         missing = layer.missing(shards)
     fill = partial(annotate, title=f"judge {judge.name}", stop=stop, unit="samples")
-    part = Part(layer, judge, missing)
+    part = Part(layer, judge, missing, counted=judge.draw.drawn)
     if not isinstance(judge, ModelJudge):
         fill(None, [part])
         return ""

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vila2cli.ask.estimate import Estimate
+from vila2cli.ask.estimate import CostEstimate
 from vila2cli.ask.estimate import estimate as estimate_jobs
-from vila2cli.ask.fill import Task
+from vila2cli.ask.fill import SampleTask
 from vila2cli.ask.job import Job, write_layers
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning import captioner, rewriter
@@ -21,7 +21,9 @@ from vila2cli.captioning.captioner import LAYER
 from vila2cli.captioning.layers import check_used, in_order, layers_used
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.errors import DataError
-from vila2cli.run.folder import Worker, to_manifest
+from vila2cli.run.drafting import as_begun, note_of
+from vila2cli.run.folder import to_manifest
+from vila2cli.run.workers import Worker
 from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source
@@ -46,7 +48,7 @@ def recaption(
     neither caption says, the captions named in rewrite.fallback are joined. Raises as `write_layers` does, and
     DataError when there are no recaptions to rewrite.
     """
-    job = to_job(recipe, shards, str(model), round, base, rewrite=rewrite)
+    job = to_job(as_begun(recipe, [Path(out)]), shards, str(model), round, base, rewrite=rewrite)
     return write_layers([(job, Path(out))], worker)[0]
 
 
@@ -65,6 +67,7 @@ def write_captions(
     Every image is read and decoded once. A layer whose prompts take another's caption waits for it sample by
     sample. Raises as `recaption` does.
     """
+    recipe = as_begun(recipe, outs.values())
     jobs = to_jobs(recipe, list(outs), shards, str(model), round, base)
     summaries = write_layers([(job, outs[job.layer]) for job in jobs], worker)
     by_layer = {job.layer: summary for job, summary in zip(jobs, summaries, strict=True)}
@@ -80,7 +83,7 @@ def estimate(
     base: str | None = None,
     rewrite: bool = False,
     layers: Sequence[str] = (LAYER,),
-) -> Estimate:
+) -> CostEstimate:
     """What a pass will cost, from the first 64 samples; nothing is written."""
     if rewrite:
         return estimate_jobs([to_job(recipe, shards, str(model), round, base, rewrite=True)])
@@ -145,7 +148,7 @@ def to_job(
         _check_recaptioned(source)
     provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage), round)
 
-    def make_task(engine: str) -> Task[Any]:
+    def make_task(engine: str) -> SampleTask[Any]:
         known = replace(provenance, engine=engine)
         return rewriter.Rewriter(recipe, known) if rewrite else captioner.Captioner(recipe, known, layer)
 
@@ -163,10 +166,11 @@ def to_job(
         summarise=lambda layer: summarise(
             layer.folder, stage=stage, source=source, provenance=provenance, cost=recipe.cost
         ),
-        to_json=CaptionSummary.to_json,
         problem=partial(over_budget, max_reject_rate=settings.max_reject_rate, table=table),
         max_reject_rate=settings.max_reject_rate,
+        table=table,
         title=layer,
+        note="" if rewrite else note_of(recipe, settings.engine),
     )
 
 

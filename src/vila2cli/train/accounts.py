@@ -1,9 +1,11 @@
 """What is told of a phase's samples, and when too few of them can be used."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from vila2cli.errors import RejectBudgetError
+from vila2cli.run.progress import minutes
 from vila2cli.shards.sample import Reject
 
 
@@ -30,6 +32,29 @@ def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
         for name, c in counts.items()
     ]
     return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
+
+
+def phase_line(figures: Mapping[str, Any]) -> str:
+    """What a phase did, for the terminal: how much it was trained on, in what time, and its last loss."""
+    steps = "1 step" if figures["num_steps"] == 1 else f"{figures['num_steps']:,} steps"
+    text = (
+        f"{figures['phase']}: {figures['num_samples']:,} samples, {figures['num_tokens']:,} tokens in {steps}, "
+        f"{minutes(figures['seconds'])}; loss at the end {figures['final_loss']:.4g}"
+    )
+    return f"{text} (trained before, by another round)" if figures.get("trained_before") else text
+
+
+def opening_lines(
+    counts: Mapping[str, Mapping[str, int]], num_samples: int, batch_size: int, num_steps: int, table: str
+) -> Iterator[str]:
+    """What a phase is trained on, and what to set where an epoch has fewer samples than a batch takes."""
+    yield counts_line(counts)
+    if num_samples < batch_size:
+        steps = "1 step" if num_steps == 1 else f"{num_steps:,} steps"
+        yield (
+            f"{num_samples:,} samples are fewer than a batch of {batch_size:,}, so that all of training is "
+            f"{steps}; lower {table}.batch_size, or raise {table}.epochs"
+        )
 
 
 def mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:

@@ -30,8 +30,8 @@ def choose_kernel(
     can_flash = is_bf16 and device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
     if wanted == FLASH and not can_flash:
         raise RecipeError(
-            "trainer.attention = flash_attention_2 needs a CUDA device, the flash-attn package and "
-            "base.dtype = bfloat16"
+            "trainer.attention = flash_attention_2 needs a CUDA device, base.dtype = bfloat16 and the "
+            "flash-attn package: pip install 'vila2cli[flash]'"
         )
     if wanted != "auto":
         return wanted

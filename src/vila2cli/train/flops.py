@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vila2cli.model.freeze import parts_of
+from vila2cli.model.layers import layers_of
 from vila2cli.settings import Part
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0}
@@ -48,20 +49,19 @@ def work_of(model: PreTrainedModel, trained: Collection[Part]) -> Work:
     llm = 4 + 2 * ("llm" in trained)
     tower = 6 if "vision_tower" in trained else 2
     projector = 2 + 2 * ("vision_tower" in trained) + 2 * ("projector" in trained)
-    text = model.config.get_text_config()
     vision = getattr(model.config, "vision_config", None)
     patches = tokens = width = 0
     if vision is not None and hasattr(vision, "image_size"):  # else images have no one size, and do not count
         patches = (_side(vision.image_size) // _side(vision.patch_size)) ** 2
         merge = getattr(model.config, "scale_factor", 1) / getattr(model.config, "downsample_ratio", 1)
         tokens = round(patches / merge**2)
-        width = vision.hidden_size * vision.num_hidden_layers
+        width = getattr(vision, "hidden_size", 0) * getattr(vision, "num_hidden_layers", 0)
     per_image = tower * (sizes["vision_tower"] * patches + 2 * patches**2 * width)
     per_image += projector * sizes["projector"] * tokens
-    heads = text.num_attention_heads * getattr(text, "head_dim", text.hidden_size // text.num_attention_heads)
+    attended = sum(layer.heads * layer.head_dim for layer in layers_of(model.config))
     return Work(
         per_token=llm * sizes["llm"] + 6 * sizes["lora"],
-        per_pair=6 * heads * text.num_hidden_layers,  # no weights: both factors need their gradient
+        per_pair=6 * attended,  # no weights: both factors need their gradient
         per_trained=llm * head.weight.numel() if head is not None else 0,
         per_image=per_image,
     )

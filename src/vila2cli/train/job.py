@@ -25,7 +25,8 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
 from vila2cli.run.recipe_file import store_recipe
 from vila2cli.run.results import REST, StageResult, key
@@ -36,7 +37,7 @@ from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
 from vila2cli.text.choose import drawn_line
-from vila2cli.train.accounts import check_budget, counts_line, mixture_line
+from vila2cli.train.accounts import check_budget, mixture_line, opening_lines, phase_line
 from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
@@ -103,6 +104,11 @@ class TrainSummary(StageResult):
     num_rejected: int
     phases: Sequence[Mapping[str, Any]]
     lineage: Mapping[str, Any] = key(REST)
+
+    def lines(self) -> list[str]:
+        """What was trained, for the terminal; the rest is in vila2.json."""
+        unusable = [f"{self.num_rejected:,} samples could not be used: {REJECTS_FILE}"][: self.num_rejected]
+        return [*map(phase_line, self.phases), *unusable, f"every figure and setting: {LINEAGE_FILE}"]
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
@@ -216,8 +222,7 @@ class _Job:
         digests: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.stage, self.recipe, self.partial = stage, recipe, partial
-        self.chat, self.manner = chat, manner
-        self._digests = digests
+        self.chat, self.manner, self._digests = chat, manner, digests
         self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
         self._rejects: dict[tuple[str, str, str, int], Reject] = {}
         self.journal = Journal(
@@ -277,7 +282,8 @@ class _Job:
             log_path=[self.partial / "log.jsonl"] if is_first else [],
             stream=None if is_first else io.StringIO(),
         ) as progress:
-            progress.note(counts_line(counts))
+            for line in opening_lines(counts, len(samples), settings.batch_size, total, phase.table):
+                progress.note(line)
             if any(settings.blend()):
                 progress.note(mixture_line("expected", wanted))
             around = Surroundings(

@@ -49,7 +49,8 @@ class Launch:
 
     def describe(self) -> str:
         """The launch in a few words."""
-        return f"{self.strategy} on several processes, in {'bfloat16' if self.is_bf16 else 'float32'}"
+        number_format = "bfloat16" if self.is_bf16 else "float32"
+        return f"in {number_format}; several processes share the work by {self.strategy}"
 
 
 def read_launch(trainer: TrainerSettings, dtype: str, environ: Mapping[str, str] | None = None) -> Launch:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -14,7 +13,7 @@ from vila2cli.image import decode_image
 from vila2cli.model.chat import Chat
 from vila2cli.model.ready import Preparer
 from vila2cli.ranks import number
-from vila2cli.run.feed import num_threads
+from vila2cli.run.feed import num_threads, threads_beside
 from vila2cli.settings import Workers
 from vila2cli.train.data import TrainSample
 
@@ -32,7 +31,7 @@ class Showing:
 
     def __init__(self, chat: Chat, num_workers: int) -> None:
         self._chat, self._decode = chat, Preparer(chat, most_bytes=sys.maxsize)
-        self._pool = ThreadPoolExecutor(num_workers, "vila2-pictures") if num_workers else None
+        self._pool = threads_beside(num_workers, "vila2-pictures") if num_workers else None
 
     def __enter__(self) -> Self:
         return self

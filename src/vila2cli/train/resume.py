@@ -27,7 +27,8 @@ from transformers.initialization import no_init_weights
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, sync_folder
 from vila2cli.model.saving import writing
-from vila2cli.run.folder import OURS, check_same, difference, to_manifest, write_json
+from vila2cli.run.changes import difference
+from vila2cli.run.folder import OURS, check_same, to_manifest, write_json
 from vila2cli.train import zero
 from vila2cli.train.distribution import Ranks, give_up_weights, put, whole
 

@@ -1,5 +1,6 @@
 """`vila2 recaption`: going on, what is refused, damaged shards, kills."""
 
+import io
 import json
 import shutil
 import signal
@@ -19,10 +20,12 @@ from recaption_data import (
 )
 
 from forks import Forks
+from tiny_vlm import picture
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
-from vila2cli.run.folder import Worker
-from vila2cli.settings.recipe import load_recipe
+from vila2cli.run.workers import Worker
+from vila2cli.settings.recipe import Recipe, load_recipe
+from vila2cli.shards import TarWriter
 from vila2cli.stages.recaption import estimate, recaption
 
 
@@ -53,6 +56,41 @@ def test_going_on_does_only_what_is_missing(run: Callable[..., CaptionSummary], 
     assert (second.num_in, second.num_out, second.dropped) == (first.num_in, first.num_out, first.dropped)
     assert kept == {name: (tmp_path / "layer" / name).stat().st_mtime_ns for name in kept}
     assert not list((tmp_path / "layer").glob("*.partial"))
+
+
+def test_a_layer_goes_on_with_the_default_of_draft_that_it_was_begun_with(
+    run: Callable[..., CaptionSummary], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "large"
+    for shard in range(2):
+        with TarWriter(base / f"{shard:06}.tar") as tar:
+            for number in range(2):
+                stream = io.BytesIO()
+                picture(number).resize((700, 500)).save(stream, "JPEG")
+                tar.write_sample(f"{shard}-{number}", {"jpg": stream.getvalue()})
+    shards = [f"{base}/*.tar"]
+
+    def again(out: str, recipe: Recipe) -> dict[str, bytes]:
+        (tmp_path / out / "000001.tar.gz").unlink()
+        (tmp_path / out / "000001.stats.json").unlink()
+        run(out, recipe, shards=shards)
+        return tars(tmp_path / out)
+
+    default, whole = settings(), settings("data.draft=0")
+    run("default", default, shards=shards)
+    run("whole", whole, shards=shards)
+    drafted, undrafted = tars(tmp_path / "default"), tars(tmp_path / "whole")
+    assert drafted["000001.tar.gz"] != undrafted["000001.tar.gz"]
+    assert again("default", default) == drafted
+    stored = tmp_path / "default" / "recipe.toml"
+    earlier = [line for line in stored.read_text().splitlines() if not line.startswith("data.draft")]
+    stored.write_text("\n".join(earlier))  # as versions wrote it that decoded all JPEGs whole
+    capsys.readouterr()
+    for recipe in (default, whole):
+        assert again("default", recipe)["000001.tar.gz"] == undrafted["000001.tar.gz"]
+    assert "going on with data.draft = 0, as this was begun by another version" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match=r"draft was absent, now 1\.0"):
+        again("default", settings("data.draft=1"))
 
 
 def test_share_leaves_out_the_same_images_in_every_round(

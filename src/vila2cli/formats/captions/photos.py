@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from warnings import warn
 
 from vila2cli.errors import DataError, DataWarning
-from vila2cli.files import load_json, to_json_bytes, whole_characters
+from vila2cli.files import aside, load_json, naming, to_json_bytes, whole_characters
 from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
 from vila2cli.formats.captions.items import Item
 from vila2cli.formats.captions.keys import plain_path
@@ -21,6 +22,8 @@ from vila2cli.shards.sample import EncodedImage
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 
 _NOT_LOOKED_INTO = ("__MACOSX", "@eaDir")
+MAX_NAMED = 5
+"""Pictures or rows named in a warning."""
 _PICTURES = IMAGE_EXTENSIONS | UNREAD_IMAGE_EXTENSIONS
 
 
@@ -139,27 +142,73 @@ def _text_beside(picture: Path, name: str) -> str | None:
 
 
 class PictureCaptions:
-    """The rows of tables by the picture that they name, in a file of SQLite's that goes with the process."""
+    """The rows of tables by the picture that they name, in a file of SQLite's that goes with the process.
+
+    Rows that belong to no picture are kept with what is wrong with them, to be told.
+    """
 
     def __init__(
         self, tables: Sequence[Path], names: Iterable[str], *, picture: str = "", text: str = ""
     ) -> None:
         """Raises DataError for a table that is not there, lacks the columns, or names none of the pictures."""
-        self._names = _Names(names)
+        self._names = _Names(list(names))
+        self._tables = list(dict.fromkeys(tables))
+        self._num_rows: dict[Path, int] = {}
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
             "CREATE TABLE line (picture TEXT, text TEXT, meta BLOB, file TEXT, number INTEGER)"
         )
-        for table in tables:
+        self._database.execute("CREATE TABLE stray (file INTEGER, number INTEGER, error TEXT)")
+        for table in self._tables:
             self._add_table(table, picture, text)
         self._database.execute("CREATE INDEX by_picture ON line (picture)")
-        if unnamed := self._names.num - self._count("count(DISTINCT picture)"):
-            warn(
-                f"{unnamed:,} of {self._names.num:,} pictures have no row in the table",
-                DataWarning,
-                stacklevel=2,
-            )
+
+    def report_unmatched(self, path: Path) -> None:
+        """Write the pictures without a row and the rows of no picture into a file, and warn of them.
+
+        One of an earlier time is removed where all are matched.
+        """
+        told = [*self._pictures_told(), *self._rows_told()]
+        if not told:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path), aside(path).open("wb") as file:
+            file.writelines(to_json_bytes(line) + b"\n" for line in self._unmatched())
+        aside(path).rename(path)
+        for text in told:
+            warn(f"{text}; {path} names them all", DataWarning, stacklevel=3)
+
+    def _unmatched(self) -> Iterator[dict[str, Any]]:
+        for name in self._unnamed():
+            yield {"picture": whole_characters(name), "error": "no row names it"}
+        for table, number, error in self._database.execute("SELECT * FROM stray ORDER BY rowid"):
+            yield {"table": whole_characters(self._tables[table].name), "row": number, "error": error}
+
+    def _unnamed(self) -> Iterator[str]:
+        """The pictures that no row names."""
+        query = "SELECT 1 FROM line WHERE picture = ? LIMIT 1"
+        for name in self._names.names:
+            if self._database.execute(query, (_stored(name),)).fetchone() is None:
+                yield name
+
+    def _pictures_told(self) -> Iterator[str]:
+        if num := sum(1 for _ in self._unnamed()):
+            first = [whole_characters(name) for name in islice(self._unnamed(), MAX_NAMED)]
+            yield f"{num:,} of {self._names.num:,} pictures have no row in the table: {_first_of(first, num)}"
+
+    def _rows_told(self) -> Iterator[str]:
+        for table, num_rows in self._num_rows.items():
+            if num := self._num_strays(table):
+                query = "SELECT number, error FROM stray WHERE file = ? ORDER BY rowid LIMIT ?"
+                rows = self._database.execute(query, (self._tables.index(table), MAX_NAMED))
+                first = _first_of([f"row {number} {error}" for number, error in rows], num)
+                yield f"{table}: {num:,} of {num_rows:,} rows are of no picture in the folder, {first}"
+
+    def _num_strays(self, table: Path) -> int:
+        query = "SELECT count(*) FROM stray WHERE file = ?"
+        return int(self._database.execute(query, (self._tables.index(table),)).fetchone()[0])
 
     def of(self, name: str) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
         """The captions of a picture, what its first row says beside, and which row of which table that is."""
@@ -173,38 +222,55 @@ class PictureCaptions:
             {"file": rows[0][2], "row": rows[0][3]},
         )
 
-    def _count(self, what: str) -> int:
-        return int(self._database.execute(f"SELECT {what} FROM line").fetchone()[0])
-
     def _add_table(self, table: Path, picture: str, text: str) -> None:
         if not table.is_file():
             raise DataError(f"--captions {table}: there is no such file")
         columns = columns_of(table)
         named = picture_column(table, columns, picture)
         said = text_column(table, columns, text)
-        strays = _Strays()
+        number = 0
         with _naming_full_disk():
             self._database.execute("BEGIN")
             for number, row in enumerate(stream_rows(table), 1):
-                strays.num_rows += 1
                 try:
                     if isinstance(row, RowError):
                         raise row
                     value = row.get(named)
                     found = self._names.find(value)
                     if found is None:
-                        strays.add(f"names {shown(value)}", number)
+                        self._set_apart(table, number, f"names {shown(value)}")
                         continue
                     caption = row.get(said) if said else None
                     meta = metadata(row, (named, said))
                 except RowError as error:
-                    strays.add(str(error), number)
+                    self._set_apart(table, number, str(error))
                     continue
                 caption = caption.strip() if isinstance(caption, str) else None
                 line = (_stored(found), caption, to_json_bytes(meta), table.name, number)
                 self._database.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?)", line)
             self._database.execute("COMMIT")
-        strays.tell(table, named, self._names.first)
+        self._num_rows[table] = number
+        self._check_named(table, named)
+
+    def _set_apart(self, table: Path, number: int, error: str) -> None:
+        """Keep a row that is of no picture in the folder, with the reason."""
+        values = (self._tables.index(table), number, whole_characters(error))
+        self._database.execute("INSERT INTO stray VALUES (?, ?, ?)", values)
+
+    def _check_named(self, table: Path, column: str) -> None:
+        """Raise DataError for a table of which no row is of a picture."""
+        num_rows = self._num_rows[table]
+        if self._num_strays(table) < num_rows:
+            return
+        why = "it has no rows"
+        if num_rows:
+            query = "SELECT number, error FROM stray WHERE file = ? LIMIT 1"
+            number, error = self._database.execute(query, (self._tables.index(table),)).fetchone()
+            why = f"row {number} {error}, and a picture is {self._names.first!r}"
+        raise DataError(
+            f"{table}: none of its {num_rows:,} rows is of a picture in the folder: {why}; --picture "
+            f"says which column names them (now {column!r})"
+        )
 
 
 @contextmanager
@@ -215,31 +281,10 @@ def _naming_full_disk() -> Iterator[None]:
         raise DataError(f"{tempfile.gettempdir()}: {error}; set TMPDIR to a folder with room") from None
 
 
-@dataclass(slots=True)
-class _Strays:
-    """The rows of a table that belong to no picture: how many of how many, and what is wrong with the first."""
-
-    num_rows: int = 0
-    num: int = 0
-    first: str = ""
-
-    def add(self, what: str, number: int) -> None:
-        self.num += 1
-        self.first = self.first or f"row {number} {what}"
-
-    def tell(self, table: Path, column: str, picture: str) -> None:
-        """Warn of them; raises DataError where all are, or there is no row."""
-        if self.num == self.num_rows:
-            why = f"{self.first}, and a picture is {picture!r}" if self.num else "it has no rows"
-            raise DataError(
-                f"{table}: none of its {self.num_rows:,} rows is of a picture in the folder: {why}; --picture "
-                f"says which column names them (now {column!r})"
-            )
-        if self.num:
-            text = (
-                f"{table}: {self.num:,} of {self.num_rows:,} rows are of no picture in the folder, {self.first}"
-            )
-            warn(text, DataWarning, stacklevel=2)
+def _first_of(first: Sequence[str], num: int) -> str:
+    """The first few of so many, and how many more there are."""
+    more = f" and {num - len(first):,} more" if num > len(first) else ""
+    return ", ".join(first) + more
 
 
 def _stored(name: str) -> str:
@@ -251,7 +296,7 @@ def _stored(name: str) -> str:
 class _Names:
     """Pictures by the names that tables may give them."""
 
-    names: Iterable[str]
+    names: Sequence[str]
     num: int = 0
     first: str = ""
     _by_path: dict[str, str] = field(default_factory=dict)
