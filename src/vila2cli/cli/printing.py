@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from vila2cli.cli.paths import Plan
 from vila2cli.cli.terminal import say, show
-from vila2cli.run.child import LINES_OF
+from vila2cli.run.child import IN_RUN
 from vila2cli.run.results import StageResult
 from vila2cli.run.splitting import Unfinished
 
@@ -22,7 +22,7 @@ def next_line(plan: Plan, command: str, *, alone: str) -> list[str]:
 
     There is none for a stage of `vila2 run`, which runs the next one itself.
     """
-    if LINES_OF in os.environ:
+    if IN_RUN in os.environ:
         return []
     if plan.round is None:
         return [f"next: vila2 {command} {alone}"]
