@@ -16,19 +16,9 @@ from hypothesis import strategies as st
 from vila2cli.engine.keys import api_key
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.run.changes import difference
-from vila2cli.run.folder import (
-    RunFolder,
-    Worker,
-    append_log,
-    claim,
-    complete_folder,
-    digest,
-    lock,
-    parse_worker,
-    read_manifest,
-    select,
-    write_json,
-)
+from vila2cli.run.folder import RunFolder, append_log, claim, complete_folder, digest, read_manifest, write_json
+from vila2cli.run.locks import lock
+from vila2cli.run.workers import Worker, parse_worker, select
 from vila2cli.settings import ApiSettings
 from vila2cli.settings.recipe import load_recipe
 
@@ -256,7 +246,8 @@ def test_leftovers_are_removed_unless_resuming(tmp_path: Path) -> None:
 @contextmanager
 def another_process_holds(out: Path, worker: Worker) -> Iterator[subprocess.Popen[str]]:
     code = (
-        "import sys; from pathlib import Path; from vila2cli.run.folder import lock, parse_worker\n"
+        "import sys; from pathlib import Path; from vila2cli.run.locks import lock\n"
+        "from vila2cli.run.workers import parse_worker\n"
         "with lock(Path(sys.argv[1]), parse_worker(sys.argv[2])): print('locked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(out), str(worker)]

@@ -27,6 +27,7 @@ class InlinePicture:
 
     @property
     def is_strip(self) -> bool:
+        """Whether it is scrolled; asked by the templates."""
         return self.width > STRIP * self.height
 
 
