@@ -320,7 +320,9 @@ def test_own_questions_are_asked_shown_and_scored(
     table, task = write_table(tmp_path / "q.csv", QUESTIONS), tmp_path / "tasks" / "mine"
     words = ["--questions", str(table), "--images", str(photos), "--scorer", "short"]
     assert main(["eval", "new", str(task), *words]) == 0
-    assert "mine: 2 samples, 2 images, scored by short" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "mine: 2 samples, 2 images, scored by short" in said
+    assert r"asked as: {question}\nAnswer the question using a single word or phrase." in said
     out = tmp_path / "eval"
     sets = ["--set", "eval.max_new_tokens=2", "--set", "eval.engine=hf", "--set", "eval.num_bootstrap=20"]
     assert main(["eval", "--model", str(tiny_checkpoint), "--tasks", str(task), "--out", str(out), *sets]) == 0
@@ -335,6 +337,24 @@ def test_own_questions_are_asked_shown_and_scored(
     assert "question: What colour?" in shown
     assert "reference: red | crimson" in shown
     assert "answer (" in shown
+
+
+def test_a_task_without_a_right_answer_says_where_to_look(
+    photos: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"image": "a.png", "question": f"What is {n}?", "answer": "no word of a tiny model"} for n in range(10)
+    ]
+    table, task = write_table(tmp_path / "q.csv", rows), tmp_path / "tasks" / "mine"
+    words = ["--questions", str(table), "--images", str(photos), "--prompt", "{question} Say it."]
+    assert main(["eval", "new", str(task), *words]) == 0
+    out = tmp_path / "eval"
+    sets = ["--set", "eval.max_new_tokens=1", "--set", "eval.engine=hf", "--set", "eval.num_bootstrap=20"]
+    assert main(["eval", "--model", str(tiny_checkpoint), "--tasks", str(task), "--out", str(out), *sets]) == 0
+    assert (
+        f"mine: none of 10 answers is right; look at them: vila2 shards show {out / 'mine'}; each question was "
+        "asked as: {question} Say it."
+    ) in capsys.readouterr().out
 
 
 def test_options_of_a_choice_are_columns_or_one_text(photos: Path, tmp_path: Path) -> None:
@@ -357,14 +377,25 @@ def test_what_no_task_can_be_made_of_is_one_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = write_table(tmp_path / "q.csv", QUESTIONS)
-    gone = write_table(tmp_path / "gone.csv", [{**QUESTIONS[0], "image": "gone.png"}])
+    gone = write_table(
+        tmp_path / "gone.csv", [{**QUESTIONS[0], "image": name} for name in ("gone.png", "a.png", "off.png")]
+    )
     base = ["eval", "new", str(tmp_path / "task"), "--images", str(photos)]
     for words, code, message in [
         (["--questions", str(table), "--scorer", "sort"], 2, "did you mean short?; known are yesno, pope"),
-        (["--questions", str(table), "--scorer", "choice"], 4, "q.csv, item 1: has no options"),
-        (["--questions", str(table), "--scorer", "vqa"], 4, "q.csv, item 2: soft accuracy needs"),
+        (
+            ["--questions", str(table), "--scorer", "choice"],
+            4,
+            "q.csv, line 2: has no options: give a column choices, with | between them, or columns A, B ...; "
+            "1 row has the same fault further down",
+        ),
+        (["--questions", str(table), "--scorer", "vqa"], 4, "q.csv, line 3: soft accuracy needs"),
         (["--questions", str(table), "--answer", "anser"], 4, "did you mean answer?"),
-        (["--questions", str(gone)], 4, "gone.csv, item 1: there is no image gone.png in "),
+        (
+            ["--questions", str(gone)],
+            4,
+            f"gone.csv, line 2: there is no image gone.png in {photos}; 1 more has the same fault",
+        ),
         (["--questions", str(tmp_path / "none.csv")], 4, "no such file"),
     ]:
         assert main([*base, *words]) == code

@@ -13,11 +13,13 @@ from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
+from vila2cli.evaluation.metrics import none_right
 from vila2cli.files import read_json
 from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.splitting import Unfinished
 from vila2cli.run.workers import parse_worker
+from vila2cli.text.printable import printable
 
 if TYPE_CHECKING:
     from vila2cli.evaluation.comparing import Change
@@ -92,7 +94,7 @@ def evaluate(
     if isinstance(summary, Unfinished):
         print_progress(plan, summary, "answered", "metrics.json is written when all are")
     else:
-        print_summary(plan, summary)
+        print_summary(plan, summary, [*summary.lines(), *none_right(summary.tasks, plan.out)])
 
 
 def _is_measured_anew(folder: Path, box_frame: str) -> bool:
@@ -117,7 +119,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
             known = read_json(folder / "metrics.json")
             show(known, _task_lines(known))
         raise
-    show(metrics, _task_lines(metrics.to_json()))
+    show(metrics, [*_task_lines(metrics.to_json()), *none_right(metrics.tasks, folder)])
 
 
 def _task_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -257,7 +259,8 @@ def new_task(
     )
     written = write_task(made, task.parent, images=images or questions[0].parent)
     lines = [
-        f"{written.folder}: {written.num_samples:,} samples, {written.num_images:,} images, scored by {scorer}"
+        f"{written.folder}: {written.num_samples:,} samples, {written.num_images:,} images, scored by {scorer}",
+        f"  each question is asked as: {printable(made.prompt)}",
     ]
     show(asdict(written), [*lines, f"  vila2 eval --model CHECKPOINT --tasks {written.folder}"])
 

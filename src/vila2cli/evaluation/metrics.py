@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.results import REST, StageResult, key
+from vila2cli.text.printable import printable
+
+ENOUGH_WRONG = 10
+"""So many answers of a task of which none is right are rather asked or read wrongly than all wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,17 @@ class Metrics(StageResult):
         if seconds := self.about.get("seconds"):
             yield f"seconds: {seconds:.4g}"
         yield "every metric of each task: metrics.json"
+
+
+def none_right(tasks: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """What to look at for each task of questions without a right answer; `tasks` as metrics.json has them."""
+    for name, entry in tasks.items():
+        num = int(entry.get("num_samples", 0))
+        value = (entry.get("metrics", {}).get(str(entry.get("headline"))) or {}).get("value")
+        if num >= ENOUGH_WRONG and value == 0 and _is_asked(entry):
+            asked = f"; each question was asked as: {printable(entry['prompt'])}" if entry.get("prompt") else ""
+            look = f"look at them: vila2 shards show {folder / name}"
+            yield f"{name}: none of {num:,} answers is right; {look}{asked}"
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:

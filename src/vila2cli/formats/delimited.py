@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.formats.reading import RowError, not_utf8, opened
+from vila2cli.formats.reading import Row, RowError, not_utf8, opened
 
 _COMMAS = ",;\t"
 
 
-def delimited_rows(path: Path) -> Iterator[dict[str, Any] | RowError]:
+def delimited_rows(path: Path) -> Iterator[Row | RowError]:
     """The rows of a .csv or .tsv by the names of their columns; one of another length is a RowError.
+
+    A row's place is the line of the file that it begins on, the line with the names being the first.
 
     Of a .csv the delimiter is what its first line has most of, as spreadsheets write semicolons in half of the
     world. Columns without a name, such as the index of pandas, are left out.
@@ -30,17 +31,22 @@ def delimited_rows(path: Path) -> Iterator[dict[str, Any] | RowError]:
             raise DataError(f"cannot read {path}: {error}") from None
 
 
-def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[dict[str, Any] | RowError]:
+def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
     first = text.readline()
     delimiter = "\t" if ".tsv" in path.name.lower() else max(_COMMAS, key=first.count)
     rows = csv.reader(chain([first], text), delimiter=delimiter)
     names = [name.strip() for name in next(rows, [])]
     _check_names(path, names)
-    for values in filter(None, rows):
+    before = rows.line_num
+    for values in rows:
+        line, before = before + 1, rows.line_num
+        if not values:
+            continue
         if len(values) == len(names):
-            yield {name: value for name, value in zip(names, values, strict=True) if name}
+            fields = {name: value for name, value in zip(names, values, strict=True) if name}
+            yield Row(fields, f"{path.name}, line {line}")
         else:
-            error = f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
+            error = f"line {line} has {len(values)} fields, and the first line names {len(names)}"
             yield RowError(error, "bad-row", path.name)
 
 

@@ -311,7 +311,7 @@ def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
             raise DataError(f"{path} should hold a list of objects; a file of JSON lines is named .jsonl")
         rows = (_checked(row, f"entry {number}", path.name) for number, row in enumerate(value, 1))
     for number, row in enumerate(rows, 1):
-        yield row if isinstance(row, RowError) else Row(row, f"{path.name}, item {number}")
+        yield row if isinstance(row, Row | RowError) else Row(row, f"{path.name}, item {number}")
 
 
 def load_packed(path: Path) -> Any:

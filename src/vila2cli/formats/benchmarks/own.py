@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,19 @@ ANSWERS = ("answers", "answer", "label", "target", "gt", "ground_truth", "refere
 IDS = ("question_id", "id", "index", "key")
 _CHOICES = ("choices", "options")
 _PROMPTS = {"short": SHORT_PROMPT, "yesno": SHORT_PROMPT, "choice": CHOICE_PROMPT}
+_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+")
+"""What differs between two rows of one fault: the values that an error names."""
 _SEVERAL = re.compile(r"\s*\|\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Which columns of a table hold what; `id` is empty where the number of the row does."""
+
+    question: str
+    answer: str
+    picture: str
+    id: str
 
 
 def own_task(
@@ -66,29 +79,64 @@ def _questions(path: Path, scorer: str, columns: tuple[str, str, str]) -> Iterat
     question = find_column(path, there, columns[0], QUESTIONS, "--question", "holds the questions")
     answer = find_column(path, there, columns[1], ANSWERS, "--answer", "holds the answers")
     picture = picture_column(path, [one for one in there if one not in (question, answer)], columns[2])
-    has_choices = answer_type_of(SCORERS[scorer]) == "choice"
-    name = next((one for one in IDS if one in there and one != picture), "")
-    for number, row in enumerate(stream_rows(path), 1):
-        if isinstance(row, RowError):
-            raise row
-        choices = _choices(row) if has_choices else []
-        if has_choices and not choices:
-            raise row.error("has no options: give a column choices, with | between them, or columns A, B ...")
-        asked = row.filled(question)
-        made = BenchmarkQuestion(
-            id=str(row.get(name) or number) if name else str(number),
-            question=with_options(asked, choices) if choices else asked,
-            answers=_answers(row, answer, choices),
-            images=(row.string(picture).strip(),),
-            meta={
-                **metadata(row, (question, answer, picture, *_CHOICES)),
-                **({"choices": choices} if choices else {}),
-                "origin": {"file": path.name, "row": number},
-            },
-            where=row.where,
-        )
-        _check(row, made, scorer)
+    found = _Columns(
+        question, answer, picture, next((one for one in IDS if one in there and one != picture), "")
+    )
+    rows = enumerate(stream_rows(path), 1)
+    for number, row in rows:
+        try:
+            made = _question(path, number, row, found, scorer)
+        except RowError as error:
+            rest = (_fault(path, one, other, found, scorer) for one, other in rows)
+            raise _with_others(error, [fault for fault in rest if fault is not None]) from None
         yield made
+
+
+def _question(
+    path: Path, number: int, row: Row | RowError, columns: _Columns, scorer: str
+) -> BenchmarkQuestion:
+    """The question of a row; raises RowError for what the scorer cannot use."""
+    if isinstance(row, RowError):
+        raise row
+    has_choices = answer_type_of(SCORERS[scorer]) == "choice"
+    choices = _choices(row) if has_choices else []
+    if has_choices and not choices:
+        raise row.error("has no options: give a column choices, with | between them, or columns A, B ...")
+    asked = row.filled(columns.question)
+    made = BenchmarkQuestion(
+        id=str(row.get(columns.id) or number) if columns.id else str(number),
+        question=with_options(asked, choices) if choices else asked,
+        answers=_answers(row, columns.answer, choices),
+        images=(row.string(columns.picture).strip(),),
+        meta={
+            **metadata(row, (columns.question, columns.answer, columns.picture, *_CHOICES)),
+            **({"choices": choices} if choices else {}),
+            "origin": {"file": path.name, "row": number},
+        },
+        where=row.where,
+    )
+    _check(row, made, scorer)
+    return made
+
+
+def _fault(path: Path, number: int, row: Row | RowError, columns: _Columns, scorer: str) -> RowError | None:
+    try:
+        _question(path, number, row, columns, scorer)
+    except RowError as error:
+        return error
+    return None
+
+
+def _with_others(first: RowError, others: Sequence[RowError]) -> RowError:
+    """The first fault of a table, and how many rows after it have the same one or another one."""
+    num_same = sum(_VALUES.sub("", other.error) == _VALUES.sub("", first.error) for other in others)
+    counts = {"the same fault": num_same, "another fault": len(others) - num_same}
+    more = [
+        f"{num:,} row{' has' if num == 1 else 's have'} {what} further down"
+        for what, num in counts.items()
+        if num
+    ]
+    return RowError("; ".join([first.error, *more]), first.reason, first.where)
 
 
 def _choices(row: Row) -> list[str]:

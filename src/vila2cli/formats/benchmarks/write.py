@@ -3,10 +3,11 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -125,8 +126,11 @@ def _write(table: BenchmarkTask, folder: Path, finder: "_Finder | None") -> tupl
     num_samples = num_images = 0
     while shard := list(islice(numbered, SAMPLES_PER_SHARD)):
         with TarWriter(folder / f"{num_samples // SAMPLES_PER_SHARD:06d}.tar") as tar:
-            for index, question in shard:
-                members = _members(question, index, finder)
+            for place, (index, question) in enumerate(shard, 1):
+                try:
+                    members = _members(question, index, finder)
+                except _NoPicture as error:
+                    raise _with_others(error, chain(shard[place:], numbered)) from None
                 tar.write_sample(f"{index:09d}", members)
                 num_images += len(members) - 1
         num_samples += len(shard)
@@ -168,8 +172,30 @@ def _pictures(question: BenchmarkQuestion, finder: "_Finder | None") -> list[tup
             try:
                 pictures.append(finder.read(image))
             except DataError as error:
-                raise DataError(f"{question.where}: {error}" if question.where else str(error)) from None
+                where = f"{question.where}: " if question.where else ""
+                raise _NoPicture(f"{where}{error}", finder) from None
     return pictures
+
+
+class _NoPicture(DataError):
+    """A question whose picture is not there, or is not the only one of its name."""
+
+    def __init__(self, message: str, finder: "_Finder") -> None:
+        super().__init__(message)
+        self.finder = finder
+
+
+def _with_others(error: _NoPicture, later: Iterable[tuple[int, BenchmarkQuestion]]) -> DataError:
+    """The first question without its picture, and how many later ones are, up to one that cannot be read."""
+    num_more = 0
+    with suppress(DataError):
+        for _, question in later:
+            num_more += not all(isinstance(one, bytes) or error.finder.has(one) for one in question.images)
+    return DataError(
+        f"{error}; {num_more:,} more {'has' if num_more == 1 else 'have'} the same fault"
+        if num_more
+        else str(error)
+    )
 
 
 def _extension(data: bytes) -> str:
@@ -206,6 +232,20 @@ class _Finder:
 
     def read(self, name: str) -> tuple[str, bytes]:
         """Extension and bytes of an image; raises DataError when it is not there."""
+        path = self._path(name)
+        ending = path.suffix.removeprefix(".").lower()
+        data = path.read_bytes()
+        return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
+
+    def has(self, name: str) -> bool:
+        """Whether an image is there, and the only one that the name may mean."""
+        try:
+            self._path(name)
+        except DataError:
+            return False
+        return True
+
+    def _path(self, name: str) -> Path:
         path = self._folder.root / name
         if not _is_below(name) or not _is_file(path):
             paths = self._named(name)
@@ -215,10 +255,8 @@ class _Finder:
                 raise DataError(
                     f"several images in {self._folder.root} are called {name}; name it by its path from there"
                 )
-            path = paths[0]
-        ending = path.suffix.removeprefix(".").lower()
-        data = path.read_bytes()
-        return ending if ending in IMAGE_EXTENSIONS else _extension(data), data
+            return paths[0]
+        return path
 
     def _named(self, name: str) -> list[Path]:
         """The files of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg.
