@@ -18,7 +18,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Versions that were tested together; LOCK= takes the newest that pyproject.toml allows.
 LOCK ?= requirements.lock
+INSTALL ?= $(VENV)/bin/pip install --quiet --disable-pip-version-check
 SET ?=
+SMOKE ?=
 BENCH := runs/benchmark-rounds/seed0
 VILA2 = $(VENV)/bin/vila2
 quoted = '$(subst ','\'',$(1))'
@@ -41,8 +43,8 @@ setup: $(VENV)/installed ## make the virtual environment and install the package
 $(VENV)/installed: pyproject.toml $(LOCK)
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)) -e '.[dev]'
+	@$(INSTALL) "$(TORCH)"
+	@$(INSTALL) $(if $(LOCK),--constraint $(LOCK)) -e '.[dev]'
 	@touch $@
 
 # vLLM allows only some versions of transformers, and its tests run in the same environment.
@@ -64,7 +66,7 @@ types: setup ## mypy --strict
 	$(VENV)/bin/mypy
 
 docs: setup ## build the guide into build/docs, every warning an error
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)) --requirement .ci/docs.txt
+	@$(INSTALL) $(if $(LOCK),--constraint $(LOCK)) --requirement .ci/docs.txt
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet --clean
 	@echo "the guide is in build/docs/index.html"
 
@@ -124,7 +126,7 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/tiles.py --start $(BENCH)/reader
 
 bench-smoke: setup ## every benchmark in its form of seconds, to see that none is broken (minutes)
-	$(VENV)/bin/python benchmarks/smoke.py
+	$(VENV)/bin/python benchmarks/smoke.py $(SMOKE)
 
 clean: ## remove data, runs and caches; keeps the virtual environment
 	rm -rf data/world runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -15,7 +15,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 
 from vila2cli.settings import BaseSettings
-from vila2cli.settings.training import PixelSettings
+from vila2cli.settings.base import PixelSettings
 from zoo_native import _qwen_vision
 from zoo_parts import HEAD_DIM, text_fields
 from zoo_tokenizers import TOKENIZERS

@@ -12,7 +12,8 @@ from vila2cli.ask.kept_answers import Answers
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import refuse_foreign, sweep, write_atomically
-from vila2cli.run.folder import claim, complete_folder, lock
+from vila2cli.run.folder import claim, complete_folder
+from vila2cli.run.locks import lock
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter
 from vila2cli.world.write import write_world

@@ -9,7 +9,7 @@ import pytest
 from vila2cli.engine.devices import share_of
 from vila2cli.errors import RankError, RecipeError
 from vila2cli.ranks import Launched, launched, local_share, parse_rank
-from vila2cli.run.folder import Worker, parse_worker, who_counts
+from vila2cli.run.workers import Worker, parse_worker, who_counts
 
 TASK = {
     "SLURM_JOB_ID": "12",

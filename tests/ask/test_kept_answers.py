@@ -10,7 +10,7 @@ import pytest
 from chat_server import Reply, Server, completion, connect, problem, serving
 from vila2cli.ask.kept_answers import Answers, Kept
 from vila2cli.engine import AnyRequest, Request, Result, ScoreRequest
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.shards.sample import Turn
 
 

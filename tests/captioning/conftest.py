@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vila2cli.ask.fill import Task
+from vila2cli.ask.fill import SampleTask
 from vila2cli.ask.provenance import Provenance
 from vila2cli.engine import Request, Result
 from vila2cli.image import decode_image
@@ -38,7 +38,7 @@ class Table:
             self.source = open_source([str(folder / "below")])
         self.asked: list[list[Request]] = []
 
-    def talk(self, task: Task[Any], layer: str, *steps: list[Result]) -> Annotation | Reject | None:
+    def talk(self, task: SampleTask[Any], layer: str, *steps: list[Result]) -> Annotation | Reject | None:
         """Give the task its results step by step; what it wrote about the sample, None when it left it out."""
         writer = open_layer(self.folder / "layer", layer=layer, source=self.source)
         answers = list(steps)

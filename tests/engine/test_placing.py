@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from vila2cli.engine.devices import Gpu, gpu_names, gpus, planned_gpus, shown_to
-from vila2cli.engine.placing import Plan, Shape, context_that_fits, plan_cores, plan_gpus
+from vila2cli.engine.placing import EnginePlan, Shape, context_that_fits, plan_cores, plan_gpus
 from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.layers import Layer, layers_of
 from vila2cli.settings import MachineSettings
@@ -166,7 +166,7 @@ def test_the_plan_table(shapes: dict[str, Shape], name: str, gigabytes: int) -> 
         assert found == expected, (name, gigabytes, count)
 
 
-def plan_of(shape: Shape, count: int, gigabytes: int, **settings: Any) -> Plan:
+def plan_of(shape: Shape, count: int, gigabytes: int, **settings: Any) -> EnginePlan:
     return plan_gpus(shape, machine_of(count, gigabytes), MachineSettings(**settings))
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vila2cli.errors import DataError
-from vila2cli.evaluation.answer_files import Answer, read_answers
+from vila2cli.evaluation.answer_files import FiledAnswer, read_answers
 from vila2cli.evaluation.joining import Known, join
 from vila2cli.shards.sample import Sample
 
@@ -66,7 +66,7 @@ def known(question):
     ],
 )
 def test_an_answer_was_given_to_the_question_if_its_prompt_holds_a_line_of_it(question, prompt, agrees):
-    joined = join([known(question)], [Answer(text="yes", id="1", prompt=prompt)])
+    joined = join([known(question)], [FiledAnswer(text="yes", id="1", prompt=prompt)])
     assert (joined.num_joined, joined.num_disagreeing) in ([(1, 0)] if agrees else [(0, 1), (0, 0)])
 
 
@@ -83,7 +83,9 @@ def test_mmes_images_are_named_by_their_subtask(given):
         "Are there 3? Please answer yes or no.\nAnswer shortly.",
         "Are there 2? Please answer yes or no.",
     ]
-    joined = join(samples, [Answer(text=str(n), id=given, prompt=prompt) for n, prompt in enumerate(prompts)])
+    joined = join(
+        samples, [FiledAnswer(text=str(n), id=given, prompt=prompt) for n, prompt in enumerate(prompts)]
+    )
     assert joined.how == "image and question"
     assert {place: [one.text for one in answers] for place, answers in joined.answers.items()} == {
         0: ["1"],
@@ -142,6 +144,6 @@ def test_captions_in_another_order_are_joined_by_their_images(tmp_path, row):
 
 
 def test_captions_that_name_other_images_are_not_joined_by_their_order():
-    answers = [Answer(text="a cat", id="", doc=n, image=f"flickr/{n}.jpg") for n in range(2)]
+    answers = [FiledAnswer(text="a cat", id="", doc=n, image=f"flickr/{n}.jpg") for n in range(2)]
     assert join(captions_asked(), answers).num_joined == 0
-    assert join(captions_asked(), [Answer(text="a cat", doc=n) for n in range(2)]).how == "document number"
+    assert join(captions_asked(), [FiledAnswer(text="a cat", doc=n) for n in range(2)]).how == "document number"

@@ -1,6 +1,7 @@
 """Rendering: what is trained, where images stand, and that text cannot break out of its turn."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -49,6 +50,31 @@ def test_ids_equal_those_of_the_processor(chat: Chat) -> None:
     text = chat.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     reference = chat.processor(text=[text], images=[[PICTURE]])["input_ids"][0]
     assert chat.prompt_ids(TURNS[:1], [PICTURE]) == list(reference)
+
+
+def test_what_a_processor_begins_its_prompts_with_begins_those_without_pictures_too(
+    tiny_checkpoint: Path,
+) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
+
+    class Begun(type(processor)):  # type: ignore[misc]
+        """As Emu3's, which puts a token before every text itself."""
+
+        def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+            images, text, *others = super().prepare_inputs_layout(images=images, text=text, **kwargs)
+            return images, [f"<unk>{one}" for one in text], *others
+
+    processor.__class__ = Begun
+    own = Chat(processor)
+    own.check()
+    for images in ([], [PICTURE]):
+        parts = [
+            *({"type": "image", "image": image} for image in images),
+            {"type": "text", "text": TURNS[0].text},
+        ]
+        messages = [{"role": "user", "content": parts}]
+        theirs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+        assert own.prompt_ids(TURNS[:1], images) == list(theirs["input_ids"][0])
 
 
 def test_ids_are_kept_for_a_bounded_number_of_sizes(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

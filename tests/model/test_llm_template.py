@@ -71,5 +71,4 @@ def test_a_template_that_looks_otherwise_is_told() -> None:
 def test_nothing_is_said_where_nothing_is_replaced() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert image_template(tokenizer_of(None, "<|im_start|>")) == CHATML
         assert image_template(tokenizer_of(CHATML, "<|im_start|>")) == CHATML

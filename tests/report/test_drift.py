@@ -11,7 +11,7 @@ from vila2cli.report.caption_layers import caption_layers
 from vila2cli.report.drift import COUNTS, FACT_COLUMNS, drift_table
 from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.run_folder import read_run
-from vila2cli.report.tables import Cell, Row, Table
+from vila2cli.report.tables import Cell, Table, TableRow
 from vila2cli.score.stats import cautious_share
 
 RED = {"size": "large", "colour": "red", "shape": "star", "place": "top left"}
@@ -35,7 +35,7 @@ def names(table: Table) -> tuple[str, ...]:
     return tuple(name for name, _ in table.columns[1:])
 
 
-def texts(row: Row) -> tuple[str, ...]:
+def texts(row: TableRow) -> tuple[str, ...]:
     return tuple(cell.text for cell in row.cells)
 
 

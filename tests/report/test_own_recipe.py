@@ -128,7 +128,7 @@ def test_a_card_has_the_recipe_of_its_stage(run: Any) -> None:
 def test_a_command_goes_on_with_the_file_and_the_settings_of_the_run(run: Any) -> None:
     reader = JsonReader(run.run_dir)
     found = own_recipe(read_run(run.run_dir, reader), None, reader).flags
-    words = ["--recipe", "my own.toml", "--set", "rounds=2", "--set", "seed=4"]
+    words = ["--recipe", "my own.toml", "--set", "seed=4", "--set", "rounds=2"]
     assert shlex.split(found) == [*words, "--set", 'cost.device="GPU-hours"']
     settings = load_recipe(run.run_dir.parent / "my own.toml", shlex.split(found)[3::2])
     assert settings.deciding() == load_recipe(run.run_dir / "round1/eval/recipe.toml").deciding()

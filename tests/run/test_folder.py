@@ -16,19 +16,9 @@ from hypothesis import strategies as st
 from vila2cli.engine.keys import api_key
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.run.changes import difference
-from vila2cli.run.folder import (
-    RunFolder,
-    Worker,
-    append_log,
-    claim,
-    complete_folder,
-    digest,
-    lock,
-    parse_worker,
-    read_manifest,
-    select,
-    write_json,
-)
+from vila2cli.run.folder import RunFolder, append_log, claim, complete_folder, digest, read_manifest, write_json
+from vila2cli.run.locks import lock
+from vila2cli.run.workers import Worker, parse_worker, select
 from vila2cli.settings import ApiSettings
 from vila2cli.settings.recipe import load_recipe
 
@@ -141,11 +131,13 @@ def test_claim_tells_of_a_model_by_its_path_and_of_no_digest(tmp_path: Path) -> 
         return str(error.value).partition(" was made with other settings: ")[2]
 
     claim(tmp_path, then)
-    assert said(tmp_path, "ckpt/b").startswith("another model than then (now ckpt/b), prompts.long changed, ")
+    assert said(tmp_path, "ckpt/b").startswith(
+        "another model than then (now ckpt/b), other shards in base (1, now 2), "
+    )
     (tmp_path / "summary.json").write_text('{"model": "ckpt/a"}')
     assert said(tmp_path, "ckpt/b").startswith("another model (ckpt/a, now ckpt/b), ")
     assert said(tmp_path, "ckpt/a").startswith("the model ckpt/a holds other weights than then, ")
-    assert "other shards in base (1, now 2); set them back" in said(tmp_path, "ckpt/b")
+    assert "prompts.long changed; set them back" in said(tmp_path, "ckpt/b")
     trained = {"parent": {"path": "ckpt/a", "sha256": one}, "bases": {"llm": {"path": "llm", "sha256": one}}}
     other = {"parent": {"path": "ckpt/b", "sha256": two}, "bases": {"llm": {"path": "llm", "sha256": two}}}
     assert difference(trained, other) == (
@@ -254,7 +246,8 @@ def test_leftovers_are_removed_unless_resuming(tmp_path: Path) -> None:
 @contextmanager
 def another_process_holds(out: Path, worker: Worker) -> Iterator[subprocess.Popen[str]]:
     code = (
-        "import sys; from pathlib import Path; from vila2cli.run.folder import lock, parse_worker\n"
+        "import sys; from pathlib import Path; from vila2cli.run.locks import lock\n"
+        "from vila2cli.run.workers import parse_worker\n"
         "with lock(Path(sys.argv[1]), parse_worker(sys.argv[2])): print('locked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(out), str(worker)]

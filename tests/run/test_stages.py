@@ -30,6 +30,7 @@ RECIPES = {
     "filtered inline": ("pretrain = { filtered = true }\n", ()),
     "no specialists": (WORLD[: WORLD.index("[specialists")], ()),
     "adapters": (WORLD, ("specialize.lora=true",)),
+    "merged captions": (FILTERED, ('pretrain.main.captions=["rewrite"]',)),
 }
 
 

@@ -14,7 +14,7 @@ TELL = f"""\
 import json, os, sys
 from vila2cli.errors import RecipeError
 from vila2cli.ranks import parse_rank
-from vila2cli.run.folder import parse_worker, who_counts
+from vila2cli.run.workers import parse_worker, who_counts
 try:
     worker, rank = parse_worker(), parse_rank()
     found = [str(worker), who_counts(worker), [rank.index, rank.count]]

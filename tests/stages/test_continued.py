@@ -16,7 +16,7 @@ from vila2cli.files import read_json
 from vila2cli.model.checkpoint import LINEAGE_FILE, weights_sha256
 from vila2cli.report.model_card import model_card
 from vila2cli.settings.recipe import load_recipe
-from vila2cli.stages.lineage import lineage, lines
+from vila2cli.stages.lineage import lineage
 from zoo import picture
 from zoo_training import write_shard
 
@@ -70,7 +70,7 @@ def test_stage_2_goes_on_from_a_model_and_says_so(folder: Path, tiny_checkpoint:
     assert not {"bases", "base_settings"} & made.keys()
     assert "align" not in made["settings"]
     assert "vision_model" not in changed(tiny_checkpoint, out)
-    assert "pretrain, continued, not from scratch" in lines(lineage(out))[0]
+    assert "pretrain, continued, not from scratch" in lineage(out).lines()[0]
     assert f"continued from {tiny_checkpoint}" in model_card(out, load_recipe(None))
     assert vila2(folder, *words) == 0  # nothing to do
 

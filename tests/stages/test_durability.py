@@ -14,7 +14,8 @@ from PIL import Image
 
 from loopback import serve
 from vila2cli.errors import DataError, Interrupted
-from vila2cli.run.folder import Worker, lock
+from vila2cli.run.locks import lock
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, done, open_source, read_shard, streams
 from vila2cli.stages.recaption import recaption

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.evaluation.predictions import differences, read_predictions, shared_tasks
-from vila2cli.run.folder import Worker
 from vila2cli.run.progress import Progress
+from vila2cli.run.workers import Worker
 from vila2cli.score import find_scorer
 from vila2cli.score.stats import Interval
 from vila2cli.score.task import load_task

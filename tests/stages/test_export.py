@@ -364,11 +364,11 @@ def test_rows_of_json_lines_may_lack_what_others_have(layers: Path, tmp_path: Pa
     table = tmp_path / "table.jsonl"
     table.write_text('{"key": "0-1", "text": "of nobody"}\n{"key": "0-0", "recaption": "ours"}\n')
     done = import_layer([table], base, tmp_path / "layer")
-    assert (done["out"], done["dropped"]) == (1, {"empty-caption": 1, "not-in-file": 2})
+    assert (done.num_out, done.dropped) == (1, {"empty-caption": 1, "not-in-file": 2})
     assert captions(tmp_path / "layer")["0-0"] == "ours"
     with pytest.raises(DataError, match="--text"):
         import_layer([table], base, tmp_path / "typo", text="recaptoin")
-    assert import_layer([table], base, tmp_path / "typo", text="recaption")["out"] == 1
+    assert import_layer([table], base, tmp_path / "typo", text="recaption").num_out == 1
     for name in ("original", "Two Words", "url"):
         with pytest.raises(RecipeError, match=f"--layer {name}"):
             import_layer([table], base, tmp_path / "named", layer=name)

@@ -49,7 +49,7 @@ def run(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> Run:
         recipe = load_recipe(None, ["filter.engine=hf", "filter.keep_share=0.5", *sets])
         places = [str(data / f"{shard:06}.tar" if isinstance(shard, int) else shard) for shard in shards]
         arguments = {"shards": places, "model": tiny_checkpoint, "out": tmp_path / out}
-        return filter_samples(recipe, **{**arguments, **changes})
+        return filter_samples(recipe, **{**arguments, **changes}).to_json()
 
     return call
 

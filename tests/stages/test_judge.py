@@ -8,7 +8,7 @@ from PIL import Image
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.judging.terminal import short, summary_table, verdict_lines
 from vila2cli.judging.verdicts import read_verdict_layer
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation
@@ -127,7 +127,7 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     assert len(judged) == 5
     assert {annotation.kind for annotation in judged} == {"verdict"}
     assert all(annotation.scores["verdicts"][0]["outcome"] == "win" for annotation in judged)
-    assert "\n".join(show(source, NUM_SAMPLES)).count(f"\n    {short(right)} over alt-text: win\n") == 5
+    assert "\n".join(show(source, NUM_SAMPLES).samples).count(f"\n    {short(right)} over alt-text: win\n") == 5
 
 
 def test_pairs_of_equal_captions_are_counted(base, right, tmp_path):

@@ -44,7 +44,7 @@ def told(folder: Path) -> list[tuple[str | None, object]]:
 
 
 def test_show_says_so_in_the_headline(tmp_path: Path) -> None:
-    lines = "\n".join(show(open_source([make_layer(tmp_path)]), len(SOURCES))).splitlines()
+    lines = "\n".join(show(open_source([make_layer(tmp_path)]), len(SOURCES)).samples).splitlines()
     assert [line.strip() for line in lines if line.startswith("  recaption of")] == [
         "recaption of round 1 (m): of a",
         "recaption of round 1 (kept alt-text, m): of b",

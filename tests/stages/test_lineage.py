@@ -10,7 +10,7 @@ import pytest
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.stages.lineage import lineage, lines
+from vila2cli.stages.lineage import lineage
 
 
 def model(folder: Path, **record: Any) -> str:
@@ -63,7 +63,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_tree_goes_back_to_bases_and_original_data(run: Path) -> None:
-    text = lines(lineage(Path("runs/w/round1/pretrain")))
+    text = lineage(Path("runs/w/round1/pretrain")).lines()
     assert text[0].startswith("runs/w/round1/pretrain (pretrain of round 1")
     assert any("├─ base tower: bases/tower" in line for line in text)
     written = next(line for line in text if "written by: runs/w/round0/pretrain" in line)
@@ -124,7 +124,7 @@ def test_records_of_earlier_versions_say_what_they_know(run: Path) -> None:
     record = json.loads(path.read_text())
     del record["sources"]
     path.write_text(json.dumps(record))
-    text = lines(lineage(path.parent))
+    text = lineage(path.parent).lines()
     assert "data pretrain: pretrain (1 shard, under layer recaption" in text[-1]
     assert "its place was not recorded" in text[-1]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from chat_server import Reply, Server, completion, serving
 from forks import Forks
 from vila2cli.errors import BudgetError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation

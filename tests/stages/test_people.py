@@ -92,51 +92,54 @@ def assert_alone_and_inert(browser, page):
     assert browser.js(inert) == 4  # two scripts and two images, all the page's own
 
 
+def judge_all_six(browser):
+    """Answer, skip, take back and reload, as a person does, until the answers are exported."""
+    shown = []
+    browser.type("Ada L.")
+    browser.press("Enter")
+    current = "document.getElementById('left').innerText + '|' + document.getElementById('right').innerText"
+    count = "document.getElementById('count').textContent"
+    browser.press(" ")  # reads on in captions that are too long, and answers nothing
+    assert browser.js(count) == "0 of 6 judged"
+    assert browser.js("document.getElementById('image').naturalWidth") == 320
+
+    for step in ("ArrowLeft", "t", "s"):  # the third is skipped and comes again at the end
+        shown.append(browser.js(current))
+        browser.press(step)
+    assert browser.js(count) == "2 of 6 judged"
+    browser.press("u")
+    browser.press("u")
+    assert (browser.js(count), browser.js(current)) == ("1 of 6 judged", shown[1])
+    browser.press("ArrowUp")
+    browser.press("s")
+    fourth = browser.js(current)
+    browser.reload()
+    assert (browser.js(count), browser.js(current)) == ("2 of 6 judged", fourth)
+
+    browser.click("[data-choice='right']")
+    browser.press("b")
+    browser.press("ArrowRight")
+    assert browser.js(current) == shown[2]
+    browser.press("z")
+    assert browser.js("document.getElementById('zoom').open")
+    browser.press("ArrowLeft")  # no answer while the image is looked at
+    browser.press("z")
+    browser.press("ArrowDown")
+    browser.wait("!document.getElementById('end').hidden")
+    browser.press("e")
+
+
 def test_a_person_judges_in_a_browser(layers, tmp_path):
     write_page(recipe(), layers=layers, out=tmp_path / "people")
     key = {one["id"]: one for one in json.loads((tmp_path / "people/key.json").read_text())["pairs"]}
     page = tmp_path / "sent" / "judge.html"
     page.parent.mkdir()
     (tmp_path / "people/judge.html").rename(page)
-    shown = []
-
     with chromium(tmp_path / "profile") as browser:
         browser.download_to(tmp_path)
         browser.open(page.as_uri())
-        browser.type("Ada L.")
-        browser.press("Enter")
-        current = "document.getElementById('left').innerText + '|' + document.getElementById('right').innerText"
-        count = "document.getElementById('count').textContent"
-        browser.press(" ")  # reads on in captions that are too long, and answers nothing
-        assert browser.js(count) == "0 of 6 judged"
-        assert browser.js("document.getElementById('image').naturalWidth") == 320
-
-        for step in ("ArrowLeft", "t", "s"):  # the third is skipped and comes again at the end
-            shown.append(browser.js(current))
-            browser.press(step)
-        assert browser.js(count) == "2 of 6 judged"
-        browser.press("u")
-        browser.press("u")
-        assert (browser.js(count), browser.js(current)) == ("1 of 6 judged", shown[1])
-        browser.press("ArrowUp")
-        browser.press("s")
-        fourth = browser.js(current)
-        browser.reload()
-        assert (browser.js(count), browser.js(current)) == ("2 of 6 judged", fourth)
-
-        browser.click("[data-choice='right']")
-        browser.press("b")
-        browser.press("ArrowRight")
-        assert browser.js(current) == shown[2]
-        browser.press("z")
-        assert browser.js("document.getElementById('zoom').open")
-        browser.press("ArrowLeft")  # no answer while the image is looked at
-        browser.press("z")
-        browser.press("ArrowDown")
-        browser.wait("!document.getElementById('end').hidden")
-        browser.press("e")
+        judge_all_six(browser)
         exported = wait_for(tmp_path, "answers-ada-l-*.json")
-
         assert_alone_and_inert(browser, page)
 
     value = json.loads(exported.read_text())

@@ -21,10 +21,10 @@ from vila2cli.cli.app import app
 from vila2cli.engine.hf import HfEngine
 from vila2cli.errors import DataError, ModelError, RecipeError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
-from vila2cli.stages.specialize import Answering, relabel
+from vila2cli.stages.specialize import Answering, Relabelled, relabel
 
 pytest.importorskip("peft")
 NAMES = ("spatial", "grounding", "ocr")
@@ -90,7 +90,7 @@ def label(
     engine: str = "hf",
     worker: Worker | None = None,
     sets: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Relabelled]:
     recipe = load_recipe(None, [*settings(data, engine), *sets])
     answering = [Answering(name, str(model), out / name) for name, model in models.items()]
     return relabel(recipe, answering, shards=[str(data)], worker=worker)
@@ -122,11 +122,9 @@ def test_one_pass_writes_what_separate_passes_write(
         mine = written(tmp_path / "together", name)
         assert mine == written(apart, name)
         assert len(mine["tars"]) == NUM_SHARDS
-        assert (
-            summary["in"] == NUM_SHARDS * NUM_SAMPLES + 1 == summary["out"] + sum(summary["dropped"].values())
-        )
-        assert summary["cost"]["seconds"] > 0
-    assert summaries[0]["dropped"]["bad-image"] == 1
+        assert summary.num_in == NUM_SHARDS * NUM_SAMPLES + 1 == summary.num_out + sum(summary.dropped.values())
+        assert summary.cost.seconds > 0
+    assert summaries[0].dropped["bad-image"] == 1
     assert len({tuple(texts(tmp_path / "together", name).values()) for name in NAMES}) == len(NAMES)
 
 

@@ -20,7 +20,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_page_goes_into_the_run_folder(run_dir: Path) -> None:
-    assert report(run_dir=run_dir) == run_dir / "report.html"
+    assert report(run_dir=run_dir).report == run_dir / "report.html"
     text = (run_dir / "report.html").read_text()
     assert text.startswith("<!doctype html>")
     assert "<h1>mine</h1>" in text
@@ -29,7 +29,7 @@ def test_page_goes_into_the_run_folder(run_dir: Path) -> None:
 def test_out_is_replaced_whole(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "pages" / "mine.html"
     for _ in range(2):
-        assert report(Recipe(), run_dir=run_dir, out=out) == out
+        assert report(Recipe(), run_dir=run_dir, out=out).report == out
     assert [path.name for path in out.parent.iterdir()] == ["mine.html"]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.run.folder import lock
+from vila2cli.run.locks import lock
 from vila2cli.shards import Source, TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation, Turn
 from vila2cli.stages.merge import merge
@@ -164,8 +164,8 @@ def test_show_shortens_long_texts(tmp_path: Path) -> None:
     with TarWriter(tmp_path / "0.tar") as tar:
         tar.write_sample("a", {"jpg": JPEG, "txt": b"word " * 20_000})
     source = open_source([str(tmp_path)])
-    assert len(show(source)[0]) > 99_000
-    (line,) = [line for line in show(source, max_chars=100)[0].splitlines() if "original" in line]
+    assert len(show(source).samples[0]) > 99_000
+    (line,) = [line for line in show(source, max_chars=100).samples[0].splitlines() if "original" in line]
     assert line.endswith(" ... and 99,909 more characters")
 
 
@@ -178,7 +178,7 @@ def test_show_escapes_what_a_terminal_would_obey(tmp_path: Path) -> None:
             for sample in out.samples():
                 turns = (Turn("user", "read it"), Turn("assistant", "\x1b]0;title\x07"))
                 out.annotate(sample, Annotation(layer="ocr", kind="turns", turns=turns, round=2, model="m"))
-    text = "\n\n".join(show(open_source([str(tmp_path / "ocr")]), 2))
+    text = "\n\n".join(show(open_source([str(tmp_path / "ocr")]), 2).samples)
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "000000/0-0\n  image: jpg, 8x6, " in text
@@ -187,8 +187,8 @@ def test_show_escapes_what_a_terminal_would_obey(tmp_path: Path) -> None:
     assert "assistant: \\x1b]0;title\\x07" in text
     assert "0-1" in text
     assert "0-2" not in text
-    assert show(source, 1, start=4)[0].startswith("000001/1-1")
-    assert show(source, 9, start=6) == []
+    assert show(source, 1, start=4).samples[0].startswith("000001/1-1")
+    assert show(source, 9, start=6).samples == []
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -316,7 +316,9 @@ def test_check_of_real_archives() -> None:
     unreadable = [problem for problem in everything.problems if problem.kind == "unreadable"]
     assert unreadable
     assert all("empty shard" in problem.detail for problem in unreadable)
-    assert show(open_source([f"{ARCHIVES}/**/sample.tgz"]), 1) == ["sample/10\n  image: png, 28x28, 306 bytes"]
+    assert show(open_source([f"{ARCHIVES}/**/sample.tgz"]), 1).samples == [
+        "sample/10\n  image: png, 28x28, 306 bytes"
+    ]
 
 
 def test_stats_of_a_damaged_shard_is_an_error(tmp_path: Path) -> None:

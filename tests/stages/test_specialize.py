@@ -12,7 +12,7 @@ from PIL import Image
 
 from chat_server import completion, serving
 from vila2cli.errors import BudgetError, DataError, RecipeError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Annotation
@@ -52,7 +52,7 @@ def run(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             shards=[str(data)],
             worker=worker,
         )
-        return summary
+        return summary.to_json()
 
     return call
 

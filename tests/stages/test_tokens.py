@@ -42,7 +42,7 @@ def samples(shard: str) -> list[Sample]:
 
 
 def test_counts_are_those_of_training(shard: str, chat: Chat) -> None:
-    texts = show_tokens(open_source([shard]), chat, load_recipe())
+    texts = show_tokens(open_source([shard]), chat, load_recipe()).samples
     for text, sample in zip(texts[:2], samples(shard)[:2], strict=True):
         (turns,) = conversations(sample, Composition())
         encoded = encode_sample(sample, chat, turns, 2048)
@@ -51,21 +51,21 @@ def test_counts_are_those_of_training(shard: str, chat: Chat) -> None:
         assert f"{len(encoded.ids)} tokens, {trained} trained, {num_images} of images" in text
         assert f"<image x {num_images}>" in text
     assert "untrainable: it has none of the captions" in texts[2]
-    assert show_tokens(open_source([shard]), chat, load_recipe(), 1, start=1) == texts[1:2]
+    assert show_tokens(open_source([shard]), chat, load_recipe(), 1, start=1).samples == texts[1:2]
 
 
 def test_trained_tokens_are_marked_and_special_ones_visible(shard: str, chat: Chat) -> None:
-    plain = show_tokens(open_source([shard]), chat, load_recipe())[1]
+    plain = show_tokens(open_source([shard]), chat, load_recipe()).samples[1]
     assert "⟦a red square<|im_end|>⟧" in plain
     assert "<|im_start|>user\\n" in plain
-    coloured = show_tokens(open_source([shard]), chat, load_recipe(), colour=True)[1]
+    coloured = show_tokens(open_source([shard]), chat, load_recipe(), colour=True).samples[1]
     assert f"{TRAINED[0]}a red square<|im_end|>{TRAINED[1]}" in coloured
     assert f"{IMAGE[0]}<image x" in coloured
 
 
 def test_text_cannot_obey_or_pretend(shard: str, chat: Chat) -> None:
     for colour in (False, True):
-        text = show_tokens(open_source([shard]), chat, load_recipe(), 1, colour=colour)[0]
+        text = show_tokens(open_source([shard]), chat, load_recipe(), 1, colour=colour).samples[0]
         for mark in (*TRAINED, *IMAGE):
             text = text.replace(mark, "")
         assert "\x1b" not in text

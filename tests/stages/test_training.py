@@ -11,7 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
 from vila2cli.model.build import build
 from vila2cli.model.scratch import refuse_trained
-from vila2cli.run.folder import RunFolder, Worker
+from vila2cli.run.folder import RunFolder
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Reject
@@ -166,12 +167,12 @@ def test_a_specialists_answers_become_question_answer_turns(
         worker = Worker(index, 2)
         answering = Answering("ocr", str(specialist), layer)
         (summary,) = relabel(recipe, [answering], shards=recipe.data.pretrain, worker=worker)
-    assert summary["in"] == SIZES["pretrain"] == summary["out"] + sum(summary["dropped"].values())
+    assert summary.num_in == SIZES["pretrain"] == summary.num_out + sum(summary.dropped.values())
     rejects: list[Reject] = []
     source = open_source([str(layer)])
     samples = [s for shard in source.shards for s in read_shard(shard, on_reject=rejects.append)]
     answered = [s.annotation("ocr") for s in samples if s.annotation("ocr")]
-    assert len(answered) == summary["out"]
+    assert len(answered) == summary.num_out
     for annotation in answered:
         assert [turn.role for turn in annotation.turns] == ["user", "assistant"]
         assert annotation.prompt_id == "ocr-v1"
@@ -185,9 +186,9 @@ def test_an_answer_that_breaks_a_rule_is_left_out_and_counted(
     strict = load_recipe(recipe.path, ["specialists.ocr.checks=some-box", "specialists.ocr.relabel_share=0.5"])
     answering = Answering("ocr", str(pretrained), root / "strict-layer")
     (summary,) = relabel(strict, [answering], shards=recipe.data.pretrain)
-    assert (summary["out"], summary["yield"]) == (0, 0.0)
-    assert summary["asked"] == summary["in"] - summary["dropped"]["not-selected"] > 0
-    assert summary["dropped"]["no-box"] == summary["asked"] - summary["rejected"] > 0
+    assert (summary.num_out, summary.kept_share) == (0, 0.0)
+    assert summary.num_asked == summary.num_in - summary.dropped["not-selected"] > 0
+    assert summary.dropped["no-box"] == summary.num_asked - summary.num_rejected > 0
 
 
 def test_an_unknown_specialist_is_refused(recipe: Recipe, root: Path) -> None:
@@ -233,12 +234,12 @@ def test_pretraining_leaves_out_what_a_filter_layer_drops(
     kept = filter_samples(
         load_recipe(root / "recipe.toml", sets), shards=recipe.data.pretrain, out=tmp_path / "filter"
     )
-    assert 0 < kept["dropped"]["too-short"] < SIZES["pretrain"]
+    assert 0 < kept.dropped["too-short"] < SIZES["pretrain"]
     summary = pretrain(recipe, shards=[str(tmp_path / "filter")], out=tmp_path / "pretrain", round=0).to_json()
     main = summary["phases"][-1]["sources"]
     assert (main["pretrain"]["samples"], main["pretrain"]["filtered"]) == (
-        kept["out"],
-        kept["in"] - kept["out"],
+        kept.num_out,
+        kept["in"] - kept.num_out,
     )
     assert (main["interleaved"]["filtered"], summary["num_rejected"]) == (0, 0)
     assert f"({kept['in'] - kept['out']:,} filtered out)" in capsys.readouterr().err

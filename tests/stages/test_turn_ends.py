@@ -157,8 +157,13 @@ def test_a_template_that_ends_no_turn_gets_the_tokenizers_end_token(tmp_path: Pa
     ids, labels = chat.train_ids(turns, [])
     trained = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE_INDEX]
     assert chat.tokenizer.decode(trained) == "red<|endoftext|>blue<|endoftext|>"
-    prompt = chat.prompt_ids(turns[:3], [])
-    assert chat.tokenizer.decode(ids).startswith(chat.tokenizer.decode(prompt))
+    prompt = chat.tokenizer.decode(chat.prompt_ids(turns[:3], []))
+    messages = chat.rendering.messages(turns[:3], 0)
+    own = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert prompt == own
+    scored, num_text = chat.scored_ids(turns[:3], [], "blue")
+    assert chat.tokenizer.decode(scored) == f"{own}blue"
+    assert chat.tokenizer.decode(scored[-num_text:]) == "blue"
 
 
 def test_nothing_that_ends_an_answer_is_refused(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from vila2cli.settings import Language
+from vila2cli.text.caption_checks import check_caption
 from vila2cli.text.phrases import phrases
-from vila2cli.text.quality import check_caption
 from vila2cli.text.refusals import plain, refuses
 
 REFUSED = {

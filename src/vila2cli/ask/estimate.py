@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli.ask.fill import Annotator, Part
 from vila2cli.ask.job import Job, open_for
 from vila2cli.errors import DataError
-from vila2cli.run.cost import Cost, cost_of, counted, three_digits, waits_line
+from vila2cli.run.cost import Cost, cost_of, counted, price_text, three_digits, waits_line
 from vila2cli.run.progress import Progress
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import interruptible
@@ -18,7 +18,7 @@ NUM_TRIED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate(StageResult):
+class CostEstimate(StageResult):
     """What the first samples cost, and how many like them there are in all, None where nothing tells.
 
     A sample counts once for each layer that is written in the pass.
@@ -45,7 +45,7 @@ class Estimate(StageResult):
         if self.num_samples is None:
             return f"how many samples the {shards} hold is not known without reading them"
         whole = self.tried.times(self.num_samples)
-        price = f", ${whole.dollars:,.2f}" if whole.dollars else ""
+        price = f", {price_text(whole.dollars)}" if whole.dollars else ""
         here = f"{whole.seconds / 3600:,.2f} h" if whole.seconds >= 360 else f"{whole.seconds:,.0f} s"
         return (
             f"all of about {counted(self.num_samples, 'sample')} in {shards}: "
@@ -59,7 +59,7 @@ class Estimate(StageResult):
         return "a first batch is slower than a full run: it fills and drains once"
 
 
-def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimate:
+def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> CostEstimate:
     """Try the first `num_tried` samples of jobs of one pass and write nothing.
 
     Raises DataError when none of them is answered.
@@ -87,7 +87,7 @@ def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> Estimat
         tried = f"none of the first {figures['read']:,.0f} samples got an answer"
         raise DataError(f"{tried}, so nothing can be estimated: {why}")
     share = figures["wanted"] / figures["read"] * figures["answered"] / figures["begun"]
-    return Estimate(
+    return CostEstimate(
         tried=cost_of(first.recipe.cost, figures),
         num_samples=None if total is None else round(total * share),
         num_shards=len(source.shards),

@@ -21,7 +21,7 @@ from vila2cli.ask.meter import Bill, Meter
 from vila2cli.ask.parts import Dialogue as Dialogue
 from vila2cli.ask.parts import HandedOut as HandedOut
 from vila2cli.ask.parts import Part as Part
-from vila2cli.ask.parts import Task as Task
+from vila2cli.ask.parts import SampleTask as SampleTask
 from vila2cli.ask.parts import Together as Together
 from vila2cli.ask.parts import lacking_shards as lacking_shards
 from vila2cli.ask.parts import tables_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vila2cli.ask.annotate import annotate
-from vila2cli.ask.fill import Part, Task, Together
+from vila2cli.ask.fill import Part, SampleTask, Together
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers, Kept
 from vila2cli.ask.opening import engine_settings, open_layer_engine
 from vila2cli.ask.pool import LayerOpener, open_layers
@@ -20,9 +20,12 @@ from vila2cli.ask.replicas import Replicas
 from vila2cli.engine import Engine, EngineSettings, open_engine
 from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.model.adapter import read_adapter
-from vila2cli.run.cost import cost_of
-from vila2cli.run.folder import Worker, claim, digest, lock, select, write_json
+from vila2cli.run.cost import Cost, cost_of
+from vila2cli.run.folder import claim, digest, write_json
+from vila2cli.run.locks import lock
+from vila2cli.run.results import StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker, select
 from vila2cli.settings import (
     AskedSettings,
     AskingStage,
@@ -34,7 +37,7 @@ from vila2cli.settings import (
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
 
-Summary = TypeVar("Summary")
+Summary = TypeVar("Summary", bound=StageResult)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,8 @@ class Job(Generic[Summary]):
     the engine; where there is no `model` none is opened, and no task may ask. `asked` is for a model that is
     not asked as they say. Jobs of one `pass_of` are asked together, and one that `uses` layers of others waits
     for them sample by sample. `make_task` is given the engine's name, "" without one. What `summarise` returns
-    is written to summary.json as `to_json` gives it; `problem` says in one line why it is too little, None
-    where it is not. `max_reject_rate` is that of the recipe's `table`.
+    is written to summary.json; `problem` says in one line why it is too little, None where it is not.
+    `max_reject_rate` is that of the recipe's `table`.
     """
 
     layer: str
@@ -60,10 +63,9 @@ class Job(Generic[Summary]):
     asked: AskedSettings | None = None
     pass_of: str = ""
     uses: tuple[str, ...] = ()
-    make_task: Callable[[str], Task[Any]]
+    make_task: Callable[[str], SampleTask[Any]]
     together: Together | None = None
     summarise: Callable[[LayerWriter], Summary]
-    to_json: Callable[[Summary], Mapping[str, Any]]
     problem: Callable[[Summary], str | None]
     max_reject_rate: float = 1.0
     table: str = ""
@@ -232,7 +234,7 @@ def _sum_up(job: Job[Summary], layer: LayerWriter) -> Summary:
     layer.finish()
     with layer.alone():
         summary = job.summarise(layer)
-        write_json(layer.folder / "summary.json", job.to_json(summary))
+        write_json(layer.folder / "summary.json", summary.to_json())
     return summary
 
 
@@ -244,15 +246,39 @@ def _forget_answers(group: Sequence[_Claimed[Summary]]) -> None:
                 Answers(layer.folder / ANSWERS_FILE).remove()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCounts(StageResult):
+    """The complete shards of a layer, by all workers: samples in and out, and cost."""
+
+    num_shards: int
+    num_shards_done: int
+    num_in: int = key("in")
+    num_out: int = key("out")
+    dropped: Mapping[str, int]
+    num_rejected: int = key("rejected")
+    seconds: float
+    num_tokens: int = key("tokens")
+    num_bytes: int = key("bytes")
+    reject_rate: float
+    num_images: int = key("images")
+    cost: Cost
+
+
 def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:
-    """What a summary.json says of the complete shards, by all workers: samples in and out, and cost."""
+    """The fields of `LayerCounts`."""
     names = [shard.name for shard in layer.source.shards]
     stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
     return {
         "num_shards": len(names),
         "num_shards_done": len(layer.done() & set(names)),
-        **stats.to_json(),
+        "num_in": stats.num_in,
+        "num_out": stats.num_out,
+        "dropped": dict(stats.dropped),
+        "num_rejected": stats.num_rejected,
+        "seconds": stats.seconds,
+        "num_tokens": stats.tokens,
+        "num_bytes": stats.bytes,
         "reject_rate": stats.reject_rate,
-        "images": int(figures["answered"]),
-        "cost": cost_of(cost, figures).to_json(),
+        "num_images": int(figures["answered"]),
+        "cost": cost_of(cost, figures),
     }

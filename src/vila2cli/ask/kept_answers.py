@@ -20,7 +20,8 @@ from vila2cli.ask.engines import Wrapper
 from vila2cli.engine import AnyRequest, Engine, Request, Result
 from vila2cli.errors import DataError
 from vila2cli.files import naming
-from vila2cli.run.folder import Worker, digest
+from vila2cli.run.folder import digest
+from vila2cli.run.workers import Worker
 from vila2cli.settings import ApiSettings
 from vila2cli.shards.places import redacted
 

@@ -18,7 +18,7 @@ Dialogue = Generator[Sequence[AnyRequest], Sequence[Result], None]
 """Yields requests to send together and is given their results in the same order; writes before it ends."""
 
 
-class Task(Protocol[Made]):
+class SampleTask(Protocol[Made]):
     """What is done with every sample. `wants` and `talk` are called in one thread, `prepare` in others."""
 
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
@@ -47,7 +47,7 @@ class Part:
     """
 
     layer: LayerWriter
-    task: Task[Any]
+    task: SampleTask[Any]
     shards: Sequence[Shard]
     uses: Sequence[LayerWriter] = ()
     counted: Mapping[str, Collection[str]] | None = None

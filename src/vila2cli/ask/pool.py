@@ -12,12 +12,12 @@ from vila2cli.ask.model import AskedModel
 from vila2cli.ask.opening import open_layer_engine
 from vila2cli.ask.replicas import Replicas
 from vila2cli.engine import Engine, EngineSettings
-from vila2cli.run.folder import Worker
 from vila2cli.run.stopping import Stop
+from vila2cli.run.workers import Worker
 from vila2cli.shards import LayerWriter
 
 if TYPE_CHECKING:
-    from vila2cli.engine.placing import Plan
+    from vila2cli.engine.placing import EnginePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class AskedOpener:
         return self.asked.keeping(engine, held.enter_context(Answers(self.answers, worker)), self.limits)
 
 
-def replicas_for(plan: "Plan | None", settings: EngineSettings, num_shards: int) -> "Plan | None":
+def replicas_for(plan: "EnginePlan | None", settings: EngineSettings, num_shards: int) -> "EnginePlan | None":
     """The plan where it takes processes of their own, of no more replicas than there are shards; else None."""
     if plan is None or not num_shards:
         return None

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from vila2cli.ask.fill import HandedOut, Part, Together
     from vila2cli.engine import Engine
-    from vila2cli.run.folder import Worker
     from vila2cli.run.stopping import Stop
+    from vila2cli.run.workers import Worker
 
 
 class Opener(Protocol):

@@ -27,14 +27,14 @@ from vila2cli.ask.parts import tables_of
 from vila2cli.ask.replica import Beginning, Handed, Opener, Pass
 from vila2cli.engine.devices import shown_to
 from vila2cli.errors import DataError, DataWarning, ModelError
-from vila2cli.run.folder import Worker
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
+from vila2cli.run.workers import Worker
 from vila2cli.shards import Shard, ShardStats, Unreadable
 from vila2cli.shards.places import is_remote, local_path
 
 if TYPE_CHECKING:  # it brings transformers, which takes seconds
-    from vila2cli.engine.placing import Plan
+    from vila2cli.engine.placing import EnginePlan
 
 MAX_DEATHS = 3
 """Times that a replica may die over the same shard, or before it was handed one."""
@@ -73,7 +73,7 @@ class _Process:
 class Replicas:
     """Several engines of one kind, started when they are needed; use it as a context manager."""
 
-    def __init__(self, opener: Opener, plan: "Plan", worker: Worker, stop: Stop) -> None:
+    def __init__(self, opener: Opener, plan: "EnginePlan", worker: Worker, stop: Stop) -> None:
         self._opener, self._plan, self._worker, self._stop = opener, plan, worker, stop
         self._processes: list[_Process] = []
         self._name: str | None = None

@@ -10,9 +10,9 @@ from vila2cli.engine import Request, Result
 from vila2cli.score.verdict import outcome_of
 from vila2cli.settings import WritingSettings
 from vila2cli.shards.sample import Turn
+from vila2cli.text.caption_checks import CheckedCaption, Standard
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text, stable_hash
-from vila2cli.text.quality import CheckedCaption, Standard
 from vila2cli.text.words import num_words
 
 JUDGE_PROMPT = "judge-pair-v1"

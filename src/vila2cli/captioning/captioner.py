@@ -28,6 +28,7 @@ from vila2cli.settings.layers import RECAPTION, LayerSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.sample import ORIGINAL, Annotation, Reject, Sample, Turn, caption_of, field_text
+from vila2cli.text.caption_checks import CheckedCaption, check_caption, shortest_echo
 from vila2cli.text.compose import neutral
 from vila2cli.text.json_caption import check_json
 from vila2cli.text.prompts import (
@@ -39,7 +40,6 @@ from vila2cli.text.prompts import (
     slots_of,
     stable_hash,
 )
-from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
 LAYER = RECAPTION
 NOT_SELECTED = "not-selected"

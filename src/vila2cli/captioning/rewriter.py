@@ -22,11 +22,11 @@ from vila2cli.image import Decode
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.sample import ORIGINAL, Annotation, Sample, Turn, caption_of
+from vila2cli.text.caption_checks import CheckedCaption, check_caption, shortest_echo
 from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.invention import inventions
 from vila2cli.text.merged import labels_of, merged_part
 from vila2cli.text.prompts import fill, prompt_sha256, prompt_text
-from vila2cli.text.quality import CheckedCaption, check_caption, shortest_echo
 
 LAYER = "rewrite"
 RECAPTION = "recaption"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from vila2cli.cli.options import local_folder
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.formats.registry import names
-
-if TYPE_CHECKING:
-    from vila2cli.shards import ShardStats
 
 Inputs = Annotated[
     list[Path],
@@ -109,25 +106,15 @@ def convert(
         captions=captions or (),
         key=key,
     )
-    _tell(counts, out)
-
-
-def _tell(counts: "ShardStats", out: Path) -> None:
-    dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    line = f"convert: done ({out}), {counts.num_out:,} of {counts.num_in:,} items; rejected: {dropped}"
-    show({"stage": "convert", "out_dir": out, **counts.to_json()}, [line])
+    show(counts)
     if counts.num_rejected:
         say(f"  each reject and why: {out / 'rejects.jsonl'}")
 
 
 def _import_layer(inputs: Sequence[Path], shards: Sequence[str] | None, out: Path, **how: str) -> None:
     from vila2cli.shards import open_source
-    from vila2cli.stages.import_layer import import_layer, summary_lines
+    from vila2cli.stages.import_layer import import_layer
 
     if not shards:
         raise RecipeError("convert layer writes a layer over shards: name those with --shards")
-    summary = import_layer(inputs, open_source(shards), out, **how)
-    show(
-        {"out_dir": out, **summary},
-        [f"convert: done ({out})", *(f"  {line}" for line in summary_lines(summary))],
-    )
+    show(import_layer(inputs, open_source(shards), out, **how))

@@ -16,8 +16,8 @@ from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.cost import fewer_tiles_lines
-from vila2cli.run.folder import parse_worker
-from vila2cli.run.results import as_json
+from vila2cli.run.splitting import Unfinished
+from vila2cli.run.workers import parse_worker
 
 if TYPE_CHECKING:
     from vila2cli.evaluation.comparing import Change
@@ -89,10 +89,10 @@ def evaluate(
     summary = run_stage(
         settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
     )
-    if as_json(summary).get("scored", True):
-        print_summary(plan, summary)
+    if isinstance(summary, Unfinished):
+        print_progress(plan, summary, "answered", "metrics.json is written when all are")
     else:
-        print_progress(plan, as_json(summary), "answered", "metrics.json is written when all are")
+        print_summary(plan, summary)
 
 
 def _is_measured_anew(folder: Path, box_frame: str) -> bool:
@@ -117,7 +117,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
             known = read_json(folder / "metrics.json")
             show(known, _task_lines(known))
         raise
-    show(metrics, _task_lines(as_json(metrics)))
+    show(metrics, _task_lines(metrics.to_json()))
 
 
 def _task_lines(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -69,12 +69,9 @@ def export(
     else:
         say(f"export: writing {folder}")
         run_stage = stage.export_file if is_file else stage.export
-        counts = run_stage(
-            form, source, folder, captions=captions or (), with_pictures=pictures, question=question
+        show(
+            run_stage(form, source, folder, captions=captions or (), with_pictures=pictures, question=question)
         )
-        dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-        line = f"export: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
-        show({"stage": "export", "format": form, "out_dir": folder, **counts.to_json()}, [line])
     if not is_file:
         publish.write_card(folder, form, source, settings, license=license)
     if repository is not None:

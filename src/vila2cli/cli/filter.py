@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -13,8 +13,8 @@ from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say
 from vila2cli.errors import RecipeError, RejectBudgetError
-from vila2cli.run.folder import parse_worker
-from vila2cli.run.results import as_json
+from vila2cli.run.splitting import Unfinished
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings.recipe import Recipe
 
 Tasks = Annotated[
@@ -71,7 +71,6 @@ def filter_command(
         return
     if tasks:
         _check_looks_for_tasks(settings)
-    from vila2cli.filtering.outcome import summary_lines
     from vila2cli.stages.filter import filter_samples
 
     try:
@@ -90,11 +89,10 @@ def filter_command(
         if explain:
             _explain(plan)
         raise
-    values = as_json(summary)
-    if not values["decided"]:
-        print_progress(plan, summary, "scored", _what_then(values))
+    if isinstance(summary, Unfinished):
+        print_progress(plan, summary, "scored", _what_then(summary))
         return
-    print_summary(plan, summary, summary_lines(values))
+    print_summary(plan, summary)
     if explain:
         _explain(plan)
 
@@ -122,9 +120,9 @@ def _check_looks_for_tasks(recipe: Recipe) -> None:
         )
 
 
-def _what_then(summary: Mapping[str, Any]) -> str:
-    if "decided_by" in summary:
-        return f"another worker is deciding what is kept: {summary['decided_by']}"
+def _what_then(progress: Unfinished) -> str:
+    if progress.done_by:
+        return f"another worker is deciding what is kept: {progress.done_by}"
     return "what is kept is decided when all are"
 
 

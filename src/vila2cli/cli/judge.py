@@ -1,8 +1,7 @@
 """`vila2 judge`: by models and the oracle, by people with a page of their own, and how far they agree."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,8 +12,9 @@ from vila2cli.cli.ready import ready
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
-from vila2cli.run.folder import parse_worker
-from vila2cli.run.results import StageResult, as_json
+from vila2cli.run.results import StageResult
+from vila2cli.run.splitting import Unfinished
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings.recipe import Recipe
 
 app = typer.Typer(rich_markup_mode=None)
@@ -81,13 +81,13 @@ def judge(
     _say(plan, summary)
 
 
-def _say(plan: Plan, summary: StageResult | Mapping[str, Any]) -> None:
+def _say(plan: Plan, summary: StageResult) -> None:
     from vila2cli.judging.terminal import summary_table
 
-    if as_json(summary).get("judged", True):
-        print_summary(plan, summary, summary_table(as_json(summary)))
+    if isinstance(summary, Unfinished):
+        print_progress(plan, summary, "judged", "summary.json is written when all are")
     else:
-        print_progress(plan, as_json(summary), "judged", "summary.json is written when all are")
+        print_summary(plan, summary, summary_table(summary.to_json()))
 
 
 def _plan(

@@ -20,7 +20,5 @@ def lineage(
     vila2 lineage runs/world/round3/sft
     """
     from vila2cli.stages.lineage import lineage as run_stage
-    from vila2cli.stages.lineage import lines
 
-    tree = run_stage(path, verify=verify)
-    show(tree, lines(tree))
+    show(run_stage(path, verify=verify))

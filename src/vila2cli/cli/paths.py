@@ -8,8 +8,9 @@ from typing import Any
 from vila2cli.cli.controls import answering, is_final
 from vila2cli.errors import RecipeError
 from vila2cli.ranks import parse_rank
-from vila2cli.run.folder import RunFolder, Worker
+from vila2cli.run.folder import RunFolder
 from vila2cli.run.stages import CHECKPOINTS, LAYERS, done_file
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards.places import found_locally, looks_remote
 
@@ -107,9 +108,7 @@ class Paths:
             return list(self.recipe.data.pretrain)
         # A rewrite layer lies over the recaptions and brings them with it.
         named = self.recipe.captions_named()
-        layers = [
-            self._last_round("rewrite" if "rewrite" in self.recipe.pretrain.main.captions else "recaption")
-        ]
+        layers = [self._last_round("rewrite" if self.recipe.rewrites else "recaption")]
         layers += [self._last_captions(name) for name in self.recipe.captions if name in named]
         return [found_locally(layer) for layer in layers]
 

@@ -1,24 +1,20 @@
 """What a command says at its end: that the stage is done, its figures, or how far it is."""
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from vila2cli.cli.paths import Plan
 from vila2cli.cli.terminal import say, show
 from vila2cli.run.child import LINES_OF
-from vila2cli.run.results import StageResult, as_json, summary_lines
+from vila2cli.run.results import StageResult
+from vila2cli.run.splitting import Unfinished
 
 
-def print_summary(
-    plan: Plan, summary: StageResult | Mapping[str, Any], lines: Iterable[str] | None = None
-) -> None:
+def print_summary(plan: Plan, summary: StageResult, lines: Iterable[str] | None = None) -> None:
     """Print that a stage is done, and its summary; `lines` where those of the summary do not do."""
     if plan.speaks:
         say(f"{plan.title}: done ({plan.out})")
-        if lines is None:
-            lines = summary.lines() if isinstance(summary, StageResult) else summary_lines(summary)
-        show(summary, [f"  {line}" for line in lines])
+        show(summary, [f"  {line}" for line in (summary.lines() if lines is None else lines)])
 
 
 def next_line(plan: Plan, command: str, *, alone: str) -> list[str]:
@@ -34,8 +30,7 @@ def next_line(plan: Plan, command: str, *, alone: str) -> list[str]:
     return [f"next: vila2 {command} --round {plan.round}{recipe}"]
 
 
-def print_progress(plan: Plan, summary: StageResult | Mapping[str, Any], done: str, then: str) -> None:
+def print_progress(plan: Plan, progress: Unfinished, done: str, then: str) -> None:
     """Print how many shards are done, and what happens `then`, when all are."""
-    values = as_json(summary)
-    num_done, num_shards = values["num_shards_done"], values["num_shards"]
-    show(summary, [f"{plan.title}: {num_done} of {num_shards} shards are {done} ({plan.out}); {then}"])
+    how_far = f"{progress.num_shards_done} of {progress.num_shards} shards are {done}"
+    show(progress, [f"{plan.title}: {how_far} ({plan.out}); {then}"])

@@ -11,8 +11,9 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json
 from vila2cli.ranks import parse_rank
 from vila2cli.run.child import is_started
-from vila2cli.run.folder import check_same, read_manifest, select, to_manifest, who_counts
+from vila2cli.run.folder import check_same, read_manifest, to_manifest
 from vila2cli.run.stages import is_summed_up, reject_budget
+from vila2cli.run.workers import select, who_counts
 from vila2cli.settings import Settings
 from vila2cli.settings.recipe import Recipe, read_stored, resolved, resolved_lines
 from vila2cli.shards.places import looks_remote, redacted
@@ -31,7 +32,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
         found = _expand(plan)
         show(_dry_run(plan, *found), _dry_run_lines(plan, *found))
         return False
-    if not redo and is_complete(plan, inputs):
+    if not redo and is_up_to_date(plan, inputs):
         show(read_json(plan.marker), [f"{plan.title}: complete, nothing to do ({plan.out})"])
         return False
     if not plan.speaks or is_started():
@@ -82,7 +83,7 @@ def _how_split(plan: Plan) -> str:
     return f"worker {plan.worker}: {how}" if how else ""
 
 
-def is_complete(plan: Plan, inputs: Inputs | None = None) -> bool:
+def is_up_to_date(plan: Plan, inputs: Inputs | None = None) -> bool:
     """Whether the output is there, whole, and made with these settings from the inputs named.
 
     Raises RecipeError when it was made with other settings or, being a layer, from other `inputs`. Without

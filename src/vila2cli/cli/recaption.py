@@ -13,7 +13,7 @@ from vila2cli.cli.ready import ready
 from vila2cli.cli.shards import merge_layer
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
-from vila2cli.run.folder import parse_worker
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings.layers import check_layer_name
 from vila2cli.settings.recipe import Recipe
 
@@ -68,6 +68,8 @@ def recaption(
         raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
     layers = _layers(settings, layer, rewrite=rewrite)
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
+    if rewrite and settings.rewrite.model:
+        model = model or settings.rewrite.model
     chosen_model = paths.model(model, last)
     recaptioned = paths.round is not None and rewrite
     found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain

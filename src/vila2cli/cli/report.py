@@ -44,11 +44,9 @@ def report(
     folder = run_dir or open_recipe(recipe, sets).run_dir
     settings = load_recipe(recipe, sets or ())
     if card:
-        paths = stage.cards(settings, folder=folder, out=out)
-        show({"cards": paths}, [f"card: {path}" for path in paths])
+        show(stage.cards(settings, folder=folder, out=out))
     else:
-        path = stage.report(settings, run_dir=folder, out=out)
-        show({"report": path}, [f"report: {path}"])
+        show(stage.report(settings, run_dir=folder, out=out))
 
 
 def runs(

@@ -98,10 +98,8 @@ def show_samples(
     from vila2cli.shards import open_source
     from vila2cli.stages import shards as stage
 
-    texts = stage.show(
-        open_source(shards, base=base), num, start=start, max_chars=None if full else MAX_SHOWN_CHARS
-    )
-    show({"samples": texts}, "\n\n".join(texts).split("\n"), is_whole=True)
+    max_chars = None if full else MAX_SHOWN_CHARS
+    show(stage.show(open_source(shards, base=base), num, start=start, max_chars=max_chars), is_whole=True)
 
 
 def _show_tokens(
@@ -113,8 +111,8 @@ def _show_tokens(
     source = open_source(shards, base=base)
     is_terminal = sys.stdout.isatty()
     texts = show_tokens(source, chat_of(settings, model), settings, num, start=start, colour=is_terminal)
-    if not json_output.add({"samples": texts}):
-        say_coloured("\n\n".join(texts))
+    if not json_output.add(texts):
+        say_coloured("\n".join(texts.lines()))
 
 
 @app.command("merge")
@@ -206,15 +204,7 @@ def write_merged(
 ) -> None:
     """Join shards and layers into self-contained tars in a folder, and print what came of it."""
     from vila2cli.shards import open_source
-    from vila2cli.stages.merge import drawn_shares
     from vila2cli.stages.merge import merge as run_stage
-    from vila2cli.text.choose import drawn_line
 
     say(f"merge: writing {folder}")
-    counts = run_stage(open_source(specs, base=base), folder, captions=captions, choice=choice)
-    drawn = {} if choice is None else drawn_shares(choice, folder)
-    dropped = ", ".join(f"{num:,} {reason}" for reason, num in counts.dropped.items()) or "none"
-    line = f"merge: done ({folder}), {counts.num_out:,} of {counts.num_in:,} samples; dropped: {dropped}"
-    more = {"drawn": drawn} if drawn else {}
-    lines = [line, *([f"  {drawn_line(drawn)}"] if drawn else [])]
-    show({"stage": "merge", "out_dir": folder, **counts.to_json(), **more}, lines)
+    show(run_stage(open_source(specs, base=base), folder, captions=captions, choice=choice))

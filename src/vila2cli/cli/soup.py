@@ -9,11 +9,10 @@ import typer
 from vila2cli.cli.options import DryRun, Out, RecipeFile, Sets
 from vila2cli.cli.paths import Plan, default_out, open_recipe
 from vila2cli.cli.printing import print_summary
-from vila2cli.cli.ready import is_complete
+from vila2cli.cli.ready import is_up_to_date
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
-from vila2cli.run.results import as_json
 from vila2cli.settings.recipe import Recipe, resolved, resolved_lines
 
 
@@ -59,7 +58,7 @@ def soup(
             [*lines, *(f"model: {model}" for model in models), f"writes: {plan.out}"],
         )
         return
-    if is_complete(plan):
+    if is_up_to_date(plan):
         show(read_json(plan.marker), [f"soup: complete, nothing to do ({plan.out})"])
         return
     say(f"soup: writing {plan.out}")
@@ -88,6 +87,6 @@ def _evaluation(settings: Recipe) -> Any:
     def evaluate(model: str, out: Path, tasks: Sequence[Path]) -> Mapping[str, Any]:
         from vila2cli.stages.evaluate import evaluate as run_stage
 
-        return as_json(run_stage(settings, model=model, out=out, tasks=tasks))
+        return run_stage(settings, model=model, out=out, tasks=tasks).to_json()
 
     return evaluate

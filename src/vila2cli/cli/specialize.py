@@ -11,7 +11,7 @@ from vila2cli.cli.printing import print_summary
 from vila2cli.cli.processes import trained_apart
 from vila2cli.cli.ready import ready
 from vila2cli.errors import RecipeError
-from vila2cli.run.folder import parse_worker
+from vila2cli.run.workers import parse_worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
 

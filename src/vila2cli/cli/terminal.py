@@ -12,7 +12,7 @@ from typing import Any, Self, TextIO
 import typer
 
 from vila2cli.errors import DataWarning
-from vila2cli.run.results import StageResult, as_json, plain, summary_lines
+from vila2cli.run.results import StageResult, plain, summary_lines
 from vila2cli.text.printable import printable, printable_line
 
 
@@ -83,7 +83,7 @@ def show(value: Any, lines: Iterable[object] | None = None, *, is_whole: bool = 
     """Print what a command found: in the document of `--json`, else as `lines`, the value's own by default."""
     if not json_output.add(value):
         if lines is None:
-            lines = value.lines() if isinstance(value, StageResult) else summary_lines(as_json(value))
+            lines = value.lines() if isinstance(value, StageResult) else summary_lines(value)
         say(*lines, is_whole=is_whole)
 
 

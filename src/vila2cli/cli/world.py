@@ -8,7 +8,6 @@ import typer
 from vila2cli.cli.options import DryRun, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import say, show
-from vila2cli.run.results import summary_lines
 from vila2cli.run.stages import WORLD_DIR
 from vila2cli.settings.recipe import resolved, resolved_lines
 
@@ -67,9 +66,9 @@ def _draw(command: str, out: Path, recipe: Path | None, sets: list[str] | None, 
     from vila2cli.world.fine_print import write_fine_print
     from vila2cli.world.write import write_world
 
-    counts = (write_world if command == "world" else write_fine_print)(settings, out)
+    written = (write_world if command == "world" else write_fine_print)(settings, out)
     say(f"{command}: done ({out})")
-    show({"stage": command, "num_samples": counts}, [f"  {line}" for line in summary_lines(counts)])
+    show(written, [f"  {line}" for line in written.lines()])
 
 
 @app.command("base")
@@ -89,4 +88,4 @@ def base(
 
     figures = build_bases(out, seed=seed)
     say(f"world base: done ({out})")
-    show(figures, [f"  {line}" for line in summary_lines(figures)])
+    show(figures, [f"  {line}" for line in figures.lines()])

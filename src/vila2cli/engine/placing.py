@@ -126,7 +126,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """How many engines there are, the devices of each, and the bytes that each takes of one of them.
 
     `device` says what devices are. A `batch` below what was asked for is what fits beside the weights.
@@ -153,11 +153,11 @@ class Plan:
         )
 
 
-def plan_cores(machine: MachineSettings, num_cores: int) -> Plan:
+def plan_cores(machine: MachineSettings, num_cores: int) -> EnginePlan:
     """Engines on processor cores: one, unless more are asked for; each gets as many cores."""
     cores = num_cores if machine.gpus == "all" else min(machine.gpus, num_cores)
     replicas = 1 if machine.replicas == "auto" else machine.replicas
-    return Plan(replicas, max(1, cores // replicas), "core")
+    return EnginePlan(replicas, max(1, cores // replicas), "core")
 
 
 def plan_gpus(
@@ -169,7 +169,7 @@ def plan_gpus(
     batch_size: int = _DEFAULT_BATCH,
     itemsize: int = 2,
     is_worker: bool = False,
-) -> Plan:
+) -> EnginePlan:
     """Engines on GPUs; a worker of several has one engine, on all of the GPUs that it was given.
 
     The hf engine takes one GPU each. Raises ModelError where the model fits no number of GPUs that it can be
@@ -202,7 +202,9 @@ def plan_gpus(
         replicas = machine.replicas
     else:
         replicas = 1 if is_alone else len(given) // tensor_parallel
-    return Plan(replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given))
+    return EnginePlan(
+        replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given)
+    )
 
 
 def _splits(shape: Shape, machine: MachineSettings, kind: str, most: int, num_gpus: int) -> list[int]:
@@ -239,7 +241,7 @@ def _too_large(
     )
 
 
-def context_that_fits(shape: Shape, plan: Plan, machine: MachineSettings, itemsize: int = 2) -> int:
+def context_that_fits(shape: Shape, plan: EnginePlan, machine: MachineSettings, itemsize: int = 2) -> int:
     """Tokens of one context whose keys and values fit beside the weights on the GPUs of a replica."""
     width = _WEIGHT_BYTES.get(machine.quantization, float(itemsize))
     cache = 1.0 if machine.kv_cache_dtype.startswith("fp8") else float(itemsize)

@@ -7,7 +7,7 @@ import torch
 
 from vila2cli.engine import EngineSettings, choose_engine, dtype_of
 from vila2cli.engine.devices import Gpu, gpus
-from vila2cli.engine.placing import Plan, Shape, plan_cores, plan_gpus
+from vila2cli.engine.placing import EnginePlan, Shape, plan_cores, plan_gpus
 from vila2cli.model.adapter import base_of
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import outline
@@ -21,7 +21,7 @@ def plan_engines(
     *,
     is_worker: bool = False,
     devices: Sequence[Gpu] | None = None,
-) -> Plan | None:
+) -> EnginePlan | None:
     """How many engines of which devices ask a model; None for a server's. `devices` stand for this machine's.
 
     Raises ModelError as `plan_gpus` does, and for a model that is not there. Weights are not read.
@@ -43,7 +43,7 @@ def plan_engines(
     )
 
 
-def of_one(settings: EngineSettings, plan: Plan | None) -> EngineSettings:
+def of_one(settings: EngineSettings, plan: EnginePlan | None) -> EngineSettings:
     """The settings of one engine of a plan, which sees the devices that it was given."""
     if plan is None or plan.device == "core":
         return settings

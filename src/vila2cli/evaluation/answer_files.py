@@ -17,7 +17,7 @@ _HALLUSION = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class FiledAnswer:
     """One answer: the id that its tool gave, or the document's number; and what was asked, if it says so.
 
     `text` is None where the tool noted that no answer came (null in its file), `is_cut` says that it noted an
@@ -42,7 +42,7 @@ class Answer:
         return self.id or (f"document {self.doc}" if self.line is None else self.where)
 
 
-def read_answers(paths: Sequence[Path]) -> list[Answer]:
+def read_answers(paths: Sequence[Path]) -> list[FiledAnswer]:
     """The answers of JSON-lines or JSON files; raises DataError naming file and row for one that has none.
 
     Known are rows with `question_id` and `text` (LLaVA), `question_id` and `answer` (VQA), `image_id` and
@@ -71,7 +71,7 @@ def _rows(values: list[Any]) -> list[Any]:
     return list(value) if isinstance(value, list) else values
 
 
-def _answer(row: Any, where: str, file: str = "", line: int = 0) -> Answer:
+def _answer(row: Any, where: str, file: str = "", line: int = 0) -> FiledAnswer:
     if not isinstance(row, dict):
         raise DataError(f"{where} should be an object with an id and an answer")
     if "doc_id" in row:
@@ -90,7 +90,7 @@ def _answer(row: Any, where: str, file: str = "", line: int = 0) -> Answer:
             "caption (COCO), image and answer (VizWiz), doc_id and filtered_resps (lmms-eval), or question and "
             "answer in the order of the labels (POPE)"
         )
-    return Answer(
+    return FiledAnswer(
         text=None if text is None else str(text),
         id=name,
         prompt=question or _text(row, "prompt"),
@@ -110,7 +110,7 @@ def _name_of(row: Mapping[str, Any]) -> str:
     return f"{name}-{row['round_id']}" if row.get("round_id") else name
 
 
-def _lmms_answer(row: Mapping[str, Any], where: str) -> Answer:
+def _lmms_answer(row: Mapping[str, Any], where: str) -> FiledAnswer:
     text = _first_text(row.get("filtered_resps")) if "filtered_resps" in row else None
     text = _first_text(row.get("resps")) if text is None else text
     if text is None or not isinstance(row["doc_id"], int):
@@ -120,7 +120,7 @@ def _lmms_answer(row: Mapping[str, Any], where: str) -> Answer:
     name = next((str(doc[key]) for key in _IDS if isinstance(doc.get(key), str | int)), "")
     prompt = _text(row, "input") or _text(doc, "question") or (_first_text(row.get("arguments")) or "")
     image = next((str(doc[key]) for key in _IMAGES if isinstance(doc.get(key), str | int)), "")
-    return Answer(
+    return FiledAnswer(
         text=text,
         id=name,
         doc=row["doc_id"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import PurePosixPath
 
-from vila2cli.evaluation.answer_files import Answer
+from vila2cli.evaluation.answer_files import FiledAnswer
 from vila2cli.shards.sample import Sample
 
 _OPTION = re.compile(r"[A-Z]\. ")
@@ -55,7 +55,7 @@ class Join:
     """
 
     how: str = ""
-    answers: dict[int, list[Answer]] = field(default_factory=lambda: defaultdict(list))
+    answers: dict[int, list[FiledAnswer]] = field(default_factory=lambda: defaultdict(list))
     used: set[int] = field(default_factory=set)
     num_disagreeing: int = 0
 
@@ -64,10 +64,10 @@ class Join:
         return len(self.answers)
 
 
-Finder = Callable[[Answer], Known | None]
+Finder = Callable[[FiledAnswer], Known | None]
 
 
-def join(samples: Sequence[Known], answers: Sequence[Answer], *, split: str = "") -> Join:
+def join(samples: Sequence[Known], answers: Sequence[FiledAnswer], *, split: str = "") -> Join:
     """Join in the way that answers most samples; of equal ways the first, by id.
 
     Where answers say which part of a benchmark they are of, and one is the `split`, the others are left out.
@@ -93,7 +93,7 @@ def join(samples: Sequence[Known], answers: Sequence[Answer], *, split: str = ""
     return best
 
 
-def _join(how: str, find: Finder, answers: Sequence[Answer], mine: Sequence[bool]) -> Join:
+def _join(how: str, find: Finder, answers: Sequence[FiledAnswer], mine: Sequence[bool]) -> Join:
     result = Join(how)
     for number, answer in enumerate(answers):
         sample = find(answer) if mine[number] else None
@@ -110,7 +110,7 @@ def _join(how: str, find: Finder, answers: Sequence[Answer], mine: Sequence[bool
 def _by(
     samples: Sequence[Known],
     of_sample: Callable[[Known], str | int | None],
-    of_answer: Callable[[Answer], str | int | None],
+    of_answer: Callable[[FiledAnswer], str | int | None],
 ) -> Finder:
     """Samples by a name that only one of them has."""
     names: dict[str | int, Known | None] = {}
@@ -119,14 +119,14 @@ def _by(
         if name is not None:
             names[name] = None if name in names else one
 
-    def find(answer: Answer) -> Known | None:
+    def find(answer: FiledAnswer) -> Known | None:
         name = of_answer(answer)
         return None if name is None else names.get(name)
 
     return find
 
 
-def _doc_of(samples: Sequence[Known]) -> Callable[[Answer], int | None]:
+def _doc_of(samples: Sequence[Known]) -> Callable[[FiledAnswer], int | None]:
     """The number of an answer's document: of one that names its id or image only where questions tell it apart.
 
     All captions are asked for alike, and other copies of a benchmark have another order.
@@ -135,10 +135,10 @@ def _doc_of(samples: Sequence[Known]) -> Callable[[Answer], int | None]:
     return lambda answer: answer.doc if is_told or not (answer.id or answer.image) else None
 
 
-def _by_lines(samples: Sequence[Known], answers: Sequence[Answer]) -> dict[str, Finder]:
+def _by_lines(samples: Sequence[Known], answers: Sequence[FiledAnswer]) -> dict[str, Finder]:
     """Samples by the place of the answer in its file, a way for each file: another task's is of no use here."""
 
-    def line_in(file: str) -> Callable[[Answer], int | None]:
+    def line_in(file: str) -> Callable[[FiledAnswer], int | None]:
         return lambda answer: answer.line if answer.file == file else None
 
     files = dict.fromkeys(answer.file for answer in answers if answer.line is not None)
@@ -156,7 +156,7 @@ def _by_image_and_question(samples: Iterable[Known]) -> Finder:
             found[one.image, one.question].append(one)
     times: dict[tuple[str, str], int] = defaultdict(int)
 
-    def find(answer: Answer) -> Known | None:
+    def find(answer: FiledAnswer) -> Known | None:
         image = PurePosixPath(_stem(answer.image or answer.id))
         names = (str(image), f"{image.parts[0]}/{image.name}" if image.parts else "", image.name)
         for place in ((name, question) for name in names for question in _questions_in(answer.prompt)):
@@ -176,7 +176,7 @@ def _questions_in(prompt: str) -> list[str]:
     return [_plain(line) for line in prompt.split("\n")]
 
 
-def _agrees(answer: Answer, sample: Known) -> bool:
+def _agrees(answer: FiledAnswer, sample: Known) -> bool:
     """Whether the prompt holds a line of the sample's question; yes where one of the two is not known.
 
     One line is enough, as tools put hints and options in other places. Where the question tells nothing, the

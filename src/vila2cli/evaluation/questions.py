@@ -10,7 +10,7 @@ from vila2cli.ask.fill import Dialogue
 from vila2cli.engine import Result
 from vila2cli.errors import DataError
 from vila2cli.evaluation.measure import reasoning_of
-from vila2cli.evaluation.repair import REFUSED, Earlier
+from vila2cli.evaluation.repair import REFUSED, EarlierAnswers
 from vila2cli.evaluation.shots import Shot, open_shots, with_shots
 from vila2cli.evaluation.subject import LAYER, Subject
 from vila2cli.image import Decode
@@ -47,7 +47,7 @@ class Questions:
     `earlier` is what is known of shards by name that lacked answers.
     """
 
-    def __init__(self, subject: Subject, task: Task, earlier: Mapping[str, Earlier]) -> None:
+    def __init__(self, subject: Subject, task: Task, earlier: Mapping[str, EarlierAnswers]) -> None:
         settings, self._data = subject.recipe.eval, subject.recipe.data
         self._subject, self._task, self._earlier = subject, task, earlier
         self._shots = None
@@ -62,7 +62,7 @@ class Questions:
         except DataError as error:
             out.reject(Reject(out.name, sample.key, "task", str(error)))
             return False
-        earlier = self._earlier.get(out.name, Earlier())
+        earlier = self._earlier.get(out.name, EarlierAnswers())
         if (prediction := earlier.predictions.get(sample.key)) is not None:
             out.annotate(sample, prediction)
         elif (reject := earlier.refused.get(sample.key)) is not None:

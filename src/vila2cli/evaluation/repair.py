@@ -14,14 +14,14 @@ REFUSED = "engine"
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class EarlierAnswers:
     """What is known of a shard by key: predictions, and questions that the engine refused."""
 
     predictions: Mapping[str, Annotation] = field(default_factory=dict)
     refused: Mapping[str, Reject] = field(default_factory=dict)
 
 
-def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
+def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, EarlierAnswers]:
     """By name the complete shards that lack answers which did not come, and what else they hold.
 
     They are complete no longer: until they are written again no other worker may sum them up.
@@ -35,9 +35,9 @@ def reopen(folder: Path, shards: Sequence[Shard]) -> dict[str, Earlier]:
     return earlier
 
 
-def _read(folder: Path, name: str) -> Earlier:
+def _read(folder: Path, name: str) -> EarlierAnswers:
     rejects = read_rejects(folder, name)
-    return Earlier(
+    return EarlierAnswers(
         dict(read_annotation_tar(layer_tar(folder, name))),
         {reject.key: reject for reject in rejects if reject.reason == REFUSED},
     )

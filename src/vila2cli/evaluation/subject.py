@@ -12,8 +12,9 @@ from vila2cli.ask.replicas import Replicas
 from vila2cli.engine import Engine, EngineSettings
 from vila2cli.files import read_json
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.run.folder import Worker, claim
+from vila2cli.run.folder import claim
 from vila2cli.run.stopping import Stop
+from vila2cli.run.workers import Worker
 from vila2cli.score.stats import CONFIDENCE, FEW_IMAGES
 from vila2cli.score.task import Task
 from vila2cli.settings.recipe import Recipe

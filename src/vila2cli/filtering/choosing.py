@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import getpid
 from pathlib import Path
@@ -28,13 +28,16 @@ from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.layer import decide_again
 from vila2cli.filtering.measure import FILTERED_BEFORE
 from vila2cli.filtering.metadata import Chooser, Chosen, below_top
-from vila2cli.filtering.outcome import summarise
+from vila2cli.filtering.outcome import FilterSummary, summarise
 from vila2cli.ranks import num_cores
 from vila2cli.run.changes import difference
 from vila2cli.run.child import end_with
-from vila2cli.run.folder import Worker, claim, lock, read_manifest, select, write_json
+from vila2cli.run.folder import claim, read_manifest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
+from vila2cli.run.splitting import Unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker, select
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import (
     LayerWriter,
@@ -55,8 +58,8 @@ _WAITING = 2
 """Processes more than there are cores: so many wait for a disk that is to have written what it was given."""
 
 
-def choose(job: FilterJob, worker: Worker) -> dict[str, Any]:
-    """Write the worker's part of the filter layer; returns what summary.json holds once all is there.
+def choose(job: FilterJob, worker: Worker) -> FilterSummary | Unfinished:
+    """Write the worker's part of the filter layer.
 
     Decisions by other settings are replaced, unless several workers share the work. Raises RecipeError where
     the folder was made with others, Interrupted after a signal, and DataError for shards that cannot be read,
@@ -85,11 +88,11 @@ def choose(job: FilterJob, worker: Worker) -> dict[str, Any]:
         num_done = len(layer.done() & set(job.names))
         unreadable.check()
         if num_done < len(job.names):
-            return {"decided": False, "num_shards": len(job.names), "num_shards_done": num_done}
+            return Unfinished(done="decided", num_shards=len(job.names), num_shards_done=num_done)
         with layer.alone():
             summary = summarise(job, job.out_dir, [], HeldOut(), scores_dir=job.out_dir)
-            write_json(job.out_dir / "summary.json", summary)
-        return {"decided": True, **summary}
+            write_json(job.out_dir / "summary.json", summary.to_json())
+        return replace(summary, decided=True)
 
 
 def choosing_inputs(job: FilterJob) -> dict[str, Any]:

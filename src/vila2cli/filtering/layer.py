@@ -7,7 +7,7 @@ from typing import Any
 from vila2cli.files import MARK, read_json
 from vila2cli.filtering.deciding import scores_digest, select, write_shards
 from vila2cli.filtering.job import FilterJob, control_dir
-from vila2cli.filtering.outcome import summarise
+from vila2cli.filtering.outcome import FilterSummary, summarise
 from vila2cli.filtering.selection import Selection
 from vila2cli.run.changes import difference
 from vila2cli.run.folder import Manifest, claim, read_manifest, write_json
@@ -22,7 +22,7 @@ _MAY_CHANGE = ("settings", "seed", "held_out", "base")
 """What of a filter layer's manifest may change: it is then decided again over the scores there are."""
 
 
-def decide(job: FilterJob, scores: Manifest, *, random: bool, stop: Stop) -> dict[str, Any]:
+def decide(job: FilterJob, scores: Manifest, *, random: bool, stop: Stop) -> FilterSummary:
     """Write the filter layer; a control too with `random`, or where there is one of these scores.
 
     A control that stayed as it is would be of another size than what it is compared with.
@@ -44,10 +44,9 @@ def decide(job: FilterJob, scores: Manifest, *, random: bool, stop: Stop) -> dic
     if missing:
         with Selection.open(job.out_dir / f"{MARK}selection.sqlite", stop.check) as selection:
             _write(job, selection, missing, stop)
-    summary = read_json(job.out_dir / "summary.json")
-    if with_control:
-        summary["control"] = read_json(control / "summary.json")
-    return {"decided": True, **summary}
+    control_summary = read_json(control / "summary.json") if with_control else None
+    values = {**read_json(job.out_dir / "summary.json"), "control": control_summary}
+    return FilterSummary.of({"decided": True, **values})
 
 
 def _is_control(folder: Path, scores: Manifest) -> bool:
@@ -112,4 +111,5 @@ def _write(job: FilterJob, selection: Selection, missing: Sequence[Path], stop: 
             is_packed=job.recipe.data.compress_layers,
         )
         write_shards(layer, job, selection.decisions(), stop, is_control=is_control)
-        write_json(folder / "summary.json", summarise(job, folder, [] if is_control else cuts, held_out))
+        summary = summarise(job, folder, [] if is_control else cuts, held_out)
+        write_json(folder / "summary.json", summary.to_json())

@@ -13,10 +13,10 @@ from vila2cli.filtering.metadata import Chooser
 from vila2cli.image import Decode, decode_image
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import Sample, caption_of, is_kept
+from vila2cli.text.caption_checks import check_caption
 from vila2cli.text.compose import compose_caption, neutral
 from vila2cli.text.language import LANGUAGES, possible_languages
 from vila2cli.text.placeholder import is_placeholder
-from vila2cli.text.quality import check_caption
 from vila2cli.text.words import num_words
 
 NO_CAPTION = "no-caption"
@@ -27,7 +27,7 @@ NOT_MET, TOP = "not_met", "top"
 
 
 @dataclass(slots=True)
-class Measured:
+class MeasuredSample:
     """A sample's caption, its image, the same as it is shown to the model, and the scores so far.
 
     What cannot be trained on has `unusable` among its scores, one word, and `error` when something
@@ -68,11 +68,11 @@ class Measure:
     draft: float = DEFAULT_DRAFT
     shows: bool = False
 
-    def __call__(self, sample: Sample, decode: Decode = decode_image) -> Measured:
+    def __call__(self, sample: Sample, decode: Decode = decode_image) -> MeasuredSample:
         if not is_kept(sample):
-            return Measured(scores={"unusable": FILTERED_BEFORE})
+            return MeasuredSample(scores={"unusable": FILTERED_BEFORE})
         caption = neutral(compose_caption(sample, self.captions, self.separator) or "")
-        measured = Measured(caption, scores={"num_words": num_words(caption)})
+        measured = MeasuredSample(caption, scores={"num_words": num_words(caption)})
         if self.reads_captions and measured.scores["num_words"]:
             measured.scores |= self._text_scores(sample)
         elif self.reads_captions:
@@ -82,7 +82,7 @@ class Measure:
             self._choose(self.chooser, sample, measured)
         return measured
 
-    def _choose(self, chooser: Chooser, sample: Sample, measured: Measured) -> None:
+    def _choose(self, chooser: Chooser, sample: Sample, measured: MeasuredSample) -> None:
         try:
             chosen = chooser(sample)
         except DataError as error:
@@ -110,7 +110,7 @@ class Measure:
             "languages": sorted(languages),
         }
 
-    def _look(self, sample: Sample, measured: Measured, decode: Decode) -> None:
+    def _look(self, sample: Sample, measured: MeasuredSample, decode: Decode) -> None:
         if len(sample.images) != 1:
             reason = "several-images" if sample.images else NO_IMAGE
             measured.reject(reason, f"the sample has {len(sample.images)} images, not one")

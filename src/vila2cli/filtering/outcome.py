@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,93 @@ from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.selection import Cut
 from vila2cli.run.cost import cost_of, fewer_tiles_lines, three_digits
+from vila2cli.run.results import StageResult, key
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.shards.sample import FILTER
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterSummary(StageResult):
+    """What a filter layer kept, where the shares were cut, and the cost of its scores; summary.json.
+
+    `held_out` counts the evaluation images it was compared with, `control` is the summary of a control drawn at
+    random. What a stage returns is `decided`, by all workers.
+    """
+
+    decided: bool = False
+    stage: str
+    round: int | None
+    model: str | None
+    model_sha256: str | None
+    num_shards: int
+    num_in: int = key("in")
+    num_out: int = key("out")
+    dropped: Mapping[str, int]
+    num_rejected: int = key("rejected")
+    reject_rate: float
+    num_images: int = key("images")
+    tokens_in: int
+    tokens_out: int
+    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
+    held_out: Mapping[str, Any] | None
+    where: Sequence[str] | None = None
+    top: Mapping[str, Any] | None = None
+    rank_by: str
+    cuts: Sequence[Mapping[str, Any]]
+    cost: Mapping[str, Any]
+    control: Mapping[str, Any] | None = None
+
+    def lines(self) -> Iterator[str]:
+        """The summary for the terminal."""
+        yield f"kept {self.num_out:,} of {self.num_in:,} samples; dropped: {_dropped(self) or 'none'}"
+        if self.tokens_in:
+            yield f"{self.tokens_out:,} of {self.tokens_in:,} caption tokens"
+        yield from fewer_tiles_lines({"fewer_tiles": self.num_fewer_tiles})
+        if self.held_out is not None:
+            yield _held_out_line(self.held_out)
+        elif self.where is not None:
+            yield "evaluation images were not looked for: filter.overlap is none, as by default with conditions"
+        for cut in self.cuts:
+            bucket = f" from {cut['from_tokens']} tokens on" if len(self.cuts) > 1 else ""
+            worst = "none" if cut["worst_kept"] is None else f"{cut['worst_kept']:.4g}"
+            yield f"{self.rank_by}{bucket}: {cut['out']:,} of {cut['in']:,} kept, cut at {worst}"
+        if self.control is not None:
+            tokens = self.control["tokens_out"]
+            yield f"random control: {self.control['out']:,} samples, {tokens:,} caption tokens"
+        hours = f"{three_digits(self.cost['hours_per_1k_images'])} {self.cost['device']} per 1,000 images"
+        done = "read" if self.where is not None and self.model is None else "scored"
+        yield f"{done} at {three_digits(self.cost['images_per_s'])} images/s, {hours}"
+
+
 def summarise(
     job: FilterJob, folder: Path, cuts: Sequence[Cut], held_out: HeldOut, scores_dir: Path | None = None
-) -> dict[str, Any]:
-    """What summary.json holds: `in = out + dropped`, where the shares were cut, and the cost of the scores.
+) -> FilterSummary:
+    """Sum the stats files of a filter layer.
 
     `scores_dir` is the folder whose stats files say what that was, where it is not the layer of scores.
     """
     stats = folder_stats(folder, job.names)
     scored = folder_figures(scores_dir or job.scores_dir, job.names)
     tasks = {"tasks": list(job.tasks), **_without_num(held_out)}
-    return {
-        "stage": FILTER,
+    return FilterSummary(
+        stage=FILTER,
         **who(job),
-        "in": stats.num_in,
-        "out": stats.num_out,
-        "dropped": dict(stats.dropped),
-        "rejected": stats.num_rejected,
-        "reject_rate": stats.reject_rate,
-        "images": int(scored["answered"]),
-        "tokens_in": int(scored["tokens"]),
-        "tokens_out": stats.tokens,
-        **({"fewer_tiles": num} if (num := round(scored["fewer_tiles"])) else {}),
-        "held_out": tasks if job.settings.overlap != "none" else None,
+        num_in=stats.num_in,
+        num_out=stats.num_out,
+        dropped=dict(stats.dropped),
+        num_rejected=stats.num_rejected,
+        reject_rate=stats.reject_rate,
+        num_images=int(scored["answered"]),
+        tokens_in=int(scored["tokens"]),
+        tokens_out=stats.tokens,
+        num_fewer_tiles=round(scored["fewer_tiles"]),
+        held_out=tasks if job.settings.overlap != "none" else None,
         **_by_metadata(job.settings),
-        "rank_by": job.settings.rank_by,
-        "cuts": [_cut_json(cut, job.settings) for cut in cuts],
-        "cost": cost_of(job.recipe.cost, scored).to_json(),
-    }
+        rank_by=job.settings.rank_by,
+        cuts=[_cut_json(cut, job.settings) for cut in cuts],
+        cost=cost_of(job.recipe.cost, scored).to_json(),
+    )
 
 
 def _by_metadata(settings: FilterSettings) -> dict[str, Any]:
@@ -79,44 +134,22 @@ def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
     }
 
 
-def check_budget(summary: Mapping[str, Any], out_dir: Path, max_reject_rate: float) -> None:
+def check_budget(summary: FilterSummary, out_dir: Path, max_reject_rate: float) -> None:
     """Raise RejectBudgetError when too large a share could not be scored, or when nothing is kept."""
-    if summary["reject_rate"] > max_reject_rate:
+    if summary.reject_rate > max_reject_rate:
         raise RejectBudgetError(
-            f"{summary['rejected']} of {summary['in']} samples ({summary['reject_rate']:.1%}) could not be "
+            f"{summary.num_rejected} of {summary.num_in} samples ({summary.reject_rate:.1%}) could not be "
             f"scored, above filter.max_reject_rate {max_reject_rate:.1%}; see {out_dir}/rejects.jsonl"
         )
-    if not summary["out"]:
+    if not summary.num_out:
         raise RejectBudgetError(
-            f"none of {summary['in']:,} samples is kept in {out_dir}: {_dropped(summary)}; look at them with "
+            f"none of {summary.num_in:,} samples is kept in {out_dir}: {_dropped(summary)}; look at them with "
             "--explain and change the settings of [filter]"
         )
 
 
-def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The summary for the terminal."""
-    yield f"kept {summary['out']:,} of {summary['in']:,} samples; dropped: {_dropped(summary) or 'none'}"
-    if summary["tokens_in"]:
-        yield f"{summary['tokens_out']:,} of {summary['tokens_in']:,} caption tokens"
-    yield from fewer_tiles_lines(summary)
-    if summary["held_out"] is not None:
-        yield _held_out_line(summary["held_out"])
-    elif "where" in summary:
-        yield "evaluation images were not looked for: filter.overlap is none, as by default beside conditions"
-    for cut in summary["cuts"]:
-        bucket = f" from {cut['from_tokens']} tokens on" if len(summary["cuts"]) > 1 else ""
-        worst = "none" if cut["worst_kept"] is None else f"{cut['worst_kept']:.4g}"
-        yield f"{summary['rank_by']}{bucket}: {cut['out']:,} of {cut['in']:,} kept, cut at {worst}"
-    if control := summary.get("control"):
-        yield f"random control: {control['out']:,} samples, {control['tokens_out']:,} caption tokens"
-    cost = summary["cost"]
-    hours = f"{three_digits(cost['hours_per_1k_images'])} {cost['device']} per 1,000 images"
-    done = "read" if "where" in summary and summary["model"] is None else "scored"
-    yield f"{done} at {three_digits(cost['images_per_s'])} images/s, {hours}"
-
-
-def _dropped(summary: Mapping[str, Any]) -> str:
-    return ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items())
+def _dropped(summary: FilterSummary) -> str:
+    return ", ".join(f"{num:,} {reason}" for reason, num in summary.dropped.items())
 
 
 def _held_out_line(held_out: Mapping[str, Any]) -> str:

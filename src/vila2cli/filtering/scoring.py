@@ -9,7 +9,7 @@ from PIL import Image
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.engine import Result, ScoreRequest
-from vila2cli.filtering.measure import Measure, Measured
+from vila2cli.filtering.measure import Measure, MeasuredSample
 from vila2cli.filtering.perplexity import Score, image_gain, perplexity
 from vila2cli.shards import ShardWriter
 from vila2cli.shards.sample import Annotation, Sample, Turn
@@ -21,7 +21,7 @@ LAYER = "filter-scores"
 _DIGITS = 6  # of a cosine
 
 
-class Scorer:
+class CaptionScorer:
     """The task of scoring captions; `blank` says where the scores come from, `scores` which are computed.
 
     The two perplexities condition on `prompt` and need an engine.
@@ -35,7 +35,7 @@ class Scorer:
         """Every sample gets an annotation, if only one that says why it is unusable."""
         return True
 
-    def talk(self, out: ShardWriter, sample: Sample, measured: Measured) -> Dialogue:
+    def talk(self, out: ShardWriter, sample: Sample, measured: MeasuredSample) -> Dialogue:
         """Ask for the perplexities of a usable caption and write its scores."""
         image, measured.image, measured.shown = measured.shown, None, None
         kinds = [score for score in self._scores if score != "similarity"] if measured.is_asked_about else []
@@ -67,7 +67,7 @@ class Scorer:
         )
 
 
-def _take(measured: Measured, results: Mapping[Score, Result]) -> tuple[float, ...]:
+def _take(measured: MeasuredSample, results: Mapping[Score, Result]) -> tuple[float, ...]:
     """Note the perplexities, and return the log-probabilities of the caption: with the image, where asked."""
     scores = measured.scores
     logprobs: tuple[float, ...] = ()
@@ -100,14 +100,14 @@ class Similarity:
         self._model = model
         self._encoder: DualEncoder | None = None
 
-    def __call__(self, batch: Sequence[Measured]) -> None:
+    def __call__(self, batch: Sequence[MeasuredSample]) -> None:
         from vila2cli.model.dual_encoder import DualEncoder
 
         self._encoder = self._encoder or DualEncoder(self._model)
         _add_similarities([measured for measured in batch if measured.is_asked_about], self._encoder)
 
 
-def _add_similarities(batch: Sequence[Measured], encoder: "DualEncoder") -> None:
+def _add_similarities(batch: Sequence[MeasuredSample], encoder: "DualEncoder") -> None:
     """The cosines of the sentences of each caption with its image: mean, lowest, and how many there are."""
     pieces = [encoder.pieces(measured.caption) for measured in batch]
     images = [measured.image for measured in batch if measured.image is not None]

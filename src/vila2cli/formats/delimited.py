@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.formats.reading import Row, RowError, not_utf8, opened
+from vila2cli.formats.reading import RowError, not_utf8, opened
 
-SUFFIXES = (".csv", ".tsv")
 _COMMAS = ",;\t"
 
 
@@ -51,21 +50,3 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise DataError(f"{path} is empty: its first line should name the columns")
     if twice := next((name for name in named if named.count(name) > 1), None):
         raise DataError(f"{path} has two columns called {twice!r}; rename one")
-
-
-def read_tsv(path: Path) -> Iterator[Row]:
-    """The rows of a table with tabs between and names in its first line; images in it are long."""
-    csv.field_size_limit(min(sys.maxsize, 1 << 31))
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream, delimiter="\t"), 1):
-                yield Row(row, f"{path}, row {number}")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from None
-    except (OSError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    if not number:
-        raise DataError(
-            f"{path} holds no rows: it should be a table with tabs between, and names in its first line"
-        )

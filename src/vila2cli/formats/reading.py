@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from vila2cli.errors import DataError
 from vila2cli.files import check_value, load_unchecked, parse_json
-from vila2cli.text.box_notations import Box
+from vila2cli.text.box_parsing import Box
 from vila2cli.text.printable import shortened
 
 Value = TypeVar("Value")

@@ -256,7 +256,7 @@ class Course:
     """
 
     def __init__(self) -> None:
-        self.steps: list[Step] | None = None
+        self.steps: list[ImageStep] | None = None
         self.made: Size | None = None
         self._last: Any = None
         self._whole: Size = (0, 0)
@@ -267,7 +267,7 @@ class Course:
         self._whole, self._left = size, {size: size}
         return image
 
-    def go(self, step: "Step", image: Any, made: Any) -> Any:
+    def go(self, step: "ImageStep", image: Any, made: Any) -> Any:
         """Note a step from one array to another, which is handed back."""
         if self.steps is not None and image is self._last:
             self.steps.append(step)
@@ -292,7 +292,7 @@ class Course:
         self.made = max(made[0], left[0]), max(made[1], left[1])
 
 
-class Step(NamedTuple):
+class ImageStep(NamedTuple):
     """A method of a backend, and what it is called with after the image."""
 
     name: str
@@ -300,7 +300,7 @@ class Step(NamedTuple):
     kwargs: dict[str, Any]
 
 
-def follow(processor: Any, steps: Sequence[Step], picture: Image.Image) -> NDArray[Any]:
+def follow(processor: Any, steps: Sequence[ImageStep], picture: Image.Image) -> NDArray[Any]:
     """What a `quick` processor makes of a picture in the steps of its course."""
     image: Any = Seen(picture)
     for step in steps:
@@ -322,19 +322,19 @@ class SizedPil(SettledOnce, PilBackend):  # type: ignore[misc]
         old_height, old_width = image.shape[1:]
         height, width = target_size((old_height, old_width), size)
         self.course.resized((old_width, old_height), (width, height))
-        step = Step("resize", (size, *args), kwargs)
+        step = ImageStep("resize", (size, *args), kwargs)
         return self.course.go(step, image, _blank((len(image), height, width), np.uint8))  # type: ignore[no-any-return]
 
     def center_crop(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
         cropped = super().center_crop(image, *args, **kwargs)
-        return self.course.go(Step("center_crop", args, kwargs), image, cropped)  # type: ignore[no-any-return]
+        return self.course.go(ImageStep("center_crop", args, kwargs), image, cropped)  # type: ignore[no-any-return]
 
     def rescale(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
-        step = Step("rescale", args, kwargs)
+        step = ImageStep("rescale", args, kwargs)
         return self.course.go(step, image, _blank(image.shape, np.float32))  # type: ignore[no-any-return]
 
     def normalize(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
-        step = Step("normalize", args, kwargs)
+        step = ImageStep("normalize", args, kwargs)
         return self.course.go(step, image, _blank(image.shape, np.float32))  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ Shapes: N images of the batch, C colour channels, H x W pixels.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from threading import RLock
 from typing import Any
 
@@ -57,13 +57,14 @@ class Chat:
         self.template = None if getattr(processor, "chat_template", None) else template
         self.rendering = Rendering(processor, self.template, takes_images=self.takes_images)
         self.rendering.arguments = self.arguments
-        self._prompts: dict[tuple[tuple[Turn, ...], int], Rendered] = {}  # most prompts are one of a few
+        self._prompts: dict[tuple[tuple[Turn, ...], int, bool], Rendered] = {}  # most prompts are one of a few
         self._outlines: dict[Any, Any] = {}
         self._opened = ""  # the mark of reasoning that the template ends every prompt with
         self._is_checked = False
         self._checking = RLock()  # threads that decode pictures come first where nobody did
         self.by_text = False
         self.whole = False  # whether the processor lays out every prompt with pictures itself, one at a time
+        self.whole_texts = False  # whether it lays out those without pictures, too
         self.most_images: int | None = None  # of one request, None for any number
         self.token_types: dict[str, dict[int, int]] = {}
         self._read_template()
@@ -98,7 +99,7 @@ class Chat:
         without, as one placeholder id (what vLLM takes).
         """
         self._check_for(images)
-        key = (tuple(turns), len(images))
+        key = (tuple(turns), len(images), self.whole_texts)
         rendered = self._prompts.get(key)
         if rendered is None:
             if len(self._prompts) >= _MAX_PROMPTS:
@@ -141,21 +142,18 @@ class Chat:
     def scored_ids(
         self, turns: Sequence[Turn], images: Sequence[Image.Image], text: str, *, expand: bool = True
     ) -> tuple[list[int], int]:
-        """The ids of turns and an answer to them as training renders both, and how many are the answer's.
+        """The ids of turns as they are asked and an answer as it is trained, and how many are the answer's.
 
         The answer's end token, and what follows it, is left out. Raises DataError for an answer without
         tokens, or whose text cannot be told from control tokens.
         """
         self._check_for(images)
-        conversation = [*turns, Turn("assistant", text)]
         if not text.strip():
             raise DataError("there is no text to score")
-        rendered = self._kept_apart(self._conversation, conversation, len(images))
+        rendered = self._kept_apart(self._scored, [*turns, Turn("assistant", text)], len(images))
         parts = self._filled(rendered, images, expand=expand)
         last = max(i for i, (_, is_answer) in enumerate(parts) if is_answer)
-        answer = parts[last][0]
-        ends = [i for i, token in enumerate(answer) if token in self.end_ids]
-        answer = answer[: ends[0]] if ends else answer
+        answer = list(takewhile(lambda token: token not in self.end_ids, parts[last][0]))
         num_begun = next((i for i, token in enumerate(answer) if token not in self.controls.ids), len(answer))
         if num_begun == len(answer):
             raise DataError("there is no text to score")
@@ -206,8 +204,7 @@ class Chat:
                 f"{type(self.processor).__name__} lays out every prompt with its pictures, so its model can be "
                 "asked but not trained"
             )
-        ready = join_ready(images, self.pictures)
-        return self.pictures.tensors(images) if ready is None else ready
+        return join_ready(images, self.pictures) or self.pictures.tensors(images)
 
     def made(self, size: Size) -> Size | None:
         """The size to which the image processor scales an image, None where it is open or left as it is."""
@@ -224,7 +221,7 @@ class Chat:
         """
         if answer is None:
             return self._laid_out(self._kept_apart(self._prompt, turns, len(images)).text, images)
-        rendered = self._kept_apart(self._conversation, [*turns, Turn("assistant", answer)], len(images))
+        rendered = self._kept_apart(self._scored, [*turns, Turn("assistant", answer)], len(images))
         start, stop = rendered.spans[-1]
         tokens = self.tokenizer.convert_ids_to_tokens(self.end_ids)
         ends = [at for token in tokens if (at := rendered.text.find(token, start, stop)) >= 0]
@@ -266,7 +263,6 @@ class Chat:
         self.end_ids = tuple(sorted(ends))
         if whole and _ANSWER in whole and not last and eos is not None:
             self.rendering.appended = str(self.tokenizer.eos_token)
-            self.rendering.appends_in_prompts = not next_ones
 
     def _controls_after_answer(self, text: str) -> tuple[int, ...]:
         after = text.rpartition(_ANSWER)[2] if _ANSWER in text else ""
@@ -281,7 +277,7 @@ class Chat:
         Raises DataError where a text brings others in however it is written, or swallows one.
         """
         plain = [with_texts(turn, lambda text: "word" if text.strip() else text) for turn in turns]
-        key = (cut.__name__, tuple(plain), num_images)
+        key = (cut.__name__, tuple(plain), num_images, self.whole_texts)
         if key not in self._outlines:
             if len(self._outlines) >= _MAX_PROMPTS:
                 self._outlines.clear()
@@ -302,6 +298,10 @@ class Chat:
 
     def _conversation(self, turns: Sequence[Turn], num_images: int) -> Rendered:
         return self._cut(*self.rendering.conversation(turns, num_images))
+
+    def _scored(self, turns: Sequence[Turn], num_images: int) -> Rendered:
+        text, spans = self.rendering.conversation(turns, num_images, ends_from=len(turns) - 1)
+        return self._cut(text, spans[-1:])
 
     def _cut(self, text: str, spans: list[Span]) -> Rendered:
         places = {self.pictures.place_id} if self.takes_images else set()
@@ -335,7 +335,8 @@ class Chat:
 
     def _encode(self, text: str, start: int = 0, images: Sequence[Image.Image] = ()) -> list[int]:
         """The ids of a text that stands at `start` of another, with what the processor has put before texts."""
-        if images and self.image_token in text:
+        is_shown = self.image_token in text
+        if images if is_shown else self.whole_texts and text and not start:
             return [int(token) for token in self._laid_out(text, images)["input_ids"][0]]
         adds = self.takes_images and not start and self._adds(text)
         return list(self.tokenizer(text, add_special_tokens=adds)["input_ids"]) if text or adds else []
@@ -395,6 +396,5 @@ class Chat:
 
     def _answer_labels(self, ids: list[int]) -> list[int]:
         labels = [IGNORE_INDEX if token == self.image_token_id else token for token in ids]
-        ends = [i for i, token in enumerate(ids) if token in self.end_ids]
-        stop = ends[-1] + 1 if ends else len(ids)
+        stop = max((i + 1 for i, token in enumerate(ids) if token in self.end_ids), default=len(ids))
         return labels[:stop] + [IGNORE_INDEX] * (len(ids) - stop)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from vila2cli.errors import ModelError, one_line
 from vila2cli.model.loading import LOAD_ERRORS
-from vila2cli.settings.training import BaseSettings
+from vila2cli.settings.base import BaseSettings
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 """What a chat template writes in the place of a picture."""

@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 
 from vila2cli.image import Size
-from vila2cli.model.backends import Course, Step, follow, is_uniform, quick, resized, sized
+from vila2cli.model.backends import Course, ImageStep, follow, is_uniform, quick, resized, sized
 from vila2cli.model.rendering import ODD
 
 _MAX_KEPT = 4096
 _PIXELS = "pixel_values"
 
 
-class Plan(NamedTuple):
+class ImagePlan(NamedTuple):
     """How the pixels of an image are made, their shape, and the tensors beside them, which its size decides."""
 
-    steps: list[Step]
+    steps: list[ImageStep]
     shape: tuple[int, ...]
     beside: dict[str, torch.Tensor]
 
@@ -35,7 +35,7 @@ class _Outline(NamedTuple):
 
     text: str | None
     made: Size | None
-    plan: Plan | None
+    plan: ImagePlan | None
 
 
 class Outlines:
@@ -108,7 +108,7 @@ class Outlines:
         plan = self._plan(course, dict(processed)) if number == 1 else None
         return _Outline(str(texts[0]) if texts else None, course.made, plan)
 
-    def _plan(self, course: Course, processed: dict[str, Any]) -> Plan | None:
+    def _plan(self, course: Course, processed: dict[str, Any]) -> ImagePlan | None:
         """The plan of a course whose last step makes all of the pixels, None for any other."""
         pixels = processed.pop(_PIXELS, None)
         if not course.steps or self._quick is None or not isinstance(pixels, torch.Tensor):
@@ -121,4 +121,4 @@ class Outlines:
             if kept.dtype != value.dtype or not torch.equal(kept, value):
                 return None  # not to keep a mask for every size
             beside[name] = kept
-        return Plan(course.steps, tuple(pixels.shape), beside)
+        return ImagePlan(course.steps, tuple(pixels.shape), beside)

@@ -63,8 +63,21 @@ def _settle(chat: "Chat", name: str) -> None:
         if not _same_ids(chat, shown, ids):
             chat.whole = False
             raise
+    _settle_texts(chat, name)
     if not chat.whole:
         chat.pictures.hasten([trial_picture(size) for size in HASTENED])
+
+
+def _settle_texts(chat: "Chat", name: str) -> None:
+    """Settle how prompts without pictures are made, which some processors begin with more than a tokenizer."""
+    try:
+        ids = _rows(_own_path(chat, [[]]), "input_ids")
+    except ODD:  # it takes none
+        return
+    for chat.whole_texts in (False, True):
+        if _same_ids(chat, [[]], ids):
+            return
+    raise ModelError(f"{name} is not supported: its processor lays out prompts without pictures otherwise")
 
 
 def _settle_parts(chat: "Chat", shown: list[list[Image.Image]], theirs: Mapping[str, Any], name: str) -> None:

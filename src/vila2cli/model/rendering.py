@@ -28,11 +28,10 @@ class Rendering:
         self._takes_images = takes_images
         self.controls = Controls(processor, getattr(processor, "tokenizer", processor))
         self.appended = ""
-        self.appends_in_prompts = False
 
     def prompt(self, turns: Sequence[Turn], num_images: int) -> str:
-        """The text up to where the model answers."""
-        return self.text(turns, num_images, answer=True, ended=self.appends_in_prompts)
+        """The text up to where the model answers, as the processor has it."""
+        return self.text(turns, num_images, answer=True, ends_from=len(turns))
 
     def tried(self, turns: Sequence[Turn], *, answer: bool, num_images: int = 0) -> str | None:
         """Rendered turns, None where the template refuses them."""
@@ -41,11 +40,11 @@ class Rendering:
         except DataError:
             return None
 
-    def text(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False, ended: bool = True) -> str:
-        """The text of turns, with `answer` up to where the model answers, with `ended` all answers ended."""
+    def text(self, turns: Sequence[Turn], num_images: int, *, answer: bool = False, ends_from: int = 0) -> str:
+        """The text of turns, with `answer` up to where the model answers, from a turn on all answers ended."""
         messages = self.messages(turns, num_images)
-        if ended and self.appended:
-            for message in messages:
+        if self.appended:
+            for message in messages[ends_from:]:
                 if message["role"] == "assistant":
                     message["content"] = self._ended(message["content"])
         try:
@@ -60,24 +59,26 @@ class Rendering:
         assert isinstance(text, str)
         return text
 
-    def conversation(self, turns: Sequence[Turn], num_images: int) -> tuple[str, list[Span]]:
+    def conversation(
+        self, turns: Sequence[Turn], num_images: int, *, ends_from: int = 0
+    ) -> tuple[str, list[Span]]:
         """The text of a conversation, and from where to where each assistant's answer stands in it.
 
         An answer is what follows its own generation prompt, with what the template writes after it. Where a
         template asks in other words than it tells, it is the answer's text and the end token behind it.
         """
-        whole = self.text(turns, num_images)
+        whole = self.text(turns, num_images, ends_from=ends_from)
         spans: list[Span] = []
         start = 0
         for i, turn in enumerate(turns):
             if turn.role != "assistant":
                 continue
-            asked = self._part(turns, i, num_images, answer=True)
-            answered = self._part(turns, i + 1, num_images, answer=False)
+            asked = self._part(turns, i, num_images, answer=True, ends_from=ends_from)
+            answered = self._part(turns, i + 1, num_images, answer=False, ends_from=ends_from)
             if asked is not None and answered is not None and _begins(whole, asked, answered):
                 spans.append((max(start, len(asked)), len(answered)))
             else:
-                spans.append(self._sought(turns, i, num_images, whole))
+                spans.append(self._sought(turns, i, num_images, whole, ends_from=ends_from))
             start = spans[-1][1]
         return whole, spans
 
@@ -110,21 +111,24 @@ class Rendering:
             return [*content, {"type": "text", "text": self.appended}] if content else content
         return [*content[:-1], {"type": "text", "text": self._ended(content[-1]["text"])}]
 
-    def _part(self, turns: Sequence[Turn], stop: int, num_images: int, *, answer: bool) -> str | None:
+    def _part(
+        self, turns: Sequence[Turn], stop: int, num_images: int, *, answer: bool, ends_from: int
+    ) -> str | None:
         marked = any(IMAGE_PLACEHOLDER in turn.text for turn in turns)
         part = turns[:stop]
         images = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in part) if marked else num_images
         try:
-            return self.text(part, images, answer=answer)
+            return self.text(part, images, answer=answer, ends_from=ends_from)
         except DataError:
             if not part:
                 raise
             return None
 
-    def _sought(self, turns: Sequence[Turn], i: int, num_images: int, whole: str) -> Span:
+    def _sought(self, turns: Sequence[Turn], i: int, num_images: int, whole: str, *, ends_from: int) -> Span:
         """Where the answer of turn i stands, found by writing a word in its place."""
         other = [*turns[:i], Turn("assistant", _SENTINEL), *turns[i + 1 :]]
-        marked = self.text(other, num_images) if IMAGE_PLACEHOLDER not in turns[i].text else ""
+        has_words = IMAGE_PLACEHOLDER not in turns[i].text
+        marked = self.text(other, num_images, ends_from=ends_from) if has_words else ""
         start = marked.find(_SENTINEL)
         rest = marked[start + len(_SENTINEL) :] if start >= 0 else ""
         stop = len(whole) - len(rest)

@@ -13,7 +13,7 @@ from vila2cli.report.headline import Tile
 from vila2cli.report.json_reader import table_of, tables_of, whole
 from vila2cli.report.plots import cost_chart, tag
 from vila2cli.report.run_folder import RunRecord, StageRecord, State
-from vila2cli.report.tables import Cell, Row, Table, columns
+from vila2cli.report.tables import Cell, Table, TableRow, columns
 from vila2cli.report.wording import NOT_RUN, compact, dollars, duration, number, visible
 from vila2cli.run.cost import HUMAN_DOLLARS, PAPER_DOLLARS, Cost
 from vila2cli.settings import CostSettings
@@ -54,7 +54,7 @@ def reject_table(run: RunRecord) -> Table:
         for reason, count in sorted(_told(stage).items(), key=lambda pair: (-pair[1], pair[0])):
             share = f"{100 * count / stage.num_in:.2f} %" if stage.num_in else NOT_RUN
             rows.append(
-                Row(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
+                TableRow(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
             )
     return Table(_REJECT_COLUMNS, tuple(rows), _reject_note(run))
 
@@ -121,12 +121,12 @@ def _ledger(run: RunRecord, settings: CostSettings) -> Table:
     """One line per stage that recorded its time, and their total."""
     known = [(stage, stage_cost(stage, settings)) for stage in run.stages]
     costs = [cost for _, cost in known if cost is not None]
-    rows = [Row(stage.label, _ledger_cells(cost)) for stage, cost in known if cost is not None]
+    rows = [TableRow(stage.label, _ledger_cells(cost)) for stage, cost in known if cost is not None]
     if len(costs) > 1:
         paid = sum(cost.dollars for cost in costs)
         price = f"{dollars(paid)} in all" if paid else NOT_RUN
         cells = ("", duration(sum(cost.seconds for cost in costs)), "", "", "", _hours(costs), price)
-        rows.append(Row("all stages", cells, style="total"))
+        rows.append(TableRow("all stages", cells, style="total"))
     return Table(_LEDGER_COLUMNS, tuple(rows))
 
 
@@ -196,7 +196,7 @@ def matrix(run: RunRecord) -> Table:
     """The state of every stage of every round."""
     names = sorted({stage.name for stage in run.stages}, key=_place)
     rows = (
-        Row(group, tuple(_state_cell(run.stage(group, name)) for name in names))
+        TableRow(group, tuple(_state_cell(run.stage(group, name)) for name in names))
         for group in dict.fromkeys(stage.group for stage in run.stages)
     )
     return Table(columns("What ran", *names), tuple(rows))
@@ -218,7 +218,7 @@ def lineage_table(run: RunRecord) -> Table:
     )
 
 
-def _lineage_row(stage: StageRecord) -> Row:
+def _lineage_row(stage: StageRecord) -> TableRow:
     known = {**stage.summary, **table_of(stage.manifest.get("inputs"))}
     models = _models(known)
     weights = " + ".join(sha256[:12] for _, sha256 in models if sha256)
@@ -233,7 +233,7 @@ def _lineage_row(stage: StageRecord) -> Row:
         visible(next((version for version in versions if version), ""), 20),
         when(stage.finished),
     )
-    return Row(stage.label, cells)
+    return TableRow(stage.label, cells)
 
 
 def _models(known: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caption:
+class CaptionColumn:
     """One column of a card."""
 
     title: str
@@ -55,7 +55,7 @@ class Card:
     """One image with its captions, oldest first. `trend` compares the last caption with the first one."""
 
     key: str
-    captions: tuple[Caption, ...]
+    captions: tuple[CaptionColumn, ...]
     picture: InlinePicture
     truth: tuple[str, ...] = ()
     trend: str = "same"
@@ -177,7 +177,7 @@ def _caption(
     *,
     meta: str = "",
     is_alt: bool = False,
-) -> Caption:
+) -> CaptionColumn:
     shown = visible(text)
     score, balance = "", None
     if shown and scene is not None and vocabulary is not None:
@@ -185,7 +185,7 @@ def _caption(
         balance = count.right - count.contradicted
         score = f"{count.right} of {count.true} facts"
         score += f", {count.contradicted} wrong" if count.contradicted else ""
-    return Caption(
+    return CaptionColumn(
         title=title,
         spans=tuple(mark_spans(shown, visible(earlier) if earlier else None, scene, vocabulary)),
         score=score,

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from vila2cli.report.json_reader import real, table_of, tables_of, whole
 from vila2cli.report.run_folder import RunRecord, StageRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import NOT_RUN, number, visible
 
 FROM_MODEL = ("model", "merged")
@@ -25,7 +25,7 @@ def decision_table(run: RunRecord) -> Table:
     return Table(_COLUMNS, tuple(_row(stage) for stage in layers if _counts(stage.summary.get("kept"))))
 
 
-def _row(stage: StageRecord) -> Row:
+def _row(stage: StageRecord) -> TableRow:
     summary = stage.summary
     kept, images = _counts(summary.get("kept")), whole(summary.get("images"))
     written = sum(count for source, count in kept.items() if source in FROM_MODEL)
@@ -39,7 +39,7 @@ def _row(stage: StageRecord) -> Row:
         _text(_counts(summary.get("defects"))),
         _text(kept),
     )
-    return Row(stage.label, cells)
+    return TableRow(stage.label, cells)
 
 
 def filter_table(run: RunRecord) -> Table:
@@ -48,12 +48,12 @@ def filter_table(run: RunRecord) -> Table:
     return Table(_FILTER_COLUMNS, tuple(rows))
 
 
-def _filter_row(stage: StageRecord) -> Row:
+def _filter_row(stage: StageRecord) -> TableRow:
     ranked_by = visible(stage.summary.get("rank_by", ""), 40)
     cuts = [_cut(cut, ranked_by) for cut in tables_of(stage.summary.get("cuts"))]
     share = f"{100 * stage.num_out / stage.num_in:.1f} %"
     counts = (f"{stage.num_in:,}", f"{stage.num_out:,}", share, _text(stage.dropped))
-    return Row(stage.label, (*counts, Markup("<br>").join(cuts or ["none"])))
+    return TableRow(stage.label, (*counts, Markup("<br>").join(cuts or ["none"])))
 
 
 def _cut(cut: Mapping[str, object], ranked_by: str) -> str:

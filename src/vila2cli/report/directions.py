@@ -13,7 +13,7 @@ from vila2cli.report.paired import MAIN_MEASURES, MEASURE_NAMES, compare_two
 from vila2cli.report.plots import tag
 from vila2cli.report.results import RoundResult
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import NOT_RUN, points
 from vila2cli.score.stats import Bootstrap
 
@@ -42,7 +42,7 @@ def direction_table(
             changes = compare_two(run, before, after, reader, **bootstrap).changes
         figures = [_from_even(rates.get(judge)) for judge in judges]
         figures += [changes.get(name) for name in MAIN_MEASURES]
-        rows.append(Row(f"{layer} over {against}", (*map(_cell, figures), _together(figures))))
+        rows.append(TableRow(f"{layer} over {against}", (*map(_cell, figures), _together(figures))))
     measures = (MEASURE_NAMES.get(name, name) for name in MAIN_MEASURES)
     named = (f"{judge} judge" for judge in judges)
     return Table(columns("Captions", *named, *measures, "Together"), tuple(rows))

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from vila2cli.report.all_captions import ALT, ImageCaptions
 from vila2cli.report.captions import vocabulary_of
 from vila2cli.report.figures import Figure
-from vila2cli.report.tables import Cell, Row, Table, columns
+from vila2cli.report.tables import Cell, Table, TableRow, columns
 from vila2cli.report.wording import number
 from vila2cli.score.caption import Fact, contradicted_facts, stated_facts, true_facts
 from vila2cli.score.scorer import Vocabulary
@@ -55,7 +55,7 @@ def drift_table(
         wording = _wording([image.texts[column].lower().split() for image in common])
         shares = [cells[column, name] for name in SHARES] if vocabulary else []
         label = "alt-text" if column == ALT else f"round {column}"
-        rows.append(Row(label, (*wording, *shares)))
+        rows.append(TableRow(label, (*wording, *shares)))
     names = COUNTS + (FACT_COLUMNS if vocabulary else ())
     return Table(columns("Captions", num=names), tuple(rows), _note(len(common), vocabulary))
 

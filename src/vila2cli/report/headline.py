@@ -8,7 +8,7 @@ from vila2cli.report.figures import Figure, scale_of
 from vila2cli.report.judgements import Judgement
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, task_names
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Cell, Row
+from vila2cli.report.tables import Cell, TableRow
 from vila2cli.report.wording import duration, number
 from vila2cli.score.stats import TOO_FEW
 
@@ -33,7 +33,7 @@ class HeadlineTable:
 
     groups: tuple[tuple[str, int], ...]
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     note: str
 
 
@@ -71,7 +71,7 @@ def headline_table(
     }
     columns = [column for group in groups.values() for column in group]
     rows = tuple(
-        Row(result.group, tuple(cells), _row_note(result), "" if result.is_round else "apart")
+        TableRow(result.group, tuple(cells), _row_note(result), "" if result.is_round else "apart")
         for result, *cells in zip(results, *(column.cells for column in columns), strict=True)
     )
     spans = [("", 1), *((name, len(group)) for name, group in groups.items() if group)]

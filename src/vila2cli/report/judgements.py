@@ -8,7 +8,7 @@ from typing import Any
 from vila2cli.report.figures import Figure, figure_of
 from vila2cli.report.json_reader import real, table_of, tables_of, whole
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import NOT_RUN, number, visible
 
 OUTCOMES = ("wins", "ties", "losses")
@@ -65,7 +65,7 @@ def read_judgements(run: RunRecord, group: str) -> list[Judgement]:
 def judge_table(judgements: Sequence[Judgement]) -> Table:
     """A line for every judgement."""
     rows = (
-        Row(given.group, (f"{given.layer} over {given.against}", given.judge, *_cells(given)))
+        TableRow(given.group, (f"{given.layer} over {given.against}", given.judge, *_cells(given)))
         for given in judgements
     )
     return Table(_COLUMNS, tuple(rows))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vila2cli.errors import RecipeError
 from vila2cli.report.json_reader import MAX_FILE_BYTES, JsonReader
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import join_words, visible
 from vila2cli.run.folder import digest
 from vila2cli.run.recipe_file import RECIPE_FILE, file_of
@@ -174,7 +174,7 @@ def _differing(newest: str, stored: Mapping[str, Path]) -> Table:
             if settings and mine.get(key) != settings.get(key) and not key.startswith(_NO_MATTER):
                 found.setdefault(key, {}).setdefault(_shown(settings, key), []).append(label)
     rows = tuple(
-        Row(visible(key, 120), (_shown(mine, key), value, join_words(labels)))
+        TableRow(visible(key, 120), (_shown(mine, key), value, join_words(labels)))
         for key, others in list(found.items())[:MAX_DIFFERENCES]
         for value, labels in others.items()
     )

@@ -16,7 +16,7 @@ from vila2cli.report.json_reader import JsonReader
 from vila2cli.report.plots import difference_mark, tag
 from vila2cli.report.results import PRECISION, QA_MEAN, RECALL, RoundResult, TaskResult, task_names
 from vila2cli.report.run_folder import RunRecord
-from vila2cli.report.tables import Row, Table, columns
+from vila2cli.report.tables import Table, TableRow, columns
 from vila2cli.report.wording import signed
 from vila2cli.score import SCORERS
 from vila2cli.score.stats import (
@@ -183,7 +183,7 @@ def difference_table(comparisons: Sequence[RoundComparison], results: Sequence[R
         if any(figures):
             scale = scale_of([result.measure(name) for result in results])
             cells = (_difference_cell(figure, scale, max(ends)) for figure in figures)
-            rows.append(Row(MEASURE_NAMES.get(name, name), tuple(cells)))
+            rows.append(TableRow(MEASURE_NAMES.get(name, name), tuple(cells)))
     pairs = [f"{comparison.after} − {comparison.before}" for comparison in comparisons]
     return Table(columns("Difference, with 95% interval", *pairs), tuple(rows), _NOTE)
 

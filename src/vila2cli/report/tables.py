@@ -19,7 +19,7 @@ Content = str | Cell | None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One line: a label, with small print below it, and what stands in every column but the first."""
 
     label: str
@@ -33,10 +33,10 @@ class Table:
     """Rows under headings, each with the class of its cells (num, long, time), and the sentence about them."""
 
     columns: Sequence[tuple[str, str]] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...] = ()
     note: str = ""
 
-    def styled(self, row: Row) -> Iterator[tuple[Content, str]]:
+    def styled(self, row: TableRow) -> Iterator[tuple[Content, str]]:
         """The cells of a row with their classes."""
         return zip(row.cells, (style for _, style in self.columns[1:]), strict=True)
 

@@ -1,4 +1,4 @@
-"""What keeps a run honest: where its files are, what decides them, and who writes them.
+"""What keeps a run honest: where its files are, and what decides them.
 
 Existence means complete: `complete_folder` and `write_json` write aside, fsync and rename. A
 folder says in manifest.json what it was made from; `claim` refuses to go on with anything else.
@@ -10,20 +10,17 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, open_locked, sync_folder, write_atomically
-from vila2cli.ranks import launched_worker, number
+from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, sync_folder, write_atomically
 from vila2cli.run.changes import difference, model_of
 from vila2cli.run.recipe_file import RECIPE_FILE, store_recipe
 from vila2cli.settings.recipe import Recipe
@@ -37,10 +34,6 @@ OURS = f"{MARK}folder"
 RESULTS = (RECIPE_FILE, "summary.json", "metrics.json", "rejects.jsonl", "layer.json")
 RESULTS_OF_SHARDS = (".rejects.jsonl", ".stats.json")
 """Files of a folder that a stage writes; where they are and no manifest.json, they are another's."""
-
-T = TypeVar("T")
-
-_LOCK_TRIES, _LOCK_WAIT_S = 25, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,79 +82,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"cannot digest a {type(value).__name__}")
-
-
-# Work is split by shard.
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """Worker `index` of `count`."""
-
-    index: int = 0
-    count: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = None) -> Worker:
-    """Read `i/n`; without it take the Slurm array task and what `launched_worker` says, else 0/1.
-
-    `auto/n` is this, too, and says how many there are. Raises RecipeError when the text is not `i/n` with
-    0 <= i < n, when another number is counted, when the array has gaps, and as `launched_worker` does.
-    """
-    wanted = text.removeprefix("auto/") if text is not None and text.startswith("auto/") else ""
-    if text is not None and not (wanted.isdecimal() and int(wanted)):
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise RecipeError(f"--worker {text}: write it as i/n with i from 0 to n-1, for example 0/4")
-        return Worker(int(index), int(count))
-    environ = os.environ if environ is None else environ
-    array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
-    task = launched_worker(environ, count=int(wanted) // array.count if wanted else None)
-    worker = Worker(array.index * task.count + task.index, array.count * task.count)
-    if wanted and worker.count != int(wanted):
-        counted = f"there are {worker.count}" if worker.count > 1 else "nothing says which of them this is"
-        raise RecipeError(f"--worker {text}: {counted}; write it as i/n")
-    return worker
-
-
-def who_counts(worker: Worker, environ: Mapping[str, str] | None = None) -> str:
-    """Where the numbers of a worker come from, "" where it is the only one and nothing says otherwise."""
-    environ = os.environ if environ is None else environ
-    try:
-        by_itself = parse_worker(f"auto/{worker.count}" if worker.count > 1 else None, environ)
-    except RecipeError:  # of which --worker is the way out
-        return "--worker"
-    if worker != by_itself:
-        return "--worker"
-    array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
-    in_array = f"task {array} of a Slurm array" if array.count > 1 else ""
-    task = launched_worker(environ, count=worker.count // array.count)
-    return ", ".join(filter(None, (in_array, task.how)))
-
-
-def _array_task(environ: Mapping[str, str]) -> Worker:
-    task = number(environ, "SLURM_ARRAY_TASK_ID")
-    first = number(environ, "SLURM_ARRAY_TASK_MIN")
-    step = max(1, number(environ, "SLURM_ARRAY_TASK_STEP", 1))
-    count = number(environ, "SLURM_ARRAY_TASK_COUNT", 1)
-    index = (task - first) // step
-    if not 0 <= index < count:
-        raise RecipeError(
-            f"Slurm array task {task} is not one of {count} tasks counted from {first}: "
-            "an array with gaps cannot be split evenly; give --worker i/n"
-        )
-    return Worker(index, count)
-
-
-def select(shards: Sequence[T], worker: Worker) -> list[T]:
-    """The worker's part: every n-th shard from its index on."""
-    return list(shards[worker.index :: worker.count])
-
-
-# What a folder was made from.
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,87 +215,6 @@ def _check_ours(partial: Path) -> None:
             f"{partial} is there and was not made by vila2, which would write there; move it or give another "
             "--out"
         )
-
-
-@contextlib.contextmanager
-def lock(out_dir: Path, worker: Worker | None = None) -> Iterator[None]:
-    """Keep other processes from writing the same output meanwhile: of workers the same part, and of
-    those who split the work in another way, or not at all, any part.
-
-    Raises DataError naming the process that holds it. The lock goes with the process, however it ends.
-    """
-    worker = worker or Worker()
-    folder = out_dir.resolve()  # a link to it, or ".", is the same folder
-    path = folder.with_name(f"{MARK}{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    me = f"process {os.getpid()} on {socket.gethostname()}"
-    with contextlib.ExitStack() as held:
-        if worker.count == 1:
-            held.enter_context(_held(path, out_dir, me))
-        else:
-            part = path.with_name(f"{MARK}{folder.name}.{worker.index}of{worker.count}.lock")
-            held.enter_context(_held(part, out_dir, f"worker {worker}, {me}"))
-            held.enter_context(_shared(path, out_dir, worker, me))
-        yield
-
-
-@contextlib.contextmanager
-def _held(path: Path, out_dir: Path, me: str) -> Iterator[None]:
-    """Hold a lock file alone."""
-    stream = open_locked(path)
-    if stream is None:
-        raise DataError(f"{out_dir} is in use by {_holder(path)}; wait for it or stop it")
-    with stream:
-        _sign(stream, me)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _shared(path: Path, out_dir: Path, worker: Worker, me: str) -> Iterator[None]:
-    """Hold a lock file together with the workers of the same split, which the first of them notes there."""
-    split = f"{worker.count} workers"
-    stream = None
-    for _ in range(_LOCK_TRIES):  # others come and go
-        first = open_locked(path)
-        if first is not None:
-            with first:
-                _sign(first, f"{split}, the first of them {me}")
-        stream = open_locked(path, shared=True, create=False)
-        if stream is not None and _holder(path).startswith(f"{split},"):
-            break
-        if stream is not None:
-            stream.close()
-            stream = None
-        time.sleep(_LOCK_WAIT_S)
-    if stream is None:
-        raise DataError(
-            f"{out_dir} is in use by {_holder(path)}; worker {worker} has to wait for it, or stop it"
-        )
-    try:
-        with stream:
-            yield
-    finally:
-        last = open_locked(path, create=False)
-        if last is not None:
-            with last:
-                path.unlink(missing_ok=True)
-
-
-def _sign(stream: BinaryIO, who: str) -> None:
-    with naming(Path(stream.name)):
-        os.ftruncate(stream.fileno(), 0)
-        os.write(stream.fileno(), who.encode())  # where a disk is full, closing would fail on what is unwritten
-
-
-def _holder(path: Path) -> str:
-    """Who a lock file says holds it."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
-    except OSError:
-        return "another process"
 
 
 def append_log(path: Path, **figures: Any) -> None:

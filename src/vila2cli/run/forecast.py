@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
-from vila2cli.run.cost import three_digits
+from vila2cli.run.cost import price_text, three_digits
 from vila2cli.run.folder import RunFolder
 from vila2cli.run.stages import Stage, done_file
 from vila2cli.settings.recipe import Recipe
@@ -106,7 +106,7 @@ class Forecast:
         assert self.rate is not None, "it is known how fast it is"
         if self.hours is None or self.dollars is None:
             return f"{text}{three_digits(1 / self.rate.seconds)} images/s  ({self.rate.source})"
-        price = f"  {_price(self.dollars)}" if self.dollars_per_hour else ""
+        price = f"  {price_text(self.dollars)}" if self.dollars_per_hour else ""
         hours = _hours(self.hours, self.rate.device, num_devices)
         return f"{text}{hours}{price}  ({self.rate.source})"
 
@@ -146,7 +146,7 @@ def _read_rate(kind: StageKind, out: Path) -> Rate | None:
 
 def _figures(kind: StageKind, summary: Mapping[str, Any]) -> tuple[float, int, str]:
     """Device-seconds, the images they were spent on, and the unit of hours; "" where it is the recipe's."""
-    if kind in ("recaption", "filter"):
+    if kind in ("recaption", "rewrite", "filter"):
         cost = summary["cost"]
         return cost["hours_per_1k_images"] * 3600, 1000, cost["device"]
     if kind in ("pretrain", "sft", "specialize"):
@@ -235,7 +235,7 @@ def num_images(stage: Stage, recipe: Recipe, counts: Counts) -> int | None:
     if stage.kind == "recaption":
         shares = [recipe.captions_of(layer).share for layer in recipe.caption_layers]
         return _share(counts["pretrain"], sum(shares))
-    if stage.kind == "filter":
+    if stage.kind in ("rewrite", "filter"):
         return counts["pretrain"]
     if stage.kind == "pretrain":
         return _pretraining(recipe, counts)
@@ -282,7 +282,7 @@ def forecast_lines(found: Sequence[Forecast], *, num_devices: int) -> Iterator[s
         known = [one for one in left if one.rate is not None and one.rate.device == device]
         hours = sum(one.hours or 0.0 for one in known)
         dollars = sum(one.dollars or 0.0 for one in known)
-        price = f", {_price(dollars)}" if dollars else ""
+        price = f", {price_text(dollars)}" if dollars else ""
         yield f"left: {_hours(hours, device, num_devices)}{price}"
     if uncounted := [one for one in left if one.rate is not None and one.num_images is None]:
         wanted = dict.fromkeys(name for one in uncounted for name in one.uncounted)
@@ -297,10 +297,6 @@ def _named(found: Sequence[Forecast]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
     return ", ".join(one.stage.name for one in found[:_MAX_NAMED]) + more
-
-
-def _price(dollars: float) -> str:
-    return f"${dollars:,.2f}" if dollars >= 0.01 else "less than $0.01"
 
 
 def _hours(hours: float, device: str, num_devices: int) -> str:

@@ -1,7 +1,8 @@
 """What a stage returns: a frozen record, its JSON as in the stage's summary file, and its lines for people."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,26 +26,45 @@ class StageResult:
         """What the stage's summary file holds, and `--json` prints."""
         assert dataclasses.is_dataclass(self)
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
-        keyed = {
-            field.metadata.get("key", field.name.removesuffix("_")): plain(value)
-            for field, value in values
-            if not _is_default(field, value)
-        }
+        keyed = {_key_of(field): plain(value) for field, value in values if not _is_default(field, value)}
         keyed.pop("", None)
         rest = keyed.pop(REST, {})
         return {**keyed, **rest}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The result whose JSON this is, of a class with one field for the `REST`; what is absent is None."""
+        """The result whose JSON this is; what is absent there has its default, else it is None."""
         assert dataclasses.is_dataclass(cls)
-        *own, rest = [field.name for field in dataclasses.fields(cls)]
-        others = {name: value for name, value in values.items() if name not in own}
-        return cls(**{name: values.get(name) for name in own}, **{rest: others})
+        fields = {_key_of(field): field for field in dataclasses.fields(cls)}
+        known = {
+            field.name: values.get(name) for name, field in fields.items() if _is_given(name, field, values)
+        }
+        if REST in fields:
+            known[fields[REST].name] = {name: value for name, value in values.items() if name not in fields}
+        return cls(**known)
 
     def lines(self) -> Iterable[str]:
         """The same for the terminal."""
         return summary_lines(self.to_json())
+
+
+@dataclass(frozen=True, slots=True)
+class Texts(StageResult):
+    """Samples as text."""
+
+    samples: Sequence[str]
+
+    def lines(self) -> list[str]:
+        return "\n\n".join(self.samples).split("\n")
+
+
+def _key_of(field: "dataclasses.Field[Any]") -> str:
+    return str(field.metadata.get("key", field.name.removesuffix("_")))
+
+
+def _is_given(name: str, field: "dataclasses.Field[Any]", values: Mapping[str, Any]) -> bool:
+    has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
+    return name != REST and (name in values or not has_default)
 
 
 def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:
@@ -64,11 +84,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def as_json(result: StageResult | Mapping[str, Any]) -> Mapping[str, Any]:
-    """The JSON of a result, as which a mapping passes."""
-    return result.to_json() if isinstance(result, StageResult) else result
 
 
 def summary_lines(values: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.files import read_json
-from vila2cli.run.folder import Worker, select, write_json
+from vila2cli.run.folder import write_json
 from vila2cli.run.results import StageResult
+from vila2cli.run.workers import Worker, select
 from vila2cli.shards import Shard, done
 
 SHARDS_FILE = "shards.json"
@@ -18,15 +19,20 @@ SHARDS_FILE = "shards.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished(StageResult):
-    """How far the workers of a stage are together, which is not `done` yet: "scored", "judged"."""
+    """How far the workers of a stage are together, which is not `done` yet: "scored", "judged".
+
+    `done_by` says who else is doing the last step.
+    """
 
     done: str
     num_shards: int
     num_shards_done: int
+    done_by: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The counts, and that the stage is not done."""
-        return {self.done: False, "num_shards": self.num_shards, "num_shards_done": self.num_shards_done}
+        counts = {"num_shards": self.num_shards, "num_shards_done": self.num_shards_done}
+        return {self.done: False, **counts, **({f"{self.done}_by": self.done_by} if self.done_by else {})}
 
 
 def split(out_dir: Path, layers: Mapping[str, Sequence[Shard]], worker: Worker) -> dict[str, list[Shard]]:

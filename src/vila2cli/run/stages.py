@@ -14,6 +14,7 @@ from vila2cli.errors import RecipeError, meant
 from vila2cli.files import read_json
 from vila2cli.run.folder import RunFolder
 from vila2cli.run.splitting import listed_shards, undone
+from vila2cli.settings.layers import RECAPTION, REWRITE
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.slurm import StageKind
 from vila2cli.shards.records import read_layer_json, read_stats
@@ -254,6 +255,10 @@ def _round(recipe: Recipe, number: int) -> Iterator[Stage]:
         layers = recipe.caption_layers if recipe.captions else ()
         yield stage("recaption", f"{before}-sft", layers=layers)
         trained_on = [f"{here}-recaption"]
+        if recipe.rewrites:
+            merging = RECAPTION, "--rewrite", "--round", str(number)
+            yield Stage(f"{here}-rewrite", REWRITE, merging, folder.stage(REWRITE, number), tuple(trained_on))
+            trained_on = [f"{here}-rewrite"]
         if recipe.pretrain.filtered:
             yield stage("filter", *trained_on)
             trained_on = [f"{here}-filter"]

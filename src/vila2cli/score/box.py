@@ -25,7 +25,7 @@ from vila2cli.score.box_frames import (
 )
 from vila2cli.score.grouping import means
 from vila2cli.score.scorer import Account, Labels, Reference, Row, Scored, Scorer
-from vila2cli.text.box_notations import CORNERS, LIST, QWEN, Box, FoundBox, find_boxes, has_point
+from vila2cli.text.box_parsing import CORNERS, LIST, QWEN, Box, FoundBox, find_boxes, has_point
 
 __all__ = ["BOX", "BOX_FRAME", "FRAMES", "REFCOCO", "Box", "iou", "parse_boxes"]
 

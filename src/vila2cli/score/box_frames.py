@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vila2cli.text.box_notations import Box
+from vila2cli.text.box_parsing import Box
 
 BOX_FRAME = "xyxy-999"
 """The frame of this package's own boxes in text: left, top, right, bottom, each 0-999 (VILA^2 figure 3)."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 from vila2cli.errors import DataError
-from vila2cli.score.grouping import Group, category_label, category_metrics, group_name, means, tally
+from vila2cli.score.grouping import LabelGroup, category_label, category_metrics, group_name, means, tally
 from vila2cli.score.scorer import Labels, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 
@@ -191,7 +191,7 @@ MMBENCH = replace(
     headline="circular_accuracy",
     metrics=circular_metrics,
     labels=circular_labels,
-    complete=tally("score", groups=[Group("question", right="question_right", count="questions")]),
+    complete=tally("score", groups=[LabelGroup("question", right="question_right", count="questions")]),
     unit="question",
     rule="MMBench's CircularEval with VLMEvalKit's exact matching as of 2026-06-17",
 )

@@ -9,7 +9,7 @@ from vila2cli.score.stats import Columns, FloatArray, Metrics, ratio
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class LabelGroup:
     """The samples with one value of a label: counted once as `count`, and as `right` if all of them score 1.
 
     A sample without the label is in no group. The names of `by_category` groups end in the category, too
@@ -23,7 +23,7 @@ class Group:
 
 
 def tally(
-    *columns: str, label: str = "category", separator: str = "", groups: Sequence[Group] = ()
+    *columns: str, label: str = "category", separator: str = "", groups: Sequence[LabelGroup] = ()
 ) -> Callable[[Sequence[Scored]], list[Row]]:
     """What `Scorer.complete` is for families that count by category or in groups.
 
@@ -46,7 +46,7 @@ def tally(
     return complete
 
 
-def _count(group: Group, scored: Sequence[Scored], rows: Sequence[Row]) -> None:
+def _count(group: LabelGroup, scored: Sequence[Scored], rows: Sequence[Row]) -> None:
     members: dict[str, list[int]] = {}
     for index, prediction in enumerate(scored):
         if name := prediction.labels.get(group.label):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from vila2cli.errors import DataError
 from vila2cli.score.grouping import (
-    Group,
+    LabelGroup,
     categories,
     category_label,
     category_metrics,
@@ -195,7 +195,7 @@ MME = Scorer(
     score=score_mme,
     metrics=mme_metrics,
     labels=mme_labels,
-    complete=tally("score", groups=[Group("image", right="both", count="images", by_category=True)]),
+    complete=tally("score", groups=[LabelGroup("image", right="both", count="images", by_category=True)]),
     unit="image",
     is_share=False,
     tops=mme_top,
@@ -210,8 +210,8 @@ HALLUSION = Scorer(
     labels=hallusion_labels,
     complete=tally(
         groups=[
-            Group("figure", right="figure_right", count="figures"),
-            Group("question", right="question_right", count="questions"),
+            LabelGroup("figure", right="figure_right", count="figures"),
+            LabelGroup("question", right="question_right", count="questions"),
         ]
     ),
     unit="set",

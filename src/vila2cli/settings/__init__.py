@@ -1,7 +1,8 @@
 """The recipe: typed, frozen settings with unit and default, one class per table.
 
-recipe reads TOML and `--set`; kinds is what settings are made of; training, captions, trainer, asking, layers,
-machine, soup and slurm hold the tables, and this module the recipe that joins them. Read kinds, then training.
+recipe reads TOML and `--set`; kinds is what settings are made of; base, training, captions, trainer, writing,
+asking, layers, machine, soup and slurm hold the tables, and this module the recipe that joins them. Read kinds,
+then training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,8 @@ from vila2cli.settings.asking import (
     FilterSettings,
     JudgeModelSettings,
     JudgeSettings,
-    RecaptionSettings,
-    RewriteSettings,
-    WritingSettings,
 )
+from vila2cli.settings.base import BaseSettings, TilesSettings
 from vila2cli.settings.captions import CaptionSettings
 from vila2cli.settings.kinds import (
     JudgeName,
@@ -34,13 +33,12 @@ from vila2cli.settings.kinds import (
     Workers,
     setting,
 )
-from vila2cli.settings.layers import RECAPTION, CaptionLayerSettings, LayerName
+from vila2cli.settings.layers import RECAPTION, REWRITE, CaptionLayerSettings, LayerName
 from vila2cli.settings.machine import AskingStage, MachineSettings, StageMachineSettings
 from vila2cli.settings.slurm import Line, SlurmSettings
 from vila2cli.settings.soup import SoupSettings
 from vila2cli.settings.trainer import SourceSettings, TrainerSettings
 from vila2cli.settings.training import (
-    BaseSettings,
     DataSettings,
     LoraSettings,
     MainSettings,
@@ -48,10 +46,10 @@ from vila2cli.settings.training import (
     SftSettings,
     SpecialistSettings,
     SpecializeSettings,
-    TilesSettings,
     TrainSettings,
     WorldSettings,
 )
+from vila2cli.settings.writing import RecaptionSettings, RewriteSettings, WritingSettings
 
 __all__ = [
     "ApiSettings",
@@ -159,6 +157,11 @@ class Recipe(Settings):
         named = tuple(name for phase in self.pretrain.phases.values() for name in phase.captions)
         named += self.filter.captions if self.pretrain.filtered else ()
         return frozenset(name.partition("@")[0] for name in named)
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a round merges its captions, because its training takes the merged ones."""
+        return REWRITE in self.captions_named()
 
     def captions_of(self, layer: str) -> RecaptionSettings:
         """How a caption layer is written: as [captions.NAME] says, and as [recaption] where it does not."""

@@ -142,7 +142,7 @@ class Settings(BaseModel):
                 extra.get("decides") is False
                 or (extra.get("if_set") and value == field.get_default(call_default_factory=True))
             ):
-                del values[name]
+                values.pop(name, None)
             elif isinstance(value, Settings):
                 values[name] = value.deciding()
         return values

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,12 +15,14 @@ from pydantic import (
 )
 
 from vila2cli.settings.asked import AskedSettings
-from vila2cli.settings.asking import RecaptionSettings
 from vila2cli.settings.kinds import Settings, setting
 from vila2cli.settings.schema import checked_schema
+from vila2cli.settings.writing import RecaptionSettings
 
 RECAPTION = "recaption"
 """The name of the caption layer whose settings are those of [recaption]."""
+REWRITE: Final = "rewrite"
+"""The name of the layer of merged captions."""
 _TAKEN = (
     "original",
     "rewrite",

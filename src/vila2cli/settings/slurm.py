@@ -14,11 +14,13 @@ from pydantic import (
 
 from vila2cli.settings.kinds import Settings, one_is_a_list, setting
 
-StageKind = Literal["world", "recaption", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"]
+StageKind = Literal[
+    "world", "recaption", "rewrite", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"
+]
 _IDLE: Mapping[str, tuple[str, ...]] = {
     "world": ("nodes", "gpus", "gres", "array"),
     **dict.fromkeys(("pretrain", "sft", "specialize"), ("array",)),
-    **dict.fromkeys(("recaption", "filter", "relabel", "eval", "judge"), ("nodes",)),
+    **dict.fromkeys(("recaption", "rewrite", "filter", "relabel", "eval", "judge"), ("nodes",)),
 }
 """What a job does not take: only training has several nodes, only the others share shards in an array."""
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]

@@ -64,7 +64,7 @@ class ShardStats:
         }
 
     @classmethod
-    def of(cls, figures: Mapping[str, Any]) -> "ShardStats":
+    def counted(cls, figures: Mapping[str, Any]) -> "ShardStats":
         """The counts of a stats file, or of several summed."""
         return cls(
             num_in=figures.get("in", 0),
@@ -80,7 +80,7 @@ class ShardStats:
     @classmethod
     def read(cls, path: Path) -> "ShardStats":
         """Read SHARD.stats.json."""
-        return cls.of(read_stats(path))
+        return cls.counted(read_stats(path))
 
 
 def done(out_dir: str | Path) -> set[str]:
@@ -90,7 +90,7 @@ def done(out_dir: str | Path) -> set[str]:
 
 def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
     """The sum over the complete shards of a folder, or over those named."""
-    return ShardStats.of(folder_figures(out_dir, done(out_dir) if names is None else names))
+    return ShardStats.counted(folder_figures(out_dir, done(out_dir) if names is None else names))
 
 
 def folder_figures(out_dir: str | Path, names: Iterable[str]) -> dict[str, Any]:

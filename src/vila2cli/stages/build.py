@@ -24,7 +24,8 @@ from vila2cli.formats.specialists.pictures import Boxed, BuildSettings, Conversa
 from vila2cli.formats.specialists.rules import clean, settle
 from vila2cli.image import decode_image, stored_as
 from vila2cli.run.beginning import begun_with
-from vila2cli.run.folder import claim, digest, lock, read_manifest, write_json
+from vila2cli.run.folder import claim, digest, read_manifest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.score.box_frames import BOX_FRAME

@@ -76,6 +76,8 @@ def _prompts(recipe: Recipe) -> Finding:
     """Whether every prompt that a stage names exists."""
     named = [p for layer in recipe.caption_layers for p in recipe.captions_of(layer).prompts]
     named += [p for s in recipe.specialists.values() for p in s.prompts]
+    named += [recipe.rewrite.prompt] if recipe.rewrites else []
+    named += [recipe.filter.prompt] if recipe.pretrain.filtered and recipe.filter.needs_model else []
 
     def check() -> str:
         for name in named:

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import sweep
 from vila2cli.formats.captions.images import ImageStore
-from vila2cli.formats.captions.items import ItemReader, Pictures, sources_of
+from vila2cli.formats.captions.items import ItemReader, PictureStore, sources_of
 from vila2cli.formats.captions.keys import NAME, NUMBER, Keys
 from vila2cli.formats.captions.photos import PhotoReader, PictureCaptions, PictureFiles, find_pictures
 from vila2cli.formats.captions.tables import check_column
 from vila2cli.formats.captions.taken import (
-    Found,
+    FoundItem,
     Numbered,
     Taken,
     in_order,
@@ -27,9 +27,11 @@ from vila2cli.formats.captions.taken import (
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format, find_format
 from vila2cli.run.beginning import begun_with
-from vila2cli.run.folder import claim, digest, lock
+from vila2cli.run.folder import claim, digest
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
-from vila2cli.shards import ShardStats, TarWriter, done, folder_stats, gather_rejects, write_rejects
+from vila2cli.run.written import ShardsWritten
+from vila2cli.shards import TarWriter, done, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
@@ -51,6 +53,14 @@ class _Reading:
         return {name: value for name in ("text", "picture") if (value := getattr(self, name))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Converted(ShardsWritten):
+    """The counts of converted items."""
+
+    SAMPLES: ClassVar[str] = "items"
+    DROPPED: ClassVar[str] = "rejected"
+
+
 def convert(
     form: str,
     inputs: Sequence[Path],
@@ -63,7 +73,7 @@ def convert(
     picture: str = "",
     captions: Sequence[Path] = (),
     key: str = "",
-) -> ShardStats:
+) -> Converted:
     """Write base shards of at most `per_shard` samples, whose JSON says what they were made from.
 
     An item that cannot be used is written to rejects.jsonl with its reason and, where an image is
@@ -100,7 +110,7 @@ def convert(
         items = number_items(chain([first] if first else [], found), keys, named=named)
         names = _convert(_Items(items), source.store, out, per_shard, finished)
         gather_rejects(out, names)
-        return folder_stats(out, names)
+        return Converted.counting(folder_stats(out, names), stage="convert", out_dir=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class _Source:
 
     paths: Sequence[Path]
     read: ItemReader
-    store: Pictures
+    store: PictureStore
     captions: PictureCaptions | None = None
 
 
@@ -151,7 +161,7 @@ def _no_items(form: str, paths: Sequence[Path]) -> str:
     return f"there are no items of the format {form} in {', '.join(map(str, paths[:3]))}{_HINTS.get(form, '')}"
 
 
-def _numbers(form: str, first: Found) -> str:
+def _numbers(form: str, first: FoundItem) -> str:
     """What numbers of a data set begin with: eight digits that tell it from others, by its first item."""
     item = first.item
     about = [str(item)] if isinstance(item, RowError) else [item.name, item.text]
@@ -180,7 +190,9 @@ class _Items:
         return self._back.pop() if self._back else next(self._source)
 
 
-def _convert(items: _Items, store: Pictures, out: Path, per_shard: int, finished: Sequence[str]) -> list[str]:
+def _convert(
+    items: _Items, store: PictureStore, out: Path, per_shard: int, finished: Sequence[str]
+) -> list[str]:
     """Write the shards that are missing; returns the names of all."""
     names: list[str] = []
     for name in map("{:06d}".format, count()):
@@ -197,7 +209,7 @@ def _convert(items: _Items, store: Pictures, out: Path, per_shard: int, finished
     return names
 
 
-def _write_shard(items: _Items, store: Pictures, out: Path, name: str, per_shard: int) -> bool:
+def _write_shard(items: _Items, store: PictureStore, out: Path, name: str, per_shard: int) -> bool:
     """Write one shard from the items that are left; returns whether there were any."""
     if (first := next(items, None)) is None:
         return False

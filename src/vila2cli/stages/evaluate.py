@@ -20,14 +20,16 @@ from vila2cli.errors import RecipeError, RejectBudgetError
 from vila2cli.evaluation.measure import measure
 from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.questions import Questions
-from vila2cli.evaluation.repair import Earlier, reopen
+from vila2cli.evaluation.repair import EarlierAnswers, reopen
 from vila2cli.evaluation.subject import Subject
 from vila2cli.files import one_at_a_time, read_json
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
 from vila2cli.run.drafting import as_begun, note_of
-from vila2cli.run.folder import Worker, claim, lock, write_json
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, open_source
@@ -100,14 +102,14 @@ def _ask(
     tasks: Sequence[Task],
     layers: Mapping[str, LayerWriter],
     shards: Mapping[str, Sequence[Shard]],
-    earlier: Mapping[str, Mapping[str, Earlier]],
+    earlier: Mapping[str, Mapping[str, EarlierAnswers]],
     answers: Answers,
     worker: Worker,
     stop: Stop,
 ) -> None:
     """Write what is missing of the shards, given by layer; raises RejectBudgetError once a task is complete.
 
-    One engine goes from task to task, replicas are handed the shards of all.
+    An engine that takes requests at any time, and replicas, are handed the shards of all tasks.
     """
     missing = {}
     with stop.at_once():
@@ -123,9 +125,12 @@ def _ask(
         with replicas:
             _fill(replicas, [*parts.values()], f"eval {', '.join(parts)}", subject, stop)
     engine = None if replicas else subject.open_engine(answers, stop)
+    if engine is not None and engine.name != "hf" and parts:
+        _fill(engine, [*parts.values()], f"eval {', '.join(parts)}", subject, stop)
     for task in tasks:
         layer = layers[task.name]
-        if engine is not None and task.name in parts:
+        # With others in its batch an answer of hf may differ in the last bit: a batch is of one task.
+        if engine is not None and engine.name == "hf" and task.name in parts:
             _fill(engine, [parts[task.name]], f"eval {task.name}", subject, stop)
         if task.scorer.marking is None and layer.done() >= {shard.name for shard in layer.source.shards}:
             _check_rejects(task, layer.finish(), subject.recipe.eval.max_reject_rate, layer.folder)

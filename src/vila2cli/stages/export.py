@@ -4,7 +4,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from vila2cli.formats.exports.files import join_lines
 from vila2cli.formats.exports.parquet import check_pyarrow, join_tables
 from vila2cli.formats.exports.rows import QUESTION, Content, Writer
 from vila2cli.formats.registry import find_format
-from vila2cli.run.folder import claim, lock, read_manifest, write_json
+from vila2cli.run.folder import claim, read_manifest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
+from vila2cli.run.written import ShardsWritten
 from vila2cli.shards import (
     Shard,
     ShardStats,
@@ -39,6 +41,13 @@ DATA = "data"
 """The folder of the rows in an export, apart from what is kept about them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported(ShardsWritten):
+    """The counts of exported samples; `out_dir` is the file where they are in one."""
+
+    format: str
+
+
 def export(
     form: str,
     source: Source,
@@ -47,7 +56,7 @@ def export(
     captions: Sequence[str] = (),
     with_pictures: bool = False,
     question: str = "",
-) -> ShardStats:
+) -> Exported:
     """Write the samples of a source that its filters keep in a format of `formats.registry`.
 
     `captions` are sources by name, by default the alt-text and every caption layer, or the newest caption layer
@@ -88,7 +97,7 @@ def export(
         about = {"captions": list(content.captions), "pictures": content.with_pictures}
         write_json(out / "summary.json", {"stage": "export", "format": form, **about, **total.to_json()})
     _check_some(total, out)
-    return total
+    return Exported.counting(total, stage="export", format=form, out_dir=out)
 
 
 def export_file(
@@ -99,7 +108,7 @@ def export_file(
     captions: Sequence[str] = (),
     with_pictures: bool = False,
     question: str = "",
-) -> ShardStats:
+) -> Exported:
     """Write the rows of `export` as one file, a .parquet or a .jsonl; what could not be used lies beside it.
 
     Raises what `export` does, DataError for a file that is there, and RecipeError for what takes several files.
@@ -116,7 +125,7 @@ def export_file(
     if total.num_rejected:
         (folder / "rejects.jsonl").replace(rejects_beside(path))
     shutil.rmtree(folder)
-    return total
+    return replace(total, out_dir=path)
 
 
 def rejects_beside(path: Path) -> Path:

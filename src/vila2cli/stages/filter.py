@@ -9,11 +9,11 @@ compared anew.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.ask.job import Job, counts_of, write_layers
+from vila2cli.ask.job import Job, LayerCounts, counts_of, write_layers
 from vila2cli.engine import identify
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.choosing import choose
@@ -21,14 +21,17 @@ from vila2cli.filtering.job import FilterJob, control_dir
 from vila2cli.filtering.layer import decide
 from vila2cli.filtering.measure import Measure
 from vila2cli.filtering.metadata import Chooser
-from vila2cli.filtering.outcome import check_budget, who
+from vila2cli.filtering.outcome import FilterSummary, check_budget, who
 from vila2cli.filtering.perplexity import NEEDS
 from vila2cli.filtering.scoring import LAYER as SCORES_LAYER
-from vila2cli.filtering.scoring import Scorer, Similarity
+from vila2cli.filtering.scoring import CaptionScorer, Similarity
 from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
 from vila2cli.run.drafting import as_begun, note_of
-from vila2cli.run.folder import Worker, lock, read_manifest
+from vila2cli.run.folder import read_manifest
+from vila2cli.run.locks import lock
+from vila2cli.run.splitting import Unfinished
 from vila2cli.run.stopping import interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.score.task import TASK_FILE
 from vila2cli.settings import FilterSettings
 from vila2cli.settings.recipe import Recipe
@@ -50,15 +53,14 @@ def filter_samples(
     base: str | None = None,
     tasks: Sequence[str] = (),
     random: bool = False,
-) -> dict[str, Any]:
+) -> FilterSummary | Unfinished:
     """Score the worker's part of `shards`; when all of them are scored, write the filter layer `out`.
 
     Images of `tasks` (default: `eval.tasks` of the recipe) are dropped. With `random` a control of as
-    many samples drawn at random is written to `out-random`. Returns what summary.json holds, or only
-    how far the scoring is ("decided" is false), and under "decided_by" who else is deciding. Raises
-    RecipeError for settings that contradict each other or what `out` was scored with, ModelError,
-    DataError, Interrupted after a signal, and RejectBudgetError once everything is written when too
-    much of it could not be scored or nothing is kept.
+    many samples drawn at random is written to `out-random`. Until all shards are scored, or while another
+    worker decides, what is returned is `Unfinished`. Raises RecipeError for settings that contradict each
+    other or what `out` was scored with, ModelError, DataError, Interrupted after a signal, and
+    RejectBudgetError once everything is written when too much of it could not be scored or nothing is kept.
     """
     check_settings(recipe.filter, model)
     out_dir, worker = Path(out), worker or Worker()
@@ -68,7 +70,7 @@ def filter_samples(
     job = replace(job, recipe=as_begun(recipe, [job.scores_dir]))
     if recipe.filter.needs_header_only and not random and not _has_scores(out_dir):
         summary = choose(job, worker)
-        if summary["decided"]:
+        if isinstance(summary, FilterSummary):
             check_budget(summary, out_dir, recipe.filter.max_reject_rate)
         return summary
     try:
@@ -78,8 +80,9 @@ def filter_samples(
             f"{error}; {len(done(job.scores_dir) & set(job.names))} of {len(job.names)} shards are scored "
             f"({job.scores_dir}/summary.json), and what is kept is decided when all are"
         ) from error
-    undecided = {"decided": False, **{name: scored[name] for name in ("num_shards", "num_shards_done")}}
-    if scored["num_shards_done"] < scored["num_shards"]:
+    num_shards, num_done = scored.num_shards, scored.num_shards_done
+    undecided = Unfinished(done="decided", num_shards=num_shards, num_shards_done=num_done)
+    if num_done < num_shards:
         return undecided
     manifest = read_manifest(job.scores_dir)
     assert manifest is not None, "its layer was just written"
@@ -89,7 +92,7 @@ def filter_samples(
         except DataError as error:
             if worker.count == 1:
                 raise
-            return {**undecided, "decided_by": str(error)}
+            return replace(undecided, done_by=str(error))
         summary = decide(job, manifest, random=random, stop=stop)
     check_budget(summary, out_dir, recipe.filter.max_reject_rate)
     return summary
@@ -193,7 +196,17 @@ def scoring_inputs(job: FilterJob) -> dict[str, Any]:
     }
 
 
-def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresSummary(LayerCounts):
+    """The counts of a layer of scores, and by which model they are."""
+
+    stage: str
+    round: int | None
+    model: str | None
+    model_sha256: str | None
+
+
+def _scoring(job: FilterJob) -> Job[ScoresSummary]:
     """The layer of scores, to be written."""
     settings, recipe = job.settings, job.recipe
     measure = Measure(
@@ -220,10 +233,11 @@ def _scoring(job: FilterJob) -> Job[dict[str, Any]]:
         inputs=scoring_inputs(job),
         model=job.model,
         settings=settings,
-        make_task=lambda engine: Scorer(measure, settings.scores, _blank(job, engine), prompt),
+        make_task=lambda engine: CaptionScorer(measure, settings.scores, _blank(job, engine), prompt),
         together=None if job.similarity is None else Similarity(settings.similarity_model),
-        summarise=lambda layer: {"stage": SCORES_LAYER, **who(job), **counts_of(layer, recipe.cost)},
-        to_json=dict,
+        summarise=lambda layer: ScoresSummary(
+            stage=SCORES_LAYER, **{**who(job), **counts_of(layer, recipe.cost)}
+        ),
         problem=lambda summary: None,
         title=FILTER,
         note="; ".join(filter(None, notes)),

@@ -1,7 +1,8 @@
 """`vila2 shards convert layer`: captions by key that another tool wrote become a caption layer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from vila2cli.files import MARK
 from vila2cli.formats.captions.items import sources_of
 from vila2cli.formats.captions.keyed import CaptionTable, columns_for, sha256_of
 from vila2cli.formats.registry import find_format
-from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
+from vila2cli.run.written import ShardsWritten
 from vila2cli.settings.layers import check_layer_name
 from vila2cli.shards import (
     LayerWriter,
@@ -29,6 +32,27 @@ from vila2cli.shards.sample import Annotation, Reject, Sample, kept_instead
 EMPTY, ABSENT, TWICE = "empty-caption", "not-in-file", "key-in-two-shards"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerImported(ShardsWritten):
+    """The counts of an imported layer, `files` by SHA-256, and of their rows (`file`) what was odd."""
+
+    layer: str
+    files: Mapping[str, str]
+    key: str
+    text: str
+    match: str
+    file: Mapping[str, int]
+
+    def lines(self) -> Iterator[str]:
+        words = {"not_in_base": "not in the base", "double": "repeated keys"}
+        words |= {"empty": "empty captions", "bad": "unreadable"}
+        odd = [f"{what} {self.file[name]:,}" for name, what in words.items() if self.file.get(name)]
+        dropped = ", ".join(f"{num:,} {reason}" for reason, num in self.dropped.items()) or "none"
+        yield f"convert: done ({self.out_dir})"
+        yield f"  {self.num_out:,} of {self.num_in:,} samples have a caption; dropped: {dropped}"
+        yield f"  of {self.file.get('rows', 0):,} rows: {', '.join(odd) or 'all were taken'}"
+
+
 def import_layer(
     inputs: Sequence[Path],
     source: Source,
@@ -38,8 +62,8 @@ def import_layer(
     key: str = "",
     text: str = "",
     match: str = "key",
-) -> dict[str, Any]:
-    """Write a caption layer over `source` from tables of keys and captions; returns what summary.json holds.
+) -> LayerImported:
+    """Write a caption layer over `source` from tables of keys and captions.
 
     `key` and `text` name their columns. What a key is compared with is the sample's key, or with another
     `match` that field of its metadata. The first of several rows of a key counts. Each annotation names its
@@ -55,7 +79,14 @@ def import_layer(
     if len(digests) < len(files):
         raise RecipeError("two of the files have the same name, by which captions say where they are from")
     columns = {path: columns_for(path, key, text, layer) for path in files}
-    claimed = {"stage": "import", "layer": layer, "files": digests, "key": key, "text": text, "match": match}
+    claimed: dict[str, Any] = {
+        "stage": "import",
+        "layer": layer,
+        "files": digests,
+        "key": key,
+        "text": text,
+        "match": match,
+    }
     with lock(out), interruptible() as stop:
         manifest = claim(out, claimed)
         writer = open_layer(out, layer=layer, source=source, manifest={"digest": manifest.digest})
@@ -72,15 +103,16 @@ def import_layer(
         unreadable.check()
     names = [shard.name for shard in source.shards]
     counts["not_in_base"] = num_keys - int(folder_figures(out, names)["matched"])
-    summary = {"stage": "import", **claimed, **folder_stats(out, names).to_json(), "file": counts}
-    write_json(out / "summary.json", summary)
-    if not summary["out"]:
+    stats = folder_stats(out, names)
+    write_json(out / "summary.json", {**claimed, **stats.to_json(), "file": counts})
+    imported = LayerImported.counting(stats, **claimed, out_dir=out, file=counts)
+    if not imported.num_out:
         raise DataError(
             f"no sample of the base has a caption: none of {num_keys:,} keys is the {match} of one, "
             f"{counts.get('bad', 0):,} rows have no key and text; name their columns with --key and --text, or "
             "what keys are compared with by --match"
         )
-    return summary
+    return imported
 
 
 def _take_again(table: CaptionTable, out: Path) -> None:
@@ -120,16 +152,3 @@ def _annotate(
     source = about.pop("source", None)
     decision = {"source": source if kept_instead(source) else "import", **file}
     out.annotate(sample, Annotation(layer=layer, kind="caption", text=text, decision=decision, **about))
-
-
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """The summary for the terminal."""
-    file = summary["file"]
-    words = {"not_in_base": "not in the base", "double": "repeated keys"}
-    words |= {"empty": "empty captions", "bad": "unreadable"}
-    odd = [f"{what} {file[name]:,}" for name, what in words.items() if file.get(name)]
-    dropped = ", ".join(f"{num:,} {reason}" for reason, num in summary["dropped"].items()) or "none"
-    return [
-        f"{summary['out']:,} of {summary['in']:,} samples have a caption; dropped: {dropped}",
-        f"of {file.get('rows', 0):,} rows: {', '.join(odd) or 'all were taken'}",
-    ]

@@ -25,9 +25,11 @@ from vila2cli.judging.pairing import Draw, draw_samples
 from vila2cli.judging.results import CUT
 from vila2cli.judging.verdicts import Judgements, read_verdict_layer, summarise_judges
 from vila2cli.run.drafting import as_begun
-from vila2cli.run.folder import Worker, claim, digest, lock, write_json
+from vila2cli.run.folder import claim, digest, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.splitting import Unfinished, split, unfinished
 from vila2cli.run.stopping import Stop, interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, layer_tar, open_layer
 from vila2cli.shards.annotations import read_annotation_tar

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from vila2cli.errors import DataError
 from vila2cli.files import check_shape, read_json
 from vila2cli.run.folder import digest
+from vila2cli.run.results import StageResult
 from vila2cli.shards.places import Remote, folder, is_there, local_path, looks_remote, redacted
 from vila2cli.shards.records import read_layer_json
 
@@ -50,7 +51,7 @@ class _Made(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(StageResult):
     """Something that was made, or given: `role` is what it is to the node above, `facts` is about itself."""
 
     role: str
@@ -63,6 +64,10 @@ class Node:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The tree as text, one node a line."""
+        return [_line(self), *_below(self, "")]
 
     def walk(self) -> Iterator["Node"]:
         """This node and all below it."""
@@ -171,11 +176,6 @@ class _Tree:
         from vila2cli.model.checkpoint import weights_sha256
 
         return "" if weights_sha256(here) == sha256 else "changed"
-
-
-def lines(node: Node) -> list[str]:
-    """The tree as text, one node a line."""
-    return [_line(node), *_below(node, "")]
 
 
 def _below(node: Node, margin: str) -> Iterator[str]:

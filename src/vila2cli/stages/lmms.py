@@ -7,7 +7,8 @@ from vila2cli.errors import RecipeError
 from vila2cli.evaluation.lmms import command_line, describe, read_results, run_lmms
 from vila2cli.evaluation.metrics import Metrics
 from vila2cli.files import read_json, refuse_foreign
-from vila2cli.run.folder import lock, write_json
+from vila2cli.run.folder import write_json
+from vila2cli.run.locks import lock
 from vila2cli.settings.recipe import Recipe
 
 

@@ -1,17 +1,18 @@
 """`vila2 shards merge`: self-contained shards of images and joined text, for tools that know no layers."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import sweep, to_json_bytes
-from vila2cli.run.folder import claim, lock, read_manifest
+from vila2cli.run.folder import claim, read_manifest
+from vila2cli.run.locks import lock
+from vila2cli.run.written import ShardsWritten
 from vila2cli.shards import (
     Shard,
-    ShardStats,
     Source,
     TarWriter,
     Unreadable,
@@ -26,8 +27,20 @@ from vila2cli.shards import (
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.records import add_figures, read_stats
 from vila2cli.shards.sample import ORIGINAL, Reject, Sample, is_kept
-from vila2cli.text.choose import Choice, reached
+from vila2cli.text.choose import Choice, drawn_line, reached
 from vila2cli.text.compose import Composition, compose_caption, filter_inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged(ShardsWritten):
+    """The counts of merged shards; where captions were drawn, what the shares of each source came to."""
+
+    drawn: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        yield from super().lines()
+        if self.drawn:
+            yield f"  {drawn_line(self.drawn)}"
 
 
 def merge(
@@ -37,10 +50,10 @@ def merge(
     captions: Sequence[str] = (ORIGINAL, "recaption"),
     separator: str = "\n",
     choice: Choice | None = None,
-) -> ShardStats:
+) -> Merged:
     """Write self-contained WebDataset shards: the images, KEY.txt with the captions composed in the order
     given, KEY.json with the metadata and under "annotations" what the layers say. With a `choice` the caption
-    is the one that training draws in its first epoch, and `drawn_shares` tells what the shares came to.
+    is the one that training draws in its first epoch.
 
     A sample that a filter layer leaves out, and one with neither caption nor metadata, is dropped and
     counted. Shards that are there are kept, and those of a source that has grown are added. Raises
@@ -73,7 +86,8 @@ def merge(
         )
         gather_rejects(folder, names)
         unreadable.check()
-        return folder_stats(folder, names)
+        drawn = {} if choice is None else _drawn_shares(choice, folder)
+        return Merged.counting(folder_stats(folder, names), stage="merge", out_dir=folder, drawn=drawn)
 
 
 def _sources(source: Source, folder: Path) -> dict[str, Any]:
@@ -84,7 +98,7 @@ def _sources(source: Source, folder: Path) -> dict[str, Any]:
     return {"layers": source.outline()["layers"]}
 
 
-def drawn_shares(choice: Choice, folder: Path) -> dict[str, dict[str, float]]:
+def _drawn_shares(choice: Choice, folder: Path) -> dict[str, dict[str, float]]:
     """What the shares of a merged folder came to, by source, over the shards that are there."""
     total: dict[str, Any] = {"drawn": {}, "lacking": {}}
     for name in done(folder):

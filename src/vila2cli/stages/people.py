@@ -21,7 +21,8 @@ from vila2cli.judging.sheets import (
     write_verdicts,
 )
 from vila2cli.judging.verdicts import MAJORITY, Judgements, Verdicts, summarise_judges
-from vila2cli.run.folder import lock, write_json, write_text
+from vila2cli.run.folder import write_json, write_text
+from vila2cli.run.locks import lock
 from vila2cli.run.results import StageResult
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import read_shard

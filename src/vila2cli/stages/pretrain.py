@@ -43,8 +43,11 @@ def pretrain(
     settings, run = recipe.pretrain, RunFolder(recipe.run_dir)
     first = run.stage("pretrain", 0)
     in_run = out.resolve().is_relative_to(run.root.resolve())
-    start = _continued if settings.model else _from_scratch
-    origin = start(recipe, run, in_run=in_run, is_later_round=in_run and out != first, round=round)
+    is_later_round = in_run and out != first
+    if settings.model:
+        origin = _continued(recipe, run if in_run else None, is_later_round=is_later_round)
+    else:
+        origin = _from_scratch(recipe, run, is_later_round=bool(round) or is_later_round)
     check_trained(recipe, {layer.name for layer in pairs.layers})
     if settings.model:
         model, processor = load_checkpoint(settings.model)
@@ -72,31 +75,27 @@ def pretrain(
     )
 
 
-def _from_scratch(
-    recipe: Recipe, run: RunFolder, *, in_run: bool, is_later_round: bool, round: int | None
-) -> dict[str, Any]:
+def _from_scratch(recipe: Recipe, run: RunFolder, *, is_later_round: bool) -> dict[str, Any]:
     """What is recorded of the bases; raises RecipeError where one was trained."""
     from vila2cli.model.build import resolve_base
     from vila2cli.model.checkpoint import weights_sha256
     from vila2cli.model.scratch import refuse_trained
 
     bases = {name: resolve_base(getattr(recipe.base, name)) for name in ("vision_tower", "llm")}
-    refuse_trained(bases, run, is_later_round=bool(round) or is_later_round)
+    refuse_trained(bases, run, is_later_round=is_later_round)
     return {
         "bases": {name: {"path": str(f), "sha256": weights_sha256(f)} for name, f in bases.items()},
         "base_settings": recipe.base.deciding(),
     }
 
 
-def _continued(
-    recipe: Recipe, run: RunFolder, *, in_run: bool, is_later_round: bool, round: int | None
-) -> dict[str, Any]:
+def _continued(recipe: Recipe, run: RunFolder | None, *, is_later_round: bool) -> dict[str, Any]:
     """What is recorded of the model; raises RecipeError for a round that would start from another one."""
     from vila2cli.model.checkpoint import model_name, resolve_model, weights_sha256
     from vila2cli.model.scratch import refuse_own
 
     folder = resolve_model(recipe.pretrain.model)
-    if in_run:
+    if run is not None:
         refuse_own(folder, run, is_later_round=is_later_round)
     parent = {"path": model_name(recipe.pretrain.model), "sha256": weights_sha256(folder)}
     return {"parent": parent, "dtype": recipe.base.dtype}

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vila2cli.ask.estimate import Estimate
+from vila2cli.ask.estimate import CostEstimate
 from vila2cli.ask.estimate import estimate as estimate_jobs
-from vila2cli.ask.fill import Task
+from vila2cli.ask.fill import SampleTask
 from vila2cli.ask.job import Job, write_layers
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning import captioner, rewriter
@@ -22,7 +22,8 @@ from vila2cli.captioning.layers import check_used, in_order, layers_used
 from vila2cli.captioning.summary import CaptionSummary, over_budget, summarise
 from vila2cli.errors import DataError
 from vila2cli.run.drafting import as_begun, note_of
-from vila2cli.run.folder import Worker, to_manifest
+from vila2cli.run.folder import to_manifest
+from vila2cli.run.workers import Worker
 from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, open_source
@@ -82,7 +83,7 @@ def estimate(
     base: str | None = None,
     rewrite: bool = False,
     layers: Sequence[str] = (LAYER,),
-) -> Estimate:
+) -> CostEstimate:
     """What a pass will cost, from the first 64 samples; nothing is written."""
     if rewrite:
         return estimate_jobs([to_job(recipe, shards, str(model), round, base, rewrite=True)])
@@ -147,7 +148,7 @@ def to_job(
         _check_recaptioned(source)
     provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage), round)
 
-    def make_task(engine: str) -> Task[Any]:
+    def make_task(engine: str) -> SampleTask[Any]:
         known = replace(provenance, engine=engine)
         return rewriter.Rewriter(recipe, known) if rewrite else captioner.Captioner(recipe, known, layer)
 
@@ -165,7 +166,6 @@ def to_job(
         summarise=lambda layer: summarise(
             layer.folder, stage=stage, source=source, provenance=provenance, cost=recipe.cost
         ),
-        to_json=CaptionSummary.to_json,
         problem=partial(over_budget, max_reject_rate=settings.max_reject_rate, table=table),
         max_reject_rate=settings.max_reject_rate,
         table=table,

@@ -1,5 +1,7 @@
 """`vila2 report`: a run folder as one HTML page, and cards of what it made."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vila2cli.errors import RecipeError
@@ -8,14 +10,32 @@ from vila2cli.report import build_page, render_page
 from vila2cli.report.cards import CARD_FILE, card, find_cards
 from vila2cli.report.listing import check_is_run
 from vila2cli.run.folder import RunFolder, write_text
+from vila2cli.run.results import StageResult
 from vila2cli.settings.recipe import Recipe
 
 PAGE_MARK = 'name="generator" content="vila2cli'
 CARD_MARKS = ("- vila2\n", "`vila2 ")
 
 
-def report(recipe: Recipe | None = None, *, run_dir: Path, out: Path | None = None) -> Path:
-    """Write the report of a run folder to `out` (default `run_dir/report.html`) and return where it is.
+@dataclass(frozen=True, slots=True)
+class Report(StageResult):
+    """Where a report is."""
+
+    report: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Cards(StageResult):
+    """Where cards are."""
+
+    cards: Sequence[Path]
+
+    def lines(self) -> Iterator[str]:
+        return (f"card: {path}" for path in self.cards)
+
+
+def report(recipe: Recipe | None = None, *, run_dir: Path, out: Path | None = None) -> Report:
+    """Write the report of a run folder to `out`, by default `run_dir/report.html`.
 
     The page tells of the run's own recipe, which its stages stored; `recipe` says prices, and stands in for
     it where none is stored. Stages that have not run are stated as such. Raises DataError, and writes
@@ -25,11 +45,11 @@ def report(recipe: Recipe | None = None, *, run_dir: Path, out: Path | None = No
     path = out or RunFolder(run_dir).report
     refuse_foreign(path, PAGE_MARK)
     write_text(path, render_page(build_page(recipe, run_dir)))
-    return path
+    return Report(path)
 
 
-def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> list[Path]:
-    """Write the card of a checkpoint or layer, or of all that a run folder holds; returns where they are.
+def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> Cards:
+    """Write the card of a checkpoint or layer, or of all that a run folder holds.
 
     A card is README.md in the folder it is about, or the file `out` when there is one card. Raises
     DataError when there is nothing to write a card of, RecipeError for `out` with several.
@@ -43,4 +63,4 @@ def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> list[Path
         refuse_foreign(path, *CARD_MARKS)
         write_text(path, card(checkpoint_or_layer, recipe))
         written.append(path)
-    return written
+    return Cards(written)

@@ -11,13 +11,14 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.ask.kept_answers import ANSWERS_FILE, Answers
 from vila2cli.errors import DataError, RecipeError, RejectBudgetError
-from vila2cli.evaluation.answer_files import Answer, read_answers
+from vila2cli.evaluation.answer_files import FiledAnswer, read_answers
 from vila2cli.evaluation.joining import Join, Known, join
 from vila2cli.evaluation.measure import measure, reasoning_of
 from vila2cli.evaluation.metrics import Metrics
 from vila2cli.evaluation.subject import LAYER, measuring
 from vila2cli.judging.marking import Marker, answers_dir, check_judge
-from vila2cli.run.folder import claim, lock, write_json
+from vila2cli.run.folder import claim, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
@@ -88,7 +89,9 @@ def score_answers(
     return Metrics.of(metrics)
 
 
-def _write(recipe: Recipe, task: Task, given: Sequence[Answer], folder: Path, inputs: dict[str, Any]) -> Join:
+def _write(
+    recipe: Recipe, task: Task, given: Sequence[FiledAnswer], folder: Path, inputs: dict[str, Any]
+) -> Join:
     """Write the prediction layer of a task whole; a layer of the same answers is written again."""
     source = open_source([task.folder])
     known = [
@@ -129,7 +132,9 @@ def _samples(source: Source) -> Iterator[Sample]:
         yield from read_shard(shard, on_reject=lambda reject: None)
 
 
-def _score(task: Task, sample: Sample, answers: Sequence[Answer], shard: str, writing: ShardWriter) -> None:
+def _score(
+    task: Task, sample: Sample, answers: Sequence[FiledAnswer], shard: str, writing: ShardWriter
+) -> None:
     texts = {
         read.text: (read, answer.is_cut)
         for answer in answers
@@ -180,7 +185,7 @@ def _account(joined: Join) -> dict[str, Any]:
     }
 
 
-def _unused(given: Sequence[Answer], joins: Sequence[Join]) -> dict[str, Any]:
+def _unused(given: Sequence[FiledAnswer], joins: Sequence[Join]) -> dict[str, Any]:
     """The answers that belong to no sample of any task."""
     used = set[int]().union(*(joined.used for joined in joins))
     names = [answer.name for number, answer in enumerate(given) if number not in used]

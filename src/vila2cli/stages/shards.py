@@ -13,7 +13,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
 from vila2cli.judging.terminal import verdict_lines
-from vila2cli.run.results import StageResult, summary_lines
+from vila2cli.run.results import StageResult, Texts, summary_lines
 from vila2cli.score.task import TASK_FILE, load_task
 from vila2cli.shards import (
     Shard,
@@ -301,13 +301,14 @@ def _text_of(annotation: Annotation) -> str | None:
     return annotation.text
 
 
-def show(source: Source, num: int = 3, *, start: int = 0, max_chars: int | None = None) -> list[str]:
+def show(source: Source, num: int = 3, *, start: int = 0, max_chars: int | None = None) -> Texts:
     """The texts of `num` samples from sample `start` on, with nothing in them that a terminal would obey.
 
     Of each text that is longer, `max_chars` characters and how many more there are.
     """
     samples = ((shard, sample) for shard in source.shards for sample in read_shard(shard, on_reject=_ignore))
-    return [_shown(shard, sample, max_chars) for shard, sample in islice(samples, start, start + num)]
+    shown = islice(samples, start, start + num)
+    return Texts([_shown(shard, sample, max_chars) for shard, sample in shown])
 
 
 def _ignore(reject: Reject) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.errors import DataWarning, RecipeError
 from vila2cli.files import aside, read_json
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.recipe_file import store_recipe
 from vila2cli.run.results import StageResult
 from vila2cli.run.stopping import Stop, interruptible

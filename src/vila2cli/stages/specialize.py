@@ -1,6 +1,6 @@
 """`vila2 specialize`: a specialist fine-tuned from the self-augmented model, and its answers as a layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,13 @@ from PIL import Image
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.ask.images import decode_images, has_one_image, passed_filter
-from vila2cli.ask.job import Job, counts_of, write_layers
+from vila2cli.ask.job import Job, LayerCounts, counts_of, write_layers
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.run.drafting import as_begun, note_of
-from vila2cli.run.folder import Worker
+from vila2cli.run.results import key
+from vila2cli.run.workers import Worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import (
@@ -26,6 +27,7 @@ from vila2cli.shards import (
 )
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.answer_rules import answer_defect
+from vila2cli.text.caption_checks import check_caption
 from vila2cli.text.compose import Composition, conversations, filter_inputs, neutral
 from vila2cli.text.prompts import (
     QUESTIONS,
@@ -37,7 +39,6 @@ from vila2cli.text.prompts import (
     slots_of,
     stable_hash,
 )
-from vila2cli.text.quality import check_caption
 
 if TYPE_CHECKING:
     from vila2cli.train.job import TrainSummary
@@ -99,6 +100,17 @@ class Answering:
     out: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relabelled(LayerCounts):
+    """The counts of a specialist's answers; `kept_share` is that of the images asked about."""
+
+    stage: str
+    specialist: str
+    model: str
+    num_asked: int = key("asked")
+    kept_share: float = key("yield")
+
+
 def relabel(
     recipe: Recipe,
     answering: Sequence[Answering],
@@ -106,7 +118,7 @@ def relabel(
     shards: Sequence[str],
     worker: Worker | None = None,
     base: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Relabelled]:
     """Let specialists answer their generation prompts for every image; write question-answer turns as layers.
 
     The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
@@ -120,15 +132,15 @@ def relabel(
     return write_layers([(_relabelling(recipe, one, source), one.out) for one in answering], worker)
 
 
-def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[dict[str, Any]]:
+def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[Relabelled]:
     name, model, settings = answering.name, answering.model, recipe.recaption
     adapter = model if settings.engine != "api" and is_adapter(model) else ""
 
-    def problem(summary: Mapping[str, Any]) -> str | None:
-        if summary["reject_rate"] <= settings.max_reject_rate:
+    def problem(summary: Relabelled) -> str | None:
+        if summary.reject_rate <= settings.max_reject_rate:
             return None
         return (
-            f"specialist {name}: {summary['reject_rate']:.1%} of the images got no answer, above "
+            f"specialist {name}: {summary.reject_rate:.1%} of the images got no answer, above "
             f"recaption.max_reject_rate {settings.max_reject_rate:.1%}; see {answering.out}/rejects.jsonl"
         )
 
@@ -144,7 +156,6 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
         asked=settings_of(recipe, name).asked(),
         make_task=partial(Relabeller, recipe, name, model),
         summarise=partial(_summarise, recipe, answering),
-        to_json=dict,
         problem=problem,
         max_reject_rate=settings.max_reject_rate,
         table="recaption",
@@ -153,18 +164,17 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[di
     )
 
 
-def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> dict[str, Any]:
-    """What summary.json holds; `yield` is the share of the images asked about whose answer is kept."""
+def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> Relabelled:
     counts = counts_of(layer, recipe.cost)
-    num_asked = counts["in"] - counts["dropped"].get("not-selected", 0)
-    return {
-        "stage": "relabel",
-        "specialist": answering.name,
-        "model": answering.model,
+    num_asked = counts["num_in"] - counts["dropped"].get("not-selected", 0)
+    return Relabelled(
+        stage="relabel",
+        specialist=answering.name,
+        model=answering.model,
+        num_asked=num_asked,
+        kept_share=counts["num_out"] / num_asked if num_asked else 0.0,
         **counts,
-        "asked": num_asked,
-        "yield": counts["out"] / num_asked if num_asked else 0.0,
-    }
+    )
 
 
 def relabel_inputs(recipe: Recipe, *, name: str, model: str, source: Source) -> dict[str, Any]:

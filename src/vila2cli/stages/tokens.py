@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
+from vila2cli.run.results import Texts
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source, read_shard
 from vila2cli.shards.members import Unusable
@@ -39,13 +40,13 @@ def chat_of(recipe: Recipe, model: str | None) -> "Chat":
 
 def show_tokens(
     source: Source, chat: "Chat", recipe: Recipe, num: int = 3, *, start: int = 0, colour: bool = False
-) -> list[str]:
+) -> Texts:
     """The text of `num` training samples from `start` on, made by the code that training uses.
 
     Captions are composed as [pretrain.main] says. A run of image tokens is one mark with a count; special
     tokens are shown as spelt, and nothing in the text can move the cursor or colour the screen.
     """
-    return list(islice(_texts(source, chat, recipe, colour), start, start + num))
+    return Texts(list(islice(_texts(source, chat, recipe, colour), start, start + num)))
 
 
 def _texts(source: Source, chat: "Chat", recipe: Recipe, colour: bool) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Prompts, what training reads of a sample, and pure checks on text.
 
 prompts names every instruction; quality checks captions, with refusals, lead_ins, phrases, language, words and
-reasoning; compose makes turns to train on; box_notations parses boxes; answer_rules, invention and placeholder
+reasoning; compose makes turns to train on; box_parsing parses boxes; answer_rules, invention and placeholder
 judge answers, merged captions and alt-texts; printable and html make untrusted text harmless.
 """

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
-from vila2cli.text.box_notations import BARE, find_boxes, has_point
+from vila2cli.text.box_parsing import BARE, find_boxes, has_point
 from vila2cli.text.printable import printable
 
 Defect = Literal["bad-box", "box-outside", "no-box", "implausible-text"]

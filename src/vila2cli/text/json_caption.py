@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 from vila2cli.settings.schema import misfit
-from vila2cli.text.quality import CheckedCaption
+from vila2cli.text.caption_checks import CheckedCaption
 from vila2cli.text.reasoning import answer_of
 
 Defect = Literal["reasoning", "truncated", "not-json", "off-schema"]

@@ -33,7 +33,7 @@ class Choosing:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnRows:
     """The rows of all samples, with the sources' numbers in `choices` for those rows that one is drawn of."""
 
     alternatives: Ints

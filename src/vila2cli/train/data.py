@@ -15,7 +15,7 @@ from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.model.tiles import held, most_tiles
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import Sample, Turn
-from vila2cli.train.choosing import Drawn
+from vila2cli.train.choosing import DrawnRows
 from vila2cli.train.choosing import Ints as Ints
 
 _UNTRAINABLE = "untrainable"
@@ -68,7 +68,7 @@ class Lengths:
     trained: Ints
     source: Ints
     tiles: Ints
-    drawn: Drawn | None = None
+    drawn: DrawnRows | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -25,7 +25,8 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
-from vila2cli.run.folder import complete_folder, lock, write_json
+from vila2cli.run.folder import complete_folder, write_json
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
 from vila2cli.run.recipe_file import store_recipe
 from vila2cli.run.results import REST, StageResult, key
@@ -106,10 +107,8 @@ class TrainSummary(StageResult):
 
     def lines(self) -> list[str]:
         """What was trained, for the terminal; the rest is in vila2.json."""
-        rejected = (
-            [f"{self.num_rejected:,} samples could not be used: {REJECTS_FILE}"] if self.num_rejected else []
-        )
-        return [*map(phase_line, self.phases), *rejected, f"every figure and setting: {LINEAGE_FILE}"]
+        unusable = [f"{self.num_rejected:,} samples could not be used: {REJECTS_FILE}"][: self.num_rejected]
+        return [*map(phase_line, self.phases), *unusable, f"every figure and setting: {LINEAGE_FILE}"]
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:

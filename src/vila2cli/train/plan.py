@@ -39,14 +39,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class PassCounts:
     """How many samples of each source one pass takes."""
 
     counts: tuple[int, ...]
     is_whole: bool  # every sample once
 
 
-def plan_pass(lengths: Lengths, names: Sequence[str], settings: TrainSettings) -> Pass:
+def plan_pass(lengths: Lengths, names: Sequence[str], settings: TrainSettings) -> PassCounts:
     """How much of every source one pass takes, from weights, caps and the share of text.
 
     `mixture.NAME.max_samples`, `max_tokens` and `epochs` bound each source; sources with a weight
@@ -67,7 +67,7 @@ def plan_pass(lengths: Lengths, names: Sequence[str], settings: TrainSettings) -
     if text_share:
         is_text = [not images[source == i].any() for i in range(len(names))]
         counts = _with_text_share(counts, means, is_text, text_share)
-    return Pass(tuple(counts), counts == sizes)
+    return PassCounts(tuple(counts), counts == sizes)
 
 
 def _mean(values: Ints) -> float:
@@ -98,7 +98,9 @@ def _with_text_share(counts: list[int], means: list[float], is_text: list[bool],
     return [round(count * scales[text]) for count, text in zip(counts, is_text, strict=True)]
 
 
-def expected(lengths: Lengths, names: Sequence[str], one: Pass, epochs: float) -> dict[str, dict[str, float]]:
+def expected(
+    lengths: Lengths, names: Sequence[str], one: PassCounts, epochs: float
+) -> dict[str, dict[str, float]]:
     """Samples, tokens and images of each source over all passes, as means of the source tell."""
     figures: dict[str, dict[str, float]] = {}
     rows = lengths.rows(0)
@@ -114,7 +116,7 @@ def expected(lengths: Lengths, names: Sequence[str], one: Pass, epochs: float) -
 
 
 def orders(
-    lengths: Lengths, names: Sequence[str], one: Pass, *, epochs: float, seed: int
+    lengths: Lengths, names: Sequence[str], one: PassCounts, *, epochs: float, seed: int
 ) -> Iterator[list[int]]:
     """The samples of each pass in the order they are trained in; the last pass may be a part of one.
 
@@ -143,7 +145,7 @@ def orders(
 
 
 def drawn_captions(
-    lengths: Lengths, names: Sequence[str], one: Pass, *, epochs: float, seed: int
+    lengths: Lengths, names: Sequence[str], one: PassCounts, *, epochs: float, seed: int
 ) -> dict[str, dict[str, Any]]:
     """What the shares of captions came to in all passes, by source of samples, where captions are drawn."""
     if lengths.drawn is None:
@@ -169,7 +171,7 @@ def _drawn(name: str, size: int, count: int, epoch: int, seed: int) -> Iterator[
         yield position // size, shuffled[position % size]
 
 
-def num_steps(one: Pass, *, batch_size: int, epochs: float) -> int:
+def num_steps(one: PassCounts, *, batch_size: int, epochs: float) -> int:
     """How many optimizer steps a plan has."""
     passes = [round(sum(one.counts) * min(1.0, epochs - epoch)) for epoch in range(math.ceil(epochs))]
     return sum(math.ceil(size / batch_size) for size in passes)

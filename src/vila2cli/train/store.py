@@ -33,7 +33,7 @@ from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.sample import EncodedImage, Reject, Sample, is_kept
 from vila2cli.shards.tarfiles import image_index, split_name
 from vila2cli.text.choose import Choice
-from vila2cli.train.choosing import PLAIN, Choosing, Drawn
+from vila2cli.train.choosing import PLAIN, Choosing, DrawnRows
 from vila2cli.train.choosing import TABLES as CHOICE_TABLES
 from vila2cli.train.data import Compose, Lengths, TrainSample, decode_sample, encode_sample, num_trained
 from vila2cli.train.stored_image import StoredImage, read_at
@@ -304,7 +304,7 @@ class SampleStore(Sequence[TrainSample]):
         drawn = None
         if choices:
             of_choice = {name: tables.pop(name) for name in CHOICE_TABLES}
-            drawn = Drawn(**of_choice, source=tables["source"], choices=choices)
+            drawn = DrawnRows(**of_choice, source=tables["source"], choices=choices)
         self.lengths = Lengths(**tables, drawn=drawn)
 
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ from vila2cli.world.scenes import (
     put_object,
     put_word,
 )
-from vila2cli.world.write import Members, messages, picture_members, task_toml, write_folders
+from vila2cli.world.write import Members, WorldWritten, messages, picture_members, task_toml, write_folders
 
 CELLS = ((4, 4), (5, 4), (6, 4), (7, 4), (8, 4), (5, 2), (6, 2), (7, 2))
 """Columns and rows of a wide page, each as large as a quarter of the world's other pictures and with one thing
@@ -53,8 +53,8 @@ CONVERSATIONS = (("ocr", "colour", "shape"), ("ocr", *["existence"] * 3), ("capt
 _DECIDING = ("seed", "num_pretrain", "num_sft", "num_specialist", "num_dev", "num_eval", "samples_per_shard")
 
 
-def write_fine_print(recipe: Recipe, out: Path) -> dict[str, int]:
-    """Write pages for every stage under `out`, as many as `write_world` writes scenes; returns their numbers.
+def write_fine_print(recipe: Recipe, out: Path) -> WorldWritten:
+    """Write pages for every stage under `out`, as many as `write_world` writes scenes.
 
     The same seed and sizes give the same bytes, and no page is in two splits. Raises RecipeError when the
     folder holds what was made with other settings.

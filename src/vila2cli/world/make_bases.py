@@ -5,6 +5,7 @@ Shapes: N pictures, P patches, G groups of 2 x 2 patches, D channels, L labels.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransfo
 from vila2cli.model.chat import IGNORE_INDEX, collate
 from vila2cli.model.saving import writing
 from vila2cli.run.progress import Progress
+from vila2cli.run.results import StageResult
 from vila2cli.world.base_data import LAYOUT_WORDS, labelled_pictures, reading_turns, tokenizer_texts
 from vila2cli.world.scenes import SIDE
 from vila2cli.world.tiny import WIDTH, new_llm, new_tokenizer, new_tower, text_ids
@@ -26,19 +28,24 @@ EARLY_SHARE = 0.3
 """Share of the LLM's steps on text that teaches looking up and little else."""
 
 
-def build_bases(
-    out: Path, *, seed: int = 0, tower_steps: int = 1200, llm_steps: int = 2400
-) -> dict[str, float]:
-    """Make both bases and write them, in bfloat16, to `out/tower` and `out/llm`.
+@dataclass(frozen=True, slots=True)
+class BaseFigures(StageResult):
+    """The tower's accuracy on new pictures, the LLM's last training loss, and the seconds of each."""
 
-    Returns the tower's accuracy on new pictures, the LLM's last training loss, and the seconds of each.
-    """
+    tower_accuracy: float
+    tower_seconds: float
+    llm_loss: float
+    llm_seconds: float
+
+
+def build_bases(out: Path, *, seed: int = 0, tower_steps: int = 1200, llm_steps: int = 2400) -> BaseFigures:
+    """Make both bases and write them, in bfloat16, to `out/tower` and `out/llm`."""
     figures: dict[str, float] = {}
     for name, build, steps in (("tower", build_tower, tower_steps), ("llm", build_llm, llm_steps)):
         start = time.monotonic()
         figures |= build(out / name, seed=seed, steps=steps)
         figures[f"{name}_seconds"] = round(time.monotonic() - start, 1)
-    return figures
+    return BaseFigures(**figures)
 
 
 def build_llm(out: Path, *, seed: int, steps: int, batch_size: int = 32) -> dict[str, float]:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,6 +18,7 @@ from vila2cli.ranks import num_cores
 from vila2cli.run.child import end_with, is_program
 from vila2cli.run.folder import claim, read_manifest, write_json, write_text
 from vila2cli.run.progress import Progress
+from vila2cli.run.results import StageResult, summary_lines
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.settings import WorldSettings
 from vila2cli.settings.recipe import Recipe
@@ -59,8 +61,19 @@ SFT_QUESTIONS = 7
 """Questions in a conversation that describes the picture."""
 
 
-def write_world(recipe: Recipe, out: Path) -> dict[str, int]:
-    """Write the shards of every stage under `out`; returns the number of samples of each folder.
+@dataclass(frozen=True, slots=True)
+class WorldWritten(StageResult):
+    """How many samples there are in each folder."""
+
+    stage: str
+    num_samples: Mapping[str, int]
+
+    def lines(self) -> list[str]:
+        return summary_lines(self.num_samples)
+
+
+def write_world(recipe: Recipe, out: Path) -> WorldWritten:
+    """Write the shards of every stage under `out`.
 
     The same seed and sizes give the same bytes. No scene is in two of the splits named in
     `scenes.BUCKETS`. The marker `out/world.json` is written last. Raises RecipeError when the folder
@@ -79,7 +92,7 @@ def _write_tasks(out: Path) -> None:
 
 def write_folders(
     plan: Folders, out: Path, world: WorldSettings, inputs: dict[str, Any], write_tasks: Callable[[], None]
-) -> dict[str, int]:
+) -> WorldWritten:
     """Write the shards of a plan under `out`, what `write_tasks` writes, and the marker.
 
     Raises RecipeError when the folder holds what was made of other `inputs`.
@@ -95,7 +108,7 @@ def write_folders(
     write_tasks()
     counts = {name: num for name, (num, _) in plan.items() if num}
     write_json(out / "world.json", {"settings": inputs["settings"], "num_samples": counts})
-    return counts
+    return WorldWritten(str(inputs["stage"]), counts)
 
 
 def _check_free(out: Path, plan: Mapping[str, object]) -> None:

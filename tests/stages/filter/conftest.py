@@ -49,6 +49,6 @@ def run(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., dict
         arguments: dict[str, Any] = {"shards": [f"{data}/train/*.tar"], "tasks": [f"{data}/eval"]}
         return filter_samples(
             recipe, **({**arguments, "model": tiny_checkpoint, "out": tmp_path / out} | changes)
-        )
+        ).to_json()
 
     return call

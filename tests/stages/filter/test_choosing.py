@@ -9,7 +9,7 @@ import pytest
 from filter_data import NO_MODEL, annotations, encoded, picture, tars
 
 from vila2cli.errors import RecipeError, RejectBudgetError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation
@@ -41,7 +41,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def choose(scored: Path, out: Path, *sets: str, **changes: Any) -> dict[str, Any]:
     recipe = load_recipe(None, ["filter.max_reject_rate=0.2", *sets])
-    return filter_samples(recipe, **({"shards": [scored], "out": out} | changes))
+    return filter_samples(recipe, **({"shards": [scored], "out": out} | changes)).to_json()
 
 
 def kept(out: Path) -> set[str]:

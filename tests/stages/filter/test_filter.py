@@ -26,7 +26,7 @@ from vila2cli.ask import job
 from vila2cli.engine import ScoreRequest, open_engine
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
 from vila2cli.image import decode_image
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.shards import ShardStats
 from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS, prompt_sha256

@@ -27,10 +27,11 @@ from filter_data import (
 from vila2cli.ask import job
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
-from vila2cli.filtering.outcome import summary_lines
+from vila2cli.filtering.outcome import FilterSummary
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.run.folder import Worker, lock
+from vila2cli.run.locks import lock
 from vila2cli.run.progress import Progress
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation, is_kept
@@ -113,14 +114,16 @@ def test_what_was_held_out_is_told(run: Callable[..., dict[str, Any]], tmp_path:
     summary = run(*NO_MODEL, model=None, tasks=[str(tasks)])
     counts = {"images": 2, "undecodable": 1, "rejected": 1}
     assert summary["held_out"] == {"tasks": [str(tasks / "t")], **counts}
-    (line,) = (line for line in summary_lines(summary) if "compared" in line)
+    (line,) = (line for line in FilterSummary.of(summary).lines() if "compared" in line)
     assert line == (
         "compared with 2 evaluation images of 1 tasks; 1 cannot be decoded, only their exact copies are found; "
         "1 samples of the tasks cannot be read and were not compared"
     )
     without = run(*NO_MODEL, model=None, tasks=())
     assert "eval-overlap" not in without["dropped"]
-    assert any(line.startswith("compared with no evaluation images") for line in summary_lines(without))
+    assert any(
+        line.startswith("compared with no evaluation images") for line in FilterSummary.of(without).lines()
+    )
 
 
 def test_large_images_are_scored_and_held_out_by_their_look(

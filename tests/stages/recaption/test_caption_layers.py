@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from vila2cli.captioning.layers import in_order
 from vila2cli.cli.app import app
 from vila2cli.errors import RecipeError, RejectBudgetError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
 from vila2cli.shards.sample import Annotation

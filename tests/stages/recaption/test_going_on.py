@@ -23,7 +23,7 @@ from forks import Forks
 from tiny_vlm import picture
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, RejectBudgetError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter
 from vila2cli.stages.recaption import estimate, recaption

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.errors import RecipeError
-from vila2cli.run.folder import Worker
+from vila2cli.run.workers import Worker
 from vila2cli.shards import open_layer, open_source
 from vila2cli.shards.sample import Annotation
 from vila2cli.text.prompts import prompt_sha256

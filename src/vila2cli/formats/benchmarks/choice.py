@@ -19,8 +19,7 @@ from vila2cli.formats.benchmarks.questions import (
     picture,
     with_options,
 )
-from vila2cli.formats.delimited import read_tsv
-from vila2cli.formats.reading import Row, read_object, read_rows
+from vila2cli.formats.reading import Row, RowError, read_object, read_rows, stream_rows
 
 _ROTATION = 1_000_000
 """What MMBench's files add to the index of a question for each rotation of its options."""
@@ -47,8 +46,8 @@ def read_vlmevalkit(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQues
 
 def _tsv(path: Path, *, circular: bool) -> Iterator[BenchmarkQuestion]:
     pictures: dict[str, str] = {}
-    rotates = circular and not any(_is_rotation(str(row.get("index", ""))) for row in read_tsv(path))
-    for row in read_tsv(path):
+    rotates = circular and not any(_is_rotation(str(row.get("index", ""))) for row in _rows(path))
+    for row in _rows(path):
         index, question = row.string("index"), row.string("question")
         options = [(letter, row.get(letter)) for letter in LETTERS if _is_given(row.get(letter))]
         answer = str(row.get("answer") or "").strip()
@@ -70,6 +69,13 @@ def _tsv(path: Path, *, circular: bool) -> Iterator[BenchmarkQuestion]:
                 images=(image,),
                 meta={**meta, "choices": choices},
             )
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    for row in stream_rows(path):
+        if isinstance(row, RowError):
+            raise row
+        yield row
 
 
 def _is_rotation(index: str) -> bool:

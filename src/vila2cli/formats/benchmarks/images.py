@@ -8,7 +8,7 @@ from vila2cli.errors import DataError
 from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, by_file, one_file, one_task
 from vila2cli.formats.reading import Row, read_object, read_rows, read_values
 from vila2cli.score.box_frames import AUTO
-from vila2cli.text.box_notations import Box
+from vila2cli.text.box_parsing import Box
 
 _CAPTION = "Provide a one-sentence caption for the provided image."
 _DESCRIBE = "Describe this image in detail."

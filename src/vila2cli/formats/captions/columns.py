@@ -9,7 +9,6 @@ from vila2cli.errors import DataError, meant
 from vila2cli.formats.captions.tables import check_turns, plain
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 PICTURES = (
     *("image", "file_name", "filename", "image_path", "img_path", "filepath", "file_path", "path", "file"),
     *(

@@ -25,7 +25,7 @@ _TABLES = (
 )
 
 
-class Pictures(Protocol):
+class PictureStore(Protocol):
     """Where the pictures are that items name."""
 
     def find(self, name: str) -> EncodedImage:
@@ -107,7 +107,7 @@ def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
 
 
 def members_of(
-    item: Item | RowError, store: Pictures, origin: Mapping[str, Any] | None = None
+    item: Item | RowError, store: PictureStore, origin: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, bytes], int]:
     """The files of a sample and how many of its images are missing; raises RowError.
 
@@ -134,7 +134,7 @@ def members_of(
     return members, len(missing)
 
 
-def _images_of(item: Item, store: Pictures) -> tuple[list[EncodedImage], list[str], list[str]]:
+def _images_of(item: Item, store: PictureStore) -> tuple[list[EncodedImage], list[str], list[str]]:
     """The images of an item, the names of their files, and the names of those that are missing."""
     images: list[EncodedImage] = []
     files = list(item.files)

@@ -15,7 +15,7 @@ from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import whole_characters
-from vila2cli.formats.captions.items import Item, ItemReader, Pictures, members_of
+from vila2cli.formats.captions.items import Item, ItemReader, PictureStore, members_of
 from vila2cli.formats.captions.keys import Keys
 from vila2cli.formats.reading import RowError
 from vila2cli.shards import read_rejects
@@ -39,13 +39,13 @@ class Numbered:
     item: Item | RowError
     origin: Mapping[str, Any] | None = None
 
-    def members(self, store: Pictures) -> tuple[dict[str, bytes], int]:
+    def members(self, store: PictureStore) -> tuple[dict[str, bytes], int]:
         """What `members_of` makes of it."""
         return members_of(self.item, store, self.origin)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundItem:
     """An item, and its source and its place among the items of that."""
 
     source: Path
@@ -53,14 +53,14 @@ class Found:
     item: Item | RowError
 
 
-def read_items(read: ItemReader, sources: Iterable[Path], *, max_images: int) -> Iterator[Found]:
+def read_items(read: ItemReader, sources: Iterable[Path], *, max_images: int) -> Iterator[FoundItem]:
     """The items of the sources, one after another."""
     for source in sources:
         for row, item in enumerate(read(source, max_images), 1):
-            yield Found(source, row, item)
+            yield FoundItem(source, row, item)
 
 
-def number_items(items: Iterable[Found], keys: Keys, *, named: bool = True) -> Iterator[Numbered]:
+def number_items(items: Iterable[FoundItem], keys: Keys, *, named: bool = True) -> Iterator[Numbered]:
     """The items with their keys; `named` where each is to say what it is from."""
     for index, found in enumerate(items):
         key, item = keys.number(index), found.item
@@ -77,7 +77,7 @@ def number_items(items: Iterable[Found], keys: Keys, *, named: bool = True) -> I
 class Taken:
     """The items that a shard was made from."""
 
-    def __init__(self, store: Pictures) -> None:
+    def __init__(self, store: PictureStore) -> None:
         self._store = store
         self._digest = hashlib.sha256()
         self._counts: dict[Path, int] = {}
@@ -138,7 +138,7 @@ def in_order(sources: Sequence[Path], out: Path, names: Sequence[str]) -> list[P
     return [*in_use.values(), *left.values()]
 
 
-def pass_over(items: Iterator[Numbered], store: Pictures, out: Path, name: str) -> None:
+def pass_over(items: Iterator[Numbered], store: PictureStore, out: Path, name: str) -> None:
     """Take the items of a finished shard; raises DataError when they are not those that it was made from."""
     tar = out / f"{name}.tar"
     check_whole(tar)
@@ -170,7 +170,7 @@ class _Outline:
     digests: Digests | None = None
 
     @classmethod
-    def of(cls, numbered: Numbered, store: Pictures) -> "_Outline":
+    def of(cls, numbered: Numbered, store: PictureStore) -> "_Outline":
         item = numbered.item
         if isinstance(item, RowError) or not any(isinstance(image, EncodedImage) for image in item.images):
             return cls(numbered)
@@ -184,7 +184,7 @@ def _digests(members: Mapping[str, bytes]) -> Digests:
     return {extension: hashlib.sha256(data).hexdigest() for extension, data in members.items()}
 
 
-def _compare(kept: Sequence[_Outline], store: Pictures, out: Path, name: str) -> None:
+def _compare(kept: Sequence[_Outline], store: PictureStore, out: Path, name: str) -> None:
     """Raise DataError naming the first item that would become something else than it has become."""
     there: dict[str, dict[str, str]] = {}
     for member, data in read_members(out / f"{name}.tar", lambda name: True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vila2cli.errors import DataError
-from vila2cli.text.box_notations import Box
+from vila2cli.text.box_parsing import Box
 
 Unit = Literal["pixel", "unit", "999"]
 Form = Literal["xyxy", "xywh", "cxcywh"]

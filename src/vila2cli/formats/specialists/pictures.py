@@ -8,7 +8,7 @@ from random import Random
 
 from vila2cli.formats.specialists.boxes import Frame
 from vila2cli.shards.sample import EncodedImage, Turn
-from vila2cli.text.box_notations import Box
+from vila2cli.text.box_parsing import Box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from vila2cli.formats.reading import Row, RowError, read_document, stated
 from vila2cli.formats.specialists.boxes import Frame
 from vila2cli.formats.specialists.draft import Draft, Drafts, unlisted
 from vila2cli.formats.specialists.pictures import Boxed, Picture
-from vila2cli.text.box_notations import Box
+from vila2cli.text.box_parsing import Box
 
 
 def read_textocr(paths: Sequence[Path]) -> Iterator[Picture]:

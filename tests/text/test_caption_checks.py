@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from vila2cli.text.caption_checks import Standard, check_caption, is_boilerplate, repeats_itself, shortest_echo
 from vila2cli.text.lead_ins import strip_wrapping
-from vila2cli.text.quality import Standard, check_caption, is_boilerplate, repeats_itself, shortest_echo
 from vila2cli.text.refusals import refuses
 from vila2cli.text.words import cut_to_sentence, num_words, sentences
 

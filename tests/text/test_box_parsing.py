@@ -2,7 +2,7 @@
 
 import pytest
 
-from vila2cli.text.box_notations import find_boxes, has_point, patch_box
+from vila2cli.text.box_parsing import find_boxes, has_point, patch_box
 
 BOX = (12, 34, 56, 78)
 
