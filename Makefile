@@ -120,10 +120,7 @@ bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/eval_overhead.py --out benchmarks/results/eval_overhead.json
 	$(VENV)/bin/python benchmarks/train.py
 	$(VENV)/bin/python benchmarks/findings_vila.py
-	$(VILA2) sft --recipe recipes/world.toml --model $(BENCH)/runs/world/round3/pretrain --out $(BENCH)/reader \
-		--shards $(BENCH)/data/specialist-ocr/*.tar $(BENCH)/data/sft/*.tar \
-		--set data.text=[] --set sft.part_learning_rates.vision_tower=5e-4
-	$(VENV)/bin/python benchmarks/tiles.py --start $(BENCH)/reader
+	$(VENV)/bin/python benchmarks/tiles.py
 
 bench-smoke: setup ## every benchmark in its form of seconds, to see that none is broken (minutes)
 	$(VENV)/bin/python benchmarks/smoke.py $(SMOKE)

@@ -93,6 +93,7 @@ class Seed:
         self.sets = [
             f"seed={seed}",
             f"world.seed={seed}",
+            *(f"world.num_{name}=1" for name in ("pretrain", "specialist", "dev")),  # not looked at
             f"runs_dir={self.folder / 'runs'}",
             f'data.sft=["{self.data}/sft/*.tar"]',
             f'eval.tasks=["{self.data}/eval/*"]',

@@ -73,7 +73,9 @@ def test_what_a_processor_begins_its_prompts_with_begins_those_without_pictures_
             {"type": "text", "text": TURNS[0].text},
         ]
         messages = [{"role": "user", "content": parts}]
-        theirs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+        theirs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
         assert own.prompt_ids(TURNS[:1], images) == list(theirs["input_ids"][0])
 
 

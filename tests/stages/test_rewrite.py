@@ -151,7 +151,7 @@ def test_other_inputs_are_not_taken_for_done(
     shutil.copytree(tiny_checkpoint, other)
     (other / "generation_config.json").write_text('{"eos_token_id": 0}')
     changes = {
-        "model_sha256 was": (command(other), sets),
+        "another model": (command(other), sets),
         "dtype was": (command(), (*sets, "recaption.dtype=bfloat16")),
         "round was": (command(tiny_checkpoint, "--round", "1"), sets),
         "api.image_format was absent": (command("gpt"), (*sets, "recaption.engine=api")),

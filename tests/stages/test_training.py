@@ -239,7 +239,7 @@ def test_pretraining_leaves_out_what_a_filter_layer_drops(
     main = summary["phases"][-1]["sources"]
     assert (main["pretrain"]["samples"], main["pretrain"]["filtered"]) == (
         kept.num_out,
-        kept["in"] - kept.num_out,
+        kept.num_in - kept.num_out,
     )
     assert (main["interleaved"]["filtered"], summary["num_rejected"]) == (0, 0)
-    assert f"({kept['in'] - kept['out']:,} filtered out)" in capsys.readouterr().err
+    assert f"({kept.num_in - kept.num_out:,} filtered out)" in capsys.readouterr().err

@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,21 +35,17 @@ CONFIGS = [
 ]
 
 
-def accelerate_launch(folder: Path, config: str, *program: str) -> subprocess.CompletedProcess[str]:
+def accelerate_launch(forks: Forks, folder: Path, config: str, *program: str) -> None:
     """Two processes of a program on the CPUs of this machine, as accelerate starts them."""
     path = folder / "accelerate.yaml"
     path.write_text(f"compute_environment: LOCAL_MACHINE\nnum_machines: 1\nnum_processes: 2\n{config}")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
-    return subprocess.run(
-        [*command, "--main_process_port", "0", *program],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    words = ["-m", "accelerate.commands.launch", "--config_file", str(path), "--main_process_port", "0"]
+    started = forks.start([*words, *program], {"CUDA_VISIBLE_DEVICES": ""})
+    _, said = started.communicate()
+    assert started.returncode == 0, said
 
 
-def environments(folder: Path, config: str) -> list[dict[str, str]]:
+def environments(forks: Forks, folder: Path, config: str) -> list[dict[str, str]]:
     """The variables that accelerate sets for each of two processes, which may then meet without it."""
     script = folder / "environment.py"
     script.write_text(
@@ -60,8 +53,7 @@ def environments(folder: Path, config: str) -> list[dict[str, str]]:
         "path = pathlib.Path(__file__).with_name(os.environ['RANK'] + '.json')\n"
         "path.write_text(json.dumps(dict(os.environ)))\n"
     )
-    started = accelerate_launch(folder, config, str(script))
-    assert started.returncode == 0, started.stderr
+    accelerate_launch(forks, folder, config, str(script))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -94,7 +86,7 @@ def test_a_config_trains_as_one_process_does_and_resumes_bit_by_bit(
     config: str, forks: Forks, alone: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     words = [str(SCRIPT), "sharded", "-", "-", "-", str(tiny_checkpoint), str(tmp_path)]
-    started = [forks.start(words, environ) for environ in environments(tmp_path, config)]
+    started = [forks.start(words, environ) for environ in environments(forks, tmp_path, config)]
     for process in started:
         _, said = process.communicate()
         assert process.returncode == 0, said
@@ -111,7 +103,7 @@ def test_a_config_trains_as_one_process_does_and_resumes_bit_by_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[-1]])
 def test_a_stage_leaves_a_stock_checkpoint(
-    config: str, recipe: Path, tiny_checkpoint: Path, tmp_path: Path
+    config: str, forks: Forks, recipe: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     arguments = [
         "sft",
@@ -122,8 +114,7 @@ def test_a_stage_leaves_a_stock_checkpoint(
         "--out",
         str(tmp_path / "out"),
     ]
-    started = accelerate_launch(tmp_path, config, "-m", "vila2cli", *arguments)
-    assert started.returncode == 0, started.stderr
+    accelerate_launch(forks, tmp_path, config, "-m", "vila2cli", *arguments)
     assert json.loads((tmp_path / "out" / "vila2.json").read_text())["processes"] == 2
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""Eight conversations learned by heart, and given back word by word."""
+"""Five conversations learned by heart, and given back word by word."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vila2cli.train.loop import fit
 
 @pytest.fixture(scope="module")
 def learned(tiny_checkpoint: Path, chat: Chat, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model after it has seen eight conversations for as long as it takes."""
+    """The tiny model after it has seen five conversations for as long as it takes."""
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint, dtype="float32")
@@ -40,8 +40,8 @@ def learned(tiny_checkpoint: Path, chat: Chat, tmp_path_factory: pytest.TempPath
 
 
 def chosen() -> list[Sample]:
-    """Eight conversations about one picture each; what is asked first is told apart by its number."""
-    made = [sample for sample in conversations(24) if len(sample.images) == 1][:8]
+    """Five conversations about one picture each; what is asked first is told apart by its number."""
+    made = [sample for sample in conversations(16) if len(sample.images) == 1][:5]
     return [
         Sample(
             key=sample.key,

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,11 +57,12 @@ def test_the_weights_are_those_of_torchrun(forks: Forks, sft: Callable[..., list
     assert own.returncode == 0, said
     assert json.loads(printed)["processes"] == 2
     assert json.loads((tmp_path / "own" / "vila2.json").read_text())["processes"] == 2
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environ = os.environ | ENVIRON
-    subprocess.run([*torchrun, "-m", "vila2cli", *sft("theirs")], env=environ, check=True, capture_output=True)
-    ours, theirs = (tmp_path / name / "model.safetensors" for name in ("own", "theirs"))
-    assert ours.read_bytes() == theirs.read_bytes()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vila2cli"]
+    theirs = forks.start([*torchrun, *sft("theirs")], ENVIRON)
+    _, said = theirs.communicate()
+    assert theirs.returncode == 0, said
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("own", "theirs")]
+    assert weights[0] == weights[1]
 
 
 def test_an_error_of_both_is_said_once(forks: Forks, sft: Callable[..., list[str]]) -> None:

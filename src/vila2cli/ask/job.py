@@ -7,7 +7,7 @@ import dataclasses
 import gc
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -262,6 +262,7 @@ class LayerCounts(StageResult):
     reject_rate: float
     num_images: int = key("images")
     cost: Cost
+    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
 
 
 def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:
@@ -281,4 +282,5 @@ def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:
         "reject_rate": stats.reject_rate,
         "num_images": int(figures["answered"]),
         "cost": cost_of(cost, figures),
+        "num_fewer_tiles": stats.num_fewer_tiles,
     }

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 from vila2cli.cli.paths import Plan
 from vila2cli.cli.terminal import say, show
-from vila2cli.run.child import LINES_OF
+from vila2cli.run.child import IN_RUN
 from vila2cli.run.results import StageResult
 from vila2cli.run.splitting import Unfinished
+from vila2cli.settings.recipe import shipped_recipes
 
 
 def print_summary(plan: Plan, summary: StageResult, lines: Iterable[str] | None = None) -> None:
@@ -22,11 +23,13 @@ def next_line(plan: Plan, command: str, *, alone: str) -> list[str]:
 
     There is none for a stage of `vila2 run`, which runs the next one itself.
     """
-    if LINES_OF in os.environ:
+    if IN_RUN in os.environ:
         return []
     if plan.round is None:
         return [f"next: vila2 {command} {alone}"]
-    recipe = f" --recipe {plan.recipe.path}" if plan.recipe.path is not None else ""
+    path = plan.recipe.path
+    name = next((short for short, known in shipped_recipes().items() if known == path), path)
+    recipe = f" --recipe {name}" if name is not None else ""
     return [f"next: vila2 {command} --round {plan.round}{recipe}"]
 
 

@@ -68,9 +68,10 @@ def recaption(
         raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
     layers = _layers(settings, layer, rewrite=rewrite)
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
-    if rewrite and settings.rewrite.model:
-        model = model or settings.rewrite.model
-    chosen_model = paths.model(model, last)
+    of_recipe = settings.rewrite.model if rewrite and model is None else ""
+    chosen_model = paths.model(model or of_recipe or None, last)
+    if of_recipe:
+        paths.origins["model"] = "recipe"
     recaptioned = paths.round is not None and rewrite
     found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain
     specs = paths.shards(shards, found, "data.pretrain")

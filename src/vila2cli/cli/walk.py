@@ -20,7 +20,7 @@ import typer
 from vila2cli.cli.forking import Fork, count_threads, warm_up
 from vila2cli.cli.terminal import complain, json_output
 from vila2cli.errors import Interrupted
-from vila2cli.run.child import ERROR_TO, LINES_OF, end_with, is_program
+from vila2cli.run.child import ERROR_TO, IN_RUN, LINES_OF, end_with, is_program
 from vila2cli.run.stages import Stage
 from vila2cli.run.stopping import Stop, interruptible
 
@@ -156,7 +156,8 @@ class Walk:
         command = [sys.executable, "-P", "-m", "vila2cli", *stage.words, *self.flags]
         if self.jobs == 1:
             begin = functools.partial(end_with, os.getpid())
-            return _Running(stage, subprocess.Popen(command, preexec_fn=begin), gpus)
+            environ = {**os.environ, IN_RUN: stage.name}
+            return _Running(stage, subprocess.Popen(command, env=environ, preexec_fn=begin), gpus)
         is_awaited = self._is_awaited(stage)
         environ = dict(os.environ)
         if gpus:
@@ -165,7 +166,7 @@ class Walk:
             # The number of threads decides the last bits of trained weights, so that it is the same for all.
             environ.setdefault("OMP_NUM_THREADS", str(max(1, self.machine.cores // self.jobs)))
         error = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the stage has ended)
-        environ |= {LINES_OF: stage.name, ERROR_TO: str(error.fileno())}
+        environ |= {IN_RUN: stage.name, LINES_OF: stage.name, ERROR_TO: str(error.fileno())}
         nice = 0 if is_awaited or gpus else _NICE
         if self._warm_threads and self._warm_threads == count_threads():
             return _Running(stage, Fork([*stage.words, *self.flags], environ, nice), gpus, error)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.results import REST, StageResult, key
 
 
@@ -33,6 +34,8 @@ class Metrics(StageResult):
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        num_fewer = sum(entry.get("fewer_tiles", 0) for entry in self.tasks.values())
+        yield from fewer_tiles_lines({"fewer_tiles": num_fewer})
         if seconds := self.about.get("seconds"):
             yield f"seconds: {seconds:.4g}"
         yield "every metric of each task: metrics.json"

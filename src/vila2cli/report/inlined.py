@@ -9,6 +9,8 @@ from vila2cli.image import jpeg_url, shrink, to_jpeg
 MAX_SIDE = 480
 MIN_ACROSS = 120
 """Pixels of the shorter side of a strip, which is scrolled."""
+STRIP = 3
+"""Times as wide as it is high, from which on a picture is a strip."""
 PIXEL_ART_SIDE = 128
 """Images up to this many pixels are shown with hard pixel edges."""
 
@@ -22,6 +24,11 @@ class InlinePicture:
     height: int = 0
     note: str = ""
     pixelated: bool = False
+
+    @property
+    def is_strip(self) -> bool:
+        """Whether it is scrolled; asked by the templates."""
+        return self.width > STRIP * self.height
 
 
 def picture_of(image: Image.Image, *, quality: int = 80) -> InlinePicture:

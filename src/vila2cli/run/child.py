@@ -23,6 +23,8 @@ STARTED_BY = "VILA2_STARTED_BY"
 """In the environment of a training's process the number of the process that started it."""
 LINES_OF = "VILA2_LINES_OF"
 """In the environment of a stage that runs beside others its name."""
+IN_RUN = "VILA2_IN_RUN"
+"""In the environment of a stage that `vila2 run` started, which goes on with the next one itself."""
 ERROR_TO = "VILA2_ERROR_TO"
 """In the environment of such a stage the number of the open file in which it leaves its error, too."""
 COLLECT_AFTER = (50_000, 20, 20)

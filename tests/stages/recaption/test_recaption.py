@@ -204,7 +204,12 @@ def test_any_worker_split_writes_the_same_bytes(
     run: Callable[..., CaptionSummary], few: Path, tmp_path: Path, sets: list[str], count: int
 ) -> None:
     # Batches smaller than a shard, so that one which reached over its end would be seen.
-    recipe = settings("recaption.retry_temperatures=[0.5, 1.0]", "recaption.batch_size=3", *sets)
+    always = [
+        "recaption.batch_size=3",
+        "recaption.max_new_tokens=24",
+        "recaption.retry_temperatures=[0.5, 1.0]",
+    ]
+    recipe = settings(*always, *sets)
     shards = [f"{few}/*.tar"]
     assert run("whole", recipe, shards=shards).num_retries > 2
     whole = tars(tmp_path / "whole")
