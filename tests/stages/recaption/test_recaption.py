@@ -186,7 +186,7 @@ def test_own_prompts_see_the_alt_text(run: Callable[..., CaptionSummary], tmp_pa
     found = captions(tmp_path / "layer")
     assert {a.prompt_id for a in found.values()} == {"mine"}
     assert {a.prompt_sha256 for a in found.values()} == {sha256(b"Describe {alt_text}.").hexdigest()}
-    with pytest.raises(RecipeError, match=r"prompts\.mine was"):
+    with pytest.raises(RecipeError, match=r"prompts\.mine changed"):
         run(recipe=settings(sets[0], 'prompts={mine = "Tell me of {alt_text}."}'))
 
 
