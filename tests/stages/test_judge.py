@@ -1,10 +1,12 @@
 import io
 import json
+import shutil
 from random import Random
 
 import pytest
 from PIL import Image
 
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.judging.terminal import short, summary_table, verdict_lines
 from vila2cli.judging.verdicts import read_verdict_layer
@@ -128,6 +130,18 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     assert {annotation.kind for annotation in judged} == {"verdict"}
     assert all(annotation.scores["verdicts"][0]["outcome"] == "win" for annotation in judged)
     assert "\n".join(show(source, NUM_SAMPLES).samples).count(f"\n    {short(right)} over alt-text: win\n") == 5
+
+
+def test_a_judges_folder_is_shown_by_its_only_layer_of_verdicts(right, tmp_path, capsys):
+    out = tmp_path / "verdicts"
+    words = ["--layers", "original", right, "--out", str(out), "--set", "judge.judges=oracle"]
+    assert main(["judge", *words]) == 0
+    assert f"{short(right)} over alt-text by oracle: " in capsys.readouterr().out, "whatever name was given"
+    assert main(["shards", "show", str(out), "-n", "1"]) == 0
+    assert f"{short(right)} over alt-text: win" in capsys.readouterr().out
+    shutil.copytree(out / "oracle", out / "second")
+    assert main(["shards", "show", str(out)]) == 4
+    assert f"name one: {out / 'oracle'}, {out / 'second'}" in capsys.readouterr().err
 
 
 def test_pairs_of_equal_captions_are_counted(base, right, tmp_path):

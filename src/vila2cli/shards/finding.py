@@ -71,7 +71,7 @@ def find(spec: str | Path) -> list[Found]:
 
 
 def one_inside(spec: str) -> str:
-    """A spec, or for a folder that only holds one folder of shards, that one: a judge's verdicts, an eval's task.
+    """A spec, or for a folder without shards the one inside it that has: a judge's verdicts, an eval's task.
 
     Raises DataError naming all where several do. What names no local folder is given back as it is.
     """
@@ -82,7 +82,9 @@ def one_inside(spec: str) -> str:
         return spec
     inside = sorted(one for one in path.iterdir() if one.is_dir() and _has_tars(one))
     if len(inside) > 1:
-        raise DataError(f"{spec} holds several layers or folders of shards; name one: {', '.join(map(str, inside))}")
+        raise DataError(
+            f"{spec} holds several layers or folders of shards; name one: {', '.join(map(str, inside))}"
+        )
     return str(inside[0]) if inside else spec
 
 
