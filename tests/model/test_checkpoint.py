@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from vila2cli.errors import ModelError
-from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
+from vila2cli.model.checkpoint import looks_local, model_name, own_dtype, resolve_model, weights_sha256
 
 
 def checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
@@ -111,6 +111,13 @@ def test_an_unknown_revision_is_a_one_line_error(hub_id: str) -> None:
     with pytest.raises(ModelError, match=f"{hub_id}@nothing is neither a folder nor") as caught:
         resolve_model(f"{hub_id}@nothing")
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistyped_path_is_told_from_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpt").mkdir()
+    assert all(map(looks_local, ("./tower", "models/tower", "ckpt/r22", "/data/tower", "ckpt/r1/sft")))
+    assert not any(map(looks_local, ("org/tower", "tower", "org/tower@main")))
 
 
 def test_a_folder_keeps_its_name(tmp_path: Path) -> None:

@@ -75,13 +75,19 @@ def test_a_shard_that_cannot_be_read_is_named(world: Path, capsys: pytest.Captur
 
 
 def test_every_problem_is_told_at_once(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = ['data.sft=["nowhere/*.tar"]', 'base.llm="no/such-model"', 'recaption.prompts=["long-v9"]']
+    sets = [
+        'data.sft=["nowhere/*.tar"]',
+        'base.llm="no/such-model"',
+        'base.vision_tower="models/tower"',
+        'recaption.prompts=["long-v9"]',
+    ]
     code, text = check(capsys, *(word for text in sets for word in ("--set", text)))
     assert code == 2
     assert "FAIL  prompts: " in text
     assert "FAIL  data.sft: no shards match 'nowhere/*.tar'" in text
-    assert "FAIL  base.llm: no/such-model is neither a folder nor in the hub's cache" in text
-    assert "the checks failed: prompts, data.sft, base.llm" in text
+    assert "FAIL  base.llm: no/such-model is neither a folder nor in the hub's cache; get it with `hf" in text
+    assert "models/tower is neither a folder nor in the hub's cache; is the path right?" in text, "no hub id"
+    assert "the checks failed: prompts, data.sft, base.vision_tower, base.llm" in text
 
 
 def test_unknown_keys_end_it_before_anything_is_looked_at(

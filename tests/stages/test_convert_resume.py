@@ -122,6 +122,22 @@ def test_a_tar_that_arrives_earlier_in_the_order(tmp_path: Path) -> None:
     assert content(tmp_path / "out").total() == 12
 
 
+def test_a_conversion_that_is_done_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["shards", "convert", "coyo", str(folder / "in"), "--images", str(folder / "pics")]
+    words += ["--per-shard", str(PER_SHARD), "--out", str(folder / "out")]
+    assert main(words) == 0
+    num = len(list((folder / "out").glob("*.tar")))
+    assert "already" not in capsys.readouterr().out
+    assert main(["shards", "convert", "coyo", str(folder / "inn"), "--out", str(folder / "new")]) == 4
+    said = capsys.readouterr()
+    assert said.out + said.err == f"vila2: {folder / 'inn'} does not exist\n"
+    stop_after(folder / "out", 1)
+    assert main(words) == 0
+    assert f"1 of {num} shards was there already" in capsys.readouterr().out
+    assert main(words) == 0
+    assert f"all {num} shards were there already" in capsys.readouterr().out
+
+
 def test_a_file_given_twice_is_read_once(folder: Path) -> None:
     inputs = [folder / "in", folder / "in" / "c.jsonl", folder / "in" / ".." / "in" / "m.jsonl"]
     convert("coyo", inputs, folder / "out", images=[folder / "pics"], per_shard=PER_SHARD)
@@ -136,7 +152,8 @@ def test_an_edit_of_equal_length_under_a_finished_shard(folder: Path, is_finishe
     path = folder / "in" / "c.jsonl"
     path.write_text(path.read_text().replace('"text": "c1"', '"text": "C1"'))
     with pytest.raises(
-        DataError, match=r"out/000000\.tar was made from other .*c\.jsonl \(c1\) differs: it is another"
+        DataError,
+        match=r"out/000000\.tar was made from other .*c\.jsonl \(c1\) differs: its text is not what it was",
     ):
         go(folder, folder / "out")
     path.write_text(path.read_text().replace('"text": "C1"', '"text": "c1"'))
@@ -178,7 +195,10 @@ def test_a_picture_that_changed(folder: Path, how: str) -> None:
         path.unlink()
     else:
         path.write_bytes(picture(99) if how == "other bytes" else b"no picture")
-    with pytest.raises(DataError, match=r"000000\.tar was made from other files .*c\.jsonl \(c1\) differs"):
+    what = {"other bytes": "its picture is not what it was"}.get(how, "")
+    with pytest.raises(
+        DataError, match=rf"000000\.tar was made from other files .*c\.jsonl \(c1\) differs: {what}"
+    ):
         go(folder, folder / "out")
 
 

@@ -297,7 +297,7 @@ def test_shards_are_asked_for_where_pictures_lie(
         ("photos/a.png", "vila2 shards convert folder photos --out"),
         ("alt.csv", "vila2 shards convert csv alt.csv --out"),
         ("none/*.tar", f"in {tmp_path}"),
-        ("none", f"in {tmp_path}: there is no none"),
+        ("none", f"vila2: there is no none in {tmp_path}\n"),
     ]:
         assert main(["shards", "stats", spec]) == 4
         assert advice in capsys.readouterr().err

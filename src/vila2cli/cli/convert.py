@@ -8,8 +8,8 @@ import typer
 
 from vila2cli.cli.options import local_folder
 from vila2cli.cli.terminal import say, show
-from vila2cli.errors import RecipeError
-from vila2cli.formats.registry import names
+from vila2cli.errors import DataError, RecipeError
+from vila2cli.formats.registry import find_format, names
 
 Inputs = Annotated[
     list[Path],
@@ -88,6 +88,9 @@ def convert(
     vila2 shards convert coco captions_train2017.json --images train2017 --out data
     vila2 shards convert layer captions.parquet --shards data --out their-captions
     """
+    find_format("shards convert", form)
+    if missing := next((path for path in (*inputs, *(captions or ())) if not path.exists()), None):
+        raise DataError(f"{missing} does not exist")
     say(f"convert: writing {out}")
     if form == "layer":
         _import_layer(inputs, shards, out, layer=layer, key=key, text=text, match=match)

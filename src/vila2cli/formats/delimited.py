@@ -16,7 +16,7 @@ _COMMAS = ",;\t"
 def delimited_rows(path: Path) -> Iterator[Row | RowError]:
     """The rows of a .csv or .tsv by the names of their columns; one of another length is a RowError.
 
-    A row's place is the line of the file that it begins on, the line with the names being the first.
+    `line` of a row is the one of the file that it begins on, the line with the names being the first.
 
     Of a .csv the delimiter is what its first line has most of, as spreadsheets write semicolons in half of the
     world. Columns without a name, such as the index of pandas, are left out.
@@ -44,9 +44,9 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
             continue
         if len(values) == len(names):
             fields = {name: value for name, value in zip(names, values, strict=True) if name}
-            yield Row(fields, f"{path.name}, line {line}")
+            yield Row(fields, "", line)
         else:
-            error = f"line {line} has {len(values)} fields, and the first line names {len(names)}"
+            error = f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
             yield RowError(error, "bad-row", path.name)
 
 

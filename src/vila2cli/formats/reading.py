@@ -38,13 +38,14 @@ class RowError(DataError):
 
 @dataclass(slots=True)
 class Row:
-    """A value of a file, mostly an object, and its place there.
+    """A value of a file, mostly an object, its place there, and the line of it where that is known, else 0.
 
     Each method gives a field as what it should be, or raises RowError. A field that is null counts as missing.
     """
 
     value: Any
     where: str
+    line: int = 0
 
     def error(self, error: str, reason: str = "malformed") -> RowError:
         return RowError(error, reason, self.where)
@@ -311,7 +312,11 @@ def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
             raise DataError(f"{path} should hold a list of objects; a file of JSON lines is named .jsonl")
         rows = (_checked(row, f"entry {number}", path.name) for number, row in enumerate(value, 1))
     for number, row in enumerate(rows, 1):
-        yield row if isinstance(row, Row | RowError) else Row(row, f"{path.name}, item {number}")
+        if isinstance(row, RowError):
+            yield row
+            continue
+        value, line = (row.value, row.line) if isinstance(row, Row) else (row, 0)
+        yield Row(value, f"{path.name}, item {number}", line)
 
 
 def load_packed(path: Path) -> Any:

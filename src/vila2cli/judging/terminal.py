@@ -162,7 +162,8 @@ def _rows(pair: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _are_all_equal(figures: Mapping[str, Any]) -> bool:
     """Whether all that was judged are pairs of one text, of which a rate says nothing."""
-    return 0 < figures["wins"] + figures["ties"] + figures["losses"] == figures.get("equal", 0)
+    num = int(figures["wins"] + figures["ties"] + figures["losses"])
+    return num > 0 and num == figures.get("equal", 0)
 
 
 def percent(rate: Mapping[str, float] | None) -> str:

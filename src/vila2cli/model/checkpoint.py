@@ -64,12 +64,23 @@ def model_name(model: str | Path) -> str:
     return f"{str(model).partition('@')[0]}@{resolve_model(model).name}"
 
 
+def looks_local(model: str) -> bool:
+    """Whether what is no folder was rather meant to be one than a hub id: `models/llm`, `./llm`, `/llm`."""
+    name = model.partition("@")[0]
+    above = Path(name).parent
+    return _is_no_hub_id(name) or above.name == "models" or (above != Path() and above.is_dir())
+
+
+def _is_no_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~")
+
+
 @functools.cache
 def _download(model: str) -> Path:
     """The snapshot of a hub id, whose folder name is the commit; the same for the whole process."""
     name, _, revision = model.partition("@")
-    parts = name.split("/")
-    if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~"):
+    if _is_no_hub_id(name):
         raise ModelError(f"model folder {model} does not exist")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -77,6 +88,8 @@ def _download(model: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_DOWNLOADED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if looks_local(model):
+            raise ModelError(f"model folder {model} does not exist, nor can it be had from the hub") from None
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"model {model} is neither a folder nor available from the hub: {reason}") from None
 

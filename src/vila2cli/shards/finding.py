@@ -204,7 +204,8 @@ def _match(pattern: str, spec: str) -> Iterator[Path]:
     if not any(character in pattern for character in "*?["):
         path = _or_packed(Path(pattern))
         if not path.exists():
-            raise DataError(f"no shards match {spec!r}{seen_from(spec)}: there is no {pattern}")
+            wanted = f"no shards match {spec!r}: " if pattern != spec else ""
+            raise DataError(f"{wanted}there is no {pattern}{seen_from(spec)}")
         yield path
         return
     anchor = Path(Path(pattern).anchor)

@@ -15,6 +15,7 @@ from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json
 from vila2cli.image import decode_image
+from vila2cli.model.checkpoint import looks_local
 from vila2cli.model.sizes import PartSizes, num_parameters, part_sizes, training_bytes
 from vila2cli.ranks import num_cores
 from vila2cli.run.forecast import Counts
@@ -218,9 +219,9 @@ def find_offline(spec: str) -> Path:
         try:
             folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError, OSError):
-            raise ModelError(
-                f"{spec} is neither a folder nor in the hub's cache; get it with `hf download {name}`"
-            ) from None
+            what = f"{spec} is neither a folder nor in the hub's cache"
+            advice = "is the path right?" if looks_local(spec) else f"get it with `hf download {name}`"
+            raise ModelError(f"{what}; {advice}") from None
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json")
     return folder

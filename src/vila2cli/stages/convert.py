@@ -55,10 +55,20 @@ class _Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Converted(ShardsWritten):
-    """The counts of converted items."""
+    """The counts of converted items, and how many of all shards an earlier call had finished."""
 
     SAMPLES: ClassVar[str] = "items"
     DROPPED: ClassVar[str] = "rejected"
+    num_shards: int
+    num_shards_kept: int
+
+    def lines(self) -> Iterator[str]:
+        """What was made of the items, and which shards were there already."""
+        yield from super().lines()
+        if self.num_shards_kept == self.num_shards:
+            yield f"  all {self.num_shards:,} shards were there already"
+        elif num := self.num_shards_kept:
+            yield f"  {num:,} of {self.num_shards:,} shards {'was' if num == 1 else 'were'} there already"
 
 
 def convert(
@@ -110,7 +120,8 @@ def convert(
         items = number_items(chain([first] if first else [], found), keys, named=named)
         names = _convert(_Items(items), source.store, out, per_shard, finished)
         gather_rejects(out, names)
-        return Converted.counting(folder_stats(out, names), stage="convert", out_dir=out)
+        counts = {"num_shards": len(names), "num_shards_kept": len(finished)}
+        return Converted.counting(folder_stats(out, names), stage="convert", out_dir=out, **counts)
 
 
 @dataclass(frozen=True, slots=True)

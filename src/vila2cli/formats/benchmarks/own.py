@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def _question(
     """The question of a row; raises RowError for what the scorer cannot use."""
     if isinstance(row, RowError):
         raise row
+    if row.line:  # what an editor counts
+        row = replace(row, where=f"{path.name}, line {row.line}")
     has_choices = answer_type_of(SCORERS[scorer]) == "choice"
     choices = _choices(row) if has_choices else []
     if has_choices and not choices:

@@ -207,13 +207,24 @@ def _compare(kept: Sequence[_Outline], store: PictureStore, out: Path, name: str
             if was is None and there.get(numbered.key) == now:
                 continue
             change = (
-                "it is another one" if was is None else f"it was rejected ({was.error}) and can be used now"
+                _other_part(there.get(numbered.key), now)
+                if was is None
+                else f"it was rejected ({was.error}) and can be used now"
             )
         called = "" if isinstance(numbered.item, RowError) else f" ({numbered.item.name})"
         raise DataError(
             f"{out / name}.tar was made from other files than there are now: item {numbered.key} of "
             f"{numbered.source}{called} differs: {change}; {_ADVICE}"
         )
+
+
+def _other_part(was: Digests | None, now: Digests) -> str:
+    """Which part of a sample is not what it was: of text and picture both, what its JSON says without them."""
+    if was is None:
+        return "there was no such item"
+    other = {extension for extension in was.keys() | now.keys() if was.get(extension) != now.get(extension)}
+    parts = (["its text"] if "txt" in other else []) + (["its picture"] if other - {"txt", "json"} else [])
+    return f"{' and '.join(parts) or 'what its JSON says'} {'are' if len(parts) > 1 else 'is'} not what it was"
 
 
 def _size(path: Path) -> int | None:
