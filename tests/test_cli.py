@@ -360,6 +360,8 @@ def test_merging_by_an_unknown_caption_names_those_there_are(
     ]
     assert main(words) == 2
     assert "recaptoin: these shards have original" in capsys.readouterr().err
+    assert main([*words[:4], "alt-text", *words[5:]]) == 2
+    assert "have original; the alt-text goes by original" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

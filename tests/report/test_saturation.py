@@ -100,7 +100,21 @@ def test_a_gain_that_is_paid_for_says_so() -> None:
     one = RoundComparison("round 0", "round 1", {PRECISION: GAIN, RECALL: LOSS, QA_MEAN: EVEN})
     assert verdict([one], recipe_flags="--recipe my.toml")[0] == (
         "Not saturated: round 1 is still better than round 0 in caption precision, but worse in caption "
-        "recall. Run round 2: vila2 run round2 --recipe my.toml"
+        "recall and not clearly different in QA mean. Run round 2: vila2 run round2 --recipe my.toml"
+    )
+
+
+def test_a_single_task_that_is_clearly_worse_is_named_beside_the_mean() -> None:
+    changes = {PRECISION: GAIN, QA_MEAN: EVEN, "size": Figure(-0.022, -0.04, -0.006), "ocr": EVEN}
+    said = verdict([RoundComparison("round 2", "round 3", changes)], recipe_flags="--recipe my.toml")
+    assert said[0] == (
+        "Not saturated: round 3 is still better than round 2 in caption precision, but worse in size (−2.2) "
+        "and not clearly different in QA mean. Run round 4: vila2 run round4 --recipe my.toml"
+    )
+    assert "worse in size (−2.2), not clearly different in QA mean." in said[1]
+    changes[PRECISION] = EVEN
+    assert verdict([RoundComparison("round 2", "round 3", changes)])[0].endswith(
+        "Round 3 is worse in size (−2.2)."
     )
 
 

@@ -1,10 +1,12 @@
 import io
 import json
+import shutil
 from random import Random
 
 import pytest
 from PIL import Image
 
+from vila2cli.cli.app import main
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.judging.terminal import short, summary_table, verdict_lines
 from vila2cli.judging.verdicts import read_verdict_layer
@@ -130,12 +132,56 @@ def test_verdicts_are_a_layer_over_the_drawn_samples(right, tmp_path):
     assert "\n".join(show(source, NUM_SAMPLES).samples).count(f"\n    {short(right)} over alt-text: win\n") == 5
 
 
+def test_a_judges_folder_is_shown_by_its_only_layer_of_verdicts(right, tmp_path, capsys):
+    out = tmp_path / "verdicts"
+    words = ["--layers", "original", right, "--out", str(out), "--set", "judge.judges=oracle"]
+    assert main(["judge", *words]) == 0
+    assert f"{short(right)} over alt-text by oracle: " in capsys.readouterr().out, "whatever name was given"
+    assert main(["shards", "show", str(out), "-n", "1"]) == 0
+    assert f"{short(right)} over alt-text: win" in capsys.readouterr().out
+    shutil.copytree(out / "oracle", out / "second")
+    assert main(["shards", "show", str(out)]) == 4
+    assert f"name one: {out / 'oracle'}, {out / 'second'}" in capsys.readouterr().err
+
+
 def test_pairs_of_equal_captions_are_counted(base, right, tmp_path):
     other = write_captions(base, tmp_path / "other", lambda number: truth(number) if number < 5 else "None.")
     summary = judge(recipe("judge.judges=oracle"), layers=[right, other], out=tmp_path / "judge")
     assert summary["judges"]["oracle"]["equal"] == 5
     (line,) = [line for line in summary_table(summary) if "equal captions" in line]
-    assert line.startswith(f"{short(other)} over {short(right)}: 5 of {NUM_SAMPLES} pairs have equal captions")
+    pair = f"{short(other)} over {short(right)}"
+    assert line.startswith(f"{pair}: 5 of {NUM_SAMPLES} pairs have equal captions")
+    assert (
+        f"{pair} by oracle: too few pairs of captions that differ to tell: 7, and it takes 20"
+        in summary_table(summary)
+    )
+
+
+def test_where_all_captions_are_equal_nothing_was_judged(base, right, tmp_path):
+    same = write_captions(base, tmp_path / "same", truth)
+    lines = summary_table(judge(recipe("judge.judges=oracle"), layers=[right, same], out=tmp_path / "judge"))
+    assert (
+        f"{short(same)} over {short(right)} by oracle: nothing was judged: all {NUM_SAMPLES} pairs are equal"
+        in (lines)
+    )
+    assert "50.0 %" not in "\n".join(lines[:2])
+
+
+@pytest.mark.parametrize(
+    ("counts", "rate", "said"),
+    [
+        ((30, 0, 10), (0.75, 0.61, 0.89), "the captions of b are preferred"),
+        ((10, 0, 30), (0.25, 0.11, 0.39), "the captions of a are preferred"),
+        # Half an interval of 0.14 around a difference of 0.1: 40 * (1.43 * 1.4) ** 2.
+        ((20, 8, 12), (0.6, 0.46, 0.74), "no clear difference; about 161 pictures would tell"),
+        ((20, 0, 20), (0.5, 0.36, 0.64), "no clear difference"),
+    ],
+)
+def test_what_the_verdicts_of_a_judge_say(counts, rate, said):
+    figures = dict(zip(("wins", "ties", "losses"), counts, strict=True)) | {"unjudged": 0}
+    figures["win_rate"] = dict(zip(("value", "low", "high"), rate, strict=True))
+    pair = {"layer": "b", "against": "a", "judges": {"model": figures}, "agreement": []}
+    assert f"b over a by model: {said}" in summary_table({"pairs": [pair]})
 
 
 def test_a_verdict_is_shown_in_a_line():

@@ -94,7 +94,7 @@ class CaptionSummary(StageResult):
         return [
             f"{self.num_out:,} captions of {self.num_in:,} samples in {self.folder} "
             f"({self.num_shards_done} of {self.num_shards} shards); dropped: {_counts(self.dropped)}",
-            f"{self.words.mean:.1f} +- {self.words.sd:.1f} words (alt-text {self.alt_text_words.mean:.1f}), "
+            f"{self.words.mean:.1f} ± {self.words.sd:.1f} words (alt-text {self.alt_text_words.mean:.1f}), "
             f"{self.num_cut:,} cut back to a full sentence",
             f"kept: {_counts(self.kept)}; {self.num_retries:,} retries after {_counts(self.defects)}; "
             f"fell back: {_counts(self.fallbacks)}",

@@ -25,7 +25,9 @@ def judge(
     context: typer.Context,
     layers: Annotated[
         list[str] | None,
-        typer.Option("--layers", help='Two or more caption layers to compare, or "alt-text".'),
+        typer.Option(
+            "--layers", help='Two or more caption layers to compare, or "alt-text", also called "original".'
+        ),
     ] = None,
     shards: Shards = None,
     model: Model = None,
@@ -223,4 +225,6 @@ def _judged_layers(paths: Paths) -> list[str]:
 
 
 def _layer_folders(layers: list[str]) -> list[str]:
-    return [layer for layer in layers if layer != "alt-text"]
+    from vila2cli.judging.pairing import ALT_TEXT, layer_name
+
+    return [layer for layer in layers if layer_name(layer) != ALT_TEXT]

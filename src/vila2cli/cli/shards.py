@@ -96,8 +96,10 @@ def show_samples(
         _show_tokens(shards, base, num, start, model, open_recipe(recipe, sets))
         return
     from vila2cli.shards import open_source
+    from vila2cli.shards.finding import one_inside
     from vila2cli.stages import shards as stage
 
+    shards = [one_inside(spec) for spec in shards]
     max_chars = None if full else MAX_SHOWN_CHARS
     show(stage.show(open_source(shards, base=base), num, start=start, max_chars=max_chars), is_whole=True)
 

@@ -12,7 +12,7 @@ from vila2cli.shards import Shard, Source, open_source
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.reader import check_layers
 from vila2cli.shards.records import LAYER_FILE
-from vila2cli.shards.sample import Sample
+from vila2cli.shards.sample import ORIGINAL, Sample
 
 ALT_TEXT = "alt-text"
 """The captioning that is in the base shards themselves."""
@@ -93,8 +93,14 @@ def draw_samples(
     return Draw(names, Source(chosen), drawn, len(order))
 
 
+def layer_name(layer: str | Path) -> str:
+    """A layer's folder, or ALT_TEXT; "original", its name among captions, is that too if it is no folder."""
+    name = str(layer)
+    return ALT_TEXT if name == ORIGINAL and not Path(name).is_dir() else name
+
+
 def _names(layers: Sequence[str | Path]) -> tuple[str, ...]:
-    names = tuple(str(layer) for layer in layers)
+    names = tuple(map(layer_name, layers))
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise RecipeError(f"name two or more different layers to compare, not {list(names)}")
     for name in names:

@@ -1,15 +1,21 @@
 """A judged folder in the terminal: a table of pairs and judges, ranks, agreement, and what is unjudged."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
+from statistics import NormalDist
 from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.run.cost import fewer_tiles_lines
+from vila2cli.score.stats import TOO_FEW
 from vila2cli.score.verdict import Verdict
 
 NOTHING = "-"
+EVEN = 0.5
+_POWER = NormalDist().inv_cdf(0.8) / NormalDist().inv_cdf(0.975) + 1
+"""The difference that so many pairs show with 80% power, in halves of a 95% interval."""
 _HEAD = (
     *("pair", "judge", "preferred", "wins/ties/losses", "unjudged"),
     *("debiased", "position bias", "length bias"),
@@ -24,6 +30,7 @@ def summary_table(summary: Mapping[str, Any]) -> list[str]:
     """The summary of a judged folder as lines."""
     rows = [row for pair in summary["pairs"] for row in _rows(pair)]
     lines = [*aligned([_HEAD, *rows]), _LEGEND, *filter(None, map(_equal_line, summary["pairs"]))]
+    lines += [line for pair in summary["pairs"] for line in _conclusions(pair)]
     for judge, strengths in summary.get("bradley_terry", {}).items():
         ranks = ", ".join(f"{short(rank['layer'])} {_elo(rank)}" for rank in strengths)
         lines.append(f"Elo by {judge} (Bradley-Terry): {ranks}")
@@ -42,7 +49,31 @@ def _equal_line(pair: Mapping[str, Any]) -> str:
     ]
     equal, num = max(counted, default=(0, 0))
     what = f"{equal} of {num} pairs have equal captions, which tell nothing of either"
-    return f"{short(pair['layer'])} over {short(pair['against'])}: {what}" if equal else ""
+    return f"{short(pair['layer'])} over {short(pair['against'])}: {what}" if 0 < equal < num else ""
+
+
+def _conclusions(pair: Mapping[str, Any]) -> Iterator[str]:
+    """What the verdicts of each judge on a pair say: which captions it prefers, or why that is open."""
+    newer, older = short(pair["layer"]), short(pair["against"])
+    for judge, figures in pair["judges"].items():
+        num = figures["wins"] + figures["ties"] + figures["losses"]
+        if num:
+            yield f"{newer} over {older} by {judge}: {_conclusion(figures, num, newer, older)}"
+
+
+def _conclusion(figures: Mapping[str, Any], num: int, newer: str, older: str) -> str:
+    if _are_all_equal(figures):
+        return f"nothing was judged: all {num:,} pairs are equal"
+    if (num_unequal := num - figures.get("equal", 0)) < TOO_FEW:
+        return f"too few pairs of captions that differ to tell: {num_unequal}, and it takes {TOO_FEW}"
+    rate = figures["win_rate"]
+    if rate["low"] > EVEN or rate["high"] < EVEN:
+        return f"the captions of {newer if rate['low'] > EVEN else older} are preferred"
+    difference, half_width = abs(rate["value"] - EVEN), (rate["high"] - rate["low"]) / 2
+    if not difference or not half_width:
+        return "no clear difference"
+    needed = math.ceil(num * (_POWER * half_width / difference) ** 2)
+    return f"no clear difference; about {needed:,} pictures would tell"
 
 
 def agreement_lines(pair: Mapping[str, Any]) -> list[str]:
@@ -94,7 +125,9 @@ def _verdict_line(verdict: Verdict) -> str:
         f"{order}: {json.dumps(text, ensure_ascii=False)}"
         for order, text in zip(shown, verdict.answers, strict=False)
     ]
-    outcome = f"{verdict.outcome}, {verdict.reason}" if verdict.reason else verdict.outcome
+    outcome = ", ".join(
+        filter(None, (verdict.outcome, "equal captions" if verdict.equal else "", verdict.reason))
+    )
     where = f"{short(verdict.layer)} over {short(verdict.against)}"
     return f"{where}: {outcome}" + (f" ({', '.join(answers)})" if answers else "")
 
@@ -114,15 +147,22 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _rows(pair: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for judge, figures in pair["judges"].items():
+        rates = (figures["win_rate"], figures.get("position_free_rate"))
+        preferred, debiased = (None, None) if _are_all_equal(figures) else rates
         yield (
             f"{short(pair['layer'])} over {short(pair['against'])}",
             judge,
-            percent(figures["win_rate"]),
+            percent(preferred),
             f"{figures['wins']}/{figures['ties']}/{figures['losses']}",
             str(figures["unjudged"]),
-            percent(figures.get("position_free_rate")),
+            percent(debiased),
             *(percent(_share(figures, name)) for name in ("position_bias", "length_bias")),
         )
+
+
+def _are_all_equal(figures: Mapping[str, Any]) -> bool:
+    """Whether all that was judged are pairs of one text, of which a rate says nothing."""
+    return 0 < figures["wins"] + figures["ties"] + figures["losses"] == figures.get("equal", 0)
 
 
 def percent(rate: Mapping[str, float] | None) -> str:

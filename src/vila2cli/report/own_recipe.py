@@ -75,7 +75,7 @@ def own_recipe(run: RunRecord, given: Recipe | None, reader: JsonReader) -> OwnR
                 lines=[visible(line) for line in text.splitlines() if not line.startswith("# ")],
                 note=f"as {label} stored it, the newest stage that has",
                 differing=_differing(label, stored),
-                flags=_flags(recipe, name, text),
+                flags=_flags(recipe, name, stored[label], text),
             )
     return _given(given)
 
@@ -107,20 +107,29 @@ def _given(given: Recipe | None) -> OwnRecipe:
         lines=lines,
         note="as given for this report, as no stage has stored one",
         differing=Table(),
-        flags="" if recipe.path is None else f"--recipe {shlex.quote(visible(recipe.path.name, 80))}",
+        flags="" if recipe.path is None else _recipe_flag(recipe.path),
     )
 
 
-def _flags(recipe: Recipe, name: str, text: str) -> str:
-    """What gives a command this stored recipe: the file that it came from, and what was set beside it."""
+def _flags(recipe: Recipe, name: str, stored: Path, text: str) -> str:
+    """What gives a command this stored recipe: the file that it came from with what was set, else itself.
+
+    Of that file only the name is known: it is told where it lies here and says the same.
+    """
     found = [_SET_LINE.fullmatch(line) for line in text.splitlines()]
     sets = [f"{line['key']}={line['value']}" for line in found if line]
-    for short, path in shipped_recipes().items():
-        if path.name == name and _is_like(path, sets, recipe):
-            name = short
-    beside = [f"--set {shlex.quote(visible(one, 200))}" for one in sets]
-    told = beside if len(beside) <= MAX_SETS else ["and each --set that it was given"]
-    return " ".join([f"--recipe {shlex.quote(name or 'FILE')}", *told])
+    shipped = [path for path in shipped_recipes().values() if path.name == name]
+    near = [path for path in (Path(name), Path("recipes", name)) if name and path.is_file()]
+    own = next((path for path in (*near, *shipped) if _is_like(path, sets, recipe)), None)
+    if own is None or len(sets) > MAX_SETS:
+        return _recipe_flag(stored)
+    return " ".join([_recipe_flag(own), *(f"--set {shlex.quote(visible(one, 200))}" for one in sets)])
+
+
+def _recipe_flag(path: Path) -> str:
+    """How commands are given a recipe: one that comes with the package by its short name."""
+    short = next((short for short, known in shipped_recipes().items() if known == path), None)
+    return f"--recipe {shlex.quote(short or visible(str(path), 300))}"
 
 
 def _is_like(path: Path, sets: Sequence[str], recipe: Recipe) -> bool:

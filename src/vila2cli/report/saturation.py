@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from vila2cli.report.figures import Figure, Verdict
-from vila2cli.report.paired import RoundComparison
+from vila2cli.report.paired import MAIN_MEASURES, RoundComparison
 from vila2cli.report.results import RoundResult
 from vila2cli.report.wording import join_words, points, signed
 from vila2cli.score.stats import TOO_FEW
@@ -43,12 +43,14 @@ def _saturation(rounds: Sequence[RoundComparison], recipe_flags: str) -> str:
         )
     if not last.told:
         return _too_few(last)
-    gained, lost = _changed(last, "gain"), _changed(last, "loss")
+    gained, lost = _changed(last, "gain"), [*_changed(last, "loss"), *_lost_tasks(last)]
     if gained:
-        worse = f", but worse in {join_words(lost)}" if lost else ""
+        even = _changed(last, "even")
+        but = [f"worse in {join_words(lost)}"] if lost else []
+        but += [f"not clearly different in {join_words(even)}"] if even else []
         return (
-            f"Not saturated: {last.after} is still better than {last.before} in {join_words(gained)}{worse}. "
-            f"Run {_next_round(last, recipe_flags)}"
+            f"Not saturated: {last.after} is still better than {last.before} in {join_words(gained)}"
+            f"{f', but {join_words(but)}' if but else ''}. Run {_next_round(last, recipe_flags)}"
         )
     worse = f" {_capital(last.after)} is worse in {join_words(lost)}." if lost else ""
     if _open(last):
@@ -145,7 +147,7 @@ def _sentence(comparison: RoundComparison) -> str:
     )
     changed = {
         "better in": better,
-        "worse in": worse,
+        "worse in": [*worse, *_lost_tasks(comparison)],
         "not clearly different in": _changed(comparison, "even"),
         "too few samples to tell in": [
             f"{name} ({comparison.main[name].num_samples})" for name in _changed(comparison, "few")
@@ -158,6 +160,20 @@ def _sentence(comparison: RoundComparison) -> str:
 def _changed(comparison: RoundComparison, way: Verdict) -> list[str]:
     """The main measures that changed that way."""
     return [name for name, change in comparison.main.items() if change.verdict == way]
+
+
+def _lost_tasks(comparison: RoundComparison) -> list[str]:
+    """The single tasks that are clearly worse, which a mean of all may hide, with by how much."""
+    lost = {
+        name: change
+        for name, change in comparison.changes.items()
+        if name not in MAIN_MEASURES and change.verdict == "loss"
+    }
+    # Differences of shares are shown in points, those of scores such as MME's as they are.
+    return [
+        f"{name} ({signed((100 if abs(change.value) <= 1 else 1) * change.value, 1)})"
+        for name, change in lost.items()
+    ]
 
 
 def _capital(text: str) -> str:

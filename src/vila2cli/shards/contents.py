@@ -9,6 +9,7 @@ from vila2cli.shards.layers import Source
 from vila2cli.shards.reader import read_shard
 from vila2cli.shards.sample import FILTER, ORIGINAL, is_source
 
+_ALT_TEXT = ("alt-text", "alt_text", "alt")
 _LOOKED_AT = 100
 """So many shards, and samples of each, tell at most what a layer holds."""
 
@@ -36,9 +37,8 @@ class Contents:
     def check(self, names: Sequence[str], known: Sequence[str], option: str = "--captions") -> None:
         """Raise RecipeError for the first name that is not `known`, or of a round that no such layer is of."""
         if unknown := next((name for name in names if not is_source(name, known)), None):
-            raise RecipeError(
-                f"{option} {unknown}: these shards have {', '.join(known)}{meant(unknown, known)}"
-            )
+            hint = f"; the alt-text goes by {ORIGINAL}" if unknown in _ALT_TEXT else meant(unknown, known)
+            raise RecipeError(f"{option} {unknown}: these shards have {', '.join(known)}{hint}")
         for name in names:
             layer, _, number = name.partition("@")
             if number and layer in self.rounds and int(number) not in self.rounds[layer]:

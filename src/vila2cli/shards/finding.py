@@ -70,6 +70,24 @@ def find(spec: str | Path) -> list[Found]:
     return matches
 
 
+def one_inside(spec: str) -> str:
+    """A spec, or for a folder without shards the one inside it that has: a judge's verdicts, an eval's task.
+
+    Raises DataError naming all where several do. What names no local folder is given back as it is.
+    """
+    if isinstance(typed(spec), Remote):
+        return spec
+    path = local_path(spec).expanduser()
+    if not path.is_dir() or _has_tars(path):
+        return spec
+    inside = sorted(one for one in path.iterdir() if one.is_dir() and _has_tars(one))
+    if len(inside) > 1:
+        raise DataError(
+            f"{spec} holds several layers or folders of shards; name one: {', '.join(map(str, inside))}"
+        )
+    return str(inside[0]) if inside else spec
+
+
 def _refuse_file_name(place: Remote) -> None:
     """Raise DataError for a word that is a file's name as well: the shell may have put it there for a glob."""
     if os.path.lexists(place):
