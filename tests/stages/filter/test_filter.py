@@ -72,7 +72,7 @@ def test_every_sample_is_decided_on_and_counted(run: Callable[..., dict[str, Any
 def test_the_score_is_the_perplexity_of_the_caption_under_image_and_prompt(
     run: Callable[..., dict[str, Any]], data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    run('filter.scores=["perplexity", "text-perplexity"]')
+    run('filter.scores=["perplexity", "text-perplexity"]', "data.draft=0")  # to the bit
     found = annotations(tmp_path / "layer")
     engine = open_engine("hf", tiny_checkpoint)
     for number in (0, 20, 47):
