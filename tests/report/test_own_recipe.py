@@ -138,6 +138,10 @@ def test_a_command_goes_on_with_the_file_and_the_settings_of_the_run(
     monkeypatch.chdir("/")
     found = own_recipe(read_run(run.run_dir, reader), None, reader).flags
     assert shlex.split(found) == ["--recipe", str(run.run_dir / "round1/eval/recipe.toml")], "it lies elsewhere"
+    first = run.run_dir / "round0/sft/recipe.toml"
+    first.write_bytes((run.run_dir / "round1/eval/recipe.toml").read_bytes())
+    os.utime(first, (1000, 1000))
+    assert own_recipe(read_run(run.run_dir, reader), None, reader).flags == f"--recipe {first}"
 
 
 def test_a_recipe_of_the_package_is_named_as_commands_take_it(run: Any) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def own_recipe(run: RunRecord, given: Recipe | None, reader: JsonReader) -> OwnR
                 lines=[visible(line) for line in text.splitlines() if not line.startswith("# ")],
                 note=f"as {label} stored it, the newest stage that has",
                 differing=_differing(label, stored),
-                flags=_flags(recipe, name, stored[label], text),
+                flags=_flags(recipe, name, _oldest_like(text, stored.values()), text),
             )
     return _given(given)
 
@@ -124,6 +124,12 @@ def _flags(recipe: Recipe, name: str, stored: Path, text: str) -> str:
     if own is None or len(sets) > MAX_SETS:
         return _recipe_flag(stored)
     return " ".join([_recipe_flag(own), *(f"--set {shlex.quote(visible(one, 200))}" for one in sets)])
+
+
+def _oldest_like(text: str, stored: Iterable[Path]) -> Path:
+    """The first stored recipe with this text: `vila2 run` looks again at stages older than its recipe."""
+    alike = [path for path in stored if path.read_bytes() == text.encode()]
+    return min(alike, key=lambda path: path.stat().st_mtime_ns)
 
 
 def _recipe_flag(path: Path) -> str:
