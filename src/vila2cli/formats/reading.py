@@ -312,11 +312,11 @@ def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
             raise DataError(f"{path} should hold a list of objects; a file of JSON lines is named .jsonl")
         rows = (_checked(row, f"entry {number}", path.name) for number, row in enumerate(value, 1))
     for number, row in enumerate(rows, 1):
-        if isinstance(row, RowError):
-            yield row
-            continue
-        value, line = (row.value, row.line) if isinstance(row, Row) else (row, 0)
-        yield Row(value, f"{path.name}, item {number}", line)
+        if not isinstance(row, Row | RowError):
+            row = Row(row, "")
+        if isinstance(row, Row):
+            row.where = f"{path.name}, item {number}"
+        yield row
 
 
 def load_packed(path: Path) -> Any:

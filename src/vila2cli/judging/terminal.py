@@ -57,7 +57,7 @@ def _conclusions(pair: Mapping[str, Any]) -> Iterator[str]:
     newer, older = short(pair["layer"]), short(pair["against"])
     for judge, figures in pair["judges"].items():
         num = figures["wins"] + figures["ties"] + figures["losses"]
-        if num:
+        if num and "low" in (figures["win_rate"] or {}):
             yield f"{newer} over {older} by {judge}: {_conclusion(figures, num, newer, older)}"
 
 
