@@ -133,9 +133,9 @@ def test_a_conversion_that_is_done_says_so(folder: Path, capsys: pytest.CaptureF
     assert said.out + said.err == f"vila2: {folder / 'inn'} does not exist\n"
     stop_after(folder / "out", 1)
     assert main(words) == 0
-    assert f"1 of {num} shards was there already" in capsys.readouterr().out
+    assert f"there already: 1 of {num} shards" in capsys.readouterr().out
     assert main(words) == 0
-    assert f"all {num} shards were there already" in capsys.readouterr().out
+    assert f"there already: all {num} shards" in capsys.readouterr().out
 
 
 def test_a_file_given_twice_is_read_once(folder: Path) -> None:

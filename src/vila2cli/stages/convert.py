@@ -65,10 +65,9 @@ class Converted(ShardsWritten):
     def lines(self) -> Iterator[str]:
         """What was made of the items, and which shards were there already."""
         yield from super().lines()
-        if self.num_shards_kept == self.num_shards:
-            yield f"  all {self.num_shards:,} shards were there already"
-        elif num := self.num_shards_kept:
-            yield f"  {num:,} of {self.num_shards:,} shards {'was' if num == 1 else 'were'} there already"
+        if num := self.num_shards_kept:
+            of = f"all {num:,}" if num == self.num_shards > 1 else f"{num:,} of {self.num_shards:,}"
+            yield f"  there already: {of} shards"
 
 
 def convert(

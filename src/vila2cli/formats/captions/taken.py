@@ -185,23 +185,27 @@ def _digests(members: Mapping[str, bytes]) -> Digests:
 
 
 def _compare(kept: Sequence[_Outline], store: PictureStore, out: Path, name: str) -> None:
-    """Raise DataError naming the first item that would become something else than it has become."""
+    """Raise DataError naming the first item that would become something else than it has become.
+
+    One whose text or picture is another goes before those that differ in the name of their table alone.
+    """
     there: dict[str, dict[str, str]] = {}
     for member, data in read_members(out / f"{name}.tar", lambda name: True):
         split = split_name(member)
         if split is not None and data is not None:
             there.setdefault(split[0], {})[split[1]] = hashlib.sha256(data).hexdigest()
     rejects = {reject.key: reject for reject in read_rejects(out, name)}
+    minor: DataError | None = None
     for outline in kept:
         numbered = outline.numbered
         was = rejects.get(numbered.key)
         try:
             now = _digests(numbered.members(store)[0]) if outline.digests is None else outline.digests
-        except RowError as error:
-            if was is not None and (was.reason, was.error) == (error.reason, str(error)):
+        except RowError as fault:
+            if was is not None and (was.reason, was.error) == (fault.reason, str(fault)):
                 continue
             change = (
-                f"now it cannot be used ({error})" if was is None else f"it was {was.error}, and is {error}"
+                f"now it cannot be used ({fault})" if was is None else f"it was {was.error}, and is {fault}"
             )
         else:
             if was is None and there.get(numbered.key) == now:
@@ -212,10 +216,18 @@ def _compare(kept: Sequence[_Outline], store: PictureStore, out: Path, name: str
                 else f"it was rejected ({was.error}) and can be used now"
             )
         called = "" if isinstance(numbered.item, RowError) else f" ({numbered.item.name})"
-        raise DataError(
+        error = DataError(
             f"{out / name}.tar was made from other files than there are now: item {numbered.key} of "
             f"{numbered.source}{called} differs: {change}; {_ADVICE}"
         )
+        if not change.startswith(_JSON):
+            raise error
+        minor = minor or error
+    if minor is not None:
+        raise minor
+
+
+_JSON = "what its JSON says of it, such as its file and table,"
 
 
 def _other_part(was: Digests | None, now: Digests) -> str:
@@ -224,7 +236,7 @@ def _other_part(was: Digests | None, now: Digests) -> str:
         return "there was no such item"
     other = {extension for extension in was.keys() | now.keys() if was.get(extension) != now.get(extension)}
     parts = (["its text"] if "txt" in other else []) + (["its picture"] if other - {"txt", "json"} else [])
-    return f"{' and '.join(parts) or 'what its JSON says'} {'are' if len(parts) > 1 else 'is'} not what it was"
+    return f"{' and '.join(parts) or _JSON} {'are' if len(parts) > 1 else 'is'} not what it was"
 
 
 def _size(path: Path) -> int | None:
