@@ -128,3 +128,20 @@ def test_a_papers_gpus_say_nothing_of_cores_and_like_stages_stand_in() -> None:
     found = {one.stage.name: one for one in forecast(all_stages, recipe, COUNTS, {"sft": sft})}
     assert found["ocr"].rate == Rate(2.0, "core-hours", "measured: here")
     assert found["ocr-relabel"].rate is None
+
+
+def test_tiles_bound_a_papers_hours_and_leave_measured_ones(tmp_path: Path) -> None:
+    tiles = 'base.tiles={method="catty", max=8}'
+    recipe = load_recipe(REPO / "recipes" / "vila2-8b.toml", [tiles])
+    stage = stages(recipe)["round1-recaption"]
+    (read,) = forecast([stage], recipe, COUNTS, {})
+    (measured,) = forecast([stage], recipe, COUNTS, {"recaption": Rate(1.0, "GPU-hours", "measured here")})
+    assert (read.most_tiles, measured.most_tiles) == (9, 1)
+    assert read.hours is not None
+    assert "up to 9 times that in tiles" in read.line(1, 20)
+    *_, left = forecast_lines([read], num_devices=1)
+    assert left.startswith("left: ")
+    assert "; in tiles up to " in left
+    (square,) = forecast([stage], load_recipe(REPO / "recipes" / "vila2-8b.toml"), COUNTS, {})
+    assert square.hours == read.hours
+    assert "tiles" not in square.line(1, 20)

@@ -43,6 +43,7 @@ VILA^2 does not state its hours of training, and nobody those of filtering, judg
 """
 
 
+_OF_PAPERS = {rate.source for rate in PUBLISHED.values()}
 _MAX_NAMED = 6
 _LIKE: Mapping[StageKind, StageKind] = {"specialize": "sft", "relabel": "recaption"}
 """Stages that do the same work on other data."""
@@ -64,7 +65,8 @@ def with_sizes(counts: Counts, sizes: Mapping[str, int]) -> Counts:
 class Forecast:
     """One stage: how many images pass through it (None: not known) and at what rate (None: nobody says).
 
-    `uncounted` names the data of which it is not known.
+    `uncounted` names the data of which it is not known. A paper's rate is for one square an image; where one is
+    cut into up to `most_tiles`, so many times the hours are the most, as work grows with tokens at most.
     """
 
     stage: Stage
@@ -73,6 +75,7 @@ class Forecast:
     dollars_per_hour: float
     is_complete: bool
     uncounted: tuple[str, ...] = ()
+    most_tiles: int = 1
 
     @property
     def hours(self) -> float | None:
@@ -94,6 +97,7 @@ class Forecast:
             "device": None if self.rate is None else self.rate.device,
             "source": None if self.rate is None else self.rate.source,
             "hours": self.hours,
+            **({"most_tiles": self.most_tiles} if self.most_tiles > 1 else {}),
             "dollars": self.dollars,
             "complete": self.is_complete,
             "uncounted": list(self.uncounted),
@@ -108,7 +112,8 @@ class Forecast:
             return f"{text}{three_digits(1 / self.rate.seconds)} images/s  ({self.rate.source})"
         price = f"  {price_text(self.dollars)}" if self.dollars_per_hour else ""
         hours = _hours(self.hours, self.rate.device, num_devices)
-        return f"{text}{hours}{price}  ({self.rate.source})"
+        most = f", up to {self.most_tiles} times that in tiles" if self.most_tiles > 1 else ""
+        return f"{text}{hours}{price}{most}  ({self.rate.source})"
 
 
 def measured_rates(run_dir: Path) -> dict[StageKind, Rate]:
@@ -205,7 +210,14 @@ def forecast(
             price,
             stage.is_complete(),
             tuple(name for name in _data_of(stage) if counts[name] is None),
+            _most_tiles(recipe) if rate is not None and rate.source in _OF_PAPERS else 1,
         )
+
+
+def _most_tiles(recipe: Recipe) -> int:
+    """Into how many squares an image is cut at most, the one that shows it whole among them."""
+    tiles = recipe.base.tiles
+    return 1 if tiles.method == "none" else tiles.max + tiles.thumbnail
 
 
 def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> Rate | None:
@@ -213,11 +225,6 @@ def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> R
     rate = rates.get(kind) or rates.get(_LIKE.get(kind, kind))
     if rate is None and recipe.cost.device == "GPU-hours":
         rate = PUBLISHED.get(kind)
-        if rate is not None and recipe.base.tiles.method != "none":
-            most = recipe.base.tiles.max + recipe.base.tiles.thumbnail
-            rate = replace(
-                rate, source=f"{rate.source}, for one square an image, which has up to {most} tiles here"
-            )
     return rate if rate is None or rate.device else replace(rate, device=recipe.cost.device)
 
 
@@ -283,7 +290,9 @@ def forecast_lines(found: Sequence[Forecast], *, num_devices: int) -> Iterator[s
         hours = sum(one.hours or 0.0 for one in known)
         dollars = sum(one.dollars or 0.0 for one in known)
         price = f", {price_text(dollars)}" if dollars else ""
-        yield f"left: {_hours(hours, device, num_devices)}{price}"
+        most = sum((one.hours or 0.0) * one.most_tiles for one in known)
+        more = f"; in tiles up to {_hours(most, device, num_devices)}" if most > hours else ""
+        yield f"left: {_hours(hours, device, num_devices)}{price}{more}"
     if uncounted := [one for one in left if one.rate is not None and one.num_images is None]:
         wanted = dict.fromkeys(name for one in uncounted for name in one.uncounted)
         asked = " ".join(f"--count {name}=NUMBER" for name in wanted)
