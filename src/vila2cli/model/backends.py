@@ -73,26 +73,35 @@ class SettledOnce(BaseImageProcessor):  # type: ignore[misc]
 
 
 class Seen:
-    """A picture in the place of the array of its pixels, which is made when something asks for it."""
+    """A picture in the place of the array of its pixels; each is made of the other when it is asked for.
 
-    def __init__(self, picture: Image.Image, array: NDArray[Any] | None = None) -> None:
-        self.picture = picture
-        self.shape = (3, picture.height, picture.width)
+    A picture that is given as an array alone `is_inexact`.
+    """
+
+    def __init__(self, picture: Image.Image | None, array: Any = None) -> None:
+        self._picture, self._array = picture, array
+        self.is_inexact = picture is None or is_inexact(picture)
+        self.shape = (3, *(array.shape[1:] if picture is None else picture.size[::-1]))
         self.ndim, self.dtype = 3, np.dtype(np.uint8)
-        self._array = array
 
     def resized(self, size: Size, resample: int) -> "Seen":
         """The picture at another size, as Pillow makes it; nearly so and sooner where it `is_inexact`."""
-        if is_inexact(self.picture) and (mode := _near(resample)) is not None:
-            levels = _scaled(self.array, size, mode)
-            return Seen(inexact(Image.fromarray(levels.transpose(1, 2, 0))), levels)
+        if self.is_inexact and (mode := _near(resample)) is not None:
+            return Seen(None, _scaled(self.array, size, mode))
         return Seen(self.picture.resize(size, Image.Resampling(resample)))
+
+    @property
+    def picture(self) -> Image.Image:
+        if self._picture is None:
+            self._picture = inexact(Image.fromarray(self.array.transpose(1, 2, 0)))
+        return self._picture
 
     @property
     def array(self) -> NDArray[Any]:
         if self._array is None:
-            self._array = np.array(self.picture).transpose(2, 0, 1)
-        return self._array
+            self._array = np.array(self._picture).transpose(2, 0, 1)
+        levels: NDArray[Any] = self._array
+        return levels
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self.array if dtype is None or dtype == self.dtype else self.array.astype(dtype)
