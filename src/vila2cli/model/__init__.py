@@ -5,7 +5,7 @@ read and write folders; freeze, adapter, averaging (with likeness and tensor_fil
 trained, adapted, averaged and refused.
 
 chat turns conversations and images into what a model is given: rendering writes the text of a chat template,
-pictures the tensors and ids of images, parts cuts ids into prompts and answers, control keeps text from
-spelling control tokens, and reference compares all of it with the checkpoint's own processor. Read build and
-chat first.
+pictures the tensors and ids of images (backends and scaling quicken them), parts cuts ids into prompts and
+answers, control keeps text from spelling control tokens, and reference compares all of it with the
+checkpoint's own processor. Read build and chat first.
 """

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,6 +21,7 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.image_processing_utils import BaseImageProcessor
 
 from vila2cli.image import Size, inexact, is_inexact
+from vila2cli.model.scaling import mode_of, scaled
 from vila2cli.model.tiles import Catty
 
 _LEVELS = 256
@@ -86,8 +86,8 @@ class Seen:
 
     def resized(self, size: Size, resample: int) -> "Seen":
         """The picture at another size, as Pillow makes it; nearly so and sooner where it `is_inexact`."""
-        if self.is_inexact and (mode := _near(resample)) is not None:
-            return Seen(None, _scaled(self.array, size, mode))
+        if self.is_inexact and (mode := mode_of(resample)) is not None:
+            return Seen(None, scaled(self.array, size, mode))
         return Seen(self.picture.resize(size, Image.Resampling(resample)))
 
     @property
@@ -114,54 +114,6 @@ class Seen:
 
     def __len__(self) -> int:
         return 3
-
-
-_MODES = {
-    Image.Resampling.BILINEAR: "bilinear",
-    Image.Resampling.BICUBIC: "bicubic",
-    Image.Resampling.LANCZOS: "lanczos",
-}
-_MOST_OFF, _MEAN_OFF = 3, 0.05
-_PILLOW = int(PIL.__version__.split(".")[0])
-
-
-@lru_cache
-def _near(resample: int) -> str | None:
-    """The mode in which PyTorch scales levels as Pillow does, but for rounding; None where it has none.
-
-    It takes weights of 16 bits where Pillow takes 32, and several levels at a time: a quarter of the time.
-    """
-    if (mode := _MODES.get(Image.Resampling(resample))) is None:
-        return None
-    noise = np.random.default_rng(0).integers(0, _LEVELS, (200, 150, 3), dtype=np.uint8)
-    for size in ((70, 90), (140, 30), (70, 220), (190, 60), (190, 220)):
-        exact = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling(resample)), dtype=np.int16)
-        try:
-            off = np.abs(exact - _scaled(noise.transpose(2, 0, 1), size, mode).transpose(1, 2, 0))
-        except (RuntimeError, ValueError, NotImplementedError):  # a release that does not know the mode
-            return None
-        if off.max() > _MOST_OFF or off.mean() > _MEAN_OFF:
-            return None
-    return mode
-
-
-def _scaled(levels: NDArray[Any], size: Size, mode: str) -> NDArray[Any]:
-    """Levels of C x H x W, in memory as H x W x C, at a width and height, laid out alike."""
-    # Only in this layout does PyTorch take several levels at a time. One side after the other, in Pillow's
-    # order and not in PyTorch's, as what is between is rounded, too.
-    image = torch.from_numpy(np.ascontiguousarray(levels.transpose(1, 2, 0)))[None].permute(0, 3, 1, 2)
-    height, width = image.shape[2:]
-    between = (size[1], width) if _begins_with_height((width, height), size) else (height, size[0])
-    for sides in (between, size[::-1]):
-        if sides != image.shape[2:]:
-            image = torch.nn.functional.interpolate(image, size=sides, mode=mode, antialias=True)
-    return np.asarray(image[0].permute(1, 2, 0).contiguous()).transpose(2, 0, 1)
-
-
-def _begins_with_height(old: Size, new: Size) -> bool:
-    """Whether Pillow scales the height before the width: since 13.0, where it shrinks by far more."""
-    shrinks_by = old[1] - new[1]
-    return _PILLOW >= 13 and shrinks_by > 0 and shrinks_by > 2 * (old[0] - new[0])
 
 
 class _Unscaled(np.ndarray[Any, Any]):

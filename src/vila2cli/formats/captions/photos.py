@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from warnings import warn
@@ -169,22 +168,27 @@ class PictureCaptions:
 
         One of an earlier time is removed where all are matched.
         """
-        told = [*self._pictures_told(), *self._rows_told()]
-        if not told:
-            path.unlink(missing_ok=True)
-            return
+        first, num = [], 0
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path), aside(path).open("wb") as file:
-            file.writelines(to_json_bytes(line) + b"\n" for line in self._unmatched())
-        aside(path).rename(path)
+            for name in self._unnamed():
+                num += 1
+                if num <= MAX_NAMED:
+                    first.append(whole_characters(name))
+                line = {"picture": whole_characters(name), "error": "no row names it"}
+                file.write(to_json_bytes(line) + b"\n")
+            file.writelines(to_json_bytes(line) + b"\n" for line in self._strays())
+        told = [*self._rows_told()]
+        if num:
+            which = _first_of(first, num)
+            told.insert(0, f"{num:,} of {self._names.num:,} pictures have no row in the table: {which}")
+        if told:
+            aside(path).rename(path)
+        else:
+            aside(path).unlink()
+            path.unlink(missing_ok=True)
         for text in told:
             warn(f"{text}; {path} names them all", DataWarning, stacklevel=3)
-
-    def _unmatched(self) -> Iterator[dict[str, Any]]:
-        for name in self._unnamed():
-            yield {"picture": whole_characters(name), "error": "no row names it"}
-        for table, number, error in self._database.execute("SELECT * FROM stray ORDER BY rowid"):
-            yield {"table": whole_characters(self._tables[table].name), "row": number, "error": error}
 
     def _unnamed(self) -> Iterator[str]:
         """The pictures that no row names."""
@@ -193,10 +197,10 @@ class PictureCaptions:
             if self._database.execute(query, (_stored(name),)).fetchone() is None:
                 yield name
 
-    def _pictures_told(self) -> Iterator[str]:
-        if num := sum(1 for _ in self._unnamed()):
-            first = [whole_characters(name) for name in islice(self._unnamed(), MAX_NAMED)]
-            yield f"{num:,} of {self._names.num:,} pictures have no row in the table: {_first_of(first, num)}"
+    def _strays(self) -> Iterator[dict[str, Any]]:
+        """The rows of no picture."""
+        for table, number, error in self._database.execute("SELECT * FROM stray ORDER BY rowid"):
+            yield {"table": whole_characters(self._tables[table].name), "row": number, "error": error}
 
     def _rows_told(self) -> Iterator[str]:
         for table, num_rows in self._num_rows.items():

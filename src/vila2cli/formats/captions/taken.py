@@ -20,7 +20,7 @@ from vila2cli.formats.captions.keys import Keys
 from vila2cli.formats.reading import RowError
 from vila2cli.shards import read_rejects
 from vila2cli.shards.records import check_whole, note, recorded
-from vila2cli.shards.sample import EncodedImage
+from vila2cli.shards.sample import EncodedImage, Reject
 from vila2cli.shards.tarfiles import read_members, split_name
 
 Digests = Mapping[str, str]
@@ -198,45 +198,44 @@ def _compare(kept: Sequence[_Outline], store: PictureStore, out: Path, name: str
     minor: DataError | None = None
     for outline in kept:
         numbered = outline.numbered
-        was = rejects.get(numbered.key)
-        try:
-            now = _digests(numbered.members(store)[0]) if outline.digests is None else outline.digests
-        except RowError as fault:
-            if was is not None and (was.reason, was.error) == (fault.reason, str(fault)):
-                continue
-            change = (
-                f"now it cannot be used ({fault})" if was is None else f"it was {was.error}, and is {fault}"
-            )
-        else:
-            if was is None and there.get(numbered.key) == now:
-                continue
-            change = (
-                _other_part(there.get(numbered.key), now)
-                if was is None
-                else f"it was rejected ({was.error}) and can be used now"
-            )
+        change = _change(outline, store, there.get(numbered.key), rejects.get(numbered.key))
+        if change is None:
+            continue
         called = "" if isinstance(numbered.item, RowError) else f" ({numbered.item.name})"
         error = DataError(
             f"{out / name}.tar was made from other files than there are now: item {numbered.key} of "
             f"{numbered.source}{called} differs: {change}; {_ADVICE}"
         )
-        if not change.startswith(_JSON):
+        if change != _OTHER_JSON:
             raise error
         minor = minor or error
     if minor is not None:
         raise minor
 
 
-_JSON = "what its JSON says of it, such as its file and table,"
+_OTHER_JSON = "what its JSON says of it, such as its file and table, is not what it was"
 
 
-def _other_part(was: Digests | None, now: Digests) -> str:
-    """Which part of a sample is not what it was: of text and picture both, what its JSON says without them."""
-    if was is None:
+def _change(outline: _Outline, store: PictureStore, there: Digests | None, was: Reject | None) -> str | None:
+    """How an item differs from the members `there`, or from the reject that it `was`; else None."""
+    try:
+        now = _digests(outline.numbered.members(store)[0]) if outline.digests is None else outline.digests
+    except RowError as error:
+        if was is None:
+            return f"now it cannot be used ({error})"
+        same = (was.reason, was.error) == (error.reason, str(error))
+        return None if same else f"it was {was.error}, and is {error}"
+    if was is not None:
+        return f"it was rejected ({was.error}) and can be used now"
+    if there is None:
         return "there was no such item"
-    other = {extension for extension in was.keys() | now.keys() if was.get(extension) != now.get(extension)}
+    if there == now:
+        return None
+    other = {extension for extension in there.keys() | now.keys() if there.get(extension) != now.get(extension)}
     parts = (["its text"] if "txt" in other else []) + (["its picture"] if other - {"txt", "json"} else [])
-    return f"{' and '.join(parts) or _JSON} {'are' if len(parts) > 1 else 'is'} not what it was"
+    return (
+        f"{' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} not what it was" if parts else _OTHER_JSON
+    )
 
 
 def _size(path: Path) -> int | None:
