@@ -6,7 +6,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.evaluation.predictions import both, differences_of, shared_tasks
-from vila2cli.evaluation.significance import holm, p_value, samples_needed, smallest_visible, standard_error
+from vila2cli.score.significance import holm, p_value, samples_needed, smallest_visible, standard_error
 from vila2cli.score.stats import difference
 
 

@@ -1,7 +1,6 @@
 """A judged folder in the terminal: a table of pairs and judges, ranks, agreement, and what is unjudged."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from statistics import NormalDist
@@ -9,13 +8,14 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.run.cost import fewer_tiles_lines
-from vila2cli.score.stats import TOO_FEW
+from vila2cli.score.significance import samples_needed
+from vila2cli.score.stats import CONFIDENCE, TOO_FEW
 from vila2cli.score.verdict import Verdict
 
 NOTHING = "-"
 EVEN = 0.5
-_POWER = NormalDist().inv_cdf(0.8) / NormalDist().inv_cdf(0.975) + 1
-"""The difference that so many pairs show with 80% power, in halves of a 95% interval."""
+_HALF_WIDTH = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Standard errors in half of an interval."""
 _HEAD = (
     *("pair", "judge", "preferred", "wins/ties/losses", "unjudged"),
     *("debiased", "position bias", "length bias"),
@@ -69,11 +69,9 @@ def _conclusion(figures: Mapping[str, Any], num: int, newer: str, older: str) ->
     rate = figures["win_rate"]
     if rate["low"] > EVEN or rate["high"] < EVEN:
         return f"the captions of {newer if rate['low'] > EVEN else older} are preferred"
-    difference, half_width = abs(rate["value"] - EVEN), (rate["high"] - rate["low"]) / 2
-    if not difference or not half_width:
-        return "no clear difference"
-    needed = math.ceil(num * (_POWER * half_width / difference) ** 2)
-    return f"no clear difference; about {needed:,} pictures would tell"
+    error = (rate["high"] - rate["low"]) / 2 / _HALF_WIDTH
+    needed = samples_needed(error, num, rate["value"] - EVEN)
+    return "no clear difference" + ("" if needed is None else f"; about {needed:,} pictures would tell")
 
 
 def agreement_lines(pair: Mapping[str, Any]) -> list[str]:

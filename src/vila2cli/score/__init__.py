@@ -1,8 +1,8 @@
 """Metrics, one module for each family; `find_scorer` gets one by the name that a task.toml uses.
 
 scorer says what a family is and task what a task is; yesno, choice, vqa, documents, box, caption, cider, chair,
-amber, mmmu and judged are the families; stats has intervals, grouping samples that count as one. Read scorer
-and task, then any family.
+amber, mmmu and judged are the families; stats has intervals, significance how sure a difference is, grouping
+samples that count as one. Read scorer and task, then any family.
 """
 
 import copyreg

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vila2cli.evaluation.significance import holm, p_value, samples_needed, smallest_visible, standard_error
 from vila2cli.score import stats
+from vila2cli.score.significance import holm, p_value, samples_needed, smallest_visible, standard_error
 from vila2cli.score.stats import Support, columns_of, difference, difference_of, estimate
 from vila2cli.score.vqa import SHORT
 
