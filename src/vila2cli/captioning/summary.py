@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vila2cli.ask.provenance import Provenance
@@ -149,7 +150,9 @@ def over_budget(summary: CaptionSummary, max_reject_rate: float, table: str) -> 
     kind, num = max(summary.errors.items(), key=lambda one: one[1], default=("", 0))
     is_cut = 2 * reasons["truncated"] > reasons.total()
     where = (
-        f"see {summary.folder}/rejects.jsonl" if rejected else f"vila2 shards show {summary.folder} has them"
+        f"see {summary.folder}/rejects.jsonl"
+        if rejected
+        else f"vila2 shards show {quote(str(summary.folder))} has them"
     )
     return (
         f"{summary.num_rejected + summary.num_fallbacks} of {summary.num_selected} samples "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -262,7 +263,7 @@ def new_task(
         f"{written.folder}: {written.num_samples:,} samples, {written.num_images:,} images, scored by {scorer}",
         f"  each question is asked as: {printable(made.prompt)}",
     ]
-    show(asdict(written), [*lines, f"  vila2 eval --model CHECKPOINT --tasks {written.folder}"])
+    show(asdict(written), [*lines, f"  vila2 eval --model CHECKPOINT --tasks {quote(str(written.folder))}"])
 
 
 @app.command("compare")

@@ -1,6 +1,7 @@
 """What a command says at its end: that the stage is done, its figures, or how far it is."""
 
 import os
+import shlex
 from collections.abc import Iterable
 
 from vila2cli.cli.paths import Plan
@@ -8,7 +9,7 @@ from vila2cli.cli.terminal import say, show
 from vila2cli.run.child import IN_RUN
 from vila2cli.run.results import StageResult
 from vila2cli.run.splitting import Unfinished
-from vila2cli.settings.recipe import shipped_recipes
+from vila2cli.settings.recipe import name_of_recipe
 
 
 def print_summary(plan: Plan, summary: StageResult, lines: Iterable[str] | None = None) -> None:
@@ -28,8 +29,7 @@ def next_line(plan: Plan, command: str, *, alone: str) -> list[str]:
     if plan.round is None:
         return [f"next: vila2 {command} {alone}"]
     path = plan.recipe.path
-    name = next((short for short, known in shipped_recipes().items() if known == path), path)
-    recipe = f" --recipe {name}" if name is not None else ""
+    recipe = "" if path is None else f" --recipe {shlex.quote(name_of_recipe(path))}"
     return [f"next: vila2 {command} --round {plan.round}{recipe}"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -136,7 +137,9 @@ def _inputs(plans: Mapping[str, Plan], layer: str, *, rewrite: bool) -> Mapping[
 def _run(plans: Mapping[str, Plan], *, rewrite: bool, merge: bool, dry_run: bool) -> None:
     plan = next(iter(plans.values()))
     if merge and plan.worker.count > 1:
-        raise RecipeError(f"--merge joins a whole layer: run vila2 shards merge {plan.out} after all workers")
+        raise RecipeError(
+            f"--merge joins a whole layer: run vila2 shards merge {quote(str(plan.out))} after all workers"
+        )
     due = [
         ready(one, dry_run=dry_run, redo=merge, inputs=partial(_inputs, plans, name, rewrite=rewrite))
         for name, one in plans.items()

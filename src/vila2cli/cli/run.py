@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -185,8 +186,8 @@ def _nothing_to_do(stages: Sequence[Stage], recipe: Recipe) -> list[str]:
 def _where_to_look(stages: Sequence[Stage], recipe: Recipe) -> Iterator[str]:
     """How to see what a run found, once something is evaluated."""
     if any(stage.kind == "eval" for stage in stages):
-        yield f"  the figures, and whether another round helps: vila2 runs {recipe.run_dir}"
-        yield f"  the same as a page, with the captions: vila2 report {recipe.run_dir}"
+        yield f"  the figures, and whether another round helps: vila2 runs {quote(str(recipe.run_dir))}"
+        yield f"  the same as a page, with the captions: vila2 report {quote(str(recipe.run_dir))}"
 
 
 def _machine(jobs: str) -> Machine:

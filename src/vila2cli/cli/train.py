@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 
 from vila2cli.cli.controls import equal_epochs, mixed_in
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards
@@ -54,7 +55,7 @@ def pretrain(
     summary = run_stage(
         settings, shards=list(specs), out=plan.out, round=plan.round_number, base=base, mixed=mixed
     )
-    alone = f"--model {plan.out} --shards INSTRUCTIONS --out FOLDER"
+    alone = f"--model {quote(str(plan.out))} --shards INSTRUCTIONS --out FOLDER"
     print_summary(plan, summary, [*summary.lines(), *next_line(plan, "sft", alone=alone)])
 
 
@@ -94,5 +95,5 @@ def sft(
     from vila2cli.stages.sft import sft as run_stage
 
     summary = run_stage(settings, model=chosen_model, shards=list(specs), out=plan.out, round=plan.round_number)
-    alone = f"--model {plan.out} --tasks TASKS"
+    alone = f"--model {quote(str(plan.out))} --tasks TASKS"
     print_summary(plan, summary, [*summary.lines(), *next_line(plan, "eval", alone=alone)])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vila2cli.run.cost import fewer_tiles_lines
@@ -53,7 +54,7 @@ def none_right(tasks: Mapping[str, Any], folder: Path) -> Iterator[str]:
         value = (entry.get("metrics", {}).get(str(entry.get("headline"))) or {}).get("value")
         if num >= ENOUGH_WRONG and value == 0 and _is_asked(entry):
             asked = f"; each question was asked as: {printable(entry['prompt'])}" if entry.get("prompt") else ""
-            look = f"look at them: vila2 shards show {folder / name}"
+            look = f"look at them: vila2 shards show {quote(str(folder / name))}"
             yield f"{name}: none of {num:,} answers is right; {look}{asked}"
 
 

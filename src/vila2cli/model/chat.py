@@ -335,8 +335,8 @@ class Chat:
 
     def _encode(self, text: str, start: int = 0, images: Sequence[Image.Image] = ()) -> list[int]:
         """The ids of a text that stands at `start` of another, with what the processor has put before texts."""
-        is_shown = self.image_token in text
-        if images if is_shown else self.whole_texts and text and not start:
+        begins = self.whole_texts and text and not start
+        if images if self.image_token in text else begins:
             return [int(token) for token in self._laid_out(text, images)["input_ids"][0]]
         adds = self.takes_images and not start and self._adds(text)
         return list(self.tokenizer(text, add_special_tokens=adds)["input_ids"]) if text or adds else []

@@ -22,6 +22,7 @@ from vila2cli.settings.recipe import (
     Recipe,
     flatten,
     load_recipe,
+    name_of_recipe,
     read_stored,
     resolved_lines,
     shipped_recipes,
@@ -134,8 +135,7 @@ def _oldest_like(text: str, stored: Iterable[Path]) -> Path:
 
 def _recipe_flag(path: Path) -> str:
     """How commands are given a recipe: one that comes with the package by its short name."""
-    short = next((short for short, known in shipped_recipes().items() if known == path), None)
-    return f"--recipe {shlex.quote(short or visible(str(path), 300))}"
+    return f"--recipe {shlex.quote(visible(name_of_recipe(path), 300))}"
 
 
 def _is_like(path: Path, sets: Sequence[str], recipe: Recipe) -> bool:

@@ -16,7 +16,15 @@ from vila2cli.settings import Origin, Recipe, describe
 from vila2cli.shards.credentials import masked
 from vila2cli.shards.places import redacted
 
-__all__ = ["Recipe", "find_recipe", "flatten", "load_recipe", "resolved_lines", "shipped_recipes"]
+__all__ = [
+    "Recipe",
+    "find_recipe",
+    "flatten",
+    "load_recipe",
+    "name_of_recipe",
+    "resolved_lines",
+    "shipped_recipes",
+]
 
 _ONE_SOURCE = "this stage trains on one source; leave it out, or bound what it takes with max_samples or epochs"
 REMOVED = {
@@ -106,6 +114,11 @@ def shipped_recipes() -> dict[str, Path]:
     folders = [Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes"]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.toml"))}
+
+
+def name_of_recipe(path: Path) -> str:
+    """What `--recipe` is given for a file: its name among `shipped_recipes`, else the path."""
+    return next((name for name, known in shipped_recipes().items() if known == path), str(path))
 
 
 def find_recipe(path: Path) -> Path:

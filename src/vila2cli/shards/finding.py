@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from braceexpand import braceexpand
@@ -169,11 +170,12 @@ def _advice(path: Path) -> str:
         folder = path if path.is_dir() else path.parent
         return (
             f"; {picture.name} is a picture: make shards of such files first, with "
-            f"`vila2 shards convert folder {folder} --out FOLDER`"
+            f"`vila2 shards convert folder {quote(str(folder))} --out FOLDER`"
         )
     if table := next((first[ending] for ending in ("parquet", *_TABLES) if ending in first), None):
         form = "parquet" if table.suffix.lower() == ".parquet" else "csv"
-        return f"; make shards of a table first, with `vila2 shards convert {form} {table} --out FOLDER`"
+        command = f"vila2 shards convert {form} {quote(str(table))} --out FOLDER"
+        return f"; make shards of a table first, with `{command}`"
     return ""
 
 

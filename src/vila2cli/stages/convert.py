@@ -35,8 +35,9 @@ from vila2cli.shards import TarWriter, done, folder_stats, gather_rejects, write
 from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
-UNMATCHED_FILE = "unmatched.jsonl"
 """Images of a web document at most, as VILA's loader has it."""
+UNMATCHED_FILE = "unmatched.jsonl"
+"""Pictures without a row, and rows of no picture."""
 _HINTS = {"img2dataset": ": an item is a picture with KEY.txt or KEY.json beside it, or in a tar with it"}
 
 
