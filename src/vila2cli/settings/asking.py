@@ -2,13 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
 from vila2cli.settings.asked import AskedSettings, ShownSettings
 from vila2cli.settings.conditions import parse_condition, parse_number

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vila2cli.errors import RejectBudgetError
+from vila2cli.run.cost import counted
 from vila2cli.run.progress import minutes
 from vila2cli.shards.sample import Reject
 
@@ -36,9 +37,9 @@ def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 def phase_line(figures: Mapping[str, Any]) -> str:
     """What a phase did, for the terminal: how much it was trained on, in what time, and its last loss."""
-    steps = "1 step" if figures["num_steps"] == 1 else f"{figures['num_steps']:,} steps"
     text = (
-        f"{figures['phase']}: {figures['num_samples']:,} samples, {figures['num_tokens']:,} tokens in {steps}, "
+        f"{figures['phase']}: {counted(figures['num_samples'], 'sample')}, {figures['num_tokens']:,} tokens in "
+        f"{counted(figures['num_steps'], 'step')}, "
         f"{minutes(figures['seconds'])}; loss at the end {figures['final_loss']:.4g}"
     )
     return f"{text} (trained before, by another round)" if figures.get("trained_before") else text
@@ -50,11 +51,15 @@ def opening_lines(
     """What a phase is trained on, and what to set where an epoch has fewer samples than a batch takes."""
     yield counts_line(counts)
     if num_samples < batch_size:
-        steps = "1 step" if num_steps == 1 else f"{num_steps:,} steps"
         yield (
-            f"{num_samples:,} samples are fewer than a batch of {batch_size:,}, so that all of training is "
-            f"{steps}; lower {table}.batch_size, or raise {table}.epochs"
+            f"a batch of {batch_size:,} is more than {counted(num_samples, 'sample')}, so that all of training "
+            f"is {counted(num_steps, 'step')}; lower {table}.batch_size, or raise {table}.epochs"
         )
+
+
+def rejected_lines(num_rejected: int, path: str) -> list[str]:
+    """How many samples could not be used and where they stand, nothing of none."""
+    return [f"{counted(num_rejected, 'sample')} could not be used: {path}"] if num_rejected else []
 
 
 def mixture_line(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:

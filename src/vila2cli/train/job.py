@@ -37,7 +37,7 @@ from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
 from vila2cli.text.choose import drawn_line
-from vila2cli.train.accounts import check_budget, mixture_line, opening_lines, phase_line
+from vila2cli.train.accounts import check_budget, mixture_line, opening_lines, phase_line, rejected_lines
 from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
@@ -107,8 +107,8 @@ class TrainSummary(StageResult):
 
     def lines(self) -> list[str]:
         """What was trained, for the terminal; the rest is in vila2.json."""
-        unusable = [f"{self.num_rejected:,} samples could not be used: {REJECTS_FILE}"][: self.num_rejected]
-        return [*map(phase_line, self.phases), *unusable, f"every figure and setting: {LINEAGE_FILE}"]
+        rejected = rejected_lines(self.num_rejected, REJECTS_FILE)
+        return [*map(phase_line, self.phases), *rejected, f"every figure and setting: {LINEAGE_FILE}"]
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
