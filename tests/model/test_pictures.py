@@ -30,6 +30,7 @@ from vila2cli.model.build import build
 from vila2cli.model.chat import Chat
 from vila2cli.model.reference import ASKED, _own_path, _rows, trial_picture
 from vila2cli.model.rendering import ODD
+from vila2cli.model.scaling import levels_of, scaled
 from vila2cli.settings import BaseSettings
 from zoo import NAMES
 
@@ -148,6 +149,17 @@ def test_a_jpeg_is_scaled_as_pillow_does_but_for_rounding(name: str) -> None:
         apart = (made - expected).abs()
         assert apart.max() < 3.1 * level, size  # a level of what is scaled twice becomes up to three
         assert apart.mean() < 0.1 * level, size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (641, 480), (2048, 2047), (2500, 1800)])
+def test_levels_that_pillow_shares_are_those_of_a_copy(size: tuple[int, int]) -> None:
+    """In one block of memory or several, and after the picture itself is gone."""
+    noise = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), np.uint8)
+    levels = levels_of(Image.fromarray(noise))
+    copied = noise.transpose(2, 0, 1)
+    assert (levels[:3] == copied).all()
+    small = max(1, size[0] // 2), max(1, size[1] // 3)
+    assert (scaled(levels, small, "bicubic")[:3] == scaled(copied, small, "bicubic")).all()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.image_processing_utils import BaseImageProcessor
 
 from vila2cli.image import Size, inexact, is_inexact
-from vila2cli.model.scaling import mode_of, scaled
+from vila2cli.model.scaling import levels_of, mode_of, scaled
 from vila2cli.model.tiles import Catty
 
 _LEVELS = 256
@@ -75,19 +75,20 @@ class SettledOnce(BaseImageProcessor):  # type: ignore[misc]
 class Seen:
     """A picture in the place of the array of its pixels; each is made of the other when it is asked for.
 
-    A picture that is given as an array alone `is_inexact`.
+    A picture that is given by its levels alone, which may have a channel too many, `is_inexact`.
     """
 
-    def __init__(self, picture: Image.Image | None, array: Any = None) -> None:
-        self._picture, self._array = picture, array
+    def __init__(self, picture: Image.Image | None, levels: Any = None) -> None:
+        self._picture, self._levels = picture, levels
         self.is_inexact = picture is None or is_inexact(picture)
-        self.shape = (3, *(array.shape[1:] if picture is None else picture.size[::-1]))
+        self.shape = (3, *(levels.shape[1:] if picture is None else picture.size[::-1]))
         self.ndim, self.dtype = 3, np.dtype(np.uint8)
 
     def resized(self, size: Size, resample: int) -> "Seen":
         """The picture at another size, as Pillow makes it; nearly so and sooner where it `is_inexact`."""
         if self.is_inexact and (mode := mode_of(resample)) is not None:
-            return Seen(None, scaled(self.array, size, mode))
+            levels = levels_of(self.picture) if self._levels is None else self._levels
+            return Seen(None, scaled(levels, size, mode))
         return Seen(self.picture.resize(size, Image.Resampling(resample)))
 
     @property
@@ -98,9 +99,9 @@ class Seen:
 
     @property
     def array(self) -> NDArray[Any]:
-        if self._array is None:
-            self._array = np.array(self._picture).transpose(2, 0, 1)
-        levels: NDArray[Any] = self._array
+        if self._levels is None:
+            self._levels = np.array(self._picture).transpose(2, 0, 1)
+        levels: NDArray[Any] = self._levels[:3]
         return levels
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
