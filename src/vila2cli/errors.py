@@ -22,7 +22,7 @@ _MAX_LINE = 240
 
 def meant(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not known: which of those known is nearest, "" for none."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -63,6 +63,10 @@ class ModelError(Vila2Error):
     """A model is missing, damaged, or not supported by the engine asked for."""
 
     exit_code = 5
+
+
+class UnaskableError(ModelError):
+    """A model cannot be asked as the settings say, or without a package, whichever engine would do it."""
 
 
 class OutOfMemory(ModelError):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from PIL import Image
 from tiny_vlm import picture
 from vila2cli.engine import Engine, EngineSettings, Request, Result, ScoreRequest, choose_engine, open_engine
 from vila2cli.engine.vllm import VllmEngine
-from vila2cli.errors import Interrupted, ModelError
+from vila2cli.errors import Interrupted, ModelError, UnaskableError
 from vila2cli.judging.protocols import open_protocol
 from vila2cli.run.stopping import interruptible
+from vila2cli.settings import AskedSettings
 from vila2cli.settings.recipe import load_recipe
 
 pytestmark = [
@@ -179,6 +181,14 @@ def test_a_damaged_checkpoint_is_one_line(random_vlm: Path, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
     (folder / "config.json").write_text("{")
     assert "cannot read" in choose_engine("auto", folder).reason
+
+
+def test_what_no_engine_can_be_asked_names_no_other_engine(random_vlm: Path) -> None:
+    asked = AskedSettings(chat_template={"enable_thinkin": False})
+    for kind in ("vllm", "auto"):
+        with pytest.raises(UnaskableError) as caught:
+            open_engine(kind, random_vlm, replace(SETTINGS, asked=asked))
+        assert str(caught.value) == "the model's chat template has no argument 'enable_thinkin' (chat_template)"
 
 
 @pytest.mark.slow

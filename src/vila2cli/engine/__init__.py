@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from vila2cli.errors import ModelError
+from vila2cli.errors import ModelError, UnaskableError
 from vila2cli.image import Decode, decode_image
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
 from vila2cli.model.checkpoint import model_name, own_dtype, resolve_model, weights_sha256
@@ -270,6 +270,8 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
         check_whole(folder, settings.adapters)
         try:
             engine = VllmEngine(name, folder, settings, stop)
+        except UnaskableError:
+            raise
         except ModelError as error:
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from vila2cli.engine import AnyRequest, Preparing
-from vila2cli.errors import ModelError
+from vila2cli.errors import UnaskableError
 from vila2cli.model.chat import Chat
 from vila2cli.model.ready import Preparer
 from vila2cli.settings import AskedSettings, MachineSettings, ShownSettings
@@ -19,7 +19,7 @@ def with_system(request: AnyRequest, system: str) -> AnyRequest:
 
 
 def chat_for(processor: Any, asked: AskedSettings) -> Chat:
-    """The chat of a processor under a stage's settings; raises ModelError where it cannot keep them."""
+    """The chat of a processor under a stage's settings; raises UnaskableError where it cannot keep them."""
     if asked.min_pixels or asked.max_pixels:
         set_pixels(processor, asked)
     chat = Chat(processor, asked.chat_template)
@@ -52,7 +52,7 @@ def beyond_protocol(asked: AskedSettings) -> dict[str, Any]:
 
 
 def set_pixels(processor: Any, asked: AskedSettings) -> None:
-    """Let the image processor scale pictures to the pixels asked for; raises ModelError where it has no bounds.
+    """Let the image processor scale pictures to the pixels asked for; raises UnaskableError where it cannot.
 
     Those of models of native resolution keep them as `size`, under the names that Qwen2-VL's gave them.
     """
@@ -61,11 +61,12 @@ def set_pixels(processor: Any, asked: AskedSettings) -> None:
     size = dict(getattr(images, "size", None) or {})
     # Where pictures keep their shape in merged patches the edges are areas, elsewhere they are sides.
     if "merge_size" not in known or not {"shortest_edge", "longest_edge"} <= set(size):
-        raise ModelError(
+        raise UnaskableError(
             f"{type(images or processor).__name__} has no min_pixels and max_pixels, as models of native "
             "resolution have; data.max_pixels scales pictures down for any model"
         )
     least, most = asked.min_pixels or size["shortest_edge"], asked.max_pixels or size["longest_edge"]
     if least > most:
-        raise ModelError(f"min_pixels {least:,} is above max_pixels {most:,}, one of which is the model's own")
+        problem = f"min_pixels {least:,} is above max_pixels {most:,}, one of which is the model's own"
+        raise UnaskableError(problem)
     images.size = type(images.size)(**{**size, "shortest_edge": least, "longest_edge": most})

@@ -32,10 +32,10 @@ from vila2cli.engine.vllm_options import context_on, engine_options, place
 from vila2cli.engine.vllm_ready import normalises_itself, prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.engine.vllm_support import why_not as why_not
-from vila2cli.errors import DataError, ModelError, one_line
+from vila2cli.errors import DataError, ModelError, UnaskableError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import LackingPackageError, architecture, load_processor, quiet_transformers
+from vila2cli.model.loading import architecture, load_processor, quiet_transformers
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
 from vila2cli.model.tiles import cuts_itself, most_tokens
@@ -63,7 +63,7 @@ class VllmEngine:
         self.num_devices = torch.get_num_threads()
         try:
             self._load(folder, settings)
-        except LackingPackageError:
+        except UnaskableError:
             raise
         except ModelError as error:  # from the first token
             raise ModelError(f"vLLM cannot load {folder}: {one_line(error.__cause__ or error)}") from error

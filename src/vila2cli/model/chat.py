@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from vila2cli.errors import DataError, ModelError
+from vila2cli.errors import DataError, ModelError, UnaskableError
 from vila2cli.image import Size
 from vila2cli.model.control import Controls
 from vila2cli.model.parts import IGNORE_INDEX as IGNORE_INDEX
@@ -125,12 +125,12 @@ class Chat:
         return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def check_system(self, system: str) -> None:
-        """Raise ModelError where the template refuses a system prompt, or leaves it out."""
+        """Raise UnaskableError where the template refuses a system prompt, or leaves it out."""
         turns = [Turn("system", system), Turn("user", _QUESTION)]
         text = self.rendering.tried(turns, answer=True)
         if text is None or self.controls.inert(system).strip() not in text:
             what = "refuses" if text is None else "leaves out"
-            raise ModelError(f"the model's chat template {what} a system prompt: set none (system)")
+            raise UnaskableError(f"the model's chat template {what} a system prompt: set none (system)")
 
     @cached_property
     def _special_ids(self) -> tuple[frozenset[int], frozenset[int]]:

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from vila2cli.errors import ModelError, one_line
+from vila2cli.errors import ModelError, UnaskableError, one_line
 from vila2cli.files import read_json
 from vila2cli.model.tiles import cutting
 
@@ -45,7 +45,7 @@ _OF_MODELS = ("torchvision", "num2words", "sentencepiece")
 """The packages of the extra `models`."""
 
 
-class LackingPackageError(ModelError):
+class LackingPackageError(UnaskableError):
     """A model that needs a package which is not installed."""
 
 

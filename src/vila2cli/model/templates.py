@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from vila2cli.errors import ModelError
+from vila2cli.errors import UnaskableError
 
 _CONTENT = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -46,7 +46,7 @@ BY_PROCESSOR = {"PaliGemmaProcessor": PALIGEMMA}
 
 
 def check_arguments(template: Any, names: Iterable[str]) -> None:
-    """Raise ModelError for an argument that a template does not use, naming the nearest one that it does.
+    """Raise UnaskableError for an argument that a template does not use, naming the nearest one that it does.
 
     `template` is Jinja, or several by name. Of an argument that it does not know a template says nothing.
     """
@@ -56,7 +56,7 @@ def check_arguments(template: Any, names: Iterable[str]) -> None:
         if name not in used:
             close = difflib.get_close_matches(name, used, n=1, cutoff=0.6)
             meant = f"; did you mean {close[0]}?" if close else ""
-            raise ModelError(f"the model's chat template has no argument {name!r} (chat_template){meant}")
+            raise UnaskableError(f"the model's chat template has no argument {name!r} (chat_template){meant}")
 
 
 def _names(template: str) -> set[str]:
