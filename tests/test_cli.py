@@ -46,7 +46,7 @@ def fill_layer(folder: Path, recipe_path: str, *, num_shards: int = 3, reject_ra
                         layer="recaption", kind="caption", text="A dog.", image_sha256=sample.image_sha256
                     ),
                 )
-    write_json(folder / "summary.json", {**layer.finish().to_json(), "reject_rate": reject_rate})
+    write_json(folder / "summary.json", {**layer.finish().to_json(), "reject_rate": reject_rate, "rejected": 2})
 
 
 @pytest.mark.parametrize(

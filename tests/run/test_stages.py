@@ -142,7 +142,9 @@ def test_a_layer_that_failed_its_budget_is_not_complete(tmp_path: Path) -> None:
     stage.out.parent.mkdir(parents=True)
     layer(stage.out, 2, 2)
     for rate, is_complete in ((0.2, True), (0.3, False)):
-        (stage.out / "summary.json").write_text(json.dumps({"reject_rate": rate, "num_shards_done": 2}))
+        (stage.out / "summary.json").write_text(
+            json.dumps({"reject_rate": rate, "rejected": 2, "num_shards_done": 2})
+        )
         assert stage.is_complete() is is_complete
         assert stage.missing_workers(2) == ([] if is_complete else [0])
     (stage.out / "summary.json").write_text('{"reject_rate": 0.0, "num_shards_done": 1}')

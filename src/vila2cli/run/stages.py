@@ -18,7 +18,7 @@ from vila2cli.settings.layers import RECAPTION, REWRITE
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.slurm import StageKind
 from vila2cli.shards.records import read_layer_json, read_stats
-from vila2cli.shards.rejects import MAY_PASS
+from vila2cli.shards.rejects import MAY_PASS, are_too_many
 from vila2cli.shards.stats import done
 
 SPECIALISTS, CONTROLS = "specialists", "controls"
@@ -150,7 +150,8 @@ def is_summed_up(out: Path, max_reject_rate: float) -> bool:
         return False
     summary = read_json(path)
     is_of_all: bool = summary.get("num_shards_done", num_done) == num_done
-    return is_of_all and float(summary.get("reject_rate", 0.0)) <= max_reject_rate
+    num_failed = summary.get("rejected", 0) + sum(summary.get("fallbacks", {}).values())
+    return is_of_all and not are_too_many(summary.get("reject_rate", 0.0), num_failed, max_reject_rate)
 
 
 def reject_budget(recipe: Recipe, kind: str, layer: str = "recaption") -> float:

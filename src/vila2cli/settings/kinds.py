@@ -50,10 +50,21 @@ LearningRate = Annotated[float, setting("peak learning rate, reached after warm-
 NewTokens = Annotated[PositiveInt, setting("longest generated text, in tokens")]
 MaxRejects = Annotated[
     float,
-    setting("share of samples with no good caption above which the stage fails", decides=False, ge=0, le=1),
+    setting(
+        "share of samples with no good caption above which the stage fails; one alone never counts, unless this is 0",
+        decides=False,
+        ge=0,
+        le=1,
+    ),
 ]
 MaxUnusable = Annotated[
-    float, setting("share of unusable samples above which the stage fails", decides=False, ge=0, le=1)
+    float,
+    setting(
+        "share of unusable samples above which the stage fails; one alone never counts, unless this is 0",
+        decides=False,
+        ge=0,
+        le=1,
+    ),
 ]
 Temperature = Annotated[float, setting("sampling temperature, 0 for greedy", ge=0)]
 

@@ -17,6 +17,14 @@ MAY_PASS = (NO_ANSWER, OVER_BUDGET)
 """Why a question has no answer where another try may bring one: the server gave none, the budget ended."""
 
 
+def are_too_many(rate: float, num_failed: int, max_rate: float) -> bool:
+    """Whether so many samples failed, which are this `rate` of all, that their stage fails.
+
+    A single one never is, be it one of ten, unless it was the only sample or none may fail.
+    """
+    return rate > max_rate and (num_failed > 1 or max_rate == 0 or rate >= 1)
+
+
 class Unreadable:
     """Shards that could not be read while the others go on; several in a row end the work.
 

@@ -33,7 +33,7 @@ from vila2cli.run.workers import Worker
 from vila2cli.score.task import Task, find_tasks
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Shard, ShardStats, open_source
-from vila2cli.shards.rejects import first_reject
+from vila2cli.shards.rejects import are_too_many, first_reject
 
 
 def evaluate(
@@ -169,7 +169,7 @@ def _metrics(
 
 
 def _check_rejects(task: Task, stats: ShardStats, max_reject_rate: float, folder: Path) -> None:
-    if stats.num_out == 0 or stats.reject_rate > max_reject_rate:
+    if stats.num_out == 0 or are_too_many(stats.reject_rate, stats.num_rejected, max_reject_rate):
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         way_out = f", or raise eval.max_reject_rate above {max_reject_rate}" if stats.num_out else ""
         raise RejectBudgetError(

@@ -31,6 +31,7 @@ from vila2cli.shards import (
     open_source,
     read_shard,
 )
+from vila2cli.shards.rejects import are_too_many
 from vila2cli.shards.sample import Annotation, Reject, Sample
 from vila2cli.text.reasoning import answer_of
 
@@ -206,7 +207,7 @@ def _check_any(task: Task, folder: Path) -> None:
 def _check(metrics: dict[str, Any], max_reject_rate: float, folder: Path) -> None:
     for name, entry in metrics["tasks"].items():
         total = entry["num_samples"] + entry["num_rejected"]
-        if entry["num_rejected"] > max_reject_rate * total:
+        if are_too_many(entry["num_rejected"] / max(1, total), entry["num_rejected"], max_reject_rate):
             reasons = ", ".join(f"{reason} {count}" for reason, count in entry["rejected"].items())
             raise RejectBudgetError(
                 f"task {name}: {entry['num_rejected']} of {total} samples have no clear answer ({reasons}), so "

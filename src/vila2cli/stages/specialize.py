@@ -10,7 +10,7 @@ from PIL import Image
 
 from vila2cli.ask.fill import Dialogue
 from vila2cli.ask.images import decode_images, has_one_image, passed_filter
-from vila2cli.ask.job import Job, LayerCounts, counts_of, write_layers
+from vila2cli.ask.job import AskedLayer, Job, counts_of, write_layers
 from vila2cli.engine import Request, dtype_of, identify
 from vila2cli.errors import RecipeError
 from vila2cli.model.adapter import base_of, is_adapter, read_adapter
@@ -25,6 +25,7 @@ from vila2cli.shards import (
     Source,
     open_source,
 )
+from vila2cli.shards.rejects import are_too_many
 from vila2cli.shards.sample import Annotation, Reject, Sample, Turn
 from vila2cli.text.answer_rules import answer_defect
 from vila2cli.text.caption_checks import check_caption
@@ -101,7 +102,7 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relabelled(LayerCounts):
+class Relabelled(AskedLayer):
     """The counts of a specialist's answers; `kept_share` is that of the images asked about."""
 
     stage: str
@@ -137,7 +138,7 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[Re
     adapter = model if settings.engine != "api" and is_adapter(model) else ""
 
     def problem(summary: Relabelled) -> str | None:
-        if summary.reject_rate <= settings.max_reject_rate:
+        if not are_too_many(summary.reject_rate, summary.num_rejected, settings.max_reject_rate):
             return None
         return (
             f"specialist {name}: {summary.reject_rate:.1%} of the images got no answer, above "
@@ -165,7 +166,7 @@ def _relabelling(recipe: Recipe, answering: Answering, source: Source) -> Job[Re
 
 
 def _summarise(recipe: Recipe, answering: Answering, layer: LayerWriter) -> Relabelled:
-    counts = counts_of(layer, recipe.cost)
+    counts = counts_of(layer.folder, [shard.name for shard in layer.source.shards], recipe.cost)
     num_asked = counts["num_in"] - counts["dropped"].get("not-selected", 0)
     return Relabelled(
         stage="relabel",

@@ -7,12 +7,13 @@ from typing import Any
 from vila2cli.errors import RejectBudgetError
 from vila2cli.run.cost import counted
 from vila2cli.run.progress import minutes
+from vila2cli.shards.rejects import are_too_many
 from vila2cli.shards.sample import Reject
 
 
 def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float, table: str) -> None:
     """Raise RejectBudgetError where a source has more unusable samples than `table` of the recipe allows."""
-    if not rejects or len(rejects) <= budget * (num_kept + len(rejects)):
+    if not rejects or not are_too_many(len(rejects) / (num_kept + len(rejects)), len(rejects), budget):
         return
     by_reason = Counter(reject.reason for reject in rejects).most_common()
     reasons = ", ".join(f"{count} {reason}" for reason, count in by_reason)
