@@ -1,8 +1,11 @@
 """`--json`: every command has it, and prints one document on stdout and nothing else, whatever comes of it."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import pytest
 from typer.core import TyperGroup
 
 from vila2cli.cli.app import main, program
+from vila2cli.run.results import StageResult
+from vila2cli.train.job import TrainSummary
 
 SIZES = ("pretrain", "interleaved", "text", "sft", "specialist", "dev", "eval")
 SMALL = [word for name in SIZES for word in ("--set", f"world.num_{name}=2")]
@@ -29,6 +34,40 @@ def test_every_command_has_the_option() -> None:
     assert len(options) > 30
     assert {("eval",), ("eval", "compare"), ("shards", "check"), ("slurm", "submit")} <= options.keys()
     assert not [words for words, known in options.items() if "--json" not in known]
+
+
+def returned(annotation: object) -> Iterator[type]:
+    """The classes that an annotation names, but for containers."""
+    inner = typing.get_args(annotation)
+    if isinstance(annotation, type) and not inner:
+        yield annotation
+    for one in inner:
+        yield from returned(one)
+
+
+def test_every_stage_returns_the_results_that_the_guide_names() -> None:
+    page = (Path(__file__).parents[1] / "docs/python.md").read_text()
+    rows = re.findall(r"^\| `([a-z -]+)` \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    known = dict(commands(program()))
+    named = set()
+    for command, functions, results in rows:
+        words = tuple(word for word in command.split() if not word.startswith("--"))
+        assert {word for word in command.split() if word.startswith("--")} <= known[words]
+        named.add(words)
+        found: set[str] = set()
+        for name in re.findall(r"`(\w+\.\w+)`", functions):
+            module, function = name.split(".")
+            stage = getattr(importlib.import_module(f"vila2cli.stages.{module}"), function)
+            kinds = list(
+                returned(typing.get_type_hints(stage, localns={"TrainSummary": TrainSummary})["return"])
+            )
+            assert kinds, name
+            assert all(issubclass(kind, StageResult) for kind in kinds), name
+            found |= {kind.__name__ for kind in kinds}
+        assert found == set(re.findall(r"`([A-Z]\w+)`", results)), command
+    # What these print belongs to no stage.
+    others = {("run",), ("check",), *(words for words in known if words[0] in ("slurm", "recipe", "world"))}
+    assert named == known.keys() - others
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import dataclasses
 import gc
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +26,7 @@ from vila2cli.run.locks import lock
 from vila2cli.run.results import StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.run.workers import Worker, select
+from vila2cli.run.written import LayerCounts, layer_counts
 from vila2cli.settings import (
     AskedSettings,
     AskingStage,
@@ -35,7 +36,7 @@ from vila2cli.settings import (
     WritingSettings,
 )
 from vila2cli.settings.recipe import Recipe
-from vila2cli.shards import LayerWriter, Source, folder_figures, folder_stats, open_layer
+from vila2cli.shards import LayerWriter, Source, done, folder_figures, folder_stats, open_layer
 
 Summary = TypeVar("Summary", bound=StageResult)
 
@@ -246,41 +247,25 @@ def _forget_answers(group: Sequence[_Claimed[Summary]]) -> None:
                 Answers(layer.folder / ANSWERS_FILE).remove()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerCounts(StageResult):
-    """The complete shards of a layer, by all workers: samples in and out, and cost."""
+@dataclass(frozen=True, kw_only=True)
+class AskedLayer(LayerCounts):
+    """The counts of a layer that a model was asked for, and their cost."""
 
-    num_shards: int
     num_shards_done: int
-    num_in: int = key("in")
-    num_out: int = key("out")
-    dropped: Mapping[str, int]
-    num_rejected: int = key("rejected")
-    seconds: float
     num_tokens: int = key("tokens")
     num_bytes: int = key("bytes")
-    reject_rate: float
-    num_images: int = key("images")
+    seconds: float
     cost: Cost
-    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
 
 
-def counts_of(layer: LayerWriter, cost: CostSettings) -> dict[str, Any]:
-    """The fields of `LayerCounts`."""
-    names = [shard.name for shard in layer.source.shards]
-    stats, figures = folder_stats(layer.folder, names), folder_figures(layer.folder, names)
+def counts_of(folder: Path, names: Sequence[str], cost: CostSettings) -> dict[str, Any]:
+    """The fields of `AskedLayer`, of the shards by these names."""
+    stats, figures = folder_stats(folder, names), folder_figures(folder, names)
     return {
-        "num_shards": len(names),
-        "num_shards_done": len(layer.done() & set(names)),
-        "num_in": stats.num_in,
-        "num_out": stats.num_out,
-        "dropped": dict(stats.dropped),
-        "num_rejected": stats.num_rejected,
-        "seconds": stats.seconds,
+        **layer_counts(stats, num_shards=len(names), num_images=figures["answered"]),
+        "num_shards_done": len(done(folder) & set(names)),
         "num_tokens": stats.tokens,
         "num_bytes": stats.bytes,
-        "reject_rate": stats.reject_rate,
-        "num_images": int(figures["answered"]),
+        "seconds": stats.seconds,
         "cost": cost_of(cost, figures),
-        "num_fewer_tiles": stats.num_fewer_tiles,
     }

@@ -3,19 +3,21 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from vila2cli.ask.job import AskedLayer, counts_of
 from vila2cli.ask.provenance import Provenance
 from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.rewriter import NOTHING
-from vila2cli.run.cost import Cost, cost_of, fewer_tiles_lines
-from vila2cli.run.results import StageResult, key
+from vila2cli.run.cost import fewer_tiles_lines
+from vila2cli.run.results import key
 from vila2cli.settings import CostSettings
-from vila2cli.shards import Source, done, folder_figures
+from vila2cli.shards import Source, folder_figures
 from vila2cli.shards.records import GROUPS
+from vila2cli.shards.rejects import are_too_many
 
 SKIPPED = (NOT_SELECTED, NOTHING)
 
@@ -35,12 +37,12 @@ class WordCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionSummary(StageResult):
+class CaptionSummary(AskedLayer):
     """A caption layer summed over its complete shards and all workers; the content of summary.json.
 
     `kept` counts captions by where they come from, `defects` failed attempts by what was wrong, `fallbacks`
     the images that got no good caption by what was wrong with the last attempt, `errors` those of the engine.
-    `num_fewer_tiles` requests were shown in fewer tiles than there are of their pictures, to fit the context.
+    The `reject_rate` is of those that were to get a caption, and counts fallbacks as well.
     """
 
     folder: Path = field(metadata={"key": ""})
@@ -48,13 +50,6 @@ class CaptionSummary(StageResult):
     round: int | None
     model: str
     model_sha256: str
-    num_shards: int
-    num_shards_done: int
-    num_in: int = key("in")
-    num_out: int = key("out")
-    dropped: Mapping[str, int]
-    num_rejected: int = key("rejected")
-    num_tokens: int = key("tokens")
     num_requests: int = key("requests")
     num_retries: int = key("retries")
     num_retried: int = key("retried")
@@ -69,8 +64,6 @@ class CaptionSummary(StageResult):
     defects: Mapping[str, int]
     fallbacks: Mapping[str, int]
     errors: Mapping[str, int]
-    cost: Cost
-    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
 
     @property
     def num_selected(self) -> int:
@@ -80,15 +73,6 @@ class CaptionSummary(StageResult):
     @property
     def num_fallbacks(self) -> int:
         return sum(self.fallbacks.values())
-
-    @property
-    def reject_rate(self) -> float:
-        """Samples rejected or fallen back, as a share of those that were to get a caption."""
-        failed = self.num_rejected + self.num_fallbacks
-        return failed / self.num_selected if self.num_selected else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "reject_rate": self.reject_rate, "images": self.cost.num_images}
 
     def lines(self) -> list[str]:
         """The summary for the terminal."""
@@ -113,21 +97,15 @@ def summarise(
 ) -> CaptionSummary:
     """Sum the stats files of a caption layer."""
     names = [shard.name for shard in source.shards]
-    total = folder_figures(out_dir, names)
-
+    total, counts = folder_figures(out_dir, names), counts_of(out_dir, names, cost)
     groups: dict[str, Any] = {name: dict(sorted((total[name] or {}).items())) for name in GROUPS}
-    return CaptionSummary(
+    summary = CaptionSummary(
+        **{**counts, **groups},
         folder=out_dir,
         stage=stage,
         round=provenance.round,
         model=provenance.model,
         model_sha256=provenance.model_sha256,
-        num_shards=len(names),
-        num_shards_done=len(done(out_dir) & set(names)),
-        num_in=total["in"],
-        num_out=total["out"],
-        num_rejected=total["rejected"],
-        num_tokens=total["tokens"],
         num_requests=total["requests"],
         num_retries=total["retries"],
         num_retried=total["retried"],
@@ -135,15 +113,15 @@ def summarise(
         alt_text_words=WordCount.of(total["captions"], total["alt_words"], total["alt_words_squared"]),
         num_cut=total["cut"],
         num_stripped=total["stripped"],
-        cost=cost_of(cost, total),
-        num_fewer_tiles=round(total["fewer_tiles"]),
-        **groups,
     )
+    failed = summary.num_rejected + summary.num_fallbacks
+    return replace(summary, reject_rate=failed / summary.num_selected if failed else 0.0)
 
 
 def over_budget(summary: CaptionSummary, max_reject_rate: float, table: str) -> str | None:
     """What to tell when more got no good caption than this table of the recipe allows, else None."""
-    if summary.reject_rate <= max_reject_rate:
+    num_failed = summary.num_rejected + summary.num_fallbacks
+    if not are_too_many(summary.reject_rate, num_failed, max_reject_rate):
         return None
     rejected = {name: num for name, num in summary.dropped.items() if name not in SKIPPED}
     reasons = Counter(summary.fallbacks) + Counter(rejected)
@@ -155,7 +133,7 @@ def over_budget(summary: CaptionSummary, max_reject_rate: float, table: str) -> 
         else f"vila2 shards show {quote(str(summary.folder))} has them"
     )
     return (
-        f"{summary.num_rejected + summary.num_fallbacks} of {summary.num_selected} samples "
+        f"{num_failed} of {summary.num_selected} samples "
         f"({summary.reject_rate:.1%}) got no good caption, above {table}.max_reject_rate "
         f"{max_reject_rate:.1%}: {_counts(reasons)}; "
         + (f"most were cut off at {table}.max_new_tokens, which can be raised; " if is_cut else "")

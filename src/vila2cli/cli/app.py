@@ -30,6 +30,7 @@ from vila2cli.cli import (
     world,
 )
 from vila2cli.cli import filter as filtering
+from vila2cli.cli.documents import Failure
 from vila2cli.cli.options import spread
 from vila2cli.cli.processes import command_line
 from vila2cli.cli.terminal import complain, json_output, say, show_all_characters, warning_in_one_line
@@ -164,5 +165,5 @@ def _fail(message: str, exit_code: int, kind: str = DataError.__name__) -> int:
     repeat_error(message)
     if not leave_error(message, kind=kind):
         complain(message)
-    json_output.write({"error": message, "exit_code": exit_code})
+    json_output.write(Failure(message, exit_code))
     return exit_code

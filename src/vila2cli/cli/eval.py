@@ -1,13 +1,13 @@
 """`vila2 eval`: score a checkpoint, answers of other tools, or two evals against each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from vila2cli.cli.documents import FilesOfFormats, Stored
 from vila2cli.cli.options import DryRun, Model, Out, RecipeFile, Round, Sets, WorkerText
 from vila2cli.cli.paths import Paths, default_out, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
@@ -20,10 +20,6 @@ from vila2cli.formats.registry import FORMATS, find_format, names
 from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.splitting import Unfinished
 from vila2cli.run.workers import parse_worker
-from vila2cli.text.printable import printable
-
-if TYPE_CHECKING:
-    from vila2cli.evaluation.comparing import Change
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -118,7 +114,7 @@ def _score_only(settings: Any, answers: Sequence[Path], tasks: Tasks, out: Path 
     except (BudgetError, RejectBudgetError):  # what figures there are, and why they are not official
         if (folder / "metrics.json").is_file():
             known = read_json(folder / "metrics.json")
-            show(known, _task_lines(known))
+            show(Stored(known), _task_lines(known))
         raise
     show(metrics, [*_task_lines(metrics.to_json()), *none_right(metrics.tasks, folder)])
 
@@ -186,25 +182,22 @@ def import_tasks(
     vila2 eval import pope coco_pope_*.json llava_pope_test.jsonl --out tasks
     """
     if form == "list":
-        known = {format.name: format.files for format in FORMATS["eval import"]}
-        show(known, [f"{name}: {needed}" for name, needed in known.items()])
+        show(FilesOfFormats({format.name: format.files for format in FORMATS["eval import"]}))
         return
     if not files:
         raise RecipeError(f"name the files of {form}: {find_format('eval import', form).files}")
-    from vila2cli.formats.benchmarks.write import import_tasks as run_import
+    from vila2cli.stages.tasks import import_tasks as run_stage
 
-    tasks = run_import(
-        form,
-        files,
-        out or Path("tasks"),
-        images=images,
-        split=split,
-        synonyms=synonyms,
-        box_frame=box_frame,
-    )
     show(
-        {"tasks": [asdict(task) for task in tasks]},
-        [f"{task.folder}: {task.num_samples:,} samples, {task.num_images:,} images" for task in tasks],
+        run_stage(
+            form,
+            files,
+            out or Path("tasks"),
+            images=images,
+            split=split,
+            synonyms=synonyms,
+            box_frame=box_frame,
+        )
     )
 
 
@@ -245,12 +238,12 @@ def new_task(
     vila2 eval new tasks/mine --questions q.csv --images photos --scorer short
     vila2 eval --model ckpt/r2 --tasks tasks/mine
     """
-    from vila2cli.formats.benchmarks.own import own_task
-    from vila2cli.formats.benchmarks.write import write_task
+    from vila2cli.stages.tasks import new_task as run_stage
 
-    made = own_task(
-        task.resolve().name,
+    written = run_stage(
+        task,
         questions,
+        images=images,
         scorer=scorer,
         prompt=prompt,
         question=question,
@@ -258,12 +251,7 @@ def new_task(
         picture=picture,
         box_frame=box_frame,
     )
-    written = write_task(made, task.parent, images=images or questions[0].parent)
-    lines = [
-        f"{written.folder}: {written.num_samples:,} samples, {written.num_images:,} images, scored by {scorer}",
-        f"  each question is asked as: {printable(made.prompt)}",
-    ]
-    show(asdict(written), [*lines, f"  vila2 eval --model CHECKPOINT --tasks {quote(str(written.folder))}"])
+    show(written, [*written.lines(), f"  vila2 eval --model CHECKPOINT --tasks {quote(str(written.folder))}"])
 
 
 @app.command("compare")
@@ -282,39 +270,9 @@ def compare(
     \b
     vila2 eval compare runs/world/round0/eval runs/world/round1/eval
     """
-    from vila2cli.evaluation.comparing import compare_headlines, to_json
+    from vila2cli.stages.compare import compare as run_stage
 
-    settings = open_recipe(recipe, sets)
-    changes = compare_headlines(
-        first,
-        second,
-        wanted=difference,
-        num_bootstrap=settings.eval.num_bootstrap,
-        seed=settings.seed,
-    )
-    show(to_json(changes), _change_lines(changes))
-
-
-def _change_lines(changes: Sequence["Change"]) -> Iterator[str]:
-    for change in changes:
-        yield (
-            f"{change.task} {change.metric}: {change.first:.4f} -> {change.second:.4f}, "
-            f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f}), p {change.p:.2g}, "
-            f"Holm {change.p_holm:.2g}; {_plan(change)}"
-        )
-    yield (
-        f"{len(changes)} comparisons, p-values adjusted together by Holm's method; 'show' and 'needed' are for "
-        "80% power, two-sided at 5%"
-    )
-
-
-def _plan(change: "Change") -> str:
-    """What a comparison says of the samples that the next one needs."""
-    if change.smallest_visible is None:
-        how = "do not differ" if change.difference == 0 else "all differ alike"
-        return f"the {change.num_samples:,} samples {how}: how many would show it cannot be told"
-    needed = "-" if change.samples_needed is None else f"{change.samples_needed:,}"
-    return f"{change.num_samples:,} samples show {change.smallest_visible:.4f}, needed {needed}"
+    show(run_stage(open_recipe(recipe, sets), first=first, second=second, difference=difference))
 
 
 @app.command("lmms")

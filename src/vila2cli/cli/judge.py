@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vila2cli.cli.documents import DryRunOfPage
 from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
@@ -122,8 +123,7 @@ def _write_page(
     in_run = paths.stage("judge-people") if paths.round is not None else None
     folder = paths.out(out, in_run, "judge-people", None, specs[0])
     if dry_run:
-        written = [f"{folder}/judge.html", f"{folder}/key.json"]
-        show({"dry_run": True, "writes": written}, [f"would write {' and '.join(written)}"])
+        show(DryRunOfPage(True, [folder / "judge.html", folder / "key.json"]))
         return
     from vila2cli.stages.people import write_page
 

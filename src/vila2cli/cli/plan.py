@@ -1,8 +1,7 @@
 """`vila2 plan` and `vila2 check`: what a run will take, and whether it can run at all."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,9 +9,6 @@ from vila2cli.cli.options import Model, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import RecipeError, Vila2Error
-from vila2cli.run.forecast import Forecast, count_data, forecast, forecast_lines, measured_rates, with_sizes
-from vila2cli.run.stages import SPECIALISTS, plan_stages
-from vila2cli.settings.recipe import Recipe
 
 Rates = Annotated[
     Path | None,
@@ -51,8 +47,10 @@ def plan(
     sizes = dict(_parse_count(text) for text in counts or ())
     if images is not None:
         sizes["pretrain"] = images
-    found = _forecast(open_recipe(recipe, sets), target, sizes, rates)
-    show(_to_json(found), forecast_lines(found, num_devices=devices))
+    from vila2cli.stages.plan import plan as run_stage
+
+    found = run_stage(open_recipe(recipe, sets), target=target, sizes=sizes, rates=rates)
+    show(found, found.lines(devices))
 
 
 def check(
@@ -72,23 +70,22 @@ def check(
     vila2 check --model ckpt/r2
     VILA2_PLAN_GPUS=8x80 vila2 check --model ckpt/r2
     """
-    from vila2cli.stages.check import check_model, check_recipe
-
     if path is not None and recipe is not None and path != recipe:
         raise RecipeError(f"two recipes were given, {path} and {recipe}; give one")
     settings = open_recipe(path or recipe, sets)
+    from vila2cli.run.forecast import Forecasts, count_data
+    from vila2cli.stages.check import Checked, check_model, check_recipe
+    from vila2cli.stages.plan import plan as run_stage
+
     say(f"ok    recipe: {settings.path or 'none, settings are the defaults'}")
     findings = []
     looked = check_recipe(settings, count_data(settings)) if model is None else check_model(settings, model)
     for finding in looked:
         say(finding.line())
         findings.append(finding)
-    found = _forecast(settings, None, {}, rates) if model is None else []
-    checks = [finding.to_json() for finding in findings]
-    show(
-        {"recipe": settings.path, "checks": checks, **_to_json(found)},
-        [f"      {line}" for line in (forecast_lines(found, num_devices=devices) if found else ())],
-    )
+    found = run_stage(settings, rates=rates) if model is None else Forecasts(())
+    checked = Checked(recipe=settings.path, checks=findings, stages=found.stages)
+    show(checked, [f"      {line}" for line in found.lines(devices)])
     if failed := [finding for finding in findings if finding.error]:
         error = failed[0].error or Vila2Error
         names = ", ".join(finding.what for finding in failed)
@@ -105,16 +102,3 @@ def _parse_count(text: str) -> tuple[str, int]:
     if not name or count < 0:
         raise RecipeError(f"--count {text}: give a name and a number of samples, like sft=1800000")
     return name, count
-
-
-def _forecast(
-    recipe: Recipe, target: str | None, sizes: Mapping[str, int], rates: Path | None
-) -> list[Forecast]:
-    targets = [target or SPECIALISTS] if target or recipe.specialists else []
-    stages = [stage for stage in plan_stages(recipe, *targets) if stage.kind != "world"]  # is drawn in seconds
-    counts = with_sizes(count_data(recipe), sizes)
-    return list(forecast(stages, recipe, counts, measured_rates(rates or recipe.run_dir)))
-
-
-def _to_json(found: Sequence[Forecast]) -> dict[str, Any]:
-    return {"stages": [forecast.to_json() for forecast in found]}

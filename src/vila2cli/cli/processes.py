@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 
+from vila2cli.cli.documents import Stored
 from vila2cli.cli.terminal import json_output
 from vila2cli.settings.recipe import Recipe
 
@@ -22,5 +23,5 @@ def trained_apart(recipe: Recipe) -> bool:
         return False
     document = start(count, command_line.get(), is_json=json_output.is_on)
     if document is not None:
-        json_output.add(document)
+        json_output.add(Stored(document))
     return True

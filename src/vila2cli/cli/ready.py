@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vila2cli.cli.documents import DryRunOfStage, Stored
 from vila2cli.cli.paths import DEFAULT_RECIPE, Plan, setting_of
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import DataError, ModelError
@@ -33,7 +34,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
         show(_dry_run(plan, *found), _dry_run_lines(plan, *found))
         return False
     if not redo and is_up_to_date(plan, inputs):
-        show(read_json(plan.marker), [f"{plan.title}: complete, nothing to do ({plan.out})"])
+        show(Stored(read_json(plan.marker)), [f"{plan.title}: complete, nothing to do ({plan.out})"])
         return False
     if not plan.speaks or is_started():
         return True
@@ -182,21 +183,21 @@ def _is_whole(plan: Plan) -> bool:
         return False
 
 
-def _dry_run(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> dict[str, Any]:
-    """What would be read and written, as JSON."""
-    return {
-        "stage": plan.stage,
-        "round": plan.round,
-        "dry_run": True,
-        "recipe": plan.recipe.path,
-        "settings": resolved(plan.recipe, ("seed", *plan.sections)),
-        "model": plan.model,
-        "inputs": found,
-        "missing": [redacted(spec) for spec in missing],
-        "worker": str(plan.worker),
-        "out": plan.out,
-        "origins": plan.origins,
-    }
+def _dry_run(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> DryRunOfStage:
+    """What would be read and written."""
+    return DryRunOfStage(
+        stage=plan.stage,
+        round=plan.round,
+        dry_run=True,
+        recipe=plan.recipe.path,
+        settings=resolved(plan.recipe, ("seed", *plan.sections)),
+        model=plan.model,
+        inputs=found,
+        missing=[redacted(spec) for spec in missing],
+        worker=str(plan.worker),
+        out=plan.out,
+        origins=plan.origins,
+    )
 
 
 def _dry_run_lines(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> Iterator[str]:

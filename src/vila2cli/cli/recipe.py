@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from vila2cli.cli.documents import Recipes, RecipeText
 from vila2cli.cli.terminal import show
 from vila2cli.errors import RecipeError
 from vila2cli.settings.recipe import shipped_recipes
@@ -19,9 +20,7 @@ def list_recipes() -> None:
     vila2 recipe list
     """
     texts = {name: path.read_text(encoding="utf-8") for name, path in shipped_recipes().items()}
-    firsts = {name: text.partition("\n")[0].removeprefix("#").strip() for name, text in texts.items()}
-    width = max(map(len, firsts))
-    show(firsts, [f"{name:<{width}}  {first}" for name, first in firsts.items()])
+    show(Recipes({name: text.partition("\n")[0].removeprefix("#").strip() for name, text in texts.items()}))
 
 
 @app.command("show")
@@ -36,5 +35,4 @@ def show_recipe(
     recipes = shipped_recipes()
     if name not in recipes:
         raise RecipeError(f"{name} is none of the recipes {', '.join(recipes)}")
-    text = recipes[name].read_text(encoding="utf-8")
-    show({"name": name, "toml": text}, text.splitlines(), is_whole=True)
+    show(RecipeText(name, recipes[name].read_text(encoding="utf-8")), is_whole=True)

@@ -9,7 +9,6 @@ import typer
 from vila2cli.cli.options import RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import json_output, show
-from vila2cli.errors import DataError, RecipeError
 from vila2cli.settings.recipe import load_recipe
 
 WIDE = 400
@@ -66,22 +65,16 @@ def runs(
     """
     from rich.console import Console
 
-    from vila2cli.report.listing import find_runs, run_table
+    from vila2cli.stages.report import runs as run_stage
 
     folder = runs_dir or Path(open_recipe(recipe, sets).runs_dir)
-    settings = load_recipe(recipe, sets or ())
-    if not folder.is_dir():
-        raise RecipeError(f"there is no folder {folder}; name the folder that holds the runs")
-    found = find_runs(folder)
-    if not found:
-        raise DataError(f"there is no run in {folder}; a run folder has a folder round0")
-    tables = [run_table(run_dir, settings, with_verdict=len(found) == 1) for run_dir in found]
-    if json_output.add({"runs": tables}):
+    found = run_stage(load_recipe(recipe, sets or ()), folder=folder)
+    if json_output.add(found):
         return
     # Where it is no terminal, one line for each round, however long.
     width = None if sys.stdout.isatty() else WIDE
     console = Console(width=width, highlight=False, markup=False, emoji=False)
-    for number, table in enumerate(tables):
+    for number, table in enumerate(found.runs):
         if number:
             console.print()
         console.print(table)

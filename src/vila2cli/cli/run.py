@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from vila2cli.cli.documents import MakeRules, RunStages, StageOfRun
 from vila2cli.cli.make_rules import rules
 from vila2cli.cli.options import DryRun, RecipeFile, Sets
 from vila2cli.cli.paths import DEFAULT_RECIPE, open_recipe
@@ -70,8 +71,8 @@ def run(
         )
     stages, flags = plan_stages(settings, *(targets or ())), recipe_flags(settings, sets)
     if form is not None:
-        lines = list(rules(stages, goals_of(settings, *(targets or ())), settings, flags))
-        show({form.value: lines}, lines, is_whole=True)
+        goals = goals_of(settings, *(targets or ()))
+        show(MakeRules(list(rules(stages, goals, settings, flags))), is_whole=True)
     elif dry_run:
         due = _due(stages, settings)
         show(_document(stages, settings, due), _dry_run_lines(stages, settings, due))
@@ -138,13 +139,13 @@ def _due(stages: Sequence[Stage], recipe: Recipe) -> dict[str, str]:
     return due
 
 
-def _document(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -> dict[str, Any]:
-    """The stages as JSON, with why those that are `due` have to run, or had to."""
+def _document(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -> RunStages:
+    """The stages, with why those that are `due` have to run, or had to."""
     rows = [
-        {"name": stage.name, "command": ["vila2", *stage.words], "out": stage.out, "due": due.get(stage.name)}
+        StageOfRun(name=stage.name, command=["vila2", *stage.words], out=stage.out, due=due.get(stage.name))
         for stage in stages
     ]
-    return {"run_dir": recipe.run_dir, "stages": rows}
+    return RunStages(recipe.run_dir, rows)
 
 
 def _dry_run_lines(stages: Sequence[Stage], recipe: Recipe, due: Mapping[str, str]) -> Iterator[str]:

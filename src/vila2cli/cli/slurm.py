@@ -1,6 +1,5 @@
 """`vila2 slurm`: a run as jobs of a cluster."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -38,11 +37,8 @@ def emit(
 
     settings = open_recipe(recipe, sets)
     stages = plan_stages(settings, *([target] if target else []))
-    paths = write_scripts(
-        stages, settings.slurm, run_dir=settings.run_dir, flags=recipe_flags(settings, sets), folder=out
-    )
-    how = f"submit them all with: bash {shlex.quote(str(paths[0].parent / 'submit.sh'))}"
-    show({"scripts": paths}, [*paths, how])
+    flags = recipe_flags(settings, sets)
+    show(write_scripts(stages, settings.slurm, run_dir=settings.run_dir, flags=flags, folder=out))
 
 
 @app.command("submit")
@@ -79,11 +75,10 @@ def status(recipe: RecipeFile = None, sets: Sets = None) -> None:
     vila2 slurm status --recipe recipes/vila2-8b.toml
     """
     from vila2cli.run.slurm.status import states
+    from vila2cli.run.slurm.submit import StageStates
 
     settings, target = _submitted(recipe, sets)
-    found = dict(states(plan_stages(settings, target), settings.run_dir / "slurm"))
-    width = max(map(len, found))
-    show({"stages": found}, [f"{name:<{width}}  {state}" for name, state in found.items()])
+    show(StageStates(dict(states(plan_stages(settings, target), settings.run_dir / "slurm"))))
 
 
 @app.command("retry")
@@ -101,11 +96,13 @@ def retry(recipe: RecipeFile = None, sets: Sets = None) -> None:
 
 def show_stages(done: Iterable[tuple[str, str]]) -> None:
     """Print what was done with each stage as it is done, and all of it as a document."""
+    from vila2cli.run.slurm.submit import StageStates
+
     found = {}
     for name, what in done:
         say(f"{name}: {what}")
         found[name] = what
-    json_output.add({"stages": found})
+    json_output.add(StageStates(found))
 
 
 def _submitted(recipe: Path | None, sets: Sequence[str] | None) -> tuple[Recipe, str]:

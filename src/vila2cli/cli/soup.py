@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vila2cli.cli.documents import DryRunOfCommand, Stored
 from vila2cli.cli.options import DryRun, Out, RecipeFile, Sets
 from vila2cli.cli.paths import Plan, default_out, open_recipe
 from vila2cli.cli.printing import print_summary
@@ -49,17 +50,14 @@ def soup(
     if dry_run:
         lines = resolved_lines(settings, plan.sections)
         show(
-            {
-                "dry_run": True,
-                "settings": resolved(settings, plan.sections),
-                "models": models,
-                "out_dir": plan.out,
-            },
+            DryRunOfCommand(
+                dry_run=True, settings=resolved(settings, plan.sections), models=models, out_dir=plan.out
+            ),
             [*lines, *(f"model: {model}" for model in models), f"writes: {plan.out}"],
         )
         return
     if is_up_to_date(plan):
-        show(read_json(plan.marker), [f"soup: complete, nothing to do ({plan.out})"])
+        show(Stored(read_json(plan.marker)), [f"soup: complete, nothing to do ({plan.out})"])
         return
     say(f"soup: writing {plan.out}")
     from vila2cli.stages.soup import soup as run_stage

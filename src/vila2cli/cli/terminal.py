@@ -12,7 +12,7 @@ from typing import Any, Self, TextIO
 import typer
 
 from vila2cli.errors import DataWarning
-from vila2cli.run.results import StageResult, plain, summary_lines
+from vila2cli.run.results import StageResult, plain
 from vila2cli.text.printable import printable, printable_line
 
 
@@ -22,7 +22,7 @@ class JsonOutput:
     def __init__(self) -> None:
         self._stream: TextIO | None = None
         self._undo = ExitStack()
-        self._values: list[Any] = []
+        self._values: list[StageResult] = []
 
     def __enter__(self) -> Self:
         return self
@@ -49,20 +49,22 @@ class JsonOutput:
             os.dup2(2, 1)
         self._undo.enter_context(redirect_stdout(sys.stderr))
 
-    def add(self, value: Any) -> bool:
+    def add(self, value: StageResult) -> bool:
         """Put a value into the document; says whether there is one. Of several values it is a list."""
         if self._stream is not None:
             self._values.append(value)
         return self._stream is not None
 
-    def write(self, otherwise: Any = None) -> None:
+    def write(self, otherwise: StageResult | None = None) -> None:
         """Write the document, of this value where none was put into it.
 
         NaN and infinity, which JSON lacks, become null.
         """
         if self._stream is None:
             return
-        value = otherwise if not self._values else self._values[0] if len(self._values) == 1 else self._values
+        value: Any = self._values or otherwise
+        if len(self._values) == 1:
+            value = self._values[0]
         if value is not None:
             finite = json.loads(json.dumps(plain(value)), parse_constant=lambda name: None)
             self._stream.write(json.dumps(finite, indent=1).replace("\x7f", "\\u007f") + "\n")
@@ -79,12 +81,10 @@ def _is_of_the_process(stream: TextIO) -> bool:
         return False
 
 
-def show(value: Any, lines: Iterable[object] | None = None, *, is_whole: bool = False) -> None:
+def show(value: StageResult, lines: Iterable[object] | None = None, *, is_whole: bool = False) -> None:
     """Print what a command found: in the document of `--json`, else as `lines`, the value's own by default."""
     if not json_output.add(value):
-        if lines is None:
-            lines = value.lines() if isinstance(value, StageResult) else summary_lines(value)
-        say(*lines, is_whole=is_whole)
+        say(*(value.lines() if lines is None else lines), is_whole=is_whole)
 
 
 def say(*lines: object, is_whole: bool = False) -> None:

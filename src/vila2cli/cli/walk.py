@@ -17,6 +17,7 @@ from typing import IO
 
 import typer
 
+from vila2cli.cli.documents import Failed
 from vila2cli.cli.forking import Fork, count_threads, warm_up
 from vila2cli.cli.terminal import complain, json_output
 from vila2cli.errors import Interrupted
@@ -115,7 +116,7 @@ class Walk:
                 reason = f": {self._reason}" if self._reason else f" with exit code {code}"
                 were = "were stopped and go on" if len(self._cut) > 1 else "was stopped and goes on"
                 complain(f"{name} failed{reason}; {', '.join(self._cut)} {were} next time")
-            json_output.add({"failed": name, "exit_code": code})
+            json_output.add(Failed(name, code))
             raise typer.Exit(code)
         if self._stopped is not None:
             raise self._stopped

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vila2cli.cli.documents import DryRunOfCommand
 from vila2cli.cli.options import DryRun, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import say, show
@@ -58,7 +59,7 @@ def _draw(command: str, out: Path, recipe: Path | None, sets: list[str] | None, 
     if dry_run:
         lines = resolved_lines(settings, ("world",))
         show(
-            {"dry_run": True, "settings": resolved(settings, ("world",)), "out_dir": out},
+            DryRunOfCommand(dry_run=True, settings=resolved(settings, ("world",)), out_dir=out),
             [*lines, f"writes: {out}"],
         )
         return

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.selection import Cut
 from vila2cli.run.cost import cost_of, fewer_tiles_lines, three_digits
-from vila2cli.run.results import StageResult, key
+from vila2cli.run.written import LayerCounts, layer_counts
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import folder_figures, folder_stats
+from vila2cli.shards.rejects import are_too_many
 from vila2cli.shards.sample import FILTER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilterSummary(StageResult):
+@dataclass(frozen=True, kw_only=True)
+class FilterSummary(LayerCounts):
     """What a filter layer kept, where the shares were cut, and the cost of its scores; summary.json.
 
     `held_out` counts the evaluation images it was compared with, `control` is the summary of a control drawn at
@@ -30,16 +31,8 @@ class FilterSummary(StageResult):
     round: int | None
     model: str | None
     model_sha256: str | None
-    num_shards: int
-    num_in: int = key("in")
-    num_out: int = key("out")
-    dropped: Mapping[str, int]
-    num_rejected: int = key("rejected")
-    reject_rate: float
-    num_images: int = key("images")
     tokens_in: int
     tokens_out: int
-    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
     held_out: Mapping[str, Any] | None
     where: Sequence[str] | None = None
     top: Mapping[str, Any] | None = None
@@ -83,15 +76,13 @@ def summarise(
     return FilterSummary(
         stage=FILTER,
         **who(job),
-        num_in=stats.num_in,
-        num_out=stats.num_out,
-        dropped=dict(stats.dropped),
-        num_rejected=stats.num_rejected,
-        reject_rate=stats.reject_rate,
-        num_images=int(scored["answered"]),
+        **layer_counts(
+            replace(stats, num_fewer_tiles=round(scored["fewer_tiles"])),
+            num_shards=len(job.names),
+            num_images=scored["answered"],
+        ),
         tokens_in=int(scored["tokens"]),
         tokens_out=stats.tokens,
-        num_fewer_tiles=round(scored["fewer_tiles"]),
         held_out=tasks if job.settings.overlap != "none" else None,
         **_by_metadata(job.settings),
         rank_by=job.settings.rank_by,
@@ -117,7 +108,6 @@ def who(job: FilterJob) -> dict[str, Any]:
         "round": job.round,
         "model": model,
         "model_sha256": model_sha256,
-        "num_shards": len(job.source.shards),
     }
 
 
@@ -136,7 +126,7 @@ def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
 
 def check_budget(summary: FilterSummary, out_dir: Path, max_reject_rate: float) -> None:
     """Raise RejectBudgetError when too large a share could not be scored, or when nothing is kept."""
-    if summary.reject_rate > max_reject_rate:
+    if are_too_many(summary.reject_rate, summary.num_rejected, max_reject_rate):
         raise RejectBudgetError(
             f"{summary.num_rejected} of {summary.num_in} samples ({summary.reject_rate:.1%}) could not be "
             f"scored, above filter.max_reject_rate {max_reject_rate:.1%}; see {out_dir}/rejects.jsonl"

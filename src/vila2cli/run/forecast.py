@@ -9,6 +9,7 @@ from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import read_json
 from vila2cli.run.cost import price_text, three_digits
 from vila2cli.run.folder import RunFolder
+from vila2cli.run.results import StageResult
 from vila2cli.run.stages import Stage, done_file
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.slurm import StageKind
@@ -274,6 +275,16 @@ def _passes(number: int | None, settings: TrainSettings) -> int | None:
     if number is None:
         return None
     return round(min(number, settings.max_samples or number) * settings.epochs)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts(StageResult):
+    """What every stage of a run will take."""
+
+    stages: Sequence[Forecast]
+
+    def lines(self, num_devices: int = 1) -> Iterator[str]:
+        return forecast_lines(self.stages, num_devices=num_devices) if self.stages else iter(())
 
 
 def forecast_lines(found: Sequence[Forecast], *, num_devices: int) -> Iterator[str]:

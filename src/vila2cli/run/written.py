@@ -1,12 +1,12 @@
-"""What a stage that writes shards returns: its name, its folder, and the counts of all shards in it."""
+"""What a stage that writes shards or a layer returns: the counts of all shards in its folder."""
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from vila2cli.run.results import StageResult
+from vila2cli.run.results import StageResult, key
 from vila2cli.shards import ShardStats
 
 
@@ -36,3 +36,34 @@ class ShardsWritten(ShardStats, StageResult):
         why = ", ".join(f"{num:,} {reason}" for reason, num in self.dropped.items()) or "none"
         counts = f"{self.num_out:,} of {self.num_in:,} {self.SAMPLES}; {self.DROPPED}: {why}"
         yield f"{self.stage}: done ({self.out_dir}), {counts}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCounts(StageResult):
+    """The counts of a layer, by all workers: samples in and out of its complete shards, and images asked about.
+
+    `num_fewer_tiles` requests were shown in fewer tiles than there are of their pictures, to fit the context.
+    """
+
+    num_shards: int
+    num_in: int = key("in")
+    num_out: int = key("out")
+    dropped: Mapping[str, int]
+    num_rejected: int = key("rejected")
+    reject_rate: float
+    num_images: int = key("images")
+    num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
+
+
+def layer_counts(stats: ShardStats, *, num_shards: int, num_images: float) -> dict[str, Any]:
+    """The fields of `LayerCounts`."""
+    return {
+        "num_shards": num_shards,
+        "num_in": stats.num_in,
+        "num_out": stats.num_out,
+        "dropped": dict(stats.dropped),
+        "num_rejected": stats.num_rejected,
+        "reject_rate": stats.reject_rate,
+        "num_images": int(num_images),
+        "num_fewer_tiles": stats.num_fewer_tiles,
+    }

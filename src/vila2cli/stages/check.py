@@ -18,7 +18,8 @@ from vila2cli.image import decode_image
 from vila2cli.model.checkpoint import looks_local
 from vila2cli.model.sizes import PartSizes, num_parameters, part_sizes, training_bytes
 from vila2cli.ranks import num_cores
-from vila2cli.run.forecast import Counts
+from vila2cli.run.forecast import Counts, Forecast
+from vila2cli.run.results import StageResult
 from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, open_source, read_shard
@@ -50,6 +51,15 @@ class Finding:
 
     def line(self) -> str:
         return f"{'ok  ' if self.error is None else 'FAIL'}  {self.what}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked(StageResult):
+    """Everything that was looked at, and what the stages of the run will take."""
+
+    recipe: Path | None
+    checks: Sequence[Finding]
+    stages: Sequence[Forecast]
 
 
 def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:

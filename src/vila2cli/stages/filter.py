@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.ask.job import Job, LayerCounts, counts_of, write_layers
+from vila2cli.ask.job import AskedLayer, Job, counts_of, write_layers
 from vila2cli.engine import identify
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.filtering.choosing import choose
@@ -197,7 +197,7 @@ def scoring_inputs(job: FilterJob) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoresSummary(LayerCounts):
+class ScoresSummary(AskedLayer):
     """The counts of a layer of scores, and by which model they are."""
 
     stage: str
@@ -236,7 +236,7 @@ def _scoring(job: FilterJob) -> Job[ScoresSummary]:
         make_task=lambda engine: CaptionScorer(measure, settings.scores, _blank(job, engine), prompt),
         together=None if job.similarity is None else Similarity(settings.similarity_model),
         summarise=lambda layer: ScoresSummary(
-            stage=SCORES_LAYER, **{**who(job), **counts_of(layer, recipe.cost)}
+            stage=SCORES_LAYER, **who(job), **counts_of(layer.folder, job.names, recipe.cost)
         ),
         problem=lambda summary: None,
         title=FILTER,

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.files import refuse_foreign
 from vila2cli.report import build_page, render_page
 from vila2cli.report.cards import CARD_FILE, card, find_cards
-from vila2cli.report.listing import check_is_run
+from vila2cli.report.listing import RunTable, check_is_run, find_runs, run_table
 from vila2cli.run.folder import RunFolder, write_text
 from vila2cli.run.results import StageResult
 from vila2cli.settings.recipe import Recipe
@@ -32,6 +32,13 @@ class Cards(StageResult):
 
     def lines(self) -> Iterator[str]:
         return (f"card: {path}" for path in self.cards)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs(StageResult):
+    """The runs in a folder."""
+
+    runs: Sequence[RunTable]
 
 
 def report(recipe: Recipe | None = None, *, run_dir: Path, out: Path | None = None) -> Report:
@@ -64,3 +71,16 @@ def cards(recipe: Recipe, *, folder: Path, out: Path | None = None) -> Cards:
         write_text(path, card(checkpoint_or_layer, recipe))
         written.append(path)
     return Cards(written)
+
+
+def runs(recipe: Recipe, *, folder: Path) -> Runs:
+    """How far each run in a folder is, with its headline figures; of one run also its report's verdict.
+
+    Raises RecipeError where there is no such folder, DataError where it holds no run.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"there is no folder {folder}; name the folder that holds the runs")
+    found = find_runs(folder)
+    if not found:
+        raise DataError(f"there is no run in {folder}; a run folder has a folder round0")
+    return Runs([run_table(run_dir, recipe, with_verdict=len(found) == 1) for run_dir in found])

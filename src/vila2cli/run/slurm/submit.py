@@ -1,7 +1,8 @@
 """A run as jobs that wait for each other: what is complete or in the queue already is not submitted again."""
 
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json, refuse_foreign
 from vila2cli.run.folder import write_json, write_text
+from vila2cli.run.results import StageResult
 from vila2cli.run.slurm.emit import num_workers, script, submission, workers_per_task
 from vila2cli.run.slurm.queue import QueuedTask, cancel, submit_job, tasks_of
 from vila2cli.run.stages import Stage
@@ -58,6 +60,28 @@ class Record:
         write_json(self.path, {"jobs": [asdict(job) for job in jobs]})
 
 
+@dataclass(frozen=True, slots=True)
+class Scripts(StageResult):
+    """The sbatch scripts that were written, in the order of their stages; submit.sh lies beside them."""
+
+    scripts: Sequence[Path]
+
+    def lines(self) -> Iterator[str]:
+        yield from map(str, self.scripts)
+        yield f"submit them all with: bash {shlex.quote(str(self.scripts[0].parent / 'submit.sh'))}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageStates(StageResult):
+    """What was done with each stage, or how far it is, by its name."""
+
+    stages: Mapping[str, str]
+
+    def lines(self) -> Iterator[str]:
+        width = max(map(len, self.stages))
+        return (f"{name:<{width}}  {state}" for name, state in self.stages.items())
+
+
 def write_scripts(
     stages: Sequence[Stage],
     slurm: SlurmSettings,
@@ -65,7 +89,7 @@ def write_scripts(
     run_dir: Path,
     flags: Sequence[str],
     folder: Path | None = None,
-) -> list[Path]:
+) -> Scripts:
     """Write STAGE.sbatch of every stage, and submit.sh for all of them, into `folder` or `run_dir/slurm`."""
     folder = folder or run_dir / "slurm"
     paths = [folder / f"{stage.name}.sbatch" for stage in stages]
@@ -74,7 +98,7 @@ def write_scripts(
     for stage, path in zip(stages, paths, strict=True):
         write_text(path, script(stage, slurm, run_dir=run_dir, flags=flags))
     write_text(folder / "submit.sh", submission(list(zip(stages, paths, strict=True)), run_dir=run_dir))
-    return paths
+    return Scripts(paths)
 
 
 def submit(stages: Sequence[Stage], slurm: SlurmSettings, folder: Path) -> Iterator[tuple[str, str]]:
