@@ -1,6 +1,8 @@
 """What `vila2 check` finds before anything runs, on real small data, and how it ends."""
 
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from vila2cli.cli.app import main
 from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.build import build
 from vila2cli.model.sizes import num_parameters, part_sizes, training_bytes
+from vila2cli.run.recipe_file import store_recipe
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source
 from vila2cli.stages.check import find_offline
@@ -97,6 +100,41 @@ def test_unknown_keys_end_it_before_anything_is_looked_at(
     assert code == 2
     assert "did you mean recaption.temperature?" in text
     assert "ok" not in text.split()
+
+
+def test_a_typo_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "typo.toml").write_text("[recaption]\ntemperatur = 0.5\n")
+    script = (
+        "import sys\nfrom vila2cli.cli.app import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(code, sorted({'torch', 'transformers', 'numpy'} & sys.modules.keys()))"
+    )
+    words = [sys.executable, "-c", script, "check", str(tmp_path / "typo.toml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n"
+    assert (
+        "typo.toml:2: unknown setting recaption.temperatur; did you mean recaption.temperature?" in done.stderr
+    )
+
+
+def test_stages_that_were_made_with_other_settings_are_named(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ["recaption.temperature=0.7", "recaption.batch_size=7", "prompts.mine=Say it.", "eval.num_shots=2"]
+    made = load_recipe("world.toml", [*SETS, *sets])
+    for name in ("round1/recaption", "round1/eval", "round0/sft"):
+        (made.run_dir / name).mkdir(parents=True)
+        store_recipe(made.run_dir / name, made)
+    code, text = check(capsys)
+    assert code == 0, "a stage may look at them again"
+    notes = [line for line in text.splitlines() if line.startswith("note")]
+    assert len(notes) == 2
+    assert "round1/recaption was made with other settings: recaption.temperature was 0.7, now 0.0;" in notes[0]
+    assert "round1/eval was made with other settings: eval.num_shots was 2, now 0;" in notes[1]
+    assert "ok    stages: 1 folder made with these settings" in text
+    code, text = check(capsys, *(word for one in sets for word in ("--set", one)))
+    assert "note" not in text
+    assert "ok    stages: 3 folders made with these settings" in text
 
 
 def test_a_model_that_was_cut_off_is_told(tmp_path: Path) -> None:

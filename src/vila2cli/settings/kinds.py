@@ -51,7 +51,7 @@ NewTokens = Annotated[PositiveInt, setting("longest generated text, in tokens")]
 MaxRejects = Annotated[
     float,
     setting(
-        "share of samples with no good caption above which the stage fails; one alone never counts, unless this is 0",
+        "share of samples with no good caption above which the stage fails; one alone fails it only at 0",
         decides=False,
         ge=0,
         le=1,
@@ -60,7 +60,7 @@ MaxRejects = Annotated[
 MaxUnusable = Annotated[
     float,
     setting(
-        "share of unusable samples above which the stage fails; one alone never counts, unless this is 0",
+        "share of unusable samples above which the stage fails; one alone fails it only at 0",
         decides=False,
         ge=0,
         le=1,

@@ -18,8 +18,10 @@ from vila2cli.image import decode_image
 from vila2cli.model.checkpoint import looks_local
 from vila2cli.model.sizes import PartSizes, num_parameters, part_sizes, training_bytes
 from vila2cli.ranks import num_cores
+from vila2cli.run.cost import counted
 from vila2cli.run.forecast import Counts, Forecast
 from vila2cli.run.results import StageResult
+from vila2cli.run.stored import made_otherwise
 from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, open_source, read_shard
@@ -40,17 +42,19 @@ _LAYER_BYTES = 1500
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: what was found, or the error that a stage would end with."""
+    """One thing that was looked at: what was found, odd or not, or the error that a stage would end with."""
 
     what: str
     text: str
     error: type[Vila2Error] | None = None
+    is_odd: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {"check": self.what, "text": self.text, "ok": self.error is None}
 
     def line(self) -> str:
-        return f"{'ok  ' if self.error is None else 'FAIL'}  {self.what}: {self.text}"
+        found = "FAIL" if self.error else "note" if self.is_odd else "ok  "
+        return f"{found}  {self.what}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,16 @@ def check_recipe(recipe: Recipe, counts: Counts) -> Iterator[Finding]:
     yield from _data(recipe)
     yield from _models(recipe)
     yield from _disk(recipe, counts)
+    yield from _stages(recipe)
+
+
+def _stages(recipe: Recipe) -> Iterator[Finding]:
+    """What there is of the run, and which of it was made with other settings."""
+    num, others = made_otherwise(recipe)
+    if num > len(others):
+        yield Finding("stages", f"{counted(num - len(others), 'folder')} made with these settings")
+    for text in others:
+        yield Finding("stages", f"{text}; give the --set of that run again, or go on elsewhere", is_odd=True)
 
 
 def _try(what: str, check: Callable[[], str]) -> Finding:
