@@ -44,6 +44,7 @@ class DryRunOfStage(StageResult):
     inputs: Sequence[str]
     missing: Sequence[str]
     worker: str
+    limit: int | None = None
     out: Path
     origins: Mapping[str, str]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vila2cli.cli.documents import FilesOfFormats, Stored
-from vila2cli.cli.options import DryRun, Model, Out, RecipeFile, Round, Sets, WorkerText
+from vila2cli.cli.options import DryRun, Limit, Model, Out, RecipeFile, Round, Sets, WorkerText
 from vila2cli.cli.paths import Paths, default_out, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
@@ -50,6 +50,7 @@ def evaluate(
     out: Out = None,
     round: Round = None,
     worker: WorkerText = None,
+    limit: Limit = None,
     score_only: Annotated[
         list[Path] | None,
         typer.Option(
@@ -71,11 +72,11 @@ def evaluate(
         return
     settings = open_recipe(recipe, sets)
     if score_only:
-        if model is not None or round is not None:
-            raise RecipeError("--score-only asks no model: leave out --model and --round")
+        if model is not None or round is not None or limit is not None:
+            raise RecipeError("--score-only asks no model: leave out --model, --round and --limit")
         _score_only(settings, score_only, tasks, out)
         return
-    paths = Paths(settings, round)
+    paths = Paths(settings, round, limit)
     chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
     specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
     plan = paths.plan(
@@ -86,7 +87,13 @@ def evaluate(
     from vila2cli.stages.evaluate import evaluate as run_stage
 
     summary = run_stage(
-        settings, model=chosen_model, tasks=specs, out=plan.out, round=plan.round_number, worker=plan.worker
+        settings,
+        model=chosen_model,
+        tasks=specs,
+        out=plan.out,
+        round=plan.round_number,
+        worker=plan.worker,
+        limit=limit,
     )
     if isinstance(summary, Unfinished):
         print_progress(plan, summary, "answered", "metrics.json is written when all are")

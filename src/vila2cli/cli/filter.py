@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.cli.options import Base, DryRun, Limit, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
@@ -44,6 +44,7 @@ def filter_command(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
+    limit: Limit = None,
     tasks: Tasks = None,
     where: Where = None,
     top: Top = None,
@@ -65,7 +66,7 @@ def filter_command(
     vila2 filter --shards coyo --where 'width >= 200' 'aspect <= 3' --top clip_similarity_vitl14:0.2
     """
     settings = open_recipe(recipe, [*(sets or ()), *_chosen(where, top)])
-    paths = Paths(settings, round)
+    paths = Paths(settings, round, limit)
     plan = _plan(paths, shards=shards, model=model, out=out, worker=worker, base=base)
     if not ready(plan, dry_run=dry_run, redo=True):
         return
@@ -84,6 +85,7 @@ def filter_command(
             base=base,
             tasks=tasks or (),
             random=random,
+            limit=limit,
         )
     except RejectBudgetError:  # everything is written, and the examples show why
         if explain:
@@ -130,7 +132,7 @@ def _explain(plan: Plan) -> None:
     from vila2cli.filtering.examples import explain
     from vila2cli.shards import open_source
 
-    source = open_source(plan.shards, base=plan.base)
+    source = open_source(plan.shards, base=plan.base, limit=plan.limit)
     for line in explain(plan.out, source, plan.recipe.filter.captions):
         say(line)
 

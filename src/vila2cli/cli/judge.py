@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.cli.documents import DryRunOfPage
-from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.cli.options import Base, DryRun, Limit, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
@@ -36,6 +36,7 @@ def judge(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
+    limit: Limit = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -55,8 +56,9 @@ def judge(
     """
     if context.invoked_subcommand is not None:
         return
-    settings = open_recipe(recipe, sets)
-    paths = Paths(settings, round)
+    drawn = [] if limit is None else [f"judge.num_samples={limit}"]
+    settings = open_recipe(recipe, [*(sets or ()), *drawn])
+    paths = Paths(settings, round, limit)
     chosen = layers or _judged_layers(paths)
     if len(chosen) < 2:
         raise RecipeError("judging needs two or more --layers, or --round N with a recipe")

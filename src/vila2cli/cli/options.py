@@ -75,6 +75,12 @@ WorkerText = Annotated[
         "auto/N in the pods of an indexed Kubernetes job.",
     ),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", metavar="N", min=1, help="Try it on the first N samples, in a folder limit-N of their own."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, inputs and outputs, and do nothing.")]
 
 

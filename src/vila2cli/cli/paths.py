@@ -34,6 +34,7 @@ class Plan:
     model: str | None = None
     shards: tuple[str, ...] = ()
     base: str | None = None
+    limit: int | None = None
     worker: Worker = field(default_factory=Worker)
     layer: str = "recaption"
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -92,8 +93,8 @@ def parse_round(text: str | None) -> int | str | None:
 class Paths:
     """Settles each path of a stage: as given, else from the run folder of a round, else by default."""
 
-    def __init__(self, recipe: Recipe, round_text: str | None) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, round_text: str | None, limit: int | None = None) -> None:
+        self.recipe, self.limit = recipe, limit
         self.round = parse_round(round_text)
         self.folder = RunFolder(recipe.run_dir)
         self.origins: dict[str, str] = {}
@@ -154,9 +155,13 @@ class Paths:
         return tuple(given) if given else tuple(map(str, fallback))
 
     def out(self, given: Path | None, in_run: Path | None, stage: str, model: str | None, near: str) -> Path:
-        """The output: in the round's folder, else beside the data as `STAGE-MODEL`."""
+        """The output: in the round's folder, else beside the data as `STAGE-MODEL`.
+
+        What is made of a limit's samples alone lies apart, where no later stage and no report looks for it.
+        """
         self.origins["out"] = "--out" if given else "run folder" if in_run else "default"
-        return given or in_run or default_out(stage, model, near)
+        folder = in_run or default_out(stage, model, near)
+        return given or (folder if self.limit is None else folder.parent / f"limit-{self.limit}" / folder.name)
 
     def plan(self, kind: str, sections: Sequence[str], out: Path | None, near: str = "", **more: Any) -> Plan:
         """The plan of a stage of the round, whose output lies `near` the first of its shards by default."""
@@ -185,7 +190,13 @@ class Paths:
     def _plan(
         self, stage: str, kind: str, round: int | str | None, sections: Sequence[str], out: Path, **more: Any
     ) -> Plan:
-        given = {"recipe": self.recipe, "sections": tuple(sections), "origins": self.origins, **more}
+        given = {
+            "recipe": self.recipe,
+            "sections": tuple(sections),
+            "origins": self.origins,
+            "limit": self.limit,
+            **more,
+        }
         return Plan(stage=stage, kind=kind, round=round, out=out, **given)
 
 

@@ -12,6 +12,7 @@ from vila2cli.errors import DataError, ModelError
 from vila2cli.files import DEFAULT_DRAFT, DEFAULT_MAX_PIXELS, read_json
 from vila2cli.ranks import parse_rank
 from vila2cli.run.child import is_started
+from vila2cli.run.cost import counted
 from vila2cli.run.folder import check_same, read_manifest, to_manifest
 from vila2cli.run.stages import is_summed_up, reject_budget
 from vila2cli.run.workers import select, who_counts
@@ -44,6 +45,8 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     elif plan.recipe.path is None:
         say("recipe: none, settings are the defaults")
     say(f"{plan.title}: writing {plan.out}")
+    if plan.limit is not None:
+        say(f"of the first {counted(plan.limit, 'sample')} alone, as --limit says")
     if how := _how_split(plan):
         say(how)
     return True
@@ -174,7 +177,7 @@ def _is_whole(plan: Plan) -> bool:
         return False
     if not is_summed_up(plan.out, reject_budget(plan.recipe, plan.kind, plan.layer)):
         return False
-    shards = select(open_source(plan.shards, base=plan.base).shards, plan.worker)
+    shards = select(open_source(plan.shards, base=plan.base, limit=plan.limit).shards, plan.worker)
     if not {shard.name for shard in shards} <= done(plan.out):
         return False
     try:
@@ -195,6 +198,7 @@ def _dry_run(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> DryRun
         inputs=found,
         missing=[redacted(spec) for spec in missing],
         worker=str(plan.worker),
+        limit=plan.limit,
         out=plan.out,
         origins=plan.origins,
     )
@@ -212,6 +216,9 @@ def _dry_run_lines(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> 
     if plan.kind == "pretrain" and plan.model is not None:
         phases = " and ".join(plan.recipe.pretrain.phases)
         yield f"pretraining continues from the model, not from scratch: {phases}"
+    if plan.limit is not None:
+        of_each = " of each task" if plan.kind == "eval" else ""
+        yield f"limit: the first {counted(plan.limit, 'sample')}{of_each}"
     if plan.shards:
         noun = "tasks" if plan.kind == "eval" else "shards"
         yield f"{noun}: {_span(found)}  # {plan.origins.get('shards', 'recipe')}"

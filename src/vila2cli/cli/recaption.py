@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.cli.options import Base, DryRun, Limit, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_summary
 from vila2cli.cli.ready import ready
@@ -35,6 +35,7 @@ def recaption(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
+    limit: Limit = None,
     layer: Layers = None,
     rewrite: Annotated[
         bool,
@@ -64,7 +65,7 @@ def recaption(
     from vila2cli.stages.recaption import check_settings
 
     settings = open_recipe(recipe, sets)
-    paths = Paths(settings, round)
+    paths = Paths(settings, round, limit)
     if paths.round == 0 or isinstance(paths.round, str):
         raise RecipeError(f"--round {paths.round}: recaptioning starts at round 1, with round 0's model")
     layers = _layers(settings, layer, rewrite=rewrite)
@@ -84,6 +85,8 @@ def recaption(
         own = {name: out / name if out and len(layers) > 1 else out for name in layers}
         plans = {name: paths.plan_of_captions(name, folder, **given) for name, folder in own.items()}
     check_settings(settings, rewrite=rewrite, layers=layers)
+    if estimate and limit is not None:
+        raise RecipeError("--estimate reckons with all samples and writes none; leave out --limit")
     if estimate and not dry_run:
         _estimate(plans, rewrite=rewrite)
     else:
@@ -124,13 +127,15 @@ def _estimate(plans: Mapping[str, Plan], *, rewrite: bool) -> None:
 
 def _inputs(plans: Mapping[str, Plan], layer: str, *, rewrite: bool) -> Mapping[str, Any]:
     """What the stage would say that a layer was made from."""
+    from vila2cli.shards import open_source
     from vila2cli.stages.recaption import to_job, to_jobs
 
     plan = plans[layer]
-    given = (plan.recipe, plan.shards, plan.model or "", plan.round_number, plan.base)
+    source = open_source(plan.shards, base=plan.base, limit=plan.limit)
+    given = (source, plan.model or "", plan.round_number)
     if rewrite:
-        return to_job(*given, rewrite=True).inputs
-    jobs = to_jobs(plan.recipe, list(plans), *given[1:])
+        return to_job(plan.recipe, *given, rewrite=True).inputs
+    jobs = to_jobs(plan.recipe, list(plans), *given)
     return next(job.inputs for job in jobs if job.layer == layer)
 
 
@@ -154,6 +159,7 @@ def _run(plans: Mapping[str, Plan], *, rewrite: bool, merge: bool, dry_run: bool
         "round": plan.round_number,
         "worker": plan.worker,
         "base": plan.base,
+        "limit": plan.limit,
     }
     if rewrite:
         summaries = [recaption(plan.recipe, out=plan.out, rewrite=True, **shared)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vila2cli.cli.options import Base, DryRun, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.cli.options import Base, DryRun, Limit, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_summary
 from vila2cli.cli.processes import trained_apart
@@ -41,6 +41,7 @@ def specialize(
     round: Round = None,
     worker: WorkerText = None,
     base: Base = None,
+    limit: Limit = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -58,7 +59,7 @@ def specialize(
     settings = open_recipe(recipe, sets)
     of_round = round or str(settings.rounds)
     specialists = {one: stage.settings_of(settings, one) for one in name}
-    _check_options(list(specialists), model, shards, relabel=relabel)
+    _check_options(list(specialists), model, shards, limit, relabel=relabel)
     if not relabel:
         paths, given = Paths(settings, of_round), model[0] if model else None
         plan = _train_plan(paths, name[0], specialists[name[0]], model=given, out=out)
@@ -69,7 +70,7 @@ def specialize(
     models: list[str | None] = [*model] if model else [None] * len(specialists)
     plans = {
         one: _relabel_plan(
-            Paths(settings, of_round),
+            Paths(settings, of_round, limit),
             one,
             model=given,
             shards=shards,
@@ -87,16 +88,21 @@ def specialize(
     if not todo:
         return
     plan = plans[todo[0].name]
-    summaries = stage.relabel(settings, todo, shards=list(plan.shards), worker=plan.worker, base=plan.base)
+    given: dict[str, Any] = {"shards": list(plan.shards), "base": plan.base, "limit": limit}
+    summaries = stage.relabel(settings, todo, worker=plan.worker, **given)
     for one, summary in zip(todo, summaries, strict=True):
         print_summary(plans[one.name], summary)
 
 
-def _check_options(names: list[str], model: Models, shards: Shards, *, relabel: bool) -> None:
+def _check_options(names: list[str], model: Models, shards: Shards, limit: Limit, *, relabel: bool) -> None:
     """Raise RecipeError for options that do not go together."""
     if not relabel and shards:
         raise RecipeError(
             f"a specialist is trained on specialists.{names[0]}.data; --shards goes with --relabel"
+        )
+    if not relabel and limit is not None:
+        raise RecipeError(
+            f"--limit goes with --relabel; specialists.{names[0]}.max_samples bounds what one is trained on"
         )
     if not relabel and len(names) > 1:
         raise RecipeError("specialists are trained one at a time; several --name go with --relabel")
@@ -108,7 +114,7 @@ def _relabel_inputs(recipe: Recipe, name: str, plan: Plan) -> dict[str, Any]:
     from vila2cli.shards import open_source
     from vila2cli.stages.specialize import relabel_inputs
 
-    source = open_source(plan.shards, base=plan.base)
+    source = open_source(plan.shards, base=plan.base, limit=plan.limit)
     return relabel_inputs(recipe, name=name, model=plan.model or "", source=source)
 
 

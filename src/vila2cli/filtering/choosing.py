@@ -102,6 +102,7 @@ def choosing_inputs(job: FilterJob) -> dict[str, Any]:
         "chosen_by": "metadata",
         "settings": job.settings.deciding(),
         **filter_inputs(job.source.layers),
+        **job.source.limit(),
     }
 
 

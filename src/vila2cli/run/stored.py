@@ -35,7 +35,8 @@ def made_otherwise(recipe: Recipe) -> tuple[int, list[str]]:
             except RecipeError as error:
                 texts.append(str(error))
                 continue
-            if changed := difference(*(_deciding(one, stage, folder) for one in (stored, recipe))):
+            before, now = (_deciding(one, stage, folder) for one in (stored, recipe))
+            if changed := difference(before, now):
                 texts.append(f"{folder} was made with other settings: {changed}")
     return num, texts
 

@@ -54,7 +54,13 @@ class Source:
         return {
             "shards": {shard.name: [layer.layer for layer in shard.layers] for shard in self.shards},
             "layers": {info.name: info.digest for info in self.layers},
+            **self.limit(),
         }
+
+    def limit(self) -> dict[str, dict[str, int]]:
+        """For a manifest: how many first samples are meant of the shards that are cut; nothing of others."""
+        first = {shard.name: shard.first for shard in self.shards if shard.first is not None}
+        return {"first": first} if first else {}
 
     def digest(self) -> dict[str, str]:
         """SHA-256 of every part by its name, see `Shard.parts`.
@@ -154,6 +160,7 @@ def _engine_of(layer_json: Mapping[str, Any]) -> dict[str, str]:
 
 def _base_json(folder: Path, shard: Shard) -> dict[str, Any]:
     value: dict[str, Any] = _location(folder, shard.url) | {"name": shard.name}
+    value |= {} if shard.first is None else {"first": shard.first}
     if shard.layers:
         value["layers"] = [_location(folder, below.url) | {"name": below.layer} for below in shard.layers]
     return value

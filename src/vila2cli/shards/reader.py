@@ -35,11 +35,15 @@ class LayerShard:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A base tar and the layer tars over it; `name` is unique in its source and names every output."""
+    """A base tar and the layer tars over it; `name` is unique in its source and names every output.
+
+    `first` is how many of its samples there are for whoever reads it, None for all of them.
+    """
 
     name: str
     url: str
     layers: tuple[LayerShard, ...] = ()
+    first: int | None = None
 
     def parts(self) -> dict[str, str]:
         """The place of each tar by a name of its own: "000001", "000001+recaption", "000001+recaption.2"."""
@@ -73,7 +77,8 @@ def read_shard(
 
     `on_note` gets what is legal and yet suspicious, a missing end marker above all; without it
     that is a DataWarning. `fingerprints` is filled with that of every part read, by the names of `parts`.
-    Only keys that it `takes` are read, where that is given.
+    Only keys that it `takes` are read, where that is given. Of a shard of which the `first` samples are meant
+    no more is read.
     """
     check_is_base(shard.url)
     note = _warn(shard.url) if on_note is None else on_note
@@ -108,7 +113,7 @@ def _joined(
     takes: Callable[[str], bool] | None = None,
 ) -> Iterator[Sample]:
     seen: dict[str, frozenset[str]] = {}
-    for group in groups:
+    for group in islice(groups, shard.first):
         is_taken = takes is None or takes(group.key)
         try:
             _check_new(group, seen)
@@ -126,7 +131,7 @@ def _joined(
         )
     if not seen:
         raise DataError(_empty_message(shard.url))
-    for layer in layers if verify else ():
+    for layer in layers if verify and shard.first is None else ():
         missing = next((key for key in layer.records.by_key if key not in seen), None)
         if missing is not None:
             raise DataError(
@@ -183,7 +188,9 @@ def _warn(place: str) -> Callable[[str], None]:
 def num_samples(shard: Shard) -> int:
     """Samples plus rejects that `read_shard` will meet: from a stats file where it fits, else by headers."""
     known = known_num_samples(shard)
-    return sum(1 for _ in _groups(shard.url, lambda name: False)) if known is None else known
+    return (
+        sum(1 for _ in islice(_groups(shard.url, lambda name: False), shard.first)) if known is None else known
+    )
 
 
 def known_num_samples(shard: Shard) -> int | None:
@@ -195,8 +202,9 @@ def known_num_samples(shard: Shard) -> int | None:
         stats = stats_path(tar)
         if stats.is_file() and tar.is_file():
             known = read_stats(stats)
-            if known.get("bytes") == tar.stat().st_size and isinstance(known.get(field_name), int):
-                return int(known[field_name])
+            num = known.get(field_name)
+            if known.get("bytes") == tar.stat().st_size and isinstance(num, int):
+                return num if shard.first is None else min(num, shard.first)
     return None
 
 

@@ -6,7 +6,7 @@ and tarfiles (bytes of an archive), reader (one shard to samples), layers and re
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from os.path import normpath
 from pathlib import Path
@@ -38,7 +38,7 @@ from vila2cli.shards.places import (
     tar_stem,
     typed,
 )
-from vila2cli.shards.reader import LayerShard, Shard
+from vila2cli.shards.reader import LayerShard, Shard, num_samples
 from vila2cli.shards.records import LAYER_FILE, made_from
 from vila2cli.shards.streams import file_system, fingerprint, persistently
 
@@ -54,7 +54,7 @@ def expand(specs: Sequence[str | Path]) -> list[str]:
     return list(dict.fromkeys(tar for spec in specs for match in find(spec) for tar in match.tars))
 
 
-def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Source:
+def open_source(specs: Sequence[str | Path], *, base: str | None = None, limit: int | None = None) -> Source:
     """Join base shards with the layers over them; `specs` may mix base tars, layer tars and layer folders.
 
     Text is what the user typed, and a `pipe:` command in it is run; what was found or recorded is a Path.
@@ -64,6 +64,7 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Sour
     base shards are now, or the `pipe:` commands that give them. What a layer.json names is never run, and a
     URL in it is read with the credentials of the one that was typed, where that is the same place.
     A base named several times is read once, with all annotations in the order given.
+    With a `limit` the first so many samples are all there are; a layer over them has no others, either.
     Raises DataError for what is missing, an unfinished layer folder, a base that has changed, or layers over
     two copies of one base; a remote shard is asked for only when it is read.
     """
@@ -77,15 +78,29 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None) -> Sour
         for tar in match.tars:
             manifest = manifests[folder(tar)]
             here = _Joined(tar) if manifest is None else _resolve(tar, manifest, base, given)
-            joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here.layers)
+            joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here)
     if not joined:
         raise DataError("no shards were given; name them with --shards")
     _refuse_copies(list(joined.values()))
     names = _unique_names(list(joined.values()))
     shards = [
-        Shard(name, tar.place, tuple(tar.layers)) for name, tar in zip(names, joined.values(), strict=True)
+        Shard(name, tar.place, tuple(tar.layers), tar.first)
+        for name, tar in zip(names, joined.values(), strict=True)
     ]
+    shards = shards if limit is None else _first_samples(shards, limit)
     return Source(tuple(shards), tuple(_layer_infos(shards, manifests)))
+
+
+def _first_samples(shards: Sequence[Shard], limit: int) -> list[Shard]:
+    """The shards that hold the first `limit` samples and rejects, the last of them cut to what is left."""
+    kept: list[Shard] = []
+    for shard in shards:
+        has = num_samples(replace(shard, first=limit + 1 if shard.first is None else shard.first))
+        kept.append(shard if has <= limit else replace(shard, first=limit))
+        limit -= min(has, limit)
+        if not limit:
+            break
+    return kept
 
 
 class _Manifests(dict[str, dict[str, Any] | None]):
@@ -105,14 +120,20 @@ def _layer_infos(shards: Sequence[Shard], manifests: _Manifests) -> Iterator[Lay
 
 @dataclass(slots=True)
 class _Joined:
-    """A base tar with the layer tars found for it so far; `name` is the one a layer knows it by."""
+    """A base tar with the layer tars found for it so far; `name` is the one a layer knows it by.
+
+    The `first` samples are those that all of the layers are about, None where they are about all.
+    """
 
     place: str
     name: str = ""
     layers: list[LayerShard] = field(default_factory=list)
+    first: int | None = None
 
-    def add(self, layers: list[LayerShard]) -> None:
-        self.layers += [layer for layer in layers if layer not in self.layers]
+    def add(self, other: "_Joined") -> None:
+        self.layers += [layer for layer in other.layers if layer not in self.layers]
+        if other.first is not None:
+            self.first = other.first if self.first is None else min(self.first, other.first)
 
 
 def _identity(place: str) -> str:
@@ -155,7 +176,7 @@ def _resolve(tar: str, manifest: Mapping[str, Any], base: str | None, given: Seq
         layers.append(LayerShard(str(below["name"]), place))
     layers.append(LayerShard(str(manifest["layer"]), tar))
     place = _base_place(tar, entry, given) if base is None else _moved_base(tar, entry, typed(base))
-    return _Joined(place, name, layers)
+    return _Joined(place, name, layers, entry.get("first"))
 
 
 def _moved_base(tar: str, entry: Mapping[str, Any], base: str) -> str:

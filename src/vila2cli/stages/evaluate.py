@@ -44,12 +44,14 @@ def evaluate(
     tasks: Sequence[str | Path] = (),
     round: int | None = None,
     worker: Worker | None = None,
+    limit: int | None = None,
 ) -> Metrics | Unfinished:
     """Score `model` on tasks (default: `eval.tasks` of the recipe) and write metrics.json.
 
     A worker asks its part of the shards; while others have theirs to do, what is returned says how far
     all are. Shards that are complete are not asked again, but for questions that a
     server left unanswered.
+    With a `limit` each task is scored on its first so many samples, and no figure is official.
     Answers of a server are kept as they come, so that none is paid for twice whatever ends an eval.
     Raises DataError for tasks that cannot be read, RecipeError when `out` was made with other inputs or a task
     needs a judge that is not given, and RejectBudgetError when more samples of a task are unusable than
@@ -59,7 +61,7 @@ def evaluate(
     if not chosen:
         raise RecipeError("no tasks to evaluate; name task folders with --tasks or eval.tasks")
     check_judge(recipe, chosen)
-    sources = {task.name: open_source([task.folder]) for task in chosen}
+    sources = {task.name: open_source([task.folder], limit=limit) for task in chosen}
     folder, worker = Path(out), worker or Worker()
     recipe = as_begun(recipe, [folder])
     written = folder / "metrics.json"
@@ -88,8 +90,18 @@ def evaluate(
                 return Metrics.of(read_json(written))
             answers.refresh()
             metrics = _metrics(subject, folder, chosen, layers, answers, stop)
+            if limit is not None:
+                _say_limited(metrics, limit)
             write_json(written, metrics)
     return Metrics.of(metrics)
+
+
+def _say_limited(metrics: dict[str, Any], limit: int) -> None:
+    """No figure of a task's first samples alone is official."""
+    metrics["limit"] = limit
+    for entry in metrics["tasks"].values():
+        entry["official"] = False
+        entry["doubts"] = [f"of the first {limit:,} samples at most", *entry.get("doubts", ())]
 
 
 def _changed(path: Path) -> int | None:

@@ -53,20 +53,23 @@ def filter_samples(
     base: str | None = None,
     tasks: Sequence[str] = (),
     random: bool = False,
+    limit: int | None = None,
 ) -> FilterSummary | Unfinished:
     """Score the worker's part of `shards`; when all of them are scored, write the filter layer `out`.
 
     Images of `tasks` (default: `eval.tasks` of the recipe) are dropped. With `random` a control of as
     many samples drawn at random is written to `out-random`. Until all shards are scored, or while another
-    worker decides, what is returned is `Unfinished`. Raises RecipeError for settings that contradict each
+    worker decides, what is returned is `Unfinished`. With a `limit` the first so many samples are all there
+    are. Raises RecipeError for settings that contradict each
     other or what `out` was scored with, ModelError, DataError, Interrupted after a signal, and
     RejectBudgetError once everything is written when too much of it could not be scored or nothing is kept.
     """
     check_settings(recipe.filter, model)
+    source = open_source(shards, base=base, limit=limit)
     out_dir, worker = Path(out), worker or Worker()
     for folder in [out_dir, control_dir(out_dir)] if random else [out_dir]:
         _refuse_foreign(folder)
-    job = _job(recipe, shards, model=model, out_dir=out_dir, round=round, base=base, tasks=tasks)
+    job = _job(recipe, source, model=model, out_dir=out_dir, round=round, tasks=tasks)
     job = replace(job, recipe=as_begun(recipe, [job.scores_dir]))
     if recipe.filter.needs_header_only and not random and not _has_scores(out_dir):
         summary = choose(job, worker)
@@ -100,16 +103,14 @@ def filter_samples(
 
 def _job(
     recipe: Recipe,
-    shards: Sequence[str],
+    source: Source,
     *,
     model: str | Path | None,
     out_dir: Path,
     round: int | None,
-    base: str | None,
     tasks: Sequence[str],
 ) -> FilterJob:
     settings, similarity = recipe.filter, None
-    source = open_source(shards, base=base)
     _check_captions(settings, source)
     if "similarity" in settings.scores:
         weights = weights_sha256(resolve_model(settings.similarity_model))
@@ -192,6 +193,7 @@ def scoring_inputs(job: FilterJob) -> dict[str, Any]:
         **recipe.data.limits(),
         "separator": recipe.pretrain.main.separator,
         **filter_inputs(job.source.layers),
+        **job.source.limit(),
         **models,
     }
 

@@ -40,15 +40,18 @@ def recaption(
     worker: Worker | None = None,
     base: str | None = None,
     rewrite: bool = False,
+    limit: int | None = None,
 ) -> CaptionSummary:
     """Caption the worker's part of `shards` into the layer folder `out`, going on where it stopped.
 
     One prompt of the recipe is drawn per image, the same for every worker split. With `rewrite` the two
     captions of each sample of a recaption layer are merged instead; where a merge fails the checks or says what
-    neither caption says, the captions named in rewrite.fallback are joined. Raises as `write_layers` does, and
+    neither caption says, the captions named in rewrite.fallback are joined. With a `limit` the first so many
+    samples are all there are. Raises as `write_layers` does, and
     DataError when there are no recaptions to rewrite.
     """
-    job = to_job(as_begun(recipe, [Path(out)]), shards, str(model), round, base, rewrite=rewrite)
+    source = open_source(shards, base=base, limit=limit)
+    job = to_job(as_begun(recipe, [Path(out)]), source, str(model), round, rewrite=rewrite)
     return write_layers([(job, Path(out))], worker)[0]
 
 
@@ -61,6 +64,7 @@ def write_captions(
     round: int | None,
     worker: Worker | None = None,
     base: str | None = None,
+    limit: int | None = None,
 ) -> list[CaptionSummary]:
     """Write several caption layers in one pass, each into its folder of `outs`; summaries in that order.
 
@@ -68,7 +72,7 @@ def write_captions(
     sample. Raises as `recaption` does.
     """
     recipe = as_begun(recipe, outs.values())
-    jobs = to_jobs(recipe, list(outs), shards, str(model), round, base)
+    jobs = to_jobs(recipe, list(outs), open_source(shards, base=base, limit=limit), str(model), round)
     summaries = write_layers([(job, outs[job.layer]) for job in jobs], worker)
     by_layer = {job.layer: summary for job, summary in zip(jobs, summaries, strict=True)}
     return [by_layer[layer] for layer in outs]
@@ -85,9 +89,10 @@ def estimate(
     layers: Sequence[str] = (LAYER,),
 ) -> CostEstimate:
     """What a pass will cost, from the first 64 samples; nothing is written."""
+    source = open_source(shards, base=base)
     if rewrite:
-        return estimate_jobs([to_job(recipe, shards, str(model), round, base, rewrite=True)])
-    return estimate_jobs(to_jobs(recipe, layers, shards, str(model), round, base))
+        return estimate_jobs([to_job(recipe, source, str(model), round, rewrite=True)])
+    return estimate_jobs(to_jobs(recipe, layers, source, str(model), round))
 
 
 def check_settings(recipe: Recipe, *, rewrite: bool, layers: Sequence[str] = (LAYER,)) -> None:
@@ -101,40 +106,32 @@ def check_settings(recipe: Recipe, *, rewrite: bool, layers: Sequence[str] = (LA
 
 
 def to_jobs(
-    recipe: Recipe,
-    layers: Sequence[str],
-    shards: Sequence[str],
-    model: str,
-    round: int | None,
-    base: str | None,
+    recipe: Recipe, layers: Sequence[str], source: Source, model: str, round: int | None
 ) -> list[Job[CaptionSummary]]:
     """The jobs of several caption layers, in an order in which they can be written in one pass.
 
     Raises RecipeError for a prompt that takes a layer which is neither among these nor of the shards.
     """
-    source = open_source(shards, base=base)
     jobs: dict[str, Job[CaptionSummary]] = {}
     for layer in in_order(recipe, layers):
         check_used(recipe, layer, layers, {info.name for info in source.layers})
         taken = {name.partition("@")[0] for name in layers_used(recipe, layer)}
         used = {name: job for name, job in jobs.items() if name in taken}
-        jobs[layer] = to_job(recipe, shards, model, round, base, layer=layer, source=source, used=used)
+        jobs[layer] = to_job(recipe, source, model, round, layer=layer, used=used)
     return list(jobs.values())
 
 
 def to_job(
     recipe: Recipe,
-    shards: Sequence[str],
+    source: Source,
     model: str,
     round: int | None,
-    base: str | None,
     *,
     rewrite: bool = False,
     layer: str = LAYER,
-    source: Source | None = None,
     used: Mapping[str, Job[CaptionSummary]] = MappingProxyType({}),
 ) -> Job[CaptionSummary]:
-    """Captioning or rewriting as a job over these shards; raises as `recaption` does before it begins.
+    """Captioning or rewriting as a job over this source; raises as `recaption` does before it begins.
 
     `used` are the jobs of the same pass whose captions its prompts take.
     """
@@ -143,7 +140,6 @@ def to_job(
     stage: AskingStage = "rewrite" if rewrite else "recaption"
     settings = recipe.rewrite if rewrite else recipe.captions_of(layer)
     table = stage if rewrite or layer == LAYER else f"captions.{layer}"
-    source = source or open_source(shards, base=base)
     if rewrite:
         _check_recaptioned(source)
     provenance = Provenance.of(model, settings, recipe.api, recipe.engine_of(stage), round)

@@ -119,16 +119,18 @@ def relabel(
     shards: Sequence[str],
     worker: Worker | None = None,
     base: str | None = None,
+    limit: int | None = None,
 ) -> list[Relabelled]:
     """Let specialists answer their generation prompts for every image; write question-answer turns as layers.
 
     The question filed with an answer is drawn from the specialist's pool, apart from the prompt that
     produced it (VILA^2 section 2.2.1; released loader `coyo_qa.py`). Those who are adapters over the same
     checkpoint answer together, in one engine and one pass over the shards, and write what each would write
-    alone. One who fails does not keep the others from answering. The engine is that of [recaption]. Returns
-    the summaries; raises as `recaption` does, of several errors the first.
+    alone. One who fails does not keep the others from answering. The engine is that of [recaption]. With a
+    `limit` the first so many samples are all there are. Returns the summaries; raises as `recaption` does, of
+    several errors the first.
     """
-    source = open_source(shards, base=base)
+    source = open_source(shards, base=base, limit=limit)
     recipe = as_begun(recipe, [one.out for one in answering])
     return write_layers([(_relabelling(recipe, one, source), one.out) for one in answering], worker)
 
