@@ -1,17 +1,20 @@
 """`--json`: every command has it, and prints one document on stdout and nothing else, whatever comes of it."""
 
+import ast
 import importlib
 import json
 import re
 import subprocess
 import sys
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.core import TyperGroup
 
+from vila2cli import cli
 from vila2cli.cli.app import main, program
 from vila2cli.run.results import StageResult
 from vila2cli.train.job import TrainSummary
@@ -34,6 +37,19 @@ def test_every_command_has_the_option() -> None:
     assert len(options) > 30
     assert {("eval",), ("eval", "compare"), ("shards", "check"), ("slurm", "submit")} <= options.keys()
     assert not [words for words, known in options.items() if "--json" not in known]
+
+
+def test_an_option_of_several_commands_is_declared_once() -> None:
+    declared = Counter(
+        (getattr(call.args[0], "value", "") if call.args else "", help.value.value)
+        for path in Path(cli.__path__[0]).glob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "typer.Option"
+        for help in call.keywords
+        if help.arg == "help" and isinstance(help.value, ast.Constant)
+    )
+    assert declared.total() > 80
+    assert not [option for option, num in declared.items() if num > 1]
 
 
 def returned(annotation: object) -> Iterator[type]:

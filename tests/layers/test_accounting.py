@@ -17,7 +17,24 @@ from vila2cli.shards import (
     open_source,
     read_shard,
 )
+from vila2cli.shards.rejects import are_too_many
 from vila2cli.shards.sample import Reject
+
+
+@pytest.mark.parametrize(
+    ("num_failed", "num", "max_rate", "fails"),
+    [
+        (1, 10, 0.05, False),  # one alone, however few there are
+        (1, 10, 0.0, True),
+        (1, 1, 0.05, True),  # nothing is left
+        (1, 1, 1.0, False),
+        (2, 39, 0.05, True),
+        (2, 40, 0.05, False),
+        (0, 0, 0.0, False),
+    ],
+)
+def test_what_share_of_failures_is_too_large(num_failed: int, num: int, max_rate: float, fails: bool) -> None:
+    assert are_too_many(num_failed / max(1, num), num_failed, max_rate) is fails
 
 
 def test_in_is_out_and_dropped(tmp_path: Path) -> None:

@@ -267,3 +267,18 @@ def test_boxes_are_measured_in_another_frame_without_asking_again(tiny_checkpoin
         assert second["tasks"]["region"]["box_frame"] == second["protocol"]["box_frame"] == value
     assert "box_frame" not in first["tasks"]["region"]
     assert (out / "region/000000.tar.gz").read_bytes() == answers
+
+
+def test_the_first_samples_of_each_task_are_scored_and_not_official(tiny_checkpoint, tasks, tmp_path):
+    metrics = run(tiny_checkpoint, tasks, tmp_path / "some", limit=5)
+    assert metrics["limit"] == 5
+    assert {name: entry["num_samples"] for name, entry in metrics["tasks"].items()} == {
+        "existence": 5,
+        "colour": 4,
+        "caption": 4,
+    }
+    for entry in metrics["tasks"].values():
+        assert not entry["official"]
+        assert entry["doubts"][0] == "of the first 5 samples at most"
+    with pytest.raises(RecipeError, match="made with other settings"):
+        run(tiny_checkpoint, tasks, tmp_path / "some")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.cli.options import local_folder
+from vila2cli.cli.options import OutThere
 from vila2cli.cli.terminal import say, show
 from vila2cli.formats.registry import names
 
@@ -32,9 +32,7 @@ def build(
         typer.Option(help="Annotation files; for coco also those of its captions. Shards for grit."),
     ],
     format: Annotated[str, typer.Option(help=f"{', '.join(names('shards build'))} (JSON lines of boxes).")],
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=local_folder, help="Where the shards are written.")
-    ],
+    out: OutThere,
     images: Annotated[
         Path | None, typer.Option(help="Folder that the pictures are in, subfolders included.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vila2cli.cli.options import local_folder
+from vila2cli.cli.options import OutThere
 from vila2cli.cli.terminal import say, show
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.formats.registry import find_format, names
@@ -62,9 +62,7 @@ Match = Annotated[
 def convert(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(names('shards convert'))}.")],
     inputs: Inputs,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Folder for the shards.")
-    ],
+    out: OutThere,
     captions: Captions = None,
     images: Images = None,
     picture: Picture = "",

@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from vila2cli.cli.documents import DryRunOfPage
-from vila2cli.cli.options import Base, DryRun, Limit, Model, Out, RecipeFile, Round, Sets, Shards, WorkerText
+from vila2cli.cli.options import (
+    Base,
+    DryRun,
+    Limit,
+    Model,
+    Out,
+    OutThere,
+    RecipeFile,
+    Round,
+    Sets,
+    Shards,
+    WorkerText,
+)
 from vila2cli.cli.paths import Paths, Plan, open_recipe
 from vila2cli.cli.printing import print_progress, print_summary
 from vila2cli.cli.ready import ready
@@ -166,7 +178,7 @@ def collect(
 @app.command("import")
 def import_(
     files: Annotated[list[Path], typer.Argument(help="data.jsonl files of ImageInWords.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write.")],
+    out: OutThere,
     recipe: RecipeFile = None,
     sets: Sets = None,
 ) -> None:

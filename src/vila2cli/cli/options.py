@@ -57,6 +57,9 @@ Out = Annotated[
         "--out", metavar="FOLDER", parser=local_folder, help="Where to write; the default is printed."
     ),
 ]
+OutThere = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", parser=local_folder, help="Folder to write to.")
+]
 Base = Annotated[
     str | None, typer.Option("--base", help="Folder or URL where the base shards of a layer are now.")
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vila2cli.cli.options import Base, Model, RecipeFile, Sets, local_folder
+from vila2cli.cli.options import Base, Model, Out, RecipeFile, Sets
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
 from vila2cli.errors import DataError, RecipeError
@@ -121,15 +121,7 @@ def _show_tokens(
 def merge(
     shards: Specs,
     base: Base = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FOLDER",
-            parser=local_folder,
-            help="Folder for the merged shards; the default is printed.",
-        ),
-    ] = None,
+    out: Out = None,
     captions: Annotated[
         list[str] | None,
         typer.Option("--captions", help="Captions joined in this order: original, or a layer's name."),

@@ -88,8 +88,8 @@ def specialize(
     if not todo:
         return
     plan = plans[todo[0].name]
-    given: dict[str, Any] = {"shards": list(plan.shards), "base": plan.base, "limit": limit}
-    summaries = stage.relabel(settings, todo, worker=plan.worker, **given)
+    shared: dict[str, Any] = {"shards": list(plan.shards), "base": plan.base, "limit": limit}
+    summaries = stage.relabel(settings, todo, worker=plan.worker, **shared)
     for one, summary in zip(todo, summaries, strict=True):
         print_summary(plans[one.name], summary)
 

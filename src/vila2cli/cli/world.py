@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vila2cli.cli.documents import DryRunOfCommand
-from vila2cli.cli.options import DryRun, RecipeFile, Sets
+from vila2cli.cli.options import DryRun, OutThere, RecipeFile, Sets
 from vila2cli.cli.paths import open_recipe
 from vila2cli.cli.terminal import say, show
 from vila2cli.run.stages import WORLD_DIR
@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 @app.callback()
 def world(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the data.")] = WORLD_DIR,
+    out: OutThere = WORLD_DIR,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -38,7 +38,7 @@ def world(
 
 @app.command("fine-print")
 def fine_print(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the data.")] = FINE_PRINT_DIR,
+    out: OutThere = FINE_PRINT_DIR,
     recipe: RecipeFile = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -74,7 +74,7 @@ def _draw(command: str, out: Path, recipe: Path | None, sets: list[str] | None, 
 
 @app.command("base")
 def base(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the two models.")] = Path("world-bases"),
+    out: OutThere = Path("world-bases"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights and of the training scenes.")] = 0,
 ) -> None:
     """Train the embedded world's vision tower and LLM from nothing.

@@ -147,3 +147,31 @@ def test_without_conditions_nothing_has_changed() -> None:
     assert plain.reads_captions
     assert plain.decodes_pictures
     assert not plain.needs_header_only
+
+
+def test_the_first_samples_alone_are_chosen_from(scored: Path, tmp_path: Path) -> None:
+    every = choose(scored, tmp_path / "all", WHERE)
+    some = choose(scored, tmp_path / "some", WHERE, limit=NUM + 4)
+    assert (some["in"], some["num_shards"]) == (NUM + 4, 2)
+    assert some["in"] == some["out"] + sum(some["dropped"].values())
+    assert kept(tmp_path / "some") == {key for key in kept(tmp_path / "all") if key < "103"}
+    over = choose(tmp_path / "some", tmp_path / "over", WHERE)
+    assert (over["in"], over["out"]) == (some["in"], some["out"]), (
+        "what was not looked at does not count as kept"
+    )
+    with pytest.raises(RecipeError, match=r"first\.000001 was 3, now absent"):
+        choose(scored, tmp_path / "some", WHERE)
+    assert choose(scored, tmp_path / "all", WHERE) == every
+
+
+def test_one_broken_picture_of_few_stops_nothing(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "few" / "000000.tar") as tar:
+        for number in range(4):
+            tar.write_sample(f"{number}", {"jpg": encoded(picture(number)), "json": b'{"clip": 1}'})
+        tar.write_sample("cut", {"jpg": b"no picture", "json": b'{"clip": 1}'})
+    where, strict = "filter.where=['width > 1']", "filter.max_reject_rate=0.05"
+    summary = choose(tmp_path / "few", tmp_path / "out", where, strict)
+    assert (summary["out"], summary["rejected"], summary["dropped"]) == (4, 1, {"bad-image": 1})
+    assert json.loads((tmp_path / "out" / "rejects.jsonl").read_text())["key"] == "cut"
+    with pytest.raises(RejectBudgetError, match=r"1 of 5 samples \(20\.0%\) could not be"):
+        choose(tmp_path / "few", tmp_path / "out", where, "filter.max_reject_rate=0")

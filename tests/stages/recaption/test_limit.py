@@ -19,10 +19,8 @@ LIMIT = NUM_SAMPLES + 3
 
 
 def keys(folder: Path) -> list[str]:
-    source = open_source([folder])
-    return [
-        sample.key for shard in source.shards for sample in read_shard(shard, on_reject=lambda reject: None)
-    ]
+    opened = [read_shard(shard, on_reject=lambda reject: None) for shard in open_source([folder]).shards]
+    return [sample.key for samples in opened for sample in samples]
 
 
 def test_the_first_samples_get_the_captions_that_all_get(
@@ -44,9 +42,7 @@ def test_a_limited_layer_is_not_gone_on_with_as_one_of_all(
 ) -> None:
     run("layer", limit=LIMIT)
     written = tars(tmp_path / "layer")
-    with pytest.raises(
-        RecipeError, match=r"base\.first\.000001 was 3, now absent, other shards .*\(2, now 5\)"
-    ):
+    with pytest.raises(RecipeError, match=r"base\.first\.000001 was 3, now absent, other shards"):
         run("layer")
     with pytest.raises(RecipeError, match=r"base\.first\.000001 was 3, now 4"):
         run("layer", limit=LIMIT + 1)
