@@ -6,11 +6,15 @@ what functions return, and what is assigned or looped over.
 
 import ast
 import re
+import typing
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import vila2cli.settings as package
-from vila2cli.settings import Recipe, Settings, describe
+from vila2cli.settings import Recipe, Settings, ShownSettings, describe
+from vila2cli.settings.asking import FilterSettings
 from vila2cli.settings.recipe import REMOVED
 
 SRC = Path(package.__file__).parents[1]
@@ -107,10 +111,17 @@ class Types:
             for node in body:
                 self._bind(node, names)
         for node in body:
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                self.reads |= {(kind, node.attr) for kind in self.of(node.value, names)}
-            if isinstance(node, _SCOPES):
+            self._read(node, names)
+            if isinstance(node, _SCOPES) and not only_checks(node):
                 self._function(node, names)
+
+    def _read(self, node: ast.AST, names: Mapping[str, set[str]]) -> None:
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            self.reads |= {(kind, node.attr) for kind in self.of(node.value, names)}
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            # An image processor's own settings are a table as it stands.
+            is_tiles = isinstance(node.value, ast.Attribute) and node.value.attr == "vila2_tiles"
+            self.reads |= {("TilesSettings", str(node.slice.value))} if is_tiles else set()
 
     def _bind(self, node: ast.AST, names: dict[str, set[str]]) -> None:
         if isinstance(node, ast.Assign):
@@ -141,19 +152,43 @@ def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
             yield from own_nodes(child)
 
 
-def family(name: str) -> set[str]:
-    """A class with those above it, and with those below, as which its fields are read."""
-    kind = CLASSES[name]
-    return {other.__name__ for other in CLASSES.values() if issubclass(kind, other) or issubclass(other, kind)}
+def only_checks(scope: ast.AST) -> bool:
+    """Whether a function is called when a recipe is loaded, so that what it reads can do no more than raise."""
+    decorators = [ast.unparse(one) for one in getattr(scope, "decorator_list", ())]
+    return any("_validator(" in one for one in decorators)
 
 
-def unread(texts: Mapping[str, str]) -> set[str]:
-    reads = Types([ast.parse(text) for text in texts.values()]).reads
+def read_as(kind: type[Settings]) -> set[str]:
+    """A table's class and those above it, as which its fields are read; not another table of those.
+
+    What a model is shown is taken out of its table by `asked()`.
+    """
+    asked = {"AskedSettings"} if issubclass(kind, ShownSettings) else set()
+    return asked | {other.__name__ for other in (kind, *CLASSES.values()) if issubclass(kind, other)}
+
+
+def tables(model: type[Settings] = Recipe) -> dict[str, type[Settings]]:
+    """The class of every table of a recipe, by one key of it."""
+    found = {}
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *typing.get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                found |= {name: kind, **{f"{name}.{key}": inner for key, inner in tables(kind).items()}}
+    return found
+
+
+@cache
+def reads_of(texts: tuple[str, ...]) -> set[tuple[str, str]]:
+    return Types([ast.parse(text) for text in texts]).reads
+
+
+def unread(texts: Mapping[str, str], more: Classes = MappingProxyType({})) -> set[str]:
+    reads = reads_of(tuple(texts.values()))
     return {
         f"{name}.{field}"
-        for name, kind in CLASSES.items()
-        for field in kind.model_fields
-        if not any((relative, field) in reads for relative in family(name))
+        for name, kind in {"recipe": Recipe, **tables(), **more}.items()
+        for field in kind.model_fields.keys() - getattr(kind, "not_own", frozenset())
+        if not any((one, field) in reads for one in read_as(kind))
     }
 
 
@@ -161,16 +196,21 @@ def test_every_setting_is_read() -> None:
     assert unread(sources()) == set()
 
 
-def test_a_setting_that_nobody_reads_is_found() -> None:
-    left_out = {
-        "max_grad_norm": "TrainSettings",
-        "keep_share": "FilterSettings",
-        "max_requeues": "SlurmSettings",
-    }
+def test_a_key_that_is_added_and_read_by_nobody_is_found() -> None:
+    class More(FilterSettings):
+        nobody: int = 0
+
+    assert unread(sources(), {"more": More}) == {"more.nobody"}, "what it inherits is read"
+
+
+def test_a_key_that_is_read_no_more_or_only_to_raise_is_found() -> None:
+    left_out = {"max_grad_norm": "sft", "keep_share": "filter", "max_requeues": "slurm"}
     texts = sources()
     for name in left_out:
         texts = {path: text.replace(f".{name}", ".other") for path, text in texts.items()}
-    assert {f"{kind}.{name}" for name, kind in left_out.items()} <= unread(texts)
+    texts = {path: text.replace('self.vila2_tiles["overlap"]', '"last"') for path, text in texts.items()}
+    assert any("self.overlap" in text for text in texts.values()), "what it is set to is still checked"
+    assert {*(f"{table}.{name}" for name, table in left_out.items()), "base.tiles.overlap"} <= unread(texts)
 
 
 def test_tables_of_one_source_have_nothing_about_several() -> None:

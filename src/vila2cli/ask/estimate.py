@@ -67,8 +67,10 @@ def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> CostEst
     name = ", ".join(job.layer for job in jobs)
     first, source = jobs[0], jobs[0].source
     total, _ = expected_samples(source.shards)
-    num_shown = len(jobs) * (num_tried if total is None else min(num_tried, total))
-    with interruptible() as stop, Progress(f"{name} --estimate", num_shown) as progress:
+    num_shown = num_tried
+    if total is not None:  # but for the one that an engine here is warmed up with
+        num_shown = min(num_tried, max(1, total - (first.settings.engine != "api")))
+    with interruptible() as stop, Progress(f"{name} --estimate", len(jobs) * num_shown) as progress:
         engine = open_for(jobs, stop)
         unwritten = {job.layer: LayerWriter(Path(job.layer), job.layer, source) for job in jobs}
         parts = [

@@ -106,7 +106,7 @@ class Annotator:
         self._figures: Counter[str] = Counter()
         self._feed: Iterator[_Prepared] = iter(())
         self._num_left = math.inf
-        self._writes = True
+        self._writes, self._is_warming_up = True, False
         self._num_notes = 0
         self._num_side_by_side = num_side_by_side
         self._bill = Bill(Meter(engine, num_side_by_side))
@@ -133,15 +133,17 @@ class Annotator:
     def try_out(self, num_samples: int) -> dict[str, float]:
         """Talk about the first samples and write nothing; returns figures as the stats files have them.
 
-        One sample goes before them, on which the engine sizes its batches, and is timed only if there are
-        no others. `read` counts the samples that were read, `wanted` what the tasks want of them, and
-        `begun` what of that the other figures are of.
+        One sample goes before them, on which the engine sizes its batches, and is counted only if there are
+        no others; a server needs none. `read` counts the samples that were read, `wanted` what the tasks want
+        of them, and `begun` what of that the other figures are of.
         """
         self._writes = False
         with self._begun(lacking_shards(self._parts)):
-            first = self._timed(1)
+            self._is_warming_up = self._engine is not None and self._engine.name != "api"
+            first = self._timed(1) if self._is_warming_up else {}
+            self._is_warming_up = False
             others = self._timed(num_samples)
-        figures = others if others["begun"] else first
+        figures = others if others["begun"] or not first else first
         return {**figures, "read": self._figures["read"], "wanted": self._figures["wanted"]}
 
     def _timed(self, num_samples: int) -> dict[str, float]:
@@ -293,7 +295,8 @@ class Annotator:
     def _settle(self, opened: OpenShard, key: str) -> None:
         """Note that nothing more will be said of a sample in a layer, and go on with what waited for that."""
         opened.pending.remove(key)
-        self._progress.advance()
+        if not self._is_warming_up:
+            self._progress.advance()
         for other in self._after_it(opened):
             self._go_on_with(other)
         self._close_if_done(opened)
