@@ -19,7 +19,7 @@ from vila2cli.settings.recipe import Recipe, load_recipe
 from vila2cli.shards import TarWriter, open_layer, open_source
 from vila2cli.shards.sample import Annotation
 from vila2cli.stages.filter import filter_samples
-from vila2cli.stages.recaption import recaption
+from vila2cli.stages.recaption import estimate, recaption
 from vila2cli.stages.specialize import Answering, relabel
 
 NUM, IN_FLIGHT = 24, 4
@@ -177,3 +177,25 @@ def test_a_worker_uses_what_another_paid_for(data: Path, tmp_path: Path) -> None
     assert 0 < num_paid(before) < NUM
     assert num_paid(before) + num_paid(after) == NUM
     assert not list(out.glob("answers*"))
+
+
+def test_an_estimate_asks_a_server_for_what_it_counts_and_no_more(data: Path, server: Server) -> None:
+    settings = recipe("recaption", server.url, 0, "recaption.retry_temperatures=[]")
+    found = estimate(settings, shards=[str(data / "data")], model="tiny", round=1)
+    assert num_paid(server) == found.num_requests == found.tried.num_images == NUM
+
+
+def test_a_limit_pays_for_the_first_samples_alone(data: Path, tmp_path: Path, server: Server) -> None:
+    settings = recipe("rewrite", server.url, 0, "rewrite.retry_temperatures=[]")
+    given: dict[str, Any] = {"shards": [str(data / "r1")], "model": "tiny", "out": tmp_path / "rewrite"}
+    summary = recaption(settings, **given, round=1, rewrite=True, limit=5)
+    assert (num_paid(server), summary.num_in) == (5, 5)
+    ocr = [
+        "specialists.ocr.prompts=ocr-v1",
+        "specialists.ocr.questions=ocr",
+        "specialists.ocr.max_new_tokens=8",
+    ]
+    settings = recipe("recaption", server.url, 0, f"specialists.ocr.data={data}/data", *ocr)
+    answering = [Answering("ocr", "tiny", tmp_path / "ocr")]
+    (answers,) = relabel(settings, answering, shards=[str(data / "data")], limit=6)
+    assert (num_paid(server), answers.num_in, answers.num_asked) == (11, 6, 6)

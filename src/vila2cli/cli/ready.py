@@ -45,7 +45,7 @@ def ready(plan: Plan, *, dry_run: bool, redo: bool = False, inputs: Inputs | Non
     elif plan.recipe.path is None:
         say("recipe: none, settings are the defaults")
     say(f"{plan.title}: writing {plan.out}")
-    if plan.limit is not None:
+    if plan.limit is not None and plan.kind != "judge":
         say(f"of the first {counted(plan.limit, 'sample')} alone, as --limit says")
     if how := _how_split(plan):
         say(how)
@@ -216,7 +216,7 @@ def _dry_run_lines(plan: Plan, found: Sequence[str], missing: Sequence[str]) -> 
     if plan.kind == "pretrain" and plan.model is not None:
         phases = " and ".join(plan.recipe.pretrain.phases)
         yield f"pretraining continues from the model, not from scratch: {phases}"
-    if plan.limit is not None:
+    if plan.limit is not None and plan.kind != "judge":
         of_each = " of each task" if plan.kind == "eval" else ""
         yield f"limit: the first {counted(plan.limit, 'sample')}{of_each}"
     if plan.shards:
