@@ -68,15 +68,13 @@ def judge(
     """
     if context.invoked_subcommand is not None:
         return
-    drawn = [] if limit is None else [f"judge.num_samples={limit}"]
-    settings = open_recipe(recipe, [*(sets or ()), *drawn])
+    settings = open_recipe(recipe, _drawn(sets, limit))
     paths = Paths(settings, round, limit)
     chosen = layers or _judged_layers(paths)
     if len(chosen) < 2:
         raise RecipeError("judging needs two or more --layers, or --round N with a recipe")
-    specs = paths.shards(
-        shards, settings.data.pretrain if not layers else _layer_folders(chosen), "data.pretrain"
-    )
+    near = settings.data.pretrain if not layers else _layer_folders(chosen)
+    specs = paths.shards(shards, near, "data.pretrain")
     if human:
         _write_page(settings, paths, chosen, shards, specs, out, base, images_apart, dry_run)
         return
@@ -96,6 +94,11 @@ def judge(
         worker=plan.worker,
     )
     _say(plan, summary)
+
+
+def _drawn(sets: Sets, limit: int | None) -> list[str]:
+    """The settings, with as many images drawn as the limit allows."""
+    return [*(sets or ()), *([] if limit is None else [f"judge.num_samples={limit}"])]
 
 
 def _say(plan: Plan, summary: StageResult) -> None:

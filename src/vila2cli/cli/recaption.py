@@ -71,22 +71,19 @@ def recaption(
     layers = _layers(settings, layer, rewrite=rewrite)
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
     of_recipe = settings.rewrite.model if rewrite and model is None else ""
-    chosen_model = paths.model(model or of_recipe or None, last)
+    chosen = paths.model(model or of_recipe or None, last)
     if of_recipe:
         paths.origins["model"] = "recipe"
     recaptioned = paths.round is not None and rewrite
     found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain
     specs = paths.shards(shards, found, "data.pretrain")
-    given: dict[str, Any] = {"model": chosen_model, "shards": specs, "base": base}
-    given["worker"] = parse_worker(worker)
+    given: dict[str, Any] = {"model": chosen, "shards": specs, "base": base, "worker": parse_worker(worker)}
     if rewrite:
         plans = {"rewrite": paths.plan("rewrite", ("rewrite", "prompts"), out, **given)}
     else:
         own = {name: out / name if out and len(layers) > 1 else out for name in layers}
         plans = {name: paths.plan_of_captions(name, folder, **given) for name, folder in own.items()}
     check_settings(settings, rewrite=rewrite, layers=layers)
-    if estimate and limit is not None:
-        raise RecipeError("--estimate reckons with all samples and writes none; leave out --limit")
     if estimate and not dry_run:
         _estimate(plans, rewrite=rewrite)
     else:
@@ -112,6 +109,8 @@ def _estimate(plans: Mapping[str, Plan], *, rewrite: bool) -> None:
     from vila2cli.stages.recaption import estimate
 
     plan = next(iter(plans.values()))
+    if plan.limit is not None:
+        raise RecipeError("--estimate reckons with all samples and writes none; leave out --limit")
     costs = estimate(
         plan.recipe,
         shards=list(plan.shards),

@@ -1,7 +1,7 @@
 """The specialists: trained from the self-augmented checkpoint, then put to work on the pretraining images."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from vila2cli.errors import RecipeError
 from vila2cli.run.workers import parse_worker
 from vila2cli.settings import SpecialistSettings
 from vila2cli.settings.recipe import Recipe
+
+if TYPE_CHECKING:
+    from vila2cli.stages.specialize import Answering, Relabelled
 
 Names = Annotated[
     list[str],
@@ -87,11 +90,16 @@ def specialize(
     ]
     if not todo:
         return
-    plan = plans[todo[0].name]
-    shared: dict[str, Any] = {"shards": list(plan.shards), "base": plan.base, "limit": limit}
-    summaries = stage.relabel(settings, todo, worker=plan.worker, **shared)
-    for one, summary in zip(todo, summaries, strict=True):
+    for one, summary in zip(todo, _relabel(settings, todo, plans[todo[0].name]), strict=True):
         print_summary(plans[one.name], summary)
+
+
+def _relabel(recipe: Recipe, todo: "list[Answering]", plan: Plan) -> "list[Relabelled]":
+    """Let specialists answer over the shards of the first one's plan, which are those of all."""
+    from vila2cli.stages.specialize import relabel
+
+    shards = list(plan.shards)
+    return relabel(recipe, todo, shards=shards, worker=plan.worker, base=plan.base, limit=plan.limit)
 
 
 def _check_options(names: list[str], model: Models, shards: Shards, limit: Limit, *, relabel: bool) -> None:
