@@ -41,8 +41,12 @@ Shards = Annotated[
 Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder or hub id.")]
 
 
-def local_folder(text: str) -> Path:
-    """The folder of an --out; raises RecipeError for a URL, as only local files can be renamed into place."""
+def local_folder(given: str | Path) -> Path:
+    """The folder of an --out, or of its default.
+
+    Raises RecipeError for a URL, as only local files can be renamed into place.
+    """
+    text = str(given)
     if looks_remote(text):
         raise RecipeError(
             f"--out {redacted(text)}: output is written to local files, where it can be renamed into place "
