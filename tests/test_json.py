@@ -71,7 +71,7 @@ def test_every_stage_returns_the_results_that_the_guide_names() -> None:
         assert {word for word in command.split() if word.startswith("--")} <= known[words]
         named.add(words)
         found: set[str] = set()
-        for name in re.findall(r"`(\w+\.\w+)`", functions):
+        for name in re.findall(r"`stages\.(\w+\.\w+)`", functions):
             module, function = name.split(".")
             stage = getattr(importlib.import_module(f"vila2cli.stages.{module}"), function)
             annotation = stage.__annotations__["return"]
