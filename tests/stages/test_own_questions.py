@@ -84,6 +84,7 @@ def test_what_no_task_can_be_made_of_is_one_line(
     base = ["eval", "new", str(tmp_path / "task"), "--images", str(photos)]
     for words, code, message in [
         (["--questions", str(table), "--scorer", "sort"], 2, "did you mean short?; known are yesno, pope"),
+        (["--questions", str(table), "--scorer", "exact"], 2, "exact: no such scorer; known are yesno, pope"),
         (
             ["--questions", str(table), "--scorer", "choice"],
             4,

@@ -52,7 +52,7 @@ def find_scorer(name: str) -> Scorer:
     """The scorer of that name; raises DataError naming the nearest one."""
     if name in SCORERS:
         return SCORERS[name]
-    near = difflib.get_close_matches(name, SCORERS, n=1)
+    near = difflib.get_close_matches(name, SCORERS, n=1, cutoff=0.7)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise DataError(f"no scorer is named {name!r}; {hint}there are {', '.join(SCORERS)}")
 
