@@ -11,6 +11,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .SECONDARY:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
+# Tests start some hundred processes, each of which would compile torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 RECIPE ?= recipes/world.toml
 PYTHON ?= python3
