@@ -163,9 +163,11 @@ def test_the_best_of_n_is_kept(run: Callable[..., CaptionSummary], few: Path, tm
         run("greedy", settings("recaption.n=4"))
 
 
-def test_the_model_judges_between_its_captions(run: Callable[..., CaptionSummary], tmp_path: Path) -> None:
+def test_the_model_judges_between_its_captions(
+    run: Callable[..., CaptionSummary], few: Path, tmp_path: Path
+) -> None:
     recipe = settings("recaption.temperature=0.5", "recaption.n=5", "recaption.choose=judge")
-    summary = run(recipe=recipe)
+    summary = run(recipe=recipe, shards=[str(few)])
     judged = [a for a in captions(tmp_path / "layer").values() if a.decision["by"] == "judge"]
     assert len(judged) == summary.chosen_by["judge"] > 5
     for annotation in judged:
