@@ -24,7 +24,7 @@ from typing import NoReturn
 FOLDER = Path(__file__).parent
 PARTS = ("running", "smoke", "photos", "auc", "repeats", "recaption_model", "recaption_rows")
 """Scripts that are parts of others."""
-TESTED = ("scale",)
+TESTED = ("scale", "durability")
 """Those that tests run already, and that are run here by name alone."""
 FIRST = ("recaption", "specialists", "findings_vila")
 """The longest, which go first so that none is left over at the end."""
