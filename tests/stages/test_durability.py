@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from forks import Forks
 from loopback import serve
 from vila2cli.errors import DataError, Interrupted
 from vila2cli.run.locks import lock
@@ -131,13 +131,14 @@ def children(pid: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["KILL", "TERM"])
-def test_killed_at_random_moments_the_layer_is_the_same(tmp_path: Path, number: str) -> None:
+def test_killed_at_random_moments_the_layer_is_the_same(forks: Forks, tmp_path: Path, number: str) -> None:
     """The short form of benchmarks/durability.py, which compares every byte, and what is left over."""
     script, figures = REPO / "benchmarks" / "durability.py", tmp_path / "figures.json"
     size = ["--num-shards", "6", "--num-samples", "4", "--kills", "4", "--signal", number]
     shown = ["--photos", str(tmp_path), "--workers", "0", "1", "2"]  # drawn ones, of all sizes
-    command = [sys.executable, str(script), *size, *shown, "--out", str(figures)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = forks.start([str(script), *size, *shown, "--out", str(figures)])
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     found = json.loads(figures.read_text())
     assert found["kills"] == 4
     assert found["layers"] >= 1
