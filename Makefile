@@ -11,8 +11,6 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .SECONDARY:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-# Tests start some hundred processes, each of which would compile torch and transformers anew.
-unexport PYTHONDONTWRITEBYTECODE
 
 RECIPE ?= recipes/world.toml
 PYTHON ?= python3
@@ -56,8 +54,10 @@ lock: ## write requirements.lock anew: the newest versions, tested before it is 
 		grep -vE '^(nvidia-|cuda-|triton|colorama|setuptools)' >$@.partial
 	@{ sed -n '/^#/p' requirements.lock; cat $@.partial; } >$@.whole && rm $@.partial && mv $@.whole requirements.lock
 
+# They start some hundred processes, each of which would compile torch and transformers anew.
 test: setup ## run the tests, on up to 8 processors
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 \
+		$(VENV)/bin/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff and the import rules
 	$(VENV)/bin/ruff check .
