@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -54,14 +55,13 @@ class SyntheticRun:
         return load_recipe(None, [f'data.pretrain=["{self.base_dir}"]', "name=world", *sets])
 
     def write_base(self) -> None:
-        random = Random(1)
+        samples = iter(captioned_scenes(self.num_shards * self.num_samples))
         for shard in range(self.num_shards):
             with TarWriter(self.base_dir / f"{shard:06d}.tar") as tar:
                 for i in range(self.num_samples):
                     key = f"{shard:06d}{i:04d}"
-                    scene = self.scenes[key] = draw_scene(random, "pretrain")
-                    text = alt_text(scene, random, wrong=0.15, boilerplate=0.15)
-                    tar.write_sample(key, picture(scene, random, {"txt": text.encode()}))
+                    self.scenes[key], members = next(samples)
+                    tar.write_sample(key, members)
 
     def write_recaption(self, number: int, *, text: str | None = None, num_shards: int | None = None) -> None:
         """A round's captions; `text` replaces those of every third image."""
@@ -150,13 +150,13 @@ class SyntheticRun:
     def _write_predictions(
         self, out: Path, name: str, group: str, skill: float, asked: str | None
     ) -> tuple[list[dict[str, float]], list[str]]:
-        random, luck = Random(name), Random(f"{name} {group}")
+        luck = Random(f"{name} {group}")
         base = self.folder / "data" / "eval" / name
-        scenes = [draw_scene(random, "eval") for _ in range(self.num_questions)]
+        scenes, pictures = evaluated_scenes(name, self.num_questions)
         if not base.exists():
             with TarWriter(base / "000000.tar") as tar:
-                for i, scene in enumerate(scenes):
-                    tar.write_sample(f"{i:06d}", picture(scene, random, {}))
+                for i, members in enumerate(pictures):
+                    tar.write_sample(f"{i:06d}", members)
         source = open_source([str(base)])
         rows, images = [], []
         shutil.rmtree(out, ignore_errors=True)
@@ -197,6 +197,25 @@ class SyntheticRun:
         self.write_eval(group, self.skills[number])
         if number:
             self.write_judge(number, {"oracle": 168 + 2 * number, "model": 139 + 4 * number})
+
+
+@cache  # as drawing takes most of the time of a run, and every run has the same
+def captioned_scenes(num: int) -> list[tuple[Scene, dict[str, bytes]]]:
+    """Scenes with the members of their samples, alt-text included."""
+    random, found = Random(1), []
+    for _ in range(num):
+        scene = draw_scene(random, "pretrain")
+        text = alt_text(scene, random, wrong=0.15, boilerplate=0.15)
+        found.append((scene, picture(scene, random, {"txt": text.encode()})))
+    return found
+
+
+@cache
+def evaluated_scenes(name: str, num: int) -> tuple[list[Scene], list[dict[str, bytes]]]:
+    """The scenes of a task, and the members of their samples."""
+    random = Random(name)
+    scenes = [draw_scene(random, "eval") for _ in range(num)]
+    return scenes, [picture(scene, random, {}) for scene in scenes]
 
 
 def picture(scene: Scene, random: Random, members: dict[str, bytes]) -> dict[str, bytes]:
