@@ -204,6 +204,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_whole(folder: Path) -> None:
+    """Make what is in a folder, and in folders in it, survive a power cut."""
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with (Path(inner) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(inner))
+
+
 def sweep(folder: Path) -> None:
     """Remove the partial files in a folder that killed processes left; those being written are locked."""
     for partial in folder.glob(f"{MARK}*{PARTIAL}"):

@@ -8,7 +8,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -72,28 +72,35 @@ def decode_image(
     first frame; 16-bit grey keeps its upper eight bits. Raises DataError for bytes that are no image, are
     cut off, or hold more than BOMB_PIXELS (checked on the header, so a decompression bomb costs nothing).
     """
+    with _naming_damage("cannot be decoded"):
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image)
+        with _LARGE if image.width * image.height > max_pixels else contextlib.nullcontext():
+            if (size := _least_size(image, max_pixels, draft, made)) != image.size:
+                image.draft(image.mode, size)  # JPEG alone heeds it: half the size or less as it is decoded
+            image.load()
+            _check_size(image)
+            small = _scaled(image, _scaled_size(image.size, max_pixels))
+            turn = UPRIGHT.get(_orientation(image))
+            plain = _plain(small if turn is None else small.transpose(turn))
+            return inexact(plain) if _is_drafted(image, draft, made) else plain
+
+
+@contextlib.contextmanager
+def _naming_damage(what: str) -> Iterator[None]:
+    """Raise DataError for what Pillow makes of bytes that are no image, or damaged: `what` it cannot."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(image)
-            with _LARGE if image.width * image.height > max_pixels else contextlib.nullcontext():
-                if (size := _least_size(image, max_pixels, draft, made)) != image.size:
-                    image.draft(image.mode, size)  # JPEG alone heeds it: half the size or less as it is decoded
-                image.load()
-                _check_size(image)
-                small = _scaled(image, _scaled_size(image.size, max_pixels))
-                turn = UPRIGHT.get(_orientation(image))
-                plain = _plain(small if turn is None else small.transpose(turn))
-                return inexact(plain) if _is_drafted(image, draft, made) else plain
-    except UnidentifiedImageError:
-        raise DataError(_unread()) from None
+            yield
+    except UnidentifiedImageError:  # whose words hold an address in memory
+        raise DataError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise DataError(_too_large("")) from None
     except MemoryError:
         raise DataError("image does not fit in the memory that is left") from None
     except DAMAGED as error:
-        raise DataError(f"image cannot be decoded: {error}") from None
+        raise DataError(f"image {what}: {error}") from None
 
 
 def inexact(image: Image.Image) -> Image.Image:
@@ -163,12 +170,8 @@ def _stored_as(image: Image.Image) -> tuple[tuple[int, int], int]:
         return image.size, 1
     if orientation < 5:
         return image.size, orientation
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-    except DAMAGED as error:
-        raise DataError(f"image cannot be decoded: {error}") from None
+    with _naming_damage("cannot be decoded"):
+        image.load()
     width, height = image.size
     return (image.size if _orientation(image) == orientation else (height, width)), orientation
 
@@ -195,22 +198,10 @@ def _may_be_turned(image: Image.Image, data: bytes) -> bool:
 
 
 def _header(data: bytes) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:  # whose words hold an address in memory
-        raise DataError(_unread()) from None
-    except Image.DecompressionBombError:
-        raise DataError(_too_large("")) from None
-    except DAMAGED as error:
-        raise DataError(f"image header cannot be read: {error}") from None
+    with _naming_damage("header cannot be read"):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(image)
     return image
-
-
-def _unread() -> str:
-    return f"not an image in a format that is read ({', '.join(FORMATS)})"
 
 
 def _check_size(image: Image.Image) -> None:

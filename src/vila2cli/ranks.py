@@ -78,13 +78,12 @@ class Launched:
     """How many nodes they are on, 0 where nothing says so."""
 
 
-def launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> Launched:
+def launched(environ: Mapping[str, str] = os.environ, proc: Path = _PROC) -> Launched:
     """Which task of a Slurm step, else of an mpirun, this is; alone where no task is told of.
 
     Raises RecipeError for variables that contradict each other, or of which nobody can tell whether they
     are still true.
     """
-    environ = os.environ if environ is None else environ
     by_mpi = [task for names in (_OPEN_MPI, _MPICH) if (task := _by_variables(environ, names))]
     if by_mpi and _OPEN_MPI.index in environ:  # whose daemons may be tasks of a step of their own
         return by_mpi[0]
@@ -95,7 +94,7 @@ def launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> La
 
 
 def launched_worker(
-    environ: Mapping[str, str] | None = None, proc: Path = _PROC, *, count: int | None = None
+    environ: Mapping[str, str] = os.environ, proc: Path = _PROC, *, count: int | None = None
 ) -> Launched:
     """Which of the workers that split shards this is: by torchrun, else as `launched` has it, else by SkyPilot.
 
@@ -103,7 +102,6 @@ def launched_worker(
     In the pod of an indexed Kubernetes job without another launcher this is worker JOB_COMPLETION_INDEX of
     `count`, which has to be given. Raises RecipeError where they contradict each other, and as `launched`.
     """
-    environ = os.environ if environ is None else environ
     task = launched(environ, proc)
     by_torch = _by_variables(environ, _TORCHRUN)
     if (_SKYPILOT.index in environ) != (_SKYPILOT.count in environ):
@@ -142,9 +140,8 @@ def _check_agree(first: Launched, other: Launched) -> None:
         raise RecipeError(f"this is {first.how}, and {other.how}, which do not agree; give --worker i/n")
 
 
-def local_share(environ: Mapping[str, str] | None = None) -> tuple[int, int]:
+def local_share(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Which of how many workers that torchrun started on this node this is; (0, 1) without it."""
-    environ = os.environ if environ is None else environ
     if _by_variables(environ, _TORCHRUN) is None:
         return 0, 1
     local, count = number(environ, _TORCHRUN.local), number(environ, _TORCHRUN.num_local, 1)
@@ -152,20 +149,18 @@ def local_share(environ: Mapping[str, str] | None = None) -> tuple[int, int]:
     return local, count
 
 
-def is_launched(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> bool:
+def is_launched(environ: Mapping[str, str] = os.environ, proc: Path = _PROC) -> bool:
     """Whether torchrun, accelerate, srun or mpirun decides how many processes there are, if only this one."""
-    environ = os.environ if environ is None else environ
     by_torch = "RANK" in environ and "WORLD_SIZE" in environ
     return by_torch or "ACCELERATE_MIXED_PRECISION" in environ or launched(environ, proc).count > 1
 
 
-def parse_rank(environ: Mapping[str, str] | None = None, proc: Path = _PROC) -> Rank:
+def parse_rank(environ: Mapping[str, str] = os.environ, proc: Path = _PROC) -> Rank:
     """Read what torchrun and `accelerate launch` set, else the tasks of a Slurm step or an mpirun.
 
     MASTER_ADDR and MASTER_PORT say where the first process listens; they default to the step's first node
     and a port made from the numbers of job and step. Raises as `launched` does.
     """
-    environ = os.environ if environ is None else environ
     if "RANK" in environ and "WORLD_SIZE" in environ:
         index, count = number(environ, _TORCHRUN.index), number(environ, _TORCHRUN.count, 1)
         _check(index, count, "RANK and WORLD_SIZE")

@@ -1,52 +1,33 @@
 """Engines around an engine; this one's budget may end."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import attrgetter
+from typing import Any
 
 from vila2cli.engine import AnyRequest, DeviceKind, Engine, Preparing, Result
 from vila2cli.errors import BudgetError
 
 
+def _of_the_other(name: str) -> Any:
+    return property(attrgetter(f"_engine.{name}"))
+
+
 class Wrapper:
     """What is true of an engine that hands on what another one says; each has a `generate` of its own."""
 
+    name: str = _of_the_other("name")
+    model: str = _of_the_other("model")
+    model_sha256: str = _of_the_other("model_sha256")
+    num_devices: int = _of_the_other("num_devices")
+    device_kind: DeviceKind = _of_the_other("device_kind")
+    notes: list[str] = _of_the_other("notes")
+    preparing: Preparing = _of_the_other("preparing")
+    dollars: float = _of_the_other("dollars")
+    num_fewer_tiles: int = _of_the_other("num_fewer_tiles")
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @property
-    def model_sha256(self) -> str:
-        return self._engine.model_sha256
-
-    @property
-    def num_devices(self) -> int:
-        return self._engine.num_devices
-
-    @property
-    def device_kind(self) -> DeviceKind:
-        return self._engine.device_kind
-
-    @property
-    def notes(self) -> list[str]:
-        return self._engine.notes
-
-    @property
-    def preparing(self) -> Preparing:
-        return self._engine.preparing
-
-    @property
-    def dollars(self) -> float:
-        return self._engine.dollars
-
-    @property
-    def num_fewer_tiles(self) -> int:
-        return int(getattr(self._engine, "num_fewer_tiles", 0))
 
 
 class LimitedEngine(Wrapper):
@@ -74,10 +55,5 @@ class LimitedEngine(Wrapper):
             except BudgetError as error:
                 self.spent = str(error)
                 self.notes.append(self.spent)
-        for request in [*asked.values()]:
-            yield self._unasked(request)
-        for request in stream:
-            yield self._unasked(request)
-
-    def _unasked(self, request: AnyRequest) -> Result:
-        return Result(id=request.id, finish_reason="error", error=self.spent, failure="budget")
+        for request in chain([*asked.values()], stream):
+            yield Result(id=request.id, finish_reason="error", error=self.spent, failure="budget")

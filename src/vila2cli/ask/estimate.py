@@ -30,14 +30,17 @@ class CostEstimate(StageResult):
     num_requests: int
 
     def lines(self) -> list[str]:
-        """The estimate for the terminal."""
+        """The estimate for the terminal, and how far it can be trusted."""
+        is_short = self.tried.num_images < NUM_TRIED
         return [
             f"{counted(self.tried.num_images, 'sample')}, {counted(self.num_requests, 'request')} "
             f"in {self.tried.seconds:.1f} s, with the model loaded",
             self.tried.line(),
             waits_line(asdict(self.tried)),
             self._whole(),
-            self._caution(),
+            "of so few samples little can be told: the first ones are slower"
+            if is_short
+            else "a first batch is slower than a full run: it fills and drains once",
         ]
 
     def _whole(self) -> str:
@@ -51,12 +54,6 @@ class CostEstimate(StageResult):
             f"all of about {counted(self.num_samples, 'sample')} in {shards}: "
             f"{here} here, {three_digits(whole.hours)} {whole.device}{price}"
         )
-
-    def _caution(self) -> str:
-        """How far the estimate can be trusted."""
-        if self.tried.num_images < NUM_TRIED:
-            return "of so few samples little can be told: the first ones are slower"
-        return "a first batch is slower than a full run: it fills and drains once"
 
 
 def estimate(jobs: Sequence[Job[Any]], *, num_tried: int = NUM_TRIED) -> CostEstimate:

@@ -207,9 +207,9 @@ class Annotator:
         opened.pending.add(sample.key)
         if opened.waiting is None:
             self._start(opened, sample, made)
-            return
-        opened.waiting.held.append((sample, made))
-        self._go_on_with(opened)
+        else:
+            opened.waiting.held.append((sample, made))
+            self._go_on_with(opened)
 
     def _go_on_with(self, opened: OpenShard) -> None:
         """Begin the talks of a layer that wait for nothing more."""

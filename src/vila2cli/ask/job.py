@@ -32,7 +32,6 @@ from vila2cli.settings import (
     AskingStage,
     CostSettings,
     FilterSettings,
-    MachineSettings,
     WritingSettings,
 )
 from vila2cli.settings.recipe import Recipe
@@ -74,11 +73,6 @@ class Job(Generic[Summary]):
     note: str = ""
     log_path: Path | None = None
     may_grow: bool = False
-
-    @property
-    def machine(self) -> MachineSettings:
-        """What of the machine it is asked on, and how."""
-        return self.recipe.engine_of(self.stage)
 
 
 def open_for(jobs: Sequence[Job[Any]], stop: Stop) -> Engine:
@@ -168,18 +162,13 @@ def _ask_missing(group: Sequence[_Claimed[Summary]], worker: Worker, stop: Stop)
         home = group[0][1].folder
         engine = _open([(job, layer) for job, layer, _ in todo], home, worker, stop, held, num_shards)
         name = "" if engine is None else engine.name
+        parts = [
+            Part(layer, job.make_task(name), missing, tuple(by_name[one] for one in job.uses), table=job.table)
+            for job, layer, missing in todo
+        ]
         annotate(
             engine,
-            [
-                Part(
-                    layer,
-                    job.make_task(name),
-                    missing,
-                    tuple(by_name[one] for one in job.uses),
-                    table=job.table,
-                )
-                for job, layer, missing in todo
-            ],
+            parts,
             title=", ".join([first.title, *(job.layer for job in jobs[1:])]),
             stop=stop,
             max_reject_rate=max(job.max_reject_rate for job in jobs),
@@ -213,7 +202,9 @@ def together_settings(jobs: Sequence[Job[Any]], adapters: Sequence[str] = ()) ->
     """What the engine of jobs that are asked in one pass needs to know."""
     first = jobs[0]
     each = [
-        engine_settings(job.settings, job.recipe.api, job.machine, adapters, job.asked or first.asked)
+        engine_settings(
+            job.settings, job.recipe.api, job.recipe.engine_of(job.stage), adapters, job.asked or first.asked
+        )
         for job in jobs
     ]
     per_image = max(len(adapters), sum(one.requests_per_image for one in each) if first.pass_of else 1)

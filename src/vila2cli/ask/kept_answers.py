@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from vila2cli.ask.engines import Wrapper
@@ -55,9 +54,7 @@ class Answers:
         self.refresh()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def __len__(self) -> int:
@@ -160,8 +157,9 @@ class Kept(Wrapper):
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield a result for each request; the engine is given those of which none is kept."""
         lacking = _Lacking(self, iter(requests))
-        while lacking.has_next() or lacking.known:
-            if lacking.held is not None:
+        while (request := next(lacking, None)) is not None or lacking.known:
+            lacking.held = request
+            if request is not None:
                 for result in self._engine.generate(lacking):
                     self._answers.keep(result.id, result)
                     yield from (replace(result, id=name) for name in lacking.asked.pop(result.id))
@@ -219,11 +217,6 @@ class _Lacking:
             if len(names) == 1:
                 return replace(request, id=key)
         raise StopIteration
-
-    def has_next(self) -> bool:
-        """Whether there is a request, which is then `held`."""
-        self.held = next(self, None)
-        return self.held is not None
 
     def take_known(self) -> list[Result]:
         known, self.known = self.known, []

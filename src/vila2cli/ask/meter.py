@@ -8,11 +8,6 @@ from vila2cli.engine import Engine
 from vila2cli.run.feed import Waits
 
 
-def fewer_tiles(engine: Engine | None) -> int:
-    """How many requests an engine showed in fewer tiles than their pictures have, to fit its context."""
-    return int(getattr(engine, "num_fewer_tiles", 0))
-
-
 class Meter:
     """Reads an engine's costs; shards overlap, so each is charged what came since the last reading.
 
@@ -24,14 +19,13 @@ class Meter:
         self.waits = waits or Waits()
         self._waited = replace(self.waits)
         self._start_s, self._dollars = time.perf_counter(), engine.dollars if engine else 0.0
-        self._num_fewer_tiles = fewer_tiles(engine)
+        self._num_fewer_tiles = engine.num_fewer_tiles if engine else 0
 
     def read(self) -> dict[str, float]:
         """Figures for a stats file; beside seconds those of devices, and what a server charged."""
         now_s, start_s = time.perf_counter(), self._start_s
         seconds, self._start_s = now_s - start_s, now_s
-        engine = self._engine
-        waited = self._take_waits()
+        engine, waited = self._engine, self._take_waits()
         if engine is None:
             return {"seconds": seconds, "device_seconds": seconds, **waited}
         figures = {
@@ -44,9 +38,9 @@ class Meter:
         if engine.dollars > self._dollars:
             figures["dollars"] = engine.dollars - self._dollars
             self._dollars = engine.dollars
-        if (num_fewer := fewer_tiles(engine)) > self._num_fewer_tiles:
-            figures["fewer_tiles"] = num_fewer - self._num_fewer_tiles
-            self._num_fewer_tiles = num_fewer
+        if engine.num_fewer_tiles > self._num_fewer_tiles:
+            figures["fewer_tiles"] = engine.num_fewer_tiles - self._num_fewer_tiles
+            self._num_fewer_tiles = engine.num_fewer_tiles
         return figures
 
     def _take_waits(self) -> dict[str, float]:

@@ -152,7 +152,7 @@ class LazyEngine:
 
     @property
     def num_fewer_tiles(self) -> int:
-        return int(getattr(self._engine, "num_fewer_tiles", 0))
+        return self._engine.num_fewer_tiles if self._engine else 0
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield results as the engine does; without a request no model is loaded."""

@@ -1,6 +1,5 @@
 """Who fills layers: one engine in this process, or replicas where the machine has room for several."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -48,34 +47,34 @@ class AskedOpener:
         return self.asked.keeping(engine, held.enter_context(Answers(self.answers, worker)), self.limits)
 
 
-def replicas_for(plan: "EnginePlan | None", settings: EngineSettings, num_shards: int) -> "EnginePlan | None":
-    """The plan where it takes processes of their own, of no more replicas than there are shards; else None."""
+def _planned(
+    kind: str, model: str, settings: EngineSettings, worker: Worker, stop: Stop, num_shards: int
+) -> "tuple[EngineSettings, EnginePlan | None]":
+    """The settings of one engine, and the plan of several where it takes processes of their own, else None.
+
+    There are no more replicas than shards.
+    """
+    with stop.at_once():
+        from vila2cli.engine.devices import keep_to_share
+        from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
+
+        if worker.count > 1:  # one launcher may have started the node's other workers, whose GPUs are theirs
+            keep_to_share()
+        plan = plan_engines(kind, model, settings, is_worker=worker.count > 1)
+    settings = of_one(settings, plan)
     if plan is None or not num_shards:
-        return None
-    fewer = dataclasses.replace(plan, replicas=min(plan.replicas, num_shards))
+        return settings, None
+    fewer = replace(plan, replicas=min(plan.replicas, num_shards))
     keeps_cores = plan.device == "core" and settings.machine.gpus != "all"
-    return fewer if fewer.replicas > 1 or keeps_cores else None
-
-
-def _keep_to_share(worker: Worker) -> None:
-    """Leave the GPUs of the node's other workers to them, where one launcher has started them all."""
-    from vila2cli.engine.devices import keep_to_share
-
-    if worker.count > 1:
-        keep_to_share()
+    return settings, fewer if fewer.replicas > 1 or keeps_cores else None
 
 
 def open_layers(
     opener: LayerOpener, worker: Worker, stop: Stop, held: ExitStack, num_shards: int
 ) -> Engine | Replicas:
     """One engine for layers, or replicas of it."""
-    with stop.at_once():
-        from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
-
-        _keep_to_share(worker)
-        plan = plan_engines(opener.kind, opener.model, opener.settings, is_worker=worker.count > 1)
-    opener = replace(opener, settings=of_one(opener.settings, plan))
-    several = replicas_for(plan, opener.settings, num_shards)
+    settings, several = _planned(opener.kind, opener.model, opener.settings, worker, stop, num_shards)
+    opener = replace(opener, settings=settings)
     if several is None:
         return opener(worker, stop, held)
     return held.enter_context(Replicas(opener, several, worker, stop))
@@ -93,13 +92,8 @@ def replicas_of(
     """Replicas that ask a model, None where one engine does."""
     if not num_shards:
         return None
-    with stop.at_once():
-        from vila2cli.engine.plans import of_one, plan_engines
-
-        _keep_to_share(worker)
-        plan = plan_engines(asked.engine, asked.model, asked.settings, is_worker=worker.count > 1)
-    several = replicas_for(plan, asked.settings, num_shards)
+    settings, several = _planned(asked.engine, asked.model, asked.settings, worker, stop, num_shards)
     if several is None:
         return None
-    asked = replace(asked, settings=of_one(asked.settings, plan))
+    asked = replace(asked, settings=settings)
     return Replicas(AskedOpener(asked, answers, limits or {}), several, worker, stop)

@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
@@ -36,29 +38,12 @@ class Opener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a replica is told first: how to open its engine, and which of the replicas it is."""
-
-    opener: Opener
-    worker: "Worker"
-
-
-@dataclass(frozen=True, slots=True)
 class Pass:
     """Layers to fill: what is common to all shards that are handed out."""
 
     parts: "Sequence[Part]"
     together: "Together | None"
     max_reject_rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """A shard, those of the pass's layers that lack it, and the layers that were given up meanwhile."""
-
-    shard: Any
-    lacking: tuple[int, ...]
-    given_up: frozenset[str]
 
 
 class Channel:
@@ -98,11 +83,11 @@ def main() -> None:
     gc.set_threshold(*COLLECT_AFTER)
     try:
         with _warnings_to(channel), interruptible() as stop, ExitStack() as held:
-            beginning = channel.take(stop)
-            engine = beginning.opener(beginning.worker, stop, held)
+            opener, worker = channel.take(stop)
+            engine = opener(worker, stop, held)
             channel.send("ready", engine.name)
             while (given := channel.take(stop)) is not None:
-                _fill(engine, given, beginning.worker.count, channel, stop)
+                _fill(engine, given, worker.count, channel, stop)
                 channel.send("filled")
     except Interrupted as error:
         sys.exit(error.exit_code)
@@ -119,7 +104,16 @@ def _fill(engine: "Engine", given: Pass, num_side_by_side: int, channel: Channel
 
     reports = _Reports(channel, given)
     stop.on_beat = reports.beat
-    while (first := _next_shard(channel, given, reports, stop, ahead=False)) is not None:
+
+    def next_shard(*, ahead: bool) -> "HandedOut | None":
+        """A shard, those of the pass's layers that lack it, and the layers that were given up meanwhile."""
+        channel.send("ask", ahead)
+        if (handed := channel.take(stop)) is None:
+            return None
+        shard, lacking, reports.budgets.given_up = handed
+        return shard, [given.parts[index] for index in lacking]
+
+    while (first := next_shard(ahead=False)) is not None:
         annotator = Annotator(
             engine,
             given.parts,
@@ -130,28 +124,8 @@ def _fill(engine: "Engine", given: Pass, num_side_by_side: int, channel: Channel
             unreadable=reports.unreadable,
             num_side_by_side=num_side_by_side,
         )
-        annotator.fill(_handed_out(first, channel, given, reports, stop))
-
-
-def _handed_out(
-    first: "HandedOut", channel: Channel, given: Pass, reports: "_Reports", stop: "Stop"
-) -> "Iterator[HandedOut]":
-    """The shard and, as long as there are many left for everybody, those after it, so that nothing runs dry."""
-    handed: HandedOut | None = first
-    while handed is not None:
-        yield handed
-        handed = _next_shard(channel, given, reports, stop, ahead=True)
-
-
-def _next_shard(
-    channel: Channel, given: Pass, reports: "_Reports", stop: "Stop", *, ahead: bool
-) -> "HandedOut | None":
-    channel.send("ask", ahead)
-    handed = channel.take(stop)
-    if handed is None:
-        return None
-    reports.budgets.given_up = handed.given_up
-    return handed.shard, [given.parts[index] for index in handed.lacking]
+        # As long as there are many left for everybody those after it, too, so that nothing runs dry.
+        annotator.fill(chain([first], iter(partial(next_shard, ahead=True), None)))
 
 
 class _Reports:

@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vila2cli.ask.failures import Budgets
 from vila2cli.ask.fill import Part, Together, lacking_shards
 from vila2cli.ask.parts import tables_of
-from vila2cli.ask.replica import Beginning, Handed, Opener, Pass
+from vila2cli.ask.replica import Opener, Pass
 from vila2cli.engine.devices import shown_to
 from vila2cli.errors import DataError, DataWarning, ModelError
 from vila2cli.run.progress import Progress
@@ -88,9 +87,7 @@ class Replicas:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for one in self._processes:
             one.send(None)
             if kind is not None:
@@ -141,8 +138,7 @@ class Replicas:
 
     def _start(self) -> None:
         if not self._processes:
-            num = self._plan.replicas
-            self._processes = [self._start_one(index) for index in range(num)]
+            self._processes = [self._start_one(index) for index in range(self._plan.replicas)]
 
     def _start_one(self, index: int) -> _Process:
         here, there = socket.socketpair()
@@ -156,10 +152,8 @@ class Replicas:
                 process_group=0,
             )
             one = _Process(index, process, Connection(here.detach()))
-        worker = Worker(
-            self._worker.index * self._plan.replicas + index, self._worker.count * self._plan.replicas
-        )
-        one.send(Beginning(self._opener, worker))
+        num = self._plan.replicas
+        one.send((self._opener, Worker(self._worker.index * num + index, self._worker.count * num)))
         return one
 
     def _environment(self, index: int) -> dict[str, str]:
@@ -203,15 +197,12 @@ class Replicas:
             return
         work = self._todo.popleft()
         one.held.append(work)
-        one.send(Handed(work.shard, work.lacking, self._given_up()))
+        assert self._pass is not None, "shards are asked for in a pass"
+        layers = {part.layer.layer for part in self._pass.parts}
+        one.send((work.shard, work.lacking, frozenset(filter(self._budgets.is_spent, layers))))
 
     def _may_hand_out(self) -> bool:
         return bool(self._todo) and not self._unreadable.are_too_many
-
-    def _given_up(self) -> frozenset[str]:
-        assert self._pass is not None, "shards are asked for in a pass"
-        layers = {part.layer.layer for part in self._pass.parts}
-        return frozenset(layer for layer in layers if self._budgets.is_spent(layer))
 
     def _on_filled(self, one: _Process) -> None:
         one.held.clear()
@@ -290,13 +281,9 @@ class Replicas:
     def _is_lacking(self, work: _Work) -> bool:
         """Whether a layer still lacks a shard; of those that have it by now no more is written."""
         assert self._pass is not None, "shards are held in a pass"
-        layers = [self._pass.parts[index].layer for index in work.lacking]
-        missing = [work.shard.name not in layer.done() for layer in layers]
-        if any(missing):
-            work.lacking = tuple(
-                index for index, is_missing in zip(work.lacking, missing, strict=True) if is_missing
-            )
-        return any(missing)
+        parts = self._pass.parts
+        work.lacking = tuple(i for i in work.lacking if work.shard.name not in parts[i].layer.done())
+        return bool(work.lacking)
 
     def _num_written(self, held: Sequence[_Work]) -> int:
         """Samples in those of the shards that were written before their replica died."""

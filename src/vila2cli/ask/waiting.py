@@ -6,7 +6,7 @@ shard already the captions are read. A sample is handed on in the order in which
 
 import glob
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,32 +22,21 @@ Held = tuple[Sample, Future[Any]]
 
 
 @dataclass(slots=True)
-class Earlier:
-    """A layer's shard that is written in the same pass: its writer, and the keys that are talked about."""
-
-    writer: ShardWriter
-    pending: Collection[str]
-
-
-@dataclass(slots=True)
 class Waiting:
-    """The samples of a layer's shard that wait for `earlier` layers; `known` are those on disk by layer."""
+    """The samples of a layer's shard that wait for those `before` it; `known` are those on disk by layer."""
 
-    earlier: Sequence[Earlier] = ()
-    known: Sequence[Mapping[str, Annotation]] = ()
+    before: Sequence["OpenShard"]
+    known: Sequence[Mapping[str, Annotation]]
     held: deque[Held] = field(default_factory=deque)
 
     def ready(self) -> Iterator[Held]:
         """Hand on the samples that wait for nothing more, with what the other layers say of each."""
-        while self.held and not any(self.held[0][0].key in one.pending for one in self.earlier):
+        while self.held and not any(self.held[0][0].key in one.pending for one in self.before):
             sample, made = self.held.popleft()
-            yield self._annotated(sample), made
-
-    def _annotated(self, sample: Sample) -> Sample:
-        found = [one.writer.kept.get(sample.key) for one in self.earlier]
-        found += [annotations.get(sample.key) for annotations in self.known]
-        new = tuple(annotation for annotation in found if annotation is not None)
-        return replace(sample, annotations=(*sample.annotations, *new)) if new else sample
+            found = [one.writer.kept.get(sample.key) for one in self.before]
+            found += [annotations.get(sample.key) for annotations in self.known]
+            new = tuple(annotation for annotation in found if annotation is not None)
+            yield replace(sample, annotations=(*sample.annotations, *new)) if new else sample, made
 
 
 @dataclass(slots=True, eq=False)
@@ -84,8 +73,7 @@ def wait_for(opened: OpenShard, beside: Sequence[OpenShard]) -> None:
     known = _captions_on_disk([one for one in opened.part.uses if one.folder not in there], opened.shard.name)
     for one in before:
         one.writer.keeps = True
-    opened.before = before
-    opened.waiting = Waiting([Earlier(one.writer, one.pending) for one in before], known)
+    opened.before, opened.waiting = before, Waiting(before, known)
 
 
 def _captions_on_disk(layers: Sequence[LayerWriter], shard: str) -> list[dict[str, Annotation]]:

@@ -175,6 +175,11 @@ class Engine(Protocol):
         """What a server charged so far, at the prices of [api]; 0 for a model that runs here."""
         ...
 
+    @property
+    def num_fewer_tiles(self) -> int:
+        """How many requests were shown in fewer tiles than their pictures have, to fit the context."""
+        ...
+
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield one result per request, possibly out of order, reading `requests` only a bounded way ahead.
 
@@ -261,8 +266,6 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
     settings = replace(settings, **dtype_of(kind, folder, settings.dtype))  # type: ignore[arg-type]
     choice = choose_engine(kind, folder, settings.adapters)
     engine: Engine | None = None
-    if choice.kind == "hf":
-        _check_for_hf(settings.machine, choice.reason)
     if choice.kind == "vllm":
         from vila2cli.engine.vllm import VllmEngine
         from vila2cli.engine.vllm_support import check_whole
@@ -276,8 +279,8 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error
             choice = EngineChoice("hf", str(error))
-            _check_for_hf(settings.machine, choice.reason)
     if engine is None:
+        _check_for_hf(settings.machine, choice.reason)
         from vila2cli.engine.hf import HfEngine
 
         engine = HfEngine(name, folder, settings, stop)

@@ -80,6 +80,7 @@ class ApiEngine:
 
     name = "api"
     num_devices = 1  # the server's are not known
+    num_fewer_tiles = 0
     device_kind: DeviceKind = "server"
     preparing = Preparing()
 
@@ -293,7 +294,7 @@ class ApiEngine:
                     f"{self._url} does not take {', '.join(self._beyond)} as set: {self._shown(str(error))}"
                 ) from None
         self._sends_neutral = False
-        self._say_once("neutral", f"takes no {', '.join(NEUTRAL)}; where it has defaults for them, those hold")
+        self._say_once("neutral", f" takes no {', '.join(NEUTRAL)}; where it has defaults for them, those hold")
         return await post(client, self._settings, "/chat/completions", body)
 
     async def _ask(self, send: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
@@ -344,7 +345,7 @@ class ApiEngine:
         wait_s = min(asked_s, MAX_RETRY_AFTER_S)
         self._rate.hold(asyncio.get_running_loop().time() + wait_s)
         bound = "" if wait_s == asked_s else f"; tried again after {wait_s:g} s all the same"
-        self._say_once("retry-after", f"asks to wait {asked_s:,.0f} s (Retry-After){bound}")
+        self._say_once("retry-after", f" asks to wait {asked_s:,.0f} s (Retry-After){bound}")
 
     def _problem(self, error: openai.APIError) -> str:
         """The error in one line, if it may pass; otherwise raises what it means."""
@@ -384,15 +385,13 @@ class ApiEngine:
 
     def _note(self, kind: str, text: str) -> None:
         """Tell once of a kind of problem that may pass."""
-        if kind not in self._noted:
-            self._noted.add(kind)
-            self.notes.append(f"{self._url}: {text}; such requests are tried again")
+        self._say_once(kind, f": {text}; such requests are tried again")
 
     def _say_once(self, kind: str, text: str) -> None:
-        """Tell once what else is to be known of the server."""
+        """Tell once what is to be known of the server."""
         if kind not in self._noted:
             self._noted.add(kind)
-            self.notes.append(f"{self._url} {text}")
+            self.notes.append(f"{self._url}{text}")
 
 
 def _num_new(request: AnyRequest) -> int:

@@ -27,9 +27,8 @@ class Gpu:
     memory: int
 
 
-def gpus(environ: Mapping[str, str] | None = None) -> list[Gpu]:
+def gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu]:
     """The GPUs that this process may use, in CUDA's order; none on a machine without any."""
-    environ = os.environ if environ is None else environ
     return [Gpu(name, _memory(index)) for index, name in enumerate(gpu_names(environ))]
 
 
@@ -59,9 +58,9 @@ def share_of(names: list[str], local: int, count: int) -> list[str]:
     return names[local * num_each : (local + 1) * num_each] or [names[local % len(names)]]
 
 
-def planned_gpus(environ: Mapping[str, str] | None = None) -> list[Gpu] | None:
+def planned_gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu] | None:
     """The GPUs that VILA2_PLAN_GPUS says to plan for, None without it; raises RecipeError for other words."""
-    text = (os.environ if environ is None else environ).get(GPUS_VARIABLE, "").strip()
+    text = environ.get(GPUS_VARIABLE, "").strip()
     if not text:
         return None
     if (match := _PLANNED.fullmatch(text)) is None:

@@ -5,7 +5,7 @@ Shapes: B rows of the batch, S prompt tokens, T generated or scored tokens, V vo
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,15 +254,10 @@ class HfEngine:
 
     @torch.inference_mode()
     def _generate(self, batch: list[_Prepared]) -> list[Result]:
-        with self._shared_over(batch):
-            return self._answers(batch)
-
-    def _shared_over(self, batch: Sequence[_Prepared]) -> AbstractContextManager[None]:
-        """Let what the vision tower makes of the images of a batch be shared by the parts of a pass."""
-        if self._shared is None:
-            return nullcontext()
+        """Results of a batch; what the vision tower makes of its images is shared by the parts of a pass."""
         images = [image for p in batch for image in p.request.images]
-        return self._shared.over(images, batch[0].request.group)
+        with self._shared.over(images, batch[0].request.group) if self._shared else nullcontext():
+            return self._answers(batch)
 
     def _answers(self, batch: list[_Prepared]) -> list[Result]:
         requests = [p.request for p in batch if isinstance(p.request, Request)]

@@ -9,12 +9,11 @@ from vila2cli.settings import ApiSettings
 OPENAI_HOST, OPENAI_KEY = "api.openai.com", "OPENAI_API_KEY"
 
 
-def api_key(settings: ApiSettings, environ: Mapping[str, str] | None = None) -> str:
+def api_key(settings: ApiSettings, environ: Mapping[str, str] = os.environ) -> str:
     """The key for the server of [api], from the environment variable that it names; empty without one.
 
     Where it names none, OPENAI_API_KEY goes to OpenAI's own server, and nothing to any other.
     """
-    environ = os.environ if environ is None else environ
     return environ.get(settings.key_env or (OPENAI_KEY if is_openai(settings.base_url) else ""), "")
 
 

@@ -62,18 +62,15 @@ def usage_of(body: Mapping[str, Any]) -> Usage | None:
         return None
     if not isinstance(usage, Mapping):
         raise Malformed(f"its usage is {usage!r}")
-    return Usage(*(_count(usage, name) for name in ("prompt_tokens", "completion_tokens")))
+    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return Usage(*(_count(count, f"its usage has {name} = {count!r}") for name, count in counts.items()))
 
 
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    count = usage.get(name)
-    if not _is_count(count):
-        raise Malformed(f"its usage has {name} = {count!r}")
-    return int(count)  # type: ignore[arg-type]
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
+def _count(value: object, what: str) -> int:
+    """A number of tokens; raises Malformed, saying what there is, for what is none."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
+        return value
+    raise Malformed(what)
 
 
 def answer_of(body: Mapping[str, Any]) -> Completion:
@@ -140,6 +137,4 @@ def prompt_logprobs_of(body: Mapping[str, Any], num_tokens: int) -> tuple[float,
 def token_count_of(body: object) -> int:
     """What /tokenize answers."""
     count = body.get("count") if isinstance(body, Mapping) else None
-    if not _is_count(count):
-        raise Malformed(f"its /tokenize counts {count!r} tokens")
-    return int(count)  # type: ignore[arg-type]
+    return _count(count, f"its /tokenize counts {count!r} tokens")

@@ -11,23 +11,11 @@ from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.loading import RUN_ERRORS
 from vila2cli.model.reference import TALL, WIDE, trial_picture
 
-TESTED = frozenset(
-    f"{name}ForConditionalGeneration"
-    for name in (
-        "Gemma3",
-        "Idefics3",
-        "InternVL",
-        "Llava",
-        "LlavaNext",
-        "LlavaOnevision",
-        "Mistral3",
-        "PaliGemma",
-        "Qwen2VL",
-        "Qwen2_5_VL",
-        "Qwen3VL",
-        "SmolVLM",
-    )
-)
+_FAMILIES = """
+    Gemma3 Idefics3 InternVL Llava LlavaNext LlavaOnevision Mistral3 PaliGemma Qwen2VL Qwen2_5_VL Qwen3VL
+    SmolVLM
+"""
+TESTED = frozenset(f"{name}ForConditionalGeneration" for name in _FAMILIES.split())
 """Classes whose batched answers are seen to equal transformers' own, one picture at a time, in the tests."""
 Inputs = Callable[[Sequence[Image.Image]], dict[str, Any]]
 """The model's inputs for one question about each of several images."""
@@ -56,11 +44,8 @@ def try_out(net: Any, inputs_of: Inputs) -> bool:
         return False
     expected = torch.cat(alone[:2])
     spread = expected[expected.isfinite()].std()
-    return bool((together - expected).nan_to_num(0, 0, 0).abs().max() <= _tolerance(net.dtype) * spread)
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return 1e-3 if dtype == torch.float32 else 0.1
+    tolerance = 1e-3 if net.dtype == torch.float32 else 0.1
+    return bool((together - expected).nan_to_num(0, 0, 0).abs().max() <= tolerance * spread)
 
 
 @torch.inference_mode()

@@ -31,11 +31,15 @@ from vila2cli.engine.limits import (
 from vila2cli.engine.vllm_options import context_on, engine_options, place
 from vila2cli.engine.vllm_ready import normalises_itself, prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet
-from vila2cli.engine.vllm_support import why_not as why_not
 from vila2cli.errors import DataError, ModelError, UnaskableError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import architecture, load_processor, quiet_transformers
+from vila2cli.model.loading import (
+    LOAD_ERRORS,
+    architecture,
+    load_processor,
+    quiet_transformers,
+)
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
 from vila2cli.model.tiles import cuts_itself, most_tokens
@@ -67,16 +71,7 @@ class VllmEngine:
             raise
         except ModelError as error:  # from the first token
             raise ModelError(f"vLLM cannot load {folder}: {one_line(error.__cause__ or error)}") from error
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-            AssertionError,
-            ImportError,
-        ) as error:
+        except LOAD_ERRORS as error:
             raise ModelError(f"vLLM cannot load {folder}: {one_line(error)}") from error
 
     @property
@@ -256,7 +251,7 @@ class VllmEngine:
 
     def _generation_params(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         return SamplingParams(
             temperature=request.temperature,
@@ -272,7 +267,9 @@ class VllmEngine:
             min_p=self._asked.min_p,
             repetition_penalty=self._asked.repetition_penalty,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            structured_outputs=_structured(request),
+            structured_outputs=None
+            if request.schema is None
+            else StructuredOutputsParams(json=dict(request.schema)),
         )
 
     def _to_score(self, request: ScoreRequest) -> tuple[list[int], Any]:
@@ -321,15 +318,6 @@ def _engine_errors() -> tuple[type[Exception], ...]:
     return RuntimeError, EngineDeadError, EngineGenerateError, family
 
 
-def _structured(request: Request) -> Any:
-    """What holds vLLM's decoding to a request's schema, None without one."""
-    if request.schema is None:
-        return None
-    from vllm.sampling_params import StructuredOutputsParams
-
-    return StructuredOutputsParams(json=dict(request.schema))
-
-
 def _known_eos(folder: Path, config: Any) -> int | list[int] | None:
     if (folder / "generation_config.json").is_file():
         known: int | list[int] | None = GenerationConfig.from_pretrained(folder).eos_token_id
@@ -351,21 +339,20 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
             raise ValueError("its tokens of a picture see each other, for which vLLM has no kernel on a CPU")
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    # In vLLM 0.32's own CPU version a request without an adapter gets the last one's weights when it is in one
-    # batch with others (vllm pull request 49656).
-    with _cpu_adapters() if "enable_lora" in options and not on_gpu else nullcontext():
+    adapting: AbstractContextManager[None] = nullcontext()
+    if "enable_lora" in options and not on_gpu:
+        # In vLLM 0.32's own CPU version a request without an adapter gets the last one's weights when it is in
+        # one batch with others (vllm pull request 49656).
+        from vila2cli.engine.punica import grouped
+
+        adapting = grouped()
+    with adapting:
         return LLMEngine(
             vllm_config=engine_config,
             executor_class=Executor.get_class(engine_config),
             log_stats=False,
             multiprocess_mode=own_process,
         )
-
-
-def _cpu_adapters() -> AbstractContextManager[None]:
-    from vila2cli.engine.punica import grouped
-
-    return grouped()
 
 
 def pixel_options(chat: Chat, asked: AskedSettings) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def _other_head(folder: Path, architectures: Sequence[str]) -> str | None:
     config: Any = net.config
     text = config.get_text_config()
     stated = bool(getattr(config, "tie_word_embeddings", False))
-    if text is config or (stated and _stores_head(folder)):  # then vLLM compares the two matrices
+    # Of a head that is stored as well vLLM compares the two matrices.
+    if text is config or (stated and any(name.endswith("lm_head.weight") for name in tensor_places(folder))):
         return None
     reads_text = set(architectures) & set(_TEXT_CONFIG_TIES)
     tied = bool(getattr(text, "tie_word_embeddings", False)) if reads_text else stated
@@ -97,7 +98,3 @@ def _other_head(folder: Path, architectures: Sequence[str]) -> str | None:
         f"in {folder / 'config.json'} tie_word_embeddings is not the same as in text_config, and vLLM goes by "
         f"another one than transformers; set both to {str(is_tied(net)).lower()}"
     )
-
-
-def _stores_head(folder: Path) -> bool:
-    return any(name.endswith("lm_head.weight") for name in tensor_places(folder))

@@ -1,10 +1,8 @@
 """A LoRA adapter as peft writes it: a folder of few weights that names the checkpoint they adapt."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -78,13 +76,10 @@ def read_adapter(model: str | Path) -> Adapter:
         raise ModelError(
             f"the base of the adapter {folder}: {error}; base_model_name_or_path in {CONFIG_FILE} says where"
         ) from None
-    adapter = Adapter(folder, base, _largest_rank(config), _parts(folder))
+    rank = max(int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values()), 1)
+    adapter = Adapter(folder, base, rank, _parts(folder))
     _check_lineage(adapter)
     return adapter
-
-
-def _largest_rank(config: Mapping[str, Any]) -> int:
-    return max(int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values()), 1)
 
 
 def _parts(folder: Path) -> frozenset[Part]:

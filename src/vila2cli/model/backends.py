@@ -229,7 +229,7 @@ class Course:
         self._whole, self._left = size, {size: size}
         return image
 
-    def go(self, step: "ImageStep", image: Any, made: Any) -> Any:
+    def go(self, step: "ImageStep", image: Any, made: NDArray[Any]) -> NDArray[Any]:
         """Note a step from one array to another, which is handed back."""
         if self.steps is not None and image is self._last:
             self.steps.append(step)
@@ -285,19 +285,17 @@ class SizedPil(SettledOnce, PilBackend):  # type: ignore[misc]
         height, width = target_size((old_height, old_width), size)
         self.course.resized((old_width, old_height), (width, height))
         step = ImageStep("resize", (size, *args), kwargs)
-        return self.course.go(step, image, _blank((len(image), height, width), np.uint8))  # type: ignore[no-any-return]
+        return self.course.go(step, image, _blank((len(image), height, width), np.uint8))
 
     def center_crop(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
         cropped = super().center_crop(image, *args, **kwargs)
-        return self.course.go(ImageStep("center_crop", args, kwargs), image, cropped)  # type: ignore[no-any-return]
+        return self.course.go(ImageStep("center_crop", args, kwargs), image, cropped)
 
     def rescale(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
-        step = ImageStep("rescale", args, kwargs)
-        return self.course.go(step, image, _blank(image.shape, np.float32))  # type: ignore[no-any-return]
+        return self.course.go(ImageStep("rescale", args, kwargs), image, _blank(image.shape, np.float32))
 
     def normalize(self, image: NDArray[Any], *args: Any, **kwargs: Any) -> NDArray[Any]:
-        step = ImageStep("normalize", args, kwargs)
-        return self.course.go(step, image, _blank(image.shape, np.float32))  # type: ignore[no-any-return]
+        return self.course.go(ImageStep("normalize", args, kwargs), image, _blank(image.shape, np.float32))
 
 
 def _blank(shape: tuple[int, ...], kind: type) -> NDArray[Any]:

@@ -17,19 +17,10 @@ from vila2cli.shards.records import file_sha256
 LINEAGE_FILE = "vila2.json"
 """What a checkpoint of ours was made from, beside its weights."""
 _DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-_IDENTITY = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "*preprocessor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-)
+_IDENTITY = """
+    *.safetensors config.json generation_config.json processor_config.json *preprocessor_config.json tokenizer*
+    special_tokens_map.json added_tokens.json vocab.* merges.txt chat_template*
+"""
 """What decides a checkpoint's text; lineage and metrics beside it do not."""
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -142,4 +133,4 @@ def weights_sha256(folder: str | Path) -> str:
 
 def identity_files(folder: Path) -> list[Path]:
     """The files of a checkpoint that decide what it generates, by name."""
-    return sorted({path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()})
+    return sorted({path for pattern in _IDENTITY.split() for path in folder.glob(pattern) if path.is_file()})

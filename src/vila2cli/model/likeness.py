@@ -58,7 +58,7 @@ def named_alike(first: Path, other: Path) -> dict[str, TensorPlace]:
         if _HEAD in ours and _HEAD not in theirs and _WORDS in theirs:  # stored though it is tied
             found[ours[_HEAD]] = others[theirs[_WORDS]]
         if ours.keys() != theirs.keys():
-            _check_whole(first, places, other, others, _ends(ours, theirs))
+            _check_whole(first, other, ours, theirs)
         others = found
     for name, place in others.items():
         _check_tensor(first, name, places[name], other, place)
@@ -71,27 +71,15 @@ def _bare(places: Mapping[str, TensorPlace]) -> dict[str, str]:
     return bare if len(bare) == len(places) else {name: name for name in places}
 
 
-def _ends(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The names of the tensors that one of two has alone."""
-    only = sorted(ours[bare] for bare in ours.keys() - theirs.keys())
-    return only, sorted(theirs[bare] for bare in theirs.keys() - ours.keys())
-
-
-def _check_whole(
-    first: Path,
-    places: Mapping[str, TensorPlace],
-    other: Path,
-    others: Mapping[str, TensorPlace],
-    alone: tuple[list[str], list[str]],
-) -> None:
+def _check_whole(first: Path, other: Path, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
     """Raise ModelError unless what one of two checkpoints stores alone is nothing that their class reads."""
     try:
         if is_tied(outline(first)) == is_tied(outline(other)):
             return
     except ModelError:
         pass
-    for have, lack, names in ((first, other, alone[0]), (other, first, alone[1])):
-        if names:
+    for have, own, lack, others in ((first, ours, other, theirs), (other, theirs, first, ours)):
+        if names := sorted(own[bare] for bare in own.keys() - others.keys()):
             raise ModelError(
                 f"{first} and {other} cannot be averaged: {lack} has no {names[0]}, which {have} has"
                 + (f", nor {len(names) - 1} more of its tensors" if len(names) > 1 else "")
@@ -145,18 +133,10 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
 def _is_read_alike(what: str, first: Path, other: Path) -> bool:
     """Whether transformers makes the same of two checkpoints' files that differ as text."""
     read: Callable[[Path], Any] | None = _READERS.get(what)
-    if read is None:
-        return False
     try:
-        return bool(read(first) == read(other))
-    except ModelError:
+        return read is not None and bool(read(first) == read(other))
+    except _UNREADABLE:
         return False
-    except LOAD_ERRORS:
-        return False
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    return _plain(AutoConfig.from_pretrained(folder).to_dict())
 
 
 def _read_tokenizer(folder: Path) -> dict[str, Any]:
@@ -167,14 +147,12 @@ def _read_tokenizer(folder: Path) -> dict[str, Any]:
     return special | _without(json.loads(backend.to_str()), frozenset(("padding", "truncation")))
 
 
-def _read_images(folder: Path) -> dict[str, Any]:
-    return _without(_plain(load_processor(folder).to_dict()), frozenset(("chat_template", "processor_class")))
-
-
+_UNREADABLE: tuple[type[Exception], ...] = (ModelError, *LOAD_ERRORS)
+_OF_TEXTS = frozenset(("chat_template", "processor_class"))
 _READERS: Mapping[str, Callable[[Path], Any]] = {
-    "configuration": _read_config,
+    "configuration": lambda folder: _plain(AutoConfig.from_pretrained(folder).to_dict()),
     "tokenizer": _read_tokenizer,
-    "image processing": _read_images,
+    "image processing": lambda folder: _without(_plain(load_processor(folder).to_dict()), _OF_TEXTS),
 }
 
 

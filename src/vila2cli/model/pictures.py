@@ -123,13 +123,8 @@ class Pictures:
                 made._most, made.by_number, made.alone = most, self.by_number, self.alone
                 made.names, made.fills_up = self.names, self.fills_up
                 if self._settings is not None:
-                    made._merged()["images_kwargs"].update(
-                        {
-                            name: value
-                            for name, value in self._settings["images_kwargs"].items()
-                            if name in _LEVELS
-                        }
-                    )
+                    ours, theirs = self._settings["images_kwargs"], made._merged()["images_kwargs"]
+                    theirs.update({name: value for name, value in ours.items() if name in _LEVELS})
                 made.hasten(self._shown)
                 self._held[most] = made
             return self._held[most]
@@ -236,8 +231,11 @@ class Pictures:
     def _made(self, rows: list[list[Image.Image]], maker: Any) -> dict[str, Any] | None:
         """The tensors that a processor makes, None where it fails and another one is left; raises DataError."""
         try:
-            made = self._alone(rows, maker.image_processor) if self.alone else self._whole(rows, maker)
-            return self._named(made)
+            if self.alone:
+                return self._named(maker.image_processor(images=rows, **self._merged()["images_kwargs"]))
+            texts = [self.place * len(own) for own in rows]
+            made = maker(text=texts, images=rows, padding=True, return_tensors="pt")
+            return self._named({name: value for name, value in made.items() if name not in OF_TEXT})
         except ODD as error:
             if maker is not self._processor:
                 return None
@@ -251,14 +249,6 @@ class Pictures:
         except ODD:
             return None
         return None if made is None else self._named(made)
-
-    def _alone(self, rows: list[list[Image.Image]], maker: Any) -> dict[str, Any]:
-        return dict(maker(images=rows, **self._merged()["images_kwargs"]))
-
-    def _whole(self, rows: list[list[Image.Image]], maker: Any) -> dict[str, Any]:
-        texts = [self.place * len(own) for own in rows]
-        made = maker(text=texts, images=rows, padding=True, return_tensors="pt")
-        return {name: value for name, value in made.items() if name not in OF_TEXT}
 
     def laid_out(self, text: str, images: Sequence[Image.Image], *, adds: bool) -> dict[str, Any]:
         """What the processor makes of a text with these images; `adds` says whether it begins with a token."""

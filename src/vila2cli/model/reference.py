@@ -6,6 +6,7 @@ pictures expanded once, which is the same for most processors and is seen here t
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,11 @@ def check(chat: "Chat", name: str) -> None:
 def _settle(chat: "Chat", name: str) -> None:
     wide, tall = trial_picture(WIDE), trial_picture(TALL)
     shown: list[list[Image.Image]] = [[wide], [tall, wide]]
-    _see_places(chat, name)
+    if chat.image_token not in chat.rendering.prompt(ASKED, 1):
+        raise ModelError(
+            f"{name}: its chat template leaves the picture out ({chat.image_token} is not in what it writes); "
+            "use one that renders image parts"
+        )
     try:
         theirs = _own_path(chat, shown)
     except ODD as error:
@@ -94,22 +99,14 @@ def _settle_parts(chat: "Chat", shown: list[list[Image.Image]], theirs: Mapping[
     chat.token_types = _token_types(theirs, ids, name)
     given = theirs.keys() - chat.token_types.keys() - set(OF_TEXT)
     for chat.pictures.alone in (True, False):
-        chat.pictures.names = None
-        ours = _tried_tensors(chat, shown)
-        if ours is not None and given <= ours.keys() and all(_equal(ours[one], theirs[one]) for one in given):
-            chat.pictures.names = frozenset(given)
-            return
-    lacking = sorted(given - (ours or {}).keys()) or sorted(given)
+        chat.pictures.names, ours = None, dict[str, Any]()
+        with suppress(DataError):
+            ours = chat.pictures.tensors(shown)
+            if given <= ours.keys() and all(_equal(ours[one], theirs[one]) for one in given):
+                chat.pictures.names = frozenset(given)
+                return
+    lacking = sorted(given - ours.keys()) or sorted(given)
     raise ModelError(f"{name} is not supported: its {', '.join(lacking)} cannot be made of pictures alone")
-
-
-def _see_places(chat: "Chat", name: str) -> None:
-    text = chat.rendering.prompt(ASKED, 1)
-    if chat.image_token not in text:
-        raise ModelError(
-            f"{name}: its chat template leaves the picture out ({chat.image_token} is not in what it writes); "
-            "use one that renders image parts"
-        )
 
 
 def _own_path(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> Mapping[str, Any]:
@@ -171,13 +168,6 @@ def _token_types(made: Mapping[str, Any], ids: list[list[int]], name: str) -> di
             raise ModelError(f"{name} is not supported: its {key} depends on more than a token and its picture")
         found[key] = {token: one for token, (one,) in values.items() if one}
     return found
-
-
-def _tried_tensors(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> dict[str, Any] | None:
-    try:
-        return chat.pictures.tensors(shown)
-    except DataError:
-        return None
 
 
 def _equal(ours: Any, theirs: Any) -> bool:

@@ -84,8 +84,10 @@ class Rendering:
 
     def messages(self, turns: Sequence[Turn], num_images: int) -> list[dict[str, Any]]:
         """The turns as a chat template takes them, with parts for images where the model takes any."""
-        if not self._takes_images:
-            return self._texts(turns, num_images)
+        if not self._takes_images:  # a language model's template may take no content but a string
+            if num_images:
+                raise DataError("a language model is shown an image; give a vision-language model")
+            return [{"role": turn.role, "content": self.controls.inert(turn.text)} for turn in turns]
         return [
             {
                 "role": turn.role,
@@ -96,12 +98,6 @@ class Rendering:
             }
             for turn, parts in zip(turns, turn_parts(turns, num_images), strict=True)
         ]
-
-    def _texts(self, turns: Sequence[Turn], num_images: int) -> list[dict[str, Any]]:
-        """The messages of a language model, whose template may take no content but a string."""
-        if num_images:
-            raise DataError("a language model is shown an image; give a vision-language model")
-        return [{"role": turn.role, "content": self.controls.inert(turn.text)} for turn in turns]
 
     def _ended(self, content: Any) -> Any:
         """An answer's content, text or parts, with the end token that the template leaves out."""

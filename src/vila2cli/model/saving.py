@@ -19,13 +19,8 @@ from vila2cli.model.tensor_files import INDEX_FILE, SIZE_BYTES, read_header, wei
 _WRITTEN, _WANTED = "vision_tower.", "vision_tower.vision_model."
 """A prefix of tensor names that transformers writes and the one that vLLM looks for, in towers of these kinds;
 transformers reads both."""
-_NESTED_TOWERS = (
-    "clip",
-    "clip_vision_model",
-    "siglip",
-    "siglip_vision_model",
-    "siglip2",
-    "siglip2_vision_model",
+_NESTED_TOWERS = tuple(
+    f"{name}{end}" for name in ("clip", "siglip", "siglip2") for end in ("", "_vision_model")
 )
 
 

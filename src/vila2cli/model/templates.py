@@ -1,11 +1,10 @@
 """Chat templates: with image parts for LLM families whose own takes text only, and which arguments one has."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from vila2cli.errors import UnaskableError
+from vila2cli.errors import UnaskableError, meant
 
 _CONTENT = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -54,9 +53,8 @@ def check_arguments(template: Any, names: Iterable[str]) -> None:
     used = {name for text in texts for name in _names(str(text))}
     for name in names:
         if name not in used:
-            close = difflib.get_close_matches(name, used, n=1, cutoff=0.6)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            raise UnaskableError(f"the model's chat template has no argument {name!r} (chat_template){meant}")
+            what = f"has no argument {name!r} (chat_template){meant(name, used)}"
+            raise UnaskableError(f"the model's chat template {what}")
 
 
 def _names(template: str) -> set[str]:

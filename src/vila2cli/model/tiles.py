@@ -138,7 +138,8 @@ def cutting(processor: Any, name: str = "") -> Any:
     if told is None:
         return processor
     kind = type(images)
-    cutter = next((one for stock, one in _CUTTERS.items() if _is_of(kind, stock)), None)
+    names = {base.__name__.removesuffix("Pil") for base in kind.__mro__}
+    cutter = next((one for stock, one in _CUTTERS.items() if stock in names), None)
     if cutter is None:
         raise ModelError(f"{name}: {KEY} in its processor_config.json is not taken with a {kind.__name__}")
     try:
@@ -150,10 +151,6 @@ def cutting(processor: Any, name: str = "") -> Any:
     if not issubclass(kind, Catty):
         images.__class__ = type(kind.__name__, (cutter, kind), {})
     return processor
-
-
-def _is_of(kind: type, stock: str) -> bool:
-    return any(one.__name__ in (stock, f"{stock}Pil") for one in kind.__mro__)
 
 
 class Catty:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, sync_folder, write_atomically
+from vila2cli.files import MARK, PARTIAL, naming, one_at_a_time, sync_folder, sync_whole, write_atomically
 from vila2cli.run.changes import difference, model_of
 from vila2cli.run.recipe_file import RECIPE_FILE, store_recipe
 from vila2cli.settings.recipe import Recipe
@@ -195,11 +195,7 @@ def complete_folder(out_dir: Path, *, resume: bool = False) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     (partial / OURS).touch()
     yield partial
-    for folder, _, names in os.walk(partial):
-        for name in names:
-            with (Path(folder) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(folder))
+    sync_whole(partial)
     partial.rename(out_dir)
     (out_dir / OURS).unlink(missing_ok=True)
     sync_folder(out_dir.parent)

@@ -201,24 +201,21 @@ def forecast(
     stages: Sequence[Stage], recipe: Recipe, counts: Counts, rates: Mapping[StageKind, Rate]
 ) -> Iterator[Forecast]:
     """What each stage will take, at the measured rates, else the published ones."""
+    tiles = recipe.base.tiles
+    most_tiles = (
+        1 if tiles.method == "none" else tiles.max + tiles.thumbnail
+    )  # with the one that shows it whole
     for stage in stages:
         rate = _rate(stage.kind, recipe, rates)
-        price = recipe.cost.dollars_per_hour
         yield Forecast(
             stage,
             num_images(stage, recipe, counts),
             rate,
-            price,
+            recipe.cost.dollars_per_hour,
             stage.is_complete(),
             tuple(name for name in _data_of(stage) if counts[name] is None),
-            _most_tiles(recipe) if rate is not None and rate.source in _OF_PAPERS else 1,
+            most_tiles if rate is not None and rate.source in _OF_PAPERS else 1,
         )
-
-
-def _most_tiles(recipe: Recipe) -> int:
-    """Into how many squares an image is cut at most, the one that shows it whole among them."""
-    tiles = recipe.base.tiles
-    return 1 if tiles.method == "none" else tiles.max + tiles.thumbnail
 
 
 def _rate(kind: StageKind, recipe: Recipe, rates: Mapping[StageKind, Rate]) -> Rate | None:

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vila2cli.run.cost import three_digits
@@ -58,9 +57,7 @@ class Progress:
             self._show_bar()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         self._report(closing=True)
@@ -185,10 +182,10 @@ class _Bar:
         self._progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}", markup=False),
-            TextColumn("{task.fields[unit]}", markup=False),
-            TextColumn("{task.fields[time]}", markup=False),
-            TextColumn("{task.fields[figures]}", markup=False),
+            *(
+                TextColumn(f"{{task.fields[{name}]}}", markup=False)
+                for name in ("count", "unit", "time", "figures")
+            ),
             console=self._console,
             transient=True,
         )

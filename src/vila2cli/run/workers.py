@@ -22,7 +22,7 @@ class Worker:
         return f"{self.index}/{self.count}"
 
 
-def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = None) -> Worker:
+def parse_worker(text: str | None = None, environ: Mapping[str, str] = os.environ) -> Worker:
     """Read `i/n`; without it take the Slurm array task and what `launched_worker` says, else 0/1.
 
     `auto/n` is this, too, and says how many there are. Raises RecipeError when the text is not `i/n` with
@@ -34,7 +34,6 @@ def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = No
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise RecipeError(f"--worker {text}: write it as i/n with i from 0 to n-1, for example 0/4")
         return Worker(int(index), int(count))
-    environ = os.environ if environ is None else environ
     array = _array_task(environ) if "SLURM_ARRAY_TASK_ID" in environ else Worker()
     task = launched_worker(environ, count=int(wanted) // array.count if wanted else None)
     worker = Worker(array.index * task.count + task.index, array.count * task.count)
@@ -44,9 +43,8 @@ def parse_worker(text: str | None = None, environ: Mapping[str, str] | None = No
     return worker
 
 
-def who_counts(worker: Worker, environ: Mapping[str, str] | None = None) -> str:
+def who_counts(worker: Worker, environ: Mapping[str, str] = os.environ) -> str:
     """Where the numbers of a worker come from, "" where it is the only one and nothing says otherwise."""
-    environ = os.environ if environ is None else environ
     try:
         by_itself = parse_worker(f"auto/{worker.count}" if worker.count > 1 else None, environ)
     except RecipeError:  # of which --worker is the way out

@@ -22,30 +22,22 @@ from vila2cli.score.scorer import Scorer
 from vila2cli.score.vqa import GQA, SHORT, TEXTVQA, VIZWIZ, VQA, VQAEVAL
 from vila2cli.score.yesno import HALLUSION, MME, POPE, TRUTH, YESNO
 
-_YES_NO = (YESNO, POPE, MME, HALLUSION, TRUTH, AMBER_YESNO)
-_CHOICE = (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM)
-_SHORT = (SHORT, VQA, VQAEVAL, VIZWIZ, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH)
-_BOX = (BOX, REFCOCO)
-_CAPTION = (FACTS, CIDER, CHAIR, AMBER)
-_OPEN = (MMVET, LLAVA_BENCH)
-
-SCORERS = {scorer.name: scorer for scorer in (*_YES_NO, *_CHOICE, *_SHORT, *_BOX, *_CAPTION, *_OPEN)}
-CAPTION_SCORERS = frozenset(scorer.name for scorer in _CAPTION)
-
-
-_BY_TYPE = {
-    "yesno": _YES_NO,
-    "choice": _CHOICE,
-    "short": _SHORT,
-    "box": _BOX,
-    "caption": _CAPTION,
-    "open": _OPEN,
+BY_TYPE = {
+    "yesno": (YESNO, POPE, MME, HALLUSION, TRUTH, AMBER_YESNO),
+    "choice": (CHOICE, SCIENCEQA, SEED, MCQ, MMBENCH, MMMU, MMMU_RANDOM),
+    "short": (SHORT, VQA, VQAEVAL, VIZWIZ, TEXTVQA, GQA, OCR, DOCVQA, CHARTQA, OCRBENCH),
+    "box": (BOX, REFCOCO),
+    "caption": (FACTS, CIDER, CHAIR, AMBER),
+    "open": (MMVET, LLAVA_BENCH),
 }
+"""By the type of answers that a task.toml names the scorers for it, the usual one first."""
+SCORERS = {scorer.name: scorer for scorers in BY_TYPE.values() for scorer in scorers}
+CAPTION_SCORERS = frozenset(scorer.name for scorer in BY_TYPE["caption"])
 
 
 def answer_type_of(scorer: Scorer) -> str:
     """What kind of answers a scorer is for, as task.toml says it."""
-    return next(kind for kind, scorers in _BY_TYPE.items() if scorer in scorers)
+    return next(kind for kind, scorers in BY_TYPE.items() if scorer in scorers)
 
 
 def find_scorer(name: str) -> Scorer:

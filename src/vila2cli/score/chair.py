@@ -29,20 +29,9 @@ DOUBLE_WORDS: Mapping[str, str] = (
 )
 """Two words that are one, and what they are taken for: a "baby bird" is no baby, a "hot dog" no dog."""
 
-_IRREGULAR = {
-    "people": "person",
-    "children": "child",
-    "feet": "foot",
-    "teeth": "tooth",
-    "geese": "goose",
-    "mice": "mouse",
-    "knives": "knife",
-    "calves": "calf",
-    "loaves": "loaf",
-    "oxen": "ox",
-    "buses": "bus",
-    "taxis": "taxi",
-}
+_PLURALS = "people children feet teeth geese mice knives calves loaves oxen buses taxis"
+_SINGULARS = "person child foot tooth goose mouse knife calf loaf ox bus taxi"
+_IRREGULAR = dict(zip(_PLURALS.split(), _SINGULARS.split(), strict=True))
 _MEN = re.compile(r"men$")
 _ES = re.compile(r"(ss|sh|ch|x|z|o)es$")
 
@@ -79,18 +68,12 @@ def singular(word: str, known: Container[str]) -> str:
     return word[:-2] if _ES.search(word) else word[:-1]
 
 
-def _words(caption: str) -> list[str]:
-    return _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
-
-
-def _owner(word: str, known: Container[str]) -> str:
-    """A word without the 's of a possessive; that of a plural, a lone apostrophe, is cut off already."""
-    return word if word in known else word.removesuffix("'s")
-
-
 def objects_named(caption: str, synonyms: Mapping[str, str]) -> list[tuple[str, str]]:
     """Every mention of a known object, in order, with its class."""
-    words = [singular(_owner(word, synonyms), synonyms) for word in _words(caption)]
+    spelt = _WORD.findall(caption.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    # The possessive of a plural, a lone apostrophe, is cut off already.
+    owners = [word if word in synonyms else word.removesuffix("'s") for word in spelt]
+    words = [singular(word, synonyms) for word in owners]
     joined: list[str] = []
     while words:
         pair = " ".join(words[:2])

@@ -55,11 +55,9 @@ def parse_letter(answer: str) -> str | None:
     return stated[0] if len(stated) == 1 else None
 
 
-def scienceqa_letter(answer: str, options: str = "ABCDE") -> str | None:
+def scienceqa_letter(answer: str) -> str | None:
     """The letter of "X", "X. text", or of one "The answer is X." in the text (LLaVA's eval_science_qa)."""
-    if answer in options and len(answer) == 1:
-        return answer
-    if len(answer) >= 3 and answer[0] in options and answer[1:3] == ". ":
+    if answer[:1] in tuple("ABCDE") and answer[1:3] in ("", ". "):
         return answer[0]
     stated = _SCIENCEQA_SENTENCE.findall(answer)
     return stated[0] if len(stated) == 1 else None
@@ -118,15 +116,6 @@ def score_scienceqa(answer: str, reference: Reference) -> Row:
     }
 
 
-def scienceqa_metrics(totals: Columns) -> dict[str, FloatArray]:
-    """Accuracy over all questions and over those with an image (SQA-I), and the share that was not read."""
-    return {
-        "image_accuracy": ratio(totals["image_right"], totals["image"]),
-        "accuracy": ratio(totals["score"], totals["n"]),
-        "unparsed_ratio": ratio(totals["unparsed"], totals["n"]),
-    }
-
-
 def score_seed(answer: str, reference: Reference) -> Row:
     """SEED-Bench: the answer has to be the letter and nothing else."""
     return {"score": float(answer == true_letter(reference)), "unparsed": float(len(answer) != 1)}
@@ -163,7 +152,9 @@ SCIENCEQA = Scorer(
     version="llava-1",
     headline="image_accuracy",
     score=score_scienceqa,
-    metrics=scienceqa_metrics,
+    metrics=means(
+        image_accuracy="image_right/image", accuracy="score", unparsed_ratio="unparsed"
+    ),  # SQA-I first
     rule="LLaVA's eval_science_qa",
 )
 SEED = Scorer(

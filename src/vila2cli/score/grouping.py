@@ -80,8 +80,9 @@ def category_label(reference: Reference) -> Labels:
 
 
 def means(**columns: str) -> Metrics:
-    """Metrics that are the means of columns over all samples."""
-    return lambda totals: {name: ratio(totals[column], totals["n"]) for name, column in columns.items()}
+    """Metrics that are the means of columns over all samples, or as COLUMN/OTHER of some by another column."""
+    pairs = {name: column.split("/") if "/" in column else (column, "n") for name, column in columns.items()}
+    return lambda totals: {name: ratio(totals[one], totals[other]) for name, (one, other) in pairs.items()}
 
 
 def precision_recall(right: FloatArray, stated: FloatArray, true: FloatArray) -> dict[str, FloatArray]:

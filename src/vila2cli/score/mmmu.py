@@ -18,8 +18,6 @@ from vila2cli.score.stats import Columns, FloatArray, ratio
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
 _MIN_WORDS_FOR_TEXT = 6
 _KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
-# In the text as it was one may end a sentence before a capital; MMMU lower-cases before it splits.
-_SENTENCES = re.compile(r"\n")
 _WITH_COMMAS = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
 _SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
 _SIMPLE = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
@@ -109,7 +107,9 @@ def _draw(answer: str, reference: Reference, choices: dict[str, str]) -> str:
 def _key_tails(answer: str) -> list[str]:
     """Of each line the shortest text after a word that announces an answer; all of it where there is none."""
     text = answer.strip().strip(".").lower()
-    lines = _SENTENCES.split(text)
+    lines = text.split(
+        "\n"
+    )  # MMMU, too, splits at full stops before capitals, after it has lower-cased the text
     tails = []
     for index, line in enumerate(lines):
         keys = (*_KEYS, "=") if index == len(lines) - 1 else _KEYS

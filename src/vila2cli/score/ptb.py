@@ -35,9 +35,9 @@ _TWO_IN_ONE = {"cannot": 3, "gonna": 3, "wanna": 3, "gotta": 3, "gimme": 3, "lem
 _SOFT_HYPHEN = "\xad"
 
 
-def tokenise(caption: str, following: str = "") -> list[str]:
-    """The words of a caption in lower case and without punctuation; `following` is the next caption."""
-    return tokenise_all([caption, following] if following else [caption])[0]
+def tokenise(caption: str) -> list[str]:
+    """The words of a caption in lower case and without punctuation."""
+    return tokenise_all([caption])[0]
 
 
 def tokenise_all(captions: Sequence[str]) -> list[list[str]]:

@@ -118,9 +118,7 @@ class Scorer:
 
     def top_of(self, metric: str, columns: Columns) -> float:
         """The greatest value that a metric can have, 0 being its least; 0 for one without a limit."""
-        if self.tops is None:
-            return float(self.is_share)
-        return self.tops(metric, columns)
+        return float(self.is_share) if self.tops is None else self.tops(metric, columns)
 
     def stored(self, answer: str, reference: Reference) -> dict[str, Any]:
         """What a prediction layer keeps of one answer; `Scored` is made from it again."""

@@ -55,13 +55,13 @@ FEWEST = 6
 """Pairs that all differ alike have p below 0.05, two-sided, from this number on: 2 * 0.5**6 = 0.03."""
 
 
-def samples_needed(error: float, num_samples: int, difference: float, *, power: float = POWER) -> int | None:
-    """How many samples like these show a difference with this power; None for a difference of nothing.
+def samples_needed(error: float, num_samples: int, difference: float) -> int | None:
+    """How many samples like these show a difference; None for a difference of nothing.
 
     `error` is the standard error with `num_samples`, and goes down with the root of their number. Without any
     spread it says nothing of that, so there is no number. Fewer than FEWEST show nothing, however they differ.
     """
-    visible = smallest_visible(error, power=power)
+    visible = smallest_visible(error)
     if difference == 0.0 or visible is None:
         return None
     return max(FEWEST, math.ceil(num_samples * (visible / abs(difference)) ** 2))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError, RecipeError
-from vila2cli.score import CAPTION_SCORERS, find_scorer
+from vila2cli.score import BY_TYPE, CAPTION_SCORERS, find_scorer
 from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.score.chair import read_synonyms
 from vila2cli.score.scorer import Reference, Scorer, Vocabulary
@@ -27,14 +27,6 @@ from vila2cli.shards.places import seen_from
 from vila2cli.shards.sample import Sample
 
 TASK_FILE = "task.toml"
-_SCORER_OF = {
-    "yesno": "yesno",
-    "short": "short",
-    "choice": "choice",
-    "box": "box",
-    "caption": "facts",
-    "open": "mmvet",
-}
 _SLOTS = ("size", "colour", "shape", "place")
 _QUESTION = "{question}"
 
@@ -151,20 +143,18 @@ def load_task(folder: Path) -> Task:
     """Read task.toml; raises DataError naming the file and the key that does not fit."""
     path = folder / TASK_FILE
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _parse_task(tomllib.loads(path.read_text(encoding="utf-8")), folder)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from None
-    try:
-        return _parse_task(table, folder)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
 
 def _parse_task(table: Mapping[str, Any], folder: Path) -> Task:
     answer_type = _text(table, "answer_type")
-    if answer_type not in _SCORER_OF:
-        raise DataError(f"answer_type is {answer_type!r}; it should be one of {', '.join(_SCORER_OF)}")
-    scorer = find_scorer(_text(table, "scorer", _SCORER_OF[answer_type]))
+    if answer_type not in BY_TYPE:
+        raise DataError(f"answer_type is {answer_type!r}; it should be one of {', '.join(BY_TYPE)}")
+    scorer = find_scorer(_text(table, "scorer", BY_TYPE[answer_type][0].name))
     is_other = (answer_type == "open") != (scorer.marking is not None)
     if is_other or (answer_type == "caption") != (scorer.name in CAPTION_SCORERS):
         raise DataError(f"answer_type {answer_type!r} cannot be scored by {scorer.name!r}")

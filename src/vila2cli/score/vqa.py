@@ -96,7 +96,9 @@ def normalise_short(answer: str) -> str:
 
 def score_exact(answer: str, reference: Reference) -> Row:
     """1 when the normalised answer equals any normalised reference answer."""
-    return {"score": float(normalise_short(answer) in _accepted(reference))}
+    if not reference.answers:
+        raise DataError("a short-answer question needs at least one reference answer")
+    return {"score": float(normalise_short(answer) in map(normalise_short, reference.answers))}
 
 
 def score_gqa(answer: str, reference: Reference) -> Row:
@@ -132,12 +134,6 @@ def score_textvqa(answer: str, reference: Reference) -> Row:
     if len(answers) != _NUM_ANSWERS:
         raise DataError(f"TextVQA is scored against {_NUM_ANSWERS} answers, and this sample has {len(answers)}")
     return {"score": soft_accuracy(normalise_m4c(answer), answers)}
-
-
-def _accepted(reference: Reference) -> list[str]:
-    if not reference.answers:
-        raise DataError("a short-answer question needs at least one reference answer")
-    return [normalise_short(truth) for truth in reference.answers]
 
 
 def _answers(reference: Reference) -> tuple[str, ...]:

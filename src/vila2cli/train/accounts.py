@@ -25,17 +25,6 @@ def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: fl
     )
 
 
-def counts_line(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """What each source gives."""
-    parts = [
-        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
-        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
-        + (f" ({c['fewer_tiles']:,} in fewer tiles, to fit max_length)" if c.get("fewer_tiles") else "")
-        for name, c in counts.items()
-    ]
-    return f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
-
-
 def phase_line(figures: Mapping[str, Any]) -> str:
     """What a phase did, for the terminal: how much it was trained on, in what time, and its last loss."""
     text = (
@@ -50,7 +39,13 @@ def opening_lines(
     counts: Mapping[str, Mapping[str, int]], num_samples: int, batch_size: int, num_steps: int, table: str
 ) -> Iterator[str]:
     """What a phase is trained on, and what to set where an epoch has fewer samples than a batch takes."""
-    yield counts_line(counts)
+    parts = [
+        f"{name} {c['samples']:,} samples, {c['tokens']:,} tokens"
+        + (f" ({c['filtered']:,} filtered out)" if c["filtered"] else "")
+        + (f" ({c['fewer_tiles']:,} in fewer tiles, to fit max_length)" if c.get("fewer_tiles") else "")
+        for name, c in counts.items()
+    ]
+    yield f"{sum(c['samples'] for c in counts.values()):,} samples: {'; '.join(parts)}"
     if num_samples < batch_size:
         yield (
             f"a batch of {batch_size:,} is more than {counted(num_samples, 'sample')}, so that all of training "

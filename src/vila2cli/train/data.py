@@ -121,14 +121,14 @@ def decode_sample(sample: Sample, chat: Chat, max_pixels: int, draft: float) -> 
         raise Unusable("bad-image", str(error)) from None
 
 
-def lengths_of(samples: Sequence[TrainSample], source: int = 0) -> Lengths:
+def lengths_of(samples: Sequence[TrainSample]) -> Lengths:
     """Count tokens and images, none of them cut into tiles, of samples that are all of one source."""
     images = _ints(len(sample.images) for sample in samples)
     return Lengths(
         _ints(len(sample.ids) for sample in samples),
         images,
         _ints(num_trained(sample.labels) for sample in samples),
-        np.full(len(samples), source, np.int64),
+        np.zeros(len(samples), np.int64),
         images,
     )
 

@@ -46,7 +46,7 @@ from vila2cli.train.launch import read_launch
 from vila2cli.train.loop import Surroundings, fit
 from vila2cli.train.lora import adapted, adapted_layers
 from vila2cli.train.manner import Manner
-from vila2cli.train.memory import naming_what_to_lower, settings_key
+from vila2cli.train.memory import naming_what_to_lower
 from vila2cli.train.pictures import threads_here
 from vila2cli.train.plan import drawn_captions, expected, num_steps, plan_pass
 from vila2cli.train.resume import Checkpoints, Cursor, renewed
@@ -206,32 +206,29 @@ def _finish(model: PreTrainedModel, processor: Any, job: "_Job", summary: TrainS
     shutil.rmtree(job.partial / DATA_FOLDER, ignore_errors=True)
 
 
+@dataclass(eq=False)
 class _Job:
     """A stage on one of its processes."""
 
-    def __init__(
-        self,
-        stage: str,
-        recipe: Recipe,
-        chat: Chat,
-        manner: Manner,
-        partial: Path,
-        checkpoints: Checkpoints,
-        ranks: Ranks,
-        stop: Stop,
-        digests: Mapping[str, Mapping[str, str]],
-    ) -> None:
-        self.stage, self.recipe, self.partial = stage, recipe, partial
-        self.chat, self.manner, self._digests = chat, manner, digests
-        self.checkpoints, self.ranks, self.stop = checkpoints, ranks, stop
+    stage: str
+    recipe: Recipe
+    chat: Chat
+    manner: Manner
+    partial: Path
+    checkpoints: Checkpoints
+    ranks: Ranks
+    stop: Stop
+    digests: Mapping[str, Mapping[str, str]]
+
+    def __post_init__(self) -> None:
         self._rejects: dict[tuple[str, str, str, int], Reject] = {}
         self.journal = Journal(
-            partial if ranks.is_first else None,
-            recipe.trainer,
-            ranks.accelerator,
-            project=recipe.name,
-            name=f"{recipe.name} {stage}",
-            config=recipe.model_dump(mode="json"),
+            self.partial if self.ranks.is_first else None,
+            self.recipe.trainer,
+            self.ranks.accelerator,
+            project=self.recipe.name,
+            name=f"{self.recipe.name} {self.stage}",
+            config=self.recipe.model_dump(mode="json"),
         )
 
     @property
@@ -295,9 +292,7 @@ class _Job:
                 manner=self.manner,
             )
             with (
-                naming_what_to_lower(
-                    label, settings_key(self.stage, phase.name), settings, self.recipe, self.ranks.count
-                ),
+                naming_what_to_lower(label, phase.table, settings, self.recipe, self.ranks.count),
                 adapted(model, settings, self.partial if is_first else None, seed=self.recipe.seed),
             ):
                 result = fit(
@@ -366,7 +361,7 @@ class _Job:
                 path,
                 max_length=settings.max_length,
                 check_stop=self.stop.check,
-                digests=self._digests.get(data.name),
+                digests=self.digests.get(data.name),
                 may_lack_images=data.may_lack_images,
                 max_pixels=self.recipe.data.max_pixels,
                 draft=self.recipe.data.draft,

@@ -53,12 +53,11 @@ class Launch:
         return f"in {number_format}; several processes share the work by {self.strategy}"
 
 
-def read_launch(trainer: TrainerSettings, dtype: str, environ: Mapping[str, str] | None = None) -> Launch:
+def read_launch(trainer: TrainerSettings, dtype: str, environ: Mapping[str, str] = os.environ) -> Launch:
     """What the recipe and the launcher's config file, which comes first, ask for together.
 
     Raises RecipeError, naming all that is in the way, where a training here cannot do what the file says.
     """
-    environ = os.environ if environ is None else environ
     strategy: Strategy = trainer.strategy
     if environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         strategy = "fsdp2"

@@ -95,23 +95,22 @@ def fit(
     return run.fit()
 
 
+@dataclass(eq=False)
 class _Run:
     """One phase while it runs."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        chat: Chat,
-        samples: Sequence[TrainSample],
-        lengths: Lengths,
-        names: Sequence[str],
-        settings: TrainSettings,
-        seed: int,
-        progress: Progress,
-        around: Surroundings,
-    ) -> None:
-        self.model, self.samples, self.lengths, self.names = model, samples, lengths, names
-        self.settings, self.seed, self.progress, self.around = settings, seed, progress, around
+    model: PreTrainedModel
+    chat: Chat
+    samples: Sequence[TrainSample]
+    lengths: Lengths
+    names: Sequence[str]
+    settings: TrainSettings
+    seed: int
+    progress: Progress
+    around: Surroundings
+
+    def __post_init__(self) -> None:
+        model, chat, settings, around = self.model, self.chat, self.settings, self.around
         self.ranks, trainer, launch = around.ranks, around.trainer, around.ranks.launch
         is_sharded = launch.strategy == "zero" or (launch.is_sharded and self.ranks.count > 1)
         if is_sharded and settings.cache_features:
@@ -119,14 +118,17 @@ class _Run:
         if is_sharded and "lora" in settings.train:
             raise RecipeError(f"lora is merged into whole weights; {_TO_DDP}")
         freeze_all_but(model, settings.train)
-        torch.manual_seed(seed + self.ranks.index)
+        torch.manual_seed(self.seed + self.ranks.index)
         model.train()
         manner = around.manner or survey_of(model, chat, [settings], trainer, self.ranks)
         kernel = manner.packed_kernel if settings.packing else kernel_for(model, settings, trainer, self.ranks)
         self.own_kernel = kernel_of(model)
         set_kernel(model, kernel)
-        progress.note(describe_kernel(kernel, is_packed=settings.packing))
-        _economise(model, trainer)
+        self.progress.note(describe_kernel(kernel, is_packed=settings.packing))
+        if trainer.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in layers(model) if trainer.compile else ():
+            layer.compile()
         caches = settings.cache_features and "vision_tower" not in settings.train
         features = TowerFeatures(model) if caches else None
         self.showing = Showing(chat, threads_here(trainer.workers, self.ranks.count))
@@ -140,15 +142,15 @@ class _Run:
             showing=self.showing,
             manner=manner,
         )
-        self.one = plan_pass(lengths, names, settings)
-        self.total = num_steps(self.one, batch_size=settings.batch_size, epochs=settings.epochs)
+        one = plan_pass(self.lengths, self.names, settings)
+        self.total = num_steps(one, batch_size=settings.batch_size, epochs=settings.epochs)
         self.work = work_of(model, settings.train)  # before the weights are in parts
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, settings),
             weight_decay=settings.weight_decay,
             fused=self.ranks.device.type == "cuda" or None,
         )
-        objective = Objective(model, features, len(names), manner)
+        objective = Objective(model, features, len(self.names), manner)
         self.wrapped = Wrapped(
             objective, self.optimizer, self.ranks.accelerator, max_grad_norm=settings.max_grad_norm
         )
@@ -324,15 +326,6 @@ class _Run:
             pictures_waited=self.waits.for_engine,
             seen=cursor.seen,
         )
-
-
-def _economise(model: PreTrainedModel, trainer: TrainerSettings) -> None:
-    """Trade computation for memory, or compile layers, as the recipe says."""
-    if trainer.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if trainer.compile:
-        for layer in layers(model):
-            layer.compile()
 
 
 def parameter_groups(model: PreTrainedModel, settings: TrainSettings) -> list[dict[str, Any]]:

@@ -63,17 +63,13 @@ def adapted_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str
     if not found:
         own = sorted({name.rpartition(".")[2] for name in linear})
         raise ModelError(f"the LLM has no layer named {', '.join(targets)}; lora.targets: {', '.join(own)}")
-    words = model.get_input_embeddings()
+    words, parameters = model.get_input_embeddings(), dict(model.named_parameters(remove_duplicate=False))
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in targets and module is words:
             raise ModelError(f"lora.targets: {name} is no linear layer; adapters are for those alone")
-    if is_tied(model) and (head := next((n for n in found if _weight(model, n) is words.weight), None)):
+    if is_tied(model) and (head := next((n for n in found if parameters[f"{n}.weight"] is words.weight), None)):
         raise ModelError(
             f"lora.targets: {head} is one matrix with the word embeddings in this LLM (tie_word_embeddings), "
             "so an adapter on it cannot be merged; leave it out, or train the part llm"
         )
     return found
-
-
-def _weight(model: PreTrainedModel, name: str) -> Any:
-    return model.get_submodule(name).weight

@@ -12,14 +12,6 @@ from vila2cli.settings.recipe import Recipe
 _OF_THE_CPU = ("DefaultCPUAllocator", "not enough memory")
 
 
-def settings_key(stage: str, phase: str) -> str:
-    """The table of a phase's settings in the recipe."""
-    kind, _, specialist = stage.partition(" ")
-    if specialist:
-        return f"specialists.{specialist}"
-    return kind if phase == kind else f"{kind}.{phase}"
-
-
 @contextlib.contextmanager
 def naming_what_to_lower(
     label: str, key: str, settings: TrainSettings, recipe: Recipe, count: int
@@ -32,16 +24,12 @@ def naming_what_to_lower(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_of_memory(error):
+        is_by_type = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not (is_by_type or any(words in str(error) for words in _OF_THE_CPU)):
             raise
         where = "GPU" if isinstance(error, torch.OutOfMemoryError) else "main"
         ways = "; ".join(_ways(key, settings, recipe, count)) or "train it on more or larger GPUs"
         raise OutOfMemory(f"{label}: out of {where} memory; {ways}; then run the same command again") from None
-
-
-def _is_of_memory(error: BaseException) -> bool:
-    by_type = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return by_type or any(words in str(error) for words in _OF_THE_CPU)
 
 
 def _ways(key: str, settings: TrainSettings, recipe: Recipe, count: int) -> Iterator[str]:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from PIL import Image
@@ -36,11 +35,9 @@ class Showing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=error is None, cancel_futures=True)
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def images(self, samples: Sequence[TrainSample]) -> list[list[Image.Image]]:
         """The images of each sample; raises DataError for one that is not there any more."""

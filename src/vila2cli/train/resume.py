@@ -9,7 +9,6 @@ processes: a training goes on with another number of them, and only dropout is t
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from vila2cli.errors import RecipeError
-from vila2cli.files import read_json, sync_folder
+from vila2cli.files import read_json, sync_folder, sync_whole
 from vila2cli.model.saving import writing
 from vila2cli.run.changes import difference
 from vila2cli.run.folder import OURS, check_same, to_manifest, write_json
@@ -116,7 +115,7 @@ class Checkpoints:
             for stem, values in tensors.items():
                 save_file(values, partial / f"{stem}.safetensors")
             (partial / "state.json").write_text(json.dumps(asdict(self.cursor)))
-            _sync(partial)
+            sync_whole(partial)
             older = self._all()
             partial.rename(self._folder / name)
             sync_folder(self._folder)
@@ -255,10 +254,3 @@ def _set_random_state(state: Tensor, device: torch.device) -> None:
     torch.set_rng_state(state[:cpu])
     if device.type == "cuda" and len(state) > cpu:
         torch.cuda.set_rng_state(state[cpu:], device)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(folder)

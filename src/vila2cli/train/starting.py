@@ -29,12 +29,11 @@ _SAVING_S = 24 * 3600
 """How long processes that were told to stop may take over their step and its checkpoint."""
 
 
-def num_processes(trainer: TrainerSettings, environ: Mapping[str, str] | None = None) -> int:
+def num_processes(trainer: TrainerSettings, environ: Mapping[str, str] = os.environ) -> int:
     """How many processes a training is to be started with here: 1 where a launcher has started this one.
 
     Raises RecipeError for more than there are GPUs.
     """
-    environ = os.environ if environ is None else environ
     if trainer.processes == 1 or is_launched(environ):
         return 1
     import torch

@@ -300,7 +300,7 @@ class SampleStore(Sequence[TrainSample]):
                     columns["source"].append(np.full(count, number, np.int64))
                     total, left = total + count, left - num_samples
         self._total = total
-        tables = {name: _joined(parts) for name, parts in columns.items()}
+        tables = {name: np.concatenate([np.zeros(0, np.int64), *parts]) for name, parts in columns.items()}
         drawn = None
         if choices:
             of_choice = {name: tables.pop(name) for name in CHOICE_TABLES}
@@ -374,10 +374,6 @@ class _File:
             return StoredImage(self._tar, offset, num_bytes, self._then)
         start = -1 - offset
         return EncodedImage(bytes(self._file.get_slice("bytes")[start : start + num_bytes]), "")
-
-
-def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def _mapped(path: Path) -> Any:

@@ -64,24 +64,12 @@ def _outline(shape: str) -> tuple[tuple[float, float], ...]:
             angle = math.pi * i / 5 - math.pi / 2
             points.append((0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle)))
         return tuple(points)
+    cross = ((a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b), (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a))
     outlines = {
         "square": ((0, 0), (1, 0), (1, 1), (0, 1)),
         "triangle": ((0.5, 0), (1, 1), (0, 1)),
         "diamond": ((0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)),
-        "cross": (
-            (a, 0),
-            (b, 0),
-            (b, a),
-            (1, a),
-            (1, b),
-            (b, b),
-            (b, 1),
-            (a, 1),
-            (a, b),
-            (0, b),
-            (0, a),
-            (a, a),
-        ),
+        "cross": cross,
     }
     return outlines[shape]
 

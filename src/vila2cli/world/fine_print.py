@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from vila2cli.run.folder import write_text
 from vila2cli.settings import WorldSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.sample import Turn
@@ -29,7 +28,7 @@ from vila2cli.world.scenes import (
     put_object,
     put_word,
 )
-from vila2cli.world.write import Members, WorldWritten, messages, picture_members, task_toml, write_folders
+from vila2cli.world.write import Members, WorldWritten, messages, picture_members, write_folders
 
 CELLS = ((4, 4), (5, 4), (6, 4), (7, 4), (8, 4), (5, 2), (6, 2), (7, 2))
 """Columns and rows of a wide page, each as large as a quarter of the world's other pictures and with one thing
@@ -62,7 +61,7 @@ def write_fine_print(recipe: Recipe, out: Path) -> WorldWritten:
     world = recipe.world
     settings = {name: value for name, value in world.deciding().items() if name in _DECIDING}
     inputs = {"stage": "world fine-print", "settings": settings}
-    return write_folders(dict(_folders(world)), out, world, inputs, partial(_write_tasks, out))
+    return write_folders(dict(_folders(world)), out, world, inputs, ("fine-print", QUESTIONS))
 
 
 def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[Random], Members]]]]:
@@ -72,12 +71,6 @@ def _folders(world: WorldSettings) -> Iterator[tuple[str, tuple[int, Callable[[R
     for split, num in (("dev", world.num_dev), ("eval", world.num_eval)):
         for task in QUESTIONS:
             yield f"{split}/{task}", (num, partial(_asking, task=task, split=split))
-
-
-def _write_tasks(out: Path) -> None:
-    for split in ("dev", "eval"):
-        for task in QUESTIONS:
-            write_text(out / split / task / "task.toml", task_toml(task, split, "fine-print"))
 
 
 def draw_page(random: Random, split: str, *, with_word: bool = True) -> Scene:
@@ -164,11 +157,8 @@ def _interview(page: Scene, random: Random, skills: list[str]) -> list[Turn]:
 def _asking(random: Random, task: str, split: str) -> Members:
     """A page with a question of an evaluation task and its answer; the tasks of a split share their pages."""
     page = draw_page(random, split)
-    size, image_random, ask = (
-        page_size(page, random),
-        Random(random.getrandbits(64)),
-        Random(f"{task} {random.random()}"),
-    )
+    size = page_size(page, random)
+    image_random, ask = Random(random.getrandbits(64)), Random(f"{task} {random.random()}")
     question, answer = QUESTIONS[task](page, ask)
     meta = {"question": question, "answers": [answer], "skill": task}
     return picture_members(page, image_random, meta, size=size)

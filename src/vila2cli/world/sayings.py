@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from vila2cli.shards.sample import Turn
 from vila2cli.text.prompts import PROMPTS, draw
@@ -61,9 +62,8 @@ def wrong_object(thing: SceneObject, random: Random) -> SceneObject:
     """The object with one attribute changed."""
     values = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
     name = random.choice(tuple(values))
-    value = random.choice([v for v in values[name] if v != getattr(thing, name)])
-    fields = {"size": thing.size, "colour": thing.colour, "shape": thing.shape, name: value}
-    return replace(thing, size=fields["size"], colour=fields["colour"], shape=fields["shape"])
+    changed: dict[str, Any] = {name: random.choice([v for v in values[name] if v != getattr(thing, name)])}
+    return replace(thing, **changed)
 
 
 BOILERPLATE = (

@@ -82,13 +82,7 @@ class Scene:
         """The ground truth as stored in a sample's metadata, boxes in the declared frame."""
         return {
             "objects": [
-                {
-                    "size": t.size,
-                    "colour": t.colour,
-                    "shape": t.shape,
-                    "place": t.place,
-                    "box": frame(t.box, self.size),
-                }
+                {**{slot: getattr(t, slot) for slot in VOCABULARY}, "box": frame(t.box, self.size)}
                 for t in self.objects
             ],
             "text": {"word": w.word, "place": w.place, "box": frame(w.box, self.size)}
@@ -125,7 +119,7 @@ def _any_scene(random: Random, with_word: bool | None) -> Scene:
     ]
     objects.sort(key=lambda thing: PLACES.index(thing.place))
     has_word = random.random() < 0.5 if with_word is None else with_word
-    writing = _writing(random, places[3]) if has_word else None
+    writing = put_word(random, places[3], origin(places[3])) if has_word else None
     return Scene(tuple(objects), writing)
 
 
@@ -144,10 +138,6 @@ def put_object(random: Random, size: str, start: tuple[int, int]) -> tuple[str, 
         for first, near in zip(start, (corner.endswith("left"), corner.startswith("top")), strict=True)
     )
     return corner, (x, y, x + side, y + side)
-
-
-def _writing(random: Random, place: str) -> Writing:
-    return put_word(random, place, origin(place))
 
 
 def put_word(random: Random, place: str, start: tuple[int, int]) -> Writing:

@@ -44,12 +44,7 @@ _CHUNK = 16
 
 TASKS: Mapping[str, tuple[str, str]] = {
     "existence": ("yesno", "yesno"),
-    "colour": ("short", "short"),
-    "shape": ("short", "short"),
-    "size": ("short", "short"),
-    "count": ("short", "short"),
-    "place": ("short", "short"),
-    "spatial": ("short", "short"),
+    **dict.fromkeys(("colour", "shape", "size", "count", "place", "spatial"), ("short", "short")),
     "ocr": ("short", "ocr"),
     "grounding": ("box", "box"),
     "caption": ("caption", "facts"),
@@ -81,21 +76,16 @@ def write_world(recipe: Recipe, out: Path) -> WorldWritten:
     """
     world = recipe.world
     inputs = {"stage": "world", "settings": world.deciding()}
-    return write_folders(dict(_folders(world)), out, world, inputs, partial(_write_tasks, out))
-
-
-def _write_tasks(out: Path) -> None:
-    for split in ("dev", "eval"):
-        for task in TASKS:
-            write_text(out / split / task / "task.toml", task_toml(task, split))
+    return write_folders(dict(_folders(world)), out, world, inputs, ("world", TASKS))
 
 
 def write_folders(
-    plan: Folders, out: Path, world: WorldSettings, inputs: dict[str, Any], write_tasks: Callable[[], None]
+    plan: Folders, out: Path, world: WorldSettings, inputs: dict[str, Any], named: tuple[str, Iterable[str]]
 ) -> WorldWritten:
-    """Write the shards of a plan under `out`, what `write_tasks` writes, and the marker.
+    """Write the shards of a plan under `out`, what makes tasks of some of them, and the marker.
 
-    Raises RecipeError when the folder holds what was made of other `inputs`.
+    `named` is what the names of tasks begin with, and the tasks. Raises RecipeError when the folder holds what
+    was made of other `inputs`.
     """
     if read_manifest(out) is None:
         _check_free(out, plan)
@@ -105,7 +95,9 @@ def write_folders(
         with _on_all_cores(total) as made:
             for name, (num, make) in plan.items():
                 _write_folder(out / name, num, make, world, progress, stop, made)
-    write_tasks()
+    for split in ("dev", "eval"):
+        for task in named[1]:
+            write_text(out / split / task / "task.toml", task_toml(task, split, named[0]))
     counts = {name: num for name, (num, _) in plan.items() if num}
     write_json(out / "world.json", {"settings": inputs["settings"], "num_samples": counts})
     return WorldWritten(str(inputs["stage"]), counts)
@@ -249,7 +241,7 @@ def task_sample(random: Random, task: str, split: str) -> Members:
     return picture_members(scene, image_random, {"question": question, "answers": [answer], "skill": task})
 
 
-def task_toml(task: str, split: str, name: str = "world") -> str:
+def task_toml(task: str, split: str, name: str) -> str:
     """The description that makes a folder of shards an evaluation task."""
     answer_type, scorer = TASKS[task]
     lines = [

@@ -206,7 +206,7 @@ def _running(
     if is_torchrun:
         yield _RANKS.format(
             codes=f"{shlex.quote(str(folder / 'logs'))}/codes-$SLURM_JOB_ID",
-            torchrun=_in_quotes(shlex.join(shlex.split(slurm.torchrun))),
+            torchrun=shlex.join(shlex.split(slurm.torchrun)).replace("'", "'\\''"),  # inside single quotes
             nodes=job.nodes,
             processes=processes,
         )
@@ -219,11 +219,6 @@ def _running(
     if is_torchrun:
         yield _CODES
     yield "\n"
-
-
-def _in_quotes(text: str) -> str:
-    """Text as it stands inside a word in single quotes."""
-    return text.replace("'", "'\\''")
 
 
 def _cpu_lines(cpus: int, tasks: int) -> Iterator[str]:

@@ -142,7 +142,8 @@ def _submit_stage(
         missing: list[int] = []
     else:
         running = {task.number for job in kept for task in alive[job]}
-        missing = [task for task in _missing_tasks(stage, slurm) if task not in running]
+        workers = stage.missing_workers(num_workers(stage, slurm))
+        missing = sorted({worker // workers_per_task(stage, slurm) for worker in workers} - running)
         if kept and not missing:
             return names, f"in the queue as {', '.join(names)}"
     path = folder / f"{stage.name}.sbatch"
@@ -168,11 +169,6 @@ def _check_split(path: Path, num_workers: int) -> None:
             f"{path} shares the work among {written} workers, and [slurm] now asks for "
             f"{num_workers}; set slurm.array and gpus back, or write it again with `vila2 slurm submit`"
         )
-
-
-def _missing_tasks(stage: Stage, slurm: SlurmSettings) -> list[int]:
-    per_task = workers_per_task(stage, slurm)
-    return sorted({worker // per_task for worker in stage.missing_workers(num_workers(stage, slurm))})
 
 
 def remember(folder: Path, target: str, sets: Sequence[str]) -> None:
