@@ -278,7 +278,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _on_white(_upper_bits(image), image).convert("RGB")
+        return _eight_bits(image).convert("RGB")
     if image.mode == "F":
         raise DataError("image has floating-point pixels, whose black and white nobody states")
     if image.mode == "P" or "transparency" in image.info:
@@ -290,14 +290,11 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _on_white(grey: Image.Image, image: Image.Image) -> Image.Image:
-    """The grey levels with white where the image has the one level that is transparent (a PNG's tRNS)."""
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8-bit, white where it has the one level that is transparent (a PNG's tRNS)."""
+    # convert("L") alone would clip everything above 255 to white.
+    grey = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if isinstance(clear := image.info.get("transparency"), int):
         grey = Image.frombytes("L", grey.size, grey.tobytes())  # what it knows of transparency is left behind
         grey.paste(255, mask=Image.fromarray(np.asarray(image) == clear))
     return grey
-
-
-def _upper_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8-bit; convert("L") alone would clip everything above 255 to white."""
-    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")

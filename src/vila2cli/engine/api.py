@@ -209,9 +209,10 @@ class ApiEngine:
 
     def _result(self, request: Request, reply: dict[str, Any], usage: Usage | None) -> Result:
         answer = answer_of(reply)
+        keys = [secret for secret in self._secrets if len(secret) >= _MIN_KEY]  # should a server put them there
         return answered(
             request,
-            text=self._without_key(whole_characters(answer.text)).strip(),
+            text=without_secrets(whole_characters(answer.text), keys).strip(),
             num_tokens=(usage.num_written if usage else 0) or answer.num_logprobs,
             finish_reason=answer.finish_reason,
             logprob_mean=answer.logprob_mean,
@@ -378,10 +379,6 @@ class ApiEngine:
     def _shown(self, text: str) -> str:
         """What a server said in one line, masked before it is cut."""
         return masked(" ".join(text.split()), self._secrets)[:MAX_LINE]
-
-    def _without_key(self, text: str) -> str:
-        """A caption or an answer without the key, should a server put that there."""
-        return without_secrets(text, [secret for secret in self._secrets if len(secret) >= _MIN_KEY])
 
     def _note(self, kind: str, text: str) -> None:
         """Tell once of a kind of problem that may pass."""

@@ -105,7 +105,9 @@ class HfEngine:
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield results batch by batch; a group's batches depend on nothing outside the group."""
-        for chunk in self._chunks(requests):
+        for chunk in chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS):
+            if self._adapted is not None:
+                self._adapted.use(chunk[0].adapter)
             prepared: list[_Prepared] = []
             for request in chunk:
                 try:
@@ -163,12 +165,6 @@ class HfEngine:
         if not try_out(self._net, inputs_of) and not self._chat.whole:
             self._limit = 1
             self.notes.append(f"{type(self._net).__name__} answers otherwise in batches: one request at a time")
-
-    def _chunks(self, requests: Iterable[AnyRequest]) -> Iterator[list[AnyRequest]]:
-        for chunk in chunks_by_group(requests, _LOOKAHEAD_BATCHES * self._limit, _LOOKAHEAD_PIXELS):
-            if self._adapted is not None:
-                self._adapted.use(chunk[0].adapter)
-            yield chunk
 
     def _prepare(self, request: AnyRequest) -> _Prepared:
         request = with_system(request, self._asked.system)

@@ -14,6 +14,7 @@ from vila2cli.errors import DataError, one_line
 from vila2cli.image import Size
 from vila2cli.model.backends import quick
 from vila2cli.model.outlines import Outlines
+from vila2cli.model.ready import Nested as Nested
 from vila2cli.model.ready import join, same
 from vila2cli.model.rendering import ODD
 from vila2cli.model.tiles import held, held_to, limits, most_tiles
@@ -22,7 +23,6 @@ MAX_SIZES = 1024
 _SHOWN_SIZES = 8
 _LEVELS = ("do_rescale", "do_normalize")
 OF_TEXT = ("input_ids", "attention_mask", "labels", "text_replacement_offsets", "offset_mapping")
-Nested = Sequence[Sequence[Image.Image]]
 _Value = TypeVar("_Value")
 _Place = TypeVar("_Place", bound=Hashable)
 _Key = tuple[int, int, int]

@@ -96,14 +96,10 @@ def scaled(levels: NDArray[Any], size: Size, mode: str) -> NDArray[Any]:
     # order and not in PyTorch's, as what is between is rounded, too.
     image = torch.from_numpy(np.ascontiguousarray(levels.transpose(1, 2, 0)))[None].permute(0, 3, 1, 2)
     height, width = image.shape[2:]
-    between = (size[1], width) if _begins_with_height((width, height), size) else (height, size[0])
+    # Pillow scales the height before the width since 13.0, where it shrinks by far more.
+    is_height_first = _PILLOW >= 13 and height - size[1] > max(0, 2 * (width - size[0]))
+    between = (size[1], width) if is_height_first else (height, size[0])
     for sides in (between, size[::-1]):
         if sides != image.shape[2:]:
             image = torch.nn.functional.interpolate(image, size=sides, mode=mode, antialias=True)
     return np.asarray(image[0].permute(1, 2, 0).contiguous()).transpose(2, 0, 1)
-
-
-def _begins_with_height(old: Size, new: Size) -> bool:
-    """Whether Pillow scales the height before the width: since 13.0, where it shrinks by far more."""
-    shrinks_by = old[1] - new[1]
-    return _PILLOW >= 13 and shrinks_by > 0 and shrinks_by > 2 * (old[0] - new[0])

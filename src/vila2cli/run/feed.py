@@ -170,14 +170,11 @@ class _Line(Generic[Item, Made]):
 
 def num_bytes(made: Any) -> int:
     """The memory that the pictures among what was made of a sample take."""
-    pictures = made if isinstance(made, tuple) else (getattr(made, "image", None),)
-    return sum(_of_picture(one) for one in pictures if isinstance(one, Image.Image))
+    parts = made if isinstance(made, tuple) else (getattr(made, "image", None),)
+    pictures = [one for one in parts if isinstance(one, Image.Image)]
+    return sum(getattr(one, "num_bytes", 4 * one.width * one.height) for one in pictures)
 
 
 def _num_encoded(item: Any) -> int:
     """The bytes of the images of a sample, which stay beside what is made of them."""
     return sum(len(image.data) for image in getattr(getattr(item, "sample", item), "images", ()))
-
-
-def _of_picture(image: Image.Image) -> int:
-    return getattr(image, "num_bytes", 4 * image.width * image.height)

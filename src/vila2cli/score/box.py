@@ -137,7 +137,11 @@ def _frame(reference: Reference) -> str:
 
 
 def _size(reference: Reference) -> str:
-    return "x".join(f"{_positive(reference, name):g}" for name in ("width", "height"))
+    sides = {name: reference.meta.get(name) for name in ("width", "height")}
+    for name, side in sides.items():
+        if not isinstance(side, int | float) or isinstance(side, bool) or not 0 < side < float("inf"):
+            raise DataError(f"a RefCOCO sample needs its image's {name!r} in pixels in its JSON")
+    return "x".join(f"{side:g}" for side in sides.values())
 
 
 def _grid_target(answers: Iterable[str], labels: Mapping[str, str]) -> _Target:
@@ -266,13 +270,6 @@ def _outside(unit: str, numbers: Sequence[Numbers]) -> int:
 
 def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _positive(reference: Reference, name: str) -> float:
-    value = reference.meta.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise DataError(f"a RefCOCO sample needs its image's {name!r} in pixels in its JSON")
-    return float(value)
 
 
 BOX = Scorer(

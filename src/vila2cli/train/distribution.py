@@ -119,7 +119,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not _is_of_collective(error):
+            is_named = any(word in str(error).lower() for word in _OF_COLLECTIVES)
+            if self.count == 1 or not (is_named or isinstance(error, dist.DistError)):
                 raise
             self._barrier(where, _NAMING_S, cause=str(error))
             raise
@@ -137,11 +138,6 @@ class Ranks:
 def _store() -> Any:
     """Where the processes met; there is no public name for it."""
     return dist.distributed_c10d._get_default_store()
-
-
-def _is_of_collective(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in text for word in _OF_COLLECTIVES)
 
 
 def _who(message: str) -> str:

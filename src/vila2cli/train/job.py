@@ -138,8 +138,7 @@ def train_stage(
     is missing.
     """
     launch = read_launch(recipe.trainer, recipe.base.dtype)
-    _check_mixture(phases)
-    _check_adapters(model, phases)
+    _check(model, phases)
     with (
         joined(launch, recipe.trainer.timeout_s) as ranks,
         interruptible() as stop,
@@ -379,16 +378,12 @@ class _Job:
         return [store(number, shard) for number, shard in shards]  # all of them are there now
 
 
-def _check_mixture(phases: Sequence[Phase]) -> None:
-    """Raise RecipeError for a mixture that names a source which its phase does not have."""
+def _check(model: PreTrainedModel, phases: Sequence[Phase]) -> None:
+    """Raise RecipeError for a mixture that names a source which its phase does not have, before any phase runs,
+    and ModelError for adapters on layers that the LLM does not have for them."""
     for phase in phases:
         names = [data.name for data in phase.sources]
         if unknown := [name for name in phase.settings.blend()[0] if name not in names]:
             raise RecipeError(f"{phase.name}: mixture.{unknown[0]} is none of its sources ({', '.join(names)})")
-
-
-def _check_adapters(model: PreTrainedModel, phases: Sequence[Phase]) -> None:
-    """Raise ModelError, before any phase runs, for adapters on layers that the LLM does not have for them."""
-    for phase in phases:
         if "lora" in phase.settings.train:
             adapted_layers(model, phase.settings.lora.targets)

@@ -63,7 +63,8 @@ def read_launch(trainer: TrainerSettings, dtype: str, environ: Mapping[str, str]
         strategy = "fsdp2"
     if environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         strategy = "zero"
-    config = _deepspeed_config(environ) if strategy == "zero" else {}
+    path = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") if strategy == "zero" else "none"
+    config: Mapping[str, Any] = {} if path.lower() == "none" else read_json(Path(path))
     precision = environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     for name in ("bf16", "fp16"):
         if config.get(name, {}).get("enabled") is True:
@@ -110,8 +111,3 @@ def _refused_zero(environ: Mapping[str, str], config: Mapping[str, Any]) -> Iter
 
 def _is_on(value: Any) -> bool:
     return str(value).lower() not in _OFF
-
-
-def _deepspeed_config(environ: Mapping[str, str]) -> Mapping[str, Any]:
-    path = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    return {} if path.lower() == "none" else read_json(Path(path))

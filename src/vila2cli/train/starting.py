@@ -60,7 +60,8 @@ def start(count: int, words: Sequence[str], *, is_json: bool = False) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    _set_environment(count)
+    os.environ[STARTED_BY] = str(os.getpid())
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))  # the cores are shared
     with tempfile.TemporaryDirectory(prefix="vila2-training-") as folder, _quietly():
         logs = DefaultLogsSpecs(folder, redirects={0: Std.OUT} if is_json else Std.NONE)
         command = ("-P", "-m", "vila2cli", *words)
@@ -93,12 +94,6 @@ def _config(count: int, logs: Any) -> Any:
         max_restarts=0,
         **{name: value for name, value in patient.items() if name in known},
     )
-
-
-def _set_environment(count: int) -> None:
-    """Tell the processes who started them, and share the cores among them."""
-    os.environ[STARTED_BY] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))
 
 
 @contextmanager

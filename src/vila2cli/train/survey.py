@@ -97,7 +97,12 @@ class _Survey:
             manner = replace(manner, has_own_logits=True)
         alone = [self._own(sample, manner)[0] for sample in self.samples]
         if wanted.pads:
-            self._check_padding(manner, alone)
+            batcher = Batcher(self.chat, manner=manner)
+            if problem := self._difference(batcher, alone, [[sample] for sample in self.samples]):
+                raise RecipeError(
+                    f"{self.name} cannot be trained on samples padded to one length: {problem}; "
+                    "set micro_batch_size = 1"
+                )
         return self._packing(manner, alone, wanted.kernels) if wanted.kernels else manner
 
     def _own(self, sample: TrainSample, manner: Manner) -> tuple[Tensor, Tensor]:
@@ -141,13 +146,6 @@ class _Survey:
         except RUN_ERRORS:
             return False
         return torch.equal(logits_SV, self._own(sample, manner)[1])
-
-    def _check_padding(self, manner: Manner, alone: Sequence[Tensor]) -> None:
-        if problem := self._difference(Batcher(self.chat, manner=manner), alone, [[s] for s in self.samples]):
-            raise RecipeError(
-                f"{self.name} cannot be trained on samples padded to one length: {problem}; "
-                "set micro_batch_size = 1"
-            )
 
     def _packing(self, manner: Manner, alone: Sequence[Tensor], kernels: Sequence[str]) -> Manner:
         own, problem = kernel_of(self.model), ""
