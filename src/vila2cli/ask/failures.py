@@ -86,6 +86,10 @@ class Budgets:
     def __getitem__(self, layer: str) -> EngineFailures:
         return self._failures[layer]
 
+    def gives_up(self, layer: str, num_asked: int, num_failed: int) -> bool:
+        """As `EngineFailures.gives_up`, of a layer's shard."""
+        return self._failures[layer].gives_up(num_asked, num_failed)
+
     def is_spent(self, layer: str) -> bool:
         """Whether more samples of a layer failed than the recipe allows."""
         return layer in self._spent

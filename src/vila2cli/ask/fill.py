@@ -343,7 +343,7 @@ class Annotator:
     def _close(self, opened: OpenShard) -> None:
         writer, layer = opened.writer, opened.part.layer.layer
         if not opened.is_broken and self._writes:
-            if not self.failures[layer].gives_up(opened.num_asked, opened.num_failed):
+            if not self.failures.gives_up(layer, opened.num_asked, opened.num_failed):
                 writer.count(**self._bill.charge(layer))
                 writer.close()
                 return

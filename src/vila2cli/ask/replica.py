@@ -136,22 +136,14 @@ class _Reports:
         from vila2cli.errors import DataError
         from vila2cli.shards import Unreadable
 
-        class ReportedFailures(EngineFailures):
-            def __init__(self, layer: str) -> None:
-                super().__init__(given.max_reject_rate)
-                self._layer = layer
-
-            def gives_up(self, num_asked: int, num_failed: int) -> bool:
-                is_lost = super().gives_up(num_asked, num_failed)
-                if is_lost:
-                    channel.send("lost", self._layer)
-                return is_lost
-
         class ReportedBudgets(Budgets):
             given_up: frozenset[str] = frozenset()
 
-            def __getitem__(self, layer: str) -> EngineFailures:
-                return ReportedFailures(layer)
+            def gives_up(self, layer: str, num_asked: int, num_failed: int) -> bool:
+                is_lost = EngineFailures(given.max_reject_rate).gives_up(num_asked, num_failed)
+                if is_lost:
+                    channel.send("lost", layer)
+                return is_lost
 
             def is_spent(self, layer: str) -> bool:
                 return layer in self.given_up

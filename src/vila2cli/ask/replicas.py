@@ -241,7 +241,7 @@ class Replicas:
             self._progress.note(f"{layer}: {why}; going on with the others")
 
     def _on_lost(self, one: _Process, layer: str) -> None:
-        self._budgets[layer].gives_up(1, 1)
+        self._budgets.gives_up(layer, 1, 1)
 
     def _on_error(self, one: _Process, kind: type[Exception], text: str) -> None:
         """A replica ended with an error: of one that had answered, the engine may have died."""

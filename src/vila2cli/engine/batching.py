@@ -1,5 +1,6 @@
 """How the transformers engine cuts its requests into batches, and how large those may be."""
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -85,11 +86,5 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
     if fits(limit):
         return limit
     sizes = [size for size in BATCH_SIZES if size < limit]
-    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
-    while low < high:
-        middle = (low + high) // 2
-        if fits(sizes[middle]):
-            low = middle + 1
-        else:
-            high = middle
-    return sizes[low - 1] if low else 0
+    num_fitting = bisect_left(sizes, True, key=lambda size: not fits(size))
+    return sizes[num_fitting - 1] if num_fitting else 0

@@ -61,7 +61,7 @@ class ReadyPicture(Image.Image):
         self._mode, self._size, self.digest = "RGB", size, digest
         self._decode, self._room = decode, room
         self.num_bytes = num_bytes(tensors)
-        self._tensors: Tensors | None = tensors
+        self.tensors: Tensors | None = tensors  # what the model takes of it alone, None after it was released
         self.most_tiles = 0
         room.add(-self.num_bytes)
 
@@ -70,14 +70,9 @@ class ReadyPicture(Image.Image):
         """Whether somebody asked for the pixels."""
         return self._im is not None
 
-    @property
-    def tensors(self) -> Tensors | None:
-        """What the model takes of it alone, None after it was released."""
-        return self._tensors
-
     def release(self) -> None:
         """Let go of the tensors, once the model has them."""
-        tensors, self._tensors = self._tensors, None
+        tensors, self.tensors = self.tensors, None
         if tensors is not None:
             self._room.add(self.num_bytes)
 

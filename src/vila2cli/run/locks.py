@@ -55,20 +55,18 @@ def _held(path: Path, out_dir: Path, me: str) -> Iterator[None]:
 def _shared(path: Path, out_dir: Path, worker: Worker, me: str) -> Iterator[None]:
     """Hold a lock file together with the workers of the same split, which the first of them notes there."""
     split = f"{worker.count} workers"
-    stream = None
     for _ in range(_LOCK_TRIES):  # others come and go
         first = open_locked(path)
         if first is not None:
             with first:
                 _sign(first, f"{split}, the first of them {me}")
         stream = open_locked(path, shared=True, create=False)
-        if stream is not None and _holder(path).startswith(f"{split},"):
-            break
         if stream is not None:
+            if _holder(path).startswith(f"{split},"):
+                break
             stream.close()
-            stream = None
         time.sleep(_LOCK_WAIT_S)
-    if stream is None:
+    else:
         raise DataError(
             f"{out_dir} is in use by {_holder(path)}; worker {worker} has to wait for it, or stop it"
         )

@@ -158,13 +158,10 @@ class Batcher:
         for sample, own in zip(samples, types, strict=True):
             found.append(self.manner.axes.of(sample, own, tensors, images))
             images += len(sample.images)
-        rows = [range(len(samples))] if self.in_one else []
-        start = 0
-        for members in sequences if not self.in_one else ():
-            rows.append(range(start, start + len(members)))
-            start += len(members)
-        for row, members_of_row in enumerate(rows):
-            axes_3S = torch.cat([found[i] for i in members_of_row], dim=1)
+        by_sample = iter(found)
+        rows = [found] if self.in_one else [[next(by_sample) for _ in members] for members in sequences]
+        for row, axes in enumerate(rows):
+            axes_3S = torch.cat(axes, dim=1)
             positions[1:, row, : axes_3S.shape[1]] = axes_3S
         return positions
 

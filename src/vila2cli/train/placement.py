@@ -127,11 +127,9 @@ class Wrapped:
         """Exchange gradients in the backward pass of a step's last micro-batch only."""
         if self._engine is not None:
             self._engine.set_gradient_accumulation_boundary(is_last)
-        if is_last or self._engine is not None:
+        is_synced = is_last or self._engine is not None
+        with contextlib.nullcontext() if is_synced else self._accelerator.no_sync(self.objective):
             yield
-        else:
-            with self._accelerator.no_sync(self.objective):
-                yield
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-batch."""
