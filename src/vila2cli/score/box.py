@@ -169,11 +169,9 @@ def _read_size(text: str) -> tuple[float, float] | None:
 
 
 def _target_of(answer: Scored) -> _Target:
-    return (
-        _pixel_target(answer.labels)
-        if "box" in answer.labels
-        else _grid_target(answer.references, answer.labels)
-    )
+    if "box" in answer.labels:
+        return _pixel_target(answer.labels)
+    return _grid_target(answer.references, answer.labels)
 
 
 def _first_box(text: str) -> FoundBox | None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -14,18 +13,12 @@ from vila2cli.image import Decode, decode_image
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.model.tiles import held, most_tiles
 from vila2cli.shards.members import Unusable
-from vila2cli.shards.sample import Sample, Turn
+from vila2cli.shards.sample import EncodedImage, Sample, Turn
 from vila2cli.train.choosing import DrawnRows
 from vila2cli.train.choosing import Ints as Ints
+from vila2cli.train.stored_image import StoredImage
 
 _UNTRAINABLE = "untrainable"
-
-
-class ImageBytes(Protocol):
-    """An encoded image, in memory or where it can be read again."""
-
-    @property
-    def data(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,7 @@ class TrainSample:
     key: str
     ids: Sequence[int]
     labels: Sequence[int]
-    images: Sequence[ImageBytes]
+    images: Sequence[EncodedImage | StoredImage]
     max_pixels: int = DEFAULT_MAX_PIXELS
     draft: float = DEFAULT_DRAFT
     most_tiles: int = 0

@@ -40,7 +40,14 @@ class Journal:
         self._every = settings.log_every if folder is not None else 0
         self._accelerator, self._before = accelerator, 0
         if folder is not None and settings.log_with:
-            _start(accelerator, settings.log_with, folder, project=project, name=name, config=config)
+            there = [str(tracker) for tracker in get_available_trackers()]
+            if missing := [tracker for tracker in settings.log_with if tracker not in there]:
+                extra = missing[0].replace("_", "-")
+                raise RecipeError(f"trainer.log_with needs {missing[0]}: pip install 'vila2cli[{extra}]'")
+            accelerator.project_configuration.set_directories(str(folder / TRACKERS_FOLDER))
+            accelerator.log_with = list(settings.log_with)
+            plain = {key: one if isinstance(one, str | int) else json.dumps(one) for key, one in config.items()}
+            accelerator.init_trackers(project, plain, {"wandb": {"name": name, "resume": "allow"}})
         self._totals: dict[str, float] = {}
         self._since = time.monotonic()
 
@@ -108,23 +115,3 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, f
             yield from _flat(value, f"{prefix}{key}/")
         elif isinstance(value, int | float):
             yield prefix + key, float(value)
-
-
-def _start(
-    accelerator: Accelerator,
-    names: Iterable[str],
-    folder: Path,
-    *,
-    project: str,
-    name: str,
-    config: Mapping[str, Any],
-) -> None:
-    there = [str(tracker) for tracker in get_available_trackers()]
-    if missing := [tracker for tracker in names if tracker not in there]:
-        raise RecipeError(
-            f"trainer.log_with needs {missing[0]}: pip install 'vila2cli[{missing[0].replace('_', '-')}]'"
-        )
-    accelerator.project_configuration.set_directories(str(folder / TRACKERS_FOLDER))
-    accelerator.log_with = list(names)
-    plain = {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in config.items()}
-    accelerator.init_trackers(project, plain, {"wandb": {"name": name, "resume": "allow"}})

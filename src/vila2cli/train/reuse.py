@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from vila2cli.files import read_json, to_json_bytes, write_atomically
 from vila2cli.model.freeze import parts_of
-from vila2cli.settings import Part, TrainSettings
+from vila2cli.settings import TrainSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.train.data import TrainSample
 from vila2cli.train.distribution import Ranks
@@ -45,11 +45,27 @@ def trained_once(
     how: dict[str, Any] = {name: table.model_dump(mode="json") for name, table in tables.items()}
     how |= {"seed": recipe.seed, "processes": ranks.count}
     digest = ranks.first(lambda: digest_of(model, samples, how))
-    kept = SharedPhases(folder)
-    if ranks.first(lambda: kept.has(digest)):
-        return {**kept.put(digest, model), "trained_before": True}
+    weights, told = folder / f"{digest}.safetensors", folder / f"{digest}.json"
+    if ranks.first(weights.is_file):
+        with safe_open(weights, "pt") as file, torch.no_grad():
+            parameters = dict(model.named_parameters())
+            for name in file.keys():  # noqa: SIM118
+                parameters[name].copy_(file.get_tensor(name))
+        return {**read_json(told), "trained_before": True}
     figures = train()
-    ranks.first(lambda: kept.keep(digest, model, settings.train, figures))
+
+    def keep() -> None:
+        places = parts_of(model)
+        tensors: dict[str, Tensor] = {
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in model.named_parameters()
+            if places[name] in settings.train
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(told, to_json_bytes(figures))  # before what says that it is there
+        write_atomically(weights, save(tensors))
+
+    ranks.first(keep)
     return figures
 
 
@@ -74,44 +90,3 @@ def _machine() -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if cuda and os.environ.get("ACCELERATE_USE_CPU") != "true" else "",
     }
-
-
-class SharedPhases:
-    """The weights of phases that were trained, in a folder, by digest."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def has(self, digest: str) -> bool:
-        """Whether a phase of this digest was trained before."""
-        return self._path(digest).is_file()
-
-    def put(self, digest: str, model: PreTrainedModel) -> dict[str, Any]:
-        """Put the trained weights in place; returns the figures of the training."""
-        with safe_open(self._path(digest), "pt") as file, torch.no_grad():
-            parameters = dict(model.named_parameters())
-            for name in file.keys():  # noqa: SIM118
-                parameters[name].copy_(file.get_tensor(name))
-        return read_json(self._figures(digest))
-
-    def keep(
-        self, digest: str, model: PreTrainedModel, parts: Iterable[Part], figures: Mapping[str, Any]
-    ) -> None:
-        """Keep the weights of the trained parts, and the figures of the training."""
-        trained, places = set(parts), parts_of(model)
-        tensors: dict[str, Tensor] = {
-            name: parameter.detach().cpu().contiguous()
-            for name, parameter in model.named_parameters()
-            if places[name] in trained
-        }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            self._figures(digest), to_json_bytes(dict(figures))
-        )  # before what says that it is there
-        write_atomically(self._path(digest), save(tensors))
-
-    def _figures(self, digest: str) -> Path:
-        return self._folder / f"{digest}.json"
-
-    def _path(self, digest: str) -> Path:
-        return self._folder / f"{digest}.safetensors"

@@ -97,13 +97,14 @@ def script(stage: Stage, slurm: SlurmSettings, *, run_dir: Path, flags: Sequence
     """
     job = slurm.job(stage.kind)
     command = [*shlex.split(slurm.program), *stage.words, *flags]
+    setup = [*([f"module load {shlex.join(job.modules)}"] if job.modules else []), *job.setup]
     parts = [
         _HEAD.format(title=f"vila2 {shlex.join(stage.words)}"),
         *(f"#SBATCH {line}\n" for line in _directives(stage, job, slurm, run_dir)),
         "\n",
         *([] if _is_array(stage, job) else [_NO_ARRAY]),
         _TRAP,
-        *_setup(job),
+        "\n".join(["set -e", *setup, "set +e", "", ""]) if setup else "",
         *_running(stage, job, slurm, command, run_dir / "slurm"),
         _AGAIN.format(
             max_requeues=slurm.max_requeues,
@@ -176,13 +177,6 @@ def _directives(stage: Stage, job: JobSettings, slurm: SlurmSettings, run_dir: P
 
 def _is_array(stage: Stage, job: JobSettings) -> bool:
     return stage.is_split and job.array > 1
-
-
-def _setup(job: JobSettings) -> Iterator[str]:
-    lines = [f"module load {shlex.join(job.modules)}"] if job.modules else []
-    lines += job.setup
-    if lines:
-        yield "\n".join(["set -e", *lines, "set +e", "", ""])
 
 
 def _running(
