@@ -7,6 +7,7 @@ stores is one that no model reads, and is copied.
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,8 +61,8 @@ def _write_mean(name: str, places: Sequence[TensorPlace], shares: Sequence[float
     dtype = FLOATS.get(places[0].dtype)
     dtypes = [FLOATS.get(place.dtype, torch.uint8) for place in places]
     sizes = [own.itemsize for own in dtypes]
-    files = [place.file.open("rb") for place in places]
-    try:
+    with ExitStack() as held:
+        files = [held.enter_context(place.file.open("rb")) for place in places]
         for file, place in zip(files, places, strict=True):
             file.seek(place.start)
         for done in range(0, places[0].num_bytes // sizes[0], BLOCK_ELEMENTS):
@@ -76,9 +77,6 @@ def _write_mean(name: str, places: Sequence[TensorPlace], shares: Sequence[float
             if any(other != block for other in rest):
                 raise ModelError(f"{name} is {places[0].dtype} and differs between the models: it has no mean")
             stream.write(block)
-    finally:
-        for file in files:
-            file.close()
 
 
 def weighted_sum(tensors: Any, shares: Sequence[float]) -> Tensor:

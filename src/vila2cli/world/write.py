@@ -94,7 +94,10 @@ def write_folders(
         claim(out, inputs)
         with _on_all_cores(total) as made:
             for name, (num, make) in plan.items():
-                _write_folder(out / name, num, make, world, progress, stop, made)
+                for shard, start in enumerate(range(0, num, world.samples_per_shard)):
+                    indices = range(start, min(num, start + world.samples_per_shard))
+                    _write_shard(out / name / f"{shard:06d}.tar", indices, make, world.seed, stop, made)
+                    progress.advance(len(indices))
     for split in ("dev", "eval"):
         for task in named[1]:
             write_text(out / split / task / "task.toml", task_toml(task, split, named[0]))
@@ -144,28 +147,18 @@ def _begin_drawing(parent: int) -> None:
     end_with(parent)
 
 
-def _write_folder(
-    folder: Path,
-    num: int,
-    make: Callable[[Random], Members],
-    world: WorldSettings,
-    progress: Progress,
-    stop: Stop,
-    made: Made,
+def _write_shard(
+    path: Path, indices: range, make: Callable[[Random], Members], seed: int, stop: Stop, made: Made
 ) -> None:
-    """Write `num` samples; a shard that is there already is kept."""
-    for shard, start in enumerate(range(0, num, world.samples_per_shard)):
-        indices = range(start, min(num, start + world.samples_per_shard))
-        path = folder / f"{shard:06d}.tar"
-        if not (path.exists() and path.with_suffix(".stats.json").exists()):
-            seeds = [f"{world.seed}/{_stream(folder)}/{index}" for index in indices]
-            with TarWriter(path) as tar:
-                for index, members in zip(indices, made(partial(_seeded, make), seeds), strict=True):
-                    stop.check()
-                    tar.write_sample(f"{index:09d}", members)
-        else:
-            check_whole(path)
-        progress.advance(len(indices))
+    """Write the samples of a shard; one that is there already is kept."""
+    if path.exists() and path.with_suffix(".stats.json").exists():
+        check_whole(path)
+        return
+    seeds = [f"{seed}/{_stream(path.parent)}/{index}" for index in indices]
+    with TarWriter(path) as tar:
+        for index, members in zip(indices, made(partial(_seeded, make), seeds), strict=True):
+            stop.check()
+            tar.write_sample(f"{index:09d}", members)
 
 
 def _seeded(make: Callable[[Random], Members], seed: str) -> Members:
