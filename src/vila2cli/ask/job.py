@@ -111,9 +111,8 @@ def write_layers(jobs: Sequence[tuple[Job[Summary], Path]], worker: Worker | Non
         summaries = [_sum_up(job, layer) for job, layer in claimed]
         for group in groups:
             _forget_answers(group)
-    problems = [
-        problem for (job, _), summary in zip(jobs, summaries, strict=True) if (problem := job.problem(summary))
-    ]
+    told = (job.problem(summary) for (job, _), summary in zip(jobs, summaries, strict=True))
+    problems = [problem for problem in told if problem]
     if errors:
         raise type(errors[0])("; ".join([str(errors[0]), *problems])) from errors[0]
     if problems:

@@ -95,10 +95,9 @@ class HfEngine:
         self._net.generation_config = GenerationConfig(
             do_sample=False, use_cache=True, eos_token_id=self._eos, pad_token_id=self._pad
         )
-        is_shared = (
-            settings.parts > 1 and not settings.adapters and SharedFeatures.suits(self._net, self.device)
-        )
-        self._shared = SharedFeatures(self._net) if is_shared else None
+        is_shared = settings.parts > 1 and not settings.adapters
+        can_share = is_shared and SharedFeatures.suits(self._net, self.device)
+        self._shared = SharedFeatures(self._net) if can_share else None
         self._can_keep = "logits_to_keep" in inspect.signature(self._net.forward).parameters
         if self._chat.takes_images and type(self._net).__name__ not in TESTED:
             self._try_out()
@@ -195,9 +194,8 @@ class HfEngine:
         if size > 1 and size * self._cache_bytes(len(longest.ids) + longest.num_new) > free + held:
             return False
         try:
-            spare = torch.empty(
-                size * self._cache_bytes(longest.num_new), dtype=torch.uint8, device=self.device
-            )
+            num_spare = size * self._cache_bytes(longest.num_new)
+            spare = torch.empty(num_spare, dtype=torch.uint8, device=self.device)
             self._generate([_Prepared(longest.request, longest.ids, 1)] * size)
             del spare
         except torch.OutOfMemoryError:

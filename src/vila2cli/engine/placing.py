@@ -202,9 +202,8 @@ def plan_gpus(
         replicas = machine.replicas
     else:
         replicas = 1 if is_alone else len(given) // tensor_parallel
-    return EnginePlan(
-        replicas, tensor_parallel, "gpu", used(tensor_parallel, batch), memory, batch, tuple(given)
-    )
+    in_use = used(tensor_parallel, batch)
+    return EnginePlan(replicas, tensor_parallel, "gpu", in_use, memory, batch, tuple(given))
 
 
 def _splits(shape: Shape, machine: MachineSettings, kind: str, most: int, num_gpus: int) -> list[int]:
@@ -245,7 +244,6 @@ def context_that_fits(shape: Shape, plan: EnginePlan, machine: MachineSettings, 
     """Tokens of one context whose keys and values fit beside the weights on the GPUs of a replica."""
     width = _WEIGHT_BYTES.get(machine.quantization, float(itemsize))
     cache = 1.0 if machine.kv_cache_dtype.startswith("fp8") else float(itemsize)
-    room = (
-        plan.memory * machine.gpu_memory_utilization - shape.weight_bytes(plan.per_replica, width) - _OVERHEAD
-    )
+    budget = plan.memory * machine.gpu_memory_utilization
+    room = budget - shape.weight_bytes(plan.per_replica, width) - _OVERHEAD
     return int(room // max(1, shape.cache_bytes(plan.per_replica, 1, cache)))

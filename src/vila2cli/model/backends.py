@@ -186,9 +186,7 @@ def target_size(shape: Sequence[int], size: Any) -> tuple[int, int]:
     """Height and width that `PilBackend.resize` makes of a height and width for a `size` of its settings."""
     height, width = shape
     if size.shortest_edge and size.longest_edge:
-        made = image_transforms.get_size_with_aspect_ratio(
-            (height, width), size.shortest_edge, size.longest_edge
-        )
+        made = image_transforms.get_size_with_aspect_ratio(tuple(shape), size.shortest_edge, size.longest_edge)
     elif size.shortest_edge:
         made = image_transforms.get_resize_output_image_size(
             np.broadcast_to(np.uint8(0), (3, height, width)),

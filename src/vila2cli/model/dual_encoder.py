@@ -40,9 +40,8 @@ class DualEncoder:
         self.max_tokens = int(net.config.text_config.max_position_embeddings)
         # SigLIP was trained on texts padded to the full length, and looks at the last place.
         is_siglip = str(net.config.model_type).startswith("siglip")
-        self._padding = (
-            {"padding": "max_length", "max_length": self.max_tokens} if is_siglip else {"padding": True}
-        )
+        whole = {"padding": "max_length", "max_length": self.max_tokens}
+        self._padding = whole if is_siglip else {"padding": True}
 
     def pieces(self, caption: str) -> Pieces:
         """The sentences of a caption, each no longer than the text tower takes."""
@@ -54,14 +53,11 @@ class DualEncoder:
     ) -> list[tuple[float, ...]]:
         """The cosine of every image with each of its own texts; texts must fit (see `pieces`)."""
         # All of it: the models with flexible resolution want sizes and masks beside the pixels.
-        pixels = self._image_processor(images=list(images), return_tensors="pt").to(
-            self.device, self._net.dtype
-        )
-        images_ND = self._unit(self._net.get_image_features(**pixels))
+        pixels = self._image_processor(images=list(images), return_tensors="pt")
+        images_ND = self._unit(self._net.get_image_features(**pixels.to(self.device, self._net.dtype)))
         flat = [text for own in texts for text in own]
-        texts_TD = torch.cat(
-            [self._text_features(flat[i : i + _TEXT_BATCH]) for i in range(0, len(flat), _TEXT_BATCH)]
-        )
+        batches = (flat[i : i + _TEXT_BATCH] for i in range(0, len(flat), _TEXT_BATCH))
+        texts_TD = torch.cat(list(map(self._text_features, batches)))
         owner_T = torch.tensor([index for index, own in enumerate(texts) for _ in own], device=self.device)
         cosines = iter((images_ND[owner_T] * texts_TD).sum(-1).tolist())
         return [tuple(next(cosines) for _ in own) for own in texts]

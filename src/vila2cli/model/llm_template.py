@@ -30,9 +30,8 @@ def image_template(tokenizer: Any, llm: str = "", image: str = "<image>") -> str
     if isinstance(own, str) and "'image'" in own and image in own:
         return own
     vocabulary = tokenizer.get_vocab()
-    family, template = next(
-        (found for token, found in _FAMILIES.items() if token in vocabulary), ("Vicuna", VICUNA)
-    )
+    known = (found for token, found in _FAMILIES.items() if token in vocabulary)
+    family, template = next(known, ("Vicuna", VICUNA))
     template = template.replace("<image>", image)
     if not isinstance(own, str):
         text = f"base.llm {llm}: it has no chat template, so that of {family} is written with the checkpoint"

@@ -19,9 +19,7 @@ from vila2cli.model.tensor_files import INDEX_FILE, SIZE_BYTES, read_header, wei
 _WRITTEN, _WANTED = "vision_tower.", "vision_tower.vision_model."
 """A prefix of tensor names that transformers writes and the one that vLLM looks for, in towers of these kinds;
 transformers reads both."""
-_NESTED_TOWERS = tuple(
-    f"{name}{end}" for name in ("clip", "siglip", "siglip2") for end in ("", "_vision_model")
-)
+_NESTED_TOWERS = ("clip", "siglip", "siglip2")
 
 
 @contextmanager
@@ -105,7 +103,7 @@ def rename_for_vllm(folder: Path, kind: Any = AutoModelForImageTextToText) -> No
     Where the class would then not find them, they keep their own.
     """
     tower = read_json(folder / "config.json").get("vision_config") or {}
-    if tower.get("model_type") not in _NESTED_TOWERS:
+    if str(tower.get("model_type")).removesuffix("_vision_model") not in _NESTED_TOWERS:
         return
 
     def nested(name: str) -> str:

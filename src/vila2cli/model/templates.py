@@ -59,7 +59,6 @@ def check_arguments(template: Any, names: Iterable[str]) -> None:
 
 def _names(template: str) -> set[str]:
     """The names that a template's expressions use, attributes and texts in quotation marks left out."""
-    inside = " ".join(
-        re.findall(r"\{[{%](.*?)[%}]\}", re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL), re.DOTALL)
-    )
+    without_comments = re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL)
+    inside = " ".join(re.findall(r"\{[{%](.*?)[%}]\}", without_comments, re.DOTALL))
     return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", re.sub(r"'[^']*'|\"[^\"]*\"", "", inside)))

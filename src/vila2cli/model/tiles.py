@@ -257,9 +257,8 @@ def limits(processor: Any, told: Mapping[str, Any]) -> tuple[int, ...]:
         edge = dict(images.size).get("longest_edge") or 0
         number = min(edge, _LONGEST) // images.max_image_size["longest_edge"]
         return tuple(edge * edge for edge in range(number - 1, 0, -1))
-    if told.get("crop_to_patches", getattr(images, "crop_to_patches", False)) and hasattr(
-        images, "max_patches"
-    ):
+    is_cropping = told.get("crop_to_patches", getattr(images, "crop_to_patches", False))
+    if is_cropping and hasattr(images, "max_patches"):
         return tuple(range(images.max_patches - 1, 0, -1))
     return ()
 

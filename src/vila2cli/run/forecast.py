@@ -120,10 +120,8 @@ class Forecast:
 def measured_rates(run_dir: Path) -> dict[StageKind, Rate]:
     """The rates that the summaries of a run hold, of each kind of stage those of the latest round."""
     folder, found = RunFolder(run_dir), dict[StageKind, Rate]()
-    rounds = sorted(
-        (int(path.name.removeprefix("round")) for path in run_dir.glob("round*") if path.name[5:].isdecimal()),
-        reverse=True,
-    )
+    numbers = (path.name.removeprefix("round") for path in run_dir.glob("round*"))
+    rounds = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
     for kind in KINDS:
         if kind in ("specialize", "relabel"):
             name = "checkpoint" if kind == "specialize" else "relabel"
@@ -201,10 +199,8 @@ def forecast(
     stages: Sequence[Stage], recipe: Recipe, counts: Counts, rates: Mapping[StageKind, Rate]
 ) -> Iterator[Forecast]:
     """What each stage will take, at the measured rates, else the published ones."""
-    tiles = recipe.base.tiles
-    most_tiles = (
-        1 if tiles.method == "none" else tiles.max + tiles.thumbnail
-    )  # with the one that shows it whole
+    tiles = recipe.base.tiles  # among which there may be one that shows a picture whole
+    most_tiles = 1 if tiles.method == "none" else tiles.max + tiles.thumbnail
     for stage in stages:
         rate = _rate(stage.kind, recipe, rates)
         yield Forecast(

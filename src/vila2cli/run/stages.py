@@ -77,9 +77,7 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether all of its output is there, see `is_complete`."""
-        return all(
-            is_complete(self.kind, one.out, max_reject_rate=one.max_reject_rate) for one in self._apart()
-        )
+        return all(is_complete(one.kind, one.out, max_reject_rate=one.max_reject_rate) for one in self._apart())
 
     def missing_workers(self, count: int) -> list[int]:
         """Which of `count` workers have shards left; the first alone where only the summary is missing."""
@@ -173,9 +171,8 @@ def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:
     RecipeError for another.
     """
     goals = [goal for names in goals_of(recipe, *targets).values() for goal in names]
-    last = max(
-        recipe.rounds, *(int(found[1]) for goal in goals if (found := re.match(r"round(\d+)-", goal))), 0
-    )
+    numbers = [int(found[1]) for goal in goals if (found := re.match(r"round(\d+)-", goal))]
+    last = max([recipe.rounds, *numbers])
     stages = [stage for number in range(last + 1) for stage in _round(recipe, number)]
     stages = [
         *stages,

@@ -22,9 +22,8 @@ class ShardsWritten(ShardStats, StageResult):
     @classmethod
     def counting(cls, stats: ShardStats, **about: Any) -> Self:
         """These counts, and what else the class holds."""
-        return cls(
-            **{field.name: getattr(stats, field.name) for field in dataclasses.fields(ShardStats)}, **about
-        )
+        counts = {field.name: getattr(stats, field.name) for field in dataclasses.fields(ShardStats)}
+        return cls(**counts, **about)
 
     def to_json(self) -> dict[str, Any]:
         counted = {field.name for field in dataclasses.fields(ShardStats)}

@@ -152,9 +152,7 @@ SCIENCEQA = Scorer(
     version="llava-1",
     headline="image_accuracy",
     score=score_scienceqa,
-    metrics=means(
-        image_accuracy="image_right/image", accuracy="score", unparsed_ratio="unparsed"
-    ),  # SQA-I first
+    metrics=means(image_accuracy="image_right/image", accuracy="score", unparsed_ratio="unparsed"),
     rule="LLaVA's eval_science_qa",
 )
 SEED = Scorer(

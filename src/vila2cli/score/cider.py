@@ -39,9 +39,7 @@ def cider(
     The weights come from `references`, one group per image; with a single image all scores are 0.
     """
     counts = [[_ngrams(words) for words in group] for group in references]
-    rarity = Counter(
-        ngram for group in counts for ngram in {ngram for reference in group for ngram in reference}
-    )
+    rarity = Counter(ngram for group in counts for ngram in set[NGram]().union(*group))
     log_num_images = math.log(len(references)) if references else 0.0
 
     def vector(ngrams: Counter[NGram]) -> _Vector:

@@ -107,9 +107,7 @@ def _draw(answer: str, reference: Reference, choices: dict[str, str]) -> str:
 def _key_tails(answer: str) -> list[str]:
     """Of each line the shortest text after a word that announces an answer; all of it where there is none."""
     text = answer.strip().strip(".").lower()
-    lines = text.split(
-        "\n"
-    )  # MMMU, too, splits at full stops before capitals, after it has lower-cased the text
+    lines = text.split("\n")  # MMMU splits at full stops before capitals, too, but it has lower-cased the text
     tails = []
     for index, line in enumerate(lines):
         keys = (*_KEYS, "=") if index == len(lines) - 1 else _KEYS

@@ -55,9 +55,8 @@ def describe_kernel(kernel: str, *, is_packed: bool) -> str:
     """The kernel in a line for the person at the terminal."""
     if not is_packed:
         return f"attention: {kernel}"
-    how = {FLASH: "its variable-length kernel", BY_SAMPLE: "a call for each"}.get(
-        kernel, "a block-diagonal mask"
-    )
+    ways = {FLASH: "its variable-length kernel", BY_SAMPLE: "a call for each"}
+    how = ways.get(kernel, "a block-diagonal mask")
     return f"attention: {kernel}, packed samples are kept apart by {how}"
 
 

@@ -61,10 +61,8 @@ class DrawnRows:
         firsts = self._firsts(number)
         masks = self._masks(firsts)
         lacking = [int((masks >> place & 1 == 0).sum()) for place in range(len(choice.names))]
-        names = choice.names
-        return reached(
-            choice.shares, dict(zip(names, counts, strict=True)), dict(zip(names, lacking, strict=True))
-        )
+        by_name = (dict(zip(choice.names, numbers, strict=True)) for numbers in (counts, lacking))
+        return reached(choice.shares, *by_name)
 
     def _firsts(self, number: int) -> Ints:
         return np.flatnonzero((self.alternatives > 0) & (self.source == number))

@@ -167,9 +167,8 @@ def joined(launch: Launch, timeout_s: float, rank: Rank | None = None) -> Iterat
         yield Ranks(rank, open_accelerator(rank, device, launch), launch, timeout_s, control)
         _leave(control, timeout_s)
     except Vila2Error as error:
-        if not isinstance(
-            error, RankError | OutOfMemory
-        ):  # one of all processes, unless this one alone found it
+        # One of all processes, unless this one alone found it.
+        if not isinstance(error, RankError | OutOfMemory):
             _leave(control, _LEAVING_S)
         raise
 

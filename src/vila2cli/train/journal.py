@@ -78,9 +78,8 @@ class Journal:
         figures = {**now, **rates(self._totals, seconds, peak)}
         assert self._path is not None
         append_log(self._path, phase=phase, step=number, **figures)
-        self._accelerator.log(
-            {f"{phase}/{key}": value for key, value in _flat(figures)}, step=self._before + number
-        )
+        flat = {f"{phase}/{key}": value for key, value in _flat(figures)}
+        self._accelerator.log(flat, step=self._before + number)
         self.start()
 
     def close(self) -> None:

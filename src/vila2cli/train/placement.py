@@ -164,9 +164,8 @@ def _name_layers(plugin: FullyShardedDataParallelPlugin, objective: nn.Module) -
     as Idefics3DecoderLayer is, and accelerate refuses them.
     """
     there = {type(module).__name__ for module in objective.modules()}
-    named = plugin.transformer_cls_names_to_wrap or sorted(
-        {type(layer).__name__ for layer in layers(objective)}
-    )
+    of_layers = {type(layer).__name__ for layer in layers(objective)}
+    named = plugin.transformer_cls_names_to_wrap or sorted(of_layers)
     if missing := [name for name in named if name not in there]:
         raise RecipeError(f"fsdp_transformer_layer_cls_to_wrap: the model has no {', '.join(missing)}")
     plugin.transformer_cls_names_to_wrap = named

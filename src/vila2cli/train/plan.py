@@ -85,9 +85,8 @@ def _bounded(size: int, mean_tokens: float, mix: SourceSettings) -> int:
 
 def _with_text_share(counts: list[int], means: list[float], is_text: list[bool], share: float) -> list[int]:
     """Lower the text-only sources, or all others, so that text has its share of the tokens."""
-    tokens = [
-        sum(c * m for c, m, t in zip(counts, means, is_text, strict=True) if t == kind) for kind in (0, 1)
-    ]
+    sources = list(zip(counts, means, is_text, strict=True))
+    tokens = [sum(count * mean for count, mean, text in sources if text == kind) for kind in (0, 1)]
     if not all(tokens):
         raise RecipeError(
             f"text_share = {share} needs sources of text without images and others; "

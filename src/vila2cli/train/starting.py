@@ -68,7 +68,8 @@ def start(count: int, words: Sequence[str], *, is_json: bool = False) -> Any:
         try:
             elastic_launch(_config(count, logs), sys.executable)(*command)
         except SignalException as stop:
-            _raise_first(_left_in(Path(folder)))
+            files = sorted(Path(folder).glob("*/attempt_*/*/error.json"))
+            _raise_first({int(path.parent.name): left_error(json.loads(path.read_text())) for path in files})
             name = signal.Signals(stop.sigval).name
             raise Interrupted(f"stopped by {name}; run the same command again to go on") from None
         except ChildFailedError as error:
@@ -107,12 +108,6 @@ def _quietly() -> Iterator[None]:
         logging.disable(logging.NOTSET)
         for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)
-
-
-def _left_in(folder: Path) -> dict[int, tuple[str, str, str]]:
-    """What the processes left, by rank, where the launcher itself was stopped."""
-    files = sorted(folder.glob("*/attempt_*/*/error.json"))
-    return {int(path.parent.name): left_error(json.loads(path.read_text())) for path in files}
 
 
 def _raise_cause(failures: Mapping[int, Any], count: int) -> NoReturn:

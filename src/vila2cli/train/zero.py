@@ -36,9 +36,8 @@ def begin(engine: Any) -> None:
             "step": torch.zeros((), device=device),
             **{name: torch.zeros_like(flat) for name in _MOMENTS},
         }
-    if hasattr(
-        partitioned, "single_partition_of_fp32_groups"
-    ):  # stages 1 and 2 link it after a first step only
+    # Stages 1 and 2 link it after a first step only.
+    if hasattr(partitioned, "single_partition_of_fp32_groups"):
         from deepspeed.utils import lazy_init_hp_params_optimizer_state as link
 
         for parameters, flat in zip(partitioned.bit16_groups, _flats(partitioned), strict=True):

@@ -87,9 +87,8 @@ def _any_page(random: Random, with_word: bool) -> Scene:
         for cell in random.sample(range(columns * rows), 2)
     )
     corner, box = put_object(random, "small", start)
-    thing = SceneObject(
-        "small", random.choice(COLOURS), random.choice(SHAPES), _place(start, size), corner, box
-    )
+    colour, shape = random.choice(COLOURS), random.choice(SHAPES)
+    thing = SceneObject("small", colour, shape, _place(start, size), corner, box)
     return Scene((thing,), put_word(random, _place(last, size), last) if with_word else None, size)
 
 
