@@ -27,13 +27,7 @@ from vila2cli.run.results import StageResult, key
 from vila2cli.run.stopping import Stop, interruptible
 from vila2cli.run.workers import Worker, select
 from vila2cli.run.written import LayerCounts, layer_counts
-from vila2cli.settings import (
-    AskedSettings,
-    AskingStage,
-    CostSettings,
-    FilterSettings,
-    WritingSettings,
-)
+from vila2cli.settings import AskedSettings, AskingStage, CostSettings, FilterSettings, WritingSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import LayerWriter, Source, done, folder_figures, folder_stats, open_layer
 

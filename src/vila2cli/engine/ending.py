@@ -52,7 +52,5 @@ class Ending(StoppingCriteria):  # type: ignore[misc]
 
     def _holds(self, ids: list[int]) -> bool:
         """Whether a stop is there; the end is looked at first, as decoding all of it takes long."""
-        return all(
-            stopped_at(self._chat.generated(part), self._stops) is not None
-            for part in (ids[-self._reach :], ids)
-        )
+        parts = (ids[-self._reach :], ids)
+        return all(stopped_at(self._chat.generated(part), self._stops) is not None for part in parts)

@@ -13,12 +13,7 @@ Shapes: B rows of the batch, V vocabulary.
 from collections.abc import Sequence
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TopKLogitsWarper,
-)
+from transformers import LogitsProcessor, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper
 
 from vila2cli.settings import AskedSettings
 

@@ -20,14 +20,7 @@ from transformers import AutoConfig, GenerationConfig
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Preparing, Request, Result, ScoreRequest
 from vila2cli.engine.asking import chat_for, with_system
 from vila2cli.engine.batching import Window
-from vila2cli.engine.limits import (
-    answered,
-    eos_token_ids,
-    failed,
-    in_fewer_tiles,
-    room_for_answer,
-    scored_ids,
-)
+from vila2cli.engine.limits import answered, eos_token_ids, failed, in_fewer_tiles, room_for_answer, scored_ids
 from vila2cli.engine.vllm_options import context_on, engine_options, place
 from vila2cli.engine.vllm_ready import normalises_itself, prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet

@@ -146,9 +146,7 @@ def _idefics3(base: BaseSettings, seed: int) -> tuple[PreTrainedModel, Any]:
     )
     model = _joined(Idefics3ForConditionalGeneration, config, _OF_IDEFICS3, tower, llm, seed)
     image_processor = Idefics3ImageProcessorPil(
-        **splitting(base.tiles, side),
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
+        **splitting(base.tiles, side), image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
     )
     processor = Idefics3Processor(
         image_processor,

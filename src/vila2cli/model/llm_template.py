@@ -72,11 +72,7 @@ def _rendered(tokenizer: Any, template: str, messages: list[dict[str, str]]) -> 
     """A conversation in a template, up to the next answer; None where it refuses it."""
     try:
         text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-            date_string=_DATE,
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True, date_string=_DATE
         )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None

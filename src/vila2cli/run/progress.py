@@ -179,13 +179,11 @@ class _Bar:
         from rich.progress import Progress as RichProgress
 
         self._console = Console(file=stream, markup=False, highlight=False, emoji=False)
+        names = ("count", "unit", "time", "figures")
         self._progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            *(
-                TextColumn(f"{{task.fields[{name}]}}", markup=False)
-                for name in ("count", "unit", "time", "figures")
-            ),
+            *(TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in names),
             console=self._console,
             transient=True,
         )

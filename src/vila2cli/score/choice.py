@@ -134,10 +134,8 @@ def circular_labels(reference: Reference) -> Labels:
 
 def circular_metrics(totals: Columns) -> dict[str, FloatArray]:
     """CircularEval accuracy, beside that of the single rotations (vanilla where there is but one)."""
-    return {
-        "circular_accuracy": ratio(totals["question_right"], totals["questions"]),
-        **category_metrics(totals),
-    }
+    circular = ratio(totals["question_right"], totals["questions"])
+    return {"circular_accuracy": circular, **category_metrics(totals)}
 
 
 CHOICE = Scorer(

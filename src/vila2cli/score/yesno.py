@@ -148,10 +148,7 @@ def hallusion_labels(reference: Reference) -> Labels:
     A question without a figure is in none, as in HallusionBench's own code.
     """
     where = ("category", "subcategory", "set_id")
-    labels = {
-        "set": group_name(reference, *where),
-        "question": group_name(reference, *where, "question_id"),
-    }
+    labels = {"set": group_name(reference, *where), "question": group_name(reference, *where, "question_id")}
     if _has_figure(reference):
         labels["figure"] = group_name(reference, *where, "figure_id")
     return labels

@@ -326,10 +326,7 @@ class _Job:
                 place = (data.name, reject.shard, reject.key, times[reject.shard, reject.key])
                 self._rejects.setdefault(place, reject)
             sources.append(stored)
-            counts[data.name] = {
-                "filtered": sum(one.num_filtered for one in stored),
-                "rejected": len(rejects),
-            }
+            counts[data.name] = {"filtered": sum(one.num_filtered for one in stored), "rejected": len(rejects)}
             if fewer := sum(one.num_fewer_tiles for one in stored):
                 counts[data.name][FEWER_TILES] = fewer
         choices = {i: one.choosing.choice for i, one in enumerate(phase.sources) if one.choosing is not None}
