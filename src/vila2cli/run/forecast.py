@@ -155,11 +155,8 @@ def _figures(kind: StageKind, summary: Mapping[str, Any]) -> tuple[float, int, s
         return cost["hours_per_1k_images"] * 3600, 1000, cost["device"]
     if kind in ("pretrain", "sft", "specialize"):
         seconds = sum(phase["seconds"] for phase in summary["phases"])
-        return (
-            seconds * summary.get("processes", 1),
-            sum(phase["num_samples"] for phase in summary["phases"]),
-            "",
-        )
+        num_samples = sum(phase["num_samples"] for phase in summary["phases"])
+        return seconds * summary.get("processes", 1), num_samples, ""
     if kind == "relabel":
         return summary["seconds"], summary["out"], ""
     if kind == "judge":

@@ -174,11 +174,8 @@ def plan_stages(recipe: Recipe, *targets: str) -> list[Stage]:
     numbers = [int(found[1]) for goal in goals if (found := re.match(r"round(\d+)-", goal))]
     last = max([recipe.rounds, *numbers])
     stages = [stage for number in range(last + 1) for stage in _round(recipe, number)]
-    stages = [
-        *stages,
-        *_specialists(recipe),
-        *(one for name in _controls(recipe) for one in _control(recipe, name)),
-    ]
+    stages += _specialists(recipe)
+    stages += (one for name in _controls(recipe) for one in _control(recipe, name))
     if _needs_world(recipe):
         drawn = Stage(WORLD, WORLD, (WORLD,), WORLD_DIR)
         first = {stage.name for stage in stages if not stage.after}

@@ -82,10 +82,8 @@ def _any_page(random: Random, with_word: bool) -> Scene:
     cells = random.choice(CELLS)
     columns, rows = cells if random.random() < 0.5 else cells[::-1]
     size = (columns * QUARTER, rows * QUARTER)
-    start, last = (
-        (cell % columns * QUARTER, cell // columns * QUARTER)
-        for cell in random.sample(range(columns * rows), 2)
-    )
+    both = random.sample(range(columns * rows), 2)
+    start, last = ((cell % columns * QUARTER, cell // columns * QUARTER) for cell in both)
     corner, box = put_object(random, "small", start)
     colour, shape = random.choice(COLOURS), random.choice(SHAPES)
     thing = SceneObject("small", colour, shape, _place(start, size), corner, box)

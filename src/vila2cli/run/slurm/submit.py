@@ -51,10 +51,8 @@ class Record:
         if not path.is_file():
             return cls(path)
         rows = read_json(path)["jobs"]
-        return cls(
-            path,
-            tuple(Submitted(row["job"], tuple(row["tasks"]), tuple(row["after"]), row["time"]) for row in rows),
-        )
+        jobs = (Submitted(row["job"], tuple(row["tasks"]), tuple(row["after"]), row["time"]) for row in rows)
+        return cls(path, tuple(jobs))
 
     def write(self, jobs: Sequence[Submitted]) -> None:
         write_json(self.path, {"jobs": [asdict(job) for job in jobs]})
