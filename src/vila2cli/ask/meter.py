@@ -25,7 +25,13 @@ class Meter:
         """Figures for a stats file; beside seconds those of devices, and what a server charged."""
         now_s, start_s = time.perf_counter(), self._start_s
         seconds, self._start_s = now_s - start_s, now_s
-        engine, waited = self._engine, self._take_waits()
+        self.waits.settle()
+        before, self._waited = self._waited, replace(self.waits)
+        waited = {  # since the last reading, shared as the seconds are
+            "waited_for_pictures": (self._waited.for_pictures - before.for_pictures) / self._num_side_by_side,
+            "pictures_waited": (self._waited.for_engine - before.for_engine) / self._num_side_by_side,
+        }
+        engine = self._engine
         if engine is None:
             return {"seconds": seconds, "device_seconds": seconds, **waited}
         figures = {
@@ -42,16 +48,6 @@ class Meter:
             figures["fewer_tiles"] = engine.num_fewer_tiles - self._num_fewer_tiles
             self._num_fewer_tiles = engine.num_fewer_tiles
         return figures
-
-    def _take_waits(self) -> dict[str, float]:
-        """What was waited since the last reading, shared as the seconds are."""
-        self.waits.settle()
-        now, before = self.waits, self._waited
-        self._waited = replace(now)
-        return {
-            "waited_for_pictures": (now.for_pictures - before.for_pictures) / self._num_side_by_side,
-            "pictures_waited": (now.for_engine - before.for_engine) / self._num_side_by_side,
-        }
 
 
 class Bill:

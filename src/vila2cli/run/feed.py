@@ -165,7 +165,10 @@ class _Line(Generic[Item, Made]):
         """Of what is done, in the thread that did it."""
         self._done_s = time.perf_counter()
         if not future.cancelled() and future.exception() is None:
-            self._recent.append(_num_encoded(item) + num_bytes(future.result()))
+            images = getattr(
+                getattr(item, "sample", item), "images", ()
+            )  # whose bytes stay beside what is made
+            self._recent.append(sum(len(image.data) for image in images) + num_bytes(future.result()))
 
 
 def num_bytes(made: Any) -> int:
@@ -173,8 +176,3 @@ def num_bytes(made: Any) -> int:
     parts = made if isinstance(made, tuple) else (getattr(made, "image", None),)
     pictures = [one for one in parts if isinstance(one, Image.Image)]
     return sum(getattr(one, "num_bytes", 4 * one.width * one.height) for one in pictures)
-
-
-def _num_encoded(item: Any) -> int:
-    """The bytes of the images of a sample, which stay beside what is made of them."""
-    return sum(len(image.data) for image in getattr(getattr(item, "sample", item), "images", ()))

@@ -164,8 +164,11 @@ class Checkpoints:
     def restore_random(self) -> None:
         """Let the generators go on where they were; a process that was not there keeps its own seed."""
         states = load_file(self._all()[-1] / "random.safetensors")
-        if str(self._ranks.index) in states:
-            _set_random_state(states[str(self._ranks.index)], self._ranks.device)
+        if (state := states.get(str(self._ranks.index))) is not None:
+            cpu, device = len(torch.get_rng_state()), self._ranks.device
+            torch.set_rng_state(state[:cpu])
+            if device.type == "cuda" and len(state) > cpu:
+                torch.cuda.set_rng_state(state[cpu:], device)
 
     def interrupt(self, reason: str) -> None:
         """Leave the marker that says: start the same command again."""
@@ -247,10 +250,3 @@ def _random_state(device: torch.device) -> Tensor:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return torch.cat(states)
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    cpu = len(torch.get_rng_state())
-    torch.set_rng_state(state[:cpu])
-    if device.type == "cuda" and len(state) > cpu:
-        torch.cuda.set_rng_state(state[cpu:], device)
