@@ -71,16 +71,15 @@ def _rows(values: list[Any]) -> list[Any]:
     return list(value) if isinstance(value, list) else values
 
 
-def _answer(row: Any, where: str, file: str = "", line: int = 0) -> FiledAnswer:
+def _answer(row: Any, where: str, file: str, line: int) -> FiledAnswer:
     if not isinstance(row, dict):
         raise DataError(f"{where} should be an object with an id and an answer")
     if "doc_id" in row:
         return _lmms_answer(row, where)
     name = _name_of(row)
     key = next((key for key in _TEXTS if key in row), None)
-    text = (
-        None if key is None or row[key] != row[key] else row[key]
-    )  # NaN is how pandas writes that there is none
+    # NaN is how pandas writes that there is none.
+    text = None if key is None or row[key] != row[key] else row[key]
     question = "" if name else _text(row, "question")
     name = name or ("" if question else _text(row, "image"))
     is_known = bool(name or question) and key is not None
@@ -115,8 +114,7 @@ def _lmms_answer(row: Mapping[str, Any], where: str) -> FiledAnswer:
     text = _first_text(row.get("resps")) if text is None else text
     if text is None or not isinstance(row["doc_id"], int):
         raise DataError(f"{where} has a doc_id, but no text in filtered_resps or resps")
-    doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
-    assert isinstance(doc, dict)
+    doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     name = next((str(doc[key]) for key in _IDS if isinstance(doc.get(key), str | int)), "")
     prompt = _text(row, "input") or _text(doc, "question") or (_first_text(row.get("arguments")) or "")
     image = next((str(doc[key]) for key in _IMAGES if isinstance(doc.get(key), str | int)), "")

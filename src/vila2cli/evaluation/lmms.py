@@ -25,13 +25,7 @@ _LOG_LINES = 5
 
 
 def command_line(
-    program: str,
-    *,
-    model: str,
-    model_args: str,
-    tasks: Sequence[str],
-    out: Path,
-    num_fewshot: int = 0,
+    program: str, *, model: str, model_args: str, tasks: Sequence[str], out: Path, num_fewshot: int
 ) -> list[str]:
     """The words that start lmms-eval; raises ModelError when the program is not there.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.evaluation.predictions import CUT_OFF, LEFT_OUT, read_predictions
+from vila2cli.evaluation.predictions import CUT_OFF, LEFT_OUT, Predictions, read_predictions
 from vila2cli.score.caption import FACTS
 from vila2cli.score.scorer import Account, Scored
 from vila2cli.score.stats import Estimate, Interval, Support, interval_within, mean_of
@@ -20,24 +20,13 @@ MAX_UNFINISHED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A task's metrics with replicates and intervals, its predictions and their counts, and how it was read.
-
-    `support` is what its headline is of.
-    """
+    """A task's metrics with replicates, its predictions and their counts, and how it was read."""
 
     task: Task
     found: dict[str, Estimate]
-    intervals: dict[str, Interval]
-    scored: Sequence[Scored]
+    predictions: Predictions
     stats: ShardStats
     account: Account
-    support: Support
-    num_tokens: int
-    images: frozenset[str]
-
-    @property
-    def num_unfinished(self) -> int:
-        return sum(not one.is_whole for one in self.scored)
 
 
 def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
@@ -57,9 +46,11 @@ def measure(recipe: Recipe, tasks: Sequence[Task], folder: Path) -> dict[str, An
 
 def _mean(measured: Sequence[Measured]) -> Interval:
     """The unweighted mean of the headlines, on all of the tasks' images."""
-    mean = mean_of([one.found[one.task.scorer.headline] for one in measured])
-    images = frozenset().union(*(one.images for one in measured))
-    return interval_within(mean, 1.0, Support.of_mean([one.support for one in measured], len(images)))
+    scored = [(one, one.task.scorer) for one in measured]
+    mean = mean_of([one.found[scorer.headline] for one, scorer in scored])
+    images = {image for one, scorer in scored for image in one.predictions.groups(scorer)}
+    supports = [one.predictions.supports(scorer)[scorer.headline] for one, scorer in scored]
+    return interval_within(mean, 1.0, Support.of_mean(supports, len(images)))
 
 
 def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
@@ -71,29 +62,20 @@ def _measure(recipe: Recipe, task: Task, layer_dir: Path) -> Measured:
     if scorer.unread and num_unread:
         doubt = f"{num_unread} of {len(predictions.ids)} answers are of no known form, and {scorer.unread}"
         account = replace(account, doubts=(*account.doubts, doubt))
-    return Measured(
-        task=task,
-        found=found,
-        intervals=predictions.intervals(scorer, found),
-        scored=predictions.scored,
-        stats=folder_stats(layer_dir),
-        account=account,
-        support=predictions.supports(scorer)[scorer.headline],
-        num_tokens=predictions.num_tokens,
-        images=frozenset(predictions.groups(scorer)),
-    )
+    return Measured(task, found, predictions, folder_stats(layer_dir), account)
 
 
 def _entry(one: Measured) -> dict[str, Any]:
     task, stats = one.task, one.stats
+    intervals = one.predictions.intervals(task.scorer, one.found)
     return {
-        "metrics": {name: value.to_json() for name, value in one.intervals.items()},
+        "metrics": {name: value.to_json() for name, value in intervals.items()},
         "headline": task.scorer.headline,
         "num_samples": stats.num_out,
         "num_rejected": stats.num_rejected,
         "rejected": dict(stats.dropped),
         "folder": str(task.folder),
-        **_unfinished(one.scored),
+        **_unfinished(one.predictions.scored),
         "version": task.version,
         "split": task.split,
         "answer_type": task.answer_type,
@@ -103,7 +85,7 @@ def _entry(one: Measured) -> dict[str, Any]:
         "prompt": task.prompt,
         **({"box_frame": task.box_frame} if task.box_frame else {}),
         "seconds": round(stats.seconds, 3),
-        "num_tokens": one.num_tokens,
+        "num_tokens": one.predictions.num_tokens,
         **({"fewer_tiles": stats.num_fewer_tiles} if stats.num_fewer_tiles else {}),
         **({one.account.name: dict(one.account.figures)} if one.account.name else {}),
         **_standing(one),
@@ -112,17 +94,18 @@ def _entry(one: Measured) -> dict[str, Any]:
 
 def _standing(one: Measured) -> dict[str, Any]:
     """Whose rule the figure follows, whether it is what that gives, and why not; nothing for our scorers."""
-    scorer, stats = one.task.scorer, one.stats
+    scorer, stats, scored = one.task.scorer, one.stats, one.predictions.scored
     if not scorer.rule:
         return {}
     doubts = [doubt for doubt in (scorer.deviation, *one.account.doubts) if doubt]
     if stats.num_rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
         doubts.append(f"only {stats.num_out} of {stats.num_in} samples are scored ({reasons})")
-    if one.num_unfinished > MAX_UNFINISHED * len(one.scored):
-        counts = _unfinished(one.scored)
+    num_unfinished = sum(not answer.is_whole for answer in scored)
+    if num_unfinished > MAX_UNFINISHED * len(scored):
+        counts = _unfinished(scored)
         doubts.append(
-            f"{one.num_unfinished} of {len(one.scored)} answers are no whole ones, more than "
+            f"{num_unfinished} of {len(scored)} answers are no whole ones, more than "
             f"{MAX_UNFINISHED:.0%} ({counts['num_empty']} empty, {counts['num_cut']} cut off)"
         )
     return {"rule": scorer.rule, "official": not doubts, "doubts": doubts}

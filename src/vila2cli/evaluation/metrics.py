@@ -8,7 +8,7 @@ from typing import Any
 
 from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.results import REST, StageResult, key
-from vila2cli.text.printable import printable
+from vila2cli.text.printable import aligned, printable
 
 ENOUGH_WRONG = 10
 """So many answers of a task of which none is right are rather asked or read wrongly than all wrong."""
@@ -37,9 +37,7 @@ class Metrics(StageResult):
             rows.append(("mean of questions", f"{num:,}", "", *_figures(self.qa_mean), ""))
         if not any(row[-1] for row in rows[1:]):
             rows = [row[:-1] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        yield from aligned(rows)
         num_fewer = sum(entry.get("fewer_tiles", 0) for entry in self.tasks.values())
         yield from fewer_tiles_lines({"fewer_tiles": num_fewer})
         if seconds := self.about.get("seconds"):
@@ -61,14 +59,8 @@ def none_right(tasks: Mapping[str, Any], folder: Path) -> Iterator[str]:
 def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     headline = str(entry.get("headline", ""))
     figures = _figures(entry.get("metrics", {}).get(headline) or {})
-    rejected = int(entry.get("num_rejected", 0))
-    return (
-        name,
-        f"{int(entry.get('num_samples', 0)):,}",
-        headline,
-        *figures,
-        f"{rejected:,}" if rejected else "",
-    )
+    num, rejected = (int(entry.get(key, 0)) for key in ("num_samples", "num_rejected"))
+    return name, f"{num:,}", headline, *figures, f"{rejected:,}" if rejected else ""
 
 
 def _is_asked(entry: Mapping[str, Any]) -> bool:
@@ -76,7 +68,6 @@ def _is_asked(entry: Mapping[str, Any]) -> bool:
 
 
 def _figures(value: Mapping[str, Any]) -> tuple[str, str]:
-    """A value and its interval."""
     if value.get("value") is None:
         return "-", ""
     interval = f"{value['low']:.4f} to {value['high']:.4f}" if "low" in value else ""

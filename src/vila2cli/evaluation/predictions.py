@@ -68,9 +68,8 @@ class Predictions:
     def intervals(self, scorer: Scorer, found: Mapping[str, Estimate]) -> dict[str, Interval]:
         """The interval of every metric, the cautious one for shares of few images of its own."""
         columns, of = self.columns(scorer), self.supports(scorer)
-        return {
-            name: interval_within(one, scorer.top_of(name, columns), of[name]) for name, one in found.items()
-        }
+        tops = {name: scorer.top_of(name, columns) for name in found}
+        return {name: interval_within(one, tops[name], of[name]) for name, one in found.items()}
 
     def supports(self, scorer: Scorer) -> dict[str, Support]:
         """How many samples and images each metric is of."""

@@ -62,15 +62,14 @@ def open_shots(task: Task, shots_dir: str, num: int, seed: int) -> Shots:
     source = load_task(folder) if (folder / TASK_FILE).is_file() else None
     if folder.resolve() == task.folder.resolve() or (source and source.split and source.split == task.split):
         raise RecipeError(f"shots of task {task.name} are from the split that is scored; change eval.shots_dir")
-    samples = (
+    asks = source or task
+    solved = (
         sample
         for shard in open_source([folder]).shards
         for sample in read_shard(shard, on_reject=lambda reject: None)
+        if _is_solved(sample, asks)
     )
-    asks = source or task
-    pool = heapq.nsmallest(
-        POOL_SIZE, (one for one in samples if _is_solved(one, asks)), key=lambda one: _rank(one, seed)
-    )
+    pool = heapq.nsmallest(POOL_SIZE, solved, lambda one: sha256(f"{seed}\x1f{one.key}".encode()).digest())
     found = tuple(Shot(sample, asks.question_of(sample), best_answer(sample)) for sample in pool)
     return Shots(found, num, seed, task.name, folder)
 
@@ -80,10 +79,8 @@ def with_shots(question: str, sample: Sample, shots: Sequence[Shot]) -> tuple[tu
     turns: list[Turn] = []
     pictures: list[bytes] = []
     for shot in shots:
-        turns += [
-            Turn("user", _after_pictures(shot.question, shot.sample)),
-            Turn("assistant", neutral(shot.answer)),
-        ]
+        asked = _after_pictures(shot.question, shot.sample)
+        turns += [Turn("user", asked), Turn("assistant", neutral(shot.answer))]
         pictures += [image.data for image in shot.sample.images]
     turns.append(Turn("user", _after_pictures(question, sample)))
     return tuple(turns), pictures + [image.data for image in sample.images]
@@ -111,10 +108,6 @@ def _is_solved(sample: Sample, task: Task) -> bool:
     except DataError:
         return False
     return True
-
-
-def _rank(sample: Sample, seed: int) -> bytes:
-    return sha256(f"{seed}\x1f{sample.key}".encode()).digest()
 
 
 def _is_same(shot: Sample, sample: Sample) -> bool:

@@ -23,10 +23,7 @@ METRICS = {
     "metrics/Human Like": "people-human-like",
     "metrics/Specificity": "people-specificity",
 }
-_SIDES = {
-    "iiw-human-sxs-gpt4v": ("IIW-Human", "GPT-4V"),
-    "iiw-human-sxs-iiw-p5b": ("IIW-Human", "IIW-P5B"),
-}
+_SIDES = {"iiw-human-sxs-gpt4v": ("IIW-Human", "GPT-4V"), "iiw-human-sxs-iiw-p5b": ("IIW-Human", "IIW-P5B")}
 _SETS = {"DCI_Test": ("IIW", "DCI"), "DOCCI_Test": ("IIW", "DOCCI")}
 _BETTER = re.compile(r"(.+) is (?:marginally|substantially) better")
 
@@ -43,8 +40,8 @@ def read_imageinwords(paths: list[Path]) -> dict[str, dict[SampleId, SampleVerdi
             try:
                 row = load_json(line)
                 sample = (name, str(row.get("image/key") or row["image"]), "")
-                for metric, verdict in _verdicts(row, name):
-                    by_metric.setdefault(metric, []).append((sample, verdict))
+                for verdict in _verdicts(row, name):
+                    by_metric.setdefault(verdict.judge, []).append((sample, verdict))
             except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
                 raise DataError(f"{path}:{number} is no judgement of ImageInWords: {error}") from None
     if not by_metric:
@@ -52,7 +49,7 @@ def read_imageinwords(paths: list[Path]) -> dict[str, dict[SampleId, SampleVerdi
     return {metric: dict(sorted(by_sample(rows).items())) for metric, rows in sorted(by_metric.items())}
 
 
-def _verdicts(row: Mapping[str, Any], set_name: str) -> Iterator[tuple[str, Verdict]]:
+def _verdicts(row: Mapping[str, Any], set_name: str) -> Iterator[Verdict]:
     for field, sides in _SIDES.items():
         if field in row:
             yield from _by_metric(row, row[field], sides)
@@ -62,20 +59,15 @@ def _verdicts(row: Mapping[str, Any], set_name: str) -> Iterator[tuple[str, Verd
         yield from _by_metric(row, row, _SETS[set_name])
 
 
-def _by_metric(
-    row: Mapping[str, Any], judged: Mapping[str, Any], sides: tuple[str, str]
-) -> Iterator[tuple[str, Verdict]]:
+def _by_metric(row: Mapping[str, Any], judged: Mapping[str, Any], sides: tuple[str, str]) -> Iterator[Verdict]:
     for metric, judge in METRICS.items():
-        yield (
-            judge,
-            Verdict(
-                layer=sides[0],
-                against=sides[1],
-                judge=judge,
-                outcome=_outcome(judged[metric], sides),
-                num_words=_num_words(row, sides),
-                answers=(judged[metric],),
-            ),
+        yield Verdict(
+            layer=sides[0],
+            against=sides[1],
+            judge=judge,
+            outcome=_outcome(judged[metric], sides),
+            num_words=_num_words(row, sides),
+            answers=(judged[metric],),
         )
 
 

@@ -15,14 +15,7 @@ from vila2cli.engine import EngineSettings
 from vila2cli.errors import DataError, RecipeError
 from vila2cli.image import Decode
 from vila2cli.judging.pairing import Draw
-from vila2cli.judging.protocols import (
-    Captions,
-    Judged,
-    asks_for_json,
-    make_verdict,
-    open_protocol,
-    prompt_id,
-)
+from vila2cli.judging.protocols import Captions, Judged, asks_for_json, make_verdict, open_protocol, prompt_id
 from vila2cli.score.caption import slot_balance
 from vila2cli.score.scorer import Vocabulary
 from vila2cli.score.verdict import oracle_outcome

@@ -33,9 +33,8 @@ def bring_together(
             if sample_id in keys
         }
         together[name] = {sample_id: said for sample_id, said in translated.items() if said.verdicts}
-    shared = [
-        pair for pair in pairs if any(_knows(together[judge], pair) for judge in together if judge not in mine)
-    ]
+    judged = judged_pairs({judge: samples for judge, samples in together.items() if judge not in mine})
+    shared = [pair for pair in pairs if pair in judged]
     if not shared:
         raise DataError(
             f"nothing was judged by both: one side compares {_named(pairs)}, the other "
@@ -119,10 +118,6 @@ def _translated(
             turned = replace(one, layer=pair[1], against=pair[0], judge=judge, outcome=_TURNED[one.outcome])
             verdicts.append(replace(turned, num_words=one.num_words[::-1], answers=one.answers[::-1]))
     return SampleVerdicts(said.image, tuple(verdicts), said.captions)
-
-
-def _knows(samples: Verdicts, pair: Pair) -> bool:
-    return any((one.layer, one.against) == pair for said in samples.values() for one in said.verdicts)
 
 
 def _named(pairs: list[Pair]) -> str:

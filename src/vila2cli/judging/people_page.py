@@ -115,21 +115,11 @@ def render_page(
     shown: Sequence[ShownPair], question: str, image_url: Callable[[ShownPair], str], *, inlined: bool
 ) -> str:
     """The page; `image_url` gives the data: URL or relative path of a pair's image."""
-    value = {
-        "format": ANSWERS_FORMAT,
-        "digest": page_digest(shown, question),
-        "pairs": [
-            {"id": pair.id, "image": image_url(pair)}
-            | dict(
-                zip(
-                    ("left", "right"),
-                    (printable(caption.strip(), keep_newlines=True) for caption in pair.captions),
-                    strict=True,
-                )
-            )
-            for pair in shown
-        ],
-    }
+    pairs = []
+    for pair in shown:
+        left, right = (printable(caption.strip(), keep_newlines=True) for caption in pair.captions)
+        pairs.append({"id": pair.id, "image": image_url(pair), "left": left, "right": right})
+    value = {"format": ANSWERS_FORMAT, "digest": page_digest(shown, question), "pairs": pairs}
     return render_html(
         "vila2cli.judging",
         "people.html.j2",

@@ -10,9 +10,10 @@ An answer is read strictly: a bare letter or JSON alone that fits the schema, an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any
 
 from vila2cli.engine import Request, Result
 from vila2cli.judging.results import problem_of, shown, why_unread
@@ -39,18 +40,21 @@ class Judged:
     captions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-class JudgeProtocol(Protocol):
+class JudgeProtocol(ABC):
     """A way to ask and to read."""
 
-    name: str
+    name = ""
 
+    def __init__(self, template: str) -> None:
+        self._template = template
+
+    @abstractmethod
     def requests(self, blank: Request, captions: Captions, pairs: Sequence[Pair]) -> list[Request]:
         """What to ask about one image, as variants of a request; captions that are equal are not compared."""
-        ...
 
+    @abstractmethod
     def read(self, judge: str, captions: Captions, pairs: Sequence[Pair], results: Sequence[Result]) -> Judged:
         """The verdicts of a judge from the results of the requests, in their order."""
-        ...
 
 
 def prompt_id(recipe: Recipe) -> str:
@@ -60,13 +64,9 @@ def prompt_id(recipe: Recipe) -> str:
 
 def open_protocol(recipe: Recipe) -> JudgeProtocol:
     """The protocol of a recipe; raises RecipeError for a prompt that is not known."""
-    template = prompt_text(prompt_id(recipe), recipe.prompts)
-    kinds: dict[str, Callable[[str], JudgeProtocol]] = {
-        "pair": PairProtocol,
-        "rubric": RubricProtocol,
-        "sentences": SentenceProtocol,
-    }
-    return kinds[recipe.judge.protocol](template)
+    kinds: tuple[type[JudgeProtocol], ...] = (PairProtocol, RubricProtocol, SentenceProtocol)
+    kind = next(kind for kind in kinds if kind.name == recipe.judge.protocol)
+    return kind(prompt_text(prompt_id(recipe), recipe.prompts))
 
 
 def asks_for_json(recipe: Recipe) -> bool:
@@ -96,17 +96,14 @@ def make_verdict(
     )
 
 
-class PairProtocol:
+class PairProtocol(JudgeProtocol):
     """Two captions side by side, in both orders."""
 
     name = "pair"
 
-    def __init__(self, template: str) -> None:
-        self._template = template
-        self._schema = _object({"better": {"type": "string", "enum": ["A", "B", "tie"]}})
-
     def requests(self, blank: Request, captions: Captions, pairs: Sequence[Pair]) -> list[Request]:
-        schema = self._schema if "JSON" in self._template else None
+        answer = _object({"better": {"type": "string", "enum": ["A", "B", "tie"]}})
+        schema = answer if "JSON" in self._template else None
         texts = [
             fill(self._template, a=_quoted(captions[first]), b=_quoted(captions[second]))
             for pair in pairs
@@ -122,25 +119,15 @@ class PairProtocol:
                 verdicts.append(make_verdict(captions, pair, judge, "tie"))
                 continue
             both = (next(remaining), next(remaining))
-            unread = [
-                why_unread(result)
-                for result in both
-                if problem_of(result) or not parse_choice(result.answer.text)
-            ]
-            outcome = "unjudged" if unread else outcome_of(*(result.answer.text for result in both))
-            reason = unread[0] if unread else ""
-            texts = tuple(shown(result) for result in both)
-            verdicts.append(make_verdict(captions, pair, judge, outcome, texts, reason))
+            unread = (one for one in both if problem_of(one) or not parse_choice(one.answer.text))
+            reason = next(map(why_unread, unread), "")
+            outcome = "unjudged" if reason else outcome_of(*(one.answer.text for one in both))
+            verdicts.append(make_verdict(captions, pair, judge, outcome, tuple(map(shown, both)), reason))
         return Judged(tuple(verdicts))
 
 
-class _OneByOne(ABC):
+class _OneByOne(JudgeProtocol):
     """Captions judged alone; a pair goes to the one with the higher score."""
-
-    name = ""
-
-    def __init__(self, template: str) -> None:
-        self._template = template
 
     def requests(self, blank: Request, captions: Captions, pairs: Sequence[Pair]) -> list[Request]:
         return [self._request(blank, text) for text in captions.values()]
@@ -186,14 +173,10 @@ class RubricProtocol(_OneByOne):
         return _asking(blank, prompt, _object(dict.fromkeys(CRITERIA, mark)))
 
     def _read_one(self, text: str, value: Mapping[str, Any]) -> dict[str, Any] | None:
-        marks = [value.get(name) for name in CRITERIA]
-        if not all(type(mark) is int and 1 <= mark <= _MAX_MARK for mark in marks):
+        marks = {name: value.get(name) for name in CRITERIA}
+        if not all(type(mark) is int and 1 <= mark <= _MAX_MARK for mark in marks.values()):
             return None
-        numbers = [float(mark) for mark in marks if mark is not None]
-        return {
-            "score": sum(numbers) / len(numbers),
-            "marks": dict(zip(CRITERIA, map(int, numbers), strict=True)),
-        }
+        return {"score": fmean(mark or 0 for mark in marks.values()), "marks": marks}
 
 
 class SentenceProtocol(_OneByOne):

@@ -1,7 +1,7 @@
 """A judged folder in the terminal: a table of pairs and judges, ranks, agreement, and what is unjudged."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from statistics import NormalDist
 from typing import Any
@@ -11,6 +11,7 @@ from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.score.significance import samples_needed
 from vila2cli.score.stats import CONFIDENCE, TOO_FEW
 from vila2cli.score.verdict import Verdict
+from vila2cli.text.printable import aligned
 
 NOTHING = "-"
 EVEN = 0.5
@@ -118,29 +119,16 @@ def verdict_lines(verdicts: Any) -> list[str]:
 
 
 def _verdict_line(verdict: Verdict) -> str:
-    shown = ("shown first", "shown second")
-    answers = [
-        f"{order}: {json.dumps(text, ensure_ascii=False)}"
-        for order, text in zip(shown, verdict.answers, strict=False)
-    ]
-    outcome = ", ".join(
-        filter(None, (verdict.outcome, "equal captions" if verdict.equal else "", verdict.reason))
-    )
+    shown = zip(("shown first", "shown second"), verdict.answers, strict=False)
+    answers = ", ".join(f"{order}: {json.dumps(text, ensure_ascii=False)}" for order, text in shown)
+    parts = (verdict.outcome, "equal captions" if verdict.equal else "", verdict.reason)
     where = f"{short(verdict.layer)} over {short(verdict.against)}"
-    return f"{where}: {outcome}" + (f" ({', '.join(answers)})" if answers else "")
+    return f"{where}: {', '.join(filter(None, parts))}" + (f" ({answers})" if answers else "")
 
 
 def short(layer: str) -> str:
     """The last two parts of a layer's folder."""
     return "/".join(PurePath(layer).parts[-2:])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with columns of equal width."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
 
 
 def _rows(pair: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Untrusted text for a terminal: captions and file names may hold control characters."""
 
 import unicodedata
+from collections.abc import Sequence
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _MARKS = ("Mn", "Me")
@@ -37,6 +38,13 @@ def shortened(text: str, limit: int) -> str:
     """The first `limit` characters, and how many more there are."""
     left_out = len(text) - limit
     return text if left_out <= 0 else f"{text[:limit]} … ({left_out:,} more characters)"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def printable_line(text: str) -> str:
