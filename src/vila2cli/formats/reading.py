@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from vila2cli.text.printable import shortened
 Value = TypeVar("Value")
 MAX_SHOWN_CHARS = 80
 """How much of a wrong value is shown."""
+_NOT_BLANK = re.compile(r"\S")
 
 
 class RowError(DataError):
@@ -160,6 +162,11 @@ class Row:
         a, b, c, d = (self.number(self.fields[name], name, "not-a-box") for name in names)
         return a, b, c, d
 
+    def first(self, *names: str) -> str | None:
+        """The first of these fields that is text or a whole number, as text."""
+        values = (self.fields.get(name) for name in names)
+        return next((str(value) for value in values if isinstance(value, str | int)), None)
+
     def size(self, width: str = "width", height: str = "height") -> tuple[float, float] | None:
         """Width and height in pixels, None where they are not stated."""
         if not self.get(width) and not self.get(height):
@@ -200,17 +207,6 @@ def read_list(path: Path) -> Iterator[Row]:
     return Row(value, path.name).elements()
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, Row | DataError]]:
-    """Place and object of each line that is not empty, or why it holds none."""
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        if line.strip():
-            try:
-                row: Row | DataError = Row(parse_json(line, "the line"), "")
-            except DataError as error:
-                row = error
-            yield f"{path.name}, line {number}", row
-
-
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file; raises DataError, also for one with nothing in it."""
     try:
@@ -247,22 +243,15 @@ def read_values(path: Path) -> list[Any]:
     Raises DataError naming file and line for what is no JSON.
     """
     text = read_text(path).rstrip()
-    decoder, values = json.JSONDecoder(), []
-    end = 0
-    while (start := _next_value(text, end)) < len(text):
+    decoder, values, end = json.JSONDecoder(), [], 0
+    while found := _NOT_BLANK.search(text, end):
         try:
-            value, end = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, found.start())
         except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, start) + 1
+            line = text.count("\n", 0, found.start()) + 1
             raise DataError(f"{path}, line {line}: no JSON: {error}") from None
         values.append(value)
     return values
-
-
-def _next_value(text: str, start: int) -> int:
-    while start < len(text) and text[start].isspace():
-        start += 1
-    return start
 
 
 def read_rows(path: Path, key: str | None = None) -> list[Row]:
@@ -328,14 +317,11 @@ def load_packed(path: Path) -> Any:
 def _lines(path: Path) -> Iterator[Any]:
     with opened(path) as stream:
         for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
             try:
-                row = load_unchecked(line)
+                if line.strip():
+                    yield _checked(load_unchecked(line), f"line {number}", path.name)
             except ValueError as error:
                 yield RowError(f"line {number} is no JSON: {error}", "bad-row", path.name)
-            else:
-                yield _checked(row, f"line {number}", path.name)
 
 
 def _checked(row: Any, place: str, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal
@@ -33,87 +33,79 @@ class Format:
         return getattr(import_module(f"vila2cli.formats.{module}"), function)
 
 
+def _of(package: str, *forms: Format) -> tuple[Format, ...]:
+    """Formats whose readers are in a package."""
+    return tuple(replace(form, reader=f"{package}.{form.reader}") for form in forms)
+
+
 _OBJECTS = ("spatial", "grounding")
 FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
     {
-        "shards convert": (
-            Format("folder", "pictures, and --captions or .txt beside them", "captions.photos:PhotoReader"),
-            Format("csv", "paths or URLs in .csv .tsv .jsonl .parquet", "captions.rows:ListReader"),
-            Format("llava", "LLaVA's conversations .json", "captions.rows:read_llava"),
-            Format("coco", "COCO's captions .json", "captions.rows:read_coco"),
-            Format("coyo", "image-text pairs .parquet or .jsonl", "captions.rows:read_pairs"),
-            Format("parquet", "pictures, text and metadata in .parquet", "captions.tables:read_parquet"),
-            Format("layer", "keys and captions .parquet or .jsonl", "captions.keyed:CaptionTable"),
-            Format("mmc4", "MMC4's documents .jsonl, .gz or .zip", "captions.rows:read_mmc4"),
-            Format("obelics", "OBELICS' documents .parquet", "captions.rows:read_obelics"),
+        "shards convert": _of(
+            "captions",
+            Format("folder", "pictures, and --captions or .txt beside them", "photos:PhotoReader"),
+            Format("csv", "paths or URLs in .csv .tsv .jsonl .parquet", "rows:ListReader"),
+            Format("llava", "LLaVA's conversations .json", "rows:read_llava"),
+            Format("coco", "COCO's captions .json", "rows:read_coco"),
+            Format("coyo", "image-text pairs .parquet or .jsonl", "rows:read_pairs"),
+            Format("parquet", "pictures, text and metadata in .parquet", "tables:read_parquet"),
+            Format("layer", "keys and captions .parquet or .jsonl", "keyed:CaptionTable"),
+            Format("mmc4", "MMC4's documents .jsonl, .gz or .zip", "rows:read_mmc4"),
+            Format("obelics", "OBELICS' documents .parquet", "rows:read_obelics"),
             Format(
-                "img2dataset",
-                "tars or folders that it wrote",
-                "captions.downloads:read_img2dataset",
-                in_shards=True,
+                "img2dataset", "tars or folders that it wrote", "downloads:read_img2dataset", in_shards=True
             ),
         ),
-        "shards export": (
-            Format("jsonl", "a row on each line, pictures as files", "exports.files:JsonLines"),
-            Format("parquet", "rows as Hugging Face datasets has them", "exports.parquet:Parquet"),
-            Format("llava", "LLaVA's list of conversations", "exports.chats:Llava"),
-            Format("vila", "VILA's captions by URL, a file per tar", "exports.chats:Vila"),
+        "shards export": _of(
+            "exports",
+            Format("jsonl", "a row on each line, pictures as files", "files:JsonLines"),
+            Format("parquet", "rows as Hugging Face datasets has them", "parquet:Parquet"),
+            Format("llava", "LLaVA's list of conversations", "chats:Llava"),
+            Format("vila", "VILA's captions by URL, a file per tar", "chats:Vila"),
             Format("webdataset", "tars of pictures and joined text", "", in_shards=True),
         ),
-        "shards build": (
-            Format("coco", "COCO's instances and captions .json", "specialists.coco:read_coco", _OBJECTS),
-            Format("refcoco", "instances and references .json", "specialists.coco:read_refcoco", _OBJECTS),
-            Format(
-                "visual-genome", "objects.json image_data.json", "specialists.objects:read_genome", _OBJECTS
-            ),
-            Format(
-                "grit", "shards by img2dataset", "specialists.objects:read_grit", ("grounding",), in_shards=True
-            ),
-            Format("nlvr", "NLVR .json", "specialists.objects:read_nlvr", _OBJECTS),
-            Format("textocr", "TextOCR .json", "specialists.words:read_textocr", ("ocr",)),
-            Format("docvqa", "DocVQA .json", "specialists.words:read_docvqa", ("ocr",)),
-            Format("lines", "JSON lines of boxes", "specialists.objects:read_boxes", (*_OBJECTS, "ocr")),
+        "shards build": _of(
+            "specialists",
+            Format("coco", "COCO's instances and captions .json", "coco:read_coco", _OBJECTS),
+            Format("refcoco", "instances and references .json", "coco:read_refcoco", _OBJECTS),
+            Format("visual-genome", "objects.json image_data.json", "objects:read_genome", _OBJECTS),
+            Format("grit", "shards by img2dataset", "objects:read_grit", ("grounding",), in_shards=True),
+            Format("nlvr", "NLVR .json", "objects:read_nlvr", _OBJECTS),
+            Format("textocr", "TextOCR .json", "words:read_textocr", ("ocr",)),
+            Format("docvqa", "DocVQA .json", "words:read_docvqa", ("ocr",)),
+            Format("lines", "JSON lines of boxes", "objects:read_boxes", (*_OBJECTS, "ocr")),
         ),
-        "eval import": (
-            Format("vqav2", "questions and annotations .json", "benchmarks.short:read_vqa"),
+        "eval import": _of(
+            "benchmarks",
+            Format("vqav2", "questions and annotations .json", "short:read_vqa"),
+            Format("textvqa", "TextVQA .json, or questions and annotations .json", "short:read_textvqa"),
+            Format("vizwiz", "VizWiz .json, or questions and annotations .json", "short:read_vizwiz"),
+            Format("gqa", "questions .json", "short:read_gqa"),
+            Format("docvqa", "DocVQA .json", "short:read_docvqa"),
+            Format("chartqa", "test_human.json test_augmented.json", "short:read_chartqa"),
+            Format("ocrbench", "OCRBench.json", "short:read_ocrbench"),
+            Format("pope", "coco_pope_*.json, and LLaVA's llava_pope_test.jsonl", "yesno:read_pope"),
+            Format("mme", "the folder of MME", "yesno:read_mme"),
+            Format("hallusionbench", "HallusionBench.json", "yesno:read_hallusion"),
+            Format("vsr", "VSR .jsonl", "yesno:read_vsr"),
+            Format("nlvr", "NLVR or NLVR2 .json", "yesno:read_nlvr"),
+            Format("mmbench", "MMBench .tsv", "choice:read_mmbench"),
+            Format("vlmevalkit", "AI2D, MMStar, RealWorldQA .tsv", "choice:read_vlmevalkit"),
+            Format("scienceqa", "problems.json pid_splits.json", "choice:read_scienceqa"),
+            Format("seed", "SEED-Bench.json", "choice:read_seed"),
             Format(
-                "textvqa", "TextVQA .json, or questions and annotations .json", "benchmarks.short:read_textvqa"
+                "mmmu", "MMMU .parquet or .jsonl, its output.json or answer_dict_val.json", "choice:read_mmmu"
             ),
-            Format(
-                "vizwiz", "VizWiz .json, or questions and annotations .json", "benchmarks.short:read_vizwiz"
-            ),
-            Format("gqa", "questions .json", "benchmarks.short:read_gqa"),
-            Format("docvqa", "DocVQA .json", "benchmarks.short:read_docvqa"),
-            Format("chartqa", "test_human.json test_augmented.json", "benchmarks.short:read_chartqa"),
-            Format("ocrbench", "OCRBench.json", "benchmarks.short:read_ocrbench"),
-            Format("pope", "coco_pope_*.json, and LLaVA's llava_pope_test.jsonl", "benchmarks.yesno:read_pope"),
-            Format("mme", "the folder of MME", "benchmarks.yesno:read_mme"),
-            Format("hallusionbench", "HallusionBench.json", "benchmarks.yesno:read_hallusion"),
-            Format("vsr", "VSR .jsonl", "benchmarks.yesno:read_vsr"),
-            Format("nlvr", "NLVR or NLVR2 .json", "benchmarks.yesno:read_nlvr"),
-            Format("mmbench", "MMBench .tsv", "benchmarks.choice:read_mmbench"),
-            Format("vlmevalkit", "AI2D, MMStar, RealWorldQA .tsv", "benchmarks.choice:read_vlmevalkit"),
-            Format("scienceqa", "problems.json pid_splits.json", "benchmarks.choice:read_scienceqa"),
-            Format("seed", "SEED-Bench.json", "benchmarks.choice:read_seed"),
-            Format(
-                "mmmu",
-                "MMMU .parquet or .jsonl, its output.json or answer_dict_val.json",
-                "benchmarks.choice:read_mmmu",
-            ),
-            Format("mmvet", "mm-vet.json", "benchmarks.judged:read_mmvet"),
+            Format("mmvet", "mm-vet.json", "judged:read_mmvet"),
             Format(
                 "llava-bench",
                 "LLaVA-Bench's questions.jsonl context.jsonl answers_gpt4.jsonl",
-                "benchmarks.judged:read_llava_bench",
+                "judged:read_llava_bench",
             ),
-            Format("refcoco", "RefCOCO .json or .jsonl", "benchmarks.images:read_refcoco"),
-            Format("captions", "COCO or Karpathy captions .json", "benchmarks.images:read_captions"),
-            Format(
-                "amber",
-                "query_all.json annotations.json relation.json safe_words.txt",
-                "benchmarks.amber:read_amber",
-            ),
-            Format("chair", "COCO's captions and instances .json", "benchmarks.images:read_chair"),
+            Format("refcoco", "RefCOCO .json or .jsonl", "images:read_refcoco"),
+            Format("captions", "COCO or Karpathy captions .json", "images:read_captions"),
+            Format("amber", "query_all.json annotations.json relation.json safe_words.txt", "amber:read_amber"),
+            Format("chair", "COCO's captions and instances .json", "images:read_chair"),
         ),
     }
 )

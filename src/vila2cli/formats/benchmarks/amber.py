@@ -69,9 +69,8 @@ def _annotation(row: Row, annotations: Mapping[str, Row]) -> Row:
 def _description(
     row: Row, annotation: Row, words: Mapping[str, list[str]], shared: Mapping[str, Any]
 ) -> BenchmarkQuestion:
-    groups = {
-        key: [[name, *words.get(name, [])] for name in annotation.strings(key)] for key in ("truth", "hallu")
-    }
+    sides = {key: annotation.strings(key) for key in ("truth", "hallu")}
+    groups = {key: [[name, *words.get(name, [])] for name in names] for key, names in sides.items()}
     return _question(row, (), {**groups, **shared})
 
 

@@ -46,7 +46,8 @@ def read_vlmevalkit(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQues
 
 def _tsv(path: Path, *, circular: bool) -> Iterator[BenchmarkQuestion]:
     pictures: dict[str, str] = {}
-    rotates = circular and not any(_is_rotation(str(row.get("index", ""))) for row in _rows(path))
+    indices = (str(row.get("index", "")) for row in _rows(path)) if circular else ()
+    rotates = circular and not any(index.isdecimal() and int(index) >= _ROTATION for index in indices)
     for row in _rows(path):
         index, question = row.string("index"), row.string("question")
         options = [(letter, row.get(letter)) for letter in LETTERS if _is_given(row.get(letter))]
@@ -55,7 +56,8 @@ def _tsv(path: Path, *, circular: bool) -> Iterator[BenchmarkQuestion]:
         if answer not in letters:
             raise row.error(f"question {index} has answer {answer!r}, its options are {letters}")
         pictures[index] = row.string("image")
-        group, image = _group(index), _picture(pictures, index, row)
+        group = str(int(index) % _ROTATION) if index.isdecimal() else index
+        image = _picture(pictures, index, row)
         hint = row.get("hint") if _is_given(row.get("hint")) else ""
         meta = {"category": row.get("category") or "", "group": group}
         for turn in range(len(options) if rotates else 1):
@@ -76,14 +78,6 @@ def _rows(path: Path) -> Iterator[Row]:
         if isinstance(row, RowError):
             raise row
         yield row
-
-
-def _is_rotation(index: str) -> bool:
-    return index.isdecimal() and int(index) >= _ROTATION
-
-
-def _group(index: str) -> str:
-    return str(int(index) % _ROTATION) if index.isdecimal() else index
 
 
 def _is_given(text: str | None) -> bool:

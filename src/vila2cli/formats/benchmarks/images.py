@@ -44,7 +44,6 @@ def read_chair(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]
 
 
 def _captions(path: Path, split: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Image id, file name and captions of every image that has captions."""
     values = read_values(path)
     table = Row(values[0] if len(values) == 1 else values, str(path))
     captions: dict[str, list[str]] = defaultdict(list)

@@ -82,14 +82,26 @@ def _questions(path: Path, scorer: str, columns: tuple[str, str, str]) -> Iterat
     found = _Columns(
         question, answer, picture, next((one for one in IDS if one in there and one != picture), "")
     )
-    rows = enumerate(stream_rows(path), 1)
-    for number, row in rows:
+    first: RowError | None = None
+    num_later = {"the same fault": 0, "another fault": 0}
+    for number, row in enumerate(stream_rows(path), 1):
         try:
             made = _question(path, number, row, found, scorer)
         except RowError as error:
-            rest = (_fault(path, one, other, found, scorer) for one, other in rows)
-            raise _with_others(error, [fault for fault in rest if fault is not None]) from None
-        yield made
+            if first is not None:
+                is_same = _VALUES.sub("", error.error) == _VALUES.sub("", first.error)
+                num_later["the same fault" if is_same else "another fault"] += 1
+            first = first or error
+        else:
+            if first is None:
+                yield made
+    if first is not None:
+        later = [
+            f"{num:,} row{' has' if num == 1 else 's have'} {what} further down"
+            for what, num in num_later.items()
+            if num
+        ]
+        raise RowError("; ".join([first.error, *later]), first.reason, first.where)
 
 
 def _question(
@@ -121,26 +133,6 @@ def _question(
     return made
 
 
-def _fault(path: Path, number: int, row: Row | RowError, columns: _Columns, scorer: str) -> RowError | None:
-    try:
-        _question(path, number, row, columns, scorer)
-    except RowError as error:
-        return error
-    return None
-
-
-def _with_others(first: RowError, others: Sequence[RowError]) -> RowError:
-    """The first fault of a table, and how many rows after it have the same one or another one."""
-    num_same = sum(_VALUES.sub("", other.error) == _VALUES.sub("", first.error) for other in others)
-    counts = {"the same fault": num_same, "another fault": len(others) - num_same}
-    more = [
-        f"{num:,} row{' has' if num == 1 else 's have'} {what} further down"
-        for what, num in counts.items()
-        if num
-    ]
-    return RowError("; ".join([first.error, *more]), first.reason, first.where)
-
-
 def _choices(row: Row) -> list[str]:
     """The options of a question: a list, a text with | between, or columns A, B, C ..."""
     for column in _CHOICES:
@@ -168,7 +160,6 @@ def _answers(row: Row, column: str, choices: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check(row: Row, made: BenchmarkQuestion, scorer: str) -> None:
-    """Raise RowError for what the scorer cannot use."""
     meta = {**made.meta, "question": made.question, "box_frame": "auto"}
     try:
         SCORERS[scorer].stored("", Reference(answers=made.answers, meta=meta))

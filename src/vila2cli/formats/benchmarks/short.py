@@ -19,14 +19,11 @@ _MAY_BE_UNANSWERABLE = SHORT_PROMPT.replace(
 )
 
 
-@one_task("vqav2", "short", "vqa", SHORT_PROMPT)
-def read_vqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
-    """VQAv2: a file of questions and one of annotations, in any order."""
-    return _vqa_pair(paths)
+def _vqa_pair(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
+    """VQAv2: a file of questions and one of annotations, in any order, joined by question_id.
 
-
-def _vqa_pair(paths: Sequence[Path]) -> Iterator[BenchmarkQuestion]:
-    """Questions and annotations joined by question_id; raises DataError when they do not belong together."""
+    Raises DataError when they do not belong together.
+    """
     if len(paths) != 2:
         raise DataError(f"give a file of questions and one of annotations, not {len(paths)} files")
     tables = {key: table for path in paths for key, table in _vqa_parts(path).items()}
@@ -46,6 +43,9 @@ def _vqa_pair(paths: Sequence[Path]) -> Iterator[BenchmarkQuestion]:
         meta = {"image_id": image, "category": str(annotation.get("answer_type", ""))}
         images = (_vqa_image(image, asked),)
         yield question_of(row, _vqa_id(row), answers=_answers(annotation), images=images, meta=meta)
+
+
+read_vqa = one_task("vqav2", "short", "vqa", SHORT_PROMPT)(_vqa_pair)
 
 
 def _vqa_parts(path: Path) -> dict[str, Row]:
@@ -76,7 +76,7 @@ def _vqa_image(image: str, table: Row) -> str:
 def read_textvqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """TextVQA's own file, or questions and annotations as VQAv2 has them."""
     if len(paths) == 2:
-        yield from _vqa_pair(paths)
+        yield from _vqa_pair(paths, split)
         return
     path = one_file(paths, "TextVQA_0.5.1_val.json, or a pair of questions and annotations")
     for row in read_rows(path, "data"):
@@ -91,7 +91,7 @@ def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion
     In the list the image's name is the question's id.
     """
     if len(paths) == 2:
-        yield from _vqa_pair(paths)
+        yield from _vqa_pair(paths, split)
         return
     path = one_file(paths, "VizWiz's train.json or val.json, or a pair of questions and annotations")
     for row in read_rows(path, "data"):
@@ -106,9 +106,8 @@ def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion
 @one_task("gqa", "short", "gqa", SHORT_PROMPT)
 def read_gqa(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """GQA: an object of questions by their id."""
-    for name, row in read_object(
-        one_file(paths, "testdev_balanced_questions.json or another of GQA's")
-    ).items():
+    path = one_file(paths, "testdev_balanced_questions.json or another of GQA's")
+    for name, row in read_object(path).items():
         yield question_of(row, name, images=(f"{row.need('imageId')}.jpg",))
 
 

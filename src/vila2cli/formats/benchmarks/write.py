@@ -55,8 +55,7 @@ def import_tasks(
     question, for a `box_frame` that is none, and for a folder of that name that holds anything.
     """
     read: TaskReader = find_format("eval import", form).load()
-    missing = next((path for path in (*files, *filter(None, (synonyms,))) if not path.exists()), None)
-    if missing is not None:
+    if missing := next((path for path in (*files, synonyms) if path and not path.exists()), None):
         raise DataError(f"there is no {missing}")
     finder = None if images is None else _Finder(images)
     tables = (_framed(table, box_frame) for table in read(files, split))
@@ -130,7 +129,7 @@ def _write(table: BenchmarkTask, folder: Path, finder: "_Finder | None") -> tupl
                 try:
                     members = _members(question, index, finder)
                 except _NoPicture as error:
-                    raise _with_others(error, chain(shard[place:], numbered)) from None
+                    raise _with_others(error, finder, chain(shard[place:], numbered)) from None
                 tar.write_sample(f"{index:09d}", members)
                 num_images += len(members) - 1
         num_samples += len(shard)
@@ -155,9 +154,8 @@ def _members(question: BenchmarkQuestion, index: int, finder: "_Finder | None") 
         "sample_id": question.id,
     }
     names = [image for image in question.images if isinstance(image, str)]
-    if names:
-        meta.setdefault("image", names[0])
-    return {**members, "json": to_json_bytes(meta)}
+    named = {"image": names[0]} if names else {}
+    return {**members, "json": to_json_bytes({**named, **meta})}
 
 
 def _pictures(question: BenchmarkQuestion, finder: "_Finder | None") -> list[tuple[str, bytes]]:
@@ -173,42 +171,29 @@ def _pictures(question: BenchmarkQuestion, finder: "_Finder | None") -> list[tup
                 pictures.append(finder.read(image))
             except DataError as error:
                 where = f"{question.where}: " if question.where else ""
-                raise _NoPicture(f"{where}{error}", finder) from None
+                raise _NoPicture(f"{where}{error}") from None
     return pictures
 
 
 class _NoPicture(DataError):
     """A question whose picture is not there, or is not the only one of its name."""
 
-    def __init__(self, message: str, finder: "_Finder") -> None:
-        super().__init__(message)
-        self.finder = finder
 
-
-def _with_others(error: _NoPicture, later: Iterable[tuple[int, BenchmarkQuestion]]) -> DataError:
+def _with_others(
+    error: _NoPicture, finder: "_Finder | None", later: Iterable[tuple[int, BenchmarkQuestion]]
+) -> DataError:
     """The first question without its picture, and how many later ones are, up to one that cannot be read."""
-    num_more = 0
+    num = 0
     with suppress(DataError):
         for _, question in later:
-            num_more += not all(isinstance(one, bytes) or error.finder.has(one) for one in question.images)
-    return DataError(
-        f"{error}; {num_more:,} more {'has' if num_more == 1 else 'have'} the same fault"
-        if num_more
-        else str(error)
-    )
+            num += not all(isinstance(one, bytes) or (finder and finder.has(one)) for one in question.images)
+    return DataError(f"{error}; {num:,} more {'has' if num == 1 else 'have'} the same fault" if num else error)
 
 
 def _extension(data: bytes) -> str:
-    for magic, extension in _MAGIC.items():
-        if data.startswith(magic):
-            return extension
+    if extension := next((one for magic, one in _MAGIC.items() if data.startswith(magic)), None):
+        return extension
     raise DataError("an image among the questions is no JPEG, PNG, GIF, BMP or WebP")
-
-
-def _is_below(name: str) -> bool:
-    """Whether a name leads nowhere but further down."""
-    path = PurePath(name)
-    return not path.is_absolute() and ".." not in path.parts
 
 
 def _is_file(path: Path) -> bool:
@@ -246,17 +231,15 @@ class _Finder:
         return True
 
     def _path(self, name: str) -> Path:
-        path = self._folder.root / name
-        if not _is_below(name) or not _is_file(path):
-            paths = self._named(name)
-            if len(paths) != 1:
-                if not paths:
-                    raise DataError(f"there is no image {name} in {self._folder.root}")
-                raise DataError(
-                    f"several images in {self._folder.root} are called {name}; name it by its path from there"
-                )
-            return paths[0]
-        return path
+        root = self._folder.root
+        if ".." not in PurePath(name).parts and not PurePath(name).is_absolute() and _is_file(root / name):
+            return root / name
+        paths = self._named(name)
+        if not paths:
+            raise DataError(f"there is no image {name} in {root}")
+        if len(paths) > 1:
+            raise DataError(f"several images in {root} are called {name}; name it by its path from there")
+        return paths[0]
 
     def _named(self, name: str) -> list[Path]:
         """The files of that name, else of that number: 42.jpg may be COCO_val2014_000000000042.jpg.

@@ -70,7 +70,13 @@ def read_mme(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     folder = one_file(paths, "the folder of MME")
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give the folder of MME")
-    lines = _mme_lines(folder)
+    lines = [
+        (subtask, text, number, line)
+        for subtask in sorted(path for path in folder.iterdir() if path.is_dir())
+        for text in sorted([*subtask.glob("*.txt"), *subtask.glob("questions_answers_YN/*.txt")])
+        for number, line in enumerate(read_text(text).splitlines())
+        if line.strip()
+    ]
     for subtask, text, number, line in lines:
         question, tab, answer = line.rpartition("\t")
         if not tab or answer.strip().lower() not in ("yes", "no"):
@@ -85,17 +91,6 @@ def read_mme(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
         )
     if not lines:
         raise DataError(f"{folder} holds no SUBTASK/*.txt with questions; give the folder of MME")
-
-
-def _mme_lines(folder: Path) -> list[tuple[Path, Path, int, str]]:
-    """Folder of the subtask, file, number and text of each line that is not blank."""
-    return [
-        (subtask, text, number, line)
-        for subtask in sorted(path for path in folder.iterdir() if path.is_dir())
-        for text in sorted([*subtask.glob("*.txt"), *subtask.glob("questions_answers_YN/*.txt")])
-        for number, line in enumerate(read_text(text).splitlines())
-        if line.strip()
-    ]
 
 
 def _mme_image(folder: Path, text: Path) -> str:

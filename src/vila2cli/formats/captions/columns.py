@@ -11,19 +11,8 @@ from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 
 PICTURES = (
     *("image", "file_name", "filename", "image_path", "img_path", "filepath", "file_path", "path", "file"),
-    *(
-        "image_name",
-        "image_file",
-        "img",
-        "picture",
-        "photo",
-        "url",
-        "image_url",
-        "name",
-        "key",
-        "id",
-        "image_id",
-    ),
+    *("image_name", "image_file", "img", "picture", "photo", "url", "image_url", "name", "key", "id"),
+    "image_id",
 )
 TEXTS = (
     *("caption", "text", "alt", "alt_text", "alttext", "description", "captions", "txt", "sentence", "title"),
@@ -33,12 +22,17 @@ TEXTS = (
 _LOOKED_AT = 1000
 
 
-def columns_of(path: Path) -> list[str]:
-    """The columns of a table: of its first thousand rows, as those of JSON may lack any."""
+def columns_of(path: Path, wanted: Collection[str] = (), most: int | None = _LOOKED_AT) -> list[str]:
+    """The columns of a table: of its first thousand rows, as those of JSON may lack any.
+
+    With `wanted` it is enough to have seen these.
+    """
     columns: dict[str, None] = {}
-    for row in islice(stream_rows(path, 1), 1 if path.suffix == ".parquet" else _LOOKED_AT):
+    for row in islice(stream_rows(path, 1), most):
         if not isinstance(row, RowError):
             columns |= dict.fromkeys(row.fields)
+            if path.suffix == ".parquet" or (wanted and columns.keys() >= set(wanted)):
+                break
     return list(columns)
 
 
@@ -71,12 +65,10 @@ def _find(path: Path, columns: Collection[str], given: str, names: Sequence[str]
                 f"{path} has no column {given!r}{meant(given, columns)}; {has}: name one with {option}"
             )
         return given
-    known = {_plain(column): column for column in reversed(list(columns))}
+    known: dict[str, str] = {}
+    for column in columns:
+        known.setdefault(column.strip().lower().replace(" ", "_").replace("-", "_"), column)
     return next((known[name] for name in names if name in known), "")
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def metadata(row: Row, without: Collection[str]) -> dict[str, Any]:

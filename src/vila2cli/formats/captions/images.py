@@ -60,7 +60,6 @@ class ImageStore:
         self._by_name: dict[str, list[_Place]] = {}
         for tar in tars:
             self._index(tar)
-        self._by_url: dict[str, tuple[Path, Path]] | None = None
 
     def find(self, name: str) -> EncodedImage:
         """The image of this name; raises RowError when it is missing or is no image."""
@@ -89,7 +88,7 @@ class ImageStore:
         for folder in self._folders:
             if _is_inside(path := folder / name, folder):
                 return _file(path, folder)
-        if "://" in name and (download := self._downloaded().get(name)) is not None:
+        if "://" in name and (download := self._downloaded.get(name)) is not None:
             return _file(*download)
         return self._by_last_part(name)
 
@@ -147,17 +146,17 @@ class ImageStore:
             if url and own is not None and own.path == tar:
                 self._members.setdefault(url, own)
 
+    @cached_property
     def _downloaded(self) -> dict[str, tuple[Path, Path]]:
         """Images in folders, and those folders, by the URL in the JSON beside them."""
-        if self._by_url is None:
-            self._by_url = {}
-            for folder in self._folders:
-                for path in sorted(folder.rglob("*.json")):
-                    pictures = (path.with_suffix(f".{extension}") for extension in IMAGE_EXTENSIONS)
-                    picture = next((picture for picture in pictures if picture.is_file()), None)
-                    if picture is not None and (url := parse_json(path.read_bytes(), str(path)).get("url")):
-                        self._by_url.setdefault(str(url), (picture, folder))
-        return self._by_url
+        by_url: dict[str, tuple[Path, Path]] = {}
+        for folder in self._folders:
+            for path in sorted(folder.rglob("*.json")):
+                pictures = (path.with_suffix(f".{extension}") for extension in IMAGE_EXTENSIONS)
+                picture = next((picture for picture in pictures if picture.is_file()), None)
+                if picture is not None and (url := parse_json(path.read_bytes(), str(path)).get("url")):
+                    by_url.setdefault(str(url), (picture, folder))
+        return by_url
 
 
 def _last_part(name: str) -> str:

@@ -1,27 +1,19 @@
 """What each item of the input becomes: its images by name, its text, and the files of its sample."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
-from vila2cli.formats.reading import RowError
+from vila2cli.formats.reading import Row, RowError
 from vila2cli.formats.registry import Format
 from vila2cli.shards.sample import EncodedImage
 
 _TABLES = (
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".jsonl.gz",
-    ".jsonl.zip",
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".csv.gz",
-    ".tsv.gz",
+    *(".json", ".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zip", ".parquet"),
+    *(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
 )
 
 
@@ -70,6 +62,15 @@ ItemReader = Callable[[Path, int], Iterator[Item | RowError]]
 """From a source, and the most images of a document, to its items in order, or why one cannot be used."""
 
 
+def items_of(rows: Iterable[Row | RowError], item_of: Callable[[Row], Item]) -> Iterator[Item | RowError]:
+    """What each row becomes, or why it cannot be used."""
+    for row in rows:
+        try:
+            yield row if isinstance(row, RowError) else item_of(row)
+        except RowError as error:
+            yield error
+
+
 def sources_of(form: Format, inputs: Sequence[Path]) -> list[Path]:
     """The files that hold items, and for formats in shards folders of loose files, in order and each once."""
     first: dict[Path, Path] = {}
@@ -107,7 +108,7 @@ def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
 
 
 def members_of(
-    item: Item | RowError, store: PictureStore, origin: Mapping[str, Any] | None = None
+    item: Item | RowError, store: PictureStore, origin: Mapping[str, Any] | None
 ) -> tuple[dict[str, bytes], int]:
     """The files of a sample and how many of its images are missing; raises RowError.
 

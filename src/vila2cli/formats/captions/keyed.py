@@ -6,12 +6,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from vila2cli.errors import DataError
 from vila2cli.files import load_json, to_json_bytes
+from vila2cli.formats.captions.columns import columns_of
 from vila2cli.formats.captions.tables import plain
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 
@@ -20,16 +20,6 @@ TEXTS = ("caption", "recaption", "text", "output", "new_caption", "txt")
 """Columns that are taken for the key and the caption where none is named."""
 _BATCH = 256
 """Rows in memory, which may have pictures beside their captions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A caption of the table: the row it stands in, its text, "" where it is empty, and who wrote it."""
-
-    number: int
-    text: str
-    about: dict[str, Any]
-    file: str
 
 
 class CaptionTable:
@@ -80,17 +70,10 @@ class CaptionTable:
             self.counts["bad"] += 1
             return
         caption = (caption or "").strip()
-        parts = {
-            "source": f"{text}_source",
-            "model": f"{text}_model",
-            "model_sha256": f"{text}_model_sha256",
-            "prompt_id": f"{text}_prompt",
-        }
-        about = {part: row.get(column) for part, column in parts.items()}
+        about = {part: row.get(f"{text}_{column}") for part, (column, _) in _PARTS.items()}
         about["model"] = about["model"] or row.get("model")
-        about |= {"round": row.get(f"{text}_round"), "logprob_mean": row.get(f"{text}_logprob")}
-        about["fields"] = _object(row.get(f"{text}_fields"))
-        typed = {part: _typed(value, _TYPES[part]) for part, value in about.items()}
+        about["fields"] = _object(about["fields"])
+        typed = {part: _typed(value, _PARTS[part][1]) for part, value in about.items()}
         kept = {part: value for part, value in typed.items() if value is not None}
         added = self._database.execute(
             "INSERT OR IGNORE INTO caption VALUES (NULL, ?, ?, ?, ?, ?, NULL)",
@@ -117,15 +100,16 @@ class CaptionTable:
         return int(self._database.execute("SELECT count(*) FROM caption").fetchone()[0])
 
 
-_TYPES: dict[str, Any] = {
-    "source": str,
-    "model": str,
-    "model_sha256": str,
-    "prompt_id": str,
-    "round": int,
-    "logprob_mean": float,
-    "fields": dict,
+_PARTS: dict[str, tuple[str, Any]] = {
+    "source": ("source", str),
+    "model": ("model", str),
+    "model_sha256": ("model_sha256", str),
+    "prompt_id": ("prompt", str),
+    "round": ("round", int),
+    "logprob_mean": ("logprob", float),
+    "fields": ("fields", dict),
 }
+"""What an annotation says of a caption: its column behind the name of the caption's, and its kind."""
 
 
 def _typed(value: Any, kind: Any) -> Any:
@@ -156,26 +140,14 @@ def columns_for(path: Path, key: str, text: str, layer: str) -> tuple[str, str] 
     Raises DataError where there are no columns of these names.
     """
     keys, texts = (key,) if key else KEYS, (text,) if text else (layer, *TEXTS)
-    if not (known := _columns(path, {keys[0], texts[0]})):
+    if not (known := columns_of(path, {keys[0], texts[0]}, None)):
         return None
     return _column(path, known, keys, "--key"), _column(path, known, texts, "--text")
 
 
-def _columns(path: Path, wanted: Collection[str]) -> list[str]:
-    """The columns of a file; of JSON lines, whose rows may lack any, of those until all `wanted` were seen."""
-    columns: dict[str, None] = {}
-    for row in stream_rows(path, _BATCH):
-        if not isinstance(row, RowError):
-            columns |= dict.fromkeys(row.fields)
-            if path.suffix == ".parquet" or columns.keys() >= set(wanted):
-                break
-    return list(columns)
-
-
 def _column(path: Path, columns: Sequence[str], names: Sequence[str], option: str) -> str:
-    for name in names:
-        if name in columns:
-            return name
+    if found := next((name for name in names if name in columns), None):
+        return found
     what = f"no column {names[0]!r}" if len(names) == 1 else f"none of the columns {', '.join(names)}"
     raise DataError(f"{path.name} has {what}; it has {shown(columns)}: name one with {option}")
 

@@ -181,7 +181,7 @@ class PictureCaptions:
         told = [*self._rows_told()]
         if num:
             which = _first_of(first, num)
-            told.insert(0, f"{num:,} of {self._names.num:,} pictures have no row in the table: {which}")
+            told.insert(0, f"{num:,} of {len(self._names.names):,} pictures have no row in the table: {which}")
         if told:
             aside(path).rename(path)
         else:
@@ -191,14 +191,12 @@ class PictureCaptions:
             warn(f"{text}; {path} names them all", DataWarning, stacklevel=3)
 
     def _unnamed(self) -> Iterator[str]:
-        """The pictures that no row names."""
         query = "SELECT 1 FROM line WHERE picture = ? LIMIT 1"
         for name in self._names.names:
             if self._database.execute(query, (_stored(name),)).fetchone() is None:
                 yield name
 
     def _strays(self) -> Iterator[dict[str, Any]]:
-        """The rows of no picture."""
         for table, number, error in self._database.execute("SELECT * FROM stray ORDER BY rowid"):
             yield {"table": whole_characters(self._tables[table].name), "row": number, "error": error}
 
@@ -220,11 +218,9 @@ class PictureCaptions:
         rows = self._database.execute(query, (_stored(name),)).fetchall()
         if not rows:
             return [], {}, {}
-        return (
-            list(dict.fromkeys(text for text, *_ in rows if text)),
-            load_json(rows[0][1]),
-            {"file": rows[0][2], "row": rows[0][3]},
-        )
+        _, meta, file, number = rows[0]
+        texts = list(dict.fromkeys(text for text, *_ in rows if text))
+        return texts, load_json(meta), {"file": file, "row": number}
 
     def _add_table(self, table: Path, picture: str, text: str) -> None:
         if not table.is_file():
@@ -257,7 +253,6 @@ class PictureCaptions:
         self._check_named(table, named)
 
     def _set_apart(self, table: Path, number: int, error: str) -> None:
-        """Keep a row that is of no picture in the folder, with the reason."""
         values = (self._tables.index(table), number, whole_characters(error))
         self._database.execute("INSERT INTO stray VALUES (?, ?, ?)", values)
 
@@ -270,7 +265,7 @@ class PictureCaptions:
         if num_rows:
             query = "SELECT number, error FROM stray WHERE file = ? LIMIT 1"
             number, error = self._database.execute(query, (self._tables.index(table),)).fetchone()
-            why = f"row {number} {error}, and a picture is {self._names.first!r}"
+            why = f"row {number} {error}, and a picture is {self._names.names[0]!r}"
         raise DataError(
             f"{table}: none of its {num_rows:,} rows is of a picture in the folder: {why}; --picture "
             f"says which column names them (now {column!r})"
@@ -301,15 +296,11 @@ class _Names:
     """Pictures by the names that tables may give them."""
 
     names: Sequence[str]
-    num: int = 0
-    first: str = ""
     _by_path: dict[str, str] = field(default_factory=dict)
     _by_less: dict[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.names:
-            self.num += 1
-            self.first = self.first or name
             path = PurePosixPath(plain_path(name))
             self._by_path[str(path)] = name
             for less in {path.name, str(path.with_suffix("")), path.stem, _number(path.stem)} - {str(path), ""}:

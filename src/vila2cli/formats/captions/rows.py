@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
-from vila2cli.formats.captions.items import Item, ItemReader
+from vila2cli.formats.captions.items import Item, ItemReader, items_of
 from vila2cli.formats.reading import Row, RowError, load_packed, stated, stream_rows
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER
 
@@ -17,20 +18,16 @@ _ORIGIN_KEYS = ("id", "url", "doc_id", "title", "license")
 """What tells where an item came from, kept in KEY.json."""
 
 
-def _by_row(
-    item_of: Callable[[Row, int], Item], rows: Callable[[Path], Iterator[Row | RowError]] = stream_rows
-) -> ItemReader:
+def _by_row(item_of: Callable[[Row, int], Item]) -> ItemReader:
+    @wraps(item_of)
     def read(path: Path, max_images: int) -> Iterator[Item | RowError]:
-        for row in rows(path):
-            try:
-                yield row if isinstance(row, RowError) else item_of(row, max_images)
-            except RowError as error:
-                yield error
+        return items_of(stream_rows(path), lambda row: item_of(row, max_images))
 
     return read
 
 
-def _llava(row: Row, _: int) -> Item:
+@_by_row
+def read_llava(row: Row, _: int) -> Item:
     """A conversation: `conversations` of `from` and `value`, `image` one name, several, or none."""
     if row.get("video"):
         raise row.error("videos are not read", "video")
@@ -55,7 +52,12 @@ def _llava(row: Row, _: int) -> Item:
     return Item(name=_name(row), images=tuple(map(str, images)), meta={"messages": messages, **_origin(row)})
 
 
-def _coco(row: Row, _: int) -> Item:
+def read_coco(path: Path, _: int) -> Iterator[Item | RowError]:
+    """Images with their captions, which may be in any order."""
+    return items_of(_coco_rows(path), _coco)
+
+
+def _coco(row: Row) -> Item:
     """An image with its captions, joined by `_coco_rows`; the first is the text, all are in the JSON."""
     file, captions = row.get("file_name"), row.get("captions")
     if not file:
@@ -74,16 +76,16 @@ def _coco_rows(path: Path) -> Iterator[Row | RowError]:
     rows: dict[Any, dict[str, Any] | RowError] = {}
     captions: dict[Any, list[Any]] = {}
     for number, image in enumerate(table.rows("images"), 1):
+        name = f"image {number}"
         if (key := stated(image.id, "id")) is None:
-            error = f"image {number} has no id that is a number or text"
-            rows[f"image {number}"] = RowError(error, "bad-row", path.name)
+            rows[name] = RowError(f"{name} has no id that is a number or text", "bad-row", path.name)
         else:
             captions[key] = []
             rows[key] = {**image.fields, "captions": captions[key]}
     for number, annotation in enumerate(table.rows("annotations"), 1):
+        name = f"annotation {number}"
         if (key := stated(annotation.id, "image_id")) is None:
-            error = f"annotation {number} names no image"
-            rows[f"annotation {number}"] = RowError(error, "bad-row", path.name)
+            rows[name] = RowError(f"{name} names no image", "bad-row", path.name)
         else:
             rows.setdefault(key, {"id": key, "captions": captions.setdefault(key, [])})
             captions[key].append(annotation.get("caption"))
@@ -91,7 +93,8 @@ def _coco_rows(path: Path) -> Iterator[Row | RowError]:
         yield row if isinstance(row, RowError) else Row(row, f"{path.name}, item {number}")
 
 
-def _pair(row: Row, _: int) -> Item:
+@_by_row
+def read_pairs(row: Row, _: int) -> Item:
     """An image and its alt-text, as COYO's rows: `text`, and an `image`, `file_name` or `url`."""
     texts, images = _texts(row, _TEXT_KEYS), [name for name in _texts(row, _IMAGE_KEYS) if name]
     text = next((text for text in texts if text.strip()), None)
@@ -114,11 +117,7 @@ class ListReader:
         columns = columns_of(path)
         named = picture_column(path, columns, self.picture)
         said = text_column(path, columns, self.text)
-        for row in stream_rows(path):
-            try:
-                yield row if isinstance(row, RowError) else self._item(row, named, said)
-            except RowError as error:
-                yield error
+        return items_of(stream_rows(path), lambda row: self._item(row, named, said))
 
     def _item(self, row: Row, named: str, said: str) -> Item:
         name = row.get(named)
@@ -135,7 +134,8 @@ def _texts(row: Row, keys: Sequence[str]) -> list[str]:
     return [value for key in keys if isinstance(value := row.get(key), str)]
 
 
-def _mmc4(row: Row, max_images: int) -> Item:
+@_by_row
+def read_mmc4(row: Row, max_images: int) -> Item:
     """A web document: sentences, and before each the images that were matched to it, at most `max_images`
     in all, as VILA reads it (VILA section 2 and released loader)."""
     sentences, infos = row.get("text_list"), row.get("image_info")
@@ -154,7 +154,8 @@ def _mmc4(row: Row, max_images: int) -> Item:
     return _document(row, places)
 
 
-def _obelics(row: Row, max_images: int) -> Item:
+@_by_row
+def read_obelics(row: Row, max_images: int) -> Item:
     """A web document: `texts` and `images` of one length, one of the two at every position."""
     texts, images = row.get("texts"), row.get("images")
     if not isinstance(texts, list) or not isinstance(images, list) or len(texts) != len(images):
@@ -178,18 +179,8 @@ def _document(row: Row, places: Sequence[tuple[str | None, str | None]]) -> Item
 
 
 def _name(row: Row) -> str:
-    for key in ("id", "doc_id", "url", "image", "title"):
-        if isinstance(value := row.get(key), str | int):
-            return str(value)
-    return "an item without id"
+    return row.first("id", "doc_id", "url", "image", "title") or "an item without id"
 
 
 def _origin(row: Row) -> dict[str, Any]:
     return {key: row.get(key) for key in _ORIGIN_KEYS if key in row}
-
-
-read_llava = _by_row(_llava)
-read_coco = _by_row(_coco, _coco_rows)
-read_pairs = _by_row(_pair)
-read_mmc4 = _by_row(_mmc4)
-read_obelics = _by_row(_obelics)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vila2cli.errors import DataError, meant
 from vila2cli.files import load_json
-from vila2cli.formats.captions.items import Item
+from vila2cli.formats.captions.items import Item, items_of
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 from vila2cli.image import upright_header
 from vila2cli.shards.sample import EncodedImage, Turn
@@ -26,11 +26,7 @@ def read_parquet(path: Path, max_images: int, text: str = "") -> Iterator[Item |
     """The rows of a file; `text` names the column of the caption."""
     if path.suffix != ".parquet":
         raise DataError(f"{path} is no .parquet; `vila2 shards convert coyo` reads pairs in .jsonl")
-    for row in stream_rows(path, _BATCH):
-        try:
-            yield row if isinstance(row, RowError) else _item(row, max_images, text)
-        except RowError as error:
-            yield error
+    return items_of(stream_rows(path, _BATCH), lambda row: _item(row, max_images, text))
 
 
 def check_column(paths: Sequence[Path], text: str) -> None:
@@ -70,7 +66,7 @@ def _item(row: Row, max_images: int, text: str) -> Item:
     caption = meta.pop(column, None)
     has_names = len(files) == len(images) and not any(isinstance(image, str) for image in images)
     return Item(
-        name=_name(row),
+        name=row.first("key", "__key__", "id", "url") or row.where,
         images=tuple(images),
         files=tuple(files) if has_names else (),
         text=caption if isinstance(caption, str) else None,
@@ -153,10 +149,3 @@ def check_turns(row: Row, meta: Mapping[str, Any]) -> None:
             Turn.from_json(message)
     except (DataError, TypeError, AttributeError) as error:
         raise row.error(f"messages: {error}", "bad-conversation") from None
-
-
-def _name(row: Row) -> str:
-    for key in ("key", "__key__", "id", "url"):
-        if isinstance(value := row.get(key), str | int):
-            return str(value)
-    return row.where

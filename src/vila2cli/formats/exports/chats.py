@@ -17,7 +17,7 @@ LLAVA_FILE, _PARTS = "llava.json", "shards"
 _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
-class Llava:
+class Llava(WholeFile):
     """shards/SHARD.json, a list of {id, image, conversations}; `join` makes one list of all of them.
 
     `image` names the file of the picture in the export, a list of names where there are several. A
@@ -25,15 +25,14 @@ class Llava:
     """
 
     def __init__(self, folder: Path, shard: Shard, content: Content) -> None:
+        super().__init__(folder / _PARTS / f"{shard.name}.json")
         self._folder, self._shard, self._content = folder, shard.name, content
-        self._file = WholeFile(folder / _PARTS / f"{shard.name}.json")
         self._num = 0
 
     def add(self, sample: Sample) -> None:
         turns = list(sample.turns) or self._described(sample)
         item: dict[str, Any] = {"id": f"{self._shard}/{sample.key}"}
-        files = picture_files(sample, self._shard)
-        if files:
+        if files := picture_files(sample, self._shard):
             names = write_pictures(self._folder, files) if self._content.with_pictures else list(files)
             item["image"] = names[0] if len(names) == 1 else names
         marked = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
@@ -42,7 +41,7 @@ class Llava:
         if first is not None and files and not marked:
             first["value"] = f"{IMAGE_PLACEHOLDER}\n" * len(files) + first["value"]
         item["conversations"] = conversations
-        self._file.write(f"{',' if self._num else '['}\n{json.dumps(item, ensure_ascii=False)}")
+        self.write(f"{',' if self._num else '['}\n{json.dumps(item, ensure_ascii=False)}")
         self._num += 1
 
     def _described(self, sample: Sample) -> list[Turn]:
@@ -56,11 +55,8 @@ class Llava:
         return turns
 
     def close(self) -> None:
-        self._file.write("\n]\n" if self._num else "[]\n")
-        self._file.close()
-
-    def abort(self) -> None:
-        self._file.abort()
+        self.write("\n]\n" if self._num else "[]\n")
+        super().close()
 
 
 def join_lists(folder: Path, names: list[str]) -> None:
@@ -87,7 +83,7 @@ def tar_name(shard: Shard, root: str) -> str:
     return os.path.relpath(os.path.realpath(local_path(shard.url)), os.path.realpath(root))
 
 
-class Vila:
+class Vila(WholeFile):
     """SHARD.tar.json: {URL: {"output": caption}}, in a folder that VILA's `caption_choice` names.
 
     Its reader finds the file by the name of the tar and the caption by the `url` of KEY.json; of a sample
@@ -95,8 +91,8 @@ class Vila:
     """
 
     def __init__(self, folder: Path, shard: Shard, content: Content) -> None:
+        super().__init__(folder / f"{tar_name(shard, content.root)}.json")
         self._content, self._captions = content, dict[str, Any]()
-        self._file = WholeFile(folder / f"{tar_name(shard, content.root)}.json")
 
     def add(self, sample: Sample) -> None:
         caption = compose_caption(sample, self._content.captions)
@@ -109,8 +105,5 @@ class Vila:
         self._captions[name] = {"output": caption}
 
     def close(self) -> None:
-        self._file.write(json.dumps(self._captions, ensure_ascii=False))
-        self._file.close()
-
-    def abort(self) -> None:
-        self._file.abort()
+        self.write(json.dumps(self._captions, ensure_ascii=False))
+        super().close()

@@ -13,6 +13,14 @@ from vila2cli.shards import Shard
 from vila2cli.shards.sample import Sample
 
 
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a file that is whole its name."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
 class WholeFile:
     """A text file that has its name once it is whole."""
 
@@ -27,11 +35,8 @@ class WholeFile:
 
     def close(self) -> None:
         with naming(self.path):
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
             self._stream.close()
-        self._partial.replace(self.path)
-        sync_folder(self.path.parent)
+            put_in_place(self._partial, self.path)
 
     def abort(self) -> None:
         """Leave nothing behind; does nothing after `close`."""
@@ -54,12 +59,12 @@ def join_lines(parts: Sequence[Path], path: Path) -> None:
         whole.abort()
 
 
-class JsonLines:
+class JsonLines(WholeFile):
     """SHARD.jsonl: a row on each line; `image` names the file of its picture in the export."""
 
     def __init__(self, folder: Path, shard: Shard, content: Content) -> None:
+        super().__init__(folder / f"{shard.name}.jsonl")
         self._folder, self._shard, self._content = folder, shard.name, content
-        self._file = WholeFile(folder / f"{shard.name}.jsonl")
 
     def add(self, sample: Sample) -> None:
         row: dict[str, Any] = row_of(sample, self._shard, self._content)
@@ -68,10 +73,4 @@ class JsonLines:
             (row["image"],) = write_pictures(self._folder, picture_files(sample, self._shard))
         kept = self._content.captions  # null where a sample lacks one, for readers that go by the first row
         filled = {name: value for name, value in row.items() if value is not None or name in kept}
-        self._file.write(json.dumps(filled, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-    def abort(self) -> None:
-        self._file.abort()
+        self.write(json.dumps(filled, ensure_ascii=False) + "\n")

@@ -1,14 +1,14 @@
 """Rows as Parquet in the form of Hugging Face `datasets`: a picture is a struct of its bytes and its name."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.files import aside, naming, sync_folder
+from vila2cli.files import aside, naming
+from vila2cli.formats.exports.files import put_in_place
 from vila2cli.formats.exports.rows import ColumnKind, Content, json_text, row_of, the_picture
 from vila2cli.shards import Shard
 from vila2cli.shards.sample import Sample
@@ -17,17 +17,14 @@ OURS = b"vila2"
 """The key of the schema's metadata that says which columns are captions."""
 _ROWS, _BYTES = 1000, 64_000_000
 """Of a row group at most."""
-_VALUE = {"_type": "Value"}
+_TEXT = {"dtype": "string", "_type": "Value"}
 _FEATURES: Mapping[ColumnKind, dict[str, Any]] = {
-    "text": {"dtype": "string", **_VALUE},
-    "json": {"dtype": "string", **_VALUE},
-    "number": {"dtype": "float64", **_VALUE},
-    "whole": {"dtype": "int64", **_VALUE},
+    "text": _TEXT,
+    "json": _TEXT,
+    "number": {"dtype": "float64", "_type": "Value"},
+    "whole": {"dtype": "int64", "_type": "Value"},
     "image": {"_type": "Image"},
-    "turns": {
-        "feature": {"role": {"dtype": "string", **_VALUE}, "content": {"dtype": "string", **_VALUE}},
-        "_type": "List",
-    },
+    "turns": {"feature": {"role": _TEXT, "content": _TEXT}, "_type": "List"},
 }
 
 
@@ -83,7 +80,7 @@ class Parquet:
         with naming(self._path):
             self._file.close()
         self._is_open = False
-        _put_in_place(self._partial, self._path)
+        put_in_place(self._partial, self._path)
 
     def abort(self) -> None:
         if self._is_open:
@@ -104,16 +101,9 @@ def join_tables(parts: Sequence[Path], path: Path) -> None:
                 with pq.ParquetFile(part) as file:
                     for group in range(file.num_row_groups):
                         writer.write_table(file.read_row_group(group))
-        _put_in_place(partial, path)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _put_in_place(partial: Path, path: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
 
 
 def _schema(content: Content) -> Any:

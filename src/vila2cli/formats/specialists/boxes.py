@@ -46,12 +46,7 @@ class Frame:
 
 
 def grid_box(
-    box: Sequence[float],
-    frame: Frame,
-    stored: tuple[int, int],
-    orientation: int = 1,
-    *,
-    max_area: float = 1.0,
+    box: Sequence[float], frame: Frame, stored: tuple[int, int], orientation: int = 1, *, max_area: float = 1.0
 ) -> tuple[int, int, int, int] | str:
     """The box in 0-999 xyxy of the upright picture, or in one word why there is none.
 

@@ -109,6 +109,5 @@ def _middle(metres_HW: Metres_HW, box: Sequence[float]) -> float | None:
 
 
 def _span(start: float, end: float, size: int) -> slice:
-    """At least one pixel from start to end."""
     first = min(int(start), size - 1)
     return slice(first, max(first + 1, round(end)))

@@ -78,19 +78,14 @@ def marks_in(caption: str, things: Sequence[Boxed]) -> list[Mark]:
             spans.setdefault(thing.span, []).append(thing)
     if not spans:
         for category, indices in by_category(things).items():
-            if span := _find_word(category, len(indices), caption):
-                spans[span] = [things[index] for index in indices]
+            plural = "" if len(indices) == 1 else "e?s"
+            if match := re.search(rf"\b{re.escape(category)}{plural}\b", caption, re.IGNORECASE):
+                spans[match.span()] = [things[index] for index in indices]
     marks: list[Mark] = []
     for (start, end), those in sorted(spans.items(), key=lambda span: (span[0][0], -span[0][1])):
         if not marks or start >= marks[-1][1]:
             marks.append((start, end, those))
     return marks
-
-
-def _find_word(category: str, count: int, caption: str) -> tuple[int, int] | None:
-    ending = "" if count == 1 else "e?s"
-    match = re.search(rf"\b{re.escape(category)}{ending}\b", caption, re.IGNORECASE)
-    return match.span() if match else None
 
 
 def write_boxes(caption: str, marks: Sequence[Mark]) -> str:
@@ -121,9 +116,7 @@ def listing(things: Sequence[Boxed]) -> str:
 def length_problem(caption: str, settings: BuildSettings) -> tuple[str, str] | None:
     """Why a caption is not of the requested length; short ones are trained on first, long ones after."""
     words = num_words(caption)
-    is_long = words >= settings.long_words
-    if settings.length == "short" and is_long:
-        return "caption-too-long", f"{words} words, long ones have {settings.long_words} or more"
-    if settings.length == "long" and not is_long:
-        return "caption-too-short", f"{words} words, long ones have {settings.long_words} or more"
-    return None
+    length = "long" if words >= settings.long_words else "short"
+    if settings.length in ("any", length):
+        return None
+    return f"caption-too-{length}", f"{words} words, long ones have {settings.long_words} or more"

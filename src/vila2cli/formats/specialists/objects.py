@@ -4,13 +4,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.formats.reading import Row, RowError, read_lines, read_list, shown
+from vila2cli.files import parse_json
+from vila2cli.formats.reading import Row, RowError, read_bytes, read_list, shown
 from vila2cli.formats.specialists.boxes import Frame
-from vila2cli.formats.specialists.draft import Draft, Drafts
+from vila2cli.formats.specialists.draft import Draft, Drafts, PictureReader
 from vila2cli.formats.specialists.pictures import Boxed, Picture
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import Reject, Sample
@@ -114,17 +116,22 @@ def _grit_thing(caption: str, phrase: Row, chunks: Sequence[Boxed]) -> Boxed:
     return Boxed(category=category, box=box, span=(start, end))
 
 
-def _by_line(paths: Sequence[Path], pictures: Callable[[Row, Draft, Path], list[Picture]]) -> Iterator[Picture]:
-    """What `pictures` makes of each line; a line that cannot be used is one picture with a problem."""
-    for path in paths:
-        for where, row in read_lines(path):
-            draft = Draft()
-            try:
-                if isinstance(row, DataError):
-                    raise row
-                yield from pictures(row, draft, path)
-            except DataError as error:
-                yield draft.lost(where, str(error))
+def _by_line(pictures: Callable[[Row, Draft, Path], list[Picture]]) -> PictureReader:
+    """Read JSON lines by what `pictures` makes of each; one that cannot be used is a picture with a problem."""
+
+    @wraps(pictures)
+    def read(paths: Sequence[Path]) -> Iterator[Picture]:
+        for path in paths:
+            for number, line in enumerate(read_bytes(path).splitlines(), 1):
+                draft = Draft()
+                try:
+                    yield from (
+                        pictures(Row(parse_json(line, "the line"), ""), draft, path) if line.strip() else ()
+                    )
+                except DataError as error:
+                    yield draft.lost(f"{path.name}, line {number}", str(error))
+
+    return read
 
 
 NLVR_PANEL, NLVR_STEP = 100, 150
@@ -133,17 +140,14 @@ NLVR_FRAME = Frame("pixel", "xywh", (2 * NLVR_STEP + NLVR_PANEL, NLVR_PANEL))
 NLVR_COLOURS = {"#0099ff": "blue"}
 
 
-def read_nlvr(paths: Sequence[Path]) -> Iterator[Picture]:
+@_by_line
+def read_nlvr(row: Row, draft: Draft, path: Path) -> list[Picture]:
     """NLVR's structured scenes, `{"structured_rep": [[{x_loc, y_loc, size, type, color}]], "images": [...]}`.
 
     The first picture of a statement has the panels in the order of the scene; those of the others are
     shuffled and nothing says how, so they are not used. Without `images` it is the one that the published
     files are named by, `SPLIT-IDENTIFIER-0.png` where the annotations are SPLIT.json.
     """
-    return _by_line(paths, _nlvr_pictures)
-
-
-def _nlvr_pictures(row: Row, draft: Draft, path: Path) -> list[Picture]:
     names = row.listed("images") if "images" in row else [f"{path.stem}-{row.id('identifier')}-0.png"]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise row.wrong("images", "a list of names")
@@ -158,16 +162,13 @@ def _nlvr_pictures(row: Row, draft: Draft, path: Path) -> list[Picture]:
     return [draft.picture(name, NLVR_FRAME, problem=shuffled if i else None) for i, name in enumerate(names)]
 
 
-def read_boxes(paths: Sequence[Path]) -> Iterator[Picture]:
+@_by_line
+def read_boxes(row: Row, draft: Draft, path: Path) -> list[Picture]:
     """JSON lines of other data: `{"image", "frame": "pixel-xyxy", "width", "height", "caption", "objects"}`.
 
     An object is `{"category", "box"}` with, where known, `phrases`, `span`, `depth`, `centre` (both in
     metres) and `text`; `frame` is as `boxes.Frame.parse` reads it.
     """
-    return _by_line(paths, _line_picture)
-
-
-def _line_picture(row: Row, draft: Draft, path: Path) -> list[Picture]:
     name = row.filled("image")
     frame = Frame.parse(row.text("frame"), row.size())
     draft.captions += [row.text("caption")] if row.get("caption") else []
@@ -186,7 +187,7 @@ def _line_thing(draft: Draft, row: Row) -> Boxed:
     phrases = row.listed("phrases")
     if not all(isinstance(phrase, str) for phrase in phrases):
         raise row.wrong("phrases", "a list of texts")
-    text = row.text("text") if row.get("text") is not None else None
+    text = None if row.get("text") is None else row.text("text")
     category = row.text("category") if text is None or "category" in row else "text"
     with draft.placing(category):
         box = row.box(row.get("box"), "box")
@@ -203,7 +204,6 @@ def _line_thing(draft: Draft, row: Row) -> Boxed:
 
 
 def _centre(row: Row, right: Any, down: Any, ahead: Any) -> tuple[float, float, float] | None:
-    """A point in metres, None where it is not measured."""
     if (depth := _depth(row, ahead, "centre[2]")) is None:
         return None
     x, y = (_measured(row, side, "centre") for side in (right, down))

@@ -7,8 +7,7 @@ exactly one instance of the category answers it and no other is near the limit.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -65,11 +64,9 @@ def converse(picture: Picture, things: Sequence[Boxed], settings: BuildSettings)
         between = [relation for relation in clear if relation.other is not None and relation.kind != "closest"]
         if between:
             chosen = random.sample(between, min(settings.max_questions, len(between)))
-            used = [
-                things[i] for relation in chosen for i in (relation.answer, relation.other) if i is not None
-            ]
-            sentences = [_sentence(things, relation) for relation in chosen]
-            talk.ask("describe", PROMPTS[prompt], " ".join(sentences), used)
+            used = [things[i] for _, *both in chosen for i in both if i is not None]
+            sentences = " ".join(_sentence(things, relation) for relation in chosen)
+            talk.ask("describe", PROMPTS[prompt], sentences, used)
     kinds: dict[str, list[int]] = {}
     for index, relation in enumerate(clear):
         kinds.setdefault(relation.kind, []).append(index)
@@ -96,8 +93,8 @@ def relations(things: Sequence[Boxed]) -> list[Relation]:
     for members in by_category(things).values():
         for other in range(len(things)):
             for kind, rule in rules.items():
-                holds = partial(_holds, rule, things, other)
-                if (answer := _only(members, other, holds)) is not None:
+                verdicts = {index: rule(things[index], things[other]) for index in members if index != other}
+                if (answer := _only(verdicts)) is not None:
                     clear.append(Relation(kind, answer, other))
             if (nearest := _closest(things, members, other)) is not None:
                 clear.append(Relation("closest", nearest, other))
@@ -137,13 +134,8 @@ def nearer(a: Boxed, b: Boxed) -> Verdict:
     return False if a.distance > b.distance + margin else None
 
 
-def _holds(rule: Callable[[Boxed, Boxed], Verdict], things: Sequence[Boxed], other: int, index: int) -> Verdict:
-    return rule(things[index], things[other])
-
-
-def _only(members: Sequence[int], other: int, holds: Callable[[int], Verdict]) -> int | None:
-    """The one member for which a relation holds, None when it is none, several or unclear."""
-    verdicts = {index: holds(index) for index in members if index != other}
+def _only(verdicts: Mapping[int, Verdict]) -> int | None:
+    """The one thing for which a relation holds, None when it is none, several or unclear."""
     right = [index for index, verdict in verdicts.items() if verdict]
     return right[0] if len(right) == 1 and None not in verdicts.values() else None
 
@@ -152,8 +144,7 @@ def _closest(things: Sequence[Boxed], members: Sequence[int], other: int) -> int
     rivals = [index for index in members if index != other]
     if len(rivals) < 2:  # with one there is nothing to tell apart
         return None
-    distances = {index: _gap(things[index], things[other], things) for index in rivals}
-    return _clearly_least(distances)
+    return _clearly_least({index: _gap(things[index], things[other], things) for index in rivals})
 
 
 def _gap(a: Boxed, b: Boxed, things: Sequence[Boxed]) -> float | None:
@@ -191,7 +182,7 @@ def _to_camera(things: Sequence[Boxed], members: Sequence[int]) -> list[Relation
     clear = [
         Relation(kind, answer, None)
         for kind, rule in rules.items()
-        if (answer := _only(members, -1, rule)) is not None
+        if (answer := _only({index: rule(index) for index in members})) is not None
     ]
     if (nearest := _clearly_least(depths)) is not None:
         clear.append(Relation("camera-closest", nearest, None))
