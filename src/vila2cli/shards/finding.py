@@ -202,7 +202,6 @@ def _with_packed(pattern: str) -> list[str]:
 
 
 def _match(pattern: str, spec: str) -> Iterator[Path]:
-    """The tars and the folders with tars that a local glob matches, sorted."""
     if not any(character in pattern for character in "*?["):
         path = _or_packed(Path(pattern))
         if not path.exists():

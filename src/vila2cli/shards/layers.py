@@ -1,17 +1,15 @@
 """Layers: folders of small tars that annotate base shards, whose layer.json names what they annotate."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Self
 
 from vila2cli import __version__
@@ -76,7 +74,7 @@ class Source:
         """Where it lies, for a lineage: the folders of the base shards with how many, and the layers."""
         return {
             "shards": dict(Counter(redacted(folder_of(shard.url)) for shard in self.shards)),
-            "layers": [dataclasses.asdict(info) | {"path": redacted(info.path)} for info in self.layers],
+            "layers": [asdict(info) | {"path": redacted(info.path)} for info in self.layers],
         }
 
 
@@ -188,8 +186,7 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         raise DataError(
             f"{folder} holds layer {old.get('layer')!r}, not {new['layer']!r}; choose another --out"
         )
-    differing = sorted(_parts(old).items() ^ _parts(new).items())
-    if differing:
+    if differing := sorted(_parts(old).items() ^ _parts(new).items()):
         names = {name for name, _ in differing}
         raise DataError(
             f"{folder} was started over other shards: {differing[0][0]!r} and {len(names) - 1} more differ; "
@@ -206,6 +203,7 @@ def _parts(layer_json: Mapping[str, Any]) -> dict[str, str]:
     return shards | {str(info.get("name")): str(info.get("digest")) for info in layer_json.get("layers", ())}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class LayerWriter:
     """Writes a layer shard by shard; `open_layer` makes one.
 
@@ -215,11 +213,10 @@ class LayerWriter:
     writer.finish()
     """
 
-    def __init__(self, folder: Path, layer: str, source: Source, *, is_packed: bool = True):
-        self.folder = folder
-        self.layer = layer
-        self.source = source
-        self.is_packed = is_packed
+    folder: Path
+    layer: str
+    source: Source
+    is_packed: bool = True
 
     def shard(self, shard: Shard) -> "ShardWriter":
         """A writer for one shard, several may be open at once; use `with`, or `close` and `abort`."""
@@ -255,12 +252,10 @@ class LayerWriter:
         gather_rejects(self.folder, [shard.name for shard in self.source.shards])
         return self.stats()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Lock the folder while summing it up, so that the last worker to finish writes a summary that includes
         every worker's shards."""
-        with one_at_a_time(self.folder):
-            yield
+        return one_at_a_time(self.folder)
 
 
 class ShardWriter:
@@ -284,21 +279,16 @@ class ShardWriter:
         self._notes: list[str] = []
         self._start_s = perf_counter()
 
-    def samples(self, *, verify: bool = True) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
         """`read_shard` with rejects noted, samples counted and files fingerprinted, for `close` to write."""
-        return samples_of([self], verify=verify)
+        return samples_of([self])
 
     def annotate(self, sample: Sample, annotation: Annotation) -> None:
         """Note the annotation of a sample; its image digest and tool version are filled in."""
         assert sample.key not in self._annotations, f"{sample.key!r} is annotated twice"
-        assert annotation.layer == self._layer, (
-            f"{annotation.layer!r} is no annotation of layer {self._layer!r}"
-        )
-        complete = dataclasses.replace(
-            annotation,
-            image_sha256=sample.image_sha256,
-            tool_version=annotation.tool_version or __version__,
-        )
+        assert annotation.layer == self._layer, f"{annotation.layer!r} is not of layer {self._layer!r}"
+        version = annotation.tool_version or __version__
+        complete = replace(annotation, image_sha256=sample.image_sha256, tool_version=version)
         self._annotations[sample.key] = complete.to_json()
         if self.keeps:
             self.kept[sample.key] = complete
@@ -322,9 +312,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -370,7 +358,7 @@ class ShardWriter:
         self._rejects.clear()
 
 
-def samples_of(writers: Sequence[ShardWriter], *, verify: bool = True) -> Iterator[Sample]:
+def samples_of(writers: Sequence[ShardWriter]) -> Iterator[Sample]:
     """Read a shard once for its writers in several layers, each of which is told what `samples` tells one."""
     shard = writers[0]._shard
     assert all(writer._shard == shard for writer in writers), "they write over the same shard"
@@ -393,8 +381,6 @@ def samples_of(writers: Sequence[ShardWriter], *, verify: bool = True) -> Iterat
             writer._notes.append(text)
         warnings.warn(f"{shard.url}: {text}", DataWarning, stacklevel=2)
 
-    for sample in read_shard(
-        shard, on_reject=on_reject, verify=verify, on_note=on_note, fingerprints=fingerprints
-    ):
+    for sample in read_shard(shard, on_reject=on_reject, on_note=on_note, fingerprints=fingerprints):
         seen()
         yield sample

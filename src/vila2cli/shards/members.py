@@ -39,10 +39,12 @@ def is_counted(group: Group) -> bool:
 
 def parse_group(group: Group) -> tuple[tuple[EncodedImage, ...], str | None, dict[str, Any]]:
     """Images in order, text and metadata of a group; raises Unusable with the reason."""
-    if not group.key.isascii():
-        _check_unicode(group.key, "the key")
-    if ".." in group.key or group.key[0] in "_/":
-        _check_key(group.key)
+    try:
+        group.key.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Unusable("not-utf8", f"the key holds half a character: {error.reason}") from None
+    if (".." in group.key or group.key[0] in "_/") and (problem := key_problem(group.key)):
+        raise Unusable("bad-key", problem)
     if not group.members:
         extensions = ", ".join(sorted(group.extensions))
         raise Unusable("dotted-name", f"a key ends at the first dot, which leaves the extension {extensions!r}")
@@ -101,18 +103,6 @@ def _parse_meta(data: bytes) -> dict[str, Any]:
     return meta
 
 
-def _check_unicode(text: str, what: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Unusable("not-utf8", f"{what} holds half a character: {error.reason}") from None
-
-
-def _check_key(key: str) -> None:
-    if problem := key_problem(key):
-        raise Unusable("bad-key", problem)
-
-
 def _check_messages(messages: object) -> None:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise Unusable("bad-messages", "'messages' should be a list of objects with a role and a content")
@@ -125,8 +115,7 @@ def _check_messages(messages: object) -> None:
 
 def _check_document(document: object, num_images: int) -> None:
     """A web document needs one text or one image at every position, and all its images in the shard."""
-    texts = document.get("texts") if isinstance(document, dict) else None
-    places = document.get("images") if isinstance(document, dict) else None
+    texts, places = map(document.get, ("texts", "images")) if isinstance(document, dict) else (None, None)
     if not isinstance(texts, list) or not isinstance(places, list) or len(texts) != len(places):
         raise Unusable(
             "bad-document", "'interleaved' should hold 'texts' and 'images', two lists of one length"

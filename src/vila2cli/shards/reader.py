@@ -16,7 +16,7 @@ from vila2cli.shards.members import Group, Unusable, is_counted, is_known, parse
 from vila2cli.shards.origins import Origins, check_is_base, check_origins
 from vila2cli.shards.packed import Records, parse_shared
 from vila2cli.shards.places import is_remote, is_there, local_path, tar_stem
-from vila2cli.shards.records import digests_of, note_time, read_stats, recorded, stats_path
+from vila2cli.shards.records import digests_of, note, read_stats, recorded, stats_path
 from vila2cli.shards.sample import Annotation, EncodedImage, Reject, Sample, image_sha256
 from vila2cli.shards.tarfiles import SHARED_MEMBER, read_members, split_name
 
@@ -80,12 +80,16 @@ def read_shard(
     Only keys that it `takes` are read, where that is given. Of a shard of which the `first` samples are meant
     no more is read.
     """
+
+    def warn(text: str) -> None:
+        warnings.warn(f"{shard.url}: {text}", DataWarning, stacklevel=3)
+
     check_is_base(shard.url)
-    note = _warn(shard.url) if on_note is None else on_note
     base_name, *layer_names = shard.parts()
     records = [recorded(layer.url) for layer in shard.layers]
+    keep = None if fingerprints is None else fingerprints.__setitem__
     annotations = [
-        read_layer_shard(layer.url, _keeper(fingerprints, name), record)
+        read_layer_shard(layer.url, partial(keep, name) if keep else None, record)
         for name, layer, record in zip(layer_names, shard.layers, records, strict=True)
     ]
     origins = Origins(shard.url, _places(shard), records) if verify else None
@@ -96,10 +100,17 @@ def read_shard(
     ]
     if origins is not None and origins.problem:
         _refuse(shard, layers, origins.problem)
-    on_read = _on_base(origins, _keeper(fingerprints, base_name))
-    groups = _groups(
-        shard.url, _is_read if takes is None else partial(_is_read, takes=takes), on_odd=note, on_read=on_read
-    )
+
+    def on_base(fingerprint: Fingerprint) -> None:
+        if needs_digest and origins is not None:
+            origins.finish(fingerprint)
+        if keep is not None:
+            keep(base_name, fingerprint)
+
+    needs_digest = origins is not None and origins.needs_digest
+    on_read = on_base if needs_digest or keep is not None else None
+    wanted = _is_read if takes is None else partial(_is_read, takes=takes)
+    groups = _groups(shard.url, wanted, on_odd=on_note or warn, on_read=on_read)
     yield from _joined(shard, groups, layers, on_reject, verify=verify, takes=takes)
 
 
@@ -158,31 +169,6 @@ def check_layers(shard: Shard) -> None:
 
 def _places(shard: Shard) -> list[tuple[str, str]]:
     return [(layer.layer, layer.url) for layer in shard.layers]
-
-
-def _on_base(
-    origins: Origins | None, keep: Callable[[Fingerprint], None] | None
-) -> Callable[[Fingerprint], None] | None:
-    if origins is None or not origins.needs_digest:
-        return keep
-
-    def on_read(fingerprint: Fingerprint) -> None:
-        origins.finish(fingerprint)
-        if keep is not None:
-            keep(fingerprint)
-
-    return on_read
-
-
-def _keeper(fingerprints: Fingerprints | None, name: str) -> Callable[[Fingerprint], None] | None:
-    if fingerprints is None:
-        return None
-    kept = fingerprints
-    return lambda fingerprint: kept.__setitem__(name, fingerprint)
-
-
-def _warn(place: str) -> Callable[[str], None]:
-    return lambda text: warnings.warn(f"{place}: {text}", DataWarning, stacklevel=3)
 
 
 def num_samples(shard: Shard) -> int:
@@ -266,8 +252,8 @@ def read_layer_shard(
             raise DataError(f"{tar} annotates {split[0]!r} twice; write this layer again")
         annotations[split[0]] = data
     _check_record(tar, len(annotations), fingerprints, record)
-    if is_copied:
-        note_time(local_path(tar))
+    if is_copied:  # and is what was written
+        note(local_path(tar), mtime_ns=local_path(tar).stat().st_mtime_ns)
     if on_read:
         on_read(fingerprints[0])
     return Records(tar, annotations, shared)

@@ -233,11 +233,6 @@ def parts_of(record: Mapping[str, Any]) -> dict[str, Fingerprint]:
     return {name: Fingerprint.from_json(value) for name, value in record.get("made_from", {}).items()}
 
 
-def note_time(tar: Path) -> None:
-    """Note when a tar was last changed, now that its digest was found to be the one its stats file has."""
-    note(tar, mtime_ns=tar.stat().st_mtime_ns)
-
-
 def note_origin(tar: Path, name: str, now: Fingerprint) -> None:
     """Note the size and time of a part, now that its digest was found to be the one in a tar's stats file."""
     parts = recorded(tar).get("made_from", {})

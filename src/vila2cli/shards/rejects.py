@@ -105,7 +105,6 @@ def _parse(line: bytes, out_dir: Path, name: str) -> Reject:
 
 
 def _lines(out_dir: Path, name: str) -> list[bytes]:
-    """The lines of a shard's rejects, each with its end."""
     path = out_dir / f"{name}.rejects.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     record = recorded(out_dir / f"{name}.tar")

@@ -15,10 +15,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.shards.finding import find, read_manifest
 from vila2cli.shards.fingerprints import Fingerprint
-from vila2cli.shards.layers import (
-    LayerInfo,
-    Source,
-)
+from vila2cli.shards.layers import LayerInfo, Source
 from vila2cli.shards.places import (
     PIPE,
     Command,
@@ -160,7 +157,6 @@ def _check_complete(where: str, manifest: Mapping[str, Any], tars: Sequence[str]
 
 
 def _resolve(tar: str, manifest: Mapping[str, Any], base: str | None, given: Sequence[str]) -> _Joined:
-    """The base and all layers of one layer tar."""
     name = tar_stem(tar)
     entry = next((entry for entry in manifest["base"] if entry["name"] == name), None)
     if entry is None:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +51,17 @@ class ShardStats:
         return self.num_rejected / self.num_in if self.num_in else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The counts under the names that SHARD.stats.json uses."""
-        return {
-            "in": self.num_in,
-            "out": self.num_out,
-            "dropped": dict(self.dropped),
-            "rejected": self.num_rejected,
-            "seconds": self.seconds,
-            "tokens": self.tokens,
-            "bytes": self.bytes,
-            **({"fewer_tiles": self.num_fewer_tiles} if self.num_fewer_tiles else {}),
-        }
+        """The counts under the names that SHARD.stats.json uses, which are these without `num_`."""
+        counts = {name.removeprefix("num_"): value for name, value in asdict(self).items()}
+        return {name: count for name, count in counts.items() if count or name != "fewer_tiles"}
 
     @classmethod
     def counted(cls, figures: Mapping[str, Any]) -> "ShardStats":
         """The counts of a stats file, or of several summed."""
-        return cls(
-            num_in=figures.get("in", 0),
-            num_out=figures.get("out", 0),
-            dropped=dict(sorted(figures.get("dropped", {}).items())),
-            num_rejected=figures.get("rejected", 0),
-            seconds=figures.get("seconds", 0.0),
-            tokens=figures.get("tokens", 0),
-            bytes=figures.get("bytes", 0),
-            num_fewer_tiles=round(figures.get("fewer_tiles", 0)),  # of layers of one pass each has its share
-        )
+        known = {one.name: figures.get(one.name.removeprefix("num_"), one.default) for one in fields(cls)}
+        known["dropped"] = dict(sorted(figures.get("dropped", {}).items()))
+        known["num_fewer_tiles"] = round(known["num_fewer_tiles"])  # of layers of one pass each has its share
+        return cls(**known)
 
     @classmethod
     def read(cls, path: Path) -> "ShardStats":

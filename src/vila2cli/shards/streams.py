@@ -15,7 +15,6 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from vila2cli.errors import DataError, Vila2Error
@@ -40,14 +39,7 @@ _BUFFER_BYTES = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
 # Under which names file systems of fsspec say what changes with a file's content, the surest first.
 _TAGS = (
-    "ETag",
-    "etag",
-    "blob_id",
-    "md5Hash",
-    "LastModified",
-    "Last-Modified",
-    "last_modified",
-    "updated",
+    *("ETag", "etag", "blob_id", "md5Hash", "LastModified", "Last-Modified", "last_modified", "updated"),
     "mtime",
 )
 
@@ -67,7 +59,10 @@ class Stream:
         source = _Hashing(raw, self._sha256.update) if self._sha256 else raw
         self._packed = io.BufferedReader(source, _BUFFER_BYTES)
         self.is_gzip = self._packed.peek(2)[:2] == _GZIP_MAGIC
-        self._file = _unpacking(self._packed) if self.is_gzip else self._packed
+        self._file = self._packed
+        if self.is_gzip:  # in a buffer, whose `read` takes a fifth of the time
+            unpacked = cast(Any, gzip.GzipFile(fileobj=self._packed))
+            self._file = io.BufferedReader(unpacked, _BUFFER_BYTES)
         self._unpacked = hashlib.sha256() if digests and self.is_gzip else None
         self.read = self._read_hashed if self._unpacked else self._file.read
         """`read(n)`: that many bytes, fewer only at the end."""
@@ -128,15 +123,8 @@ class Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _unpacking(packed: Any) -> io.BufferedReader:
-    unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=packed))
-    return io.BufferedReader(unpacked, _BUFFER_BYTES)  # whose `read` takes a fifth of the time
 
 
 def open_stream(place: str | Path, *, digests: bool = False) -> Stream:
@@ -248,14 +236,11 @@ class _Raw(io.RawIOBase):
         return True
 
 
-class _Hashing(io.RawIOBase):
+class _Hashing(_Raw):
     """Tells `update` every byte that is read of a source."""
 
     def __init__(self, source: _Raw, update: Callable[[memoryview], None]):
         self._source, self._update = source, update
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any) -> int | None:
         num_bytes = self._source.readinto(buffer)
@@ -355,7 +340,6 @@ class _Remote(_Raw):
         return data
 
     def _opened(self) -> BinaryIO:
-        """The file at our offset."""
         if self._offset and self.look() != self.fingerprint:
             raise DataError(f"{self._place} was changed while it was read; run the same command again")
         if self._in_blocks:
