@@ -29,8 +29,7 @@ NOT_DRAWN = "not-drawn"
 _STAGE_ORDER = ("recaption", "rewrite", "filter", "pretrain", "sft", "checkpoint", "relabel", "eval", "judge")
 _REJECT_COLUMNS = columns("Stage", "Reason", num=("Samples", "Share of input"), long=("First of them",))
 _LEDGER_COLUMNS = columns(
-    "Stage",
-    num=("Samples", "Time", "Samples/s", "Tokens", "Tokens/s", "Device hours", "$ per 1k images"),
+    "Stage", num=("Samples", "Time", "Samples/s", "Tokens", "Tokens/s", "Device hours", "$ per 1k images")
 )
 _LINEAGE_COLUMNS = (
     *(("Stage", ""), ("Model", "long"), ("Weights", ""), ("Inputs", "long"), ("Digest", "")),
@@ -113,8 +112,7 @@ def stage_cost(stage: StageRecord, settings: CostSettings) -> Cost | None:
 
 def cost_section(run: RunRecord, settings: CostSettings) -> CostSection:
     """The costs of the stages that recorded their time."""
-    chart, note = _cost_figure(recaption_costs(run, settings))
-    return CostSection(_ledger(run, settings), chart, note)
+    return CostSection(_ledger(run, settings), *_cost_figure(recaption_costs(run, settings)))
 
 
 def _ledger(run: RunRecord, settings: CostSettings) -> Table:
@@ -213,9 +211,8 @@ def _state_cell(stage: StageRecord | None) -> Cell | None:
 
 def lineage_table(run: RunRecord) -> Table:
     """What every stage that is there was made from, according to its manifest and layer.json."""
-    return Table(
-        _LINEAGE_COLUMNS, tuple(_lineage_row(stage) for stage in run.stages if stage.state != "missing")
-    )
+    there = (stage for stage in run.stages if stage.state != "missing")
+    return Table(_LINEAGE_COLUMNS, tuple(map(_lineage_row, there)))
 
 
 def _lineage_row(stage: StageRecord) -> TableRow:
@@ -238,14 +235,18 @@ def _lineage_row(stage: StageRecord) -> TableRow:
 
 def _models(known: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Path and weights of what a stage started from: the bases, a parent checkpoint, or the model it ran."""
+    places = parents_of(known)
+    model, sha256 = known.get("model"), known.get("model_sha256")
+    if not places and (isinstance(model, str) or isinstance(sha256, str)):
+        places = [(model or "", sha256 or "")]
+    return [(visible(path, 120), visible(digest, 64)) for path, digest in places]
+
+
+def parents_of(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Path and weights of the bases or the parent checkpoint that a stage recorded."""
     bases = known.get("bases")
     places = tables_of(list(bases.values()) if isinstance(bases, dict) else [known.get("parent")])
-    if places:
-        return [(visible(place.get("path", ""), 120), visible(place.get("sha256", ""), 64)) for place in places]
-    model, sha256 = known.get("model"), known.get("model_sha256")
-    if not isinstance(model, str) and not isinstance(sha256, str):
-        return []
-    return [(visible(model or "", 120), visible(sha256 or "", 64))]
+    return [(str(place.get("path", "")), str(place.get("sha256", ""))) for place in places]
 
 
 def _tasks_text(tasks: object) -> str:

@@ -119,7 +119,9 @@ def sample_captions(layers: Sequence[CaptionLayer], reader: JsonReader) -> list[
     Without the base shards the samples have captions only.
     """
     samples: list[Sample] = []
-    for name in _spread(_common_shards(layers), MAX_SHARDS):
+    common = set.intersection(*(set(layer.shards) for layer in layers))
+    names = sorted(common) or layers[0].shards  # those of the first round where none is of all rounds
+    for name in dict.fromkeys(names[i * len(names) // MAX_SHARDS] for i in range(MAX_SHARDS)):
         tars = [layer_tar(layer.folder, name) for layer in layers if name in layer.shards]
         try:
             for shard in open_source(tars).shards:
@@ -142,19 +144,6 @@ def _without_base(layers: Sequence[CaptionLayer], name: str, reader: JsonReader)
         except (DataError, TypeError, AttributeError, ValueError) as error:
             reader.note(layer_tar(layer.folder, name), error)
     return [Sample(key=key, annotations=tuple(annotations)) for key, annotations in by_key.items()]
-
-
-def _common_shards(layers: Sequence[CaptionLayer]) -> list[str]:
-    """Shards that all rounds have captioned; those of the first round where there is none."""
-    common = set.intersection(*(set(layer.shards) for layer in layers))
-    return sorted(common) or list(layers[0].shards)
-
-
-def _spread(names: Sequence[str], number: int) -> list[str]:
-    """At most `number` of the names, evenly spaced."""
-    if len(names) <= number:
-        return list(names)
-    return [names[i * len(names) // number] for i in range(number)]
 
 
 def _words(lengths: Sequence[int], *, is_all: bool) -> Words | None:

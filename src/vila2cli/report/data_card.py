@@ -10,6 +10,7 @@ from vila2cli.report.figures import figure_of, figure_text
 from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
 from vila2cli.report.markdown import (
     card_name,
+    count_rows,
     counts,
     damaged,
     document,
@@ -94,28 +95,18 @@ def prompt_rows(
 
 def _count_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     words = table_of(summary.get("words"))
-    rows: list[tuple[object, ...]] = [
-        (key, f"{whole(summary[key]):,}")
-        for key in ("in", "out", "asked", "rejected", "retries")
-        if key in summary
-    ]
+    counted = [key for key in ("in", "out", "asked", "rejected", "retries") if key in summary]
+    rows: list[tuple[object, ...]] = [(key, f"{whole(summary[key]):,}") for key in counted]
     if (share := real(summary.get("yield"))) is not None:
         rows.append(("yield", f"{share:.1%}"))
     if (mean := real(words.get("mean"))) is not None:
         rows.append(("words", f"{mean:.1f} ± {real(words.get('sd')) or 0:.1f}"))
-    rows += [(f"dropped: {name}", f"{count:,}") for name, count in counts(summary.get("dropped"))]
-    return rows + [(f"kept: {name}", f"{count:,}") for name, count in counts(summary.get("kept"))]
+    return [*rows, *count_rows(summary, "dropped"), *count_rows(summary, "kept")]
 
 
 def _scores(folder: Path, reader: JsonReader) -> str:
-    rows = _judge_rows(folder, reader)
-    return table(["judge", "over", "preferred, 95% interval"], rows) or "No judge has compared this layer."
-
-
-def _judge_rows(folder: Path, reader: JsonReader) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
-    pairs = reader.read(folder.parent / "judge" / "summary.json").get("pairs")
-    for pair in tables_of(pairs):
+    for pair in tables_of(reader.read(folder.parent / "judge" / "summary.json").get("pairs")):
         # The run folder may have moved, but not what it is called in it: every round has a "recaption".
         place = Path(str(pair.get("layer", "")))
         if place.parts[-2:] != folder.resolve().parts[-2:]:
@@ -123,7 +114,7 @@ def _judge_rows(folder: Path, reader: JsonReader) -> list[tuple[object, ...]]:
         for judge, figures in table_of(pair.get("judges")).items():
             rate = figure_of(table_of(figures).get("win_rate"))
             rows.append((judge, pair.get("against", ""), figure_text(rate)))
-    return rows
+    return table(["judge", "over", "preferred, 95% interval"], rows) or "No judge has compared this layer."
 
 
 def _layer_cost(summary: Mapping[str, Any]) -> str:

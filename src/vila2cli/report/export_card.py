@@ -8,7 +8,7 @@ from vila2cli.errors import DataError
 from vila2cli.report.cards import card
 from vila2cli.report.data_card import dataset_head
 from vila2cli.report.json_reader import JsonReader, whole
-from vila2cli.report.markdown import card_name, counts, document, plain, section, table
+from vila2cli.report.markdown import card_name, count_rows, document, plain, section, table
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Source
 from vila2cli.shards.places import is_remote, local_path, redacted
@@ -28,21 +28,17 @@ def export_card(folder: Path, form: str, source: Source, recipe: Recipe, *, lice
         "written by a model, unchecked by people. The licence of pictures and captions is that of the base, "
         + ("which nobody has stated here." if license == "unknown" else f"stated as {license}.")
     )
-    rows: list[tuple[str, str]] = [
-        (name, f"{whole(summary.get(name)):,}") for name in ("in", "out") if name in summary
-    ]
-    rows += [(f"dropped: {name}", f"{num:,}") for name, num in counts(summary.get("dropped"))]
+    counted = [(name, f"{whole(summary.get(name)):,}") for name in ("in", "out") if name in summary]
+    rows = [*counted, *count_rows(summary, "dropped")]
     layers = [(info.name, redacted(info.path)) for info in source.layers]
-    return document(
-        head.to_yaml(),
-        [
-            f"# {plain(card_name(folder))}",
-            about,
-            section("Counts", table(["", ""], rows)),
-            section("Layers", table(["layer", "where"], layers)),
-            _of_newest(source, recipe),
-        ],
-    )
+    body = [
+        f"# {plain(card_name(folder))}",
+        about,
+        section("Counts", table(["", ""], rows)),
+        section("Layers", table(["layer", "where"], layers)),
+        _of_newest(source, recipe),
+    ]
+    return document(head.to_yaml(), body)
 
 
 def _of_newest(source: Source, recipe: Recipe) -> str:

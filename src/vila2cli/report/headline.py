@@ -135,8 +135,7 @@ def _win_columns(results: Sequence[RoundResult], judgements: Sequence[Judgement]
 
 def baseline_name(judgements: Sequence[Judgement]) -> str:
     """What the captions are preferred to: the same in all rounds, else the first captions of each."""
-    first = {given.group: given.against for given in reversed(judgements)}
-    names = set(first.values())
+    names = set({given.group: given.against for given in reversed(judgements)}.values())
     return names.pop() if len(names) == 1 else "the first captions"
 
 

@@ -1,8 +1,9 @@
 """Markdown for cards: tables and text in which nothing untrusted is markup."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vila2cli.report.json_reader import JsonReader, table_of
 from vila2cli.report.wording import visible
@@ -43,6 +44,11 @@ def counts(values: object) -> list[tuple[str, int]]:
     """Counts by name, the largest first; what is no count is left out."""
     kept = [(name, count) for name, count in table_of(values).items() if isinstance(count, int) and count > 0]
     return sorted(kept, key=lambda pair: -pair[1])
+
+
+def count_rows(summary: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
+    """The counts that a summary has under a name, as rows of a table."""
+    return [(f"{kind}: {name}", f"{num:,}") for name, num in counts(summary.get(kind))]
 
 
 def document(head: str, body: Sequence[str]) -> str:

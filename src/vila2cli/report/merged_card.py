@@ -7,7 +7,17 @@ from typing import Any
 from vila2cli import __version__
 from vila2cli.report.data_card import dataset_head
 from vila2cli.report.json_reader import JsonReader, real, table_of, whole
-from vila2cli.report.markdown import card_name, counts, damaged, document, plain, reject_lines, section, table
+from vila2cli.report.markdown import (
+    card_name,
+    count_rows,
+    counts,
+    damaged,
+    document,
+    plain,
+    reject_lines,
+    section,
+    table,
+)
 from vila2cli.report.run_folder import layer_stats
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.records import add_figures
@@ -38,10 +48,7 @@ def merged_card(folder: Path, recipe: Recipe) -> str:
         f"pictures, each with a caption in KEY.txt, from layers {plain(layers or 'none')}. What they say of "
         "it is in KEY.json. Captions other than the original are a model's, unchecked by people.",
         section("Captions", _captions(inputs, total)),
-        section(
-            "Counts",
-            table(["", ""], [(f"dropped: {name}", f"{num:,}") for name, num in counts(total.get("dropped"))]),
-        ),
+        section("Counts", table(["", ""], count_rows(total, "dropped"))),
         section(
             "Known failures", "\n".join(reject_lines(folder, reader, "could not be used")), damaged(reader)
         ),

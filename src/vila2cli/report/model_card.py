@@ -1,25 +1,16 @@
 """The model card of a checkpoint: its `vila2.json`, those of its parents, the evaluation of its weights."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vila2cli import __version__
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.report.bookkeeping import data_sources
+from vila2cli.report.bookkeeping import data_sources, parents_of
 from vila2cli.report.data_card import prompt_rows
 from vila2cli.report.figures import figure_text
 from vila2cli.report.json_reader import JsonReader, real, table_of, tables_of, whole
-from vila2cli.report.markdown import (
-    card_name,
-    damaged,
-    document,
-    plain,
-    reject_lines,
-    section,
-    table,
-)
+from vila2cli.report.markdown import card_name, damaged, document, plain, reject_lines, section, table
 from vila2cli.report.merged_card import DRAWN_HEAD, drawn_rows
 from vila2cli.report.own_recipe import recipe_near
 from vila2cli.report.results import RoundResult, read_result
@@ -46,7 +37,7 @@ def model_card(folder: Path, recipe: Recipe) -> str:
     chain = _lineage(folder, reader)
     sha256 = weights_sha256(folder) if any(folder.glob("*.safetensors")) else ""
     result = _result(folder, sha256, reader)
-    bases = [place.partition("@")[0] for place, _ in _parents(chain[-1][1])]  # a hub id without its commit
+    bases = [place.partition("@")[0] for place, _ in parents_of(chain[-1][1])]  # a hub id without its commit
     evals = [
         EvalResult(
             task_type="image-text-to-text",
@@ -108,23 +99,14 @@ def _lineage(folder: Path, reader: JsonReader) -> Lineage:
 def _continued(chain: Lineage) -> str:
     """A sentence about a pretraining that did not start from scratch, "" for one that did."""
     trained = [made for _, made in chain if made.get("stage") == "pretrain"]
-    models = [
-        plain(str(parent.get("path", ""))) for made in trained if (parent := table_of(made.get("parent")))
-    ]
+    parents = [table_of(made.get("parent")) for made in trained]
+    models = [plain(str(parent.get("path", ""))) for parent in parents if parent]
     return f"\n\nIts pretraining continued from {models[-1]}; it is not trained from scratch." if models else ""
 
 
-def _parents(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    bases, parent = lineage.get("bases"), lineage.get("parent")
-    parents = tables_of(list(bases.values()) if isinstance(bases, dict) else [parent])
-    return [(str(parent.get("path", "")), str(parent.get("sha256", ""))) for parent in parents]
-
-
 def _parent_rows(chain: Lineage, sha256: str) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = [("this checkpoint", "", sha256 or "its weights are not here")]
-    for _, lineage in chain:
-        rows += [(lineage.get("stage", ""), place, digest) for place, digest in _parents(lineage)]
-    return rows
+    made = [(lineage.get("stage", ""), *one) for _, lineage in chain for one in parents_of(lineage)]
+    return [("this checkpoint", "", sha256 or "its weights are not here"), *made]
 
 
 def _data_rows(chain: Lineage) -> list[tuple[object, ...]]:
@@ -233,8 +215,7 @@ def _training_cost(chain: Lineage, recipe: Recipe) -> str:
     rows: list[tuple[object, ...]] = []
     total = 0.0
     for _, lineage in chain:
-        seconds = real(lineage.get("seconds"))
-        if seconds is not None:
+        if (seconds := real(lineage.get("seconds"))) is not None:
             total += seconds
             rows.append((lineage.get("stage", ""), *_hours(seconds, recipe)))
     if len(rows) > 1:

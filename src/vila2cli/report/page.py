@@ -20,13 +20,7 @@ from vila2cli.report.bookkeeping import (
     when,
 )
 from vila2cli.report.boxed_answers import BoxedAnswer, boxed_answers
-from vila2cli.report.caption_layers import (
-    CaptionLayer,
-    Words,
-    caption_layers,
-    count_alt_words,
-    written_words,
-)
+from vila2cli.report.caption_layers import caption_layers, count_alt_words, written_words
 from vila2cli.report.captions import CaptionSection, caption_section
 from vila2cli.report.charts import Chart, charts
 from vila2cli.report.decisions import decision_table, filter_table
@@ -91,7 +85,10 @@ def build_page(given: Recipe | None, run_dir: Path) -> ReportPage:
     results = read_results(run)
     judgements = [judgement for result in results for judgement in read_judgements(run, result.group)]
     layers = caption_layers(run)
-    words = _count_words(recipe, run, layers, reader)
+    words = written_words(run, layers, reader)
+    # The alt-text is counted in the base shards when no layer knows its length.
+    if alt := words.get("round 0") or count_alt_words(recipe.data.pretrain, reader):
+        words = {"round 0": alt, **words}
     bootstrap = bootstrap_of(recipe)
     comparisons = compare_rounds(run, results, reader, **bootstrap)
     sentences = verdict(comparisons, results, own.flags)
@@ -99,7 +96,7 @@ def build_page(given: Recipe | None, run_dir: Path) -> ReportPage:
     images = read_all_captions(layers, reader)
     captioned = sorted({layer.round for layer in layers})
     return ReportPage(
-        name=_name(own, run_dir),
+        name=visible(own.told.get("name") or run_dir.resolve().name, 200),
         lead=_lead(own, results, sentences),
         facts=_facts(own, run),
         tiles=tiles(results, words, judgements, cost_tile(recaption_costs(run, recipe.cost))),
@@ -130,19 +127,6 @@ def build_page(given: Recipe | None, run_dir: Path) -> ReportPage:
 def render_page(page: ReportPage) -> str:
     """The page as one HTML document that loads nothing from anywhere."""
     return render_html("vila2cli.report", "page.html.j2", {"script": "page.js"}, page=page, version=__version__)
-
-
-def _count_words(
-    recipe: Recipe, run: RunRecord, layers: list[CaptionLayer], reader: JsonReader
-) -> Mapping[str, Words]:
-    """Caption lengths by row; the alt-text is counted in the base shards when no layer knows its length."""
-    words = written_words(run, layers, reader)
-    alt = words.get("round 0") or count_alt_words(recipe.data.pretrain, reader)
-    return words if alt is None else {"round 0": alt, **words}
-
-
-def _name(own: OwnRecipe, run_dir: Path) -> str:
-    return visible(own.told.get("name") or run_dir.resolve().name, 200)
 
 
 def _facts(own: OwnRecipe, run: RunRecord) -> tuple[tuple[str, str], ...]:

@@ -84,11 +84,7 @@ def compare_rounds(
 
 
 def compare_two(
-    run: RunRecord,
-    before: RoundResult,
-    after: RoundResult,
-    reader: JsonReader,
-    **bootstrap: Unpack[Bootstrap],
+    run: RunRecord, before: RoundResult, after: RoundResult, reader: JsonReader, **bootstrap: Unpack[Bootstrap]
 ) -> RoundComparison:
     """Compare two rows sample by sample; there are no changes where one of them has no evaluation."""
     stages = run.stage(before.group, "eval"), run.stage(after.group, "eval")
@@ -104,7 +100,8 @@ def compare_two(
             wanted = ((name, task.headline), *main)
             pairs |= {shown: metrics[metric] for shown, metric in wanted if metric in metrics}
     # The mean is of the tasks that eval takes it of: questions whose headline is a share.
-    asked = [{task.name for task in result.qa_tasks if _is_share(task)} for result in (before, after)]
+    shares = {name for name, scorer in SCORERS.items() if scorer.is_share}
+    asked = [{task.name for task in result.qa_tasks if task.scorer in shares} for result in (before, after)]
     if asked[0] and asked[0] == asked[1] <= pairs.keys():
         pairs[QA_MEAN] = _mean_pair([pairs[name] for name in after.tasks if name in asked[1]])
     return RoundComparison(before.group, after.group, {name: pair.figure for name, pair in pairs.items()})
@@ -138,11 +135,6 @@ def _mean_pair(pairs: Sequence[_Pair]) -> _Pair:
     # A mean is as sure as if all tasks had the harmonic mean of their sizes.
     num_samples = int(statistics.harmonic_mean([max(1, pair.num_samples) for pair in pairs]))
     return _Pair(before, after, images, difference_of(before, after, top=1.0, of=of), num_samples)
-
-
-def _is_share(task: TaskResult) -> bool:
-    scorer = SCORERS.get(task.scorer)
-    return scorer is not None and scorer.is_share
 
 
 def _pair_task(

@@ -46,12 +46,12 @@ def svg(size: tuple[int, int], *body: Markup, **attributes: object) -> Markup:
     return tag("svg", *body, viewBox=f"0 0 {size[0]} {size[1]}", **attributes)
 
 
-def nice_ticks(low: float, high: float, num_ticks: int = 5) -> list[float]:
+def nice_ticks(low: float, high: float) -> list[float]:
     """Round numbers (steps of 1, 2 or 5 times a power of ten) that enclose [low, high]."""
     if high - low < 1e-9:
         room = max(abs(low), abs(high)) / 2
         low, high = (low - room, high + room) if room > 1e-6 else (low - 0.5, high + 0.5)
-    raw = (high - low) / max(num_ticks - 1, 1)
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -63,7 +63,6 @@ def line_chart(
     series: Sequence[Series],
     *,
     summary: str,
-    x_name: str = "round",
     y_name: str = "",
     digits: int = 2,
     detached: int = 0,
@@ -77,7 +76,7 @@ def line_chart(
     """
     frame = _Frame.around(len(labels), series, ceiling, from_zero)
     num_joined = len(labels) - detached
-    parts = [_axes(frame, labels, num_joined, x_name, y_name)]
+    parts = [_axes(frame, labels, num_joined, y_name)]
     is_valued = len(series) == 1 and len(labels) <= MAX_VALUED
     for index, line in enumerate(series):
         shift = (index - (len(series) - 1) / 2) * 9
@@ -117,7 +116,7 @@ class _Frame:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
 
 
-def _axes(frame: _Frame, labels: Sequence[str], num_joined: int, x_name: str, y_name: str) -> Markup:
+def _axes(frame: _Frame, labels: Sequence[str], num_joined: int, y_name: str) -> Markup:
     end, bottom = WIDTH - frame.right, HEIGHT - BOTTOM
     parts = [tag("text", y_name, x=2, y=10, class_="axis-name")]
     for tick in frame.ticks:
@@ -134,7 +133,7 @@ def _axes(frame: _Frame, labels: Sequence[str], num_joined: int, x_name: str, y_
     if 0 < num_joined < len(labels):
         x = (frame.x(num_joined - 1) + frame.x(num_joined)) / 2
         parts.append(tag("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="cut"))
-    parts.append(tag("text", x_name, x=(LEFT + end) / 2, y=HEIGHT - 6, class_="axis-name mid"))
+    parts.append(tag("text", "round", x=(LEFT + end) / 2, y=HEIGHT - 6, class_="axis-name mid"))
     return Markup("").join(parts)
 
 

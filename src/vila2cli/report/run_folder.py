@@ -206,7 +206,6 @@ def _seconds(summary: Mapping[str, Any], stats: list[dict[str, Any]]) -> float |
 
 
 def _dropped(stats: list[dict[str, Any]]) -> dict[str, int]:
-    """How many samples the shards left out or rejected, by reason."""
     dropped: Counter[str] = Counter()
     for shard in stats:
         for reason, count in table_of(shard.get("dropped")).items():

@@ -32,7 +32,6 @@ def verdict(
 
 
 def _saturation(rounds: Sequence[RoundComparison], recipe_flags: str) -> str:
-    """The verdict on the evaluated rounds, each compared with the evaluated one before it."""
     if not rounds:
         return "Whether another round helps cannot be said yet: that takes two evaluated rounds."
     last = rounds[-1]
@@ -66,7 +65,10 @@ def _saturated(rounds: Sequence[RoundComparison]) -> str:
         return "No round is clearly better than the one before it in any main measure: stop."
     later = f"{last.after} is not" if len(flat) == 1 else "no later round is"
     earlier = rounds[-len(flat) - 1]
-    unknown = "" if _changed(earlier, "gain") else f" {_capital(earlier.after)} {_why_not(earlier)}."
+    unknown = ""
+    if not _changed(earlier, "gain"):
+        why_not = "has too few samples to tell it from" if earlier.main else "cannot be compared with"
+        unknown = f" {_capital(earlier.after)} {why_not} {earlier.before}."
     at_latest = " at the latest" if unknown else ""
     return (
         f"Saturated after {earlier.after}{at_latest}: {later} clearly better than the round before it "
@@ -75,7 +77,6 @@ def _saturated(rounds: Sequence[RoundComparison]) -> str:
 
 
 def _is_flat(pair: RoundComparison) -> bool:
-    """Whether a round surely brought no gain worth a round."""
     return bool(pair.told) and not _changed(pair, "gain") and not _open(pair)
 
 
@@ -135,11 +136,6 @@ def _rounded_up(number: float) -> int:
     return math.ceil(number / step) * step
 
 
-def _why_not(pair: RoundComparison) -> str:
-    """Why a round cannot be told from the one before it."""
-    return f"{'has too few samples to tell it from' if pair.main else 'cannot be compared with'} {pair.before}"
-
-
 def _sentence(comparison: RoundComparison) -> str:
     better, worse = (
         [f"{name} ({points(comparison.main[name].value)})" for name in _changed(comparison, way)]
@@ -158,21 +154,16 @@ def _sentence(comparison: RoundComparison) -> str:
 
 
 def _changed(comparison: RoundComparison, way: Verdict) -> list[str]:
-    """The main measures that changed that way."""
     return [name for name, change in comparison.main.items() if change.verdict == way]
 
 
 def _lost_tasks(comparison: RoundComparison) -> list[str]:
     """The single tasks that are clearly worse, which a mean of all may hide, with by how much."""
-    lost = {
-        name: change
-        for name, change in comparison.changes.items()
-        if name not in MAIN_MEASURES and change.verdict == "loss"
-    }
     # Differences of shares are shown in points, those of scores such as MME's as they are.
     return [
         f"{name} ({signed((100 if abs(change.value) <= 1 else 1) * change.value, 1)})"
-        for name, change in lost.items()
+        for name, change in comparison.changes.items()
+        if name not in MAIN_MEASURES and change.verdict == "loss"
     ]
 
 
