@@ -33,19 +33,14 @@ def answer_defect(text: str, checks: Collection[str]) -> Defect | None:
         for bracket in meant:
             if defect := _box_defect(bracket):
                 return defect
-        if _is_foreign(text):
+        # A box in another notation; four numbers alone may be a text that was read.
+        if has_point(text) or {found.notation for found in find_boxes(_BOX.sub("", text))} - {BARE}:
             return "bad-box"
     if "some-box" in checks and not any(_box_defect(bracket) is None for bracket in meant):
         return "no-box"
     if "text" in checks and not _is_plausible(_BRACKET.sub("", text)):
         return "implausible-text"
     return None
-
-
-def _is_foreign(text: str) -> bool:
-    """Whether a text has a box in another notation; four numbers alone may be a text that was read."""
-    notations = {found.notation for found in find_boxes(_BOX.sub("", text))}
-    return has_point(text) or bool(notations - {BARE})
 
 
 def _box_defect(bracket: str) -> Defect | None:

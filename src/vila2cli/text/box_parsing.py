@@ -118,13 +118,9 @@ def has_point(text: str) -> bool:
 def patch_box(first: int, last: int) -> Box:
     """Kosmos-2's box between two patches in 0-1: centre to centre, or whole patches of one row or column."""
     (top, left), (bottom, right) = divmod(first, _PATCHES), divmod(last, _PATCHES)
-    inner = (0.0, 1.0) if left == right or top == bottom else (0.5, 0.5)
-    return (
-        (left + inner[0]) / _PATCHES,
-        (top + inner[0]) / _PATCHES,
-        (right + inner[1]) / _PATCHES,
-        (bottom + inner[1]) / _PATCHES,
-    )
+    start, end = (0.0, 1.0) if left == right or top == bottom else (0.5, 0.5)
+    near = (left + start) / _PATCHES, (top + start) / _PATCHES
+    return *near, (right + end) / _PATCHES, (bottom + end) / _PATCHES
 
 
 def _tokens(text: str) -> Iterator[FoundBox]:
@@ -194,7 +190,6 @@ def _named(text: str) -> Iterator[FoundBox]:
 
 
 def _box_of(values: Mapping[str, float]) -> Box | None:
-    """The box that numbers with names describe."""
     for keys in _CORNER_KEYS:
         if all(key in values for key in keys):
             a, b, c, d = (values[key] for key in keys)
@@ -293,12 +288,6 @@ def _is_of(box: Box, far: float) -> bool:
 
 
 _READERS: tuple[Callable[[str], Iterator[FoundBox]], ...] = (
-    _tokens,
-    _patches,
-    _tags,
-    _keyed,
-    _named,
-    _pairs,
-    _lists,
-    _runs,
+    *(_tokens, _patches, _tags, _keyed),
+    *(_named, _pairs, _lists, _runs),
 )

@@ -12,17 +12,9 @@ from vila2cli.text.reasoning import answer_of, thinks_aloud
 from vila2cli.text.refusals import refuses
 from vila2cli.text.words import cut_to_sentence, num_words, sentences, words
 
-Defect = Literal[
-    "empty",
-    "truncated",
-    "reasoning",
-    "repetition",
-    "refusal",
-    "boilerplate",
-    "wrong-language",
-    "too-short",
-    "too-long",
-]
+Flaw = Literal["empty", "truncated", "reasoning", "repetition", "refusal", "boilerplate"]
+Misfit = Literal["wrong-language", "too-short", "too-long"]
+Defect = Flaw | Misfit
 
 MIN_LOOP_WORDS = 8
 """A block of words that follows itself counts as a loop from this many words on ..."""

@@ -45,8 +45,8 @@ class Choice:
     def draws(self, hashes: NDArray[np.uint64], masks: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """The same for many samples: places in `names`; bit i of a mask says whether a sample has names[i]."""
         shares = [float(self.shares[name]) for name in self.names]
-        total = _summed(shares, masks)
-        target = _uniform(hashes, epoch) * total
+        weights = (share * ((masks >> place) & 1) for place, share in enumerate(shares))
+        target = _uniform(hashes, epoch) * sum(weights, np.zeros(len(masks)))
         found = np.full(len(hashes), -1, np.int64)
         below = np.zeros(len(hashes))
         for place, share in enumerate(shares):
@@ -54,13 +54,6 @@ class Choice:
             below += share * has
             found = np.where(has & ((found < 0) | (below - share * has <= target)), place, found)
         return found
-
-
-def _summed(shares: list[float], masks: NDArray[np.int64]) -> NDArray[np.float64]:
-    total = np.zeros(len(masks))
-    for place, share in enumerate(shares):
-        total += share * ((masks >> place) & 1)
-    return total
 
 
 def _uniform(hashes: NDArray[np.uint64], epoch: int) -> NDArray[np.float64]:

@@ -142,18 +142,14 @@ def alternatives(
     sample: Sample, composition: Composition, *, with_answers: bool = True
 ) -> dict[str, tuple[Turn, ...]]:
     """The conversations of which one is drawn in each epoch, by the source of the caption; {} for none."""
-    if not composition.choose or not is_kept(sample) or {"messages", "interleaved"} & _set(sample.meta):
+    is_text = any(sample.meta.get(name) for name in ("messages", "interleaved"))
+    if not composition.choose or not is_kept(sample) or is_text:
         return {}
     answers = composition.answers(sample) if with_answers and not composition.answers_apart else []
     return {name: _captioned(sample, text, answers) for name, text in composition.sources(sample).items()}
 
 
-def _set(meta: Mapping[str, object]) -> set[str]:
-    return {name for name, value in meta.items() if value}
-
-
 def _captioned(sample: Sample, caption: str, answers: Iterable[Sequence[Turn]]) -> tuple[Turn, ...]:
-    """A picture with its caption, and specialists' answers behind it."""
     images = IMAGE_PLACEHOLDER * len(sample.images)
     appended = (turn for turns in answers for turn in turns)
     return (Turn("user", images), Turn("assistant", neutral(caption)), *appended)

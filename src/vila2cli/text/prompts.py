@@ -119,10 +119,7 @@ QUESTIONS = MappingProxyType(
             "Describe the image and locate every object with [xmin,ymin,xmax,ymax].",
             "List the objects in the image with their boxes.",
         ),
-        "ocr": (
-            "Describe the textual content in the image.",
-            "What text can be read in the image?",
-        ),
+        "ocr": ("Describe the textual content in the image.", "What text can be read in the image?"),
     }
 )
 """What the pretraining text asks before a specialist's answer: a pool apart from the generation

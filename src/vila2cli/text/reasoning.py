@@ -159,9 +159,8 @@ def thinks_aloud(text: str) -> bool:
 def opens_reasoning(prompt: str) -> str:
     """The mark of reasoning that a rendered prompt ends with, "" when it ends with none."""
     *_, last = [None, *_MARK.finditer(prompt[-_PROMPT_END:])]
-    if last is None or _kind(last) != "open" or not prompt.rstrip().endswith(last[0].rstrip()):
-        return ""
-    return str(last[0])
+    is_open = last is not None and str(last.lastgroup).partition("_")[0] == "open"
+    return str(last[0]) if last and is_open and prompt.rstrip().endswith(last[0].rstrip()) else ""
 
 
 def is_mark(token: str) -> bool:
@@ -194,9 +193,11 @@ def _end_of_reasoning(text: str, marks: list[_Mark], *, begins: bool) -> int | N
     """As `_answer_start`; `begins` tells that the text opens with reasoning."""
     is_open = begins or any(mark.kind == "open" and not mark.style for mark in marks)
     closes = [mark for mark in marks if mark.kind == "close"]
+    first = next((mark.kind for mark in marks if mark.kind != "answer"), "")
     strong = [mark for mark in marks if mark.kind == "answer" and not mark.style]
     weak = [mark for mark in marks if mark.kind == "answer" and mark.style][-_TRIES:]
-    if closes and (begins or not closes[-1].style or _is_close_alone(marks) or _is_block(text, marks)):
+    # A first mark that closes ends what a template opened.
+    if closes and (begins or not closes[-1].style or first == "close" or _is_block(text, marks)):
         end = closes[-1].end
         reopened = next((mark for mark in marks if mark.kind == "open" and mark.start >= end), None)
         if reopened is not None and not text[end : reopened.start].strip():
@@ -216,11 +217,6 @@ def _holds_answer(text: str, mark: _Mark) -> bool:
     return bool(rest) and (own_line or mark.style == "words" or text[mark.end :].strip() != rest)
 
 
-def _is_close_alone(marks: list[_Mark]) -> bool:
-    """Whether the first mark closes what a template opened."""
-    return next((mark.kind for mark in marks if mark.kind != "answer"), "") == "close"
-
-
 def _is_block(text: str, marks: list[_Mark]) -> bool:
     """Whether reasoning stands on lines of its own behind some other text, and an answer behind it."""
     first = next(mark for mark in marks if mark.kind != "answer")
@@ -237,10 +233,6 @@ def _marks(text: str) -> Iterator[_Mark]:
         if not _is_quoted(text, match.start(), match.end(), is_due=is_open and kind == "close"):
             is_open = kind == "open"
             yield _Mark(kind, style, match.start(), match.end())
-
-
-def _kind(match: "re.Match[str]") -> str:
-    return str(match.lastgroup).partition("_")[0]
 
 
 def _is_quoted(text: str, start: int, end: int, *, is_due: bool = False) -> bool:
@@ -266,12 +258,12 @@ def _is_inside(line: str, rest: str, opening: str, closing: str) -> bool:
 
 
 def _without_ends(text: str) -> str:
-    """An answer without the marks and special tokens that end it."""
     if end := _ANSWER_END.search(text):
         inside = text[: end.start()]
         rest = _ANSWER_END.sub("", text[end.start() :])
         # Only what is last: an answer may hold a tag of its own.
-        if not rest.strip() and not _opens_pair(inside, end[0]):
+        pair = rf"<\s*{re.escape(end[0].strip().strip('</ >'))}\s*>"
+        if not rest.strip() and not re.search(pair, inside, re.IGNORECASE):
             return inside.strip()
     return text.strip()
 
@@ -280,11 +272,6 @@ def _without_turn_end(text: str) -> str:
     """A text without the special tokens that end a turn, where it does not name them."""
     end = _LAST_END.search(text) if text.endswith(">") else None
     return text if end is None or _NAMED.search(text[: end.start()] + " ") else text[: end.start()]
-
-
-def _opens_pair(inside: str, end: str) -> bool:
-    name = end.strip().strip("</ >")
-    return re.search(rf"<\s*{re.escape(name)}\s*>", inside, re.IGNORECASE) is not None
 
 
 def _final_heading(text: str) -> int:
