@@ -111,10 +111,7 @@ def _write_missing(job: FilterJob, layer: LayerWriter, worker: Worker, stop: Sto
         missing = layer.missing(select(job.source.shards, worker))
     write = partial(_write_shard, _Target(layer.folder, job.settings, job.round, layer.is_packed))
     unreadable = Unreadable()
-    with (
-        Progress(FILTER, len(missing), "shards", job.log_path) as progress,
-        _apart(write, missing) as written,
-    ):
+    with Progress(FILTER, len(missing), "shards", job.log_path) as progress, _apart(write, missing) as written:
         for outcome in stop.each(written):
             for note in outcome.notes:
                 warnings.warn(note, DataWarning, stacklevel=2)

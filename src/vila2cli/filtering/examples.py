@@ -42,7 +42,7 @@ def explain(out_dir: Path, source: Source, captions: tuple[str, ...]) -> Iterato
     texts = dict(_captions(source, drawn, captions))
     for reason in sorted(drawn, key=lambda reason: (reason != KEPT, reason)):
         yield reason if reason == KEPT else f"dropped: {reason}"
-        for example in sorted(drawn[reason], key=_perplexity):
+        for example in sorted(drawn[reason], key=lambda one: one.annotation.scores.get("perplexity", 0.0)):
             yield from _lines(example, texts.get((example.shard, example.key)))
 
 
@@ -53,22 +53,13 @@ def _draw(out_dir: Path, source: Source) -> dict[str, list[_Example]]:
             examples = drawn.setdefault(str((annotation.scores.get("reasons") or [KEPT])[0]), [])
             examples.append(_Example(shard.name, key, annotation))
             if len(examples) > NUM_SHOWN:
-                examples.remove(max(examples, key=_lot))
+                examples.remove(max(examples, key=lambda one: stable_hash("explain", one.shard, one.key)))
     return drawn
-
-
-def _lot(example: _Example) -> int:
-    return stable_hash("explain", example.shard, example.key)
-
-
-def _perplexity(example: _Example) -> float:
-    return float(example.annotation.scores.get("perplexity", 0.0))
 
 
 def _captions(
     source: Source, drawn: Mapping[str, list[_Example]], captions: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, str], str]]:
-    """The captions of the drawn samples, from the shards that hold one."""
     wanted = {(example.shard, example.key) for examples in drawn.values() for example in examples}
     for shard in source.shards:
         keys = {key for name, key in wanted if name == shard.name}

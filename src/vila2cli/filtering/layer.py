@@ -1,6 +1,6 @@
 """The filter layer and its random control, each written where it is not there as the settings want it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,9 @@ def _is_of_other_scores(job: FilterJob, folder: Path) -> bool:
 
 
 def decide_again(job: FilterJob, folder: Path, why: str) -> None:
-    """Remove what was decided, and say why."""
+    """Remove what was decided, the manifest last, so that what is left says what it is; and say why."""
     Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided again: {why}")
-    _clear(folder, job.names)
-
-
-def _clear(folder: Path, names: Iterable[str]) -> None:
-    """Remove a layer's files, the manifest last, so that what is left says what it is."""
-    written = done(folder) | set(names)
+    written = done(folder) | set(job.names)
     tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path) in written)
     beside = [
         tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ("stats.json", "rejects.jsonl")

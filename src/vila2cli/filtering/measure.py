@@ -105,10 +105,7 @@ class Measure:
         # Nor is one without content beside one that has some.
         says_nothing = {PLACEHOLDER} if all(is_placeholder(caption.text) for caption in worded) else set()
         languages = set(LANGUAGES).intersection(*(possible_languages(caption.text) for caption in worded))
-        return {
-            "defects": sorted(defects | says_nothing),
-            "languages": sorted(languages),
-        }
+        return {"defects": sorted(defects | says_nothing), "languages": sorted(languages)}
 
     def _look(self, sample: Sample, measured: MeasuredSample, decode: Decode) -> None:
         if len(sample.images) != 1:

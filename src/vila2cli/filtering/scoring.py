@@ -84,7 +84,6 @@ def _take(measured: MeasuredSample, results: Mapping[Score, Result]) -> tuple[fl
 
 
 def _problem(result: Result) -> str | None:
-    """Why there is no perplexity, None when there is one."""
     if result.error is not None:
         return result.error
     if not result.token_logprobs:

@@ -107,8 +107,7 @@ class Selection:
     def add(self, candidates: Iterable[Candidate]) -> None:
         """Add candidates in the order of shards and keys; a rank must be finite, NaN would be the best."""
         self._database.executemany(
-            "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            map(_row, candidates),
+            "INSERT INTO sample VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", map(_row, candidates)
         )
 
     def drop_overlap(
@@ -233,17 +232,8 @@ class Selection:
 
 
 def _row(candidate: Candidate) -> tuple[Any, ...]:
-    """The values of a candidate in the order of the table's columns."""
     rank, sha256 = candidate.rank, bytes.fromhex(candidate.image_sha256)
     assert rank is None or math.isfinite(rank), f"a rank is finite, not {rank}"
+    what = candidate.reason, candidate.is_usable, sha256, candidate.image_hash
     order = rank, candidate.bucket, candidate.tie, candidate.lot
-    return (
-        *candidate.id,
-        candidate.reason,
-        candidate.is_usable,
-        sha256,
-        candidate.image_hash,
-        *order,
-        candidate.num_tokens,
-        candidate.top,
-    )
+    return *candidate.id, *what, *order, candidate.num_tokens, candidate.top
