@@ -47,8 +47,7 @@ from vila2cli.shards import (
     open_layer,
     read_shard,
     to_made_from,
-    write_annotations,
-    write_rejects,
+    write_layer_shard,
 )
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.sample import FILTER, Annotation, Reject, Sample, is_kept
@@ -155,9 +154,8 @@ def _apart(write: "partial[_Outcome]", shards: Sequence[Shard]) -> Iterator[Iter
     if count < 2 or not can_fork or multiprocessing.active_children():
         yield map(write, shards)
         return
-    pool = ProcessPoolExecutor(
-        count, multiprocessing.get_context("fork"), initializer=_begin, initargs=(getpid(),)
-    )
+    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(count, fork, initializer=_begin, initargs=(getpid(),))
     try:
         yield (future.result() for future in as_completed([pool.submit(write, shard) for shard in shards]))
     except BrokenProcessPool:
@@ -244,19 +242,12 @@ def _write(target: _Target, shard: Shard, decided: _Decided) -> None:
             scores |= {"unusable": chosen.reasons[0], "error": chosen.error}
             rejects.append(Reject(shard.name, key, chosen.reasons[0], chosen.error))
         annotations[key] = {**blank, "image_sha256": sha256, "scores": scores}
-    num_in = len(annotations) + len(decided.rejects)
-    lines = write_rejects(target.folder, shard.name, rejects)
-    stats = {
-        "layer": FILTER,
-        "in": num_in,
-        "out": num_in - dropped.total(),
-        "dropped": dict(sorted(dropped.items())),
-        "rejected": len(rejects),
-        **lines,
-        "answered": num_in,
-        "tokens": 0,
-        "seconds": round(decided.seconds, 3),
-        "device_seconds": round(decided.seconds, 3),
-        "made_from": decided.made_from,
-    }
-    write_annotations(target.folder, shard.name, annotations, stats, is_packed=target.is_packed)
+    num_in, seconds = len(annotations) + len(decided.rejects), round(decided.seconds, 3)
+    timed = {"answered": num_in, "tokens": 0, "seconds": seconds, "device_seconds": seconds}
+    write_layer_shard(
+        *(target.folder, shard.name, annotations, rejects, dropped),
+        {**timed, "made_from": decided.made_from},
+        layer=FILTER,
+        is_packed=target.is_packed,
+        num_in=num_in,
+    )

@@ -32,8 +32,7 @@ from vila2cli.shards import (
     made_from,
     read_rejects,
     read_shard,
-    write_annotations,
-    write_rejects,
+    write_layer_shard,
 )
 from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.records import recorded
@@ -206,20 +205,15 @@ def _write_shard(
         else:
             dropped[decision.reason] += 1
     assert scored.num_in == num_kept + dropped.total(), f"shard {name} does not add up"
-    lines = write_rejects(layer.folder, name, rejects)
-    scores_tar = layer_tar(job.scores_dir, name)
-    stats = {
-        "layer": FILTER,
-        "in": scored.num_in,
-        "out": num_kept,
-        "dropped": dict(sorted(dropped.items())),
-        "rejected": len(rejects),
-        **lines,
-        "tokens": num_tokens,
-        "scores": scores,
-        "made_from": {part: was.to_json() for part, was in made_from(scores_tar).items()},
-    }
-    write_annotations(layer.folder, name, decided, stats, is_packed=layer.is_packed)
+    parts = made_from(layer_tar(job.scores_dir, name))
+    made = {part: was.to_json() for part, was in parts.items()}
+    write_layer_shard(
+        *(layer.folder, name, decided, rejects, dropped),
+        {"tokens": num_tokens, "scores": scores, "made_from": made},
+        layer=FILTER,
+        is_packed=layer.is_packed,
+        num_in=scored.num_in,
+    )
 
 
 def _decided(annotation: Annotation, decision: Decision, job: FilterJob, *, is_control: bool) -> Annotation:

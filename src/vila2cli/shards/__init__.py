@@ -16,8 +16,8 @@ from vila2cli.shards.layers import (
     layer_suffix,
     open_layer,
     samples_of,
+    write_layer_shard,
 )
-from vila2cli.shards.packed import write_annotations
 from vila2cli.shards.reader import LayerShard, Shard, member_problems, num_samples, read_shard
 from vila2cli.shards.records import file_sha256, layer_tar, made_from
 from vila2cli.shards.rejects import Unreadable, gather_rejects, read_rejects, write_rejects
@@ -66,7 +66,7 @@ __all__ = [
     "read_shard",
     "samples_of",
     "to_made_from",
-    "write_annotations",
+    "write_layer_shard",
     "write_rejects",
 ]
 

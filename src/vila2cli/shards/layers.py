@@ -66,9 +66,8 @@ class Source:
         Of a shard that a layer was made from it is the one found then, as long as size and time of
         change are the same; only what is new is read. A remote shard has what its store says of it.
         """
-        return {
-            name: _digest(shard, name, place) for shard in self.shards for name, place in shard.parts().items()
-        }
+        parts = ((shard, name, place) for shard in self.shards for name, place in shard.parts().items())
+        return {name: _digest(shard, name, place) for shard, name, place in parts}
 
     def places(self) -> dict[str, Any]:
         """Where it lies, for a lineage: the folders of the base shards with how many, and the layers."""
@@ -319,7 +318,7 @@ class ShardWriter:
             self.abort()
 
     def close(self) -> ShardStats:
-        """Write rejects, tar and stats, in this order: the stats file means complete."""
+        """Write what was noted, see `write_layer_shard`."""
         dropped = Counter(reject.reason for reject in self._rejects) + self._skipped
         num_in = num_samples(self._shard) if self._num_seen is None else self._num_seen
         num_out, num_dropped = len(self._annotations), dropped.total()
@@ -327,21 +326,15 @@ class ShardWriter:
             f"shard {self.name}: {num_in} in, but {num_out} out and {num_dropped} dropped"
         )
         self._check_folder()
-        lines = write_rejects(self._folder, self.name, self._rejects)
-        stats: dict[str, Any] = {
+        figures = {
             **self._figures,
-            "layer": self._layer,
-            "in": num_in,
-            "out": num_out,
-            "dropped": dict(sorted(dropped.items())),
-            "rejected": len(self._rejects),
-            **lines,
             "seconds": round(self._figures.get("seconds", perf_counter() - self._start_s), 3),
             "tokens": int(self._figures["tokens"]),
             "made_from": to_made_from(self._shard, self._made_from),
             **({"notes": self._notes} if self._notes else {}),
         }
-        write_annotations(self._folder, self.name, self._annotations, stats, is_packed=self._is_packed)
+        told = self._annotations, self._rejects, dropped
+        write_layer_shard(self._folder, self.name, *told, figures, layer=self._layer, is_packed=self._is_packed)
         return ShardStats.read(self._folder / f"{self.name}.stats.json")
 
     def _check_folder(self) -> None:
@@ -356,6 +349,30 @@ class ShardWriter:
         """Forget the shard; nothing of it was written."""
         self._annotations.clear()
         self._rejects.clear()
+
+
+def write_layer_shard(
+    folder: Path,
+    name: str,
+    annotations: Mapping[str, Mapping[str, Any]],
+    rejects: Sequence[Reject],
+    dropped: Counter[str],
+    figures: Mapping[str, Any],
+    *,
+    layer: str,
+    is_packed: bool,
+    num_in: int | None = None,
+) -> None:
+    """Write rejects, tar and stats of a shard, in this order: the stats file means complete.
+
+    `num_in` is what was annotated and dropped, unless what was dropped is annotated, too. `figures` are what
+    the stats file says beside the counts.
+    """
+    num_in = len(annotations) + dropped.total() if num_in is None else num_in
+    counts = {"in": num_in, "out": num_in - dropped.total(), "dropped": dict(sorted(dropped.items()))}
+    lines = write_rejects(folder, name, rejects)
+    stats = {**figures, "layer": layer, **counts, "rejected": len(rejects), **lines}
+    write_annotations(folder, name, annotations, stats, is_packed=is_packed)
 
 
 def samples_of(writers: Sequence[ShardWriter]) -> Iterator[Sample]:
