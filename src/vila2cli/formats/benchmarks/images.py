@@ -19,9 +19,8 @@ _BOX = "Please provide the bounding box coordinate of the region this sentence d
 def read_captions(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion]:
     """COCO's captions_*.json, Karpathy's dataset_*.json, or a list of image_id and caption."""
     for image, file, texts in _captions(one_file(paths, "a file of captions"), split):
-        yield BenchmarkQuestion(
-            id=image, question=_CAPTION, answers=tuple(texts), images=(file,), meta={"image_id": image}
-        )
+        meta = {"image_id": image}
+        yield BenchmarkQuestion(id=image, question=_CAPTION, answers=tuple(texts), images=(file,), meta=meta)
 
 
 @one_task("chair", "caption", "chair")

@@ -79,9 +79,8 @@ def _questions(path: Path, scorer: str, columns: tuple[str, str, str]) -> Iterat
     question = find_column(path, there, columns[0], QUESTIONS, "--question", "holds the questions")
     answer = find_column(path, there, columns[1], ANSWERS, "--answer", "holds the answers")
     picture = picture_column(path, [one for one in there if one not in (question, answer)], columns[2])
-    found = _Columns(
-        question, answer, picture, next((one for one in IDS if one in there and one != picture), "")
-    )
+    name = next((one for one in IDS if one in there and one != picture), "")
+    found = _Columns(question, answer, picture, name)
     first: RowError | None = None
     num_later = {"the same fault": 0, "another fault": 0}
     for number, row in enumerate(stream_rows(path), 1):

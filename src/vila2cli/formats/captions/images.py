@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from vila2cli.errors import DataError
 from vila2cli.files import parse_json, whole_characters
+from vila2cli.formats.captions.items import PictureStore
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.reading import RowError
 from vila2cli.image import image_size
@@ -46,7 +47,7 @@ def _file(path: Path, folder: Path) -> _Place:
     return _Place(path, path.suffix[1:].lower(), name=name)
 
 
-class ImageStore:
+class ImageStore(PictureStore):
     """Finds images in folders and tars; tars, and files that img2dataset wrote, are also found by URL."""
 
     def __init__(self, places: Sequence[Path]) -> None:
@@ -62,7 +63,6 @@ class ImageStore:
             self._index(tar)
 
     def find(self, name: str) -> EncodedImage:
-        """The image of this name; raises RowError when it is missing or is no image."""
         place = self._locate(name)
         data = place.read()
         try:
@@ -72,14 +72,12 @@ class ImageStore:
         return EncodedImage(data, place.extension if place.extension in IMAGE_EXTENSIONS else "jpg")
 
     def identity(self, name: str) -> list[str | int]:
-        """What tells the image of this name from another without reading it, or why there is none."""
         try:
             return self._locate(name).identity()
         except RowError as error:
             return [error.reason]
 
     def file_name(self, name: str) -> str:
-        """What the image's file is called, below the folder or in the tar that it is in; raises RowError."""
         return whole_characters(self._locate(name).name)
 
     def _locate(self, name: str) -> _Place:

@@ -1,9 +1,10 @@
 """What each item of the input becomes: its images by name, its text, and the files of its sample."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
@@ -17,20 +18,20 @@ _TABLES = (
 )
 
 
-class PictureStore(Protocol):
+class PictureStore(ABC):
     """Where the pictures are that items name."""
 
+    @abstractmethod
     def find(self, name: str) -> EncodedImage:
         """The picture of this name; raises RowError when it is missing or is no picture."""
-        ...
 
+    @abstractmethod
     def identity(self, name: str) -> list[str | int]:
         """What tells it from another without reading it, or why there is none."""
-        ...
 
+    @abstractmethod
     def file_name(self, name: str) -> str:
         """What its file is called there, below a folder or in a tar; raises RowError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +121,8 @@ def members_of(
     images, files, missing = _images_of(item, store)
     if item.needs_text and item.images and not item.text and not {"messages", "interleaved"} & item.meta.keys():
         raise RowError(f"{item.name} has no text", "no-caption")
-    several = len(images) > 1
-    members = {
-        f"{i}.{image.extension}" if several else image.extension: image.data for i, image in enumerate(images)
-    }
+    places = [f"{i}." if len(images) > 1 else "" for i in range(len(images))]
+    members = {f"{at}{image.extension}": image.data for at, image in zip(places, images, strict=True)}
     if item.text and item.text.strip():
         members["txt"] = item.text.strip().encode("utf-8", "replace")
     meta = _meta(item, missing) if origin is None else _with_origin(_meta(item, missing), files, origin)

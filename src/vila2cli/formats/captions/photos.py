@@ -13,7 +13,7 @@ from warnings import warn
 from vila2cli.errors import DataError, DataWarning
 from vila2cli.files import aside, load_json, naming, to_json_bytes, whole_characters
 from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
-from vila2cli.formats.captions.items import Item
+from vila2cli.formats.captions.items import Item, PictureStore
 from vila2cli.formats.captions.keys import plain_path
 from vila2cli.formats.reading import RowError, shown, stream_rows
 from vila2cli.image import image_size
@@ -69,14 +69,13 @@ def _extension(path: Path) -> str:
     return path.suffix[1:].lower()
 
 
-class PictureFiles:
+class PictureFiles(PictureStore):
     """The pictures that `find_pictures` gives, by their paths."""
 
     def __init__(self, names: Mapping[Path, str]) -> None:
         self._names = names
 
     def find(self, name: str) -> EncodedImage:
-        """The picture; raises RowError when it is gone, or is no picture."""
         path = Path(name)
         try:
             data = path.read_bytes()
@@ -88,7 +87,6 @@ class PictureFiles:
         return EncodedImage(data, _extension(path))
 
     def identity(self, name: str) -> list[str | int]:
-        """What tells the picture from another without reading it."""
         try:
             status = Path(name).stat()
         except OSError:

@@ -60,9 +60,8 @@ def _item(row: Row, max_images: int, text: str) -> Item:
     if len(images) > max_images:
         raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
     check_turns(row, meta)
-    column = text or next(
-        (name for name in _TEXTS if isinstance(meta.get(name), str) and meta[name].strip()), ""
-    )
+    filled = (name for name in _TEXTS if isinstance(meta.get(name), str) and meta[name].strip())
+    column = text or next(filled, "")
     caption = meta.pop(column, None)
     has_names = len(files) == len(images) and not any(isinstance(image, str) for image in images)
     return Item(
@@ -96,9 +95,8 @@ def _pictures(row: Row, name: str, value: Any) -> Iterator[str | EncodedImage]:
 
 
 def _may_be_picture(value: Any) -> bool:
-    return isinstance(value, bytes) or (
-        isinstance(value, Mapping) and {"bytes"} <= value.keys() <= {"bytes", "path"}
-    )
+    is_struct = isinstance(value, Mapping) and {"bytes"} <= value.keys() <= {"bytes", "path"}
+    return is_struct or isinstance(value, bytes)
 
 
 def _encoded(row: Row, name: str, data: bytes, path: Any) -> EncodedImage:
@@ -119,9 +117,9 @@ def _object(row: Row, name: str, value: Any) -> dict[str, Any] | None:
             value = load_json(value.encode("utf-8", "surrogatepass"))
         except ValueError:
             return None
-    return (
-        {key: plain(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else None
-    )
+    if not isinstance(value, dict):
+        return None
+    return {key: plain(one) for key, one in value.items() if one is not None}
 
 
 def plain(value: Any) -> Any:

@@ -233,9 +233,8 @@ def _change(outline: _Outline, store: PictureStore, there: Digests | None, was: 
         return None
     other = {extension for extension in there.keys() | now.keys() if there.get(extension) != now.get(extension)}
     parts = (["its text"] if "txt" in other else []) + (["its picture"] if other - {"txt", "json"} else [])
-    return (
-        f"{' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} not what it was" if parts else _OTHER_JSON
-    )
+    are = "are" if len(parts) > 1 else "is"
+    return f"{' and '.join(parts)} {are} not what it was" if parts else _OTHER_JSON
 
 
 def _size(path: Path) -> int | None:

@@ -84,9 +84,8 @@ class ShardAccount:
             "people_asked": +self.people_asked,
             "malformed": self.malformed,
         }
-        return {name: dict(sorted(count.items())) for name, count in counts.items()} | {
-            "rejected": self.dropped.total()
-        }
+        in_order = {name: dict(sorted(count.items())) for name, count in counts.items()}
+        return {**in_order, "rejected": self.dropped.total()}
 
 
 def _add_malformed(counts: Counter[str], picture: Picture, kind: str) -> None:

@@ -123,11 +123,11 @@ def _by_line(pictures: Callable[[Row, Draft, Path], list[Picture]]) -> PictureRe
     def read(paths: Sequence[Path]) -> Iterator[Picture]:
         for path in paths:
             for number, line in enumerate(read_bytes(path).splitlines(), 1):
+                if not line.strip():
+                    continue
                 draft = Draft()
                 try:
-                    yield from (
-                        pictures(Row(parse_json(line, "the line"), ""), draft, path) if line.strip() else ()
-                    )
+                    yield from pictures(Row(parse_json(line, "the line"), ""), draft, path)
                 except DataError as error:
                     yield draft.lost(f"{path.name}, line {number}", str(error))
 
