@@ -58,7 +58,6 @@ def contents_of(source: Source) -> Contents:
                 rounds.setdefault(one.layer, set()).update(() if one.round is None else (one.round,))
         if set(names) <= kinds.keys():
             break
-    known = {
-        name: sorted(numbers) for name, numbers in rounds.items() if len(numbers) in (0, names.count(name))
-    }
+    seen = (name for name, numbers in rounds.items() if len(numbers) in (0, names.count(name)))
+    known = {name: sorted(rounds[name]) for name in seen}
     return Contents({name: kinds.get(name, "caption") for name in names}, known)

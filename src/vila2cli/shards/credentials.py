@@ -88,9 +88,7 @@ def _clean(url: str) -> str:
 
 def _is_harmless(parameter: str) -> bool:
     name, equals, value = parameter.partition("=")
-    return (
-        bool(equals) and _HARMLESS.fullmatch(name) is not None and _HARMLESS_VALUE.fullmatch(value) is not None
-    )
+    return bool(equals and _HARMLESS.fullmatch(name) and _HARMLESS_VALUE.fullmatch(value))
 
 
 def command_without_credentials(command: str) -> str:
@@ -171,9 +169,8 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
     """A text without the secrets given, as they are or as a URL, JSON or a header has them."""
-    for form in sorted(
-        {form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True
-    ):
+    forms = {form for secret in secrets if secret for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, MASK)
     return text
 
@@ -188,9 +185,8 @@ def _forms(secret: str) -> Iterator[str]:
 
 def secrets_in(environ: Mapping[str, str]) -> list[str]:
     """What the environment calls a key, a token, a secret or a password."""
-    return [
-        value for name, value in environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= _MIN_SECRET
-    ]
+    named = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
+    return [value for value in named if len(value) >= _MIN_SECRET]
 
 
 def secrets_of(url: str) -> list[str]:

@@ -126,15 +126,16 @@ def _braces(pattern: str) -> list[str]:
 def _found(path: Path, spec: str) -> Found:
     if path.is_dir():
         tars = sorted(found_locally(tar) for tar in path.iterdir() if _is_tar(tar))
-        if (path / LAYER_FILE).is_file():
-            refuse_both(path, tars)
         stems = {tar_stem(tar) for tar in tars}
-        for stats in sorted(path.glob("*.stats.json")) if not (path / LAYER_FILE).is_file() else ():
+        is_layer = (path / LAYER_FILE).is_file()
+        if is_layer:
+            refuse_both(path, tars)
+        for stats in () if is_layer else sorted(path.glob("*.stats.json")):
             if (stem := stats.name.removesuffix(".stats.json")) not in stems:
                 raise DataError(
                     f"{path} holds {stats.name} and no {stem}.tar; copy that, or remove its stats file"
                 )
-        if not tars and not (path / LAYER_FILE).is_file():
+        if not tars and not is_layer:
             what = "the folder" if str(path) == spec else f"{path} is a folder, and"
             raise DataError(
                 f"no shards match {spec!r}{seen_from(spec)}: {what} holds no .tar files{_advice(path)}"
@@ -149,21 +150,17 @@ def _instead(pattern: str) -> str:
     """What to do about a glob that matches no shards: by the first file or folder that it does match."""
     anchor = Path(Path(pattern).anchor)
     found = (path for part in _braces(pattern) for path in anchor.glob(str(Path(part).relative_to(anchor))))
-    advice = next(
-        (advice for path in islice(found, 100) if not path.name.startswith(".") and (advice := _advice(path))),
-        "",
-    )
-    return advice.lstrip("; ") or "expected .tar files"
+    seen = (path for path in islice(found, 100) if not path.name.startswith("."))
+    return next(filter(None, map(_advice, seen)), "").lstrip("; ") or "expected .tar files"
 
 
 def _advice(path: Path) -> str:
     """What to do about a file, or a folder of files, that are no shards, "" where nobody could tell."""
     files = sorted(islice(path.rglob("*"), _LOOKED_AT)) if path.is_dir() else [path]
     first: dict[str, Path] = {}
-    for file in (
-        file for file in files if not any(part.startswith(".") for part in file.parts[len(path.parts) :])
-    ):
-        first.setdefault("tar" if tar_stem(file) else file.suffix[1:].lower(), file)
+    for file in files:
+        if not any(part.startswith(".") for part in file.parts[len(path.parts) :]):
+            first.setdefault("tar" if tar_stem(file) else file.suffix[1:].lower(), file)
     if path.is_dir() and "tar" in first:
         return f"; {first['tar']} is one: name {first['tar'].parent}, or a glob such as {path}/*/*.tar"
     if picture := next((file for ending, file in first.items() if ending in IMAGE_EXTENSIONS), None):
@@ -227,12 +224,10 @@ def _find_remote(place: Remote, spec: str) -> list[Found]:
         place = place.like(folder(place))
     if any(character in path_of(place) for character in "*["):
         system, path = file_system(place)
-        paths = persistently(
-            lambda: [tar for pattern in _with_packed(path) for tar in system.glob(pattern)], place
-        )
-        matches = [
-            Found((place.like(system.unstrip_protocol(path)),)) for path in sorted(paths) if tar_stem(path)
-        ]
+        globs = _with_packed(path)
+        paths = persistently(lambda: [tar for pattern in globs for tar in system.glob(pattern)], place)
+        tars = (system.unstrip_protocol(path) for path in sorted(paths) if tar_stem(path))
+        matches = [Found((place.like(tar),)) for tar in tars]
     elif tar_stem(place):
         matches = [Found((place,))]
     else:

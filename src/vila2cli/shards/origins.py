@@ -27,17 +27,13 @@ class Origins:
         self.problem = ""
         """Why the base or a layer below is not what a layer was made from, as far as size and records tell."""
         self._pending: list[tuple[str, Fingerprint]] = []
-        then = [
-            parts_of(record) if record.get("sha256") else {}
-            for (_, place), record in zip(layers, records, strict=True)
-        ]
-        known = [parts.get(tar_stem(place)) for (_, place), parts in zip(layers, then, strict=True)]
+        places = [place for _, place in layers]
+        made_from = [parts_of(record) if record.get("sha256") else {} for record in records]
+        known = [parts.get(tar_stem(place)) for place, parts in zip(places, made_from, strict=True)]
         now = _known_fingerprint(base) if any(known) else None
-        self.are_same = [
-            self._compare(place, base_then, now) for (_, place), base_then in zip(layers, known, strict=True)
-        ]
+        self.are_same = [self._compare(place, then, now) for place, then in zip(places, known, strict=True)]
         """Of each layer, whether the base is known to be the file that it was made from."""
-        for (_, place), parts in zip(layers, then, strict=True):
+        for place, parts in zip(places, made_from, strict=True):
             self.problem = self.problem or _problem_below(place, parts, layers, records)
 
     @property

@@ -6,7 +6,7 @@ file is run, and none of it is asked of a network, unless it went through `typed
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
@@ -72,12 +72,8 @@ def from_record(text: str) -> str:
     """
     if text.startswith(PIPE) or not _looks_like_url(text):
         return text
-    if (
-        has_headers(text)
-        or "::" in text
-        or "#" in text
-        or not _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower())
-    ):
+    is_common = _RECORDED_PROTOCOLS.fullmatch(text.partition("://")[0].lower())
+    if has_headers(text) or "::" in text or "#" in text or not is_common:
         raise DataError(
             f"{redacted(text)} is named by a layer and not read on its word: give it among the shards, too, or "
             "say with --base where the files are"
@@ -160,8 +156,9 @@ def tar_stem(place: str | Path) -> str:
 
 def command_stem(command: str) -> str:
     """The name of the last tar that a command names, "" when it names none."""
-    stems = [stem for word in _words(command.removeprefix(PIPE)) if (stem := tar_stem(word))]
-    return stems[-1] if stems else ""
+    words = shell_words(command.removeprefix(PIPE))
+    places = (typed(word.partition("?")[0]) if "://" in word else word for word in words)
+    return next(filter(None, map(tar_stem, reversed([*places]))), "")
 
 
 def file_name(place: str | Path) -> str:
@@ -213,8 +210,3 @@ def _without_query(url: str) -> tuple[str, str]:
         return url, ""
     cut = next((i for i, letter in enumerate(url) if letter in "?#"), len(url))
     return url[:cut], url[cut:]
-
-
-def _words(command: str) -> Iterator[str]:
-    for word in shell_words(command):
-        yield typed(word.partition("?")[0]) if "://" in word else word

@@ -133,7 +133,8 @@ def _joined(
             images, text, meta = parse_group(group)
         except Unusable as error:
             if is_taken:
-                on_reject(Reject(shard.name, _printable_key(group.key), error.reason, str(error)))
+                key = group.key.encode("utf-8", "backslashreplace").decode("utf-8")
+                on_reject(Reject(shard.name, key, error.reason, str(error)))
             continue
         annotations = _annotations(group.key, images, layers) if layers else ()
         members = cast(dict[str, bytes], group.members)
@@ -143,8 +144,7 @@ def _joined(
     if not seen:
         raise DataError(_empty_message(shard.url))
     for layer in layers if verify and shard.first is None else ():
-        missing = next((key for key in layer.records.by_key if key not in seen), None)
-        if missing is not None:
+        if (missing := next((key for key in layer.records.by_key if key not in seen), None)) is not None:
             raise DataError(
                 f"{layer.shard.url} annotates {missing!r}, which {shard.url} does not hold: wrong base?"
             )
@@ -211,13 +211,11 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
         yield from (("odd-archive", f"{url}: {text}") for text in odd)
         odd.clear()
     for extension, number in sorted((+extensions).items()):
+        text = f"{number} members end in '.{extension}'"
         if is_known(extension.rpartition(".")[2]):
-            yield (
-                "dotted-name",
-                f"{number} members end in '.{extension}': a key ends at the first dot of the name",
-            )
+            yield "dotted-name", f"{text}: a key ends at the first dot of the name"
         else:
-            yield "ignored-extension", f"{number} members end in '.{extension}', which is not read"
+            yield "ignored-extension", f"{text}, which is not read"
 
 
 def read_layer_shard(
@@ -372,14 +370,9 @@ def _annotations(
     return tuple(annotations)
 
 
-def _printable_key(key: str) -> str:
-    return key.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _empty_message(tar: str) -> str:
-    extensions = sorted(
-        {(split_name(name) or ("", "none"))[1] for name, _ in read_members(tar, lambda name: False)}
-    )
+    names = [name for name, _ in read_members(tar, lambda name: False)]
+    extensions = sorted({(split_name(name) or ("", "none"))[1] for name in names})
     if not extensions:
         return f"empty shard: {tar} holds no files"
     shown = ", ".join(f".{extension}" for extension in extensions[:5])

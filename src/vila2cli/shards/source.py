@@ -79,11 +79,8 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None, limit: 
     if not joined:
         raise DataError("no shards were given; name them with --shards")
     _refuse_copies(list(joined.values()))
-    names = _unique_names(list(joined.values()))
-    shards = [
-        Shard(name, tar.place, tuple(tar.layers), tar.first)
-        for name, tar in zip(names, joined.values(), strict=True)
-    ]
+    named = zip(_unique_names(list(joined.values())), joined.values(), strict=True)
+    shards = [Shard(name, tar.place, tuple(tar.layers), tar.first) for name, tar in named]
     shards = shards if limit is None else _first_samples(shards, limit)
     return Source(tuple(shards), tuple(_layer_infos(shards, manifests)))
 
@@ -111,8 +108,7 @@ class _Manifests(dict[str, dict[str, Any] | None]):
 def _layer_infos(shards: Sequence[Shard], manifests: _Manifests) -> Iterator[LayerInfo]:
     places = dict.fromkeys((layer.layer, folder(layer.url)) for shard in shards for layer in shard.layers)
     for name, where in places:
-        manifest = manifests[where] or {}
-        yield LayerInfo(name, where, str(manifest.get("digest", "")))
+        yield LayerInfo(name, where, str((manifests[where] or {}).get("digest", "")))
 
 
 @dataclass(slots=True)
@@ -216,17 +212,13 @@ def _base_place(tar: str, entry: Mapping[str, Any], given: Sequence[str]) -> str
             f"the base of {tar} is gone: there is no {redacted(url)}; say where it is with --base FOLDER"
         )
     expected = _origin(tar)
-    same = [
-        place
-        for place in there
-        if expected is None or is_remote(place) or expected.agrees(fingerprint(place)) is not False
-    ]
-    if not same:
-        raise DataError(
-            f"{there[0]} has changed since {tar} was written over it; write the layer again, or say with "
-            "--base FOLDER where the base is"
-        )
-    return same[0]
+    for place in there:
+        if expected is None or is_remote(place) or expected.agrees(fingerprint(place)) is not False:
+            return place
+    raise DataError(
+        f"{there[0]} has changed since {tar} was written over it; write the layer again, or say with "
+        "--base FOLDER where the base is"
+    )
 
 
 def _candidates(tar: str, location: Mapping[str, Any], given: Sequence[str], name: str) -> list[str]:
@@ -292,10 +284,8 @@ def _refuse_copies(joined: Sequence[_Joined]) -> None:
 
 def _known_sha256(base: _Joined) -> str | None:
     """The digest of a base as a local layer over it recorded it."""
-    for layer in base.layers:
-        if origin := _origin(layer.url):
-            return origin.sha256 or None
-    return None
+    origins = filter(None, (_origin(layer.url) for layer in base.layers))
+    return next((origin.sha256 or None for origin in origins), None)
 
 
 def _origin(tar: str) -> Fingerprint | None:

@@ -170,6 +170,5 @@ def check_made_from(tar: Path, shard: Shard) -> None:
             )
     if renewed:
         stats = read_stats(stats_path(tar))
-        write_atomically(
-            stats_path(tar), to_json_bytes({**stats, "made_from": {**stats["made_from"], **renewed}})
-        )
+        stats["made_from"] |= renewed
+        write_atomically(stats_path(tar), to_json_bytes(stats))

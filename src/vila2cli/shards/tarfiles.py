@@ -63,11 +63,9 @@ def image_index(extension: str) -> int | None:
     """Place of an image in its sample: -1 for `jpg`, 3 for `3.jpg`, None when the extension is no image."""
     if extension in IMAGE_EXTENSIONS:
         return -1
-    number, dot, last = extension.partition(".")
-    is_numbered = (
-        dot and last in IMAGE_EXTENSIONS and number.isascii() and number.isdigit() and len(number) < 10
-    )
-    return int(number) if is_numbered else None
+    number, _, last = extension.partition(".")
+    is_number = number.isascii() and number.isdigit() and len(number) < 10
+    return int(number) if is_number and last in IMAGE_EXTENSIONS else None
 
 
 def is_unread_image(extension: str) -> bool:
