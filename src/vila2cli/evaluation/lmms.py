@@ -80,9 +80,8 @@ def read_results(path: Path) -> dict[str, Any]:
     results = value.get("results")
     if not isinstance(results, dict) or not results:
         raise DataError(f"{path} holds no 'results'; give the *_results.json that lmms-eval wrote")
-    return {
-        f"{PREFIX}{name}": _entry(name, row, value) for name, row in results.items() if isinstance(row, dict)
-    }
+    rows = {name: row for name, row in results.items() if isinstance(row, dict)}
+    return {f"{PREFIX}{name}": _entry(name, row, value) for name, row in rows.items()}
 
 
 def _entry(name: str, row: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:

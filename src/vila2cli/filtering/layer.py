@@ -82,9 +82,8 @@ def decide_again(job: FilterJob, folder: Path, why: str) -> None:
     Progress(FILTER, log_path=job.log_path).note(f"{folder} is decided again: {why}")
     written = done(folder) | set(job.names)
     tars = sorted(path for path in folder.iterdir() if path.is_file() and tar_stem(path) in written)
-    beside = [
-        tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ("stats.json", "rejects.jsonl")
-    ]
+    ends = ("stats.json", "rejects.jsonl")
+    beside = [tar.with_name(f"{tar_stem(tar)}.{end}") for tar in tars for end in ends]
     named = [folder / name for name in ("summary.json", "rejects.jsonl", "layer.json", "recipe.toml")]
     for path in [*beside, *tars, *named, folder / "manifest.json"]:
         path.unlink(missing_ok=True)

@@ -97,9 +97,7 @@ class Oracle(Judge):
             unjudged = [make_verdict(captions, pair, ORACLE, "unjudged", reason="no-scene") for pair in pairs]
             return Judged(tuple(unjudged))
         outcomes = {pair: oracle_outcome(counts[pair[0]], counts[pair[1]]) for pair in pairs}
-        return Judged(
-            tuple(make_verdict(captions, pair, ORACLE, outcome) for pair, outcome in outcomes.items())
-        )
+        return Judged(tuple(make_verdict(captions, pair, ORACLE, one) for pair, one in outcomes.items()))
 
 
 class ModelJudge(Judge):

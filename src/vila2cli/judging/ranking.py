@@ -56,9 +56,8 @@ def bradley_terry(
     strengths = fit(stacked)
     tail = (1 - CONFIDENCE) / 2
     ends = np.quantile(strengths[1:], [tail, 1 - tail], axis=0)
-    return {
-        name: Interval(*(float(values[k]) for values in (strengths[0], *ends))) for k, name in enumerate(names)
-    }
+    intervals = zip(strengths[0], *ends, strict=True)
+    return {name: Interval(*map(float, values)) for name, values in zip(names, intervals, strict=True)}
 
 
 def _tied(comparisons: Sequence[Comparison]) -> list[int]:

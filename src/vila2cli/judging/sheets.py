@@ -88,11 +88,10 @@ def to_verdicts(sheet: Sheet, key: Mapping[str, Any]) -> dict[SampleId, SampleVe
 
     Two bad captions are a tie, and so are two equal ones, which are not on the page.
     """
-    ties = [_verdict(sheet.judge, pair, outcome="tie", equal=True) for pair in key.get("ties", ())]
+    same = key.get("ties", ())
+    ties = [_verdict(sheet.judge, pair, outcome="tie", equal=True) for pair in same]
     verdicts = [_answered(sheet, pair) for pair in key["pairs"]]
-    samples = (
-        (pair["shard"], pair["key"], pair["image_sha256"]) for pair in (*key["pairs"], *key.get("ties", ()))
-    )
+    samples = ((pair["shard"], pair["key"], pair["image_sha256"]) for pair in (*key["pairs"], *same))
     return dict(sorted(by_sample(zip(samples, (*verdicts, *ties), strict=True)).items()))
 
 

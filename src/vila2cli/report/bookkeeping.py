@@ -52,9 +52,8 @@ def reject_table(run: RunRecord) -> Table:
     for stage in run.stages:
         for reason, count in sorted(_told(stage).items(), key=lambda pair: (-pair[1], pair[0])):
             share = f"{100 * count / stage.num_in:.2f} %" if stage.num_in else NOT_RUN
-            rows.append(
-                TableRow(stage.label, (reason, f"{count:,}", share, _examples(stage.rejects.get(reason, ()))))
-            )
+            examples = _examples(stage.rejects.get(reason, ()))
+            rows.append(TableRow(stage.label, (reason, f"{count:,}", share, examples)))
     return Table(_REJECT_COLUMNS, tuple(rows), _reject_note(run))
 
 
@@ -267,9 +266,8 @@ def _base_text(layer: Mapping[str, Any]) -> str:
 
 def _data_text(data: object) -> str:
     """The shards of a training stage in one phrase: `pretrain: 8 shards + recaption`."""
-    parts = [
-        " + ".join([f"{name}: {_counted(num_base)}", *layers]) for name, num_base, layers in data_sources(data)
-    ]
+    sources = data_sources(data)
+    parts = (" + ".join([f"{name}: {_counted(num)}", *layers]) for name, num, layers in sources)
     return visible("; ".join(parts), 300)
 
 

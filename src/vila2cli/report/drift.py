@@ -133,9 +133,8 @@ def _shares(
                 continue
             num_images = len({group for group, num in zip(groups, facts, strict=True) if num})
             share = estimates[f"{column} {name}"]
-            cells[column, name] = _cell(
-                interval_of(share, num_samples=float(facts.sum()), num_images=num_images)
-            )
+            interval = interval_of(share, num_samples=float(facts.sum()), num_images=num_images)
+            cells[column, name] = _cell(interval)
     return cells
 
 

@@ -125,12 +125,11 @@ def _figure_cell(figure: Figure | None, scale: int, best: float | None = None) -
 def _win_columns(results: Sequence[RoundResult], judgements: Sequence[Judgement]) -> list[Column]:
     """One column per judge: the newest captions against the oldest of that round's comparison."""
     rates = {(given.judge, given.group): given.rate for given in reversed(judgements)}
-    return [
-        Column(
-            f"by {judge}", "%", tuple(_figure_cell(rates.get((judge, result.group)), 100) for result in results)
-        )
-        for judge in dict.fromkeys(given.judge for given in judgements)
-    ]
+    columns = []
+    for judge in dict.fromkeys(given.judge for given in judgements):
+        cells = (_figure_cell(rates.get((judge, result.group)), 100) for result in results)
+        columns.append(Column(f"by {judge}", "%", tuple(cells)))
+    return columns
 
 
 def baseline_name(judgements: Sequence[Judgement]) -> str:

@@ -42,6 +42,7 @@ def merged_card(folder: Path, recipe: Recipe) -> str:
     layers = ", ".join(table_of(table_of(inputs).get("layers")))
     name = card_name(folder)
     head = dataset_head(name, whole(total.get("out")))
+    rejects = "\n".join(reject_lines(folder, reader, "could not be used"))
     body = [
         f"# {plain(name)}",
         f"WebDataset shards that `vila2 shards merge` {__version__} wrote: {whole(total.get('out')):,} "
@@ -49,9 +50,7 @@ def merged_card(folder: Path, recipe: Recipe) -> str:
         "it is in KEY.json. Captions other than the original are a model's, unchecked by people.",
         section("Captions", _captions(inputs, total)),
         section("Counts", table(["", ""], count_rows(total, "dropped"))),
-        section(
-            "Known failures", "\n".join(reject_lines(folder, reader, "could not be used")), damaged(reader)
-        ),
+        section("Known failures", rejects, damaged(reader)),
     ]
     return document(head.to_yaml(), body)
 

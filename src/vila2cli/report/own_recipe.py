@@ -96,14 +96,12 @@ def _given(given: Recipe | None) -> OwnRecipe:
     """The recipe that was given with the report, of which defaults are told only where it is a file."""
     recipe = given or Recipe()
     flat = flatten(recipe.model_dump(mode="json"))
-    told = {key for key in flat if recipe.path is not None or _is_set(recipe, key)}
-    lines = [
-        line for line in resolved_lines(recipe) if recipe.path is not None or not line.endswith("# default")
-    ]
+    has_file = recipe.path is not None
+    lines = [line for line in resolved_lines(recipe) if has_file or not line.endswith("# default")]
     about = f"{visible(recipe.path.name, 80)}, {_digest(recipe)}" if recipe.path is not None else NOT_STORED
     return OwnRecipe(
         recipe=recipe,
-        told={key: value for key, value in flat.items() if key in told},
+        told={key: value for key, value in flat.items() if has_file or _is_set(recipe, key)},
         about=about,
         lines=lines,
         note="as given for this report, as no stage has stored one",

@@ -54,9 +54,8 @@ class RoundComparison:
     @property
     def main(self) -> dict[str, Figure]:
         """The changes of the main measures, by the names that the page uses for them."""
-        return {
-            MEASURE_NAMES.get(name, name): self.changes[name] for name in MAIN_MEASURES if name in self.changes
-        }
+        known = (name for name in MAIN_MEASURES if name in self.changes)
+        return {MEASURE_NAMES.get(name, name): self.changes[name] for name in known}
 
     @property
     def told(self) -> dict[str, Figure]:

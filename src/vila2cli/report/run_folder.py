@@ -70,9 +70,8 @@ class RunRecord:
 
 def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
     """List every stage of a run folder, complete or not."""
-    rounds = sorted(
-        int(match[1]) for path in _folders(run_dir) if (match := re.fullmatch(r"round(\d{1,4})", path.name))
-    )
+    found = (re.fullmatch(r"round(\d{1,4})", path.name) for path in _folders(run_dir))
+    rounds = sorted(int(match[1]) for match in found if match)
     stages = [
         _read_stage(run_dir / f"round{number}" / name, f"round {number}", name, reader)
         for number in rounds

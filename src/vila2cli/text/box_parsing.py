@@ -249,10 +249,9 @@ def _four(body: str, notation: str, *, in_percent: bool = False) -> Iterator[Fou
     else:
         return
     if separator == r",\s+" and any("," in piece for piece in pieces):
-        kinds = {bool(_SMALL_COMMA.fullmatch(piece)) for piece in pieces if "," in piece}
-        known = all(
-            "," not in piece or _SMALL_COMMA.fullmatch(piece) or _THOUSANDS.fullmatch(piece) for piece in pieces
-        )
+        with_comma = [piece for piece in pieces if "," in piece]
+        kinds = {bool(_SMALL_COMMA.fullmatch(piece)) for piece in with_comma}
+        known = all(_SMALL_COMMA.fullmatch(piece) or _THOUSANDS.fullmatch(piece) for piece in with_comma)
         if len(kinds) > 1 or not known:
             return
     elif separator in (r"\s*;\s*", r"\s+"):

@@ -159,9 +159,8 @@ def document_text(sample: Sample) -> str:
     """An interleaved document as one text with `<image>` where each picture stands."""
     document = sample.meta["interleaved"]
     parts = [IMAGE_PLACEHOLDER if text is None else neutral(text) for text in document["texts"]]
-    return "".join(
-        part if part == IMAGE_PLACEHOLDER or index == 0 else f" {part}" for index, part in enumerate(parts)
-    )
+    spaced = (part if part == IMAGE_PLACEHOLDER else f" {part}" for part in parts[1:])
+    return "".join([*parts[:1], *spaced])
 
 
 def neutral(text: str) -> str:

@@ -101,9 +101,8 @@ def inventions(text: str, sources: Sequence[str]) -> Inventions:
             names.append(token)
         else:
             plain.append(token)
-    return Inventions(
-        numbers=tuple(numbers), names=tuple(names), words=tuple(plain), facts=tuple(_new_facts(text, known))
-    )
+    facts = tuple(_new_facts(text, known))
+    return Inventions(numbers=tuple(numbers), names=tuple(names), words=tuple(plain), facts=facts)
 
 
 def _tokens(text: str) -> Iterator[str]:

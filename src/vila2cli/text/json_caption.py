@@ -31,9 +31,8 @@ def check_json(
     if answer.is_cut:
         return replace(found, text=text.strip()), "reasoning"
     try:
-        value = json.loads(
-            fenced[1] if fenced else bare, parse_constant=_no_number, object_pairs_hook=_without_repeats
-        )
+        said = fenced[1] if fenced else bare
+        value = json.loads(said, parse_constant=_no_number, object_pairs_hook=_without_repeats)
         written = json.dumps(value, ensure_ascii=False)
         written.encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):

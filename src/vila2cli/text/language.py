@@ -127,9 +127,8 @@ def _piece(text: str) -> _Piece:
     is_long = (len(words) >= _MANY_WORDS and not is_named) or num_unspaced >= _MIN_UNSPACED
     if not is_long and (is_named or len(words) < _MIN_WORDS):
         return _Piece(letters, tuple(words), {}, 0.0)
-    return _Piece(
-        letters, tuple(words), dict(_identifier().rank(text)), _UNLIKELY_OF_MANY if is_long else _UNLIKELY
-    )
+    unlikely = _UNLIKELY_OF_MANY if is_long else _UNLIKELY
+    return _Piece(letters, tuple(words), dict(_identifier().rank(text)), unlikely)
 
 
 def _may_be(pieces: Sequence[_Piece], language: str) -> bool:

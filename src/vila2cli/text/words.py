@@ -12,10 +12,8 @@ _MARKS_END = 0x1D00
 
 def _marks() -> str:
     """The combining marks as the inside of a character class, and the joiners that Indic words hold."""
-    codes = range(0x0300, _MARKS_END)
-    found = [
-        code for code in codes if unicodedata.category(chr(code))[0] == "M" and not 0x0E00 <= code < 0x0E80
-    ]
+    codes = (code for code in range(0x0300, _MARKS_END) if not 0x0E00 <= code < 0x0E80)
+    found = [code for code in codes if unicodedata.category(chr(code))[0] == "M"]
     groups = itertools.groupby(enumerate(found), key=lambda pair: pair[1] - pair[0])
     runs = [[code for _, code in group] for _, group in groups]
     return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs) + "\u200c\u200d"
