@@ -108,15 +108,14 @@ class Captioner:
             self.settings.prompts, draw if self.layer == LAYER else f"{self.layer}/{draw}", self._seed
         )
 
-    def is_selected(self, sample: Sample) -> bool:
-        """Whether a sample is in the recaptioned share, the same images in every round."""
-        return stable_hash("share", self._seed, sample.key) < self.settings.share * 2**63
-
     def wants(self, out: ShardWriter, sample: Sample) -> bool:
-        """Whether to caption a sample: no filter dropped it, it is in the share and has one image."""
+        """Whether to caption a sample: no filter dropped it, it is in the share and has one image.
+
+        The share is of the same images in every round.
+        """
         if not passed_filter(out, sample):
             return False
-        if not self.is_selected(sample):
+        if stable_hash("share", self._seed, sample.key) >= self.settings.share * 2**63:
             out.skip(sample, NOT_SELECTED)
             return False
         return has_one_image(out, sample)

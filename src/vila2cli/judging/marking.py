@@ -12,7 +12,6 @@ from vila2cli.ask.engines import LimitedEngine
 from vila2cli.ask.fill import Dialogue, Part
 from vila2cli.ask.kept_answers import Answers
 from vila2cli.ask.model import AskedModel
-from vila2cli.engine import Result
 from vila2cli.errors import BudgetError, DataError, RecipeError, RejectBudgetError
 from vila2cli.image import Decode
 from vila2cli.judging.judges import asked_judge
@@ -157,7 +156,10 @@ class Marks:
         (result,) = yield [self._asked.request([Turn("user", self._prompt(sample, prediction))])]
         row = None if problem_of(result) else _marking(self._task).read(result.answer.text)
         if row is None:
-            out.reject(self._unmarked(out.name, sample.key, result))
+            reason = why_unread(result).partition(":")[0]
+            self.num_left += reason == OVER_BUDGET
+            error = problem_of(result) or result.answer.text[:200]
+            out.reject(Reject(out.name, sample.key, f"judge-{reason}", error))
             return
         more = {"judge": self._judge, "reply": result.answer.text}
         out.annotate(
@@ -169,11 +171,6 @@ class Marks:
         slots = _marking(self._task).slots(prediction.text or "", self._task.reference_of(sample))
         quoted = {name: json.dumps(neutral(text), ensure_ascii=False) for name, text in slots.items()}
         return fill(self._template, **quoted)
-
-    def _unmarked(self, shard: str, key: str, result: Result) -> Reject:
-        reason = why_unread(result).partition(":")[0]
-        self.num_left += reason == OVER_BUDGET
-        return Reject(shard, key, f"judge-{reason}", problem_of(result) or result.answer.text[:200])
 
 
 def _marking(task: Task) -> Marking:

@@ -318,14 +318,19 @@ class ShardWriter:
             self.abort()
 
     def close(self) -> ShardStats:
-        """Write what was noted, see `write_layer_shard`."""
+        """Write what was noted, see `write_layer_shard`; raises DataError when the layer is no longer there."""
         dropped = Counter(reject.reason for reject in self._rejects) + self._skipped
         num_in = num_samples(self._shard) if self._num_seen is None else self._num_seen
         num_out, num_dropped = len(self._annotations), dropped.total()
         assert num_in == num_out + num_dropped, (
             f"shard {self.name}: {num_in} in, but {num_out} out and {num_dropped} dropped"
         )
-        self._check_folder()
+        path = self._folder / LAYER_FILE
+        # A shard in a new folder would pass for a base.
+        if not path.is_file() or read_json(path).get("layer") != self._layer:
+            raise DataError(
+                f"{self._folder} was removed or replaced while it was written; run the same command again"
+            )
         figures = {
             **self._figures,
             "seconds": round(self._figures.get("seconds", perf_counter() - self._start_s), 3),
@@ -336,14 +341,6 @@ class ShardWriter:
         told = self._annotations, self._rejects, dropped
         write_layer_shard(self._folder, self.name, *told, figures, layer=self._layer, is_packed=self._is_packed)
         return ShardStats.read(self._folder / f"{self.name}.stats.json")
-
-    def _check_folder(self) -> None:
-        """Raise DataError when the layer is no longer there: a shard in a new folder would pass for a base."""
-        path = self._folder / LAYER_FILE
-        if not path.is_file() or read_json(path).get("layer") != self._layer:
-            raise DataError(
-                f"{self._folder} was removed or replaced while it was written; run the same command again"
-            )
 
     def abort(self) -> None:
         """Forget the shard; nothing of it was written."""

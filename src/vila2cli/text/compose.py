@@ -70,12 +70,10 @@ class Composition:
         order = names
         if self.shuffle:
             order = sorted(names, key=lambda name: stable_hash("order", self.seed, name, key))
-        kept = [name for name in order if not self._is_dropped(key, name)]
+        below = {name: share * 2**63 for name, share in self.dropout.items()}
+        kept = [one for one in order if stable_hash("dropout", self.seed, one, key) >= below.get(one, 0.0)]
         # Never all of them: where every caption would go, one drawn among them stays.
         return kept or ([draw(names, "stays", self.seed, key)] if names else [])
-
-    def _is_dropped(self, key: str, name: str) -> bool:
-        return stable_hash("dropout", self.seed, name, key) < self.dropout.get(name, 0.0) * 2**63
 
 
 def composition_of(settings: CaptionSettings, seed: int, *, answers: str = "appended") -> Composition:

@@ -166,16 +166,16 @@ class PictureCaptions:
 
         One of an earlier time is removed where all are matched.
         """
-        first, num = [], 0
+        first, num = list[str](), 0
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path), aside(path).open("wb") as file:
-            for name in self._unnamed():
+            for name in map(whole_characters, self._unnamed()):
                 num += 1
-                if num <= MAX_NAMED:
-                    first.append(whole_characters(name))
-                line = {"picture": whole_characters(name), "error": "no row names it"}
-                file.write(to_json_bytes(line) + b"\n")
-            file.writelines(to_json_bytes(line) + b"\n" for line in self._strays())
+                first += [name] if num <= MAX_NAMED else []
+                file.write(to_json_bytes({"picture": name, "error": "no row names it"}) + b"\n")
+            for table, number, error in self._database.execute("SELECT * FROM stray ORDER BY rowid"):
+                stray = {"table": whole_characters(self._tables[table].name), "row": number, "error": error}
+                file.write(to_json_bytes(stray) + b"\n")
         told = [*self._rows_told()]
         if num:
             which = _first_of(first, num)
@@ -193,10 +193,6 @@ class PictureCaptions:
         for name in self._names.names:
             if self._database.execute(query, (_stored(name),)).fetchone() is None:
                 yield name
-
-    def _strays(self) -> Iterator[dict[str, Any]]:
-        for table, number, error in self._database.execute("SELECT * FROM stray ORDER BY rowid"):
-            yield {"table": whole_characters(self._tables[table].name), "row": number, "error": error}
 
     def _rows_told(self) -> Iterator[str]:
         for table, num_rows in self._num_rows.items():
