@@ -100,24 +100,21 @@ class Similarity:
         self._encoder: DualEncoder | None = None
 
     def __call__(self, batch: Sequence[MeasuredSample]) -> None:
+        """Of the sentences of each caption with its image: mean and lowest cosine, and how many there are."""
         from vila2cli.model.dual_encoder import DualEncoder
 
-        self._encoder = self._encoder or DualEncoder(self._model)
-        _add_similarities([measured for measured in batch if measured.is_asked_about], self._encoder)
-
-
-def _add_similarities(batch: Sequence[MeasuredSample], encoder: "DualEncoder") -> None:
-    """The cosines of the sentences of each caption with its image: mean, lowest, and how many there are."""
-    pieces = [encoder.pieces(measured.caption) for measured in batch]
-    images = [measured.image for measured in batch if measured.image is not None]
-    cosines_of = encoder.similarities(images, [piece.texts for piece in pieces]) if batch else []
-    for measured, piece, cosines in zip(batch, pieces, cosines_of, strict=True):
-        if not all(map(math.isfinite, cosines)):
-            measured.reject("engine-error", "the similarity model gave no number")
-            continue
-        measured.scores |= {
-            "similarity": round(math.fsum(cosines) / len(cosines), _DIGITS),
-            "sentence_similarity_min": round(min(cosines), _DIGITS),
-            "num_sentences": len(cosines),
-            "num_split_sentences": piece.num_split,
-        }
+        encoder = self._encoder = self._encoder or DualEncoder(self._model)
+        asked = [measured for measured in batch if measured.is_asked_about]
+        pieces = [encoder.pieces(measured.caption) for measured in asked]
+        images = [measured.image for measured in asked if measured.image is not None]
+        cosines_of = encoder.similarities(images, [piece.texts for piece in pieces]) if asked else []
+        for measured, piece, cosines in zip(asked, pieces, cosines_of, strict=True):
+            if not all(map(math.isfinite, cosines)):
+                measured.reject("engine-error", "the similarity model gave no number")
+                continue
+            measured.scores |= {
+                "similarity": round(math.fsum(cosines) / len(cosines), _DIGITS),
+                "sentence_similarity_min": round(min(cosines), _DIGITS),
+                "num_sentences": len(cosines),
+                "num_split_sentences": piece.num_split,
+            }

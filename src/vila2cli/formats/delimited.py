@@ -36,7 +36,11 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
     delimiter = "\t" if ".tsv" in path.name.lower() else max(_COMMAS, key=first.count)
     rows = csv.reader(chain([first], text), delimiter=delimiter)
     names = [name.strip() for name in next(rows, [])]
-    _check_names(path, names)
+    named = [name for name in names if name]
+    if not named:
+        raise DataError(f"{path} is empty: its first line should name the columns")
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise DataError(f"{path} has two columns called {twice!r}; rename one")
     before = rows.line_num
     for values in rows:
         line, before = before + 1, rows.line_num
@@ -48,11 +52,3 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
         else:
             error = f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
             yield RowError(error, "bad-row", path.name)
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    named = [name for name in names if name]
-    if not named:
-        raise DataError(f"{path} is empty: its first line should name the columns")
-    if twice := next((name for name in named if named.count(name) > 1), None):
-        raise DataError(f"{path} has two columns called {twice!r}; rename one")

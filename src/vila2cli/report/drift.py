@@ -14,7 +14,6 @@ from vila2cli.score.stats import (
     Bootstrap,
     Columns,
     FloatArray,
-    Interval,
     columns_of,
     estimate,
     interval_of,
@@ -133,14 +132,10 @@ def _shares(
                 continue
             num_images = len({group for group, num in zip(groups, facts, strict=True) if num})
             share = estimates[f"{column} {name}"]
-            interval = interval_of(share, num_samples=float(facts.sum()), num_images=num_images)
-            cells[column, name] = _cell(interval)
+            found = interval_of(share, num_samples=float(facts.sum()), num_images=num_images)
+            figure = Figure(found.value, found.low, found.high).scaled(100)
+            cells[column, name] = Cell(f"{number(figure.value, 1)}%", figure.span())
     return cells
-
-
-def _cell(interval: Interval) -> Cell:
-    figure = Figure(interval.value, interval.low, interval.high).scaled(100)
-    return Cell(f"{number(figure.value, 1)}%", figure.span())
 
 
 def _wording(captions: Sequence[Sequence[str]]) -> tuple[Cell, ...]:

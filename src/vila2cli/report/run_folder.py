@@ -108,7 +108,8 @@ def _read_stage(folder: Path, group: str, name: str, reader: JsonReader) -> Stag
         return _read_checkpoint(folder, group, name, reader)
     if not folder.is_dir():
         return StageRecord(group=group, name=name, folder=folder, state="missing")
-    layers = [folder] if (folder / "layer.json").is_file() else _layer_folders(folder)
+    places = [folder] if (folder / "layer.json").is_file() else _folders(folder)
+    layers = [path for path in places if (path / "layer.json").is_file()]
     layer = reader.read(layers[0] / "layer.json") if layers else {}
     by_layer = {path: layer_stats(path, reader) for path in layers}
     stats = [shard for shards in by_layer.values() for shard in shards]
@@ -167,10 +168,6 @@ def _read_checkpoint(folder: Path, group: str, name: str, reader: JsonReader) ->
         summary=summary,
         finished=_newest(folder),
     )
-
-
-def _layer_folders(folder: Path) -> list[Path]:
-    return [path for path in _folders(folder) if (path / "layer.json").is_file()]
 
 
 def layer_stats(folder: Path, reader: JsonReader) -> list[dict[str, Any]]:

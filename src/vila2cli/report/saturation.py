@@ -98,11 +98,9 @@ def _too_few(last: RoundComparison) -> str:
 
 def _open(pair: RoundComparison) -> dict[str, Figure]:
     """The main measures whose interval is so wide that a gain worth a round may hide in it."""
-    return {name: change for name, change in pair.told.items() if change.verdict == "even" and _hides(change)}
-
-
-def _hides(change: Figure) -> bool:
-    return _half_width(change) > WORTH_A_ROUND + _ROUNDING and (change.high or 0.0) >= WORTH_A_ROUND
+    even = {name: change for name, change in pair.told.items() if change.verdict == "even"}
+    wide = {name: one for name, one in even.items() if _half_width(one) > WORTH_A_ROUND + _ROUNDING}
+    return {name: change for name, change in wide.items() if (change.high or 0.0) >= WORTH_A_ROUND}
 
 
 def _half_width(change: Figure) -> float:

@@ -61,7 +61,12 @@ def read_refcoco(paths: Sequence[Path]) -> Iterator[Picture]:
     Only pictures with references are read; a reference to an annotation that is not there counts as an
     object. The published `refs(unc).p` is a pickle, which is not read.
     """
-    _refuse_pickles(paths)
+    if pickled := next((path for path in paths if path.suffix == ".p"), None):
+        raise DataError(
+            f"{pickled} is a pickle, which may run any program when it is read; turn it into JSON where you "
+            "trust it: python -c 'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "
+            '"rb")), sys.stdout)\' FILE > refs.json'
+        )
     if len(paths) < 2:
         raise DataError("RefCOCO needs two --annotations: COCO's instances, and the references as JSON")
     document = read_document(paths[0], "images", "annotations")
@@ -98,16 +103,6 @@ def _read_references(
                 with draft.reading("phrase"):
                     phrases[target].append(sentence.text("sent"))
     return phrases, targets
-
-
-def _refuse_pickles(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.suffix == ".p":
-            raise DataError(
-                f"{path} is a pickle, which may run any program when it is read; turn it into JSON where you "
-                "trust it: python -c 'import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], "
-                '"rb")), sys.stdout)\' FILE > refs.json'
-            )
 
 
 def _list_images(document: Row, images: dict[Any, Listed]) -> list[Picture]:
