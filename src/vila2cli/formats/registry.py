@@ -34,8 +34,8 @@ class Format:
 
 
 def _of(package: str, *forms: Format) -> tuple[Format, ...]:
-    """Formats whose readers are in a package."""
-    return tuple(replace(form, reader=f"{package}.{form.reader}") for form in forms)
+    """Formats whose readers, where they have one, are in a package."""
+    return tuple(replace(form, reader=form.reader and f"{package}.{form.reader}") for form in forms)
 
 
 _OBJECTS = ("spatial", "grounding")
