@@ -9,7 +9,6 @@ import torch
 from transformers.models.internvl import InternVLVisionConfig, InternVLVisionModel
 
 from tiny_vlm import picture
-from vila2cli.ask.meter import fewer_tiles
 from vila2cli.engine import EngineSettings, Request, Result, ScoreRequest, open_engine
 from vila2cli.model.build import build
 from vila2cli.model.chat import Chat
@@ -79,7 +78,7 @@ def answers(kind: str, folder: Path, context: int) -> tuple[dict[str, Result], i
     settings = EngineSettings(dtype="float32", batch_size=16, max_model_len=context)
     engine = open_engine(kind, folder, settings)
     results = {result.id: result for result in engine.generate(iter(asked()))}
-    return results, fewer_tiles(engine)
+    return results, engine.num_fewer_tiles
 
 
 def test_a_prompt_that_does_not_fit_is_shown_in_fewer_tiles(checkpoint: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ class ShardStats:
 
     def to_json(self) -> dict[str, Any]:
         """The counts under the names that SHARD.stats.json uses, which are these without `num_`."""
-        counts = {name.removeprefix("num_"): value for name, value in asdict(self).items()}
+        # Not those that a class which adds to these has.
+        counts = {one.name.removeprefix("num_"): getattr(self, one.name) for one in fields(ShardStats)}
         return {name: count for name, count in counts.items() if count or name != "fewer_tiles"}
 
     @classmethod
