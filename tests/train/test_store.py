@@ -241,3 +241,19 @@ def test_what_is_tokenised_is_what_is_recorded(chat: Chat, tar: Path, tmp_path: 
     with pytest.raises(DataError, match=r"000000\.tar has changed since this training was started"):
         store("after")
     assert not (tmp_path / "after").exists()
+
+
+def test_of_a_shard_that_is_cut_the_first_samples_are_stored(chat: Chat, tmp_path: Path) -> None:
+    source = open_source([write(tmp_path / "000000.tar", conversations(5))], limit=3)
+    (shard,) = source.shards
+    made = store_shard(
+        shard,
+        chat,
+        lambda sample: compose(sample, Composition()),
+        tmp_path / "cut.safetensors",
+        max_length=2048,
+        check_stop=lambda: None,
+        digests=source.digest(),
+    )
+    assert made.num_samples == 3
+    assert len(SampleStore([[made]], [0])) == 3

@@ -129,11 +129,14 @@ def missing(out_dir: Path, shards: Iterable[Shard]) -> list[Shard]:
 
 
 def to_made_from(shard: Shard, known: Mapping[str, Fingerprint]) -> dict[str, Any]:
-    """What a stats file says of the files a shard is written over; reads those that are not `known`."""
-    return {
-        name: (known[name] if name in known else _unread(shard, place)).to_json()
-        for name, place in shard.parts().items()
-    }
+    """What a stats file says of the files a shard is written over, see `found_parts`."""
+    return {name: part.to_json() for name, part in found_parts(shard, known).items()}
+
+
+def found_parts(shard: Shard, known: Mapping[str, Fingerprint]) -> dict[str, Fingerprint]:
+    """The fingerprint of each part of a shard; reads those that are not `known`."""
+    places = shard.parts().items()
+    return {name: known[name] if name in known else _unread(shard, place) for name, place in places}
 
 
 def _unread(shard: Shard, place: str) -> Fingerprint:

@@ -31,6 +31,7 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import NO_IMAGE, Unusable
 from vila2cli.shards.places import is_remote, local_path, redacted
 from vila2cli.shards.sample import EncodedImage, Reject, Sample, is_kept
+from vila2cli.shards.stats import found_parts
 from vila2cli.shards.tarfiles import image_index, split_name
 from vila2cli.text.choose import Choice
 from vila2cli.train.choosing import PLAIN, Choosing, DrawnRows
@@ -104,9 +105,10 @@ def store_shard(
         writer = _Writer(shard, choosing, chat)
         with contextlib.closing(read):
             counts = _fill(writer, shard.name, read, encode, check_stop)
-        _check_digests(shard, fingerprints, digests or {})
+        parts = found_parts(shard, fingerprints)  # of a shard that is cut the base was not read to its end
+        _check_digests(shard, parts, digests or {})
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write(path, fingerprints[shard.name])
+        writer.write(path, parts[shard.name])
         rows = {"rows": writer.num_rows} if choosing is not None else {}
         value = {"samples": writer.num_samples, **rows, **counts}
         write_atomically(notes, json.dumps(value).encode())  # last: its existence means complete
