@@ -282,3 +282,15 @@ def test_the_first_samples_of_each_task_are_scored_and_not_official(tiny_checkpo
         assert entry["doubts"][0] == "of the first 5 samples at most"
     with pytest.raises(RecipeError, match="made with other settings"):
         run(tiny_checkpoint, tasks, tmp_path / "some")
+
+
+def test_an_eval_of_first_samples_does_not_pass_for_one_of_all(tiny_checkpoint, tasks, tmp_path, capsys):
+    small = ("eval.engine=hf", "eval.max_new_tokens=6", "eval.batch_size=4", "eval.num_bootstrap=50")
+    sets = [word for one in (*small, f"eval.tasks=['{tasks}/*']") for word in ("--set", one)]
+    words = ["eval", "--model", str(tiny_checkpoint), "--out", str(tmp_path / "some"), *sets]
+    assert main([*words, "--limit", "5"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--limit", "5"]) == 0
+    assert "complete, nothing to do" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "made with other settings" in capsys.readouterr().err

@@ -115,6 +115,8 @@ def is_up_to_date(plan: Plan, inputs: Inputs | None = None) -> bool:
         stored = read_manifest(plan.out)
         assert stored is not None, "it is recorded"
         check_same(plan.out, stored.inputs, to_manifest(inputs()).inputs, plan.model or "")
+    if plan.kind == "eval" and read_json(plan.marker).get("limit") != plan.limit:
+        return False  # its tasks' layers tell which samples they are of, and refuse others
     return record.get("model", plan.model) == plan.model and (
         plan.is_layer or not plan.origins.get("shards", "").startswith("--")
     )
