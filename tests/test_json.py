@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.core import TyperGroup
 
 from vila2cli import cli
@@ -192,3 +193,20 @@ def test_what_child_processes_print_is_not_in_the_document(tmp_path: Path) -> No
     again = [sys.executable, "-m", "vila2cli", *words]
     quiet = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(quiet.stdout)["stages"][0]["due"] is None
+
+
+def test_what_wrote_shards_is_counted_in_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, pairs = tmp_path / "photos", str(tmp_path / "pairs")
+    photos.mkdir()
+    Image.new("RGB", (8, 8), "red").save(photos / "red.png")
+    (photos / "red.txt").write_text("all of it is red")
+    for stage, words in {
+        "convert": ["convert", "folder", str(photos), "--out", pairs],
+        "merge": ["merge", pairs, "--out", str(tmp_path / "merged")],
+        "export": ["export", "jsonl", pairs, "--out", str(tmp_path / "rows")],
+    }.items():
+        assert main(["shards", *words, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["stage"], document["out_dir"]) == (stage, words[-1])
+        assert (document["in"], document["out"], document["dropped"]) == (1, 1, {})
+        assert "fewer_tiles" not in document

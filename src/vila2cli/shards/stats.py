@@ -52,8 +52,9 @@ class ShardStats:
 
     def to_json(self) -> dict[str, Any]:
         """The counts under the names that SHARD.stats.json uses, which are these without `num_`."""
-        # Not those that a class which adds to these has.
-        counts = {one.name.removeprefix("num_"): getattr(self, one.name) for one in fields(ShardStats)}
+        names = [one.name for one in fields(ShardStats)]  # and not those of a class made from it
+        counts = {name.removeprefix("num_"): getattr(self, name) for name in names}
+        counts["dropped"] = dict(self.dropped)
         return {name: count for name, count in counts.items() if count or name != "fewer_tiles"}
 
     @classmethod
