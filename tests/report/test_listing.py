@@ -66,6 +66,16 @@ def test_a_narrow_terminal_cuts_nothing_off(make_run: MakeRun, width: int) -> No
     assert plain.split().count("done") == 3 + 2 * 5
 
 
+def test_a_stage_that_was_only_tried_makes_no_round(make_run: MakeRun) -> None:
+    run = make_run(1)
+    before = read_run(run.run_dir, JsonReader(run.run_dir))
+    for place in ("round2/limit-4/recaption", "specialists/maps/limit-4/relabel"):
+        (run.run_dir / place).mkdir(parents=True)
+    assert read_run(run.run_dir, JsonReader(run.run_dir)) == before
+    (run.run_dir / "round2" / "recaption.partial").mkdir()
+    assert read_run(run.run_dir, JsonReader(run.run_dir)) != before
+
+
 def test_a_pipe_gets_whole_lines_without_colours(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
     run = make_run(1)
     assert main(["runs", str(run.run_dir.parent)]) == 0

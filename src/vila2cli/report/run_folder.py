@@ -70,7 +70,7 @@ class RunRecord:
 
 def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
     """List every stage of a run folder, complete or not."""
-    found = (re.fullmatch(r"round(\d{1,4})", path.name) for path in _folders(run_dir))
+    found = (re.fullmatch(r"round(\d{1,4})", path.name) for path in _begun(run_dir))
     rounds = sorted(int(match[1]) for match in found if match)
     stages = [
         _read_stage(run_dir / f"round{number}" / name, f"round {number}", name, reader)
@@ -79,7 +79,7 @@ def read_run(run_dir: Path, reader: JsonReader) -> RunRecord:
         if not (number == 0 and name in ("recaption", "judge"))
         and (name not in OPTIONAL_STAGES or (run_dir / f"round{number}" / name).is_dir())
     ]
-    for specialist in _folders(run_dir / "specialists"):
+    for specialist in _begun(run_dir / "specialists"):
         group = f"specialist {visible(specialist.name, 40)}"
         stages += [_read_stage(specialist / name, group, name, reader) for name in ("checkpoint", "relabel")]
     for last in _folders(run_dir):
@@ -95,6 +95,13 @@ def _stage_names(folder: Path) -> list[str]:
     more = sorted(path.name for path in _folders(folder) if path.name.startswith("recaption-"))
     first, *others = ROUND_STAGES
     return [first, *more, *others]
+
+
+def _begun(folder: Path) -> list[Path]:
+    """The folders in a folder, but for those of which a stage was only tried, by --limit."""
+    tried = re.compile(r"limit-\d+")
+    held = {path: [inner.name for inner in path.iterdir()] for path in _folders(folder)}
+    return [path for path, names in held.items() if not names or not all(map(tried.fullmatch, names))]
 
 
 def _folders(folder: Path) -> list[Path]:
