@@ -27,12 +27,7 @@ from vila2cli.engine.vllm_support import quiet
 from vila2cli.errors import DataError, ModelError, UnaskableError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import (
-    LOAD_ERRORS,
-    architecture,
-    load_processor,
-    quiet_transformers,
-)
+from vila2cli.model.loading import LOAD_ERRORS, architecture, load_processor, quiet_transformers
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
 from vila2cli.model.tiles import cuts_itself, most_tokens
