@@ -30,7 +30,7 @@ from vila2cli.model.build import build
 from vila2cli.model.chat import Chat
 from vila2cli.model.reference import ASKED, _own_path, _rows, trial_picture
 from vila2cli.model.rendering import ODD
-from vila2cli.model.scaling import levels_of, scaled
+from vila2cli.model.scaling import _Shared, levels_of, scaled
 from vila2cli.settings import BaseSettings
 from zoo import NAMES
 
@@ -160,6 +160,12 @@ def test_levels_that_pillow_shares_are_those_of_a_copy(size: tuple[int, int]) ->
     assert (levels[:3] == copied).all()
     small = max(1, size[0] // 2), max(1, size[1] // 3)
     assert (scaled(levels, small, "bicubic")[:3] == scaled(copied, small, "bicubic")).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "F", "I", "1", "P"])
+def test_memory_of_another_layout_is_not_shared(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"lays out {mode} otherwise"):
+        _Shared(Image.new(mode, (7, 5)))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ PyTorch takes weights of 16 bits where Pillow takes 32, and several levels at a 
 """
 
 import ctypes
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -33,11 +34,11 @@ def mode_of(resample: int) -> str | None:
     """
     if (mode := _MODES.get(Image.Resampling(resample))) is None:
         return None
-    noise = np.random.default_rng(0).integers(0, 256, (200, 150, 3), dtype=np.uint8)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 150, 3), dtype=np.uint8))
     for size in ((70, 90), (140, 30), (70, 220), (190, 60), (190, 220)):
-        exact = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling(resample)), dtype=np.int16)
+        exact = np.asarray(noise.resize(size, Image.Resampling(resample)), dtype=np.int16)
         try:
-            off = np.abs(exact - scaled(noise.transpose(2, 0, 1), size, mode).transpose(1, 2, 0))
+            off = np.abs(exact - scaled(levels_of(noise), size, mode)[:3].transpose(1, 2, 0))
         except (ValueError, NotImplementedError):  # of a release that does not know the mode
             return None
         if off.max() > _MOST_OFF or off.mean() > _MEAN_OFF:
@@ -66,14 +67,17 @@ _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, 
 
 
 class _Shared:
-    """The memory of a picture for NumPy, kept as long as this is."""
+    """The memory of a picture for NumPy, kept as long as this is; raises ValueError where it is another."""
 
     def __init__(self, picture: Image.Image) -> None:
         self._kept = picture.__arrow_c_array__()
         array = _ArrowArray.from_address(_pointer_of(self._kept[1], b"arrow_array"))
-        levels = array.children[0].contents.buffers[1]
         shape = picture.height, picture.width, 4
-        self.__array_interface__ = {"shape": shape, "typestr": "|u1", "data": (levels, False), "version": 3}
+        levels = array.children[0].contents if array.n_children == 1 else array
+        if (levels.length, levels.offset, array.offset) != (math.prod(shape), 0, 0):
+            raise ValueError(f"Pillow lays out {picture.mode} otherwise")  # never read what is not its own
+        data = levels.buffers[1], False
+        self.__array_interface__ = {"shape": shape, "typestr": "|u1", "data": data, "version": 3}
 
 
 def levels_of(picture: Image.Image) -> NDArray[Any]:
