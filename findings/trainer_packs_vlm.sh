@@ -5,10 +5,10 @@
 # the default one, gets a mask that keeps samples apart, but only where no keys and values are cached; and a forward
 # pass caches them unless it is told not to, in training too. Trainer turns `use_cache` off in the model's config. In
 # some VLMs the language model goes by the config inside that one, where it stays on, so that each packed sample attends
-# to all before it, pictures included. There is no error or warning, and the loss looks as usual. Seen, with random
-# weights: another picture in the first sample moves logits of the second by over three times their spread in LLaVA
-# under Trainer, other words do in InternVL, and nothing moves with gradient checkpointing, which is not meant to change
-# a result, or with `use_cache=False` in the call.
+# to all before it, pictures included, without an error or a warning. Seen, with random weights: another picture in the
+# first sample moves logits of the second by over three times their spread in LLaVA under Trainer, other words do in
+# InternVL, and nothing moves with gradient checkpointing, which is not meant to change a result, or with
+# `use_cache=False` in the call. FlashAttention, which the guide to packing names, needs a GPU and was not tried.
 set -euo pipefail
 here=$(mktemp -d)
 trap 'rm -rf "$here"' EXIT
