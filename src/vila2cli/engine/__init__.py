@@ -68,8 +68,10 @@ class Result:
 
     `text` is all that was generated, reasoning included, and `answer` what of it is meant as the answer.
     `num_tokens` counts generated tokens, the end token included. `logprob_mean` is in nats per
-    generated token under the model's own distribution, before temperature and top-p. `token_logprobs` is what
-    a ScoreRequest gets instead: nats for every token of its text, the end token left out.
+    generated token under the model's own distribution, before temperature and top-p; of an answer that vLLM
+    holds to a schema, among the tokens that the schema allows (findings/vllm_grammar_logprobs.sh).
+    `token_logprobs` is what a ScoreRequest gets instead: nats for every token of its text, the end token left
+    out.
     """
 
     id: str
