@@ -68,7 +68,9 @@ def judge(
     """
     if context.invoked_subcommand is not None:
         return
-    settings = open_recipe(recipe, _drawn(sets, limit))
+    settings = open_recipe(recipe, sets)
+    if limit is not None and limit < settings.judge.num_samples:
+        settings = open_recipe(recipe, [*(sets or ()), f"judge.num_samples={limit}"])
     paths = Paths(settings, round, limit)
     chosen = layers or _judged_layers(paths)
     if len(chosen) < 2:
@@ -94,11 +96,6 @@ def judge(
         worker=plan.worker,
     )
     _say(plan, summary)
-
-
-def _drawn(sets: Sets, limit: int | None) -> list[str]:
-    """The settings, with as many images drawn as the limit allows."""
-    return [*(sets or ()), *([] if limit is None else [f"judge.num_samples={limit}"])]
 
 
 def _say(plan: Plan, summary: StageResult) -> None:

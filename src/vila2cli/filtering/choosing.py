@@ -69,7 +69,8 @@ def choose(job: FilterJob, worker: Worker) -> FilterSummary | Unfinished:
         stored = read_manifest(job.out_dir)
         if worker.count == 1 and stored is not None:
             was, now = stored.inputs.get("settings"), inputs["settings"]
-            if stored.inputs.get("chosen_by") == inputs["chosen_by"] and was != now:
+            same = all(stored.inputs.get(name) == inputs.get(name) for name in ("chosen_by", "first"))
+            if same and was != now:
                 with lock(job.out_dir, worker):
                     decide_again(job, job.out_dir, difference({"settings": was}, {"settings": now}))
         manifest = claim(job.out_dir, inputs, job.recipe)

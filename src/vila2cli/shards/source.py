@@ -4,6 +4,7 @@ The names that stages use are all here; what lies below them is in finding (spec
 and tarfiles (bytes of an archive), reader (one shard to samples), layers and rejects (writing).
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, DataWarning
 from vila2cli.shards.finding import find, read_manifest
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.layers import LayerInfo, Source
@@ -61,7 +62,8 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None, limit: 
     base shards are now, or the `pipe:` commands that give them. What a layer.json names is never run, and a
     URL in it is read with the credentials of the one that was typed, where that is the same place.
     A base named several times is read once, with all annotations in the order given.
-    With a `limit` the first so many samples are all there are; a layer over them has no others, either.
+    With a `limit` the first so many samples are all there are; a layer over them has no others, either, and a
+    base that is named beside such a layer is read as far as that goes, with a DataWarning.
     Raises DataError for what is missing, an unfinished layer folder, a base that has changed, or layers over
     two copies of one base; a remote shard is asked for only when it is read.
     """
@@ -69,6 +71,7 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None, limit: 
     manifests = _Manifests()
     given = [tar for match in matches for tar in match.tars if is_remote(tar)]
     joined: dict[str, _Joined] = {}
+    named: set[str] = set()
     for match in matches:
         if match.folder and (manifest := manifests[match.folder]):
             _check_complete(match.folder, manifest, match.tars)
@@ -76,21 +79,36 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None, limit: 
             manifest = manifests[folder(tar)]
             here = _Joined(tar) if manifest is None else _resolve(tar, manifest, base, given)
             joined.setdefault(_identity(here.place), _Joined(here.place, here.name)).add(here)
+            named |= {here.place} if manifest is None else set()
     if not joined:
         raise DataError("no shards were given; name them with --shards")
+    for cut in (base for base in joined.values() if base.first is not None and base.place in named):
+        warnings.warn(
+            f"{redacted(cut.place)}: only its first {cut.first:,} samples are read, as a layer given with it is "
+            "of these alone",
+            DataWarning,
+            stacklevel=2,
+        )
     _refuse_copies(list(joined.values()))
-    named = zip(_unique_names(list(joined.values())), joined.values(), strict=True)
-    shards = [Shard(name, tar.place, tuple(tar.layers), tar.first) for name, tar in named]
+    names = _unique_names(list(joined.values()))
+    shards = [
+        Shard(name, tar.place, tuple(tar.layers), tar.first)
+        for name, tar in zip(names, joined.values(), strict=True)
+    ]
     shards = shards if limit is None else _first_samples(shards, limit)
     return Source(tuple(shards), tuple(_layer_infos(shards, manifests)))
 
 
 def _first_samples(shards: Sequence[Shard], limit: int) -> list[Shard]:
-    """The shards that hold the first `limit` samples and rejects, the last of them cut to what is left."""
+    """The shards that hold the first `limit` samples and rejects, the last of them cut to what is left.
+
+    It is cut as well where the limit falls between two shards: what is made of them is not made of all.
+    """
     kept: list[Shard] = []
     for shard in shards:
         has = num_samples(replace(shard, first=limit + 1 if shard.first is None else shard.first))
-        kept.append(shard if has <= limit else replace(shard, first=limit))
+        is_last = has == limit and shard is shards[-1]
+        kept.append(shard if has < limit or is_last else replace(shard, first=limit))
         limit -= min(has, limit)
         if not limit:
             break

@@ -9,7 +9,7 @@ from recaption_data import NUM_SAMPLES, captions, tars
 
 from vila2cli.captioning.summary import CaptionSummary
 from vila2cli.cli.app import main
-from vila2cli.errors import RecipeError
+from vila2cli.errors import DataWarning, RecipeError
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import open_source, read_shard
 from vila2cli.stages import shards
@@ -57,6 +57,42 @@ def test_what_lies_over_a_limited_layer_has_no_other_samples(
     summary = filter_samples(recipe, shards=[str(tmp_path / "layer")], out=tmp_path / "filter")
     assert (summary.to_json()["in"], summary.to_json()["out"]) == (LIMIT, LIMIT)
     assert len(keys(tmp_path / "filter")) == LIMIT
+
+
+def test_a_limit_that_ends_between_two_shards_is_one_all_the_same(data: Path, tmp_path: Path) -> None:
+    def choose(where: str, limit: int | None = None) -> None:
+        recipe = load_recipe(None, [f"filter.where=['{where}']", "filter.max_reject_rate=1"])
+        filter_samples(recipe, shards=[f"{data}/*.tar"], out=tmp_path / "chosen", limit=limit)
+
+    choose("width >= 1")
+    written = tars(tmp_path / "chosen")
+    for where in ("width >= 1", "width >= 2"):
+        with pytest.raises(RecipeError, match=rf"first.* was absent, now .*{NUM_SAMPLES}"):
+            choose(where, NUM_SAMPLES)
+    assert tars(tmp_path / "chosen") == written
+    (whole,) = open_source([data / "000000.tar"], limit=NUM_SAMPLES).shards
+    assert whole.first is None, "these are all that there are"
+
+
+def test_a_base_named_beside_a_limited_layer_is_said_to_be_cut(
+    run: Callable[..., CaptionSummary], data: Path, tmp_path: Path
+) -> None:
+    run("layer", limit=LIMIT)
+    with pytest.warns(DataWarning, match=r"000001\.tar: only its first 3 samples are read") as told:
+        source = open_source([f"{data}/*.tar", tmp_path / "layer"])
+    assert len(told) == 1
+    assert [shard.first for shard in source.shards][:2] == [None, 3]
+
+
+def test_a_judge_is_shown_no_more_than_either_setting_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for limit, num in (("3", 3), ("9", 5)):
+        words = ["judge", "--layers", "alt-text", "r1", "--shards", "data", "--model", "ckpt", "--limit", limit]
+        assert main([*words, "--set", "judge.num_samples=5", "--dry-run", "--json"]) == 0
+        settings = json.loads(capsys.readouterr().out)["settings"]
+        assert settings["judge.num_samples"] == num
 
 
 def test_it_lies_apart_from_what_later_stages_read(
