@@ -153,6 +153,9 @@ def test_specialists_that_answer_together_are_a_list(
     ("line", "code", "keys"),
     [
         ("runs nowhere", 2, {"error", "exit_code"}),
+        ("runs --nowhere", 2, {"error", "exit_code"}),
+        ("filter --limit none", 2, {"error", "exit_code"}),
+        ("no-command", 2, {"error", "exit_code"}),
         ("shards stats nowhere", 4, {"error", "exit_code"}),
         ("pretrain --recipe world --round x", 2, {"error", "exit_code"}),
         ("shards check broken", 4, {"problems", "num_shards"}),
@@ -179,7 +182,7 @@ def test_errors_have_the_same_codes_and_are_documents_too(
     document = json.loads(printed.out)
     assert keys <= document.keys()
     assert document.get("exit_code", code) == code
-    assert "vila2: " in printed.err
+    assert "vila2: " in printed.err or "Usage: vila2" in printed.err
 
 
 def test_what_child_processes_print_is_not_in_the_document(tmp_path: Path) -> None:

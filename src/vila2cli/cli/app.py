@@ -46,12 +46,21 @@ SURROUNDINGS = frozenset(getattr(errno, name) for name in _NAMES.split())
 """What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""
 
 
+_UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which typer has within it or beside it
+
+
 class Shell(TyperGroup):
-    """The command group; Ctrl-C is an interruption like any other signal, not an abort."""
+    """The command group; Ctrl-C is an interruption like any other signal, not an abort.
+
+    A mistake in the words typed goes into the document of `--json`, too.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            json_output.add(Failure(error.format_message(), error.exit_code))
+            raise
         except KeyboardInterrupt:
             raise Interrupted("stopped by SIGINT; run the same command again to go on") from None
 
@@ -96,7 +105,7 @@ def about(
 
 
 def _begin_json(value: bool) -> None:
-    if value:
+    if value and not json_output.is_on:
         json_output.begin()
 
 
@@ -145,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     words = spread(sys.argv[1:] if argv is None else argv)
     command_line.set(words)
     with json_output:
+        _begin_json("--json" in words)  # words that cannot be parsed call no callback
         try:
             with raising_on_signals(), warning_in_one_line():
                 program()(words, prog_name="vila2")
