@@ -163,9 +163,9 @@ class Row:
         return a, b, c, d
 
     def first(self, *names: str) -> str | None:
-        """The first of these fields that is text or a whole number, as text."""
+        """The first of these fields that is text, and not empty, or a whole number, as text."""
         values = (self.fields.get(name) for name in names)
-        return next((str(value) for value in values if isinstance(value, str | int)), None)
+        return next((str(value) for value in values if isinstance(value, str | int) and value != ""), None)
 
     def size(self, width: str = "width", height: str = "height") -> tuple[float, float] | None:
         """Width and height in pixels, None where they are not stated."""

@@ -248,15 +248,12 @@ def _four(body: str, notation: str, *, in_percent: bool = False) -> Iterator[Fou
             break
     else:
         return
-    if separator == r",\s+" and any("," in piece for piece in pieces):
-        with_comma = [piece for piece in pieces if "," in piece]
-        kinds = {bool(_SMALL_COMMA.fullmatch(piece)) for piece in with_comma}
-        known = all(_SMALL_COMMA.fullmatch(piece) or _THOUSANDS.fullmatch(piece) for piece in with_comma)
-        if len(kinds) > 1 or not known:
-            return
-    elif separator in (r"\s*;\s*", r"\s+"):
+    with_comma = [piece for piece in pieces if "," in piece]
+    if separator == r",\s+" and all(map(_THOUSANDS.fullmatch, with_comma)):
+        pieces = [piece.replace(",", "") for piece in pieces]
+    elif separator != r",\s+" or all(map(_SMALL_COMMA.fullmatch, with_comma)):
         pieces = [_DECIMAL_COMMA.sub(r"\1.\2", piece) for piece in pieces]
-    matches = [_NUMBER.fullmatch(str(_value(piece)) if "," in piece else piece) for piece in pieces]
+    matches = [_NUMBER.fullmatch(piece) for piece in pieces]
     numbers = [(float(match[1]), (match[2] or "")[:1]) for match in matches if match is not None]
     if len(numbers) < 4 or not all(math.isfinite(value) for value, _ in numbers):
         return
