@@ -9,7 +9,7 @@ from vila2cli.score.choice import CHOICE, parse_letter
 from vila2cli.score.documents import OCR, anls
 from vila2cli.score.scorer import Reference
 from vila2cli.score.vqa import SHORT, VQA, normalise_short
-from vila2cli.score.yesno import YESNO, says_yes
+from vila2cli.score.yesno import TRUTH, YESNO, says_yes
 
 
 def answers(*texts):
@@ -56,6 +56,13 @@ def test_answers_without_yes_or_no_are_marked(answer, unclear):
         ("1,000", "1000"),
         ("3.5", "3.5"),
         ("don't", "dont"),
+        ("**Parrot**", "parrot"),
+        ("“parrot”", "parrot"),
+        ("`2`", "2"),
+        ("*2*", "2"),
+        ('"3" or "4"', "3 or 4"),
+        ("```\nparrot\n```", "parrot"),
+        ('{"answer": 2}', "2"),
         ("what?", "what"),
         ("  bottom \n right ", "bottom right"),
         ("", ""),
@@ -92,14 +99,93 @@ def test_vqa_accuracy_leaves_one_answer_out(matches, score):
         ("The answer is B.", "B"),
         ("I think the answer is (C)", "C"),
         ("The answer is B. The answer is C.", None),
-        ("b", None),
+        ("b", "B"),
+        ("Option (b).", "B"),
+        ("[B]", "B"),
+        ('"B"', "B"),
+        ("**B**", "B"),
+        ("**(B)** a blue square", "B"),
+        ("B - a blue square", "B"),
+        ("B\n\nThe image shows a square.", "B"),
+        ('```json\n{"answer": "B"}\n```', "B"),
+        ("The answer is: **B**.", "B"),
+        ("Sure! The correct answer is:\n\n**B. a blue square**", "B"),
+        ("**Answer:** B", "B"),
+        ("Answer: (B) a blue square", "B"),
+        ("Option (B) is correct.", "B"),
+        ("A is wrong, B is correct.", "B"),
+        ("The answer is B, because A shows a cat.", "B"),
+        ("The answer is not A. The answer is B.", "B"),
+        ("I think it's B.", "B"),
+        ("答案：B", "B"),
+        ("答案是B。", "B"),
+        ("La respuesta correcta es B.", "B"),
+        ("Die Antwort ist B.", "B"),
+        ("A or B", None),
+        ("A, B and C", None),
+        ("It could be A or B.", None),
+        ("The answer is A or B.", None),
+        ("The answer is a blue square.", None),
+        ("Answer: A blue square", None),
+        ("I see a cat.", None),
+        ("I cannot answer this question.", None),
         ("A blue square", None),
         ("Because", None),
         ("", None),
     ],
 )
-def test_letters_are_parsed_strictly(answer, letter):
+def test_the_letter_of_an_answer(answer, letter):
     assert parse_letter(answer) == letter
+
+
+def test_an_option_in_full_is_its_letter():
+    blue = Reference(answers=("B",), meta={"choices": ["a red square", "a blue square", "a dot", "a dot"]})
+    assert CHOICE.score("**Blue square.**", blue) == {"score": 1.0, "unparsed": 0.0}
+    assert CHOICE.score("a dot", blue) == {"score": 0.0, "unparsed": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "yes"),
+    [
+        ("Yes", True),
+        ("NO.", False),
+        ("**No**", False),
+        ("**Yes**, there is.", True),
+        ('"No"', False),
+        ("No!", False),
+        ("no\n\nThere is a cat.", False),
+        ("Nope.", False),
+        ("None of them.", False),
+        ("There isn’t a dog.", False),
+        ("I don't see a dog.", False),
+        ("There is a dog.", True),
+        ("Yes, there is a dog, not a cat.", True),
+        ("I see two cats. So the answer is no.", False),
+        ("**Answer:** No", False),
+        ('{"answer": "no"}', False),
+        ('{"answer": true}', True),
+        ("Nein.", False),
+        ("Sí, hay un perro.", True),
+        ("没有。", False),
+        ("是的。", True),
+        ("答案是否。", False),
+        ("", None),
+        ("I'm sorry, I can't see the image.", None),
+    ],
+)
+def test_a_question_of_ones_own_is_answered_by_yes_or_no_or_not_at_all(answer, yes):
+    for truth in ("yes", "no"):
+        row = YESNO.score(answer, answers(truth))
+        assert row["score"] == (yes is not None and yes == (truth == "yes"))
+        assert row["says_yes"] == (yes is True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [("**True**", 1), ("The statement is not true.", 0), ("It isn't true.", 0), ("Not false", 1)],
+)
+def test_what_is_not_true_is_false(answer, says):
+    assert [TRUTH.score(answer, answers(truth))["score"] for truth in ("true", "false")] == [says, 1 - says]
 
 
 def test_choice_counts_what_it_cannot_read_as_wrong():
@@ -160,6 +246,8 @@ def test_anls_is_cut_below_one_half(answer, truth, value):
     [
         ("KAB", (1, 1, 1)),
         ('"kab."', (1, 1, 1)),
+        ("**KAB**", (1, 1, 1)),
+        ("„KAB“", (1, 1, 1)),
         ("The word is KAB", (0, 0, 1)),
         ("KAT", (0, 2 / 3, 0)),
         ("", (0, 0, 0)),

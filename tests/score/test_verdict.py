@@ -2,7 +2,7 @@ import pytest
 
 from vila2cli.errors import DataError
 from vila2cli.judging.preference import preferences
-from vila2cli.score.verdict import Verdict, agreement, counts, oracle_outcome, outcome_of, parse_letter
+from vila2cli.score.verdict import Verdict, agreement, counts, oracle_outcome, outcome_of, parse_choice
 
 
 def verdict(outcome, *, answers=(), num_words=(10, 5)):
@@ -19,17 +19,29 @@ def verdict(outcome, *, answers=(), num_words=(10, 5)):
         ("A.", "A"),
         ("(B)", "B"),
         ("B:", "B"),
+        ("**B**", "B"),
+        ("[[A]]", "A"),
+        ("Caption B.", "B"),
+        ("**Answer: B**", "B"),
+        ("tie", "tie"),
+        ('{"better": "tie"}', "tie"),
+        ('```json\n{"better": "b", "why": "it is right"}\n```', "B"),
+        ('Sure! Here is my verdict:\n{"better": "A"}\nCaption A says more.', "A"),
+        ('{"better": "A"} or {"better": "B"}', None),
+        ('{"better": "both"}', None),
+        ("A is wrong, so B", None),
+        ("Caption A is better than B", None),
         ("a", None),
         ("", None),
         ("A or B", None),
         ("A: a large red circle", None),
-        ("Answer: A", None),
+        ("Answer: A", "A"),
         ("AB", None),
         ("C", None),
     ],
 )
-def test_only_a_bare_letter_is_a_judgement(answer, letter):
-    assert parse_letter(answer) == letter
+def test_a_judgement_is_a_letter_or_one_json_object(answer, letter):
+    assert parse_choice(answer) == letter
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ rubric     marks from 1 to 5 for one caption at a time; the higher mean wins a p
 sentences  for each sentence of one caption whether the image supports it; the lower share of
            unsupported ones wins a pair (VILA^2 table 8 asks people for hallucinations)
 
-An answer is read strictly: a bare letter or JSON alone that fits the schema, anything else is
+Of an answer a bare letter is read, or the only JSON object in it that fits the schema; anything else is
 `unparseable` and leaves the pair unjudged.
 """
 
@@ -17,9 +17,10 @@ from typing import Any
 
 from vila2cli.engine import Request, Result
 from vila2cli.judging.results import problem_of, shown, why_unread
-from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice, parse_object
+from vila2cli.score.verdict import Outcome, Pair, Verdict, outcome_of, parse_choice
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards.sample import Turn
+from vila2cli.text.bare import one_object
 from vila2cli.text.compose import neutral
 from vila2cli.text.prompts import fill, prompt_text
 from vila2cli.text.words import sentences
@@ -153,7 +154,7 @@ class _OneByOne(JudgeProtocol):
 
     def _about(self, text: str, result: Result) -> dict[str, Any]:
         """What is known of a caption: `score`, higher is better, or `problem`; and the raw `answer`."""
-        value = None if problem_of(result) else parse_object(result.answer.text)
+        value = None if problem_of(result) else one_object(result.answer.text)
         read = None if value is None else self._read_one(text, value)
         return {**(read or {"problem": why_unread(result)}), "answer": shown(result)}
 

@@ -11,11 +11,24 @@ from vila2cli.errors import DataError
 from vila2cli.score.grouping import LabelGroup, category_label, category_metrics, group_name, means, tally
 from vila2cli.score.scorer import Labels, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
+from vila2cli.score.vqa import normalise_short
+from vila2cli.text.bare import bare
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_LETTER_FIRST = re.compile(r"\(?([A-Z])(?:\)?[.:)]?|[.:)]\s.*)", re.DOTALL)
-_SENTENCE = re.compile(r"[Tt]he answer is \(?([A-Z])\b")
+_LETTER = r"[(\[]?([A-Z])[)\]]?"
+_ALONE = re.compile(r"(?:(?:option|choice)\s+)?[(\[<]?([A-Z])[)\]>]?[.:。]?", re.IGNORECASE)
+# Another letter that is chosen as well, or is what "A" as an article cannot be before.
+_NO_OTHER = r"(?!\s*(?:or|and|/|&)\s*[(\[]?[A-Z]\b)(?!\s*,\s*[(\[]?[A-Z]\b(?!\s+(?:is|are|was|shows)\b))"
+_FIRST = re.compile(rf"(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])(?:[.:)]|(?=\s*\n|,\s|\s+[-–—]\s))){_NO_OTHER}(?=\W)")
+_STATED = re.compile(
+    r"(?:\b(?i:answer|option|choice|antwort|réponse|respuesta|risposta|resposta|antwoord|ответ|choose|pick|select"
+    r"|go with|it(?:['’]s| is))|答案|选项|選項|選択肢|答え|정답)(?:\s+corre\w+)?\W{0,6}"
+    r"(?:(?:(?i:is|would be|ist|est|es|è|é)\b|为|是|は|은|는)\W{0,8}?)?"
+    rf"(?<![A-Za-z]){_LETTER}(?![\w'’]){_NO_OTHER}"
+    r"(?!(?<=[AI])\s+(?!because|since|as\b|is\b|for\b)[a-z])"
+)
+_RIGHT = re.compile(rf"\b{_LETTER}[.:]?\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|answer)\b")
 _SCIENCEQA_SENTENCE = re.compile(r"The answer is ([A-Z]).")
 _ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 _FAILED = "Failed to obtain answer via API"
@@ -47,12 +60,24 @@ def true_letter(reference: Reference) -> str:
 
 
 def parse_letter(answer: str) -> str | None:
-    """The letter of "X", "X.", "(X)", "X. text" or one "The answer is X"; None otherwise."""
-    text = answer.strip()
-    if first := _LETTER_FIRST.fullmatch(text):
-        return first[1]
-    stated = _SENTENCE.findall(text)
-    return stated[0] if len(stated) == 1 else None
+    """The letter of "X", "X.", "(X)", "X. text", or the only one in sentences such as "The answer is X".
+
+    Emphasis, quotation marks, a code fence or JSON around it make no difference.
+    """
+    text = bare(answer)
+    if alone := _ALONE.fullmatch(text):
+        return alone[1].upper()
+    if first := _FIRST.match(text):
+        return str(first[first.lastindex or 0])
+    stated: set[str] = {match[1] for pattern in (_STATED, _RIGHT) for match in pattern.finditer(text)}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _letter_of_text(answer: str, choices: object) -> str | None:
+    """The letter of the only option that is the answer word for word."""
+    said = normalise_short(answer)
+    options = [normalise_short(str(choice)) for choice in choices] if isinstance(choices, list) else []
+    return LETTERS[options.index(said)] if said and options[: len(LETTERS)].count(said) == 1 else None
 
 
 def scienceqa_letter(answer: str) -> str | None:
@@ -98,7 +123,7 @@ def _vlmevalkit_text(answer: str, choices: dict[str, str]) -> str | None:
 
 def score(answer: str, reference: Reference) -> Row:
     """1 when the letter read from the answer is the reference letter."""
-    letter = parse_letter(answer)
+    letter = parse_letter(answer) or _letter_of_text(answer, reference.meta.get("choices"))
     return {"score": float(letter == true_letter(reference)), "unparsed": float(letter is None)}
 
 
@@ -140,7 +165,7 @@ def circular_metrics(totals: Columns) -> dict[str, FloatArray]:
 
 CHOICE = Scorer(
     name="choice",
-    version="letter-1",
+    version="letter-2",
     headline="accuracy",
     score=score,
     metrics=means(accuracy="score", unparsed_ratio="unparsed"),

@@ -8,6 +8,7 @@ from vila2cli.errors import DataError
 from vila2cli.score.grouping import category_label, category_metrics, means, tally
 from vila2cli.score.scorer import Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray
+from vila2cli.text.bare import bare
 
 _ANLS_THRESHOLD = 0.5
 _EDGES = " \t\n.,;:!?\"'`“”‘’"
@@ -16,8 +17,8 @@ _CASE_MATTERS = "HME100k"
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, without quotes or punctuation around the whole."""
-    return " ".join(text.lower().split()).strip(_EDGES)
+    """Lower case, single spaces, without quotes, marks or punctuation around the whole."""
+    return " ".join(bare(text).lower().split()).strip(_EDGES)
 
 
 def anls(answer: str, truth: str) -> float:
@@ -111,7 +112,7 @@ def _number(text: str) -> float | None:
 
 OCR = Scorer(
     name="ocr",
-    version="anls-1",
+    version="anls-2",
     headline="accuracy",
     score=score_ocr,
     metrics=means(accuracy="score", anls="anls", contained="contained"),

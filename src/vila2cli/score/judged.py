@@ -1,15 +1,18 @@
 """Benchmarks whose answers a judge scores: MM-Vet, and LLaVA-Bench (in the wild)."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from vila2cli.errors import DataError
 from vila2cli.score.grouping import categories, category_label, category_share, tally, text_of
 from vila2cli.score.scorer import Labels, Marking, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
+from vila2cli.text.bare import bare
 
 _CAPABILITIES = "capabilities"
 _RANGE = (1.0, 10.0)
+_LABEL = re.compile(r"\b(?:marks?|scores?|assistant [12])\s*[:=]", re.IGNORECASE)
 
 
 def mmvet_slots(answer: str, reference: Reference) -> dict[str, str]:
@@ -21,8 +24,8 @@ def mmvet_slots(answer: str, reference: Reference) -> dict[str, str]:
 
 def read_mmvet(reply: str) -> Row | None:
     """The score from 0.0 to 1.0 that a reply begins with, as in MM-Vet's evaluator, None without one."""
-    words = reply.split()
-    score = _number(words[0]) if words else math.nan
+    words = _LABEL.sub(" ", bare(reply)).split()
+    score = _number(words[0].rstrip(".,;")) if words else math.nan
     return {"score": score} if 0.0 <= score <= 1.0 else None
 
 
@@ -55,7 +58,7 @@ def llava_bench_slots(answer: str, reference: Reference) -> dict[str, str]:
 
 def read_llava_bench(reply: str) -> Row | None:
     """The two scores from 1 to 10 on the first line of a reply: of the reference, and of the answer."""
-    words = reply.strip().partition("\n")[0].replace(",", " ").split()
+    words = _LABEL.sub(" ", bare(reply).partition("\n")[0]).replace(",", " ").split()
     low, high = _RANGE
     scores = [_number(word) for word in words]
     if len(scores) != 2 or not all(low <= score <= high for score in scores):

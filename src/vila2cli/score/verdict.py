@@ -4,7 +4,6 @@ Position bias is a judge's preference for the caption shown first; a verdict tha
 tie, so that it cannot decide anything.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,15 @@ from typing import Any, Literal, get_args
 
 from vila2cli.errors import DataError
 from vila2cli.score.stats import cohen_kappa
+from vila2cli.text.bare import bare, one_object
 
 Outcome = Literal["win", "loss", "tie", "unjudged"]
+_CHOICES: Mapping[str, Literal["A", "B", "tie"]] = {"a": "A", "b": "B", "tie": "tie"}
 Pair = tuple[str, str]
 """Two layers: whose wins are counted, and against which."""
-_LETTER = re.compile(r"\s*\(?([AB])\)?[.:]?\s*")
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+_LETTER = re.compile(
+    r"(?:(?i:answer|verdict|better|caption)\W{1,4}){0,2}[(\[]{0,2}([AB]|[Tt]ie)[)\]]{0,2}[.:]?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,29 +68,15 @@ class Verdict:
         return verdict
 
 
-def parse_letter(answer: str) -> Literal["A", "B"] | None:
-    """The letter when the answer is nothing but A or B ("B", "B.", "(B)"), else None."""
-    match = _LETTER.fullmatch(answer)
-    return None if match is None else "A" if match[1] == "A" else "B"
-
-
 def parse_choice(answer: str) -> Literal["A", "B", "tie"] | None:
-    """What an answer chooses: a bare letter, or JSON alone whose `better` is A, B or tie; else None."""
-    value = parse_object(answer)
-    if value is None:
-        return parse_letter(answer)
-    better = value.get("better")
-    return better if better in ("A", "B", "tie") else None
+    """What an answer chooses, by the one JSON object in it whose `better` is A, B or tie, else by itself.
 
-
-def parse_object(answer: str) -> dict[str, Any] | None:
-    """The JSON object that an answer is, perhaps in a code fence; None where there is anything else."""
-    fenced = _FENCE.fullmatch(answer.strip())
-    try:
-        value = json.loads(fenced[1] if fenced else answer)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    Then it is nothing but that word, perhaps as "(B)", "**Caption B**" or "Answer: B"; no other prose is read.
+    """
+    value = one_object(answer)
+    match = _LETTER.fullmatch(bare(answer)) if value is None else None
+    chosen = str(value.get("better", "")) if value is not None else match[1] if match else ""
+    return _CHOICES.get(chosen.lower())
 
 
 def outcome_of(first_answer: str, second_answer: str) -> Outcome:

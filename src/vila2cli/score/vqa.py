@@ -13,6 +13,7 @@ from dataclasses import replace
 from vila2cli.errors import DataError
 from vila2cli.score.grouping import means
 from vila2cli.score.scorer import Reference, Row, Scorer
+from vila2cli.text.bare import bare
 
 ARTICLES = frozenset(("a", "an", "the"))
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -84,12 +85,13 @@ def soft_accuracy(given: str, answers: list[str]) -> float:
 
 
 def normalise_short(answer: str) -> str:
-    """Lower case without articles, punctuation or apostrophes, number words as digits.
+    """Lower case without articles, punctuation, apostrophes or marks around the whole, number words as digits.
 
     Punctuation goes by the VQA rule. Where VQA restores the apostrophe of known contractions,
     apostrophes are dropped on both sides: "dont" still equals "don't".
     """
-    cleaned = strip_punctuation(" ".join(answer.split()), max_periods=0).replace("'", "").replace("’", "")
+    cleaned = strip_punctuation(" ".join(bare(answer).split()), max_periods=0)
+    cleaned = cleaned.replace("'", "").replace("’", "")
     words = (NUMBERS.get(word, word) for word in cleaned.lower().split())
     return " ".join(word for word in words if word not in ARTICLES)
 
@@ -148,7 +150,7 @@ def _one_line(text: str) -> str:
 
 SHORT = Scorer(
     name="short",
-    version="vqa-norm-1",
+    version="vqa-norm-2",
     headline="accuracy",
     score=score_exact,
     metrics=means(accuracy="score"),

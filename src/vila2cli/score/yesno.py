@@ -1,4 +1,4 @@
-"""Yes/no questions: POPE's rules (LLaVA's eval_pope, which VILA uses), MME, HallusionBench, true or false."""
+"""Yes/no questions: one's own, POPE's (LLaVA's eval_pope, as VILA), MME, HallusionBench, true or false."""
 
 import re
 from dataclasses import replace
@@ -19,10 +19,26 @@ from vila2cli.score.grouping import (
 from vila2cli.score.scorer import Labels, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
 from vila2cli.score.vqa import strip_punctuation
+from vila2cli.text.bare import bare
+from vila2cli.text.refusals import refuses
 
 _DENIALS = frozenset({"No", "no", "not"})
 _CLEAR = re.compile(r"\b(yes|no|not)\b", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
+_NOT_TRUE = re.compile(r"(?:\bnot|n['’]t|\bun)\s*true\b", re.IGNORECASE)
+_NOT_FALSE = re.compile(r"(?:\bnot|n['’]t)\s*false\b", re.IGNORECASE)
+_SAID = (
+    r"(?:(?P<yes>yes|yeah|yep|ja|oui|sí|si|sim|da|да)|(?P<no>no|nope|nein|non|nee|não|нет))\b"
+    r"|(?P<yes_>是|对|對|有|はい|예|네)|(?P<no_>否|不|没|沒|いいえ|아니)"
+)
+_SAYS_FIRST = re.compile(rf"\W*(?:{_SAID})", re.IGNORECASE)
+_SAYS_LAST = re.compile(
+    rf"(?:\b(?:answer|antwort|réponse|respuesta|risposta|resposta|ответ)|答案|答え)\W{{0,6}}"
+    rf"(?:(?:is|would be|ist|est|es|è|é)\b|为|是(?!$)|は)?\W{{0,8}}(?:{_SAID})",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[^.!?\n]*")
+_DENIES = re.compile(r"\b(?:no|not|none|never|neither|nor|nobody|nothing|cannot)\b|n['’]t\b", re.IGNORECASE)
 _TRUE, _FALSE = frozenset(("true", "yes")), frozenset(("false", "no"))
 
 _COARSE = ("existence", "count", "position", "color")
@@ -49,9 +65,26 @@ def truth_of(reference: Reference) -> str:
     return truth
 
 
+def reads_yes(answer: str) -> bool | None:
+    """What an answer says: by the word that it names as its answer or begins with, else by its first sentence.
+
+    This says no where it denies anything. None for nothing, and for a refusal.
+    """
+    text = bare(answer)
+    said = next(reversed(list(_SAYS_LAST.finditer(text))), None) or _SAYS_FIRST.match(text)
+    if said is not None:
+        return bool(said["yes"] or said["yes_"])
+    if not text or refuses(text):
+        return None
+    first = _SENTENCE.match(text)
+    return first is None or _DENIES.search(first[0]) is None
+
+
 def score(answer: str, reference: Reference) -> Row:
-    """Compare with a reference answer of `yes` or `no`."""
-    return row(answer, reference, says_yes(answer))
+    """Compare with a reference answer of `yes` or `no`; no answer is wrong, and neither of the two."""
+    said = reads_yes(answer)
+    counted = row(answer, reference, said is True)
+    return counted if said is not None else {**counted, "score": 0.0}
 
 
 def row(answer: str, reference: Reference, said_yes: bool) -> Row:
@@ -174,7 +207,8 @@ def score_truth(answer: str, reference: Reference) -> Row:
     truth = reference.answers[0].strip().lower() if len(reference.answers) == 1 else ""
     if truth not in _TRUE | _FALSE:
         raise DataError(f"a statement needs one answer, true or false, not {list(reference.answers)}")
-    stated = next((word for word in _WORD.findall(answer.lower()) if word in _TRUE | _FALSE), "")
+    text = _NOT_FALSE.sub(" true", _NOT_TRUE.sub(" false", answer))
+    stated = next((word for word in _WORD.findall(text.lower()) if word in _TRUE | _FALSE), "")
     is_right = stated != "" and (stated in _TRUE) == (truth in _TRUE)
     return {"score": float(is_right), "unparsed": float(not stated)}
 
@@ -183,7 +217,7 @@ def _sum(totals: Columns, prefix: str) -> FloatArray:
     return sum((value for name, value in totals.items() if name.startswith(prefix)), totals["score"] * 0.0)
 
 
-YESNO = Scorer(name="yesno", version="pope-1", headline="accuracy", score=score, metrics=metrics)
+YESNO = Scorer(name="yesno", version="yesno-2", headline="accuracy", score=score, metrics=metrics)
 POPE = replace(YESNO, name="pope", version="pope-2", headline="f1", score=score_pope, rule="LLaVA's eval_pope")
 MME = Scorer(
     name="mme",
@@ -217,7 +251,7 @@ HALLUSION = Scorer(
 )
 TRUTH = Scorer(
     name="truth",
-    version="truth-1",
+    version="truth-2",
     headline="accuracy",
     score=score_truth,
     metrics=category_metrics,

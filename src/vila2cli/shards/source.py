@@ -84,8 +84,8 @@ def open_source(specs: Sequence[str | Path], *, base: str | None = None, limit: 
         raise DataError("no shards were given; name them with --shards")
     for cut in (base for base in joined.values() if base.first is not None and base.place in named):
         warnings.warn(
-            f"{redacted(cut.place)}: only its first {cut.first:,} samples are read, as a layer given with it is "
-            "of these alone",
+            f"{redacted(cut.place)}: only its first {cut.first:,} samples are read, as a layer given with it "
+            "is of these alone",
             DataWarning,
             stacklevel=2,
         )
