@@ -14,16 +14,25 @@ _AROUND = (*('""', "''", "``", "**", "__", "“”", "‘’", "„“", "‚‘
 
 def bare(answer: str) -> str:
     """The answer inside the marks around it; emphasis is taken away wherever it stands."""
-    text = answer.strip()
-    if fenced := _FENCE.fullmatch(text):
-        text = fenced[1]
+    text = unfenced(answer)
     if text.startswith("{") and (found := one_object(text)) is not None:
         names = {name.lower(): value for name, value in found.items()}
         value = next((names[name] for name in _KEYS if name in names), None)
         if isinstance(value, bool):
             return "yes" if value else "no"
         text = str(value) if isinstance(value, str | int | float) else text
-    text = _STRONG.sub(r"\2", text).strip()
+    return unquoted(_STRONG.sub(r"\2", text))
+
+
+def unfenced(text: str) -> str:
+    """The inside of a code fence around the whole text."""
+    fenced = _FENCE.fullmatch(text.strip())
+    return fenced[1] if fenced and "```" not in fenced[1] else text.strip()
+
+
+def unquoted(text: str) -> str:
+    """The inside of quotation marks or emphasis around the whole text."""
+    text = text.strip()
     while len(text) > 2 and f"{text[0]}{text[-1]}" in _AROUND and not set(text[1:-1]) & {text[0], text[-1]}:
         text = text[1:-1].strip()
     return text

@@ -30,7 +30,9 @@ _LIST = re.compile(rf"[\[(]({_BODY})[\])](\s*%)?")
 _POINT = rf"[\[(]\s*{_N}{_UNIT}\s*[,;\s]\s*{_N}{_UNIT}\s*[\])]"
 _CHAIN = re.compile(rf"{_POINT}(?:\s*(?:[,;:\-–—→]|->|\bto\b|(?<=\))\s(?=\())\s*{_POINT})+", re.IGNORECASE)
 _POINTS = re.compile(_POINT)
-_XY = re.compile(r"""\{\s*["']?x["']?\s*:\s*([^{},:]+),\s*["']?y["']?\s*:\s*([^{},:]+)\}""", re.IGNORECASE)
+_XY = re.compile(
+    r"""[{(]\s*["']?x["']?\s*[:=]\s*([^{}(),:=]+),\s*["']?y["']?\s*[:=]\s*([^{}(),:=]+)[})]""", re.IGNORECASE
+)
 _CORNERS = re.compile(
     rf"(?:(?:top|upper)[-_ ]?left|左上角?)[^()\[\]\d]{{0,60}}({_POINT})[^()\[\]\d]{{0,60}}"
     rf"(?:(?:bottom|lower)[-_ ]?right|右下角?)[^()\[\]\d]{{0,60}}({_POINT})",

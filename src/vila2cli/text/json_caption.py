@@ -19,12 +19,13 @@ def check_json(
 ) -> tuple[CheckedCaption, Defect | None]:
     """The JSON object that an answer is, in one form, and what is wrong with one that is none.
 
-    It may stand in a code fence or after reasoning, with nothing else around it. `reached_limit` tells that
-    generation ended at max_new_tokens.
+    It may stand in the only code fence of the answer or after reasoning, else with nothing around it.
+    `reached_limit` tells that generation ended at max_new_tokens.
     """
     answer = answer_of(text, reached_limit=reached_limit)
     bare = answer.text.strip()
-    fenced = _FENCE.fullmatch(bare)
+    fences = list(_FENCE.finditer(bare))
+    fenced = fences[0] if len(fences) == 1 else None
     found = CheckedCaption(
         bare, was_stripped=fenced is not None or answer.has_reasoning, has_reasoning=answer.has_reasoning
     )

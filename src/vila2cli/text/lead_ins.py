@@ -1,12 +1,14 @@
 """What an assistant says around a caption: "Sure! Here is ...:" before it and "Let me know if ..." behind it.
 
-In every language that captions can be asked in. Only a lead-in that ends in a colon, an agreement and a label
-go, and behind the caption only whole sentences that speak to the reader.
+In every language that captions can be asked in. Only a lead-in that ends in a colon, an agreement, a label or
+heading and what is drawn around the whole (a code fence, rules, JSON of one text, quotation marks behind a
+lead-in) go, and behind the caption only whole sentences that speak to the reader.
 """
 
 import functools
 import re
 
+from vila2cli.text.bare import one_object, unfenced, unquoted
 from vila2cli.text.phrases import phrases
 
 _IMAGE = (
@@ -15,12 +17,19 @@ _IMAGE = (
 )
 
 
+_RULES = re.compile(r"\A\s*(?:-{3,}|\*{3,})[^\S\n]*\n|\n\s*(?:-{3,}|\*{3,})\s*\Z")
+
+
 def strip_wrapping(text: str) -> str:
     """The caption without what an assistant says around it."""
     preface, agreement, closing = _patterns()
-    text = preface.sub("", text, count=1)
-    text = agreement.sub("", text, count=1)
-    return closing.sub("", text).strip()
+    led = preface.sub("", text, count=1)
+    led = agreement.sub("", led, count=1)
+    inside = unfenced(_RULES.sub("", closing.sub("", led)))
+    said = one_object(inside) if inside.startswith("{") else None
+    if said is not None and len(said) == 1 and all(isinstance(value, str) for value in said.values()):
+        (inside,) = said.values()
+    return (inside if led == text else unquoted(inside)).strip()
 
 
 @functools.cache
@@ -32,9 +41,9 @@ def _patterns() -> tuple["re.Pattern[str]", "re.Pattern[str]", "re.Pattern[str]"
         for name in ("agrees", "here_is", "caption", "label", "offers")
     )
     preface = (
-        rf"^\s*(?:(?:{agrees})(?!\w)[^\w\n]*)?"
+        rf"^\s*(?:assistant\s*:\s*)?(?:(?:{agrees})(?!\w)[^\w\n]*)?"
         rf"(?:(?:{here_is})[^.:：。\n]{{0,100}}?(?:(?:{caption})[^.:：。\n]{{0,60}}|(?:{_IMAGE})\s*)[:：]"
-        rf"|\**(?:{label})\s*[:：])\**\s*"
+        rf"|\**(?:{label})\s*[:：]|#+\s*\**(?:{label})\**\s*\n)\**\s*|^\s*assistant\s*:\s*"
     )
     agreement = rf"^\s*(?:(?:{agrees})(?!\w)\s*[!.:！。：]|(?:sure|certainly)\s*,)\s*"
     closing = rf"(?:(?:^|(?<=[.!?。！？।\n]))[^\S\n]*(?:{offers})[^.!?。！？।\n\"”»」]*[.!?。！？।]*)+\s*$"
