@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -281,13 +281,13 @@ def read_object(path: Path) -> Row:
 
 def stream_rows(path: Path, batch_size: int = 1024) -> Iterator[Row | RowError]:
     """The rows of a large file by its name: .json (one list), .jsonl, .ndjson, .csv, .tsv, any of them also as
-    .gz and .zip, or .parquet.
+    .gz and .zip, or .parquet, or .arrow as datasets saves to disk.
 
     A row that is no JSON object is a RowError in its place. Of Parquet `batch_size` rows are in memory, which
     may hold pictures. Raises DataError for a file that cannot be read as a whole.
     """
     suffixes = [suffix for suffix in map(str.lower, path.suffixes) if suffix not in (".gz", ".zip")]
-    if suffixes[-1:] == [".parquet"]:
+    if suffixes[-1:] in ([".parquet"], [".arrow"]):
         rows: Iterator[Any] = _parquet(path, batch_size)
     elif suffixes[-1:] in ([".jsonl"], [".ndjson"]):
         rows = _lines(path)
@@ -355,11 +355,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def _parquet(path: Path, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import ArrowException
+        from pyarrow import ArrowException, memory_map
+        from pyarrow.ipc import open_stream
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'vila2cli[parquet]'") from None
     try:
+        if path.suffix.lower() == ".arrow":
+            with memory_map(str(path)) as file:
+                for whole in open_stream(file):
+                    starts = range(0, whole.num_rows, batch_size)
+                    yield from chain.from_iterable(whole.slice(at, batch_size).to_pylist() for at in starts)
+            return
         for batch in ParquetFile(path).iter_batches(batch_size=batch_size):
             yield from batch.to_pylist()
     except (ArrowException, OSError, ValueError) as error:

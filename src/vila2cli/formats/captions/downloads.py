@@ -10,7 +10,7 @@ from vila2cli.formats.reading import RowError, stream_rows
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.members import NO_IMAGE
 from vila2cli.shards.sample import EncodedImage
-from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
+from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, read_members
 
 
 def read_img2dataset(path: Path, max_images: int) -> Iterator[Item | RowError]:
@@ -20,7 +20,8 @@ def read_img2dataset(path: Path, max_images: int) -> Iterator[Item | RowError]:
 
 def _in_tar(tar: Path) -> Iterator[Item | RowError]:
     rejects: list[RowError] = []
-    for shard in open_source([tar]).shards:
+    is_empty = next(read_members(tar, lambda name: False), None) is None  # nothing could be downloaded
+    for shard in () if is_empty else open_source([tar]).shards:
         for sample in read_shard(shard, on_reject=lambda r: rejects.append(RowError(r.error, r.reason, r.key))):
             yield from rejects
             rejects.clear()

@@ -85,6 +85,7 @@ def _tables(inputs: Sequence[Path]) -> Iterator[Path]:
     for place in inputs:
         if place.is_dir():
             tables = sorted(path for path in place.iterdir() if path.name.endswith(_TABLES))
+            tables = sorted(place.glob("*.arrow")) or tables  # beside them save_to_disk writes of what they are
             if not tables:
                 raise DataError(
                     f"{place} holds no file that ends in {', '.join(_TABLES)}; a folder of pictures is read by "

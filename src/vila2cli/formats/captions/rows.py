@@ -6,13 +6,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from vila2cli.formats.captions.chats import messages_of
 from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
 from vila2cli.formats.captions.items import Item, ItemReader, items_of
+from vila2cli.formats.captions.tables import embedded
 from vila2cli.formats.reading import Row, RowError, load_packed, stated, stream_rows
-from vila2cli.shards.sample import IMAGE_PLACEHOLDER
 
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TEXT_KEYS = ("text", "caption", "alt")
+MAX_NAME_CHARS = 2000
+"""A longer name is none: it may be a picture in base64."""
 _IMAGE_KEYS = ("image", "file_name", "url")
 _ORIGIN_KEYS = ("id", "url", "doc_id", "title", "license")
 """What tells where an item came from, kept in KEY.json."""
@@ -28,28 +30,17 @@ def _by_row(item_of: Callable[[Row, int], Item]) -> ItemReader:
 
 @_by_row
 def read_llava(row: Row, _: int) -> Item:
-    """A conversation: `conversations` of `from` and `value`, `image` one name, several, or none."""
-    if row.get("video"):
+    """A conversation as `messages_of` reads it, with one name in `image` or `images`, several, or none."""
+    if row.get("video") or row.get("videos"):
         raise row.error("videos are not read", "video")
-    named = row.get("image") or []
+    column = "image" if row.get("image") else "images"
+    named = row.get(column) or []
     images = [named] if isinstance(named, str) else named
-    if not isinstance(images, list):
-        raise row.wrong("image", "a name or a list of names", "bad-row")
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise row.error("'conversations' should be a list of turns", "bad-conversation")
-    messages = [{"role": _ROLES.get(str(t.get("from"))), "content": t.get("value")} for t in turns]
-    for message in messages:
-        if message["role"] is None or not isinstance(message["content"], str):
-            raise row.error("a turn needs 'from' (human or gpt) and a text 'value'", "bad-conversation")
-    roles = [message["role"] for message in messages if message["role"] != "system"]
-    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
-        order = ", ".join(map(str, roles[:6]))
-        raise row.error(f"turns should go human, gpt, human, gpt; got {order}", "bad-conversation")
-    marked = sum(str(message["content"]).count(IMAGE_PLACEHOLDER) for message in messages)
-    if marked not in (0, len(images)):
-        raise row.error(f"the turns name {marked} images, the item has {len(images)}", "image-count")
-    return Item(name=_name(row), images=tuple(map(str, images)), meta={"messages": messages, **_origin(row)})
+    if not isinstance(images, list) or not all(isinstance(image, str | int) for image in images):
+        how = "a name or a list of names (pictures within are read by `vila2 shards convert parquet`)"
+        raise row.wrong(column, how, "bad-row")
+    meta = {"messages": messages_of(row, len(images)), **_origin(row)}
+    return Item(name=_name(row), images=tuple(embedded(row, column, str(image)) for image in images), meta=meta)
 
 
 def read_coco(path: Path, _: int) -> Iterator[Item | RowError]:
@@ -103,7 +94,7 @@ def read_pairs(row: Row, _: int) -> Item:
     if not images:
         raise row.error(f"{_name(row)} names no image", "no-image-entry")
     rest = {key: value for key, value in row.fields.items() if key not in (*_TEXT_KEYS, "image", "file_name")}
-    return Item(name=_name(row), images=(images[0],), text=text, meta=rest)
+    return Item(name=_name(row), images=(embedded(row, "image", images[0]),), text=text, meta=rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +118,10 @@ class ListReader:
         caption = row.get(said) if said else None
         meta = metadata(row, (said,) if "://" in name else (named, said))
         text = caption if isinstance(caption, str) else None
-        return Item(name=name, images=(name,), text=text, meta=meta, needs_text=False)
+        image = embedded(row, named, name)
+        return Item(
+            name=name if image == name else _name(row), images=(image,), text=text, meta=meta, needs_text=False
+        )
 
 
 def _texts(row: Row, keys: Sequence[str]) -> list[str]:
@@ -179,7 +173,8 @@ def _document(row: Row, places: Sequence[tuple[str | None, str | None]]) -> Item
 
 
 def _name(row: Row) -> str:
-    return row.first("id", "doc_id", "url", "image", "title") or "an item without id"
+    name = row.first("id", "doc_id", "url", "image", "title") or "an item without id"
+    return name if len(name) <= MAX_NAME_CHARS else row.where
 
 
 def _origin(row: Row) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Parquet with pictures in it, as Hugging Face `datasets` and many others write it."""
 
+import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
@@ -9,6 +10,7 @@ from typing import Any
 
 from vila2cli.errors import DataError, meant
 from vila2cli.files import load_json
+from vila2cli.formats.captions.chats import FIELDS, has_turns, messages_of
 from vila2cli.formats.captions.items import Item, items_of
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
 from vila2cli.image import upright_header
@@ -20,12 +22,17 @@ _TEXTS = ("text", "caption", "txt", "original", "alt_text", "alt", "recaption")
 _JSON_COLUMNS = ("json", "meta")
 """Columns whose objects are metadata, as text or not: of tars that `datasets` has read, and of our exports."""
 _BATCH = 32
+_MIN_BASE64 = 128
+"""Characters of the smallest picture in base64; a name that long has a dot in it."""
 
 
 def read_parquet(path: Path, max_images: int, text: str = "") -> Iterator[Item | RowError]:
     """The rows of a file; `text` names the column of the caption."""
-    if path.suffix != ".parquet":
-        raise DataError(f"{path} is no .parquet; `vila2 shards convert coyo` reads pairs in .jsonl")
+    if path.suffix not in (".parquet", ".arrow"):
+        raise DataError(
+            f"{path} is no .parquet or .arrow: name these files or the folder that holds them, of "
+            "save_to_disk that of one split; `vila2 shards convert csv` and coyo read pairs in .jsonl"
+        )
     return items_of(stream_rows(path, _BATCH), lambda row: _item(row, max_images, text))
 
 
@@ -55,13 +62,19 @@ def _item(row: Row, max_images: int, text: str) -> Item:
             meta |= known
         elif value is not None and not isinstance(value, bytes):
             meta[name] = plain(value)
-    if not images:
+    if "messages" not in meta and has_turns(row):
+        meta = {name: value for name, value in meta.items() if name not in FIELDS}
+        meta["messages"] = messages_of(row, len(images))
+    if not images and "messages" not in meta:
         raise row.error("has no picture: a column of bytes, or of bytes and path", "no-image")
     if len(images) > max_images:
         raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
     check_turns(row, meta)
     filled = (name for name in _TEXTS if isinstance(meta.get(name), str) and meta[name].strip())
     column = text or next(filled, "")
+    if not column and not {"messages", "interleaved"} & meta.keys():
+        has = f"no column of captions, such as {', '.join(_TEXTS[:3])}; it has {shown(list(row.fields))}"
+        raise row.error(f"has {has}: name one with --text", "no-caption")
     caption = meta.pop(column, None)
     has_names = len(files) == len(images) and not any(isinstance(image, str) for image in images)
     return Item(
@@ -108,6 +121,23 @@ def _encoded(row: Row, name: str, data: bytes, path: Any) -> EncodedImage:
     if extension not in IMAGE_EXTENSIONS:
         extension = {"jpeg": "jpg", "jpeg2000": "jp2"}.get(form, form)
     return EncodedImage(data, extension if extension in IMAGE_EXTENSIONS else "jpg")
+
+
+def embedded(row: Row, name: str, value: str) -> str | EncodedImage:
+    """The picture that a text is in base64, perhaps as a data: URL; any other text as it is."""
+    is_url = value.startswith("data:image/")
+    if not is_url and (len(value) < _MIN_BASE64 or "." in value):
+        return value
+    try:
+        data = base64.b64decode(value.partition(",")[2] if is_url else value, validate=not is_url)
+    except ValueError:
+        return value
+    try:
+        return _encoded(row, name, data, None)
+    except RowError:
+        if is_url:
+            raise
+        return value
 
 
 def _object(row: Row, name: str, value: Any) -> dict[str, Any] | None:
