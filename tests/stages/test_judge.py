@@ -256,6 +256,14 @@ def test_unreadable_pictures_and_missing_alt_texts_are_counted(tiny_checkpoint, 
     assert len((tmp_path / "judge/model/rejects.jsonl").read_text().splitlines()) == 2
 
 
+def test_pictures_without_alt_texts_are_said_to_lack_them(tmp_path):
+    base = write_base(tmp_path / "base", without_text=range(NUM_SAMPLES))
+    layer = write_captions(base, tmp_path / "r1", truth)
+    with pytest.raises(DataError, match=r"any of 12 samples: left out were \{'no-caption': 12\}") as told:
+        judge(recipe("judge.judges=oracle"), layers=["alt-text", layer], out=tmp_path / "judge")
+    assert "scene" not in str(told.value)
+
+
 def test_an_oracle_without_scenes_is_an_error(tmp_path):
     base = write_base(tmp_path / "base", scenes=False)
     layer = write_captions(base, tmp_path / "r1", truth)

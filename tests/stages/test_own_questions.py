@@ -117,3 +117,21 @@ def test_a_dry_run_refuses_an_empty_task_folder(
     assert "holds no .tar files" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "later")]) == 0
     assert "missing:" in capsys.readouterr().out
+
+
+def test_numbers_and_truths_of_a_table_are_what_they_say(photos: Path, tmp_path: Path) -> None:
+    common = {"image": "a.png", "question": "How many?"}
+    rows: list[dict[str, Any]] = [{"id": 0, **common, "A": 0, "B": 1, "answer": 0}]
+    rows.append({"id": 1, **common, "A": 2, "B": 0, "answer": "B"})
+    table = write_table(tmp_path / "choice.jsonl", rows)
+    words = ["--questions", str(table), "--images", str(photos), "--scorer", "choice"]
+    assert main(["eval", "new", str(tmp_path / "choice"), *words]) == 0
+    asked = [sample.meta for sample in samples(tmp_path / "choice").values()]
+    assert [meta["question_id"] for meta in asked] == ["0", "1"]
+    assert [(meta["choices"], meta["answers"]) for meta in asked] == [(["0", "1"], ["A"]), (["2", "0"], ["B"])]
+
+    rows = [{"image": "a.png", "question": "Is it?", "answer": answer} for answer in (True, False)]
+    table = write_table(tmp_path / "yesno.jsonl", rows)
+    words = ["--questions", str(table), "--images", str(photos), "--scorer", "yesno"]
+    assert main(["eval", "new", str(tmp_path / "yesno"), *words]) == 0
+    assert [sample.meta["answers"] for sample in samples(tmp_path / "yesno").values()] == [["yes"], ["no"]]

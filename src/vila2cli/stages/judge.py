@@ -231,13 +231,18 @@ def _num_judged(summary: Mapping[str, Any]) -> int:
     return sum(counts["num_pairs"] for pair in summary.get("pairs", ()) for counts in pair["judges"].values())
 
 
+_LACKING = "left out were {}, no-caption where a layer or alt-text has none; "
+_UNREAD = "the oracle needs a scene in KEY.json, and a model has to answer as its prompt asks; unjudged: {}"
+
+
 def _check_judged(summary: Mapping[str, Any]) -> None:
     """Raise DataError when no judge could judge anything, now that summary.json says why."""
     if not _num_judged(summary):
         reasons = summary["unjudged_reasons"]
         is_cut = any(CUT in counts for counts in reasons.values())
         raise DataError(
-            f"no judge could judge any of {summary['num_samples']} samples: the oracle needs a scene in "
-            f"KEY.json, and a model has to answer as its prompt asks; unjudged: {reasons}"
+            f"no judge could judge any of {summary['num_drawn']} samples: "
+            + _LACKING.format(summary["dropped"]) * bool(summary["dropped"])
+            + _UNREAD.format(reasons) * (summary["num_samples"] > 0)
             + ("; for replies that were cut off raise judge.max_new_tokens" if is_cut else "")
         )

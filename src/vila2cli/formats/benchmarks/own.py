@@ -117,7 +117,7 @@ def _question(
         raise row.error("has no options: give a column choices, with | between them, or columns A, B ...")
     asked = row.filled(columns.question)
     made = BenchmarkQuestion(
-        id=str(row.get(columns.id) or number) if columns.id else str(number),
+        id=_written(row.get(columns.id)).strip() or str(number),
         question=with_options(asked, choices) if choices else asked,
         answers=_answers(row, columns.answer, choices),
         images=(row.string(columns.picture).strip(),),
@@ -137,13 +137,20 @@ def _choices(row: Row) -> list[str]:
     for column in _CHOICES:
         if row.get(column):
             return _listed(row.get(column))
-    lettered = [str(row.get(letter) or "").strip() for letter in LETTERS]
+    lettered = [_written(row.get(letter)).strip() for letter in LETTERS]
     return lettered[: lettered.index("")] if "" in lettered else lettered
 
 
 def _listed(value: Any) -> list[str]:
-    parts = value if isinstance(value, list) else _SEVERAL.split(str(value).strip())
-    return [text for part in parts if (text := str(part).strip())]
+    parts = value if isinstance(value, list) else _SEVERAL.split(_written(value).strip())
+    return [text for part in parts if (text := _written(part).strip())]
+
+
+def _written(value: Any) -> str:
+    """A value as a table of text has it: 0 is none that is missing, and true is a yes."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 def _answers(row: Row, column: str, choices: Sequence[str]) -> tuple[str, ...]:

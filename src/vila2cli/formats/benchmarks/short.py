@@ -98,7 +98,8 @@ def read_vizwiz(paths: Sequence[Path], split: str) -> Iterator[BenchmarkQuestion
         row.need("image")
         if (image := picture(row.get("image"))) is None:
             raise row.wrong("image", "a file name")
-        name = row.get("question_id") or (image if isinstance(image, str) else row.need("question_id"))
+        has_id = row.get("question_id") not in (None, "")
+        name = image if isinstance(image, str) and not has_id else row.need("question_id")
         meta = {"category": str(row.get("answer_type") or row.get("category") or "")}
         yield question_of(row, str(name), answers=_answers(row), images=(image,), meta=meta)
 
