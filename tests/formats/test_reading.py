@@ -86,3 +86,25 @@ def test_parquet_rows_are_those_of_json_lines(tmp_path):
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for read in (read_rows, stream_rows):
         assert [row.value for name in ("r.parquet", "r.jsonl") for row in read(tmp_path / name)] == 2 * rows
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_quotation_marks_in_tables_swallow_no_row(name, tmp_path):
+    path = tmp_path / name
+    between = "," if name.endswith("csv") else "\t"
+
+    def rows(*lines):
+        path.write_text("\n".join(line.replace("|", between) for line in ("file|caption", *lines)) + "\n")
+        return [row if isinstance(row, RowError) else row.get("caption") for row in stream_rows(path)]
+
+    assert rows('a|"Stop" says a sign', 'b|a "big" sign', 'c|"two', 'lines, ""x"""', "d|end") == [
+        '"Stop" says a sign',
+        'a "big" sign',
+        'two\nlines, "x"',
+        "end",
+    ]
+    lost, last = rows('a|"never closed', "b|second", 'c|"third"', "d|end")
+    assert last == "end"
+    assert "lines 2 to 4: a field goes on behind its closing quotation mark" in str(lost)
+    with pytest.raises(DataError, match="opens a field on line 3 that is never closed"):
+        rows("a|first", 'b|"never closed', "c|third")

@@ -122,6 +122,21 @@ def test_what_datasets_saved_to_disk(tmp_path: Path) -> None:
     )
 
 
+def test_other_json_beside_pictures_is_of_no_concern(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(PICTURES[0])
+    (folder / "a.json").write_text("[1]")
+    with tarfile.open(folder / "b.tar", "w") as tar:
+        for name, data in (("b.jpg", PICTURES[1]), ("b.json", b"null"), ("c.json", b"no json")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (tmp_path / "rows.csv").write_text("image,caption\na.jpg,one\nb.jpg,two\nhttps://x.org/c.jpg,three\n")
+    counts = convert("csv", [tmp_path / "rows.csv"], tmp_path / "out", images=[folder])
+    assert (counts.num_out, dict(counts.dropped)) == (2, {"missing-image": 1})
+
+
 def test_a_tar_for_which_nothing_could_be_downloaded(tmp_path: Path) -> None:
     folder = tmp_path / "downloaded"
     folder.mkdir()

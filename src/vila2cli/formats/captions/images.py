@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from vila2cli.errors import DataError
-from vila2cli.files import parse_json, whole_characters
+from vila2cli.files import load_json, whole_characters
 from vila2cli.formats.captions.items import PictureStore
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.reading import RowError
@@ -131,7 +131,7 @@ class ImageStore(PictureStore):
                         continue
                     stem, _, extension = entry.name.rpartition(".")
                     if extension == "json" and (file := archive.extractfile(entry)) is not None:
-                        urls[stem] = str(parse_json(file.read(), entry.name).get("url") or "")
+                        urls[stem] = _url_in(file.read())
                     if extension.lower() in IMAGE_EXTENSIONS:
                         span = (entry.offset_data, entry.size, mtime_ns)
                         member = _Place(tar, extension.lower(), span, entry.name)
@@ -152,9 +152,18 @@ class ImageStore(PictureStore):
             for path in sorted(folder.rglob("*.json")):
                 pictures = (path.with_suffix(f".{extension}") for extension in IMAGE_EXTENSIONS)
                 picture = next((picture for picture in pictures if picture.is_file()), None)
-                if picture is not None and (url := parse_json(path.read_bytes(), str(path)).get("url")):
-                    by_url.setdefault(str(url), (picture, folder))
+                if picture is not None and (url := _url_in(path.read_bytes())):
+                    by_url.setdefault(url, (picture, folder))
         return by_url
+
+
+def _url_in(data: bytes) -> str:
+    """The URL that the JSON beside a picture states; what else lies there is of no concern."""
+    try:
+        value = load_json(data)
+    except ValueError:
+        return ""
+    return str(value.get("url") or "") if isinstance(value, dict) else ""
 
 
 def _last_part(name: str) -> str:
