@@ -122,6 +122,26 @@ def test_what_datasets_saved_to_disk(tmp_path: Path) -> None:
     )
 
 
+def test_several_captions_in_one_column_and_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, data in zip("abc", PICTURES, strict=True):
+        (folder / f"{name}.jpg").write_bytes(data)
+    said: dict[str, Any] = {"a": ["one", " ", "two"], "b": 7, "c": []}
+    rows = [{"file_name": f"{name}.jpg", "caption": caption} for name, caption in said.items()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    convert("folder", [folder], tmp_path / "folder", captions=[tmp_path / "rows.jsonl"])
+    convert("csv", [tmp_path / "rows.jsonl"], tmp_path / "csv", images=[folder])
+    for out in ("folder", "csv"):
+        found = [(sample.text, sample.meta.get("captions")) for sample in samples(tmp_path / out)]
+        assert found == [("one", ["one", "two"]), ("7", None), (None, None)]
+    rows = [{"image": {"bytes": PICTURES[0], "path": None}, "caption": ["one", "two"], "sentids": [1, 2]}]
+    convert("parquet", [table(tmp_path / "flickr.parquet", rows)], tmp_path / "flickr")
+    (sample,) = samples(tmp_path / "flickr")
+    assert (sample.text, sample.meta["captions"], sample.meta["sentids"]) == ("one", ["one", "two"], [1, 2])
+
+
 def test_other_json_beside_pictures_is_of_no_concern(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -15,6 +15,7 @@ from vila2cli.files import aside, load_json, naming, to_json_bytes, whole_charac
 from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
 from vila2cli.formats.captions.items import Item, PictureStore
 from vila2cli.formats.captions.keys import plain_path
+from vila2cli.formats.captions.tables import captions_in
 from vila2cli.formats.reading import RowError, shown, stream_rows
 from vila2cli.image import image_size
 from vila2cli.shards.sample import EncodedImage
@@ -234,14 +235,14 @@ class PictureCaptions:
                     if found is None:
                         self._set_apart(table, number, f"names {shown(value)}")
                         continue
-                    caption = row.get(said) if said else None
+                    captions = captions_in(row.get(said) if said else None) or [""]
                     meta = metadata(row, (named, said))
                 except RowError as error:
                     self._set_apart(table, number, str(error))
                     continue
-                caption = caption.strip() if isinstance(caption, str) else None
-                line = (_stored(found), caption, to_json_bytes(meta), table.name, number)
-                self._database.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?)", line)
+                about = (to_json_bytes(meta), table.name, number)
+                lines = [(_stored(found), caption.strip(), *about) for caption in captions]
+                self._database.executemany("INSERT INTO line VALUES (?, ?, ?, ?, ?)", lines)
             self._database.execute("COMMIT")
         self._num_rows[table] = number
         self._check_named(table, named)

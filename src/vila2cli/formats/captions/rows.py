@@ -9,7 +9,7 @@ from typing import Any
 from vila2cli.formats.captions.chats import messages_of
 from vila2cli.formats.captions.columns import columns_of, metadata, picture_column, text_column
 from vila2cli.formats.captions.items import Item, ItemReader, items_of
-from vila2cli.formats.captions.tables import embedded
+from vila2cli.formats.captions.tables import captions_in, embedded
 from vila2cli.formats.reading import Row, RowError, load_packed, stated, stream_rows
 
 _TEXT_KEYS = ("text", "caption", "alt")
@@ -115,9 +115,10 @@ class ListReader:
         if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
             raise row.wrong(named, "the name of a picture", "no-image-entry")
         name = str(name).strip()
-        caption = row.get(said) if said else None
+        captions = captions_in(row.get(said) if said else None)
         meta = metadata(row, (said,) if "://" in name else (named, said))
-        text = caption if isinstance(caption, str) else None
+        meta |= {"captions": captions} if len(captions) > 1 else {}
+        text = next(iter(captions), None)
         image = embedded(row, named, name)
         return Item(
             name=name if image == name else _name(row), images=(image,), text=text, meta=meta, needs_text=False

@@ -17,7 +17,7 @@ from vila2cli.image import upright_header
 from vila2cli.shards.sample import EncodedImage, Turn
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 
-_TEXTS = ("text", "caption", "txt", "original", "alt_text", "alt", "recaption")
+_TEXTS = ("text", "caption", "txt", "original", "alt_text", "alt", "recaption", "captions")
 """Columns that are taken for the text, the first that a row fills."""
 _JSON_COLUMNS = ("json", "meta")
 """Columns whose objects are metadata, as text or not: of tars that `datasets` has read, and of our exports."""
@@ -70,20 +70,28 @@ def _item(row: Row, max_images: int, text: str) -> Item:
     if len(images) > max_images:
         raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
     check_turns(row, meta)
-    filled = (name for name in _TEXTS if isinstance(meta.get(name), str) and meta[name].strip())
+    filled = (name for name in _TEXTS if captions_in(meta.get(name)))
     column = text or next(filled, "")
     if not column and not {"messages", "interleaved"} & meta.keys():
         has = f"no column of captions, such as {', '.join(_TEXTS[:3])}; it has {shown(list(row.fields))}"
         raise row.error(f"has {has}: name one with --text", "no-caption")
-    caption = meta.pop(column, None)
+    captions = captions_in(meta.pop(column, None))
+    meta |= {"captions": captions} if len(captions) > 1 else {}
     has_names = len(files) == len(images) and not any(isinstance(image, str) for image in images)
     return Item(
         name=row.first("key", "__key__", "id", "url") or row.where,
         images=tuple(images),
         files=tuple(files) if has_names else (),
-        text=caption if isinstance(caption, str) else None,
+        text=next(iter(captions), None),
         meta=meta,
     )
+
+
+def captions_in(value: Any) -> list[str]:
+    """The captions that a column says, one or a list of several; a number is one, what is blank none."""
+    values = value if isinstance(value, list) else [value]
+    texts = [plain(one) for one in values if isinstance(one, str | int | float) and not isinstance(one, bool)]
+    return list(dict.fromkeys(text for one in texts if one is not None and (text := str(one)).strip()))
 
 
 def _file_names(value: Any) -> list[str]:
