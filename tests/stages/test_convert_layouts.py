@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from vila2cli.errors import DataError
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.sample import Sample
 from vila2cli.stages.convert import convert
+from vila2cli.stages.export import export
 
 USER, ASSISTANT = "<image>\nWhat is it?", "A thing."
 
@@ -117,6 +119,15 @@ def test_what_datasets_saved_to_disk(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows, features=form).save_to_disk(str(tmp_path / "saved"))
     counts = convert("parquet", [tmp_path / "saved"], tmp_path / "out")
     assert (counts.num_in, counts.num_out) == (3, 3)
+    for form in ("parquet", "llava"):
+        folder = tmp_path / f"{form}-exported"
+        export(form, open_source([tmp_path / "out"]), folder, with_pictures=True)
+        if form == "parquet":
+            with pytest.raises(DataError, match=r"holds no file.*; name \S+data, which does"):
+                convert(form, [folder], tmp_path / "none")
+            folder = folder / "data"
+        again = convert(form, [folder], tmp_path / f"{form}-again", images=[folder] if form == "llava" else ())
+        assert (again.num_in, again.num_out) == (3, 3)
     assert [(sample.text, sample.images[0].data) for sample in samples(tmp_path / "out")] == list(
         zip("abc", PICTURES, strict=True)
     )

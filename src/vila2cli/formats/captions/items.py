@@ -14,8 +14,14 @@ from vila2cli.shards.sample import EncodedImage
 
 _TABLES = (
     *(".json", ".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zip", ".parquet"),
-    *(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+    *(".csv", ".tsv", ".csv.gz", ".tsv.gz", ".arrow"),
 )
+_BESIDE_TABLES = (
+    *(".stats.json", "manifest.json", "summary.json", "rejects.jsonl", "unmatched.jsonl"),
+    *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
+)
+"""What our exports and `datasets` write beside tables about them."""
+_FOR_PICTURES = "a folder of pictures is read by `vila2 shards convert folder`"
 
 
 class PictureStore(ABC):
@@ -84,18 +90,20 @@ def _tables(inputs: Sequence[Path]) -> Iterator[Path]:
     """The files given, and of folders those that may hold rows, in order of their names."""
     for place in inputs:
         if place.is_dir():
-            tables = sorted(path for path in place.iterdir() if path.name.endswith(_TABLES))
-            tables = sorted(place.glob("*.arrow")) or tables  # beside them save_to_disk writes of what they are
+            tables = sorted(path for path in place.iterdir() if _is_table(path))
             if not tables:
-                raise DataError(
-                    f"{place} holds no file that ends in {', '.join(_TABLES)}; a folder of pictures is read by "
-                    "`vila2 shards convert folder`"
-                )
+                below = next((path.parent for path in sorted(place.rglob("*")) if _is_table(path)), None)
+                instead = f"name {below}, which does" if below else _FOR_PICTURES
+                raise DataError(f"{place} holds no file that ends in {', '.join(_TABLES)}; {instead}")
             yield from tables
         elif place.is_file():
             yield place
         else:
             raise DataError(f"{place} does not exist")
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.endswith(_TABLES) and not path.name.endswith(_BESIDE_TABLES)
 
 
 def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
