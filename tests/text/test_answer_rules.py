@@ -24,6 +24,7 @@ def test_what_is_right_passes(text: str) -> None:
     ("text", "defect"),
     [
         ("A dog [100,200,300].", "bad-box"),
+        ("A dog <box>[[100,200,300,400]]</box>.", "bad-box"),
         ("A dog [100,200,300,400,500].", "bad-box"),
         ("A dog [300,200,100,400].", "bad-box"),
         ("A dog [100,200,100,400].", "bad-box"),

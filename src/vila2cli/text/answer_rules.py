@@ -33,8 +33,9 @@ def answer_defect(text: str, checks: Collection[str]) -> Defect | None:
         for bracket in meant:
             if defect := _box_defect(bracket):
                 return defect
-        # A box in another notation; four numbers alone may be a text that was read.
-        if has_point(text) or {found.notation for found in find_boxes(_BOX.sub("", text))} - {BARE}:
+        # A box in another notation, also around one of ours; four numbers alone may be a text that was read.
+        others = {found.notation for found in find_boxes(_BOX.sub("", text))} - {BARE}
+        if has_point(text) or others or any(found.notation[0] == "<" for found in find_boxes(text)):
             return "bad-box"
     if "some-box" in checks and not any(_box_defect(bracket) is None for bracket in meant):
         return "no-box"
