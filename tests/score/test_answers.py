@@ -7,6 +7,7 @@ from vila2cli.score import SCORERS, find_scorer
 from vila2cli.score.box import BOX, iou, parse_boxes
 from vila2cli.score.choice import CHOICE, parse_letter
 from vila2cli.score.documents import OCR, anls
+from vila2cli.score.judged import read_llava_bench, read_mmvet
 from vila2cli.score.scorer import Reference
 from vila2cli.score.vqa import SHORT, VQA, normalise_short
 from vila2cli.score.yesno import TRUTH, YESNO, says_yes
@@ -290,3 +291,36 @@ def test_every_scorer_names_one_of_its_metrics_as_headline(scorer):
             return 1.0
 
     assert scorer.headline in scorer.metrics(Totals())
+
+
+@pytest.mark.parametrize(
+    ("reply", "mark"),
+    [
+        ("0.5", 0.5),
+        ("mark: 0.5", 0.5),
+        ("**0.5**", 0.5),
+        ("Score: 1.0", 1.0),
+        ("0.8.\nIt is mostly right.", 0.8),
+        ('{"mark": 0.4}', 0.4),
+        ("The mark is 0.5", None),
+        ("7", None),
+        ("", None),
+    ],
+)
+def test_a_judges_mark_begins_its_reply(reply, mark):
+    row = read_mmvet(reply)
+    assert (row and row["score"]) == mark
+
+
+@pytest.mark.parametrize(
+    ("reply", "mark"),
+    [
+        ("8 9", 0.9),
+        ("**8, 9**\nBoth are fine.", 0.9),
+        ("Assistant 1: 8, Assistant 2: 9", 0.9),
+        ("8/10 9/10", None),
+    ],
+)
+def test_a_judges_two_marks_are_its_first_line(reply, mark):
+    row = read_llava_bench(reply)
+    assert (row and row["score"]) == mark

@@ -163,7 +163,7 @@ def test_an_answer_cannot_end_its_quotation(serve, mmvet, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "reply", ["1.5", "-0.1", "nan", "mark: 0.5", "", "half of it", '{"mark": 0.5}'], ids=repr
+    "reply", ["1.5", "-0.1", "nan", "the mark: 0.5", "", "half of it", '{"reason": "0.5"}'], ids=repr
 )
 def test_a_reply_that_is_no_mark_is_counted_and_no_zero(reply, serve, mmvet, tmp_path):
     server = serve(lambda body, number: completion(reply) if "thing 0" in prompt(body) else completion("1.0"))
