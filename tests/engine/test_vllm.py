@@ -212,6 +212,11 @@ def test_a_process_that_dies_or_is_waited_for_ends_the_stage(random_vlm: Path, a
         threading.Timer(1.0, os.kill, (core.pid, signal.SIGKILL)).start()
         with pytest.raises(ModelError, match="died"):
             list(results)
+    for thread in threading.enumerate():
+        if thread.name == "MPClientEngineMonitor":
+            thread.join()
+    client = engine._engine.engine_core
+    assert not client.input_socket.closed, "vLLM closed it from its own thread, maybe while this one sent"
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ images overlaps with decoding, and the model is spread over as many GPUs as `pla
 import functools
 import gc
 import logging
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -93,8 +94,8 @@ class VllmEngine:
         options |= pixel_options(self._chat, settings.asked)
         with quiet():
             self._engine = _start(folder, options, on_gpu=self._on_gpu, own_process=self._has_own_process)
-            if self._has_own_process:  # else messages for one that died would keep this process from ending
-                self._engine.engine_core.resources.input_socket.linger = 0
+            if self._has_own_process:
+                self._keep_socket()
             self._adapters = {"": None, **_lora_requests(settings.adapters)}
             for adapter in settings.adapters:
                 self._engine.add_lora(self._adapters[adapter])
@@ -105,6 +106,17 @@ class VllmEngine:
         self._window = 2 * batch_size
         why = "as set" if settings.batch_size else "vLLM's own"
         self.notes.append(f"batch size {batch_size} ({why})")
+
+    def _keep_socket(self) -> None:
+        """Have vLLM's socket to the engine's process closed when vLLM's client goes, and not before.
+
+        When the process dies, vLLM closes it from another thread. A socket that is closed while it sends
+        crashes this process, or keeps it from ever ending.
+        """
+        client = self._engine.engine_core
+        client.resources.input_socket = None
+        client.input_socket.linger = 0  # else messages for a process that died would be waited for
+        weakref.finalize(client, client.input_socket.close)
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
         """Yield results as they finish, keeping at most twice the batch size queued.
@@ -204,7 +216,6 @@ class VllmEngine:
         while outputs.empty():
             self._stop.check()
             if client.resources.engine_dead:
-                client.shutdown()  # ends its threads, too
                 raise ModelError(
                     f"vLLM's process for {self.model} died, killed by the system if memory ran out; "
                     "run the same command again"
