@@ -107,7 +107,6 @@ report: setup ## write the run up as one HTML page
 bench: setup ## the measurements behind the published tables (hours)
 	$(VENV)/bin/python benchmarks/rounds.py --specialists
 	$(VENV)/bin/python benchmarks/specialists.py
-	$(VENV)/bin/python benchmarks/lora.py
 	$(VENV)/bin/python benchmarks/splits.py --model $(BENCH)/runs/world/round0/sft --shards $(BENCH)/data/pretrain/*.tar
 	$(VENV)/bin/python benchmarks/scale.py --model $(BENCH)/runs/world/round0/sft
 	$(VENV)/bin/python benchmarks/recaption.py

@@ -36,12 +36,6 @@ WAYS = {
 }
 """The rows of recaption.py."""
 
-PASSES = {
-    "separate-adapters": "three passes of an adapter each",
-    "separate-merged": "three of merged checkpoints",
-}
-"""The rows of lora.py."""
-
 TILES = {"none": "one square", "dynamic": "`dynamic`, at most 2 x 2 tiles", "catty": "`catty`, at most 8 tiles"}
 """The arms of tiles.py."""
 
@@ -193,27 +187,6 @@ def specialists(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def lora(results: dict[str, Any]) -> str:
-    """What lora.py measured as Markdown: one pass of three adapters beside three passes."""
-    lines = [
-        "| images | one pass | beside | with start | asking alone | answers the same |",
-        "|---|---|---|---|---|---|",
-    ]
-    for size in results["sizes"]:
-        together = size["rows"]["together"]
-        for name, found in size["ratios"].items():
-            other, same = size["rows"][name]["seconds"], found["answers"]
-            cells = [f"{together['num_images']:,.0f}", f"{together['seconds']:.0f} s"]
-            cells += [f"{PASSES[name]}, {other:.0f} s", f"{found['seconds']['ratio']:.2f}"]
-            cells += [f"{found['asking_s']['ratio']:.2f}", f"{same['same']:,} of {same['of']:,}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    machine = results["machine"]
-    cores = f"{machine['num_cores']} CPU cores" if "num_cores" in machine else machine.get("device", "")
-    engine = {"vllm": "vLLM", "hf": "transformers"}[results["engine"]]
-    lines += ["", f"Adapters of rank {results['rank']} in {engine} on {cores}."]
-    return "\n".join(lines)
-
-
 def findings(results: dict[str, Any]) -> str:
     """What findings_vila.py measured as Markdown: differences in QA by seed, and over the seeds."""
     seeds = results["seeds"]
@@ -306,7 +279,6 @@ SECTIONS = (
     (RESULTS_PAGE, "filter", "filter", filtering),
     (RESULTS_PAGE, "training", "train", training),
     (RESULTS_PAGE, "specialists", "specialists", specialists),
-    (RESULTS_PAGE, "lora", "lora", lora),
     (RESULTS_PAGE, "findings", "findings_vila", findings),
     (RESULTS_PAGE, "tiles", "tiles", tiles),
 )

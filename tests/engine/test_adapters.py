@@ -128,3 +128,11 @@ def test_vllm_takes_adapters_of_the_llm_alone(random_vlm: Path, tmp_path: Path) 
     assert "adapters of the LLM alone" in choice.reason
     with pytest.raises(ModelError, match="changes the vision_tower"):
         choose_engine("vllm", random_vlm, adapters)
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU vLLM is quick with adapters")
+def test_auto_takes_transformers_for_adapters_on_a_cpu(random_vlm: Path, adapters: tuple[str, ...]) -> None:
+    assert choose_engine("auto", random_vlm, adapters).kind == "hf"
+    assert choose_engine("vllm", random_vlm, adapters).kind == "vllm"

@@ -10,7 +10,6 @@ import gc
 import logging
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -338,20 +337,12 @@ def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: 
             raise ValueError("its tokens of a picture see each other, for which vLLM has no kernel on a CPU")
         # The CPU platform asks for worker processes unless an environment variable says otherwise.
         engine_config.parallel_config.distributed_executor_backend = "uni"
-    adapting: AbstractContextManager[None] = nullcontext()
-    if "enable_lora" in options and not on_gpu:
-        # In vLLM 0.32's own CPU version a request without an adapter gets the last one's weights when it is in
-        # one batch with others (vllm pull request 49656).
-        from vila2cli.engine.punica import grouped
-
-        adapting = grouped()
-    with adapting:
-        return LLMEngine(
-            vllm_config=engine_config,
-            executor_class=Executor.get_class(engine_config),
-            log_stats=False,
-            multiprocess_mode=own_process,
-        )
+    return LLMEngine(
+        vllm_config=engine_config,
+        executor_class=Executor.get_class(engine_config),
+        log_stats=False,
+        multiprocess_mode=own_process,
+    )
 
 
 def pixel_options(chat: Chat, asked: AskedSettings) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def engine_options(
         options["mm_processor_cache_gb"] = 0.5 if settings.requests_per_image > 1 else 0
         # An image takes a token or more; vLLM itself plans for no more images than fit.
         options["limit_mm_per_prompt"] = {"image": settings.max_images or context}
-    options |= _lora_options(settings.adapters)
+    options |= _lora_options(settings.adapters, on_gpu=on_gpu)
     if machine.quantization:
         options["quantization"] = machine.quantization
     if machine.kv_cache_dtype != "auto":
@@ -131,13 +131,16 @@ def engine_options(
     return options | own_arguments(machine.vllm)
 
 
-def _lora_options(adapters: Sequence[str]) -> dict[str, Any]:
+def _lora_options(adapters: Sequence[str], *, on_gpu: bool) -> dict[str, Any]:
     """vLLM's settings for as many adapters, all of them in one batch; nothing without any."""
     if not adapters:
         return {}
     rank = max(read_adapter(adapter).rank for adapter in adapters)
     room = next((one for one in _LORA_RANKS if rank <= one), rank)
-    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": room}
+    # On a CPU vLLM 0.32 gives a request without an adapter, in one batch with others, the weights in the last
+    # place (vllm pull request 49656): there is a place more, which stays empty.
+    places = len(adapters) if on_gpu else len(adapters) + 1
+    return {"enable_lora": True, "max_loras": places, "max_lora_rank": room}
 
 
 def kv_cache_bytes(config: Any, num_sequences: int, context: int) -> int:
