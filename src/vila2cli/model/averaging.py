@@ -16,17 +16,9 @@ from torch import Tensor
 
 from vila2cli.errors import ModelError
 from vila2cli.files import naming
-from vila2cli.model.checkpoint import identity_files
+from vila2cli.model.checkpoint import SIZE_BYTES, identity_files, read_header
 from vila2cli.model.likeness import named_alike
-from vila2cli.model.tensor_files import (
-    FLOATS,
-    INDEX_FILE,
-    SIZE_BYTES,
-    TensorPlace,
-    read_header,
-    tensor_places,
-    weights_files,
-)
+from vila2cli.model.tensor_files import FLOATS, INDEX_FILE, TensorPlace, tensor_places, weights_files
 
 BLOCK_ELEMENTS = 1 << 22
 """Elements of a tensor averaged at a time: 16 MiB in float32."""

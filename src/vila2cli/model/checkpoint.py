@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ _IDENTITY = """
     special_tokens_map.json added_tokens.json vocab.* merges.txt chat_template*
 """
 """What decides a checkpoint's text; lineage and metrics beside it do not."""
+SIZE_BYTES = 8
+"""A safetensors file begins with the length of its JSON header, in so many bytes."""
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -109,14 +112,23 @@ def read_config(path: Path) -> dict[str, Any]:
 def _weights_dtype(folder: Path) -> str:
     counts: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118  (it is no mapping)
-                    tensor = file.get_slice(name)
-                    counts[_STORED.get(tensor.get_dtype(), "float32")] += math.prod(tensor.get_shape())
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged or cut off: {error}") from None
+        for tensor in read_header(path)[1].values():
+            counts[_STORED.get(tensor["dtype"], "float32")] += math.prod(tensor["shape"])
     return counts.most_common(1)[0][0] if counts else "float32"
+
+
+def read_header(file: Path) -> tuple[bytes, dict[str, Any]]:
+    """The JSON header of a safetensors file, unchanged, and its tensors by name; raises ModelError."""
+    try:
+        with safe_open(file, framework="numpy"):  # checks that header and length fit
+            pass
+        with file.open("rb") as stream:
+            raw = stream.read(int.from_bytes(stream.read(SIZE_BYTES), "little"))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is damaged or cut off: {error}") from None
+    header = json.loads(raw)
+    header.pop("__metadata__", None)
+    return raw, header
 
 
 def weights_sha256(folder: str | Path) -> str:

@@ -13,8 +13,9 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 from vila2cli.errors import DataError, ModelError
 from vila2cli.files import read_json
 from vila2cli.model.chat import Chat
+from vila2cli.model.checkpoint import SIZE_BYTES, read_header
 from vila2cli.model.loading import is_tied, load_whole
-from vila2cli.model.tensor_files import INDEX_FILE, SIZE_BYTES, read_header, weights_files
+from vila2cli.model.tensor_files import INDEX_FILE, weights_files
 
 _WRITTEN, _WANTED = "vision_tower.", "vision_tower.vision_model."
 """A prefix of tensor names that transformers writes and the one that vLLM looks for, in towers of these kinds;

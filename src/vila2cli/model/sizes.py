@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from vila2cli.errors import ModelError
 from vila2cli.files import read_json
+from vila2cli.model.checkpoint import read_header
 from vila2cli.model.freeze import parts_of
 from vila2cli.settings import BaseSettings, LoraSettings, Part, TrainSettings
 
@@ -33,14 +33,7 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     files = sorted(folder / name for name in names) or sorted(folder.glob("*.safetensors"))
     if missing or not files:
         raise ModelError(f"{folder} lacks {', '.join(missing) or '*.safetensors weights'}")
-    shapes: dict[str, list[int]] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is damaged or cut off: {error}") from None
-    return shapes
+    return {name: tensor["shape"] for path in files for name, tensor in read_header(path)[1].items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,14 @@
 """Where the tensors of a checkpoint lie: the headers of its safetensors files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from vila2cli.errors import ModelError
-from vila2cli.model.checkpoint import read_config
+from vila2cli.model.checkpoint import SIZE_BYTES, read_config, read_header
 
 INDEX_FILE = "model.safetensors.index.json"
-SIZE_BYTES = 8
-"""A safetensors file begins with the length of its JSON header, in so many bytes."""
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """The number formats of reals that are averaged, by the name that a header has for them."""
 
@@ -53,17 +48,3 @@ def tensor_places(folder: Path) -> dict[str, TensorPlace]:
             start = SIZE_BYTES + len(raw) + begin
             places[name] = TensorPlace(file, start, end - begin, entry["dtype"], tuple(entry["shape"]))
     return places
-
-
-def read_header(file: Path) -> tuple[bytes, dict[str, Any]]:
-    """The JSON header of a safetensors file, unchanged, and its tensors by name."""
-    try:
-        with safe_open(file, framework="pt"):  # checks that header and length fit
-            pass
-        with file.open("rb") as stream:
-            raw = stream.read(int.from_bytes(stream.read(SIZE_BYTES), "little"))
-    except SafetensorError as error:
-        raise ModelError(f"{file} is damaged or cut off: {error}") from None
-    header = json.loads(raw)
-    header.pop("__metadata__", None)
-    return raw, header
