@@ -1,30 +1,13 @@
 """`vila2 eval import` and `vila2 eval new`: published benchmarks, and own questions, as task folders."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vila2cli.formats.benchmarks import write
 from vila2cli.formats.benchmarks.own import own_task
+from vila2cli.formats.benchmarks.write import TaskWritten
 from vila2cli.run.results import StageResult
-from vila2cli.text.printable import printable
-
-
-@dataclass(frozen=True, slots=True)
-class TaskWritten(StageResult):
-    """A task folder, and how many samples and images it holds; `scorer` and `prompt` of own questions."""
-
-    folder: Path
-    num_samples: int
-    num_images: int
-    scorer: str = ""
-    prompt: str = ""
-
-    def lines(self) -> Iterator[str]:
-        counts = f"{self.folder}: {self.num_samples:,} samples, {self.num_images:,} images"
-        yield f"{counts}, scored by {self.scorer}" if self.scorer else counts
-        if self.prompt:
-            yield f"  each question is asked as: {printable(self.prompt)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +32,9 @@ def import_tasks(
     box_frame: str = "",
 ) -> TasksWritten:
     """Write every task of a benchmark's files as OUT/NAME; raises as `formats.benchmarks.write` says."""
-    made = write.import_tasks(
-        form, files, out, images=images, split=split, synonyms=synonyms, box_frame=box_frame
+    return TasksWritten(
+        write.import_tasks(form, files, out, images=images, split=split, synonyms=synonyms, box_frame=box_frame)
     )
-    return TasksWritten([TaskWritten(one.folder, one.num_samples, one.num_images) for one in made])
 
 
 def new_task(
@@ -82,4 +64,4 @@ def new_task(
         box_frame=box_frame,
     )
     one = write.write_task(made, folder.parent, images=images or questions[0].parent)
-    return TaskWritten(one.folder, one.num_samples, one.num_images, scorer, made.prompt)
+    return replace(one, scorer=scorer, prompt=made.prompt)

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +16,11 @@ from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
 from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, BenchmarkTask, TaskReader
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.registry import find_format
+from vila2cli.run.results import StageResult
 from vila2cli.score.box_frames import AUTO, FRAMES
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 from vila2cli.shards.tarwriter import TarWriter
+from vila2cli.text.printable import printable
 
 SAMPLES_PER_SHARD = 1000
 TASK_FILE = "task.toml"
@@ -30,12 +32,20 @@ _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """A task that was written, and how many of its samples and images."""
+class TaskWritten(StageResult):
+    """A task folder, and how many samples and images it holds; `scorer` and `prompt` of own questions."""
 
     folder: Path
     num_samples: int
     num_images: int
+    scorer: str = ""
+    prompt: str = ""
+
+    def lines(self) -> Iterator[str]:
+        counts = f"{self.folder}: {self.num_samples:,} samples, {self.num_images:,} images"
+        yield f"{counts}, scored by {self.scorer}" if self.scorer else counts
+        if self.prompt:
+            yield f"  each question is asked as: {printable(self.prompt)}"
 
 
 def import_tasks(
@@ -47,7 +57,7 @@ def import_tasks(
     split: str = "",
     synonyms: Path | None = None,
     box_frame: str = "",
-) -> list[Imported]:
+) -> list[TaskWritten]:
     """Write every task of the files as OUT/NAME; without `images` only answers of other tools can be scored.
 
     A task is written aside and renamed, so a folder is there whole or not at all. Raises DataError naming file
@@ -62,7 +72,7 @@ def import_tasks(
     return [_import(table, out, finder, synonyms) for table in tables]
 
 
-def write_task(table: BenchmarkTask, out: Path, *, images: Path) -> Imported:
+def write_task(table: BenchmarkTask, out: Path, *, images: Path) -> TaskWritten:
     """Write one task as OUT/NAME, as `import_tasks` does."""
     if not images.is_dir():
         raise DataError(f"--images {images}: there is no such folder")
@@ -80,7 +90,7 @@ def _framed(table: BenchmarkTask, box_frame: str) -> BenchmarkTask:
     return replace(table, box_frame=box_frame)
 
 
-def _import(table: BenchmarkTask, out: Path, finder: "_Finder | None", synonyms: Path | None) -> Imported:
+def _import(table: BenchmarkTask, out: Path, finder: "_Finder | None", synonyms: Path | None) -> TaskWritten:
     """Write one task whole, or raise and leave nothing of it."""
     if finder is not None and table.no_images:
         raise DataError(table.no_images)
@@ -100,7 +110,7 @@ def _import(table: BenchmarkTask, out: Path, finder: "_Finder | None", synonyms:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(out)
-    return Imported(folder, num_samples, num_images)
+    return TaskWritten(folder, num_samples, num_images)
 
 
 def task_toml(table: BenchmarkTask, has_synonyms: bool = False) -> str:
