@@ -8,13 +8,16 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
 from vila2cli.errors import DataError
+
+if TYPE_CHECKING:
+    import sqlite3
 
 PARTIAL = ".partial"
 """What the name of a file or folder ends in while it is being written."""
@@ -287,3 +290,22 @@ def _is_named(path: Path, stream: BinaryIO) -> bool:
         return path.stat().st_ino == os.fstat(stream.fileno()).st_ino
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def scratch_database(path: Path, advice: str) -> Iterator["sqlite3.Connection"]:
+    """A database in a file that is there as long as the block runs; raises DataError when the disk is full."""
+    import sqlite3
+
+    path.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            # What a crash leaves of it is thrown away.
+            for pragma in ("journal_mode = OFF", "synchronous = OFF"):
+                database.execute(f"PRAGMA {pragma}")
+            database.execute("BEGIN")
+            yield database
+    except sqlite3.OperationalError as error:
+        raise DataError(f"{path}: {error}; {advice}") from error
+    finally:
+        path.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ that dropped it.
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from vila2cli.errors import DataError
+from vila2cli.files import scratch_database
 from vila2cli.filtering.duplicates import ImageIndex
 from vila2cli.shards.annotations import SampleId
 
@@ -86,23 +86,15 @@ class Selection:
 
         `check` raises to stop the work, amid a long statement, too. Raises DataError when the disk is full.
         """
-        path.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(path, isolation_level=None)) as database:
-                # The file is scratch: what a crash leaves of it is thrown away.
-                for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
-                    database.execute(f"PRAGMA {pragma}")
-                database.execute("BEGIN")
+        room = "give an --out on a disk with room (SQLITE_TMPDIR says where it sorts)"
+        with scratch_database(path, f"it holds what is compared, {room}") as database:
+            try:
+                database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 database.set_progress_handler(check, _INSTRUCTIONS)
                 yield cls(database)
-        except sqlite3.OperationalError as error:
-            check()  # a statement that was interrupted for it says only so
-            raise DataError(
-                f"{path}: {error}; it holds what is compared, give an --out on a disk with room (SQLITE_TMPDIR "
-                "says where it sorts)"
-            ) from error
-        finally:
-            path.unlink(missing_ok=True)
+            except sqlite3.OperationalError:
+                check()  # a statement that was interrupted for it says only so
+                raise
 
     def add(self, candidates: Iterable[Candidate]) -> None:
         """Add candidates in the order of shards and keys; a rank must be finite, NaN would be the best."""

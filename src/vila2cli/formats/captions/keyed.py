@@ -5,12 +5,12 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from vila2cli.errors import DataError
-from vila2cli.files import load_json, to_json_bytes
+from vila2cli.files import load_json, scratch_database, to_json_bytes
 from vila2cli.formats.captions.columns import columns_of
 from vila2cli.formats.captions.tables import plain
 from vila2cli.formats.reading import Row, RowError, shown, stream_rows
@@ -40,17 +40,8 @@ class CaptionTable:
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
         """A table whose file is there as long as the block runs; raises DataError when the disk is full."""
-        path.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(path, isolation_level=None)) as database:
-                for pragma in ("journal_mode = OFF", "synchronous = OFF"):
-                    database.execute(f"PRAGMA {pragma}")
-                database.execute("BEGIN")
-                yield cls(database)
-        except sqlite3.OperationalError as error:
-            raise DataError(f"{path}: {error}; give an --out on a disk with room") from error
-        finally:
-            path.unlink(missing_ok=True)
+        with scratch_database(path, "give an --out on a disk with room") as database:
+            yield cls(database)
 
     def add(self, path: Path, columns: tuple[str, str] | None, shards: Collection[str]) -> None:
         """Read a file; a `shard` column counts where it names one of `shards`, which tell keys apart.
