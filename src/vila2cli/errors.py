@@ -20,10 +20,15 @@ from collections.abc import Iterable
 _MAX_LINE = 240
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of the names that are known was most likely meant, None where none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)), None)
+
+
 def meant(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not known: which of those known is nearest, "" for none."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = nearest(name, known)
+    return f"; did you mean {close}?" if close else ""
 
 
 def one_line(error: BaseException) -> str:

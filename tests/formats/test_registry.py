@@ -30,9 +30,9 @@ def test_help_names_every_format(command, capsys):
 @pytest.mark.parametrize(
     ("command", "name", "hint"),
     [
-        ("eval import", "popé", "did you mean 'pope'"),
+        ("eval import", "popé", "did you mean pope"),
         ("eval import", "textocr", "vila2 shards build reads it, vila2 eval import reads vqav2, "),
-        ("shards build", "lllines", "did you mean 'lines'"),
+        ("shards build", "lllines", "did you mean lines"),
         ("shards convert", "laion", "known are folder, csv, llava, coco"),
     ],
 )

@@ -278,7 +278,7 @@ def test_references_that_do_not_fit_are_errors(scorer, reference):
 
 def test_an_unknown_scorer_names_the_nearest():
     assert find_scorer("yesno") is YESNO
-    with pytest.raises(DataError, match="did you mean 'yesno'"):
+    with pytest.raises(DataError, match="did you mean yesno"):
         find_scorer("yes-no")
     with pytest.raises(DataError, match="there are yesno"):
         find_scorer("zzz")

@@ -43,7 +43,7 @@ def test_a_caption_task_has_a_vocabulary(tmp_path):
         ("answer_type = ", "cannot read"),
         ("", "answer_type is ''"),
         ('answer_type = "essay"', "should be one of yesno"),
-        ('answer_type = "short"\nscorer = "vqaa"', "did you mean 'vqa'"),
+        ('answer_type = "short"\nscorer = "vqaa"', "did you mean vqa"),
         ('answer_type = "short"\nscorer = "facts"', "cannot be scored by 'facts'"),
         ('answer_type = "caption"\nscorer = "short"', "cannot be scored by 'short'"),
         ('answer_type = "caption"', r"\[vocabulary\]"),

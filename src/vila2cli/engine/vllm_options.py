@@ -1,6 +1,5 @@
 """How vLLM is set up for a checkpoint on this machine: its arguments, and how long a context fits."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from vila2cli.engine import EngineSettings
 from vila2cli.engine.devices import gpus
 from vila2cli.engine.limits import cache_bytes_per_token, context_length
 from vila2cli.engine.placing import Shape, context_that_fits, plan_gpus
-from vila2cli.errors import RecipeError
+from vila2cli.errors import RecipeError, meant
 from vila2cli.model.adapter import read_adapter
 from vila2cli.model.loading import outline
 from vila2cli.model.tiles import most_tokens
@@ -163,7 +162,6 @@ def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name in _SET_ELSEWHERE:
             raise RecipeError(f"engine.vllm.{name} is not taken: {_SET_ELSEWHERE[name]}")
         if name not in known:
-            close = difflib.get_close_matches(name, sorted(known - set(_SET_ELSEWHERE)), n=1, cutoff=0.5)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            raise RecipeError(f"engine.vllm.{name} is no argument of vLLM's engine{meant}")
+            near = meant(name, sorted(known - set(_SET_ELSEWHERE)))
+            raise RecipeError(f"engine.vllm.{name} is no argument of vLLM's engine{near}")
     return dict(arguments)

@@ -1,13 +1,12 @@
 """Every foreign format by the command that reads it: its name, the files it is made from, and its reader."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import RecipeError, meant
 
 Command = Literal["shards convert", "shards export", "shards build", "eval import"]
 
@@ -121,12 +120,9 @@ def find_format(command: Command, name: str) -> Format:
     for form in FORMATS[command]:
         if form.name == name:
             return form
-    near = difflib.get_close_matches(name, names(command), n=1)
     elsewhere = next((other for other in FORMATS if name in names(other)), None)
     if elsewhere is not None and "shards export" not in (elsewhere, command):
-        hint = f"vila2 {elsewhere} reads it, vila2 {command} reads {', '.join(names(command))}"
-    elif near:
-        hint = f"did you mean {near[0]!r}?"
+        hint = f"; vila2 {elsewhere} reads it, vila2 {command} reads {', '.join(names(command))}"
     else:
-        hint = f"known are {', '.join(names(command))}"
-    raise RecipeError(f"unknown format {name!r}; {hint}")
+        hint = meant(name, names(command)) or f"; known are {', '.join(names(command))}"
+    raise RecipeError(f"unknown format {name!r}{hint}")

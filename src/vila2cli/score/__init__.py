@@ -6,9 +6,8 @@ samples that count as one. Read scorer and task, then any family.
 """
 
 import copyreg
-import difflib
 
-from vila2cli.errors import DataError
+from vila2cli.errors import DataError, meant
 from vila2cli.score.amber import AMBER, AMBER_YESNO
 from vila2cli.score.box import BOX, REFCOCO
 from vila2cli.score.caption import FACTS
@@ -44,9 +43,7 @@ def find_scorer(name: str) -> Scorer:
     """The scorer of that name; raises DataError naming the nearest one."""
     if name in SCORERS:
         return SCORERS[name]
-    near = difflib.get_close_matches(name, SCORERS, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise DataError(f"no scorer is named {name!r}; {hint}there are {', '.join(SCORERS)}")
+    raise DataError(f"no scorer is named {name!r}{meant(name, SCORERS)}; there are {', '.join(SCORERS)}")
 
 
 # By name, for their functions have none: a replica looks a scorer up as everybody does.

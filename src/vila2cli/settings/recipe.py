@@ -1,6 +1,5 @@
 """Reading a recipe: TOML and `--set` to frozen settings, with every problem reported at once."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import tomli
 from pydantic import ValidationError
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import RecipeError, meant, nearest
 from vila2cli.files import read_json
 from vila2cli.settings import Origin, Recipe, describe
 from vila2cli.shards.credentials import masked
@@ -128,9 +127,8 @@ def find_recipe(path: Path) -> Path:
     shipped = shipped_recipes()
     if str(path) in shipped:
         return shipped[str(path)]
-    close = difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.6)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    raise RecipeError(f"there is no recipe {path}: neither a file nor one of {', '.join(shipped)}{meant}")
+    near = meant(str(path), shipped)
+    raise RecipeError(f"there is no recipe {path}: neither a file nor one of {', '.join(shipped)}{near}")
 
 
 def _check_depth(tree: Mapping[str, Any], where: str) -> None:
@@ -284,8 +282,8 @@ def _problem(detail: Any, places: Place) -> str:
     if kind == "extra_forbidden" and (hint := _removed(key)):
         return f"{where}{key} is no longer a setting: {hint}"
     if kind == "extra_forbidden":
-        meant = nearest_key(key) if len(key) <= _MAX_KEY else None
-        return f"{where}unknown setting {key[:_MAX_KEY]}" + (f"; did you mean {meant}?" if meant else "")
+        near = nearest_key(key) if len(key) <= _MAX_KEY else None
+        return f"{where}unknown setting {key[:_MAX_KEY]}" + (f"; did you mean {near}?" if near else "")
     what = message[:1].lower() + message[1:]
     return where + what if where.startswith("--set") else f"{where}{key} = {_short(detail['input'])}: {what}"
 
@@ -350,9 +348,8 @@ def nearest_key(key: str) -> str | None:
     table, _, name = key.rpartition(".")
     known = list(dict.fromkeys(known_keys(key)))
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == table}
-    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
-        return siblings[close[0]]
+    if close := nearest(name, siblings):
+        return siblings[close]
     if same := [k for k in known if k.rpartition(".")[2] == name]:
         return next((k for k in same if "." in k), same[0])  # a setting before a table of the name
-    whole = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    return whole[0] if whole else None
+    return nearest(key, known)
