@@ -96,7 +96,7 @@ def test_what_no_task_can_be_made_of_is_one_line(
         (
             ["--questions", str(gone)],
             4,
-            f"gone.csv, line 2: there is no image gone.png in {photos}; 1 more has the same fault",
+            f"gone.csv, line 2: there is no image gone.png in {photos}; 1 row has the same fault further down",
         ),
         (["--questions", str(tmp_path / "none.csv")], 4, "no such file"),
     ]:

@@ -13,6 +13,7 @@ from vila2cli.formats.benchmarks.questions import (
     SHORT_PROMPT,
     BenchmarkQuestion,
     BenchmarkTask,
+    with_later,
     with_options,
 )
 from vila2cli.formats.captions.columns import columns_of, find_column, metadata, picture_column
@@ -95,12 +96,7 @@ def _questions(path: Path, scorer: str, columns: tuple[str, str, str]) -> Iterat
             if first is None:
                 yield made
     if first is not None:
-        later = [
-            f"{num:,} row{' has' if num == 1 else 's have'} {what} further down"
-            for what, num in num_later.items()
-            if num
-        ]
-        raise RowError("; ".join([first.error, *later]), first.reason, first.where)
+        raise RowError(with_later(first.error, num_later), first.reason, first.where)
 
 
 def _question(

@@ -18,6 +18,16 @@ CHOICE_PROMPT = "{question}\nAnswer with the option's letter from the given choi
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+def with_later(error: str, num_later: Mapping[str, int]) -> str:
+    """The first fault of a file, and how many later rows have "the same fault" or "another fault"."""
+    later = (
+        f"{num:,} row{' has' if num == 1 else 's have'} {what} further down"
+        for what, num in num_later.items()
+        if num
+    )
+    return "; ".join([error, *later])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkQuestion:
     """One sample: its id in the benchmark, the question, accepted answers, and what else its scorer needs.

@@ -13,7 +13,7 @@ from typing import Any
 
 from vila2cli.errors import DataError
 from vila2cli.files import aside, sync_folder, to_json_bytes, write_atomically
-from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, BenchmarkTask, TaskReader
+from vila2cli.formats.benchmarks.questions import BenchmarkQuestion, BenchmarkTask, TaskReader, with_later
 from vila2cli.formats.folders import FileFolder
 from vila2cli.formats.registry import find_format
 from vila2cli.run.results import StageResult
@@ -197,7 +197,7 @@ def _with_others(
     with suppress(DataError):
         for _, question in later:
             num += not all(isinstance(one, bytes) or (finder and finder.has(one)) for one in question.images)
-    return DataError(f"{error}; {num:,} more {'has' if num == 1 else 'have'} the same fault" if num else error)
+    return DataError(with_later(str(error), {"the same fault": num}))
 
 
 def _extension(data: bytes) -> str:
