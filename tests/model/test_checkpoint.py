@@ -76,6 +76,25 @@ def test_missing_models_are_named(tmp_path: Path) -> None:
     assert resolve_model(checkpoint(tmp_path / "good")) == tmp_path / "good"
 
 
+def test_weights_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "a", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors is a pointer of Git LFS .* run git lfs pull in .*a$"
+    ):
+        resolve_model(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "training_args.bin").write_bytes(b"")
+    (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"such as its pytorch_model-00001-of-00002\.bin: .* save_pretrained"):
+        resolve_model(folder)
+
+
+def test_a_repository_of_the_hub_cache_is_not_its_snapshot(tmp_path: Path) -> None:
+    snapshot = checkpoint(tmp_path / "models--org--name" / "snapshots" / ("a" * 40))
+    with pytest.raises(ModelError, match=f"no config.json; give {snapshot}$"):
+        resolve_model(tmp_path / "models--org--name")
+
+
 COMMITS = {"main": "a" * 40, "v1.0": "b" * 40}
 
 

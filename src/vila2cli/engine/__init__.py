@@ -285,12 +285,16 @@ def _load(kind: str, model: str | Path, settings: EngineSettings, stop: Stop) ->
             if kind != "auto":
                 raise ModelError(f'{error}; engine = "hf" may be able to') from error
             choice = EngineChoice("hf", str(error))
+    from vila2cli.engine.limits import unheeded  # with it comes transformers
+
     if engine is None:
         _check_for_hf(settings.machine, choice.reason)
         from vila2cli.engine.hf import HfEngine
 
         engine = HfEngine(name, folder, settings, stop)
     engine.notes.insert(0, f"engine: {engine.name} ({choice.reason})")
+    if line := unheeded(folder, settings.asked):
+        engine.notes.insert(1, line)
     return engine
 
 

@@ -2,14 +2,36 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vila2cli.engine import AnyRequest, Failure, Request, Result, ScoreRequest
 from vila2cli.errors import DataError, ModelError
 from vila2cli.model.chat import Chat
+from vila2cli.model.checkpoint import read_config
 from vila2cli.model.layers import layers_of
 from vila2cli.model.saving import with_ends
+from vila2cli.settings import AskedSettings
 
+_OF_GREEDY: dict[str, Any] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": 1.0,
+    "watermarking_config": None,
+    "stop_strings": None,
+    "num_beams": 1,
+}
+"""What of a generation config changes greedy answers, and under which value it does not."""
 MAX_LINE = 240
 """Characters of what an engine says of one request."""
 
@@ -25,6 +47,20 @@ def eos_token_ids(known: int | list[int] | None, chat: Chat) -> list[int]:
     if not ids:
         raise ModelError("the checkpoint names no end token; set eos_token_id in its generation_config.json")
     return sorted(ids)
+
+
+def unheeded(folder: Path, asked: AskedSettings) -> str:
+    """What a checkpoint's generation config says of greedy answers that is not heeded, "" for nothing."""
+    path = folder / "generation_config.json"
+    stated = read_config(path) if path.is_file() else {}
+    names = [name for name, none in _OF_GREEDY.items() if stated.get(name) not in (none, None, [], {})]
+    if asked.repetition_penalty != 1:
+        names = [name for name in names if name != "repetition_penalty"]
+    if not names:
+        return ""
+    can = "; repetition_penalty can be set in the stage's table" if "repetition_penalty" in names else ""
+    what = f"not heeded of generation_config.json, as the recipe says how answers are drawn: {', '.join(names)}"
+    return what + can
 
 
 def cache_bytes_per_token(config: Any, itemsize: int) -> int:

@@ -27,7 +27,7 @@ from vila2cli.engine.vllm_support import quiet
 from vila2cli.errors import DataError, ModelError, UnaskableError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import LOAD_ERRORS, architecture, load_processor, quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, NO_CODE, architecture, load_processor, quiet_transformers
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
 from vila2cli.model.tiles import cuts_itself, most_tokens
@@ -82,7 +82,7 @@ class VllmEngine:
         self._most_images = settings.max_images
         self._asks_once = settings.requests_per_image == settings.parts == 1
         self.preparing = Preparing(workers=settings.machine.workers)
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, **NO_CODE)
         plan = place(folder, settings) if self._on_gpu else None
         if plan is not None:
             self.num_devices = plan.per_replica

@@ -37,7 +37,15 @@ from vila2cli.errors import ModelError, one_line
 from vila2cli.model import native
 from vila2cli.model.checkpoint import resolve_model
 from vila2cli.model.llm_template import image_template
-from vila2cli.model.loading import LOAD_ERRORS, cast, load_whole, quiet_transformers, to_install
+from vila2cli.model.loading import (
+    LOAD_ERRORS,
+    NO_CODE,
+    cast,
+    load_whole,
+    quiet_transformers,
+    reason,
+    to_install,
+)
 from vila2cli.model.saving import with_ends
 from vila2cli.model.tiles import cropping, cutting, splitting, tile_tokens
 from vila2cli.model.towers import load_clip_like_tower, load_internvit, load_qwen_tower, load_tower
@@ -88,9 +96,9 @@ def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTraine
     llm = _llm(folder, dtype=dtype)
     _check_head(llm, folder)
     try:
-        return llm, AutoTokenizer.from_pretrained(folder, **tokens)
+        return llm, AutoTokenizer.from_pretrained(folder, **NO_CODE, **tokens)
     except LOAD_ERRORS as error:
-        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {one_line(error)}") from None
+        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {reason(error)}") from None
 
 
 def _check_head(llm: Any, folder: Path) -> None:

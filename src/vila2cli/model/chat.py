@@ -26,7 +26,7 @@ from vila2cli.model.ready import join_ready
 from vila2cli.model.reference import check
 from vila2cli.model.rendering import Rendering, Span
 from vila2cli.model.rendering import turn_parts as turn_parts
-from vila2cli.model.templates import BY_PROCESSOR, check_arguments
+from vila2cli.model.templates import BY_PROCESSOR, check_arguments, chosen_template
 from vila2cli.shards.sample import Turn
 from vila2cli.text.reasoning import is_mark, opens_reasoning
 from vila2cli.text.stops import stopped_at
@@ -48,9 +48,7 @@ class Chat:
         self.arguments = dict(arguments or {})
         self.tokenizer = getattr(processor, "tokenizer", processor)
         template = BY_PROCESSOR.get(type(processor).__name__)
-        if not (getattr(processor, "chat_template", None) or template):
-            raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
-        check_arguments(getattr(processor, "chat_template", None) or template, self.arguments)
+        check_arguments(chosen_template(processor), self.arguments)
         self.pictures = Pictures(processor)
         self.image_token, self.image_token_id = self.pictures.place, self.pictures.feature_id
         self.takes_images = bool(self.image_token)

@@ -25,6 +25,9 @@ _IDENTITY = """
 """What decides a checkpoint's text; lineage and metrics beside it do not."""
 SIZE_BYTES = 8
 """A safetensors file begins with the length of its JSON header, in so many bytes."""
+_UNREAD = ("pytorch_model*.bin", "*.gguf", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
+"""Weights of other formats; most of them may hold code."""
+_POINTER, _LONGEST_POINTER = b"version https://git-lfs", 1024
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -43,12 +46,29 @@ def resolve_model(model: str | Path) -> Path:
             "give the checkpoint that it is merged into"
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is not a checkpoint: it has no config.json; give the folder that save_pretrained wrote"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors weights; was the training stage finished?")
+        snapshots = sorted((folder / "snapshots").glob("*/config.json"))
+        wanted = snapshots[-1].parent if snapshots else "the folder that save_pretrained wrote"
+        raise ModelError(f"{folder} is not a checkpoint: it has no config.json; give {wanted}")
+    _check_weights_files(folder)
     return folder
+
+
+def _check_weights_files(folder: Path) -> None:
+    """Raise ModelError unless a folder has weights in the only format that is read."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        if file.stat().st_size <= _LONGEST_POINTER and file.read_bytes().startswith(_POINTER):
+            raise ModelError(
+                f"{file} is a pointer of Git LFS in place of the file; run git lfs pull in {folder}"
+            )
+    if files:
+        return
+    if others := sorted(file.name for pattern in _UNREAD for file in folder.glob(pattern)):
+        raise ModelError(
+            f"{folder} has no *.safetensors weights, and no others are read, such as its {others[0]}: load "
+            "them with transformers and write them again with save_pretrained"
+        )
+    raise ModelError(f"{folder} has no *.safetensors weights; was the training stage finished?")
 
 
 def model_name(model: str | Path) -> str:

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import read_config, resolve_model
-from vila2cli.model.loading import LOAD_ERRORS, is_tied, load_processor, outline, quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, NO_CODE, is_tied, load_processor, outline, quiet_transformers
+from vila2cli.model.templates import chosen_template
 from vila2cli.model.tensor_files import FLOATS, TensorPlace, tensor_places
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -140,7 +141,7 @@ def _is_read_alike(what: str, first: Path, other: Path) -> bool:
 
 
 def _read_tokenizer(folder: Path) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     special: dict[str, Any] = {name: str(getattr(tokenizer, name)) for name in _SPECIAL_TOKENS}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
         return {**special, **tokenizer.get_vocab()}
@@ -150,8 +151,9 @@ def _read_tokenizer(folder: Path) -> dict[str, Any]:
 _UNREADABLE: tuple[type[Exception], ...] = (ModelError, *LOAD_ERRORS)
 _OF_TEXTS = frozenset(("chat_template", "processor_class"))
 _READERS: Mapping[str, Callable[[Path], Any]] = {
-    "configuration": lambda folder: _plain(AutoConfig.from_pretrained(folder).to_dict()),
+    "configuration": lambda folder: _plain(AutoConfig.from_pretrained(folder, **NO_CODE).to_dict()),
     "tokenizer": _read_tokenizer,
+    "chat template": lambda folder: chosen_template(load_processor(folder)),
     "image processing": lambda folder: _without(_plain(load_processor(folder).to_dict()), _OF_TEXTS),
 }
 

@@ -6,7 +6,7 @@ the requested class does not have.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from vila2cli.errors import ModelError, UnaskableError, one_line
 from vila2cli.files import read_json
+from vila2cli.model.templates import BY_PROCESSOR
 from vila2cli.model.tiles import cutting
 
 RUN_ERRORS: tuple[type[Exception], ...] = (
@@ -41,6 +42,8 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorErro
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
 
 
+NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
+"""For whatever reads a folder: else transformers asks at the terminal whether to run a checkpoint's code."""
 _OF_MODELS = ("torchvision", "num2words", "sentencepiece")
 """The packages of the extra `models`."""
 
@@ -56,6 +59,13 @@ class NotWholeError(ModelError):
 _STORED_BUFFERS = re.compile(
     r"(^|\.)(inv_freq|position_ids|token_type_ids|masked_bias|num_batches_tracked|attn\.bias|attention\.bias)$"
 )
+
+
+def reason(error: Exception) -> str:
+    """What an error of transformers says of a folder, in one line."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own (trust_remote_code), which is never run; give a class of transformers"
+    return one_line(error)
 
 
 def quiet_transformers() -> None:
@@ -79,10 +89,11 @@ def load_whole(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # what is mismatched is refused below, by name
+            **NO_CODE,
             **options,
         )
     except LOAD_ERRORS as error:
-        raise ModelError(f"{folder} cannot be loaded {what or 'by transformers'}: {one_line(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded {what or 'by transformers'}: {reason(error)}") from error
     if problem := _problem(net, info, unused):
         raise NotWholeError(f"{folder} {problem}")
     assert isinstance(net, PreTrainedModel)
@@ -111,23 +122,32 @@ def architecture(folder: Path) -> str:
 def _config(folder: Path) -> Any:
     quiet_transformers()
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, **NO_CODE)
     except LOAD_ERRORS as error:
-        raise ModelError(f"{folder} cannot be loaded by transformers: {one_line(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded by transformers: {reason(error)}") from error
 
 
 def load_processor(folder: Path) -> Any:
     """The processor of a folder, of a language model its tokenizer; raises ModelError."""
     quiet_transformers()
     try:
-        return cutting(AutoProcessor.from_pretrained(folder), str(folder))
+        return cutting(_templated(AutoProcessor.from_pretrained(folder, **NO_CODE)), str(folder))
     except LOAD_ERRORS as error:
         if package := _lacking(error):
             raise LackingPackageError(
                 f"{folder}: the processor of {_family(folder)} needs {package}, which is not installed: "
                 f"pip install {to_install(package)}"
             ) from error
-        raise ModelError(f"the processor of {folder} cannot be loaded: {one_line(error)}") from error
+        raise ModelError(f"the processor of {folder} cannot be loaded: {reason(error)}") from error
+
+
+def _templated(processor: Any) -> Any:
+    """A processor, with the chat template of its tokenizer where it has none itself, as servers take it."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    own = type(processor).__name__ in BY_PROCESSOR or getattr(processor, "chat_template", None)
+    if tokenizer is not None and not own:
+        processor.chat_template = getattr(tokenizer, "chat_template", None)
+    return processor
 
 
 def to_install(package: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from vila2cli.errors import UnaskableError, meant
+from vila2cli.errors import ModelError, UnaskableError, meant
 
 _CONTENT = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -44,13 +44,27 @@ BY_PROCESSOR = {"PaliGemmaProcessor": PALIGEMMA}
 """Templates for processors that have none and lay out their one question themselves."""
 
 
-def check_arguments(template: Any, names: Iterable[str]) -> None:
+def chosen_template(processor: Any) -> str:
+    """The template by which transformers renders a conversation; raises ModelError where there is none."""
+    template = getattr(processor, "chat_template", None) or BY_PROCESSOR.get(type(processor).__name__)
+    if not template:
+        raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
+    if isinstance(template, str):
+        return template
+    if "default" not in template:
+        raise ModelError(
+            f"the checkpoint has several chat templates ({', '.join(map(str, template))}), and none is named "
+            "default; save the one to use as chat_template.jinja"
+        )
+    return str(template["default"])
+
+
+def check_arguments(template: str, names: Iterable[str]) -> None:
     """Raise UnaskableError for an argument that a template does not use, naming the nearest one that it does.
 
-    `template` is Jinja, or several by name. Of an argument that it does not know a template says nothing.
+    Of an argument that it does not know a template says nothing.
     """
-    texts = template.values() if isinstance(template, dict) else [template]
-    used = {name for text in texts for name in _names(str(text))}
+    used = _names(template)
     for name in names:
         if name not in used:
             what = f"has no argument {name!r} (chat_template){meant(name, used)}"

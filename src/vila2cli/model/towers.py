@@ -22,8 +22,8 @@ from transformers import (
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
-from vila2cli.errors import ModelError, one_line
-from vila2cli.model.loading import LOAD_ERRORS, load_whole
+from vila2cli.errors import ModelError
+from vila2cli.model.loading import LOAD_ERRORS, NO_CODE, load_whole, reason
 
 _SIGLIP = ("siglip", "siglip_vision_model")
 _CLIP = ("clip", "clip_vision_model")
@@ -126,9 +126,9 @@ def _loaded(folder: Path, dtype: torch.dtype, architecture: str, **options: Any)
 
 def _config(folder: Path) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, **NO_CODE)
     except LOAD_ERRORS as error:
-        raise ModelError(f"base.vision_tower {folder} cannot be loaded: {one_line(error)}") from None
+        raise ModelError(f"base.vision_tower {folder} cannot be loaded: {reason(error)}") from None
 
 
 def _fields(folder: Path) -> dict[str, Any]:
