@@ -85,6 +85,25 @@ def test_a_chat_template_is_taken_from_the_tokenizer_where_the_processor_has_non
     assert again.prompt_ids(ASKED, [picture(0)]) == theirs.prompt_ids(ASKED, [picture(0)])
 
 
+def test_a_tokenizer_without_a_padding_token_is_none_the_less_asked(plain: Path, brought: Path) -> None:
+    change(brought / "tokenizer_config.json", lambda table: table.pop("pad_token"))
+    processor = load_processor(brought)
+    assert processor.tokenizer.pad_token is None
+
+    def texts(folder: Path) -> list[str]:
+        engine = open_engine("hf", folder, EngineSettings(dtype="float32"))
+        prompts = [ASKED, (Turn("user", "What is shown in the picture at the top?"),)]
+        requests = [
+            Request(id=str(i), messages=turns, images=(picture(i),), max_new_tokens=8)
+            for i, turns in enumerate(prompts)
+        ]
+        return [result.text for result in sorted(engine.generate(requests), key=lambda one: one.id)]
+
+    assert texts(brought) == texts(plain)
+    Chat(processor).check()
+    assert processor.tokenizer.pad_token is None, "what is trained would else be saved with another"
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # transformers leaves the file open
 def test_of_several_chat_templates_the_one_named_default_counts(brought: Path) -> None:
     other = "{{ other_argument }}"

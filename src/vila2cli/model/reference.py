@@ -5,8 +5,8 @@ chat template. It reads and cuts every picture for every prompt; here a prompt i
 pictures expanded once, which is the same for most processors and is seen here to be.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -112,20 +112,34 @@ def _settle_parts(chat: "Chat", shown: list[list[Image.Image]], theirs: Mapping[
 def _own_path(chat: "Chat", shown: Sequence[Sequence[Image.Image]]) -> Mapping[str, Any]:
     """What the processor's own path gives the model for a batch of prompts."""
     processor = chat.processor
-    if chat.template is not None:
-        texts = [chat.image_token * len(images) + ASKED[0].text for images in shown]
-        made = processor(text=texts, images=list(map(list, shown)), padding=True, return_tensors="pt")
-    else:
-        made = processor.apply_chat_template(
-            [_messages(images) for images in shown],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-            **chat.arguments,
-        )
+    with _padding(chat.tokenizer):
+        if chat.template is not None:
+            texts = [chat.image_token * len(images) + ASKED[0].text for images in shown]
+            made = processor(text=texts, images=list(map(list, shown)), padding=True, return_tensors="pt")
+        else:
+            made = processor.apply_chat_template(
+                [_messages(images) for images in shown],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+                **chat.arguments,
+            )
     return {name: value for name, value in made.items() if name != "labels"}
+
+
+@contextmanager
+def _padding(tokenizer: Any) -> Iterator[None]:
+    """Let a tokenizer without a padding token pad; which token it is does not matter, as all are masked."""
+    if tokenizer.pad_token is not None:
+        yield
+        return
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    try:
+        yield
+    finally:
+        tokenizer.pad_token = None
 
 
 def _messages(images: Sequence[Image.Image]) -> list[dict[str, Any]]:
