@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from tiny_vlm import build_random_vlm, picture
-from vila2cli.engine import EngineSettings, Request, open_engine
+from vila2cli.engine import EngineSettings, Request, ScoreRequest, open_engine
 from vila2cli.errors import ModelError, UnaskableError
 from vila2cli.model.chat import Chat
 from vila2cli.model.likeness import check_alike
 from vila2cli.model.loading import architecture, load_processor
 from vila2cli.settings import AskedSettings
 from vila2cli.shards.sample import Turn
+from vila2cli.train.job import load_checkpoint
 
 Change = Callable[[dict[str, Any]], Any]
 ASKED = (Turn("user", "What is shown?"),)
@@ -102,6 +103,44 @@ def test_a_tokenizer_without_a_padding_token_is_none_the_less_asked(plain: Path,
     assert texts(brought) == texts(plain)
     Chat(processor).check()
     assert processor.tokenizer.pad_token is None, "what is trained would else be saved with another"
+
+
+def test_positions_that_turn_with_the_length_of_a_batch_are_those_of_each_request(brought: Path) -> None:
+    factors = {"short_factor": [1.0] * 16, "long_factor": [3.0 + i for i in range(16)]}
+    turn = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 48}
+    change(
+        brought / "config.json", lambda table: table["text_config"].update(rope_parameters={**turn, **factors})
+    )
+    questions = ["What?", "What is shown?", "What is shown at the top left of it, or at the top right?"]
+    turns = [(Turn("user", question),) for question in (*questions, questions[2] * 2)]
+    asked = [
+        Request(id=str(i), messages=own, images=(picture(0),), max_new_tokens=12) for i, own in enumerate(turns)
+    ]
+    scored = [
+        ScoreRequest(id=str(i), messages=own, images=(picture(0),), text="a red star")
+        for i, own in enumerate(turns)
+    ]
+
+    def answers(batch_size: int) -> tuple[list[str], list[float]]:
+        engine = open_engine("hf", brought, EngineSettings(dtype="float32", batch_size=batch_size))
+        texts = sorted(engine.generate(asked), key=lambda one: one.id)
+        scores = sorted(engine.generate(scored), key=lambda one: one.id)
+        return [one.text for one in texts], [value for one in scores for value in one.token_logprobs]
+
+    chat = Chat(load_processor(brought))
+    lengths = [len(chat.prompt_ids(own, [picture(0)])) for own in turns]
+    assert lengths[0] + 12 <= turn["original_max_position_embeddings"] < lengths[-1]
+    (texts, scores), (texts_alone, scores_alone) = answers(8), answers(1)
+    assert texts == texts_alone
+    assert scores == pytest.approx(scores_alone, abs=1e-4)
+    assert len(set(texts)) > 1
+
+
+def test_a_quantized_checkpoint_is_not_trained(brought: Path) -> None:
+    block = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
+    change(brought / "config.json", lambda table: table.update(quantization_config=block))
+    with pytest.raises(ModelError, match=r"is quantized .* can be asked but not trained"):
+        load_checkpoint(brought)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # transformers leaves the file open

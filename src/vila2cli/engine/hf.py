@@ -28,6 +28,7 @@ from vila2cli.engine.limits import (
     in_fewer_tiles,
     room_for_answer,
     scored_ids,
+    turning_length,
 )
 from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
@@ -61,6 +62,11 @@ class _Prepared:
         """Where the text that is scored begins, None for what is generated."""
         return len(self.ids) - self.num_new if isinstance(self.request, ScoreRequest) else None
 
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and text together, of one that is generated the most."""
+        return len(self.ids) + (0 if isinstance(self.request, ScoreRequest) else self.num_new)
+
 
 class HfEngine:
     """A checkpoint in transformers' own `generate`, batched by length inside each request group."""
@@ -88,6 +94,7 @@ class HfEngine:
         self._net.eval()
         self.model_sha256 = weights_sha256(folder)
         self._context = min(context_length(self._net.config), settings.context_limit)
+        self._turn = turning_length(self._net.config)
         self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
         pad = self._chat.tokenizer.pad_token_id
         self._pad = self._eos[0] if pad is None else int(pad)
@@ -122,6 +129,7 @@ class HfEngine:
         prepared.sort(key=lambda p: (p.num_new, len(p.ids)))
         while prepared:
             batch = [p for p in prepared[: self.batch_size] if p.num_new == prepared[0].num_new]
+            batch = self._turned_alike(batch)
             done = self._first_that_fit(batch, self._generate)
             self._release(batch[: len(done)])
             yield from done
@@ -134,10 +142,17 @@ class HfEngine:
         prepared.sort(key=lambda p: len(p.ids))
         while prepared:
             batch = prepared[: min(self.batch_size, self._num_scored_together(prepared))]
+            batch = self._turned_alike(batch)
             done = self._first_that_fit(batch, self._score)
             self._release(batch[: len(done)])
             yield from done
             prepared = prepared[len(done) :]
+
+    def _turned_alike(self, batch: list[_Prepared]) -> list[_Prepared]:
+        """The first requests, sorted by length, whose positions are turned as each one's alone would be."""
+        if not self._turn or batch[0].longest <= self._turn:
+            return [p for p in batch if not self._turn or p.longest <= self._turn]
+        return batch if len(batch[0].ids) > self._turn else batch[:1]
 
     def _release(self, asked: Sequence[_Prepared]) -> None:
         """Let go of tensors that the model has seen, unless other layers ask about the same pictures."""

@@ -19,10 +19,10 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vila2cli import __version__
-from vila2cli.errors import DataError, Interrupted, RecipeError
+from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError
 from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
-from vila2cli.model.checkpoint import resolve_model
+from vila2cli.model.checkpoint import read_config, resolve_model
 from vila2cli.model.loading import cast, load_processor, load_whole
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.run.folder import complete_folder, write_json
@@ -112,8 +112,16 @@ class TrainSummary(StageResult):
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
-    """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded, or not whole."""
+    """A checkpoint in float32 with its processor; raises ModelError when it cannot be loaded, or not whole.
+
+    So it does for a quantized one, whose training could not be saved.
+    """
     folder = resolve_model(model)
+    if read_config(folder / "config.json").get("quantization_config"):
+        raise ModelError(
+            f"{folder} is quantized (quantization_config in its config.json), so it can be asked but not trained; "
+            "give the checkpoint that it was made from"
+        )
     loaded = load_whole(AutoModelForImageTextToText, folder, what="as an image-text model", dtype="float32")
     return loaded, load_processor(folder)
 
