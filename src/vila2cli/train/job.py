@@ -119,8 +119,8 @@ def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
     folder = resolve_model(model)
     if read_config(folder / "config.json").get("quantization_config"):
         raise ModelError(
-            f"{folder} is quantized (quantization_config in its config.json), so it can be asked but not trained; "
-            "give the checkpoint that it was made from"
+            f"{folder} is quantized (quantization_config in its config.json), so it can be asked but not "
+            "trained; give the checkpoint that it was made from"
         )
     loaded = load_whole(AutoModelForImageTextToText, folder, what="as an image-text model", dtype="float32")
     return loaded, load_processor(folder)
