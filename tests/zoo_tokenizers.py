@@ -106,6 +106,11 @@ def _tokenizer(
     )
 
 
+def tokenizer_with(special: str, named: dict[str, str]) -> PreTrainedTokenizerFast:
+    """One of bytes for a class that is not in the zoo, with ChatML's ends."""
+    return _tokenizer("bytes", special, bos=None, eos="<|im_end|>", pad="<|endoftext|>", named=named)
+
+
 QWEN = (
     "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
     "<|image_pad|> <|video_pad|>"

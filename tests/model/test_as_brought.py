@@ -5,14 +5,17 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tiny_vlm import build_random_vlm, picture
-from vila2cli.engine import EngineSettings, Request, ScoreRequest, open_engine
+from vila2cli.engine import EngineSettings, Request, open_engine
 from vila2cli.errors import ModelError, UnaskableError
+from vila2cli.model.build import load_llm, resolve_base
 from vila2cli.model.chat import Chat
 from vila2cli.model.likeness import check_alike
 from vila2cli.model.loading import architecture, load_processor
@@ -86,6 +89,20 @@ def test_a_chat_template_is_taken_from_the_tokenizer_where_the_processor_has_non
     assert again.prompt_ids(ASKED, [picture(0)]) == theirs.prompt_ids(ASKED, [picture(0)])
 
 
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_tokenizer_of_sentencepiece_says_which_packages_read_it(brought: Path, tmp_path: Path) -> None:
+    llm = shutil.copytree(resolve_base("world:llm"), tmp_path / "llm")
+    for folder in (brought, llm):
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+        change(folder / "tokenizer_config.json", lambda table: table.update(tokenizer_class="LlamaTokenizer"))
+    needs = r"needs sentencepiece and protobuf.*: pip install 'vila2cli\[models\]'$"
+    with pytest.raises(ModelError, match=f"the processor of .* {needs}"):
+        load_processor(brought)
+    with pytest.raises(ModelError, match=f"its tokenizer {needs}"):
+        load_llm(llm, torch.float32)
+
+
 def test_a_tokenizer_without_a_padding_token_is_none_the_less_asked(plain: Path, brought: Path) -> None:
     change(brought / "tokenizer_config.json", lambda table: table.pop("pad_token"))
     processor = load_processor(brought)
@@ -103,37 +120,6 @@ def test_a_tokenizer_without_a_padding_token_is_none_the_less_asked(plain: Path,
     assert texts(brought) == texts(plain)
     Chat(processor).check()
     assert processor.tokenizer.pad_token is None, "what is trained would else be saved with another"
-
-
-def test_positions_that_turn_with_the_length_of_a_batch_are_those_of_each_request(brought: Path) -> None:
-    factors = {"short_factor": [1.0] * 16, "long_factor": [3.0 + i for i in range(16)]}
-    turn = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 48}
-    change(
-        brought / "config.json", lambda table: table["text_config"].update(rope_parameters={**turn, **factors})
-    )
-    questions = ["What?", "What is shown?", "What is shown at the top left of it, or at the top right?"]
-    turns = [(Turn("user", question),) for question in (*questions, questions[2] * 2)]
-    asked = [
-        Request(id=str(i), messages=own, images=(picture(0),), max_new_tokens=12) for i, own in enumerate(turns)
-    ]
-    scored = [
-        ScoreRequest(id=str(i), messages=own, images=(picture(0),), text="a red star")
-        for i, own in enumerate(turns)
-    ]
-
-    def answers(batch_size: int) -> tuple[list[str], list[float]]:
-        engine = open_engine("hf", brought, EngineSettings(dtype="float32", batch_size=batch_size))
-        texts = sorted(engine.generate(asked), key=lambda one: one.id)
-        scores = sorted(engine.generate(scored), key=lambda one: one.id)
-        return [one.text for one in texts], [value for one in scores for value in one.token_logprobs]
-
-    chat = Chat(load_processor(brought))
-    lengths = [len(chat.prompt_ids(own, [picture(0)])) for own in turns]
-    assert lengths[0] + 12 <= turn["original_max_position_embeddings"] < lengths[-1]
-    (texts, scores), (texts_alone, scores_alone) = answers(8), answers(1)
-    assert texts == texts_alone
-    assert scores == pytest.approx(scores_alone, abs=1e-4)
-    assert len(set(texts)) > 1
 
 
 def test_a_quantized_checkpoint_is_not_trained(brought: Path) -> None:

@@ -21,7 +21,7 @@ from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Preparing, R
 from vila2cli.engine.asking import chat_for, with_system
 from vila2cli.engine.batching import Window
 from vila2cli.engine.limits import answered, eos_token_ids, failed, in_fewer_tiles, room_for_answer, scored_ids
-from vila2cli.engine.vllm_options import context_on, engine_options, place
+from vila2cli.engine.vllm_options import check_turning, context_on, engine_options, place
 from vila2cli.engine.vllm_ready import normalises_itself, prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.errors import DataError, ModelError, UnaskableError, one_line
@@ -88,6 +88,7 @@ class VllmEngine:
             self.num_devices = plan.per_replica
         image_tokens = most_tokens(folder)
         self._context = context_on(config, settings, plan, image_tokens)
+        check_turning(config, self._context)
         self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
         options = engine_options(config, settings, self._context, plan, image_tokens)
         options |= pixel_options(self._chat, settings.asked)

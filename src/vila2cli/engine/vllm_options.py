@@ -7,9 +7,9 @@ from typing import Any
 
 from vila2cli.engine import EngineSettings
 from vila2cli.engine.devices import gpus
-from vila2cli.engine.limits import cache_bytes_per_token, context_length
+from vila2cli.engine.limits import cache_bytes_per_token, context_length, turning_length
 from vila2cli.engine.placing import Shape, context_that_fits, plan_gpus
-from vila2cli.errors import RecipeError, meant
+from vila2cli.errors import ModelError, RecipeError, meant
 from vila2cli.model.adapter import read_adapter
 from vila2cli.model.loading import outline
 from vila2cli.model.tiles import most_tokens
@@ -85,6 +85,15 @@ def context_on(config: Any, settings: EngineSettings, plan: Placed | None, image
     num_images = max(settings.max_images, several if several > 8 else 1)
     planned = max(settings.planned_context, num_images * image_tokens + _MIN_CONTEXT)
     return min(own, max(planned, room - 128))
+
+
+def check_turning(config: Any, context: int) -> None:
+    """Raise ModelError where vLLM would turn the positions of short prompts as those of long ones."""
+    if 0 < (length := turning_length(config)) < context:
+        raise ModelError(
+            f"by LongRoPE its positions turn otherwise above {length:,} tokens, and vLLM goes by the context "
+            f"of {context:,} in place of each prompt; set engine.max_model_len = {length}"
+        )
 
 
 def engine_options(

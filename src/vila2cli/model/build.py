@@ -41,6 +41,7 @@ from vila2cli.model.loading import (
     LOAD_ERRORS,
     NO_CODE,
     cast,
+    lacking,
     load_whole,
     quiet_transformers,
     reason,
@@ -98,7 +99,13 @@ def load_llm(folder: Path, dtype: torch.dtype, **tokens: Any) -> tuple[PreTraine
     try:
         return llm, AutoTokenizer.from_pretrained(folder, **NO_CODE, **tokens)
     except LOAD_ERRORS as error:
-        raise ModelError(f"base.llm {folder}: its tokenizer cannot be loaded: {reason(error)}") from None
+        package = lacking(error, folder)
+        why = (
+            f"needs {package}: pip install {to_install(package)}"
+            if package
+            else f"cannot be loaded: {reason(error)}"
+        )
+        raise ModelError(f"base.llm {folder}: its tokenizer {why}") from None
 
 
 def _check_head(llm: Any, folder: Path) -> None:

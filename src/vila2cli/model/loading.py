@@ -7,6 +7,7 @@ the requested class does not have.
 
 import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorErro
 
 NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
 """For whatever reads a folder: else transformers asks at the terminal whether to run a checkpoint's code."""
-_OF_MODELS = ("torchvision", "num2words", "sentencepiece")
+_OF_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+_OF_MODELS = ("torchvision", "num2words", *_OF_SENTENCEPIECE)
 """The packages of the extra `models`."""
 
 
@@ -133,7 +135,7 @@ def load_processor(folder: Path) -> Any:
     try:
         return cutting(_templated(AutoProcessor.from_pretrained(folder, **NO_CODE)), str(folder))
     except LOAD_ERRORS as error:
-        if package := _lacking(error):
+        if package := lacking(error, folder):
             raise LackingPackageError(
                 f"{folder}: the processor of {_family(folder)} needs {package}, which is not installed: "
                 f"pip install {to_install(package)}"
@@ -154,15 +156,27 @@ def to_install(package: str) -> str:
     """What to tell pip for a package; torchvision's releases fit one of torch each, which is to stay."""
     if package == "torchvision":
         return f"'vila2cli[models]' torch=={torch.__version__.partition('+')[0]}"
-    return "'vila2cli[models]'" if package in _OF_MODELS else package
+    return "'vila2cli[models]'" if package.partition(" ")[0] in _OF_MODELS else package
 
 
-def _lacking(error: Exception) -> str | None:
+def lacking(error: Exception, folder: Path) -> str | None:
     """The package that an error of transformers says is not installed, by the name that pip knows."""
     text = str(error)
+    if re.search(r"tiktoken|Error parsing line", text) and any(folder.glob("*.model")):
+        # What transformers cannot read with these two it takes for a file of tiktoken.
+        lacking = [name for name, module in _OF_SENTENCEPIECE.items() if not _is_installed(module)]
+        if lacking:
+            return " and ".join(lacking)
     found = re.search(r"requires the (\w+) library but it was not found", text)
     found = found or re.search(r"[Pp]ackage `(\w+)` is required", text)
     return found[1].lower() if found else None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it is in
+        return False
 
 
 def _family(folder: Path) -> str:

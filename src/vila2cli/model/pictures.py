@@ -41,7 +41,7 @@ class Pictures:
     def __init__(self, processor: Any) -> None:
         self._processor = self._maker = processor  # the second makes tensors
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self.place = str(getattr(processor, "image_token", None) or "")
+        self.place = _place(processor, self._tokenizer)
         self.place_id = int(self._tokenizer.convert_tokens_to_ids(self.place)) if self.place else -1
         self.by_number = False
         self.alone = True
@@ -62,6 +62,8 @@ class Pictures:
     def feature_id(self) -> int:
         """The id of the tokens that features of images take the place of, -1 for a model without images."""
         own = getattr(self._tokenizer, "image_token_id", None)
+        if own is None and self.place != getattr(self._processor, "image_token", None):
+            own = getattr(self._processor, "image_token_id", None)
         return self.place_id if own is None or not self.place else int(own)
 
     @cached_property
@@ -291,6 +293,14 @@ class Pictures:
             return str(told[0][0]["replacement"])
         ids = [int(token) for token in made["input_ids"][0]]
         return ids[: len(ids) // number]
+
+
+def _place(processor: Any, tokenizer: Any) -> str:
+    """What a chat template writes where an image stands; for some it is another token than that of features."""
+    token = getattr(processor, "image_placeholder_token", None)
+    if token is None or tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(token)) != token:
+        token = getattr(processor, "image_token", None)
+    return str(token or "")
 
 
 def _keep(kept: dict[_Place, _Value], key: _Place, value: _Value) -> _Value:
