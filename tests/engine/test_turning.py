@@ -3,15 +3,22 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tiny_vlm import picture
 from vila2cli.engine import Engine, EngineSettings, Request, ScoreRequest, open_engine
-from vila2cli.errors import ModelError
+from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.chat import Chat
 from vila2cli.model.loading import load_processor
+from vila2cli.settings import TrainerSettings
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards.sample import Turn
+from vila2cli.train.distribution import alone
+from vila2cli.train.job import load_checkpoint
+from vila2cli.train.launch import read_launch
+from vila2cli.train.survey import survey_of
 
 TURN = 64
 QUESTIONS = ["What?", "What is shown?", "What is shown at the top left of it, or at the top right?"]
@@ -59,11 +66,25 @@ def test_a_batch_answers_and_scores_as_each_request_alone(turning: Path) -> None
     lengths = [len(chat.prompt_ids(own, [picture(0)])) for own in TURNS]
     assert lengths[0] + NUM_NEW <= TURN < lengths[-1]
     assert any(length <= TURN < length + NUM_NEW for length in lengths)
-    together, alone = (
+    together, single = (
         open_engine("hf", turning, EngineSettings(dtype="float32", batch_size=size)) for size in (8, 1)
     )
-    assert texts(together, TURNS) == texts(alone, TURNS)
-    assert scores(together) == pytest.approx(scores(alone), abs=1e-4)
+    assert texts(together, TURNS) == texts(single, TURNS)
+    assert scores(together) == pytest.approx(scores(single), abs=1e-4)
+
+
+def test_samples_are_trained_together_only_on_one_side_of_the_length(turning: Path) -> None:
+    model, processor = load_checkpoint(turning)
+    ranks = alone(read_launch(TrainerSettings(), "float32"))
+
+    def check(**settings: Any) -> None:
+        phase = load_recipe(None, [f"sft.{key}={value}" for key, value in settings.items()]).sft
+        survey_of(model, Chat(processor), [phase], TrainerSettings(), ranks)
+
+    with pytest.raises(RecipeError, match=rf"above {TURN} tokens: set max_length = {TURN}, or packing = false"):
+        check(max_length=TURN + 1)
+    check(max_length=TURN)
+    check(max_length=TURN + 1, packing="false", micro_batch_size=1)
 
 
 @pytest.mark.vllm
@@ -71,5 +92,5 @@ def test_vllm_is_not_asked_about_short_prompts_as_about_long_ones(turning: Path)
     with pytest.raises(ModelError, match=rf"LongRoPE .* context of 512 .* set engine.max_model_len = {TURN}"):
         open_engine("vllm", turning, EngineSettings(dtype="float32"))
     settings = EngineSettings(dtype="float32", max_model_len=TURN)
-    alone = open_engine("hf", turning, EngineSettings(dtype="float32", batch_size=1))
-    assert texts(open_engine("vllm", turning, settings), TURNS[:2]) == texts(alone, TURNS[:2])
+    single = open_engine("hf", turning, EngineSettings(dtype="float32", batch_size=1))
+    assert texts(open_engine("vllm", turning, settings), TURNS[:2]) == texts(single, TURNS[:2])

@@ -28,7 +28,6 @@ from vila2cli.engine.limits import (
     in_fewer_tiles,
     room_for_answer,
     scored_ids,
-    turning_length,
 )
 from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
@@ -37,6 +36,7 @@ from vila2cli.engine.trial import TESTED, try_out
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
+from vila2cli.model.layers import turning_length
 from vila2cli.model.loading import RUN_ERRORS, architecture, load_generator, load_processor
 from vila2cli.model.ready import release
 from vila2cli.model.reference import ASKED

@@ -1,7 +1,6 @@
 """What a checkpoint allows, read the same way by every engine that loads one."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,16 +39,6 @@ MAX_LINE = 240
 def context_length(config: Any) -> int:
     """Tokens of prompt plus answer that a checkpoint's language model has positions for."""
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31)
-
-
-def turning_length(config: Any) -> int:
-    """The tokens above which LongRoPE turns a whole batch's positions otherwise, 0 for a model without it."""
-    stated = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    tables = [stated, *(table for table in stated.values() if isinstance(table, Mapping))]
-    lengths = [
-        table["original_max_position_embeddings"] for table in tables if table.get("rope_type") == "longrope"
-    ]
-    return int(min(lengths, default=0))
 
 
 def eos_token_ids(known: int | list[int] | None, chat: Chat) -> list[int]:

@@ -1,5 +1,6 @@
 """The layers of a config's language model, which in some classes differ in their heads or their width."""
 
+from collections.abc import Mapping
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -41,3 +42,13 @@ def _number(config: Any, name: str, i: int) -> int:
     if isinstance(value, list | tuple):
         value = value[i] if i < len(value) else None
     return int(value or 0)
+
+
+def turning_length(config: Any) -> int:
+    """The tokens above which LongRoPE turns a whole batch's positions otherwise, 0 for a model without it."""
+    stated = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    tables = [stated, *(table for table in stated.values() if isinstance(table, Mapping))]
+    lengths = [
+        table["original_max_position_embeddings"] for table in tables if table.get("rope_type") == "longrope"
+    ]
+    return int(min(lengths, default=0))

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from vila2cli.errors import DataError, ModelError, RecipeError, one_line
 from vila2cli.model.chat import IGNORE_INDEX, Chat
+from vila2cli.model.layers import turning_length
 from vila2cli.model.loading import RUN_ERRORS
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
@@ -48,6 +49,7 @@ def survey_of(
     model: PreTrainedModel, chat: Chat, phases: Sequence[TrainSettings], trainer: TrainerSettings, ranks: Ranks
 ) -> Manner:
     """How a model is to be trained in phases, as the first process finds out for all of them."""
+    _check_turning(model, phases)
     packing = [settings for settings in phases if settings.packing]
     kernels = [kernel_for(model, settings, trainer, ranks) for settings in packing[:1]]
     if kernels and trainer.attention == "auto":
@@ -61,6 +63,17 @@ def survey_of(
         return {field.name: getattr(found, field.name) for field in fields(Manner) if field.name != "axes"}
 
     return Manner(**ranks.first(find), axes=Axes(model) if kernels and has_axes(model) else None)
+
+
+def _check_turning(model: PreTrainedModel, phases: Sequence[TrainSettings]) -> None:
+    """Raise RecipeError where LongRoPE would turn short samples as the long ones that they are batched with."""
+    length = turning_length(model.config)
+    together = [one for one in phases if one.packing or one.micro_batch_size != 1]
+    if length and any(one.max_length > length for one in together):
+        raise RecipeError(
+            f"by LongRoPE positions of a whole batch turn otherwise where one of its samples is above "
+            f"{length:,} tokens: set max_length = {length}, or packing = false and micro_batch_size = 1"
+        )
 
 
 def kernel_for(model: PreTrainedModel, settings: TrainSettings, trainer: TrainerSettings, ranks: Ranks) -> str:
