@@ -243,3 +243,16 @@ def test_pretraining_leaves_out_what_a_filter_layer_drops(
     )
     assert (main["interleaved"]["filtered"], summary["num_rejected"]) == (0, 0)
     assert f"({kept.num_in - kept.num_out:,} filtered out)" in capsys.readouterr().err
+
+
+def test_samples_longer_than_the_context_are_told_of(
+    recipe: Recipe, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = Path(shutil.copytree(pretrained, tmp_path / "short"))
+    config = json.loads((short / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 64
+    (short / "config.json").write_text(json.dumps(config))
+    for model, is_told in ((short, True), (pretrained, False)):
+        sft(recipe, model=model, shards=None, out=tmp_path / f"sft-{is_told}", round=0)
+        told = capsys.readouterr().err
+        assert ("the language model was made for 64; lower sft.max_length" in told) == is_told

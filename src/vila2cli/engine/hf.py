@@ -22,7 +22,6 @@ from vila2cli.engine.ending import Ending
 from vila2cli.engine.limits import (
     answered,
     cache_bytes_per_token,
-    context_length,
     eos_token_ids,
     failed,
     in_fewer_tiles,
@@ -36,7 +35,7 @@ from vila2cli.engine.trial import TESTED, try_out
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.layers import turning_length
+from vila2cli.model.layers import context_length, turning_length
 from vila2cli.model.loading import RUN_ERRORS, architecture, load_generator, load_processor
 from vila2cli.model.ready import release
 from vila2cli.model.reference import ASKED

@@ -36,11 +36,6 @@ MAX_LINE = 240
 """Characters of what an engine says of one request."""
 
 
-def context_length(config: Any) -> int:
-    """Tokens of prompt plus answer that a checkpoint's language model has positions for."""
-    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31)
-
-
 def eos_token_ids(known: int | list[int] | None, chat: Chat) -> list[int]:
     """Every token that ends an answer: of the checkpoint's generation config, template and tokenizer."""
     ids = with_ends(known, chat.end_ids)

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from vila2cli.engine.devices import Gpu
-from vila2cli.engine.limits import cache_bytes_per_token, context_length
+from vila2cli.engine.limits import cache_bytes_per_token
 from vila2cli.errors import ModelError
 from vila2cli.model.freeze import parts_of
-from vila2cli.model.layers import layers_of, tower_heads
+from vila2cli.model.layers import context_length, layers_of, tower_heads
 from vila2cli.settings import MachineSettings
 
 _OVERHEAD = 2_000_000_000

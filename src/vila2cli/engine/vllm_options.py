@@ -7,11 +7,11 @@ from typing import Any
 
 from vila2cli.engine import EngineSettings
 from vila2cli.engine.devices import gpus
-from vila2cli.engine.limits import cache_bytes_per_token, context_length
+from vila2cli.engine.limits import cache_bytes_per_token
 from vila2cli.engine.placing import Shape, context_that_fits, plan_gpus
 from vila2cli.errors import ModelError, RecipeError, meant
 from vila2cli.model.adapter import read_adapter
-from vila2cli.model.layers import turning_length
+from vila2cli.model.layers import context_length, turning_length
 from vila2cli.model.loading import outline
 from vila2cli.model.tiles import most_tokens
 

@@ -44,6 +44,11 @@ def _number(config: Any, name: str, i: int) -> int:
     return int(value or 0)
 
 
+def context_length(config: Any) -> int:
+    """Tokens that a checkpoint's language model has positions for."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
 def turning_length(config: Any) -> int:
     """The tokens above which LongRoPE turns a whole batch's positions otherwise, 0 for a model without it."""
     stated = getattr(config.get_text_config(), "rope_parameters", None) or {}

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vila2cli.errors import RejectBudgetError
+from vila2cli.model.layers import context_length
 from vila2cli.run.cost import counted
 from vila2cli.run.progress import minutes
 from vila2cli.shards.rejects import are_too_many
 from vila2cli.shards.sample import Reject
+from vila2cli.train.data import Ints
 
 
 def check_budget(name: str, num_kept: int, rejects: Sequence[Reject], budget: float, table: str) -> None:
@@ -51,6 +53,17 @@ def opening_lines(
             f"a batch of {batch_size:,} is more than {counted(num_samples, 'sample')}, so that all of training "
             f"is {counted(num_steps, 'step')}; lower {table}.batch_size, or raise {table}.epochs"
         )
+
+
+def beyond_lines(tokens: Ints, config: Any, table: str) -> list[str]:
+    """How many samples, of so many tokens each, are longer than the language model has positions for."""
+    context = context_length(config)
+    if not (num := int((tokens > context).sum())):
+        return []
+    return [
+        f"{counted(num, 'sample')} of up to {int(tokens.max()):,} tokens: the language model was made for "
+        f"{context:,}; lower {table}.max_length to leave longer ones out"
+    ]
 
 
 def rejected_lines(num_rejected: int, path: str) -> list[str]:

@@ -37,7 +37,7 @@ from vila2cli.shards import Shard, Source
 from vila2cli.shards.rejects import REJECTS_FILE
 from vila2cli.shards.sample import Reject
 from vila2cli.text.choose import drawn_line
-from vila2cli.train.accounts import check_budget, mixture_line, opening_lines, phase_line, rejected_lines
+from vila2cli.train import accounts
 from vila2cli.train.choosing import Choosing
 from vila2cli.train.data import Compose
 from vila2cli.train.distribution import Ranks, joined
@@ -107,8 +107,8 @@ class TrainSummary(StageResult):
 
     def lines(self) -> list[str]:
         """What was trained, for the terminal; the rest is in vila2.json."""
-        rejected = rejected_lines(self.num_rejected, REJECTS_FILE)
-        return [*map(phase_line, self.phases), *rejected, f"every figure and setting: {LINEAGE_FILE}"]
+        rejected = accounts.rejected_lines(self.num_rejected, REJECTS_FILE)
+        return [*map(accounts.phase_line, self.phases), *rejected, f"every figure and setting: {LINEAGE_FILE}"]
 
 
 def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
@@ -286,10 +286,13 @@ class _Job:
             log_path=[self.partial / "log.jsonl"] if is_first else [],
             stream=None if is_first else io.StringIO(),
         ) as progress:
-            for line in opening_lines(counts, len(samples), settings.batch_size, total, phase.table):
+            for line in (
+                *accounts.opening_lines(counts, len(samples), settings.batch_size, total, phase.table),
+                *accounts.beyond_lines(samples.lengths.tokens, model.config, phase.table),
+            ):
                 progress.note(line)
             if any(settings.blend()):
-                progress.note(mixture_line("expected", wanted))
+                progress.note(accounts.mixture_line("expected", wanted))
             around = Surroundings(
                 trainer=self.recipe.trainer,
                 ranks=self.ranks,
@@ -313,7 +316,7 @@ class _Job:
                     names=names,
                     around=around,
                 )
-            progress.note(mixture_line("trained on", result.seen))
+            progress.note(accounts.mixture_line("trained on", result.seen))
             drawn = drawn_captions(samples.lengths, names, one, epochs=settings.epochs, seed=self.recipe.seed)
             for line in map(drawn_line, drawn.values()):
                 progress.note(line)
@@ -327,7 +330,7 @@ class _Job:
             stored = self._stored(self.partial / DATA_FOLDER / str(number) / data.name, data, phase.settings)
             rejects = [reject for one in stored for reject in one.rejects]
             num_kept = sum(one.num_samples for one in stored)
-            check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate, phase.table)
+            accounts.check_budget(data.name, num_kept, rejects, phase.settings.max_reject_rate, phase.table)
             times: Counter[tuple[str, str]] = Counter()
             for reject in rejects:  # of a key that is there several times each counts, in two phases once
                 times[reject.shard, reject.key] += 1
