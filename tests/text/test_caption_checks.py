@@ -242,6 +242,7 @@ def test_the_caption_stands_behind_the_reasoning(text: str, defect: str | None) 
         ("The screen shows\n```\nprint(1)\n```", "The screen shows\n```\nprint(1)\n```"),
         ('```json\n{"caption": "A cat sits."}\n```', "A cat sits."),
         ('{"caption": "A cat", "mood": "calm"}', '{"caption": "A cat", "mood": "calm"}'),
+        ('{"type": "meme"} is on the screen', '{"type": "meme"} is on the screen'),
         ("Absolutely! Here's a caption:\n\n---\n\nA cat sits.\n\n---", "A cat sits."),
         ("图片描述：一只猫坐着。", "一只猫坐着。"),
         ("Of course, the Sun is not infinitely far away.", "Of course, the Sun is not infinitely far away."),

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
             if "expected after" not in str(wrong):
                 raise
             # Marks that are part of the text: a line by itself is read as it stands.
-            values = taken[0].rstrip("\r\n").split(delimiter) if len(taken) == 1 else []
+            values = _as_it_stands(taken[0], delimiter) if len(taken) == 1 else []
             lines = f"line {line}" if len(taken) == 1 else f"lines {line} to {rows.line_num}"
             error = f"{lines}: a field goes on behind its closing quotation mark"
         if len(values) == len(names):
@@ -68,6 +70,15 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
         elif values or error:
             counts = f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
             yield RowError(error or counts, "bad-row", path.name)
+
+
+def _as_it_stands(line: str, delimiter: str) -> list[str]:
+    """The fields of a line whose quotation marks are text, unless only blanks behind them were wrong."""
+    line = line.rstrip("\r\n")
+    with suppress(csv.Error):
+        closed = re.sub(rf'" +(?={re.escape(delimiter)}|$)', '"', line)
+        return next(csv.reader([closed], delimiter=delimiter, strict=True), [])
+    return line.split(delimiter)
 
 
 def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:

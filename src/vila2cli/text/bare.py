@@ -2,7 +2,10 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 _FENCE = re.compile(r"```(?:\w+[^\S\n]*\n)?\s*(.*?)\s*```", re.DOTALL)
 _STRONG = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1", re.DOTALL)
@@ -15,7 +18,7 @@ _AROUND = (*('""', "''", "``", "**", "__", "“”", "‘’", "„“", "‚‘
 def bare(answer: str) -> str:
     """The answer inside the marks around it; emphasis is taken away wherever it stands."""
     text = unfenced(answer)
-    if text.startswith("{") and (found := one_object(text)) is not None:
+    if (found := whole_object(text)) is not None:
         names = {name.lower(): value for name, value in found.items()}
         value = next((names[name] for name in _KEYS if name in names), None)
         if isinstance(value, bool):
@@ -40,11 +43,23 @@ def unquoted(text: str) -> str:
 
 def one_object(answer: str) -> dict[str, Any] | None:
     """The JSON object that an answer is or, of flat ones, the only one in it; None for none, or several."""
-    for found in ([answer.strip()], _OBJECT.findall(answer)):
-        try:
-            (text,) = found
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        return value if isinstance(value, dict) else None
-    return None
+    for text in (answer.strip(), *(fence[1] for fence in _only(_FENCE.finditer(answer)))):
+        if (value := whole_object(text)) is not None:
+            return value
+    if answer.strip().startswith("["):
+        return None
+    return next((whole_object(text) for text in _only(_OBJECT.findall(answer))), None)
+
+
+def whole_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that the whole text is, None for none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _only(found: Iterable[_T]) -> list[_T]:
+    several = list(found)
+    return several if len(several) == 1 else []

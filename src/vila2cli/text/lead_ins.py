@@ -8,7 +8,7 @@ lead-in) go, and behind the caption only whole sentences that speak to the reade
 import functools
 import re
 
-from vila2cli.text.bare import one_object, unfenced, unquoted
+from vila2cli.text.bare import unfenced, unquoted, whole_object
 from vila2cli.text.phrases import phrases
 
 _IMAGE = (
@@ -26,7 +26,7 @@ def strip_wrapping(text: str) -> str:
     led = preface.sub("", text, count=1)
     led = agreement.sub("", led, count=1)
     inside = unfenced(_RULES.sub("", closing.sub("", led)))
-    said = one_object(inside) if inside.startswith("{") else None
+    said = whole_object(inside)
     if said is not None and len(said) == 1 and all(isinstance(value, str) for value in said.values()):
         (inside,) = said.values()
     return (inside if led == text else unquoted(inside)).strip()

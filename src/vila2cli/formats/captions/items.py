@@ -17,7 +17,7 @@ _TABLES = (
     *(".csv", ".tsv", ".csv.gz", ".tsv.gz", ".arrow"),
 )
 _BESIDE_TABLES = (
-    *(".stats.json", "manifest.json", "summary.json", "rejects.jsonl", "unmatched.jsonl"),
+    *("manifest.json", "summary.json", "rejects.jsonl", "unmatched.jsonl"),
     *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
 )
 """What our exports and `datasets` write beside tables about them."""
@@ -103,7 +103,8 @@ def _tables(inputs: Sequence[Path]) -> Iterator[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    return path.name.endswith(_TABLES) and not path.name.endswith(_BESIDE_TABLES)
+    is_beside = path.name in _BESIDE_TABLES or path.name.endswith(".stats.json")
+    return path.name.endswith(_TABLES) and not is_beside
 
 
 def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
