@@ -103,8 +103,15 @@ def test_quotation_marks_in_tables_swallow_no_row(name, tmp_path):
         'two\nlines, "x"',
         "end",
     ]
-    lost, last = rows('a|"never closed', "b|second", 'c|"third"', "d|end")
+    assert rows('a|"never closed', "b|second", 'c|"third"', "d|end") == [
+        '"never closed',
+        "second",
+        "third",
+        "end",
+    ]
+    lost, last = rows('a|"never closed', "in two lines", 'c|"third"', "d|end")
     assert last == "end"
     assert "lines 2 to 4: a field goes on behind its closing quotation mark" in str(lost)
-    with pytest.raises(DataError, match="opens a field on line 3 that is never closed"):
-        rows("a|first", 'b|"never closed', "c|third")
+    for lines in (('b|"never closed', "in two lines"), ('b|"cut',)):
+        with pytest.raises(DataError, match="opens a field on line 3 that is never closed"):
+            rows("a|first", *lines)

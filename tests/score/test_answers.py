@@ -66,6 +66,7 @@ def test_answers_without_yes_or_no_are_marked(answer, unclear):
         ('{"answer": 2}', "2"),
         ("what?", "what"),
         ("  bottom \n right ", "bottom right"),
+        ("2**3**4", "2**3**4"),
         ("", ""),
     ],
 )
@@ -130,6 +131,11 @@ def test_vqa_accuracy_leaves_one_answer_out(matches, score):
         ("Answer: A blue square", None),
         ("I see a cat.", None),
         ("I cannot answer this question.", None),
+        ("I can't answer A", None),
+        ("I, as an AI, cannot see images.", None),
+        ("Option A: a cat. Option B: a dog. So the answer is B.", "B"),
+        ("Option A shows a cat. Option C shows a dog.", None),
+        ("The correct option is B", "B"),
         ("A blue square", None),
         ("Because", None),
         ("", None),
@@ -143,6 +149,7 @@ def test_an_option_in_full_is_its_letter():
     blue = Reference(answers=("B",), meta={"choices": ["a red square", "a blue square", "a dot", "a dot"]})
     assert CHOICE.score("**Blue square.**", blue) == {"score": 1.0, "unparsed": 0.0}
     assert CHOICE.score("a dot", blue) == {"score": 0.0, "unparsed": 1.0}
+    assert CHOICE.score("(E)", blue) == {"score": 0.0, "unparsed": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +179,17 @@ def test_an_option_in_full_is_its_letter():
         ("答案是否。", False),
         ("", None),
         ("I'm sorry, I can't see the image.", None),
+        ("I'm sorry, but there is no dog in the image.", False),
+        ("Unfortunately, no.", False),
+        ("Unfortunately, the image shows a dog.", True),
+        ("I can't see any dog in this picture.", False),
+        ("I cannot see any image.", None),
+        ("I cannot see a dog in this image, so no.", False),
+        ("It is a no-parking sign, so yes.", True),
+        ("Yes and no.", None),
+        ("It isn't clear.", None),
+        ("I don't know.", None),
+        ("Da ist kein Hund.", False),
     ],
 )
 def test_a_question_of_ones_own_is_answered_by_yes_or_no_or_not_at_all(answer, yes):

@@ -48,28 +48,43 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[Row | RowError]:
     while True:
         line = rows.line_num + 1
         taken.clear()
-        error = ""
         try:
-            if (values := next(rows, None)) is None:
-                return
-        except csv.Error as wrong:
-            if "unexpected end" in str(wrong):
-                raise DataError(
-                    f"{path}: a quotation mark opens a field on line {line} that is never closed; close it, or "
-                    "double it and put the field in quotation marks"
-                ) from None
-            if "expected after" not in str(wrong):
-                raise
-            # Marks that are part of the text: a line by itself is read as it stands.
-            values = _as_it_stands(taken[0], delimiter) if len(taken) == 1 else []
-            lines = f"line {line}" if len(taken) == 1 else f"lines {line} to {rows.line_num}"
-            error = f"{lines}: a field goes on behind its closing quotation mark"
-        if len(values) == len(names):
-            fields = {name: value for name, value in zip(names, values, strict=True) if name}
-            yield Row(fields, "", line)
-        elif values or error:
-            counts = f"line {rows.line_num} has {len(values)} fields, and the first line names {len(names)}"
-            yield RowError(error or counts, "bad-row", path.name)
+            values = next(rows, None)
+        except csv.Error as error:
+            yield from _mended(path, names, line, [_as_it_stands(one, delimiter) for one in taken], error)
+            continue
+        if values is None:
+            return
+        if values:
+            yield _row(path, names, line, values)
+
+
+def _row(path: Path, names: list[str], line: int, values: list[str]) -> Row | RowError:
+    if len(values) == len(names):
+        return Row({name: value for name, value in zip(names, values, strict=True) if name}, "", line)
+    counts = f"line {line} has {len(values)} fields, and the first line names {len(names)}"
+    return RowError(counts, "bad-row", path.name)
+
+
+def _mended(
+    path: Path, names: list[str], line: int, each: list[list[str]], error: csv.Error
+) -> Iterator[Row | RowError]:
+    """The rows of lines, from `line` on, whose quotation marks are part of the text; an error for others."""
+    is_cut = "unexpected end" in str(error)  # as the last line of a file may be, with its mark still open
+    is_text = len(each) > 1 and len(names) > 1 if is_cut else len(names) > 1 or len(each) == 1
+    if is_text and all(len(values) == len(names) for values in each):
+        for number, values in enumerate(each, line):
+            yield _row(path, names, number, values)
+    elif is_cut:
+        raise DataError(
+            f"{path}: a quotation mark opens a field on line {line} that is never closed; close it, or "
+            "double it and put the field in quotation marks"
+        ) from None
+    elif "expected after" not in str(error):
+        raise error
+    else:
+        lines = f"lines {line} to {line + len(each) - 1}" if len(each) > 1 else f"line {line}"
+        yield RowError(f"{lines}: a field goes on behind its closing quotation mark", "bad-row", path.name)
 
 
 def _as_it_stands(line: str, delimiter: str) -> list[str]:

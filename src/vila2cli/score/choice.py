@@ -20,13 +20,19 @@ _LETTER = r"[(\[]?([A-Z])[)\]]?"
 _ALONE = re.compile(r"(?:(?:option|choice)\s+)?[(\[<]?([A-Z])[)\]>]?[.:。]?", re.IGNORECASE)
 # Another letter that is chosen as well, or is what "A" as an article cannot be before.
 _NO_OTHER = r"(?!\s*(?:or|and|/|&)\s*[(\[]?[A-Z]\b)(?!\s*,\s*[(\[]?[A-Z]\b(?!\s+(?:is|are|was|shows)\b))"
-_FIRST = re.compile(rf"(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])(?:[.:)]|(?=\s*\n|,\s|\s+[-–—]\s))){_NO_OTHER}(?=\W)")
+_FIRST = re.compile(
+    rf"(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])(?:[.:)]|(?=\s*\n)|(?<!I)(?=,\s|\s+[-–—]\s))){_NO_OTHER}(?=\W)"
+)
 _STATED = re.compile(
-    r"(?:\b(?i:answer|option|choice|antwort|réponse|respuesta|risposta|resposta|antwoord|ответ|choose|pick|select"
-    r"|go with|it(?:['’]s| is))|答案|选项|選項|選択肢|答え|정답)(?:\s+corre\w+)?\W{0,6}"
+    r"(?:(?<!can.t )(?<!cannot )\b(?i:answer|antwort|réponse|respuesta|risposta|resposta|antwoord|ответ"
+    r"|choose|pick|select|go with|it(?:['’]s| is)|(?:option|choice)(?=\s(?:is|would)\b))|答案|答え|정답)"
+    r"(?:\s+corre\w+)?\W{0,6}"
     r"(?:(?:(?i:is|would be|ist|est|es|è|é)\b|为|是|は|은|는)\W{0,8}?)?"
     rf"(?<![A-Za-z]){_LETTER}(?![\w'’]){_NO_OTHER}"
     r"(?!(?<=[AI])\s+(?!because|since|as\b|is\b|for\b)[a-z])"
+)
+_OPTION = re.compile(
+    rf"(?:\b(?i:option|choice)|选项|選項|選択肢)\W{{0,6}}{_LETTER}(?=\W*$|\s*[.:,]){_NO_OTHER}"
 )
 _RIGHT = re.compile(rf"\b{_LETTER}[.:]?\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|answer)\b")
 _SCIENCEQA_SENTENCE = re.compile(r"The answer is ([A-Z]).")
@@ -69,8 +75,10 @@ def parse_letter(answer: str) -> str | None:
         return alone[1].upper()
     if first := _FIRST.match(text):
         return str(first[first.lastindex or 0])
-    stated: set[str] = {match[1] for pattern in (_STATED, _RIGHT) for match in pattern.finditer(text)}
-    return stated.pop() if len(stated) == 1 else None
+    for patterns in ((_STATED, _RIGHT), (_OPTION,)):  # options are also gone through before one is chosen
+        if stated := {match[1] for pattern in patterns for match in pattern.finditer(text)}:
+            return str(stated.pop()) if len(stated) == 1 else None
+    return None
 
 
 def _letter_of_text(answer: str, choices: object) -> str | None:
@@ -123,7 +131,10 @@ def _vlmevalkit_text(answer: str, choices: dict[str, str]) -> str | None:
 
 def score(answer: str, reference: Reference) -> Row:
     """1 when the letter read from the answer is the reference letter."""
-    letter = parse_letter(answer) or _letter_of_text(answer, reference.meta.get("choices"))
+    choices = reference.meta.get("choices")
+    letter = parse_letter(answer) or _letter_of_text(answer, choices)
+    if letter is not None and isinstance(choices, list) and letter not in LETTERS[: len(choices)]:
+        letter = None
     return {"score": float(letter == true_letter(reference)), "unparsed": float(letter is None)}
 
 

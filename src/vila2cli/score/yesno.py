@@ -28,17 +28,42 @@ _WORD = re.compile(r"[a-z]+")
 _NOT_TRUE = re.compile(r"(?:\bnot|n['’]t|\bun)\s*true\b", re.IGNORECASE)
 _NOT_FALSE = re.compile(r"(?:\bnot|n['’]t)\s*false\b", re.IGNORECASE)
 _SAID = (
-    r"(?:(?P<yes>yes|yeah|yep|ja|oui|sí|si|sim|da|да)|(?P<no>no|nope|nein|non|nee|não|нет))\b"
-    r"|(?P<yes_>是|对|對|有|はい|예|네)|(?P<no_>否|不|没|沒|いいえ|아니)"
+    r"(?:(?P<yes>yes|yeah|yep|ja|oui|sí|si|sim|da(?!\s+(?:ist|sind|war))|да)|(?P<no>no|nope|nein|non|nee|não|нет))"
+    r"\b(?!-\w)|(?P<yes_>是|对|對|有|はい|예|네)|(?P<no_>否|不|没|沒|いいえ|아니)"
 )
-_SAYS_FIRST = re.compile(rf"\W*(?:{_SAID})", re.IGNORECASE)
-_SAYS_LAST = re.compile(
+_FIRST = re.compile(rf"\W*(?:{_SAID})(?!\W+(?:and|or)\W+(?:yes|no)\b)", re.IGNORECASE)
+_NAMED = re.compile(
     rf"(?:\b(?:answer|antwort|réponse|respuesta|risposta|resposta|ответ)|答案|答え)\W{{0,6}}"
     rf"(?:(?:is|would be|ist|est|es|è|é)\b|为|是(?!$)|は)?\W{{0,8}}(?:{_SAID})",
     re.IGNORECASE,
 )
+_LAST = re.compile(
+    r"(?:\b(?:so|thus|hence|therefore)\b|[.!?])\W+(?:(?P<yes>yes)|(?P<no>no))\b[^\w?]*$"
+    r"|,\s*(?P<yes_>yes)\b[^\w?]*$",
+    re.IGNORECASE,
+)
+_APOLOGY = re.compile(
+    r"\W*(?:unfortunately|(?:i['’]?\s?a?m )?(?:so |very )?(?P<sorry>sorry))\b\W*(?:but\b\W*)?", re.IGNORECASE
+)
 _SENTENCE = re.compile(r"[^.!?\n]*")
-_DENIES = re.compile(r"\b(?:no|not|none|never|neither|nor|nobody|nothing|cannot)\b|n['’]t\b", re.IGNORECASE)
+_CANNOT = r"(?:cannot|can not|can['’]t|unable to|not able to)"
+_UNSURE = re.compile(
+    r"\bun(?:sure|clear|certain)\b|\bnot (?:sure|clear|certain|enough|know)\b|n['’]t (?:know|sure|clear)\b"
+    rf"|(?:{_CANNOT}|(?:impossible|hard|difficult) to) (?:be sure|determine|tell|say|know)\b"
+    r"|\byes\W+(?:and|or)\W+no\b|\bno\W+(?:and|or)\W+yes\b"
+    r"|\bno (?:image|picture|photo)s?\b(?=\W*$| (?:was|is|has|attached|provided|available|given|uploaded)\b)",
+    re.IGNORECASE,
+)
+_UNSEEN = re.compile(
+    rf"(?:\bthere(?:['’]s|\s(?:is|are))\sno|(?:{_CANNOT}|do not|don['’]t) see (?:an?|any))\b"
+    r"(?!\s+(?:image|picture|photo)s?\b)",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"\b(?:no|not|none|never|neither|nor|nobody|nothing|cannot|kein\w*|nicht|aucun\w*|pas|ning[uú]n\w*|nessun\w*"
+    r"|nenhum\w*|geen|niet)\b|n['’]t\b",
+    re.IGNORECASE,
+)
 _TRUE, _FALSE = frozenset(("true", "yes")), frozenset(("false", "no"))
 
 _COARSE = ("existence", "count", "position", "color")
@@ -66,18 +91,23 @@ def truth_of(reference: Reference) -> str:
 
 
 def reads_yes(answer: str) -> bool | None:
-    """What an answer says: by the word that it names as its answer or begins with, else by its first sentence.
+    """What an answer says: by the word that it names, begins or ends with, else by its first sentence.
 
-    This says no where it denies anything. None for nothing, and for a refusal.
+    This says no where it denies anything. None for nothing, a refusal, and where the answer does not know.
     """
     text = bare(answer)
-    said = next(reversed(list(_SAYS_LAST.finditer(text))), None) or _SAYS_FIRST.match(text)
+    opening = _APOLOGY.match(text)
+    told = text[opening.end() :] if opening else text
+    said = next(reversed(list(_NAMED.finditer(told))), None) or _FIRST.match(told) or _LAST.search(told)
     if said is not None:
         return bool(said["yes"] or said["yes_"])
-    if not text or refuses(text):
+    sentence = _SENTENCE.match(told)
+    first = sentence[0] if sentence else ""
+    if _UNSEEN.search(first):
+        return False
+    if not told or _UNSURE.search(first) or refuses(told) or (opening and opening["sorry"] and refuses(text)):
         return None
-    first = _SENTENCE.match(text)
-    return first is None or _DENIES.search(first[0]) is None
+    return _DENIES.search(first) is None
 
 
 def score(answer: str, reference: Reference) -> Row:

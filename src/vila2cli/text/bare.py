@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 _FENCE = re.compile(r"```(?:\w+[^\S\n]*\n)?\s*(.*?)\s*```", re.DOTALL)
-_STRONG = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1", re.DOTALL)
+_STRONG = re.compile(r"(?<!\w)(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?!\w)", re.DOTALL)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _KEYS = ("answer", "final_answer", "choice", "option", "label", "result", "mark", "score")
 """Under which name the answer stands where JSON was not asked for."""

@@ -70,8 +70,9 @@ def _item(row: Row, max_images: int, text: str) -> Item:
     if len(images) > max_images:
         raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
     check_turns(row, meta)
-    filled = (name for name in _TEXTS if captions_in(meta.get(name)))
-    column = text or next(filled, "")
+    filled = [name for name in _TEXTS if captions_in(meta.get(name))]
+    worded = (name for name in filled if not isinstance(meta[name], int | float))  # no label beside a caption
+    column = text or next(worded, next(iter(filled), ""))
     if not column and not {"messages", "interleaved"} & meta.keys():
         has = f"no column of captions, such as {', '.join(_TEXTS[:3])}; it has {shown(list(row.fields))}"
         raise row.error(f"has {has}: name one with --text", "no-caption")
