@@ -68,9 +68,7 @@ def judge(
     """
     if context.invoked_subcommand is not None:
         return
-    settings = open_recipe(recipe, sets)
-    if limit is not None and limit < settings.judge.num_samples:
-        settings = open_recipe(recipe, [*(sets or ()), f"judge.num_samples={limit}"])
+    settings = _opened(recipe, sets, limit)
     paths = Paths(settings, round, limit)
     chosen = layers or _judged_layers(paths)
     if len(chosen) < 2:
@@ -96,6 +94,14 @@ def judge(
         worker=plan.worker,
     )
     _say(plan, summary)
+
+
+def _opened(recipe: Path | None, sets: Sets, limit: int | None) -> Recipe:
+    """The recipe, with no more images drawn than the limit allows."""
+    settings = open_recipe(recipe, sets)
+    if limit is None or limit >= settings.judge.num_samples:
+        return settings
+    return open_recipe(recipe, [*(sets or ()), f"judge.num_samples={limit}"])
 
 
 def _say(plan: Plan, summary: StageResult) -> None:
