@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw
 
 from vila2cli.cli.app import main
 from vila2cli.errors import DataError, Interrupted, RecipeError, RejectBudgetError
-from vila2cli.evaluation.predictions import both, read_predictions, shared_tasks
+from vila2cli.evaluation.predictions import differences, read_predictions, shared_tasks
 from vila2cli.run.progress import Progress
 from vila2cli.run.workers import Worker
 from vila2cli.score import find_scorer
-from vila2cli.score.stats import Interval, difference
+from vila2cli.score.stats import Interval
 from vila2cli.score.task import load_task
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
@@ -195,12 +195,12 @@ def test_two_evals_are_compared_sample_by_sample(tiny_checkpoint, tasks, tmp_pat
         for name in ("one", "two")
     )
     yesno = shared["existence"]
-    before, after, _ = both(tmp_path / "one/existence", tmp_path / "two/existence", yesno, num_bootstrap=50)
-    assert {name: difference(before[name], after[name]).value for name in before} == pytest.approx(
+    found = differences(tmp_path / "one/existence", tmp_path / "two/existence", yesno, num_bootstrap=50)
+    assert {name: one.value for name, one in found.items()} == pytest.approx(
         {name: second[name]["value"] - first[name]["value"] for name in first}
     )
-    before, after, _ = both(tmp_path / "one/existence", tmp_path / "one/existence", yesno)
-    assert difference(before["accuracy"], after["accuracy"]).interval() == Interval(0.0, 0.0, 0.0)
+    same = differences(tmp_path / "one/existence", tmp_path / "one/existence", yesno)["accuracy"].interval()
+    assert same == Interval(0.0, 0.0, 0.0)
 
 
 def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_path):
@@ -210,7 +210,7 @@ def test_layers_of_different_tasks_are_not_compared(tiny_checkpoint, tasks, tmp_
     for name in ("000000", "000001"):
         (tmp_path / f"eval/elsewhere/{name}.tar.gz").unlink()
     with pytest.raises(DataError, match="share no sample"):
-        both(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
+        differences(tmp_path / "eval/existence", tmp_path / "eval/elsewhere", find_scorer("yesno"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no predictions"):
         read_predictions(tmp_path / "empty")

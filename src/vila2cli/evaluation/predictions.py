@@ -17,6 +17,7 @@ from vila2cli.score.stats import (
     Interval,
     Support,
     columns_of,
+    difference,
     difference_of,
     estimate,
     interval_within,
@@ -113,6 +114,14 @@ def pair(first: Predictions, second: Predictions) -> tuple[Predictions, Predicti
     if any(first.image_sha256s[i] != second.image_sha256s[j] for i, j in shared):
         raise DataError("the two prediction layers have different pictures under the same key")
     return _take(first, [i for i, _ in shared]), _take(second, [j for _, j in shared])
+
+
+def differences(
+    first_dir: Path, second_dir: Path, scorer: Scorer, *, num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Second minus first of every metric of the scorer, on the samples both layers hold."""
+    before, after, _ = both(first_dir, second_dir, scorer, num_bootstrap=num_bootstrap, seed=seed)
+    return {name: difference(before[name], after[name]) for name in before}
 
 
 def differences_of(
