@@ -21,8 +21,9 @@ def delimited_rows(path: Path) -> Iterator[Row | RowError]:
     `line` of a row is the one of the file that it begins on, the line with the names being the first.
 
     Of a .csv the delimiter is what its first line has most of, as spreadsheets write semicolons in half of the
-    world. Columns without a name, such as the index of pandas, are left out. Raises DataError for a field in
-    quotation marks that never ends, for it would hold all further rows.
+    world. Columns without a name, such as the index of pandas, are left out. A quotation mark that is never
+    closed is part of the text where each line by itself has all fields; else, as it would hold all further
+    rows, it raises DataError.
     """
     csv.field_size_limit(min(sys.maxsize, 1 << 31))
     with opened(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
