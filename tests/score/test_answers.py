@@ -67,6 +67,9 @@ def test_answers_without_yes_or_no_are_marked(answer, unclear):
         ("what?", "what"),
         ("  bottom \n right ", "bottom right"),
         ("2**3**4", "2**3**4"),
+        ("(A)", "a"),
+        ("The.", "the"),
+        ("@", "@"),
         ("", ""),
     ],
 )
