@@ -89,6 +89,27 @@ def test_a_name_that_is_no_folder_is_refused_by_all(tmp_path: Path, monkeypatch:
     assert "my.toml:1: name = 'my run'" in made.stderr
 
 
+def test_make_knows_files_of_odd_names_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is complete is not run again: make has to name each file as the shell does that writes it."""
+    monkeypatch.chdir(tmp_path)
+    odd = "50%% of a:b, lr=1e-5 [x] *? #1 & ~ it's $HOME (é)"
+    Path(f"{odd}.toml").write_text(WORLD)
+    flags = ["--recipe", f"{odd}.toml", "--set", f"runs_dir={odd}"]
+    assert main(["run", "round1", *flags, "--print", "make"]) == 0
+    Path("rules.mk").write_text(capsys.readouterr().out)
+    stages = plan_stages(load_recipe(f"{odd}.toml", [f"runs_dir={odd}"]), "round1")
+    for marker in (marker for stage in stages for marker in stage.markers):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+    for expected in (len(stages), 0):
+        command = ["make", "-f", "rules.mk", "round1", "VILA2=true"]
+        made = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert (made.stdout.count("true "), made.stderr) == (expected, "")
+    assert main(["run", "round1", "--recipe", f"{odd}.toml", "--set", "runs_dir=a;b", "--print", "make"]) == 2
+    assert "make cannot hold ';' in the name of a file; rename it" in capsys.readouterr().err
+
+
 def test_every_stage_comes_after_those_it_names() -> None:
     stages = plan_stages(load_recipe(REPO / "recipes" / "world.toml"), "specialists")
     seen: set[str] = set()

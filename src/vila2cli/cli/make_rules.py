@@ -12,6 +12,7 @@ from vila2cli.settings.recipe import Recipe
 _HEAD = """\
 # Made by `vila2 run --print make`. Each target is a file that its stage writes last.
 VILA2 ?= vila2
+EQUALS := =
 .DELETE_ON_ERROR:
 """
 
@@ -22,7 +23,8 @@ def rules(
     """The lines of a makefile: a target for each of the `goals`, and a rule for every stage.
 
     `goals` names the stages that each target is complete with. `flags` are the recipe and settings that
-    follow the words of a stage. Raises RecipeError for a setting of several lines, which make cannot hold.
+    follow the words of a stage. Raises RecipeError for what make cannot hold: a setting of several lines, a
+    file with ; in its name.
     """
     if broken := [flag for flag in flags if "\n" in flag]:
         first = broken[0].splitlines()[0]
@@ -31,9 +33,9 @@ def rules(
     yield from _HEAD.splitlines()
     yield "RECIPE_AND_SETTINGS := " + _words(flags).replace("#", "\\#")
     for target, names in goals.items():
-        needed = " ".join(_name(marker) for name in names for marker in by_name[name].markers)
-        yield f".PHONY: {_name(target)}"
-        yield f"{_name(target)}: {needed}"
+        needed = " ".join(_needed(marker) for name in names for marker in by_name[name].markers)
+        yield f".PHONY: {_needed(target)}"
+        yield f"{_made(target)}: {needed}"
         places = dict.fromkeys(str(by_name[name].out.parent) for name in names)
         yield f"\t@echo {_words([f'{target} is complete: ' + ', '.join(places)])}"
     for stage in stages:
@@ -41,17 +43,24 @@ def rules(
         before = [marker for name in stage.after for marker in by_name[name].markers]
         if recipe.path is not None and stage.kind != "world" and set(stage.after) <= {"world"}:
             before.append(recipe.path)
-        outs = " ".join(_name(marker) for marker in stage.markers)
+        outs = " ".join(_made(marker) for marker in stage.markers)
         # Only a group is complete with several files.
-        yield f"{outs}{' &' if stage.beside else ''}: {' '.join(map(_name, before))}".rstrip()
+        yield f"{outs}{' &' if stage.beside else ''}: {' '.join(map(_needed, before))}".rstrip()
         yield f"\t$(VILA2) {_words(stage.words)} $(RECIPE_AND_SETTINGS)"
         yield f"\t@touch {_words(map(str, stage.markers))}"
 
 
-def _name(path: Path | str) -> str:
-    """A file as make reads it in a rule."""
-    text = str(path).replace("$", "$$")
-    return re.sub(r"([\s#%:;|&=*?\[\]~\\])", r"\\\1", text)
+def _made(path: Path | str) -> str:
+    """A file as make reads it in front of the colon of a rule, where % would stand for anything."""
+    return _needed(path).replace("%", "\\%")
+
+
+def _needed(path: Path | str) -> str:
+    """A file as make reads it behind the colon; raises RecipeError for one that make cannot name."""
+    text = str(path)
+    if held := re.search(r"[;|\\\t]|^~", text):
+        raise RecipeError(f"{text}: make cannot hold {held[0]!r} in the name of a file; rename it")
+    return re.sub(r"([ #:*?\[])", r"\\\1", text.replace("$", "$$")).replace("=", "$(EQUALS)")
 
 
 def _words(words: Iterable[str]) -> str:
