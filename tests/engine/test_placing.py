@@ -191,6 +191,29 @@ def test_a_worker_keeps_to_one_engine_on_its_gpus_and_hf_to_one_gpu(shapes: dict
 
 
 @pytest.mark.parametrize(
+    ("name", "sizes", "expected"),
+    [
+        ("34B", (80, 80, 40, 24), (1, 2, "01")),
+        ("34B", (24, 80, 40, 80), (1, 2, "13")),
+        ("8B", (80, 80, 40, 24), (3, 1, "012")),
+        ("8B", (80, 40), (2, 1, "01")),
+        ("8B", (80, 4), (1, 1, "0")),
+        ("8B", (24, 80), (1, 1, "1")),
+        ("8B", (24, 24), (1, 2, "01")),
+    ],
+)
+def test_gpus_too_small_to_help_are_left_out(
+    shapes: dict[str, Shape], name: str, sizes: tuple[int, ...], expected: tuple[int, int, str]
+) -> None:
+    unequal = [Gpu(str(index), gigabytes * GB) for index, gigabytes in enumerate(sizes)]
+    plan = plan_gpus(shapes[name], unequal, MachineSettings())
+    assert (plan.replicas, plan.per_replica, "".join(gpu.name for gpu in plan.gpus)) == expected
+    assert plan.begins_with_first(unequal) is "0123".startswith(expected[2][: plan.per_replica])
+    with pytest.raises(ModelError, match=r"does not fit: .* on 4 of 4 GPUs .* of 24 GB"):
+        plan_gpus(shapes["72B"], [Gpu("0", 24 * GB)] * 3 + [Gpu("1", 80 * GB)], MachineSettings())
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"tensor_parallel": 3}, r"does not divide .* 32 heads, 8 of keys, 16 .* it can be 1, 2, 4, 8"),

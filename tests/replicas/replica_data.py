@@ -1,12 +1,27 @@
-"""Shards, and the processes that replicas are."""
+"""Shards, an engine of replicas, and the processes that they are."""
 
 import io
+import time
 from pathlib import Path
+from typing import Any
 
 from tiny_vlm import picture
 from vila2cli.shards import TarWriter
 
 NUM_SHARDS, NUM_SAMPLES = 6, 6
+
+
+class Heavy:
+    """An engine that takes minutes to be freed."""
+
+    name = "heavy"
+
+    def __del__(self) -> None:
+        time.sleep(300)
+
+
+def open_heavy(*_: Any) -> Heavy:
+    return Heavy()
 
 
 def write_shards(folder: Path, num_shards: int = NUM_SHARDS, num_samples: int = NUM_SAMPLES) -> Path:

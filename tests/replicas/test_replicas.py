@@ -9,10 +9,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from replica_data import NUM_SAMPLES, NUM_SHARDS, is_alive, replicas_of, tars
+from replica_data import NUM_SAMPLES, NUM_SHARDS, is_alive, open_heavy, replicas_of, tars
 
 from forks import Forked, Forks
+from vila2cli.ask import replicas
+from vila2cli.engine.placing import EnginePlan
 from vila2cli.errors import ModelError
+from vila2cli.run.stopping import interruptible
+from vila2cli.run.workers import Worker
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.stages.recaption import recaption
 
@@ -107,15 +111,15 @@ def test_replicas_end_with_the_command_which_goes_on_where_it_stopped(
     # While they load, or some shards later.
     least = random.randrange(3)
     until(lambda: len(replicas_of(process.pid)) == 2 and num_done(out) >= least, process)
-    replicas = replicas_of(process.pid)
+    running = replicas_of(process.pid)
     process.send_signal(number)
     process.communicate()
     assert process.returncode == (-number if number == signal.SIGKILL else 75)
     for _ in range(500):
-        if not any(map(is_alive, replicas)):
+        if not any(map(is_alive, running)):
             break
         time.sleep(0.01)
-    assert not any(map(is_alive, replicas)), "no process is left behind"
+    assert not any(map(is_alive, running)), "no process is left behind"
     assert all(alone[name] == data for name, data in tars(out).items())
     assert write() == alone, "one engine goes on where two stopped"
     assert not list(out.glob("*.partial"))
@@ -126,3 +130,13 @@ def test_what_a_replica_cannot_do_is_the_error_of_the_command(write: Write, tmp_
         write(TWO, "engine.quantization=fp8")
     assert not list((tmp_path / "out").glob("*.tar.gz"))
     assert not replicas_of(os.getpid())
+
+
+def test_a_replica_ends_without_freeing_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes seconds with torch, in which it would outlive a parent that is killed."""
+    monkeypatch.setattr(replicas, "_GRACE_S", 60)
+    plan = EnginePlan(1, 1, "core")
+    with interruptible() as stop, replicas.Replicas(open_heavy, plan, Worker(), stop) as started:
+        assert started.name == "heavy"
+        (replica,) = started._processes
+    assert replica.process.returncode == 0, "not killed"

@@ -55,7 +55,7 @@ def _planned(
     There are no more replicas than shards.
     """
     with stop.at_once():
-        from vila2cli.engine.devices import keep_to_share
+        from vila2cli.engine.devices import gpus, keep_to_share
         from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
 
         if worker.count > 1:  # one launcher may have started the node's other workers, whose GPUs are theirs
@@ -66,7 +66,8 @@ def _planned(
         return settings, None
     fewer = replace(plan, replicas=min(plan.replicas, num_shards))
     keeps_cores = plan.device == "core" and settings.machine.gpus != "all"
-    return settings, fewer if fewer.replicas > 1 or keeps_cores else None
+    keeps_gpus = plan.device == "gpu" and not plan.begins_with_first(gpus())
+    return settings, fewer if fewer.replicas > 1 or keeps_cores or keeps_gpus else None
 
 
 def open_layers(

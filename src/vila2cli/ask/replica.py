@@ -77,10 +77,11 @@ def main() -> None:
     """Open an engine and fill passes until the parent says that there are none."""
     channel = Channel(Connection(int(sys.argv[1])))
     from vila2cli.errors import Interrupted, Vila2Error
-    from vila2cli.run.child import COLLECT_AFTER
+    from vila2cli.run.child import COLLECT_AFTER, end_at_once
     from vila2cli.run.stopping import interruptible
 
     gc.set_threshold(*COLLECT_AFTER)
+    code = 0
     try:
         with _warnings_to(channel), interruptible() as stop, ExitStack() as held:
             opener, worker = channel.take(stop)
@@ -90,13 +91,14 @@ def main() -> None:
                 _fill(engine, given, worker.count, channel, stop)
                 channel.send("filled")
     except Interrupted as error:
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except Vila2Error as error:
         channel.send("error", type(error), str(error))
     except BrokenPipeError:  # the parent is gone, and the thread that reads will end this process
         signal.pause()
     except Exception:  # noqa: BLE001  (a defect: its traceback belongs to the parent)
         channel.send("defect", traceback.format_exc())
+    end_at_once(code)  # while the interpreter frees its memory no thread would see that the parent is gone
 
 
 def _fill(engine: "Engine", given: Pass, num_side_by_side: int, channel: Channel, stop: "Stop") -> None:

@@ -140,6 +140,10 @@ class EnginePlan:
     batch: int = 0
     gpus: tuple[Gpu, ...] = ()
 
+    def begins_with_first(self, gpus: Sequence[Gpu]) -> bool:
+        """Whether its first engine has the first of these GPUs, as one in this process would take them."""
+        return self.gpus[: self.per_replica] == tuple(gpus[: self.per_replica])
+
     def line(self) -> str:
         """The plan in words."""
         one = "GPU" if self.device == "gpu" else "core"
@@ -172,12 +176,38 @@ def plan_gpus(
 ) -> EnginePlan:
     """Engines on GPUs; a worker of several has one engine, on all of the GPUs that it was given.
 
-    The hf engine takes one GPU each. Raises ModelError where the model fits no number of GPUs that it can be
-    split over, or where settings ask for more than there is.
+    The hf engine takes one GPU each. Of GPUs of several sizes the smaller ones are left out where there are
+    more engines without them, or as many on fewer GPUs each. Raises ModelError where the model fits no number
+    of GPUs that it can be split over, or where settings ask for more than there is.
     """
-    given = list(gpus if machine.gpus == "all" else gpus[: machine.gpus])
+    given = gpus if machine.gpus == "all" else gpus[: machine.gpus]
     if machine.gpus != "all" and machine.gpus > len(gpus):
         raise ModelError(f"engine.gpus = {machine.gpus}, and {len(gpus)} are visible; lower it")
+    plans: list[EnginePlan] = []
+    reasons: list[ModelError] = []
+    for memory in sorted({gpu.memory for gpu in given}):
+        large = [gpu for gpu in given if gpu.memory >= memory]
+        try:
+            plans.append(_plan_alike(shape, large, machine, kind, batch_size, itemsize, is_worker=is_worker))
+        except ModelError as error:
+            reasons.append(error)
+    if not plans:
+        raise reasons[0]
+    # The first of equals, which leaves out fewest.
+    return max(plans, key=lambda plan: (plan.replicas, -plan.per_replica))
+
+
+def _plan_alike(
+    shape: Shape,
+    given: Sequence[Gpu],
+    machine: MachineSettings,
+    kind: str,
+    batch_size: int,
+    itemsize: int,
+    *,
+    is_worker: bool,
+) -> EnginePlan:
+    """The plan for GPUs as if each were as small as the smallest of them."""
     memory = min(gpu.memory for gpu in given)
     budget = memory * (machine.gpu_memory_utilization if kind == "vllm" else 1.0)
     width = _WEIGHT_BYTES.get(machine.quantization, float(itemsize))

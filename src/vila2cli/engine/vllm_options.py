@@ -63,8 +63,12 @@ def place(folder: Path, settings: EngineSettings) -> Placed:
     """How this one engine lies on the GPUs that are visible."""
     shape = Shape.of(outline(folder), most_tokens(folder))
     machine = settings.machine.model_copy(update={"replicas": 1})
-    plan = plan_gpus(shape, gpus(), machine, batch_size=settings.batch_size, itemsize=_itemsize(settings))
-    return Placed(plan.per_replica, context_that_fits(shape, plan, machine, _itemsize(settings)))
+    found, itemsize = gpus(), _itemsize(settings)
+    plan = plan_gpus(shape, found, machine, batch_size=settings.batch_size, itemsize=itemsize)
+    if not plan.begins_with_first(found):
+        names = ",".join(gpu.name for gpu in plan.gpus)
+        raise ModelError(f"GPUs of several sizes are visible; set CUDA_VISIBLE_DEVICES={names}")
+    return Placed(plan.per_replica, context_that_fits(shape, plan, machine, itemsize))
 
 
 def _itemsize(settings: EngineSettings) -> int:
