@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, StringConstraints, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
 
 from vila2cli.settings.asked import AskedSettings, ShownSettings
 from vila2cli.settings.asking import (
@@ -32,6 +32,7 @@ from vila2cli.settings.kinds import (
     SpecialistName,
     Workers,
     setting,
+    spelled,
 )
 from vila2cli.settings.layers import RECAPTION, REWRITE, CaptionLayerSettings, LayerName
 from vila2cli.settings.machine import AskingStage, MachineSettings, StageMachineSettings
@@ -89,7 +90,14 @@ __all__ = [
 class Recipe(Settings):
     """All settings of a run."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$"), setting("run name")] = "run"
+    name: Annotated[
+        str,
+        spelled(
+            r"[A-Za-z0-9][\w.-]*",
+            "begin with one of a-z, A-Z, 0-9 and have only letters, digits, ., _ and -",
+        ),
+        setting("run name"),
+    ] = "run"
     seed: Annotated[NonNegativeInt, setting("seed of training order, sampling and projectors", lt=2**63)] = 0
     rounds: Annotated[PositiveInt, setting("self-augmentation rounds after round 0")] = 3
     runs_dir: Annotated[Line, setting("folder that holds the run folders", decides=False)] = "runs"

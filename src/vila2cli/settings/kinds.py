@@ -12,7 +12,6 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    StringConstraints,
 )
 
 Language = Literal[
@@ -30,6 +29,17 @@ def setting(doc: str, *, decides: bool = True, if_set: bool = False, **limits: A
     One that decides `if_set` is named in a manifest only where it differs from its default.
     """
     return Field(description=doc, json_schema_extra={"decides": decides, "if_set": if_set}, **limits)
+
+
+def spelled(pattern: str, says: str) -> AfterValidator:
+    """Holds a text to a pattern, which an error says in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"should {says}")
+        return text
+
+    return AfterValidator(check)
 
 
 def one_is_a_list(value: Any) -> Any:
@@ -103,7 +113,8 @@ EngineDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     setting("number format the model runs in; auto is its checkpoint's own", decides=False),
 ]
-JudgeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+LOWER_NAME = spelled(r"[a-z][a-z0-9-]*", "begin with a small letter and have only those, digits and -")
+JudgeName = Annotated[str, LOWER_NAME]
 _TAKEN = ("relabel", "pretrain", "interleaved", "sft", "eval")
 
 
@@ -113,7 +124,7 @@ def _own_name(name: str) -> str:
     return name
 
 
-SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$"), AfterValidator(_own_name)]
+SpecialistName = Annotated[str, LOWER_NAME, AfterValidator(_own_name)]
 
 
 def _web_address(url: str) -> str:

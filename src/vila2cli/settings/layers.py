@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Final, Self
 from pydantic import (
     AfterValidator,
     Field,
-    StringConstraints,
     field_validator,
     model_serializer,
     model_validator,
@@ -48,23 +47,23 @@ def own_layer(name: str) -> str:
     return name
 
 
+def check_layer_name(name: str) -> None:
+    """Raise ValueError for what cannot be the name of a caption layer."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+        raise ValueError("a caption layer is named with small letters, digits, - and _, a letter first")
+    own_layer(name)
+
+
 def _beside_recaption(name: str) -> str:
     if name == RECAPTION:
         raise ValueError(
             "the settings of the layer recaption are those of the table [recaption]; set them there"
         )
-    return own_layer(name)
+    check_layer_name(name)
+    return name
 
 
-_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
-LayerName = Annotated[str, StringConstraints(pattern=_NAME), AfterValidator(_beside_recaption)]
-
-
-def check_layer_name(name: str) -> None:
-    """Raise ValueError for what cannot be the name of a caption layer."""
-    if not re.fullmatch(_NAME, name, re.ASCII):
-        raise ValueError("a caption layer is named with small letters, digits, - and _, a letter first")
-    own_layer(name)
+LayerName = Annotated[str, AfterValidator(_beside_recaption)]
 
 
 with warnings.catch_warnings():

@@ -8,11 +8,10 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    StringConstraints,
     field_validator,
 )
 
-from vila2cli.settings.kinds import Settings, one_is_a_list, setting
+from vila2cli.settings.kinds import LOWER_NAME, Settings, one_is_a_list, setting, spelled
 
 StageKind = Literal[
     "world", "recaption", "rewrite", "filter", "pretrain", "sft", "specialize", "relabel", "eval", "judge"
@@ -23,10 +22,10 @@ _IDLE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("recaption", "rewrite", "filter", "relabel", "eval", "judge"), ("nodes",)),
 }
 """What a job does not take: only training has several nodes, only the others share shards in an array."""
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
+Line = Annotated[str, spelled(r"[^\x00-\x1f\x7f]*", "be one line without control characters")]
 """Text of one line: a value that goes into a script cannot bring lines of its own."""
 Lines = Annotated[tuple[Line, ...], BeforeValidator(one_is_a_list)]
-OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+OptionName = Annotated[str, LOWER_NAME]
 
 
 class JobSettings(Settings):
