@@ -88,12 +88,12 @@ def test_the_nearest_setting_of_a_stage_is_named() -> None:
 
 def test_a_value_cannot_bring_lines_of_its_own() -> None:
     for key in ("partition", "setup", "modules", "container"):
-        with pytest.raises(RecipeError, match="pattern"):
+        with pytest.raises(RecipeError, match="should be one line without control characters"):
             load_recipe(None, [f'slurm.{key}="a\\n#SBATCH --uid=0"'])
 
 
 def test_neither_does_the_folder_of_runs(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="pattern"):
+    with pytest.raises(RecipeError, match="should be one line without control characters"):
         load_recipe(None, ['runs_dir="a\\n#SBATCH --uid=0"'])
     logs = next(line for line in directives(text_of("round0-sft", "runs_dir=50%j")) if "--output" in line)
     assert logs == "--output=50%%j/run/slurm/logs/round0-sft-%j.log"
