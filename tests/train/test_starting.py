@@ -85,6 +85,18 @@ def test_a_signal_saves_and_stops_all(forks: Forks, sft: Callable[..., list[str]
     assert (checkpoint / "state.json").is_file()
 
 
+def test_a_signal_behind_the_last_step_stops_nothing(
+    forks: Forks, sft: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    process = forks.start(["-m", "vila2cli", *sft("late")], ENVIRON)
+    while not (tmp_path / "late.partial" / "config.json").is_file() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert (tmp_path / "late" / "vila2.json").is_file()
+
+
 def test_the_processes_save_and_end_when_the_first_command_is_killed(
     forks: Forks, sft: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from pathlib import Path
 
 from vila2cli.cli.documents import Stored
 from vila2cli.cli.terminal import json_output
@@ -11,8 +12,8 @@ command_line: ContextVar[Sequence[str]] = ContextVar("command_line")
 """The words after `vila2`."""
 
 
-def trained_apart(recipe: Recipe) -> bool:
-    """Whether processes that were started here have done the training; False where this one is to do it.
+def trained_apart(recipe: Recipe, out: Path) -> bool:
+    """Whether processes that were started here have trained `out`; False where this one is to do it.
 
     Raises what the first of them that failed has raised.
     """
@@ -21,7 +22,7 @@ def trained_apart(recipe: Recipe) -> bool:
     count = num_processes(recipe.trainer)
     if count == 1:
         return False
-    document = start(count, command_line.get(), is_json=json_output.is_on)
+    document = start(count, command_line.get(), out, is_json=json_output.is_on)
     if document is not None:
         json_output.add(Stored(document))
     return True

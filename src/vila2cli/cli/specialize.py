@@ -66,7 +66,7 @@ def specialize(
     if not relabel:
         paths, given = Paths(settings, of_round), model[0] if model else None
         plan = _train_plan(paths, name[0], specialists[name[0]], model=given, out=out)
-        if ready(plan, dry_run=dry_run) and not trained_apart(settings):
+        if ready(plan, dry_run=dry_run) and not trained_apart(settings, plan.out):
             assert plan.model is not None
             print_summary(plan, stage.specialize(settings, name=name[0], model=plan.model, out=plan.out))
         return

@@ -47,7 +47,7 @@ def pretrain(
     paths.origins["model"] = "recipe" if model is None else "--model"
     chosen = settings.pretrain.model or None
     plan = paths.plan("pretrain", sections, out, model=chosen, shards=specs, deciding=deciding)
-    if not ready(plan, dry_run=dry_run) or trained_apart(settings):
+    if not ready(plan, dry_run=dry_run) or trained_apart(settings, plan.out):
         return
     from vila2cli.stages.pretrain import pretrain as run_stage
 
@@ -90,7 +90,7 @@ def sft(
     chosen_model = paths.model(model, paths.stage("pretrain") if paths.round is not None else None)
     specs = paths.shards(shards, settings.data.sft, "data.sft")
     plan = paths.plan("sft", ("sft", "data.sft", "data.text"), out, model=chosen_model, shards=specs)
-    if not ready(plan, dry_run=dry_run) or trained_apart(settings):
+    if not ready(plan, dry_run=dry_run) or trained_apart(settings, plan.out):
         return
     from vila2cli.stages.sft import sft as run_stage
 

@@ -50,16 +50,18 @@ def num_processes(trainer: TrainerSettings, environ: Mapping[str, str] = os.envi
     return trainer.processes
 
 
-def start(count: int, words: Sequence[str], *, is_json: bool = False) -> Any:
-    """Run `vila2` with these words in `count` processes that train together, and wait for them.
+def start(count: int, words: Sequence[str], out: Path, *, is_json: bool = False) -> Any:
+    """Run `vila2` with these words in `count` processes that train `out` together, and wait for them.
 
     Returns the document that the first one printed with `is_json`. Raises what the process that failed first
-    has raised, and Interrupted when a signal stopped all of them; a defect is printed, and raises SystemExit.
+    has raised, and Interrupted when a signal stopped all of them before `out` was there; a defect is printed,
+    and raises SystemExit.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
+    is_new = not os.path.lexists(out)
     os.environ[STARTED_BY] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))  # the cores are shared
     with tempfile.TemporaryDirectory(prefix="vila2-training-") as folder, _quietly():
@@ -71,7 +73,8 @@ def start(count: int, words: Sequence[str], *, is_json: bool = False) -> Any:
             files = sorted(Path(folder).glob("*/attempt_*/*/error.json"))
             _raise_first({int(path.parent.name): left_error(json.loads(path.read_text())) for path in files})
             name = signal.Signals(stop.sigval).name
-            raise Interrupted(f"stopped by {name}; run the same command again to go on") from None
+            if not is_new or not os.path.lexists(out):  # else it came behind the last step
+                raise Interrupted(f"stopped by {name}; run the same command again to go on") from None
         except ChildFailedError as error:
             _raise_cause(error.failures, count)
         return _document(Path(folder)) if is_json else None
