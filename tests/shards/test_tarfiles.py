@@ -77,9 +77,9 @@ def test_random_damage_is_a_data_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "damaged"), (b"no tar at all" * 99, "damaged"), (b"\0" * 10240, "holds no files")],
+    [(b"", "damaged"), (b"no tar at all" * 99, "damaged")],
 )
-def test_empty_and_foreign_files(tmp_path: Path, content: bytes, message: str) -> None:
+def test_foreign_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "0.tar"
     path.write_bytes(content)
     (shard,) = open_source([str(path)]).shards

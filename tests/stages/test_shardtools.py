@@ -93,6 +93,7 @@ def test_check_lists_every_problem(tmp_path: Path) -> None:
     assert report.counts == {
         "dotted-name": 2,
         "duplicate-key": 1,
+            "empty-shard": 1,
         "ignored-extension": 2,
         "key-in-two-shards": 1,
         "no-image": 1,
@@ -100,7 +101,7 @@ def test_check_lists_every_problem(tmp_path: Path) -> None:
         "not-utf8": 1,
         "odd-archive": 1,
         "undecodable": 1,
-        "unreadable": 2,
+        "unreadable": 1,
     }
     found = {(problem.kind, problem.shard, problem.key) for problem in report.problems}
     assert found >= {
@@ -108,7 +109,7 @@ def test_check_lists_every_problem(tmp_path: Path) -> None:
         ("key-in-two-shards", "1", "good"),
         ("unreadable", "2", ""),
         ("odd-archive", "3", ""),
-        ("unreadable", "4", ""),
+        ("empty-shard", "4", ""),
     }
     assert "undecodable" not in check(open_source([str(tmp_path)]), decode=False).counts
 

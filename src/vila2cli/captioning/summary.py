@@ -14,6 +14,7 @@ from vila2cli.captioning.captioner import NOT_SELECTED
 from vila2cli.captioning.rewriter import NOTHING
 from vila2cli.run.cost import fewer_tiles_lines
 from vila2cli.run.results import key
+from vila2cli.run.written import empty_shards
 from vila2cli.settings import CostSettings
 from vila2cli.shards import Source, folder_figures
 from vila2cli.shards.records import GROUPS
@@ -78,7 +79,8 @@ class CaptionSummary(AskedLayer):
         """The summary for the terminal."""
         return [
             f"{self.num_out:,} captions of {self.num_in:,} samples in {self.folder} "
-            f"({self.num_shards_done} of {self.num_shards} shards); dropped: {_counts(self.dropped)}",
+            f"({self.num_shards_done} of {self.num_shards} shards); dropped: {_counts(self.dropped)}"
+            f"{empty_shards(self.num_empty_shards)}",
             f"{self.words.mean:.1f} ± {self.words.sd:.1f} words (alt-text {self.alt_text_words.mean:.1f}), "
             f"{self.num_cut:,} cut back to a full sentence",
             f"kept: {_counts(self.kept)}; {self.num_retries:,} retries after {_counts(self.defects)}; "

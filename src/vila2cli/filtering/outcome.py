@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vila2cli.errors import RejectBudgetError
+from vila2cli.errors import DataError, RejectBudgetError
 from vila2cli.filtering.deciding import HeldOut
 from vila2cli.filtering.job import FilterJob
 from vila2cli.filtering.selection import Cut
 from vila2cli.run.cost import cost_of, fewer_tiles_lines, three_digits
-from vila2cli.run.written import LayerCounts, layer_counts
+from vila2cli.run.written import LayerCounts, empty_shards, layer_counts
 from vila2cli.settings import FilterSettings
 from vila2cli.shards import folder_figures, folder_stats
 from vila2cli.shards.rejects import are_too_many
@@ -43,7 +43,8 @@ class FilterSummary(LayerCounts):
 
     def lines(self) -> Iterator[str]:
         """The summary for the terminal."""
-        yield f"kept {self.num_out:,} of {self.num_in:,} samples; dropped: {_dropped(self) or 'none'}"
+        counts = f"kept {self.num_out:,} of {self.num_in:,} samples; dropped: {_dropped(self) or 'none'}"
+        yield counts + empty_shards(self.num_empty_shards)
         if self.tokens_in:
             yield f"{self.tokens_out:,} of {self.tokens_in:,} caption tokens"
         yield from fewer_tiles_lines({"fewer_tiles": self.num_fewer_tiles})
@@ -124,13 +125,19 @@ def _cut_json(cut: Cut, settings: FilterSettings) -> dict[str, Any]:
     }
 
 
+_NO_FILES = "their archives hold no files; give shards with samples"
+
+
 def check_budget(summary: FilterSummary, out_dir: Path, max_reject_rate: float) -> None:
-    """Raise RejectBudgetError when too large a share could not be scored, or when nothing is kept."""
+    """Raise RejectBudgetError when too large a share could not be scored, or when nothing is kept,
+    and DataError when there was nothing to keep."""
     if are_too_many(summary.reject_rate, summary.num_rejected, max_reject_rate):
         raise RejectBudgetError(
             f"{summary.num_rejected} of {summary.num_in} samples ({summary.reject_rate:.1%}) could not be "
             f"scored, above filter.max_reject_rate {max_reject_rate:.1%}; see {out_dir}/rejects.jsonl"
         )
+    if not summary.num_in:
+        raise DataError(f"there is no sample in the shards of {out_dir}: {_NO_FILES}")
     if not summary.num_out:
         raise RejectBudgetError(
             f"none of {summary.num_in:,} samples is kept in {out_dir}: {_dropped(summary)}; look at them with "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from vila2cli.run.cost import counted
 from vila2cli.run.results import StageResult, key
 from vila2cli.shards import ShardStats
 
@@ -34,14 +35,15 @@ class ShardsWritten(ShardStats, StageResult):
         """How many of the samples are written, and why the others are not."""
         why = ", ".join(f"{num:,} {reason}" for reason, num in self.dropped.items()) or "none"
         counts = f"{self.num_out:,} of {self.num_in:,} {self.SAMPLES}; {self.DROPPED}: {why}"
-        yield f"{self.stage}: done ({self.out_dir}), {counts}"
+        yield f"{self.stage}: done ({self.out_dir}), {counts}{empty_shards(self.num_empty_shards)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCounts(StageResult):
     """The counts of a layer, by all workers: samples in and out of its complete shards, and images asked about.
 
-    `num_fewer_tiles` requests were shown in fewer tiles than there are of their pictures, to fit the context.
+    `num_fewer_tiles` requests were shown in fewer tiles than there are of their pictures, to fit the context,
+    and `num_empty_shards` hold no file.
     """
 
     num_shards: int
@@ -52,6 +54,12 @@ class LayerCounts(StageResult):
     reject_rate: float
     num_images: int = key("images")
     num_fewer_tiles: int = field(default=0, metadata={"key": "fewer_tiles"})
+    num_empty_shards: int = field(default=0, metadata={"key": "empty_shards"})
+
+
+def empty_shards(num: int) -> str:
+    """What a line of counts ends with where shards hold nothing, as those that img2dataset leaves."""
+    return f"; {counted(num, 'empty shard')}" if num else ""
 
 
 def layer_counts(stats: ShardStats, *, num_shards: int, num_images: float) -> dict[str, Any]:
@@ -65,4 +73,5 @@ def layer_counts(stats: ShardStats, *, num_shards: int, num_images: float) -> di
         "reject_rate": stats.reject_rate,
         "num_images": int(num_images),
         "num_fewer_tiles": stats.num_fewer_tiles,
+        "num_empty_shards": stats.num_empty_shards,
     }

@@ -23,6 +23,8 @@ from vila2cli.shards.tarfiles import SHARED_MEMBER, read_members, split_name
 OnReject = Callable[[Reject], None]
 Fingerprints = MutableMapping[str, Fingerprint]
 _NUM_PARSED_AHEAD = 64
+EMPTY = "empty shard: the archive holds no files"
+"""What is noted of a shard without samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def read_shard(
     A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
     `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
     no-image (there is a picture, and none that is read), empty-image, ambiguous-image, bad-messages,
-    bad-document. Raises DataError for a damaged or empty archive, and with `verify` for a layer whose image
+    bad-document. An archive without files is a shard of no samples, which is noted: img2dataset leaves such where
+    nothing could be downloaded. Raises DataError for a damaged archive or one of other files alone, and with `verify` for a layer whose image
     SHA-256 or keys are not those of the base, and, at the latest after the last sample, when the base or a
     layer below is not the file that a layer was made from. Where the base is that very file, no image is
     hashed for it again.
@@ -111,7 +114,7 @@ def read_shard(
     on_read = on_base if needs_digest or keep is not None else None
     wanted = _is_read if takes is None else partial(_is_read, takes=takes)
     groups = _groups(shard.url, wanted, on_odd=on_note or warn, on_read=on_read)
-    yield from _joined(shard, groups, layers, on_reject, verify=verify, takes=takes)
+    yield from _joined(shard, groups, layers, on_reject, verify=verify, takes=takes, on_note=on_note or warn)
 
 
 def _joined(
@@ -122,6 +125,7 @@ def _joined(
     *,
     verify: bool,
     takes: Callable[[str], bool] | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Sample]:
     seen: dict[str, frozenset[str]] = {}
     for group in islice(groups, shard.first):
@@ -142,7 +146,8 @@ def _joined(
             key=group.key, images=images, text=text, meta=meta, annotations=annotations, members=members
         )
     if not seen:
-        raise DataError(_empty_message(shard.url))
+        _check_empty(shard.url)
+        on_note(EMPTY)
     for layer in layers if verify and shard.first is None else ():
         if (missing := next((key for key in layer.records.by_key if key not in seen), None)) is not None:
             raise DataError(
@@ -194,13 +199,23 @@ def known_num_samples(shard: Shard) -> int | None:
     return None
 
 
+def check_any(num_samples: int, shards: Sequence[Shard]) -> None:
+    """Raise DataError where shards, all of them read, hold no sample, nor anything that was to be one."""
+    if shards and not num_samples:
+        num = len(shards)
+        what = f"{num} shards, {shards[0].url} first," if num > 1 else shards[0].url
+        raise DataError(f"there is no sample in {what} as the archives hold no files; give shards with samples")
+
+
 def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
     """What a shard's archives hold that `read_shard` passes over in silence: kind and description.
 
-    Kinds: odd-archive, dotted-name, ignored-extension. Reads headers only; raises DataError for damage.
+    Kinds: empty-shard, odd-archive, dotted-name, ignored-extension. Reads headers only; raises DataError for damage.
     """
     odd: list[str] = []
     extensions: Counter[str] = Counter()
+    if next(read_members(shard.url, lambda name: False), None) is None:
+        yield "empty-shard", f"{shard.url} holds no files"
     for url in (shard.url, *(layer.url for layer in shard.layers)):
         for name, _ in read_members(url, lambda name: False, on_odd=odd.append):
             split = split_name(name)
@@ -370,10 +385,12 @@ def _annotations(
     return tuple(annotations)
 
 
-def _empty_message(tar: str) -> str:
+def _check_empty(tar: str) -> None:
+    """Raise DataError for an archive with files of which none is of a sample."""
     names = [name for name, _ in read_members(tar, lambda name: False)]
     extensions = sorted({(split_name(name) or ("", "none"))[1] for name in names})
-    if not extensions:
-        return f"empty shard: {tar} holds no files"
-    shown = ", ".join(f".{extension}" for extension in extensions[:5])
-    return f"empty shard: {tar} holds no image, .txt or .json that makes a sample, only {shown}"
+    if extensions:
+        shown = ", ".join(f".{extension}" for extension in extensions[:5])
+        raise DataError(
+            f"empty shard: {tar} holds no image, .txt or .json that makes a sample, only {shown}"
+        )

@@ -24,6 +24,7 @@ from vila2cli.shards.records import (
 )
 from vila2cli.shards.streams import digest_of, fingerprint
 
+_MAY_LACK = ("fewer_tiles", "empty_shards")
 MAX_COUNTED_SHARDS = 8
 """Shards whose samples are counted for an estimate of all."""
 
@@ -34,6 +35,7 @@ class ShardStats:
 
     `num_rejected` is the part of the dropped that could not be used; the rest was left out on purpose. Pictures
     of `num_fewer_tiles` requests were shown in fewer tiles than they have, to fit the model's context.
+    `num_empty_shards` are those without any file.
     """
 
     num_in: int = 0
@@ -44,6 +46,7 @@ class ShardStats:
     tokens: int = 0
     bytes: int = 0
     num_fewer_tiles: int = 0
+    num_empty_shards: int = 0
 
     @property
     def reject_rate(self) -> float:
@@ -55,7 +58,7 @@ class ShardStats:
         names = [one.name for one in fields(ShardStats)]  # and not those of a class made from it
         counts = {name.removeprefix("num_"): getattr(self, name) for name in names}
         counts["dropped"] = dict(self.dropped)
-        return {name: count for name, count in counts.items() if count or name != "fewer_tiles"}
+        return {name: count for name, count in counts.items() if count or name not in _MAY_LACK}
 
     @classmethod
     def counted(cls, figures: Mapping[str, Any]) -> "ShardStats":
@@ -90,6 +93,7 @@ def folder_figures(out_dir: str | Path, names: Iterable[str]) -> dict[str, Any]:
     for name in sorted(done(out_dir) & set(names)):
         figures = read_stats(Path(out_dir) / f"{name}.stats.json")
         add_figures(total, {k: v for k, v in figures.items() if k in GROUPS or not isinstance(v, dict)})
+        total["empty_shards"] += figures.get("in") == 0
     return total
 
 

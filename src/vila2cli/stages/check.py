@@ -26,7 +26,7 @@ from vila2cli.settings import BaseSettings
 from vila2cli.settings.recipe import Recipe
 from vila2cli.shards import Shard, open_source, read_shard
 from vila2cli.shards.places import looks_remote
-from vila2cli.shards.reader import check_layers
+from vila2cli.shards.reader import EMPTY, check_any, check_layers
 from vila2cli.shards.sample import Reject
 from vila2cli.text.prompts import prompt_text
 from vila2cli.train.launch import read_launch
@@ -139,6 +139,8 @@ def _first_samples(specs: Sequence[str | Path]) -> str:
     shards = open_source(specs).shards
     with ThreadPoolExecutor(_WORKERS) as pool:
         problems = [problem for problem in pool.map(_first_problem, shards) if problem]
+    check_any(len(shards) - problems.count(EMPTY), shards)
+    problems = [problem for problem in problems if problem != EMPTY]
     if problems:
         more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
@@ -155,8 +157,10 @@ def _first_problem(shard: Shard) -> str | None:
     try:
         check_layers(shard)
         sample = next(read_shard(shard, on_reject=rejects.append, on_note=lambda note: None), None)
+        if sample is None and not rejects:
+            return EMPTY
         if sample is None:
-            return f"{shard.url} has no usable sample: {rejects[0].error if rejects else 'it is empty'}"
+            return f"{shard.url} has no usable sample: {rejects[0].error}"
         for image in sample.images:
             decode_image(image.data)
     except (DataError, ValueError, OSError) as error:

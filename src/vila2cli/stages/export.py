@@ -33,6 +33,7 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.places import is_remote, local_path
 from vila2cli.shards.records import parts_of
+from vila2cli.shards.reader import check_any
 from vila2cli.shards.sample import Reject, is_kept
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.compose import filter_inputs
@@ -94,6 +95,7 @@ def export(
         if form == "llava":
             join_lists(out, names)
         total = _sum(out, names)
+        check_any(total.num_in, source.shards)
         about = {"captions": list(content.captions), "pictures": content.with_pictures}
         write_json(out / "summary.json", {"stage": "export", "format": form, **about, **total.to_json()})
     _check_some(total, out)
@@ -246,5 +248,6 @@ def _sum(out: Path, names: Sequence[str]) -> ShardStats:
     for name in names:
         stats = ShardStats.read(out / f"{name}.stats.json")
         total.update(num_in=stats.num_in, num_out=stats.num_out, num_rejected=stats.num_rejected)
+        total.update(num_empty_shards=not stats.num_in)
         dropped.update(stats.dropped)
     return ShardStats(**total, dropped=dict(sorted(dropped.items())))

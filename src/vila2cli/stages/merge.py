@@ -26,6 +26,7 @@ from vila2cli.shards import (
 )
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.records import add_figures, read_stats
+from vila2cli.shards.reader import check_any
 from vila2cli.shards.sample import ORIGINAL, Reject, Sample, is_kept
 from vila2cli.text.choose import Choice, drawn_line, reached
 from vila2cli.text.compose import Composition, compose_caption, filter_inputs
@@ -86,8 +87,10 @@ def merge(
         )
         gather_rejects(folder, names)
         unreadable.check()
+        total = folder_stats(folder, names)
+        check_any(total.num_in, source.shards)
         drawn = {} if choice is None else _drawn_shares(choice, folder)
-        return Merged.counting(folder_stats(folder, names), stage="merge", out_dir=folder, drawn=drawn)
+        return Merged.counting(total, stage="merge", out_dir=folder, drawn=drawn)
 
 
 def _sources(source: Source, folder: Path) -> dict[str, Any]:
