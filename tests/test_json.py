@@ -185,6 +185,17 @@ def test_errors_have_the_same_codes_and_are_documents_too(
     assert "vila2: " in printed.err or "Usage: vila2" in printed.err
 
 
+@pytest.mark.parametrize("line", ["--json runs", "--json no-command", "shards --json stats x", "--nowhere --json"])
+def test_a_mistake_beside_the_option_before_the_command_is_a_document(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert main(line.split()) == 2
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["exit_code"] == 2
+    assert f"Error: {document['error']}" in printed.err
+
+
 def test_what_child_processes_print_is_not_in_the_document(tmp_path: Path) -> None:
     words = ["run", "world", "--recipe", "world", *SMALL, "--json"]
     done = subprocess.run(

@@ -4,6 +4,7 @@ import errno
 import gc
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -49,18 +50,29 @@ SURROUNDINGS = frozenset(getattr(errno, name) for name in _NAMES.split())
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which typer has within it or beside it
 
 
+@contextmanager
+def _mistakes_in_json() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        json_output.add(Failure(error.format_message(), error.exit_code))
+        raise
+
+
 class Shell(TyperGroup):
     """The command group; Ctrl-C is an interruption like any other signal, not an abort.
 
     A mistake in the words typed goes into the document of `--json`, too.
     """
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _mistakes_in_json():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except _UsageError as error:
-            json_output.add(Failure(error.format_message(), error.exit_code))
-            raise
+            with _mistakes_in_json():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("stopped by SIGINT; run the same command again to go on") from None
 
