@@ -117,9 +117,11 @@ def test_coco_captions(images: Path, tmp_path: Path) -> None:
         ],
     }
     counts = convert("coco", [write(tmp_path / "captions.json", table)], tmp_path / "out", images=[images])
-    (sample,) = samples(tmp_path / "out").values()
+    sample, bare = samples(tmp_path / "out").values()
     assert (sample.text, sample.meta["captions"]) == ("A red square.", ["A red square.", "A square."])
-    assert dict(counts.dropped) == {"missing-image": 1, "no-caption": 1, "no-image-entry": 1}
+    assert (bare.text, bare.meta["file_name"], "captions" in bare.meta) == (None, "b.png", False)
+    assert dict(counts.dropped) == {"missing-image": 1, "no-image-entry": 1}
+    assert counts.num_bare == 1
 
 
 def documents() -> list[Any]:
@@ -201,9 +203,11 @@ def test_coyo_pairs(images: Path, tmp_path: Path) -> None:
         {"id": 7, "url": "https://x.org/a.png", "text": " "},
     ]
     counts = convert("coyo", [write(tmp_path / "rows.jsonl", rows)], tmp_path / "out", images=[images])
-    (sample,) = samples(tmp_path / "out").values()
+    sample, bare = samples(tmp_path / "out").values()
     assert (sample.text, sample.meta["clip_similarity_vitb32"]) == ("A square", 0.3)
-    assert dict(counts.dropped) == {"missing-image": 1, "no-caption": 1}
+    assert (bare.text, bare.meta["id"], len(bare.images)) == (None, 7, 1)
+    assert dict(counts.dropped) == {"missing-image": 1}
+    assert counts.num_bare == 1
 
 
 def test_img2dataset_folders_and_tars(tmp_path: Path) -> None:
@@ -222,6 +226,33 @@ def test_img2dataset_folders_and_tars(tmp_path: Path) -> None:
     assert sorted(sample.text or "" for sample in samples(tmp_path / "out").values()) == ["one", "two"]
     assert dict(counts.dropped) == {"not-downloaded": 1}
     assert [error for _, error in rejects(tmp_path / "out").values()] == ["u1: HTTP 404"]
+
+
+def test_pictures_without_captions_are_kept_in_every_format(tmp_path: Path, images: Path) -> None:
+    """What recaptioning is there for; a column of another name than captions have is metadata."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    rows = [{"image": {"bytes": picture(), "path": "a.png"}, "note": "A square."}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        tar.add(images / "a.png", "a.png")
+    table = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}
+    inputs = {
+        "parquet": tmp_path / "rows.parquet",
+        "img2dataset": tmp_path / "00000.tar",
+        "coco": write(tmp_path / "coco.json", table),
+        "coyo": write(tmp_path / "coyo.jsonl", [{"url": "https://x.org/a.png"}]),
+        "csv": write(tmp_path / "list.jsonl", [{"image": "a.png"}]),
+    }
+    for form, path in inputs.items():
+        named = [images] if form in ("coco", "coyo", "csv") else []
+        counts = convert(form, [path], tmp_path / f"out-{form}", images=named)
+        (sample,) = samples(tmp_path / f"out-{form}").values()
+        assert (len(sample.images), sample.text, counts.num_bare) == (1, None, 1), form
+        assert "1 picture without a caption" in "\n".join(counts.lines())
+    (sample,) = samples(tmp_path / "out-parquet").values()
+    assert sample.meta["note"] == "A square."
 
 
 def test_img2dataset_tars_without_a_picture_that_is_read(tmp_path: Path) -> None:

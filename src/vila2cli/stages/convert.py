@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -27,11 +27,12 @@ from vila2cli.formats.captions.taken import (
 from vila2cli.formats.reading import RowError
 from vila2cli.formats.registry import Format, find_format
 from vila2cli.run.beginning import begun_with
+from vila2cli.run.cost import counted
 from vila2cli.run.folder import claim, digest
 from vila2cli.run.locks import lock
 from vila2cli.run.stopping import interruptible
 from vila2cli.run.written import ShardsWritten
-from vila2cli.shards import TarWriter, done, folder_stats, gather_rejects, write_rejects
+from vila2cli.shards import TarWriter, done, folder_figures, folder_stats, gather_rejects, write_rejects
 from vila2cli.shards.sample import Reject
 
 MAX_IMAGES = 6
@@ -56,16 +57,23 @@ class _Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Converted(ShardsWritten):
-    """The counts of converted items, and how many of all shards an earlier call had finished."""
+    """The counts of converted items, and how many of all shards an earlier call had finished.
+
+    `num_bare` are pictures without a caption.
+    """
 
     SAMPLES: ClassVar[str] = "items"
     DROPPED: ClassVar[str] = "rejected"
     num_shards: int
     num_shards_kept: int
+    num_bare: int = field(default=0, metadata={"key": "without_caption"})
 
     def lines(self) -> Iterator[str]:
         """What was made of the items, and which shards were there already."""
         yield from super().lines()
+        if num := self.num_bare:
+            pictures = counted(num, "picture")
+            yield f"  {pictures} without a caption: `vila2 recaption` writes it; --text names a column that has it"
         if num := self.num_shards_kept:
             of = f"all {num:,}" if num == self.num_shards > 1 else f"{num:,} of {self.num_shards:,}"
             yield f"  there already: {of} shards"
@@ -121,6 +129,7 @@ def convert(
         names = _convert(_Items(items), source.store, out, per_shard, finished)
         gather_rejects(out, names)
         counts = {"num_shards": len(names), "num_shards_kept": len(finished)}
+        counts["num_bare"] = folder_figures(out, names)["without_caption"]
         return Converted.counting(folder_stats(out, names), stage="convert", out_dir=out, **counts)
 
 
@@ -227,7 +236,7 @@ def _write_shard(items: _Items, store: PictureStore, out: Path, name: str, per_s
     items.put_back(first)
     rejects: list[Reject] = []
     taken = Taken(store)
-    num_in = num_images = num_missing = 0
+    num_in = num_images = num_missing = num_bare = 0
     with TarWriter(out / f"{name}.tar") as tar:
         for numbered in items:
             identity = taken.identity(numbered)  # before the images are read
@@ -241,6 +250,7 @@ def _write_shard(items: _Items, store: PictureStore, out: Path, name: str, per_s
                     break
                 tar.write_sample(numbered.key, members)
                 num_missing += missing
+                num_bare += numbered.is_bare
                 num_images += sum(extension not in ("txt", "json") for extension in members)
             num_in += 1
             taken.add(numbered, identity)
@@ -258,6 +268,7 @@ def _write_shard(items: _Items, store: PictureStore, out: Path, name: str, per_s
             **write_rejects(out, name, rejects),
             "images": num_images,
             "missing_images": num_missing,
+            **({"without_caption": num_bare} if num_bare else {}),
             **taken.to_json(),
         }
     return True

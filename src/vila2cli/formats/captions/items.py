@@ -47,7 +47,7 @@ class Item:
     `name` tells it from the others in an error, `files` are the names of images that are there already. Of a
     document `may_lose` says that an image which is missing is left out instead of the whole; then
     `meta["interleaved"]["images"]` holds the names. `origin` is the file and row that it was read from, where
-    that is not its place among the items of its source. `needs_text` says that a picture alone is no use.
+    that is not its place among the items of its source. A picture needs no text: `vila2 recaption` writes one.
     """
 
     name: str
@@ -56,7 +56,6 @@ class Item:
     meta: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     may_lose: bool = False
-    needs_text: bool = True
     origin: Mapping[str, Any] | None = None
 
     @property
@@ -129,8 +128,6 @@ def members_of(
     if isinstance(item, RowError):
         raise item
     images, files, missing = _images_of(item, store)
-    if item.needs_text and item.images and not item.text and not {"messages", "interleaved"} & item.meta.keys():
-        raise RowError(f"{item.name} has no text", "no-caption")
     places = [f"{i}." if len(images) > 1 else "" for i in range(len(images))]
     members = {f"{at}{image.extension}": image.data for at, image in zip(places, images, strict=True)}
     if item.text and item.text.strip():

@@ -124,7 +124,6 @@ class PhotoReader:
             text=text,
             meta={**meta, **({"captions": texts} if len(texts) > 1 else {})},
             origin=origin,
-            needs_text=False,
         )
 
 

@@ -49,17 +49,15 @@ def read_coco(path: Path, _: int) -> Iterator[Item | RowError]:
 
 
 def _coco(row: Row) -> Item:
-    """An image with its captions, joined by `_coco_rows`; the first is the text, all are in the JSON."""
+    """An image with its captions, if any, joined by `_coco_rows`; the first is the text, all are in the JSON."""
     file, captions = row.get("file_name"), row.get("captions")
     if not file:
         error = f"{len(captions)} captions of image {row.get('id')}, which is not listed"
         raise row.error(error, "no-image-entry")
     captions = [text.strip() for text in captions if isinstance(text, str) and text.strip()]
-    if not captions:
-        raise row.error(f"{file} has no caption", "no-caption")
     size = {name: row.get(name) for name in ("width", "height") if name in row}
-    meta = {"captions": captions, **size, **_origin(row)}
-    return Item(name=str(file), images=(str(file),), text=captions[0], meta=meta)
+    meta = {**({"captions": captions} if captions else {}), **size, **_origin(row)}
+    return Item(name=str(file), images=(str(file),), text=next(iter(captions), None), meta=meta)
 
 
 def _coco_rows(path: Path) -> Iterator[Row | RowError]:
@@ -86,11 +84,9 @@ def _coco_rows(path: Path) -> Iterator[Row | RowError]:
 
 @_by_row
 def read_pairs(row: Row, _: int) -> Item:
-    """An image and its alt-text, as COYO's rows: `text`, and an `image`, `file_name` or `url`."""
+    """An image and its alt-text, if any, as COYO's rows: `text`, and an `image`, `file_name` or `url`."""
     texts, images = _texts(row, _TEXT_KEYS), [name for name in _texts(row, _IMAGE_KEYS) if name]
     text = next((text for text in texts if text.strip()), None)
-    if text is None:
-        raise row.error(f"{_name(row)} has no text", "no-caption")
     if not images:
         raise row.error(f"{_name(row)} names no image", "no-image-entry")
     rest = {key: value for key, value in row.fields.items() if key not in (*_TEXT_KEYS, "image", "file_name")}
@@ -121,7 +117,7 @@ class ListReader:
         text = next(iter(captions), None)
         image = embedded(row, named, name)
         return Item(
-            name=name if image == name else _name(row), images=(image,), text=text, meta=meta, needs_text=False
+            name=name if image == name else _name(row), images=(image,), text=text, meta=meta
         )
 
 

@@ -73,9 +73,6 @@ def _item(row: Row, max_images: int, text: str) -> Item:
     filled = [name for name in _TEXTS if captions_in(meta.get(name))]
     worded = (name for name in filled if not isinstance(meta[name], int | float))  # no label beside a caption
     column = text or next(worded, next(iter(filled), ""))
-    if not column and not {"messages", "interleaved"} & meta.keys():
-        has = f"no column of captions, such as {', '.join(_TEXTS[:3])}; it has {shown(list(row.fields))}"
-        raise row.error(f"has {has}: name one with --text", "no-caption")
     captions = captions_in(meta.pop(column, None))
     meta |= {"captions": captions} if len(captions) > 1 else {}
     has_names = len(files) == len(images) and not any(isinstance(image, str) for image in images)

@@ -43,6 +43,13 @@ class Numbered:
         """What `members_of` makes of it."""
         return members_of(self.item, store, self.origin)
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a picture of which nothing is said."""
+        item = self.item
+        has_text = isinstance(item, RowError) or (item.text and item.text.strip())
+        return not has_text and not {"messages", "interleaved"} & item.meta.keys()
+
 
 @dataclass(frozen=True, slots=True)
 class FoundItem:
