@@ -8,11 +8,14 @@ from vila2cli.shards import TarWriter, open_layer, open_source, read_shard
 from vila2cli.shards.sample import Annotation
 
 
-def write_base(folder, num_samples, samples_per_shard):
+def write_base(folder, num_samples, samples_per_shard, *, bare=()):
     for start in range(0, num_samples, samples_per_shard):
         with TarWriter(folder / f"{start:06d}.tar") as tar:
             for number in range(start, min(start + samples_per_shard, num_samples)):
                 members = {"jpg": b"picture %d" % number, "txt": b"alt", "json": json.dumps({}).encode()}
+                if number in bare:
+                    members |= {"txt": b" "} if number % 2 else {}
+                    members = {name: data for name, data in members.items() if number % 2 or name != "txt"}
                 tar.write_sample(f"k{number:03d}", members)
     return folder
 
@@ -65,6 +68,17 @@ def test_only_samples_that_every_layer_captions_are_drawn(tmp_path):
     captions = {s.key: draw.captions_of(shard.name, s) for s in read_shard(shard, on_reject=pytest.fail)}
     assert captions["k000"] == {"alt-text": "alt", r1: "r1 k000", r2: "r2 k000"}
     assert captions["k001"] is None
+
+
+def test_what_has_no_alt_text_is_passed_over_in_the_draw(tmp_path):
+    bare = {0, 1, 2, 3, 5, 8}
+    base = write_base(tmp_path / "base", 12, 4, bare=bare)
+    r1, r2 = (write_layer(base, tmp_path / name) for name in ("r1", "r2"))
+    draw = draw_samples(["alt-text", r1], num_samples=6, seed=0)
+    assert drawn_keys(draw) == {f"k{n:03d}" for n in range(12) if n not in bare}
+    assert draw.num_lacking <= 6
+    assert draw_samples(["alt-text", r1], num_samples=100, seed=0).num_lacking == 6
+    assert len(drawn_keys(draw_samples([r1, r2], num_samples=100, seed=0))) == 12
 
 
 def test_shards_restrict_the_draw(tmp_path):

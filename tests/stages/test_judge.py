@@ -252,14 +252,16 @@ def test_unreadable_pictures_and_missing_alt_texts_are_counted(tiny_checkpoint, 
     layer = write_captions(base, tmp_path / "r1", truth)
     summary = judge(recipe(), layers=["alt-text", layer], out=tmp_path / "judge", model=tiny_checkpoint)
     assert (summary["num_samples"], summary["num_rejected"]) == (9, 2)
-    assert summary["dropped"] == {"bad-image": 2, "no-caption": 1}
+    assert summary["dropped"] == {"bad-image": 2, "not-drawn": 1}
+    assert summary["num_lacking"] == 1
+    assert "1 sample not drawn for want of a caption in each layer; 11 others are" in summary_table(summary)
     assert len((tmp_path / "judge/model/rejects.jsonl").read_text().splitlines()) == 2
 
 
 def test_pictures_without_alt_texts_are_said_to_lack_them(tmp_path):
     base = write_base(tmp_path / "base", without_text=range(NUM_SAMPLES))
     layer = write_captions(base, tmp_path / "r1", truth)
-    with pytest.raises(DataError, match=r"any of 12 samples: left out were \{'no-caption': 12\}") as told:
+    with pytest.raises(DataError, match="none of 12 samples has a caption in each of alt-text, ") as told:
         judge(recipe("judge.judges=oracle"), layers=["alt-text", layer], out=tmp_path / "judge")
     assert "scene" not in str(told.value)
 

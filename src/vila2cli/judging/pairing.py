@@ -1,4 +1,7 @@
-"""Which samples are judged: drawn by a hash of key and picture among those that every layer captions."""
+"""Which samples are judged: drawn by a hash of key and picture among those that every layer captions.
+
+Whether a sample has an alt-text the base alone tells; of that no more is read than the draw comes to.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from vila2cli.shards.annotations import read_annotation_tar
 from vila2cli.shards.reader import check_layers
 from vila2cli.shards.records import LAYER_FILE
 from vila2cli.shards.sample import ORIGINAL, Sample
+from vila2cli.shards.tarfiles import read_members, split_name
 
 ALT_TEXT = "alt-text"
 """The captioning that is in the base shards themselves."""
@@ -28,12 +32,16 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The drawn samples by shard name and key; `source` holds just their base shards, without layers."""
+    """The drawn samples by shard name and key; `source` holds just their base shards, without layers.
+
+    `num_lacking` were passed over, as one of the captions is missing or blank.
+    """
 
     layers: tuple[str, ...]
     source: Source
     drawn: Mapping[str, Mapping[str, Drawn]]
     num_candidates: int
+    num_lacking: int = 0
 
     @property
     def pairs(self) -> list[Pair]:
@@ -67,7 +75,7 @@ def draw_samples(
 
     A layer is a caption layer's folder or "alt-text". `shards` restricts the draw; by default it
     is over everything that all layers caption. Raises RecipeError for fewer than two layers and
-    DataError when they have no sample in common.
+    DataError when no sample has a caption in each.
     """
     names = _names(layers)
     folders = {Path(name).resolve(): name for name in names if name != ALT_TEXT}
@@ -84,13 +92,44 @@ def draw_samples(
     )
     if not order:
         raise DataError(f"no sample has a caption in each of {', '.join(names)}")
+    urls = {shard.name: shard.url for shard in source.shards}
+    alt_texts = _AltTexts(urls) if ALT_TEXT in names else None
     drawn: dict[str, dict[str, Drawn]] = {}
-    for _, name, key in order[:num_samples]:
-        drawn.setdefault(name, {})[key] = candidates[name][key]
+    num_drawn = num_lacking = 0
+    for _, name, key in order:
+        if num_drawn == num_samples:
+            break
+        captions = candidates[name][key].captions.values()
+        if all(text.strip() for text in captions) and (alt_texts is None or alt_texts.has(name, key)):
+            drawn.setdefault(name, {})[key] = candidates[name][key]
+            num_drawn += 1
+        else:
+            num_lacking += 1
+    if not drawn:
+        raise DataError(
+            f"none of {num_lacking:,} samples has a caption in each of {', '.join(names)}; "
+            "one is missing or blank: compare other --layers"
+        )
     for shard in (shard for shard in source.shards if shard.name in drawn):
         check_layers(shard)
     chosen = tuple(Shard(shard.name, shard.url) for shard in source.shards if shard.name in drawn)
-    return Draw(names, Source(chosen), drawn, len(order))
+    return Draw(names, Source(chosen), drawn, len(order), num_lacking)
+
+
+class _AltTexts:
+    """Which samples have an alt-text, by the base shards; each is read when it is first asked about."""
+
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._urls = urls
+        self._keys: dict[str, set[str]] = {}
+
+    def has(self, shard: str, key: str) -> bool:
+        """Whether a sample has one that is not blank."""
+        if shard not in self._keys:
+            texts = read_members(self._urls[shard], lambda name: (split_name(name) or ("", ""))[1] == "txt")
+            found = ((split_name(name), data) for name, data in texts if data is not None and data.strip())
+            self._keys[shard] = {split[0] for split, _ in found if split is not None}
+        return key in self._keys[shard]
 
 
 def layer_name(layer: str | Path) -> str:

@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import Any
 
 from vila2cli.errors import DataError
-from vila2cli.run.cost import fewer_tiles_lines
+from vila2cli.run.cost import counted, fewer_tiles_lines
 from vila2cli.score.significance import samples_needed
 from vila2cli.score.stats import CONFIDENCE, TOO_FEW
 from vila2cli.score.verdict import Verdict
@@ -39,6 +39,9 @@ def summary_table(summary: Mapping[str, Any]) -> list[str]:
         lines += [f"{judge} on {short(layer)}: {_means(figures)}" for layer, figures in layers.items()]
     for pair in summary["pairs"]:
         lines += agreement_lines(pair)
+    if lacking := summary.get("num_lacking"):
+        drawn = f"; {summary['num_drawn']:,} others are" if "num_drawn" in summary else ""
+        lines.append(f"{counted(lacking, 'sample')} not drawn for want of a caption in each layer{drawn}")
     return [*lines, *unjudged_lines(summary), *fewer_tiles_lines(summary)]
 
 

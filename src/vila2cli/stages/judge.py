@@ -178,6 +178,7 @@ def _summary(recipe: Recipe, draw: Draw, layers: Mapping[str, LayerWriter]) -> d
         **figures,
         "num_samples": len(judged_by_all),
         "num_candidates": draw.num_candidates,
+        **({"num_lacking": draw.num_lacking} if draw.num_lacking else {}),
         "num_rejected": max(of_judge.num_rejected for of_judge in stats.values()),
         "dropped": _most(stats),
         "num_drawn": sum(len(keys) for keys in draw.drawn.values()),

@@ -67,7 +67,7 @@ def write_page(
     folder = Path(out)
     draw = draw_samples(layers, shards, num_samples=recipe.judge.num_samples, seed=recipe.seed, base=base)
     jpegs: dict[str, bytes] = {}
-    left_out: dict[str, int] = {}
+    left_out = {"no-caption": draw.num_lacking} if draw.num_lacking else {}
     captioned = list(_captioned(draw, jpegs, left_out))
     shown, same = arrange(captioned, draw.pairs, recipe.seed)
     key = to_key(shown, same, recipe.judge.question, draw.layers, recipe.seed)
