@@ -345,3 +345,24 @@ def test_a_judges_mark_begins_its_reply(reply, mark):
 def test_a_judges_two_marks_are_its_first_line(reply, mark):
     row = read_llava_bench(reply)
     assert (row and row["score"]) == mark
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("Option A: a cat\nOption B: a dog\n\nB", "B"),
+        ("A. a cat\nB. a dog\n\n**Answer: B**", "B"),
+        ("(A) a cat\n(B) a dog\nThe answer is A.", "A"),
+        ("Option A: a cat\nOption B: a dog", None),
+    ],
+)
+def test_the_letter_below_options_that_were_written_out_again(answer, letter):
+    assert parse_letter(answer) == letter
+
+
+@pytest.mark.parametrize("answer", ["Answer: parrot", "**Answer:** Parrot.", "The answer is a parrot", "parrot"])
+def test_a_short_answer_may_announce_itself(answer):
+    assert SHORT.score(answer, answers("parrot")) == {"score": 1.0}
+    assert SHORT.score(answer, answers("dog")) == {"score": 0.0}
+    choice = Reference(answers=("B",), meta={"choices": ["dog", "parrot"]})
+    assert CHOICE.score(answer, choice)["score"] == 1.0

@@ -72,6 +72,9 @@ BOX = (12, 34, 56, 78)
         ("<think>It may be [1,2,3,4].</think>It is [12,34,56,78].", BOX, ""),
         ("At first sight [1,2,3,4]. Final answer: [12,34,56,78]", BOX, ""),
         (r"so \boxed{[12, 34, 56, 78]}", BOX, ""),
+        ("Here:\n\n| object | x_min | y_min | x_max | y_max |\n|:--|-|-|-|-|\n| dog | 12 | 34 | 56 | 78 |", BOX, ""),
+        ("| Corner | Value |\n|---|---|\n| x1 | 12% |\n| y1 | 34% |\n| x2 | 56% |\n| y2 | 78% |", BOX, "xyxy-100"),
+        ("| left | top | width | height |\n|-|-|-|-|\n| 12 | 34 | 44 | 44 |", BOX, ""),
     ],
 )
 def test_a_box_is_read(text, box, frame):
@@ -93,6 +96,8 @@ def test_a_box_is_read(text, box, frame):
         "(12, 34)",
         "[1e99999,2,3,4]",
         "[12%, 34, 56, 78]",
+        "| x1 | y1 | x2 | y2 |\n|-|-|-|-|\n| 12 | 34 | n/a | 78 |",
+        "| dogs | cats | birds | fish |\n|-|-|-|-|\n| 12 | 34 | 56 | 78 |",
         "<loc0034><loc0012><loc0078>",
         "x1: 12, y1: 34",
         "<think>It may be [1,2,3,4].</think>There is none.",

@@ -284,7 +284,7 @@ BOX = Scorer(
 REFCOCO = replace(
     BOX,
     name="refcoco",
-    version="iou-3",
+    version="iou-4",
     score=score_refcoco,
     labels=_pixel_labels,
     keeps_references=False,

@@ -11,7 +11,7 @@ from vila2cli.errors import DataError
 from vila2cli.score.grouping import LabelGroup, category_label, category_metrics, group_name, means, tally
 from vila2cli.score.scorer import Labels, Reference, Row, Scorer
 from vila2cli.score.stats import Columns, FloatArray, ratio
-from vila2cli.score.vqa import normalise_short
+from vila2cli.score.vqa import announced, normalise_short
 from vila2cli.text.bare import bare
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -35,6 +35,9 @@ _OPTION = re.compile(
     rf"(?:\b(?i:option|choice)|选项|選項|選択肢)\W{{0,6}}{_LETTER}(?=\W*$|\s*[.:,]){_NO_OTHER}"
 )
 _RIGHT = re.compile(rf"\b{_LETTER}[.:]?\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|answer)\b")
+_LISTED = re.compile(
+    r"^\s*(?:[-*]\s+)?(?:(?i:option|choice)\s+)?[(\[]?([A-Z])(?:[)\]]\s*[.:]?|[.:])\s+\S", re.MULTILINE
+)
 _SCIENCEQA_SENTENCE = re.compile(r"The answer is ([A-Z]).")
 _ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 _FAILED = "Failed to obtain answer via API"
@@ -73,6 +76,8 @@ def parse_letter(answer: str) -> str | None:
     text = bare(answer)
     if alone := _ALONE.fullmatch(text):
         return alone[1].upper()
+    if (chosen := _below_options(text)) is not None:
+        return chosen
     if first := _FIRST.match(text):
         return str(first[first.lastindex or 0])
     for patterns in ((_STATED, _RIGHT), (_OPTION,)):  # options are also gone through before one is chosen
@@ -81,9 +86,19 @@ def parse_letter(answer: str) -> str | None:
     return None
 
 
+def _below_options(text: str) -> str | None:
+    """The letter that stands alone, or is stated, on the last line below options that were written out again."""
+    above, _, last = text.rpartition("\n")
+    if len(set(_LISTED.findall(above))) < 2 or _LISTED.match(last.strip()):
+        return None
+    alone = _ALONE.fullmatch(last.strip())
+    stated = {match[1] for pattern in (_STATED, _RIGHT) for match in pattern.finditer(last)}
+    return alone[1].upper() if alone else stated.pop() if len(stated) == 1 else None
+
+
 def _letter_of_text(answer: str, choices: object) -> str | None:
     """The letter of the only option that is the answer word for word."""
-    said = normalise_short(answer)
+    said = normalise_short(announced(answer))
     options = [normalise_short(str(choice)) for choice in choices] if isinstance(choices, list) else []
     return LETTERS[options.index(said)] if said and options[: len(LETTERS)].count(said) == 1 else None
 
@@ -176,7 +191,7 @@ def circular_metrics(totals: Columns) -> dict[str, FloatArray]:
 
 CHOICE = Scorer(
     name="choice",
-    version="letter-2",
+    version="letter-3",
     headline="accuracy",
     score=score,
     metrics=means(accuracy="score", unparsed_ratio="unparsed"),

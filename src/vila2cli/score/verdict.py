@@ -23,6 +23,20 @@ _LETTER = re.compile(
     r"(?:(?i:answer|verdict|better|caption)\W{1,4}){0,2}[(\[]{0,2}([AB]|[Tt]ie)[)\]]{0,2}[.:]?"
 )
 
+_ONE = r"(?:the\s+)?(?:caption\s+\(?[AB]\)?|(?:first|second)\s+(?:caption|description|one))"
+_PREFERS = re.compile(
+    r"(?:(?:i\s+(?:think|believe|find)(?:\s+that)?|overall|in\s+my\s+opinion),?\s+)?"
+    rf"(?:(?P<better>{_ONE})\s+is\s+(?:the\s+)?better(?:\s+(?:one|caption|description))?|i\s+(?:would\s+)?(?:prefer|choose|pick)\s+(?P<choice>{_ONE}))"
+    r"(?P<why>,?\s+(?:because|as|since)\s[^.!?\n]*)?[.!]?",
+    re.IGNORECASE,
+)
+_HELD_BACK = re.compile(
+    r"\b(?:but|however|although|though|unless|if|except|while|whereas|yet|not|neither|both|equal\w*|tie)\b"
+    rf"|{_ONE}\s+(?:is|would\s+be)\s",
+    re.IGNORECASE,
+)
+"""Behind a preference: what may take it back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -71,12 +85,24 @@ class Verdict:
 def parse_choice(answer: str) -> Literal["A", "B", "tie"] | None:
     """What an answer chooses, by the one JSON object in it whose `better` is A, B or tie, else by itself.
 
-    Then it is nothing but that word, perhaps as "(B)", "**Caption B**" or "Answer: B"; no other prose is read.
+    Then it is nothing but that word, perhaps as "(B)", "**Caption B**" or "Answer: B", or one sentence such as
+    "Caption B is better because ..." or "I prefer the second caption."; no other prose is read.
     """
     value = one_object(answer)
     match = _LETTER.fullmatch(bare(answer)) if value is None else None
+    if value is None and match is None:
+        return _preferred(bare(answer))
     chosen = str(value.get("better", "")) if value is not None else match[1] if match else ""
     return _CHOICES.get(chosen.lower())
+
+
+def _preferred(text: str) -> Literal["A", "B"] | None:
+    """The caption that one sentence prefers, whose reasons hold nothing back."""
+    stated = _PREFERS.fullmatch(text)
+    if stated is None or _HELD_BACK.search(stated["why"] or ""):
+        return None
+    said = str(stated["better"] or stated["choice"]).lower()
+    return "A" if re.search(r"\b(?:a|first)\b", said) else "B"
 
 
 def outcome_of(first_answer: str, second_answer: str) -> Outcome:

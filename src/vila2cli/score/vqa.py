@@ -34,6 +34,11 @@ why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'l
 you've
 """
 _NUM_ANSWERS = 10
+_ANNOUNCED = re.compile(
+    r"\s*(?:(?:the\s+)?(?:(?:final|short|correct)\s+)?answer\s*(?:is\b\s*)?[:：]"
+    r"|the\s+(?:correct\s+)?answer\s+is\b)\s*",
+    re.IGNORECASE,
+)
 
 
 def strip_punctuation(text: str, *, max_periods: int = _MAX_PERIODS) -> str:
@@ -97,11 +102,17 @@ def normalise_short(answer: str) -> str:
     return " ".join([word for word in words if word not in ARTICLES] or words) or bare(answer).lower()
 
 
+def announced(answer: str) -> str:
+    """What stands behind "Answer:" or "The answer is"; the whole where an answer does not announce itself."""
+    return _ANNOUNCED.sub("", bare(answer), count=1)
+
+
 def score_exact(answer: str, reference: Reference) -> Row:
-    """1 when the normalised answer equals any normalised reference answer."""
+    """1 when the normalised answer, or what it announces, equals any normalised reference answer."""
     if not reference.answers:
         raise DataError("a short-answer question needs at least one reference answer")
-    return {"score": float(normalise_short(answer) in map(normalise_short, reference.answers))}
+    given = {normalise_short(answer), normalise_short(announced(answer))}
+    return {"score": float(not given.isdisjoint(map(normalise_short, reference.answers)))}
 
 
 def score_gqa(answer: str, reference: Reference) -> Row:
@@ -151,7 +162,7 @@ def _one_line(text: str) -> str:
 
 SHORT = Scorer(
     name="short",
-    version="vqa-norm-2",
+    version="vqa-norm-3",
     headline="accuracy",
     score=score_exact,
     metrics=means(accuracy="score"),

@@ -7,7 +7,7 @@ not: only the reader of all answers can tell whether they are pixels, thousandth
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]
@@ -75,6 +75,11 @@ _CORNER_KEYS = (
 )
 _SIZE_KEYS = (("xmin", "ymin"), ("x1", "y1"), ("left", "top"), ("x", "y"))
 _CENTRE_KEYS = (("cx", "cy"), ("xcenter", "ycenter"), ("centerx", "centery"))
+_KEY_NAMES = {
+    name: {"w": "width", "h": "height"}.get(name, name)
+    for keys in (*_CORNER_KEYS, *_SIZE_KEYS, *_CENTRE_KEYS, ("width", "height", "w", "h"))
+    for name in keys
+}
 _CLOSED = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _MAX_CHARS = 8000
 """The end of an answer that is read: a model that never stops has nothing to add."""
@@ -191,6 +196,36 @@ def _named(text: str) -> Iterator[FoundBox]:
         yield FoundBox("named", box, _frame_of(units))
 
 
+def _tables(text: str) -> Iterator[FoundBox]:
+    """Rows of a Markdown table whose head names the numbers, or that name one number each."""
+    rows = [
+        [cell.strip(" *`") for cell in line[1:-1].split("|")]
+        for line in map(str.strip, text.splitlines())
+        if len(line) > 2 and line.startswith("|") and line.endswith("|")
+    ]
+    rows = [row for row in rows if not all(re.fullmatch(r":?-+:?", cell) for cell in row)]
+    names, *others = [[_KEY_NAMES.get(_bare_key(cell), "") for cell in row] for row in rows] or [[]]
+    if sum(map(bool, names)) >= 4:
+        for row in rows[1:]:
+            yield from _of_cells(zip(names, row, strict=False))
+    elif sum(len(row) == 2 and bool(row[0]) for row in others) >= 3:
+        yield from _of_cells((_KEY_NAMES.get(_bare_key(row[0]), ""), row[1]) for row in rows if len(row) == 2)
+
+
+def _of_cells(cells: Iterable[tuple[str, str]]) -> Iterator[FoundBox]:
+    """The box of named cells, each a number of one unit; none where a name comes twice."""
+    found = [(name, _NUMBER.fullmatch(cell)) for name, cell in cells if name]
+    values = {name: float(match[1]) for name, match in found if match is not None}
+    units = {(match[2] or "")[:1] for _, match in found if match is not None}
+    box = _box_of(values)
+    if len(values) == len(found) and len(units) == 1 and box is not None and all(map(math.isfinite, box)):
+        yield FoundBox("table", box, _frame_of(units))
+
+
+def _bare_key(cell: str) -> str:
+    return re.sub(r"[\s_()-]", "", cell.lower())
+
+
 def _box_of(values: Mapping[str, float]) -> Box | None:
     for keys in _CORNER_KEYS:
         if all(key in values for key in keys):
@@ -286,6 +321,6 @@ def _is_of(box: Box, far: float) -> bool:
 
 
 _READERS: tuple[Callable[[str], Iterator[FoundBox]], ...] = (
-    *(_tokens, _patches, _tags, _keyed),
+    *(_tokens, _patches, _tags, _keyed, _tables),
     *(_named, _pairs, _lists, _runs),
 )
