@@ -185,7 +185,9 @@ def test_errors_have_the_same_codes_and_are_documents_too(
     assert "vila2: " in printed.err or "Usage: vila2" in printed.err
 
 
-@pytest.mark.parametrize("line", ["--json runs", "--json no-command", "shards --json stats x", "--nowhere --json"])
+@pytest.mark.parametrize(
+    "line", ["--json runs", "--json no-command", "shards --json stats x", "--nowhere --json"]
+)
 def test_a_mistake_beside_the_option_before_the_command_is_a_document(
     capsys: pytest.CaptureFixture[str], line: str
 ) -> None:

@@ -360,7 +360,9 @@ def test_the_letter_below_options_that_were_written_out_again(answer, letter):
     assert parse_letter(answer) == letter
 
 
-@pytest.mark.parametrize("answer", ["Answer: parrot", "**Answer:** Parrot.", "The answer is a parrot", "parrot"])
+@pytest.mark.parametrize(
+    "answer", ["Answer: parrot", "**Answer:** Parrot.", "The answer is a parrot", "parrot"]
+)
 def test_a_short_answer_may_announce_itself(answer):
     assert SHORT.score(answer, answers("parrot")) == {"score": 1.0}
     assert SHORT.score(answer, answers("dog")) == {"score": 0.0}

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from archives import jpeg, write_tar
 
+from archives import jpeg, write_tar
 from vila2cli.cli.app import main
 
 NUM_EMPTY = 4

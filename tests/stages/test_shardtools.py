@@ -93,7 +93,7 @@ def test_check_lists_every_problem(tmp_path: Path) -> None:
     assert report.counts == {
         "dotted-name": 2,
         "duplicate-key": 1,
-            "empty-shard": 1,
+        "empty-shard": 1,
         "ignored-extension": 2,
         "key-in-two-shards": 1,
         "no-image": 1,

@@ -72,8 +72,12 @@ BOX = (12, 34, 56, 78)
         ("<think>It may be [1,2,3,4].</think>It is [12,34,56,78].", BOX, ""),
         ("At first sight [1,2,3,4]. Final answer: [12,34,56,78]", BOX, ""),
         (r"so \boxed{[12, 34, 56, 78]}", BOX, ""),
-        ("Here:\n\n| object | x_min | y_min | x_max | y_max |\n|:--|-|-|-|-|\n| dog | 12 | 34 | 56 | 78 |", BOX, ""),
-        ("| Corner | Value |\n|---|---|\n| x1 | 12% |\n| y1 | 34% |\n| x2 | 56% |\n| y2 | 78% |", BOX, "xyxy-100"),
+        (
+            "So:\n\n| what | x_min | y_min | x_max | y_max |\n|:--|-|-|-|-|\n| cat | 12 | 34 | 56 | 78 |",
+            BOX,
+            "",
+        ),
+        ("| Corner | Value |\n|-|-|\n| x1 | 12% |\n| y1 | 34% |\n| x2 | 56% |\n| y2 | 78% |", BOX, "xyxy-100"),
         ("| left | top | width | height |\n|-|-|-|-|\n| 12 | 34 | 44 | 44 |", BOX, ""),
     ],
 )

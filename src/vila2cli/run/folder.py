@@ -137,9 +137,10 @@ def check_same(out_dir: Path, stored: Mapping[str, Any], inputs: Mapping[str, An
     `model` is the path of the one that would be asked now.
     """
     if changed := difference(stored, inputs, (model_of(out_dir), model)):
+        back = "" if "scorer_version" in changed else "set them back, "  # those are of the program itself
         raise RecipeError(
             f"{out_dir} was made with other settings: {changed}; "
-            "set them back, give another --out (to `vila2 run` another name in the recipe), "
+            f"{back}give another --out (to `vila2 run` another name in the recipe), "
             "or remove the folder to start it over"
         )
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from vila2cli.run.cost import counted
 from vila2cli.run.results import StageResult, key
 from vila2cli.shards import ShardStats
 
@@ -59,7 +58,7 @@ class LayerCounts(StageResult):
 
 def empty_shards(num: int) -> str:
     """What a line of counts ends with where shards hold nothing, as those that img2dataset leaves."""
-    return f"; {counted(num, 'empty shard')}" if num else ""
+    return f"; {num:,} empty shard{'s' * (num > 1)}" if num else ""
 
 
 def layer_counts(stats: ShardStats, *, num_shards: int, num_images: float) -> dict[str, Any]:

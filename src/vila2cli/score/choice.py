@@ -87,7 +87,7 @@ def parse_letter(answer: str) -> str | None:
 
 
 def _below_options(text: str) -> str | None:
-    """The letter that stands alone, or is stated, on the last line below options that were written out again."""
+    """The letter that stands alone, or is stated, on the last line below options written out again."""
     above, _, last = text.rpartition("\n")
     if len(set(_LISTED.findall(above))) < 2 or _LISTED.match(last.strip()):
         return None

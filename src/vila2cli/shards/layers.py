@@ -19,11 +19,11 @@ from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.packed import write_annotations
 from vila2cli.shards.places import PACKED, PLAIN, is_remote, local_path, redacted
 from vila2cli.shards.places import folder as folder_of
-from vila2cli.shards.reader import Shard, check_any, num_samples, read_shard
+from vila2cli.shards.reader import Shard, num_samples, read_shard
 from vila2cli.shards.records import LAYER_FILE, add_figures, file_sha256, made_from, read_layer_json
 from vila2cli.shards.rejects import gather_rejects, write_rejects
 from vila2cli.shards.sample import Annotation, Reject, Sample
-from vila2cli.shards.stats import ShardStats, done, folder_stats, missing, to_made_from
+from vila2cli.shards.stats import ShardStats, done, folder_stats, missing, stats_of_any, to_made_from
 from vila2cli.shards.streams import digest_of, fingerprint
 
 
@@ -247,15 +247,9 @@ class LayerWriter:
         return folder_stats(self.folder)
 
     def finish(self) -> ShardStats:
-        """Gather the rejects of all complete shards in rejects.jsonl, in shard order; safe to call again.
-
-        Raises DataError where all shards are complete and none holds a sample.
-        """
+        """Gather the rejects of all complete shards in rejects.jsonl, in shard order; safe to call again."""
         gather_rejects(self.folder, [shard.name for shard in self.source.shards])
-        stats = self.stats()
-        if self.done() >= {shard.name for shard in self.source.shards}:
-            check_any(stats.num_in, self.source.shards)
-        return stats
+        return stats_of_any(self.folder, self.source.shards)
 
     def alone(self) -> AbstractContextManager[None]:
         """Lock the folder while summing it up, so that the last worker to finish writes a summary that includes

@@ -72,8 +72,9 @@ def read_shard(
     A key that makes no sample goes to `on_reject` and is never raised; samples plus rejects is what
     `num_samples` counts. Reasons: duplicate-key, not-adjacent, dotted-name, bad-key, bad-json, not-utf8,
     no-image (there is a picture, and none that is read), empty-image, ambiguous-image, bad-messages,
-    bad-document. An archive without files is a shard of no samples, which is noted: img2dataset leaves such where
-    nothing could be downloaded. Raises DataError for a damaged archive or one of other files alone, and with `verify` for a layer whose image
+    bad-document. An archive without files is a shard of no samples, which is noted: img2dataset leaves such
+    where nothing could be downloaded. Raises DataError for a damaged archive, or one that holds other files
+    alone, and with `verify` for a layer whose image
     SHA-256 or keys are not those of the base, and, at the latest after the last sample, when the base or a
     layer below is not the file that a layer was made from. Where the base is that very file, no image is
     hashed for it again.
@@ -210,7 +211,8 @@ def check_any(num_samples: int, shards: Sequence[Shard]) -> None:
 def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
     """What a shard's archives hold that `read_shard` passes over in silence: kind and description.
 
-    Kinds: empty-shard, odd-archive, dotted-name, ignored-extension. Reads headers only; raises DataError for damage.
+    Kinds: empty-shard, odd-archive, dotted-name, ignored-extension. Reads headers only; raises DataError for
+    damage.
     """
     odd: list[str] = []
     extensions: Counter[str] = Counter()
@@ -391,6 +393,4 @@ def _check_empty(tar: str) -> None:
     extensions = sorted({(split_name(name) or ("", "none"))[1] for name in names})
     if extensions:
         shown = ", ".join(f".{extension}" for extension in extensions[:5])
-        raise DataError(
-            f"empty shard: {tar} holds no image, .txt or .json that makes a sample, only {shown}"
-        )
+        raise DataError(f"empty shard: {tar} holds no image, .txt or .json that makes a sample, only {shown}")

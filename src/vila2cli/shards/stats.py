@@ -11,7 +11,7 @@ from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes, write_atomically
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import is_remote, tar_stem
-from vila2cli.shards.reader import Shard, known_num_samples, num_samples
+from vila2cli.shards.reader import Shard, check_any, known_num_samples, num_samples
 from vila2cli.shards.records import (
     GROUPS,
     add_figures,
@@ -82,6 +82,14 @@ def done(out_dir: str | Path) -> set[str]:
 def folder_stats(out_dir: str | Path, names: Iterable[str] | None = None) -> ShardStats:
     """The sum over the complete shards of a folder, or over those named."""
     return ShardStats.counted(folder_figures(out_dir, done(out_dir) if names is None else names))
+
+
+def stats_of_any(out_dir: Path, shards: Sequence[Shard]) -> ShardStats:
+    """As `folder_stats`; raises DataError where all shards are complete and none holds a sample."""
+    stats = folder_stats(out_dir)
+    if done(out_dir) >= {shard.name for shard in shards}:
+        check_any(stats.num_in, shards)
+    return stats
 
 
 def folder_figures(out_dir: str | Path, names: Iterable[str]) -> dict[str, Any]:

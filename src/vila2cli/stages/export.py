@@ -32,8 +32,8 @@ from vila2cli.shards.contents import contents_of
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.members import Unusable
 from vila2cli.shards.places import is_remote, local_path
-from vila2cli.shards.records import parts_of
 from vila2cli.shards.reader import check_any
+from vila2cli.shards.records import parts_of
 from vila2cli.shards.sample import Reject, is_kept
 from vila2cli.shards.streams import fingerprint
 from vila2cli.text.compose import filter_inputs

@@ -25,8 +25,8 @@ from vila2cli.shards import (
     write_rejects,
 )
 from vila2cli.shards.fingerprints import Fingerprint
-from vila2cli.shards.records import add_figures, read_stats
 from vila2cli.shards.reader import check_any
+from vila2cli.shards.records import add_figures, read_stats
 from vila2cli.shards.sample import ORIGINAL, Reject, Sample, is_kept
 from vila2cli.text.choose import Choice, drawn_line, reached
 from vila2cli.text.compose import Composition, compose_caption, filter_inputs

@@ -49,7 +49,7 @@ def read_coco(path: Path, _: int) -> Iterator[Item | RowError]:
 
 
 def _coco(row: Row) -> Item:
-    """An image with its captions, if any, joined by `_coco_rows`; the first is the text, all are in the JSON."""
+    """An image with any captions, joined by `_coco_rows`; the first is the text, all are in the JSON."""
     file, captions = row.get("file_name"), row.get("captions")
     if not file:
         error = f"{len(captions)} captions of image {row.get('id')}, which is not listed"
@@ -116,9 +116,7 @@ class ListReader:
         meta |= {"captions": captions} if len(captions) > 1 else {}
         text = next(iter(captions), None)
         image = embedded(row, named, name)
-        return Item(
-            name=name if image == name else _name(row), images=(image,), text=text, meta=meta
-        )
+        return Item(name=name if image == name else _name(row), images=(image,), text=text, meta=meta)
 
 
 def _texts(row: Row, keys: Sequence[str]) -> list[str]:

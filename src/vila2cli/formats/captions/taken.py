@@ -47,8 +47,9 @@ class Numbered:
     def is_bare(self) -> bool:
         """Whether it is a picture of which nothing is said."""
         item = self.item
-        has_text = isinstance(item, RowError) or (item.text and item.text.strip())
-        return not has_text and not {"messages", "interleaved"} & item.meta.keys()
+        if isinstance(item, RowError) or (item.text and item.text.strip()):
+            return False
+        return not {"messages", "interleaved"} & item.meta.keys()
 
 
 @dataclass(frozen=True, slots=True)
