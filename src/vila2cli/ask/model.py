@@ -105,6 +105,15 @@ class AskedModel:
             max_new_tokens=self.max_new_tokens,
         )
 
+    def look(self, stop: Stop) -> None:
+        """Raise ModelError for a checkpoint that cannot be asked, as far as that shows before it is loaded."""
+        if self.engine == "api":
+            return
+        from vila2cli.engine.fitting import fitting  # brings transformers, which takes seconds
+
+        with stop.at_once():
+            fitting(resolve_model(self.model), self.settings.asked)
+
     def open(self, stop: Stop) -> "LazyEngine":
         """Its engine, which loads the model at the first request."""
         return LazyEngine(self, stop)

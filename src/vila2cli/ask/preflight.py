@@ -2,12 +2,13 @@
 
 from vila2cli.ask.opening import engine_settings
 from vila2cli.engine import EngineSettings, choose_engine
-from vila2cli.engine.asking import chat_for
 from vila2cli.engine.devices import Gpu, gpus, planned_gpus
+from vila2cli.engine.fitting import check_model, fitting
 from vila2cli.engine.placing import Shape, plan_cores, plan_gpus
 from vila2cli.engine.plans import plan_engines
+from vila2cli.errors import ModelError
 from vila2cli.model.checkpoint import resolve_model
-from vila2cli.model.loading import load_processor, outline
+from vila2cli.model.loading import outline
 from vila2cli.settings import AskingStage
 from vila2cli.settings.recipe import Recipe
 
@@ -27,12 +28,18 @@ def checked_inputs(recipe: Recipe, model: str) -> str:
     Raises ModelError where it cannot be loaded or its inputs cannot be made right.
     """
     folder = resolve_model(model)
-    chat = chat_for(load_processor(folder), recipe.recaption.asked())
-    name = type(outline(folder)).__name__
-    if not chat.takes_images:
-        return f"{name} with {type(chat.processor).__name__}, which takes no images"
-    chat.check(name)
-    return f"{name} with {type(chat.processor).__name__}: inputs are those of its own processor"
+    chat = fitting(folder, recipe.recaption.asked())
+    net = outline(folder)
+    check_model(net, chat)
+    name, processor = type(net).__name__, type(chat.processor).__name__
+    if chat.takes_images:
+        return f"{name} with {processor}: inputs are those of its own processor"
+    if hasattr(net.config, "vision_config"):
+        raise ModelError(
+            f"{name} cannot be shown a picture: of its processor transformers finds the tokenizer alone "
+            f"({processor}); add the processor_config.json or preprocessor_config.json of its family"
+        )
+    return f"{name} with {processor}, which takes no images"
 
 
 def planned_for(recipe: Recipe, stage: AskingStage, model: str) -> str:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Request, Result, ScoreRequest
 from vila2cli.engine.adapted import Adapted
-from vila2cli.engine.asking import chat_for, preparing_for, with_system
+from vila2cli.engine.asking import preparing_for, with_system
 from vila2cli.engine.batching import chunks_by_group, largest_batch
 from vila2cli.engine.ending import Ending
+from vila2cli.engine.fitting import check_model, fitting
 from vila2cli.engine.limits import (
     answered,
     cache_bytes_per_token,
@@ -31,14 +31,13 @@ from vila2cli.engine.limits import (
 from vila2cli.engine.memory import available_memory
 from vila2cli.engine.sampling import SeededSampler
 from vila2cli.engine.shared import SharedFeatures
-from vila2cli.engine.trial import TESTED, try_out
+from vila2cli.engine.trial import Shown, try_out
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat, collate
 from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.layers import context_length, turning_length
-from vila2cli.model.loading import RUN_ERRORS, architecture, load_generator, load_processor
+from vila2cli.model.loading import RUN_ERRORS, load_generator
 from vila2cli.model.ready import release
-from vila2cli.model.reference import ASKED
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -96,7 +95,8 @@ class HfEngine:
         self._turn = turning_length(self._net.config)
         self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
         pad = self._chat.tokenizer.pad_token_id
-        self._pad = self._eos[0] if pad is None else int(pad)
+        num_known = len(self._net.get_input_embeddings().weight)
+        self._pad = self._eos[0] if pad is None or pad >= num_known else int(pad)
         # Hidden defaults of the checkpoint (repetition penalty, top-k, ...) would decide the text unseen.
         self._net.generation_config = GenerationConfig(
             do_sample=False, use_cache=True, eos_token_id=self._eos, pad_token_id=self._pad
@@ -105,7 +105,7 @@ class HfEngine:
         can_share = is_shared and SharedFeatures.suits(self._net, self.device)
         self._shared = SharedFeatures(self._net) if can_share else None
         self._can_keep = "logits_to_keep" in inspect.signature(self._net.forward).parameters
-        if self._chat.takes_images and type(self._net).__name__ not in TESTED:
+        if self._chat.takes_images:
             self._try_out()
 
     def generate(self, requests: Iterable[AnyRequest]) -> Iterator[Result]:
@@ -171,11 +171,16 @@ class HfEngine:
     def _try_out(self) -> None:
         """Ask about two pictures, and batch no more than one request where two are answered another way."""
 
-        def inputs_of(images: Sequence[Image.Image]) -> dict[str, Any]:
-            asked = [Request(id="", messages=ASKED, images=(image,), max_new_tokens=1) for image in images]
-            return self._inputs([self._prepare(one) for one in asked], pad_left=True)
+        def inputs_of(shown: Sequence[Shown]) -> dict[str, Any]:
+            asked = [
+                Request(id="", messages=turns, images=(image,), max_new_tokens=1) for turns, image in shown
+            ]
+            return self._inputs(
+                [_Prepared(one, self._chat.prompt_ids(one.messages, one.images), 1) for one in asked],
+                pad_left=True,
+            )
 
-        if not try_out(self._net, inputs_of) and not self._chat.whole:
+        if not try_out(self._net, inputs_of, is_batched=not self._chat.whole) and not self._chat.whole:
             self._limit = 1
             self.notes.append(f"{type(self._net).__name__} answers otherwise in batches: one request at a time")
 
@@ -371,8 +376,7 @@ def _too_large(model: str, prepared: _Prepared) -> str:
 
 def _load(folder: Path, dtype: str, asked: AskedSettings, device: torch.device) -> tuple[Any, Chat]:
     """Model in evaluation mode and its chat; raises ModelError for whatever is wrong with the folder."""
-    name = architecture(folder)
-    chat = chat_for(load_processor(folder), asked)
-    chat.check(name)
+    chat = fitting(folder, asked)
     net: Any = load_generator(folder, dtype=dtype)
+    check_model(net, chat)
     return net.to(device).eval(), chat

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
+
 from vila2cli.engine import AnyRequest, Failure, Request, Result, ScoreRequest
-from vila2cli.errors import DataError, ModelError
+from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import read_config
 from vila2cli.model.layers import layers_of
+from vila2cli.model.loading import LOAD_ERRORS
 from vila2cli.model.saving import with_ends
 from vila2cli.settings import AskedSettings
 
@@ -36,12 +39,25 @@ MAX_LINE = 240
 """Characters of what an engine says of one request."""
 
 
-def eos_token_ids(known: int | list[int] | None, chat: Chat) -> list[int]:
+def eos_token_ids(known: Any, chat: Chat) -> list[int]:
     """Every token that ends an answer: of the checkpoint's generation config, template and tokenizer."""
-    ids = with_ends(known, chat.end_ids)
+    stated = [] if known is None else known if isinstance(known, list) else [known]
+    if odd := [one for one in stated if isinstance(one, bool) or not isinstance(one, int)]:
+        raise ModelError(f"the checkpoint's end token {odd[0]!r} is no id; correct its generation_config.json")
+    ids = with_ends(stated, chat.end_ids)
     if not ids:
         raise ModelError("the checkpoint names no end token; set eos_token_id in its generation_config.json")
     return sorted(ids)
+
+
+def stated_ends(folder: Path, config: Any) -> Any:
+    """What a checkpoint states of end tokens, apart from its tokenizer; raises ModelError."""
+    if not (folder / "generation_config.json").is_file():
+        return getattr(config.get_text_config(), "eos_token_id", None)
+    try:
+        return GenerationConfig.from_pretrained(folder).eos_token_id
+    except LOAD_ERRORS as error:
+        raise ModelError(f"generation_config.json of {folder} cannot be read: {one_line(error)}") from None
 
 
 def unheeded(folder: Path, asked: AskedSettings) -> str:

@@ -15,19 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from vila2cli.engine import AnyRequest, DeviceKind, EngineSettings, Preparing, Request, Result, ScoreRequest
-from vila2cli.engine.asking import chat_for, with_system
+from vila2cli.engine.asking import with_system
 from vila2cli.engine.batching import Window
-from vila2cli.engine.limits import answered, eos_token_ids, failed, in_fewer_tiles, room_for_answer, scored_ids
+from vila2cli.engine.fitting import fitting
+from vila2cli.engine.limits import (
+    answered,
+    eos_token_ids,
+    failed,
+    in_fewer_tiles,
+    room_for_answer,
+    scored_ids,
+    stated_ends,
+)
 from vila2cli.engine.vllm_options import check_turning, context_on, engine_options, place
 from vila2cli.engine.vllm_ready import normalises_itself, prompt_of, take_ready, takes_alike
 from vila2cli.engine.vllm_support import quiet
 from vila2cli.errors import DataError, ModelError, UnaskableError, one_line
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import weights_sha256
-from vila2cli.model.loading import LOAD_ERRORS, NO_CODE, architecture, load_processor, quiet_transformers
+from vila2cli.model.loading import LOAD_ERRORS, NO_CODE, quiet_transformers
 from vila2cli.model.ready import Preparer, release
 from vila2cli.model.reference import ASKED, HASTENED, TALL, WIDE, trial_picture
 from vila2cli.model.tiles import cuts_itself, most_tokens
@@ -73,8 +82,7 @@ class VllmEngine:
 
     def _load(self, folder: Path, settings: EngineSettings) -> None:
         quiet_transformers()
-        self._chat = chat_for(load_processor(folder), settings.asked)
-        self._chat.check(architecture(folder))
+        self._chat = fitting(folder, settings.asked)
         if self._chat.whole:
             raise ModelError(
                 "its processor lays out every prompt with its pictures, and vLLM does not ask it to"
@@ -89,7 +97,7 @@ class VllmEngine:
         image_tokens = most_tokens(folder)
         self._context = context_on(config, settings, plan, image_tokens)
         check_turning(config, self._context)
-        self._eos = eos_token_ids(_known_eos(folder, config), self._chat)
+        self._eos = eos_token_ids(stated_ends(folder, config), self._chat)
         options = engine_options(config, settings, self._context, plan, image_tokens)
         options |= pixel_options(self._chat, settings.asked)
         with quiet():
@@ -315,13 +323,6 @@ def _engine_errors() -> tuple[type[Exception], ...]:
 
     family = getattr(exceptions, "VLLMError", EngineDeadError)
     return RuntimeError, EngineDeadError, EngineGenerateError, family
-
-
-def _known_eos(folder: Path, config: Any) -> int | list[int] | None:
-    if (folder / "generation_config.json").is_file():
-        known: int | list[int] | None = GenerationConfig.from_pretrained(folder).eos_token_id
-        return known
-    return getattr(config.get_text_config(), "eos_token_id", None)
 
 
 def _start(folder: Path, options: dict[str, Any], *, on_gpu: bool, own_process: bool) -> Any:

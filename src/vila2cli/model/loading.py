@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -39,7 +40,7 @@ RUN_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
 )
 """What models and processors raise on input that they were not made for."""
-LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorError)
+LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorError, StrictDataclassError)
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
 
 
@@ -104,14 +105,14 @@ def load_whole(
 
 def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
     """The image-text model of a folder, or the causal LLM where its config is of no such class."""
-    config = _config(folder)
+    config = read_model_config(folder)
     is_vision = hasattr(config, "vision_config") or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
 
 
 def architecture(folder: Path) -> str:
     """The name of a folder's class; raises ModelError for one that does not answer after its prompt."""
-    config = _config(folder)
+    config = read_model_config(folder)
     name = next(iter(getattr(config, "architectures", None) or ()), type(config).__name__)
     text = config.get_text_config()
     if config.is_encoder_decoder or getattr(text, "is_encoder_decoder", False):
@@ -121,7 +122,8 @@ def architecture(folder: Path) -> str:
     return str(name)
 
 
-def _config(folder: Path) -> Any:
+def read_model_config(folder: Path) -> Any:
+    """The config of a checkpoint's class; raises ModelError."""
     quiet_transformers()
     try:
         return AutoConfig.from_pretrained(folder, **NO_CODE)

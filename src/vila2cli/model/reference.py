@@ -25,6 +25,8 @@ ASKED = (Turn("user", "What is shown?"),)
 WIDE, TALL = (150, 60), (70, 180)
 HASTENED = (WIDE, (5, 7), (256, 256), (401, 830))
 """The sizes on which quicker ways are compared with the processor's own."""
+_OF_IMAGES = ("image_token_id", "image_token_index")
+"""What configs call the token in whose place a model puts what it makes of a picture."""
 
 
 def check(chat: "Chat", name: str) -> None:
@@ -41,6 +43,47 @@ def check(chat: "Chat", name: str) -> None:
         _settle(chat, name)
     except DataError as error:
         raise ModelError(f"{name} cannot be asked about a picture: {one_line(error)}") from None
+
+
+def trial_ids(chat: "Chat", name: str) -> list[int]:
+    """The ids of a question, about a picture where the model takes any; raises ModelError."""
+    try:
+        return chat.prompt_ids(ASKED, [trial_picture(WIDE)] if chat.takes_images else [])
+    except DataError as error:
+        raise ModelError(f"{name} cannot be asked: {one_line(error)}") from None
+
+
+def check_places(chat: "Chat", config: Any, name: str) -> None:
+    """Raise ModelError where a model puts a picture in the place of a token that its processor does not write.
+
+    Many classes then answer as if there were none.
+    """
+    found = (getattr(config, one, None) for one in _OF_IMAGES)
+    place = next((one for one in found if isinstance(one, int)), None)
+    if not chat.takes_images or place is None or place in trial_ids(chat, name):
+        return
+    raise ModelError(
+        f"{name} would not see a picture: its config.json puts one in the place of token {place} "
+        f"({_spelled(chat, place)}), and its processor writes {chat.image_token_id} "
+        f"({_spelled(chat, chat.image_token_id)}); give it the tokenizer that it was trained with"
+    )
+
+
+def check_vocabulary(net: Any, chat: "Chat") -> None:
+    """Raise ModelError where a prompt has tokens that the model has none of, with or without its weights."""
+    name, num_known = type(net).__name__, len(net.get_input_embeddings().weight)
+    highest = max(trial_ids(chat, name))
+    if highest >= num_known:
+        raise ModelError(
+            f"{name}: its tokenizer writes token {highest} ({_spelled(chat, highest)}) in a prompt, and the "
+            f"model has {num_known:,}; give it the tokenizer that it was trained with"
+        )
+
+
+def _spelled(chat: "Chat", token: int) -> str:
+    """What the tokenizer calls a token."""
+    known = 0 <= token < len(chat.tokenizer)
+    return str(chat.tokenizer.convert_ids_to_tokens(token)) if known else "unknown to its tokenizer"
 
 
 def _settle(chat: "Chat", name: str) -> None:

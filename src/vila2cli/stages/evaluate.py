@@ -132,6 +132,8 @@ def _ask(
         for task in tasks
         if missing[name := task.name]
     }
+    if parts:
+        subject.asked.look(stop)
     replicas = subject.replicas(worker, stop, sum(map(len, missing.values())))
     if replicas is not None:
         with replicas:

@@ -138,6 +138,8 @@ def _judge_missing(
         fill(None, [part])
         return ""
     assert answers is not None, "there are answers where there are models"
+    if missing:
+        judge.asked.look(stop)
     replicas = replicas_of(judge.asked, worker, stop, len(missing), answers=answers.path, limits=judge.limits)
     if replicas is not None:
         with replicas:

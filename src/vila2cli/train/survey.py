@@ -22,6 +22,7 @@ from vila2cli.errors import DataError, ModelError, RecipeError, one_line
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.model.layers import turning_length
 from vila2cli.model.loading import RUN_ERRORS
+from vila2cli.model.reference import check_places, check_vocabulary
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.train.attention import BY_SAMPLE, FLASH, choose_kernel, joins_sequences, kernel_of, set_kernel
@@ -89,6 +90,8 @@ def survey(model: PreTrainedModel, chat: Chat, wanted: Wanted) -> Manner:
     Raises ModelError for a class that cannot be trained here at all, RecipeError for one that cannot be
     padded or packed as `wanted`.
     """
+    check_places(chat, model.config, type(model).__name__)
+    check_vocabulary(model, chat)
     with _as_in_training(model), torch.no_grad():
         return _Survey(model, chat).find(wanted)
 
