@@ -23,6 +23,8 @@ MAX_SIZES = 1024
 _SHOWN_SIZES = 8
 _LEVELS = ("do_rescale", "do_normalize")
 OF_TEXT = ("input_ids", "attention_mask", "labels", "text_replacement_offsets", "offset_mapping")
+_ALONE = {"padding": False}
+"""For one text; else some processors want a padding token, which not every tokenizer has."""
 _Value = TypeVar("_Value")
 _Place = TypeVar("_Place", bound=Hashable)
 _Key = tuple[int, int, int]
@@ -257,7 +259,7 @@ class Pictures:
         shown = {"images": [list(images)]} if images else {}
         specials = {} if adds else {"add_special_tokens": False}
         try:
-            made = self._processor(text=[text], **shown, **specials, return_tensors="pt")
+            made = self._processor(text=[text], **shown, **specials, **_ALONE, return_tensors="pt")
         except ODD as error:
             raise DataError(f"the processor fails on {_sizes(images)}: {one_line(error)}") from None
         return {name: value for name, value in made.items() if name not in OF_TEXT[2:]}
@@ -280,7 +282,11 @@ class Pictures:
 
     def _expand(self, image: Image.Image, number: int) -> str | list[int]:
         """What the processor puts in the place of an image: its text, or only ids where it does not tell."""
-        shown = {"text": [self.place * number], "images": [[image] * number], "add_special_tokens": False}
+        shown = {
+            "text": [self.place * number],
+            "images": [[image] * number],
+            "add_special_tokens": False,
+        } | _ALONE
         try:
             try:
                 made = self._processor(**shown, return_text_replacement_offsets=True)

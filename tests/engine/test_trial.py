@@ -1,0 +1,79 @@
+"""What is tried of every checkpoint when it is loaded: that it sees pictures, and answers alike in batches."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from vila2cli.engine.trial import Shown, try_out
+from vila2cli.errors import ModelError
+from vila2cli.model.chat import Chat, collate
+from vila2cli.model.loading import load_processor
+
+Fault = Callable[[Any], object]
+
+
+def tried(folder: Path, fault: Fault) -> bool:
+    """A trial of a model that a fault was put into."""
+    torch.set_num_threads(1)
+    net: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    chat = Chat(load_processor(folder))
+    net.generation_config.eos_token_id = list(chat.end_ids)
+    fault(net)
+
+    def inputs_of(shown: Sequence[Shown]) -> dict[str, Any]:
+        ids = [chat.prompt_ids(turns, [image]) for turns, image in shown]
+        padded = collate([(own, own) for own in ids], 0, left=True)
+        tensors = {name: torch.tensor(padded[name]) for name in ("input_ids", "attention_mask")}
+        return {**chat.pixel_inputs([[image] for _, image in shown]), **tensors}
+
+    return try_out(net, inputs_of)
+
+
+def without(*names: str) -> Fault:
+    """Leave arguments out of every forward pass."""
+
+    def drop(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {name: value for name, value in kwargs.items() if name not in names}
+
+    return lambda net: net.register_forward_pre_hook(drop, with_kwargs=True)
+
+
+def swap_later_tokens(net: Any) -> object:
+    """Go wrong after the first token of an answer, and only beside another one."""
+    widths: list[int] = []
+
+    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        widths.append(kwargs["input_ids"].shape[1])
+
+    def swap(_: Any, args: Any, output: Any) -> None:
+        if len(output.logits) == 2 and widths[-1] == 1:
+            output.logits = output.logits.flip(0)
+
+    net.register_forward_pre_hook(note, with_kwargs=True)
+    return net.register_forward_hook(swap)
+
+
+def test_a_model_that_does_not_see_pictures_is_refused(random_vlm: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"^Idefics3\w+ is not supported: its answers do not depend on the pic"
+    ):
+        tried(random_vlm, without("pixel_values", "pixel_attention_mask"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "answers_alike"),
+    [
+        (lambda net: None, True),
+        (without("attention_mask", "position_ids"), False),
+        (swap_later_tokens, False),
+    ],
+    ids=["none", "padding is seen", "later tokens"],
+)
+def test_answers_in_a_batch_are_compared_with_those_alone(
+    fault: Fault, answers_alike: bool, random_vlm: Path
+) -> None:
+    assert tried(random_vlm, fault) is answers_alike
