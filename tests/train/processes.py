@@ -26,6 +26,7 @@ from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import Shard, open_source
+from vila2cli.train import resume
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.job import DataSource, Phase, sources_of
@@ -178,6 +179,23 @@ def held(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     return {}
 
 
+def gone(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Process 1 ends between two steps: before it is asked to stop, or amid a checkpoint."""
+    folder = out / "partial"
+    ranks.first(folder.mkdir)
+    checkpoints = Checkpoints(folder, ranks)
+    checkpoints.open({"inputs": "the same"})
+    scenario = Scenario(ranks, checkpoint)
+    if not ranks.is_first:
+        target, name = (ranks, "any") if os.environ["WHERE"] == "any" else (resume, "whole_weights")
+        setattr(target, name, lambda *_: os._exit(1))
+    try:
+        scenario.fit(checkpoints=checkpoints, checkpoint_every=1)
+    except RankError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def main() -> None:
     scenario, index, count, port, checkpoint, out = sys.argv[1:]
     if index == "-":
@@ -188,7 +206,7 @@ def main() -> None:
     with joined(launch, float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
         found = globals()[scenario](ranks, Path(checkpoint), Path(out))
         (Path(out) / f"{scenario}-{rank.index}.json").write_text(json.dumps(found))
-        if scenario in ("stalled", "held"):
+        if scenario in ("stalled", "held", "gone"):
             os._exit(0)
 
 

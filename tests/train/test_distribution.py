@@ -138,6 +138,15 @@ def test_a_process_that_stops_within_a_step_is_named_before_the_group_gives_up(
     assert "step 2: process 1 does not answer (this is process 0 of 2)" in first["error"]
 
 
+@pytest.mark.parametrize(("place", "where"), [("any", "before step 1"), ("checkpoint", "writing a checkpoint")])
+def test_a_process_that_ends_between_two_steps_is_named(
+    forks: Forks, tiny_checkpoint: Path, tmp_path: Path, place: str, where: str
+) -> None:
+    (first,) = launch(forks, "gone", 2, tiny_checkpoint, tmp_path, expected=1, WHERE=place)
+    assert f"{where}: " in first["error"]
+    assert "start all of them again" in first["error"]
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

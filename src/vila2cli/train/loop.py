@@ -206,17 +206,19 @@ class _Run:
 
     def _meet(self, cursor: Cursor) -> None:
         """Wait for the other processes; stop together when one was told to."""
-        self.ranks.meet(f"{self.progress.stage}, before step {cursor.step + 1}")
-        stop = self.around.stop
-        if not self.ranks.any(stop.reason is not None):
-            return
+        where, stop = f"{self.progress.stage}, before step {cursor.step + 1}", self.around.stop
+        self.ranks.meet(where)
+        with self.ranks.naming_the_missing(where):
+            if not self.ranks.any(stop.reason is not None):
+                return
         self._save(stopped=stop.reason or _STOPPED_ELSEWHERE)
         stop.check()
         raise Interrupted(_STOPPED_ELSEWHERE)
 
     def _save(self, *, stopped: str = "") -> None:
         if self.around.checkpoints is not None:
-            self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
+            with self.ranks.naming_the_missing("writing a checkpoint"):
+                self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
 
     def _loaded(self, first_step: int) -> Iterator[tuple[Step, list[Loaded]]]:
         """The steps with their tensors, made ahead where no cache of features is filled."""
