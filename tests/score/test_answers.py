@@ -69,6 +69,7 @@ def test_answers_without_yes_or_no_are_marked(answer, unclear):
         ("2**3**4", "2**3**4"),
         ("(A)", "a"),
         ("The.", "the"),
+        ("an A", "a"),
         ("@", "@"),
         ("", ""),
     ],
@@ -354,6 +355,10 @@ def test_a_judges_two_marks_are_its_first_line(reply, mark):
         ("A. a cat\nB. a dog\n\n**Answer: B**", "B"),
         ("(A) a cat\n(B) a dog\nThe answer is A.", "A"),
         ("Option A: a cat\nOption B: a dog", None),
+        ("B. a dog\nA. a cat: no\nC. a bird: no\nIf it had whiskers, the answer would be A.", "B"),
+        ("B) a dog\nA) a cat has whiskers\nC) a bird has wings\nA is the best only for cats.", "B"),
+        ("A. a cat\nB. a dog: no\nIf it barked, the answer would be B.", "A"),
+        ("C.\n\nA. a cat is in front.\nB. a dog sleeps.\nI.", "C"),
     ],
 )
 def test_the_letter_below_options_that_were_written_out_again(answer, letter):
@@ -368,3 +373,8 @@ def test_a_short_answer_may_announce_itself(answer):
     assert SHORT.score(answer, answers("dog")) == {"score": 0.0}
     choice = Reference(answers=("B",), meta={"choices": ["dog", "parrot"]})
     assert CHOICE.score(answer, choice)["score"] == 1.0
+
+
+def test_an_option_may_announce_itself():
+    choice = Reference(answers=("B",), meta={"choices": ["dog", "The answer is yes"]})
+    assert CHOICE.score("The answer is yes", choice)["score"] == 1.0

@@ -79,6 +79,11 @@ BOX = (12, 34, 56, 78)
         ),
         ("| Corner | Value |\n|-|-|\n| x1 | 12% |\n| y1 | 34% |\n| x2 | 56% |\n| y2 | 78% |", BOX, "xyxy-100"),
         ("| left | top | width | height |\n|-|-|-|-|\n| 12 | 34 | 44 | 44 |", BOX, ""),
+        (
+            "|what|x1|y1|x2|y2|\n|-|-|-|-|-|\n|cat|1|2|3|4|\n|dog|12|34|56|78|\n\nThe dog: [12, 34, 56, 78]",
+            BOX,
+            "",
+        ),
     ],
 )
 def test_a_box_is_read(text, box, frame):

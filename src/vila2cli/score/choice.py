@@ -36,8 +36,10 @@ _OPTION = re.compile(
 )
 _RIGHT = re.compile(rf"\b{_LETTER}[.:]?\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|answer)\b")
 _LISTED = re.compile(
-    r"^\s*(?:[-*]\s+)?(?:(?i:option|choice)\s+)?[(\[]?([A-Z])(?:[)\]]\s*[.:]?|[.:])\s+\S", re.MULTILINE
+    r"^\s*(?:[-*]\s+)?(?:(?i:option|choice)\s+)?[(\[]?([A-Z])(?:[)\]][^\S\n]*[.:]?|[.:])[^\S\n]+\S",
+    re.MULTILINE,
 )
+_SUPPOSES = re.compile(r"\b(?:if|unless)\b", re.IGNORECASE)
 _SCIENCEQA_SENTENCE = re.compile(r"The answer is ([A-Z]).")
 _ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 _FAILED = "Failed to obtain answer via API"
@@ -87,9 +89,16 @@ def parse_letter(answer: str) -> str | None:
 
 
 def _below_options(text: str) -> str | None:
-    """The letter that stands alone, or is stated, on the last line below options written out again."""
+    """The letter that stands alone, or is stated, on the last line below options written out again.
+
+    Those begin with A and leave none out; in another order they are an answer, and why it is not the others.
+    """
     above, _, last = text.rpartition("\n")
-    if len(set(_LISTED.findall(above))) < 2 or _LISTED.match(last.strip()):
+    listed = "".join(_LISTED.findall(above))
+    is_answered = _ALONE.fullmatch(text.partition("\n")[0].strip())
+    if is_answered or len(listed) < 2 or not LETTERS.startswith(listed):
+        return None
+    if _LISTED.match(last.strip()) or _SUPPOSES.search(last):
         return None
     alone = _ALONE.fullmatch(last.strip())
     stated = {match[1] for pattern in (_STATED, _RIGHT) for match in pattern.finditer(last)}
@@ -97,10 +106,12 @@ def _below_options(text: str) -> str | None:
 
 
 def _letter_of_text(answer: str, choices: object) -> str | None:
-    """The letter of the only option that is the answer word for word."""
-    said = normalise_short(announced(answer))
+    """The letter of the only option that is the answer, or what it announces, word for word."""
     options = [normalise_short(str(choice)) for choice in choices] if isinstance(choices, list) else []
-    return LETTERS[options.index(said)] if said and options[: len(LETTERS)].count(said) == 1 else None
+    for said in map(normalise_short, (answer, announced(answer))):
+        if said and options[: len(LETTERS)].count(said) == 1:
+            return LETTERS[options.index(said)]
+    return None
 
 
 def scienceqa_letter(answer: str) -> str | None:

@@ -32,7 +32,9 @@ _PREFERS = re.compile(
 )
 _HELD_BACK = re.compile(
     r"\b(?:but|however|although|though|unless|if|except|while|whereas|yet|not|neither|both|equal\w*|tie)\b"
-    rf"|{_ONE}\s+(?:is|would\s+be)\s",
+    rf"|{_ONE}\s+(?:is|would\s+be)\s"
+    r"|(?:\b(?-i:[AB])\b|\bsecond\b|\bfirst\b).*\b(?:better|best|prefer\w*|superior|wins?|winner)\b"
+    r"|\b(?:prefer|choose|pick|making)\s+(?:the\s+)?(?-i:[AB]|first|second)\b",
     re.IGNORECASE,
 )
 """Behind a preference: what may take it back."""

@@ -93,13 +93,14 @@ def normalise_short(answer: str) -> str:
     """Lower case without articles, punctuation, apostrophes or marks around the whole, number words as digits.
 
     Punctuation goes by the VQA rule. Where VQA restores the apostrophe of known contractions,
-    apostrophes are dropped on both sides: "dont" still equals "don't". An answer that is all articles and
-    marks, such as the letter "A", keeps them: an empty answer must not equal it.
+    apostrophes are dropped on both sides: "dont" still equals "don't". Of an answer that is all
+    articles, such as the letter "A" or "an A", the last stays, and one of marks keeps them: an empty answer
+    must not equal it.
     """
     cleaned = strip_punctuation(" ".join(bare(answer).split()), max_periods=0)
     cleaned = cleaned.replace("'", "").replace("’", "")
     words = [NUMBERS.get(word, word) for word in cleaned.lower().split()]
-    return " ".join([word for word in words if word not in ARTICLES] or words) or bare(answer).lower()
+    return " ".join([word for word in words if word not in ARTICLES] or words[-1:]) or bare(answer).lower()
 
 
 def announced(answer: str) -> str:

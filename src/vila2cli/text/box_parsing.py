@@ -321,6 +321,7 @@ def _is_of(box: Box, far: float) -> bool:
 
 
 _READERS: tuple[Callable[[str], Iterator[FoundBox]], ...] = (
-    *(_tokens, _patches, _tags, _keyed, _tables),
+    *(_tokens, _patches, _tags, _keyed),
     *(_named, _pairs, _lists, _runs),
+    _tables,  # last, as what is said beside a table of several things tells which is meant
 )
