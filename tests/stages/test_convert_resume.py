@@ -280,6 +280,22 @@ def test_what_an_earlier_release_converted_is_gone_on_with(folder: Path) -> None
     assert json.loads((folder / "out" / "000000.stats.json").read_text())["sources"][0][0].endswith("c.jsonl")
 
 
+def test_pictures_that_an_earlier_release_rejected_for_want_of_a_caption_stay_so(tmp_path: Path) -> None:
+    rows, images, out = tmp_path / "rows.jsonl", tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    rows.write_text("".join(json.dumps({"image": f"{n}.bmp", "text": n.strip("b")}) + "\n" for n in "abcdeb"))
+    for name in "acde":
+        (images / f"{name}.bmp").write_bytes(picture(ord(name)))
+    convert("coyo", [rows], out, images=[images], per_shard=PER_SHARD)
+    path = out / "000000.rejects.jsonl"
+    reject = {**json.loads(path.read_text()), "reason": "no-caption", "error": "b.bmp has no text"}
+    path.write_text(json.dumps(reject) + "\n")
+    stop_after(out, 1)
+    (images / "b.bmp").write_bytes(picture(0))
+    counts = convert("coyo", [rows], out, images=[images], per_shard=PER_SHARD)
+    assert (counts.num_in, counts.num_out, counts.num_bare) == (6, 5, 1)
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     (tmp_path / "pics").mkdir()
