@@ -73,7 +73,8 @@ class Converted(ShardsWritten):
         yield from super().lines()
         if num := self.num_bare:
             pictures = counted(num, "picture")
-            yield f"  {pictures} without a caption: `vila2 recaption` writes it; --text names its column"
+            named = "for csv, folder and parquet --text names its column"
+            yield f"  {pictures} without a caption: `vila2 recaption` writes it; {named}"
         if num := self.num_shards_kept:
             of = f"all {num:,}" if num == self.num_shards > 1 else f"{num:,} of {self.num_shards:,}"
             yield f"  there already: {of} shards"
