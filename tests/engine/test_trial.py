@@ -16,11 +16,13 @@ from vila2cli.model.loading import load_processor
 Fault = Callable[[Any], object]
 
 
-def tried(folder: Path, fault: Fault) -> bool:
+def tried(folder: Path, fault: Fault, template: str = "") -> bool:
     """A trial of a model that a fault was put into."""
     torch.set_num_threads(1)
     net: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    chat = Chat(load_processor(folder))
+    processor: Any = load_processor(folder)
+    processor.chat_template = template or processor.chat_template
+    chat = Chat(processor)
     net.generation_config.eos_token_id = list(chat.end_ids)
     fault(net)
 
@@ -78,3 +80,12 @@ def test_answers_in_a_batch_are_compared_with_those_alone(
     fault: Fault, answers_alike: bool, random_vlm: Path
 ) -> None:
     assert tried(random_vlm, fault) is answers_alike
+
+
+def test_a_prompt_may_end_with_the_question(random_vlm: Path) -> None:
+    """The tokens that the trial goes on with are the same for a prompt in a batch and alone."""
+    template = (
+        "{% for message in messages %}{% for part in message['content'] %}"
+        "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endfor %}"
+    )
+    assert tried(random_vlm, lambda net: None, template)

@@ -42,7 +42,9 @@ def try_out(net: Any, inputs_of: Inputs, *, is_batched: bool = True) -> bool:
     wide, tall = (ASKED, trial_picture(WIDE)), (_ASKED_LONGER, trial_picture(TALL))
     other = (ASKED, ImageOps.invert(wide[1]))
     try:
-        alone = [_logits(net, inputs_of([one])) for one in (wide, tall, other)]
+        inputs = [inputs_of([one]) for one in (wide, tall, other)]
+        token = _token_of(inputs[0], net)
+        alone = [_logits(net, one, token) for one in inputs]
     except DataError as error:
         raise ModelError(f"{name} cannot be asked about a picture: {one_line(error)}") from None
     except RUN_ERRORS as error:
@@ -52,7 +54,7 @@ def try_out(net: Any, inputs_of: Inputs, *, is_batched: bool = True) -> bool:
     if not is_batched:
         return False
     try:
-        together = _logits(net, inputs_of([wide, tall]))
+        together = _logits(net, inputs_of([wide, tall]), token)
     except RUN_ERRORS:
         return False
     expected = torch.cat(alone[:2])
@@ -74,17 +76,22 @@ def _tolerance(net: Any) -> float:
     return 1.0 if is_tested else 0.1
 
 
+def _token_of(inputs: dict[str, Any], net: Any) -> int:
+    """A token of a prompt that ends no answer; the same one for all prompts, as their answers are compared."""
+    ends = net.generation_config.eos_token_id
+    return next((int(token) for token in inputs["input_ids"][0].flip(0) if token not in ends), 0)
+
+
 @torch.inference_mode()
-def _logits(net: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """The logits of the first tokens of each answer, B x T x V, whichever tokens the model would choose."""
-    ids_BS, ends = inputs["input_ids"], net.generation_config.eos_token_id
-    chosen = next((int(token) for token in ids_BS[0].flip(0) if token not in ends), 0)
+def _logits(net: Any, inputs: dict[str, Any], token: int) -> torch.Tensor:
+    """The logits of the first tokens of each answer, B x T x V, where every answer repeats one token."""
+    ids_BS = inputs["input_ids"]
     seen: list[torch.Size] = []
 
     def choose(ids: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
         seen.append(ids.shape)
         forced_BV = torch.full_like(logits_BV, float("-inf"))
-        forced_BV[:, chosen] = 0
+        forced_BV[:, token] = 0
         return forced_BV
 
     made = net.generate(
