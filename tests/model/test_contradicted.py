@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+import zoo
 from tiny_vlm import build_random_vlm, picture
 from vila2cli.ask.model import AskedModel
 from vila2cli.ask.preflight import checked_inputs
@@ -171,3 +172,41 @@ def test_a_padding_token_that_the_model_has_not_is_none(brought: Path) -> None:
     engine: Any = open_engine("hf", brought, SETTINGS)
     assert engine._pad < 1024
     assert answers(brought)[0] == answers(brought, batch_size=1)[0]
+
+
+def test_an_end_token_beside_the_llm_counts_where_nothing_is_generated_by_default(brought: Path) -> None:
+    no_end(brought)
+    (brought / "generation_config.json").unlink()
+    change(
+        brought / "config.json",
+        lambda table: (table.update(eos_token_id=4), table["text_config"].update(eos_token_id=None)),
+    )
+    engine: Any = open_engine("hf", brought, SETTINGS)
+    assert engine._eos == [4]
+    checked_inputs(load_recipe(None, []), str(brought))
+
+
+def picture_token_behind_all(folder: Path) -> int:
+    """Fill the vocabulary with words, and put a picture's token, which the model need not know, behind it."""
+    vocabulary = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text().replace("<image>", "<picture>"))
+    first = 1 + max([*table["model"]["vocab"].values(), *(token["id"] for token in table["added_tokens"])])
+    names = [f"w{i}zz" for i in range(first, vocabulary)] + ["<image>"]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    table["added_tokens"] += [
+        {"id": i, "content": name, "special": name == "<image>", **flags} for i, name in enumerate(names, first)
+    ]
+    path.write_text(json.dumps(table))
+    change(folder / "config.json", lambda config: config.update(image_token_index=vocabulary))
+    return int(vocabulary)
+
+
+@pytest.mark.skipif(not zoo.HAS_TORCHVISION, reason="its processor needs torchvision")
+def test_a_pictures_token_may_lie_behind_the_vocabulary_where_it_is_replaced(tmp_path: Path) -> None:
+    folder = zoo.build("paligemma", tmp_path)
+    before = answers(folder)[0]
+    vocabulary = picture_token_behind_all(folder)
+    assert AutoProcessor.from_pretrained(folder).image_token_id == vocabulary
+    checked_inputs(load_recipe(None, []), str(folder))
+    assert answers(folder)[0] == before

@@ -52,9 +52,9 @@ def eos_token_ids(known: Any, chat: Chat) -> list[int]:
 
 def stated_ends(folder: Path, config: Any) -> Any:
     """What a checkpoint states of end tokens, apart from its tokenizer; raises ModelError."""
-    if not (folder / "generation_config.json").is_file():
-        return getattr(config.get_text_config(), "eos_token_id", None)
     try:
+        if not (folder / "generation_config.json").is_file():
+            return GenerationConfig.from_model_config(config).eos_token_id  # be it beside those of its LLM
         return GenerationConfig.from_pretrained(folder).eos_token_id
     except LOAD_ERRORS as error:
         raise ModelError(f"generation_config.json of {folder} cannot be read: {one_line(error)}") from None

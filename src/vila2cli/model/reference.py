@@ -27,6 +27,8 @@ HASTENED = (WIDE, (5, 7), (256, 256), (401, 830))
 """The sizes on which quicker ways are compared with the processor's own."""
 _OF_IMAGES = ("image_token_id", "image_token_index")
 """What configs call the token in whose place a model puts what it makes of a picture."""
+_REPLACED = ("gemma3", "gemma4", "gemma4_unified", "kimi_k25", "muse_glimmer", "paligemma")
+"""Models whose token of a picture may lie behind all that they have."""
 
 
 def check(chat: "Chat", name: str) -> None:
@@ -72,7 +74,9 @@ def check_places(chat: "Chat", config: Any, name: str) -> None:
 def check_vocabulary(net: Any, chat: "Chat") -> None:
     """Raise ModelError where a prompt has tokens that the model has none of, with or without its weights."""
     name, num_known = type(net).__name__, len(net.get_input_embeddings().weight)
-    highest = max(trial_ids(chat, name))
+    is_replaced = net.config.model_type in _REPLACED  # the token of a picture, before it is looked up
+    ids = (token for token in trial_ids(chat, name) if not is_replaced or token != chat.image_token_id)
+    highest = max(ids, default=0)
     if highest >= num_known:
         raise ModelError(
             f"{name}: its tokenizer writes token {highest} ({_spelled(chat, highest)}) in a prompt, and the "
