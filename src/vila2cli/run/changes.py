@@ -15,7 +15,10 @@ _SHARDS = re.compile(r"(?P<what>.*)\bshards\.[^.]+")
 """A shard that something was made from, by its name."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SUMMARIES = ("summary.json", "metrics.json")
-_NAMES = {"captions": "the captions compared (by layers, judge.num_samples and seed)"}
+_NAMES = {
+    "captions": "the captions compared (by layers, judge.num_samples and seed; "
+    "older builds drew images without any, too)"
+}
 """What is compared by digest, where its key says too little."""
 _ABSENT = object()
 
