@@ -154,9 +154,16 @@ def answers(folder: Path, batch_size: int = 8) -> tuple[list[str], list[str]]:
 
 
 def test_what_answers_otherwise_in_batches_is_asked_alone(brought: Path) -> None:
-    """With fewer tokens than features of a picture, the rest of one picture's would go to the next."""
+    """With fewer tokens than features of a picture, the rest of one picture's would go to the next.
+
+    Later releases of transformers compare the two themselves, and such a checkpoint is refused.
+    """
     change(brought / "processor_config.json", lambda table: table.update(image_seq_len=9))
-    texts, notes = answers(brought)
+    try:
+        texts, notes = answers(brought)
+    except ModelError as error:
+        assert "it fails on a picture: Image features and image tokens do not match" in str(error)  # noqa: PT017
+        return
     assert any("answers otherwise in batches" in note for note in notes)
     assert texts == answers(brought, batch_size=1)[0]
 
