@@ -16,17 +16,12 @@ from transformers import (
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
+from tiny_vlm import TEMPLATE
 from vila2cli.engine import EngineSettings, Request, open_engine
 from vila2cli.model.chat import IGNORE_INDEX, Chat
 from vila2cli.shards.sample import Turn
 from zoo_tokenizers import tokenizer_with
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
-    "<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 SIDES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PICTURES = [
     Image.linear_gradient("L").resize(size).convert("RGB") for size in ((90, 30), (20, 70), (3, 4), (48, 48))

@@ -216,10 +216,11 @@ def member_problems(shard: Shard) -> Iterator[tuple[str, str]]:
     """
     odd: list[str] = []
     extensions: Counter[str] = Counter()
-    if next(read_members(shard.url, lambda name: False), None) is None:
-        yield "empty-shard", f"{shard.url} holds no files"
     for url in (shard.url, *(layer.url for layer in shard.layers)):
-        for name, _ in read_members(url, lambda name: False, on_odd=odd.append):
+        names = [name for name, _ in read_members(url, lambda name: False, on_odd=odd.append)]
+        if url == shard.url and not names:
+            yield "empty-shard", f"{shard.url} holds no files"
+        for name in names:
             split = split_name(name)
             if split is None:
                 extensions["(none)"] += name != SHARED_MEMBER or url == shard.url
