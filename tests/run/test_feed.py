@@ -100,6 +100,8 @@ def test_stopping_does_not_wait_for_what_was_begun() -> None:
     made.close()  # type: ignore[attr-defined]
     assert num_feed_threads() > 0
     goes_on.set()
+    for thread in feed_threads():  # the next test counts them
+        thread.join()
 
 
 def test_an_error_of_the_source_is_raised_as_it_is() -> None:

@@ -78,6 +78,30 @@ def test_vqa_normalisation(answer, normalised):
     assert normalise_short(answer) == normalised
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("-5", "5", False),
+        ("-5", "-5", True),
+        ("−5", "-5", True),
+        ("minus 5", "-5", True),
+        ("-$0.5", "$0.5", False),
+        ("-.5", "-0.5", False),
+        ("A+", "A", False),
+        ("A+", "A-", False),
+        ("O+.", "o+", True),
+        ("C++", "C", False),
+        ("c++", "C++", True),
+        ("3-5", "3 5", True),
+        ("top-left", "top left", True),
+        ("- cat", "cat", True),
+        ("10 - 20", "10 20", True),
+    ],
+)
+def test_signs_tell_short_answers_apart(answer, reference, same):
+    assert SHORT.score(answer, answers(reference))["score"] == same
+
+
 def test_short_answers_match_any_reference():
     assert SHORT.score("Two.", answers("3", "2"))["score"] == 1
     assert SHORT.score("two circles", answers("2"))["score"] == 0
@@ -357,6 +381,11 @@ def test_a_judges_two_marks_are_its_first_line(reply, mark):
         ("Option A: a cat\nOption B: a dog", None),
         ("B. a dog\nA. a cat: no\nC. a bird: no\nIf it had whiskers, the answer would be A.", "B"),
         ("B) a dog\nA) a cat has whiskers\nC) a bird has wings\nA is the best only for cats.", "B"),
+        ("A. a cat\nB. a dog", None),
+        ("- A) a cat\n- B) a dog\n- C) a bird", None),
+        ("B. a dog\nA. a cat", "B"),
+        ("A. a cat", "A"),
+        ("A. a cat\nIt has whiskers.", "A"),
         ("A. a cat\nB. a dog: no\nIf it barked, the answer would be B.", "A"),
         ("C.\n\nA. a cat is in front.\nB. a dog sleeps.\nI.", "C"),
     ],

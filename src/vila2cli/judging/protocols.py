@@ -5,8 +5,8 @@ rubric     marks from 1 to 5 for one caption at a time; the higher mean wins a p
 sentences  for each sentence of one caption whether the image supports it; the lower share of
            unsupported ones wins a pair (VILA^2 table 8 asks people for hallucinations)
 
-Of an answer a bare letter is read, or the only JSON object in it that fits the schema; anything else is
-`unparseable` and leaves the pair unjudged.
+Of an answer to a pair is read what `score.verdict.parse_choice` says, of the others the only JSON object in it
+that fits the schema; anything else is `unparseable` and leaves the pair unjudged.
 """
 
 from abc import ABC, abstractmethod

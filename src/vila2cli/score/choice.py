@@ -80,6 +80,8 @@ def parse_letter(answer: str) -> str | None:
         return alone[1].upper()
     if (chosen := _below_options(text)) is not None:
         return chosen
+    if _only_lists(text):
+        return None
     if first := _FIRST.match(text):
         return str(first[first.lastindex or 0])
     for patterns in ((_STATED, _RIGHT), (_OPTION,)):  # options are also gone through before one is chosen
@@ -103,6 +105,13 @@ def _below_options(text: str) -> str | None:
     alone = _ALONE.fullmatch(last.strip())
     stated = {match[1] for pattern in (_STATED, _RIGHT) for match in pattern.finditer(last)}
     return alone[1].upper() if alone else stated.pop() if len(stated) == 1 else None
+
+
+def _only_lists(text: str) -> bool:
+    """Whether a text is options written out again, A and those after it a line each, and nothing is chosen."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    listed = "".join(match[1] for match in map(_LISTED.match, lines) if match)
+    return len(lines) > 1 and len(listed) == len(lines) and LETTERS.startswith(listed)
 
 
 def _letter_of_text(answer: str, choices: object) -> str | None:
@@ -202,7 +211,7 @@ def circular_metrics(totals: Columns) -> dict[str, FloatArray]:
 
 CHOICE = Scorer(
     name="choice",
-    version="letter-3",
+    version="letter-4",
     headline="accuracy",
     score=score,
     metrics=means(accuracy="score", unparsed_ratio="unparsed"),

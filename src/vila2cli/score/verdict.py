@@ -23,21 +23,31 @@ _LETTER = re.compile(
     r"(?:(?i:answer|verdict|better|caption)\W{1,4}){0,2}[(\[]{0,2}([AB]|[Tt]ie)[)\]]{0,2}[.:]?"
 )
 
-_ONE = r"(?:the\s+)?(?:caption\s+\(?[AB]\)?|(?:first|second)\s+(?:caption|description|one))"
+_NAMED = r"(?:the\s+)?(?:caption\s+\(?[AB]\)?|(?:first|second)\s+(?:caption|description|one))"
+_ONE = rf"(?:{_NAMED}|\(?(?-i:[AB])\)?)"
 _PREFERS = re.compile(
-    r"(?:(?:i\s+(?:think|believe|find)(?:\s+that)?|overall|in\s+my\s+opinion),?\s+)?"
-    rf"(?:(?P<better>{_ONE})\s+is\s+(?:the\s+)?better(?:\s+(?:one|caption|description))?|i\s+(?:would\s+)?(?:prefer|choose|pick)\s+(?P<choice>{_ONE}))"
+    r"(?:(?:i\s+(?:think|believe|find)(?:\s+that)?|overall|in\s+(?:my\s+opinion|conclusion)|therefore|so|thus),?\s+)?"
+    rf"(?:(?P<better>{_ONE})\s+is\s+(?:the\s+)?(?:better|best)(?:\s+(?:one|caption|description))?"
+    rf"|i\s+(?:would\s+)?(?:prefer|choose|pick)\s+(?P<choice>{_ONE}))"
+    rf"(?:\s+(?:than|over|to)\s+(?P<other>{_ONE}|the\s+other(?:\s+(?:one|caption|description))?))?"
     r"(?P<why>,?\s+(?:because|as|since)\s[^.!?\n]*)?[.!]?",
     re.IGNORECASE,
 )
 _HELD_BACK = re.compile(
-    r"\b(?:but|however|although|though|unless|if|except|while|whereas|yet|not|neither|both|equal\w*|tie)\b"
-    rf"|{_ONE}\s+(?:is|would\s+be)\s"
+    r"\b(?:but|however|although|though|unless|if|except|while|whereas|yet|not|neither|both|equal\w*|tie|same)\b"
+    r"|\bas\s+\w+\s+as\b"
+    rf"|{_NAMED}\s+(?:is|would\s+be)\s"
     r"|(?:\b(?-i:[AB])\b|\bsecond\b|\bfirst\b).*\b(?:better|best|prefer\w*|superior|wins?|winner)\b"
     r"|\b(?:prefer|choose|pick|making)\s+(?:the\s+)?(?-i:[AB]|first|second)\b",
     re.IGNORECASE,
 )
 """Behind a preference: what may take it back."""
+_CONCLUDES = re.compile(
+    r"\W*(?:(?:my|the)\s+)?(?:final\s+)?(?:answer|verdict|choice|winner|better(?:\s+caption)?)"
+    r"(?:\s+is)?\W{1,5}(?:caption\s+)?(?P<letter>(?-i:[AB]|[Tt]ie))\W*",
+    re.IGNORECASE,
+)
+"""A line that says nothing but the verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,24 +97,42 @@ class Verdict:
 def parse_choice(answer: str) -> Literal["A", "B", "tie"] | None:
     """What an answer chooses, by the one JSON object in it whose `better` is A, B or tie, else by itself.
 
-    Then it is nothing but that word, perhaps as "(B)", "**Caption B**" or "Answer: B", or one sentence such as
-    "Caption B is better because ..." or "I prefer the second caption."; no other prose is read.
+    Then it is nothing but that word, perhaps as "(B)", "**Caption B**" or "Answer: B", one sentence such as
+    "Caption B is better because ..." or "I prefer the second caption.", or its last line alone is such a
+    sentence or "Verdict: B", whatever was weighed before; no other prose is read.
     """
     value = one_object(answer)
-    match = _LETTER.fullmatch(bare(answer)) if value is None else None
-    if value is None and match is None:
-        return _preferred(bare(answer))
-    chosen = str(value.get("better", "")) if value is not None else match[1] if match else ""
-    return _CHOICES.get(chosen.lower())
+    if value is not None:
+        return _CHOICES.get(str(value.get("better", "")).lower())
+    text = bare(answer)
+    if match := _LETTER.fullmatch(text):
+        return _CHOICES[match[1].lower()]
+    return _preferred(text) or _concluded(text)
+
+
+def _concluded(text: str) -> Literal["A", "B", "tie"] | None:
+    """The verdict on the last line below others, none of which is a verdict of its own."""
+    *above, last = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    if not above or any(_CONCLUDES.fullmatch(line) or _preferred(line) for line in above):
+        return None
+    stated = _CONCLUDES.fullmatch(last)
+    return _CHOICES[stated["letter"].lower()] if stated else _preferred(last)
 
 
 def _preferred(text: str) -> Literal["A", "B"] | None:
-    """The caption that one sentence prefers, whose reasons hold nothing back."""
+    """The caption that one sentence prefers to the other, whose reasons hold nothing back."""
     stated = _PREFERS.fullmatch(text)
     if stated is None or _HELD_BACK.search(stated["why"] or ""):
         return None
-    said = str(stated["better"] or stated["choice"]).lower()
-    return "A" if re.search(r"\b(?:a|first)\b", said) else "B"
+    better = _which(stated["better"] or stated["choice"])
+    return None if _which(stated["other"] or "") == better else better
+
+
+def _which(said: str) -> Literal["A", "B"] | None:
+    """Which of the two a text names."""
+    if re.search(r"\b(?:a|first)\b", said.lower()):
+        return "A"
+    return "B" if re.search(r"\b(?:b|second)\b", said.lower()) else None
 
 
 def outcome_of(first_answer: str, second_answer: str) -> Outcome:

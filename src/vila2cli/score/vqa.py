@@ -34,6 +34,9 @@ why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'l
 you've
 """
 _NUM_ANSWERS = 10
+_BELOW_ZERO = re.compile(r"(?<![\w.)%])[-−](?=[$€£]?\.?\d)")
+_SIGNS_BEHIND = re.compile(r"(?<=\w)[+−-]{1,2}(?=[\s.,;:)]|$)")
+_SIGNS = str.maketrans({"+": " plus", "-": " minus", "−": " minus"})
 _ANNOUNCED = re.compile(
     r"\s*(?:(?:the\s+)?(?:(?:final|short|correct)\s+)?answer\s*(?:is\b\s*)?[:：]"
     r"|the\s+(?:correct\s+)?answer\s+is\b)\s*",
@@ -92,12 +95,14 @@ def soft_accuracy(given: str, answers: list[str]) -> float:
 def normalise_short(answer: str) -> str:
     """Lower case without articles, punctuation, apostrophes or marks around the whole, number words as digits.
 
-    Punctuation goes by the VQA rule. Where VQA restores the apostrophe of known contractions,
-    apostrophes are dropped on both sides: "dont" still equals "don't". Of an answer that is all
-    articles, such as the letter "A" or "an A", the last stays, and one of marks keeps them: an empty answer
-    must not equal it.
+    Punctuation goes by the VQA rule, but for signs that tell answers apart: "-5" is not "5", and "A+" neither
+    "A" nor "A-". Where VQA restores the apostrophe of known contractions, apostrophes are dropped on both
+    sides: "dont" still equals "don't". Of an answer that is all articles, such as the letter "A" or "an A",
+    the last stays, and one of marks keeps them: an empty answer must not equal it.
     """
-    cleaned = strip_punctuation(" ".join(bare(answer).split()), max_periods=0)
+    signed = _BELOW_ZERO.sub("minus ", " ".join(bare(answer).split()))
+    signed = _SIGNS_BEHIND.sub(lambda match: match[0].translate(_SIGNS), signed)
+    cleaned = strip_punctuation(signed, max_periods=0)
     cleaned = cleaned.replace("'", "").replace("’", "")
     words = [NUMBERS.get(word, word) for word in cleaned.lower().split()]
     return " ".join([word for word in words if word not in ARTICLES] or words[-1:]) or bare(answer).lower()
@@ -163,7 +168,7 @@ def _one_line(text: str) -> str:
 
 SHORT = Scorer(
     name="short",
-    version="vqa-norm-3",
+    version="vqa-norm-4",
     headline="accuracy",
     score=score_exact,
     metrics=means(accuracy="score"),
