@@ -256,6 +256,7 @@ def test_a_complete_checkpoint_is_nothing_to_do(data: Path, capsys: pytest.Captu
     ("words", "code", "message"),
     [
         ("recaption --shards data/*.tar", 2, "no --model was given"),
+        ("recaption --shards data/*.tar --set recaption.engine=api", 2, "or set api.model"),
         ("recaption --model m", 2, "data.pretrain is empty in the defaults"),
         ("recaption --round 0 --recipe r.toml", 2, "recaptioning starts at round 1"),
         ("recaption --round x --recipe r.toml", 2, "--round x"),

@@ -345,35 +345,3 @@ def test_no_error_holds_a_key_or_a_password(serve: Callable[..., Server], ask: A
     shown = " ".join([text, *engine.notes])
     assert not leaks(shown)
     assert not any(secret in shown for secret in ("pass-9876", "abcdef123456"))
-
-
-# Sampling that the checkpoint would fill in
-
-
-def test_sampling_is_said_to_the_last_setting(serve: Callable[..., Server], ask: Ask) -> None:
-    server = serve(lambda body, number: completion())
-    list(connect(server.url).generate([ask(1), ask(2, temperature=0.7)]))
-    for body in server.bodies:
-        assert {name: body[name] for name in ("top_k", "min_p", "repetition_penalty")} == {
-            "top_k": -1,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-        }
-
-
-@pytest.mark.parametrize(
-    ("status", "message"),
-    [
-        (400, "Unrecognized request argument supplied: top_k"),
-        (422, '[{"type": "extra_forbidden", "loc": ["body", "min_p"]}]'),
-    ],
-)
-def test_a_server_that_takes_no_such_setting_is_asked_without(
-    serve: Callable[..., Server], ask: Ask, status: int, message: str
-) -> None:
-    server = serve(lambda body, number: problem(status, message) if "top_k" in body else completion())
-    engine = connect(server.url, retries=0)
-    results = list(engine.generate([ask(number) for number in range(4)]))
-    assert [result.error for result in results] == [None] * 4
-    assert len(server.bodies) == 5
-    assert any("takes no top_k, min_p, repetition_penalty" in note for note in engine.notes)

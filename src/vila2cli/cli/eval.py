@@ -77,7 +77,9 @@ def evaluate(
         _score_only(settings, score_only, tasks, out)
         return
     paths = Paths(settings, round, limit)
-    chosen_model = paths.model(model, paths.stage("sft") if paths.round is not None else None)
+    chosen_model = paths.model(
+        model, paths.stage("sft") if paths.round is not None else None, settings.eval.engine
+    )
     specs = paths.shards(tasks, settings.eval.tasks, "eval.tasks")
     plan = paths.plan(
         "eval", ("eval",), out, near=chosen_model, model=chosen_model, shards=specs, worker=parse_worker(worker)

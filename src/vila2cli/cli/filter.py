@@ -144,7 +144,7 @@ def _plan(paths: Paths, *, shards: Shards, model: Model, out: Out, worker: Worke
     number = paths.round
     specs = paths.shards(shards, paths.captioned(), "data.pretrain")
     last = paths.folder.stage("sft", number - 1) if number else None
-    chosen = paths.model(model, last) if settings.filter.needs_model else None
+    chosen = paths.model(model, last, settings.filter.engine) if settings.filter.needs_model else None
     return paths.plan(
         "filter",
         ("filter", "eval.tasks"),

@@ -133,12 +133,17 @@ class Paths:
     def _last(self) -> int:
         return self.round if isinstance(self.round, int) else self.recipe.rounds
 
-    def model(self, given: str | None, fallback: Path | None) -> str:
-        """The checkpoint, or RecipeError when neither an option nor the run folder names one."""
+    def model(self, given: str | None, fallback: Path | None, engine: str = "auto") -> str:
+        """The checkpoint, or the name that a server knows; RecipeError where nothing names one.
+
+        An option goes before the run folder, and that before api.model where the engine is a server.
+        """
+        if given is None and fallback is None and engine == "api" and self.recipe.api.model:
+            self.origins["model"] = "api.model"
+            return self.recipe.api.model
         if given is None and fallback is None:
-            raise RecipeError(
-                "no --model was given; name one, or give --round N to take it from the run folder"
-            )
+            where = "the run folder, or set api.model" if engine == "api" else "the run folder"
+            raise RecipeError(f"no --model was given; name one, or give --round N to take it from {where}")
         self.origins["model"] = "run folder" if given is None else "--model"
         return str(fallback) if given is None else given
 

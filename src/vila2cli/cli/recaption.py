@@ -71,7 +71,8 @@ def recaption(
     layers = _layers(settings, layer, rewrite=rewrite)
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
     of_recipe = settings.rewrite.model if rewrite and model is None else ""
-    chosen = paths.model(model or of_recipe or None, last)
+    engine = settings.rewrite.engine if rewrite else settings.recaption.engine
+    chosen = paths.model(model or of_recipe or None, last, engine)
     if of_recipe:
         paths.origins["model"] = "recipe"
     recaptioned = paths.round is not None and rewrite

@@ -23,7 +23,8 @@ from vila2cli.engine import AnyRequest, DeviceKind, Failure, Preparing, Request,
 from vila2cli.engine.asking import beyond_protocol, shown_beyond_protocol, with_system
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
-from vila2cli.engine.connection import close, connect, post, retry_after_s
+from vila2cli.engine.connection import close, connect, post, retry_after_s, words_of
+from vila2cli.engine.fields import Fields
 from vila2cli.engine.keys import is_openai
 from vila2cli.engine.limits import MAX_LINE, answered, failed
 from vila2cli.engine.messages import messages_of
@@ -49,10 +50,9 @@ from vila2cli.shards.credentials import masked, secrets_of, without_secrets
 from vila2cli.shards.places import redacted
 
 _MAY_PASS = (408, 409, 429)  # and everything from 500 on
+_REFUSES_FIELDS = (400, 422)
 _MIN_KEY = 6
 """Characters of a key that a caption is searched for; a shorter one ("EMPTY") is a word of its own."""
-NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What `vllm serve` takes from the checkpoint's generation_config where a request does not say it."""
 
 
 class _Refused(Exception):
@@ -103,10 +103,10 @@ class ApiEngine:
         self._asked = asked or AskedSettings()
         self._key, self._fails_alone = key, fails_alone
         self._url, self._secrets = redacted(settings.base_url), [key, *secrets_of(settings.base_url)]
-        self._sends_neutral = not is_openai(settings.base_url)
-        self._beyond = beyond_protocol(self._asked)
-        if self._beyond and not self._sends_neutral:
-            raise ModelError(f"{self._url} takes no {', '.join(self._beyond)}; leave out what sets it")
+        beyond, at_openai = beyond_protocol(self._asked), is_openai(settings.base_url)
+        if beyond and at_openai:
+            raise ModelError(f"{self._url} takes no {', '.join(beyond)}; leave out what sets it")
+        self._fields = Fields(beyond, is_openai=at_openai)
         self._tells_usage = False
         self._rate = RateLimit(settings.requests_per_minute)
         self._num_answers = 0
@@ -279,24 +279,27 @@ class ApiEngine:
         return count
 
     async def _complete(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Any:
-        """Send a request with what the protocol has no words for, where the server takes it.
+        """Send a request with the fields that the server takes.
 
         Raises ModelError where it does not take what the settings ask for.
         """
-        sent = {**body, **NEUTRAL, **self._beyond} if self._sends_neutral else body
-        try:
-            return await post(client, self._settings, "/chat/completions", sent)
-        except openai.APIStatusError as error:
-            unknown = [name for name in (*NEUTRAL, *self._beyond) if name in str(error)]
-            if sent is body or error.status_code not in (400, 422) or not unknown:
-                raise
-            if self._beyond:
-                raise ModelError(
-                    f"{self._url} does not take {', '.join(self._beyond)} as set: {self._shown(str(error))}"
-                ) from None
-        self._sends_neutral = False
-        self._say_once("neutral", f" takes no {', '.join(NEUTRAL)}; where it has defaults for them, those hold")
-        return await post(client, self._settings, "/chat/completions", body)
+        untaken: frozenset[str] = frozenset()
+        while True:
+            sent = self._fields.of(body, untaken)
+            try:
+                reply = await post(client, self._settings, "/chat/completions", sent)
+            except openai.APIStatusError as error:
+                words = words_of(error) if error.status_code in _REFUSES_FIELDS else ""
+                try:
+                    refused = self._fields.refused(sent, words)
+                except ModelError as problem:
+                    raise ModelError(f"{self._url} {problem}: {self._shown(words)}") from None
+                if not refused:
+                    raise
+                untaken |= refused
+            else:
+                self._fields.learn(untaken, self._say_once)
+                return reply
 
     async def _ask(self, send: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
         """Send until an answer comes.
@@ -350,7 +353,7 @@ class ApiEngine:
 
     def _problem(self, error: openai.APIError) -> str:
         """The error in one line, if it may pass; otherwise raises what it means."""
-        text = self._shown(str(error) or type(error).__name__)
+        text = self._shown(words_of(error))
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             if status in (401, 403):

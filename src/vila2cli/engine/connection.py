@@ -84,6 +84,17 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
         return "", None, None
 
 
+def words_of(error: openai.APIError) -> str:
+    """What a server said, too, where it said it in a form of its own, as FastAPI does under "detail".
+
+    The openai package takes the words of the protocol's `{"error": {"message": ...}}` alone.
+    """
+    text = str(error) or type(error).__name__
+    if not isinstance(error, openai.APIStatusError) or error.message != f"Error code: {error.status_code}":
+        return text
+    return f"{text} - {error.response.text.strip()}"
+
+
 def retry_after_s(error: openai.APIError) -> float | None:
     """The wait that a server asks for, in seconds or as a date; None where it asks for none or nonsense."""
     headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
