@@ -101,4 +101,21 @@ def test_what_was_set_is_not_left_out(serve: Callable[..., Server], ask: Ask) ->
     server = serve(strict(422, fastapi, "temperature"))
     (result,) = connect(server.url).generate([ask(1)])
     assert "Unexpected fields in the request: {'temperature'}" in (result.error or "")
-    assert len(server.bodies) == 1
+    assert all(body["temperature"] == 0 for body in server.bodies)
+
+
+def test_a_gateway_that_hides_what_is_refused_is_asked_for_the_protocol_alone(
+    serve: Callable[..., Server], ask: Ask
+) -> None:
+    def hidden(refused: list[str]) -> Any:
+        return {"error": {"message": "the model group failed: Error code: 422", "code": "422"}}
+
+    server = serve(strict(422, hidden, *NEUTRAL))
+    assert [result.error for result in connect(server.url).generate([ask(1), ask(2)])] == [None] * 2
+    assert len(server.bodies) == 3
+
+    answered = serve(lambda body, number: completion() if number == 1 else (400, {"detail": "bad picture"}))
+    first, second = connect(answered.url).generate([ask(1), ask(2)])
+    assert first.error is None
+    assert "bad picture" in (second.error or "")
+    assert len(answered.bodies) == 2

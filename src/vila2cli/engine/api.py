@@ -289,11 +289,12 @@ class ApiEngine:
             try:
                 reply = await post(client, self._settings, "/chat/completions", sent)
             except openai.APIStatusError as error:
-                words = words_of(error) if error.status_code in _REFUSES_FIELDS else ""
+                if error.status_code not in _REFUSES_FIELDS:
+                    raise
                 try:
-                    refused = self._fields.refused(sent, words)
+                    refused = self._fields.refused(sent, words_of(error), has_answered=self._num_answers > 0)
                 except ModelError as problem:
-                    raise ModelError(f"{self._url} {problem}: {self._shown(words)}") from None
+                    raise ModelError(f"{self._url} {problem}: {self._shown(words_of(error))}") from None
                 if not refused:
                     raise
                 untaken |= refused

@@ -41,19 +41,23 @@ class Fields:
             if name not in self._untaken and name not in untaken
         }
 
-    def refused(self, sent: Mapping[str, Any], words: str) -> frozenset[str]:
+    def refused(self, sent: Mapping[str, Any], words: str, *, has_answered: bool) -> frozenset[str]:
         """Those among the fields sent that a refusal names and that may be left out.
 
-        Raises ModelError where it names what the settings ask for.
+        Where it names none, as LiteLLM's do, and the server has answered nothing so far, all that is beyond the
+        protocol may be what it refuses. Raises ModelError where it names what the settings ask for.
         """
-        named = {name for name in sent if re.search(rf"(?<![\w]){name}(?![\w])", words)}
+        could_be = set(sent) & {*_WITHOUT, *self._beyond}
+        named = {name for name in could_be if re.search(rf"(?<!\w){name}(?!\w)", words)}
         if asked := [name for name in self._beyond if name in named]:
             raise ModelError(f"does not take {', '.join(asked)} as set")
-        if named & set(_NEUTRAL):
+        if not named and not has_answered:
+            named = {*_NEUTRAL, "logprobs"} - set(self._beyond)
+        elif named & set(_NEUTRAL):
             named |= set(_NEUTRAL)
         if _OLD_LIMIT in named or _OLD_LIMIT not in sent:
             named.discard(_LIMIT)  # a limit there has to be, and "use the other one" names both
-        return frozenset(named & set(_WITHOUT))
+        return frozenset(named & set(_WITHOUT) & set(sent))
 
     def learn(self, untaken: Collection[str], tell: Callable[[str, str], None]) -> None:
         """Leave out fields from now on, as a request was answered without them; `tell(kind, text)` of it."""
