@@ -7,7 +7,9 @@ import pytest
 
 import chat_server
 from chat_server import Reply, Server, completion, problem
-from vila2cli.engine import Engine, Request
+from vila2cli.engine import Engine, Request, ScoreRequest
+from vila2cli.errors import ModelError
+from vila2cli.shards.sample import Turn
 
 Ask = Callable[..., Request]
 NEUTRAL = ("top_k", "min_p", "repetition_penalty")
@@ -119,3 +121,19 @@ def test_a_gateway_that_hides_what_is_refused_is_asked_for_the_protocol_alone(
     assert first.error is None
     assert "bad picture" in (second.error or "")
     assert len(answered.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, {"detail": "Not Found"}, "counts no tokens .*score with a vLLM server"),
+        (405, {"detail": "Method Not Allowed"}, "counts no tokens .*score with a vLLM server"),
+        (404, {"error": {"message": "The model m-1 does not exist."}}, "does not serve m-1"),
+    ],
+)
+def test_a_server_without_tokens_is_told_from_one_without_the_model(
+    serve: Callable[..., Server], status: int, body: Any, said: str
+) -> None:
+    engine = connect(serve(lambda asked, number: (status, body)).url, model="m-1")
+    with pytest.raises(ModelError, match=said):
+        list(engine.generate([ScoreRequest(id="1", messages=(Turn("user", "Describe."),), text="A dog.")]))

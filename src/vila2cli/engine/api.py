@@ -23,7 +23,7 @@ from vila2cli.engine import AnyRequest, DeviceKind, Failure, Preparing, Request,
 from vila2cli.engine.asking import beyond_protocol, shown_beyond_protocol, with_system
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
-from vila2cli.engine.connection import close, connect, post, retry_after_s, words_of
+from vila2cli.engine.connection import close, connect, key_refused, post, retry_after_s, words_of
 from vila2cli.engine.fields import Fields
 from vila2cli.engine.keys import is_openai
 from vila2cli.engine.limits import MAX_LINE, answered, failed
@@ -51,6 +51,8 @@ from vila2cli.shards.places import redacted
 
 _MAY_PASS = (408, 409, 429)  # and everything from 500 on
 _REFUSES_FIELDS = (400, 422)
+_NO_SUCH_PAGE = (404, 405, 501)
+_SCORE_ELSEWHERE = 'score with a vLLM server, or engine = "hf" or "vllm"'
 _MIN_KEY = 6
 """Characters of a key that a caption is searched for; a shorter one ("EMPTY") is a word of its own."""
 
@@ -243,10 +245,7 @@ class ApiEngine:
         except Malformed as error:
             return _Outcome(self._failed(request, error), usage)
         if logprobs is None:
-            raise ModelError(
-                f"{self._url} gives no log-probabilities of a prompt; score with a vLLM server, "
-                'or engine = "hf" or "vllm"'
-            )
+            raise ModelError(f"{self._url} gives no log-probabilities of a prompt; {_SCORE_ELSEWHERE}")
         return _Outcome(Result(id=request.id, token_logprobs=logprobs), usage)
 
     def _used(self, reply: dict[str, Any]) -> Usage | None:
@@ -269,7 +268,16 @@ class ApiEngine:
         """How many tokens the server makes of a text."""
         url = f"{self._settings.base_url.rstrip('/').removesuffix('/v1')}/tokenize"
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        reply = await self._ask(lambda: post(client, self._settings, url, body))
+
+        async def send() -> Any:
+            try:
+                return await post(client, self._settings, url, body)
+            except openai.APIStatusError as error:
+                if error.status_code not in _NO_SUCH_PAGE or self.model in words_of(error):
+                    raise
+                raise ModelError(f"{self._url} counts no tokens ({error}); {_SCORE_ELSEWHERE}") from None
+
+        reply = await self._ask(send)
         try:
             count = token_count_of(reply)
         except Malformed as error:
@@ -358,7 +366,7 @@ class ApiEngine:
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             if status in (401, 403):
-                raise ModelError(self._refused_key(status))
+                raise ModelError(key_refused(self._settings, self._key, status))
             if status == 404:
                 raise ModelError(f"{self._url} does not serve {self.model}: {text}")
             if error.code == "insufficient_quota":
@@ -367,18 +375,6 @@ class ApiEngine:
                 raise _Refused(text)
         self._note(type(error).__name__, text)
         return text
-
-    def _refused_key(self, status: int) -> str:
-        name = self._settings.key_env
-        if name or self._key:
-            return (
-                f"{self._url} refuses the key ({status}): put one into the environment variable "
-                f"{name or 'OPENAI_API_KEY'} (api.key_env)"
-            )
-        return (
-            f"{self._url} refuses the key ({status}): none was sent; name the environment variable that holds "
-            "it in api.key_env, of a judge in judges.NAME.api.key_env (OPENAI_API_KEY is for OpenAI alone)"
-        )
 
     def _shown(self, text: str) -> str:
         """What a server said in one line, masked before it is cut."""

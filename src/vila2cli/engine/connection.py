@@ -84,6 +84,20 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
         return "", None, None
 
 
+def key_refused(settings: ApiSettings, key: str, status: int) -> str:
+    """What is said where a server refuses the key, or that none was sent."""
+    url = redacted(settings.base_url)
+    if settings.key_env or key:
+        return (
+            f"{url} refuses the key ({status}): put one into the environment variable "
+            f"{settings.key_env or 'OPENAI_API_KEY'} (api.key_env)"
+        )
+    return (
+        f"{url} refuses the key ({status}): none was sent; name the environment variable that holds it in "
+        "api.key_env, of a judge in judges.NAME.api.key_env (OPENAI_API_KEY is for OpenAI alone)"
+    )
+
+
 def words_of(error: openai.APIError) -> str:
     """What a server said, too, where it said it in a form of its own, as FastAPI does under "detail".
 
