@@ -33,6 +33,11 @@ _PREFERS = re.compile(
     r"(?P<why>,?\s+(?:because|as|since)\s[^.!?\n]*)?[.!]?",
     re.IGNORECASE,
 )
+_TIES = re.compile(
+    r"(?:it(?:['’]s|\s+is)\s+)?a\s+tie\W*|(?:both|the\s+two)(?:\s+captions)?\s+are\s+(?:equal|equally\s+\w+)\W*"
+    r"|neither(?:\s+caption)?\s+is\s+better(?:\s+than\s+the\s+other)?\W*",
+    re.IGNORECASE,
+)
 _HELD_BACK = re.compile(
     r"\b(?:but|however|although|though|unless|if|except|while|whereas|yet|not|neither|both|equal\w*|tie|same)\b"
     r"|\bas\s+\w+\s+as\b"
@@ -119,8 +124,10 @@ def _concluded(text: str) -> Literal["A", "B", "tie"] | None:
     return _CHOICES[stated["letter"].lower()] if stated else _preferred(last)
 
 
-def _preferred(text: str) -> Literal["A", "B"] | None:
-    """The caption that one sentence prefers to the other, whose reasons hold nothing back."""
+def _preferred(text: str) -> Literal["A", "B", "tie"] | None:
+    """The caption that one sentence prefers to the other, whose reasons hold nothing back, or a tie."""
+    if _TIES.fullmatch(text):
+        return "tie"
     stated = _PREFERS.fullmatch(text)
     if stated is None or _HELD_BACK.search(stated["why"] or ""):
         return None
