@@ -23,7 +23,7 @@ from vila2cli.engine import AnyRequest, DeviceKind, Failure, Preparing, Request,
 from vila2cli.engine.asking import beyond_protocol, shown_beyond_protocol, with_system
 from vila2cli.engine.background import event_loop, has_answer
 from vila2cli.engine.batching import Window
-from vila2cli.engine.connection import close, connect, key_refused, post, retry_after_s, words_of
+from vila2cli.engine.connection import asked_wait_s, close, connect, key_refused, post, words_of
 from vila2cli.engine.fields import Fields
 from vila2cli.engine.keys import is_openai
 from vila2cli.engine.limits import MAX_LINE, answered, failed
@@ -339,7 +339,7 @@ class ApiEngine:
         try:
             reply = await send()
         except openai.APIError as error:
-            self._hold(retry_after_s(error))
+            self._hold(asked_wait_s(error))
             return None, self._problem(error)
         except TimeoutError:
             problem = f"no whole answer in {self._settings.timeout_s:g} s (timeout_s)"

@@ -1,10 +1,8 @@
 """The way to a chat server: which key goes there, where a redirect may lead, how long an answer may take."""
 
 import asyncio
-import email.utils
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -14,6 +12,7 @@ from vila2cli.engine.keys import is_openai
 from vila2cli.errors import ModelError
 from vila2cli.settings import ApiSettings
 from vila2cli.shards.places import redacted
+from vila2cli.shards.web import retry_after_s
 
 NO_KEY = "none"
 _MAX_REDIRECTS = 3
@@ -109,19 +108,9 @@ def words_of(error: openai.APIError) -> str:
     return f"{text} - {error.response.text.strip()}"
 
 
-def retry_after_s(error: openai.APIError) -> float | None:
-    """The wait that a server asks for, in seconds or as a date; None where it asks for none or nonsense."""
-    headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
-    text = headers.get("retry-after", "").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            date = email.utils.parsedate_to_datetime(text)
-            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-    return seconds if 0 < seconds < float("inf") else None
+def asked_wait_s(error: openai.APIError) -> float | None:
+    """The wait that a server asks for; None where it asks for none or nonsense."""
+    return retry_after_s(error.response.headers if isinstance(error, openai.APIStatusError) else {})
 
 
 async def close(client: openai.AsyncOpenAI) -> None:

@@ -58,7 +58,8 @@ _STARTS_COMMAND = re.compile(r"[|&;(]+")
 
 
 def without_credentials(url: str) -> str:
-    """A URL without user name, password, signature and fragment; of a chain (`a::b`) each of its parts.
+    """A URL without user name, password and signature, a web address without its fragment, too; of a chain
+    (`a::b`) each of its parts.
 
     Of parameters that may be credentials or not, eight digits of their digest are left, after a `#`.
     """
@@ -75,7 +76,9 @@ def _clean(url: str) -> str:
     user, at, host = host.rpartition("@")
     if at and not url.lower().startswith(_WEB) and ":" not in user:
         host = f"{user}@{host}"  # abfs://CONTAINER@ACCOUNT, sftp://NAME@HOST
-    path, _, fragment = path.partition("#")
+    fragment = ""
+    if url.lower().startswith(_WEB):  # in a store `#` is a letter of a key like any other
+        path, _, fragment = path.partition("#")
     path, _, query = path.partition("?")
     parts = [part for part in query.split("&") if part]
     kept = [part for part in parts if _is_harmless(part)]

@@ -59,6 +59,7 @@ def find(spec: str | Path) -> list[Found]:
     place = typed(spec)
     if isinstance(place, Remote):
         _refuse_file_name(place)
+        _check_address(place)
         return [match for pattern in _braces(place) for match in _find_remote(place.like(pattern), place)]
     path = _or_packed(local_path(spec).expanduser())
     if path.name == LAYER_FILE:
@@ -96,6 +97,13 @@ def _refuse_file_name(place: Remote) -> None:
             f"{place} is the name of a file here as well as a {'command' if is_pipe(place) else 'URL'}; write "
             "./ before it for the file, or rename that"
         )
+
+
+def _check_address(place: Remote) -> None:
+    try:
+        path_of(place)
+    except ValueError as error:
+        raise DataError(f"{place} is no address: {error}") from None
 
 
 def read_manifest(where: str) -> dict[str, Any] | None:
@@ -228,6 +236,8 @@ def _find_remote(place: Remote, spec: str) -> list[Found]:
         paths = persistently(lambda: [tar for pattern in globs for tar in system.glob(pattern)], place)
         tars = (system.unstrip_protocol(path) for path in sorted(paths) if tar_stem(path))
         matches = [Found((place.like(tar),)) for tar in tars]
+        if not matches and tar_stem(place) and persistently(lambda: system.exists(path), place):
+            matches = [Found((place,))]  # a name with brackets
     elif tar_stem(place):
         matches = [Found((place,))]
     else:

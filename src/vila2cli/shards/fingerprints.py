@@ -34,6 +34,10 @@ class Fingerprint:
             return self.sha256 == other.sha256
         return True if self.tag and self.tag == other.tag else None
 
+    def differs(self, other: "Fingerprint") -> bool:
+        """Whether the file was changed between the two looks at it, as far as its size and tag tell."""
+        return self.agrees(other) is False or bool(self.tag and other.tag and self.tag != other.tag)
+
 
 def of_status(status: os.stat_result) -> Fingerprint:
     """What a local file's status tells."""

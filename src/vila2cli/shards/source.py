@@ -4,6 +4,7 @@ The names that stages use are all here; what lies below them is in finding (spec
 and tarfiles (bytes of an archive), reader (one shard to samples), layers and rejects (writing).
 """
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ from vila2cli.shards.places import (
 from vila2cli.shards.reader import LayerShard, Shard, num_samples
 from vila2cli.shards.records import LAYER_FILE, made_from
 from vila2cli.shards.streams import file_system, fingerprint, persistently
+
+_DIGEST_AT_END = re.compile(r"#[0-9a-f]{8}$")
 
 
 def expand(specs: Sequence[str | Path]) -> list[str]:
@@ -213,7 +216,9 @@ def _parts_of(entry: Mapping[str, Any]) -> list[str]:
     url = str(entry["url"])
     if url.startswith(PIPE):
         return [f"{command_stem(url) or entry['name']}.tar"]
-    place = found_locally(Path(str(entry["path"]))) if "path" in entry else from_record(url.partition("#")[0])
+    place = (
+        found_locally(Path(str(entry["path"]))) if "path" in entry else from_record(_DIGEST_AT_END.sub("", url))
+    )
     return [*folders(place), file_name(place)]
 
 

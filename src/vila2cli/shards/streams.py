@@ -15,13 +15,14 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
 
 from vila2cli.errors import DataError, Vila2Error
 from vila2cli.shards import web
 from vila2cli.shards.credentials import masked
 from vila2cli.shards.fingerprints import Fingerprint, of_status
 from vila2cli.shards.places import PIPE, Command, Remote, is_pipe, is_remote, local_path, path_of
+from vila2cli.shards.store_errors import asked_wait_s, explained, one_line
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -103,7 +104,7 @@ class Stream:
         while self._packed.read(_BUFFER_BYTES):
             pass
         before, now = self._raw.fingerprint, self._raw.look()
-        if before.agrees(now) is False or before.tag != now.tag:
+        if before.differs(now):
             raise DataError(f"{self.place} was changed while it was read; run the same command again")
         return Fingerprint(before.num_bytes, before.tag, self._sha256.hexdigest(), unpacked)
 
@@ -184,7 +185,7 @@ def read_small(url: str) -> bytes | None:
                 raise DataError(f"cannot read {url}: it is larger than {MAX_SMALL_BYTES:,} bytes")
             return data
         except Exception as error:
-            if _explained(error)[1] == "absent":
+            if explained(error)[1] == "absent":
                 return None
             raise
 
@@ -203,7 +204,7 @@ def file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(url.partition("://")[0]) if isinstance(error, ImportError) else None
         how = f"; pip install 'vila2cli[{extra}]'" if extra else ""
-        raise DataError(f"cannot read {url}: {_one_line(error)}{how}") from None
+        raise DataError(f"cannot read {url}: {one_line(error)}{how}") from None
     return system, path
 
 
@@ -215,11 +216,11 @@ def persistently(action: Callable[[], T], place: str) -> T:
         except (Vila2Error, *_DEFECTS):
             raise
         except Exception as error:  # noqa: BLE001  (every store has errors of its own)
-            reason, kind = _explained(error)
+            reason, kind = explained(error)
             if kind != "passing" or wait_s is None:
                 tried = f", {len(RETRY_WAITS_S) + 1} times" if kind == "passing" else ""
                 raise DataError(f"cannot read {place}: {reason}{tried}") from None
-            time.sleep(wait_s)
+            time.sleep(max(wait_s, asked_wait_s(error)))
     raise AssertionError("the last wait is None")
 
 
@@ -308,20 +309,28 @@ class _Remote(_Raw):
         self._file: BinaryIO | None = None
         self._offset = 0
         self._in_blocks = True
+        self._is_same = False
         self.fingerprint = self.look()
 
     def look(self) -> Fingerprint:
         self._system.invalidate_cache()
         info = persistently(lambda: self._system.info(self._path), self._place)
         tag = next((str(info[name]) for name in _TAGS if info.get(name)), "")
-        size = info.get("size")
-        return Fingerprint(int(size) if size is not None else None, tag)
+        size = info.get("size") or None  # a server that does not care for HEAD says 0, and an archive has bytes
+        return Fingerprint(None if size is None else int(size), tag)
 
     def readinto(self, buffer: Any) -> int:
         data = persistently(lambda: self._read(len(buffer)), self._place)
         self._offset += len(data)
         buffer[: len(data)] = data
+        if not data and self._offset > BLOCK_BYTES and not self._is_same:  # or they are blocks of two files
+            self._check_unchanged()
+            self._is_same = True
         return len(data)
+
+    def _check_unchanged(self) -> None:
+        if self.fingerprint.differs(self.look()):
+            raise DataError(f"{self._place} was changed while it was read; run the same command again")
 
     def _read(self, num_bytes: int) -> bytes:
         try:
@@ -340,16 +349,20 @@ class _Remote(_Raw):
         return data
 
     def _opened(self) -> BinaryIO:
-        if self._offset and self.look() != self.fingerprint:
-            raise DataError(f"{self._place} was changed while it was read; run the same command again")
+        if self._offset:
+            self._check_unchanged()
         if self._in_blocks:
             file = self._system.open(self._path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
             file.seek(self._offset)
             return cast(BinaryIO, file)
         file = self._system.open(self._path, "rb", block_size=0)
-        passed = 0
-        while passed < self._offset and (data := file.read(min(_BUFFER_BYTES, self._offset - passed))):
-            passed += len(data)
+        try:
+            passed = 0
+            while passed < self._offset and (data := file.read(min(_BUFFER_BYTES, self._offset - passed))):
+                passed += len(data)
+        except BaseException:
+            file.close()
+            raise
         return cast(BinaryIO, file)
 
     def _close_file(self) -> None:
@@ -360,25 +373,3 @@ class _Remote(_Raw):
     def close(self) -> None:
         self._close_file()
         super().close()
-
-
-def _explained(error: Exception) -> tuple[str, Literal["absent", "final", "passing"]]:
-    """What a store's error says, and whether the file is not there (for us), or trying again may help."""
-    # fsspec's web file system calls whatever went wrong a missing file.
-    hides = isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception)
-    cause = error.__cause__ if hides else error
-    status = getattr(cause, "status", None)
-    if isinstance(status, int):
-        reason = masked(f"the server answers {status} {getattr(cause, 'message', '')}".rstrip())
-        may_pass = status >= 500 or status in (408, 425, 429)
-        return reason, "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
-    if isinstance(cause, FileNotFoundError):
-        return "there is no such file", "absent"
-    if isinstance(cause, PermissionError):
-        return _one_line(cause), "absent"
-    is_final = isinstance(cause, ImportError | NotImplementedError | IsADirectoryError | Vila2Error)
-    return _one_line(cause), "final" if is_final else "passing"
-
-
-def _one_line(error: BaseException | None) -> str:
-    return masked(" ".join(str(error).split())) or type(error).__name__

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.errors import DataError
+from vila2cli.shards.credentials import masked
 from vila2cli.shards.fingerprints import Fingerprint
 from vila2cli.shards.places import is_remote
 from vila2cli.shards.records import check_length, recorded, unpacked_bytes
@@ -124,13 +125,13 @@ class _Archive:
         num_ignored, first_ignored = 0, ""
         block = self._stream.read(_BLOCK_BYTES)
         while block and block != _END_MARKER:
-            name, size, kind = _plain_header(block) or _any_header(block)
+            name, size, kind = _plain_header(block) or self._any_header(block)
             if kind in _FIELDS:
                 fields = self._fields(kind, self._take(name, size, is_wanted=True), fields)
             else:
                 if fields:
                     name, size = fields.get("path", name), int(fields.get("size", size))
-                    _check_sparse(name, fields)
+                    self._check_sparse(name, fields)
                 if kind in _REGULAR:
                     yield name, self._take(name, size, is_wanted=wanted(name))
                 elif kind in _WITHOUT_DATA:
@@ -149,6 +150,24 @@ class _Archive:
         self._check_end(block)
         if num_ignored and self._on_odd:
             self._on_odd(f"{num_ignored} links or devices are ignored, first {first_ignored!r}")
+
+    def _any_header(self, block: bytes) -> tuple[str, int, bytes]:
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.TarError:
+            if self.offset == 0:
+                _refuse_foreign(self._stream.place, block)
+            raise tarfile.ReadError("no valid member header") from None
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            self._check_sparse(header.name, {"GNU.sparse.size": ""})
+        return header.name, header.size, header.type
+
+    def _check_sparse(self, name: str, fields: Mapping[str, str]) -> None:
+        if any(field.startswith("GNU.sparse") for field in fields):
+            raise DataError(
+                f"{self._stream.place} holds {name!r} as a sparse file, which is not read; pack it again "
+                "without --sparse"
+            )
 
     def _take(self, name: str, size: int, *, is_wanted: bool) -> bytes | None:
         """Read the data of a member, or pass over it; raises when it is not all there."""
@@ -217,14 +236,37 @@ def _plain_header(block: bytes) -> tuple[str, int, bytes] | None:
         return None
 
 
-def _any_header(block: bytes) -> tuple[str, int, bytes]:
-    try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        raise tarfile.ReadError("no valid member header") from None
-    if header.type == tarfile.GNUTYPE_SPARSE:
-        _check_sparse(header.name, {"GNU.sparse.size": ""})
-    return header.name, header.size, header.type
+_PACKED = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_UNPACK = "unpack it, and make shards of the folder with `vila2 shards convert folder`"
+_OTHERS = {
+    b"PK\x03\x04": f"a ZIP archive: {_UNPACK}",
+    b"7z\xbc\xaf": f"a 7z archive: {_UNPACK}",
+    b"Rar!\x1a\x07": f"a RAR archive: {_UNPACK}",
+    b"PAR1": "a Parquet file: make shards of it with `vila2 shards convert parquet`",
+    b"version https://git-lfs": "the pointer that Git LFS leaves in place of a file: run `git lfs pull`",
+}
+_SHOWN_BYTES = 100
+_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<error", b"{")
+
+
+def _refuse_foreign(place: str, start: bytes) -> None:
+    """Raise DataError for an archive of another kind, and for what was sent or left in place of one."""
+    if packer := next((name for magic, name in _PACKED.items() if start.startswith(magic)), ""):
+        raise DataError(
+            f"{place} is packed by {packer}, and only gzip is unpacked here: unpack it, or name the command "
+            f"that does so, 'pipe:{packer} -dc FILE'"
+        )
+    what = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), "")
+    if start.lstrip().lower().startswith(_PAGES):
+        text = masked(" ".join(start[:_SHOWN_BYTES].decode("utf-8", "replace").split()))
+        what = f"text, as servers send in place of a file: {text!r}"
+    if what:
+        raise DataError(f"{place} is no tar but {what}")
 
 
 def _pax_fields(data: bytes) -> dict[str, str]:
@@ -239,13 +281,6 @@ def _pax_fields(data: bytes) -> dict[str, str]:
         fields[key.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
         data = data[length:]
     return fields
-
-
-def _check_sparse(name: str, fields: Mapping[str, str]) -> None:
-    if any(field.startswith("GNU.sparse") for field in fields):
-        raise tarfile.ReadError(
-            f"{name!r} is stored as a sparse file, which is not read; pack it without --sparse"
-        )
 
 
 def key_problem(key: str) -> str | None:
