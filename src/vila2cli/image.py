@@ -86,6 +86,21 @@ def decode_image(
             return inexact(plain) if _is_drafted(image, draft, made) else plain
 
 
+def pages(data: bytes) -> list[bytes]:
+    """The pictures of a file that holds several, such as a TIFF, each as a PNG; raises DataError."""
+    found = []
+    with _naming_damage("cannot be decoded"):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            _check_size(image)
+            image.load()
+            buffer = io.BytesIO()
+            _plain(_flatten(image)).save(buffer, "PNG")
+            found.append(buffer.getvalue())
+    return found
+
+
 @contextlib.contextmanager
 def _naming_damage(what: str) -> Iterator[None]:
     """Raise DataError for what Pillow makes of bytes that are no image, or damaged: `what` it cannot."""

@@ -44,6 +44,7 @@ SECRET = "hunter2SECRET9876"
         (f"simplecache::https://me:{SECRET}@x.org/0.tar", "simplecache::https://x.org/0.tar"),
         (f"zip://0.tar::https://x.org/0.zip?sig={SECRET}", "zip://0.tar::https://x.org/0.zip"),
         ("https://x.org/0.tar?sig=a/b@c", "https://x.org/0.tar"),
+        ("s3://bucket/a#1.tar", "s3://bucket/a#1.tar"),
     ],
 )
 def test_a_url_is_kept_without_credentials(url: str, kept: str | None) -> None:

@@ -1,8 +1,10 @@
 """Remote shards, over a real web server on loopback, a store in memory, and commands."""
 
 import gzip
+import lzma
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,7 @@ from vila2cli.shards.streams import open_stream
         ("hf://datasets/org/name@main/data/000.tar.gz", "000", "hf://datasets/org/name@main/data", None),
         ("pipe:aws s3 cp 's3://b/with space/000.tar' -", "000", "", ()),
         ("pipe:curl -s https://x.org/000.tar?sig=1", "000", "", ()),
+        ("pipe:zstd -dc data/000.tar.zst", "000", "", ()),
         ("/a/b/000.tar", "000", "/a/b", ("a", "b")),
         ("https://x.org/download?id=3", "", "https://x.org?id=3", ()),
     ],
@@ -194,6 +197,21 @@ def test_any_file_system_of_fsspec(data: Path) -> None:
         read(open_source(["memory://bucket/data/9.tar"]))
 
 
+def test_keys_of_a_store_may_hold_any_letter(data: Path) -> None:
+    """Two that differ behind a `#` are two shards; brackets are a pattern where something matches it."""
+    memory = fsspec.filesystem("memory")
+    tars = sorted((data / "data").glob("*.tar"))
+    keys = ("a#1.tar", "a#2.tar", "[b] c+d%20é.tar")
+    for key, path in zip(keys, tars, strict=True):
+        memory.pipe_file(f"/odd/{key}", path.read_bytes())
+    source = open_source([f"memory://odd/{key}" for key in keys])
+    assert [shard.name for shard in source.shards] == ["a#1", "a#2", "[b] c+d%20é"]
+    assert read(source) == local(data)
+    assert len(open_source(["memory://odd/a*.tar"]).shards) == 2
+    with pytest.raises(DataError, match="no shards match"):
+        open_source(["memory://odd/[x].tar"])
+
+
 def test_file_urls_are_local(data: Path) -> None:
     assert read(open_source([f"file://{data}/data/*.tar"])) == local(data)
 
@@ -221,6 +239,20 @@ def test_a_command_that_fails_is_an_error(data: Path, command: str, message: str
     with pytest.raises(DataError, match=message) as error:
         read(open_source([f"pipe:{command.format(data=data)}"]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(shutil.which("xz") is None, reason="needs the xz program")
+def test_tars_that_are_packed_otherwise_are_read_through_the_command_that_is_named(
+    data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "000000.tar.xz"
+    path.write_bytes(lzma.compress((data / "data" / "000000.tar").read_bytes()))
+    for spec in (path, tmp_path, tmp_path / "*.xz"):
+        with pytest.raises(DataError, match=r"only gzip is unpacked here: .* 'pipe:xz -dc .*/000000\.tar\.xz'"):
+            open_source([str(spec)])
+    source = open_source([f"pipe:xz -dc {shlex.quote(str(path))}"])
+    assert source.shards[0].name == "000000"
+    assert read(source) == local(data)[:NUM_EACH]
 
 
 def test_a_command_that_is_not_read_to_its_end_is_stopped() -> None:

@@ -1,9 +1,12 @@
+import bz2
 import gzip
 import io
+import lzma
 import random
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,38 @@ def test_foreign_files(tmp_path: Path, content: bytes, message: str) -> None:
         list(read_shard(shard, on_reject=pytest.fail))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bz2.compress(b"x" * 999), "is packed by bzip2, .* 'pipe:bzip2 -dc FILE'$"),
+        (lzma.compress(b"x" * 999), "is packed by xz, .* 'pipe:xz -dc FILE'$"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), "is packed by zstd, .* 'pipe:zstd -dc FILE'$"),
+        (b"PK\x03\x04" + bytes(600), "is no tar but a ZIP archive: .* `vila2 shards convert folder`$"),
+        (b"PAR1" + bytes(600), "a Parquet file: .* `vila2 shards convert parquet`$"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS .*: run `git lfs pull`$"),
+        (b"<!DOCTYPE html>\n<title>Log in</title>", r"is no tar but text, .*: '<!DOCTYPE html> <title>Log in<"),
+        (b'{"error": "token=hunter2SECRET"}', r"is no tar but text, .*token=\*\*\*"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_what_is_no_tar_is_named(
+    tmp_path: Path, content: bytes, message: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "0.tar"
+    path.write_bytes(pack(content))
+    (shard,) = open_source([str(path)]).shards
+    with pytest.raises(DataError, match=message) as error:
+        list(read_shard(shard, on_reject=pytest.fail))
+    assert "\n" not in str(error.value)
+    assert "copy or download" not in str(error.value)
+
+
+def test_a_name_that_begins_as_a_page_does_is_a_name(tmp_path: Path) -> None:
+    names = ["{1}.txt", "<html>.txt", "PK\x03\x04.txt", "BZh.txt"]
+    for name in names:
+        assert [sample.key for sample in read(write_tar(tmp_path / "0.tar", [(name, b"x")]))[0]] == [name[:-4]]
+
+
 def test_shard_without_samples_says_what_it_holds(tmp_path: Path) -> None:
     (shard,) = open_source([str(write_tar(tmp_path / "0.tar", [("a.npy", b"1"), ("b.cls", b"1")]))]).shards
     with pytest.raises(DataError, match=r"empty shard: .*0\.tar .* only \.cls, \.npy"):
@@ -129,7 +164,9 @@ def test_sparse_files_are_refused(tmp_path: Path, layout: str) -> None:
         file.seek(1 << 19)
         file.write(b"x")
     subprocess.run(["tar", f"--format={layout}", "-Scf", "0.tar", "a.jpg"], cwd=tmp_path, check=True)
-    with pytest.raises(DataError, match="sparse file, which is not read"):
+    with pytest.raises(
+        DataError, match=r"as a sparse file, which is not read; pack it again without --sparse$"
+    ):
         read(tmp_path / "0.tar")
 
 

@@ -14,8 +14,8 @@ from vila2cli.formats.registry import find_format, names
 Inputs = Annotated[
     list[Path],
     typer.Argument(
-        help="Folders of pictures for folder, what img2dataset wrote for img2dataset, else annotations "
-        "or tables, or folders of them."
+        help="Folders of pictures for folder, tars or folders of them for webdataset and img2dataset, else "
+        "annotations or tables, or folders of them."
     ),
 ]
 Captions = Annotated[
@@ -38,7 +38,10 @@ Picture = Annotated[
     ),
 ]
 Text = Annotated[
-    str, typer.Option("--text", metavar="COLUMN", help="Column of the caption; found by its name else.")
+    str,
+    typer.Option(
+        "--text", metavar="COLUMN", help="Column, or field of KEY.json, of the caption; found by its name else."
+    ),
 ]
 Key = Annotated[
     str,

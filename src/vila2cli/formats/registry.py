@@ -54,6 +54,9 @@ FORMATS: Mapping[Command, tuple[Format, ...]] = MappingProxyType(
             Format(
                 "img2dataset", "tars or folders that it wrote", "downloads:read_img2dataset", in_shards=True
             ),
+            Format(
+                "webdataset", "others' tars, captions in .json", "foreign_tars:read_webdataset", in_shards=True
+            ),
         ),
         "shards export": _of(
             "exports",

@@ -52,7 +52,7 @@ _DIGEST = re.compile(r"[0-9a-f]{8}")
 _PROGRAM = re.compile(r"[\w./+-]{1,64}", re.ASCII)
 _SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.I)
 _MIN_SECRET = 8
-_TAR = (".tar", ".tar.gz", ".tgz")
+_TAR = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4")
 _OPERATOR = re.compile(r"[|&;()<>]+|-|2>&1")
 _STARTS_COMMAND = re.compile(r"[|&;(]+")
 

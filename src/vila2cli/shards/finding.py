@@ -25,6 +25,7 @@ from vila2cli.shards.places import (
     is_url,
     join,
     local_path,
+    packer_of,
     path_of,
     seen_from,
     tar_stem,
@@ -169,6 +170,9 @@ def _advice(path: Path) -> str:
     for file in files:
         if not any(part.startswith(".") for part in file.parts[len(path.parts) :]):
             first.setdefault("tar" if tar_stem(file) else file.suffix[1:].lower(), file)
+    if packed := next((file for file in first.values() if packer_of(file.name)), None):
+        command = f"'pipe:{packer_of(packed.name)} -dc {quote(str(packed))}'"
+        return f"; only gzip is unpacked here: unpack it, or name the command that does so, {command}"
     if path.is_dir() and "tar" in first:
         return f"; {first['tar']} is one: name {first['tar'].parent}, or a glob such as {path}/*/*.tar"
     if picture := next((file for ending, file in first.items() if ending in IMAGE_EXTENSIONS), None):

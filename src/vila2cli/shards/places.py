@@ -23,6 +23,7 @@ from vila2cli.shards.web import has_headers
 PLAIN, PACKED = ".tar", ".tar.gz"
 TAR_SUFFIXES = (PLAIN, PACKED, ".tgz")
 PIPE = "pipe:"
+_PACKERS = {".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".lz4": "lz4"}
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.I)
 _WEB = ("http://", "https://")
@@ -156,9 +157,18 @@ def tar_stem(place: str | Path) -> str:
 
 def command_stem(command: str) -> str:
     """The name of the last tar that a command names, "" when it names none."""
-    words = shell_words(command.removeprefix(PIPE))
+    words = map(_without_packer, shell_words(command.removeprefix(PIPE)))
     places = (typed(word.partition("?")[0]) if "://" in word else word for word in words)
     return next(filter(None, map(tar_stem, reversed([*places]))), "")
+
+
+def packer_of(name: str) -> str:
+    """The program that unpacks a tar of this name where we do not, "" for every other name."""
+    return next((program for ending, program in _PACKERS.items() if name.endswith(f"{PLAIN}{ending}")), "")
+
+
+def _without_packer(word: str) -> str:
+    return next((word.removesuffix(end) for end in _PACKERS if word.endswith(f"{PLAIN}{end}")), word)
 
 
 def file_name(place: str | Path) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from vila2cli.errors import Vila2Error
+from vila2cli.shards import web
 from vila2cli.shards.credentials import masked
-from vila2cli.shards.web import STALL_S, retry_after_s
 
 MAX_RETRY_AFTER_S = 60.0
 """The longest wait that a server may ask for with Retry-After; it is asked again then, and may ask for more."""
@@ -34,7 +34,7 @@ def explained(error: Exception) -> tuple[str, Literal["absent", "final", "passin
     if isinstance(cause, PermissionError):
         return one_line(cause), "absent"
     if isinstance(cause, TimeoutError):
-        return f"nothing came for {STALL_S:g} s", "passing"
+        return f"it sent nothing for {web.STALL_S:g} s", "passing"
     if type(cause).__name__ == "TooManyRedirects":
         return "it redirects in a circle", "final"
     if _NO_CERTIFICATE in str(cause):
@@ -48,7 +48,7 @@ def explained(error: Exception) -> tuple[str, Literal["absent", "final", "passin
 
 def asked_wait_s(error: Exception) -> float:
     """The seconds that a store asks to wait before the next try, 0 where it asks for none."""
-    asked = (retry_after_s(_headers(one)) for one in _chain(error))
+    asked = (web.retry_after_s(_headers(one)) for one in _chain(error))
     return min(next(filter(None, asked), 0.0), MAX_RETRY_AFTER_S)
 
 

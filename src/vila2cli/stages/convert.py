@@ -39,7 +39,10 @@ MAX_IMAGES = 6
 """Images of a web document at most, as VILA's loader has it."""
 UNMATCHED_FILE = "unmatched.jsonl"
 """Pictures without a row, and rows of no picture."""
-_HINTS = {"img2dataset": ": an item is a picture with KEY.txt or KEY.json beside it, or in a tar with it"}
+_HINTS = {
+    "img2dataset": ": an item is a picture with KEY.txt or KEY.json beside it, or in a tar with it",
+    "webdataset": ": name tars, or folders that hold some",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Converted(ShardsWritten):
         yield from super().lines()
         if num := self.num_bare:
             pictures = counted(num, "picture")
-            named = "for csv, folder and parquet --text names its column"
+            named = "for csv, folder, parquet and webdataset --text names where it stands"
             yield f"  {pictures} without a caption: `vila2 recaption` writes it; {named}"
         if num := self.num_shards_kept:
             of = f"all {num:,}" if num == self.num_shards > 1 else f"{num:,} of {self.num_shards:,}"
@@ -146,7 +149,11 @@ class _Source:
 
 def _source(form: Format, inputs: Sequence[Path], images: Sequence[Path], reading: _Reading) -> _Source:
     """Raises RecipeError for options that the format has no use for, DataError for what is not there."""
-    uses = {"text": ("parquet", "folder", "csv"), "picture": ("folder", "csv"), "captions": ("folder",)}
+    uses = {
+        "text": ("parquet", "folder", "csv", "webdataset"),
+        "picture": ("folder", "csv"),
+        "captions": ("folder",),
+    }
     if unused := next(
         (name for name, of in uses.items() if getattr(reading, name) and form.name not in of), ""
     ):
@@ -159,7 +166,7 @@ def _source(form: Format, inputs: Sequence[Path], images: Sequence[Path], readin
     if form.name == "csv":
         read = form.load()(reading.picture, reading.text)
         return _Source(paths, read, ImageStore(images or list(dict.fromkeys(path.parent for path in paths))))
-    if reading.text:
+    if reading.text and form.name == "parquet":
         check_column(paths, reading.text)
     return _Source(
         paths, partial(form.load(), text=reading.text) if reading.text else form.load(), ImageStore(images)

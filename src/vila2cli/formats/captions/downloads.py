@@ -9,7 +9,7 @@ from vila2cli.formats.captions.items import Item
 from vila2cli.formats.reading import RowError, stream_rows
 from vila2cli.shards import open_source, read_shard
 from vila2cli.shards.members import NO_IMAGE
-from vila2cli.shards.sample import EncodedImage
+from vila2cli.shards.sample import EncodedImage, Sample
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS, read_members
 
 
@@ -18,22 +18,28 @@ def read_img2dataset(path: Path, max_images: int) -> Iterator[Item | RowError]:
     yield from _in_folder(path) if path.is_dir() else _in_tar(path)
 
 
-def _in_tar(tar: Path) -> Iterator[Item | RowError]:
+def samples_in(tar: Path) -> Iterator[Sample | RowError]:
+    """The samples of a tar in their order, and why any of them cannot be used."""
     rejects: list[RowError] = []
     is_empty = next(read_members(tar, lambda name: False), None) is None  # nothing could be downloaded
     for shard in () if is_empty else open_source([tar]).shards:
         for sample in read_shard(shard, on_reject=lambda r: rejects.append(RowError(r.error, r.reason, r.key))):
             yield from rejects
             rejects.clear()
-            if sample.lacks_images:
-                yield RowError("there is no picture of this key", NO_IMAGE, sample.key)
-            else:
-                files = tuple(f"{sample.key}.{image.extension}" for image in sample.images)
-                files = files if len(files) == 1 else ()
-                yield Item(
-                    name=sample.key, images=sample.images, files=files, text=sample.text, meta=sample.meta
-                )
+            yield sample
         yield from rejects
+
+
+def _in_tar(tar: Path) -> Iterator[Item | RowError]:
+    for sample in samples_in(tar):
+        if isinstance(sample, RowError):
+            yield sample
+        elif sample.lacks_images:
+            yield RowError("there is no picture of this key", NO_IMAGE, sample.key)
+        else:
+            files = tuple(f"{sample.key}.{image.extension}" for image in sample.images)
+            files = files if len(files) == 1 else ()
+            yield Item(name=sample.key, images=sample.images, files=files, text=sample.text, meta=sample.meta)
     table = tar.with_suffix(".parquet")
     for row in stream_rows(table) if table.is_file() else ():
         if not isinstance(row, RowError) and row.get("status") not in (None, "success"):

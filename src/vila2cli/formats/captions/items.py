@@ -10,6 +10,7 @@ from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
 from vila2cli.formats.reading import Row, RowError
 from vila2cli.formats.registry import Format
+from vila2cli.shards.places import tar_stem
 from vila2cli.shards.sample import EncodedImage
 
 _TABLES = (
@@ -107,13 +108,13 @@ def _is_table(path: Path) -> bool:
 
 
 def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
-    """Tars or folders of files as img2dataset writes them; what it could not download is in its tables."""
+    """Tars, and folders of files as img2dataset writes them; what it could not download is in its tables."""
     for place in inputs:
         if not place.is_dir():
             yield place
             continue
         for folder in [place, *sorted(path for path in place.rglob("*") if path.is_dir())]:
-            yield from sorted(folder.glob("*.tar"))
+            yield from sorted(path for path in folder.iterdir() if tar_stem(path) and path.is_file())
             yield folder
 
 

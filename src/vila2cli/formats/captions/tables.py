@@ -17,7 +17,7 @@ from vila2cli.image import upright_header
 from vila2cli.shards.sample import EncodedImage, Turn
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 
-_TEXTS = ("text", "caption", "txt", "original", "alt_text", "alt", "recaption", "captions")
+TEXTS = ("text", "caption", "txt", "original", "alt_text", "alt", "recaption", "captions")
 """Columns that are taken for the text, the first that a row fills."""
 _JSON_COLUMNS = ("json", "meta")
 """Columns whose objects are metadata, as text or not: of tars that `datasets` has read, and of our exports."""
@@ -70,7 +70,7 @@ def _item(row: Row, max_images: int, text: str) -> Item:
     if len(images) > max_images:
         raise row.error(f"has {len(images)} pictures, and {max_images} are the most", "image-count")
     check_turns(row, meta)
-    filled = [name for name in _TEXTS if captions_in(meta.get(name))]
+    filled = [name for name in TEXTS if captions_in(meta.get(name))]
     worded = (name for name in filled if not isinstance(meta[name], int | float))  # no label beside a caption
     column = text or next(worded, next(iter(filled), ""))
     captions = captions_in(meta.pop(column, None))
