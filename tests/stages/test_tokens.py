@@ -11,6 +11,7 @@ from vila2cli.cli.app import main
 from vila2cli.model.chat import Chat
 from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards import TarWriter, open_source, read_shard
+from vila2cli.shards.members import Unusable
 from vila2cli.shards.sample import Sample
 from vila2cli.stages.tokens import IMAGE, TRAINED, show_tokens
 from vila2cli.text.compose import Composition, conversations
@@ -52,6 +53,24 @@ def test_counts_are_those_of_training(shard: str, chat: Chat) -> None:
         assert f"<image x {num_images}>" in text
     assert "untrainable: it has none of the captions" in texts[2]
     assert show_tokens(open_source([shard]), chat, load_recipe(), 1, start=1).samples == texts[1:2]
+
+
+@pytest.mark.parametrize(
+    ("meta", "hint"),
+    [
+        (b'{"prompt": "a red cat", "id": "7"}', "; its JSON has 'prompt', .* as the caption with --text$"),
+        (b'{"conversations": [], "id": "two words"}', "has 'conversations', which .* webdataset` reads$"),
+        (b'{"id": "7", "width": 5}', "no conversation$"),
+    ],
+)
+def test_captions_in_the_json_of_other_tools_are_pointed_at(
+    chat: Chat, tmp_path: Path, meta: bytes, hint: str
+) -> None:
+    with TarWriter(tmp_path / "000000.tar") as tar:
+        tar.write_sample("a", {"png": b"0", "json": meta})
+    (sample,) = samples(str(tmp_path / "000000.tar"))
+    with pytest.raises(Unusable, match=hint):
+        encode_sample(sample, chat, (), 2048)
 
 
 def test_trained_tokens_are_marked_and_special_ones_visible(shard: str, chat: Chat) -> None:

@@ -28,7 +28,7 @@ from vila2cli.engine.fields import Fields
 from vila2cli.engine.keys import is_openai
 from vila2cli.engine.limits import MAX_LINE, answered, failed
 from vila2cli.engine.messages import messages_of
-from vila2cli.engine.pace import MAX_RETRY_AFTER_S, Budget, RateLimit, wait_s
+from vila2cli.engine.pace import Budget, RateLimit, wait_s
 from vila2cli.engine.patterns import schema_fields
 from vila2cli.engine.replies import (
     NOTHING,
@@ -48,6 +48,7 @@ from vila2cli.run.stopping import Stop
 from vila2cli.settings import ApiSettings, AskedSettings
 from vila2cli.shards.credentials import masked, secrets_of, without_secrets
 from vila2cli.shards.places import redacted
+from vila2cli.shards.web import MAX_RETRY_AFTER_S
 
 _MAY_PASS = (408, 409, 429)  # and everything from 500 on
 _REFUSES_FIELDS = (400, 422)

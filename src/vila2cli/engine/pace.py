@@ -6,8 +6,6 @@ from vila2cli.engine.replies import Usage
 from vila2cli.settings import ApiSettings
 
 MAX_WAIT_S = 30.0
-MAX_RETRY_AFTER_S = 60.0
-"""The longest wait that a server may ask for with Retry-After; it is asked again then, and may ask for more."""
 
 
 class RateLimit:

@@ -7,8 +7,7 @@ from vila2cli.errors import Vila2Error
 from vila2cli.shards import web
 from vila2cli.shards.credentials import masked
 
-MAX_RETRY_AFTER_S = 60.0
-"""The longest wait that a server may ask for with Retry-After; it is asked again then, and may ask for more."""
+Kind = Literal["absent", "final", "passing"]
 
 _FINAL = ImportError | NotImplementedError | IsADirectoryError | ValueError | Vila2Error
 _FINAL_NAMES = frozenset(
@@ -18,12 +17,12 @@ _FINAL_NAMES = frozenset(
 _NO_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
-def explained(error: Exception) -> tuple[str, Literal["absent", "final", "passing"]]:
+def explained(error: Exception) -> tuple[str, Kind]:
     """What a store's error says, and whether the file is not there (for us), or trying again may help."""
     for one in _chain(error):
         if (status := _status(one)) is not None:
             may_pass = status >= 500 or status in (408, 425, 429)
-            kind = "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
+            kind: Kind = "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
             hint = "; it wants credentials, or others than it is given" if status in (401, 403) else ""
             return masked(f"the server answers {status} {_message(one)}".rstrip()) + hint, kind
     # fsspec's web file system calls whatever went wrong a missing file.
@@ -49,7 +48,7 @@ def explained(error: Exception) -> tuple[str, Literal["absent", "final", "passin
 def asked_wait_s(error: Exception) -> float:
     """The seconds that a store asks to wait before the next try, 0 where it asks for none."""
     asked = (web.retry_after_s(_headers(one)) for one in _chain(error))
-    return min(next(filter(None, asked), 0.0), MAX_RETRY_AFTER_S)
+    return min(next(filter(None, asked), 0.0), web.MAX_RETRY_AFTER_S)
 
 
 def one_line(error: BaseException | None) -> str:

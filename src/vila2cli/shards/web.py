@@ -15,6 +15,8 @@ from vila2cli.errors import DataError
 CONNECT_S = 30.0
 STALL_S = 60.0
 """Seconds without a byte after which a server has stopped sending; a file may take any time."""
+MAX_RETRY_AFTER_S = 60.0
+"""The longest wait that a server may ask for with Retry-After; it is asked again then, and may ask for more."""
 
 _RANGE = re.compile(r"bytes[= ](\d+)-")
 

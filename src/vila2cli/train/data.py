@@ -1,8 +1,9 @@
 """Training samples: what a stage's conversations become before they are put into batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -90,7 +91,8 @@ def encode_sample(
     shown in fewer tiles where the model has several. `images` gives the sample's as `decode_sample` does.
     """
     if not turns:
-        raise Unusable(_UNTRAINABLE, "it has none of the captions named in the recipe, and no conversation")
+        what = "it has none of the captions named in the recipe, and no conversation"
+        raise Unusable(_UNTRAINABLE, what + _elsewhere(sample.meta))
     shown = decode_sample(sample, chat, max_pixels, draft) if images is None else images()
     most = 0
     try:
@@ -139,3 +141,14 @@ def num_trained(labels: Sequence[int]) -> int:
 
 def _ints(values: Iterable[int]) -> Ints:
     return np.fromiter(values, np.int64)
+
+
+def _elsewhere(meta: Mapping[str, Any]) -> str:
+    """Where the JSON of tars that other tools wrote seems to have them, and what to do about it."""
+    turns = [name for name in ("conversations", "texts") if isinstance(meta.get(name), list)]
+    texts = [name for name, value in meta.items() if isinstance(value, str) and " " in value.strip()]
+    if not turns and not texts:
+        return ""
+    shown = ", ".join(map(repr, (turns or texts)[:3]))
+    how = "" if turns else ", one of them as the caption with --text"
+    return f"; its JSON has {shown}, which `vila2 shards convert webdataset` reads{how}"
