@@ -22,13 +22,16 @@ SECRET = "wJalrXUtnFEMIhunter2SECRET9876"
 
 @dataclass
 class Store:
-    """Objects by `bucket/key`; the first `num_errors` requests for an object's bytes get `error`."""
+    """Objects by `bucket/key`; the first `num_errors` requests for an object's bytes get `error`.
+
+    The `next_version` takes the place of an object of which a part was read."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
     num_errors: int = 0
     error: tuple[int, str, str] = (503, "SlowDown", "Please reduce your request rate.")
     num_requests: int = 0
+    next_version: bytes = b""
 
 
 class _Handler(Asked):
@@ -64,6 +67,9 @@ class _Handler(Asked):
             part = data[int(start) : int(end) + 1]
             place = f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"
             self.say(206, part, Content_Range=place, **tag)
+            if self.store.next_version and self.command == "GET":
+                name = unquote(urlsplit(self.path).path).lstrip("/")
+                self.store.objects[name], self.store.next_version = self.store.next_version, b""
         else:
             self.say(200, data, **tag)
 
@@ -160,6 +166,14 @@ def test_refusals_and_throttling(store: Store, data: Path) -> None:
     store.num_errors, store.error = 10**6, (403, "AccessDenied", "Access Denied")
     with pytest.raises(DataError, match=r"403 AccessDenied: Access Denied; it wants credentials, or others"):
         read(open_source(["s3://bucket/data/000000.tar"]))
+
+
+def test_blocks_of_two_versions_are_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 2048)
+    monkeypatch.setattr(streams, "_BUFFER_BYTES", 1024)
+    store.next_version = store.objects["bucket/data/000002.tar"]
+    with pytest.raises(DataError, match=r"s3://bucket/data/000001\.tar was changed while it was read"):
+        read(open_source(["s3://bucket/data/000001.tar"]))
 
 
 def test_an_object_that_changes_between_runs_and_keys_that_nobody_keeps(

@@ -19,9 +19,11 @@ _NO_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 def explained(error: Exception) -> tuple[str, Kind]:
     """What a store's error says, and whether the file is not there (for us), or trying again may help."""
+    if any(isinstance(one, TimeoutError) for one in _chain(error)):
+        return f"it sent nothing for {web.STALL_S:g} s", "passing"
     for one in _chain(error):
         if (status := _status(one)) is not None:
-            may_pass = status >= 500 or status in (408, 425, 429)
+            may_pass = status >= 500 or status in (408, 412, 425, 429)  # 412: another file since; see `_Remote`
             kind: Kind = "passing" if may_pass else "absent" if status in (403, 404, 410) else "final"
             hint = "; it wants credentials, or others than it is given" if status in (401, 403) else ""
             return masked(f"the server answers {status} {_message(one)}".rstrip()) + hint, kind
@@ -32,8 +34,6 @@ def explained(error: Exception) -> tuple[str, Kind]:
         return "there is no such file", "absent"
     if isinstance(cause, PermissionError):
         return one_line(cause), "absent"
-    if isinstance(cause, TimeoutError):
-        return f"it sent nothing for {web.STALL_S:g} s", "passing"
     if type(cause).__name__ == "TooManyRedirects":
         return "it redirects in a circle", "final"
     if _NO_CERTIFICATE in str(cause):
