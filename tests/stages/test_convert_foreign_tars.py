@@ -132,3 +132,14 @@ def test_a_picture_that_is_not_there(tmp_path: Path) -> None:
     """The documents of pixparse are PDFs; DataCompDR holds no pictures."""
     with pytest.raises(DataError, match=r"no-image: in\.tar, 1: there is no picture of this key"):
         converted(tmp_path, {"1.pdf": b"%PDF", "1.json": {"pages": []}})
+
+
+def test_pictures_in_an_archive_beside_the_table_are_pointed_at(tmp_path: Path) -> None:
+    """LLaVA's pretraining data is a JSON and images.zip, Cambrian's a table and .tar.gz."""
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cat."}]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images.zip").write_bytes(b"PK")
+    table = tmp_path / "data" / "chat.json"
+    table.write_text(json.dumps([{"id": "1", "image": "00000/1.jpg", "conversations": turns}]))
+    with pytest.raises(DataError, match=r"data/images\.zip has to be unpacked first"):
+        convert("llava", [table], tmp_path / "out", images=[tmp_path / "data"])

@@ -17,6 +17,8 @@ from vila2cli.shards.places import tar_stem
 from vila2cli.shards.sample import EncodedImage
 from vila2cli.shards.tarfiles import IMAGE_EXTENSIONS
 
+_PACKED = (".zip", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".7z", ".rar")
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -100,7 +102,8 @@ class ImageStore(PictureStore):
             raise RowError(f"several images are called {last}, none lies there", "ambiguous-image", name)
         if places:
             return places[0]
-        raise RowError(f"{name} is in none of the places given with --images", "missing-image")
+        packed = f"; {self._packed} has to be unpacked first" if self._packed else ""
+        raise RowError(f"{name} is in none of the places given with --images{packed}", "missing-image")
 
     def _deeper(self, name: str) -> list[_Place]:
         """The files in folders of the folders whose paths end as the name does."""
@@ -113,6 +116,12 @@ class ImageStore(PictureStore):
             for path in folder.named(parts[-1] if parts else "")
             if path.parts[-len(parts) :] == parts and _is_inside(path, folder.root)
         ]
+
+    @cached_property
+    def _packed(self) -> Path | None:
+        """An archive in the folders that is not looked into."""
+        files = (file for folder in self._folders for file in sorted(folder.iterdir()) if file.is_file())
+        return next((file for file in files if file.name.lower().endswith(_PACKED)), None)
 
     @cached_property
     def _listed(self) -> list[FileFolder]:
