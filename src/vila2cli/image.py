@@ -86,19 +86,20 @@ def decode_image(
             return inexact(plain) if _is_drafted(image, draft, made) else plain
 
 
-def pages(data: bytes) -> list[bytes]:
-    """The pictures of a file that holds several, such as a TIFF, each as a PNG; raises DataError."""
-    found = []
+def pages(data: bytes, most: int) -> tuple[int, list[bytes]]:
+    """How many pictures a file such as a TIFF holds, and the first `most`, each as a PNG; raises DataError."""
+    found: list[bytes] = []
     with _naming_damage("cannot be decoded"):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        for number in range(getattr(image, "n_frames", 1)):
+        num = getattr(image, "n_frames", 1)
+        for number in range(min(num, most)):
             image.seek(number)
             _check_size(image)
             image.load()
             buffer = io.BytesIO()
             _plain(_flatten(image)).save(buffer, "PNG")
             found.append(buffer.getvalue())
-    return found
+    return num, found
 
 
 @contextlib.contextmanager

@@ -65,9 +65,9 @@ def _document(
     texts, named = row.get("texts"), row.get("images")
     if not isinstance(texts, list) or not isinstance(named, list) or len(texts) != len(named):
         return None
-    pictures = _pages(row, images)
-    if (stated := sum(name is not None for name in named)) != len(pictures):
-        raise row.error(f"the document names {stated} images, {len(pictures)} are there", "image-count")
+    num_there, pictures = _pages(row, images, max_images)
+    if (stated := sum(name is not None for name in named)) != num_there:
+        raise row.error(f"the document names {stated} images, {num_there} are there", "image-count")
     places: list[tuple[str | None, int | None]] = []
     for text, name in zip(texts, named, strict=True):
         num = sum(place is not None for _, place in places)
@@ -81,10 +81,12 @@ def _document(
     return kept, {"texts": [text for text, _ in places], "images": [place for _, place in places]}
 
 
-def _pages(row: Row, images: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
+def _pages(row: Row, images: Sequence[EncodedImage], most: int) -> tuple[int, Sequence[EncodedImage]]:
+    """How many pictures there are, and at least the first `most` of them."""
     if len(images) != 1 or images[0].extension not in ("tif", "tiff"):
-        return images
+        return len(images), images
     try:
-        return [EncodedImage(data, "png") for data in pages(images[0].data)]
+        num, found = pages(images[0].data, most)
+        return num, [EncodedImage(data, "png") for data in found]
     except DataError as error:
         raise row.error(str(error), "undecodable") from None
