@@ -18,6 +18,18 @@ import difflib
 from collections.abc import Iterable
 
 _MAX_LINE = 240
+RUN_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""What models and processors raise on input that they were not made for."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tiny_vlm import build_random_vlm, picture
+from vila2cli.ask.preflight import checked_inputs
 from vila2cli.engine import EngineSettings, Request, open_engine
 from vila2cli.errors import ModelError, UnaskableError
 from vila2cli.model.build import load_llm, resolve_base
@@ -20,6 +22,7 @@ from vila2cli.model.chat import Chat
 from vila2cli.model.likeness import check_alike
 from vila2cli.model.loading import architecture, load_processor
 from vila2cli.settings import AskedSettings
+from vila2cli.settings.recipe import load_recipe
 from vila2cli.shards.sample import Turn
 from vila2cli.train.job import load_checkpoint
 
@@ -48,6 +51,16 @@ def read(folder: Path) -> None:
     """What an engine reads before it loads weights."""
     architecture(folder)
     load_processor(folder)
+
+
+def texts(folder: Path) -> list[str]:
+    engine = open_engine("hf", folder, EngineSettings(dtype="float32"))
+    prompts = [ASKED, (Turn("user", "What is shown in the picture at the top?"),)]
+    requests = [
+        Request(id=str(i), messages=turns, images=(picture(i),), max_new_tokens=8)
+        for i, turns in enumerate(prompts)
+    ]
+    return [result.text for result in sorted(engine.generate(requests), key=lambda one: one.id)]
 
 
 def move_template(folder: Path, place: Callable[[str], Any]) -> None:
@@ -108,15 +121,6 @@ def test_a_tokenizer_without_a_padding_token_is_none_the_less_asked(plain: Path,
     processor = load_processor(brought)
     assert processor.tokenizer.pad_token is None
 
-    def texts(folder: Path) -> list[str]:
-        engine = open_engine("hf", folder, EngineSettings(dtype="float32"))
-        prompts = [ASKED, (Turn("user", "What is shown in the picture at the top?"),)]
-        requests = [
-            Request(id=str(i), messages=turns, images=(picture(i),), max_new_tokens=8)
-            for i, turns in enumerate(prompts)
-        ]
-        return [result.text for result in sorted(engine.generate(requests), key=lambda one: one.id)]
-
     assert texts(brought) == texts(plain)
     Chat(processor).check()
     assert processor.tokenizer.pad_token is None, "what is trained would else be saved with another"
@@ -163,3 +167,23 @@ def test_what_a_generation_config_says_of_greedy_answers_is_named_as_not_heeded(
     engine = open_engine("hf", brought, EngineSettings(dtype="float32"))
     request = Request(id="0", messages=ASKED, images=(picture(0),), max_new_tokens=4)
     assert [result.error for result in engine.generate([request])] == [None]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_weights_of_eight_bits_are_computed_with_in_single_precision(brought: Path, stated: bool) -> None:
+    """Plain numbers of 8 bits, which are those of a float32 checkpoint, rounded."""
+    weights = load_file(brought / "model.safetensors")
+    rounded = {name: value.to(torch.float8_e4m3fn) for name, value in weights.items()}
+    save_file(
+        {name: value.float() for name, value in rounded.items()},
+        brought / "model.safetensors",
+        {"format": "pt"},
+    )
+    expected = texts(brought)
+    save_file(rounded, brought / "model.safetensors", {"format": "pt"})
+    dtype = "float8_e4m3fn" if stated else None
+    change(brought / "config.json", lambda table: table.update(dtype=dtype))
+    change(brought / "config.json", lambda table: table["text_config"].update(dtype=dtype))
+    assert "inputs are those of its own" in checked_inputs(load_recipe(None, []), str(brought))
+    assert texts(brought) == expected
+    assert load_checkpoint(brought)[0].dtype == torch.float32

@@ -15,31 +15,24 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoProcessor,
     PreTrainedModel,
 )
 from transformers.utils import logging
 
+from vila2cli.errors import RUN_ERRORS as RUN_ERRORS
 from vila2cli.errors import ModelError, UnaskableError, one_line
 from vila2cli.files import read_json
+from vila2cli.model.checkpoint import own_dtype
 from vila2cli.model.templates import BY_PROCESSOR
 from vila2cli.model.tiles import cutting
 
-RUN_ERRORS: tuple[type[Exception], ...] = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What models and processors raise on input that they were not made for."""
 LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, *RUN_ERRORS, SafetensorError, StrictDataclassError)
 """What transformers raises for a folder that is damaged, of another kind, or wants a package."""
 
@@ -85,6 +78,7 @@ def load_whole(
     Tensors whose names begin with one of `unused` may be missing. `what` says in errors what the model was
     to be loaded as. Raises ModelError, in one line, for whatever is wrong with the folder.
     """
+    options.setdefault("dtype", own_dtype(folder))  # torch has no defaults of 8 bits, which "auto" may name
     quiet_transformers()
     try:
         net, info = kind.from_pretrained(
@@ -106,8 +100,16 @@ def load_whole(
 def load_generator(folder: Path, **options: Any) -> PreTrainedModel:
     """The image-text model of a folder, or the causal LLM where its config is of no such class."""
     config = read_model_config(folder)
-    is_vision = hasattr(config, "vision_config") or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return load_whole(AutoModelForImageTextToText if is_vision else AutoModelForCausalLM, folder, **options)
+    kind = AutoModelForMultimodalLM if _is_image_text(config) else AutoModelForCausalLM
+    return load_whole(kind, folder, config=config, **options)
+
+
+def load_image_text(folder: Path, **options: Any) -> PreTrainedModel:
+    """The image-text model of a folder, which goes on from its prompt; raises ModelError for any other."""
+    name = architecture(folder)
+    if not _is_image_text(read_model_config(folder)):
+        raise ModelError(f"{folder}: {name} is not a class of image-text models; give a vision-language model")
+    return load_generator(folder, **options)
 
 
 def architecture(folder: Path) -> str:
@@ -117,18 +119,32 @@ def architecture(folder: Path) -> str:
     text = config.get_text_config()
     if config.is_encoder_decoder or getattr(text, "is_encoder_decoder", False):
         raise ModelError(
-            f"{name} is not supported: it is an encoder-decoder, not a model that goes on from its prompt"
+            f"{name} is not supported: it is an encoder-decoder, not a model that goes on from its prompt; "
+            "give one that does, such as a LLaVA or Qwen-VL"
+        )
+    if not _is_image_text(config) and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"{name} is not supported: transformers has no class for {config.model_type} that answers prompts; "
+            "give a vision-language model"
         )
     return str(name)
 
 
+def _is_image_text(config: Any) -> bool:
+    return type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+
 def read_model_config(folder: Path) -> Any:
-    """The config of a checkpoint's class; raises ModelError."""
+    """The config of a checkpoint's class, of the part that answers where it speaks too; raises ModelError."""
     quiet_transformers()
     try:
-        return AutoConfig.from_pretrained(folder, **NO_CODE)
+        config = AutoConfig.from_pretrained(folder, **NO_CODE)
     except LOAD_ERRORS as error:
         raise ModelError(f"{folder} cannot be loaded by transformers: {reason(error)}") from error
+    if not _is_image_text(config) or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return config
+    parts = [getattr(config, name, None) for name in config.sub_configs]
+    return next((part for part in parts if type(part) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING), config)
 
 
 def load_processor(folder: Path) -> Any:

@@ -4,7 +4,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from vila2cli.errors import ModelError, UnaskableError, meant
+from PIL import Image
+
+from vila2cli.errors import RUN_ERRORS, ModelError, UnaskableError, meant
+
+_TRIED = (64, 48)
+"""A picture's size for which a processor without a template is tried."""
 
 _CONTENT = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -48,7 +53,7 @@ def chosen_template(processor: Any) -> str:
     """The template by which transformers renders a conversation; raises ModelError where there is none."""
     template = getattr(processor, "chat_template", None) or BY_PROCESSOR.get(type(processor).__name__)
     if not template:
-        raise ModelError("the checkpoint has no chat template; add chat_template.jinja to its folder")
+        raise ModelError(_without_template(processor))
     if isinstance(template, str):
         return template
     if "default" not in template:
@@ -57,6 +62,28 @@ def chosen_template(processor: Any) -> str:
             "default; save the one to use as chat_template.jinja"
         )
     return str(template["default"])
+
+
+def _without_template(processor: Any) -> str:
+    """What to do about a processor that has no template, which not every one can make use of."""
+    mark = str(getattr(processor, "image_token", None) or "")
+    if hasattr(processor, "image_processor") and not (mark and _puts_in_place(processor, mark)):
+        return (
+            f"{type(processor).__name__} has no chat template, and makes prompts about one picture in its own "
+            "way: its model cannot be asked here; give one that chats, such as a LLaVA or Qwen-VL"
+        )
+    place = f", with {mark} where a picture stands" if mark else ""
+    return f"the checkpoint has no chat template; add chat_template.jinja to its folder{place}"
+
+
+def _puts_in_place(processor: Any, mark: str) -> bool:
+    """Whether a processor puts a picture where its mark stands in a text, rather than before all of it."""
+    try:
+        made = processor(text=[f"a{mark}b"], images=[[Image.new("RGB", _TRIED)]], return_tensors="pt")
+        text = processor.tokenizer.decode(made["input_ids"][0])
+    except RUN_ERRORS:
+        return False
+    return "a" in text.partition(mark)[0]
 
 
 def check_arguments(template: str, names: Iterable[str]) -> None:

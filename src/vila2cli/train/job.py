@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vila2cli import __version__
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError
 from vila2cli.files import to_json_bytes
 from vila2cli.model.chat import Chat
 from vila2cli.model.checkpoint import read_config, resolve_model
-from vila2cli.model.loading import cast, load_processor, load_whole
+from vila2cli.model.loading import cast, load_image_text, load_processor
 from vila2cli.model.saving import save_checkpoint
 from vila2cli.run.folder import complete_folder, write_json
 from vila2cli.run.locks import lock
@@ -122,8 +122,7 @@ def load_checkpoint(model: str | Path) -> tuple[PreTrainedModel, Any]:
             f"{folder} is quantized (quantization_config in its config.json), so it can be asked but not "
             "trained; give the checkpoint that it was made from"
         )
-    loaded = load_whole(AutoModelForImageTextToText, folder, what="as an image-text model", dtype="float32")
-    return loaded, load_processor(folder)
+    return load_image_text(folder, dtype="float32"), load_processor(folder)
 
 
 def train_stage(
