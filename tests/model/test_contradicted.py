@@ -179,6 +179,7 @@ def test_a_padding_token_that_the_model_has_not_is_none(brought: Path) -> None:
     engine: Any = open_engine("hf", brought, SETTINGS)
     assert engine._pad < 1024
     assert answers(brought)[0] == answers(brought, batch_size=1)[0]
+    assert survey(load_checkpoint(brought)[0], Chat(processor), Wanted()).pad_id < 1024
 
 
 def test_an_end_token_beside_the_llm_counts_where_nothing_is_generated_by_default(brought: Path) -> None:

@@ -13,6 +13,7 @@ from vila2cli.shards.sample import Turn
 from vila2cli.train.data import TrainSample, lengths_of
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.loop import Surroundings, fit
+from vila2cli.train.manner import begin_training
 from vila2cli.train.objective import Batcher, Objective
 from vila2cli.train.plan import cut
 
@@ -125,3 +126,16 @@ def test_weights_are_the_same_however_many_threads_make_pictures_ready(model, ch
     for loss, weights in ends[1:]:
         assert loss == first_loss
         assert all(torch.equal(value, first[name]) for name, value in weights.items())
+
+
+def test_batch_norms_keep_the_statistics_that_they_came_with() -> None:
+    """As towers such as FastVLM's have them: a sample's loss does not depend on those beside it."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout())
+    begin_training(model)
+    before = copy.deepcopy(model.state_dict())
+    rows = torch.arange(12.0).reshape(4, 3)
+    together, alone = model[0](rows), [model[0](row[None]) for row in rows]
+    assert torch.equal(together, torch.cat(alone))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert model[1].training

@@ -38,6 +38,7 @@ from vila2cli.model.checkpoint import weights_sha256
 from vila2cli.model.layers import context_length, turning_length
 from vila2cli.model.loading import RUN_ERRORS, load_generator
 from vila2cli.model.ready import release
+from vila2cli.model.reference import padding
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import AskedSettings
 
@@ -94,9 +95,7 @@ class HfEngine:
         self._context = min(context_length(self._net.config), settings.context_limit)
         self._turn = turning_length(self._net.config)
         self._eos = eos_token_ids(self._net.generation_config.eos_token_id, self._chat)
-        pad = self._chat.tokenizer.pad_token_id
-        num_known = len(self._net.get_input_embeddings().weight)
-        self._pad = self._eos[0] if pad is None or pad >= num_known else int(pad)
+        self._pad = padding(self._net, self._chat, self._eos)
         # Hidden defaults of the checkpoint (repetition penalty, top-k, ...) would decide the text unseen.
         self._net.generation_config = GenerationConfig(
             do_sample=False, use_cache=True, eos_token_id=self._eos, pad_token_id=self._pad

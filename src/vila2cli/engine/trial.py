@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 
 from vila2cli.errors import DataError, ModelError, one_line
 from vila2cli.model.loading import RUN_ERRORS
-from vila2cli.model.reference import ASKED, TALL, WIDE, trial_picture
+from vila2cli.model.reference import ASKED, SQUARE, TALL, WIDE, trial_picture
 from vila2cli.shards.sample import Turn
 
 _FAMILIES = """
@@ -28,6 +28,8 @@ _TESTED_LLMS = frozenset(_LLMS.split())
 """The language models in them there; such a class takes others, too, such as ones with a state."""
 _ASKED_LONGER = (Turn("user", "What is shown in this picture? Tell it in one sentence."),)
 _NUM_TOKENS = 3
+_APART: tuple[type[Exception], ...] = (*RUN_ERRORS, DataError)
+"""What is raised where prompts cannot be laid side by side, as with pictures in different numbers of tiles."""
 Shown = tuple[tuple[Turn, ...], Image.Image]
 Inputs = Callable[[Sequence[Shown]], dict[str, Any]]
 """The model's inputs for several questions about an image each."""
@@ -36,28 +38,29 @@ Inputs = Callable[[Sequence[Shown]], dict[str, Any]]
 def try_out(net: Any, inputs_of: Inputs, *, is_batched: bool = True) -> bool:
     """Whether a model answers alike in a batch and alone; raises ModelError where it does not see pictures.
 
-    Three tokens are made for five prompts, of which two are of different lengths in a batch.
+    Three tokens are made for seven prompts, of which three are in a batch: they are of different lengths, and
+    one of the pictures is a square, which tiles and native resolutions need not fill up.
     """
     name = type(net).__name__
     wide, tall = (ASKED, trial_picture(WIDE)), (_ASKED_LONGER, trial_picture(TALL))
-    other = (ASKED, ImageOps.invert(wide[1]))
+    square, other = (ASKED, trial_picture(SQUARE)), (ASKED, ImageOps.invert(wide[1]))
     try:
-        inputs = [inputs_of([one]) for one in (wide, tall, other)]
+        inputs = [inputs_of([one]) for one in (wide, tall, square, other)]
         token = _token_of(inputs[0], net)
         alone = [_logits(net, one, token) for one in inputs]
     except DataError as error:
         raise ModelError(f"{name} cannot be asked about a picture: {one_line(error)}") from None
     except RUN_ERRORS as error:
         raise ModelError(f"{name} is not supported: it fails on a picture: {one_line(error)}") from None
-    if torch.equal(alone[0], alone[2]):
+    if torch.equal(alone[0], alone[3]):
         raise ModelError(f"{name} is not supported: its answers do not depend on the picture")
     if not is_batched:
         return False
     try:
-        together = _logits(net, inputs_of([wide, tall]), token)
-    except RUN_ERRORS:
+        together = _logits(net, inputs_of([wide, tall, square]), token)
+    except _APART:
         return False
-    expected = torch.cat(alone[:2])
+    expected = torch.cat(alone[:3])
     is_finite = expected.isfinite()
     if not is_finite.any():  # which is told of every answer
         return True

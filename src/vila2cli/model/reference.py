@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vila2cli.model.chat import Chat
 
 ASKED = (Turn("user", "What is shown?"),)
-WIDE, TALL = (150, 60), (70, 180)
+WIDE, TALL, SQUARE = (150, 60), (70, 180), (96, 96)
 HASTENED = (WIDE, (5, 7), (256, 256), (401, 830))
 """The sizes on which quicker ways are compared with the processor's own."""
 _OF_IMAGES = ("image_token_id", "image_token_index")
@@ -71,9 +71,15 @@ def check_places(chat: "Chat", config: Any, name: str) -> None:
     )
 
 
+def padding(net: Any, chat: "Chat", ends: Sequence[int]) -> int:
+    """The token that fills up shorter prompts, which is masked: an end token where the model has no other."""
+    own = chat.tokenizer.pad_token_id
+    return ends[0] if own is None or own >= _num_known(net) else int(own)
+
+
 def check_vocabulary(net: Any, chat: "Chat") -> None:
     """Raise ModelError where a prompt has tokens that the model has none of, with or without its weights."""
-    name, num_known = type(net).__name__, len(net.get_input_embeddings().weight)
+    name, num_known = type(net).__name__, _num_known(net)
     is_replaced = net.config.model_type in _REPLACED  # the token of a picture, before it is looked up
     ids = (token for token in trial_ids(chat, name) if not is_replaced or token != chat.image_token_id)
     highest = max(ids, default=0)
@@ -82,6 +88,11 @@ def check_vocabulary(net: Any, chat: "Chat") -> None:
             f"{name}: its tokenizer writes token {highest} ({_spelled(chat, highest)}) in a prompt, and the "
             f"model has {num_known:,}; give it the tokenizer that it was trained with"
         )
+
+
+def _num_known(net: Any) -> int:
+    """The tokens that a model has embeddings of."""
+    return len(net.get_input_embeddings().weight)
 
 
 def _spelled(chat: "Chat", token: int) -> str:

@@ -26,7 +26,7 @@ from vila2cli.train.distribution import Ranks, alone
 from vila2cli.train.features import TowerFeatures
 from vila2cli.train.flops import peak_flops, work_of
 from vila2cli.train.journal import Journal
-from vila2cli.train.manner import Manner
+from vila2cli.train.manner import Manner, begin_training
 from vila2cli.train.objective import Batcher, Loaded, Objective, stand_in
 from vila2cli.train.pictures import Showing, threads_here
 from vila2cli.train.placement import Wrapped, layers
@@ -119,7 +119,7 @@ class _Run:
             raise RecipeError(f"lora is merged into whole weights; {_TO_DDP}")
         freeze_all_but(model, settings.train)
         torch.manual_seed(self.seed + self.ranks.index)
-        model.train()
+        begin_training(model)
         manner = around.manner or survey_of(model, chat, [settings], trainer, self.ranks)
         kernel = manner.packed_kernel if settings.packing else kernel_for(model, settings, trainer, self.ranks)
         self.own_kernel = kernel_of(model)

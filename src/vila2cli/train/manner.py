@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from vila2cli.train.data import TrainSample
@@ -45,16 +46,28 @@ def has_axes(model: PreTrainedModel) -> bool:
     return hasattr(getattr(model, "model", None), "get_rope_index")
 
 
+def begin_training(model: nn.Module) -> None:
+    """Put a model into training, but for batch norms, which keep the statistics that they came with.
+
+    Else what is made of a sample would depend on those beside it, and a tower change that is not trained.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a model is trained; the default is that of LLaVA, Idefics3 and InternVL.
 
     `has_own_logits`: it does more to logits than its head does, such as to cap them. `keeps_some_logits`:
     its forward pass makes them for chosen places alone. `packed_kernel`: the attention kernel that keeps packed
-    samples apart, "" where none was looked for.
+    samples apart, "" where none was looked for. `pad_id`: what fills up shorter sequences, masked.
     """
 
     has_own_logits: bool = False
     keeps_some_logits: bool = False
     packed_kernel: str = ""
+    pad_id: int = 0
     axes: Axes | None = None

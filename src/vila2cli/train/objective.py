@@ -118,12 +118,11 @@ class Batcher:
         """The tensors of sequences of samples, each with the number of its source."""
         if not any(sample.images for members in sequences for sample, _ in members) and self.stand_in:
             sequences = [*sequences, [(self.stand_in, 0)]]
-        pad_id = self.chat.tokenizer.pad_token_id or 0
         pairs = [[(sample.ids, sample.labels) for sample, _ in members] for members in sequences]
         if self.is_packed:
-            rows: dict[str, Any] = join(pairs, pad_id, in_one=self.in_one)
+            rows: dict[str, Any] = join(pairs, self.manner.pad_id, in_one=self.in_one)
         else:
-            rows = dict(collate([pair for (pair,) in pairs], pad_id))
+            rows = dict(collate([pair for (pair,) in pairs], self.manner.pad_id))
         rows["sources"] = self._lay([[[k] * len(sample.ids) for sample, k in members] for members in sequences])
         samples = tuple(sample for members in sequences for sample, _ in members)
         keys = [key for sample in samples for key in sample.image_keys]
@@ -182,11 +181,16 @@ class Batcher:
         shown = [[image] for images in found for image in images] if alone else found
         tensors = self.chat.pixel_inputs(shown)
         release(image for images in found for image in images)
-        return tensors
+        return {name: _full(value) for name, value in tensors.items()}
 
     def _decoded(self, samples: Sequence[TrainSample]) -> list[list[Image.Image]]:
         decode = partial(decode_image, made=self.chat.made)
         return [sample.decoded(decode) for sample in samples]
+
+
+def _full(value: Any) -> Any:
+    """A tensor in single precision, as the weights that are trained; some processors make bfloat16."""
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def stand_in(chat: Chat) -> TrainSample:

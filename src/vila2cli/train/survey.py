@@ -1,6 +1,6 @@
 """Finding out, when a training starts, how a model's class is trained rightly: by computation, not by its name.
 
-Two or three tiny conversations go through the model's own forward pass, each alone, as its processor would
+A few tiny conversations go through the model's own forward pass, each alone, as its processor would
 have it. Whatever the training does otherwise - logits for trained tokens alone, padding, packing - has to give
 the same logits, or is not done.
 
@@ -20,22 +20,24 @@ from transformers import PreTrainedModel
 
 from vila2cli.errors import DataError, ModelError, RecipeError, one_line
 from vila2cli.model.chat import IGNORE_INDEX, Chat
-from vila2cli.model.layers import turning_length
+from vila2cli.model.layers import context_length, turning_length
 from vila2cli.model.loading import RUN_ERRORS
-from vila2cli.model.reference import check_places, check_vocabulary
+from vila2cli.model.reference import check_places, check_vocabulary, padding
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards.sample import IMAGE_PLACEHOLDER, Turn
 from vila2cli.train.attention import BY_SAMPLE, FLASH, choose_kernel, joins_sequences, kernel_of, set_kernel
 from vila2cli.train.data import TrainSample, first_trained
 from vila2cli.train.distribution import Ranks
-from vila2cli.train.manner import Axes, Manner, has_axes
+from vila2cli.train.manner import Axes, Manner, begin_training, has_axes
 from vila2cli.train.objective import Batcher, Objective, sample_of
 
 _UNFIT: tuple[type[Exception], ...] = (*RUN_ERRORS, DataError, ModelError)
 _TOLERANCE = {torch.float32: 2e-4}
 _ROUGH = 5e-2
 """By number format and for all others, how far logits may lie apart, in parts of the largest one."""
-_SIZES = ((40, 28), (36, 56))
+_SIZES = ((40, 28), (36, 56), (48, 48), (900, 300))
+"""The last one is cut into more tiles, or scaled to more tokens, unless those are too many."""
+_MOST_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def survey(model: PreTrainedModel, chat: Chat, wanted: Wanted) -> Manner:
     Raises ModelError for a class that cannot be trained here at all, RecipeError for one that cannot be
     padded or packed as `wanted`.
     """
+    chat.pixel_inputs([[_picture(*_SIZES[0])]])  # refused where the processor lays out every prompt
     check_places(chat, model.config, type(model).__name__)
     check_vocabulary(model, chat)
     with _as_in_training(model), torch.no_grad():
@@ -99,14 +102,17 @@ def survey(model: PreTrainedModel, chat: Chat, wanted: Wanted) -> Manner:
 class _Survey:
     def __init__(self, model: PreTrainedModel, chat: Chat) -> None:
         self.model, self.chat, self.name = model, chat, type(model).__name__
-        self.samples = _conversations(chat)
+        self.samples = _conversations(chat, min(_MOST_TOKENS, context_length(model.config)))
         self.device = next(model.parameters()).device
         self.tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _ROUGH)
 
     def find(self, wanted: Wanted) -> Manner:
         if getattr(self.model.config, "is_encoder_decoder", False):
             raise ModelError(f"{self.name} is an encoder-decoder model, which cannot be trained here")
-        manner = Manner(keeps_some_logits="logits_to_keep" in inspect.signature(self.model.forward).parameters)
+        manner = Manner(
+            keeps_some_logits="logits_to_keep" in inspect.signature(self.model.forward).parameters,
+            pad_id=padding(self.model, self.chat, self.chat.end_ids),
+        )
         if self._sees_ahead(manner):
             raise ModelError(f"{self.name} cannot be trained here: its answers see the tokens that follow them")
         if not self._has_plain_logits(manner):
@@ -211,14 +217,19 @@ class _Survey:
         return bool((logits - wanted).abs().max() <= self.tolerance * wanted.abs().max())
 
 
-def _conversations(chat: Chat) -> list[TrainSample]:
-    """Two tiny conversations about pictures of different shapes."""
-    spoken = ((f"{IMAGE_PLACEHOLDER}What is this?", "A red bar."), (f"{IMAGE_PLACEHOLDER}And this?", "Two."))
+def _conversations(chat: Chat, most_tokens: int) -> list[TrainSample]:
+    """Tiny conversations about pictures of different shapes, each of so many tokens at most."""
+    spoken = (
+        ("What is this?", "A red bar."),
+        ("And this?", "Two."),
+        ("And here?", "It is blue."),
+        ("Now?", "No."),
+    )
     samples = []
     for number, ((asked, answered), size) in enumerate(zip(spoken, _SIZES, strict=True)):
-        turns = [Turn("user", asked), Turn("assistant", answered)]
+        turns = [Turn("user", f"{IMAGE_PLACEHOLDER}{asked}"), Turn("assistant", answered)]
         samples.append(sample_of(chat, str(number), turns, [_picture(*size)]))
-    return samples
+    return [sample for i, sample in enumerate(samples) if not i or len(sample.ids) <= most_tokens]
 
 
 def _picture(width: int, height: int) -> Image.Image:
@@ -235,7 +246,7 @@ def _as_in_training(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        model.train()
+        begin_training(model)
         for module in filter(_draws, model.modules()):
             module.eval()
         try:
