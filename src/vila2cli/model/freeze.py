@@ -12,7 +12,9 @@ from vila2cli.settings import Part
 ADAPTER_NAMES = ("lora_A", "lora_B")
 _IN_PROJECTORS = re.compile(r"merger|projector|connector|aligner|resampler|perceiver|qformer")
 """What a module that brings images to the LLM has in its name, be it inside the tower, as Qwen-VL's mergers."""
-_TOWERS = re.compile(r"(^|\.)(visual|\w*(_tower|vision_model|vision_encoder|audio_encoder)|vqmodel)$")
+_TOWERS = re.compile(
+    r"(^|\.)(visual|img_processor|\w*(_tower|vision_model|vision_encoder|audio_encoder)|vqmodel)$"
+)
 
 
 def part_of(parameter_name: str) -> Part:
@@ -62,6 +64,9 @@ def _roots(model: PreTrainedModel) -> dict[str, Part]:
     for name in names.values():
         if _TOWERS.search(name) and not (inner and name.startswith(inner)):
             roots[name] = "vision_tower"
+            if decoder and name.startswith(f"{decoder}."):  # what holds it beside the layers, as in Phi-4
+                holder = ".".join(name.split(".")[: decoder.count(".") + 2])
+                roots.setdefault(holder, "projector")
     encoder = name_of(lambda: model.get_encoder(modality="image"))
     if encoder not in {*bases, decoder}:
         roots[encoder] = "vision_tower"

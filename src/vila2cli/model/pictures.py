@@ -286,6 +286,7 @@ class Pictures:
             "text": [self.place * number],
             "images": [[image] * number],
             "add_special_tokens": False,
+            "return_tensors": "pt",  # on lists of numbers some processors fail
         } | _ALONE
         try:
             try:
