@@ -26,7 +26,7 @@ from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import Shard, open_source
-from vila2cli.train import resume
+from vila2cli.train import loop, resume
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.job import DataSource, Phase, sources_of
@@ -196,17 +196,38 @@ def gone(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     return {}
 
 
+def parted(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Process 1 ends where weights in parts are handed out, gathered for good, or read again."""
+    folder, where = out / "partial", os.environ["WHERE"]
+    ranks.first(folder.mkdir)
+    scenario = Scenario(ranks, checkpoint)
+    checkpoints = Checkpoints(folder, ranks)
+    checkpoints.open({"inputs": "the same"})
+    if where == "put":
+        scenario.fit(checkpoints=checkpoints, checkpoint_every=2)
+        scenario = Scenario(ranks, checkpoint)
+        checkpoints.open({"inputs": "the same"})
+    if not ranks.is_first:
+        setattr(loop if where == "Wrapped" else resume, where, lambda *_, **__: os._exit(1))
+    try:
+        scenario.fit(checkpoints=checkpoints if where == "put" else None)
+        renewed(scenario.model, ranks)
+    except RankError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def main() -> None:
     scenario, index, count, port, checkpoint, out = sys.argv[1:]
     if index == "-":
         rank, launch = parse_rank(), read_launch(TrainerSettings(), "float32")
     else:
         rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
-        launch = Launch("fsdp2" if scenario == "sharded" else "ddp")
+        launch = Launch("fsdp2" if scenario in ("sharded", "parted") else "ddp")
     with joined(launch, float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
         found = globals()[scenario](ranks, Path(checkpoint), Path(out))
         (Path(out) / f"{scenario}-{rank.index}.json").write_text(json.dumps(found))
-        if scenario in ("stalled", "held", "gone"):
+        if scenario in ("stalled", "held", "gone", "parted"):
             os._exit(0)
 
 

@@ -147,6 +147,23 @@ def test_a_process_that_ends_between_two_steps_is_named(
     assert "start all of them again" in first["error"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("Wrapped", "handing out the weights"),
+        ("put", "reading a checkpoint"),
+        ("_gathered", "gathering the weights"),
+    ],
+)
+def test_a_process_that_ends_while_parts_are_exchanged_is_named(
+    forks: Forks, tiny_checkpoint: Path, tmp_path: Path, place: str, where: str
+) -> None:
+    (first,) = launch(forks, "parted", 2, tiny_checkpoint, tmp_path, expected=1, WHERE=place)
+    assert f"{where}: " in first["error"]
+    assert "start all of them again" in first["error"]
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

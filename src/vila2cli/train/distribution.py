@@ -125,6 +125,12 @@ class Ranks:
             self._barrier(where, _NAMING_S, cause=str(error))
             raise
 
+    @contextlib.contextmanager
+    def together(self, where: str) -> Iterator[None]:
+        """What all processes do together: tell who holds it up, and raise as `naming_the_missing`."""
+        with self.naming_the_missing(where), self.watch.over(where):
+            yield
+
     def _barrier(self, where: str, timeout_s: float, cause: str = "") -> None:
         try:
             dist.monitored_barrier(self._control, timedelta(seconds=timeout_s), wait_all_ranks=True)

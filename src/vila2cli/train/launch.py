@@ -34,6 +34,19 @@ _REFUSED_ZERO = {
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param_device; leave it out",
 }
 
+_OF_THE_FILE = (
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "zero_stage",
+    "offload_optimizer_device",
+    "offload_param_device",
+    "offload_param_nvme_path",
+    "offload_optimizer_nvme_path",
+    "zero3_save_16bit_model",
+    "mixed_precision",
+)
+"""What accelerate does not take beside a config file of DeepSpeed's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -87,6 +100,8 @@ def _refused(strategy: Strategy, environ: Mapping[str, str], config: Mapping[str
         names |= _REFUSED_FSDP
         if environ.get("FSDP_VERSION", "2") != "2":
             yield "fsdp_version 1; set fsdp_version: 2"
+        if (kept := environ.get("FSDP_RESHARD_AFTER_FORWARD", "true")).lower() not in ("true", "false"):
+            yield f"fsdp_reshard_after_forward {kept}, which is of FSDP1; set true or false"
         if environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP":
             yield "SIZE_BASED_WRAP, which would part tied weights; take TRANSFORMER_BASED_WRAP"
     if strategy == "zero":
@@ -97,8 +112,12 @@ def _refused(strategy: Strategy, environ: Mapping[str, str], config: Mapping[str
 
 def _refused_zero(environ: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
     zero = config.get("zero_optimization", {})
-    if str(zero.get("stage", environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))) == "0":
+    default = 0 if config else environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)  # of a file it is DeepSpeed's
+    if str(zero.get("stage", default)) == "0":
         yield "zero_stage 0; take 1, 2 or 3, or MULTI_GPU"
+    fields = environ.get("ACCELERATE_CONFIG_DS_FIELDS", "").split(",") if config else ()
+    if twice := [name for name in fields if name in _OF_THE_FILE]:
+        yield f"{', '.join(twice)} beside a deepspeed_config_file, which says it; leave it out"
     for name in ("optimizer", "scheduler"):
         if name in config:
             yield f"an own {name} of DeepSpeed; leave it out, the recipe has one"

@@ -151,9 +151,10 @@ class _Run:
             fused=self.ranks.device.type == "cuda" or None,
         )
         objective = Objective(model, features, len(self.names), manner)
-        self.wrapped = Wrapped(
-            objective, self.optimizer, self.ranks.accelerator, max_grad_norm=settings.max_grad_norm
-        )
+        with self.ranks.together(f"{self.progress.stage}, handing out the weights"):
+            self.wrapped = Wrapped(
+                objective, self.optimizer, self.ranks.accelerator, max_grad_norm=settings.max_grad_norm
+            )
         name = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else ""
         self.peak = peak_flops(name, trainer.peak_tflops) * self.ranks.count
 
@@ -175,8 +176,7 @@ class _Run:
             cursor.seconds, cursor.losses = seconds_before + time.monotonic() - start, list(losses)
             cursor.waited_for_pictures, cursor.pictures_waited = self.waits.for_pictures, self.waits.for_engine
             self._meet(cursor)
-            where = f"{self.progress.stage}, step {cursor.step + 1}"
-            with self.ranks.naming_the_missing(where), self.ranks.watch.over(where):
+            with self.ranks.together(f"{self.progress.stage}, step {cursor.step + 1}"):
                 losses.append(self._step(step, loaded, cursor))
             schedule.step()
             cursor.step += 1
@@ -217,8 +217,7 @@ class _Run:
 
     def _save(self, *, stopped: str = "") -> None:
         if self.around.checkpoints is not None:
-            with self.ranks.naming_the_missing("writing a checkpoint"):
-                self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
+            self.around.checkpoints.save(self.model, self.optimizer, stopped=stopped)
 
     def _loaded(self, first_step: int) -> Iterator[tuple[Step, list[Loaded]]]:
         """The steps with their tensors, made ahead where no cache of features is filled."""

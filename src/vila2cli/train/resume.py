@@ -100,9 +100,10 @@ class Checkpoints:
         self._ranks.meet("writing a checkpoint")
 
     def _write(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        weights = whole_weights(model, self._ranks)
-        state = {} if optimizer is None else _optimizer_tensors(model, optimizer, self._ranks)
-        states = self._ranks.gather_bytes(_random_state(self._ranks.device))
+        with self._ranks.together("writing a checkpoint"):
+            weights = whole_weights(model, self._ranks)
+            state = {} if optimizer is None else _optimizer_tensors(model, optimizer, self._ranks)
+            states = self._ranks.gather_bytes(_random_state(self._ranks.device))
         random = {str(i): one for i, one in enumerate(states)}
         tensors = {"model": weights, "optimizer": state, "random": random}
         self._ranks.first(lambda: self._write_files(name, tensors))
@@ -127,17 +128,21 @@ class Checkpoints:
         found = self._all()
         if not found:
             return False
-        with safe_open(found[-1] / "model.safetensors", "pt") as file, torch.no_grad():
+        with self._ranks.together("reading a checkpoint"):
+            self._load_weights(model, found[-1])
+            if optimizer is not None:
+                with safe_open(found[-1] / "optimizer.safetensors", "pt") as file:
+                    self._load_optimizer(model, optimizer, file)
+        self.restore_random()
+        return True
+
+    def _load_weights(self, model: nn.Module, folder: Path) -> None:
+        with safe_open(folder / "model.safetensors", "pt") as file, torch.no_grad():
             for name, tensor in _tensors(model).items():
                 if zero.is_in_parts(tensor):
                     zero.put(tensor, file.get_tensor(name))
                 else:
                     tensor.copy_(put(self._read(file, name, tensor), tensor, tensor.device))
-        if optimizer is not None:
-            with safe_open(found[-1] / "optimizer.safetensors", "pt") as file:
-                self._load_optimizer(model, optimizer, file)
-        self.restore_random()
-        return True
 
     def _read(self, file: Any, name: str, into: Tensor) -> Tensor | None:
         """A tensor of a file, read by the first process alone where it goes into parts."""
@@ -197,7 +202,8 @@ def renewed(model: PreTrainedModel, ranks: Ranks) -> PreTrainedModel:
     is_zero = any(zero.is_in_parts(parameter) for parameter in model.parameters())
     if not is_zero and not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model
-    weights = _gathered(_tensors(model), ranks, everywhere=is_zero)
+    with ranks.together("gathering the weights"):
+        weights = _gathered(_tensors(model), ranks, everywhere=is_zero)
     with no_init_weights():
         plain = type(model)(model.config)
     formats = {name: tensor.dtype for name, tensor in _tensors(model).items()}
