@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vila2cli.engine.devices import share_of
+from vila2cli.devices import share_of
 from vila2cli.errors import RankError, RecipeError
 from vila2cli.ranks import Launched, launched, local_share, parse_rank
 from vila2cli.run.workers import Worker, parse_worker, who_counts

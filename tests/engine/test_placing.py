@@ -1,5 +1,6 @@
 """The plan of GPUs, from shapes alone: expected values were worked out by hand from the published configs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vila2cli.engine.devices import Gpu, gpu_names, gpus, planned_gpus, shown_to
+from vila2cli import devices
+from vila2cli.devices import Gpu, first_part, gpu_names, gpus, planned_gpus, shown_to
 from vila2cli.engine.placing import EnginePlan, Shape, context_that_fits, plan_cores, plan_gpus
 from vila2cli.errors import ModelError, RecipeError
 from vila2cli.model.layers import Layer, layers_of
@@ -267,3 +269,43 @@ def test_gpus_are_named_as_the_environment_names_them(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert gpu_names({"CUDA_VISIBLE_DEVICES": visible}) == names
+
+
+LISTING = """\
+GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaaaaaa-d268-c3f3-1b07-005d5ae1dc3f)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbbbbbb-6d06-4bbf-8e6f-1e2f0e1dd1d8)
+  MIG 1c.3g.40gb  Device  0: (UUID: MIG-11111111-42e4-5de3-91c7-45d71c87eb3f)
+  MIG 1g.10gb+me  Device  1: (UUID: MIG-22222222-9bed-5b25-b243-5985ef7c9beb)
+GPU 2: NVIDIA A100-SXM4-80GB (UUID: GPU-cccccccc-01ec-5a29-a5e2-8d1e1a0b2f5e)
+  MIG 1g.10gb     Device  0: (UUID: MIG-33333333-9bed-5b25-b243-5985ef7c9beb)
+"""
+"""`nvidia-smi -L` in the form of NVIDIA's guide to MIG: a whole GPU, and two that are cut up."""
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [
+        ("", 3, [("MIG-11111111", 38.0)]),
+        ("2,1", 2, [("MIG-33333333", 9.5)]),
+        ("0,2", 2, [("MIG-33333333", 9.5)]),
+        ("GPU-bbbbbbbb", 1, [("MIG-11111111", 38.0)]),
+        ("MIG-22222222-9bed-5b25-b243-5985ef7c9beb", 1, [("MIG-22222222", 9.5)]),
+    ],
+)
+def test_of_gpus_that_are_cut_up_a_process_has_one_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str, count: int, expected: list[tuple[str, float]]
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\n[ "$1" = -L ] && cat <<END\n{LISTING}END\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)  # of whole ones, as torch finds them by NVML
+    devices._listing.cache_clear()
+    try:
+        environ = {"CUDA_VISIBLE_DEVICES": visible}
+        found = gpus(environ)
+        assert [(gpu.name[:12], gpu.memory / GB) for gpu in found] == expected
+        assert gpu_names(environ) == [gpu.name for gpu in found]
+        assert first_part(LISTING, ["0"]) is None, "a whole one"
+    finally:
+        devices._listing.cache_clear()

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from forks import Forks
+from vila2cli.errors import RecipeError
 from vila2cli.ranks import Rank, first_node, parse_rank
 from vila2cli.shards import TarWriter, open_source
+from vila2cli.train.distribution import own_gpu
 
 SCRIPT = Path(__file__).with_name("processes.py")
 SIZES = {"a": 7, "b": 1, "c": 4, "d": 2, "e": 3}
@@ -200,3 +202,10 @@ def test_the_launchers_say_which_process_this_is(environ: dict[str, str], expect
 )
 def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    assert [own_gpu(local, ["0", "3"]) for local in range(2)] == [0, 1]
+    assert own_gpu(3, ["0"]) == 0, "each task of Slurm's sees one of its own"
+    with pytest.raises(RecipeError, match=r"process 2 of this node has no GPU of its own: 2 are visible \(0,3\)"):
+        own_gpu(2, ["0", "3"])

@@ -145,6 +145,10 @@ def test_the_config_comes_before_the_recipe() -> None:
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "parallelism_config"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"},
+            "FULL_SHARD, which is of FSDP1; set true or false",
+        ),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, r"gradient_checkpointing"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "take 1, 2 or 3"),
@@ -165,6 +169,13 @@ def test_a_deepspeed_config_file_is_read(tmp_path: Path) -> None:
     path.write_text(json.dumps({"zero_optimization": offload, "optimizer": {"type": "Adam"}, "scheduler": {}}))
     with pytest.raises(RecipeError, match=r"an own optimizer .* an own scheduler .* offload_optimizer;"):
         read_launch(TrainerSettings(), "float32", environ)
+    path.write_text(json.dumps({"zero_optimization": {}}))
+    with pytest.raises(RecipeError, match="zero_stage 0; take 1, 2 or 3"):
+        read_launch(TrainerSettings(), "float32", environ)
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    both = {**environ, "ACCELERATE_CONFIG_DS_FIELDS": "deepspeed_config_file,zero_stage,mixed_precision"}
+    with pytest.raises(RecipeError, match="zero_stage, mixed_precision beside a deepspeed_config_file"):
+        read_launch(TrainerSettings(), "float32", both)
 
 
 def test_a_stage_ends_with_that_line_before_it_reads_anything(

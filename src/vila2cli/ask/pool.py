@@ -55,7 +55,7 @@ def _planned(
     There are no more replicas than shards.
     """
     with stop.at_once():
-        from vila2cli.engine.devices import gpus, keep_to_share
+        from vila2cli.devices import gpus, keep_to_share
         from vila2cli.engine.plans import of_one, plan_engines  # brings transformers, which takes seconds
 
         if worker.count > 1:  # one launcher may have started the node's other workers, whose GPUs are theirs

@@ -24,7 +24,7 @@ from vila2cli.ask.failures import Budgets
 from vila2cli.ask.fill import Part, Together, lacking_shards
 from vila2cli.ask.parts import tables_of
 from vila2cli.ask.replica import Opener, Pass
-from vila2cli.engine.devices import shown_to
+from vila2cli.devices import shown_to
 from vila2cli.errors import DataError, DataWarning, ModelError
 from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop

@@ -194,7 +194,7 @@ def _where_to_look(stages: Sequence[Stage], recipe: Recipe) -> Iterator[str]:
 def _machine(jobs: str) -> Machine:
     if jobs == "1":
         return Machine(num_cores())
-    from vila2cli.engine.devices import gpu_names
+    from vila2cli.devices import gpu_names
 
     return Machine(num_cores(), tuple(gpu_names(os.environ)))
 

@@ -212,7 +212,7 @@ def choose_engine(kind: str, model: str | Path, adapters: Sequence[str] = ()) ->
         return EngineChoice("api", "as set")
     if kind not in ("auto", "vllm"):
         raise ModelError(f"unknown engine {kind!r}; use auto, vllm, hf or api")
-    from vila2cli.engine.devices import gpu_names
+    from vila2cli.devices import gpu_names
     from vila2cli.engine.vllm_support import NOT_INSTALLED, why_not
 
     problem = why_not(resolve_model(model), [read_adapter(adapter) for adapter in adapters])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from vila2cli.engine.devices import Gpu
+from vila2cli.devices import Gpu
 from vila2cli.engine.limits import cache_bytes_per_token
 from vila2cli.errors import ModelError
 from vila2cli.model.freeze import parts_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vila2cli.captioning.layers import check_caption_layers
-from vila2cli.engine.devices import planned_gpus
+from vila2cli.devices import planned_gpus
 from vila2cli.engine.placing import Shape
 from vila2cli.errors import DataError, Interrupted, ModelError, RecipeError, Vila2Error
 from vila2cli.files import read_json

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vila2cli import errors
-from vila2cli.errors import OutOfMemory, RankError, Vila2Error
+from vila2cli.devices import gpu_names
+from vila2cli.errors import OutOfMemory, RankError, RecipeError, Vila2Error
 from vila2cli.ranks import Rank, parse_rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
@@ -182,9 +183,22 @@ def joined(launch: Launch, timeout_s: float, rank: Rank | None = None) -> Iterat
 def _device(rank: Rank) -> torch.device:
     if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         return torch.device("cpu")
-    device = torch.device("cuda", rank.local % torch.cuda.device_count())
+    device = torch.device("cuda", own_gpu(rank.local, gpu_names(os.environ)))
     torch.cuda.set_device(device)
     return device
+
+
+def own_gpu(local: int, names: Sequence[str]) -> int:
+    """The number of the GPU of a node's `local`-th process among the visible ones; RecipeError where it has none.
+
+    One that sees a single GPU has been given it, as Slurm gives each task its own.
+    """
+    if 1 < len(names) <= local:
+        raise RecipeError(
+            f"process {local} of this node has no GPU of its own: {len(names)} are visible ({','.join(names)}); "
+            "start as many processes"
+        )
+    return local % len(names)
 
 
 def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vila2cli import errors
+from vila2cli.devices import gpu_names
 from vila2cli.errors import Interrupted, RankError, RecipeError, Vila2Error
 from vila2cli.ranks import is_launched, num_cores
 from vila2cli.run.child import STARTED_BY, left_error
@@ -36,9 +37,7 @@ def num_processes(trainer: TrainerSettings, environ: Mapping[str, str] = os.envi
     """
     if trainer.processes == 1 or is_launched(environ):
         return 1
-    import torch
-
-    num_gpus = torch.cuda.device_count()
+    num_gpus = len(gpu_names(environ))
     if environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         num_gpus = 0
     if trainer.processes == "auto":

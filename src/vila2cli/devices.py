@@ -7,6 +7,7 @@ gigabyte of the first GPU is gone; NVIDIA's management library tells the same an
 import functools
 import os
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ GPUS_VARIABLE = "VILA2_PLAN_GPUS"
 """GPUs to plan for in place of those of this machine, as `8x80`: how many, and GB of memory each."""
 _PLANNED = re.compile(r"(\d{1,3})x(\d{1,4}(?:\.\d+)?)", re.ASCII)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_WHOLE = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
+_PART = re.compile(r"\s+MIG \S*?(\d+)gb\S*\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
+"""Lines of `nvidia-smi -L`: a GPU, and below it each part that MIG made of it."""
+_OF_ITS_NAME = 0.95
+"""The share of the GB in a part's name that it has at least: 1g.18gb of an H200 has 17.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +35,59 @@ class Gpu:
 
 def gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu]:
     """The GPUs that this process may use, in CUDA's order; none on a machine without any."""
-    return [Gpu(name, _memory(index)) for index, name in enumerate(gpu_names(environ))]
+    part = _part(environ)
+    return [Gpu(name, _memory(index)) for index, name in enumerate(_whole(environ))] if part is None else [part]
 
 
 def gpu_names(environ: Mapping[str, str]) -> list[str]:
     """What CUDA_VISIBLE_DEVICES has to hold for each of the GPUs that this process may use."""
+    part = _part(environ)
+    return _whole(environ) if part is None else [part.name]
+
+
+def _whole(environ: Mapping[str, str]) -> list[str]:
+    """The names of the GPUs that torch counts, which are whole ones even where CUDA shows parts of them."""
     import torch  # which takes seconds, and a command with nothing to do needs none
 
     count = torch.cuda.device_count()
-    listed = [name.strip() for name in environ.get(_VISIBLE, "").split(",") if name.strip()]
-    return (listed or [str(index) for index in range(count)])[:count]
+    return (_listed(environ) or [str(index) for index in range(count)])[:count]
+
+
+def _listed(environ: Mapping[str, str]) -> list[str]:
+    return [name.strip() for name in environ.get(_VISIBLE, "").split(",") if name.strip()]
+
+
+def _part(environ: Mapping[str, str]) -> Gpu | None:
+    return first_part(_listing(), _listed(environ)) if _whole(environ) else None
+
+
+@functools.cache
+def _listing() -> str:
+    """What `nvidia-smi -L` lists, "" where it cannot be asked."""
+    try:
+        asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return asked.stdout
+
+
+def first_part(listing: str, listed: Sequence[str]) -> Gpu | None:
+    """The part that CUDA shows to a process of GPUs that MIG has cut up, None where none of them is.
+
+    Of the devices `listed` for it, all where none are, it shows the first part and nothing else.
+    """
+    parts: list[tuple[str, str, Gpu]] = []
+    index = uuid = ""
+    for line in listing.splitlines():
+        if match := _WHOLE.match(line):
+            index, uuid = match.groups()
+        elif match := _PART.match(line):
+            parts.append((index, uuid, Gpu(match[2], int(int(match[1]) * _OF_ITS_NAME * 1e9))))
+    for name in listed or [""]:
+        for index, uuid, part in parts:
+            if name in (index, part.name) or uuid.startswith(name):
+                return part
+    return None
 
 
 @functools.cache
