@@ -1,8 +1,8 @@
 """What can be told of a model before its weights are read: whether it can be asked, and on which devices."""
 
 from vila2cli.ask.opening import engine_settings
-from vila2cli.engine import EngineSettings, choose_engine
 from vila2cli.devices import Gpu, gpus, planned_gpus
+from vila2cli.engine import EngineSettings, choose_engine
 from vila2cli.engine.fitting import check_model, fitting
 from vila2cli.engine.placing import Shape, plan_cores, plan_gpus
 from vila2cli.engine.plans import plan_engines

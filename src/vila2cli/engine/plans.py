@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from vila2cli.engine import EngineSettings, choose_engine, dtype_of
 from vila2cli.devices import Gpu, gpus
+from vila2cli.engine import EngineSettings, choose_engine, dtype_of
 from vila2cli.engine.placing import EnginePlan, Shape, plan_cores, plan_gpus
 from vila2cli.model.adapter import base_of
 from vila2cli.model.checkpoint import resolve_model

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vila2cli.engine import EngineSettings
 from vila2cli.devices import gpus
+from vila2cli.engine import EngineSettings
 from vila2cli.engine.limits import cache_bytes_per_token
 from vila2cli.engine.placing import Shape, context_that_fits, plan_gpus
 from vila2cli.errors import ModelError, RecipeError, meant

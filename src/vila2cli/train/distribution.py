@@ -189,13 +189,13 @@ def _device(rank: Rank) -> torch.device:
 
 
 def own_gpu(local: int, names: Sequence[str]) -> int:
-    """The number of the GPU of a node's `local`-th process among the visible ones; RecipeError where it has none.
+    """Which visible GPU is that of a node's `local`-th process; raises RecipeError where it has none.
 
     One that sees a single GPU has been given it, as Slurm gives each task its own.
     """
     if 1 < len(names) <= local:
         raise RecipeError(
-            f"process {local} of this node has no GPU of its own: {len(names)} are visible ({','.join(names)}); "
+            f"process {local} of this node has no GPU of its own: {len(names)} are visible, {','.join(names)}; "
             "start as many processes"
         )
     return local % len(names)
