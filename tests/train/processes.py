@@ -26,7 +26,7 @@ from vila2cli.run.progress import Progress
 from vila2cli.run.stopping import Stop
 from vila2cli.settings import TrainerSettings, TrainSettings
 from vila2cli.shards import Shard, open_source
-from vila2cli.train import loop, resume
+from vila2cli.train import distribution, loop, resume
 from vila2cli.train.data import Lengths, encode_sample, lengths_of
 from vila2cli.train.distribution import Ranks, joined
 from vila2cli.train.job import DataSource, Phase, sources_of
@@ -217,6 +217,18 @@ def parted(ranks: Ranks, checkpoint: Path, out: Path) -> dict[str, Any]:
     return {}
 
 
+def lost(rank: Rank, launch: Launch) -> dict[str, Any]:
+    """Process 1 ends when all have met and none has begun."""
+    distribution._GRACE_S = 2.0
+    if rank.index == 1:
+        distribution.dist.new_group = lambda **_: os._exit(1)
+    try:
+        with joined(launch, 1.0, rank):
+            return {}
+    except RankError as error:
+        return {"error": str(error)}
+
+
 def main() -> None:
     scenario, index, count, port, checkpoint, out = sys.argv[1:]
     if index == "-":
@@ -224,6 +236,10 @@ def main() -> None:
     else:
         rank = Rank(int(index), int(count), int(index), f"tcp://127.0.0.1:{port}")
         launch = Launch("fsdp2" if scenario in ("sharded", "parted") else "ddp")
+    if scenario == "lost":
+        found = lost(rank, launch)
+        (Path(out) / f"{scenario}-{rank.index}.json").write_text(json.dumps(found))
+        os._exit(0)
     with joined(launch, float(os.environ.get("TIMEOUT", "120")), rank) as ranks:
         found = globals()[scenario](ranks, Path(checkpoint), Path(out))
         (Path(out) / f"{scenario}-{rank.index}.json").write_text(json.dumps(found))

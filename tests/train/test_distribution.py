@@ -150,6 +150,14 @@ def test_a_process_that_ends_between_two_steps_is_named(
 
 
 @pytest.mark.slow
+def test_a_process_that_ends_when_all_have_met_is_not_waited_for_days(
+    forks: Forks, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (first,) = launch(forks, "lost", 2, tiny_checkpoint, tmp_path, expected=1)
+    assert "process 0 of 2 found no others at tcp://127.0.0.1:" in first["error"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "where"),
     [

@@ -176,6 +176,13 @@ def test_a_deepspeed_config_file_is_read(tmp_path: Path) -> None:
     both = {**environ, "ACCELERATE_CONFIG_DS_FIELDS": "deepspeed_config_file,zero_stage,mixed_precision"}
     with pytest.raises(RecipeError, match="zero_stage, mixed_precision beside a deepspeed_config_file"):
         read_launch(TrainerSettings(), "float32", both)
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_param": None}}))
+    assert read_launch(TrainerSettings(), "float32", environ) == Launch("zero")
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, "bf16": True}))
+    with pytest.raises(
+        RecipeError, match="bf16 in the deepspeed_config_file should hold a JSON object, not True"
+    ):
+        read_launch(TrainerSettings(), "float32", environ)
 
 
 def test_a_stage_ends_with_that_line_before_it_reads_anything(

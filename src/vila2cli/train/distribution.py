@@ -167,9 +167,7 @@ def joined(launch: Launch, timeout_s: float, rank: Rank | None = None) -> Iterat
         yield alone(launch)
         return
     device = _device(rank)
-    _meet(rank, device, timedelta(seconds=timeout_s + _GRACE_S))
-    # Tokenising may take one process hours longer than another; a step's meeting has its own time.
-    control = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    control = _meet(rank, device, timedelta(seconds=timeout_s + _GRACE_S))
     try:
         yield Ranks(rank, open_accelerator(rank, device, launch), launch, timeout_s, control)
         _leave(control, timeout_s)
@@ -201,8 +199,8 @@ def own_gpu(local: int, names: Sequence[str]) -> int:
     return local % len(names)
 
 
-def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> None:
-    """Make the group of all processes, which accelerate then takes.
+def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> Any:
+    """Make the group of all processes, which accelerate then takes, and return one for agreements.
 
     It would not find it itself: it knows no Slurm, asks for one port that may be another training's, and its
     group has no way to name who is missing.
@@ -211,15 +209,20 @@ def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> None:
     try:
         if rank.address == "env://":
             dist.init_process_group(backend, timeout=timeout)
-            return
-        own_store = dist.HashStore  # type: ignore[attr-defined]
-        store = meeting_place(rank, timeout) if rank.count > 1 else own_store()
-        dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout)
+        else:
+            own_store = dist.HashStore  # type: ignore[attr-defined]
+            store = meeting_place(rank, timeout) if rank.count > 1 else own_store()
+            more = {"rank": rank.index, "world_size": rank.count}
+            dist.init_process_group(backend, store=store, timeout=timeout, **more)
+        control = dist.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RankError(
             f"process {rank.index} of {rank.count} found no others at {rank.address}: {reason}"
         ) from None
+    # Tokenising may take one process hours longer than another; a step's meeting has its own time.
+    dist.distributed_c10d._set_pg_timeout(timedelta(days=7), control)
+    return control
 
 
 def _leave(control: Any, timeout_s: float) -> None:

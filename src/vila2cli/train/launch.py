@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate.utils.constants import FSDP_SHARDING_STRATEGY
+
 from vila2cli.errors import RecipeError
 from vila2cli.files import read_json
 from vila2cli.settings import TrainerSettings
@@ -80,7 +82,7 @@ def read_launch(trainer: TrainerSettings, dtype: str, environ: Mapping[str, str]
     config: Mapping[str, Any] = {} if path.lower() == "none" else read_json(Path(path))
     precision = environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     for name in ("bf16", "fp16"):
-        if config.get(name, {}).get("enabled") is True:
+        if _table(config, name).get("enabled") is True:
             precision = name
     reasons = list(_refused(strategy, environ, config))
     if precision not in ("no", "bf16"):
@@ -100,7 +102,7 @@ def _refused(strategy: Strategy, environ: Mapping[str, str], config: Mapping[str
         names |= _REFUSED_FSDP
         if environ.get("FSDP_VERSION", "2") != "2":
             yield "fsdp_version 1; set fsdp_version: 2"
-        if (kept := environ.get("FSDP_RESHARD_AFTER_FORWARD", "true")).lower() not in ("true", "false"):
+        if (kept := environ.get("FSDP_RESHARD_AFTER_FORWARD", "true")).upper() in FSDP_SHARDING_STRATEGY:
             yield f"fsdp_reshard_after_forward {kept}, which is of FSDP1; set true or false"
         if environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP":
             yield "SIZE_BASED_WRAP, which would part tied weights; take TRANSFORMER_BASED_WRAP"
@@ -111,7 +113,7 @@ def _refused(strategy: Strategy, environ: Mapping[str, str], config: Mapping[str
 
 
 def _refused_zero(environ: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
-    zero = config.get("zero_optimization", {})
+    zero = _table(config, "zero_optimization")
     default = 0 if config else environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)  # of a file it is DeepSpeed's
     if str(zero.get("stage", default)) == "0":
         yield "zero_stage 0; take 1, 2 or 3, or MULTI_GPU"
@@ -122,10 +124,17 @@ def _refused_zero(environ: Mapping[str, str], config: Mapping[str, Any]) -> Iter
         if name in config:
             yield f"an own {name} of DeepSpeed; leave it out, the recipe has one"
     for name in ("offload_optimizer", "offload_param"):
-        if _is_on(zero.get(name, {}).get("device")):
+        if _is_on(_table(zero, name).get("device")):
             yield f"{name}; leave it out"
     if _is_on(config.get("gradient_accumulation_steps")):
         yield _REFUSED["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"]
+
+
+def _table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = config.get(name) or {}
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{name} in the deepspeed_config_file should hold a JSON object, not {table!r}")
+    return table
 
 
 def _is_on(value: Any) -> bool:

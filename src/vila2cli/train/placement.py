@@ -1,8 +1,9 @@
 """A training's objective and optimizer as accelerate places them: whole (DDP), or in parts (FSDP2, ZeRO)."""
 
 import contextlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Idefics3ForConditionalGeneration
 from transformers.integrations import unset_hf_deepspeed_config
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import RecipeError, one_line
 from vila2cli.ranks import Rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
@@ -61,13 +62,23 @@ def _variables(rank: Rank, device: torch.device, launch: Launch) -> dict[str, An
     }
 
 
+@contextlib.contextmanager
+def _reading_the_config() -> Iterator[None]:
+    """Raise RecipeError for what accelerate itself refuses of its config file."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise RecipeError(f"the config of `accelerate launch`: {one_line(error)}") from None
+
+
 def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="TRANSFORMER_BASED_WRAP",
-        cpu_ram_efficient_loading=True,  # the weights of the first process, handed out one by one
-        mixed_precision_policy=_BF16 if launch.is_bf16 else None,
-    )
+    with _reading_the_config():
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+            cpu_ram_efficient_loading=True,  # the weights of the first process, handed out one by one
+            mixed_precision_policy=_BF16 if launch.is_bf16 else None,
+        )
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", fsdp_plugin=plugin)
     if device.type == "cpu":
         # accelerate 1.15 drops FSDP on CPUs without a word: two processes with `distributed_type: FSDP` come
@@ -80,7 +91,8 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
 def _open_zero(launch: Launch) -> Accelerator:
     with contextlib.redirect_stdout(sys.stderr):  # where its logger writes from then on
         import deepspeed  # noqa: F401
-    plugin = DeepSpeedPlugin()
+    with _reading_the_config():
+        plugin = DeepSpeedPlugin()
     precision = "bf16" if launch.is_bf16 else "no"
     plugin.deepspeed_config["bf16"] = {"enabled": launch.is_bf16}
     # Without a named backend accelerate 1.15 starts no process group for DeepSpeed on CPUs (from its source).
@@ -107,6 +119,8 @@ class Wrapped:
         accelerator.free_memory()
         is_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
         if is_zero:
+            names = os.environ.get("ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES", "").split(",")
+            _check_classes(objective, filter(None, names), "deepspeed_moe_layer_cls_names")
             zero.settle(accelerator, objective, max_grad_norm)
         elif accelerator.distributed_type == DistributedType.FSDP:
             _name_layers(accelerator.state.fsdp_plugin, objective)
@@ -163,12 +177,17 @@ def _name_layers(plugin: FullyShardedDataParallelPlugin, objective: nn.Module) -
     Unless the config names classes; those that models name themselves may be of no module that they have,
     as Idefics3DecoderLayer is, and accelerate refuses them.
     """
-    there = {type(module).__name__ for module in objective.modules()}
     of_layers = {type(layer).__name__ for layer in layers(objective)}
     named = plugin.transformer_cls_names_to_wrap or sorted(of_layers)
-    if missing := [name for name in named if name not in there]:
-        raise RecipeError(f"fsdp_transformer_layer_cls_to_wrap: the model has no {', '.join(missing)}")
+    _check_classes(objective, named, "fsdp_transformer_layer_cls_to_wrap")
     plugin.transformer_cls_names_to_wrap = named
+
+
+def _check_classes(objective: nn.Module, names: Iterable[str], key: str) -> None:
+    """Raise RecipeError where none of the model's modules is of a class that the config names under `key`."""
+    there = {type(module).__name__ for module in objective.modules()}
+    if missing := [name for name in names if name not in there]:
+        raise RecipeError(f"{key}: the model has no {', '.join(missing)}")
 
 
 @contextlib.contextmanager
