@@ -144,8 +144,8 @@ def test_a_process_that_stops_within_a_step_is_named_before_the_group_gives_up(
 def test_a_process_that_ends_between_two_steps_is_named(
     forks: Forks, tiny_checkpoint: Path, tmp_path: Path, place: str, where: str
 ) -> None:
-    (first,) = launch(forks, "gone", 2, tiny_checkpoint, tmp_path, expected=1, WHERE=place)
-    assert f"{where}: " in first["error"]
+    (first,) = launch(forks, "gone", 3, tiny_checkpoint, tmp_path, expected=1, WHERE=place)
+    assert f"{where}: process 1, 2 does not answer (this is process 0 of 3)" in first["error"]
     assert "start all of them again" in first["error"]
 
 
@@ -170,7 +170,7 @@ def test_a_process_that_ends_while_parts_are_exchanged_is_named(
     forks: Forks, tiny_checkpoint: Path, tmp_path: Path, place: str, where: str
 ) -> None:
     (first,) = launch(forks, "parted", 2, tiny_checkpoint, tmp_path, expected=1, WHERE=place)
-    assert f"{where}: " in first["error"]
+    assert f"{where}: process 1 does not answer (this is process 0 of 2)" in first["error"]
     assert "start all of them again" in first["error"]
 
 

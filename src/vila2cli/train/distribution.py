@@ -136,9 +136,10 @@ class Ranks:
         try:
             dist.monitored_barrier(self._control, timedelta(seconds=timeout_s), wait_all_ranks=True)
         except RuntimeError as error:
+            who = _who(str(error)) or self.watch.missing() or "another process stopped answering"
             raise RankError(
-                f"{where}: {_who(str(error)) or 'another process stopped answering'} (this is process "
-                f"{self.index} of {self.count}); start all of them again to go on from the last checkpoint"
+                f"{where}: {who} (this is process {self.index} of {self.count}); start all of them again to "
+                "go on from the last checkpoint"
             ) from (RuntimeError(cause) if cause else None)
 
 
@@ -212,8 +213,9 @@ def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> Any:
         else:
             own_store = dist.HashStore  # type: ignore[attr-defined]
             store = meeting_place(rank, timeout) if rank.count > 1 else own_store()
-            more = {"rank": rank.index, "world_size": rank.count}
-            dist.init_process_group(backend, store=store, timeout=timeout, **more)
+            dist.init_process_group(
+                backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout
+            )
         control = dist.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

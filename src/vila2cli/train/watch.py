@@ -50,6 +50,16 @@ class Watch:
         finally:
             timer.cancel()
 
+    def missing(self) -> str:
+        """Which processes do not answer, in words; "" where that cannot be told, as the store went with one."""
+        names = [f"vila2/here/{index}" for index in range(self._count)]
+        with contextlib.suppress(RuntimeError):
+            self._store.set(names[self._index], "0")
+            marks = self._wait_for(names)
+            if len(marks) < self._count:
+                return held_up_by(marks, self._count)
+        return f"process {1 - self._index} does not answer" if self._count == 2 else ""
+
     def _tell(self, where: str, step: int) -> None:
         names = [f"vila2/watch/{step}/{index}" for index in range(self._count)]
         with contextlib.suppress(RuntimeError):  # the process that keeps the store may be the one that is gone
