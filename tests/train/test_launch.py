@@ -35,14 +35,15 @@ CONFIGS = [
 ]
 
 
-def accelerate_launch(forks: Forks, folder: Path, config: str, *program: str) -> None:
-    """Two processes of a program on the CPUs of this machine, as accelerate starts them."""
+def accelerate_launch(forks: Forks, folder: Path, config: str, *program: str) -> str:
+    """What two processes of a program print that accelerate starts on the CPUs of this machine."""
     path = folder / "accelerate.yaml"
     path.write_text(f"compute_environment: LOCAL_MACHINE\nnum_machines: 1\nnum_processes: 2\n{config}")
     words = ["-m", "accelerate.commands.launch", "--config_file", str(path), "--main_process_port", "0"]
     started = forks.start([*words, *program], {"CUDA_VISIBLE_DEVICES": ""})
-    _, said = started.communicate()
+    printed, said = started.communicate()
     assert started.returncode == 0, said
+    return printed
 
 
 def environments(forks: Forks, folder: Path, config: str) -> list[dict[str, str]]:
@@ -114,7 +115,8 @@ def test_a_stage_leaves_a_stock_checkpoint(
         "--out",
         str(tmp_path / "out"),
     ]
-    accelerate_launch(forks, tmp_path, config, "-m", "vila2cli", *arguments)
+    printed = accelerate_launch(forks, tmp_path, config, "-m", "vila2cli", *arguments, "--json")
+    assert json.loads(printed)["processes"] == 2
     assert json.loads((tmp_path / "out" / "vila2.json").read_text())["processes"] == 2
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

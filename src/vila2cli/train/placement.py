@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,7 +37,8 @@ def open_accelerator(rank: Rank, device: torch.device, launch: Launch) -> Accele
     AcceleratorState._reset_state(reset_partial_state=True)
     with patch_environment(**_variables(rank, device, launch)):
         if launch.strategy == "zero":
-            return _open_zero(launch)
+            with contextlib.redirect_stdout(sys.stderr):  # where its logger writes from then on
+                return _open_zero(launch)
         if launch.strategy == "fsdp2" and rank.count > 1:
             return _open_fsdp2(device, launch)
         # A whole model is in bfloat16 by autocast, which `prepare` puts around its forward pass.
@@ -89,8 +91,10 @@ def _open_fsdp2(device: torch.device, launch: Launch) -> Accelerator:
 
 
 def _open_zero(launch: Launch) -> Accelerator:
-    with contextlib.redirect_stdout(sys.stderr):  # where its logger writes from then on
-        import deepspeed  # noqa: F401
+    import deepspeed  # noqa: F401
+
+    # With torch 2.13 DeepSpeed 0.19 warns in every step of functions that it calls itself.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     with _reading_the_config():
         plugin = DeepSpeedPlugin()
     precision = "bf16" if launch.is_bf16 else "no"
@@ -130,7 +134,8 @@ class Wrapped:
             accelerator.ddp_handler = DistributedDataParallelKwargs(
                 gradient_as_bucket_view=True, find_unused_parameters=not uses_all
             )
-        with _without_saved_buffers(objective, accelerator.is_fsdp2):
+        said = contextlib.redirect_stdout(sys.stderr) if is_zero else contextlib.nullcontext()
+        with said, _without_saved_buffers(objective, accelerator.is_fsdp2):
             self.objective, _ = accelerator.prepare(objective, optimizer)
         self._engine = self.objective if is_zero else None
         if is_zero:
