@@ -117,6 +117,25 @@ def test_a_process_that_is_killed_is_named(forks: Forks, sft: Callable[..., list
     await_end_of(children)
 
 
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_process_again(
+    forks: Forks, sft: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    longer = ("sft.epochs=8", "trainer.log_every=1", "trainer.checkpoint_every=1")
+    more = [word for one in longer for word in ("--set", one)]
+    process = forks.start([*torchrun, "-m", "vila2cli", *sft("out", *more)], ENVIRON)
+    while not (tmp_path / "out.partial" / "checkpoint-0-1").is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "going on after step" in said
+    assert json.loads((tmp_path / "out" / "vila2.json").read_text())["processes"] == 2
+
+
 @pytest.mark.parametrize(
     ("environ", "is_there"),
     [

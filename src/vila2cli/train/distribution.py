@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vila2cli import errors
 from vila2cli.devices import gpu_names
 from vila2cli.errors import OutOfMemory, RankError, RecipeError, Vila2Error
-from vila2cli.ranks import Rank, parse_rank
+from vila2cli.ranks import Rank, number, parse_rank
 from vila2cli.train import zero
 from vila2cli.train.launch import Launch
-from vila2cli.train.meeting import meeting_place
+from vila2cli.train.meeting import meeting_place, place_of_this_start
 from vila2cli.train.placement import open_accelerator
 from vila2cli.train.watch import Watch
 
@@ -208,14 +208,8 @@ def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> Any:
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        if rank.address == "env://":
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            own_store = dist.HashStore  # type: ignore[attr-defined]
-            store = meeting_place(rank, timeout) if rank.count > 1 else own_store()
-            dist.init_process_group(
-                backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout
-            )
+        store = _meeting_store(rank, timeout)
+        dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -225,6 +219,18 @@ def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> Any:
     # Tokenising may take one process hours longer than another; a step's meeting has its own time.
     dist.distributed_c10d._set_pg_timeout(timedelta(days=7), control)
     return control
+
+
+def _meeting_store(rank: Rank, timeout: timedelta) -> Any:
+    """Where the processes of this training find each other, None for the store that torchrun has for them."""
+    if rank.count == 1:
+        return dist.HashStore()  # type: ignore[attr-defined]
+    if rank.address != "env://":
+        return meeting_place(rank, timeout)
+    if number(os.environ, "TORCHELASTIC_MAX_RESTARTS") == 0:
+        return None
+    store, _, _ = next(dist.rendezvous(rank.address, timeout=timeout))  # type: ignore[attr-defined]
+    return place_of_this_start(os.environ["MASTER_ADDR"], store, timeout, is_first=rank.index == 0)
 
 
 def _leave(control: Any, timeout_s: float) -> None:
