@@ -1,12 +1,14 @@
 """Processes of two trainings that derive the same port find their own."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 
 from vila2cli.ranks import Rank
-from vila2cli.train.meeting import meeting_place
+from vila2cli.train.meeting import meeting_place, place_of_this_start
 
 SOON = timedelta(seconds=60)
 
@@ -44,3 +46,13 @@ def test_a_port_that_something_else_has_is_passed_over() -> None:
 def test_nobody_there_is_told_in_time() -> None:
     with pytest.raises(RuntimeError, match="no answer"):
         meeting_place(Rank(1, 2, 1, f"tcp://127.0.0.1:{free_port()}", "12.0"), timedelta(seconds=1))
+
+
+def test_those_started_again_do_not_wait_where_those_before_met() -> None:
+    launchers = dist.TCPStore("127.0.0.1", 0, None, True, SOON, wait_for_workers=False)
+    launchers.set("vila2/place", str(free_port()))
+    with ThreadPoolExecutor() as pool:
+        second = pool.submit(place_of_this_start, "127.0.0.1", launchers, SOON, is_first=False)
+        first = place_of_this_start("127.0.0.1", launchers, SOON, is_first=True)
+        first.set("said", "so")
+        assert second.result().get("said") == b"so"
