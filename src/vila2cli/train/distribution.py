@@ -213,8 +213,10 @@ def _meet(rank: Rank, device: torch.device, timeout: timedelta) -> Any:
         control = dist.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        counted = "RANK and WORLD_SIZE" if rank.address == "env://" else "what its launcher set"
         raise RankError(
-            f"process {rank.index} of {rank.count} found no others at {rank.address}: {reason}"
+            f"process {rank.index} of {rank.count} found no others at {rank.address}: {reason}; start all of "
+            f"them together, or unset {counted} where this one is to train alone"
         ) from None
     # Tokenising may take one process hours longer than another; a step's meeting has its own time.
     dist.distributed_c10d._set_pg_timeout(timedelta(days=7), control)
