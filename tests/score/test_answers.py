@@ -78,30 +78,6 @@ def test_vqa_normalisation(answer, normalised):
     assert normalise_short(answer) == normalised
 
 
-@pytest.mark.parametrize(
-    ("answer", "reference", "same"),
-    [
-        ("-5", "5", False),
-        ("-5", "-5", True),
-        ("−5", "-5", True),
-        ("minus 5", "-5", True),
-        ("-$0.5", "$0.5", False),
-        ("-.5", "-0.5", False),
-        ("A+", "A", False),
-        ("A+", "A-", False),
-        ("O+.", "o+", True),
-        ("C++", "C", False),
-        ("c++", "C++", True),
-        ("3-5", "3 5", True),
-        ("top-left", "top left", True),
-        ("- cat", "cat", True),
-        ("10 - 20", "10 20", True),
-    ],
-)
-def test_signs_tell_short_answers_apart(answer, reference, same):
-    assert SHORT.score(answer, answers(reference))["score"] == same
-
-
 def test_short_answers_match_any_reference():
     assert SHORT.score("Two.", answers("3", "2"))["score"] == 1
     assert SHORT.score("two circles", answers("2"))["score"] == 0

@@ -4,7 +4,7 @@ import pytest
 
 from vila2cli.errors import DataError
 from vila2cli.score.scorer import Reference
-from vila2cli.score.vqa import GQA, TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise_m4c, normalise_vqaeval
+from vila2cli.score.vqa import GQA, SHORT, TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise_m4c, normalise_vqaeval
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,27 @@ def test_answers_of_one_person_are_refused():
 )
 def test_gqa_matches_exactly(answer, score):
     assert GQA.score(answer, Reference(answers=("yes",)))["score"] == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("-5", "5", False),
+        ("-5", "-5", True),
+        ("−5", "-5", True),
+        ("minus 5", "-5", True),
+        ("-$0.5", "$0.5", False),
+        ("-.5", "-0.5", False),
+        ("A+", "A", False),
+        ("A+", "A-", False),
+        ("O+.", "o+", True),
+        ("C++", "C", False),
+        ("c++", "C++", True),
+        ("3-5", "3 5", True),
+        ("top-left", "top left", True),
+        ("- cat", "cat", True),
+        ("10 - 20", "10 20", True),
+    ],
+)
+def test_signs_tell_short_answers_apart(answer, reference, same):
+    assert SHORT.score(answer, Reference(answers=(reference,)))["score"] == same
