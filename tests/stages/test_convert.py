@@ -250,7 +250,12 @@ def test_pictures_without_captions_are_kept_in_every_format(tmp_path: Path, imag
         counts = convert(form, [path], tmp_path / f"out-{form}", images=named)
         (sample,) = samples(tmp_path / f"out-{form}").values()
         assert (len(sample.images), sample.text, counts.num_bare) == (1, None, 1), form
-        assert "1 picture without a caption" in "\n".join(counts.lines())
+        said = "\n".join(counts.lines())
+        assert "1 picture without a caption" in said
+        assert ("name that with --text" in said) == (form in ("parquet", "csv")), form
+    table = write(tmp_path / "notes.jsonl", [{"image": "a.png", "note": ""}])
+    again = "\n".join(convert("csv", [table], tmp_path / "out-note", images=[images], text="note").lines())
+    assert "1 picture without a caption" in again and "--text" not in again
     (sample,) = samples(tmp_path / "out-parquet").values()
     assert sample.meta["note"] == "A square."
 

@@ -58,11 +58,26 @@ def test_a_filter_and_a_training_pass_over_them(
     assert "sft: 2 samples" in capsys.readouterr().out
 
 
-def test_check_names_each(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["shards", "check", "data"]) == 4
-    said = capsys.readouterr()
-    assert said.out.count("holds no files") == NUM_EMPTY
-    assert f"{NUM_EMPTY} empty-shard" in said.err
+def test_check_tells_of_them_in_a_note(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "check", "data"]) == 0
+    said = capsys.readouterr().out
+    assert "no problems\n" in said
+    assert f"note: {NUM_EMPTY} shards without any file, which every stage passes over; first 00001\n" in said
+    assert main(["shards", "check", "empty"]) == 4
+    assert "1 empty-shard" in capsys.readouterr().err
+
+
+def test_a_training_that_is_done_says_so(
+    place: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ["--set", "base.dtype=float32", "--set", "sft.batch_size=2"]
+    line = ["sft", "--model", str(tiny_checkpoint), "--out", "sft", *sets, "--shards"]
+    assert main([*line, "data"]) == 0
+    capsys.readouterr()
+    assert main([*line, "data/*.tar"]) == 0
+    assert capsys.readouterr().out == "sft: complete, nothing to do (sft)\n"
+    assert main([*line, "data/00000.tar"]) == 2
+    assert "sft was made with other settings: other shards in sft (6, now 1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

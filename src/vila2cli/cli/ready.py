@@ -117,9 +117,24 @@ def is_up_to_date(plan: Plan, inputs: Inputs | None = None) -> bool:
         check_same(plan.out, stored.inputs, to_manifest(inputs()).inputs, plan.model or "")
     if plan.kind == "eval" and read_json(plan.marker).get("limit") != plan.limit:
         return False  # its tasks' layers tell which samples they are of, and refuse others
-    return record.get("model", plan.model) == plan.model and (
-        plan.is_layer or not plan.origins.get("shards", "").startswith("--")
-    )
+    if record.get("model", plan.model) != plan.model:
+        return False
+    return plan.is_layer or not plan.origins.get("shards", "").startswith("--") or _is_of_shards(plan, record)
+
+
+def _is_of_shards(plan: Plan, record: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was trained on what --shards names, as far as it says what it was trained on.
+
+    Raises RecipeError where that was something else.
+    """
+    then = record.get("data", {}).get(plan.kind) if plan.is_checkpoint else None
+    if then is None:
+        return False
+    from vila2cli.shards import open_source
+
+    now = open_source(plan.shards, base=plan.base).digest()
+    check_same(plan.out, {plan.kind: {"shards": then}}, {plan.kind: {"shards": now}})
+    return True
 
 
 def _is_gone(plan: Plan) -> bool:

@@ -23,7 +23,7 @@ IMAGE_EXTENSIONS = frozenset(
 ) | {"ppm", "pgm", "pbm", "pnm"}
 UNREAD_IMAGE_EXTENSIONS = frozenset(
     ("heic", "heif", "hif", "jxl", "jxr", "svg", "svgz", "eps", "psd", "tga", "ico", "exr", "hdr", "dng")
-)
+) | {"cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "mpo", "pcx"}
 """Names of pictures that are not read: a sample with one of them is no text without a picture."""
 MAX_UNSIZED_MEMBER_BYTES = 1 << 30
 """A member that claims more is refused where the size of the whole is not known, as in a gzip archive."""

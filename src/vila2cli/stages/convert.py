@@ -62,7 +62,7 @@ class _Reading:
 class Converted(ShardsWritten):
     """The counts of converted items, and how many of all shards an earlier call had finished.
 
-    `num_bare` are pictures without a caption.
+    `num_bare` are pictures without a caption, and `may_name` says whether --text could name the column of it.
     """
 
     SAMPLES: ClassVar[str] = "items"
@@ -70,14 +70,15 @@ class Converted(ShardsWritten):
     num_shards: int
     num_shards_kept: int
     num_bare: int = field(default=0, metadata={"key": "without_caption"})
+    may_name: bool = field(default=False, metadata={"key": ""})
 
     def lines(self) -> Iterator[str]:
         """What was made of the items, and which shards were there already."""
         yield from super().lines()
         if num := self.num_bare:
             pictures = counted(num, "picture")
-            named = "for csv, folder, parquet and webdataset --text names where it stands"
-            yield f"  {pictures} without a caption: `vila2 recaption` writes it; {named}"
+            named = "; if it stands under another name, name that with --text" if self.may_name else ""
+            yield f"  {pictures} without a caption: `vila2 recaption` writes it{named}"
         if num := self.num_shards_kept:
             of = f"all {num:,}" if num == self.num_shards > 1 else f"{num:,} of {self.num_shards:,}"
             yield f"  there already: {of} shards"
@@ -134,6 +135,7 @@ def convert(
         gather_rejects(out, names)
         counts = {"num_shards": len(names), "num_shards_kept": len(finished)}
         counts["num_bare"] = folder_figures(out, names)["without_caption"]
+        counts["may_name"] = not text and (form in ("csv", "parquet", "webdataset") or bool(captions))
         return Converted.counting(folder_stats(out, names), stage="convert", out_dir=out, **counts)
 
 

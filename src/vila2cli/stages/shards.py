@@ -13,6 +13,7 @@ from typing import Any
 from vila2cli.errors import DataError
 from vila2cli.image import decode_image, image_size
 from vila2cli.judging.terminal import verdict_lines
+from vila2cli.run.cost import counted
 from vila2cli.run.results import StageResult, Texts, summary_lines
 from vila2cli.score.task import TASK_FILE, load_task
 from vila2cli.shards import (
@@ -118,6 +119,7 @@ def check(source: Source, *, decode: bool = True, digests: bool = True) -> Check
     compared to the last byte)."""
     problems: list[Problem] = []
     first_shard: dict[tuple[str, str], str] = {}
+    empty: list[Problem] = []
     num_samples, columns = 0, FirstColumns()
     for shard in source.shards:
         unreadable = ""
@@ -130,13 +132,20 @@ def check(source: Source, *, decode: bool = True, digests: bool = True) -> Check
         except DataError as error:
             unreadable = str(error)
         try:
-            problems += [Problem(shard.name, "", kind, text) for kind, text in member_problems(shard)]
+            for kind, text in member_problems(shard):
+                (empty if kind == "empty-shard" else problems).append(Problem(shard.name, "", kind, text))
         except DataError as error:
             unreadable = unreadable or str(error)
         if unreadable:
             problems.append(Problem(shard.name, "", "unreadable", unreadable))
         problems += _record_problems(shard, fingerprints or {})
-    return CheckReport(len(source.shards), num_samples, tuple(problems), tuple(columns.notes()))
+    notes = [*columns.notes()]
+    if empty and num_samples:
+        num = counted(len(empty), "shard")
+        notes.insert(0, f"{num} without any file, which every stage passes over; first {empty[0].shard}")
+    else:  # no stage takes a set of such shards alone
+        problems += empty
+    return CheckReport(len(source.shards), num_samples, tuple(problems), tuple(notes))
 
 
 def _record_problems(shard: Shard, found: Mapping[str, Fingerprint]) -> Iterator[Problem]:

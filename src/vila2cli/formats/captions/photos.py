@@ -1,5 +1,6 @@
 """Pictures in a folder, with captions from tables, from text files beside them, or with none."""
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -53,7 +54,7 @@ def find_pictures(places: Sequence[Path]) -> dict[Path, str]:
 def _walk(root: Path) -> Iterator[Path]:
     """The pictures below a folder in order of their paths; a link to a folder is followed, but in no circle."""
     seen = set[tuple[int, int]]()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_warn_of):
         status = Path(folder).stat()
         if (place := (status.st_dev, status.st_ino)) in seen:
             below.clear()
@@ -62,8 +63,14 @@ def _walk(root: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in _NOT_LOOKED_INTO)
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and _extension(path) in _PICTURES and path.is_file():
+            if not name.startswith(".") and _extension(path) in _PICTURES:
                 yield path
+
+
+def _warn_of(error: OSError) -> None:
+    """Tell of a folder that cannot be looked into, such as the lost+found of a disk."""
+    text = f"{error.filename} cannot be read ({error.strerror}): the pictures in it are left out"
+    warn(text, DataWarning, stacklevel=2)
 
 
 def _extension(path: Path) -> str:
@@ -79,10 +86,14 @@ class PictureFiles(PictureStore):
     def find(self, name: str) -> EncodedImage:
         path = Path(name)
         try:
-            data = path.read_bytes()
-            image_size(data)
+            is_pipe = path.exists() and not path.is_file()  # which would be waited for
+            data = b"" if is_pipe else path.read_bytes()
         except OSError as error:
             raise RowError(f"{error.strerror}", "unreadable", name) from None
+        if is_pipe:
+            raise RowError("no plain file", "unreadable", name)
+        try:
+            image_size(data)
         except DataError as error:
             raise RowError(str(error), "undecodable", name) from None
         return EncodedImage(data, _extension(path))
@@ -128,13 +139,17 @@ class PhotoReader:
 
 
 def _text_beside(picture: Path, name: str) -> str | None:
-    """The text of PICTURE.txt, or of PICTURE.jpg.txt; raises RowError for one that is not in UTF-8."""
-    for path in (picture.with_suffix(".txt"), picture.with_name(f"{picture.name}.txt")):
-        if path.is_file():
-            try:
+    """The text of PICTURE.txt, or of PICTURE.jpg.txt; raises RowError for one that cannot be read in UTF-8."""
+    for path in (*map(picture.with_suffix, (".txt", ".TXT")), picture.with_name(f"{picture.name}.txt")):
+        try:
+            if path.is_file():
                 return path.read_text(encoding="utf-8-sig").strip() or None
-            except UnicodeDecodeError as error:
-                raise RowError(f"{path.name} is not in UTF-8: {error.reason}", "not-utf8", name) from None
+        except UnicodeDecodeError as error:
+            text = f"{path.name} is not in UTF-8: {error.reason}; save it in UTF-8"
+            raise RowError(text, "not-utf8", name) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # no file is called so
+                raise RowError(f"{path.name}: {error.strerror}", "unreadable", name) from None
     return None
 
 

@@ -248,5 +248,5 @@ def _change(outline: _Outline, store: PictureStore, there: Digests | None, was: 
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file; of a folder nothing tells as much."""
-    return None if path.is_dir() else path.stat().st_size
+    """Bytes of a file; of a folder, or a link to nothing, nothing tells as much."""
+    return path.stat().st_size if path.is_file() else None
