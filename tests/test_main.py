@@ -78,3 +78,10 @@ def test_a_signal_after_the_command_has_ended_changes_nothing(name: str) -> None
     assert done.returncode == 0
     assert done.stdout.startswith("vila2 ")
     assert done.stderr == ""
+
+
+def test_what_is_loaded_before_ctrl_c_is_heeded_takes_no_time() -> None:
+    """A traceback of KeyboardInterrupt is what comes of Ctrl-C until then."""
+    code = "import sys, vila2cli.__main__; print({'pydantic', 'typer', 'numpy', 'PIL'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -2,9 +2,11 @@
 
 import errno
 import gc
+import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -45,9 +47,15 @@ _NAMES = (
 )
 SURROUNDINGS = frozenset(getattr(errno, name) for name in _NAMES.split())
 """What the machine says of a disk, a quota or a path; any other OSError is a defect of ours."""
+CLOSED = 128 + signal.SIGPIPE
+"""The exit code where nobody reads on what is printed, as behind `| head`: what shells say of all programs."""
 
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which typer has within it or beside it
+
+
+class _Closed(Exception):
+    """Nobody reads on what is printed; typer would end with the exit code of a defect."""
 
 
 @contextmanager
@@ -57,6 +65,8 @@ def _mistakes_in_json() -> Iterator[None]:
     except _UsageError as error:
         json_output.add(Failure(error.format_message(), error.exit_code))
         raise
+    except BrokenPipeError:
+        raise _Closed from None
 
 
 class Shell(TyperGroup):
@@ -168,24 +178,42 @@ def main(argv: list[str] | None = None) -> int:
     with json_output:
         _begin_json("--json" in words)  # words that cannot be parsed call no callback
         try:
-            with raising_on_signals(), warning_in_one_line():
-                program()(words, prog_name="vila2")
+            return _run(words)
         except Vila2Error as error:
             return _fail(str(error), error.exit_code, type(error).__name__)
+        except (_Closed, BrokenPipeError):
+            return _end_unread()
         except OSError as error:
             if error.errno not in SURROUNDINGS:
                 raise
             where = f"{error.filename}: " if error.filename else ""
             return _fail(f"{where}{error.strerror}", DataError.exit_code)
-        except SystemExit as end:
-            json_output.write()
-            return end.code if isinstance(end.code, int) else 0
+
+
+def _run(words: list[str]) -> int:
+    try:
+        with raising_on_signals(), warning_in_one_line():
+            program()(words, prog_name="vila2")
+    except SystemExit as end:
+        json_output.write()
+        return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+def _end_unread() -> int:
+    """Throw away what is still to be printed, of which Python would complain when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(null, stream.fileno())
+    os.close(null)
+    return CLOSED
 
 
 def _fail(message: str, exit_code: int, kind: str = DataError.__name__) -> int:
     repeat_error(message)
     if not leave_error(message, kind=kind):
         complain(message)
-    json_output.write(Failure(message, exit_code))
+    with suppress(OSError):  # which may be what failed
+        json_output.write(Failure(message, exit_code))
     return exit_code

@@ -6,14 +6,18 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, Self, TextIO
 
 import typer
 
 from vila2cli.errors import DataWarning
+from vila2cli.files import naming
 from vila2cli.run.results import StageResult, plain
 from vila2cli.text.printable import printable, printable_line
+
+_STDOUT = Path("standard output")
 
 
 class JsonOutput:
@@ -28,7 +32,8 @@ class JsonOutput:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._undo.close()
+        with suppress(OSError):  # of a document that could not be written, as was said
+            self._undo.close()
         self._stream = None
         self._values.clear()
 
@@ -67,8 +72,9 @@ class JsonOutput:
             value = self._values[0]
         if value is not None:
             finite = json.loads(json.dumps(plain(value)), parse_constant=lambda name: None)
-            self._stream.write(json.dumps(finite, indent=1).replace("\x7f", "\\u007f") + "\n")
-            self._stream.flush()
+            with naming(_STDOUT):
+                self._stream.write(json.dumps(finite, indent=1).replace("\x7f", "\\u007f") + "\n")
+                self._stream.flush()
 
 
 json_output = JsonOutput()
@@ -92,19 +98,22 @@ def say(*lines: object, is_whole: bool = False) -> None:
     show = printable if is_whole else printable_line
     for line in map(str, lines):
         text = line.lstrip("\t")  # what stands before it is harmless, and means something to make
-        typer.echo(line[: len(line) - len(text)] + show(text))  # noqa: TID251
+        with naming(_STDOUT):
+            typer.echo(line[: len(line) - len(text)] + show(text))  # noqa: TID251
 
 
 def say_coloured(text: str) -> None:
     """Print text that colours itself, and has made harmless what is untrusted in it."""
-    typer.echo(text)  # noqa: TID251
+    with naming(_STDOUT):
+        typer.echo(text)  # noqa: TID251
 
 
 def complain(text: str, colour: str = typer.colors.RED) -> None:
     """Print an error or a warning on stderr; lines after the first are set in, so that none passes for one."""
     first, *others = map(printable_line, text.split("\n"))
     lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
-    typer.secho("vila2: " + "\n".join(lines), fg=colour, err=True)  # noqa: TID251
+    with suppress(OSError):  # what cannot be told changes no exit code
+        typer.secho("vila2: " + "\n".join(lines), fg=colour, err=True)  # noqa: TID251
 
 
 def show_all_characters() -> None:

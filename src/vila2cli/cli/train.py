@@ -46,9 +46,7 @@ def pretrain(
     sections = ("pretrain", "base.dtype" if settings.pretrain.model else "base", "data.interleaved")
     paths.origins["model"] = "recipe" if model is None else "--model"
     chosen = settings.pretrain.model or None
-    plan = paths.plan(
-        "pretrain", sections, out, model=chosen, shards=specs, base=base, deciding=deciding
-    )
+    plan = paths.plan("pretrain", sections, out, model=chosen, shards=specs, base=base, deciding=deciding)
     if not ready(plan, dry_run=dry_run) or trained_apart(settings, plan.out):
         return
     from vila2cli.stages.pretrain import pretrain as run_stage

@@ -100,6 +100,8 @@ def read_manifest(out_dir: Path) -> Manifest | None:
         return Manifest(value["digest"], value["inputs"])
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise DataError(f"{out_dir} is there and is no folder; move it, or give another --out") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}); remove {out_dir} to start it over") from error
 

@@ -1,8 +1,9 @@
 """Showing how far a stage is: a bar on a terminal, a line now and then in a log, figures in log.jsonl."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -166,8 +167,16 @@ class Progress:
         self._last_line, self._last_num = now, self.num_done
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        with _unseen():
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _unseen() -> Iterator[None]:
+    """Let work go on that nobody can look at any more: its terminal is gone, or who read its lines."""
+    with contextlib.suppress(OSError):
+        yield
 
 
 class _Bar:
@@ -188,17 +197,21 @@ class _Bar:
             transient=True,
         )
         self._task = self._progress.add_task(stage, total=total, unit=unit, count="", time="", figures="")
-        self._progress.start()
+        with _unseen():
+            self._progress.start()
 
     def update(self, num_done: int, total: int | None, count: str, time: str, figures: str) -> None:
         about: dict[str, Any] = {"count": count, "time": time, "figures": figures}
-        self._progress.update(self._task, completed=num_done, total=total, **about)
+        with _unseen():
+            self._progress.update(self._task, completed=num_done, total=total, **about)
 
     def note(self, text: str) -> None:
-        self._console.print(text)
+        with _unseen():
+            self._console.print(text)
 
     def close(self) -> None:
-        self._progress.stop()
+        with _unseen():
+            self._progress.stop()
 
 
 def minutes(seconds: float) -> str:

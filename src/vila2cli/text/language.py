@@ -63,8 +63,9 @@ _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_THAI}]")
 _QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|《[^》]*》|(?<!\w)['‘][^'’]*['’](?!\w)"
 )
-# Addresses and formulas are in no language.
-_NO_WORDS = re.compile(r"(?:https?://|www\.)[!-~]+|[!-~×·−λ]*[@=/\\_\d][!-~×·−λ]*")
+# Addresses and formulas are in no language. One begins where a word does: were it looked for at each letter,
+# 100,000 letters without a space would take minutes.
+_NO_WORDS = re.compile(r"(?:https?://|www\.)[!-~×·−λ]+|(?<![!-~×·−λ])[!-~×·−λ]*[@=/\\_\d][!-~×·−λ]*")
 # Behind these a run of another script is the text in a picture.
 _PRINTED = re.compile(
     r"\b(?:reads?|reading|says?|saying|text|words?|characters?|letters?|title|titled|labell?ed|label|written|named"

@@ -44,7 +44,7 @@ def find_pictures(places: Sequence[Path]) -> dict[Path, str]:
                 )
             found.setdefault(place, place.name)
         else:
-            raise DataError(f"{place} does not exist")
+            raise DataError(f"{place} is no folder and no file")
     if not found:
         names = ", ".join(sorted(IMAGE_EXTENSIONS))
         raise DataError(f"{', '.join(map(str, places))} holds no picture, whose name ends in {names}")
