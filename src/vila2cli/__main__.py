@@ -41,7 +41,7 @@ def run() -> None:
 
 
 def _open_streams() -> None:
-    """Open nothing where stdin, stdout or stderr are closed: a shard would get its number, and then its lines."""
+    """Open nothing where stdin, stdout or stderr are closed: a shard would get the number, and the lines."""
     for number in range(3):
         try:
             os.fstat(number)

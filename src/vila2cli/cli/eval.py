@@ -64,7 +64,7 @@ def evaluate(
     """Score a checkpoint on tasks, with intervals.
 
     \b
-    vila2 eval --recipe recipes/world.toml --round 1
+    vila2 eval --recipe world --round 1
     vila2 eval --model ckpt/r2 --tasks data/world/eval/*
     vila2 eval --score-only answers.jsonl --tasks tasks/pope-*
     """

@@ -62,7 +62,7 @@ def judge(
     """Say which caption layer describes the images better.
 
     \b
-    vila2 judge --recipe recipes/world.toml --round 1
+    vila2 judge --recipe world --round 1
     vila2 judge --layers alt-text r1/recaption r2/recaption --shards data/*.tar --model ckpt/r2
     vila2 judge --human --layers alt-text r2/recaption --out people
     """

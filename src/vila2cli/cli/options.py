@@ -24,7 +24,11 @@ MANY = (
 
 RecipeFile = Annotated[
     Path | None,
-    typer.Option("--recipe", help="TOML recipe; recipes/world.toml where it exists, else the defaults."),
+    typer.Option(
+        "--recipe",
+        help="TOML file, or the name of a recipe that comes with vila2; recipes/world.toml where it exists, "
+        "else the defaults.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,

@@ -60,7 +60,7 @@ def recaption(
     vila2 recaption --model ckpt/r2 --shards data/*.tar --estimate
     vila2 recaption --model ckpt/r2 --shards data/*.tar --layer recaption --layer short
     vila2 recaption --rewrite --model ckpt/llm --shards r2
-    vila2 recaption --recipe recipes/world.toml --round 1
+    vila2 recaption --recipe world --round 1
     """
     from vila2cli.stages.recaption import check_settings
 

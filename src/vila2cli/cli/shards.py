@@ -11,6 +11,7 @@ from vila2cli.cli.options import Base, Model, Out, RecipeFile, Sets
 from vila2cli.cli.paths import default_out, open_recipe
 from vila2cli.cli.terminal import json_output, say, say_coloured, show
 from vila2cli.errors import DataError, RecipeError
+from vila2cli.run.cost import counted
 from vila2cli.settings.recipe import Recipe
 from vila2cli.settings.shares import checked_shares
 from vila2cli.shards.places import looks_remote
@@ -56,7 +57,7 @@ def check(
     show(report, report.lines(num or None))
     if report.problems:
         counts = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
-        raise DataError(f"{len(report.problems)} problems: {counts}")
+        raise DataError(f"{counted(len(report.problems), 'problem')}: {counts}")
 
 
 @app.command("stats")
@@ -135,7 +136,10 @@ def merge(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Of --choose: the recipe's, for the same draw.")
+        int,
+        typer.Option(
+            "--seed", min=0, help="Seed of the draw of --choose; with the recipe's it is that of its training."
+        ),
     ] = 0,
 ) -> None:
     """Write shards of images and joined text, for other tools.

@@ -54,8 +54,8 @@ def specialize(
     LoRA adapters of one checkpoint label images together, in one pass; --out then has a folder for each.
 
     \b
-    vila2 specialize --recipe recipes/world.toml --name ocr
-    vila2 specialize --recipe recipes/world.toml --name ocr --relabel
+    vila2 specialize --recipe world --name ocr
+    vila2 specialize --recipe world --name ocr --relabel
     """
     from vila2cli.stages import specialize as stage
 

@@ -29,8 +29,8 @@ def pretrain(
     With --model, or pretrain.model in the recipe, stage 1 is left out unless pretrain.realign is set.
 
     \b
-    vila2 pretrain --recipe recipes/world.toml --round 1
-    vila2 pretrain --recipe recipes/world.toml --shards r1/recaption --out ckpt/r1
+    vila2 pretrain --recipe world --round 1
+    vila2 pretrain --recipe world --shards r1/recaption --out ckpt/r1
     vila2 pretrain --model Qwen/Qwen2.5-VL-3B-Instruct --shards r1/recaption --out ckpt/more
     """
     if model is not None:
@@ -82,7 +82,7 @@ def sft(
     """Tune a pretrained checkpoint on instruction shards.
 
     \b
-    vila2 sft --recipe recipes/world.toml --round 0
+    vila2 sft --recipe world --round 0
     vila2 sft --model ckpt/pretrain --shards data/sft/*.tar --out ckpt/r0
     """
     settings = open_recipe(recipe, sets)

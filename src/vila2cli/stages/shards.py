@@ -58,7 +58,7 @@ class CheckReport(StageResult):
 
     def lines(self, max_problems: int | None = None) -> Iterator[str]:
         """Every problem in a line, of several the first `max_problems`."""
-        yield f"{self.num_shards} shards, {self.num_samples} samples"
+        yield f"{counted(self.num_shards, 'shard')}, {counted(self.num_samples, 'sample')}"
         for problem in (shown := self.problems[:max_problems]):
             where = f"{problem.shard}/{problem.key}" if problem.key else problem.shard
             yield f"  {problem.kind}: {where}: {problem.detail}"
