@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from own_pictures import picture, samples
 
-from vila2cli.errors import DataWarning
+from vila2cli.errors import DataError, DataWarning
 from vila2cli.stages.convert import convert
 
 NOBODY = 65_534
@@ -54,6 +54,14 @@ def test_a_text_in_capitals_beside_a_picture(photos: Path, tmp_path: Path) -> No
     (photos / "a.TXT").write_text("as a camera writes it")
     convert("folder", [photos], tmp_path / "out")
     assert [one.text for one in samples(tmp_path / "out").values()] == ["as a camera writes it", None]
+
+
+@pytest.mark.parametrize("text", ["file,caption\n", "file,caption\na.png,b,c\n"])
+def test_a_table_with_a_head_alone_is_told_as_such(photos: Path, tmp_path: Path, text: str) -> None:
+    table = tmp_path / "alt.csv"
+    table.write_text(text)
+    with pytest.raises(DataError, match=r"alt\.csv has no row that can be read"):
+        convert("folder", [photos], tmp_path / "out", captions=[table])
 
 
 @contextlib.contextmanager

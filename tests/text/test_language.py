@@ -143,3 +143,11 @@ def test_brands_and_titles_do_not_change_the_language(language: str, text: str) 
 def test_a_title_hides_no_other_language() -> None:
     assert not is_in_language("A book titled Berlin. Im Hintergrund steht ein blaues Haus mit Garten.", "en")
     assert not is_in_language("ภาพรถสีแดง parked under a big tree near the house", "th")
+
+
+def test_a_word_without_end_is_looked_at_once() -> None:
+    """A hundred thousand letters, looked through anew from each of them, took minutes."""
+    noise = "x" * 100_000
+    assert "en" in possible_languages(noise)
+    assert is_in_language(f"{noise}= A dog runs over the wet grass of the park.", "en")
+    assert not is_in_language(f"{noise}= Ein Hund rennt über die nasse Wiese im Park.", "en")

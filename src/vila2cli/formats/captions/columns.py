@@ -50,6 +50,8 @@ def find_column(
     path: Path, columns: Collection[str], given: str, names: Sequence[str], option: str, use: str
 ) -> str:
     """The column given, or one of these `names`; raises DataError where there is none, saying its `use`."""
+    if not columns:
+        raise DataError(f"{path} has no row that can be read")
     found = _find(path, columns, given, names, option)
     if not found:
         has = f"such as {', '.join(names[:3])}; it has {shown(list(columns))}"
