@@ -1,6 +1,7 @@
 """The embedded world: deterministic, split without overlap, and true to its ground truth."""
 
 import hashlib
+import os
 import shutil
 import signal
 import statistics
@@ -194,3 +195,18 @@ def test_a_shard_that_was_cut_off_is_not_kept(world: Path, tmp_path: Path) -> No
         write_world(
             load_recipe(None, [f"world.{name}={num}" for name, num in SIZES.items()]), tmp_path / "copy"
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_that_draw_is_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    """As Slurm and a terminal send it: the processes that draw may end before the one that writes heeds it."""
+    line = [sys.executable, "-m", "vila2cli", "world", "--out", "out"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True) as drawing:
+        while not (tmp_path / "out" / "manifest.json").exists():
+            time.sleep(0.01)
+        os.killpg(drawing.pid, number)
+        assert drawing.stderr is not None
+        said = drawing.stderr.read().decode()
+    assert drawing.returncode == 75
+    assert f"vila2: stopped by {number.name}; run the same command again to go on\n" in said
+    assert "Traceback" not in said

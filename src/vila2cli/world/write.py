@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from vila2cli.errors import RecipeError
+from vila2cli.errors import DataError, RecipeError
 from vila2cli.ranks import num_cores
 from vila2cli.run.child import end_with, is_program
 from vila2cli.run.folder import claim, read_manifest, write_json, write_text
@@ -135,10 +136,21 @@ def _on_all_cores(num: int) -> Iterator[Made]:
     spawn = multiprocessing.get_context("spawn")  # nothing of what this process has begun comes with them
     with ProcessPoolExecutor(num_processes, spawn, _begin_drawing, (os.getpid(),)) as pool:
         try:
-            yield partial(pool.map, chunksize=_CHUNK)
+            yield partial(_mapped, pool)
+        except BrokenProcessPool:  # a signal to all of them may end these first
+            raise DataError("a process that draws was ended from outside; run the same command again") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _mapped(pool: ProcessPoolExecutor, function: Callable[..., Any], values: Iterable[Any]) -> Iterator[Any]:
+    """`map` in the processes of a pool; those that it starts are not open to Ctrl-C while they load, either."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    try:
+        return pool.map(function, values, chunksize=_CHUNK)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_drawing(parent: int) -> None:
