@@ -210,3 +210,16 @@ def test_a_signal_to_all_processes_that_draw_is_one_line(tmp_path: Path, number:
     assert drawing.returncode == 75
     assert f"vila2: stopped by {number.name}; run the same command again to go on\n" in said
     assert "Traceback" not in said
+
+
+def test_a_process_that_draws_and_is_ended_from_outside_is_one_line(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "vila2cli", "world", "--out", "out"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE) as drawing:
+        while not (tmp_path / "out" / "pretrain" / "000000.tar").exists():
+            time.sleep(0.01)
+        for child in Path(f"/proc/{drawing.pid}/task/{drawing.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGTERM)
+        assert drawing.stderr is not None
+        said = drawing.stderr.read().decode()
+    assert (drawing.returncode, "Traceback" in said) == (4, False), said
+    assert said.endswith("vila2: a process that draws was ended from outside; run the same command again\n")
