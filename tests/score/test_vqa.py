@@ -3,8 +3,20 @@
 import pytest
 
 from vila2cli.errors import DataError
+from vila2cli.score.choice import parse_letter
 from vila2cli.score.scorer import Reference
-from vila2cli.score.vqa import GQA, SHORT, TEXTVQA, VIZWIZ, VQA, VQAEVAL, normalise_m4c, normalise_vqaeval
+from vila2cli.score.vqa import (
+    GQA,
+    SHORT,
+    TEXTVQA,
+    VIZWIZ,
+    VQA,
+    VQAEVAL,
+    announced,
+    normalise_m4c,
+    normalise_vqaeval,
+)
+from vila2cli.text.lead_ins import strip_wrapping
 
 
 @pytest.mark.parametrize(
@@ -122,3 +134,9 @@ def test_gqa_matches_exactly(answer, score):
 )
 def test_signs_tell_short_answers_apart(answer, reference, same):
     assert SHORT.score(answer, Reference(answers=(reference,)))["score"] == same
+
+
+@pytest.mark.parametrize("read", [announced, parse_letter, strip_wrapping])
+def test_runaway_blank_lines_take_no_longer_than_other_text(read):
+    """Where time grew with the square of their number, this took an hour."""
+    assert read("a" + "\n" * 500_000 + "b") in ("a" + "\n" * 500_000 + "b", None)

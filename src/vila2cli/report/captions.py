@@ -23,7 +23,7 @@ MAX_CARDS = 24
 """Images shown; drawn by the hash of their keys, so never picked for their result."""
 
 _SENTENCES = re.compile(r"(?<=[.!?])(\s+)|(\n+)")
-_CLAUSES = re.compile(r"(\s*(?:[,;]|\band\b)\s*)")
+_CLAUSES = re.compile(r"((?:(?<!\s)\s*|(?<=\s))(?:[,;]|\band\b)\s*)")
 _WORDS = re.compile(r"\S+|\s+")
 
 

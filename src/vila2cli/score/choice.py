@@ -36,7 +36,7 @@ _OPTION = re.compile(
 )
 _RIGHT = re.compile(rf"\b{_LETTER}[.:]?\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|answer)\b")
 _LISTED = re.compile(
-    r"^\s*(?:[-*]\s+)?(?:(?i:option|choice)\s+)?[(\[]?([A-Z])(?:[)\]][^\S\n]*[.:]?|[.:])[^\S\n]+\S",
+    r"^[^\S\n]*(?:[-*]\s+)?(?:(?i:option|choice)\s+)?[(\[]?([A-Z])(?:[)\]][^\S\n]*[.:]?|[.:])[^\S\n]+\S",
     re.MULTILINE,
 )
 _SUPPOSES = re.compile(r"\b(?:if|unless)\b", re.IGNORECASE)

@@ -38,7 +38,7 @@ _BELOW_ZERO = re.compile(r"(?<![\w.)%])[-−](?=[$€£]?\.?\d)")
 _SIGNS_BEHIND = re.compile(r"(?<=\w)[+−-]{1,2}(?=[\s.,;:)]|$)")
 _SIGNS = str.maketrans({"+": " plus", "-": " minus", "−": " minus"})
 _ANNOUNCED = re.compile(
-    r"\s*(?:(?:the\s+)?(?:(?:final|short|correct)\s+)?answer\s*(?:is\b\s*)?[:：]"
+    r"(?<!\s)\s*(?:(?:the\s+)?(?:(?:final|short|correct)\s+)?answer\s*(?:is\b\s*)?[:：]"
     r"|the\s+(?:correct\s+)?answer\s+is\b)\s*",
     re.IGNORECASE,
 )

@@ -126,21 +126,29 @@ def _stem(word: str) -> str:
 
 def _new_facts(text: str, known: Sequence[Sequence[str]]) -> Iterator[str]:
     """Numbers, colours and sizes before another thing than in every source that has them before one."""
+    stated: dict[str, list[set[str]]] = {}
+    for tokens in known:
+        for value, things in _facts(tokens):
+            stated.setdefault(value, []).append(set(map(_stem, things)))
     for sentence in sentences(text):
         for value, things in _facts(list(_tokens(sentence))):
-            stems = {_stem(thing) for thing in things}
-            said = [there for tokens in known for other, there in _facts(tokens) if other == value]
-            if things and said and all(there and not stems & {_stem(t) for t in there} for there in said):
+            stems, said = set(map(_stem, things)), stated.get(value)
+            if things and said and all(there and not stems & there for there in said):
                 yield f"{value} {things[0]}"
 
 
 def _facts(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each number, colour and size with the next content words, up to the next of its kind."""
+    first_things, place = [0] * len(tokens), len(tokens)
+    for index in reversed(range(len(tokens))):
+        first_things[index] = place
+        if tokens[index] not in _FUNCTION and not _is_value(tokens[index]):
+            place = index
     for index, token in enumerate(tokens):
         if not _is_value(token):
             continue
         things: list[str] = []
-        for following in tokens[index + 1 :]:
+        for following in map(tokens.__getitem__, range(first_things[index], len(tokens))):
             if len(things) == _REACH or (things and _is_value(following)):
                 break
             if following not in _FUNCTION and not _is_value(following):

@@ -17,7 +17,7 @@ _IMAGE = (
 )
 
 
-_RULES = re.compile(r"\A\s*(?:-{3,}|\*{3,})[^\S\n]*\n|\n\s*(?:-{3,}|\*{3,})\s*\Z")
+_RULES = re.compile(r"\A\s*(?:-{3,}|\*{3,})[^\S\n]*\n|\n[^\S\n]*(?:-{3,}|\*{3,})\s*\Z")
 
 
 def strip_wrapping(text: str) -> str:
