@@ -54,6 +54,8 @@ def verdict(outcome, *, answers=(), num_words=(10, 5)):
         ("Caption A names the dog.\nCaption B does not.\n\n**Verdict: A**", "A"),
         ("Caption A invents a cat.\nTherefore, caption B is better.", "B"),
         ("A: it names the dog\nB: it is vague\nThe better caption is A.", "A"),
+        ("The dog is brown, so I do not think that\ncaption A is better.", None),
+        ("- A names the dog\n- B is vague\nA is better.", "A"),
         ("Answer: A\nOn second thought,\nAnswer: B", None),
         ("Caption A is better.\nCaption B is better.", None),
         ("Caption A: 4\nCaption B: 3", None),

@@ -129,6 +129,10 @@ def test_gqa_matches_exactly(answer, score):
         ("3-5", "3 5", True),
         ("top-left", "top left", True),
         ("- cat", "cat", True),
+        ("left-", "left", True),
+        ("Yes- it is", "yes it is", True),
+        ("AB-", "ab+", False),
+        ("3- or 4-", "3 or 4", False),
         ("10 - 20", "10 20", True),
     ],
 )

@@ -53,6 +53,11 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 """A line that says nothing but the verdict."""
+_RUNS_ON = re.compile(
+    r"\b(?:that|whether|if|unless|when|where|think|believe|say|claim|and|or|nor|but|not|than|because)$",
+    re.IGNORECASE,
+)
+"""The end of a line that goes on in the next one, as "I do not think that"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,8 @@ def _concluded(text: str) -> Literal["A", "B", "tie"] | None:
     if not above or any(_CONCLUDES.fullmatch(line) or _preferred(line) for line in above):
         return None
     stated = _CONCLUDES.fullmatch(last)
+    if stated is None and _RUNS_ON.search(above[-1]):
+        return None
     return _CHOICES[stated["letter"].lower()] if stated else _preferred(last)
 
 

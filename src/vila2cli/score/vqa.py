@@ -35,7 +35,8 @@ you've
 """
 _NUM_ANSWERS = 10
 _BELOW_ZERO = re.compile(r"(?<![\w.)%])[-−](?=[$€£]?\.?\d)")
-_SIGNS_BEHIND = re.compile(r"(?<=\w)[+−-]{1,2}(?=[\s.,;:)]|$)")
+_SIGNS_BEHIND = re.compile(r"(?:(?<=\w)\+{1,2}|(?:(?<=\b\w)|(?<=\b\w\w))[−-]{1,2})(?=[\s.,;:)]|$)")
+"""Behind a longer word a dash is none: "left-" is "left"."""
 _SIGNS = str.maketrans({"+": " plus", "-": " minus", "−": " minus"})
 _ANNOUNCED = re.compile(
     r"(?<!\s)\s*(?:(?:the\s+)?(?:(?:final|short|correct)\s+)?answer\s*(?:is\b\s*)?[:：]"
