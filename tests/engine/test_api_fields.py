@@ -85,6 +85,27 @@ def test_the_limit_of_an_answer_stays_where_a_server_wants_it_under_one_name(
     assert (len(server.bodies), engine.notes[1:]) == (3, [])
 
 
+def test_a_limit_that_one_prompt_is_too_long_for_is_kept_for_all(
+    serve: Callable[..., Server], ask: Ask
+) -> None:
+    """A server that heeds the old name alone would write without end."""
+    message = "max_tokens is too large: the prompt leaves room for 7 tokens"
+    server = serve(lambda body, number: problem(400, message) if number == 2 else completion())
+    first, second, third = connect(server.url).generate([ask(1), ask(2), ask(3)])
+    assert (first.error, third.error) == (None, None)
+    assert "room for 7 tokens" in (second.error or "")
+    assert ["max_tokens" in body for body in server.bodies] == [True] * 3
+
+
+def test_a_gateway_that_hides_that_it_takes_one_limit_is_sent_one(
+    serve: Callable[..., Server], ask: Ask
+) -> None:
+    hidden = {"error": {"message": "the model group failed: Error code: 400"}}
+    server = serve(lambda body, number: (400, hidden) if "max_tokens" in body else completion())
+    assert [result.error for result in connect(server.url).generate([ask(1), ask(2)])] == [None] * 2
+    assert ["max_completion_tokens" in body for body in server.bodies] == [True] * 4
+
+
 def test_a_refusal_that_repeats_the_request_teaches_nothing(serve: Callable[..., Server], ask: Ask) -> None:
     def reply(body: dict[str, Any], number: int) -> Reply:
         return (400, {"detail": {"bad picture in": body}}) if number <= 2 else completion()

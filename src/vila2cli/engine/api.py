@@ -308,7 +308,7 @@ class ApiEngine:
                     raise
                 untaken |= refused
             else:
-                self._fields.learn(untaken, self._say_once)
+                self._fields.learn(sent, untaken, self._say_once)
                 return reply
 
     async def _ask(self, send: Callable[[], Awaitable[Any]]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Fields:
     def __init__(self, beyond: Mapping[str, Any], *, is_openai: bool) -> None:
         self._beyond, self._is_openai = beyond, is_openai
         self._untaken: frozenset[str] = frozenset()
+        self._takes_limit = False
 
     def of(self, body: Mapping[str, Any], untaken: Collection[str] = ()) -> dict[str, Any]:
         """A request with all that the server has not refused so far."""
@@ -52,17 +53,20 @@ class Fields:
         if asked := [name for name in self._beyond if name in named]:
             raise ModelError(f"does not take {', '.join(asked)} as set")
         if not named and not has_answered:
-            named = {*_NEUTRAL, "logprobs"} - set(self._beyond)
+            named = ({*_NEUTRAL, "logprobs"} - set(self._beyond)) & set(sent) or {_OLD_LIMIT}
         elif named & set(_NEUTRAL):
             named |= set(_NEUTRAL)
         if _OLD_LIMIT in named or _OLD_LIMIT not in sent:
             named.discard(_LIMIT)  # a limit there has to be, and "use the other one" names both
+        if self._takes_limit:
+            named -= {_LIMIT, _OLD_LIMIT}  # it is the number that is refused, of a prompt that is too long
         return frozenset(named & set(_WITHOUT) & set(sent))
 
-    def learn(self, untaken: Collection[str], tell: Callable[[str, str], None]) -> None:
-        """Leave out fields from now on, as a request was answered without them; `tell(kind, text)` of it."""
+    def learn(self, sent: Mapping[str, Any], untaken: Collection[str], tell: Callable[[str, str], None]) -> None:
+        """Leave out fields from now on, as a request was answered with those `sent` alone; `tell(kind, text)`."""
         for follows in dict.fromkeys(map(_WITHOUT.get, _WITHOUT)):
             names = [name for name in _WITHOUT if name in untaken and _WITHOUT[name] == follows]
             if names and follows:
                 tell(follows, f" takes no {', '.join(names)}; {follows}")
+        self._takes_limit |= {_LIMIT, _OLD_LIMIT} <= set(sent)
         self._untaken |= frozenset(untaken)
